@@ -1,0 +1,32 @@
+"""The interface of everything that trains the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequences
+from typing import Protocol
+
+from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
+
+
+class PolicyTrainer(Protocol):
+    """Owns the policy's weights."""
+
+    def update(self, batch: TrainBatch) -> UpdateStats:
+        """Advantages, old and reference log-probs and the optimizer steps over one batch."""
+        ...
+
+    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
+        """Log-probs of the response tokens, at the sampling temperature and with blocked ids masked."""
+        ...
+
+    def publish_weights(self) -> WeightUpdate:
+        """The current weights, one version after the last published."""
+        ...
+
+    def save(self, path: str) -> None:
+        """Write the policy as a Hugging Face folder with its processor."""
+        ...
+
+    def close(self) -> None:
+        """End every process and free all memory this trainer holds."""
+        ...

@@ -1,0 +1,18 @@
+"""The interface of everything that records a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from mars.types import PromptRollouts
+
+
+class Tracker(Protocol):
+    """Receives every step's metrics and sampled rollouts."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+    def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,294 @@
+"""The data of one training step, stage by stage. Every class is frozen; tensors and pixels appear in none of them.
+
+    Prompt -> RolloutRequest -> Completion -> Rollout -> RolloutGroup -> PromptRollouts -> TrainBatch -> UpdateStats
+
+Images travel as `ImageRef` (where the file is), tokens as tuples of int. Identity is always explicit: a prompt is
+its `prompt_id`, a view is the tuple of source names it shows. Nothing is inferred from order, shape or text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+View = tuple[str, ...] | None
+"""Which sources a prompt shows: None is the multi view (all of them); ("infrared",) is a mono view."""
+
+
+class MarsError(Exception):
+    """A failure with a reason for the user. `exit_code` is the process' exit code (docs/reliability.md)."""
+
+    exit_code = 1
+
+
+class ConfigError(MarsError):
+    exit_code = 2
+
+
+class DataError(MarsError):
+    exit_code = 3
+
+
+class EnvironmentProblem(MarsError):
+    """Something the machine lacks: a GPU, a port, a package."""
+
+    exit_code = 4
+
+
+class WorkersLost(MarsError):
+    exit_code = 5
+
+
+class NumericalError(MarsError):
+    exit_code = 6
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """Where an image is, never its pixels.
+
+    Either a file (`path`), or the bytes in a cell of a parquet file (`path` is that file, `row` its row and `slot`
+    the position in the row's `images` list). `encoding` declares how the stored values become RGB: "rgb" for 8-bit
+    images; 16-bit images need one of the depth encodings of mars/data/images.py and are refused without.
+    `size` is (width, height) in pixels of the stored image after EXIF rotation.
+    """
+
+    path: str
+    size: tuple[int, int]
+    encoding: str = "rgb"
+    row: int | None = None
+    slot: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One named image of a scene: "visible", "infrared", "depth", "view_1" ..."""
+
+    name: str
+    image: ImageRef
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat turn. `text` holds one "<image>" marker for each image it shows, in source order."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a data set: a question about K named sources, and its truth.
+
+    prompt_id: hash of (data set fingerprint, row); stable over runs, epochs and machines.
+    row: "file:row" for messages to the user.
+    truth: the ground truth as text (boxes as JSON text).
+    response: a worked answer for supervised cold start, else None.
+    """
+
+    prompt_id: str
+    row: str
+    data_source: str
+    messages: tuple[Message, ...]
+    sources: tuple[Source, ...]
+    truth: str
+    extra_info: Mapping[str, Any] = field(default_factory=dict)
+    response: str | None = None
+
+    def __post_init__(self) -> None:
+        markers = sum(message.text.count("<image>") for message in self.messages)
+        if markers != len(self.sources):
+            raise DataError(f"{self.row}: {markers} <image> markers in the prompt, {len(self.sources)} images")
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise DataError(f"{self.row}: source names must differ; got {names}")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one request is sampled. temperature 0 is greedy. Response length in tokens."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_response_tokens: int
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """`num_samples` responses wanted for one view of one prompt.
+
+    prompt_token_ids: one media placeholder per image, not yet expanded to the image's tokens.
+    seed: sample k is drawn with seed + k.
+    """
+
+    prompt_id: str
+    view: View
+    prompt_token_ids: tuple[int, ...]
+    images: tuple[ImageRef, ...]
+    num_samples: int
+    seed: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled response. `logprobs` are the engine's, of the distribution it sampled from; same length."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str  # "stop" or "length"
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.logprobs):
+            raise ValueError(f"{len(self.token_ids)} tokens but {len(self.logprobs)} log-probs")
+
+
+@dataclass(frozen=True)
+class RewardInput:
+    """What a reward function sees of one answer.
+
+    truth_size: (width, height) of the frame the truth's boxes are written in (the first source's stored pixels, or
+        (1000, 1000) for rows whose box_space is "norm_1000"); None for a prompt without images.
+    response_size: the frame the response's boxes are expected in (the first shown image after smart_resize, or
+        (1000, 1000) for models that answer in thousandths); None without images.
+    """
+
+    data_source: str
+    view: View
+    response: str
+    truth: str
+    truth_size: tuple[int, int] | None
+    response_size: tuple[int, int] | None
+    extra_info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RewardResult:
+    """`score` is what is trained on; `parts` are named components for the metrics.
+
+    accuracy: in [0, 1], what evaluation reports (VQA: right or wrong; grounding: mean IoU).
+    failed: the function raised, timed out or returned no finite number; the sample is masked and counted.
+    """
+
+    score: float
+    accuracy: float
+    parts: Mapping[str, float]
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One scored response. `index` is k within its group."""
+
+    prompt_id: str
+    view: View
+    index: int
+    text: str
+    completion: Completion
+    reward: RewardResult
+
+    @property
+    def valid(self) -> bool:
+        return self.reward.failed is None
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """All rollouts of one view of one prompt."""
+
+    request: RolloutRequest
+    rollouts: tuple[Rollout, ...]
+
+    def __post_init__(self) -> None:
+        key = (self.request.prompt_id, self.request.view)
+        if any((rollout.prompt_id, rollout.view) != key for rollout in self.rollouts):
+            raise ValueError(f"a rollout of another prompt or view in the group of {key}")
+
+    @property
+    def valid_scores(self) -> tuple[float, ...]:
+        return tuple(rollout.reward.score for rollout in self.rollouts if rollout.valid)
+
+
+@dataclass(frozen=True)
+class PromptRollouts:
+    """A prompt with its multi group and its anchor groups: the unit that is kept, dropped, carried or moved."""
+
+    prompt: Prompt
+    multi: RolloutGroup
+    anchors: tuple[RolloutGroup, ...]
+
+    def __post_init__(self) -> None:
+        for group in (self.multi, *self.anchors):
+            if group.request.prompt_id != self.prompt.prompt_id:
+                raise ValueError(f"group of prompt {group.request.prompt_id} under prompt {self.prompt.prompt_id}")
+
+    @property
+    def anchor_scores(self) -> tuple[float, ...]:
+        return tuple(score for group in self.anchors for score in group.valid_scores)
+
+
+@dataclass(frozen=True)
+class TrainResponse:
+    """One response to train on. `off_policy` marks rows that were not sampled under this prompt."""
+
+    token_ids: tuple[int, ...]
+    rollout_logprobs: tuple[float, ...]
+    reward: float
+    off_policy: bool = False
+
+
+@dataclass(frozen=True)
+class TrainPrompt:
+    """A prompt with all its responses and anchor rewards. Only valid responses are here."""
+
+    prompt_id: str
+    prompt_token_ids: tuple[int, ...]
+    images: tuple[ImageRef, ...]
+    responses: tuple[TrainResponse, ...]
+    anchor_rewards: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """What one step trains on: whole prompts. Token ids and numbers only; safe to send to every worker."""
+
+    prompts: tuple[TrainPrompt, ...]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One prompt and one response, for log-probs outside training (evaluation, parity)."""
+
+    prompt_token_ids: tuple[int, ...]
+    images: tuple[ImageRef, ...]
+    response_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """Metrics of one `PolicyTrainer.update`, already reduced over all ranks."""
+
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class WeightUpdate:
+    """A version of the policy's weights. `payload` is what the transfer needs (a reference, never pixels)."""
+
+    version: int
+    payload: Any
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """Ids that matter beyond their text. One set for engine and trainer, made by mars/data/chat.py.
+
+    blocked_ids: media tokens and ids beyond the tokenizer; they can never be sampled, in engine and trainer alike.
+    """
+
+    image_id: int
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    blocked_ids: tuple[int, ...]
