@@ -1,0 +1,279 @@
+"""The settings of mars: strict, frozen, complete. No default stands here; configs/ holds every value.
+
+A field's description is the text of docs/config.md, which is generated from this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Problem(ValueError):
+    """A combination of settings that cannot work; `key` is the dotted key to change."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+
+
+class RunConfig(Section):
+    name: str = Field(min_length=1, description="Name of the run, shown in trackers and the report.")
+    dir: str = Field(min_length=1, description="Folder that receives everything the run writes.")
+    seed: NonNegativeInt = Field(description="Seed of the data order, the sampling and the initialisation.")
+
+
+class TrainRunConfig(RunConfig):
+    num_steps: PositiveInt | None = Field(description="Training steps; null counts `run.num_epochs` instead.")
+    num_epochs: PositiveInt | None = Field(description="Passes over the training set; used where num_steps is null.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainRunConfig:
+        if self.num_steps is None and self.num_epochs is None:
+            raise Problem("run.num_steps", "run.num_steps and run.num_epochs are both null; set one")
+        return self
+
+
+class ModelConfig(Section):
+    path: str = Field(min_length=1, description="Hugging Face model folder or hub name.")
+    dtype: Literal["float32", "bfloat16"] = Field(description="Type of the computation; weights are kept in float32.")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(description="Attention of the trainer's forward.")
+    box_space: Literal["resized_pixels", "norm_1000"] = Field(
+        description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL) or 0 to 1000 (Qwen3-VL)."
+    )
+    trust_remote_code: bool = Field(description="Run code shipped with the model. Leave false unless you read it.")
+
+
+class DataConfig(Section):
+    train_files: list[str] = Field(min_length=1, description="Parquet or JSONL files of the training set.")
+    eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
+    image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
+    on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
+    prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
+    shuffle: bool = Field(description="Draw prompts in a new random order each epoch.")
+    max_prompt_tokens: PositiveInt = Field(
+        description="Longest prompt with its image tokens; longer ones are bad rows."
+    )
+    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
+    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
+
+    @model_validator(mode="after")
+    def _image_budget(self) -> DataConfig:
+        if self.min_image_pixels > self.max_image_pixels:
+            raise Problem("data.min_image_pixels", f"larger than data.max_image_pixels; got {self.min_image_pixels}")
+        return self
+
+
+class AlgorithmConfig(Section):
+    estimator: Literal["group_norm", "leave_one_out"] = Field(
+        description="Baseline of the advantage: the pool's mean, or RLOO."
+    )
+    normalize_std: bool = Field(description="Divide by the standard deviation (GRPO) or not (Dr. GRPO).")
+    unbiased_std: bool = Field(description="Standard deviation with N - 1 (the paper's) or N.")
+    std_floor: NonNegativeFloat = Field(description="Smallest standard deviation divided by; 0 is the paper's.")
+    epsilon: PositiveFloat = Field(description="Added to the standard deviation.")
+    clip_low: PositiveFloat = Field(description="Ratio clip below 1.")
+    clip_high: PositiveFloat = Field(description="Ratio clip above 1.")
+    dual_clip: Annotated[float, Field(gt=1)] | None = Field(
+        description="Bound of the loss where advantages are negative; null: off."
+    )
+    reduction: Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = Field(
+        description="How token losses become one number; denominators count the whole update batch."
+    )
+    reduction_tokens: PositiveInt | None = Field(description="Constant divisor of seq_mean_token_sum_norm.")
+    kl_coefficient: NonNegativeFloat = Field(description="Weight of the KL term to the reference model; 0 loads none.")
+    kl_estimator: Literal["k1", "k2", "k3", "abs"] = Field(description="Estimator of the KL term in the loss.")
+    selection: Literal["all", "nonzero_advantage"] = Field(
+        description="Prompts trained on: all, or those with any signal."
+    )
+
+    @model_validator(mode="after")
+    def _constant(self) -> AlgorithmConfig:
+        if (self.reduction == "seq_mean_token_sum_norm") != (self.reduction_tokens is not None):
+            raise Problem("algorithm.reduction_tokens", "belongs to reduction=seq_mean_token_sum_norm, and only to it")
+        return self
+
+
+class AnchorConfig(Section):
+    kind: Literal["none", "mono", "leave_one_out"] = Field(
+        description="Anchor views: none, each source alone, all but one."
+    )
+    mono_samples_per_source: PositiveInt = Field(description="Rollouts of each anchor view (m; the paper's is 1).")
+    sampling: Literal["policy", "greedy"] = Field(description="Sample anchors as the multi rollouts, or greedily.")
+    image_layout: Literal["single", "repeated"] = Field(description="An anchor's image once, or in all image slots.")
+    pooled: Literal["mean_and_std", "mean"] = Field(description="Statistics that the anchor rewards enter.")
+
+
+class RolloutConfig(Section):
+    engine: Literal["vllm", "hf", "scripted"] = Field(
+        description="vllm; hf: transformers (reference); scripted: a fake for tests."
+    )
+    num_workers: PositiveInt = Field(description="Engine replicas.")
+    tensor_parallel_size: PositiveInt = Field(description="GPUs of one replica.")
+    samples_per_prompt: PositiveInt = Field(description="Multi rollouts per prompt (G).")
+    temperature: PositiveFloat = Field(description="Sampling temperature of the rollouts.")
+    top_p: Fraction = Field(description="Nucleus of the sampling distribution.")
+    top_k: Annotated[int, Field(ge=0)] = Field(description="Most likely tokens sampled from; 0: all.")
+    max_response_tokens: PositiveInt = Field(description="Longest response.")
+    max_model_len: PositiveInt = Field(description="Longest prompt and response together.")
+    max_num_seqs: PositiveInt = Field(description="Sequences generated at once.")
+    enforce_eager: bool = Field(description="No CUDA graphs or compilation in vLLM.")
+    block_size: PositiveInt | None = Field(description="Tokens per cache block of vLLM; null: its own choice.")
+    kv_cache_memory_bytes: PositiveInt | None = Field(
+        description="Size of vLLM's cache; null: by gpu_memory_utilization."
+    )
+    gpu_memory_utilization: Fraction = Field(description="Share of a GPU's memory that vLLM takes.")
+    logprob_diff_alarm: PositiveFloat = Field(description="Warn when engine and trainer log-probs differ by more.")
+
+
+class ActorConfig(Section):
+    num_workers: PositiveInt = Field(description="FSDP ranks.")
+    prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
+    tokens_per_forward: PositiveInt = Field(description="Padded tokens of one micro-batch on one rank.")
+    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits exist at once.")
+    gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
+    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
+    warmup_steps: NonNegativeInt = Field(description="Optimizer steps of linear warm-up.")
+    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
+    clip_norm: PositiveFloat = Field(description="Largest gradient norm.")
+    max_skipped_updates: NonNegativeInt = Field(description="Non-finite updates in a row before the run ends.")
+
+
+class RewardConfig(Section):
+    function: str = Field(min_length=1, description="grounding, vqa, or path/to/file.py:function.")
+    num_workers: PositiveInt = Field(description="Scoring processes.")
+    timeout_s: PositiveFloat = Field(description="Deadline of one answer, seconds.")
+
+
+class ClusterConfig(Section):
+    kind: Literal["ray", "local"] = Field(description="ray: worker processes; local: everything in this process.")
+    device: Literal["cuda", "cpu"] = Field(description="Where engine and trainer compute.")
+    address: str | None = Field(description="Ray cluster to join (host:port or auto); null starts one on this machine.")
+    cpus_per_worker: PositiveFloat = Field(description="Ray CPUs reserved for each worker.")
+    threads_per_worker: PositiveInt = Field(description="Compute threads of each worker process.")
+    object_store_bytes: PositiveInt = Field(description="Ray object store of a cluster started here.")
+    start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, seconds.")
+    call_timeout_s: PositiveFloat = Field(description="Deadline of one call to a worker, seconds.")
+
+
+class TrackingConfig(Section):
+    console: bool = Field(description="Progress and metrics in the terminal.")
+    wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off where it is not installed.")
+    wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
+    timeout_s: PositiveFloat = Field(description="Longest a tracker may hold up the end of a run, seconds.")
+    rollouts_every: NonNegativeInt = Field(description="Write sampled rollouts every so many steps; 0: never.")
+    rollout_prompts: PositiveInt = Field(description="Prompts whose rollouts are written.")
+
+
+class EvaluationConfig(Section):
+    every: NonNegativeInt = Field(description="Evaluate every so many steps; 0: never during training.")
+    before_training: bool = Field(description="Evaluate before the first step.")
+    max_samples: PositiveInt | None = Field(description="First rows of the held-out set that are used; null: all.")
+    samples_per_prompt: PositiveInt = Field(description="Responses per view that accuracy is averaged over.")
+    temperature: NonNegativeFloat = Field(description="Sampling temperature; 0 is greedy.")
+    top_p: Fraction = Field(description="Nucleus of the sampling distribution.")
+    iou_threshold: Fraction = Field(description="IoU above which a grounding answer counts as a hit.")
+
+
+class TrainConfig(Section):
+    """What `python -m mars.main` takes."""
+
+    run: TrainRunConfig
+    model: ModelConfig
+    data: DataConfig
+    algorithm: AlgorithmConfig
+    anchor: AnchorConfig
+    rollout: RolloutConfig
+    actor: ActorConfig
+    reward: RewardConfig
+    cluster: ClusterConfig
+    tracking: TrackingConfig
+    evaluation: EvaluationConfig
+
+    @model_validator(mode="after")
+    def _combinations(self) -> TrainConfig:
+        problems = list(self._problems())
+        if problems:
+            raise ValueError("\n".join(str(problem) for problem in problems))
+        return self
+
+    def _problems(self) -> Iterator[Problem]:
+        data, rollout, actor, cluster = self.data, self.rollout, self.actor, self.cluster
+        if data.prompts_per_step % actor.prompts_per_update:
+            yield Problem(
+                "actor.prompts_per_update",
+                f"must divide data.prompts_per_step={data.prompts_per_step}; got {actor.prompts_per_update}",
+            )
+        if actor.num_workers > actor.prompts_per_update:
+            yield Problem(
+                "actor.num_workers",
+                f"every rank needs a whole prompt of an update; got {actor.num_workers} ranks for "
+                f"actor.prompts_per_update={actor.prompts_per_update}",
+            )
+        if rollout.samples_per_prompt < 2 and self.anchor.kind == "none":
+            yield Problem(
+                "rollout.samples_per_prompt", "a group of one has no advantage; got 1; use 2 or more, or anchor=mono"
+            )
+        longest = data.max_prompt_tokens + rollout.max_response_tokens
+        if rollout.max_model_len < longest:
+            yield Problem(
+                "rollout.max_model_len",
+                f"must hold data.max_prompt_tokens + rollout.max_response_tokens = {longest}; "
+                f"got {rollout.max_model_len}",
+            )
+        if cluster.kind == "local":
+            for key, workers in (("actor", actor.num_workers), ("rollout", rollout.num_workers)):
+                if workers != 1:
+                    yield Problem(
+                        f"{key}.num_workers", f"cluster=local has one of each; got {workers}; use cluster=ray"
+                    )
+        if cluster.device == "cpu" and rollout.tensor_parallel_size != 1:
+            yield Problem("rollout.tensor_parallel_size", f"must be 1 on the CPU; got {rollout.tensor_parallel_size}")
+
+
+class SftConfig(Section):
+    """What `python -m mars.sft` takes."""
+
+    run: RunConfig
+    model: ModelConfig
+    data: SftDataConfig
+    sft: SftSettings
+
+
+class SftDataConfig(Section):
+    train_files: list[str] = Field(min_length=1, description="Files whose rows have a `response`.")
+    image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
+    on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
+    max_prompt_tokens: PositiveInt = Field(
+        description="Longest prompt with its image tokens; longer ones are bad rows."
+    )
+    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
+    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
+
+
+class SftSettings(Section):
+    num_steps: PositiveInt = Field(description="Optimizer steps.")
+    batch_size: PositiveInt = Field(description="Rows of one optimizer step.")
+    learning_rate: PositiveFloat = Field(description="Peak AdamW learning rate.")
+    warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up; then linear decay to zero.")
+    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
+    clip_norm: PositiveFloat = Field(description="Largest gradient norm.")
+    num_threads: PositiveInt = Field(description="Compute threads.")
+    device: Literal["cuda", "cpu"] = Field(description="Where the training computes.")
+    log_every: PositiveInt = Field(description="Write metrics every so many steps.")
+
+
+SftConfig.model_rebuild()
