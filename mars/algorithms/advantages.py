@@ -1,0 +1,143 @@
+"""Group-relative advantages whose statistics are pooled over multi and anchor rewards, for all prompts at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mars.types import ConfigError
+
+
+@dataclass(frozen=True)
+class AdvantageSettings:
+    """How the rewards of a prompt become advantages. The combinations in use:
+
+    GRPO: group_norm, normalize_std (arXiv 2402.03300, section 4.1). Dr. GRPO: group_norm, not normalize_std
+    (arXiv 2503.20783, section 3.2). RLOO: leave_one_out, not normalize_std (arXiv 2402.14740, section 2.2).
+
+    pooled: what the anchor rewards enter. "mean_and_std": both statistics are those of multi and anchor rewards
+        together (MARS, arXiv 2605.25437). "mean": the baseline only; the std is that of the multi rewards. That std
+        may be 0 or tiny while the baseline is shifted away: use it with a std_floor.
+    unbiased_std: divide the squares by N - 1, else by N.
+    std_floor: smallest std divided by, in units of the reward. epsilon: added to the std after the floor.
+    """
+
+    estimator: Literal["group_norm", "leave_one_out"]
+    normalize_std: bool
+    pooled: Literal["mean_and_std", "mean"]
+    unbiased_std: bool
+    std_floor: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ("group_norm", "leave_one_out"):
+            raise ConfigError(f"algorithm.estimator: unknown; got {self.estimator}; use group_norm or leave_one_out")
+        if self.pooled not in ("mean_and_std", "mean"):
+            raise ConfigError(f"anchor.pooled: unknown; got {self.pooled}; use mean_and_std or mean")
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """Advantages of N responses in P prompts, and the statistics they came from.
+
+    values: [N], 0 where the weight is 0. weights: [N], 1, or 0 where the prompt has too few rewards for statistics.
+    defined: bool [P], the prompts of weight 1.
+    mean, std: float64 [P], what was subtracted (before leave-one-out) and, floored, divided by.
+    gain: float64 [P], mean multi reward - mean anchor reward; NaN where either is missing.
+    multi_share: float64 [P], lambda = G / (G + M); NaN for a prompt without rewards.
+    """
+
+    values: Tensor
+    weights: Tensor
+    defined: Tensor
+    mean: Tensor
+    std: Tensor
+    gain: Tensor
+    multi_share: Tensor
+
+
+def group_advantages(
+    rewards: Tensor,
+    prompt_index: Tensor,
+    anchor_rewards: Tensor,
+    anchor_prompt_index: Tensor,
+    num_prompts: int,
+    settings: AdvantageSettings,
+) -> Advantages:
+    """Advantages of the multi rollouts against the pool U of multi and anchor rewards of their prompt.
+
+        group_norm     A_i = (r_i - mean(U)) / (max(std(U), std_floor) + epsilon)
+        leave_one_out  A_i = r_i - mean(U without r_i)        divided likewise if normalize_std
+
+    rewards: [N], prompt_index: int64 [N] in [0, num_prompts); the same with M for the anchors. Rows in any order,
+    groups of any size. Without anchors this is the plain estimator. Equal rewards in U give exactly 0. A prompt with
+    fewer than two rewards in U (or, where the std of the multi rewards alone is divided by, in that) has weight 0.
+
+    Computed in float64, summed in row order; values and weights are returned in the rewards' dtype. On the CPU a
+    prompt's advantages are therefore the same to the bit in whatever batch they are computed; the order of its
+    rewards is below float32's rounding and moves float64 results by their last digits.
+
+    Example: multi rewards 1 and 0, one anchor reward 0.5: mean 0.5, std 0.5, advantages +1 and -1.
+    >>> group_advantages(torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([0.5]), torch.tensor([0]), 1,
+    ...     AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 0.0)).values.tolist()
+    [1.0, -1.0]
+    """
+    dtype = rewards.dtype if rewards.is_floating_point() else torch.float64
+    multi = _Group.of(rewards, prompt_index, num_prompts)
+    anchors = _Group.of(anchor_rewards, anchor_prompt_index, num_prompts)
+    pool = _Group.of(
+        torch.cat([multi.rewards, anchors.rewards]), torch.cat([prompt_index, anchor_prompt_index]), num_prompts
+    )
+    spread = pool if settings.pooled == "mean_and_std" else multi
+    std = spread.std(settings.unbiased_std)
+    defined = pool.count >= 2
+    if settings.normalize_std:
+        defined = defined & (spread.count >= 2)
+
+    deviation = multi.rewards - pool.mean[prompt_index]
+    if settings.estimator == "leave_one_out":
+        deviation = deviation * (pool.count / (pool.count - 1).clamp(min=1))[prompt_index]
+    if settings.normalize_std:
+        deviation = deviation / (std.clamp(min=settings.std_floor) + settings.epsilon)[prompt_index]
+    # Equality is tested, not left to rounding: the mean of equal rewards need not equal them.
+    informative = (defined & ~pool.all_equal())[prompt_index]
+    return Advantages(
+        values=torch.where(informative, deviation, 0.0).to(dtype),
+        weights=defined[prompt_index].to(dtype),
+        defined=defined,
+        mean=pool.mean,
+        std=std,
+        gain=multi.mean - anchors.mean,
+        multi_share=multi.count / pool.count,
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rewards (float64) grouped by prompt, with the size and mean of each group. An empty group's mean is NaN."""
+
+    rewards: Tensor
+    index: Tensor
+    count: Tensor
+    mean: Tensor
+
+    @classmethod
+    def of(cls, rewards: Tensor, index: Tensor, num_prompts: int) -> _Group:
+        rewards = rewards.double()
+        count = torch.bincount(index, minlength=num_prompts)
+        sums = rewards.new_zeros(num_prompts).index_add_(0, index, rewards)
+        return cls(rewards, index, count, sums / count)
+
+    def std(self, unbiased: bool) -> Tensor:
+        """0 where the group is too small to have one."""
+        squares = (self.rewards - self.mean[self.index]).square_()
+        sums = torch.zeros_like(self.mean).index_add_(0, self.index, squares)
+        return (sums / (self.count - int(unbiased)).clamp(min=1)).sqrt()
+
+    def all_equal(self) -> Tensor:
+        low = torch.zeros_like(self.mean).scatter_reduce_(0, self.index, self.rewards, "amin", include_self=False)
+        high = torch.zeros_like(self.mean).scatter_reduce_(0, self.index, self.rewards, "amax", include_self=False)
+        return low == high

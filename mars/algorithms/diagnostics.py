@@ -1,0 +1,87 @@
+"""What one step's rewards say about the method: gain, conflict, signal, and the advantages they gave."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mars.algorithms.advantages import Advantages
+from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards
+from mars.algorithms.selection import has_signal
+
+# Means of equal rewards over different counts differ by rounding; that is no conflict.
+_ROUNDING = 1e-9
+
+
+def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advantages) -> dict[str, float]:
+    """Metrics of one step, over all prompts that were sampled (before any selection). Shares are in [0, 1].
+
+    critic/score/mean|min|max         the multi rollouts' rewards
+    critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std
+    reward/frac_zero_std              share of prompts whose multi rewards are all equal
+    mars/frac_zero_signal             share of prompts without any advantage that is not 0
+    mars/frac_undefined               share of prompts with too few valid rewards for an advantage
+    and over the prompts that have both multi and anchor rewards:
+    mars/lambda                       mean share of the multi rewards in the pool, G / (G + M)
+    mars/gain/mean|std                information gain: mean multi reward - mean anchor reward; std is unbiased
+    mars/conflict_rate                share of prompts whose multi mean is below their best single view's mean
+    mars/anchor/<view>/mean           mean reward of that view's rollouts
+
+    A key whose set is empty is left out (no anchors, no mars/gain), gain/std below two prompts.
+
+    Example: multi 1, 0 (mean 0.5); infrared 1, visible 0: gain 0, conflict_rate 1, lambda 0.5.
+    """
+    metrics = _spread("critic/score", rewards.rewards)
+    metrics |= _spread("critic/advantages", advantages.values[advantages.weights > 0])
+    if rewards.num_prompts:
+        metrics["mars/frac_zero_signal"] = _mean(~has_signal(advantages, rewards.prompt_index))
+        metrics["mars/frac_undefined"] = _mean(~advantages.defined)
+    low, high = _extremes(rewards.rewards, rewards.prompt_index, rewards.num_prompts)
+    sampled = low <= high
+    if sampled.any():
+        metrics["reward/frac_zero_std"] = _mean((low == high)[sampled])
+    both = ~advantages.gain.isnan()
+    if both.any():
+        gain = advantages.gain[both]
+        metrics["mars/lambda"] = _mean(advantages.multi_share[both])
+        metrics["mars/gain/mean"] = _mean(gain)
+        if len(gain) > 1:
+            metrics["mars/gain/std"] = float(gain.std())
+        metrics |= _view_metrics(rewards, views, both)
+    return metrics
+
+
+def _view_metrics(rewards: PooledRewards, views: AnchorViews, both: Tensor) -> dict[str, float]:
+    shape = (rewards.num_prompts, len(views.names))
+    cell = rewards.anchor_prompt_index * len(views.names) + views.index
+    sums = rewards.anchor_rewards.new_zeros(shape).view(-1).index_add_(0, cell, rewards.anchor_rewards).view(shape)
+    counts = torch.bincount(cell, minlength=sums.numel()).view(shape)
+    best = torch.where(counts > 0, sums / counts, -torch.inf).max(dim=1).values
+
+    multi_sums = torch.zeros_like(best).index_add_(0, rewards.prompt_index, rewards.rewards)
+    multi_mean = multi_sums / torch.bincount(rewards.prompt_index, minlength=rewards.num_prompts)
+    source_means = sums[both].sum(dim=0) / counts[both].sum(dim=0)
+    metrics = {
+        f"mars/anchor/{name}/mean": float(mean)
+        for name, mean in zip(views.names, source_means, strict=True)
+        if not mean.isnan()
+    }
+    metrics["mars/conflict_rate"] = _mean((multi_mean < best - _ROUNDING)[both])
+    return metrics
+
+
+def _extremes(values: Tensor, index: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of each group; (inf, -inf) for an empty one."""
+    low = values.new_full((num_groups,), torch.inf).scatter_reduce_(0, index, values, "amin")
+    high = values.new_full((num_groups,), -torch.inf).scatter_reduce_(0, index, values, "amax")
+    return low, high
+
+
+def _spread(name: str, values: Tensor) -> dict[str, float]:
+    if not len(values):
+        return {}
+    return {f"{name}/mean": _mean(values), f"{name}/min": float(values.min()), f"{name}/max": float(values.max())}
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())

@@ -1,0 +1,35 @@
+"""Per-token estimators of KL(policy || reference) from samples (Schulman, "Approximating KL divergence")."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mars.types import ConfigError
+
+KlEstimator = Literal["k1", "k2", "k3", "abs"]
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KlEstimator) -> Tensor:
+    """KL of each token, in nats; same shape as the arguments. With d = logprobs - ref_logprobs:
+
+        k1 = d        abs = |d|        k2 = d^2 / 2        k3 = exp(-d) - 1 + d
+
+    k1 and k3 are unbiased in value, k2 and k3 are never negative. Gradients flow through `logprobs`. Where padding may
+    hold NaN, pass both through `TokenLayout.keep` first: dropping it from the result is too late for the gradient.
+
+    Example: logprobs -1, reference -2: d = 1, k1 = 1, k2 = 0.5, k3 = 0.368.
+    """
+    difference = logprobs - ref_logprobs
+    match estimator:
+        case "k1":
+            return difference
+        case "abs":
+            return difference.abs()
+        case "k2":
+            return difference.square() / 2
+        case "k3":
+            return torch.expm1(-difference) + difference
+    raise ConfigError(f"algorithm.kl_estimator: unknown; got {estimator}; use k1, k2, k3 or abs")

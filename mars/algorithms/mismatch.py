@@ -1,0 +1,44 @@
+"""The engine samples, the trainer scores: how far their log-probs are apart, and weights that make up for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mars.algorithms.masked import TokenLayout
+
+
+@dataclass(frozen=True)
+class LogprobDifference:
+    """|old_logprobs - rollout_logprobs| in nats over the counted tokens of this micro-batch, as scalars.
+
+    Over micro-batches and ranks: take the largest `max`, add up `sum` and `num_tokens`.
+    """
+
+    max: Tensor
+    sum: Tensor
+    num_tokens: Tensor
+
+
+def logprob_difference(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout) -> LogprobDifference:
+    """Both in the layout's shape. Without counted tokens max is 0. Off-policy tokens belong outside the mask here.
+
+    Example: old (-1, -2), rollout (-1.5, -2): max 0.5, sum 0.5, num_tokens 2.
+    """
+    difference = layout.keep(old_logprobs.detach() - rollout_logprobs).abs()
+    largest = difference.max() if difference.numel() else difference.new_zeros(())
+    return LogprobDifference(max=largest, sum=difference.sum(), num_tokens=layout.mask.sum())
+
+
+def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout, cap: float) -> Tensor:
+    """min(exp(old_logprobs - rollout_logprobs), cap) at each token, 0 outside the mask; no gradient.
+
+    Multiplied onto the token losses they correct for the engine's distribution being not quite the trainer's
+    (truncated importance sampling: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
+    training").
+
+    Example: old -1, rollout -1.5, cap 2: exp(0.5) = 1.649.
+    """
+    log_ratio = layout.keep(old_logprobs.detach() - rollout_logprobs)
+    return layout.keep(log_ratio.exp().clamp(max=cap))

@@ -1,0 +1,108 @@
+"""Per-token policy-gradient losses with a bounded importance ratio: clip (PPO, GRPO, DAPO), GSPO and CISPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mars.algorithms.masked import TokenLayout
+from mars.types import ConfigError
+
+# exp of it is finite in float32; a ratio this far out is clipped or broken anyway.
+_MAX_LOG_RATIO = 20.0
+# The geometric mean over a whole response moves little: e^10 is out of every range already.
+_MAX_SEQUENCE_LOG_RATIO = 10.0
+
+
+@dataclass(frozen=True)
+class PolicyLossSettings:
+    """kind: which loss. The ratio is bounded to [1 - clip_low, 1 + clip_high].
+
+    dual_clip: c > 1 bounds the loss of a token with a negative advantage by c * |A|; None: off. Only "clip" has it.
+    """
+
+    kind: Literal["clip", "gspo", "cispo"]
+    clip_low: float
+    clip_high: float
+    dual_clip: float | None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("clip", "gspo", "cispo"):
+            raise ConfigError(f"algorithm.loss: unknown; got {self.kind}; use clip, gspo or cispo")
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """Token losses and the sums behind the metrics. All sums are scalars over this micro-batch: add them up over
+    micro-batches and ranks, then divide by the added `num_tokens`.
+
+    token_losses: the layout's shape, 0 outside the mask; the only field with a gradient.
+    num_tokens: counted on-policy tokens. num_clipped: those where the bound decides (actor/pg_clipfrac);
+    num_dual_clipped: those where the dual bound decides (actor/pg_clipfrac_lower).
+    kl_sum: of old_logprobs - logprobs, nats; over num_tokens the approximate KL of the update (actor/ppo_kl).
+    """
+
+    token_losses: Tensor
+    num_tokens: Tensor
+    num_clipped: Tensor
+    num_dual_clipped: Tensor
+    kl_sum: Tensor
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    layout: TokenLayout,
+    settings: PolicyLossSettings,
+    off_policy: Tensor | None = None,
+) -> PolicyLoss:
+    """Losses of response tokens; all tensors in the layout's shape (`layout.spread` brings advantages there).
+
+    With w = exp(logprobs - old_logprobs), b(w) = w bounded to [1 - clip_low, 1 + clip_high], sg = stop gradient:
+
+        clip   max(-A w, -A b(w)), and for A < 0 at most -A dual_clip       (arXiv 1707.06347; dual: 1912.09729)
+        gspo   max(-A s, -A b(s)), s = w_seq * exp(logprobs - sg(logprobs)),
+               w_seq = sg(exp(mean of logprobs - old_logprobs over the sequence))        (arXiv 2507.18071, GSPO-token)
+        cispo  -A sg(b(w)) logprobs                                                      (arXiv 2506.13585)
+
+    off_policy: bool, tokens that were not sampled under this prompt: their ratio is not bounded and they enter no
+    metric. No gradient flows to old_logprobs or advantages.
+
+    Example: A = 1, w = 1.5, bounds 0.2: loss -1.2, no gradient, clipped. A = -1: loss 1.5, gradient 1.5.
+    """
+    advantages = layout.keep(advantages.detach().to(logprobs.dtype))
+    log_ratio = layout.keep(logprobs - old_logprobs.detach()).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    counted = layout.mask if off_policy is None else layout.mask & ~off_policy
+    ratio = _sequence_ratio(logprobs, log_ratio, layout) if settings.kind == "gspo" else log_ratio.exp()
+    bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    dual_clipped = torch.zeros_like(layout.mask)
+    if settings.kind == "cispo":
+        weight = torch.where(counted, bounded, ratio).detach()
+        losses = -advantages * weight * layout.keep(logprobs)
+        clipped = bounded != ratio
+    else:
+        free, bound = -advantages * ratio, -advantages * bounded
+        losses = torch.where(counted, torch.maximum(free, bound), free)
+        clipped = bound > free
+        if settings.kind == "clip" and settings.dual_clip is not None:
+            ceiling = -advantages * settings.dual_clip
+            dual_clipped = counted & (advantages < 0) & (losses > ceiling)
+            losses = torch.where(dual_clipped, ceiling, losses)
+    return PolicyLoss(
+        token_losses=losses,
+        num_tokens=counted.sum(),
+        num_clipped=(clipped & counted).sum(),
+        num_dual_clipped=dual_clipped.sum(),
+        kl_sum=-torch.where(counted, log_ratio.detach(), 0.0).sum(),
+    )
+
+
+def _sequence_ratio(logprobs: Tensor, log_ratio: Tensor, layout: TokenLayout) -> Tensor:
+    """GSPO's ratio of the whole sequence at each of its tokens, with the gradient of the token's own log-prob."""
+    mean = layout.sum_by_sequence(log_ratio.detach()) / layout.lengths().clamp(min=1)
+    own = layout.keep(logprobs)
+    return (own - own.detach() + layout.spread(mean)).clamp(max=_MAX_SEQUENCE_LOG_RATIO).exp()

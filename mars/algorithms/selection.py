@@ -1,0 +1,51 @@
+"""Which prompts of a step are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mars.algorithms.advantages import Advantages
+from mars.types import ConfigError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """keep: bool [P]. Of the prompts left out, `num_undefined` had too few valid rewards for an advantage and
+    `num_zero_signal` had advantages that are all 0."""
+
+    keep: Tensor
+    num_undefined: int
+    num_zero_signal: int
+
+
+def select_prompts(
+    advantages: Advantages, prompt_index: Tensor, rule: Literal["all", "nonzero_advantage"]
+) -> Selection:
+    """Decide over whole prompts. prompt_index: int64 [N], as it was given to `group_advantages`.
+
+    all: every prompt whose advantages are defined. nonzero_advantage: those with any advantage that is not 0
+    (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2; with anchors a group of equal multi rewards can carry
+    signal, so the rewards' std is not the test). A prompt without advantages is never kept: it has weight 0.
+
+    Example: three prompts with advantages (1, -1), (0, 0) and one single reward: nonzero_advantage keeps the first;
+    num_zero_signal = 1, num_undefined = 1.
+    """
+    if rule not in ("all", "nonzero_advantage"):
+        raise ConfigError(f"algorithm.selection: unknown; got {rule}; use all or nonzero_advantage")
+    signal = has_signal(advantages, prompt_index)
+    keep = advantages.defined if rule == "all" else signal
+    return Selection(
+        keep=keep,
+        num_undefined=int((~advantages.defined).sum()),
+        num_zero_signal=int((advantages.defined & ~keep).sum()),
+    )
+
+
+def has_signal(advantages: Advantages, prompt_index: Tensor) -> Tensor:
+    """Prompts with any advantage that is not 0: bool [P]."""
+    nonzero = prompt_index[advantages.values != 0]
+    return torch.bincount(nonzero, minlength=len(advantages.defined)) > 0
