@@ -1,0 +1,78 @@
+"""Make the companions of a CPU-only torch importable: torchvision, torchaudio, torchcodec.
+
+The registry's wheels of these three are linked to CUDA torch. Beside a CPU-only torch their compiled parts do not
+load, and with them neither do transformers nor vLLM, although nothing of these parts is ever called here.
+
+- torchvision: declaring the two operator schemas it asks for first is enough. It has to happen in every Python
+  process of the environment, so a `.pth` file installs an import hook that costs nothing until torchvision is
+  looked up.
+- torchaudio, torchcodec: optional to both libraries and unused here, so they are uninstalled where they do not load.
+
+Does nothing where all three import as they are.
+
+    python scripts/repair_torch_companions.py
+"""
+
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+HOOK = '''"""Declare torchvision's operator schemas first (mars: scripts/repair_torch_companions.py)."""
+
+import sys
+
+
+class _DeclareOperatorsFirst:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "torchvision":
+            return None
+        sys.meta_path.remove(_DeclareOperatorsFirst)
+        import torch
+
+        for operator in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+        return None
+
+
+sys.meta_path.insert(0, _DeclareOperatorsFirst)
+'''
+
+
+def import_error(package: str) -> str | None:
+    """The last line of the error that importing `package` ends with in a fresh process, or None."""
+    result = subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True, text=True)
+    return None if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
+
+
+def repair_torchvision() -> None:
+    """Raises SystemExit(4) where torchvision fails for another reason than its operators."""
+    error = import_error("torchvision")
+    if error is None:
+        return
+    if "torchvision::" in error:
+        site_packages = Path(sysconfig.get_path("purelib"))
+        (site_packages / "mars_torchvision_operators.py").write_text(HOOK)
+        (site_packages / "mars_torchvision_operators.pth").write_text("import mars_torchvision_operators\n")
+        error = import_error("torchvision")
+    if error is not None:
+        sys.stderr.write(f"torchvision does not import: {error}\n")
+        raise SystemExit(4)
+    sys.stderr.write("torchvision: declared the operators that this CPU-only torch lacks\n")
+
+
+def remove_if_broken(package: str) -> None:
+    if importlib.util.find_spec(package) is None or import_error(package) is None:
+        return
+    subprocess.run([sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes", package], check=True)
+    sys.stderr.write(f"{package}: removed; it does not load beside this CPU-only torch, and is not used\n")
+
+
+if __name__ == "__main__":
+    repair_torchvision()
+    for unused in ("torchaudio", "torchcodec"):
+        remove_if_broken(unused)
