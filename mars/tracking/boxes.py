@@ -1,0 +1,68 @@
+"""Boxes found in truths and answers, for drawing only. Scoring has its own, strict parser (mars/rewards)."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 as shares of the frame's width and height, in [0, 1]."""
+
+# Enough for a person to look at; text and boxes beyond are not read.
+_MAX_CHARACTERS = 20_000
+_MAX_BOXES = 40
+
+
+def find_boxes(text: str, size: tuple[int, int] | None) -> list[Box]:
+    """The boxes written as JSON in `text`, relative to their frame `size` (width, height); [] where there are none.
+
+    Reads a bare JSON list or the last ```json fence, of {"bbox_2d": [x1, y1, x2, y2]}, {"bbox": [..]} or bare lists.
+
+    >>> find_boxes('[{"bbox_2d": [10, 20, 30, 40], "label": "person"}]', (100, 100))
+    [(0.1, 0.2, 0.3, 0.4)]
+    """
+    if size is None or min(size) <= 0:
+        return []
+    try:
+        items = json.loads(_json_part(text[:_MAX_CHARACTERS]))
+    except (ValueError, RecursionError):
+        return []
+    if isinstance(items, dict) or _is_box(items):
+        items = [items]
+    if not isinstance(items, list):
+        return []
+    boxes = (_relative(item, size) for item in items[:_MAX_BOXES])
+    return [box for box in boxes if box is not None]
+
+
+def _json_part(text: str) -> str:
+    fence = text.rfind("```json")
+    if fence >= 0:
+        start = fence + len("```json")
+        end = text.find("```", start)
+        return text[start : end if end >= 0 else len(text)]
+    for opening, closing in (("[", "]"), ("{", "}")):
+        start, end = text.find(opening), text.rfind(closing)
+        if 0 <= start < end:
+            return text[start : end + 1]
+    return text
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(type(number) in (int, float) for number in value)
+
+
+def _relative(item: Any, size: tuple[int, int]) -> Box | None:
+    if isinstance(item, dict):
+        item = item.get("bbox_2d", item.get("bbox"))
+    if not _is_box(item):
+        return None
+    try:
+        x1, y1, x2, y2 = (number / side for number, side in zip(item, (*size, *size), strict=True))
+    except OverflowError:  # an integer beyond float
+        return None
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        return None
+    x1, y1, x2, y2 = (min(max(share, 0.0), 1.0) for share in (x1, y1, x2, y2))
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

@@ -1,0 +1,143 @@
+"""What a run shows in the terminal: one line per step, a progress bar, the evaluation table."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from mars.tracking.jsonl import finite_or_none
+from mars.tracking.text import visible
+from mars.tracking.timer import STAGES
+from mars.types import PromptRollouts
+
+# Steps whose pace the remaining time is extrapolated from.
+_PACE_STEPS = 20
+
+_FIELDS = (
+    ("critic/score/mean", "score {:.3f}"),
+    ("mars/gain/mean", "gain {:+.3f}"),
+    ("response_length/mean", "length {:.0f}"),
+    ("eval/multi/mean", "eval {:.3f}"),
+    ("eval/information_gain/mean", "eval gain {:+.3f}"),
+    *((f"timing_s/{stage}", stage + " {:.1f}s") for stage in STAGES),
+    ("timing_s/step", "step {:.1f}s"),
+)
+
+
+def step_line(metrics: Mapping[str, float], step: int, num_steps: int) -> str:
+    """The metrics that matter most, in one line; the rest is in metrics.jsonl.
+
+    >>> step_line({"critic/score/mean": 0.5, "mars/gain/mean": 0.04, "timing_s/gen": 3.06}, 7, 60)
+    ' 7/60  score 0.500  gain +0.040  gen 3.1s'
+    """
+    parts = [f"{step:{len(str(num_steps))}d}/{num_steps}"]
+    for key, form in _FIELDS:
+        if key in metrics:
+            value = finite_or_none(metrics[key])
+            parts.append(form.format(value if value is not None else float("nan")))
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Whole seconds as a person reads them.
+
+    >>> duration(59.6), duration(3700)
+    ('1m00s', '1h01m')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+class ConsoleTracker:
+    """One line per step, over a progress bar with the remaining time; plain lines where there is no terminal.
+
+    num_steps: last step of the run. The remaining time is the mean of the last steps times the steps left.
+    """
+
+    def __init__(self, num_steps: int, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._num_steps = num_steps
+        self._console = console
+        self._clock = clock
+        self._times: deque[float] = deque([clock()], maxlen=_PACE_STEPS + 1)
+        self._progress: Progress | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"))
+            self._progress = Progress(*columns, console=console, transient=True)
+            self._task = self._progress.add_task("", total=num_steps)
+            self._progress.start()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._times.append(self._clock())
+        pace = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+        eta = "ETA " + duration(pace * max(self._num_steps - step, 0))
+        line = visible(step_line(metrics, step, self._num_steps))
+        if self._progress is None:
+            line = f"{line}  {eta}"
+        else:
+            self._progress.update(self._task, completed=step, description=eta)
+        self._console.print(Text(line), soft_wrap=True)
+
+    def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
+        """Rollouts have files of their own."""
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """(label, one cell per result) of the evaluation table, in percent: "53.1 [48.2, 58.0] n=400".
+
+    results: what `mars.evaluate.summarize` returns. A quantity that no result has is left out; one that a result
+    lacks is a dash.
+    """
+    sources = list(dict.fromkeys(source for result in results for source in result["mono"]))
+    thresholds = list(dict.fromkeys(hit["threshold"] for result in results if (hit := result["share_over_threshold"])))
+
+    def hit_share(threshold: float) -> list[Mapping[str, Any] | None]:
+        shares = [result["share_over_threshold"] for result in results]
+        return [share if share and share["threshold"] == threshold else None for share in shares]
+
+    columns: list[tuple[str, list[Mapping[str, Any] | None]]] = [
+        ("Multi", [result["multi"] for result in results]),
+        *((f"Mono {visible(source)}", [result["mono"].get(source) for result in results]) for source in sources),
+        ("Union (best single source)", [result["union"] for result in results]),
+        ("Information gain (Multi − mean Mono)", [result["information_gain"] for result in results]),
+        ("Conflict rate (Multi < best Mono)", [result["conflict_rate"] for result in results]),
+        *((f"Share with IoU > {threshold:g}", hit_share(threshold)) for threshold in thresholds),
+    ]
+    rows = [
+        (label, [_cell(estimate, "+" if label.startswith("Information gain") else "") for estimate in estimates])
+        for label, estimates in columns
+        if any(estimates)
+    ]
+    return [*rows, ("Failed rewards (counted as wrong)", [str(result["failed"]) for result in results])]
+
+
+def evaluation_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """One column per result, one row per quantity, with 95 % intervals. Text of others is escaped."""
+    metric = ", ".join(dict.fromkeys(str(result["metric"]) for result in results))
+    table = Table(title=Text(visible(f"Evaluation ({metric}, %, 95 % intervals)")), title_justify="left")
+    table.add_column("")
+    for result in results:
+        table.add_column(Text(visible(f"{result['name']} (step {result['step']})")), justify="right")
+    for label, cells in evaluation_rows(results):
+        table.add_row(Text(label), *(Text(cell) for cell in cells))
+    return table
+
+
+def _cell(estimate: Mapping[str, Any] | None, sign: str) -> str:
+    if not estimate:
+        return "–"
+    mean, low, high = (format(100 * estimate[key], f"{sign}.1f") for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}] n={int(estimate['n'])}"
