@@ -241,20 +241,59 @@ class TrainResponse:
 
 @dataclass(frozen=True)
 class TrainPrompt:
-    """A prompt with all its responses and anchor rewards. Only valid responses are here."""
+    """A prompt with all its responses and anchor rewards. Only valid responses are here.
+
+    num_prompt_tokens: length of the prompt in the model's forward, every image's tokens counted.
+    """
 
     prompt_id: str
     prompt_token_ids: tuple[int, ...]
+    num_prompt_tokens: int
     images: tuple[ImageRef, ...]
     responses: tuple[TrainResponse, ...]
     anchor_rewards: tuple[float, ...]
 
 
 @dataclass(frozen=True)
+class MicroBatch:
+    """The rows of one forward: (position in `TrainBatch.prompts`, position in its responses).
+
+    The last `num_fillers` rows carry no weight. They keep ranks in step: every rank runs equally many forwards, and
+    either all of them or none see an image.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    num_fillers: int = 0
+
+
+@dataclass(frozen=True)
+class UpdatePlan:
+    """One optimizer step: for each rank its micro-batches, equally many; every row of the update exactly once."""
+
+    ranks: tuple[tuple[MicroBatch, ...], ...]
+
+    @property
+    def rows(self) -> tuple[tuple[int, int], ...]:
+        """All weighted rows of the update, over all ranks, in batch order."""
+        return tuple(
+            sorted(
+                row
+                for micro_batches in self.ranks
+                for mb in micro_batches
+                for row in mb.rows[: len(mb.rows) - mb.num_fillers]
+            )
+        )
+
+
+@dataclass(frozen=True)
 class TrainBatch:
-    """What one step trains on: whole prompts. Token ids and numbers only; safe to send to every worker."""
+    """What one step trains on: whole prompts, and how they are split over updates, ranks and forwards.
+
+    Token ids and numbers only; small enough to send to every worker.
+    """
 
     prompts: tuple[TrainPrompt, ...]
+    updates: tuple[UpdatePlan, ...]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mars.types import DataError, ImageRef
+from mars.data.chat import expand
+from mars.types import ImageRef
 
 if TYPE_CHECKING:
     import torch
@@ -59,14 +60,9 @@ class PromptProcessor:
         """Raises DataError where placeholders and images differ in number."""
         import torch
 
-        placeholders = sum(token == self._image_token_id for token in prompt_token_ids)
-        if placeholders != len(images):
-            raise DataError(f"{placeholders} image placeholders for {len(images)} images: {[i.path for i in images]}")
         processed = [self._process_image(image) for image in images]
-        tokens_per_image = iter(t * h * w // self._processor.merge_size**2 for _, (t, h, w) in processed)
-        ids: list[int] = []
-        for token in prompt_token_ids:
-            ids.extend([token] * (next(tokens_per_image) if token == self._image_token_id else 1))
+        tokens_per_image = [t * h * w // self._processor.merge_size**2 for _, (t, h, w) in processed]
+        ids = expand(prompt_token_ids, tokens_per_image, self._image_token_id)
         return ProcessedPrompt(
             input_ids=torch.tensor(ids, dtype=torch.long),
             pixel_values=tuple(pixels for pixels, _ in processed),

@@ -1,0 +1,107 @@
+"""Rows (prompt, response) to the tensors of one forward. Every distinct image is in it once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mars.types import ImageRef
+
+ResponseIds = tuple[int, ...]
+
+
+class ProcessedPrompt(Protocol):
+    """What a prompt must offer (mars/data/processor.py makes it)."""
+
+    input_ids: Tensor
+    pixel_values: tuple[Tensor, ...]
+    image_grid_thw: tuple[tuple[int, int, int], ...]
+    image_keys: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True)
+class ForwardBatch:
+    """B rows, padded on the right to L tokens, with T response tokens in all.
+
+    input_ids: int64 [B, L]. position_ids: int64 [3, B, L] (time, height, width).
+    pixel_values: float32 [patches, patch_dim] and image_grid_thw: int64 [distinct images, 3]; None without images.
+    image_index: for every image a row shows, row by row, its place among the distinct ones.
+    targets: int64 [T], response tokens row by row; the hidden state at [token_rows, token_columns] predicts them.
+    lengths: int64 [B], response tokens of each row.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    pixel_values: Tensor | None
+    image_grid_thw: Tensor | None
+    image_index: tuple[int, ...]
+    targets: Tensor
+    token_rows: Tensor
+    token_columns: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch.device) -> ForwardBatch:
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return ForwardBatch(**moved)
+
+
+def forward_batch(
+    rows: Sequence[tuple[ProcessedPrompt, ResponseIds]], rope_index: Callable[..., Any], image_id: int, pad_id: int
+) -> ForwardBatch:
+    """rope_index: the model's `get_rope_index`. Prompts that come several times are laid out once.
+
+    Response positions go on where the prompt's end: largest prompt position + 1 + j on all three axes.
+    """
+    positions = {id(prompt): prompt_positions(prompt, rope_index, image_id) for prompt, _ in rows}
+    longest = max(len(prompt.input_ids) + len(response) for prompt, response in rows)
+    input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    position_ids = torch.zeros((3, len(rows), longest), dtype=torch.long)
+    for i, (prompt, response) in enumerate(rows):
+        start, end = len(prompt.input_ids), len(prompt.input_ids) + len(response)
+        input_ids[i, :start] = prompt.input_ids
+        input_ids[i, start:end] = torch.tensor(response)
+        position_ids[:, i, :start] = positions[id(prompt)]
+        position_ids[:, i, start:end] = positions[id(prompt)].max() + 1 + torch.arange(len(response))
+    lengths = torch.tensor([len(response) for _, response in rows])
+    token_rows = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    prompt_ends = torch.tensor([len(prompt.input_ids) - 1 for prompt, _ in rows])
+    first_token = lengths.cumsum(0) - lengths
+    token_columns = torch.arange(len(token_rows)) - first_token[token_rows] + prompt_ends[token_rows]
+    images = _distinct_images(rows)
+    return ForwardBatch(
+        input_ids=input_ids,
+        position_ids=position_ids,
+        pixel_values=torch.cat([pixels for pixels, _ in images.values()]) if images else None,
+        image_grid_thw=torch.tensor([grid for _, grid in images.values()]) if images else None,
+        image_index=tuple(list(images).index(key) for prompt, _ in rows for key in prompt.image_keys),
+        targets=torch.tensor([token for _, response in rows for token in response]),
+        token_rows=token_rows,
+        token_columns=token_columns,
+        lengths=lengths,
+    )
+
+
+def prompt_positions(prompt: ProcessedPrompt, rope_index: Callable[..., Any], image_id: int) -> Tensor:
+    """M-RoPE positions of a prompt: int64 [3, P]."""
+    if not prompt.image_keys:
+        return torch.arange(len(prompt.input_ids)).expand(3, -1)
+    positions, _ = rope_index(
+        prompt.input_ids.unsqueeze(0),
+        mm_token_type_ids=(prompt.input_ids == image_id).int().unsqueeze(0),
+        image_grid_thw=torch.tensor(prompt.image_grid_thw),
+    )
+    return positions[:, 0]
+
+
+def _distinct_images(
+    rows: Sequence[tuple[ProcessedPrompt, ResponseIds]],
+) -> dict[ImageRef, tuple[Tensor, tuple[int, int, int]]]:
+    images = {}
+    for prompt, _ in rows:
+        for key, pixels, grid in zip(prompt.image_keys, prompt.pixel_values, prompt.image_grid_thw, strict=True):
+            images.setdefault(key, (pixels, grid))
+    return images

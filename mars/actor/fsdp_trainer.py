@@ -1,0 +1,246 @@
+"""One FSDP2 rank of the policy's trainer. All ranks are called alike with the same batch; each takes its own rows."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Sequences
+from dataclasses import dataclass
+from datetime import timedelta
+from statistics import fmean
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
+from mars.actor.model import ModelSettings, ScoringSettings, load_policy, shard
+from mars.actor.objective import Objective, ObjectiveSettings, RowTarget, UpdateSums
+from mars.actor.optimizer import Optimizer, OptimizerSettings
+from mars.actor.state import full_state, save_policy
+from mars.algorithms.pooled_rewards import PooledRewards
+from mars.types import (
+    ImageRef,
+    MicroBatch,
+    NumericalError,
+    Sequence,
+    TokenRules,
+    TrainBatch,
+    TrainResponse,
+    UpdatePlan,
+    UpdateStats,
+    WeightUpdate,
+)
+
+logger = logging.getLogger(__name__)
+
+Row = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """max_skipped_updates: non-finite updates in a row that are tolerated. tokens_per_forward: for `logprobs`."""
+
+    model: ModelSettings
+    scoring: ScoringSettings
+    optimizer: OptimizerSettings
+    objective: ObjectiveSettings
+    device: str
+    seed: int
+    max_skipped_updates: int
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """How the ranks find each other. init_method: torch's, e.g. "tcp://host:port"; None for a single rank."""
+
+    rank: int
+    world_size: int
+    init_method: str | None
+    timeout_s: float
+
+
+class FsdpTrainer:
+    """A `PolicyTrainer`. process: prompt ids and images to tensors (mars/data/processor.py)."""
+
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        rules: TokenRules,
+        rendezvous: Rendezvous,
+        process: Callable[[Sequences[int], Sequences[ImageRef]], ProcessedPrompt],
+    ) -> None:
+        self._settings, self._rules, self._process = settings, rules, process
+        self._rank, self._world_size = rendezvous.rank, rendezvous.world_size
+        self._owns_group = _join_group(rendezvous, settings.device)
+        self._device = torch.device(settings.device, torch.cuda.current_device() if settings.device == "cuda" else None)
+        torch.manual_seed(settings.seed)
+        mesh = init_device_mesh(settings.device, (self._world_size,))
+        self._policy = load_policy(settings.model, settings.scoring)
+        shard(self._policy, mesh, settings.model.dtype)
+        self._optimizer = Optimizer(self._policy.parameters(), settings.optimizer)
+        self._reference = None
+        if settings.objective.kl_coefficient > 0:
+            self._reference = load_policy(settings.model, settings.scoring).requires_grad_(False)
+            shard(self._reference, mesh, settings.model.dtype)
+        self._objective = Objective(settings.objective)
+        self._version = 0
+        self._skipped_in_a_row = 0
+
+    def update(self, batch: TrainBatch) -> UpdateStats:
+        """Raises NumericalError after more than `max_skipped_updates` non-finite updates in a row."""
+        rewards = PooledRewards.of_batch(batch.prompts)
+        advantages = rewards.advantages(self._settings.objective.advantage)
+        by_row = _by_row(batch, advantages.values.tolist(), advantages.weights.tolist())
+        prompts = self._processed(batch)
+        start = time.perf_counter()
+        # With one update the old log-probs are those of its own forward: the weights have not moved yet.
+        old = self._old_logprobs(batch, prompts) if len(batch.updates) > 1 else None
+        old_seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        results = [
+            self._update_once(batch, plan, prompts, by_row, old, is_first=i == 0)
+            for i, plan in enumerate(batch.updates)
+        ]
+        keys = dict.fromkeys(key for result in results for key in result)
+        metrics = {key: fmean(result[key] for result in results if key in result) for key in keys}
+        metrics["fault/skipped_updates"] = sum(result["fault/skipped_updates"] for result in results)
+        metrics["timing_s/old_log_prob"] = old_seconds
+        metrics["timing_s/forward_backward"] = time.perf_counter() - start
+        return UpdateStats(metrics)
+
+    @torch.no_grad()
+    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
+        """One forward per sequence on every rank: exact, not fast. For evaluation and parity."""
+        scored = []
+        for sequence in sequences:
+            prompt = self._process(sequence.prompt_token_ids, sequence.images)
+            logprobs, _ = self._policy(self._forward_batch([(prompt, sequence.response_token_ids)]))
+            scored.append(logprobs.tolist())
+        return scored
+
+    def publish_weights(self) -> WeightUpdate:
+        """The full weights in the engine's type, on the CPU of rank 0; empty on the others."""
+        self._version += 1
+        return WeightUpdate(self._version, full_state(self._policy, getattr(torch, self._settings.model.dtype)))
+
+    def save(self, path: str) -> None:
+        save_policy(self._policy, self._settings.model, path, is_writer=self._rank == 0)
+
+    def close(self) -> None:
+        if self._owns_group and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _update_once(
+        self,
+        batch: TrainBatch,
+        plan: UpdatePlan,
+        prompts: dict[int, ProcessedPrompt],
+        by_row: dict[Row, tuple[float, float]],
+        old: dict[Row, Tensor] | None,
+        is_first: bool,
+    ) -> dict[str, float]:
+        lengths = [len(_response(batch, row).token_ids) for row in plan.rows if by_row[row][1] > 0]
+        if not lengths:
+            return self._finish(self._objective.zeros(self._device))
+        denominator = self._objective.denominator(num_tokens=sum(lengths), num_sequences=len(lengths))
+        sums = self._objective.zeros(self._device)
+        for micro in plan.ranks[self._rank]:
+            forward = self._forward_batch([(prompts[p], _response(batch, (p, k)).token_ids) for p, k in micro.rows])
+            logprobs, entropy = self._policy(forward)
+            reference = None
+            if self._reference is not None:
+                with torch.no_grad():
+                    reference, _ = self._reference(forward)
+            targets = _row_targets(batch, micro, by_row)
+            old_logprobs = None if old is None else torch.cat([old[row] for row in micro.rows])
+            loss, part = self._objective.loss(
+                logprobs, entropy, old_logprobs, reference, forward.lengths, targets, denominator, is_first
+            )
+            # FSDP averages gradients over ranks; the denominator already counts them all.
+            (loss * self._world_size).backward()
+            sums = sums.merge(part)
+        return self._finish(sums)
+
+    def _finish(self, sums: UpdateSums) -> dict[str, float]:
+        """Reduce over ranks, then apply or skip: all ranks see the same numbers and decide alike."""
+        metrics = self._objective.metrics(sums.all_reduce())
+        if not all(map(math.isfinite, (metrics["actor/pg_loss"], metrics["actor/kl_loss"]))):
+            result = self._optimizer.skip()
+        else:
+            result = self._optimizer.step()
+        self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
+        if self._skipped_in_a_row > self._settings.max_skipped_updates:
+            raise NumericalError(
+                f"actor: {self._skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
+                f"(last: loss {metrics['actor/pg_loss']}, gradient norm {result.grad_norm}); "
+                "lower actor.learning_rate or look at the last rollouts"
+            )
+        if not result.applied:
+            logger.warning("update skipped: loss %s, gradient norm %s", metrics["actor/pg_loss"], result.grad_norm)
+        return metrics | {
+            "actor/grad_norm": result.grad_norm,
+            "actor/lr": result.learning_rate,
+            "fault/skipped_updates": float(not result.applied),
+        }
+
+    @torch.no_grad()
+    def _old_logprobs(self, batch: TrainBatch, prompts: dict[int, ProcessedPrompt]) -> dict[Row, Tensor]:
+        old: dict[Row, Tensor] = {}
+        for plan in batch.updates:
+            for micro in plan.ranks[self._rank]:
+                rows = [(prompts[p], _response(batch, (p, k)).token_ids) for p, k in micro.rows]
+                forward = self._forward_batch(rows)
+                logprobs, _ = self._policy(forward)
+                old |= zip(micro.rows, logprobs.split(forward.lengths.tolist()), strict=True)
+        return old
+
+    def _processed(self, batch: TrainBatch) -> dict[int, ProcessedPrompt]:
+        """The prompts of this rank's rows, each processed once for all passes."""
+        mine = {p for plan in batch.updates for micro in plan.ranks[self._rank] for p, _ in micro.rows}
+        return {p: self._process(batch.prompts[p].prompt_token_ids, batch.prompts[p].images) for p in sorted(mine)}
+
+    def _forward_batch(self, rows: Sequences[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
+        rope_index = self._policy.backbone.model.get_rope_index
+        return forward_batch(rows, rope_index, self._rules.image_id, self._rules.pad_id).to(self._device)
+
+
+def _join_group(rendezvous: Rendezvous, device: str) -> bool:
+    """Returns whether this call made the process group (an engine in this process may have made one before)."""
+    if dist.is_initialized():
+        if dist.get_world_size() != rendezvous.world_size:
+            raise RuntimeError(f"this process is in a group of {dist.get_world_size()}, not {rendezvous.world_size}")
+        return False
+    store: dict[str, Any] = (
+        {"store": dist.HashStore()} if rendezvous.init_method is None else {"init_method": rendezvous.init_method}
+    )
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        rank=rendezvous.rank,
+        world_size=rendezvous.world_size,
+        timeout=timedelta(seconds=rendezvous.timeout_s),
+        **store,
+    )
+    return True
+
+
+def _response(batch: TrainBatch, row: Row) -> TrainResponse:
+    return batch.prompts[row[0]].responses[row[1]]
+
+
+def _by_row(batch: TrainBatch, values: list[float], weights: list[float]) -> dict[Row, tuple[float, float]]:
+    """(advantage, weight) of each row; `PooledRewards.of_batch` keeps the order of prompts and responses."""
+    rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
+    return dict(zip(rows, zip(values, weights, strict=True), strict=True))
+
+
+def _row_targets(batch: TrainBatch, micro: MicroBatch, by_row: dict[Row, tuple[float, float]]) -> list[RowTarget]:
+    first_filler = len(micro.rows) - micro.num_fillers
+    return [
+        RowTarget(_response(batch, row), by_row[row][0], by_row[row][1] if i < first_filler else 0.0)
+        for i, row in enumerate(micro.rows)
+    ]

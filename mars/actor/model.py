@@ -1,0 +1,125 @@
+"""The policy network: a Hugging Face model whose forward returns log-probs of chosen tokens, sharded with FSDP2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
+
+from mars.actor.batch import ForwardBatch
+from mars.types import EnvironmentProblem
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """dtype: of the computation, "float32" or "bfloat16"; weights, gradients and the optimizer stay in float32."""
+
+    path: str
+    dtype: str
+    attention: str
+    trust_remote_code: bool
+    gradient_checkpointing: bool
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How logits become log-probs: the distribution the engine samples from.
+
+    temperature: divides the logits. blocked_ids: have probability 0. chunk_tokens: tokens whose logits exist at once.
+    """
+
+    temperature: float
+    blocked_ids: tuple[int, ...]
+    chunk_tokens: int
+
+
+class PolicyModel(nn.Module):
+    """Scores response tokens. [tokens, vocabulary] exists for `chunk_tokens` tokens at a time, in backward as well."""
+
+    def __init__(self, backbone: nn.Module, scoring: ScoringSettings) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._scoring = scoring
+        # A buffer would become part of the saved policy.
+        self._blocked = torch.tensor(scoring.blocked_ids, dtype=torch.long)
+
+    def forward(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs of `batch.targets` and the entropy at their places, both float32 [T]; entropy has no gradient."""
+        hidden = self._hidden_states(batch)[batch.token_rows, batch.token_columns]
+        chunks = zip(
+            hidden.split(self._scoring.chunk_tokens), batch.targets.split(self._scoring.chunk_tokens), strict=True
+        )
+        scored = [checkpoint(self._score, h, t, use_reentrant=False) for h, t in chunks]
+        logprobs, entropies = zip(*scored, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)
+
+    def _hidden_states(self, batch: ForwardBatch) -> Tensor:
+        features = None
+        if batch.pixel_values is not None:
+            features = self.backbone.model.get_image_features(
+                batch.pixel_values, batch.image_grid_thw, return_dict=True
+            )
+            features = {"image": _repeat_features(features, batch.image_index)}
+        # No mask: rows are padded on the right, and a causal model never looks there.
+        outputs = self.backbone.model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            mm_encoder_outputs=features,
+            use_cache=False,
+        )
+        return outputs.last_hidden_state
+
+    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.backbone.lm_head(hidden).float() / self._scoring.temperature
+        # The lowest finite number, not -inf: 0 * -inf would make the entropy NaN.
+        logits = logits.index_fill(-1, self._blocked.to(logits.device), torch.finfo(logits.dtype).min)
+        normalizer = logits.logsumexp(dim=-1)
+        with torch.no_grad():
+            entropy = normalizer - (logits.softmax(dim=-1) * logits).sum(dim=-1)
+        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normalizer, entropy.detach()
+
+
+def load_policy(settings: ModelSettings, scoring: ScoringSettings) -> PolicyModel:
+    """The model of a Hugging Face folder or name, in float32 on the CPU."""
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        backbone = AutoModelForImageTextToText.from_pretrained(
+            settings.path,
+            dtype=torch.float32,
+            attn_implementation=settings.attention,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ImportError, ValueError) as error:
+        raise EnvironmentProblem(f"model.path: the model cannot be loaded; got {settings.path}: {error}") from error
+    if settings.gradient_checkpointing:
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return PolicyModel(backbone, scoring).train()
+
+
+def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str) -> None:
+    """FSDP2: every vision block and decoder layer is a unit, the rest (embeddings, norms, head) is the root's."""
+    precision = MixedPrecisionPolicy()
+    if dtype == "bfloat16":
+        precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for module in _units(policy.backbone):
+        fully_shard(module, mesh=mesh, mp_policy=precision)
+    fully_shard(policy, mesh=mesh, mp_policy=precision)
+
+
+def _units(backbone: nn.Module) -> Iterator[nn.Module]:
+    names = set(backbone._no_split_modules)
+    return (module for module in backbone.modules() if type(module).__name__ in names)
+
+
+def _repeat_features(features, image_index: tuple[int, ...]):
+    """One entry per shown image from one per distinct image; Qwen3-VL's deepstack features likewise."""
+    features.pooler_output = tuple(features.pooler_output[i] for i in image_index)
+    if getattr(features, "deepstack_features", None) is not None:
+        features.deepstack_features = [tuple(layer[i] for i in image_index) for layer in features.deepstack_features]
+    return features
