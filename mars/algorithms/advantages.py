@@ -77,8 +77,8 @@ def group_advantages(
     fewer than two rewards in U (or, where the std of the multi rewards alone is divided by, in that) has weight 0.
 
     Computed in float64, summed in row order; values and weights are returned in the rewards' dtype. On the CPU a
-    prompt's advantages are therefore the same to the bit in whatever batch they are computed; the order of its
-    rewards is below float32's rounding and moves float64 results by their last digits.
+    prompt's advantages are therefore the same to the bit in whatever batch they are computed. The order of its
+    rewards changes the last digits of float64 results, which float32 results do not have.
 
     Example: multi rewards 1 and 0, one anchor reward 0.5: mean 0.5, std 0.5, advantages +1 and -1.
     >>> group_advantages(torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([0.5]), torch.tensor([0]), 1,
@@ -117,7 +117,7 @@ def group_advantages(
 
 @dataclass(frozen=True)
 class _Group:
-    """Rewards (float64) grouped by prompt, with the size and mean of each group. An empty group's mean is NaN."""
+    """Rewards grouped by prompt, with the size and mean of each group; all float64. An empty group's mean is NaN."""
 
     rewards: Tensor
     index: Tensor
@@ -127,7 +127,7 @@ class _Group:
     @classmethod
     def of(cls, rewards: Tensor, index: Tensor, num_prompts: int) -> _Group:
         rewards = rewards.double()
-        count = torch.bincount(index, minlength=num_prompts)
+        count = torch.bincount(index, minlength=num_prompts).double()
         sums = rewards.new_zeros(num_prompts).index_add_(0, index, rewards)
         return cls(rewards, index, count, sums / count)
 

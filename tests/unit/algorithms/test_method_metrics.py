@@ -1,0 +1,206 @@
+"""Rewards as tensors, selection, metrics of the method, log-prob difference; and the docstrings' examples."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+import torch
+
+import mars.algorithms
+from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.diagnostics import method_metrics
+from mars.algorithms.masked import TokenLayout
+from mars.algorithms.mismatch import importance_weights, logprob_difference
+from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, view_name
+from mars.algorithms.selection import select_prompts
+from mars.types import (
+    Completion,
+    ConfigError,
+    ImageRef,
+    Message,
+    Prompt,
+    PromptRollouts,
+    RewardResult,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Sampling,
+    Source,
+    TrainPrompt,
+    TrainResponse,
+)
+
+GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 0.0)
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=4)
+
+
+def group(prompt_id, view, scores):
+    """None is a rollout whose reward failed."""
+    request = RolloutRequest(prompt_id, view, (1,), (), len(scores), 0, SAMPLING)
+    rollouts = [
+        Rollout(
+            prompt_id,
+            view,
+            k,
+            "",
+            Completion((1,), (-1.0,), "stop"),
+            RewardResult(0.0, 0.0, {}, failed="raised") if score is None else RewardResult(score, 0.0, {}),
+        )
+        for k, score in enumerate(scores)
+    ]
+    return RolloutGroup(request, tuple(rollouts))
+
+
+def prompt(prompt_id, multi, **anchors):
+    sources = tuple(Source(name, ImageRef(name, (8, 8))) for name in anchors)
+    described = Prompt(prompt_id, "f:1", "set", (Message("user", "<image>" * len(sources)),), sources, "x")
+    groups = tuple(group(prompt_id, tuple(name.split("_and_")), scores) for name, scores in anchors.items())
+    return PromptRollouts(described, group(prompt_id, None, multi), groups)
+
+
+STEP = [
+    prompt("a", [1.0, 0.0], visible=[0.0], infrared=[1.0]),  # gain 0, conflict
+    prompt("b", [1.0, 1.0], visible=[0.5], infrared=[0.0]),  # gain 0.75, equal multi rewards
+    prompt("c", [0.0, 0.0, 0.0], visible=[0.0], infrared=[0.0]),  # nothing to learn
+    prompt("d", [1.0, None], visible=[None], infrared=[None]),  # one valid reward
+    prompt("e", [0.0, None, 1.0], visible=[None, 0.25], infrared=[None]),  # ragged
+]
+
+
+def metrics_of(step):
+    rewards = PooledRewards.of_rollouts(step)
+    advantages = rewards.advantages(GRPO)
+    return method_metrics(rewards, AnchorViews.of_rollouts(step), advantages), rewards, advantages
+
+
+def test_only_valid_rewards_are_pooled_in_the_order_of_the_prompts():
+    rewards = PooledRewards.of_rollouts(STEP)
+    assert rewards.rewards.tolist() == [1, 0, 1, 1, 0, 0, 0, 1, 0, 1]
+    assert rewards.prompt_index.tolist() == [0, 0, 1, 1, 2, 2, 2, 3, 4, 4]
+    assert rewards.anchor_rewards.tolist() == [0, 1, 0.5, 0, 0, 0, 0.25]
+    assert rewards.anchor_prompt_index.tolist() == [0, 0, 1, 1, 2, 2, 4]
+    views = AnchorViews.of_rollouts(STEP)
+    assert views.names == ("infrared", "visible")
+    assert [views.names[i] for i in views.index] == ["visible", "infrared"] * 3 + ["visible"]
+
+
+def test_trainer_and_driver_take_the_same_advantages():
+    batch = [
+        TrainPrompt(
+            prompt_id=step.prompt.prompt_id,
+            prompt_token_ids=(1,),
+            num_prompt_tokens=1,
+            images=(),
+            responses=tuple(TrainResponse((1,), (-1.0,), score) for score in step.multi.valid_scores),
+            anchor_rewards=step.anchor_scores,
+        )
+        for step in STEP
+    ]
+    on_driver = PooledRewards.of_rollouts(STEP).advantages(GRPO)
+    in_trainer = PooledRewards.of_batch(batch).advantages(GRPO)
+    assert torch.equal(on_driver.values, in_trainer.values)
+    # A rank holds some of the prompts and must come to the same numbers.
+    rank = PooledRewards.of_batch(batch[3:]).advantages(GRPO)
+    assert torch.equal(rank.values, on_driver.values[7:])
+
+
+def test_metrics_by_hand():
+    metrics, _, _ = metrics_of(STEP)
+    gains = torch.tensor([0.0, 0.75, 0.0, 0.25])
+    expected = {
+        "critic/score/mean": 0.5,
+        "critic/score/min": 0.0,
+        "critic/score/max": 1.0,
+        "reward/frac_zero_std": 3 / 5,
+        "mars/frac_zero_signal": 2 / 5,
+        "mars/frac_undefined": 1 / 5,
+        "mars/lambda": (0.5 + 0.5 + 0.6 + 2 / 3) / 4,
+        "mars/gain/mean": 0.25,
+        "mars/gain/std": gains.std().item(),
+        "mars/conflict_rate": 1 / 4,
+        "mars/anchor/visible/mean": 0.75 / 4,
+        "mars/anchor/infrared/mean": 1 / 3,
+    }
+    advantages = {key: metrics.pop(key) for key in list(metrics) if key.startswith("critic/advantages")}
+    assert metrics == pytest.approx(expected)
+    assert set(advantages) == {f"critic/advantages/{name}" for name in ("mean", "min", "max")}
+
+
+def test_mean_advantage_is_the_gain_over_the_std():
+    step = [prompt("a", [1.0, 0.5, 0.25], visible=[0.0], infrared=[0.75])]
+    metrics, _, advantages = metrics_of(step)
+    expected = (1 - metrics["mars/lambda"]) * metrics["mars/gain/mean"] / advantages.std.item()
+    assert metrics["critic/advantages/mean"] == pytest.approx(expected)
+
+
+def test_without_anchors_nothing_is_said_about_them():
+    metrics, _, _ = metrics_of([prompt("a", [1.0, 0.0])])
+    assert not [key for key in metrics if key.startswith(("mars/gain", "mars/anchor", "mars/lambda", "mars/conflict"))]
+    assert metrics["critic/advantages/mean"] == pytest.approx(0.0)
+    assert metrics["mars/frac_zero_signal"] == 0.0
+
+
+def test_no_prompts_no_metrics():
+    assert metrics_of([])[0] == {}
+
+
+def test_all_rewards_failed():
+    metrics, _, _ = metrics_of([prompt("a", [None, None], visible=[None])])
+    assert metrics == {"mars/frac_zero_signal": 1.0, "mars/frac_undefined": 1.0}
+
+
+def test_rounding_is_no_conflict():
+    # (0.1 + 0.1 + 0.1) / 3 is above 0.1 in floating point; the reverse must not count as a conflict.
+    metrics, _, _ = metrics_of([prompt("a", [0.1, 0.1], visible=[0.1, 0.1, 0.1])])
+    assert metrics["mars/conflict_rate"] == 0.0
+
+
+def test_views_of_several_sources_have_a_joined_name():
+    metrics, _, _ = metrics_of([prompt("a", [1.0, 0.0], rgb_and_depth=[0.5])])
+    assert metrics["mars/anchor/rgb+depth/mean"] == 0.5
+    assert view_name(None) == "multi"
+
+
+@pytest.mark.parametrize(
+    ("rule", "keep", "zero_signal"),
+    [("all", [True, True, True, False, True], 0), ("nonzero_advantage", [True, True, False, False, True], 1)],
+)
+def test_selection(rule, keep, zero_signal):
+    _, rewards, advantages = metrics_of(STEP)
+    selection = select_prompts(advantages, rewards.prompt_index, rule)
+    assert selection.keep.tolist() == keep
+    assert (selection.num_undefined, selection.num_zero_signal) == (1, zero_signal)
+
+
+def test_equal_multi_rewards_are_dropped_without_anchors_and_kept_with():
+    for step, kept in (([prompt("a", [1.0, 1.0])], False), ([prompt("a", [1.0, 1.0], visible=[0.0])], True)):
+        _, rewards, advantages = metrics_of(step)
+        assert select_prompts(advantages, rewards.prompt_index, "nonzero_advantage").keep.tolist() == [kept]
+
+
+def test_selection_refuses_an_unknown_rule():
+    _, rewards, advantages = metrics_of(STEP)
+    with pytest.raises(ConfigError, match=r"algorithm\.selection"):
+        select_prompts(advantages, rewards.prompt_index, "std")
+
+
+def test_logprob_difference_by_hand():
+    layout = TokenLayout.padded(torch.tensor([[1, 1], [1, 0]]))
+    old, rollout = torch.tensor([[-1.0, -2.0], [-3.0, float("nan")]]), torch.tensor([[-1.5, -2.0], [-2.0, 0.0]])
+    difference = logprob_difference(old, rollout, layout)
+    assert [difference.max.item(), difference.sum.item(), difference.num_tokens.item()] == [1.0, 1.5, 3]
+    weights = importance_weights(old, rollout, layout, 1.5)
+    assert weights.tolist() == [pytest.approx([1.5, 1.0]), pytest.approx([0.36787944, 0.0])]
+
+
+def test_logprob_difference_of_no_tokens():
+    empty = torch.empty(0)
+    difference = logprob_difference(empty, empty, TokenLayout.packed(torch.empty(0, dtype=torch.int64)))
+    assert [difference.max.item(), difference.sum.item(), difference.num_tokens.item()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(mars.algorithms.__path__)])
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(f"mars.algorithms.{name}")
+    assert doctest.testmod(module, extraglobs={"torch": torch}).failed == 0
