@@ -5,27 +5,39 @@ A field's description is the text of docs/config.md, which is generated from thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mars.config.rules import SFT_RULES, TRAIN_RULES, Rule, broken_rules
+
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Problem(ValueError):
-    """A combination of settings that cannot work; `key` is the dotted key to change."""
+class Root(Section):
+    """A whole configuration: what exists has passed the rules on settings that must fit together."""
 
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(f"{key}: {message}")
+    RULES: ClassVar[tuple[Rule, ...]]
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        values = {
+            f"{section}.{key}": value
+            for section, settings in self.model_dump().items()
+            for key, value in settings.items()
+        }
+        problems = list(broken_rules(self.RULES, values))
+        if problems:
+            raise ValueError("\n".join(str(problem) for problem in problems))
+        return self
 
 
 class RunConfig(Section):
@@ -37,12 +49,6 @@ class RunConfig(Section):
 class TrainRunConfig(RunConfig):
     num_steps: PositiveInt | None = Field(description="Training steps; null counts `run.num_epochs` instead.")
     num_epochs: PositiveInt | None = Field(description="Passes over the training set; used where num_steps is null.")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> TrainRunConfig:
-        if self.num_steps is None and self.num_epochs is None:
-            raise Problem("run.num_steps", "run.num_steps and run.num_epochs are both null; set one")
-        return self
 
 
 class ModelConfig(Section):
@@ -68,12 +74,6 @@ class DataConfig(Section):
     min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
     max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
 
-    @model_validator(mode="after")
-    def _image_budget(self) -> DataConfig:
-        if self.min_image_pixels > self.max_image_pixels:
-            raise Problem("data.min_image_pixels", f"larger than data.max_image_pixels; got {self.min_image_pixels}")
-        return self
-
 
 class AlgorithmConfig(Section):
     estimator: Literal["group_norm", "leave_one_out"] = Field(
@@ -97,12 +97,6 @@ class AlgorithmConfig(Section):
     selection: Literal["all", "nonzero_advantage"] = Field(
         description="Prompts trained on: all, or those with any signal."
     )
-
-    @model_validator(mode="after")
-    def _constant(self) -> AlgorithmConfig:
-        if (self.reduction == "seq_mean_token_sum_norm") != (self.reduction_tokens is not None):
-            raise Problem("algorithm.reduction_tokens", "belongs to reduction=seq_mean_token_sum_norm, and only to it")
-        return self
 
 
 class AnchorConfig(Section):
@@ -188,8 +182,10 @@ class EvaluationConfig(Section):
     iou_threshold: Fraction = Field(description="IoU above which a grounding answer counts as a hit.")
 
 
-class TrainConfig(Section):
+class TrainConfig(Root):
     """What `python -m mars.main` takes."""
+
+    RULES = TRAIN_RULES
 
     run: TrainRunConfig
     model: ModelConfig
@@ -202,55 +198,6 @@ class TrainConfig(Section):
     cluster: ClusterConfig
     tracking: TrackingConfig
     evaluation: EvaluationConfig
-
-    @model_validator(mode="after")
-    def _combinations(self) -> TrainConfig:
-        problems = list(self._problems())
-        if problems:
-            raise ValueError("\n".join(str(problem) for problem in problems))
-        return self
-
-    def _problems(self) -> Iterator[Problem]:
-        data, rollout, actor, cluster = self.data, self.rollout, self.actor, self.cluster
-        if data.prompts_per_step % actor.prompts_per_update:
-            yield Problem(
-                "actor.prompts_per_update",
-                f"must divide data.prompts_per_step={data.prompts_per_step}; got {actor.prompts_per_update}",
-            )
-        if actor.num_workers > actor.prompts_per_update:
-            yield Problem(
-                "actor.num_workers",
-                f"every rank needs a whole prompt of an update; got {actor.num_workers} ranks for "
-                f"actor.prompts_per_update={actor.prompts_per_update}",
-            )
-        if rollout.samples_per_prompt < 2 and self.anchor.kind == "none":
-            yield Problem(
-                "rollout.samples_per_prompt", "a group of one has no advantage; got 1; use 2 or more, or anchor=mono"
-            )
-        longest = data.max_prompt_tokens + rollout.max_response_tokens
-        if rollout.max_model_len < longest:
-            yield Problem(
-                "rollout.max_model_len",
-                f"must hold data.max_prompt_tokens + rollout.max_response_tokens = {longest}; "
-                f"got {rollout.max_model_len}",
-            )
-        if cluster.kind == "local":
-            for key, workers in (("actor", actor.num_workers), ("rollout", rollout.num_workers)):
-                if workers != 1:
-                    yield Problem(
-                        f"{key}.num_workers", f"cluster=local has one of each; got {workers}; use cluster=ray"
-                    )
-        if cluster.device == "cpu" and rollout.tensor_parallel_size != 1:
-            yield Problem("rollout.tensor_parallel_size", f"must be 1 on the CPU; got {rollout.tensor_parallel_size}")
-
-
-class SftConfig(Section):
-    """What `python -m mars.sft` takes."""
-
-    run: RunConfig
-    model: ModelConfig
-    data: SftDataConfig
-    sft: SftSettings
 
 
 class SftDataConfig(Section):
@@ -276,4 +223,12 @@ class SftSettings(Section):
     log_every: PositiveInt = Field(description="Write metrics every so many steps.")
 
 
-SftConfig.model_rebuild()
+class SftConfig(Root):
+    """What `python -m mars.sft` takes."""
+
+    RULES = SFT_RULES
+
+    run: RunConfig
+    model: ModelConfig
+    data: SftDataConfig
+    sft: SftSettings

@@ -1,0 +1,103 @@
+"""Hydra's part: which files and overrides make up one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mars.config.folders import folder_problems, groups, quoted, shipped_folder
+from mars.config.keys import leaves
+from mars.config.overrides import EXPERIMENT, Known, check_overrides, section_of
+from mars.config.problem import Problem
+from mars.config.schema import Root
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What Hydra made of the files and of those overrides that can be used.
+
+    config: not yet resolved or checked; None where the files cannot be composed.
+    given: keys that an override sets. doubtful: keys and groups that were meant to have another value.
+    """
+
+    config: DictConfig | None
+    known: Known
+    given: frozenset[str]
+    doubtful: frozenset[str]
+    problems: tuple[Problem, ...]
+
+    def is_doubtful(self, key: str) -> bool:
+        """Whether the value of `key` says nothing, because what should have set it was refused."""
+        return key not in self.given and not self.doubtful.isdisjoint((key, section_of(key), EXPERIMENT))
+
+
+def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
+    """Compose configs/<root>.yaml. Nothing is raised for a mistake of the user: it is among the problems."""
+    folders = [Path(folder).expanduser().resolve() for folder in config_dirs]
+    known = Known(tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]))
+    checked = check_overrides(overrides, known)
+    problems = [*folder_problems([shipped_folder(), *folders]), *checked.problems]
+    doubtful = set(checked.doubtful)
+    config, problem = _compose(root, folders, [*checked.accepted, *checked.choices])
+    if problem is not None:  # the files are at fault: still compose what is left, to check the other overrides
+        problems.append(problem)
+        doubtful.add(EXPERIMENT)
+        config, _ = _compose(root, [], checked.accepted)
+    return Composition(config, known, frozenset(checked.given), frozenset(doubtful), tuple(problems))
+
+
+def _compose(root: str, folders: Sequence[Path], overrides: Sequence[str]) -> tuple[DictConfig | None, Problem | None]:
+    searchpath = f"hydra.searchpath=[{','.join(quoted(str(folder)) for folder in folders if folder.is_dir())}]"
+    try:
+        with initialize_config_dir(str(shipped_folder()), version_base="1.3"):
+            return compose(root, [searchpath, *overrides]), None
+    # Hydra lets plain ValueErrors through: a file that is not text, defaults that are not a list.
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
+        return None, _composition_problem(error)
+
+
+def resolved_leaves(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
+    """Dotted key -> plain value with interpolations resolved; keys that are not set (???) are left out."""
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    _resolve(config, "", values, problems)
+    return values, problems
+
+
+def _resolve(node: DictConfig, prefix: str, values: dict[str, Any], problems: list[Problem]) -> None:
+    for name in node:
+        key = f"{prefix}{name}"
+        if "." in str(name):
+            problems.append(Problem(key, "a key with a dot in a file", "write nested keys"))
+            continue
+        if OmegaConf.is_missing(node, name):
+            continue
+        try:
+            value = node[name]
+            if isinstance(value, DictConfig) and len(value):
+                _resolve(value, f"{key}.", values, problems)
+            elif OmegaConf.is_config(value):
+                values[key] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+            else:
+                values[key] = value
+        except OmegaConfBaseException as error:
+            reason = str(error).partition("\n")[0]
+            problems.append(Problem(key, f"cannot be resolved ({reason})", "mend the ${...} or the ??? in it"))
+
+
+def _composition_problem(error: Exception) -> Problem:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        do = f"the choices are {', '.join(error.options)}" if error.options else "there is no such group"
+        return Problem("defaults", "an experiment or group file names what does not exist", do, error.missing_cfg_file)
+    do = "mend the file"
+    if isinstance(error, HydraException):
+        do += "; its defaults change a group with `- override /group: choice`"
+    return Problem("configuration files", f"cannot be composed ({error})", do)

@@ -1,0 +1,52 @@
+"""Where configuration files stand: the shipped folder, and those given with --config-dir."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from mars.config.problem import Problem
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped_folder() -> Path:
+    """The configs of an installed mars stand in the package, those of a checkout beside it."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def groups(root: str, folders: Sequence[Path]) -> dict[str, list[str]]:
+    """Group -> its choices, for the groups that root.yaml's defaults name. Choices are sorted file names."""
+    defaults = yaml.safe_load((shipped_folder() / f"{root}.yaml").read_text(encoding="utf-8"))["defaults"]
+    names = [name for entry in defaults if isinstance(entry, dict) for name in entry]
+    return {name: sorted(path.stem for folder in folders for path in (folder / name).glob("*.yaml")) for name in names}
+
+
+def folder_problems(folders: Sequence[Path]) -> list[Problem]:
+    """Folders that are not there, and files that another folder already has (Hydra would read only the first)."""
+    problems, owner = [], {}
+    for folder in folders:
+        if not folder.is_dir():
+            problems.append(Problem("--config-dir", "no such folder", "give a folder of YAML files", got=str(folder)))
+        for path in sorted(folder.glob("*/*.yaml")):
+            name = path.relative_to(folder)
+            if name in owner:
+                problems.append(
+                    Problem(str(path), f"{owner[name] / name} has this name and is read first", "rename it")
+                )
+            owner.setdefault(name, folder)
+    return problems
+
+
+def quoted(text: str) -> str:
+    """`text` as a Hydra override's value that is read back as exactly that text.
+
+    >>> "model.path=" + quoted("it's, here")
+    "model.path='it\\\\'s, here'"
+    """
+    inner = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
+    return f"'{inner}'"

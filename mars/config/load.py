@@ -1,0 +1,82 @@
+"""From overrides to a checked configuration: all problems in one message, before anything heavy is imported.
+
+overrides -> Hydra composes the files -> interpolations -> types and ranges -> rules between keys
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, overload
+
+from omegaconf import DictConfig, OmegaConf
+
+from mars.config.compose import Composition, compose_files, resolved_leaves
+from mars.config.fields import check_fields
+from mars.config.keys import leaves
+from mars.config.overrides import meant, section_of, unknown_key
+from mars.config.problem import Problem
+from mars.config.rules import broken_rules
+from mars.config.schema import Root, SftConfig, TrainConfig
+from mars.types import ConfigError
+
+RootName = Literal["train", "sft"]
+SCHEMAS: dict[RootName, type[Root]] = {"train": TrainConfig, "sft": SftConfig}
+
+
+@overload
+def load_config(root: Literal["train"], overrides: Sequence[str], config_dirs: Sequence[str]) -> TrainConfig: ...
+@overload
+def load_config(root: Literal["sft"], overrides: Sequence[str], config_dirs: Sequence[str]) -> SftConfig: ...
+def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[str]) -> Root:
+    """The configuration made by configs/<root>.yaml, the chosen groups and experiment, and the overrides.
+
+    overrides: Hydra's, such as "experiment=quickstart" or "rollout.top_p=0.9"; they win over every file.
+    config_dirs: further folders that hold groups and experiments, such as a recipe's.
+    Raises ConfigError whose message has one line for each problem.
+    """
+    composition = compose_files(root, SCHEMAS[root], overrides, config_dirs)
+    problems = list(composition.problems)
+    config = None
+    if composition.config is not None:
+        config, found = _validate(composition, composition.config, SCHEMAS[root])
+        problems += found
+    if config is None or problems:
+        raise _refusal(problems)
+    return config
+
+
+def composed_yaml(root: RootName, overrides: Sequence[str], config_dirs: Sequence[str]) -> str:
+    """The composed and resolved configuration as YAML, not validated: what is not set is shown as ???.
+
+    Raises ConfigError where it cannot be composed or resolved.
+    """
+    composition = compose_files(root, SCHEMAS[root], overrides, config_dirs)
+    if composition.config is None or composition.problems:
+        raise _refusal(composition.problems)
+    unresolved = resolved_leaves(composition.config)[1]
+    if unresolved:
+        raise _refusal(unresolved)
+    return OmegaConf.to_yaml(composition.config, resolve=True)
+
+
+def _refusal(problems: Sequence[Problem]) -> ConfigError:
+    return ConfigError("\n".join(dict.fromkeys(str(problem) for problem in problems)))
+
+
+def _validate(composition: Composition, config: DictConfig, schema: type[Root]) -> tuple[Root | None, list[Problem]]:
+    """The checked configuration, or None and all problems that are not mere consequences of another one."""
+    fields = leaves(schema)
+    values, problems = resolved_leaves(config)
+    strays = [unknown_key(key, value, composition.known) for key, value in values.items() if key not in fields]
+    meant_otherwise = {key for stray in strays for key in (stray.key, *meant(stray.key, composition.known))}
+    doubtful = {
+        key for key in fields if composition.is_doubtful(key) or not meant_otherwise.isdisjoint((key, section_of(key)))
+    }
+    result, found = check_fields(schema, {key: value for key, value in values.items() if key in fields})
+    reported = {problem.key for problem in problems}
+    problems += [problem for problem in found if problem.key not in reported]
+    excluded = doubtful | {problem.key for problem in problems}
+    problems += broken_rules(schema.RULES, {key: value for key, value in values.items() if key not in excluded})
+    order = {key: position for position, key in enumerate(fields)}
+    kept = [problem for problem in problems if problem.key not in doubtful]
+    return result, strays + sorted(kept, key=lambda problem: order.get(problem.key, -1))

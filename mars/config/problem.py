@@ -1,0 +1,38 @@
+"""One thing that is wrong with the settings, as one line for the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+_NOTHING = object()
+_LONGEST_VALUE = 120
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`str()` gives "dotted.key: what is wrong; got X; do Y".
+
+    key: the dotted key to change, or the override as typed where no key could be read from it.
+    wrong: what is wrong. got: the value met, left out where there is none. do: what to do about it.
+
+    >>> str(Problem("rollout.top_p", "out of range", "give a number > 0 and <= 1", got=1.5))
+    'rollout.top_p: out of range; got 1.5; give a number > 0 and <= 1'
+    """
+
+    key: str
+    wrong: str
+    do: str
+    got: Any = _NOTHING
+
+    def __str__(self) -> str:
+        got = "" if self.got is _NOTHING else f"; got {shown(self.got)}"
+        return " ".join(f"{self.key}: {self.wrong}{got}; {self.do}".split())
+
+
+def shown(value: Any) -> str:
+    """A value as one writes it in YAML, on one line, cut when it is long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."

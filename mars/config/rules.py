@@ -1,0 +1,112 @@
+"""Settings that must fit together. Each rule names the keys it looks at; the first is the one to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mars.config.problem import Problem
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`broken` gets the values of `keys`, in order. It returns None, or (what is wrong, what to do)."""
+
+    keys: tuple[str, ...]
+    broken: Callable[..., tuple[str, str] | None]
+
+
+def broken_rules(rules: tuple[Rule, ...], values: Mapping[str, Any]) -> Iterator[Problem]:
+    """The problems of all rules whose keys are all in `values` (dotted key -> valid value)."""
+    for rule in rules:
+        if all(key in values for key in rule.keys):
+            found = rule.broken(*(values[key] for key in rule.keys))
+            if found is not None:
+                yield Problem(rule.keys[0], *found, got=values[rule.keys[0]])
+
+
+def _some_length(num_steps: int | None, num_epochs: int | None) -> tuple[str, str] | None:
+    if num_steps is None and num_epochs is None:
+        return "the run has no length, run.num_epochs is null too", "set one of the two"
+    return None
+
+
+def _pixels_ordered(smallest: int, largest: int) -> tuple[str, str] | None:
+    if smallest > largest:
+        return f"larger than data.max_image_pixels={largest}", "lower it, or raise data.max_image_pixels"
+    return None
+
+
+def _constant_divisor(tokens: int | None, reduction: str) -> tuple[str, str] | None:
+    if reduction == "seq_mean_token_sum_norm" and tokens is None:
+        return "algorithm.reduction=seq_mean_token_sum_norm divides by it", "give an integer > 0"
+    if reduction != "seq_mean_token_sum_norm" and tokens is not None:
+        return f"has no effect with algorithm.reduction={reduction}", "set it to null"
+    return None
+
+
+def _updates_divide_step(per_update: int, per_step: int) -> tuple[str, str] | None:
+    if per_step % per_update:
+        return f"does not divide data.prompts_per_step={per_step}", "give a divisor"
+    return None
+
+
+def _prompt_for_each_rank(ranks: int, per_update: int) -> tuple[str, str] | None:
+    if ranks > per_update:
+        wrong = f"more ranks than the actor.prompts_per_update={per_update} prompts of an update"
+        return wrong, "use fewer ranks, or more prompts: every rank trains on whole prompts"
+    return None
+
+
+def _group_has_signal(samples: int, anchor: str) -> tuple[str, str] | None:
+    if samples < 2 and anchor == "none":
+        return "a group of one has no advantage", "give 2 or more, or anchors (anchor=mono)"
+    return None
+
+
+def _context_holds_both(context: int, prompt: int, response: int) -> tuple[str, str] | None:
+    if context < prompt + response:
+        sum_of = f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response}"
+        return f"shorter than {sum_of}", f"give {prompt + response} or more"
+    return None
+
+
+def _one_in_process(workers: int, kind: str) -> tuple[str, str] | None:
+    if kind == "local" and workers != 1:
+        return "cluster.kind=local has one of each worker", "give 1, or cluster=ray"
+    return None
+
+
+def _no_parallel_on_cpu(size: int, device: str) -> tuple[str, str] | None:
+    if device == "cpu" and size != 1:
+        return "cluster.device=cpu has no tensor parallelism", "give 1"
+    return None
+
+
+def _attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
+    if device == "cpu" and attention == "flash_attention_2":
+        return "needs a GPU, and the device is the CPU", "give sdpa"
+    return None
+
+
+_PIXELS = Rule(("data.min_image_pixels", "data.max_image_pixels"), _pixels_ordered)
+
+TRAIN_RULES = (
+    Rule(("run.num_steps", "run.num_epochs"), _some_length),
+    Rule(("model.attention", "cluster.device"), _attention_on_cpu),
+    _PIXELS,
+    Rule(("algorithm.reduction_tokens", "algorithm.reduction"), _constant_divisor),
+    Rule(("rollout.num_workers", "cluster.kind"), _one_in_process),
+    Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),
+    Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
+    Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
+    Rule(("actor.num_workers", "cluster.kind"), _one_in_process),
+    Rule(("actor.num_workers", "actor.prompts_per_update"), _prompt_for_each_rank),
+    Rule(("actor.prompts_per_update", "data.prompts_per_step"), _updates_divide_step),
+)
+
+SFT_RULES = (
+    Rule(("model.attention", "sft.device"), _attention_on_cpu),
+    _PIXELS,
+)
