@@ -1,0 +1,111 @@
+"""The files of a data set: their rows as stored, and the fingerprint of their contents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROWS_PER_READ = 256
+COLUMNS = (
+    "data_source", "prompt", "problem", "images", "image", "reward_model", "answer", "extra_info", "response",
+)  # fmt: skip
+FORMATS = (".parquet", ".jsonl")
+
+
+class FileError(Exception):
+    """The file itself, not one of its rows, cannot be read."""
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """A row as it is on disk. label: "file:number". columns: None where the row itself cannot be parsed."""
+
+    file: str
+    file_index: int
+    number: int
+    columns: Mapping[str, Any] | None
+
+    @property
+    def label(self) -> str:
+        return f"{self.file}:{self.number}"
+
+
+def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
+    """What is wrong with the files before any is opened."""
+    found = [] if files else ["data: no files given; name at least one .parquet or .jsonl file"]
+    seen: set[str] = set()
+    for file in files:
+        real = os.path.realpath(file)
+        if not os.path.isfile(file):
+            found.append(f"{file}: no such file")
+        elif Path(file).suffix not in FORMATS:
+            found.append(f"{file}: unknown kind of file; use {' or '.join(FORMATS)}")
+        elif real in seen:
+            found.append(f"{file}: named twice; name every file once")
+        seen.add(real)
+    if image_root is not None and not os.path.isdir(image_root):
+        found.append(f"data.image_root: no such folder; got {image_root}")
+    return found
+
+
+def fingerprint_of(files: Sequence[str]) -> str:
+    """Hash of the files' contents in order; names and places do not matter."""
+    whole = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
+
+
+def chunks(file: str, index: int) -> Iterator[list[StoredRow]]:
+    """The file's rows, a few hundred at a time: rows with embedded images can be large. Raises FileError."""
+    read = _parquet_chunks if file.endswith(".parquet") else _jsonl_chunks
+    number = 0
+    for chunk in read(file):
+        # Blank lines of a JSONL file hold no row but keep their number.
+        yield [StoredRow(file, index, number + i, row) for i, row in enumerate(chunk) if row != {}]
+        number += len(chunk)
+
+
+def _parquet_chunks(file: str) -> Iterator[list[Any]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        with parquet.ParquetFile(file) as reader:
+            names = [name for name in reader.schema_arrow.names if name in COLUMNS]
+            if not names:
+                raise FileError(f"none of the columns {', '.join(COLUMNS)}")
+            for batch in reader.iter_batches(batch_size=ROWS_PER_READ, columns=names):
+                yield batch.to_pylist()
+    except (OSError, ValueError, ArrowException) as error:
+        raise FileError(str(error)) from error
+
+
+def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
+    chunk = []
+    try:
+        with open(file, "rb") as lines:
+            for line in lines:
+                chunk.append(_parse_line(line))
+                if len(chunk) == ROWS_PER_READ:
+                    yield chunk
+                    chunk = []
+    except OSError as error:
+        raise FileError(str(error)) from error
+    yield chunk
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """A JSON object, {} for a blank line, None for anything else."""
+    if not line.strip():
+        return {}
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and row else None

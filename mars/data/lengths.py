@@ -1,0 +1,49 @@
+"""Prompt lengths with images expanded, measured before any engine starts."""
+
+from __future__ import annotations
+
+from mars.data.chat import PromptEncoder, prompt_length
+from mars.data.dataset import PromptSet
+from mars.data.images import ImageBudget, num_image_tokens
+from mars.data.problems import OnBadSample, Problem
+from mars.data.views import ImageLayout
+from mars.types import DataError, Prompt
+
+
+def drop_overlong(
+    prompt_set: PromptSet,
+    encoder: PromptEncoder,
+    budget: ImageBudget,
+    max_prompt_tokens: int,
+    image_layout: ImageLayout,
+    on_bad_sample: OnBadSample,
+) -> PromptSet:
+    """The set without prompts of which some view is longer than `max_prompt_tokens`; nothing is ever truncated.
+
+    Prompts the encoder refuses (a special token in the text) are problems as well. Under "error" all of them are
+    raised in one DataError, under "drop" they are counted as "overlong" and "special_token".
+    """
+    problems = []
+    for prompt in prompt_set.prompts:
+        try:
+            length = longest_view(prompt, encoder, budget, image_layout)
+        except DataError as error:
+            problems.append(Problem(prompt.row, "special_token", str(error)))
+            continue
+        if length > max_prompt_tokens:
+            detail = f"the prompt has {length} tokens, {max_prompt_tokens} are allowed (data.max_prompt_tokens)"
+            problems.append(Problem(prompt.row, "overlong", detail))
+    return prompt_set.without(problems, on_bad_sample)
+
+
+def longest_view(prompt: Prompt, encoder: PromptEncoder, budget: ImageBudget, image_layout: ImageLayout) -> int:
+    """Tokens of the prompt's longest view, images expanded.
+
+    With the layout "single" that is the multi view: other views have a part of its text and images. With "repeated"
+    it is the view of the source with the most tokens, in all slots.
+    """
+    tokens = [num_image_tokens(source.image.size, budget) for source in prompt.sources]
+    ids = encoder.encode(prompt.messages, len(tokens))
+    if image_layout == "repeated" and tokens:
+        tokens = [max(tokens)] * len(tokens)
+    return prompt_length(ids, tokens)

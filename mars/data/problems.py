@@ -1,0 +1,50 @@
+"""Rows that cannot be used: collected, reported in one message, or dropped and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+OnBadSample = Literal["error", "drop"]
+
+SHOWN_PROBLEMS = 30
+
+
+class RowError(Exception):
+    """A row that cannot be used. `reason` is its class in counts and metrics, the text says what is wrong."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Problem:
+    """row: "file:row", rows counted from 0. reason: a class such as "truth". detail: what is wrong and what to do."""
+
+    row: str
+    reason: str
+    detail: str
+
+
+def report(problems: Sequence[Problem], num_rows: int) -> str:
+    """One message for all problems: the first of them as a table, the rest as counts by reason."""
+    shown = problems[:SHOWN_PROBLEMS]
+    row_width = max(len(problem.row) for problem in shown)
+    reason_width = max(len(problem.reason) for problem in shown)
+    lines = [f"data: {len({p.row for p in problems})} of {num_rows} rows cannot be used"]
+    lines += [f"  {p.row:<{row_width}}  {p.reason:<{reason_width}}  {p.detail}" for p in shown]
+    if len(problems) > len(shown):
+        lines.append(f"  and {len(problems) - len(shown)} more problems")
+    counts = Counter(problem.reason for problem in problems).most_common()
+    lines.append("problems by reason: " + ", ".join(f"{reason} {count}" for reason, count in counts))
+    lines.append("mend the rows, or set data.on_bad_sample=drop to leave them out and count them")
+    return "\n".join(lines)
+
+
+def rows_by_reason(problems: Sequence[Problem]) -> dict[str, int]:
+    """Rows for each reason; a row with several problems counts once, under its first."""
+    first = {problem.row: problem.reason for problem in reversed(problems)}
+    return dict(sorted(Counter(first.values()).items()))
