@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from mars.types import RewardInput, RewardResult
+from mars.types import ConfigError, RewardInput, RewardResult
 
 
 class RewardFn(Protocol):
@@ -20,3 +20,21 @@ class RewardScorer(Protocol):
     def score(self, items: Sequence[RewardInput]) -> list[RewardResult]: ...
 
     def close(self) -> None: ...
+
+
+def failed_result(reason: str) -> RewardResult:
+    """The result of a sample that could not be scored. Its numbers mean nothing: `failed` masks the sample."""
+    return RewardResult(score=0.0, accuracy=0.0, parts={}, failed=reason)
+
+
+def self_test(scorer: RewardScorer, items: Sequence[RewardInput]) -> None:
+    """Scores a few real items before a run starts. Raises ConfigError when not one of them can be scored.
+
+    A function that fails on some items only is left to the run, which masks and counts them.
+    """
+    failures = [result.failed for result in scorer.score(items) if result.failed is not None]
+    if items and len(failures) == len(items):
+        raise ConfigError(
+            f"reward.function: failed on each of the {len(items)} items of its self-test; the first: {failures[0]}; "
+            "try it with one row of the data"
+        )

@@ -1,0 +1,171 @@
+"""Reads `<think>…</think><answer>…</answer>` and boxes out of text a model wrote. Linear time, raises nothing.
+
+Model text is data: it may be anything. Only counts, substring searches and a JSON parser behind a length, a nesting
+and a number limit look at it; no regular expression here can backtrack.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 with x1 < x2 and y1 < y2, in whatever frame the text uses."""
+
+# Limits of what is looked at, far beyond any honest answer. They bound time and memory, so they are no settings.
+MAX_JSON_CHARS = 100_000
+MAX_NESTING = 32
+MAX_COORDINATE = 1e6
+
+_FENCE_OPEN = "```json"
+_FENCE_CLOSE = "```"
+_BRACKET = re.compile(r"[\[\]{}]")
+_STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
+@dataclass(frozen=True)
+class ParsedResponse:
+    """The parts of one response. A part is None when it is missing or there is more than one of it.
+
+    think, answer: the text between the tags.
+    fence: the text of the answer's only ```json fence.
+    boxes_text: where the answer's JSON is: the fence, or the whole answer when it has no ```json fence; None when it
+        has several, for it is not for the scorer to choose between two answers.
+    """
+
+    think: str | None
+    answer: str | None
+    fence: str | None
+    boxes_text: str | None
+
+
+def parse_response(text: str) -> ParsedResponse:
+    """The single think and the single answer of a response, in any order. What is inside the think is not said.
+
+    Tags are exact and lower-case. "Single" means one opening and one closing tag of the name, in this order: text with
+    two answers has no answer. Tags inside a well-formed think do not count.
+
+    >>> parse_response("<think>a car? <answer>no</answer></think><answer>yes</answer>").answer
+    'yes'
+    >>> parse_response("<answer>yes</answer><answer>no</answer>").answer is None
+    True
+    """
+    think = _only_block(text, "think")
+    if think is not None:
+        start, end = think
+        # A blank keeps the text before and after from growing together into a tag.
+        text, thought = f"{text[: start - len('<think>')]} {text[end + len('</think>') :]}", text[start:end]
+    else:
+        thought = None
+    block = _only_block(text, "answer")
+    if block is None:
+        return ParsedResponse(thought, None, None, None)
+    answer = text[block[0] : block[1]]
+    fence = _only_fence(answer)
+    return ParsedResponse(thought, answer, fence, answer if _FENCE_OPEN not in answer else fence)
+
+
+def parse_truth(truth: str) -> ParsedResponse:
+    """The same for a ground truth, whose `<answer>` tags may be missing: then all of it is the answer."""
+    return parse_response(truth if "<answer>" in truth else f"<answer>{truth}</answer>")
+
+
+def format_score(response: ParsedResponse, *, wants_fence: bool) -> float:
+    """0.25 for one non-empty think, 0.25 for one non-empty answer, and for grounding 0.25 for one ```json fence.
+
+    Non-empty: at least one character that can be seen (blanks, control and zero-width characters cannot).
+    """
+    score = 0.25 * _visible(response.think) + 0.25 * _visible(response.answer)
+    return score + 0.25 * (wants_fence and response.fence is not None)
+
+
+def load_json(text: str) -> Any:
+    """The value of a JSON text, all numbers as float. Raises ValueError for anything that is not harmless JSON.
+
+    NaN and Infinity are read as such (a box with one is malformed, its neighbours are not). Brackets inside strings
+    count towards the nesting limit.
+    """
+    if len(text) > MAX_JSON_CHARS:
+        raise ValueError(f"longer than {MAX_JSON_CHARS} characters")
+    depths = accumulate(map(_STEP.__getitem__, _BRACKET.findall(text)))
+    if max(depths, default=0) > MAX_NESTING:
+        raise ValueError(f"nested deeper than {MAX_NESTING}")
+    # float() reads digits without end; int() refuses more than 4,300 with an error of its own.
+    return json.loads(text, parse_int=float)
+
+
+def box_entries(value: Any) -> list[Any]:
+    """The entries of a JSON value that lists boxes. One bare box is a list of one. Raises ValueError."""
+    if isinstance(value, dict) or (isinstance(value, list) and len(value) == 4 and _numbers(value)):
+        return [value]
+    if isinstance(value, list):
+        return value
+    raise ValueError("not a list of boxes")
+
+
+def read_box(entry: Any) -> Box:
+    """`{"bbox_2d": [x1, y1, x2, y2], …}` or `[x1, y1, x2, y2]`. Raises ValueError with what is wrong with it."""
+    if isinstance(entry, dict):
+        entry = entry.get("bbox_2d")
+    if not isinstance(entry, list) or len(entry) != 4 or not _numbers(entry):
+        raise ValueError("is not four numbers")
+    if not all(abs(number) <= MAX_COORDINATE for number in entry):  # false for NaN as well
+        raise ValueError(f"has a coordinate that is not finite or beyond {MAX_COORDINATE:g}")
+    x1, y1, x2, y2 = entry
+    if not (x1 < x2 and y1 < y2 and (x2 - x1) * (y2 - y1) > 0):
+        raise ValueError("is inverted or has no area (x1 < x2 and y1 < y2 are needed)")
+    return x1, y1, x2, y2
+
+
+def parse_boxes(text: str | None, limit: int) -> list[Box | None] | None:
+    """The boxes of a model's JSON text, in order; an entry that is no proper box is None.
+
+    None as a whole: no text, not JSON, not a list, or more than `limit` entries. An empty list is an answer: "nothing".
+
+    >>> parse_boxes('[{"bbox_2d": [0, 0, 4, 2], "label": "person"}, [3, 3, 1, 1]]', limit=10)
+    [(0.0, 0.0, 4.0, 2.0), None]
+    """
+    if text is None:
+        return None
+    try:
+        entries = box_entries(load_json(text))
+    except (ValueError, RecursionError):  # RecursionError: the caller's own stack may be nearly full
+        return None
+    return [_box_or_none(entry) for entry in entries] if len(entries) <= limit else None
+
+
+def _box_or_none(entry: Any) -> Box | None:
+    try:
+        return read_box(entry)
+    except ValueError:
+        return None
+
+
+def _numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, float) for value in values)  # load_json has no int; true and false are bool
+
+
+def _only_block(text: str, tag: str) -> tuple[int, int] | None:
+    """Start and end of the content of the only `<tag>…</tag>`."""
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    if text.count(opening) != 1 or text.count(closing) != 1:
+        return None
+    start, end = text.index(opening) + len(opening), text.index(closing)
+    return (start, end) if start <= end else None
+
+
+def _only_fence(answer: str) -> str | None:
+    if answer.count(_FENCE_OPEN) != 1:
+        return None
+    start = answer.index(_FENCE_OPEN) + len(_FENCE_OPEN)
+    end = answer.find(_FENCE_CLOSE, start)
+    if end < 0 or answer[start].isalnum():  # no end; or another language whose name begins with json
+        return None
+    return answer[start:end]
+
+
+def _visible(text: str | None) -> bool:
+    return text is not None and any(char.isprintable() and not char.isspace() for char in set(text))

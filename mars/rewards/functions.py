@@ -1,0 +1,162 @@
+"""Finds the reward function a config names: a built-in one, or a function in a user's own file."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mars.rewards import grounding, vqa
+from mars.rewards.reward import RewardFn, failed_result
+from mars.types import ConfigError, RewardInput, RewardResult
+
+_BUILT_IN = {"grounding": grounding, "vqa": vqa}
+_SIGNATURES = "(item: RewardInput) or (data_source, solution_str, ground_truth, extra_info)"
+
+
+def resolve_spec(spec: str) -> str:
+    """`spec` with an absolute path. Raises ConfigError unless it is "grounding", "vqa" or "file.py:function" of a file
+    that exists. Runs nothing of the file."""
+    if spec in _BUILT_IN:
+        return spec
+    path, colon, name = spec.rpartition(":")
+    if not colon or not path or not name.isidentifier():
+        known = ", ".join(_BUILT_IN)
+        raise ConfigError(f"reward.function: no such reward; got {spec!r}; want one of {known} or path/to/file.py:name")
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise ConfigError(f"reward.function: no such file; got {spec!r}; want path/to/file.py:name")
+    return f"{file}:{name}"
+
+
+def load_reward(spec: str) -> RewardFn:
+    """The function of "grounding", "vqa" or "path/to/file.py:function".
+
+    A user's function has our signature, `(item: RewardInput)`, or verl's, `(data_source, solution_str, ground_truth,
+    extra_info)`, recognised by the parameter names `solution_str` and `ground_truth` and called by keyword. It returns
+    what `as_result` takes. Raises ConfigError naming `reward.function`.
+    """
+    spec = resolve_spec(spec)
+    if spec == "vqa":
+        return vqa.score_vqa
+    if spec == "grounding":
+        # Loaded now, so that the second it takes does not count towards the deadline of the first answer.
+        importlib.import_module("scipy.optimize")
+        return grounding.score_grounding
+    path, _, name = spec.rpartition(":")
+    function = getattr(_load_file(Path(path)), name, None)
+    if function is None:
+        raise ConfigError(f"reward.function: {path} has no {name!r}")
+    call = _caller(function, spec)
+    return lambda item: as_result(call(item))
+
+
+def check_truth(
+    name: str, truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None = None
+) -> str | None:
+    """What is wrong with the ground truth of one row for reward `name`, or None. For data checks, before anything runs.
+
+    Nothing is known of the truths of a user's own function. `truth_size` (width, height): see `RewardInput`; boxes
+    outside it are reported.
+    """
+    module = _BUILT_IN.get(name)
+    return module.check_truth(truth, extra_info, truth_size) if module else None
+
+
+def as_result(value: Any) -> RewardResult:
+    """What a user's function returned, as a result; anything but finite numbers gives `failed` with the reason.
+
+    - a number (int, float, NumPy's): the score; accuracy is the score clipped to [0, 1];
+    - a mapping with "score": the same; "accuracy" or "acc" in it is the accuracy, its other numbers are parts, and
+      what is no number is left out;
+    - a RewardResult: taken as it is, once its numbers are found finite and its accuracy in [0, 1].
+    """
+    if isinstance(value, RewardResult):
+        if value.failed is not None:
+            return failed_result(str(value.failed))
+        score, accuracy, parts = value.score, value.accuracy, dict(value.parts)
+    elif isinstance(value, Mapping) and "score" in value:
+        score = value["score"]
+        accuracy = value.get("accuracy", value.get("acc"))
+        parts = {key: number for key, number in value.items() if key != "score" and isinstance(number, Real)}
+        parts = {str(key): float(number) if isinstance(number, bool) else number for key, number in parts.items()}
+        accuracy = float(accuracy) if isinstance(accuracy, bool) else accuracy
+    else:
+        score, accuracy, parts = value, None, {}
+    numbers = [("score", score), *([] if accuracy is None else [("accuracy", accuracy)]), *parts.items()]
+    for key, number in numbers:
+        problem = _not_finite(number)
+        if problem:
+            return failed_result(f"{key} {problem}")
+    score = float(score)
+    accuracy = min(max(score, 0.0), 1.0) if accuracy is None else float(accuracy)
+    if not 0 <= accuracy <= 1:
+        return failed_result(f"accuracy is not in [0, 1]; got {accuracy}")
+    return RewardResult(score, accuracy, {key: float(number) for key, number in parts.items()})
+
+
+def _not_finite(number: Any) -> str | None:
+    if isinstance(number, bool) or not isinstance(number, Real):
+        return f"is not a number; got {type(number).__name__} {ascii(number)[:80]}"
+    try:
+        return None if math.isfinite(number) else f"is not a finite number; got {number}"
+    except OverflowError:
+        return f"is not a finite number; got one of {type(number).__name__} beyond the range of float"
+
+
+def _load_file(path: Path) -> ModuleType:
+    name = f"mars_user_reward_{sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"reward.function: {path} is not a Python file; want path/to/file.py:name")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up here
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ConfigError(f"reward.function: {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _caller(function: Any, spec: str) -> Callable[[RewardInput], Any]:
+    """`function` as a function of one RewardInput."""
+    if not callable(function) or inspect.isclass(function) or inspect.iscoroutinefunction(function):
+        kind = "an async function" if inspect.iscoroutinefunction(function) else type(function).__name__
+        raise ConfigError(f"reward.function: {spec} is no plain function; got {kind}; want {_SIGNATURES}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"reward.function: {spec} has no readable signature; want {_SIGNATURES}") from error
+    parameters = signature.parameters
+    if "solution_str" in parameters and "ground_truth" in parameters:
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        verl_names = ("data_source", "solution_str", "ground_truth", "extra_info")
+        names = [name for name in verl_names if open_ended or name in parameters]
+        _bind(signature, spec, **dict.fromkeys(names))
+        return lambda item: function(**{name: value for name, value in _verl_arguments(item).items() if name in names})
+    _bind(signature, spec, None)
+    return function
+
+
+def _verl_arguments(item: RewardInput) -> dict[str, Any]:
+    return {
+        "data_source": item.data_source,
+        "solution_str": item.response,
+        "ground_truth": item.truth,
+        "extra_info": dict(item.extra_info),
+    }
+
+
+def _bind(signature: inspect.Signature, spec: str, *arguments: None, **named: None) -> None:
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError as error:
+        raise ConfigError(f"reward.function: {spec} takes {signature} ({error}); want {_SIGNATURES}") from error

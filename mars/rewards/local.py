@@ -1,0 +1,89 @@
+"""Scoring in this process: one guarded call, and a scorer without deadlines made of it."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mars.rewards.functions import load_reward
+from mars.rewards.reward import RewardFn, failed_result
+from mars.types import RewardInput, RewardResult
+
+_MAX_REASON_CHARS = 300
+_MAX_TRACEBACK_CHARS = 8000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One scored answer. For what was raised: `kind` tells distinct errors apart (its type and place), `traceback`."""
+
+    result: RewardResult
+    kind: str = ""
+    traceback: str = ""
+
+
+def score_one(reward: RewardFn, item: RewardInput) -> Scored:
+    """Calls `reward`; whatever it raises becomes a failed result with the exception's text."""
+    try:
+        return Scored(reward(item))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 a user's function may raise anything, SystemExit too; it is reported
+        return describe_error(error)
+
+
+def describe_error(error: BaseException) -> Scored:
+    """The failed result of an exception. Unprintable characters are escaped: the text may quote a model."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    reason = _printable("".join(traceback.format_exception_only(error)).strip().replace("\n", " "))
+    text = "\n".join(map(_printable, "".join(traceback.format_exception(error)).splitlines()))
+    return Scored(
+        failed_result(reason[:_MAX_REASON_CHARS]), f"{type(error).__name__} {place}", text[-_MAX_TRACEBACK_CHARS:]
+    )
+
+
+class FailureLog:
+    """Logs each distinct failure once, with its traceback where there is one; the run counts the rest."""
+
+    def __init__(self, logger: logging.Logger, spec: str) -> None:
+        self._logger = logger
+        self._spec = spec
+        self._seen: set[str] = set()
+
+    def note(self, scored: Scored) -> None:
+        reason = scored.result.failed
+        if reason is None:
+            return
+        kind = scored.kind or reason.partition(";")[0]
+        if kind not in self._seen:
+            self._seen.add(kind)
+            text = f"reward.function {self._spec}: {reason}; the sample is masked; this is logged once"
+            self._logger.error("\n".join(filter(None, (text, scored.traceback))))
+
+
+class LocalScorer:
+    """Scores in this process, one answer after another: same results as `RewardPool`, but **no deadline** and no
+    protection. An answer that hangs hangs the caller, one that ends the process ends the caller. For tests, debugging
+    and built-in rewards."""
+
+    def __init__(self, spec: str) -> None:
+        self._reward = load_reward(spec)
+        self._failures = FailureLog(logging.getLogger(__name__), spec)
+
+    def score(self, items: Sequence[RewardInput]) -> list[RewardResult]:
+        results = []
+        for item in items:
+            scored = score_one(self._reward, item)
+            self._failures.note(scored)
+            results.append(scored.result)
+        return results
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,0 +1,191 @@
+"""Scores a short answer against the truth: right or wrong ("VQA", docs/method.md section 4)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from string import ascii_lowercase
+from typing import Any
+
+from mars.rewards.answer import format_score, parse_response, parse_truth
+from mars.types import DataError, RewardInput, RewardResult
+
+Words = tuple[str, ...]
+
+# Unicode normalisation takes quadratic time on adversarial accents, so only this much of an answer is looked at.
+MAX_CHARS = 300
+
+_POLAR = {"yes", "no"}
+_ARTICLES = {"a", "an", "the"}
+_APOSTROPHES = "'’‘`´"
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d\d\d(?!\d))")
+_LABEL = re.compile(r"\(?([a-z])[.:)]", re.IGNORECASE)
+
+
+def score_vqa(item: RewardInput) -> RewardResult:
+    """score = format (0 to 0.5) + accuracy (0 or 1). Raises DataError when the truth is malformed.
+
+    accuracy 1, on the text of the only `<answer>`, compared as `normalise` says:
+    - the answer equals the truth or one of its alternatives ("three or 3"); or
+    - the truth is yes or no, and so is the answer's last word (but "yes or no" is no answer); or
+    - `extra_info["choices"]` lists the options A, B, …: the answer is the right one's letter ("B", "(b)"), its text, or
+      both ("B. Travel"). The truth may be given either way.
+    An empty answer is wrong, and so is one of more than `MAX_CHARS` characters unless yes or no is asked for.
+    """
+    right = _judge(item.truth, item.extra_info)
+    response = parse_response(item.response)
+    accuracy = float(response.answer is not None and right(response.answer.strip()))
+    form = format_score(response, wants_fence=False)
+    return RewardResult(score=form + accuracy, accuracy=accuracy, parts={"format": form, "accuracy": accuracy})
+
+
+def normalise(text: str) -> str:
+    """How answers are compared. Two texts are the same answer when this is the same.
+
+    In this order: Unicode NFKC; casefold; apostrophes, thousands commas and invisible characters dropped; other
+    punctuation to blanks, but for decimal points and minus signs; articles (a, an, the) before another word dropped;
+    blanks collapsed. Currency and mathematical signs stay. Text of punctuation only stays as it is.
+
+    >>> normalise("  The Dunkin’ Donuts, at 1,200.5 m. ")
+    'dunkin donuts at 1200.5 m'
+    >>> normalise("A")
+    'a'
+    """
+    return " ".join(_without_articles(_words(text)))
+
+
+def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:
+    """What is wrong with a truth, or None: empty, an empty alternative, a letter or text that is not in the choices."""
+    try:
+        _judge(truth, extra_info)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+class _Choices:
+    """Options A, B, … of a multiple-choice question."""
+
+    def __init__(self, options: Sequence[str]) -> None:
+        self._letters = list(ascii_lowercase[: len(options)])
+        self._plain = [_words(option) for option in options]
+        self._normal = [normalise(option) for option in options]
+
+    def find(self, text: str) -> int | None:
+        """Position of the option that `text` names. Its letter, its text, or its letter and its text."""
+        words = _words(text)
+        if len(words) == 1 and words[0] in self._letters:
+            return self._letters.index(words[0])
+        if words in self._plain:  # before labels: the option may itself read "D. H. Lawrence"
+            return self._plain.index(words)
+        label = _LABEL.match(text)
+        if label and label[1].lower() in self._letters:
+            index = self._letters.index(label[1].lower())
+            return index if normalise(text[label.end() :]) == self._normal[index] else None
+        normal = normalise(text)
+        return self._normal.index(normal) if normal in self._normal else None
+
+    def same(self, first: int | None, second: int) -> bool:
+        return first is not None and self._normal[first] == self._normal[second]
+
+
+def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
+    """The test for answers that the truth asks for. Raises DataError."""
+    text = (parse_truth(truth).answer or "").strip()
+    if len(text) > MAX_CHARS or not _words(text):
+        raise DataError(f"truth: empty or longer than {MAX_CHARS} characters; got {truth[:80]!r}; want a short answer")
+    options = read_choices(extra_info)
+    if options:
+        choices = _Choices(options)
+        index = choices.find(text)
+        if index is None:
+            letters = f"A-{ascii_lowercase[len(options) - 1].upper()}"
+            raise DataError(f"truth: neither a letter {letters} nor an option of {list(options)}; got {text!r}")
+        return lambda answer: len(answer) <= MAX_CHARS and choices.same(choices.find(answer), index)
+    accepted = _alternatives(text)
+    polar = accepted & _POLAR
+    if polar == _POLAR:
+        raise DataError(f"truth: accepts both yes and no; got {text!r}")
+    if polar:
+        return lambda answer: _last_polar_word(answer) in polar or _equals(answer, accepted)
+    return lambda answer: _equals(answer, accepted)
+
+
+def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options of `extra_info["choices"]` in letter order, without letters of their own; () when there are none.
+
+    A list of texts ("Travel" or "B. Travel") or a mapping from letter to text. Raises DataError.
+    """
+    given = extra_info.get("choices")
+    if given is None:
+        return ()
+    if isinstance(given, Mapping):
+        letters = sorted(given, key=str)
+        given = [given[letter] for letter in letters] if _are_letters(letters) else given
+    elif hasattr(given, "tolist"):  # a column of a parquet file may come as an array
+        given = given.tolist()
+    if not isinstance(given, list | tuple) or not all(isinstance(option, str) and _words(option) for option in given):
+        raise DataError(f"extra_info.choices: want a list of non-empty texts; got {str(given)[:80]}")
+    if len(given) > len(ascii_lowercase):
+        raise DataError(f"extra_info.choices: more options than letters; got {len(given)}")
+    labels = [_LABEL.match(option) for option in given]
+    if all(labels) and _are_letters([label[1] for label in labels if label]):
+        return tuple(option[label.end() :].strip() for option, label in zip(given, labels, strict=True) if label)
+    return tuple(given)
+
+
+def _are_letters(keys: Sequence[Any]) -> bool:
+    return [str(key).lower() for key in keys] == list(ascii_lowercase[: len(keys)])
+
+
+def _alternatives(truth: str) -> set[str]:
+    """The normalised alternatives of "three or 3", and the whole of it."""
+    words = _words(truth)
+    cuts = [-1, *(place for place, word in enumerate(words) if word == "or"), len(words)]
+    parts = [words[start + 1 : end] for start, end in pairwise(cuts)]
+    if not all(parts) and len(words) > 1:
+        raise DataError(f'truth: an empty alternative beside "or"; got {truth!r}')
+    return {" ".join(_without_articles(part)) for part in [words, *parts] if part}
+
+
+def _equals(answer: str, accepted: set[str]) -> bool:
+    return len(answer) <= MAX_CHARS and normalise(answer) in accepted
+
+
+def _last_polar_word(answer: str) -> str | None:
+    """The last word, or None when it comes right after its opposite ("yes or no", "yes/no")."""
+    words = [word for word in _words(answer[-MAX_CHARS:]) if word not in ("or", "and")]
+    if not words or set(words[-2:]) == _POLAR:
+        return None
+    return words[-1]
+
+
+def _without_articles(words: Words) -> Words:
+    """An article goes only when another word follows: the answer "A" and "vitamin A" keep theirs."""
+    return tuple(word for word in words[:-1] if word not in _ARTICLES) + words[-1:]
+
+
+def _words(text: str) -> Words:
+    """Casefolded words of a text, articles included; see `normalise`."""
+    text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold())
+    visible = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf"))
+    padded = f" {visible} "
+    kept = (
+        _character(before, char, after) for before, char, after in zip(padded[:-2], visible, padded[2:], strict=True)
+    )
+    return tuple("".join(kept).split()) or tuple(visible.split())
+
+
+def _character(before: str, char: str, after: str) -> str:
+    """`char` itself, "" to drop it, or a blank."""
+    if char in _APOSTROPHES:
+        return ""
+    if char == "." and after.isdigit() and not before.isalpha():
+        return char
+    if char in "-−" and after.isdigit() and not before.isalnum():
+        return "-"
+    category = unicodedata.category(char)
+    keep = category[0] in "LMNS" and category != "Sk"
+    return char if keep else " "

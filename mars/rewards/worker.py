@@ -1,0 +1,66 @@
+"""A reward worker process: loads one reward function, then scores what comes through a socket until it closes.
+
+Started by mars/rewards/pool.py as `python -m mars.rewards.worker SOCKET_FD LIFELINE_FD`. Protocol: the spec in; None
+or the text of a ConfigError out; then lists of pickled RewardInputs in, and one `Scored` out for each.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import sys
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+
+from mars.rewards.functions import load_reward
+from mars.rewards.local import Scored, describe_error, score_one
+from mars.rewards.reward import RewardFn
+from mars.types import ConfigError
+
+
+def main(socket_fd: int, lifeline_fd: int) -> None:
+    _die_with_parent(lifeline_fd)
+    for fd in (socket_fd, lifeline_fd):
+        os.set_inheritable(fd, False)  # a program the reward starts must not keep them open
+    connection = Connection(socket_fd)
+    try:
+        _serve(connection)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the pool closed its end
+
+
+def _serve(connection: Connection) -> None:
+    try:
+        reward = load_reward(connection.recv())
+    except ConfigError as error:
+        connection.send(str(error))
+        return
+    connection.send(None)
+    while True:
+        for payload in connection.recv():
+            connection.send(_score(reward, payload))
+
+
+def _score(reward: RewardFn, payload: bytes) -> Scored:
+    try:
+        item = ForkingPickler.loads(payload)
+    except Exception as error:  # noqa: BLE001 a foreign class in extra_info may fail in any way; it is reported
+        return describe_error(error)
+    return score_one(reward, item)
+
+
+def _die_with_parent(lifeline_fd: int) -> None:
+    """Asks the kernel for SIGIO (which ends a process) to this process group once the lifeline's other end closes.
+
+    It works even while a regular expression or a C loop keeps the interpreter busy, where no thread could watch. Nobody
+    ever writes to the lifeline, so its only event is the parent's end.
+    """
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline_fd], [], [], 0)[0]:  # the parent ended before this line
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
