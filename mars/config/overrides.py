@@ -114,6 +114,10 @@ def flat(value: Any, key: str) -> dict[str, Any]:
 
 
 def _refuse_syntax(result: Overrides, text: str, error: HydraException) -> None:
+    if text.startswith("-"):
+        do = "the options are --config-dir, --cfg and --dry-run; a setting is written key=value, without dashes"
+        result.problems.append(Problem(text, "no such option", do))
+        return
     match = _KEY.match(text)
     result.doubtful |= {match[1]} if match else set()
     reason = str(error).partition("\nSee https")[0].partition(" expecting {")[0].replace(text, "").replace("^", "")

@@ -1,0 +1,47 @@
+"""The command line of `python -m mars.main` and `python -m mars.sft`: a few options, the rest are overrides."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mars.config.folders import groups, shipped_folder
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """overrides: Hydra's, with every option that is none of ours, for `load_config` to refuse among the rest.
+
+    show_config: print the composed configuration. dry_run: check everything, start nothing.
+    """
+
+    overrides: tuple[str, ...]
+    config_dirs: tuple[str, ...]
+    show_config: bool
+    dry_run: bool
+
+
+def parse_command_line(root: str, program: str, argv: Sequence[str]) -> CommandLine:
+    """`root` is the configuration: "train" or "sft". Ends the process after --help (0) or a misused option (2)."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=f"{program} [options] [key=value ...]",
+        epilog=_choices(root),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, all listed in docs/config.md")
+    parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help="more configs; repeatable")
+    parser.add_argument("--cfg", choices=["job"], help="print the composed configuration and exit")
+    parser.add_argument("--dry-run", action="store_true", help="check settings, data and model files and exit")
+    options, unknown = parser.parse_known_intermixed_args(argv)
+    overrides = (*options.overrides, *unknown)
+    return CommandLine(overrides, tuple(options.config_dir), options.cfg is not None, options.dry_run)
+
+
+def _choices(root: str) -> str:
+    folders: list[Path] = [shipped_folder()]
+    lines = [f"  {group}={'|'.join(choices)}" for group, choices in groups(root, folders).items() if choices]
+    return "\n".join(["groups:", *lines])

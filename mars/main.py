@@ -1,0 +1,38 @@
+"""`python -m mars.main [--config-dir DIR] [--cfg job] [--dry-run] [key=value ...]`: train a policy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from mars.command import log_to, run_command
+from mars.config.command_line import parse_command_line
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train, or show or check the configuration. Returns the exit code.
+
+    Nothing heavy is imported before the configuration is known to be right.
+    Raises MarsError for everything that `mars.command.run_command` turns into a message.
+    """
+    line = parse_command_line("train", "python -m mars.main", argv)
+    from mars.config.load import composed_yaml, load_config
+
+    if line.show_config:
+        sys.stdout.write(composed_yaml("train", line.overrides, line.config_dirs))
+        return 0
+    config = load_config("train", line.overrides, line.config_dirs)
+    if line.dry_run:
+        from mars.dry_run import report
+
+        report(config)
+        return 0
+    log_to(config.run.dir)
+    from mars.build import run
+
+    run(config)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
