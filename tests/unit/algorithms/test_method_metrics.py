@@ -150,6 +150,12 @@ def test_all_rewards_failed():
     assert metrics == {"mars/frac_zero_signal": 1.0, "mars/frac_undefined": 1.0}
 
 
+def test_prompts_without_a_valid_multi_reward_are_no_zero_std():
+    metrics, _, _ = metrics_of([prompt("a", [None, None]), prompt("b", [1.0, 1.0]), prompt("c", [1.0, 0.0])])
+    assert metrics["reward/frac_zero_std"] == 1 / 2
+    assert metrics["mars/frac_undefined"] == pytest.approx(1 / 3)
+
+
 def test_rounding_is_no_conflict():
     # (0.1 + 0.1 + 0.1) / 3 is above 0.1 in floating point; the reverse must not count as a conflict.
     metrics, _, _ = metrics_of([prompt("a", [0.1, 0.1], visible=[0.1, 0.1, 0.1])])
