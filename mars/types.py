@@ -307,9 +307,13 @@ class Sequence:
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """Metrics of one `PolicyTrainer.update`, already reduced over all ranks."""
+    """Metrics of one `PolicyTrainer.update`, already reduced over all ranks.
+
+    old_logprob_seconds: the part of the update's time that the old log-probs took; 0 where none were needed.
+    """
 
     metrics: Mapping[str, float]
+    old_logprob_seconds: float
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,6 @@ class FsdpTrainer:
         # With one update the old log-probs are those of its own forward: the weights have not moved yet.
         old = self._old_logprobs(batch, prompts) if len(batch.updates) > 1 else None
         old_seconds = time.perf_counter() - start
-        start = time.perf_counter()
         results = [
             self._update_once(batch, plan, prompts, by_row, old, is_first=i == 0)
             for i, plan in enumerate(batch.updates)
@@ -109,9 +108,7 @@ class FsdpTrainer:
         keys = dict.fromkeys(key for result in results for key in result)
         metrics = {key: fmean(result[key] for result in results if key in result) for key in keys}
         metrics["fault/skipped_updates"] = sum(result["fault/skipped_updates"] for result in results)
-        metrics["timing_s/old_log_prob"] = old_seconds
-        metrics["timing_s/forward_backward"] = time.perf_counter() - start
-        return UpdateStats(metrics)
+        return UpdateStats(metrics, old_seconds)
 
     @torch.no_grad()
     def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:

@@ -27,7 +27,7 @@ class PromptStream:
                 f"with {len(prompts)} prompts in the data; set it to {len(prompts)} or less, or add data"
             )
         self._prompts = tuple(prompts)
-        self._batch = prompts_per_step
+        self.prompts_per_step = prompts_per_step
         self._seed = seed
         self._shuffle = shuffle
         self._order = lru_cache(maxsize=4)(self._compute_order)
@@ -40,12 +40,12 @@ class PromptStream:
         """The prompts of batch `step` (0 is the first), all different."""
         if step < 0:
             raise ValueError(f"step must be 0 or more; got {step}")
-        first = step * self._batch
-        return tuple(self._prompts[self._index(position)] for position in range(first, first + self._batch))
+        first = step * self.prompts_per_step
+        return tuple(self._prompts[self._index(position)] for position in range(first, first + self.prompts_per_step))
 
     def epoch(self, step: int) -> tuple[int, int]:
         """(epoch, position in the epoch) of the first prompt of batch `step`."""
-        return divmod(step * self._batch, len(self._prompts))
+        return divmod(step * self.prompts_per_step, len(self._prompts))
 
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self._prompts))
@@ -57,7 +57,7 @@ class PromptStream:
         Where a batch crosses into the epoch, the start of the permutation depends on the end of the one before. Every
         `cycle` epochs a batch ends exactly at an epoch's end, so the computation starts there and nothing is stored.
         """
-        size, batch = len(self._prompts), self._batch
+        size, batch = len(self._prompts), self.prompts_per_step
         cycle = batch // math.gcd(size, batch)
         order: tuple[int, ...] = ()
         for number in range(epoch - epoch % cycle, epoch + 1):

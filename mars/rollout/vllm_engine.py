@@ -43,7 +43,7 @@ class VllmEngine:
 
     Log-probs are those of the distribution that was sampled: blocked ids masked, temperature and nucleus applied.
 
-    decode: turns an image reference into an RGB image. fetch: turns a weight update's payload into (name, tensor) pairs.
+    decode: an image reference to an RGB image. fetch: a weight update's payload to (name, tensor) pairs.
     """
 
     def __init__(

@@ -1,0 +1,36 @@
+"""Engine and trainer in this process, without Ray: for tests, debugging and small evaluations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from mars.actor.trainer import PolicyTrainer
+from mars.rollout.engine import RolloutEngine
+
+BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
+
+
+@contextmanager
+def local_workers(
+    device: str,
+    threads: int,
+    build_engine: BuildEngine,
+    build_trainer: Callable[[], PolicyTrainer] | None,
+) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
+    """Engine and trainer, closed with the block. build_trainer None: an engine alone."""
+    if device == "cpu":
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    import torch
+
+    torch.set_num_threads(threads)
+    with ExitStack() as stack:
+        # The trainer first: it makes the process group, and the engine joins it.
+        trainer = build_trainer() if build_trainer is not None else None
+        if trainer is not None:
+            stack.callback(trainer.close)
+        engine = build_engine(lambda weights: iter(weights.items()))
+        stack.callback(engine.close)
+        yield engine, trainer

@@ -1,0 +1,81 @@
+"""Rollout engines on Ray workers behind the `RolloutEngine` interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import ray
+
+from mars.cluster.worker_group import Worker, WorkerGroup
+from mars.rollout.engine import RolloutEngine
+from mars.types import Completion, RolloutRequest, WeightUpdate
+
+BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
+"""fetch (payload -> named weights) -> engine. Pickled and called on the worker."""
+
+
+class EngineWorker(Worker):
+    """One engine in a process of its own."""
+
+    def build(self, build_engine: BuildEngine) -> None:
+        self._engine = build_engine(_fetch_object)
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
+        return self._engine.generate(requests)
+
+    def load_weights(self, update: WeightUpdate) -> None:
+        self._engine.load_weights(update)
+
+    def close(self) -> None:
+        if hasattr(self, "_engine"):
+            self._engine.close()
+
+
+class RayEngine:
+    """Splits every call over the group's engines, whole prompts to one engine, and keeps the request order."""
+
+    def __init__(self, group: WorkerGroup) -> None:
+        self._group = group
+
+    def start_build(self, build_engine: BuildEngine) -> list[Any]:
+        """References to the builds under way."""
+        return [worker.build.remote(build_engine) for worker in self._group.workers]
+
+    def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
+        self._group.results(references, "start of the engine", timeout_s)
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
+        shares = split_by_prompt(requests, len(self._group.workers))
+        references = [
+            worker.generate.remote([requests[i] for i in share])
+            for worker, share in zip(self._group.workers, shares, strict=True)
+        ]
+        results: list[list[Completion]] = [[] for _ in requests]
+        for share, completions in zip(shares, self._group.results(references, "generate"), strict=True):
+            for i, samples in zip(share, completions, strict=True):
+                results[i] = samples
+        return results
+
+    def load_weights(self, update: WeightUpdate) -> None:
+        self._group.results([worker.load_weights.remote(update) for worker in self._group.workers], "load_weights")
+
+    def close(self) -> None:
+        self._group.close()
+
+
+def split_by_prompt(requests: Sequence[RolloutRequest], num_engines: int) -> list[list[int]]:
+    """Positions of the requests each engine takes. All views of a prompt stay together, for the engine's caches.
+
+    Prompts are dealt out in turn. Example: prompts a, a, b, c on two engines -> [[0, 1, 3], [2]].
+    """
+    shares: list[list[int]] = [[] for _ in range(num_engines)]
+    engine_of: dict[str, int] = {}
+    for i, request in enumerate(requests):
+        engine = engine_of.setdefault(request.prompt_id, len(engine_of) % num_engines)
+        shares[engine].append(i)
+    return shares
+
+
+def _fetch_object(payload: Any) -> Iterable[tuple[str, Any]]:
+    return iter(ray.get(payload).items())

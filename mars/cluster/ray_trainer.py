@@ -1,0 +1,81 @@
+"""FSDP ranks on Ray workers behind the `PolicyTrainer` interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Sequences
+from typing import Any
+
+import ray
+
+from mars.actor.fsdp_trainer import Rendezvous
+from mars.actor.trainer import PolicyTrainer
+from mars.cluster.worker_group import Worker, WorkerGroup
+from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
+
+BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
+"""Pickled and called on the worker."""
+
+
+class TrainerWorker(Worker):
+    """One FSDP rank."""
+
+    def build(self, build_trainer: BuildTrainer, rendezvous: Rendezvous) -> None:
+        self._trainer = build_trainer(rendezvous)
+
+    def update(self, batch: TrainBatch) -> UpdateStats:
+        return self._trainer.update(batch)
+
+    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
+        return self._trainer.logprobs(sequences)
+
+    def publish_weights(self) -> WeightUpdate:
+        """The weights stay in the object store; only a reference leaves this process."""
+        update = self._trainer.publish_weights()
+        return WeightUpdate(update.version, ray.put(update.payload) if update.payload else None)
+
+    def save(self, path: str) -> None:
+        self._trainer.save(path)
+
+    def close(self) -> None:
+        if hasattr(self, "_trainer"):
+            self._trainer.close()
+
+
+class RayTrainer:
+    """Calls every rank alike; the answer of rank 0 counts."""
+
+    def __init__(self, group: WorkerGroup) -> None:
+        self._group = group
+
+    def start_build(self, build_trainer: BuildTrainer, timeout_s: float, call_timeout_s: float) -> list[Any]:
+        """References to the builds under way. call_timeout_s: deadline of the ranks' collectives."""
+        workers = self._group.workers
+        (address,) = self._group.results([workers[0].address.remote()], "start of a worker", timeout_s)
+        return [
+            worker.build.remote(build_trainer, Rendezvous(rank, len(workers), f"tcp://{address}", call_timeout_s))
+            for rank, worker in enumerate(workers)
+        ]
+
+    def finish_build(self, references: Sequences[Any], timeout_s: float) -> None:
+        self._group.results(references, "start of the trainer", timeout_s)
+
+    def update(self, batch: TrainBatch) -> UpdateStats:
+        shared = ray.put(batch)
+        return self._all("update", shared)[0]
+
+    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
+        return self._all("logprobs", sequences)[0]
+
+    def publish_weights(self) -> WeightUpdate:
+        return self._all("publish_weights")[0]
+
+    def save(self, path: str) -> None:
+        self._all("save", path)
+
+    def close(self) -> None:
+        self._group.close()
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        references = [getattr(worker, method).remote(*arguments) for worker in self._group.workers]
+        return self._group.results(references, method)

@@ -1,0 +1,65 @@
+"""Joining or starting a Ray cluster, and the environment of its worker processes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import ray
+
+from mars.types import EnvironmentProblem
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def ray_cluster(address: str | None, object_store_bytes: int, cpus_wanted: float) -> Iterator[None]:
+    """Connected to Ray inside the block.
+
+    address: of a running cluster; None starts one on this machine, whatever RAY_ADDRESS says, and ends it afterwards.
+    cpus_wanted: Ray CPUs of all workers; a cluster started here has at least so many, however few cores there are.
+    Raises EnvironmentProblem if the cluster cannot be reached or started.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
+    if address is None:
+        cpus = max(os.cpu_count() or 1, math.ceil(cpus_wanted))
+        options |= {
+            "address": "local",
+            "num_cpus": cpus,
+            "object_store_memory": object_store_bytes,
+            "include_dashboard": False,
+        }
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise EnvironmentProblem(
+            f"cluster.address: no Ray cluster at {address or 'this machine'}: {error}; "
+            "start one with `ray start`, or set cluster.address=null for a cluster of this machine alone"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def worker_environment(threads: int, device: str) -> Mapping[str, str]:
+    """Set before a worker imports torch: later it has no effect."""
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if device == "cpu":
+        # Compiling takes ten seconds at the first generate and gains nothing for small models.
+        environment |= {"TORCH_COMPILE_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return environment

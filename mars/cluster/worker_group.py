@@ -1,0 +1,100 @@
+"""Worker processes that are called by name, with deadlines and errors that have a reason."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from mars.cluster.placement import Placement, WorkerResources
+from mars.types import MarsError, WorkersLost
+
+# Longest that a worker may take to put its things away before it is ended.
+_CLOSE_TIMEOUT_S = 5.0
+
+
+class Worker:
+    """Base of the actor classes: a process that logs to a file of its own."""
+
+    def __init__(self, name: str, log_dir: str) -> None:
+        self.name = name
+        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        logging.basicConfig(
+            filename=Path(log_dir) / f"{name}.log",
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            level=logging.INFO,
+        )
+
+    def address(self) -> str:
+        """host:port that is free on this worker's node."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+
+
+class WorkerGroup:
+    """Some workers of one class. Every call has a deadline.
+
+    first_bundle: position of the first worker's bundle in the placement; the others follow.
+    """
+
+    def __init__(
+        self,
+        worker_class: type[Worker],
+        resources: Sequence[WorkerResources],
+        placement: Placement,
+        first_bundle: int,
+        environment: Mapping[str, str],
+        log_dir: str,
+        timeout_s: float,
+    ) -> None:
+        self._names = [worker.name for worker in resources]
+        self._timeout_s = timeout_s
+        self._log_dir = log_dir
+        remote_class = ray.remote(worker_class)
+        self.workers = [
+            remote_class.options(
+                num_cpus=worker.cpus,
+                num_gpus=worker.gpus,
+                runtime_env={"env_vars": dict(environment)},
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement.group, placement_group_bundle_index=first_bundle + i
+                ),
+            ).remote(worker.name, log_dir)
+            for i, worker in enumerate(resources)
+        ]
+
+    def results(self, references: Sequence[Any], call: str, timeout_s: float | None = None) -> list[Any]:
+        """Wait for one result of each worker, in order.
+
+        Raises the worker's own MarsError; WorkersLost if one died, failed otherwise, or took longer than the deadline.
+        """
+        deadline = self._timeout_s if timeout_s is None else timeout_s
+        try:
+            return ray.get(list(references), timeout=deadline)
+        except RayTaskError as error:
+            if isinstance(error.cause, MarsError):
+                raise error.cause from error
+            raise WorkersLost(self._describe(call, f"{type(error.cause).__name__}: {error.cause}")) from error
+        except GetTimeoutError as error:
+            raise WorkersLost(self._describe(call, f"no answer within {deadline:g} s")) from error
+        except RayActorError as error:
+            raise WorkersLost(self._describe(call, f"a worker process died: {error}")) from error
+
+    def close(self) -> None:
+        """Let every worker close itself, then end it."""
+        try:
+            ray.get([worker.close.remote() for worker in self.workers], timeout=_CLOSE_TIMEOUT_S)
+        except (RayTaskError, RayActorError, GetTimeoutError) as error:
+            logging.getLogger(__name__).info("workers %s did not close: %s", self._names, error)
+        for worker in self.workers:
+            ray.kill(worker)
+
+    def _describe(self, call: str, reason: str) -> str:
+        return f"cluster: {call} failed on one of {', '.join(self._names)}: {reason}; their logs are in {self._log_dir}"

@@ -1,0 +1,189 @@
+"""Rollouts by transformers' `generate`: the reference for vLLM, and the way to run where vLLM is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HfSettings:
+    """max_num_seqs: sequences generated at once."""
+
+    model_path: str
+    dtype: str
+    device: str
+    trust_remote_code: bool
+    max_num_seqs: int
+
+
+class HfEngine:
+    """A `RolloutEngine` in this process.
+
+    Every sample has its own seeded noise, so a response depends on its request alone, not on the batch around it.
+
+    process: prompt ids and images to tensors. fetch: a weight update's payload to (name, tensor) pairs.
+    """
+
+    def __init__(
+        self,
+        settings: HfSettings,
+        rules: TokenRules,
+        *,
+        process: Callable[[Sequence[int], Sequence[ImageRef]], Any],
+        fetch: Callable[[Any], Iterable[tuple[str, torch.Tensor]]],
+    ) -> None:
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        self._model = AutoModelForImageTextToText.from_pretrained(
+            settings.model_path,
+            dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.trust_remote_code,
+        )
+        self._model = self._model.to(settings.device).eval()
+        self._settings, self._rules = settings, rules
+        self._process, self._fetch = process, fetch
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
+        results: list[list[Completion | None]] = [[None] * request.num_samples for request in requests]
+        # One batch has one sampling: greedy anchors and sampled rollouts are generated apart.
+        for sampling in dict.fromkeys(request.sampling for request in requests):
+            rows = [(i, k) for i, r in enumerate(requests) if r.sampling == sampling for k in range(r.num_samples)]
+            for first in range(0, len(rows), self._settings.max_num_seqs):
+                chunk = rows[first : first + self._settings.max_num_seqs]
+                completions = self._generate_batch([(requests[i], k) for i, k in chunk])
+                for (i, k), completion in zip(chunk, completions, strict=True):
+                    results[i][k] = completion
+        return [[completion for completion in row if completion is not None] for row in results]
+
+    def load_weights(self, update: WeightUpdate) -> None:
+        missing, unexpected = self._model.load_state_dict(dict(self._fetch(update.payload)), strict=False)
+        # A tied head comes with the embeddings; anything else missing would leave stale weights behind.
+        missing = set(missing) - set(self._model._tied_weights_keys or ())
+        if missing or unexpected:
+            raise RuntimeError(f"weights do not fit the model: missing {sorted(missing)}, unexpected {unexpected}")
+
+    def close(self) -> None:
+        self._model = None
+
+    def _generate_batch(self, samples: Sequence[tuple[RolloutRequest, int]]) -> list[Completion]:
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        inputs = self._inputs([request for request, _ in samples])
+        sampling = samples[0][0].sampling
+        noise = None
+        if sampling.temperature > 0:
+            noise = _SeededNoise([request.seed + k for request, k in samples])
+        process_logits = _Sampler(sampling.temperature, sampling.top_p, sampling.top_k, self._rules.blocked_ids, noise)
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=sampling.max_response_tokens,
+            eos_token_id=list(self._rules.eos_ids),
+            pad_token_id=self._rules.pad_id,
+        )
+        with torch.no_grad():
+            output = self._model.generate(
+                **inputs, generation_config=config, logits_processor=LogitsProcessorList([process_logits])
+            )
+        responses = output[:, inputs["input_ids"].shape[1] :]
+        return self._completions(responses.tolist(), process_logits.chosen_logprobs(responses))
+
+    def _inputs(self, requests: Sequence[RolloutRequest]) -> dict[str, Tensor]:
+        """Left-padded prompts with their images."""
+        import torch
+
+        prompts = [self._process(request.prompt_token_ids, request.images) for request in requests]
+        longest = max(len(prompt.input_ids) for prompt in prompts)
+        input_ids = torch.full((len(prompts), longest), self._rules.pad_id)
+        mask = torch.zeros((len(prompts), longest), dtype=torch.long)
+        for i, prompt in enumerate(prompts):
+            input_ids[i, longest - len(prompt.input_ids) :] = prompt.input_ids
+            mask[i, longest - len(prompt.input_ids) :] = 1
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "mm_token_type_ids": (input_ids == self._rules.image_id).int(),
+        }
+        pixels = [image for prompt in prompts for image in prompt.pixel_values]
+        if pixels:
+            inputs["pixel_values"] = torch.cat(pixels).to(getattr(torch, self._settings.dtype))
+            inputs["image_grid_thw"] = torch.tensor([grid for prompt in prompts for grid in prompt.image_grid_thw])
+        return {name: value.to(self._settings.device) for name, value in inputs.items()}
+
+    def _completions(self, responses: list[list[int]], logprobs: list[list[float]]) -> list[Completion]:
+        completions = []
+        for token_ids, row_logprobs in zip(responses, logprobs, strict=True):
+            end = next((i for i, token in enumerate(token_ids) if token in self._rules.eos_ids), None)
+            length = len(token_ids) if end is None else end + 1
+            reason = "length" if end is None else "stop"
+            completions.append(Completion(tuple(token_ids[:length]), tuple(row_logprobs[:length]), reason))
+        return completions
+
+
+class _SeededNoise:
+    """Standard Gumbel noise, one generator per row."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        import torch
+
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, vocabulary: int) -> Tensor:
+        import torch
+
+        uniform = torch.stack([torch.rand(vocabulary, generator=g, dtype=torch.float64) for g in self._generators])
+        return -torch.log(-torch.log(uniform.clamp_min(1e-300)))
+
+
+class _Sampler:
+    """A logits processor after which taking the largest logit is a draw from the sampling distribution.
+
+    Adding Gumbel noise to log-probs and taking the largest samples exactly (Gumbel 1954; the Gumbel-max trick).
+    Keeps the log-probs of every step, of the distribution drawn from.
+    """
+
+    def __init__(
+        self, temperature: float, top_p: float, top_k: int, blocked_ids: Sequence[int], noise: _SeededNoise | None
+    ) -> None:
+        self._temperature = temperature
+        self._top_p = top_p
+        self._top_k = top_k
+        self._blocked_ids = list(blocked_ids)
+        self._noise = noise
+        self._steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.float()
+        scores[:, self._blocked_ids] = float("-inf")
+        if self._noise is None:
+            self._steps.append(scores.log_softmax(-1))
+            return scores
+        logprobs = self._truncate(scores / self._temperature).log_softmax(-1)
+        self._steps.append(logprobs)
+        return logprobs.double() + self._noise(scores.shape[-1]).to(scores.device)
+
+    def chosen_logprobs(self, responses: Tensor) -> list[list[float]]:
+        """responses: int64 [B, steps]."""
+        import torch
+
+        return torch.cat(
+            [step.gather(-1, responses[:, i : i + 1]) for i, step in enumerate(self._steps)], dim=1
+        ).tolist()
+
+    def _truncate(self, logits: Tensor) -> Tensor:
+        from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+        if self._top_k > 0:
+            logits = TopKLogitsWarper(self._top_k)(None, logits)
+        if self._top_p < 1:
+            logits = TopPLogitsWarper(self._top_p)(None, logits)
+        return logits

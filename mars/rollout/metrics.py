@@ -1,0 +1,47 @@
+"""Metrics of a step's rollouts: lengths, reward parts, failures, and what the anchors cost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from mars.types import PromptRollouts, Rollout, RolloutGroup, RolloutRequest
+
+
+def rollout_metrics(
+    prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]
+) -> dict[str, float]:
+    """response_length/* and reward/<part>/mean are of the multi rollouts; tokens and failures of all.
+
+    prompt_length: tokens of a request's prompt in the model's forward.
+    """
+    multi = [rollout for item in prompts for rollout in item.multi.rollouts]
+    anchors = [rollout for item in prompts for group in item.anchors for rollout in group.rollouts]
+    lengths = [len(rollout.completion.token_ids) for rollout in multi]
+    metrics = {
+        "response_length/mean": fmean(lengths),
+        "response_length/max": float(max(lengths)),
+        "response_length/min": float(min(lengths)),
+        "response_length/clip_ratio": fmean(rollout.completion.finish_reason == "length" for rollout in multi),
+        "prompt_length/mean": fmean(prompt_length(item.multi.request) for item in prompts),
+        "rollout/tokens": float(_tokens(multi) + _tokens(anchors)),
+        "anchor/tokens": float(_tokens(anchors)),
+        "reward/failed": float(sum(not rollout.valid for rollout in (*multi, *anchors))),
+    }
+    parts: dict[str, list[float]] = defaultdict(list)
+    for rollout in multi:
+        if rollout.valid:
+            for name, value in rollout.reward.parts.items():
+                parts[name].append(value)
+    return metrics | {f"reward/{name}/mean": fmean(values) for name, values in sorted(parts.items())}
+
+
+def processed_tokens(prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]) -> int:
+    """Prompt and response tokens of all rollouts: what perf/throughput counts."""
+    groups: list[RolloutGroup] = [group for item in prompts for group in (item.multi, *item.anchors)]
+    return sum(len(g.rollouts) * prompt_length(g.request) + _tokens(g.rollouts) for g in groups)
+
+
+def _tokens(rollouts: Sequence[Rollout]) -> int:
+    return sum(len(rollout.completion.token_ids) for rollout in rollouts)

@@ -1,0 +1,50 @@
+"""A rollout engine without a model: it answers what a function tells it to. For tests of everything around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mars.types import Completion, RolloutRequest, WeightUpdate
+
+Script = Callable[[RolloutRequest, int], Sequence[int]]
+"""(request, sample index) -> response ids."""
+
+
+class ScriptedEngine:
+    """Records what it was asked and which weights it was given.
+
+    A response that ends with one of `eos_ids` stopped; others were cut at the request's limit.
+    """
+
+    def __init__(self, script: Script, eos_ids: Sequence[int]) -> None:
+        self.requests: list[RolloutRequest] = []
+        self.updates: list[WeightUpdate] = []
+        self._script = script
+        self._eos_ids = frozenset(eos_ids)
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
+        self.requests.extend(requests)
+        return [[self._completion(request, k) for k in range(request.num_samples)] for request in requests]
+
+    def load_weights(self, update: WeightUpdate) -> None:
+        self.updates.append(update)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _completion(self, request: RolloutRequest, index: int) -> Completion:
+        token_ids = tuple(self._script(request, index))[: request.sampling.max_response_tokens]
+        stopped = bool(token_ids) and token_ids[-1] in self._eos_ids
+        return Completion(token_ids, (0.0,) * len(token_ids), "stop" if stopped else "length")
+
+
+def random_script(vocabulary: Sequence[int], eos_id: int) -> Script:
+    """Random responses of random length, the same for the same request seed."""
+    from random import Random
+
+    def script(request: RolloutRequest, index: int) -> Sequence[int]:
+        random = Random(request.seed + index)
+        length = random.randint(0, request.sampling.max_response_tokens - 1)
+        return (*random.choices(vocabulary, k=length), eos_id)
+
+    return script
