@@ -104,6 +104,8 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[Image.Ima
             yield image
     except DataError:
         raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("size", f"{name}: unusable size: {error}") from error
     except Exception as error:  # decoders raise anything on damaged files
         reason = str(error) or type(error).__name__
         raise BadImage("undecodable", f"{name}: cannot be decoded: {reason}") from error

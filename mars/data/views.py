@@ -8,6 +8,7 @@ from typing import Literal
 from mars.types import ImageRef, Message, Prompt, View
 
 MARKER = "<image>"
+PUNCTUATION = tuple(".,;:!?)")
 
 AnchorKind = Literal["none", "mono", "leave_one_out"]
 ImageLayout = Literal["single", "repeated"]
@@ -74,7 +75,7 @@ def _join(pieces: Sequence[str], keep: Sequence[bool]) -> str:
 def _close_gap(left: str, right: str, is_last: bool) -> str:
     """Join the texts around a removed marker: of the white space on both sides the larger one stays.
 
-    At the start and the end of the message nothing stays.
+    At the start and the end of the message, and in front of punctuation, nothing stays.
     """
     before, after = left.rstrip(), right.lstrip()
     if not before:
@@ -82,4 +83,7 @@ def _close_gap(left: str, right: str, is_last: bool) -> str:
     if is_last and not after:
         return before
     gaps = (left[len(before) :], right[: len(right) - len(after)])
-    return before + max(gaps, key=lambda gap: (gap.count("\n"), len(gap))) + after
+    gap = max(gaps, key=lambda space: (space.count("\n"), len(space)))
+    if after[:1] in PUNCTUATION and "\n" not in gap:
+        gap = ""
+    return before + gap + after
