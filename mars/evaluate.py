@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from mars.types import View
+from mars.rewards.reward import RewardScorer
+from mars.rollout.collect import BoxFrames, collect
+from mars.rollout.engine import RolloutEngine
+from mars.rollout.plan import RolloutPlan
+from mars.types import Prompt, View
 
 CONFIDENCE = 0.95
+
+# Training steps count from 1: no evaluation shares its seeds with one.
+_EVALUATION_STEP = 0
 
 # Means of equal accuracies over different counts differ by rounding; that is no conflict.
 _ROUNDING = 1e-9
@@ -45,6 +52,45 @@ class _PromptResult:
     multi: float
     mono: Mapping[str, float]
     hit: float | None
+
+
+@dataclass(frozen=True)
+class EvaluationParts:
+    """What an evaluation uses. plan: the multi view and every mono view of each prompt.
+
+    metric: what `accuracy` is called here, "accuracy" or "mean IoU". threshold: see `summarize`.
+    """
+
+    engine: RolloutEngine
+    scorer: RewardScorer
+    plan: RolloutPlan
+    decode: Callable[[Sequence[int]], str]
+    frames: BoxFrames
+    metric: str
+    threshold: float | None
+
+
+def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, step: int, model: str) -> dict[str, Any]:
+    """One engine call for all views of all prompts, scored and summarized.
+
+    The seeds do not depend on `step`, so evaluations of one run are paired.
+    """
+    requests = parts.plan.requests(prompts, step=_EVALUATION_STEP)
+    completions = parts.engine.generate(requests)
+    rollouts = collect(prompts, requests, completions, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
+    records = [
+        EvalRecord(
+            item.prompt.prompt_id,
+            item.prompt.data_source,
+            rollout.view,
+            rollout.reward.accuracy,
+            failed=not rollout.valid,
+        )
+        for item in rollouts
+        for group in (item.multi, *item.anchors)
+        for rollout in group.rollouts
+    ]
+    return summarize(records, name=name, step=step, model=model, metric=parts.metric, threshold=parts.threshold)
 
 
 def summarize(

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         report(config)
         return 0
     log_to(config.run.dir)
-    from mars.build import run
+    from mars.run import run
 
     run(config)
     return 0

@@ -1,0 +1,277 @@
+"""From a configuration to a running job. The only file that names concrete classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mars.actor.fsdp_trainer import FsdpTrainer, Rendezvous, TrainerSettings
+from mars.actor.model import ModelSettings, ScoringSettings
+from mars.actor.objective import ObjectiveSettings, truncation_nats
+from mars.actor.optimizer import OptimizerSettings
+from mars.actor.trainer import PolicyTrainer
+from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.policy_loss import PolicyLossSettings
+from mars.config.schema import TrainConfig
+from mars.data.collate import train_batch
+from mars.data.images import decode_image
+from mars.data.processor import PromptProcessor
+from mars.data.views import views
+from mars.evaluate import EvaluationParts
+from mars.inputs import Inputs
+from mars.rewards.pool import RewardPool
+from mars.rewards.reward import RewardScorer
+from mars.rollout.engine import RolloutEngine
+from mars.rollout.plan import RolloutPlan
+from mars.step import StepParts
+from mars.tracking.console import ConsoleTracker
+from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
+from mars.tracking.multi import MultiTracker
+from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
+from mars.tracking.tracker import Tracker
+from mars.tracking.wandb import wandb_factory
+from mars.types import Sampling, TokenRules
+
+# Processed images a worker keeps: those of a step are used by several passes.
+_CACHED_IMAGES = 1024
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Builds the rollout engine, on whatever process it is called on."""
+
+    config: TrainConfig
+    rules: TokenRules
+    max_images: int
+
+    def __call__(self, fetch: Callable[[Any], Iterable[tuple[str, Any]]]) -> RolloutEngine:
+        model, rollout, data = self.config.model, self.config.rollout, self.config.data
+        match rollout.engine:
+            case "vllm":
+                from mars.rollout.vllm_engine import VllmEngine, VllmSettings
+
+                settings = VllmSettings(
+                    model_path=model.path,
+                    dtype=model.dtype,
+                    trust_remote_code=model.trust_remote_code,
+                    max_images=self.max_images,
+                    min_pixels=data.min_image_pixels,
+                    max_pixels=data.max_image_pixels,
+                    max_model_len=rollout.max_model_len,
+                    max_num_seqs=rollout.max_num_seqs,
+                    tensor_parallel_size=rollout.tensor_parallel_size,
+                    enforce_eager=rollout.enforce_eager,
+                    block_size=rollout.block_size,
+                    kv_cache_memory_bytes=rollout.kv_cache_memory_bytes,
+                    gpu_memory_utilization=rollout.gpu_memory_utilization,
+                    seed=self.config.run.seed,
+                )
+                return VllmEngine(settings, self.rules, decode=decode_image, fetch=fetch)
+            case "hf":
+                from mars.rollout.hf_engine import HfEngine, HfSettings
+
+                settings = HfSettings(
+                    model_path=model.path,
+                    dtype=model.dtype,
+                    device=self.config.cluster.device,
+                    trust_remote_code=model.trust_remote_code,
+                    max_num_seqs=rollout.max_num_seqs,
+                )
+                return HfEngine(settings, self.rules, process=_processor(self.config, self.rules), fetch=fetch)
+            case "scripted":
+                from mars.rollout.scripted import ScriptedEngine, random_script
+
+                words = range(min(self.rules.blocked_ids, default=self.rules.image_id))
+                return ScriptedEngine(random_script(words, self.rules.eos_ids[0]), self.rules.eos_ids)
+
+
+@dataclass(frozen=True)
+class TrainerSpec:
+    """Builds one rank of the trainer, on whatever process it is called on."""
+
+    config: TrainConfig
+    rules: TokenRules
+
+    def __call__(self, rendezvous: Rendezvous) -> PolicyTrainer:
+        config, actor = self.config, self.config.actor
+        settings = TrainerSettings(
+            model=ModelSettings(
+                path=config.model.path,
+                dtype=config.model.dtype,
+                attention=config.model.attention,
+                trust_remote_code=config.model.trust_remote_code,
+                gradient_checkpointing=actor.gradient_checkpointing,
+            ),
+            scoring=ScoringSettings(config.rollout.temperature, self.rules.blocked_ids, actor.logprob_chunk_tokens),
+            optimizer=OptimizerSettings(
+                learning_rate=actor.learning_rate,
+                warmup_steps=actor.warmup_steps,
+                weight_decay=actor.weight_decay,
+                betas=(actor.beta1, actor.beta2),
+                clip_norm=actor.clip_norm,
+            ),
+            objective=_objective_settings(config),
+            device=config.cluster.device,
+            seed=config.run.seed,
+            max_skipped_updates=actor.max_skipped_updates,
+        )
+        return FsdpTrainer(settings, self.rules, rendezvous, _processor(config, self.rules))
+
+
+def _objective_settings(config: TrainConfig) -> ObjectiveSettings:
+    algorithm = config.algorithm
+    return ObjectiveSettings(
+        advantage=_advantage_settings(config),
+        policy_loss=PolicyLossSettings("clip", algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip),
+        reduction=algorithm.reduction,
+        reduction_tokens=algorithm.reduction_tokens,
+        kl_coefficient=algorithm.kl_coefficient,
+        kl_estimator=algorithm.kl_estimator,
+        truncation_nats=truncation_nats(config.rollout.top_p, config.rollout.top_k),
+    )
+
+
+def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
+    algorithm = config.algorithm
+    return AdvantageSettings(
+        estimator=algorithm.estimator,
+        normalize_std=algorithm.normalize_std,
+        pooled=config.anchor.pooled,
+        unbiased_std=algorithm.unbiased_std,
+        std_floor=algorithm.std_floor,
+        epsilon=algorithm.epsilon,
+    )
+
+
+def _processor(config: TrainConfig, rules: TokenRules):
+    processor = PromptProcessor(
+        config.model.path,
+        decode=decode_image,
+        min_pixels=config.data.min_image_pixels,
+        max_pixels=config.data.max_image_pixels,
+        image_token_id=rules.image_id,
+        cache_images=_CACHED_IMAGES,
+    )
+    return processor.process
+
+
+def workers(
+    config: TrainConfig, inputs: Inputs, with_trainer: bool
+) -> AbstractContextManager[tuple[RolloutEngine, PolicyTrainer | None]]:
+    """Engine and trainer where `cluster.kind` says; the trainer is None if it is not wanted."""
+    rules, cluster = inputs.encoder.token_rules(), config.cluster
+    build_engine = EngineSpec(config, rules, inputs.max_images)
+    build_trainer = TrainerSpec(config, rules) if with_trainer else None
+    if cluster.kind == "local":
+        from mars.cluster.local import local_workers
+
+        alone = Rendezvous(rank=0, world_size=1, init_method=None, timeout_s=cluster.call_timeout_s)
+        build_alone = None if build_trainer is None else partial(build_trainer, alone)
+        return local_workers(cluster.device, cluster.threads_per_worker, build_engine, build_alone)
+    from mars.cluster.ray_launch import RaySettings, ray_workers
+
+    settings = RaySettings(
+        address=cluster.address,
+        device=cluster.device,
+        num_engines=config.rollout.num_workers,
+        gpus_per_engine=config.rollout.tensor_parallel_size,
+        num_trainers=config.actor.num_workers,
+        cpus_per_worker=cluster.cpus_per_worker,
+        threads_per_worker=cluster.threads_per_worker,
+        object_store_bytes=cluster.object_store_bytes,
+        start_timeout_s=cluster.start_timeout_s,
+        call_timeout_s=cluster.call_timeout_s,
+        log_dir=str(Path(config.run.dir).absolute() / "logs"),
+    )
+    return ray_workers(settings, build_engine, build_trainer)
+
+
+def build_scorer(config: TrainConfig) -> RewardScorer:
+    return RewardPool(config.reward.function, config.reward.num_workers, config.reward.timeout_s)
+
+
+def step_parts(
+    config: TrainConfig, inputs: Inputs, engine: RolloutEngine, trainer: PolicyTrainer, scorer: RewardScorer
+) -> StepParts:
+    rollout, anchor = config.rollout, config.anchor
+    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
+    plan = RolloutPlan(
+        multi_samples=rollout.samples_per_prompt,
+        anchor_samples=anchor.mono_samples_per_source,
+        multi_sampling=sampling,
+        anchor_sampling=sampling if anchor.sampling == "policy" else replace(sampling, temperature=0.0, top_p=1.0),
+        anchor_views=partial(views, anchor_kind=anchor.kind),
+        encode=inputs.encode,
+        seed=config.run.seed,
+    )
+    return StepParts(
+        engine=engine,
+        trainer=trainer,
+        scorer=scorer,
+        plan=plan,
+        advantage=_advantage_settings(config),
+        selection=config.algorithm.selection,
+        decode=inputs.encoder.decode,
+        frames=inputs.frames,
+        prompt_length=inputs.prompt_length,
+        collate=partial(
+            train_batch,
+            prompt_length=inputs.prompt_length,
+            prompts_per_update=config.actor.prompts_per_update,
+            num_ranks=config.actor.num_workers,
+            tokens_per_forward=config.actor.tokens_per_forward,
+        ),
+    )
+
+
+def evaluation_parts(
+    config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer
+) -> EvaluationParts:
+    settings = config.evaluation
+    sampling = Sampling(settings.temperature, settings.top_p, 0, config.rollout.max_response_tokens)
+    plan = RolloutPlan(
+        multi_samples=settings.samples_per_prompt,
+        anchor_samples=settings.samples_per_prompt,
+        multi_sampling=sampling,
+        anchor_sampling=sampling,
+        anchor_views=partial(views, anchor_kind="mono"),
+        encode=inputs.encode,
+        seed=config.run.seed,
+    )
+    is_grounding = config.reward.function == "grounding"
+    return EvaluationParts(
+        engine=engine,
+        scorer=scorer,
+        plan=plan,
+        decode=inputs.encoder.decode,
+        frames=inputs.frames,
+        metric="mean IoU" if is_grounding else "accuracy",
+        threshold=settings.iou_threshold if is_grounding else None,
+    )
+
+
+def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int) -> Tracker:
+    run_dir, tracking = Path(config.run.dir), config.tracking
+    copies: dict[str, Callable[[], Tracker]] = {
+        "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames)
+    }
+    if tracking.console:
+        copies["console"] = lambda: ConsoleTracker(last_step, Console())
+    send_to_wandb = wandb_factory(
+        tracking.wandb, tracking.wandb_project, config.run.name, run_dir, config.model_dump(), tracking.timeout_s
+    )
+    if send_to_wandb is not None:
+        copies["wandb"] = send_to_wandb
+    return MultiTracker(
+        JsonlTracker(run_dir / METRICS_FILE, resumed_step=None),
+        copies,
+        tracking.rollouts_every,
+        tracking.rollout_prompts,
+        tracking.timeout_s,
+    )

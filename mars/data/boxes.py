@@ -1,0 +1,38 @@
+"""The pixel frames that boxes are written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mars.data.images import ImageBudget, model_image_size
+from mars.types import Prompt, View
+
+THOUSANDTHS = (1000, 1000)
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BoxFrames:
+    """(truth_size, response_size) of a view, both (width, height); None for a prompt without images.
+
+    Truth is in stored pixels of the first source, or in thousandths where the row's box_space says so. A model
+    answers in pixels of the image after smart_resize (Qwen2.5-VL), here the first one it is shown, or in thousandths
+    (Qwen3-VL). All sources show the same scene, so a box is carried over by its share of width and height.
+
+    Example: 1280x1024 images and at most 1280 image tokens: truth (1280, 1024), response (1120, 896).
+    """
+
+    box_space: Literal["resized_pixels", "norm_1000"]
+    budget: ImageBudget
+
+    def __call__(self, prompt: Prompt, view: View) -> tuple[Size | None, Size | None]:
+        if not prompt.sources:
+            return None, None
+        shown = next(source for source in prompt.sources if view is None or source.name in view)
+        truth = prompt.sources[0].image.size
+        if prompt.extra_info.get("box_space") == "norm_1000":
+            truth = THOUSANDTHS
+        response = THOUSANDTHS if self.box_space == "norm_1000" else model_image_size(shown.image.size, self.budget)
+        return truth, response

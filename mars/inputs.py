@@ -1,0 +1,73 @@
+"""What a job reads before any worker starts: the tokenizer and the checked rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from mars.config.schema import TrainConfig
+from mars.data.boxes import BoxFrames
+from mars.data.chat import PromptEncoder, prompt_length
+from mars.data.dataset import PromptSet, load_prompts
+from mars.data.images import ImageBudget, num_image_tokens
+from mars.data.lengths import drop_overlong
+from mars.data.views import show
+from mars.rewards.functions import check_truth
+from mars.types import ConfigError, ImageRef, Prompt, RolloutRequest, View
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known before any worker starts: checked rows, and how the model reads them."""
+
+    encoder: PromptEncoder
+    budget: ImageBudget
+    train: PromptSet | None
+    evaluation: PromptSet | None
+
+    frames: BoxFrames
+    config: TrainConfig
+
+    @property
+    def max_images(self) -> int:
+        sets = [prompt_set for prompt_set in (self.train, self.evaluation) if prompt_set is not None]
+        return max(len(prompt.sources) for prompt_set in sets for prompt in prompt_set.prompts)
+
+    def prompt_length(self, request: RolloutRequest) -> int:
+        """Tokens of the request's prompt, images expanded."""
+        tokens = [num_image_tokens(image.size, self.budget) for image in request.images]
+        return prompt_length(request.prompt_token_ids, tokens)
+
+    def encode(self, prompt: Prompt, view: View) -> tuple[tuple[int, ...], tuple[ImageRef, ...]]:
+        """Prompt ids of a view with one placeholder per image, and its images."""
+        messages, images = show(prompt, view, self.config.anchor.image_layout)
+        return self.encoder.encode(messages, len(images)), images
+
+
+def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
+    """Raises DataError with all unusable rows, EnvironmentProblem where model files are missing."""
+    encoder = PromptEncoder.from_pretrained(config.model.path)
+    data = config.data
+    budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
+
+    def load(files: Sequence[str]) -> PromptSet:
+        rows = load_prompts(files, data.image_root, data.on_bad_sample, partial(_check_truth, config.reward.function))
+        return drop_overlong(
+            rows, encoder, budget, data.max_prompt_tokens, config.anchor.image_layout, data.on_bad_sample
+        )
+
+    train = load(data.train_files) if with_training_set else None
+    if train is not None and config.anchor.kind != "none" and all(len(p.sources) < 2 for p in train.prompts):
+        raise ConfigError(
+            f"anchor.kind: no row of data.train_files has two sources; got {config.anchor.kind}; use anchor=none"
+        )
+    evaluation = load(data.eval_files) if data.eval_files else None
+    if evaluation is not None and config.evaluation.max_samples is not None:
+        evaluation = replace(evaluation, prompts=evaluation.prompts[: config.evaluation.max_samples])
+    return Inputs(encoder, budget, train, evaluation, BoxFrames(config.model.box_space, budget), config)
+
+
+def _check_truth(function: str, prompt: Prompt) -> str | None:
+    size = prompt.sources[0].image.size if prompt.sources else None
+    return check_truth(function, prompt.truth, prompt.extra_info, size)

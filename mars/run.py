@@ -1,0 +1,103 @@
+"""The jobs: a training run from data to the saved policy, and an evaluation of a model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
+from mars.config.schema import TrainConfig
+from mars.data.stream import PromptStream
+from mars.evaluate import eval_metrics, evaluate
+from mars.fit import FitSettings, fit, last_step
+from mars.inputs import Inputs, load_inputs
+from mars.rewards.reward import RewardScorer
+from mars.rollout.engine import RolloutEngine
+
+logger = logging.getLogger(__name__)
+
+POLICY_FOLDER = "policy"
+EVALUATION_FOLDER = "evaluation"
+CONFIG_FILE = "config.yaml"
+
+
+def run(config: TrainConfig) -> None:
+    """Train, and save the policy to <run.dir>/policy. Rows and settings are checked before any worker starts."""
+    inputs = load_inputs(config, with_training_set=True)
+    assert inputs.train is not None  # asked for above
+    stream = PromptStream(inputs.train.prompts, config.data.prompts_per_step, config.run.seed, config.data.shuffle)
+    settings = FitSettings(
+        num_steps=config.run.num_steps,
+        num_epochs=config.run.num_epochs,
+        evaluate_every=config.evaluation.every,
+        evaluate_before=config.evaluation.before_training,
+        logprob_diff_alarm=config.rollout.logprob_diff_alarm,
+    )
+    run_dir = Path(config.run.dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    tracker = build_tracker(config, inputs, last_step(settings, stream))
+    try:
+        (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+        scorer = build_scorer(config)
+        try:
+            with workers(config, inputs, with_trainer=True) as (engine, trainer):
+                assert trainer is not None  # asked for above
+                fit(
+                    step_parts(config, inputs, engine, trainer, scorer),
+                    stream,
+                    tracker,
+                    settings,
+                    _evaluation(config, inputs, engine, scorer),
+                    num_dropped=sum(inputs.train.dropped.values()),
+                )
+                trainer.save(str(run_dir / POLICY_FOLDER))
+        finally:
+            scorer.close()
+    finally:
+        tracker.close()
+    logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
+
+
+def run_evaluation(config: TrainConfig, name: str, out: Path | None) -> dict[str, Any]:
+    """Evaluate `model.path` on `data.eval_files`; the result is returned, and written to `out` as JSON."""
+    inputs = load_inputs(config, with_training_set=False)
+    scorer = build_scorer(config)
+    try:
+        with workers(config, inputs, with_trainer=False) as (engine, _):
+            result = _evaluate(config, inputs, engine, scorer, name, step=0)
+    finally:
+        scorer.close()
+    if out is not None:
+        write_result(result, out)
+    return result
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _evaluate(
+    config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer, name: str, step: int
+) -> dict[str, Any]:
+    assert inputs.evaluation is not None  # the callers ask only where there is a held-out set
+    parts = evaluation_parts(config, inputs, engine, scorer)
+    return evaluate(parts, inputs.evaluation.prompts, name=name, step=step, model=config.model.path)
+
+
+def _evaluation(config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer):
+    """step -> metrics of an evaluation whose result is kept in the run's folder; None without a held-out set."""
+    if inputs.evaluation is None:
+        return None
+
+    def at_step(step: int) -> dict[str, float]:
+        name = "before" if step == 0 else f"step {step}"
+        result = _evaluate(config, inputs, engine, scorer, name, step)
+        write_result(result, Path(config.run.dir) / EVALUATION_FOLDER / f"step_{step:06d}.json")
+        return eval_metrics(result)
+
+    return at_step
