@@ -120,8 +120,9 @@ def _refuse_syntax(result: Overrides, text: str, error: HydraException) -> None:
         return
     match = _KEY.match(text)
     result.doubtful |= {match[1]} if match else set()
-    reason = str(error).partition("\nSee https")[0].partition(" expecting {")[0].replace(text, "").replace("^", "")
-    result.problems.append(Problem(f"override {text!r}", f"malformed ({' '.join(reason.split())})", _QUOTE))
+    reason = str(error).removeprefix(f"Error parsing override '{text}'").partition("\nSee https")[0]
+    reason = " ".join(reason.replace("^", "").split()).partition(" expecting {")[0]
+    result.problems.append(Problem(f"override {text!r}", f"malformed ({reason})", _QUOTE))
 
 
 def _problems(override: Override, key: str, value: Any, known: Known) -> list[Problem]:

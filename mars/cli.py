@@ -1,0 +1,99 @@
+"""The command `mars`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from mars.command import run_command
+
+app = typer.Typer(
+    help="Train vision-language models on questions about several images of one scene.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Make and convert data sets.", no_args_is_help=True, rich_markup_mode=None)
+convert = typer.Typer(help="Convert a public data set to parquet.", no_args_is_help=True, rich_markup_mode=None)
+evaluation = typer.Typer(help="Evaluate a model.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
+data.add_typer(convert, name="convert")
+app.add_typer(evaluation, name="eval")
+
+# The options of these two are those of mars.main and mars.sft, which have their own --help.
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@app.command(context_settings=_PASS_ON)
+def train(context: typer.Context) -> None:
+    """Train a policy: the same as python -m mars.main."""
+    from mars.main import main
+
+    raise typer.Exit(main(context.args))
+
+
+@app.command(context_settings=_PASS_ON)
+def sft(context: typer.Context) -> None:
+    """Supervised cold start: the same as python -m mars.sft."""
+    from mars.sft import main
+
+    raise typer.Exit(main(context.args))
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this environment has and misses; ends with 4 if something needed is missing."""
+    from mars.doctor import doctor
+
+    raise typer.Exit(doctor())
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")]) -> None:
+    """Write RUN_DIR/report.html: curves, evaluations, sampled rollouts with their images."""
+    from mars.data.images import decode_image
+    from mars.tracking.report import write_report
+
+    typer.echo(write_report(run_dir, None, decode_image))
+
+
+@convert.command()
+def llvip(
+    source: Annotated[Path, typer.Argument(help="Folder with visible, infrared and Annotations.")],
+    out: Annotated[Path, typer.Argument(help="Folder for train.parquet, test.parquet and dataset.json.")],
+) -> None:
+    """LLVIP: persons in visible and infrared images, as grounding."""
+    from mars.data.convert.llvip import convert_llvip
+
+    card = convert_llvip(str(source), str(out))
+    typer.echo(json.dumps(card["splits"], indent=2))
+
+
+@evaluation.command()
+def run(
+    model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
+    files: Annotated[str, typer.Argument(metavar="DATA", help="Parquet or JSONL file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Further settings.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the result.")] = "eval",
+    out: Annotated[Path | None, typer.Option(help="Write the result to this file as JSON.")] = None,
+    config_dir: Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")] = None,
+) -> None:
+    """Accuracy of Multi, Mono per source and Union, and the information gain, with intervals."""
+    from mars.config.folders import quoted
+    from mars.config.load import load_config
+
+    given = [f"model.path={quoted(model)}", f"data.eval_files=[{quoted(files)}]", f"data.train_files=[{quoted(files)}]"]
+    config = load_config("train", [*given, *(overrides or [])], config_dir or [])
+    from mars.evaluate import run_evaluation
+
+    run_evaluation(config, name, out)
+
+
+def main() -> NoReturn:
+    """Entry point of the command `mars`."""
+    run_command(lambda: app(sys.argv[1:], prog_name="mars"))
