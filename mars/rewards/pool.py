@@ -1,13 +1,12 @@
 """Scores answers in worker processes that can be killed: one deadline per answer, one bad answer costs one answer.
 
-Workers are fresh interpreters in process groups of their own: no fork of a process that holds CUDA or threads, no import
-of its main module. A pool is for one thread at a time.
+Workers are fresh interpreters in process groups of their own: no fork of a process that holds CUDA or threads, and no
+import of its main module. A pool is for one thread at a time.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -47,8 +46,6 @@ class RewardPool:
         self._workers: list[WorkerProcess] = []
         self._start_error = ""
         self._closed = False
-        # Never written to. When this process ends, however it ends, its end closes and the workers' kernel ends them.
-        self._lifeline = os.pipe()
         try:
             self._start_missing()
             nothing = _Batch([])
@@ -86,9 +83,6 @@ class RewardPool:
         """Ends all workers and whatever they started. May be called twice."""
         for worker in list(self._workers):
             self._end(worker)
-        if not self._closed:
-            for fd in self._lifeline:
-                os.close(fd)
         self._closed = True
 
     @property
@@ -98,7 +92,7 @@ class RewardPool:
 
     def _start_missing(self) -> None:
         while len(self._workers) < self._num_workers:
-            self._workers.append(WorkerProcess(self._spec, self._lifeline[0], self._timeout_s))
+            self._workers.append(WorkerProcess(self._spec, self._timeout_s))
 
     def _assign(self, batch: _Batch) -> None:
         for worker in list(self._workers):

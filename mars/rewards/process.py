@@ -27,7 +27,7 @@ class WorkerProcess:
     deadline: when the next message is due (time.monotonic); None while nothing is.
     """
 
-    def __init__(self, spec: str, lifeline_fd: int, timeout_s: float) -> None:
+    def __init__(self, spec: str, timeout_s: float) -> None:
         self.assigned: deque[int] = deque()
         self.deadline: float | None = time.monotonic() + _START_TIMEOUT_S
         self.ready = False
@@ -36,8 +36,11 @@ class WorkerProcess:
         limit = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
-        with theirs:
-            fds = (theirs.fileno(), lifeline_fd)
+        # Never written to. When this process ends, however it ends, its end closes and the kernel ends the worker.
+        # One for each worker: the request for the signal belongs to the open pipe, the last to ask would get it alone.
+        lifeline_read, self._lifeline = os.pipe()
+        fds = (theirs.fileno(), lifeline_read)
+        try:
             # Not multiprocessing: its children import the main module of this process, and torch with it.
             # A session of its own: Ctrl-C stays with the driver, and what a reward starts can be ended with it.
             self._process = subprocess.Popen(
@@ -51,6 +54,9 @@ class WorkerProcess:
                     "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
                 },
             )
+        finally:
+            theirs.close()
+            os.close(lifeline_read)
         self.connection = Connection(ours.detach())
         self.connection.send(spec)
 
@@ -74,6 +80,7 @@ class WorkerProcess:
     def end(self) -> str:
         """Kills the worker and all it started, whatever they are doing. Returns how it ended, for messages."""
         self.connection.close()
+        os.close(self._lifeline)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         try:

@@ -1,0 +1,183 @@
+"""Loading a user's function and checking what it returns, in this process."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mars.rewards.functions import as_result, check_truth, load_reward
+from mars.rewards.local import LocalScorer
+from mars.rewards.reward import self_test
+from mars.types import ConfigError, RewardResult
+
+FILE = Path(__file__).parent / "user_rewards.py"
+
+
+def test_built_in_rewards(make_item) -> None:
+    assert load_reward("vqa")(make_item("<answer>yes</answer>", "yes")).score == 1.25
+    assert load_reward("grounding")(make_item("<answer>[[0, 0, 1, 1]]</answer>", "[[0, 0, 1, 1]]")).score == 1.25
+
+
+def test_both_signatures(make_item) -> None:
+    assert load_reward(f"{FILE}:length")(make_item("abc")) == RewardResult(6.0, 1.0, {})
+    assert load_reward(f"{FILE}:judge")(make_item("abc")) == RewardResult(0.5, 0.5, {})
+    item = make_item("red", "red", bonus=2)
+    assert load_reward(f"{FILE}:verl")(item) == RewardResult(1.0, 1.0, {"bonus": 2.0, "is_test": 1.0})
+    assert load_reward(f"{FILE}:verl_short")(make_item("red", "blue")) == RewardResult(0.0, 0.0, {})
+    assert load_reward(f"{FILE}:verl_open")(item).parts == {"number_of_others": 2.0}
+
+
+def test_relative_paths(make_item, monkeypatch) -> None:
+    monkeypatch.chdir(FILE.parent)
+    assert load_reward("user_rewards.py:length")(make_item("abc")).score == 6.0
+
+
+@pytest.mark.parametrize(
+    ("spec", "fragment"),
+    [
+        ("groundning", "want one of grounding, vqa or path/to/file.py:name"),
+        ("", "no such reward"),
+        ("user_rewards.py", "no such reward"),
+        (":length", "no such reward"),
+        (f"{FILE}:", "no such reward"),
+        (f"{FILE}:a b", "no such reward"),
+        ("/nowhere/reward.py:score", "no such file"),
+        (f"{FILE.parent}:score", "no such file"),
+        (f"{FILE}:absent", "has no 'absent'"),
+        (f"{FILE}:not_a_function", "got int"),
+        (f"{FILE}:Judge", "got type"),
+        (f"{FILE}:later", "got an async function"),
+        (f"{FILE}:two", "missing a required argument: 'other'"),
+        (f"{FILE}:verl_and_more", "missing a required argument: 'judge'"),
+    ],
+)
+def test_wrong_specs_are_config_errors(spec: str, fragment: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_reward(spec)
+    assert str(caught.value).startswith("reward.function: ")
+    assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "fragment"),
+    [("def f(:", "SyntaxError"), ("import no_such_module", "no_such_module"), ("raise SystemExit(3)", "SystemExit")],
+)
+def test_files_that_cannot_be_loaded(tmp_path: Path, code: str, fragment: str) -> None:
+    (tmp_path / "broken.py").write_text(code)
+    with pytest.raises(ConfigError, match=fragment):
+        load_reward(f"{tmp_path / 'broken.py'}:f")
+
+
+def test_not_a_python_file(tmp_path: Path) -> None:
+    (tmp_path / "reward.txt").write_text("def f(item): return 1.0")
+    with pytest.raises(ConfigError, match="not a Python file"):
+        load_reward(f"{tmp_path / 'reward.txt'}:f")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("one", RewardResult(1.0, 1.0, {})),
+        ("half", RewardResult(0.5, 0.5, {})),
+        ("fraction", RewardResult(0.25, 0.25, {})),
+        ("minus", RewardResult(-3.0, 0.0, {})),
+        ("dict", RewardResult(3.0, 1.0, {"acc": 1.0, "steps": 4.0})),
+        ("result", RewardResult(1.25, 0.5, {"format": 0.75, "accuracy": 0.5})),
+    ],
+)
+def test_good_returns(make_item, name: str, expected: RewardResult) -> None:
+    scorer = LocalScorer(f"{FILE}:returns")
+    assert scorer.score([make_item(name)]) == [expected]
+    scorer.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nan", "score is not a finite number; got nan"),
+        ("inf", "score is not a finite number; got inf"),
+        ("minus inf", "score is not a finite number; got -inf"),
+        ("huge", "score is not a finite number; got one of int beyond the range of float"),
+        ("none", "score is not a number; got NoneType None"),
+        ("true", "score is not a number; got bool True"),
+        ("text", "score is not a number; got str '1.0'"),
+        ("list", "score is not a number; got list [1.0]"),
+        ("complex", "score is not a number; got complex 1j"),
+        ("tuple", "score is not a number; got tuple (1.0, {})"),
+        ("no score", "score is not a number; got dict"),
+        ("unspeakable", "no text for this"),
+        ("dict nan", "score is not a finite number; got nan"),
+        ("dict true", "score is not a number; got bool True"),
+        ("dict text", "score is not a number; got str '1'"),
+        ("dict nan part", "steps is not a finite number; got nan"),
+        ("dict accuracy 3", "accuracy is not in [0, 1]; got 3.0"),
+        ("result nan", "score is not a finite number; got nan"),
+        ("result accuracy nan", "accuracy is not a finite number; got nan"),
+        ("result accuracy 2", "accuracy is not in [0, 1]; got 2.0"),
+        ("result text part", "format is not a number; got str 'good'"),
+        ("result failed", "the judge is offline"),
+        ("unheard of", "KeyError: 'unheard of'"),
+    ],
+)
+def test_bad_returns_are_failures_with_a_reason(make_item, name: str, reason: str) -> None:
+    (result,) = LocalScorer(f"{FILE}:returns").score([make_item(name)])
+    assert result.failed is not None
+    assert reason in result.failed
+    assert len(result.failed) <= 300
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    assert as_result(np.float32(0.5)) == RewardResult(0.5, 0.5, {})
+    assert as_result(np.int64(1)) == RewardResult(1.0, 1.0, {})
+    assert type(as_result(np.float64(0.5)).score) is float
+    assert as_result(np.float32("nan")).failed is not None
+    assert as_result(np.bool_(True)).failed is not None
+    assert as_result(np.array([0.5])).failed is not None
+
+
+def test_a_malformed_truth_fails_its_sample_only(make_item) -> None:
+    good = make_item("<answer>yes</answer>", "yes")
+    results = LocalScorer("vqa").score([good, make_item("<answer>yes</answer>", ""), good])
+    assert [result.score for result in results] == [1.25, 0.0, 1.25]
+    assert results[1].failed is not None
+    assert "DataError: truth: empty" in results[1].failed
+
+
+def test_each_distinct_error_is_logged_once_with_its_traceback(make_item, caplog) -> None:
+    scorer = LocalScorer(f"{FILE}:misbehave")
+    with caplog.at_level(logging.ERROR):
+        scorer.score([make_item("raise one"), make_item("raise \x1b[2J"), make_item("nan"), make_item("nan")])
+        scorer.score([make_item("raise three"), make_item("fine")])
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == 2
+    assert "cannot read one" in texts[0]
+    assert "Traceback" in texts[0]
+    assert "user_rewards.py" in texts[0]
+    assert "score is not a finite number" in texts[1]
+
+
+def test_control_characters_of_an_error_are_escaped(make_item, caplog) -> None:
+    (result,) = LocalScorer(f"{FILE}:misbehave").score([make_item("raise \x1b[2J\ud800")])
+    assert result.failed == "ValueError: cannot read \\x1b[2J\\ud800"
+    assert "\x1b" not in caplog.text
+
+
+def test_ctrl_c_is_not_a_failed_sample(make_item, tmp_path: Path) -> None:
+    (tmp_path / "reward.py").write_text("def f(item): raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        LocalScorer(f"{tmp_path / 'reward.py'}:f").score([make_item("")])
+
+
+def test_self_test(make_item) -> None:
+    scorer = LocalScorer(f"{FILE}:misbehave")
+    self_test(scorer, [make_item("raise"), make_item("fine")])
+    self_test(scorer, [])
+    with pytest.raises(ConfigError, match=r"reward\.function: failed on each of the 2 items.*cannot read x"):
+        self_test(scorer, [make_item("raise x"), make_item("nan")])
+
+
+def test_nothing_is_known_of_the_truths_of_a_users_function() -> None:
+    assert check_truth(f"{FILE}:length", "", {}) is None
