@@ -111,9 +111,9 @@ def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, lis
     columns: list[tuple[str, list[Mapping[str, Any] | None]]] = [
         ("Multi", [result["multi"] for result in results]),
         *((f"Mono {visible(source)}", [result["mono"].get(source) for result in results]) for source in sources),
-        ("Union (best single source)", [result["union"] for result in results]),
-        ("Information gain (Multi − mean Mono)", [result["information_gain"] for result in results]),
-        ("Conflict rate (Multi < best Mono)", [result["conflict_rate"] for result in results]),
+        ("Union (best source)", [result["union"] for result in results]),
+        ("Information gain", [result["information_gain"] for result in results]),
+        ("Conflict rate", [result["conflict_rate"] for result in results]),
         *((f"Share with IoU > {threshold:g}", hit_share(threshold)) for threshold in thresholds),
     ]
     rows = [
@@ -121,7 +121,7 @@ def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, lis
         for label, estimates in columns
         if any(estimates)
     ]
-    return [*rows, ("Failed rewards (counted as wrong)", [str(result["failed"]) for result in results])]
+    return [*rows, ("Failed rewards", [str(result["failed"]) for result in results])]
 
 
 def evaluation_table(results: Sequence[Mapping[str, Any]]) -> Table:

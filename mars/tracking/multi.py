@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from mars.tracking.jsonl import finite_or_none
 from mars.tracking.rollouts import sample_prompts
@@ -20,8 +21,15 @@ from mars.types import PromptRollouts
 
 logger = logging.getLogger(__name__)
 
-QUEUE_SIZE = 64
+QUEUE_SIZE = 256
 """Calls that wait for a copy before it counts as stuck. A bound on memory, not a tunable."""
+
+
+@runtime_checkable
+class Abandonable(Protocol):
+    """A maker of trackers that can end, at once, what a failed one would keep the process waiting for at its exit."""
+
+    def abandon(self) -> None: ...
 
 
 class Copy:
@@ -51,12 +59,13 @@ class Copy:
             self._fail(f"it does not keep up: {QUEUE_SIZE} calls wait")
 
     def join(self, deadline: float) -> None:
-        """Wait until all is written, at most until `deadline` on the monotonic clock."""
-        if self.failure is not None:
-            return
-        self._thread.join(max(deadline - time.monotonic(), 0.0))
-        if self._thread.is_alive():
-            self._fail("it did not finish in time")
+        """Wait until all is written, at most until `deadline` on the monotonic clock; a failed copy is abandoned."""
+        if self.failure is None:
+            self._thread.join(max(deadline - time.monotonic(), 0.0))
+            if self._thread.is_alive():
+                self._fail("it did not finish in time")
+        if self.failure is not None and isinstance(self._make, Abandonable):
+            self._make.abandon()
 
     def _work(self) -> None:
         tracker = None

@@ -128,7 +128,7 @@ def _svg(draw: Any) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

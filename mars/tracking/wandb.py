@@ -1,10 +1,11 @@
-"""Weights & Biases as a copy of the metrics. Runs behind `mars.tracking.multi.Copy`, where it can hurt nothing."""
+"""Weights & Biases as a copy of the metrics, behind `mars.tracking.multi.MultiTracker`, where it can hurt nothing."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,35 @@ class WandbTracker:
         self._run.finish()
 
 
+@dataclass(frozen=True)
+class WandbFactory:
+    """Builds a `WandbTracker` where it is called."""
+
+    mode: str
+    project: str
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    timeout_s: float
+
+    def __call__(self) -> WandbTracker:
+        return WandbTracker(self.mode, self.project, self.name, self.folder, self.config, self.timeout_s)
+
+    def abandon(self) -> None:
+        """Kill the wandb-core that this process started; wandb's exit hook waits for it without a limit."""
+        import psutil
+
+        for child in psutil.Process().children():
+            try:
+                if child.name() == "wandb-core":
+                    child.kill()
+            except psutil.NoSuchProcess:
+                continue
+
+
 def wandb_factory(
     mode: str, project: str, name: str, folder: Path, config: Mapping[str, Any], timeout_s: float
-) -> Callable[[], WandbTracker] | None:
+) -> WandbFactory | None:
     """What builds the tracker, or None with a notice: mode "off", or wandb is not installed."""
     if mode == "off":
         logger.info("wandb: off (tracking.wandb=off)")
@@ -78,4 +105,4 @@ def wandb_factory(
     if spec is None or spec.origin is None:  # no origin: a mere folder called wandb, such as offline runs leave
         logger.warning("wandb: off, it is not installed; metrics.jsonl has everything; `pip install wandb` adds it")
         return None
-    return lambda: WandbTracker(mode, project, name, folder, config, timeout_s)
+    return WandbFactory(mode, project, name, folder, config, timeout_s)
