@@ -15,7 +15,7 @@ from mars.config.schema import Root
 _NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", types.NoneType: "null"}
 _BOUNDS = {Gt: ("gt", ">"), Ge: ("ge", ">="), Lt: ("lt", "<"), Le: ("le", "<=")}
 _SIMILAR = 0.6
-_SAME_SECTION = 0.7
+_SAME_SECTION = 0.5
 _MOST_SUGGESTIONS = 3
 
 

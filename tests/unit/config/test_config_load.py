@@ -1,0 +1,378 @@
+"""load_config: what composes, what is refused, and that everything wrong is said at once."""
+
+import itertools
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mars.config.folders import quoted, shipped_folder
+from mars.config.keys import leaves
+from mars.config.load import SCHEMAS, composed_yaml, load_config
+from mars.config.schema import SftConfig, TrainConfig
+from mars.types import ConfigError
+
+FILES = "data.train_files=[a.parquet]"
+
+
+def problems(*overrides, root="train", dirs=(), files=FILES):
+    """The lines of the refusal; `files` satisfies the only key without a default."""
+    with pytest.raises(ConfigError) as refused:
+        load_config(root, [files, *overrides] if files else list(overrides), dirs)
+    assert refused.value.exit_code == 2
+    return str(refused.value).split("\n")
+
+
+def the_problem(*overrides, **options):
+    (line,) = problems(*overrides, **options)
+    return line
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """Write an experiment in a recipe's folder; returns (overrides, dirs) that choose it."""
+
+    def write(text, name="mine"):
+        (tmp_path / "experiment").mkdir(exist_ok=True)
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text, encoding="utf-8")
+        return [f"experiment={name}"], [str(tmp_path)]
+
+    return write
+
+
+# --- what composes
+
+
+def test_the_experiment_wins_over_the_defaults_and_the_command_line_over_the_experiment(experiment):
+    chosen, dirs = experiment("# @package _global_\nrun: {num_epochs: 7, seed: 5}\nactor: {warmup_steps: 3}\n")
+    config = load_config("train", [FILES, *chosen, "run.seed=9"], dirs)
+    assert (config.run.num_epochs, config.run.seed, config.actor.warmup_steps) == (7, 9, 3)
+
+
+def test_a_group_on_the_command_line_wins_over_the_experiments_choice(experiment):
+    chosen, dirs = experiment("# @package _global_\ndefaults:\n  - override /anchor: leave_one_out\n")
+    assert load_config("train", [FILES, *chosen], dirs).anchor.kind == "leave_one_out"
+    assert load_config("train", [FILES, *chosen, "anchor=none"], dirs).anchor.kind == "none"
+
+
+def test_a_recipe_adds_choices_to_a_group(tmp_path):
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "reward" / "mine.yaml").write_text("defaults: [grounding, _self_]\nfunction: f.py:score\n")
+    config = load_config("train", [FILES, "reward=mine"], [str(tmp_path)])
+    assert (config.reward.function, config.reward.timeout_s) == ("f.py:score", 10.0)
+
+
+def test_interpolations_are_resolved():
+    config = load_config("train", [FILES, "run.name=x", "data.image_root=${run.dir}/images"], [])
+    assert (config.run.dir, config.data.image_root) == ("runs/x", "runs/x/images")
+
+
+def test_of_two_values_for_a_key_or_group_the_last_counts():
+    config = load_config("train", [FILES, "anchor=mono", "run.seed=1", "anchor=none", "run.seed=2"], [])
+    assert (config.anchor.kind, config.run.seed) == ("none", 2)
+
+
+def test_numbers_keep_their_type():
+    config = load_config("train", [FILES, "actor.learning_rate=1e-6", "rollout.temperature=1"], [])
+    assert config.actor.learning_rate == 1e-6
+    assert type(config.rollout.temperature) is float
+    assert type(config.run.seed) is int
+
+
+def test_sft_has_its_own_settings():
+    config = load_config("sft", [FILES, "sft.batch_size=3"], [])
+    assert isinstance(config, SftConfig)
+    assert config.sft.batch_size == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20))
+def test_quoted_is_read_back_exactly(text):
+    if "${" in text or text == "???":  # these mean something in a configuration, quoted or not
+        return
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert OverridesParser.create().parse_override(f"model.path={quoted(text)}").value() == text
+
+
+def test_a_config_folder_may_have_any_name(tmp_path):
+    folder = tmp_path / "it's, [here] {a}=b"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nrun: {seed: 5}\n")
+    assert load_config("train", [FILES, "experiment=mine"], [str(folder)]).run.seed == 5
+
+
+# --- one line for each kind of mistake
+
+REFUSALS = {
+    # unknown keys
+    "rollout.sample_per_prompt=8": "unknown key; got 8; did you mean rollout.samples_per_prompt?",
+    "rolout.top_p=0.5": "rolout.top_p: unknown key; got 0.5; did you mean rollout.top_p?",
+    "+rollout.top_pp=0.5": "rollout.top_pp: unknown key; got 0.5; did you mean rollout.top_p?",
+    "++anker.kind=none": "anker.kind: unknown key; got 'none'; did you mean anchor.kind?",
+    "rollout.top_p.x=1": "rollout.top_p.x: unknown key; got 1; did you mean rollout.top_p?",
+    "rollout={top_q: 1}": "rollout.top_q: unknown key; got 1; did you mean rollout.top_p or rollout.top_k?",
+    "algorthm=grpo": "algorthm: unknown key; got 'grpo'; did you mean algorithm?",
+    "quantum.flux=1": "quantum.flux: unknown key; got 1; docs/config.md lists all keys",
+    # groups
+    "algorithm=grop": "algorithm: no such choice; got 'grop'; did you mean grpo?",
+    "anchor=null": "anchor: no such choice; got null;",
+    "rollout=3": "rollout: no such choice; got 3; the choices are hf, scripted, vllm",
+    "experiment=quikstart": "experiment: no such choice; got 'quikstart'; did you mean quickstart?",
+    "run=3": "run: a section, not a value; got 3; set one of run.name, run.dir,",
+    "rollout@x=vllm": "rollout@x: groups cannot be moved; got 'vllm'; write rollout=...",
+    "+anchor=none": "anchor: exists already, + is for what does not; got 'none'; leave out the +",
+    "hydra.run.dir=x": "hydra.run.dir: Hydra's own settings have no effect here;",
+    "~rollout.top_p": "rollout.top_p: cannot be removed, everything has a value;",
+    "~anchor": "anchor: cannot be removed, everything has a value;",
+    # syntax
+    "a b": "override 'a b': malformed",
+    "x==": "override 'x==': malformed (extraneous input '='); write key=value;",
+    "rollout.top_p": "override 'rollout.top_p': malformed (missing EQUAL at '<EOF>');",
+    "run.name=a=b": "override 'run.name=a=b': malformed",
+    "data.eval_files=[a": "override 'data.eval_files=[a': malformed",
+    "=3": "override '=3': no key before =;",
+    "--top_p=3": "--top_p=3: no such option; the options are --config-dir, --cfg and --dry-run;",
+    "run.seed=1,2": "run.seed: a sweep, but a run takes one value;",
+    # types
+    "rollout.top_k=5.0": "rollout.top_k: wrong type; got 5.0; give an integer >= 0",
+    "rollout.top_k=true": "rollout.top_k: wrong type; got true; give an integer >= 0",
+    "rollout.top_p=true": "rollout.top_p: wrong type; got true; give a number > 0 and <= 1",
+    "actor.learning_rate=1e-6x": "actor.learning_rate: wrong type; got '1e-6x'; give a number > 0",
+    "run.name=3": "run.name: wrong type; got 3; give non-empty text",
+    "run.name=null": "run.name: wrong type; got null; give non-empty text",
+    "data.shuffle=1": "data.shuffle: wrong type; got 1; give true or false",
+    "data.eval_files=b.parquet": "got 'b.parquet'; give a list of text, such as data.eval_files=[b.parquet]",
+    "data.eval_files=[b,3]": "data.eval_files: wrong type at [1]; got 3; give a list of text",
+    # ranges
+    "rollout.top_p=1.5": "rollout.top_p: out of range; got 1.5; give a number > 0 and <= 1",
+    "rollout.top_p=nan": "rollout.top_p: out of range; got nan; give a number > 0 and <= 1",
+    "rollout.temperature=inf": "rollout.temperature: out of range; got inf; give a number > 0",
+    "run.seed=-1": "run.seed: out of range; got -1; give an integer >= 0",
+    "algorithm.dual_clip=1": "algorithm.dual_clip: out of range; got 1; give a number > 1 or null",
+    "run.name=''": "run.name: empty; got ''; give non-empty text",
+    "anchor.kind=monno": "anchor.kind: not one of the choices; got 'monno'; did you mean mono? give one of none, mono,",
+    "tracking.wandb=false": "tracking.wandb: not one of the choices; got false; write off in quotes",
+    # not set, not resolvable
+    "data.prompts_per_step=???": "data.prompts_per_step: not set; give an integer > 0",
+    "run.dir=${run.nme}": "run.dir: cannot be resolved (Interpolation key 'run.nme' not found);",
+    "run.dir=${run.dir}": "run.dir: cannot be resolved (Recursive interpolation detected);",
+    "run.name=${oc.env:MARS_SURELY_NOT_SET}": "run.name: cannot be resolved",
+    # verl's names
+    "actor_rollout_ref.rollout.n=8": "actor_rollout_ref.rollout.n: verl's name; got 8; use rollout.samples_per_prompt",
+    "rollout.n=8": "rollout.n: verl's name; got 8; use rollout.samples_per_prompt",
+    "data.train_batch_size=8": "data.train_batch_size: verl's name; got 8; use data.prompts_per_step",
+    "data.max_response_length=8": "data.max_response_length: verl's name; got 8; use rollout.max_response_tokens",
+    "+algorithm.adv_estimator=grpo": "algorithm.adv_estimator: verl's name; got 'grpo'; use algorithm.estimator (grpo",
+    "trainer.nnodes=2": "trainer.nnodes: verl's name for what mars has no key for; got 2; leave it out: workers are",
+    "worker.rollout.n=8": "worker.rollout.n: verl's name; got 8; use rollout.samples_per_prompt",
+    "actor_rollout_ref.actor.clip_ratio=1": "verl's name; got 1; use algorithm.clip_low and algorithm.clip_high",
+    # keys that must fit together
+    "run.num_epochs=null": "run.num_steps: the run has no length, run.num_epochs is null too; got null;",
+    "data.min_image_pixels=2000000": "data.min_image_pixels: larger than data.max_image_pixels=1003520; got 2000000;",
+    "algorithm.reduction_tokens=9": "has no effect with algorithm.reduction=token_mean; got 9;",
+    "algorithm.reduction=seq_mean_token_sum_norm": "algorithm.reduction_tokens: algorithm.reduction=",
+    "data.prompts_per_step=100": "actor.prompts_per_update: does not divide data.prompts_per_step=100; got 32;",
+    "actor.num_workers=33": "actor.num_workers: more ranks than the actor.prompts_per_update=32 prompts",
+    "rollout.max_model_len=12287": "max_response_tokens=8192; got 12287; give 12288 or more",
+}
+
+
+@pytest.mark.parametrize(("override", "line"), REFUSALS.items(), ids=list(REFUSALS))
+def test_refusal(override, line):
+    assert line in problems(override)[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (
+            ["rollout.samples_per_prompt=1", "anchor=none"],
+            "rollout.samples_per_prompt: a group of one has no advantage",
+        ),
+        (["cluster=local", "rollout.num_workers=2"], "rollout.num_workers: cluster.kind=local has one of each"),
+        (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local has one of each"),
+        (
+            ["cluster.device=cpu", "rollout.tensor_parallel_size=2"],
+            "rollout.tensor_parallel_size: cluster.device=cpu has",
+        ),
+        (["cluster.device=cpu", "model.attention=flash_attention_2"], "model.attention: needs a GPU"),
+    ],
+)
+def test_pairs_that_do_not_fit(overrides, start):
+    assert the_problem(*overrides).startswith(start)
+
+
+def test_anchors_give_a_single_rollout_its_signal():
+    assert load_config("train", [FILES, "rollout.samples_per_prompt=1", "anchor=mono"], []).anchor.kind == "mono"
+
+
+def test_what_has_no_default_must_be_given():
+    line = "data.train_files: not set; give a non-empty list of text"
+    assert problems(files=None) == [line]
+    assert problems(root="sft", files=None) == [line]
+
+
+# --- all at once, and nothing beside the point
+
+
+def test_all_kinds_of_problems_are_in_one_message():
+    lines = problems(
+        "x==",  # syntax
+        "algorithm=grop",  # group
+        "+rollout.n=3",  # verl, with +
+        "rolout.top_k=3",  # unknown
+        "rollout.top_p=7",  # range
+        "run.seed=a",  # type
+        "run.dir=${nope}",  # interpolation
+        "data.prompts_per_step=10",  # cross-field, beside bad fields of the same section
+        "data.shuffle=maybe",
+        "run.num_epochs=null",  # cross-field, beside a bad field of the same section
+        "model.box_space=???",  # not set
+    )
+    keys = [line.partition(": ")[0] for line in lines]
+    assert keys == [
+        *["override 'x=='", "algorithm", "rollout.n", "rolout.top_k"],
+        *["run.dir", "run.seed", "run.num_steps", "model.box_space", "data.shuffle", "rollout.top_p"],
+        "actor.prompts_per_update",
+    ]
+
+
+def test_a_rule_is_silent_where_one_of_its_values_is_bad():
+    assert the_problem("data.prompts_per_step=-7").startswith("data.prompts_per_step: out of range")
+
+
+def test_a_misspelt_key_does_not_count_as_not_set():
+    assert the_problem("data.train_file=[a]", files=None).endswith("did you mean data.train_files?")
+
+
+def test_a_misspelt_experiment_blames_only_itself_and_what_the_command_line_sets():
+    lines = problems("experiment=quikstart", "rollout.top_p=7", "cluster.device=cpu", files=None)
+    assert [line.partition(":")[0] for line in lines] == ["experiment", "rollout.top_p"]
+
+
+def test_a_verl_name_keeps_rules_about_its_key_silent():
+    assert "use data.prompts_per_step" in the_problem("data.train_batch_size=48", "actor.prompts_per_update=48")
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data())
+def test_every_wrong_value_is_reported_whatever_else_is_wrong(data):
+    wrong = {
+        "rollout.top_p=2": "rollout.top_p",
+        "run.seed=x": "run.seed",
+        "actor.beta1=1": "actor.beta1",
+        "reward.functon=f": "reward.functon",
+        "anchor=mno": "anchor",
+        "cluster.kind=slurm": "cluster.kind",
+        "evaluation.top_p=0": "evaluation.top_p",
+        "a b": "override 'a b'",
+        "data.min_image_pixels=9999999": "data.min_image_pixels",
+        "rollout.max_model_len=1": "rollout.max_model_len",
+        "trainer.nnodes=1": "trainer.nnodes",
+    }
+    chosen = data.draw(st.lists(st.sampled_from(sorted(wrong)), min_size=1, unique=True))
+    lines = problems(*chosen)
+    assert sorted(line.partition(": ")[0] for line in lines) == sorted(wrong[override] for override in chosen)
+
+
+# --- files of recipes
+
+BROKEN_EXPERIMENTS = {
+    "rollout: {n: 3}": "rollout.n: verl's name; got 3; use rollout.samples_per_prompt",
+    "rolout: {top_p: 0.5}": "rolout.top_p: unknown key; got 0.5; did you mean rollout.top_p?",
+    "rollout: {top_p: {x: 1}}": "rollout.top_p.x: unknown key; got 1; did you mean rollout.top_p?",
+    "rollout: 3": "rollout: a section, not a value; got 3; set one of",
+    "rollout: null": "rollout: a section, not a value; got null; set one of",
+    "rollout: [1]": "configuration files: cannot be composed",
+    "rollout: {top_p: [1}": "configuration files: cannot be composed",
+    "rollout: {top_p: 1, top_p: 2}": "found duplicate key top_p",
+    "rollout.top_p: 0.5": "rollout.top_p: a key with a dot in a file; write nested keys",
+    "tracking: {wandb: off}": "tracking.wandb: not one of the choices; got false; write off in quotes",
+    "1: 2": "1: unknown key; got 2;",
+    "x: !!python/object/apply:os.getcwd []": "could not determine a constructor for the tag",
+    "defaults: 3": "configuration files: cannot be composed",
+    "defaults: [override /algorithm: grop]": "names what does not exist; got 'algorithm/grop'; the choices are",
+    "defaults: [override /algorthm: grpo]": "Could not override 'algorthm'",
+    "defaults: [/algorithm: grpo]": "algorithm appears more than once",
+    "defaults: [override /anchor: null]": "anchor.kind: not set; give one of none, mono, leave_one_out",
+}
+
+
+@pytest.mark.parametrize(("text", "line"), BROKEN_EXPERIMENTS.items(), ids=list(BROKEN_EXPERIMENTS))
+def test_a_broken_experiment_is_refused_beside_a_wrong_override(experiment, text, line):
+    chosen, dirs = experiment(f"# @package _global_\n{text}\n")
+    lines = problems(*chosen, "actor.beta1=5", dirs=dirs)
+    assert any(line in found for found in lines)
+    assert "actor.beta1: out of range; got 5; give a number >= 0 and < 1" in lines
+
+
+@pytest.mark.parametrize("text", ["rollout: {top_p: 0.5}\n", "", "- a\n"])
+def test_an_experiment_that_would_be_put_aside_is_refused(experiment, text):
+    chosen, dirs = experiment(text)
+    assert "begin its file with the line # @package _global_" in the_problem(*chosen, dirs=dirs)
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    assert "cannot be composed" in the_problem("experiment=mine", dirs=[str(tmp_path)])
+
+
+def test_a_recipe_cannot_silently_lose_its_file_to_a_shipped_one(experiment):
+    chosen, dirs = experiment("# @package _global_\nrun: {seed: 5}\n", name="quickstart")
+    line = the_problem(*chosen, dirs=dirs)
+    assert str(shipped_folder() / "experiment" / "quickstart.yaml") in line
+    assert "rename it" in line
+
+
+def test_a_config_folder_that_is_not_there():
+    assert the_problem(dirs=["/no/such"]) == "--config-dir: no such folder; got '/no/such'; give a folder of YAML files"
+
+
+# --- shown, and cheap
+
+
+def test_composed_yaml_is_resolved_and_not_validated():
+    import yaml
+
+    shown = yaml.safe_load(composed_yaml("train", ["rollout.top_p=7"], []))
+    assert (shown["run"]["dir"], shown["rollout"]["top_p"]) == ("runs/mars", 7)
+    assert shown["data"]["train_files"] == "???"
+    assert "hydra" not in shown
+    with pytest.raises(ConfigError, match=r"did you mean rollout\.top_p"):
+        composed_yaml("train", ["rolout.top_p=7"], [])
+    with pytest.raises(ConfigError, match=r"run\.dir: cannot be resolved"):
+        composed_yaml("train", ["run.dir=${nope}"], [])
+
+
+def test_loading_the_configuration_imports_nothing_heavy():
+    code = (
+        "import sys; from mars.config.load import load_config; "
+        "load_config('train', ['experiment=quickstart'], []); "
+        "print([name for name in ('torch', 'transformers', 'ray', 'vllm', 'numpy', 'scipy') if name in sys.modules])"
+    )
+    start = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    assert time.monotonic() - start < 30  # a guard against hangs; scripts measure the three seconds
+
+
+def test_configurations_are_frozen_and_checked_however_they_are_made():
+    config = load_config("train", [FILES], [])
+    with pytest.raises(ValueError, match="frozen"):
+        config.run.seed = 3
+    values = config.model_dump()
+    values["data"]["prompts_per_step"] = 100
+    with pytest.raises(ValueError, match=r"does not divide data\.prompts_per_step=100"):
+        TrainConfig.model_validate(values)
+
+
+def test_at_most_150_leaves_and_every_one_has_a_description():
+    fields = dict(itertools.chain.from_iterable(leaves(schema).items() for schema in SCHEMAS.values()))
+    assert len(leaves(TrainConfig)) <= 150
+    assert [key for key, field in fields.items() if not field.description] == []
+    assert [key for key, field in fields.items() if not field.is_required()] == []

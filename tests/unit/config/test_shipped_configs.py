@@ -1,0 +1,65 @@
+"""Every configuration file of the repository composes, and docs/config.md is up to date."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mars.config.document import DOCUMENT, document, main
+from mars.config.folders import groups, quoted, shipped_folder
+from mars.config.keys import leaves
+from mars.config.load import SCHEMAS, load_config
+
+ROOT = Path(__file__).parents[3]
+EXPERIMENTS = sorted([*ROOT.glob("configs/experiment/*.yaml"), *ROOT.glob("recipe/*/experiment/*.yaml")])
+
+
+def test_the_configs_beside_the_package_are_the_shipped_ones():
+    assert shipped_folder() == ROOT / "configs"
+    assert EXPERIMENTS
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_experiment_composes(path):
+    text = yaml.safe_load(path.read_text(encoding="utf-8"))
+    root = "sft" if "sft" in text else "train"
+    overrides = [f"experiment={path.stem}"]
+    if "train_files" not in text.get("data", {}):
+        overrides.append("data.train_files=[given.parquet]")
+    dirs = [] if path.is_relative_to(ROOT / "configs") else [str(path.parents[1])]
+    assert load_config(root, overrides, dirs).run.name
+
+
+@pytest.mark.parametrize("root", SCHEMAS)
+def test_every_choice_of_every_group_composes(root):
+    for group, choices in groups(root, [shipped_folder()]).items():
+        for choice in choices if group != "experiment" else []:
+            overrides = [f"{group}={choice}", f"data.train_files=[{quoted('given.parquet')}]"]
+            assert load_config(root, overrides, []).run.name, f"{group}={choice}"
+
+
+@pytest.mark.parametrize("root", SCHEMAS)
+def test_every_value_has_one_home_in_the_files(root):
+    """A key that a root file and a group's file both set would hide one of the two."""
+    names = groups(root, [shipped_folder()])
+    own = yaml.safe_load((shipped_folder() / f"{root}.yaml").read_text())
+    sections = {key.partition(".")[0] for key in leaves(SCHEMAS[root])}
+    assert set(own) - {"defaults"} == sections - set(names)
+
+
+def test_the_config_reference_is_up_to_date():
+    text = document()
+    assert DOCUMENT.read_text(encoding="utf-8") == text, "run python -m mars.config.document"
+    assert main(["--check"]) == 0
+    for schema in SCHEMAS.values():
+        assert [key for key in leaves(schema) if f"| `{key}` |" not in text] == []
+
+
+def test_a_stale_config_reference_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("mars.config.document.DOCUMENT", tmp_path / "config.md")
+    assert main(["--check"]) == 1
+    assert main([]) == 0
+    assert main(["--check"]) == 0
+    (tmp_path / "config.md").write_text(document().replace("0.9", "0.8", 1))
+    assert main(["--check"]) == 1
+    assert main(["--chek"]) == 2
