@@ -137,7 +137,7 @@ def _read_row(
 
     columns = stored.columns
     if columns is None:
-        return [Problem(stored.label, "json", "the line is not a JSON object")]
+        return [Problem(stored.label, "json", "the line is not a JSON object of Unicode text")]
     data_source = attempt(rows.data_source_of, columns, Path(stored.file).stem)
     messages, inline = attempt(rows.messages_of, columns) or (None, [])
     extra = attempt(rows.extra_info_of, columns) or {}

@@ -106,6 +106,8 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
         return {}
     try:
         row = json.loads(line)
+        if b"\\ud" in line.lower():  # half a surrogate pair is no text: it could be neither tokenised nor logged
+            json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and row else None
