@@ -1,0 +1,159 @@
+"""How a process ends: messages, exit codes, and where tracebacks go. And the command lines of mars."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mars.command import LOG_FILE
+from mars.config.command_line import parse_command_line
+from mars.types import ConfigError, DataError, EnvironmentProblem, MarsError, NumericalError, WorkersLost
+
+
+def python(code, *arguments):
+    """Run `code` in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def end_with(statement, log_dir=None):
+    """What run_command makes of a main that logs to `log_dir` and then executes `statement`."""
+    code = f"""
+import logging
+from mars.command import log_to, run_command
+from mars.types import *
+def main():
+    if {log_dir!r}: log_to({log_dir!r})
+    logging.getLogger("mars.part").info("the run begins")
+    {statement}
+run_command(main)
+"""
+    return python(code)
+
+
+@pytest.mark.parametrize(
+    "failure", [MarsError, ConfigError, DataError, EnvironmentProblem, WorkersLost, NumericalError]
+)
+def test_a_known_failure_is_its_message_and_its_code(failure):
+    result = end_with(f"raise {failure.__name__}('rollout.top_p: too much')")
+    assert result.returncode == failure.exit_code
+    assert result.stderr.endswith("rollout.top_p: too much\n")
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_the_code_that_main_returns_is_the_process(code):
+    assert end_with(f"return {code}").returncode == code
+
+
+def test_an_interruption_is_130():
+    result = end_with("raise KeyboardInterrupt")
+    assert (result.returncode, "Traceback" in result.stderr) == (130, False)
+
+
+@pytest.mark.parametrize(("failure", "code"), [("DataError", 3), ("ZeroDivisionError", 1)])
+def test_the_traceback_is_in_the_log_of_the_run(tmp_path, failure, code):
+    result = end_with(f"raise {failure}('what happened')", str(tmp_path))
+    log = (tmp_path / LOG_FILE).read_text()
+    assert result.returncode == code
+    assert "what happened" in result.stderr
+    assert str(tmp_path / LOG_FILE) in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Traceback" in log
+    assert f"{failure}: what happened" in log
+    assert "INFO mars.part: the run begins" in log
+
+
+def test_an_unknown_error_without_a_run_folder_keeps_its_traceback(tmp_path):
+    result = end_with("raise ZeroDivisionError('what happened')", str(tmp_path / "nothing"))
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_log_is_appended_to(tmp_path):
+    for _ in range(2):
+        end_with("return 0", str(tmp_path))
+    assert (tmp_path / LOG_FILE).read_text().count("the run begins") == 2
+
+
+def test_options_may_stand_among_the_overrides():
+    argv = ["a=1", "--config-dir", "x", "b=2", "--dry-run", "--config-dir=y", "~c", "--oops"]
+    line = parse_command_line("train", "mars", argv)
+    assert line.overrides == ("a=1", "b=2", "~c", "--oops")
+    assert line.config_dirs == ("x", "y")
+    assert (line.dry_run, line.show_config) == (True, False)
+    assert parse_command_line("train", "mars", ["--cfg", "job"]).show_config
+
+
+def module(name, *arguments, cwd=None):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
+
+
+def test_a_bad_configuration_ends_with_2_and_leaves_nothing_behind(tmp_path):
+    result = module("mars.main", "experiment=quickstart", "rolout.top_p=1", "--oops", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "rolout.top_p: unknown key; got 1; did you mean rollout.top_p?",
+        "--oops: no such option; the options are --config-dir, --cfg and --dry-run; "
+        "a setting is written key=value, without dashes",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_composed_configuration_is_shown_whole(tmp_path):
+    import yaml
+
+    result = module("mars.main", "--cfg", "job", "run.seed=5", cwd=tmp_path)
+    assert result.returncode == 0
+    assert yaml.safe_load(result.stdout)["run"] == {
+        **{"name": "mars", "dir": "runs/mars", "seed": 5},
+        **{"num_steps": None, "num_epochs": 2},
+    }
+
+
+def test_help_lists_the_groups():
+    result = module("mars.main", "--help")
+    assert result.returncode == 0
+    assert "anchor=leave_one_out|mono|none" in result.stdout
+
+
+COMMAND = "import sys; from mars.cli import main; sys.argv[0] = 'mars'; main()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "output"),
+    [
+        (["--help"], 0, "doctor"),
+        (["data", "convert", "--help"], 0, "llvip"),
+        (["nonsense"], 2, "nonsense"),
+        (["report", "/no/such/run"], 3, "/no/such/run"),
+        (["train", "rolout.top_p=1"], 2, "did you mean rollout.top_p?"),
+        (["train", "--help"], 0, "--dry-run"),
+        (["eval", "run", "a model", "d.parquet", "rolout.top_p=1"], 2, "did you mean rollout.top_p?"),
+        (["eval", "run", "model"], 2, "DATA"),
+    ],
+)
+def test_the_mars_command(arguments, code, output):
+    result = python(COMMAND, *arguments)
+    assert (result.returncode, "Traceback" in result.stderr) == (code, False)
+    assert output in result.stdout + result.stderr
+
+
+def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path):
+    """Names with spaces, quotes and commas reach the configuration as they are."""
+    import mars.evaluate
+    from mars.cli import run
+
+    seen = []
+    monkeypatch.setattr(
+        mars.evaluate, "run_evaluation", lambda config, name, out: seen.append((config, name, out)), raising=False
+    )
+    run("it's, a model", "/data/a [b], c.parquet", ["evaluation.max_samples=3"], "mine", tmp_path / "x.json", None)
+    ((config, name, out),) = seen
+    assert config.model.path == "it's, a model"
+    assert config.data.eval_files == config.data.train_files == ["/data/a [b], c.parquet"]
+    assert (config.evaluation.max_samples, name, out) == (3, "mine", tmp_path / "x.json")
