@@ -112,6 +112,7 @@ class TrainerSpec:
             optimizer=OptimizerSettings(
                 learning_rate=actor.learning_rate,
                 warmup_steps=actor.warmup_steps,
+                total_steps=None,
                 weight_decay=actor.weight_decay,
                 betas=(actor.beta1, actor.beta2),
                 clip_norm=actor.clip_norm,

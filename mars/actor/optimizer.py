@@ -12,10 +12,14 @@ from torch.distributed.tensor import DTensor
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """warmup_steps: the rate rises linearly over so many steps and then stays. clip_norm: of the global gradient."""
+    """warmup_steps: the rate rises linearly over so many steps. clip_norm: of the global gradient.
+
+    total_steps: after the warm-up the rate falls linearly to 0 at this step; None: it stays.
+    """
 
     learning_rate: float
     warmup_steps: int
+    total_steps: int | None
     weight_decay: float
     betas: tuple[float, float]
     clip_norm: float
@@ -43,9 +47,8 @@ class Optimizer:
             weight_decay=settings.weight_decay,
             foreach=True,
         )
-        warmup = settings.warmup_steps
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._adamw, lambda step: min(1.0, (step + 1) / (warmup + 1))
+            self._adamw, lambda step: rate_factor(step, settings.warmup_steps, settings.total_steps)
         )
 
     def step(self) -> StepResult:
@@ -64,6 +67,16 @@ class Optimizer:
         """Drop the gradients; the weights and the schedule stay."""
         self._adamw.zero_grad(set_to_none=True)
         return StepResult(float("nan"), self._schedule.get_last_lr()[0], applied=False)
+
+
+def rate_factor(step: int, warmup_steps: int, total_steps: int | None) -> float:
+    """Share of the learning rate at optimizer step `step` (0 is the first).
+
+    Example: warmup_steps 3 gives 0.25, 0.5, 0.75, 1, 1, ...; with total_steps 5 the last two are 1 and 0.5.
+    """
+    rising = (step + 1) / (warmup_steps + 1)
+    falling = 1.0 if total_steps is None else (total_steps - step) / max(total_steps - warmup_steps, 1)
+    return max(min(1.0, rising, falling), 0.0)
 
 
 def _full(value: Tensor) -> Tensor:

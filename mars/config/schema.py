@@ -214,6 +214,8 @@ class SftDataConfig(Section):
 class SftSettings(Section):
     num_steps: PositiveInt = Field(description="Optimizer steps.")
     batch_size: PositiveInt = Field(description="Rows of one optimizer step.")
+    tokens_per_forward: PositiveInt = Field(description="Padded tokens of one forward; a batch is split accordingly.")
+    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits exist at once.")
     learning_rate: PositiveFloat = Field(description="Peak AdamW learning rate.")
     warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up; then linear decay to zero.")
     weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")

@@ -1,0 +1,183 @@
+"""`python -m mars.sft [key=value ...]`: a supervised cold start, so that a policy knows the response format.
+
+Next-token cross-entropy on the `response` column, in one process: for models that fit there. A larger one comes from
+any supervised trainer, as a Hugging Face folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mars.command import log_to, run_command
+from mars.config.command_line import parse_command_line
+from mars.config.schema import SftConfig
+from mars.types import DataError, NumericalError, Prompt
+
+if TYPE_CHECKING:
+    from mars.actor.batch import ProcessedPrompt
+    from mars.data.chat import PromptEncoder
+
+logger = logging.getLogger(__name__)
+
+POLICY_FOLDER = "policy"
+
+
+class ColdStart:
+    """The model, its optimizer and the rows as tensors. Every image is processed once, before the first step."""
+
+    def __init__(self, config: SftConfig, encoder: PromptEncoder, prompts: Sequence[Prompt]) -> None:
+        import torch
+
+        from mars.actor.model import ModelSettings, ScoringSettings, load_policy
+        from mars.actor.optimizer import Optimizer, OptimizerSettings
+
+        sft, model = config.sft, config.model
+        torch.set_num_threads(sft.num_threads)
+        torch.manual_seed(config.run.seed)
+        self._config, self._rules = config, encoder.token_rules()
+        self.model_settings = ModelSettings(
+            model.path, model.dtype, model.attention, model.trust_remote_code, gradient_checkpointing=False
+        )
+        scoring = ScoringSettings(1.0, self._rules.blocked_ids, sft.logprob_chunk_tokens)
+        self.policy = load_policy(self.model_settings, scoring).to(sft.device)
+        schedule = (sft.learning_rate, sft.warmup_steps, sft.num_steps)
+        self._optimizer = Optimizer(
+            self.policy.parameters(), OptimizerSettings(*schedule, sft.weight_decay, (0.9, 0.999), sft.clip_norm)
+        )
+        self._rows = _process_rows(config, encoder, prompts)
+
+    def step(self, prompts: Sequence[Prompt]) -> dict[str, float]:
+        """One optimizer step. Raises NumericalError where the gradient is not finite."""
+        import torch
+
+        from mars.actor.batch import forward_batch
+        from mars.data.balance import micro_batches
+
+        start = time.perf_counter()
+        rows = [self._rows[prompt.prompt_id] for prompt in prompts]
+        num_tokens = sum(len(response) for _, response in rows)
+        costs = [len(prompt.input_ids) + len(response) for prompt, response in rows]
+        total = 0.0
+        for indices in micro_batches(costs, self._config.sft.tokens_per_forward):
+            batch = forward_batch(
+                [rows[i] for i in indices],
+                self.policy.backbone.model.get_rope_index,
+                self._rules.image_id,
+                self._rules.pad_id,
+            ).to(torch.device(self._config.sft.device))
+            with torch.autocast(
+                self._config.sft.device, torch.bfloat16, enabled=self._config.model.dtype == "bfloat16"
+            ):
+                logprobs, _ = self.policy(batch)
+            loss = -logprobs.sum() / num_tokens
+            loss.backward()
+            total += loss.item()
+        result = self._optimizer.step()
+        if not result.applied:
+            raise NumericalError(f"sft: the gradient is not finite (loss {total}); lower sft.learning_rate")
+        return {
+            "sft/loss": total,
+            "sft/grad_norm": result.grad_norm,
+            "sft/lr": result.learning_rate,
+            "timing_s/step": time.perf_counter() - start,
+        }
+
+
+def train(config: SftConfig) -> None:
+    """Train `model.path` on `data.train_files` and save it to <run.dir>/policy."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from mars.actor.state import save_policy
+    from mars.data.chat import PromptEncoder
+    from mars.data.stream import PromptStream
+    from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
+
+    sft, run_dir = config.sft, Path(config.run.dir)
+    encoder = PromptEncoder.from_pretrained(config.model.path)
+    prompts = _load_rows(config, encoder)
+    stream = PromptStream(prompts, sft.batch_size, config.run.seed, shuffle=True)
+    cold_start = ColdStart(config, encoder, prompts)
+    tracker = JsonlTracker(run_dir / METRICS_FILE, resumed_step=None)
+    log_to(config.run.dir)
+    console = Console(stderr=True)
+    for step in track(range(1, sft.num_steps + 1), "Cold start", console=console, transient=True):
+        metrics = cold_start.step(stream.batch(step - 1))
+        if step % sft.log_every == 0 or step == sft.num_steps:
+            tracker.log(metrics, step)
+            console.print(f"{step}/{sft.num_steps}  loss {metrics['sft/loss']:.3f}", highlight=False)
+    tracker.close()
+    save_policy(cold_start.policy, cold_start.model_settings, str(run_dir / POLICY_FOLDER), is_writer=True)
+    logger.info("the model is in %s", run_dir / POLICY_FOLDER)
+
+
+def _load_rows(config: SftConfig, encoder: PromptEncoder) -> tuple[Prompt, ...]:
+    """Raises DataError where a row has no response or is too long."""
+    from mars.data.dataset import load_prompts
+    from mars.data.images import ImageBudget
+    from mars.data.lengths import drop_overlong
+
+    data = config.data
+    budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
+    rows = load_prompts(data.train_files, data.image_root, data.on_bad_sample, _missing_response)
+    rows = drop_overlong(rows, encoder, budget, data.max_prompt_tokens, "single", data.on_bad_sample)
+    return rows.prompts
+
+
+def _missing_response(prompt: Prompt) -> str | None:
+    return None if prompt.response is not None else "a cold start needs a response column; this row has none"
+
+
+def _process_rows(
+    config: SftConfig, encoder: PromptEncoder, prompts: Sequence[Prompt]
+) -> dict[str, tuple[ProcessedPrompt, tuple[int, ...]]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    from mars.data.images import decode_image
+    from mars.data.processor import PromptProcessor
+    from mars.data.views import show
+
+    processor = PromptProcessor(
+        config.model.path,
+        decode=decode_image,
+        min_pixels=config.data.min_image_pixels,
+        max_pixels=config.data.max_image_pixels,
+        image_token_id=encoder.token_rules().image_id,
+        cache_images=sum(len(prompt.sources) for prompt in prompts),
+    )
+    rows = {}
+    for prompt in track(prompts, "Processing images", console=Console(stderr=True), transient=True):
+        messages, images = show(prompt, None, "single")
+        if prompt.response is None:
+            raise DataError(f"{prompt.row}: {_missing_response(prompt)}")
+        token_ids = encoder.encode(messages, len(images))
+        rows[prompt.prompt_id] = (processor.process(token_ids, images), encoder.encode_response(prompt.response))
+    return rows
+
+
+def main(argv: Sequence[str]) -> int:
+    line = parse_command_line("sft", "python -m mars.sft", argv)
+    from mars.config.load import composed_yaml, load_config
+
+    if line.show_config:
+        sys.stdout.write(composed_yaml("sft", line.overrides, line.config_dirs))
+        return 0
+    config = load_config("sft", line.overrides, line.config_dirs)
+    if line.dry_run:
+        from mars.data.chat import PromptEncoder
+
+        prompts = _load_rows(config, PromptEncoder.from_pretrained(config.model.path))
+        sys.stdout.write(f"{len(prompts)} rows with a response; {config.sft.num_steps} steps\n")
+        return 0
+    train(config)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
