@@ -76,6 +76,8 @@ class _Choices:
     def find(self, text: str) -> int | None:
         """Position of the option that `text` names. Its letter, its text, or its letter and its text."""
         words = _words(text)
+        if not words:
+            return None
         if len(words) == 1 and words[0] in self._letters:
             return self._letters.index(words[0])
         if words in self._plain:  # before labels: the option may itself read "D. H. Lawrence"
@@ -126,13 +128,14 @@ def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
         given = [given[letter] for letter in letters] if _are_letters(letters) else given
     elif hasattr(given, "tolist"):  # a column of a parquet file may come as an array
         given = given.tolist()
-    if not isinstance(given, list | tuple) or not all(isinstance(option, str) and _words(option) for option in given):
-        raise DataError(f"extra_info.choices: want a list of non-empty texts; got {str(given)[:80]}")
-    if len(given) > len(ascii_lowercase):
-        raise DataError(f"extra_info.choices: more options than letters; got {len(given)}")
+    if not isinstance(given, list | tuple) or not all(isinstance(option, str) for option in given):
+        raise DataError(f"extra_info.choices: want a list of texts; got {str(given)[:80]}")
     labels = [_LABEL.match(option) for option in given]
     if all(labels) and _are_letters([label[1] for label in labels if label]):
-        return tuple(option[label.end() :].strip() for option, label in zip(given, labels, strict=True) if label)
+        given = [option[label.end() :].strip() for option, label in zip(given, labels, strict=True) if label]
+    if len(given) > len(ascii_lowercase) or not all(len(text) <= MAX_CHARS and _words(text) for text in given):
+        limits = f"at most {len(ascii_lowercase)} texts of 1 to {MAX_CHARS} characters"
+        raise DataError(f"extra_info.choices: want {limits}; got {len(given)}: {str(given)[:80]}")
     return tuple(given)
 
 

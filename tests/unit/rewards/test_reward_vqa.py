@@ -230,7 +230,9 @@ def test_choices_from_an_array(is_right) -> None:
         ("A", ["red", 3], "extra_info.choices"),
         ("A", {"x": "red"}, "extra_info.choices"),
         ("A", 5, "extra_info.choices"),
-        ("A", [str(number) for number in range(30)], "more options than letters"),
+        ("A", [str(number) for number in range(30)], "at most 26 texts"),
+        ("A", ["A. red", "B."], "at most 26 texts"),
+        ("A", ["red", "x" * 400], "1 to 300 characters"),
     ],
 )
 def test_malformed_truths_are_named(make_item, truth: str, choices, fragment: str) -> None:
