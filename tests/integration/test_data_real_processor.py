@@ -1,0 +1,94 @@
+"""Prompt ids and image sizes against the processors of Qwen2.5-VL and Qwen3-VL themselves."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mars.actor.tiny import MAX_PIXELS, MIN_PIXELS, build_config, build_processor
+from mars.data.chat import PromptEncoder, expand
+from mars.data.images import ImageBudget, model_image_size, num_image_tokens
+from mars.types import EnvironmentProblem, Message
+
+
+def noise(width, height):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    processor = build_processor(request.param)
+    processor.save_pretrained(folder)
+    build_config(request.param, processor.tokenizer, tie_word_embeddings=False).save_pretrained(folder)
+    return str(folder), processor
+
+
+def test_expanded_ids_are_the_processors(model):
+    folder, processor = model
+    encoder = PromptEncoder.from_pretrained(folder)
+    budget = ImageBudget.from_pretrained(folder, MIN_PIXELS, MAX_PIXELS)
+    sizes = [(112, 112), (57, 130), (300, 200)]
+    pictures = [noise(*size) for size in sizes]
+    messages = (Message("system", "Be brief."), Message("user", "<image>\n<image> and <image>Where is it?"))
+    content = [
+        {"type": "image"},
+        {"type": "text", "text": "\n"},
+        {"type": "image"},
+        {"type": "text", "text": " and "},
+        {"type": "image"},
+        {"type": "text", "text": "Where is it?"},
+    ]
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
+    text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    expected = processor(text=[text], images=pictures)["input_ids"][0]
+    ids = encoder.encode(messages, 3)
+    tokens = [num_image_tokens(size, budget) for size in sizes]
+    assert expand(ids, tokens, encoder.token_rules().image_id) == tuple(expected)
+
+
+def test_rules_cover_the_whole_vocabulary_of_the_model(model):
+    folder, processor = model
+    rules = PromptEncoder.from_pretrained(folder).token_rules()
+    tokenizer = processor.tokenizer
+    assert rules.eos_ids == (tokenizer.eos_token_id,)
+    free = set(range(max(rules.blocked_ids) + 1)) - set(rules.blocked_ids)
+    assert {tokenizer.convert_ids_to_tokens(i) for i in free} >= {"<|im_end|>", "<|endoftext|>", "<|box_start|>"}
+    assert not free - set(range(len(tokenizer)))
+    vocab_size = build_config("qwen2_5_vl", tokenizer, tie_word_embeddings=False).text_config.vocab_size
+    assert max(rules.blocked_ids) == vocab_size - 1
+
+
+def test_a_folder_without_an_image_processor_is_named(tmp_path):
+    with pytest.raises(EnvironmentProblem, match="no image processor"):
+        ImageBudget.from_pretrained(str(tmp_path), 1, 2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(4, 5000),
+    st.integers(4, 5000),
+    st.sampled_from([(14, 2), (16, 2)]),
+    st.sampled_from([(56 * 56, 28 * 28 * 1280), (28 * 28, 224 * 224), (256 * 256, 768 * 768)]),
+)
+def test_sizes_are_those_of_the_library(width, height, patch, pixels):
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    if max(width, height) > 200 * min(width, height):
+        return
+    budget = ImageBudget(*pixels, *patch)
+    expected = smart_resize(height, width, factor=patch[0] * patch[1], min_pixels=pixels[0], max_pixels=pixels[1])
+    assert model_image_size((width, height), budget) == (expected[1], expected[0])
+
+
+@pytest.mark.parametrize("patch_size", [14, 16])
+@pytest.mark.parametrize("size", [(112, 112), (57, 300), (640, 480), (31, 30), (1280, 1024)])
+def test_tokens_are_those_of_the_real_image_processor(size, patch_size):
+    from transformers import Qwen2VLImageProcessor
+
+    budget = ImageBudget(56 * 56, 448 * 448, patch_size, 2)
+    processor = Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 448 * 448}, patch_size=patch_size)
+    _, h, w = processor(images=[noise(*size)], return_tensors="pt")["image_grid_thw"][0].tolist()
+    assert model_image_size(size, budget) == (w * patch_size, h * patch_size)
+    assert num_image_tokens(size, budget) == h * w // 4
