@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Make or complete the environment in .venv: `bash scripts/setup.sh [extra ...]`, default extra: cpu.
+# The configured package sources come first; PyTorch's own CPU index only where they lack the CPU build of torch.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+torch=2.13.0+cpu
+extras=$(IFS=,; echo "${*:-cpu}")
+stamp=.venv/.mars-$(echo "$extras" | tr ',' '-')
+wanted=$( (echo "$extras"; cat pyproject.toml scripts/setup.sh scripts/repair_torch_companions.py) | cksum)
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    exit 0
+fi
+
+python=${PYTHON:-python3}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "scripts/setup.sh: Python 3.11 or newer is needed; got $("$python" --version 2>&1); set PYTHON=/path/to/python" >&2
+    exit 4
+fi
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+pip=(.venv/bin/python -m pip --disable-pip-version-check)
+
+sources=()
+if [[ ",$extras," == *,cpu,* ]] && ! .venv/bin/python -c "import torch, sys; sys.exit(torch.__version__ != '$torch')" 2>/dev/null; then
+    if ! "${pip[@]}" download --quiet --no-deps --dest "$(mktemp -d)" "torch==$torch" >/dev/null 2>&1; then
+        echo "the configured package sources have no torch $torch; adding PyTorch's CPU index" >&2
+        sources=(--extra-index-url https://download.pytorch.org/whl/cpu)
+    fi
+fi
+echo "installing mars[$extras] into .venv (a few minutes the first time)" >&2
+# Bytecode is compiled when a module is first imported, not for the thousands that never are.
+"${pip[@]}" install --quiet --progress-bar on --no-compile "${sources[@]}" -e ".[$extras]"
+.venv/bin/python scripts/repair_torch_companions.py
+rm -f .venv/.mars-*
+echo "$wanted" >"$stamp"
