@@ -15,7 +15,8 @@ from mars.data.stream import PromptStream
 from mars.evaluate import eval_metrics, evaluate
 from mars.fit import FitSettings, fit, last_step
 from mars.inputs import Inputs, load_inputs
-from mars.rewards.reward import RewardScorer
+from mars.rewards.reward import RewardScorer, self_test
+from mars.rollout.collect import reward_input
 from mars.rollout.engine import RolloutEngine
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 POLICY_FOLDER = "policy"
 EVALUATION_FOLDER = "evaluation"
 CONFIG_FILE = "config.yaml"
+_SELF_TEST_ROWS = 4
 
 
 def run(config: TrainConfig) -> None:
@@ -44,6 +46,9 @@ def run(config: TrainConfig) -> None:
         (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
         scorer = build_scorer(config)
         try:
+            self_test(
+                scorer, [reward_input(prompt, None, "", inputs.frames) for prompt in stream.batch(0)[:_SELF_TEST_ROWS]]
+            )
             with workers(config, inputs, with_trainer=True) as (engine, trainer):
                 assert trainer is not None  # asked for above
                 fit(

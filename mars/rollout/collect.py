@@ -43,7 +43,7 @@ def collect(
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     texts = [[decode(completion.token_ids) for completion in samples] for samples in completions]
     items = [
-        _reward_input(by_id[request.prompt_id], request.view, text, frames)
+        reward_input(by_id[request.prompt_id], request.view, text, frames)
         for request, samples in zip(requests, texts, strict=True)
         for text in samples
     ]
@@ -67,7 +67,8 @@ def _prompt_rollouts(prompt: Prompt, groups: dict[View, RolloutGroup]) -> Prompt
     return PromptRollouts(prompt, groups[None], anchors)
 
 
-def _reward_input(prompt: Prompt, view: View, text: str, frames: BoxFrames) -> RewardInput:
+def reward_input(prompt: Prompt, view: View, text: str, frames: BoxFrames) -> RewardInput:
+    """What the reward function sees of one answer to one view."""
     truth_size, response_size = frames(prompt, view)
     return RewardInput(
         data_source=prompt.data_source,
