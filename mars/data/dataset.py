@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 THREADS = 8
 TruthCheck = Callable[[Prompt], str | None]
-"""Why a prompt's truth cannot be scored, or None."""
+"""Why a prompt's truth cannot be scored, or None. It may raise DataError instead."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load_prompts(
     """All prompts of `files` (.parquet, .jsonl), in order. Image headers are read, pixels are not decoded.
 
     image_root: folder of the images' relative paths; None means each file's own folder.
-    check_truth: called with every prompt that is complete otherwise; returns a reason or None.
+    check_truth: called with every prompt that is complete otherwise; see TruthCheck.
     Bad rows: all of them in one DataError ("error"), or left out and counted ("drop"). A file that cannot be read,
     or a set without a usable row, is a DataError always.
     """
@@ -168,7 +168,10 @@ def _read_row(
         extra_info=extra,
         response=response,
     )
-    reason = check_truth(prompt)
+    try:
+        reason = check_truth(prompt)
+    except DataError as error:
+        reason = str(error)
     return prompt if reason is None else [Problem(stored.label, "truth", reason)]
 
 

@@ -1,4 +1,4 @@
-"""The texts that tell a model how to answer: one place for training and evaluation (METHOD section 4)."""
+"""The texts that tell a model how to answer: one place for training and evaluation."""
 
 from __future__ import annotations
 

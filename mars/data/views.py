@@ -15,7 +15,7 @@ ImageLayout = Literal["single", "repeated"]
 
 
 def views(prompt: Prompt, anchor_kind: AnchorKind) -> tuple[View, ...]:
-    """The anchor views of a prompt, in source order (METHOD: anchors of the paper are one view per source).
+    """The anchor views of a prompt, in source order. "mono" is the MARS paper's (arXiv 2605.25437).
 
     none -> (). mono -> one view per source. leave_one_out -> all sources but one, once for each source.
     A prompt with fewer than two sources has no anchor views: its only view would be the multi view again, and

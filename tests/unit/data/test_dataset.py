@@ -281,6 +281,12 @@ def test_the_truth_check_sees_complete_prompts(folder):
         load(file, check=no_sevens)
     assert load(file, policy="drop", check=no_sevens).dropped == {"truth": 1}
 
+    def no_sevens_either(prompt):
+        if prompt.truth == "7":
+            raise DataError("sevens cannot be scored")
+
+    assert load(file, policy="drop", check=no_sevens_either).dropped == {"truth": 1}
+
 
 def test_duplicate_ids_are_reported_with_both_rows(folder):
     first = jsonl(folder, [verl_row(extra_info={"id": "7"}), verl_row(extra_info={"id": "8"})], "a.jsonl")
