@@ -89,9 +89,12 @@ def run(
 
     given = [f"model.path={quoted(model)}", f"data.eval_files=[{quoted(files)}]", f"data.train_files=[{quoted(files)}]"]
     config = load_config("train", [*given, *(overrides or [])], config_dir or [])
-    from mars.evaluate import run_evaluation
+    from rich.console import Console
 
-    run_evaluation(config, name, out)
+    from mars.run import run_evaluation
+    from mars.tracking.console import evaluation_table
+
+    Console().print(evaluation_table([run_evaluation(config, name, out)]))
 
 
 def main() -> NoReturn:

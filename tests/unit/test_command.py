@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -143,17 +144,56 @@ def test_the_mars_command(arguments, code, output):
     assert output in result.stdout + result.stderr
 
 
-def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path):
+def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path, capsys):
     """Names with spaces, quotes and commas reach the configuration as they are."""
-    import mars.evaluate
-    from mars.cli import run
+    from mars.cli import run as evaluate_command
+    from mars.evaluate import EvalRecord, summarize
 
     seen = []
-    monkeypatch.setattr(
-        mars.evaluate, "run_evaluation", lambda config, name, out: seen.append((config, name, out)), raising=False
-    )
-    run("it's, a model", "/data/a [b], c.parquet", ["evaluation.max_samples=3"], "mine", tmp_path / "x.json", None)
-    ((config, name, out),) = seen
+
+    def run_evaluation(config, name, out):
+        seen.append((config, name, out))
+        records = [EvalRecord("p", "llvip", None, 1.0, False)]
+        return summarize(records, name=name, step=0, model="m", metric="accuracy", threshold=None)
+
+    monkeypatch.setitem(sys.modules, "mars.run", SimpleNamespace(run_evaluation=run_evaluation))
+    out = tmp_path / "x.json"
+    evaluate_command("it's, a model", "/a [b], c.parquet", ["evaluation.max_samples=3"], "mine", out, None)
+    ((config, name, path),) = seen
     assert config.model.path == "it's, a model"
-    assert config.data.eval_files == config.data.train_files == ["/data/a [b], c.parquet"]
-    assert (config.evaluation.max_samples, name, out) == (3, "mine", tmp_path / "x.json")
+    assert config.data.eval_files == config.data.train_files == ["/a [b], c.parquet"]
+    assert (config.evaluation.max_samples, name, path) == (3, "mine", out)
+    assert "mine (step 0)" in capsys.readouterr().out
+
+
+def test_the_doctor_ends_with_4_where_something_is_missing(monkeypatch, capsys):
+    from importlib.metadata import PackageNotFoundError
+
+    from mars import doctor
+
+    installed = doctor.version
+
+    def without_ray(name):
+        if name == "ray":
+            raise PackageNotFoundError(name)
+        return "2.0.0" if name == "torch" else installed(name)
+
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(doctor, "_torchvision", lambda: [])
+    monkeypatch.setattr(doctor, "_devices", lambda: [])
+    assert doctor.doctor() == 0
+    monkeypatch.setattr(doctor, "version", without_ray)
+    assert doctor.doctor() == 4
+    lines = [line for line in capsys.readouterr().out.splitlines() if "│ no │" in line]
+    assert len(lines) == 2
+    assert any("ray" in line and "not installed" in line and "pip install" in line for line in lines)
+    assert any("torch" in line and "2.0.0" in line for line in lines)
+
+
+def test_the_doctor_names_a_folder_that_ray_cannot_write_to(monkeypatch):
+    from mars import doctor
+
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/no/such/folder")
+    finding = doctor._ray_folder()
+    assert finding.missing
+    assert "RAY_TMPDIR" in finding.do
