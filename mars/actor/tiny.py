@@ -35,7 +35,7 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-MERGED_TOKENS = 640  # BPE vocabulary before the special tokens
+MERGED_TOKENS = 640
 NUMBERS = 113  # the integers below are single tokens
 VOCAB_MULTIPLE = 64  # the model's vocabulary is padded to the next multiple, as real models do
 MAX_POSITIONS = 4096
@@ -108,8 +108,13 @@ def build_tokenizer() -> Any:
 
 def build_processor(family: Family) -> Any:
     """The family's own processor class around the tiny tokenizer. Images: smart_resize between MIN and MAX pixels."""
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-    from transformers import Qwen3VLProcessor, Qwen3VLVideoProcessor
+    from transformers import (
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
 
     tokenizer = build_tokenizer()
     limits = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}

@@ -1,0 +1,104 @@
+"""Small scenes with one person, seen by a visible and an infrared camera that do not always agree.
+
+By day the visible image shows the person and the infrared image, washed out by the warm ground, a warm object that
+looks like one somewhere else. At night it is the other way round: the visible image is dark and what stands out in it
+is no person. Sometimes both show the person. Which image to trust can be seen from its background alone: a dark
+visible image and a bright infrared image mislead. Whoever sees only one image cannot do better than believe it.
+
+    light   share   visible              infrared             truth
+    day     0.4     bright, person       warm, decoy          the person
+    night   0.4     dark, decoy          cold, person         the person
+    both    0.2     bright, person       cold, person         the person
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Light = Literal["day", "night", "both"]
+Box = tuple[int, int, int, int]
+
+SIDE = 56  # pixels; a multiple of 28, so that smart_resize leaves the image as it is
+CELL = 14  # people stand on a grid of this many pixels
+PERSON = (14, 28)  # width and height in pixels
+LIGHTS: tuple[Light, ...] = ("day", "night", "both")
+SHARES = (0.4, 0.4, 0.2)
+NOISE = 8.0  # standard deviation of the pixel noise, in levels of 255
+VISIBLE_GROUND = {"day": (150, 160, 140), "night": (22, 22, 34), "both": (150, 160, 140)}
+VISIBLE_FIGURE = {"day": (200, 40, 30), "night": (120, 40, 40), "both": (200, 40, 30)}
+INFRARED_GROUND = {"day": 140, "night": 35, "both": 35}
+INFRARED_FIGURE = {"day": 245, "night": 215, "both": 215}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene and its two images.
+
+    box: (x1, y1, x2, y2) of the person, in pixels, 0-based, end exclusive.
+    decoy: the same of what looks like a person in the misleading image; None where both images show the person.
+    visible: uint8 [SIDE, SIDE, 3]; infrared: uint8 [SIDE, SIDE].
+    """
+
+    light: Light
+    box: Box
+    decoy: Box | None
+    visible: np.ndarray
+    infrared: np.ndarray
+
+    def seen_in(self, source: str) -> Box:
+        """The box of what `source` ("visible" or "infrared") seems to show: the person, or the decoy."""
+        misleading = {"day": "infrared", "night": "visible", "both": None}[self.light]
+        return self.decoy if source == misleading and self.decoy else self.box
+
+
+def make_scene(seed: int, index: int) -> Scene:
+    """Scene `index` of the set `seed`: the same arguments give the same pixels, whatever was made before.
+
+    The decoy never overlaps the person. Sets of different seeds are independent.
+    """
+    rng = np.random.default_rng((seed, index))
+    light: Light = LIGHTS[rng.choice(len(LIGHTS), p=SHARES)]
+    box = _random_box(rng)
+    decoy = None
+    if light != "both":
+        decoy = _random_box(rng)
+        while _overlap(box, decoy):
+            decoy = _random_box(rng)
+    seen_visible = decoy if light == "night" else box
+    seen_infrared = decoy if light == "day" else box
+    return Scene(
+        light=light,
+        box=box,
+        decoy=decoy,
+        visible=_render(rng, VISIBLE_GROUND[light], VISIBLE_FIGURE[light], seen_visible),
+        infrared=_render(rng, (INFRARED_GROUND[light],), (INFRARED_FIGURE[light],), seen_infrared)[:, :, 0],
+    )
+
+
+def _random_box(rng: np.random.Generator) -> Box:
+    x = CELL * int(rng.integers((SIDE - PERSON[0]) // CELL + 1))
+    y = CELL * int(rng.integers((SIDE - PERSON[1]) // CELL + 1))
+    return x, y, x + PERSON[0], y + PERSON[1]
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _render(rng: np.random.Generator, ground: tuple[int, ...], figure: tuple[int, ...], box: Box) -> np.ndarray:
+    """An image uint8 [SIDE, SIDE, channels]: noisy ground, and in `box` a figure of head, body and legs."""
+    x1, y1, x2, y2 = box
+    width, height = x2 - x1, y2 - y1
+    shape = np.zeros((height, width), dtype=bool)
+    head = height // 4
+    shape[:head, width // 4 : width - width // 4] = True
+    shape[head : height - head, :] = True
+    shape[height - head :, : width // 3] = True
+    shape[height - head :, width - width // 3 :] = True
+    image = np.broadcast_to(np.array(ground, dtype=np.float64), (SIDE, SIDE, len(ground))).copy()
+    image[y1:y2, x1:x2][shape] = figure
+    image += rng.normal(0.0, NOISE, size=(SIDE, SIDE, 1))
+    return image.clip(0, 255).astype(np.uint8)
