@@ -156,9 +156,9 @@ def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dic
         half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
         low, high = lowest + width * (centre - half), lowest + width * (centre + half)
     else:
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(values) / math.sqrt(n)
+        half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / math.sqrt(n)
         low, high = max(mean - half, lowest), min(mean + half, highest)
     return {"mean": mean, "low": low, "high": high, "n": n}
 
