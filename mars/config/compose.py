@@ -59,8 +59,9 @@ def _compose(root: str, folders: Sequence[Path], overrides: Sequence[str]) -> tu
     try:
         with initialize_config_dir(str(shipped_folder()), version_base="1.3"):
             return compose(root, [searchpath, *overrides]), None
-    # Hydra lets plain ValueErrors through: a file that is not text, defaults that are not a list.
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
+    # Hydra lets through ValueErrors (a file that is not text, defaults that are not a list) and RecursionErrors
+    # (files that name each other).
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         return None, _composition_problem(error)
 
 

@@ -16,6 +16,7 @@ _NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", t
 _BOUNDS = {Gt: ("gt", ">"), Ge: ("ge", ">="), Lt: ("lt", "<"), Le: ("le", "<=")}
 _SIMILAR = 0.6
 _SAME_SECTION = 0.5
+_PENALTY = 0.1
 _MOST_SUGGESTIONS = 3
 
 
@@ -44,7 +45,7 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return "one of " + ", ".join(arguments)
     if origin is list:
         return f"{_filled(metadata)}list of {_words(arguments[0])}"
-    bounds = [f"{sign} {getattr(item, name):g}" for item in metadata for name, sign in _bound(item)]
+    bounds = [f"{sign} {getattr(item, name)}" for item in metadata for name, sign in _bound(item)]
     return " ".join([_filled(metadata) + _NAMES[annotation], " and ".join(bounds)]).strip()
 
 
@@ -65,6 +66,7 @@ def nearest(key: str, known: Collection[str]) -> list[str]:
     >>> nearest("rolout.top_p", ["rollout.top_p", "rollout.top_k", "evaluation.top_p"])
     ['rollout.top_p']
     """
+    key = key.lower()
     section, _, name = key.rpartition(".")
     homes = [candidate for candidate in known if candidate.rpartition(".")[2] == name]
     if homes:
@@ -80,7 +82,7 @@ def nearest(key: str, known: Collection[str]) -> list[str]:
 def _likeness(key: str, candidate: str) -> float:
     section, _, name = key.rpartition(".")
     known_section, _, known_name = candidate.rpartition(".")
-    return _ratio(name, known_name) if section in ("", known_section) else _ratio(key, candidate)
+    return _ratio(name, known_name) if section in ("", known_section) else _ratio(key, candidate) - _PENALTY
 
 
 def _ratio(left: str, right: str) -> float:

@@ -18,7 +18,7 @@ from mars.config.verl_names import translation
 
 EXPERIMENT = "experiment"
 _KEY = re.compile(r"[+~]*([\w./]+)")
-_QUOTE = "write key=value; quote a value that holds any of = , ~ ' ( ) [ ] { } or spaces: 'run.name=\"a=b\"'"
+_QUOTE = "write key=value; quote a value with special characters: 'run.name=\"a=b\"'"
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,11 @@ def _problems(override: Override, key: str, value: Any, known: Known) -> list[Pr
         return [unknown_key(key, value, known)]
     if override.is_delete():
         return [Problem(key, "cannot be removed, everything has a value", "give it another value")]
-    if override.is_add() and not override.is_force_add():
+    choice = key in known.groups and not isinstance(value, dict)
+    if override.is_add() or (choice and override.is_force_add()):
         return [Problem(key, "exists already, + is for what does not", "leave out the +", got=value)]
+    if key in known.keys and isinstance(value, dict):
+        return [Problem(key, "wrong type, it has no keys of its own", "give a value", got=value)]
     if is_section and isinstance(value, dict) and value:
         return [unknown_key(name, held, known) for name, held in flat(value, key).items() if name not in known.keys]
     if key in known.groups:

@@ -43,7 +43,9 @@ class Root(Section):
 class RunConfig(Section):
     name: str = Field(min_length=1, description="Name of the run, shown in trackers and the report.")
     dir: str = Field(min_length=1, description="Folder that receives everything the run writes.")
-    seed: NonNegativeInt = Field(description="Seed of the data order, the sampling and the initialisation.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        description="Seed of the data order, the sampling and the initialisation."
+    )
 
 
 class TrainRunConfig(RunConfig):
