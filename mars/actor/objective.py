@@ -117,8 +117,9 @@ class Objective:
         pg_loss = reduce_loss(result.token_losses, layout, settings.reduction, denominator)
         kl_loss = torch.zeros_like(pg_loss)
         if ref_logprobs is not None:
-            kl = kl_estimate(layout.keep(logprobs), layout.keep(ref_logprobs), settings.kl_estimator)
-            kl_loss = reduce_loss(kl, layout, settings.reduction, denominator)
+            on_policy = TokenLayout(layout.mask & ~off_policy, packed.sequence_index, packed.num_sequences)
+            kl = kl_estimate(on_policy.keep(logprobs), on_policy.keep(ref_logprobs), settings.kl_estimator)
+            kl_loss = reduce_loss(kl, on_policy, settings.reduction, denominator)
         rollout = torch.tensor([value for row in rows for value in row.response.rollout_logprobs], **like)
         # Where the engine sampled from a nucleus, its log-probs are higher by up to -ln(top_p): no mismatch.
         rollout = rollout - (rollout - old).clamp(0.0, settings.truncation_nats)
