@@ -41,7 +41,7 @@ class HfEngine:
         fetch: Callable[[Any], Iterable[tuple[str, torch.Tensor]]],
     ) -> None:
         import torch
-        from transformers import AutoModelForImageTextToText
+        from transformers import AutoModelForImageTextToText, GenerationConfig
 
         self._model = AutoModelForImageTextToText.from_pretrained(
             settings.model_path,
@@ -49,6 +49,8 @@ class HfEngine:
             trust_remote_code=settings.trust_remote_code,
         )
         self._model = self._model.to(settings.device).eval()
+        # Many models ship a repetition penalty there, which `generate` would apply on top of the request's sampling.
+        self._model.generation_config = GenerationConfig()
         self._settings, self._rules = settings, rules
         self._process, self._fetch = process, fetch
 
@@ -65,11 +67,8 @@ class HfEngine:
         return [[completion for completion in row if completion is not None] for row in results]
 
     def load_weights(self, update: WeightUpdate) -> None:
-        missing, unexpected = self._model.load_state_dict(dict(self._fetch(update.payload)), strict=False)
-        # A tied head comes with the embeddings; anything else missing would leave stale weights behind.
-        missing = set(missing) - set(self._model._tied_weights_keys or ())
-        if missing or unexpected:
-            raise RuntimeError(f"weights do not fit the model: missing {sorted(missing)}, unexpected {unexpected}")
+        """Raises RuntimeError where a weight is missing, tied ones too, or is not the model's."""
+        self._model.load_state_dict(dict(self._fetch(update.payload)), strict=True)
 
     def close(self) -> None:
         self._model = None
@@ -95,7 +94,7 @@ class HfEngine:
                 **inputs, generation_config=config, logits_processor=LogitsProcessorList([process_logits])
             )
         responses = output[:, inputs["input_ids"].shape[1] :]
-        return self._completions(responses.tolist(), process_logits.chosen_logprobs(responses))
+        return self._completions(responses.tolist(), process_logits.chosen_logprobs())
 
     def _inputs(self, requests: Sequence[RolloutRequest]) -> dict[str, Tensor]:
         """Left-padded prompts with their images."""
@@ -148,7 +147,7 @@ class _Sampler:
     """A logits processor after which taking the largest logit is a draw from the sampling distribution.
 
     Adding Gumbel noise to log-probs and taking the largest samples exactly (Gumbel 1954; the Gumbel-max trick).
-    Keeps the log-probs of every step, of the distribution drawn from.
+    Keeps the log-prob of every step's choice, of the distribution drawn from.
     """
 
     def __init__(
@@ -159,25 +158,24 @@ class _Sampler:
         self._top_k = top_k
         self._blocked_ids = list(blocked_ids)
         self._noise = noise
-        self._steps: list[Tensor] = []
+        self._chosen: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         scores = scores.float()
         scores[:, self._blocked_ids] = float("-inf")
         if self._noise is None:
-            self._steps.append(scores.log_softmax(-1))
-            return scores
-        logprobs = self._truncate(scores / self._temperature).log_softmax(-1)
-        self._steps.append(logprobs)
-        return logprobs.double() + self._noise(scores.shape[-1]).to(scores.device)
+            logprobs = keys = scores.log_softmax(-1)
+        else:
+            logprobs = self._truncate(scores / self._temperature).log_softmax(-1)
+            keys = logprobs.double() + self._noise(scores.shape[-1]).to(scores.device)
+        self._chosen.append(logprobs.gather(-1, keys.argmax(-1, keepdim=True)))
+        return keys
 
-    def chosen_logprobs(self, responses: Tensor) -> list[list[float]]:
-        """responses: int64 [B, steps]."""
+    def chosen_logprobs(self) -> list[list[float]]:
+        """Row by row, one for each step; those after a row's end mean nothing."""
         import torch
 
-        return torch.cat(
-            [step.gather(-1, responses[:, i : i + 1]) for i, step in enumerate(self._steps)], dim=1
-        ).tolist()
+        return torch.cat(self._chosen, dim=1).tolist()
 
     def _truncate(self, logits: Tensor) -> Tensor:
         from transformers import TopKLogitsWarper, TopPLogitsWarper
