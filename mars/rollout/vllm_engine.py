@@ -109,7 +109,7 @@ class VllmEngine:
 
         sampling = request.sampling
         return SamplingParams(
-            n=request.num_samples,
+            n=_num_drawn(request),
             seed=request.seed,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -136,11 +136,17 @@ def _vllm_prompt(request: RolloutRequest, pixels: dict[ImageRef, Image.Image]) -
     return prompt
 
 
+def _num_drawn(request: RolloutRequest) -> int:
+    """Greedy samples are all alike: vLLM takes n = 1 only."""
+    return 1 if request.sampling.temperature == 0 else request.num_samples
+
+
 def _completions(request: RolloutRequest, output: Any) -> list[Completion]:
-    if len(output.outputs) != request.num_samples:
-        raise RuntimeError(f"vLLM returned {len(output.outputs)} of {request.num_samples} samples")
+    drawn = _num_drawn(request)
+    if len(output.outputs) != drawn:
+        raise RuntimeError(f"vLLM returned {len(output.outputs)} of {drawn} samples")
     samples = sorted(output.outputs, key=lambda sample: sample.index)
-    return [
+    completions = [
         Completion(
             token_ids=tuple(sample.token_ids),
             logprobs=tuple(step[token].logprob for step, token in zip(sample.logprobs, sample.token_ids, strict=True)),
@@ -148,3 +154,4 @@ def _completions(request: RolloutRequest, output: Any) -> list[Completion]:
         )
         for sample in samples
     ]
+    return completions * (request.num_samples // drawn)
