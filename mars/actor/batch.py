@@ -63,7 +63,7 @@ def forward_batch(
     for i, (prompt, response) in enumerate(rows):
         start, end = len(prompt.input_ids), len(prompt.input_ids) + len(response)
         input_ids[i, :start] = prompt.input_ids
-        input_ids[i, start:end] = torch.tensor(response)
+        input_ids[i, start:end] = torch.tensor(response, dtype=torch.long)
         position_ids[:, i, :start] = positions[id(prompt)]
         position_ids[:, i, start:end] = positions[id(prompt)].max() + 1 + torch.arange(len(response))
     lengths = torch.tensor([len(response) for _, response in rows])
@@ -72,13 +72,14 @@ def forward_batch(
     first_token = lengths.cumsum(0) - lengths
     token_columns = torch.arange(len(token_rows)) - first_token[token_rows] + prompt_ends[token_rows]
     images = _distinct_images(rows)
+    place = {key: i for i, key in enumerate(images)}
     return ForwardBatch(
         input_ids=input_ids,
         position_ids=position_ids,
         pixel_values=torch.cat([pixels for pixels, _ in images.values()]) if images else None,
         image_grid_thw=torch.tensor([grid for _, grid in images.values()]) if images else None,
-        image_index=tuple(list(images).index(key) for prompt, _ in rows for key in prompt.image_keys),
-        targets=torch.tensor([token for _, response in rows for token in response]),
+        image_index=tuple(place[key] for prompt, _ in rows for key in prompt.image_keys),
+        targets=torch.tensor([token for _, response in rows for token in response], dtype=torch.long),
         token_rows=token_rows,
         token_columns=token_columns,
         lengths=lengths,

@@ -141,9 +141,10 @@ class FsdpTrainer:
         old: dict[Row, Tensor] | None,
         is_first: bool,
     ) -> dict[str, float]:
-        lengths = [len(_response(batch, row).token_ids) for row in plan.rows if by_row[row][1] > 0]
+        trained = [len(_response(batch, row).token_ids) for row in plan.rows if by_row[row][1] > 0]
+        lengths = [length for length in trained if length > 0]
         if not lengths:
-            return self._finish(self._objective.zeros(self._device))
+            return {"fault/skipped_updates": 0.0}
         denominator = self._objective.denominator(num_tokens=sum(lengths), num_sequences=len(lengths))
         sums = self._objective.zeros(self._device)
         for micro in plan.ranks[self._rank]:

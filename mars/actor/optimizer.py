@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ class Optimizer:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
         grad_norm = float(_full(norm))
         learning_rate = self._schedule.get_last_lr()[0]
-        applied = torch.isfinite(torch.tensor(grad_norm)).item()
+        applied = math.isfinite(grad_norm)
         if applied:
             self._adamw.step()
             self._schedule.step()
