@@ -36,12 +36,14 @@ def select_prompts(
     """
     if rule not in ("all", "nonzero_advantage"):
         raise ConfigError(f"algorithm.selection: unknown; got {rule}; use all or nonzero_advantage")
-    signal = has_signal(advantages, prompt_index)
-    keep = advantages.defined if rule == "all" else signal
+    # Two anchor rewards define the statistics of a prompt, but leave nothing to train on if its responses all failed.
+    answered = torch.bincount(prompt_index, minlength=len(advantages.defined)) > 0
+    defined = advantages.defined & answered
+    keep = defined if rule == "all" else has_signal(advantages, prompt_index)
     return Selection(
         keep=keep,
-        num_undefined=int((~advantages.defined).sum()),
-        num_zero_signal=int((advantages.defined & ~keep).sum()),
+        num_undefined=int((~defined).sum()),
+        num_zero_signal=int((defined & ~keep).sum()),
     )
 
 
