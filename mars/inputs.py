@@ -31,6 +31,7 @@ class Inputs:
 
     @property
     def max_images(self) -> int:
+        """Most images in one prompt."""
         sets = [prompt_set for prompt_set in (self.train, self.evaluation) if prompt_set is not None]
         return max(len(prompt.sources) for prompt_set in sets for prompt in prompt_set.prompts)
 

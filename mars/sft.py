@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mars.command import log_to, run_command
 from mars.config.command_line import parse_command_line
 from mars.config.schema import SftConfig
-from mars.types import DataError, NumericalError, Prompt
+from mars.types import ConfigError, DataError, NumericalError, Prompt
 
 if TYPE_CHECKING:
     from mars.actor.batch import ProcessedPrompt
@@ -101,6 +101,11 @@ def train(config: SftConfig) -> None:
     sft, run_dir = config.sft, Path(config.run.dir)
     encoder = PromptEncoder.from_pretrained(config.model.path)
     prompts = _load_rows(config, encoder)
+    if len(prompts) < sft.batch_size:
+        raise ConfigError(
+            f"sft.batch_size: a step cannot hold the same row twice; got {sft.batch_size} with {len(prompts)} rows; "
+            f"set it to {len(prompts)} or less, or add data"
+        )
     stream = PromptStream(prompts, sft.batch_size, config.run.seed, shuffle=True)
     cold_start = ColdStart(config, encoder, prompts)
     tracker = JsonlTracker(run_dir / METRICS_FILE, resumed_step=None)
