@@ -118,12 +118,13 @@ def test_a_stuck_copy_does_not_hold_up_the_steps_or_the_end(tmp_path: Path, capl
     tracker = make(tmp_path, timeout_s=0.05, stuck=stuck)
     tracker.log({"a": 1.0}, 1)
     assert stuck.entered.wait(30)
+    start = time.monotonic()
+    start = time.monotonic()
     steps = QUEUE_SIZE + 3  # one row is in the tracker's hands, QUEUE_SIZE wait, the next finds the queue full
     for step in range(2, steps + 1):
         tracker.log({"a": 1.0}, step)
-    start = time.monotonic()
     tracker.close()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 1.5
     rows = read_metrics(tmp_path / "metrics.jsonl").rows
     assert len(rows) == steps
     assert [row["fault/tracker"] for row in rows[-2:]] == [0, 1]

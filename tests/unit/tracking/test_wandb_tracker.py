@@ -5,6 +5,8 @@ import sys
 import types
 from pathlib import Path
 
+import psutil
+import psutil
 import pytest
 
 from mars.tracking.wandb import WandbFactory, wandb_factory
@@ -92,3 +94,41 @@ def test_a_folder_called_wandb_is_not_the_package(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert wandb_factory("offline", "mars", "run", tmp_path, {}, 1.0) is None
     assert "not installed" in caplog.text
+
+
+def test_abandoning_kills_only_the_service_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Child:
+        def __init__(self, name: str) -> None:
+            self.label, self.killed = name, False
+
+        def name(self) -> str:
+            if self.label == "gone":
+                raise psutil.NoSuchProcess(1)
+            return self.label
+
+        def kill(self) -> None:
+            self.killed = True
+
+    children = [Child(name) for name in ("gone", "raylet", "wandb-core", "python")]
+    monkeypatch.setattr(psutil, "Process", lambda: types.SimpleNamespace(children=lambda: children))
+    factory(tmp_path, "offline").abandon()
+    assert [child.label for child in children if child.killed] == ["wandb-core"]
+
+
+def test_abandoning_kills_only_the_service_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Child:
+        def __init__(self, name: str) -> None:
+            self.label, self.killed = name, False
+
+        def name(self) -> str:
+            if self.label == "gone":
+                raise psutil.NoSuchProcess(1)
+            return self.label
+
+        def kill(self) -> None:
+            self.killed = True
+
+    children = [Child(name) for name in ("gone", "raylet", "wandb-core", "python")]
+    monkeypatch.setattr(psutil, "Process", lambda: types.SimpleNamespace(children=lambda: children))
+    factory(tmp_path, "offline").abandon()
+    assert [child.label for child in children if child.killed] == ["wandb-core"]
