@@ -108,6 +108,7 @@ class FsdpTrainer:
         keys = dict.fromkeys(key for result in results for key in result)
         metrics = {key: fmean(result[key] for result in results if key in result) for key in keys}
         metrics["fault/skipped_updates"] = sum(result["fault/skipped_updates"] for result in results)
+        metrics |= {key: value for key, value in results[-1].items() if key == "actor/lr"}
         return UpdateStats(metrics, old_seconds)
 
     @torch.no_grad()
