@@ -62,6 +62,21 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.di
     typer.echo(write_report(run_dir, None, decode_image))
 
 
+@data.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same files.")],
+    train: Annotated[int, typer.Option(help="Scenes to train on.")],
+    test: Annotated[int, typer.Option(help="Held-out scenes.")],
+    cold_start: Annotated[int, typer.Option(help="Rows of the supervised cold start.")],
+    bias: Annotated[float, typer.Option(help="How often the cold start's teacher believes the visible image.")],
+) -> None:
+    """Small visible + infrared scenes in LLVIP's layout, and rows for a cold start."""
+    from mars.data.synthetic.write import SetSizes, write_synthetic
+
+    write_synthetic(out, seed=seed, sizes=SetSizes(train=train, test=test, cold_start=cold_start), bias=bias)
+
+
 @convert.command()
 def llvip(
     source: Annotated[Path, typer.Argument(help="Folder with visible, infrared and Annotations.")],

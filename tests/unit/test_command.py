@@ -166,6 +166,15 @@ def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path,
     assert "mine (step 0)" in capsys.readouterr().out
 
 
+def test_data_is_made_and_converted(tmp_path):
+    sizes = ["--train", "2", "--test", "1", "--cold-start", "1"]
+    result = python(COMMAND, "data", "synth", str(tmp_path), "--seed", "3", *sizes, "--bias", "0.5")
+    assert (result.returncode, result.stderr) == (0, "")
+    result = python(COMMAND, "data", "convert", "llvip", str(tmp_path), str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert {"train.parquet", "test.parquet", "cold_start.parquet"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_the_doctor_ends_with_4_where_something_is_missing(monkeypatch, capsys):
     from importlib.metadata import PackageNotFoundError
 
