@@ -55,11 +55,19 @@ def doctor() -> None:
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")]) -> None:
-    """Write RUN_DIR/report.html: curves, evaluations, sampled rollouts with their images."""
-    from mars.data.images import decode_image
-    from mars.tracking.report import write_report
+    """Write RUN_DIR/report.html: curves, evaluations, sampled rollouts with their images. Shows the evaluations."""
+    from rich.console import Console
 
-    typer.echo(write_report(run_dir, None, decode_image))
+    from mars.data.images import decode_image
+    from mars.tracking.console import evaluation_table
+    from mars.tracking.report import write_report
+    from mars.tracking.run_record import read_evaluations
+
+    path = write_report(run_dir, None, decode_image)
+    results = read_evaluations(run_dir)
+    if results:
+        Console().print(evaluation_table(results))
+    typer.echo(f"report: {path}")
 
 
 @data.command()
@@ -81,11 +89,12 @@ def synth(
 def llvip(
     source: Annotated[Path, typer.Argument(help="Folder with visible, infrared and Annotations.")],
     out: Annotated[Path, typer.Argument(help="Folder for train.parquet, test.parquet and dataset.json.")],
+    licence: Annotated[str | None, typer.Option(help="Licence for the card, if it is not LLVIP itself.")] = None,
 ) -> None:
     """LLVIP: persons in visible and infrared images, as grounding."""
-    from mars.data.convert.llvip import convert_llvip
+    from mars.data.convert.llvip import LICENCE, convert_llvip
 
-    card = convert_llvip(str(source), str(out))
+    card = convert_llvip(str(source), str(out), licence=licence or LICENCE)
     typer.echo(json.dumps(card["splits"], indent=2))
 
 

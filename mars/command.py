@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from mars.types import MarsError
+from mars.errors import MarsError
 
 LOG_FILE = "mars.log"
 _INTERRUPTED = 130

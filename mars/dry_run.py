@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -11,18 +12,21 @@ from mars.data.dataset import check_images
 from mars.data.lengths import longest_view
 from mars.data.stream import PromptStream
 from mars.data.views import views
+from mars.errors import EnvironmentProblem
 from mars.fit import FitSettings, last_step
 from mars.inputs import Inputs, load_inputs
 from mars.rewards.functions import load_reward
-from mars.types import EnvironmentProblem
 
 
 def report(config: TrainConfig) -> None:
     """Raises the same errors as a run would, and decodes every image in full."""
     inputs = load_inputs(config, with_training_set=True)
-    for prompt_set in (inputs.train, inputs.evaluation):
-        if prompt_set is not None:
-            check_images(prompt_set, config.data.on_bad_sample)
+    checked = {
+        name: check_images(prompt_set, config.data.on_bad_sample)
+        for name, prompt_set in (("train", inputs.train), ("evaluation", inputs.evaluation))
+        if prompt_set is not None
+    }
+    inputs = replace(inputs, **checked)
     load_reward(config.reward.function)
     check_model_files(config.model.path)
     sys.stdout.write("\n".join(summary(config, inputs)) + "\n")

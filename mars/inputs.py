@@ -13,8 +13,9 @@ from mars.data.dataset import PromptSet, load_prompts
 from mars.data.images import ImageBudget, num_image_tokens
 from mars.data.lengths import drop_overlong
 from mars.data.views import show
+from mars.errors import ConfigError
 from mars.rewards.functions import check_truth
-from mars.types import ConfigError, ImageRef, Prompt, RolloutRequest, View
+from mars.types import ImageRef, Prompt, RolloutRequest, View
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from mars.command import log_to, run_command
 from mars.config.command_line import parse_command_line
 from mars.config.schema import SftConfig
-from mars.types import ConfigError, DataError, NumericalError, Prompt
+from mars.errors import ConfigError, DataError, NumericalError
+from mars.types import Prompt
 
 if TYPE_CHECKING:
     from mars.actor.batch import ProcessedPrompt
@@ -45,9 +46,16 @@ class ColdStart:
         )
         scoring = ScoringSettings(1.0, self._rules.blocked_ids, sft.logprob_chunk_tokens)
         self.policy = load_policy(self.model_settings, scoring).to(sft.device)
-        schedule = (sft.learning_rate, sft.warmup_steps, sft.num_steps)
         self._optimizer = Optimizer(
-            self.policy.parameters(), OptimizerSettings(*schedule, sft.weight_decay, (0.9, 0.999), sft.clip_norm)
+            self.policy.parameters(),
+            OptimizerSettings(
+                learning_rate=sft.learning_rate,
+                warmup_steps=sft.warmup_steps,
+                total_steps=sft.num_steps,
+                weight_decay=sft.weight_decay,
+                betas=(sft.beta1, sft.beta2),
+                clip_norm=sft.clip_norm,
+            ),
         )
         self._rows = _process_rows(config, encoder, prompts)
 

@@ -2,8 +2,8 @@
 
     Prompt -> RolloutRequest -> Completion -> Rollout -> RolloutGroup -> PromptRollouts -> TrainBatch -> UpdateStats
 
-Images travel as `ImageRef` (where the file is), tokens as tuples of int. Identity is always explicit: a prompt is
-its `prompt_id`, a view is the tuple of source names it shows. Nothing is inferred from order, shape or text.
+Images travel as `ImageRef`, tokens as tuples of int. Identity is explicit: a prompt is its `prompt_id`, a view the
+tuple of source names it shows. Nothing is inferred from order, shape or text.
 """
 
 from __future__ import annotations
@@ -12,36 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mars.errors import DataError
+
 View = tuple[str, ...] | None
 """Which sources a prompt shows: None is the multi view (all of them); ("infrared",) is a mono view."""
-
-
-class MarsError(Exception):
-    """A failure with a reason for the user. `exit_code` is the process' exit code (docs/reliability.md)."""
-
-    exit_code = 1
-
-
-class ConfigError(MarsError):
-    exit_code = 2
-
-
-class DataError(MarsError):
-    exit_code = 3
-
-
-class EnvironmentProblem(MarsError):
-    """Something the machine lacks: a GPU, a port, a package."""
-
-    exit_code = 4
-
-
-class WorkersLost(MarsError):
-    exit_code = 5
-
-
-class NumericalError(MarsError):
-    exit_code = 6
 
 
 @dataclass(frozen=True)
@@ -83,8 +57,7 @@ class Prompt:
 
     prompt_id: hash of (data set fingerprint, row); stable over runs, epochs and machines.
     row: "file:row" for messages to the user.
-    truth: the ground truth as text (boxes as JSON text).
-    response: a worked answer for supervised cold start, else None.
+    truth: as text (boxes as JSON text). response: a worked answer for supervised cold start, else None.
     """
 
     prompt_id: str
@@ -258,8 +231,7 @@ class TrainPrompt:
 class MicroBatch:
     """The rows of one forward: (position in `TrainBatch.prompts`, position in its responses).
 
-    The last `num_fillers` rows carry no weight. They keep ranks in step: every rank runs equally many forwards, and
-    either all of them or none see an image.
+    The last `num_fillers` rows weigh nothing: they keep ranks in step (equally many forwards, images in all or none).
     """
 
     rows: tuple[tuple[int, int], ...]
@@ -275,22 +247,13 @@ class UpdatePlan:
     @property
     def rows(self) -> tuple[tuple[int, int], ...]:
         """All weighted rows of the update, over all ranks, in batch order."""
-        return tuple(
-            sorted(
-                row
-                for micro_batches in self.ranks
-                for mb in micro_batches
-                for row in mb.rows[: len(mb.rows) - mb.num_fillers]
-            )
-        )
+        batches = (batch for micro_batches in self.ranks for batch in micro_batches)
+        return tuple(sorted(row for b in batches for row in b.rows[: len(b.rows) - b.num_fillers]))
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """What one step trains on: whole prompts, and how they are split over updates, ranks and forwards.
-
-    Token ids and numbers only; small enough to send to every worker.
-    """
+    """What one step trains on: whole prompts, and how they are split over updates, ranks and forwards."""
 
     prompts: tuple[TrainPrompt, ...]
     updates: tuple[UpdatePlan, ...]
@@ -326,7 +289,7 @@ class WeightUpdate:
 
 @dataclass(frozen=True)
 class TokenRules:
-    """Ids that matter beyond their text. One set for engine and trainer, made by mars/data/chat.py.
+    """Ids with a meaning of their own, the same for engine and trainer.
 
     blocked_ids: media tokens and ids beyond the tokenizer; they can never be sampled, in engine and trainer alike.
     """

@@ -19,22 +19,11 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
 from mars.actor.model import ModelSettings, ScoringSettings, load_policy, shard
-from mars.actor.objective import Objective, ObjectiveSettings, RowTarget, UpdateSums
+from mars.actor.objective import Objective, ObjectiveSettings, UpdateSums, row_advantages, row_targets
 from mars.actor.optimizer import Optimizer, OptimizerSettings
 from mars.actor.state import full_state, save_policy
-from mars.algorithms.pooled_rewards import PooledRewards
-from mars.types import (
-    ImageRef,
-    MicroBatch,
-    NumericalError,
-    Sequence,
-    TokenRules,
-    TrainBatch,
-    TrainResponse,
-    UpdatePlan,
-    UpdateStats,
-    WeightUpdate,
-)
+from mars.errors import NumericalError
+from mars.types import ImageRef, Sequence, TokenRules, TrainBatch, TrainResponse, UpdatePlan, UpdateStats, WeightUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +82,7 @@ class FsdpTrainer:
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Raises NumericalError after more than `max_skipped_updates` non-finite updates in a row."""
-        rewards = PooledRewards.of_batch(batch.prompts)
-        advantages = rewards.advantages(self._settings.objective.advantage)
-        by_row = _by_row(batch, advantages.values.tolist(), advantages.weights.tolist())
+        by_row = row_advantages(batch, self._settings.objective.advantage)
         prompts = self._processed(batch)
         start = time.perf_counter()
         # With one update the old log-probs are those of its own forward: the weights have not moved yet.
@@ -155,7 +142,7 @@ class FsdpTrainer:
             if self._reference is not None:
                 with torch.no_grad():
                     reference, _ = self._reference(forward)
-            targets = _row_targets(batch, micro, by_row)
+            targets = row_targets(batch, micro, by_row)
             old_logprobs = None if old is None else torch.cat([old[row] for row in micro.rows])
             loss, part = self._objective.loss(
                 logprobs, entropy, old_logprobs, reference, forward.lengths, targets, denominator, is_first
@@ -229,17 +216,3 @@ def _join_group(rendezvous: Rendezvous, device: str) -> bool:
 
 def _response(batch: TrainBatch, row: Row) -> TrainResponse:
     return batch.prompts[row[0]].responses[row[1]]
-
-
-def _by_row(batch: TrainBatch, values: list[float], weights: list[float]) -> dict[Row, tuple[float, float]]:
-    """(advantage, weight) of each row; `PooledRewards.of_batch` keeps the order of prompts and responses."""
-    rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
-    return dict(zip(rows, zip(values, weights, strict=True), strict=True))
-
-
-def _row_targets(batch: TrainBatch, micro: MicroBatch, by_row: dict[Row, tuple[float, float]]) -> list[RowTarget]:
-    first_filler = len(micro.rows) - micro.num_fillers
-    return [
-        RowTarget(_response(batch, row), by_row[row][0], by_row[row][1] if i < first_filler else 0.0)
-        for i, row in enumerate(micro.rows)
-    ]

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from mars.actor.batch import ForwardBatch
-from mars.types import EnvironmentProblem
+from mars.errors import EnvironmentProblem
 
 
 @dataclass(frozen=True)

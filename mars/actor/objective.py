@@ -15,8 +15,11 @@ from mars.algorithms.kl import KlEstimator, kl_estimate
 from mars.algorithms.masked import TokenLayout
 from mars.algorithms.mismatch import logprob_difference
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
+from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.reduction import Reduction, loss_denominator, reduce_loss
-from mars.types import TrainResponse
+from mars.types import MicroBatch, TrainBatch, TrainResponse
+
+Row = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,23 @@ class RowTarget:
     response: TrainResponse
     advantage: float
     weight: float
+
+
+def row_advantages(batch: TrainBatch, settings: AdvantageSettings) -> dict[Row, tuple[float, float]]:
+    """(advantage, weight) of each row (prompt, response), over all prompts of the batch; the same on every rank."""
+    advantages = PooledRewards.of_batch(batch.prompts).advantages(settings)
+    # `of_batch` keeps the order of the prompts and of each one's responses.
+    rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
+    return dict(zip(rows, zip(advantages.values.tolist(), advantages.weights.tolist(), strict=True), strict=True))
+
+
+def row_targets(batch: TrainBatch, micro: MicroBatch, advantages: Mapping[Row, tuple[float, float]]) -> list[RowTarget]:
+    """What the rows of one forward are trained towards; fillers weigh nothing."""
+    first_filler = len(micro.rows) - micro.num_fillers
+    return [
+        RowTarget(batch.prompts[p].responses[k], advantages[p, k][0], advantages[p, k][1] if i < first_filler else 0.0)
+        for i, (p, k) in enumerate(micro.rows)
+    ]
 
 
 @dataclass(frozen=True)

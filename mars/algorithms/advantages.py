@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 
 @dataclass(frozen=True)

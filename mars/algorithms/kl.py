@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 KlEstimator = Literal["k1", "k2", "k3", "abs"]
 

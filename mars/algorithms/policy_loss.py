@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mars.algorithms.masked import TokenLayout
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 # exp of it is finite in float32; a ratio this far out is clipped or broken anyway.
 _MAX_LOG_RATIO = 20.0

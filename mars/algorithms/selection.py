@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mars.algorithms.advantages import Advantages
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 
 def overlong_penalty(

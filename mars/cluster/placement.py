@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from mars.types import EnvironmentProblem
+from mars.errors import EnvironmentProblem
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import ray
 
-from mars.types import EnvironmentProblem
+from mars.errors import EnvironmentProblem
 
 logger = logging.getLogger(__name__)
 

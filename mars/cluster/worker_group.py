@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mars.cluster.placement import Placement, WorkerResources
-from mars.types import MarsError, WorkersLost
+from mars.errors import MarsError, WorkersLost
 
 # Longest that a worker may take to put its things away before it is ended.
 _CLOSE_TIMEOUT_S = 5.0

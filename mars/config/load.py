@@ -17,7 +17,7 @@ from mars.config.overrides import meant, section_of, unknown_key
 from mars.config.problem import Problem
 from mars.config.rules import broken_rules
 from mars.config.schema import Root, SftConfig, TrainConfig
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 RootName = Literal["train", "sft"]
 SCHEMAS: dict[RootName, type[Root]] = {"train": TrainConfig, "sft": SftConfig}

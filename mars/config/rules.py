@@ -90,6 +90,19 @@ def _attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
     return None
 
 
+def _layout_of_one_source(layout: str, anchor: str) -> tuple[str, str] | None:
+    if layout == "repeated" and anchor == "leave_one_out":
+        return "repeats the one image of a mono view; anchor.kind=leave_one_out shows several", "give single"
+    return None
+
+
+def _spread_of_multi_alone(pooled: str, normalize_std: bool, std_floor: float) -> tuple[str, str] | None:
+    if pooled == "mean" and normalize_std and std_floor == 0:
+        wrong = "equal multi rewards have no spread, and their distance to the pooled mean is divided by epsilon alone"
+        return wrong, "set algorithm.std_floor (0.1, say), or algorithm.normalize_std=false"
+    return None
+
+
 _PIXELS = Rule(("data.min_image_pixels", "data.max_image_pixels"), _pixels_ordered)
 
 TRAIN_RULES = (
@@ -97,6 +110,8 @@ TRAIN_RULES = (
     Rule(("model.attention", "cluster.device"), _attention_on_cpu),
     _PIXELS,
     Rule(("algorithm.reduction_tokens", "algorithm.reduction"), _constant_divisor),
+    Rule(("anchor.image_layout", "anchor.kind"), _layout_of_one_source),
+    Rule(("anchor.pooled", "algorithm.normalize_std", "algorithm.std_floor"), _spread_of_multi_alone),
     Rule(("rollout.num_workers", "cluster.kind"), _one_in_process),
     Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),

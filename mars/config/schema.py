@@ -221,6 +221,8 @@ class SftSettings(Section):
     learning_rate: PositiveFloat = Field(description="Peak AdamW learning rate.")
     warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up; then linear decay to zero.")
     weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
     clip_norm: PositiveFloat = Field(description="Largest gradient norm.")
     num_threads: PositiveInt = Field(description="Compute threads.")
     device: Literal["cuda", "cpu"] = Field(description="Where the training computes.")

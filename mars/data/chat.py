@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mars.data.views import MARKER
-from mars.types import DataError, EnvironmentProblem, Message, TokenRules
+from mars.errors import DataError, EnvironmentProblem
+from mars.types import Message, TokenRules
 
 ROLES = ("system", "user", "assistant")
 MEDIA_WORDS = ("image", "video", "vision", "audio")

@@ -16,7 +16,8 @@ from mars.data.files import FileError, StoredRow, chunks, fingerprint_of, unusab
 from mars.data.images import BadImage, decode_image, probe_size
 from mars.data.problems import OnBadSample, Problem, RowError, report, rows_by_reason
 from mars.data.views import MARKER
-from mars.types import DataError, ImageRef, Prompt, Source
+from mars.errors import DataError
+from mars.types import ImageRef, Prompt, Source
 
 logger = logging.getLogger(__name__)
 

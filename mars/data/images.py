@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Literal
 
 from mars.data.cells import read_cell
 from mars.data.depth import DEPTH_ENCODINGS, depth_to_rgb
-from mars.types import DataError, EnvironmentProblem, ImageRef
+from mars.errors import DataError, EnvironmentProblem
+from mars.types import ImageRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,8 @@ from mars.data.dataset import PromptSet
 from mars.data.images import ImageBudget, num_image_tokens
 from mars.data.problems import OnBadSample, Problem
 from mars.data.views import ImageLayout
-from mars.types import DataError, Prompt
+from mars.errors import DataError
+from mars.types import Prompt
 
 
 def drop_overlong(

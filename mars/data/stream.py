@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-from mars.types import ConfigError, Prompt
+from mars.errors import ConfigError
+from mars.types import Prompt
 
 
 class PromptStream:

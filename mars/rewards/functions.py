@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mars.errors import ConfigError
 from mars.rewards import grounding, vqa
 from mars.rewards.reward import RewardFn, failed_result
-from mars.types import ConfigError, RewardInput, RewardResult
+from mars.types import RewardInput, RewardResult
 
 _BUILT_IN = {"grounding": grounding, "vqa": vqa}
 _SIGNATURES = "(item: RewardInput) or (data_source, solution_str, ground_truth, extra_info)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mars.errors import DataError
 from mars.rewards.answer import (
     Box,
     box_entries,
@@ -15,7 +16,7 @@ from mars.rewards.answer import (
     parse_truth,
     read_box,
 )
-from mars.types import DataError, RewardInput, RewardResult
+from mars.types import RewardInput, RewardResult
 
 # An answer with this many boxes more than the truth is not looked at: matching takes cubic time.
 MAX_EXTRA_BOXES = 100

@@ -14,11 +14,12 @@ from math import ceil
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 
+from mars.errors import ConfigError, WorkersLost
 from mars.rewards.functions import resolve_spec
 from mars.rewards.local import FailureLog, Scored, describe_error
 from mars.rewards.process import WorkerProcess
 from mars.rewards.reward import failed_result
-from mars.types import ConfigError, RewardInput, RewardResult, WorkersLost
+from mars.types import RewardInput, RewardResult
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from mars.types import ConfigError, RewardInput, RewardResult
+from mars.errors import ConfigError
+from mars.types import RewardInput, RewardResult
 
 
 class RewardFn(Protocol):

@@ -9,8 +9,9 @@ from itertools import pairwise
 from string import ascii_lowercase
 from typing import Any
 
+from mars.errors import DataError
 from mars.rewards.answer import format_score, parse_response, parse_truth
-from mars.types import DataError, RewardInput, RewardResult
+from mars.types import RewardInput, RewardResult
 
 Words = tuple[str, ...]
 

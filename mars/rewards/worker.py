@@ -13,10 +13,10 @@ import sys
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 
+from mars.errors import ConfigError
 from mars.rewards.functions import load_reward
 from mars.rewards.local import Scored, describe_error, score_one
 from mars.rewards.reward import RewardFn
-from mars.types import ConfigError
 
 
 def main(socket_fd: int, lifeline_fd: int) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mars.types import Completion, EnvironmentProblem, ImageRef, RolloutRequest, TokenRules, WeightUpdate
+from mars.errors import EnvironmentProblem
+from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars.types import ConfigError, PromptRollouts
+from mars.errors import ConfigError
+from mars.types import PromptRollouts
 
 logger = logging.getLogger(__name__)
 

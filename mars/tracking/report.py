@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mars.errors import DataError, MarsError
 from mars.tracking.boxes import find_boxes
 from mars.tracking.console import evaluation_rows
 from mars.tracking.jsonl import METRICS_FILE
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 from mars.tracking.run_record import read_run
 from mars.tracking.text import shorten, visible
-from mars.types import DataError, ImageRef, MarsError
+from mars.types import ImageRef
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -58,6 +58,11 @@ def _read_rows(path: Path, notes: list[str]) -> Sequence[dict[str, Any]]:
     return read.rows
 
 
+def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
+    """The evaluation results of a run, first to last; files that are none are left out."""
+    return _read_evaluations(Path(run_dir) / EVALUATION_FOLDER, [])
+
+
 def _read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     results = []
     for path in sorted(folder.glob("*.json")):

@@ -9,7 +9,8 @@ from PIL import Image
 from mars.actor.tiny import MAX_PIXELS, MIN_PIXELS, build_config, build_processor
 from mars.data.chat import PromptEncoder, expand
 from mars.data.images import ImageBudget, model_image_size, num_image_tokens
-from mars.types import EnvironmentProblem, Message
+from mars.errors import EnvironmentProblem
+from mars.types import Message
 
 
 def noise(width, height):

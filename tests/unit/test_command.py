@@ -9,7 +9,7 @@ import pytest
 
 from mars.command import LOG_FILE
 from mars.config.command_line import parse_command_line
-from mars.types import ConfigError, DataError, EnvironmentProblem, MarsError, NumericalError, WorkersLost
+from mars.errors import ConfigError, DataError, EnvironmentProblem, MarsError, NumericalError, WorkersLost
 
 
 def python(code, *arguments):

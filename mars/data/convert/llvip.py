@@ -22,7 +22,7 @@ from mars.data.images import BadImage, probe_size
 from mars.data.instructions import GROUNDING_INSTRUCTION, PERSON_QUESTION
 from mars.data.problems import RowError
 from mars.data.views import MARKER
-from mars.types import DataError
+from mars.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import logging
 import sys
 
 from mars.data.synthetic.write import SetSizes, write_synthetic
-from mars.types import MarsError
+from mars.errors import MarsError
 
 
 def main() -> int:

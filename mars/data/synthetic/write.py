@@ -14,7 +14,7 @@ import numpy as np
 from mars.data.instructions import GROUNDING_INSTRUCTION, PERSON_QUESTION
 from mars.data.synthetic.scenes import SIDE, Box, Scene, make_scene
 from mars.data.views import MARKER
-from mars.types import DataError
+from mars.errors import DataError
 
 SOURCES = ("visible", "infrared")
 FIRST_ID = {"train": 100_000, "test": 200_000, "cold_start": 300_000}  # also the scenes' numbers: no scene twice

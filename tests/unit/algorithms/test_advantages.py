@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
 EXACT = replace(GRPO, epsilon=0.0)

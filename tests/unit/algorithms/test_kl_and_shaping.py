@@ -5,7 +5,7 @@ import torch
 
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.shaping import overlong_penalty
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from mars.algorithms.masked import TokenLayout
 from mars.algorithms.mismatch import importance_weights, logprob_difference
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, view_name
 from mars.algorithms.selection import select_prompts
+from mars.errors import ConfigError
 from mars.types import (
     Completion,
-    ConfigError,
     ImageRef,
     Message,
     Prompt,

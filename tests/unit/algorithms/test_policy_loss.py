@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mars.algorithms.masked import TokenLayout
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 CLIP = PolicyLossSettings("clip", 0.2, 0.28, None)
 

@@ -9,7 +9,7 @@ from mars.algorithms.kl import kl_estimate
 from mars.algorithms.masked import TokenLayout
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.reduction import loss_denominator, reduce_loss
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 REDUCTIONS = ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
 

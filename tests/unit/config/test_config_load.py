@@ -13,7 +13,7 @@ from mars.config.folders import quoted, shipped_folder
 from mars.config.keys import leaves
 from mars.config.load import SCHEMAS, composed_yaml, load_config
 from mars.config.schema import SftConfig, TrainConfig
-from mars.types import ConfigError
+from mars.errors import ConfigError
 
 FILES = "data.train_files=[a.parquet]"
 

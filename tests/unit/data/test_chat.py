@@ -10,7 +10,8 @@ from mars.data.chat import PromptEncoder, expand, prompt_length
 from mars.data.dataset import PromptSet
 from mars.data.images import ImageBudget
 from mars.data.lengths import drop_overlong, longest_view
-from mars.types import DataError, EnvironmentProblem, ImageRef, Message, Prompt, Source
+from mars.errors import DataError, EnvironmentProblem
+from mars.types import ImageRef, Message, Prompt, Source
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",

@@ -8,7 +8,7 @@ from PIL import Image
 from mars.data.convert.llvip import LICENCE, convert_llvip
 from mars.data.dataset import load_prompts
 from mars.data.instructions import GROUNDING_INSTRUCTION, PERSON_QUESTION
-from mars.types import DataError
+from mars.errors import DataError
 
 SIZE = (40, 32)
 

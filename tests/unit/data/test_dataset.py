@@ -12,7 +12,8 @@ from PIL import Image
 from mars.data.dataset import check_images, load_prompts
 from mars.data.images import decode_image
 from mars.data.views import views
-from mars.types import DataError, ImageRef, Message
+from mars.errors import DataError
+from mars.types import ImageRef, Message
 
 
 def any_truth(prompt):

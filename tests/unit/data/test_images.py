@@ -18,7 +18,8 @@ from mars.data.images import (
     num_image_tokens,
     probe_size,
 )
-from mars.types import DataError, ImageRef
+from mars.errors import DataError
+from mars.types import ImageRef
 
 BAD = Path(__file__).parents[2] / "bad" / "images"
 EXPECTED = json.loads((BAD / "expected.json").read_text())

@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.data.stream import PromptStream
-from mars.types import ConfigError, Message, Prompt
+from mars.errors import ConfigError
+from mars.types import Message, Prompt
 
 
 def prompts(count):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars.errors import DataError
 from mars.rewards.functions import check_truth
 from mars.rewards.grounding import mean_iou, score_grounding
-from mars.types import DataError
 
 
 def boxes_text(boxes: list) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from mars.errors import ConfigError, WorkersLost
 from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
-from mars.types import ConfigError, WorkersLost
 
 FILE = Path(__file__).parent / "user_rewards.py"
 TIMED_OUT = "timed out after 0.5 s"

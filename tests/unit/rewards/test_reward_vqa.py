@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars.errors import DataError
 from mars.rewards.functions import check_truth
 from mars.rewards.vqa import normalise, score_vqa
-from mars.types import DataError
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars.errors import ConfigError
 from mars.tracking.jsonl import JsonlTracker, finite_or_none, read_metrics, to_line
-from mars.types import ConfigError
 
 
 def strict(text: str | bytes) -> object:

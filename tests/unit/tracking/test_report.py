@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 from tracking_samples import make_group, make_prompt
 
+from mars.errors import DataError
 from mars.evaluate import EvalRecord, summarize
 from mars.tracking import report as report_module
 from mars.tracking.plots import draw_figures
 from mars.tracking.report import write_report
 from mars.tracking.rollouts import RolloutFiles
-from mars.types import DataError, PromptRollouts, RewardResult
+from mars.types import PromptRollouts, RewardResult
 
 HOSTILE = (
     "</pre><script>alert(1)</script><img src=x onerror=alert(1)> \"'`{{7*7}} \x1b[31m \u202e \x00 \ud800 $a$ &amp;"

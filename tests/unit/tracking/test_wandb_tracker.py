@@ -6,7 +6,6 @@ import types
 from pathlib import Path
 
 import psutil
-import psutil
 import pytest
 
 from mars.tracking.wandb import WandbFactory, wandb_factory
