@@ -1,0 +1,51 @@
+"""A trainer without a model: it keeps what it was given. For tests of everything around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequences
+
+from mars.actor.objective import RowTarget, row_advantages, row_targets
+from mars.algorithms.advantages import AdvantageSettings
+from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
+
+
+class RecordingTrainer:
+    """A `PolicyTrainer` whose weights are the number of its updates.
+
+    batches: what `update` was called with. targets: for each of them what every rank's forwards are trained towards,
+    by prompt id, in the order of updates, ranks and forwards. saved: paths.
+    """
+
+    def __init__(self, advantage: AdvantageSettings) -> None:
+        self.batches: list[TrainBatch] = []
+        self.targets: list[list[tuple[str, RowTarget]]] = []
+        self.saved: list[str] = []
+        self._advantage = advantage
+        self._version = 0
+
+    def update(self, batch: TrainBatch) -> UpdateStats:
+        advantages = row_advantages(batch, self._advantage)
+        targets = [
+            (batch.prompts[p].prompt_id, target)
+            for plan in batch.updates
+            for rank in plan.ranks
+            for micro in rank
+            for (p, _), target in zip(micro.rows, row_targets(batch, micro, advantages), strict=True)
+        ]
+        self.batches.append(batch)
+        self.targets.append(targets)
+        loss = -sum(target.weight * target.advantage for _, target in targets)
+        return UpdateStats({"actor/pg_loss": loss, "fault/skipped_updates": 0.0}, old_logprob_seconds=0.0)
+
+    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
+        return [[0.0] * len(sequence.response_token_ids) for sequence in sequences]
+
+    def publish_weights(self) -> WeightUpdate:
+        self._version += 1
+        return WeightUpdate(self._version, {"updates": len(self.batches)})
+
+    def save(self, path: str) -> None:
+        self.saved.append(path)
+
+    def close(self) -> None:
+        """Nothing is held."""
