@@ -1,0 +1,74 @@
+"""A small world of prompts, pictures and tiny models that the tests of rollout, actor and step share."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the machine is shared
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from mars.types import ImageRef, Message, Prompt, Source
+
+
+def make_prompt(prompt_id: str, images: Sequence[ImageRef], names: Sequence[str] | None = None, **fields) -> Prompt:
+    """A question about `images`, the sources called s0, s1, ... unless named."""
+    names = [f"s{i}" for i in range(len(images))] if names is None else names
+    sources = tuple(Source(name, image) for name, image in zip(names, images, strict=True))
+    text = "<image>\n" * len(images) + f"Question {prompt_id}?"
+    given = {"row": f"rows.jsonl:{prompt_id}", "data_source": "test", "truth": "yes"} | fields
+    return Prompt(prompt_id=prompt_id, messages=(Message("user", text),), sources=sources, **given)
+
+
+@pytest.fixture(scope="session")
+def new_prompt() -> Callable[..., Prompt]:
+    return make_prompt
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, one_thread) -> Path:
+    """A random Qwen2.5-VL of a million parameters with untied embeddings."""
+    from mars.actor.tiny import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen2_5_vl", seed=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_tied(tmp_path_factory, one_thread) -> Path:
+    """The same with tied embeddings."""
+    from mars.actor.tiny import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "tied", seed=4, tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory, one_thread) -> Path:
+    """A random Qwen3-VL."""
+    from mars.actor.tiny import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen3_vl", seed=5, family="qwen3_vl")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> list[ImageRef]:
+    """Four files of noise in different sizes."""
+    import numpy as np
+    from PIL import Image
+
+    folder, noise = tmp_path_factory.mktemp("pictures"), np.random.default_rng(11)
+    refs = []
+    for i, (width, height) in enumerate([(64, 48), (56, 56), (96, 40), (30, 70)]):
+        path = folder / f"{i}.png"
+        Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        refs.append(ImageRef(str(path), (width, height)))
+    return refs

@@ -1,0 +1,75 @@
+"""Fakes around `train_step`: a script, a table of rewards, a plan without a tokenizer."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mars.actor.recorder import RecordingTrainer
+from mars.algorithms.advantages import AdvantageSettings
+from mars.data.collate import train_batch
+from mars.data.views import show, views
+from mars.rewards.reward import failed_result
+from mars.rollout.plan import RolloutPlan
+from mars.rollout.scripted import ScriptedEngine
+from mars.step import StepParts
+from mars.types import ImageRef, RewardResult, Sampling
+
+EOS = 9
+GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
+IMAGE = ImageRef("a.png", (28, 28))
+
+
+class TableScorer:
+    """Rewards from a table: (prompt_id, view, sample) -> score; None fails. The response's text names the sample."""
+
+    def __init__(self, table):
+        self.table, self.calls = table, 0
+
+    def score(self, items):
+        self.calls += 1
+        return [self._score(item) for item in items]
+
+    def _score(self, item):
+        prompt_id, k = item.extra_info["name"], int(item.response)
+        score = self.table[prompt_id, item.view, k]
+        return failed_result("raised") if score is None else RewardResult(score, min(max(score, 0), 1), {"part": score})
+
+    def close(self):
+        pass
+
+
+def encode(prompt, view):
+    messages, images = show(prompt, view, "single")
+    return (1, *(len(message.text) for message in messages), *(7,) * len(images)), images
+
+
+def script(request, k):
+    return (*[5] * (k + 1), EOS)  # k fives: the text is the sample's index
+
+
+def parts(
+    table, *, anchor="mono", selection="all", num_ranks=2, per_update=2, samples=4, anchor_samples=2, trainer=None
+):
+    sampling = Sampling(1.0, 0.9, 0, 16)
+    plan = RolloutPlan(
+        samples, anchor_samples, sampling, sampling, partial(views, anchor_kind=anchor), encode, seed=3
+    )  # fmt: skip
+    length = lambda request: len(request.prompt_token_ids)  # noqa: E731
+    return StepParts(
+        engine=ScriptedEngine(script, [EOS]),
+        trainer=trainer or RecordingTrainer(GRPO),
+        scorer=TableScorer(table),
+        plan=plan,
+        advantage=GRPO,
+        selection=selection,
+        decode=lambda ids: str(list(ids).count(5) - 1),
+        frames=lambda prompt, view: (None, None),
+        prompt_length=length,
+        collate=partial(
+            train_batch,
+            prompt_length=length,
+            prompts_per_update=per_update,
+            num_ranks=num_ranks,
+            tokens_per_forward=30,
+        ),
+    )

@@ -1,0 +1,103 @@
+"""Evaluation with a scripted engine: which answers are asked for, and that each lands in its own cell."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from step_fakes import EOS, IMAGE, encode
+
+from mars.data.views import views
+from mars.evaluate import EvaluationParts, eval_metrics, evaluate
+from mars.rewards.reward import failed_result
+from mars.rollout.plan import RolloutPlan
+from mars.rollout.scripted import ScriptedEngine
+from mars.types import RewardResult, Sampling
+
+# (multi, {source: mono}) accuracies; None: the reward function fails.
+TRUTH = {
+    "a": (1.0, {"s0": 0.0, "s1": 1.0}),
+    "b": (0.0, {"s0": 1.0, "s1": 0.0}),
+    "c": (1.0, {}),
+    "d": (None, {"s0": 0.0, "s1": None}),
+}
+
+
+class Scorer:
+    def __init__(self):
+        self.calls = 0
+
+    def score(self, items):
+        self.calls += 1
+        return [self._score(item) for item in items]
+
+    def _score(self, item):
+        multi, mono = TRUTH[item.extra_info["name"]]
+        accuracy = multi if item.view is None else mono[item.view[0]]
+        # The score is not what evaluation reports.
+        return failed_result("raised") if accuracy is None else RewardResult(7.0, accuracy, {})
+
+    def close(self):
+        pass
+
+
+def evaluation(samples=1, threshold=None):
+    sampling = Sampling(1.0, 0.7, 0, 4)
+    plan = RolloutPlan(samples, samples, sampling, sampling, partial(views, anchor_kind="mono"), encode, seed=5)
+    return EvaluationParts(
+        engine=ScriptedEngine(lambda request, k: (3, EOS), [EOS]),
+        scorer=Scorer(),
+        plan=plan,
+        decode=str,
+        frames=lambda prompt, view: (None, None),
+        metric="accuracy",
+        threshold=threshold,
+    )
+
+
+@pytest.fixture
+def prompts(new_prompt):
+    return [
+        new_prompt(name, [IMAGE] * max(len(mono), 1), extra_info={"name": name}, data_source=f"set {name in 'ab'}")
+        for name, (_, mono) in TRUTH.items()
+    ]
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_every_answer_lands_in_its_own_cell(prompts, samples):
+    result = evaluate(evaluation(samples), prompts, name="test", step=2, model="m")
+    assert (result["name"], result["step"], result["model"], result["n"]) == ("test", 2, "m", 4)
+    assert result["failed"] == 2 * samples
+    assert result["multi"]["mean"] == pytest.approx(2 / 4)  # d failed: wrong, and still counted
+    assert result["mono"]["s0"]["mean"] == pytest.approx(1 / 3)
+    assert result["mono"]["s1"]["mean"] == pytest.approx(1 / 3)
+    assert result["union"]["mean"] == pytest.approx(2 / 3)
+    assert result["information_gain"]["mean"] == pytest.approx((0.5 - 0.5 + 0) / 3)
+    assert result["conflict_rate"]["mean"] == pytest.approx(1 / 3)
+    assert result["by_data_source"]["set True"]["n"] == 2
+    assert eval_metrics(result)["eval/multi/mean"] == pytest.approx(0.5)
+    assert eval_metrics(result)["eval/failed"] == 2 * samples
+
+
+def test_one_call_for_all_views_and_the_same_seeds_at_every_step(prompts):
+    parts = evaluation()
+    evaluate(parts, prompts, name="before", step=0, model="m")
+    first = list(parts.engine.requests)
+    evaluate(parts, prompts, name="after", step=60, model="m")
+    assert parts.scorer.calls == 2
+    assert parts.engine.requests == first * 2
+    assert [(r.prompt_id, r.view, len(r.images)) for r in first] == [
+        ("a", None, 2), ("a", ("s0",), 1), ("a", ("s1",), 1),
+        ("b", None, 2), ("b", ("s0",), 1), ("b", ("s1",), 1),
+        ("c", None, 1),
+        ("d", None, 2), ("d", ("s0",), 1), ("d", ("s1",), 1),
+    ]  # fmt: skip
+    # Training steps count from 1: none of them draws what an evaluation draws.
+    assert {r.seed for r in parts.plan.requests(prompts, step=1)}.isdisjoint(r.seed for r in first)
+
+
+def test_nothing_is_trained_and_no_weights_are_loaded(prompts):
+    parts = evaluation(threshold=0.5)
+    result = evaluate(parts, prompts, name="test", step=0, model="m")
+    assert parts.engine.updates == []
+    assert result["share_over_threshold"]["mean"] == pytest.approx(0.5)
