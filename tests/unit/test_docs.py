@@ -1,0 +1,227 @@
+"""README and docs/ say what is there: links, settings, commands, paths, tests, examples."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from mars.cli import app
+from mars.config.keys import leaves
+from mars.config.load import load_config
+from mars.config.schema import SftConfig, TrainConfig
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+KEYS = {*leaves(TrainConfig), *leaves(SftConfig)}
+SECTIONS = {key.partition(".")[0] for key in KEYS}
+FILE_ENDINGS = {"md", "py", "yaml", "json", "jsonl", "parquet", "sh", "log", "html"}
+HOMES = ("mars", "docs", "tests", "scripts", "configs", "recipe", "examples")
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE_SPAN = re.compile(r"`([^`]+)`")
+KEY = re.compile(rf"(?<![\w./-])({'|'.join(sorted(SECTIONS))})\.(\w+)(?![\w/(])")
+PATH = re.compile(rf"(?<![\w./<>$-])((?:{'|'.join(HOMES)})/[\w./-]*[\w/])(?:::(\w+))?")
+MODULE = re.compile(r"python -m (mars[\w.]*)")
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def code_of(page: Path) -> str:
+    """What the page sets as code: blocks and spans."""
+    text = text_of(page)
+    blocks = [match[2] for match in FENCE.finditer(text)]
+    return "\n".join([*blocks, *CODE_SPAN.findall(FENCE.sub("", text))])
+
+
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """The words of every line of a bash block and of every code span, without comments."""
+    text = text_of(page)
+    lines = [line for match in FENCE.finditer(text) if match[1] == "bash" for line in match[2].splitlines()]
+    for line in [*lines, *CODE_SPAN.findall(FENCE.sub("", text))]:
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:  # a span that is no command, such as a lone quotation mark
+            continue
+        if words:
+            yield words
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text_of(page)), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pages
+def test_links_lead_somewhere(page):
+    dead = []
+    for target in LINK.findall(FENCE.sub("", text_of(page))):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or not file.is_relative_to(ROOT) or (fragment and fragment not in anchors(file)):
+            dead.append(target)
+    assert dead == []
+
+
+@pages
+def test_settings_exist(page):
+    named = {f"{section}.{name}" for section, name in KEY.findall(code_of(page)) if name not in FILE_ENDINGS}
+    assert named - KEYS == set()
+
+
+@pages
+def test_paths_and_tests_exist(page):
+    metrics = set(re.findall(r"`(mars/\w+)", text_of(ROOT / "docs" / "metrics.md")))  # their names look like paths
+    missing = []
+    for path, test in PATH.findall(code_of(page)):
+        if "/".join(path.split("/")[:2]) in metrics:
+            continue
+        if not (ROOT / path).exists() or (test and f"def {test}(" not in text_of(ROOT / path)):
+            missing.append(f"{path}::{test}" if test else path)
+    assert missing == []
+
+
+@pages
+def test_commands_exist(page):
+    unknown = []
+    for words in command_lines(page):
+        if words[0].endswith("bin/mars"):
+            words = ["mars", *words[1:]]
+        if words[0] != "mars" or len(words) == 1:
+            continue
+        command, path = get_command(app), words[1:]
+        while path and hasattr(command, "commands") and not path[0].startswith("-"):
+            command = command.commands.get(path.pop(0))
+            if command is None:
+                unknown.append(" ".join(words))
+                break
+        options = {name for parameter in getattr(command, "params", []) for name in parameter.opts} | {"--help"}
+        unknown += [
+            word for word in path if command and word.startswith("--") and word.partition("=")[0] not in options
+        ]
+    assert unknown == []
+
+
+@pages
+def test_modules_that_are_run_exist(page):
+    modules = set(MODULE.findall(code_of(page)))
+    assert {module for module in modules if find_spec(module) is None} == set()
+
+
+@pages
+def test_settings_of_commands_are_accepted(page):
+    """Every training or evaluation in a bash block is a valid configuration; the files it names need not exist."""
+    blocks = [match[2] for match in FENCE.finditer(text_of(page)) if match[1] == "bash"]
+    for line in "\n".join(blocks).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:3] != ["python", "-m", "mars.main"] and words[:3] != ["mars", "eval", "run"]:
+            continue
+        overrides = [word for word in words[3:] if re.match(r"[\w.]+=", word)]
+        data = [] if any(word.startswith(("data.train_files=", "experiment=")) for word in overrides) else ["x.parquet"]
+        load_config("train", [*(f"data.train_files=[{file}]" for file in data), *overrides], [])
+
+
+@pages
+def test_examples_run(page, tmp_path, monkeypatch):
+    """The python blocks of a page, one after the other in one folder; a block may be a file: "# file: name.py"."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "example"}
+    for match in FENCE.finditer(text_of(page)):
+        if match[1] != "python":
+            continue
+        file = re.match(r"# file: (\w+\.py)\n", match[2])
+        if file:
+            Path(file[1]).write_text(match[2], encoding="utf-8")
+            continue
+        line = text_of(page)[: match.start()].count("\n") + 1
+        exec(compile(ast.parse("\n" * line + match[2]), str(page), "exec"), names)  # noqa: S102 our own pages
+
+
+def test_the_layout_names_every_part_of_mars():
+    layout = text_of(ROOT / "docs" / "architecture.md")
+    parts = [path for path in (ROOT / "mars").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    named = {f"mars/{path.name}" + ("/" if path.is_dir() else "") for path in parts} - {"mars/__init__.py"}
+    assert {name for name in named if f"`{name}`" not in layout} == set()
+
+
+def test_every_reason_for_a_bad_row_is_documented():
+    data = ROOT / "mars" / "data"
+    code = "\n".join(path.read_text(encoding="utf-8") for path in data.glob("*.py"))
+    reasons = set(re.findall(r'(?:RowError\(|Problem\([\w.]+, )"(\w+)"', code))
+    reasons |= {f"image_{reason}" for reason in re.findall(r'BadImage\(\s*"(\w+)"', code)}
+    assert {"overlong", "image_bit_depth", "truth", "json", "duplicate_id"} <= reasons
+    rows = re.findall(r"^\| (`.+?) \|", text_of(ROOT / "docs" / "data.md"), re.MULTILINE)
+    documented = {name for row in rows for name in CODE_SPAN.findall(row)}
+    assert reasons - documented == set()
+
+
+def test_every_exit_code_is_documented():
+    from mars import errors
+
+    codes = {failure.exit_code for failure in vars(errors).values() if isinstance(failure, type)}
+    documented = set(map(int, re.findall(r"^\| (\d+) \|", text_of(ROOT / "docs" / "reliability.md"), re.MULTILINE)))
+    assert documented >= codes | {0, 130}
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_is_one_short_page(page):
+    lines = text_of(page).splitlines()
+    assert len(lines) < 40
+    assert lines[0].startswith(f"# {page.name[:4]} ")
+    assert [line for line in lines if line.startswith("## ")] == ["## Context", "## Decision", "## Consequences"]
+    assert f"decisions/{page.name}" in text_of(ROOT / "docs" / "architecture.md")
+
+
+def test_decisions_are_numbered_without_gaps():
+    assert [int(page.name[:4]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+
+
+def test_the_licence_is_whole():
+    text = text_of(ROOT / "LICENSE")
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+# --- the checks can fail
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (test_links_lead_somewhere, "[there](nowhere.md)"),
+        (test_links_lead_somewhere, "[heading](../README.md#no-such-heading)"),
+        (test_settings_exist, "set `rollout.samples_per_promt`"),
+        (test_settings_exist, "```bash\npython -m mars.main data.shufle=true\n```"),
+        (test_paths_and_tests_exist, "in `mars/data/reader.py`"),
+        (test_paths_and_tests_exist, "see `tests/unit/test_docs.py::test_that_is_not_there`"),
+        (test_commands_exist, "run `mars data check x.parquet`"),
+        (test_commands_exist, "```bash\nmars eval run a b --output c\n```"),
+        (test_modules_that_are_run_exist, "`python -m mars.nothing`"),
+        (test_settings_of_commands_are_accepted, "```bash\npython -m mars.main anchor=stereo\n```"),
+    ],
+)
+def test_a_wrong_page_is_noticed(check, text, tmp_path, monkeypatch):
+    page = ROOT / "docs" / "wrong.md"
+    monkeypatch.setattr(Path, "read_text", wrong_page(page, text))
+    with pytest.raises(Exception, match=r"assert|no such choice"):
+        check(page)
+
+
+def wrong_page(page: Path, text: str):
+    original = Path.read_text
+    return lambda self, *args, **kwargs: text if self == page else original(self, *args, **kwargs)
