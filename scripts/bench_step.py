@@ -1,0 +1,149 @@
+"""How long a training step takes, and where the time goes; beside the same step in TRL's GRPOTrainer.
+
+    python scripts/bench_step.py > bench.json
+    python scripts/bench_step.py --contenders ours_ray trl --rounds 5
+
+Every contender runs in a fresh process, in turns, on a workload made for the purpose. One JSON object goes to stdout,
+progress to stderr. docs/performance.md explains the figures. Exit code 1: some contender failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.contenders import CONTENDERS, TRL, ContenderFailed, Plan, run_contender, step_settings
+from bench.machine import busy_share, machine_facts
+from bench.summary import Run, check, contender_report, ratio, rounded
+
+SCRIPTS = Path(__file__).resolve().parent
+RATIO_TARGETS = {("ours_ray", TRL): 1.3, ("ours_anchored", "ours_ray"): 1.0}
+LAUNCH_TARGETS = {"ours_ray": 40.0, "ours_local": 20.0, "ours_anchored": 40.0}  # seconds
+DRIVER_SHARE_TARGET = 0.05
+HELP_TARGET = 0.5  # seconds
+BUSY_WARNING = 0.1  # share of the CPU that others use
+
+
+def main() -> int:
+    options = parse_options()
+    machine = machine_facts() | {"load_average_at_start": os.getloadavg(), "cpu_busy_at_start": busy_share()}
+    _warn_if_busy(machine["cpu_busy_at_start"])
+    runs: dict[str, list[Run]] = {contender: [] for contender in options.contenders}
+    failures = []
+    with tempfile.TemporaryDirectory(prefix="mars_bench_", ignore_cleanup_errors=True) as folder:
+        plan = Plan(
+            folder=Path(folder),
+            num_steps=options.steps,
+            warm_up=options.warm_up,
+            trl_threads=options.trl_threads,
+            trl_sequences_per_forward=options.trl_sequences_per_forward,
+            timeout=options.timeout,
+        )
+        workload = _make_workload(plan)
+        for number in range(options.rounds):
+            for contender in options.contenders:
+                try:
+                    runs[contender].append(run_contender(contender, plan, number))
+                except ContenderFailed as failure:
+                    failures.append({"contender": contender, "round": number, "reason": str(failure)})
+                    _say(str(failure))
+                else:
+                    _say_result(runs[contender][-1], number)
+        help_seconds = _help_seconds()
+    machine |= {"load_average_at_end": os.getloadavg(), "cpu_busy_at_end": busy_share()}
+    done = {contender: found for contender, found in runs.items() if found}
+    report = {
+        "settings": vars(options),
+        "workload": workload,
+        "contenders": {contender: contender_report(found) for contender, found in done.items()},
+        "checks": checks(done, help_seconds),
+        "failures": failures,
+        "machine": machine,
+    }
+    json.dump(rounded(report), sys.stdout, indent=2)
+    print()
+    return 1 if failures else 0
+
+
+def checks(runs: Mapping[str, Sequence[Run]], help_seconds: float) -> dict[str, Any]:
+    """Every figure that has a target, as far as its contenders ran."""
+    found = {
+        f"{over}/{under}": ratio(runs[over], runs[under], target)
+        for (over, under), target in RATIO_TARGETS.items()
+        if over in runs and under in runs
+    }
+    for contender, target in LAUNCH_TARGETS.items():
+        if contender in runs:
+            report = contender_report(runs[contender])
+            found[f"{contender} launch_to_first_step"] = check(report["launch_to_first_step"], target)
+            found[f"{contender} driver_share"] = check(report["driver_share"], DRIVER_SHARE_TARGET)
+    return found | {"mars --help": check(help_seconds, HELP_TARGET)}
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each contender, in turns")
+    parser.add_argument("--steps", type=int, default=12, help="steps of each process, warm-up included")
+    parser.add_argument("--warm-up", type=int, default=3, help="first steps that are not counted")
+    parser.add_argument("--trl-threads", type=int, default=2)
+    parser.add_argument("--trl-sequences-per-forward", type=int, default=64, help="must divide 128")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a process may take")
+    options = parser.parse_args()
+    if options.rounds < 1 or not 1 <= options.warm_up < options.steps:
+        parser.error("needs 1 round or more, and 1 <= warm-up < steps")
+    return options
+
+
+def _make_workload(plan: Plan) -> dict[str, Any]:
+    """In a process of its own: this one stays small while others are timed."""
+    _say("making the workload")
+    num_prompts = plan.num_steps * step_settings().data.prompts_per_step
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.workload", str(plan.folder), str(num_prompts)],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def _help_seconds() -> float:
+    """Median of five starts, after one that fills the file cache."""
+    command = Path(sys.executable).with_name("mars")
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        subprocess.run([str(command), "--help"], stdout=subprocess.DEVNULL, check=True)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])
+
+
+def _say_result(run: Run, number: int) -> None:
+    _say(
+        f"round {number + 1}: {run.contender}: {median(run.step_seconds):.3f} s per step, "
+        f"{run.launch_to_first_step:.1f} s to the end of the first"
+    )
+    _warn_if_busy(run.cpu_busy_before)
+
+
+def _warn_if_busy(share: float) -> None:
+    if share > BUSY_WARNING:
+        _say(f"warning: other programs use {share:.0%} of the CPU; the figures mean little")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
