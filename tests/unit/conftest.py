@@ -72,3 +72,34 @@ def pictures(tmp_path_factory) -> list[ImageRef]:
         Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         refs.append(ImageRef(str(path), (width, height)))
     return refs
+
+
+@pytest.fixture(scope="session")
+def process_group(one_thread):
+    """One gloo process: trainers made in the session share it."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def world(tiny, process_group):
+    from tiny_world import TinyWorld
+
+    return TinyWorld(tiny)
+
+
+@pytest.fixture(scope="session")
+def qwen3_world(tiny_qwen3, process_group):
+    from tiny_world import TinyWorld
+
+    return TinyWorld(tiny_qwen3)
+
+
+@pytest.fixture(scope="session")
+def tied_world(tiny_tied, process_group):
+    from tiny_world import TinyWorld
+
+    return TinyWorld(tiny_tied)

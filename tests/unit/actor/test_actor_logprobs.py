@@ -1,0 +1,114 @@
+"""The trainer's log-probs against a plain transformers forward of every sequence alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_world import real_processor
+
+from mars.data.images import decode_image
+
+FAMILIES = ["world", "qwen3_world", "tied_world"]
+
+
+def mixed_batch(world, pictures, tokens_per_forward):
+    """0 to 3 images, shared and repeated ones, text-only rows beside image rows, responses of 1 to 20 tokens."""
+    prompts = [
+        world.train_prompt("a", pictures[:2], [5, 9, 1]),
+        world.train_prompt("text", [], [7, 3]),
+        world.train_prompt("b", [pictures[1]], [4, 12]),
+        world.train_prompt("ccc", [pictures[2], pictures[0], pictures[3]], [20, 2]),
+        world.train_prompt("dd", [pictures[3], pictures[3]], [6]),
+    ]
+    return world.batch(prompts, tokens_per_forward=tokens_per_forward)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tokens_per_forward", [1, 500, 100_000])
+def test_logprobs_of_a_batch_equal_those_of_each_sequence_alone(family, tokens_per_forward, pictures, request):
+    world = request.getfixturevalue(family)
+    batch = mixed_batch(world, pictures, tokens_per_forward)
+    trainer, model = world.trainer(temperature=0.7, chunk_tokens=3), world.plain_model()
+    with torch.no_grad():
+        wanted = world.plain_batch_logprobs(model, batch, temperature=0.7)
+    old = trainer._old_logprobs(batch, trainer._processed(batch))
+    rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
+    assert sorted(old) == rows
+    for row, expected in zip(rows, wanted, strict=True):
+        torch.testing.assert_close(old[row], expected, atol=1e-5, rtol=0)
+    for scored, expected in zip(trainer.logprobs(world.sequences(batch)), wanted, strict=True):
+        torch.testing.assert_close(torch.tensor(scored), expected, atol=1e-5, rtol=0)
+
+
+def test_prompts_are_laid_out_as_the_real_processor_does(world, qwen3_world, pictures):
+    for one in (world, qwen3_world):
+        processor = real_processor(one.folder)
+        for images in (pictures[:1], pictures, []):
+            mine = one.processor.process(one.prompt_ids("x", images), images)
+            blocks = "<|vision_start|><|image_pad|><|vision_end|>\n" * len(images)
+            text = (
+                "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+                f"{blocks}What is in picture x?<|im_end|>\n<|im_start|>assistant\n"
+            )
+            real = processor(text=[text], images=[decode_image(i) for i in images] or None, return_tensors="pt")
+            assert mine.input_ids.tolist() == real["input_ids"][0].tolist()
+            if images:
+                assert torch.equal(torch.cat(mine.pixel_values), real["pixel_values"])
+                assert [list(grid) for grid in mine.image_grid_thw] == real["image_grid_thw"].tolist()
+
+
+def test_an_image_passes_the_vision_tower_once_per_forward(world, pictures):
+    """Three rows of one prompt and one of another that shares a picture: two distinct images."""
+    prompts = [world.train_prompt("a", pictures[:2], [4, 4, 4]), world.train_prompt("b", [pictures[1]], [4])]
+    trainer, seen = world.trainer(), []
+    visual = trainer._policy.backbone.model.visual
+    handle = visual.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs.get("grid_thw", args[1] if len(args) > 1 else None)),
+        with_kwargs=True,
+    )
+    trainer._old_logprobs(batch := world.batch(prompts), trainer._processed(batch))
+    handle.remove()
+    assert [len(grid) for grid in seen] == [2]
+
+
+def test_the_tokens_by_vocabulary_never_exist_at_once(world, pictures):
+    batch = world.batch([world.train_prompt("a", pictures[:1], [20, 15]), world.train_prompt("text", [], [10])])
+    trainer, sizes = world.trainer(chunk_tokens=8), []
+    trainer._policy.backbone.lm_head.register_forward_hook(lambda module, args, out: sizes.append(tuple(out.shape)))
+    trainer.update(batch)
+    vocabulary = trainer._policy.backbone.config.text_config.vocab_size
+    assert {size[-1] for size in sizes} == {vocabulary}
+    assert max(size[0] for size in sizes) == 8
+    assert all(len(size) == 2 for size in sizes)
+    # The text-only forward has a filler with an image, the row of 15 tokens. Once forward, once again in backward.
+    assert sum(size[0] for size in sizes) == 2 * (20 + 15 + 10 + 15)
+
+
+def test_entropy_is_that_of_the_masked_distribution(world, pictures):
+    trainer, model = world.trainer(temperature=0.5), world.plain_model()
+    prompt = world.train_prompt("a", pictures[:1], [6])
+    processed = world.processor.process(prompt.prompt_token_ids, prompt.images)
+    with torch.no_grad():
+        _, entropy = trainer._policy(trainer._forward_batch([(processed, prompt.responses[0].token_ids)]))
+        wanted = []
+        for cut in range(6):  # the distribution after each prefix, from single-token log-probs of the whole vocabulary
+            prefix = prompt.responses[0].token_ids[:cut]
+            ids = torch.cat([processed.input_ids, torch.tensor(prefix, dtype=torch.long)]).unsqueeze(0)
+            logits = model(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=(ids == world.rules.image_id).int(),
+                pixel_values=torch.cat(processed.pixel_values),
+                image_grid_thw=torch.tensor(processed.image_grid_thw),
+            ).logits[0, -1]
+            keep = [i for i in range(len(logits)) if i not in set(world.rules.blocked_ids)]
+            wanted.append(torch.distributions.Categorical(logits=logits[keep] / 0.5).entropy())
+    torch.testing.assert_close(entropy, torch.stack(wanted), atol=1e-5, rtol=0)
+
+
+def test_an_empty_response_is_a_row_without_tokens(world, pictures):
+    prompt = world.train_prompt("a", pictures[:1], [3])
+    one = world.sequences(world.batch([prompt]))[0]
+    empty = type(one)(one.prompt_token_ids, one.images, ())
+    trainer = world.trainer()
+    assert trainer.logprobs([empty, one])[0] == []

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mars.rollout.collect import collect
+from mars.rollout.metrics import processed_tokens, rollout_metrics
+from mars.rollout.scripted import ScriptedEngine, random_script
+from mars.types import ImageRef, RewardResult, RolloutRequest, Sampling
+
+SAMPLING = Sampling(1.0, 1.0, 0, 6)
+IMAGE = ImageRef("a.png", (28, 28))
+EOS = 0
+
+
+class Echo:
+    """Scores what it was given, and remembers it."""
+
+    def __init__(self):
+        self.items = []
+
+    def score(self, items):
+        self.items = list(items)
+        failed = [i.response == "fail" for i in items]
+        return [
+            RewardResult(float(n), 0.5, {"format": float(n)}, "raised" if bad else None) for n, bad in enumerate(failed)
+        ]
+
+
+def request(prompt_id, view, num_samples):
+    return RolloutRequest(prompt_id, view, (1, 2, 3), (IMAGE,), num_samples, 0, SAMPLING)
+
+
+@pytest.fixture
+def prompts(new_prompt):
+    return [new_prompt("x", [IMAGE] * 2, truth="tx"), new_prompt("y", [IMAGE], truth="ty", extra_info={"n": 1})]
+
+
+def gather(prompts, requests, decode=lambda ids: "".join(map(str, ids)), scorer=None):
+    engine = ScriptedEngine(lambda r, k: (*(k + 1 for _ in range(k + 1)), EOS), [EOS])
+    scorer = scorer or Echo()
+    return collect(
+        prompts, requests, engine.generate(requests), decode=decode, frames=lambda p, v: (None, (5, 5)), scorer=scorer
+    )
+
+
+def test_rollouts_go_to_their_prompt_and_view_in_whatever_order_requests_come(prompts):
+    requests = [request("y", None, 2), request("x", ("s1",), 1), request("x", None, 3), request("x", ("s0",), 2)]
+    for seed in range(4):
+        shuffled = random.Random(seed).sample(requests, k=len(requests))
+        x, y = gather(prompts, shuffled)
+        assert (x.prompt, y.prompt) == tuple(prompts)
+        assert len(x.multi.rollouts) == 3
+        assert {g.request.view: len(g.rollouts) for g in x.anchors} == {("s1",): 1, ("s0",): 2}
+        assert y.anchors == ()
+        for group in (x.multi, *x.anchors, y.multi):
+            assert [r.index for r in group.rollouts] == list(range(len(group.rollouts)))
+            assert [r.text for r in group.rollouts] == ["10", "220", "3330"][: len(group.rollouts)]
+
+
+def test_the_scorer_sees_each_answer_once_with_its_own_truth(prompts):
+    scorer = Echo()
+    x, y = gather(prompts, [request("x", None, 2), request("x", ("s1",), 1), request("y", None, 1)], scorer=scorer)
+    assert [(i.view, i.response, i.truth) for i in scorer.items] == [
+        (None, "10", "tx"), (None, "220", "tx"), (("s1",), "10", "tx"), (None, "10", "ty"),
+    ]  # fmt: skip
+    assert {i.response_size for i in scorer.items} == {(5, 5)}
+    assert scorer.items[3].extra_info == {"n": 1}
+    assert [r.reward.score for r in (*x.multi.rollouts, *x.anchors[0].rollouts, *y.multi.rollouts)] == [0, 1, 2, 3]
+
+
+def test_what_is_missing_is_an_error(prompts):
+    with pytest.raises(ValueError, match="x has no multi rollouts"):
+        gather(prompts[:1], [request("x", ("s0",), 1)])
+    with pytest.raises(ValueError, match="2 of 1 samples for prompt x"):
+        collect(
+            prompts[:1], [request("x", None, 1)],
+            ScriptedEngine(lambda r, k: (1,), []).generate([request("x", None, 2)]),
+            decode=str, frames=lambda p, v: (None, None), scorer=Echo(),
+        )  # fmt: skip
+
+
+def test_metrics_by_hand(prompts):
+    decode = lambda ids: "fail" if len(ids) == 3 else "ok"  # noqa: E731
+    rollouts = gather(prompts, [request("x", None, 3), request("x", ("s0",), 2), request("y", None, 1)], decode)
+    # Lengths: x 2, 3 (failed), 4; its anchor 2, 3 (failed); y 2. Scores 0, 1, 2; 3, 4; 5.
+    metrics = rollout_metrics(rollouts, lambda r: 10 if r.prompt_id == "x" else 20)
+    assert metrics == {
+        "response_length/mean": 11 / 4,
+        "response_length/max": 4.0,
+        "response_length/min": 2.0,
+        "response_length/clip_ratio": 0.0,
+        "prompt_length/mean": 15.0,
+        "rollout/tokens": 16.0,
+        "anchor/tokens": 5.0,
+        "reward/failed": 2.0,
+        "reward/format/mean": pytest.approx((0 + 2 + 5) / 3),
+    }
+    assert processed_tokens(rollouts, lambda r: 10 if r.prompt_id == "x" else 20) == 5 * 10 + 20 + 16
+
+
+def test_a_response_without_an_end_was_cut_at_the_limit():
+    engine = ScriptedEngine(lambda r, k: range(1, 100) if k else (1, EOS), [EOS])
+    stopped, cut = engine.generate([request("x", None, 2)])[0]
+    assert (stopped.token_ids, stopped.finish_reason) == ((1, EOS), "stop")
+    assert (cut.token_ids, cut.finish_reason) == ((1, 2, 3, 4, 5, 6), "length")
+
+
+def test_random_responses_depend_on_the_seed_alone_and_keep_the_limit():
+    engine = ScriptedEngine(random_script(range(5, 50), EOS), [EOS])
+    wanted = [RolloutRequest("x", None, (1,), (), 40, seed, SAMPLING) for seed in (7, 8)]
+    first, second = engine.generate(wanted)
+    assert [second, first] == engine.generate(wanted[::-1])
+    assert first != second
+    assert first[1:] == second[:-1]  # sample k draws with seed + k
+    assert all(len(c.token_ids) <= 6 and c.token_ids[-1] == EOS for c in (*first, *second))
+    assert len({c.token_ids for c in first}) > 20

@@ -1,0 +1,187 @@
+"""Tiny models with everything around them, and a plain transformers forward to compare with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mars.actor.fsdp_trainer import FsdpTrainer, Rendezvous, TrainerSettings
+from mars.actor.model import ModelSettings, ScoringSettings
+from mars.actor.objective import ObjectiveSettings
+from mars.actor.optimizer import OptimizerSettings
+from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.policy_loss import PolicyLossSettings
+from mars.data.balance import plan_updates
+from mars.data.chat import PromptEncoder, prompt_length
+from mars.data.images import ImageBudget, decode_image, num_image_tokens
+from mars.data.processor import PromptProcessor
+from mars.types import ImageRef, Message, TrainBatch, TrainPrompt, TrainResponse
+from mars.types import Sequence as TokenSequence
+
+MIN_PIXELS, MAX_PIXELS = 28 * 28, 224 * 224  # as in the tiny models' own processor files
+GRPO = ObjectiveSettings(
+    advantage=AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6),
+    policy_loss=PolicyLossSettings("clip", 0.2, 0.2, None),
+    reduction="token_mean",
+    reduction_tokens=None,
+    kl_coefficient=0.0,
+    kl_estimator="k3",
+    truncation_nats=0.0,
+)
+
+
+class TinyWorld:
+    """One model folder: prompts, responses, batches, trainers; and what plain transformers says about them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.encoder = PromptEncoder.from_pretrained(str(folder))
+        self.rules = self.encoder.token_rules()
+        self.budget = ImageBudget.from_pretrained(str(folder), MIN_PIXELS, MAX_PIXELS)
+        self.processor = PromptProcessor(
+            str(folder),
+            decode=decode_image,
+            min_pixels=MIN_PIXELS,
+            max_pixels=MAX_PIXELS,
+            image_token_id=self.rules.image_id,
+            cache_images=8,
+        )
+        blocked = {*self.rules.blocked_ids, *self.rules.eos_ids}
+        self.words = [i for i in range(max(self.rules.blocked_ids) + 1) if i not in blocked]
+
+    # --- prompts, responses, batches
+
+    def text(self, name: str, images: Sequence[ImageRef]) -> str:
+        return "<image>\n" * len(images) + f"What is in picture {name}?"
+
+    def prompt_ids(self, name: str, images: Sequence[ImageRef]) -> tuple[int, ...]:
+        return self.encoder.encode((Message("user", self.text(name, images)),), len(images))
+
+    def response(self, length: int, seed: int) -> tuple[int, ...]:
+        return (*random.Random(seed).choices(self.words, k=length - 1), self.rules.eos_ids[0])
+
+    def train_prompt(
+        self, name: str, images: Sequence[ImageRef], lengths: Sequence[int], rewards: Sequence[float] | None = None,
+        anchors: Sequence[float] = (), *, rollout_logprobs: Sequence[Sequence[float]] | None = None,
+    ) -> TrainPrompt:  # fmt: skip
+        """A prompt with random responses of the given lengths."""
+        rewards = [k + 0.25 * len(name) for k in range(len(lengths))] if rewards is None else rewards
+        ids = self.prompt_ids(name, images)
+        responses = []
+        for k, (length, reward) in enumerate(zip(lengths, rewards, strict=True)):
+            tokens = self.response(length, seed=hash_of(name, k))
+            logprobs = (-1.0,) * length if rollout_logprobs is None else tuple(rollout_logprobs[k])
+            responses.append(TrainResponse(tokens, logprobs, reward))
+        tokens_per_image = [num_image_tokens(image.size, self.budget) for image in images]
+        return TrainPrompt(
+            name, ids, prompt_length(ids, tokens_per_image), tuple(images), tuple(responses), tuple(anchors)
+        )
+
+    def batch(self, prompts: Sequence[TrainPrompt], per_update: int = 100, tokens_per_forward: int = 600) -> TrainBatch:
+        return TrainBatch(tuple(prompts), plan_updates(prompts, per_update, 1, tokens_per_forward))
+
+    def sequences(self, batch: TrainBatch) -> list[TokenSequence]:
+        return [TokenSequence(p.prompt_token_ids, p.images, r.token_ids) for p in batch.prompts for r in p.responses]
+
+    # --- the trainer
+
+    def settings(self, **changes) -> TrainerSettings:
+        """Settings of a trainer; `changes` are fields of any of its parts."""
+        base = TrainerSettings(
+            model=ModelSettings(str(self.folder), "float32", "sdpa", False, False),
+            scoring=ScoringSettings(1.0, self.rules.blocked_ids, 16),
+            optimizer=OptimizerSettings(1e-3, 0, None, 0.0, (0.9, 0.999), 1.0),
+            objective=GRPO,
+            device="cpu",
+            seed=0,
+            max_skipped_updates=2,
+        )
+        parts = {}
+        for name, part in vars(base).items():
+            own = {key: changes.pop(key) for key in list(changes) if key in getattr(part, "__dataclass_fields__", ())}
+            parts[name] = replace(part, **own) if own else part
+        return TrainerSettings(**parts | changes)
+
+    def trainer(self, **changes) -> FsdpTrainer:
+        return FsdpTrainer(self.settings(**changes), self.rules, Rendezvous(0, 1, None, 60.0), self.processor.process)
+
+    # --- plain transformers
+
+    def plain_model(self, folder: Path | None = None):
+        from transformers import AutoModelForImageTextToText
+
+        return AutoModelForImageTextToText.from_pretrained(folder or self.folder, dtype=torch.float32)
+
+    def plain_logprobs(
+        self, model, name: str, images: Sequence[ImageRef], response: Sequence[int], temperature: float = 1.0,
+        folder: Path | None = None,
+    ) -> Tensor:  # fmt: skip
+        """One sequence alone: the real processor from text and pictures, the model's own positions, full logits."""
+        content = []
+        for i, piece in enumerate(self.text(name, images).split("<image>")):
+            content += [{"type": "image", "image": decode_image(images[i - 1])}] if i else []
+            content += [{"type": "text", "text": piece}] if piece else []
+        inputs = real_processor(folder or self.folder).apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+        )  # fmt: skip
+        tail = torch.tensor([list(response)])
+        start = inputs["input_ids"].shape[1]
+        ids = torch.cat([inputs["input_ids"], tail], dim=1)
+        inputs["input_ids"], inputs["attention_mask"] = ids, torch.ones_like(ids)
+        inputs["mm_token_type_ids"] = (ids == self.rules.image_id).int()
+        logits = model(**inputs).logits[0, start - 1 : -1].float() / temperature
+        logits[:, list(self.rules.blocked_ids)] = -torch.inf
+        return logits.log_softmax(-1).gather(-1, tail[0].unsqueeze(-1)).squeeze(-1)
+
+    def plain_batch_logprobs(self, model, batch: TrainBatch, temperature: float = 1.0) -> list[Tensor]:
+        return [
+            self.plain_logprobs(model, p.prompt_id, p.images, r.token_ids, temperature)
+            for p in batch.prompts
+            for r in p.responses
+        ]
+
+
+@cache
+def real_processor(folder: Path):
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(folder)
+
+
+def hash_of(name: str, k: int) -> int:
+    return sum(map(ord, name)) * 1000 + k
+
+
+def gradients(trainer: FsdpTrainer, batch: TrainBatch) -> list[dict[str, Tensor]]:
+    """The gradient of each update by Hugging Face name, before clipping. The updates are applied as ever."""
+    found, step = [], trainer._optimizer.step
+
+    def spy():
+        named = trainer._policy.named_parameters()
+        found.append({n.removeprefix("backbone."): full(p.grad).clone() for n, p in named if p.grad is not None})
+        return step()
+
+    trainer._optimizer.step = spy
+    try:
+        trainer.update(batch)
+    finally:
+        trainer._optimizer.step = step
+    return found
+
+
+def full(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Relative difference of two sets of tensors, by their norms."""
+    assert one.keys() == other.keys()
+    difference = sum((one[n] - other[n]).double().square().sum() for n in one).sqrt()
+    return float(difference / sum(other[n].double().square().sum() for n in one).sqrt())
