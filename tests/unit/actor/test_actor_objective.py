@@ -1,0 +1,189 @@
+"""The loss of a micro-batch and its metrics, by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_world import GRPO
+
+from mars.actor.objective import Objective, RowTarget, row_advantages, row_targets, truncation_nats
+from mars.types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse
+
+
+def row(advantage, rollout_logprobs, weight=1.0, off_policy=False):
+    tokens = (1,) * len(rollout_logprobs)
+    return RowTarget(TrainResponse(tokens, tuple(rollout_logprobs), 0.0, off_policy), advantage, weight)
+
+
+def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denominator=None, compare=True):
+    """(loss, sums by name, metrics, gradient) of one micro-batch that is the whole update."""
+    made = Objective(objective)
+    logprobs = torch.tensor(logprobs, requires_grad=True)
+    lengths = torch.tensor([len(r.response.token_ids) for r in rows])
+    weighted = [n for n, r in zip(lengths.tolist(), rows, strict=True) if r.weight]
+    denominator = denominator or made.denominator(sum(weighted), len(weighted))
+    loss, sums = made.loss(
+        logprobs,
+        torch.ones_like(logprobs) if entropy is None else torch.tensor(entropy),
+        None if old is None else torch.tensor(old),
+        None if ref is None else torch.tensor(ref),
+        lengths,
+        rows,
+        denominator,
+        compare,
+    )
+    loss.backward()
+    values = {name: float(value) for name, value in vars(sums).items()}
+    return float(loss.detach()), values, made.metrics(values), logprobs.grad.tolist()
+
+
+def test_two_rows_by_hand():
+    """Row 1, A = 1: ratios 1.5 (clipped to 1.2) and 1. Row 2, A = -2: ratios 0.5 (clipped to 0.8), 1.1 and 4 (dual)."""
+    objective = replace(GRPO, policy_loss=replace(GRPO.policy_loss, dual_clip=3.0))
+    old = [-1.0, -1.0, -2.0, -2.0, -2.0]
+    ratios = [1.5, 1.0, 0.5, 1.1, 4.0]
+    logprobs = [o + math.log(r) for o, r in zip(old, ratios, strict=True)]
+    rollout = [-1.25, -1.0, -2.0, -2.5, -2.0]
+    rows = [row(1.0, rollout[:2]), row(-2.0, rollout[2:])]
+    loss, _, metrics, gradient = evaluate(rows, logprobs, old, objective=objective, entropy=[1.0, 2.0, 3.0, 4.0, 5.0])
+    terms = [-1.2, -1.0, 1.6, 2.2, 6.0]  # the last: 2 * 4 = 8, bounded by 3 * 2
+    assert loss == pytest.approx(sum(terms) / 5, rel=1e-6)
+    assert gradient == pytest.approx([0, -1 / 5, 0, 2.2 / 5, 0], abs=1e-6)
+    assert metrics == {
+        "actor/pg_loss": pytest.approx(sum(terms) / 5, rel=1e-6),
+        "actor/kl_loss": 0.0,
+        "actor/entropy": 3.0,
+        "actor/pg_clipfrac": pytest.approx(2 / 5),
+        "actor/pg_clipfrac_lower": pytest.approx(1 / 5),
+        "actor/ppo_kl": pytest.approx(-sum(map(math.log, ratios)) / 5, rel=1e-5),
+        "rollout/logprob_diff_max": pytest.approx(0.5),
+        "rollout/logprob_diff_mean": pytest.approx((0.25 + 0.5) / 5),
+    }
+
+
+def test_without_old_logprobs_the_ratio_is_one_and_the_gradient_flows():
+    rows = [row(1.0, [-1.0]), row(-0.5, [-1.0, -1.0])]
+    loss, _, metrics, gradient = evaluate(rows, [-3.0, -1.0, -2.0], None)
+    assert loss == pytest.approx((-1 + 0.5 + 0.5) / 3)
+    assert gradient == pytest.approx([-1 / 3, 0.5 / 3, 0.5 / 3])
+    assert (metrics["actor/pg_clipfrac"], metrics["actor/ppo_kl"]) == (0, 0)
+    # Compared with the engine are the trainer's log-probs of this forward.
+    assert metrics["rollout/logprob_diff_max"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "abs"])
+def test_the_kl_term_and_its_gradient(estimator):
+    objective = replace(GRPO, kl_coefficient=0.5, kl_estimator=estimator)
+    logprobs, ref = [-1.0, -2.0, -0.5], [-1.5, -1.0, -0.5]
+    loss, _, metrics, gradient = evaluate([row(0.0, [0.0] * 3)], logprobs, logprobs, ref, objective)
+    gaps = [a - b for a, b in zip(logprobs, ref, strict=True)]
+    value = {"k1": lambda d: d, "k2": lambda d: d * d / 2, "k3": lambda d: math.exp(-d) - 1 + d, "abs": abs}[estimator]
+    slope = {
+        "k1": lambda d: 1, "k2": lambda d: d, "k3": lambda d: 1 - math.exp(-d), "abs": lambda d: (d > 0) - (d < 0),
+    }[estimator]  # fmt: skip
+    assert metrics["actor/kl_loss"] == pytest.approx(sum(map(value, gaps)) / 3, rel=1e-6)  # before its weight
+    assert loss == pytest.approx(0.5 * sum(map(value, gaps)) / 3, rel=1e-6)
+    assert gradient == pytest.approx([0.5 * slope(d) / 3 for d in gaps], abs=1e-6)
+
+
+def test_guests_are_left_out_of_clip_kl_and_comparison_but_trained_on():
+    """METHOD: an off-policy row has no clip, no KL, no rollout-versus-trainer metric; the same token denominator."""
+    objective = replace(GRPO, kl_coefficient=0.5)
+    rows = [row(1.0, [-1.0]), row(1.0, [-9.0, -9.0], off_policy=True)]
+    old, logprobs, ref = [-1.0, -2.0, -2.0], [-1.0, -1.0, -2.0], [-1.0, 0.0, 0.0]
+    loss, sums, metrics, gradient = evaluate(rows, logprobs, old, ref, objective)
+    assert loss == pytest.approx((-1 - math.e - 1) / 3, rel=1e-6)
+    assert gradient == pytest.approx([-1 / 3, -math.e / 3, -1 / 3], rel=1e-6)
+    assert metrics["actor/kl_loss"] == 0
+    assert (sums["num_tokens"], sums["num_on_policy"]) == (3, 1)
+    assert (metrics["actor/pg_clipfrac"], metrics["actor/ppo_kl"]) == (0, 0)
+    assert metrics["rollout/logprob_diff_max"] == 0
+
+
+def test_fillers_weigh_nothing_whatever_they_hold():
+    rows = [row(1.0, [-1.0, -2.0]), row(5.0, [-7.0, -7.0], weight=0.0)]
+    objective = replace(GRPO, kl_coefficient=0.5)
+    args = {"old": [-1.0, -2.0, -1.0, -1.0], "ref": [-2.0, -2.0, -4.0, math.nan], "objective": objective}
+    loss, sums, metrics, gradient = evaluate(rows, [-1.0, -2.0, math.nan, -math.inf], **args)
+    alone = evaluate(rows[:1], [-1.0, -2.0], [-1.0, -2.0], [-2.0, -2.0], objective)
+    assert (loss, metrics, gradient[:2]) == (alone[0], alone[2], alone[3])
+    assert gradient[2:] == [0.0, 0.0]
+    assert sums == alone[1]
+
+
+def test_an_engine_that_sampled_from_a_nucleus_is_no_mismatch():
+    old = [-1.0] * 5
+    rollout = [-1.0, -0.9, -1 + 0.105, -0.5, -1.2]  # higher by 0, 0.1, 0.105, 0.5; lower by 0.2
+    full_distribution = evaluate([row(1.0, rollout)], old, old)[2]
+    assert full_distribution["rollout/logprob_diff_max"] == pytest.approx(0.5)
+    nats = truncation_nats(0.9, top_k=0)
+    assert nats == pytest.approx(0.10536, abs=1e-5)
+    metrics = evaluate([row(1.0, rollout)], old, old, objective=replace(GRPO, truncation_nats=nats))[2]
+    assert metrics["rollout/logprob_diff_max"] == pytest.approx(0.5 - nats)
+    assert metrics["rollout/logprob_diff_mean"] == pytest.approx((0.5 - nats + 0.2) / 5)
+    top_k = replace(GRPO, truncation_nats=truncation_nats(1.0, top_k=5))
+    assert evaluate([row(1.0, rollout)], old, old, objective=top_k)[2]["rollout/logprob_diff_max"] == pytest.approx(0.2)
+    assert truncation_nats(1.0, top_k=0) == 0
+    # What the engine says has no part in the loss.
+    assert evaluate([row(1.0, rollout)], old, old)[0] == evaluate([row(1.0, [0.0] * 5)], old, old)[0]
+
+
+def test_only_the_first_update_of_a_step_is_compared():
+    _, sums, metrics, _ = evaluate([row(1.0, [-3.0])], [-1.0], [-1.0], compare=False)
+    assert sums["num_compared"] == 0
+    assert not [key for key in metrics if key.startswith("rollout/")]
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.floats(-2, 2), st.booleans()), min_size=2, max_size=7), st.data())
+@settings(max_examples=60, deadline=None)
+def test_sums_and_losses_add_up_over_any_split(described, data):
+    generator = torch.Generator().manual_seed(len(described))
+    objective = Objective(replace(GRPO, reduction="seq_mean_token_mean", kl_coefficient=0.1, truncation_nats=0.1))
+    rows = [row(a, [-1.0] * n, off_policy=off) for n, a, off in described]
+    parts = [torch.randn(4, n, generator=generator, dtype=torch.float64) for n, _, _ in described]
+
+    def loss_of(indices):
+        lp, old, ref, entropy = torch.cat([parts[i] for i in indices], dim=1)
+        lengths = torch.tensor([described[i][0] for i in indices])
+        return objective.loss(lp, entropy, old, ref, lengths, [rows[i] for i in indices], 7.0, True)
+
+    order = data.draw(st.permutations(range(len(rows))))
+    cut = data.draw(st.integers(1, len(rows) - 1))
+    whole, whole_sums = loss_of(range(len(rows)))
+    (one, sums), (other, more) = loss_of(order[:cut]), loss_of(order[cut:])
+    assert float(one + other) == pytest.approx(float(whole), rel=1e-9, abs=1e-12)
+    merged = objective.zeros(torch.device("cpu")).merge(sums).merge(more)
+    for name, value in vars(whole_sums).items():
+        assert float(getattr(merged, name)) == pytest.approx(float(value), rel=1e-9, abs=1e-12), name
+
+
+def test_sums_are_reduced_over_the_ranks(process_group):
+    objective = Objective(GRPO)
+    _, sums = objective.loss(
+        torch.tensor([-1.0, -2.0]), torch.ones(2), None, None, torch.tensor([2]), [row(1.0, [-1.5, -2.0])], 2.0, True
+    )
+    reduced = sums.all_reduce()
+    assert reduced == {name: pytest.approx(float(value)) for name, value in vars(sums).items()}
+    assert objective.metrics(objective.zeros(torch.device("cpu")).all_reduce())["actor/entropy"] == 0
+
+
+def test_targets_of_rows_by_hand():
+    def prompt(name, rewards, anchors):
+        return TrainPrompt(name, (1,), 1, (), tuple(TrainResponse((2,), (0.0,), r) for r in rewards), tuple(anchors))
+
+    batch = TrainBatch((prompt("x", [1.0, 0.0], [0.5]), prompt("lonely", [1.0], []), prompt("y", [3.0], [1.0])), ())
+    advantages = row_advantages(batch, replace(GRPO.advantage, epsilon=1e-12))
+    root = math.sqrt(0.5)
+    assert advantages == {
+        (0, 0): (pytest.approx(1.0), 1.0),
+        (0, 1): (pytest.approx(-1.0), 1.0),
+        (1, 0): (0.0, 0.0),
+        (2, 0): (pytest.approx(root), 1.0),
+    }
+    targets = row_targets(batch, MicroBatch(((2, 0), (1, 0), (0, 1), (0, 0)), num_fillers=1), advantages)
+    assert [(t.response.reward, t.weight) for t in targets] == [(3.0, 1.0), (1.0, 0.0), (0.0, 1.0), (1.0, 0.0)]
