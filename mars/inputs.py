@@ -26,7 +26,6 @@ class Inputs:
     budget: ImageBudget
     train: PromptSet | None
     evaluation: PromptSet | None
-
     frames: BoxFrames
     config: TrainConfig
 
@@ -51,10 +50,14 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     """Raises DataError with all unusable rows, EnvironmentProblem where model files are missing."""
     encoder = PromptEncoder.from_pretrained(config.model.path)
     data = config.data
+    if not with_training_set and not data.eval_files:
+        raise ConfigError("data.eval_files: there is nothing to evaluate on; got []; give a parquet or JSONL file")
     budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
+    frames = BoxFrames(config.model.box_space, budget)
 
     def load(files: Sequence[str]) -> PromptSet:
-        rows = load_prompts(files, data.image_root, data.on_bad_sample, partial(_check_truth, config.reward.function))
+        truth_check = partial(_check_truth, config.reward.function, frames)
+        rows = load_prompts(files, data.image_root, data.on_bad_sample, truth_check)
         return drop_overlong(
             rows, encoder, budget, data.max_prompt_tokens, config.anchor.image_layout, data.on_bad_sample
         )
@@ -67,9 +70,9 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     evaluation = load(data.eval_files) if data.eval_files else None
     if evaluation is not None and config.evaluation.max_samples is not None:
         evaluation = replace(evaluation, prompts=evaluation.prompts[: config.evaluation.max_samples])
-    return Inputs(encoder, budget, train, evaluation, BoxFrames(config.model.box_space, budget), config)
+    return Inputs(encoder, budget, train, evaluation, frames, config)
 
 
-def _check_truth(function: str, prompt: Prompt) -> str | None:
-    size = prompt.sources[0].image.size if prompt.sources else None
-    return check_truth(function, prompt.truth, prompt.extra_info, size)
+def _check_truth(function: str, frames: BoxFrames, prompt: Prompt) -> str | None:
+    truth_size, _ = frames(prompt, None)
+    return check_truth(function, prompt.truth, prompt.extra_info, truth_size)

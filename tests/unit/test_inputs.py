@@ -1,0 +1,153 @@
+"""Rows on disk to checked inputs and the arithmetic that `--dry-run` prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mars.config.load import load_config
+from mars.dry_run import check_model_files, report, summary
+from mars.errors import ConfigError, DataError, EnvironmentProblem
+from mars.inputs import load_inputs
+
+
+def row(images, truth="[[1, 2, 20, 30]]", question="Find the person.", **extra):
+    return {
+        "data_source": "test",
+        "prompt": [{"role": "user", "content": "<image>\n" * len(images) + question}],
+        "images": [image.path.rsplit("/", 1)[-1] for image in images],
+        "reward_model": {"style": "rule", "ground_truth": truth},
+        "extra_info": extra,
+    }
+
+
+@pytest.fixture
+def configure(tiny, pictures, tmp_path):
+    """rows -> configuration of a small run over them."""
+
+    def make(rows, *overrides, held_out=()):
+        files = {}
+        for name, some in (("train", rows), ("test", held_out)):
+            files[name] = tmp_path / f"{name}.jsonl"
+            files[name].write_text("".join(json.dumps(one) + "\n" for one in some))
+        given = [
+            "cluster=local", "cluster.device=cpu", f"model.path={tiny}", f"run.dir={tmp_path / 'run'}",
+            f"data.train_files=[{files['train']}]", f"data.image_root={pictures[0].path.rsplit('/', 1)[0]}",
+            "data.prompts_per_step=2", "actor.prompts_per_update=1", "data.max_prompt_tokens=200",
+            "data.min_image_pixels=784", "data.max_image_pixels=50176", "rollout.samples_per_prompt=3",
+            "rollout.max_response_tokens=50", "rollout.max_model_len=400", "actor.tokens_per_forward=500",
+            *([f"data.eval_files=[{files['test']}]"] if held_out else []),
+        ]  # fmt: skip
+        return load_config("train", [*given, *overrides], [])
+
+    return make
+
+
+def test_prompts_lengths_and_views_are_those_of_the_model(configure, pictures, world):
+    inputs = load_inputs(configure([row(pictures[:2]), row(pictures[:3])]), with_training_set=True)
+    assert (len(inputs.train.prompts), inputs.evaluation, inputs.max_images) == (2, None, 3)
+    prompt = inputs.train.prompts[0]
+    for view, shown in [(None, pictures[:2]), (("view_2",), pictures[1:2])]:
+        ids, images = inputs.encode(prompt, view)
+        assert [image.size for image in images] == [image.size for image in shown]
+        assert ids.count(world.rules.image_id) == len(shown)
+    # A request's length is what the processor lays out.
+    from mars.rollout.plan import RolloutPlan
+    from mars.types import Sampling
+
+    sampling = Sampling(1.0, 1.0, 0, 5)
+    plan = RolloutPlan(1, 1, sampling, sampling, lambda p: [("view_1",), ("view_2",)], inputs.encode, 0)
+    for request in plan.requests([prompt], 1):
+        processed = world.processor.process(request.prompt_token_ids, request.images)
+        assert inputs.prompt_length(request) == len(processed.input_ids)
+
+
+def test_the_repeated_layout_reaches_the_prompts(configure, pictures, world):
+    inputs = load_inputs(configure([row(pictures[:2])] * 2, "anchor.image_layout=repeated"), with_training_set=True)
+    ids, images = inputs.encode(inputs.train.prompts[0], ("view_2",))
+    assert [image.size for image in images] == [pictures[1].size] * 2
+    assert ids.count(world.rules.image_id) == 2
+
+
+def test_truth_boxes_are_checked_in_their_own_frame(configure, pictures):
+    """In thousandths 900 lies inside a picture of 64 x 48; 1200 lies outside, however large the picture."""
+    inside = row(pictures[:2], "[[100, 100, 900, 800]]", box_space="norm_1000")
+    inputs = load_inputs(configure([inside] * 2), with_training_set=True)
+    assert inputs.frames(inputs.train.prompts[0], None)[0] == (1000, 1000)
+    with pytest.raises(DataError, match="outside"):
+        load_inputs(configure([row(pictures[:2], "[[100, 100, 900, 800]]")]), with_training_set=True)
+    with pytest.raises(DataError, match="outside"):
+        load_inputs(configure([{**inside, "reward_model": {"ground_truth": "[[0, 0, 9, 1200]]"}}]), True)
+
+
+def test_all_bad_rows_are_named_at_once_or_dropped_and_counted(configure, pictures):
+    good, long = row(pictures[:2]), row(pictures[:2], question="word " * 300)
+    rows = [good, row(pictures[:1], "[[5, 5, 1, 1]]"), good, {**good, "images": ["gone.png", "0.png"]}, long]
+    with pytest.raises(DataError) as raised:
+        load_inputs(configure([*rows[:4], good]), with_training_set=True)
+    assert "train.jsonl:1" in str(raised.value)
+    assert "train.jsonl:3" in str(raised.value)
+    with pytest.raises(DataError, match=r"train\.jsonl:1.*data\.max_prompt_tokens"):
+        load_inputs(configure([good, long]), with_training_set=True)
+    kept = load_inputs(configure(rows, "data.on_bad_sample=drop"), with_training_set=True).train
+    assert [prompt.row.rsplit(":", 1)[1] for prompt in kept.prompts] == ["0", "2"]
+    assert kept.dropped == {"truth": 1, "image_missing": 1, "overlong": 1}
+
+
+def test_anchors_need_a_row_with_two_sources(configure, pictures):
+    rows = [row(pictures[:1]), row(pictures[:1])]
+    with pytest.raises(ConfigError, match=r"anchor\.kind.*anchor=none"):
+        load_inputs(configure(rows), with_training_set=True)
+    load_inputs(configure(rows, "anchor=none"), with_training_set=True)
+    load_inputs(configure([*rows, row(pictures[:2])]), with_training_set=True)
+
+
+def test_the_held_out_set_can_be_cut_and_used_alone(configure, pictures):
+    rows = [row(pictures[:2])]
+    config = configure(rows * 2, "evaluation.max_samples=3", held_out=[row(pictures)] * 5)
+    both = load_inputs(config, with_training_set=True)
+    assert (len(both.evaluation.prompts), both.max_images) == (3, 4)
+    alone = load_inputs(config, with_training_set=False)
+    assert alone.train is None
+    assert alone.evaluation.prompts == both.evaluation.prompts
+    with pytest.raises(ConfigError, match=r"data\.eval_files"):
+        load_inputs(configure(rows), with_training_set=False)
+
+
+def test_dry_run_prints_the_batch_arithmetic(configure, pictures, capsys):
+    rows = [row(pictures[:2]), row(pictures[:3]), row(pictures[:1]), row(pictures[:2])]
+    config = configure(
+        rows, "run.num_epochs=3", "anchor.mono_samples_per_source=2", "data.prompts_per_step=2", held_out=rows[:1]
+    )
+    report(config)
+    text = capsys.readouterr().out
+    inputs = load_inputs(config, with_training_set=True)
+    assert text == "\n".join(summary(config, inputs)) + "\n"
+    lines = {line[:18].strip(): line[18:] for line in text.splitlines()[:-1]}
+    assert lines["training set"] == "4 prompts, 0 dropped"
+    assert lines["held-out set"] == "1 prompts"
+    assert lines["sources"] == "1 rows with 1, 2 rows with 2, 1 rows with 3"
+    assert lines["steps"] == "6 = 3.00 epochs"
+    # 2, 3, 0 and 2 anchor views of two samples each: 3.5 on average.
+    assert lines["a prompt"] == "3 multi + 3.5 anchor rollouts"
+    assert lines["a step"] == "2 prompts, 13 rollouts, 6 of them trained on"
+    assert lines["updates per step"] == "2 of 1 prompts over 1 rank(s)"
+    longest = int(lines["prompt tokens"].split("longest ")[1].split()[0])
+    assert lines["a forward"] == f"{500 // (longest + 50)} or more rows of up to {longest + 50} tokens"
+
+
+def test_dry_run_decodes_every_image_and_looks_at_the_model_files(configure, pictures, tmp_path, tiny):
+    config = configure([row(pictures[:2])] * 2, "reward.function=grounding")
+    report(config)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EnvironmentProblem, match=r"model\.path.*safetensors"):
+        check_model_files(str(tmp_path / "empty"))
+    (tmp_path / "empty" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(EnvironmentProblem, match=r"model\.path"):
+        check_model_files(str(tmp_path / "empty"))
+    check_model_files(str(tiny))
+    with pytest.raises(ConfigError, match=r"reward\.function"):
+        report(configure([row(pictures[:2])] * 2, "reward.function=nowhere.py:score"))
+    with pytest.raises(ConfigError, match=r"data\.prompts_per_step"):
+        report(configure([row(pictures[:2])]))
