@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mars.actor.trainer import PolicyTrainer
+from mars.errors import EnvironmentProblem
 from mars.rollout.engine import RolloutEngine
 
 BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
@@ -25,6 +26,11 @@ def local_workers(
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     import torch
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentProblem(
+            "cluster.device: this machine has no usable GPU (torch.cuda.is_available() is false); got cuda; "
+            "use cluster.device=cpu, or join a cluster with GPUs (cluster=ray cluster.address=host:port)"
+        )
     torch.set_num_threads(threads)
     with ExitStack() as stack:
         # The trainer first: it makes the process group, and the engine joins it.

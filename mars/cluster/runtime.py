@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ import ray
 from mars.errors import EnvironmentProblem
 
 logger = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S = 10.0
 
 
 @contextmanager
@@ -35,6 +38,7 @@ def ray_cluster(address: str | None, object_store_bytes: int, cpus_wanted: float
             "include_dashboard": False,
         }
     else:
+        _check_reachable(address)
         options["address"] = address
     try:
         ray.init(**options)
@@ -47,6 +51,20 @@ def ray_cluster(address: str | None, object_store_bytes: int, cpus_wanted: float
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself goes on trying an address that nobody listens on for minutes. Names such as "auto" are left to it."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cluster.address: nobody answers at {address} ({error}); start a cluster with `ray start --head`, "
+            "or set cluster.address=null for a cluster of this machine alone"
+        ) from error
 
 
 def worker_environment(threads: int, device: str) -> Mapping[str, str]:

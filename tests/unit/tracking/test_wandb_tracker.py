@@ -112,22 +112,3 @@ def test_abandoning_kills_only_the_service_of_this_process(tmp_path: Path, monke
     monkeypatch.setattr(psutil, "Process", lambda: types.SimpleNamespace(children=lambda: children))
     factory(tmp_path, "offline").abandon()
     assert [child.label for child in children if child.killed] == ["wandb-core"]
-
-
-def test_abandoning_kills_only_the_service_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Child:
-        def __init__(self, name: str) -> None:
-            self.label, self.killed = name, False
-
-        def name(self) -> str:
-            if self.label == "gone":
-                raise psutil.NoSuchProcess(1)
-            return self.label
-
-        def kill(self) -> None:
-            self.killed = True
-
-    children = [Child(name) for name in ("gone", "raylet", "wandb-core", "python")]
-    monkeypatch.setattr(psutil, "Process", lambda: types.SimpleNamespace(children=lambda: children))
-    factory(tmp_path, "offline").abandon()
-    assert [child.label for child in children if child.killed] == ["wandb-core"]

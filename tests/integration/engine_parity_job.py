@@ -1,0 +1,138 @@
+"""Run by test_engines.py in a process of its own: vLLM, transformers and the trainer on one tiny model.
+
+python engine_parity_job.py FOLDER FAMILY -> one JSON object on the last line
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mars.actor.fsdp_trainer import FsdpTrainer, Rendezvous
+from mars.actor.tiny import build_tiny
+from mars.build import EngineSpec, TrainerSpec
+from mars.config.load import load_config
+from mars.data.chat import PromptEncoder
+from mars.types import ImageRef, Message, RolloutRequest, Sampling, Sequence, WeightUpdate
+
+TEMPERATURE = 0.7
+ANSWERS = 4
+
+
+def pictures(folder: Path) -> list[ImageRef]:
+    noise = np.random.default_rng(5)
+    refs = []
+    for i, (width, height) in enumerate([(56, 56), (112, 84), (200, 90), (70, 130)]):
+        path = folder / f"{i}.png"
+        Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        refs.append(ImageRef(str(path), (width, height)))
+    return refs
+
+
+def hot_weights(model: Path) -> None:
+    """Scale the projections: at the default initialisation attention is near uniform and hides mistakes."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    hot = {name: value * 2 if "proj" in name or "lm_head" in name else value for name, value in weights.items()}
+    save_file(hot, model / "model.safetensors", metadata={"format": "pt"})
+
+
+def requests(encoder: PromptEncoder, refs: list[ImageRef]) -> list[RolloutRequest]:
+    """Multi and mono views of two prompts, and one without an image."""
+    sampling = Sampling(TEMPERATURE, 1.0, 0, 12)
+    shown = {
+        ("a", None): (refs[0], refs[1]),
+        ("a", ("s0",)): (refs[0],),
+        ("a", ("s1",)): (refs[1],),
+        ("b", None): (refs[2], refs[3], refs[0]),
+        ("b", ("s1",)): (refs[3],),
+        ("c", None): (),
+    }
+    return [
+        RolloutRequest(
+            prompt_id,
+            view,
+            encoder.encode((Message("user", "<image>" * len(images) + f"Where is {prompt_id}?"),), len(images)),
+            images,
+            ANSWERS,
+            seed=1000 * i,
+            sampling=sampling,
+        )
+        for i, ((prompt_id, view), images) in enumerate(shown.items())
+    ]
+
+
+def difference(trainer: FsdpTrainer, asked: list[RolloutRequest], answers) -> float:
+    """Largest |engine - trainer| over all tokens, in nats."""
+    worst = 0.0
+    for request, completions in zip(asked, answers, strict=True):
+        sequences = [Sequence(request.prompt_token_ids, request.images, c.token_ids) for c in completions]
+        for completion, logprobs in zip(completions, trainer.logprobs(sequences), strict=True):
+            worst = max(worst, max(abs(a - b) for a, b in zip(completion.logprobs, logprobs, strict=True)))
+    return worst
+
+
+def ids(answers) -> list[list[tuple[int, ...]]]:
+    return [[completion.token_ids for completion in row] for row in answers]
+
+
+def main(folder: Path, family: str) -> dict:
+    model = build_tiny(folder / "model", seed=1, family=family)
+    hot_weights(model)
+    overrides = [
+        "experiment=quickstart",
+        "cluster=local",
+        "cluster.device=cpu",
+        "actor.num_workers=1",
+        "rollout.max_model_len=512",
+        f"model.path='{model}'",
+        f"rollout.temperature={TEMPERATURE}",
+        "data.max_image_pixels=100352",
+    ]
+    config = load_config("train", overrides, [])
+    encoder = PromptEncoder.from_pretrained(str(model))
+    rules = encoder.token_rules()
+    asked = requests(encoder, pictures(folder))
+    trainer = TrainerSpec(config, rules)(Rendezvous(0, 1, None, 60.0))
+    fetch = lambda payload: iter(payload.items())  # noqa: E731
+    vllm = EngineSpec(config, rules, 3)(fetch)
+    hf_config = load_config("train", [*overrides, "rollout.engine=hf"], [])
+    hf = EngineSpec(hf_config, rules, 3)(fetch)
+    result = {}
+    first = vllm.generate(asked)
+    result["vllm_trainer"] = difference(trainer, asked, first)
+    result["hf_trainer"] = difference(trainer, asked, hf.generate(asked))
+    result["order_independent"] = ids(vllm.generate(asked[::-1]))[::-1] == ids(first)
+    result["samples"] = [len(row) for row in first]
+    emitted = {token for row in first for completion in row for token in completion.token_ids}
+    result["blocked_emitted"] = sorted(emitted & set(rules.blocked_ids))
+    greedy = [RolloutRequest(**{**vars(r), "sampling": Sampling(0.0, 1.0, 0, 12)}) for r in asked]
+    result["greedy_equal"] = ids(vllm.generate(greedy)) == ids(hf.generate(greedy))
+
+    # New weights, for vision and language: everything the engine had cached is stale now.
+    with torch.no_grad():
+        for parameter in trainer._policy.parameters():
+            parameter.mul_(1.05)
+    update = trainer.publish_weights()
+    result["version"] = update.version
+    result["stale_difference"] = difference(trainer, asked, first)
+    vllm.load_weights(WeightUpdate(update.version, update.payload))
+    hf.load_weights(update)
+    second = vllm.generate(asked)
+    result["vllm_trainer_after"] = difference(trainer, asked, second)
+    result["hf_trainer_after"] = difference(trainer, asked, hf.generate(asked))
+    vllm.close()
+    hf.close()
+    trainer.close()
+    return result
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), sys.argv[2])) + "\n")

@@ -1,0 +1,95 @@
+"""The parts of mars.cluster that need no running cluster."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mars.cluster import placement
+from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.ray_engine import RayEngine, split_by_prompt
+from mars.cluster.runtime import worker_environment
+from mars.errors import EnvironmentProblem
+from mars.rollout.scripted import ScriptedEngine, random_script
+from mars.types import RolloutRequest, Sampling
+
+
+def request(prompt_id, view=None, samples=2, seed=0):
+    return RolloutRequest(prompt_id, view, (1,), (), samples, seed, Sampling(1.0, 1.0, 0, 6))
+
+
+def test_prompts_are_dealt_out_in_turn_by_hand():
+    assert split_by_prompt([request(p) for p in "aabc"], 2) == [[0, 1, 3], [2]]
+    assert split_by_prompt([], 3) == [[], [], []]
+    assert split_by_prompt([request("a")], 3) == [[0], [], []]
+
+
+@given(st.lists(st.sampled_from("abcdefg"), max_size=20), st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_all_views_of_a_prompt_go_to_one_engine_and_prompts_are_shared_evenly(names, num_engines):
+    shares = split_by_prompt([request(name) for name in names], num_engines)
+    assert len(shares) == num_engines
+    assert sorted(i for share in shares for i in share) == list(range(len(names)))
+    assert all(share == sorted(share) for share in shares)
+    homes = [{names[i] for i in share} for share in shares]
+    assert sum(map(len, homes)) == len(set(names))
+    assert max(map(len, homes)) - min(map(len, homes)) <= 1
+
+
+class InProcess:
+    """A worker group without Ray: a call is done when it is made."""
+
+    class _Worker:
+        def __init__(self, engine):
+            for name in ("generate", "load_weights"):
+                setattr(self, name, type("Call", (), {"remote": staticmethod(getattr(engine, name))}))
+
+    def __init__(self, engines):
+        self.workers = [self._Worker(engine) for engine in engines]
+
+    def results(self, references, call, timeout_s=None):
+        return list(references)
+
+
+@pytest.mark.parametrize("num_engines", [1, 2, 3])
+def test_several_engines_answer_as_one_does(num_engines):
+    """Request order is kept and seeds belong to requests: the number of engines changes nothing."""
+    requests = [request(f"p{i % 4}", None if i < 4 else (f"s{i}",), samples=1 + i % 3, seed=100 * i) for i in range(11)]
+    alone = ScriptedEngine(random_script(range(5, 30), 1), [1]).generate(requests)
+    engines = [ScriptedEngine(random_script(range(5, 30), 1), [1]) for _ in range(num_engines)]
+    several = RayEngine(InProcess(engines))
+    assert several.generate(requests) == alone
+    several.load_weights("new")
+    assert all(engine.updates == ["new"] for engine in engines)
+
+
+def check(monkeypatch, have, workers):
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: have)
+    Placement._check(workers)
+
+
+def test_a_cluster_that_is_too_small_is_a_table(monkeypatch):
+    assert WorkerResources("engine-0", 0.5, 0).bundle() == {"CPU": 0.5}
+    assert WorkerResources("engine-0", 0.5, 4).bundle() == {"CPU": 0.5, "GPU": 4}
+    with pytest.raises(EnvironmentProblem) as raised:
+        check(monkeypatch, {"CPU": 2.0}, [WorkerResources("engine-0", 0.5, 2), WorkerResources("actor-0", 0.5, 1)])
+    message = str(raised.value)
+    assert "GPU  have 0, want 3" in message
+    assert "CPU  have 2, want 1" in message
+    assert "engine-0, actor-0" in message
+    assert "cluster.device=cpu" in message
+    assert raised.value.exit_code == 4
+
+
+def test_a_cluster_that_is_large_enough_passes(monkeypatch):
+    check(monkeypatch, {"CPU": 1.0, "GPU": 3.0}, [WorkerResources("a", 0.5, 2), WorkerResources("b", 0.5, 1)])
+
+
+def test_worker_environment():
+    on_cpu, on_gpu = worker_environment(3, "cpu"), worker_environment(3, "cuda")
+    assert on_cpu["OMP_NUM_THREADS"] == on_gpu["OMP_NUM_THREADS"] == "3"
+    assert on_cpu["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"  # a killed worker leaves no engine process behind
+    assert (on_cpu["TORCH_COMPILE_DISABLE"], on_cpu["CUDA_VISIBLE_DEVICES"]) == ("1", "")
+    assert "CUDA_VISIBLE_DEVICES" not in on_gpu
+    assert all(isinstance(value, str) for value in on_cpu.values())

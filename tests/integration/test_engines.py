@@ -1,0 +1,44 @@
+"""vLLM, transformers and the trainer agree, before and after a weight update."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def parity(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    job = Path(__file__).with_name("engine_parity_job.py")
+    result = subprocess.run(
+        [sys.executable, str(job), str(folder), request.param], capture_output=True, text=True, timeout=280
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_log_probs_of_engines_and_trainer_agree(parity):
+    assert parity["vllm_trainer"] < 1e-4
+    assert parity["hf_trainer"] < 1e-4
+
+
+def test_a_weight_update_reaches_engine_and_caches(parity):
+    assert parity["stale_difference"] > 1e-2, "the update must matter for this test to mean anything"
+    assert parity["vllm_trainer_after"] < 1e-4
+    assert parity["hf_trainer_after"] < 1e-4
+    assert parity["version"] == 1
+
+
+def test_requests_get_their_samples_whatever_the_order(parity):
+    assert parity["samples"] == [4] * 6
+    assert parity["order_independent"]
+
+
+def test_greedy_answers_are_those_of_the_reference(parity):
+    assert parity["greedy_equal"]
+
+
+def test_blocked_tokens_are_never_sampled(parity):
+    assert parity["blocked_emitted"] == []

@@ -1,0 +1,111 @@
+"""The main job as a user runs it: real vLLM, real Ray, real FSDP2 ranks, real image files."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import LOCAL, Job, Workshop, run
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from test_docs_metrics import undocumented
+
+TIMINGS = ("timing_s/", "perf/")
+
+
+def untimed(job: Job) -> list[dict]:
+    return [{k: v for k, v in row.items() if not k.startswith(TIMINGS)} for row in job.metrics]
+
+
+@pytest.fixture(scope="module")
+def ray_job(workshop: Workshop, tmp_path_factory) -> Job:
+    """One engine worker and two FSDP ranks on a Ray cluster of this machine."""
+    job = workshop.train(tmp_path_factory.mktemp("ray") / "run", "evaluation.before_training=true")
+    assert job.returncode == 0, job.stderr[-3000:]
+    return job
+
+
+@pytest.fixture(scope="module")
+def local_job(workshop: Workshop, tmp_path_factory) -> Job:
+    job = workshop.train(tmp_path_factory.mktemp("local") / "run", *LOCAL)
+    assert job.returncode == 0, job.stderr[-3000:]
+    return job
+
+
+def test_training_moves_the_policy(ray_job: Job):
+    before, first, second = ray_job.metrics
+    assert before["step"] == 0
+    assert "eval/multi/mean" in before
+    for row in (first, second):
+        assert row["actor/grad_norm"] > 0
+        assert row["mars/lambda"] == pytest.approx(4 / 6)
+        assert row["fault/skipped_updates"] == 0
+        assert row["reward/failed"] == 0
+
+
+def test_engine_and_trainer_have_the_same_weights_in_every_step(ray_job: Job):
+    for row in ray_job.metrics[1:]:
+        assert row["rollout/logprob_diff_max"] < 1e-4
+
+
+def test_two_ranks_train_as_one_does(ray_job: Job, local_job: Job):
+    """The same seeds give the same rollouts on both; the update then differs by rounding alone."""
+    for many, one in zip(ray_job.metrics[1:], local_job.metrics, strict=True):
+        for key in ("critic/score/mean", "rollout/tokens", "mars/gain/mean"):
+            assert many[key] == one[key]
+        for key in ("actor/pg_loss", "actor/grad_norm", "actor/entropy"):
+            assert many[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6)
+
+
+def test_the_same_config_gives_the_same_metrics(workshop: Workshop, local_job: Job, tmp_path: Path):
+    again = workshop.train(tmp_path / "run", *LOCAL)
+    assert untimed(again) == untimed(local_job)
+    other_seed = workshop.train(tmp_path / "other", *LOCAL, "run.seed=1", "run.num_steps=1")
+    assert untimed(other_seed)[0] != untimed(local_job)[0]
+
+
+def test_every_metric_is_documented(ray_job: Job):
+    keys = {key for row in ray_job.metrics for key in row} - {"step"}
+    assert undocumented(keys) == []
+
+
+def test_the_parts_of_a_step_add_up(ray_job: Job):
+    for row in ray_job.metrics[1:]:
+        stages = sum(value for key, value in row.items() if key.startswith("timing_s/") and key != "timing_s/step")
+        assert math.isclose(stages, row["timing_s/step"], rel_tol=1e-6)
+
+
+def test_the_saved_policy_is_evaluated_in_a_fresh_process(workshop: Workshop, ray_job: Job, tmp_path: Path):
+    policy = ray_job.run_dir / "policy"
+    out = tmp_path / "result.json"
+    job = run(
+        ["-m", "mars.cli", "eval", "run", str(policy), str(workshop.data / "test.parquet"), "experiment=quickstart",
+         "cluster.kind=local", "actor.num_workers=1", f"run.dir='{tmp_path / 'eval'}'", "--out", str(out)],
+        tmp_path / "eval",
+    )  # fmt: skip
+    assert job.returncode == 0, job.stderr[-3000:]
+    assert "Mono infrared" in job.stdout
+    assert out.is_file()
+
+
+def test_a_failing_reward_costs_its_samples_alone(workshop: Workshop, tmp_path: Path):
+    reward = Path(__file__).with_name("varied_reward.py")
+    job = workshop.train(
+        tmp_path / "run", *LOCAL, "rollout.engine=hf", f"reward.function='{reward}:sometimes_raises'", "run.num_steps=1"
+    )
+    assert job.returncode == 0, job.stderr[-3000:]
+    (row,) = job.metrics
+    assert 0 < row["reward/failed"] < 24
+    assert math.isfinite(row["actor/pg_loss"])
+
+
+def test_several_updates_of_one_step_use_old_log_probs(workshop: Workshop, tmp_path: Path):
+    job = workshop.train(
+        tmp_path / "run", *LOCAL, "rollout.engine=hf", "actor.prompts_per_update=1", "run.num_steps=1",
+        "algorithm.kl_coefficient=0.01", "actor.learning_rate=0.01",
+    )  # fmt: skip
+    assert job.returncode == 0, job.stderr[-3000:]
+    (row,) = job.metrics
+    assert row["actor/ppo_kl"] != 0, "later updates are off-policy"
+    assert row["actor/kl_loss"] > 0
+    assert row["rollout/logprob_diff_max"] < 1e-4, "compared on the first update only"

@@ -1,0 +1,11 @@
+"""Rewards for text of an untrained model: they vary, and one kind of answer fails."""
+
+
+def score(data_source, solution_str, ground_truth, extra_info=None):
+    return (sum(map(ord, solution_str)) % 7) / 6
+
+
+def sometimes_raises(data_source, solution_str, ground_truth, extra_info=None):
+    if sum(map(ord, solution_str)) % 4 == 0:
+        raise RuntimeError("this answer cannot be scored")
+    return (sum(map(ord, solution_str)) % 7) / 6
