@@ -1,0 +1,125 @@
+"""Steps with the real transformers engine and the real trainer on a tiny model, all in this process."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from tiny_world import GRPO
+
+from mars.cluster.local import local_workers
+from mars.data.boxes import BoxFrames
+from mars.data.collate import train_batch
+from mars.data.stream import PromptStream
+from mars.data.views import show, views
+from mars.fit import FitSettings, fit
+from mars.rollout.hf_engine import HfEngine, HfSettings
+from mars.rollout.plan import RolloutPlan
+from mars.step import StepParts
+from mars.tracking.recorder import RecordingTracker
+from mars.types import RewardResult, Sampling
+
+
+class LetterScorer:
+    """The share of the letter "e"."""
+
+    def score(self, items):
+        return [self._result(item.response.count("e") / (len(item.response) + 1)) for item in items]
+
+    def _result(self, share):
+        return RewardResult(share, share, {"e": share})
+
+    def close(self):
+        pass
+
+
+def run(world, prompts, pictures, per_update, num_steps=2):
+    def encode(prompt, view):
+        messages, images = show(prompt, view, "single")
+        return world.encoder.encode(messages, len(images)), images
+
+    def length(request):
+        return len(world.processor.process(request.prompt_token_ids, request.images).input_ids)
+
+    sampling = Sampling(0.8, 1.0, 0, 5)
+    hf = HfSettings(str(world.folder), "float32", "cpu", False, 64)
+    build_engine = lambda fetch: HfEngine(hf, world.rules, process=world.processor.process, fetch=fetch)  # noqa: E731
+    build_trainer = partial(world.trainer, temperature=0.8, objective=GRPO, learning_rate=3e-3)
+    tracker = RecordingTracker()
+    with local_workers("cpu", 1, build_engine, build_trainer) as (engine, trainer):
+        parts = StepParts(
+            engine=engine,
+            trainer=trainer,
+            scorer=LetterScorer(),
+            plan=RolloutPlan(4, 1, sampling, sampling, partial(views, anchor_kind="mono"), encode, seed=1),
+            advantage=GRPO.advantage,
+            selection="nonzero_advantage",
+            decode=world.encoder.decode,
+            frames=BoxFrames("resized_pixels", world.budget),
+            prompt_length=length,
+            collate=partial(
+                train_batch, prompt_length=length, prompts_per_update=per_update, num_ranks=1, tokens_per_forward=400
+            ),
+        )
+        fit(parts, PromptStream(prompts, 2, 1, True), tracker, FitSettings(num_steps, None, 0, False, 1e-3), None, 0)
+    return tracker
+
+
+def kept(metrics):
+    return {key: value for key, value in metrics.items() if not key.startswith(("timing_s/", "perf/"))}
+
+
+@pytest.mark.parametrize("per_update", [2, 1])
+def test_engine_and_trainer_agree_at_every_step_and_the_run_repeats_to_the_bit(world, new_prompt, pictures, per_update):
+    prompts = [new_prompt(f"p{i}", pictures[i : i + 2], ["visible", "infrared"]) for i in range(3)]
+    prompts.append(new_prompt("text", []))
+    one, two = (run(world, prompts, pictures, per_update) for _ in range(2))
+    assert [kept(metrics) for _, metrics in one.metrics] == [kept(metrics) for _, metrics in two.metrics]
+    for _, metrics in one.metrics:
+        # Stale weights in either would show here: after the first step by far more.
+        assert metrics["rollout/logprob_diff_max"] < 1e-4
+        assert metrics["actor/grad_norm"] > 0
+        assert metrics["fault/skipped_updates"] == 0
+        assert metrics["mars/prompts_kept"] > 0
+        assert {"mars/anchor/visible/mean", "mars/gain/mean", "actor/entropy", "timing_s/gen"} <= metrics.keys()
+    waited = [metrics["timing_s/old_log_prob"] for _, metrics in one.metrics]
+    assert (min(waited) > 1e-3) is (per_update == 1)  # one update takes them from its own forward
+
+
+def test_workers_are_closed_in_turn_whatever_happens():
+    """The engine first, then the trainer whose process group it may share; also where building the engine fails."""
+    closed = []
+
+    class Part:
+        def __init__(self, name):
+            self.name = name
+
+        def close(self):
+            closed.append(self.name)
+
+    def fails(fetch):
+        raise RuntimeError("no engine")
+
+    with local_workers("cpu", 1, lambda fetch: Part("engine"), lambda: Part("trainer")) as (engine, trainer):
+        assert (engine.name, trainer.name) == ("engine", "trainer")
+    assert closed == ["engine", "trainer"]
+    with pytest.raises(ZeroDivisionError), local_workers("cpu", 1, lambda fetch: Part("e"), lambda: Part("t")):
+        1 / 0  # noqa: B018
+    assert closed[2:] == ["e", "t"]
+    with pytest.raises(RuntimeError, match="no engine"), local_workers("cpu", 1, fails, lambda: Part("alone")):
+        pass
+    assert closed[4:] == ["alone"]
+    with local_workers("cpu", 1, lambda fetch: Part("engine"), None) as (_, trainer):
+        assert trainer is None
+
+
+def test_weights_reach_the_engine_by_name():
+    fetched = {}
+
+    def build(fetch):
+        fetched.update(fetch({"a.weight": 1, "b.weight": 2}))
+        return type("Engine", (), {"close": lambda self: None})()
+
+    with local_workers("cpu", 1, build, None):
+        pass
+    assert fetched == {"a.weight": 1, "b.weight": 2}
