@@ -162,7 +162,7 @@ def _process_rows(
         min_pixels=config.data.min_image_pixels,
         max_pixels=config.data.max_image_pixels,
         image_token_id=encoder.token_rules().image_id,
-        cache_images=sum(len(prompt.sources) for prompt in prompts),
+        cache_bytes=sys.maxsize,  # the rows hold them all anyway
     )
     rows = {}
     for prompt in track(prompts, "Processing images", console=Console(stderr=True), transient=True):

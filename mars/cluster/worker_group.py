@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mars.cluster.placement import Placement, WorkerResources
@@ -84,14 +84,14 @@ class WorkerGroup:
             raise WorkersLost(self._describe(call, f"{type(error.cause).__name__}: {error.cause}")) from error
         except GetTimeoutError as error:
             raise WorkersLost(self._describe(call, f"no answer within {deadline:g} s")) from error
-        except RayActorError as error:
+        except RayError as error:
             raise WorkersLost(self._describe(call, f"a worker process died: {error}")) from error
 
     def close(self) -> None:
         """Let every worker close itself, then end it."""
         try:
             ray.get([worker.close.remote() for worker in self.workers], timeout=_CLOSE_TIMEOUT_S)
-        except (RayTaskError, RayActorError, GetTimeoutError) as error:
+        except RayError as error:
             logging.getLogger(__name__).info("workers %s did not close: %s", self._names, error)
         for worker in self.workers:
             ray.kill(worker)

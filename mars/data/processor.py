@@ -31,7 +31,7 @@ class ProcessedPrompt:
 
 
 class PromptProcessor:
-    """Runs the model's own image processor; the last `cache_images` processed images are kept.
+    """Runs the model's own image processor; up to `cache_bytes` of the images used last are kept as they are processed.
 
     decode: turns a reference into an RGB image (mars/data/images.py).
     """
@@ -44,7 +44,7 @@ class PromptProcessor:
         min_pixels: int,
         max_pixels: int,
         image_token_id: int,
-        cache_images: int,
+        cache_bytes: int,
     ) -> None:
         from transformers import AutoImageProcessor
 
@@ -53,7 +53,7 @@ class PromptProcessor:
         )
         self._decode = decode
         self._image_token_id = image_token_id
-        self._cache_images = cache_images
+        self._free_bytes = cache_bytes
         self._cache: OrderedDict[ImageRef, tuple[Any, tuple[int, int, int]]] = OrderedDict()
 
     def process(self, prompt_token_ids: Sequence[int], images: Sequence[ImageRef]) -> ProcessedPrompt:
@@ -76,7 +76,10 @@ class PromptProcessor:
             return self._cache[ref]
         features = self._processor(images=[self._decode(ref)], return_tensors="pt")
         t, h, w = features["image_grid_thw"][0].tolist()
-        self._cache[ref] = (features["pixel_values"], (t, h, w))
-        while len(self._cache) > self._cache_images:
-            self._cache.popitem(last=False)
-        return features["pixel_values"], (t, h, w)
+        processed = (features["pixel_values"], (t, h, w))
+        self._cache[ref] = processed
+        self._free_bytes -= processed[0].nbytes
+        while self._free_bytes < 0:
+            _, (dropped, _) = self._cache.popitem(last=False)
+            self._free_bytes += dropped.nbytes
+        return processed

@@ -50,7 +50,7 @@ class TinyWorld:
             min_pixels=MIN_PIXELS,
             max_pixels=MAX_PIXELS,
             image_token_id=self.rules.image_id,
-            cache_images=8,
+            cache_bytes=2**24,
         )
         blocked = {*self.rules.blocked_ids, *self.rules.eos_ids}
         self.words = [i for i in range(max(self.rules.blocked_ids) + 1) if i not in blocked]
