@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 from mars.config.schema import TrainConfig
-from mars.data.dataset import check_images
 from mars.data.lengths import longest_view
 from mars.data.stream import PromptStream
 from mars.data.views import views
@@ -20,13 +18,8 @@ from mars.rewards.functions import load_reward
 
 def report(config: TrainConfig) -> None:
     """Raises the same errors as a run would, and decodes every image in full."""
-    inputs = load_inputs(config, with_training_set=True)
-    checked = {
-        name: check_images(prompt_set, config.data.on_bad_sample)
-        for name, prompt_set in (("train", inputs.train), ("evaluation", inputs.evaluation))
-        if prompt_set is not None
-    }
-    inputs = replace(inputs, **checked)
+    data = config.data.model_copy(update={"decode_at_start": True})
+    inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(config.reward.function)
     check_model_files(config.model.path)
     sys.stdout.write("\n".join(summary(config, inputs)) + "\n")

@@ -59,7 +59,7 @@ def run(config: TrainConfig) -> None:
                     _evaluation(config, inputs, engine, scorer),
                     num_dropped=sum(inputs.train.dropped.values()),
                 )
-                trainer.save(str(run_dir / POLICY_FOLDER))
+                trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
         finally:
             scorer.close()
     finally:

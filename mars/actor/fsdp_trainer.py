@@ -32,7 +32,7 @@ Row = tuple[int, int]
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """max_skipped_updates: non-finite updates in a row that are tolerated. tokens_per_forward: for `logprobs`."""
+    """max_skipped_updates: non-finite updates in a row that are tolerated."""
 
     model: ModelSettings
     scoring: ScoringSettings

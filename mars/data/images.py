@@ -46,6 +46,10 @@ class BadImage(DataError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        """So that a worker's failure reaches the driver as what it is."""
+        return BadImage, (self.reason, str(self))
+
 
 def decode_image(ref: ImageRef) -> Image.Image:
     """The image as 8-bit RGB, size `ref.size`. Raises BadImage (a DataError) that names the file."""

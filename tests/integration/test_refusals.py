@@ -36,6 +36,19 @@ def test_a_truncated_image_ends_with_3_and_its_row(workshop: Workshop, tmp_path:
     assert dropped.metrics[0]["data/dropped"] == 1
 
 
+def test_a_flipped_byte_in_an_image_ends_with_3(workshop: Workshop, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(workshop.data, data)
+    image = sorted((data / "scenes" / "visible" / "train").glob("*.png"))[1]
+    content = bytearray(image.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    image.write_bytes(content)
+    job = workshop.train(tmp_path / "run", f"data.train_files=['{data}/train.parquet']")
+    assert job.returncode == 3
+    assert "train.parquet:1" in job.stderr
+    assert image.name in job.stderr
+
+
 def test_a_missing_gpu_ends_with_4(workshop: Workshop, tmp_path: Path):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
