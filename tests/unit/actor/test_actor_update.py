@@ -98,11 +98,10 @@ def test_without_a_kl_term_no_reference_model_is_held(world):
     assert world.trainer()._reference is None
 
 
-@pytest.mark.parametrize("reduction", ["token_mean", "seq_mean_token_mean"])
-def test_the_gradient_does_not_depend_on_how_the_work_is_cut(world, prompts, reduction):
-    objective = replace(GRPO, reduction=reduction)
+def test_the_gradient_does_not_depend_on_how_the_work_is_cut(world, prompts):
+    objective = replace(GRPO, reduction="seq_mean_token_mean")
     results = {}
-    for tokens_per_forward, chunk_tokens in [(100_000, 1000), (1, 1000), (400, 1000), (100_000, 3), (250, 7)]:
+    for tokens_per_forward, chunk_tokens in [(100_000, 1000), (1, 1000), (400, 7), (100_000, 3)]:
         batch = world.batch(prompts, tokens_per_forward=tokens_per_forward)
         trainer = world.trainer(objective=objective, chunk_tokens=chunk_tokens)
         results[len(batch.updates[0].ranks[0]), chunk_tokens] = gradients(trainer, batch)[0]
@@ -169,7 +168,7 @@ def not_finite(world, pictures, kind):
 def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(world, prompts, pictures, kind):
     advantage = replace(GRPO.advantage, normalize_std=kind == "loss")
     trainer = world.trainer(objective=replace(GRPO, advantage=advantage), warmup_steps=5)
-    good, bad = world.batch(prompts), not_finite(world, pictures, kind)
+    good, bad = world.batch(prompts[2:]), not_finite(world, pictures, kind)
     trainer.update(good)
     before, optimizer = weights(trainer), trainer._optimizer
     moments = [{k: v.clone() for k, v in state.items()} for state in optimizer._adamw.state.values()]
@@ -189,7 +188,8 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(world, prom
     spared = world.trainer(objective=replace(GRPO, advantage=advantage), warmup_steps=5)
     spared.update(good)
     spared.update(good)
-    assert all(torch.equal(value, weights(spared)[name]) for name, value in weights(trainer).items())
+    mine, theirs = weights(trainer), weights(spared)
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
 def test_too_many_in_a_row_end_the_run(world, prompts, pictures):
@@ -204,7 +204,7 @@ def test_too_many_in_a_row_end_the_run(world, prompts, pictures):
 
 def test_one_bad_update_of_a_step_does_not_stop_the_others(world, prompts, pictures):
     bad = world.train_prompt("bad", pictures[:1], [4, 4], rewards=[math.nan, 1.0])
-    trainer, before = world.trainer(), None
+    trainer = world.trainer()
     before = weights(trainer)
     metrics = trainer.update(world.batch([bad, prompts[0]], per_update=1)).metrics
     assert metrics["fault/skipped_updates"] == 1
@@ -248,6 +248,15 @@ def test_the_difference_to_the_engine_is_measured_before_the_first_update(world,
     # Half as much and more is what a nucleus of that size explains.
     nucleus = world.trainer(objective=replace(GRPO, truncation_nats=0.3))
     assert nucleus.update(world.batch([prompt])).metrics["rollout/logprob_diff_mean"] == pytest.approx(0.075, abs=1e-5)
+
+
+def test_later_updates_are_not_compared_with_the_engine(world, pictures):
+    near = world.train_prompt("a", pictures[:1], [4, 6])
+    scored = world.trainer().logprobs(world.sequences(world.batch([near])))
+    near = world.train_prompt("a", pictures[:1], [4, 6], rollout_logprobs=scored)
+    far = world.train_prompt("b", pictures[:1], [3, 3], rollout_logprobs=[[-99.0] * 3] * 2)
+    metrics = world.trainer().update(world.batch([near, far], per_update=1)).metrics
+    assert metrics["rollout/logprob_diff_max"] < 1e-5
 
 
 # --- bfloat16, and what leaves the trainer
