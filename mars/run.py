@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.config.schema import TrainConfig
 from mars.data.stream import PromptStream
+from mars.errors import EnvironmentProblem
 from mars.evaluate import eval_metrics, evaluate
 from mars.fit import FitSettings, fit, last_step
 from mars.inputs import Inputs, load_inputs
@@ -29,6 +31,7 @@ _SELF_TEST_ROWS = 4
 
 def run(config: TrainConfig) -> None:
     """Train, and save the policy to <run.dir>/policy. Rows and settings are checked before any worker starts."""
+    check_packages(config)
     inputs = load_inputs(config, with_training_set=True)
     assert inputs.train is not None  # asked for above
     stream = PromptStream(inputs.train.prompts, config.data.prompts_per_step, config.run.seed, config.data.shuffle)
@@ -69,6 +72,7 @@ def run(config: TrainConfig) -> None:
 
 def run_evaluation(config: TrainConfig, name: str, out: Path | None) -> dict[str, Any]:
     """Evaluate `model.path` on `data.eval_files`; the result is returned, and written to `out` as JSON."""
+    check_packages(config)
     inputs = load_inputs(config, with_training_set=False)
     scorer = build_scorer(config)
     try:
@@ -79,6 +83,25 @@ def run_evaluation(config: TrainConfig, name: str, out: Path | None) -> dict[str
     if out is not None:
         write_result(result, out)
     return result
+
+
+def check_packages(config: TrainConfig) -> None:
+    """Raises EnvironmentProblem for an optional package that the settings need and this machine lacks.
+
+    Nodes of a joined cluster (cluster.address) have packages of their own: a missing one shows when its worker starts.
+    """
+    needed = {
+        "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install 'mars[vllm]' (CPU: 'mars[cpu]')"),
+        "flash_attn": (
+            config.model.attention == "flash_attention_2",
+            "model.attention=flash_attention_2",
+            "pip install 'mars[flash-attn]'",
+        ),
+    }
+    for package, (is_needed, setting, remedy) in needed.items():
+        if is_needed and config.cluster.address is None and importlib.util.find_spec(package) is None:
+            other = "rollout=hf" if package == "vllm" else "model.attention=sdpa"
+            raise EnvironmentProblem(f"{setting}: the package {package} is not installed; {remedy}, or use {other}")
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:

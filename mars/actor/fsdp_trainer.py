@@ -22,7 +22,7 @@ from mars.actor.model import ModelSettings, ScoringSettings, load_policy, shard
 from mars.actor.objective import Objective, ObjectiveSettings, UpdateSums, row_advantages, row_targets
 from mars.actor.optimizer import Optimizer, OptimizerSettings
 from mars.actor.state import full_state, save_policy
-from mars.errors import NumericalError
+from mars.errors import EnvironmentProblem, NumericalError
 from mars.types import ImageRef, Sequence, TokenRules, TrainBatch, TrainResponse, UpdatePlan, UpdateStats, WeightUpdate
 
 logger = logging.getLogger(__name__)
@@ -204,13 +204,19 @@ def _join_group(rendezvous: Rendezvous, device: str) -> bool:
     store: dict[str, Any] = (
         {"store": dist.HashStore()} if rendezvous.init_method is None else {"init_method": rendezvous.init_method}
     )
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-        rank=rendezvous.rank,
-        world_size=rendezvous.world_size,
-        timeout=timedelta(seconds=rendezvous.timeout_s),
-        **store,
-    )
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+            rank=rendezvous.rank,
+            world_size=rendezvous.world_size,
+            timeout=timedelta(seconds=rendezvous.timeout_s),
+            **store,
+        )
+    except dist.DistError as error:
+        raise EnvironmentProblem(
+            f"cluster: the trainer's ranks cannot meet at {rendezvous.init_method}: {error}; "
+            "start again (the port may have been taken), or open the ports between the nodes"
+        ) from error
     return True
 
 

@@ -28,6 +28,7 @@ def save_policy(policy: PolicyModel, settings: ModelSettings, path: str, is_writ
     from transformers import AutoProcessor
 
     Path(path).mkdir(parents=True, exist_ok=True)
+    policy.backbone.config.dtype = settings.dtype  # so that the folder loads in the type it is written in
     policy.backbone.save_pretrained(path, state_dict=state)
     processor = AutoProcessor.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
     processor.save_pretrained(path)
