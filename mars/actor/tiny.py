@@ -39,9 +39,14 @@ MERGED_TOKENS = 640
 NUMBERS = 113  # the integers below are single tokens
 VOCAB_MULTIPLE = 64  # the model's vocabulary is padded to the next multiple, as real models do
 MAX_POSITIONS = 4096
+HIDDEN, HEAD = 96, 32  # 32 is the smallest head of vLLM's attention kernels
+# M-RoPE gives the width of an image the longest wavelengths. With the usual base of 10,000 they are hundreds of tokens,
+# and neighbours in an image of 2 x 2 tokens look the same; with 10 the longest is 54 tokens.
+ROPE_THETA = 10.0
 MIN_PIXELS, MAX_PIXELS = 28 * 28, 224 * 224
-# A piece is a tag, a number, a run of line ends or what is between them: frequent phrases become single tokens.
-PIECES = r"</?\w+>|(?<!\w)\d+|\n+|(?:(?!</?\w+>|(?<!\w)\d)[^\n])+"
+# A piece is a tag, a number, a run of line ends or a sentence of what is between them: a frequent sentence becomes one
+# token.
+PIECES = r"</?\w+>|(?<!\w)\d+|\n+|(?:(?!</?\w+>|(?<!\w)\d)[^\n.])+(?:\. ?)?|."
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -140,24 +145,24 @@ def build_config(family: Family, tokenizer: Any, *, tie_word_embeddings: bool) -
     }
     text = {
         "vocab_size": (len(tokenizer) // VOCAB_MULTIPLE + 1) * VOCAB_MULTIPLE,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": 3,
+        "num_attention_heads": HIDDEN // HEAD,
+        "num_key_value_heads": 1,
         "max_position_embeddings": MAX_POSITIONS,
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": tie_word_embeddings,
     }
-    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 128}
-    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": HIDDEN}
+    rope = {"rope_type": "default", "rope_theta": ROPE_THETA}
     if family == "qwen3_vl":
         return Qwen3VLConfig(
             text_config={
                 **text,
-                "head_dim": 32,
+                "head_dim": HEAD,
                 "rope_parameters": {**rope, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
             },
             vision_config={**vision, "num_position_embeddings": 16 * 16, "deepstack_visual_indexes": [0]},

@@ -26,11 +26,11 @@ CELL = 14  # people stand on a grid of this many pixels
 PERSON = (14, 28)  # width and height in pixels
 LIGHTS: tuple[Light, ...] = ("day", "night", "both")
 SHARES = (0.4, 0.4, 0.2)
-NOISE = 8.0  # standard deviation of the pixel noise, in levels of 255
-VISIBLE_GROUND = {"day": (150, 160, 140), "night": (22, 22, 34), "both": (150, 160, 140)}
-VISIBLE_FIGURE = {"day": (200, 40, 30), "night": (120, 40, 40), "both": (200, 40, 30)}
-INFRARED_GROUND = {"day": 140, "night": 35, "both": 35}
-INFRARED_FIGURE = {"day": 245, "night": 215, "both": 215}
+NOISE = 4.0  # standard deviation of the pixel noise, in levels of 255
+VISIBLE_GROUND = {"day": (105, 115, 100), "night": (15, 15, 25), "both": (105, 115, 100)}
+VISIBLE_FIGURE = {"day": (250, 225, 70), "night": (190, 160, 50), "both": (250, 225, 70)}
+INFRARED_GROUND = {"day": 115, "night": 30, "both": 30}
+INFRARED_FIGURE = {"day": 250, "night": 215, "both": 215}
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class Scene:
         """The box of what `source` ("visible" or "infrared") seems to show: the person, or the decoy."""
         misleading = {"day": "infrared", "night": "visible", "both": None}[self.light]
         return self.decoy if source == misleading and self.decoy else self.box
+
+    def looks(self, source: str) -> str:
+        """The background of a source in a word: "bright" or "dark" (visible), "warm" or "cold" (infrared)."""
+        if source == "visible":
+            return "dark" if self.light == "night" else "bright"
+        return "warm" if self.light == "day" else "cold"
 
 
 def make_scene(seed: int, index: int) -> Scene:

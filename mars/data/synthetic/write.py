@@ -38,8 +38,9 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
         scenes.json                                                  per ID: light, and the decoy's box or null
 
     The teacher of the cold start is noisy: of two images it believes the visible one with probability `bias`
-    whatever the light, and of one image that one. So it knows how to read each image and not which to trust: what
-    is left to learn is the conflict (0.5 neutral, 0.95 biased, 1.0 never looks at the infrared image).
+    whatever the light, and of one image that one. It says how the images look, but draws no conclusion from it. So it
+    teaches how to read each image and not which to trust: the conflict is left to learn (0.5 neutral, 0.95 biased,
+    1.0 never believes the infrared image).
     Raises DataError for a bias outside [0, 1] or a set of more than 100,000 scenes.
     """
     _check(sizes, bias)
@@ -76,10 +77,14 @@ def voc_xml(file_name: str, box: Box) -> bytes:
     return ElementTree.tostring(root, encoding="utf-8") + b"\n"
 
 
-def worked_answer(source: str, box: Box) -> str:
-    """What the teacher answers who believes `source`: the response format of the grounding task."""
-    boxes = json.dumps([{"bbox_2d": list(box), "label": "person"}])
-    return f"<think>The {source} image shows the person.</think><answer>```json\n{boxes}\n```</answer>"
+def worked_answer(scene: Scene, shown: Sequence[str], believed: str) -> str:
+    """What the teacher answers to the sources `shown` who believes one of them: how they look, whom it believes, a box.
+
+    The response format of the grounding task; the box is right only if `believed` does not mislead.
+    """
+    looks = "".join(f"The {source} image is {scene.looks(source)}. " for source in shown)
+    boxes = json.dumps([{"bbox_2d": list(scene.seen_in(believed)), "label": "person"}])
+    return f"<think>{looks}The {believed} image shows the person.</think><answer>```json\n{boxes}\n```</answer>"
 
 
 def _check(sizes: SetSizes, bias: float) -> None:
@@ -129,7 +134,7 @@ def _row(number: int, scene: Scene, shown: Sequence[str], believed: str, files: 
             "image_sizes": [[SIDE, SIDE]] * len(shown),
             "box_space": "original_pixels",
         },
-        "response": worked_answer(believed, scene.seen_in(believed)),
+        "response": worked_answer(scene, shown, believed),
     }
 
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from mars.actor.tiny import build_tiny, build_tokenizer
 from mars.data.chat import PromptEncoder, expand
 from mars.data.instructions import GROUNDING_INSTRUCTION, PERSON_QUESTION
+from mars.data.synthetic.scenes import make_scene
 from mars.data.synthetic.write import worked_answer
 from mars.types import Message
 
@@ -55,7 +56,11 @@ def test_awkward_texts_decode_to_themselves(text):
 def test_the_loaded_tokenizer_is_the_built_one(folder):
     loaded = AutoTokenizer.from_pretrained(folder)
     assert loaded.get_vocab() == TOKENIZER.get_vocab()
-    for text in (GROUNDING_INSTRUCTION, worked_answer("visible", (0, 14, 14, 42)), "any 東京 text 77"):
+    for text in (
+        GROUNDING_INSTRUCTION,
+        worked_answer(make_scene(0, 0), ("visible", "infrared"), "visible"),
+        "any 東京 text 77",
+    ):
         assert loaded.encode(text) == TOKENIZER.encode(text)
 
 
@@ -64,7 +69,7 @@ def test_coordinates_are_single_tokens_and_answers_short():
         before, own, after = (TOKENIZER.encode(text) for text in (" [", str(number), ", "))
         assert len(own) == 1
         assert TOKENIZER.encode(f" [{number}, ") == before + own + after
-    assert len(TOKENIZER.encode(worked_answer("infrared", (14, 28, 28, 56)))) <= 24
+    assert len(TOKENIZER.encode(worked_answer(make_scene(0, 0), ("visible", "infrared"), "infrared"))) <= 24
     assert len(TOKENIZER.encode(f"\n{PERSON_QUESTION}\n{GROUNDING_INSTRUCTION}")) <= 32
 
 

@@ -184,10 +184,23 @@ def test_the_teacher_answers_from_the_image_it_names(written):
     for prompt in cold_start(written):
         scene: Scene = make_scene(3, int(prompt.extra_info["id"]))
         shown = [source.name for source in prompt.sources]
-        (named,) = [name for name in shown if f"The {name} image" in prompt.response]
-        assert prompt.response == worked_answer(named, scene.seen_in(named))
+        (named,) = [name for name in shown if f"The {name} image shows" in prompt.response]
+        assert prompt.response == worked_answer(scene, shown, named)
         (truth,) = json.loads(prompt.truth)
         assert tuple(truth["bbox_2d"]) == scene.box
+
+
+def test_a_worked_answer_says_how_the_images_look_and_gives_the_box_of_the_believed_one():
+    night = next(scene for scene in SCENES if scene.light == "night")
+    x1, y1, x2, y2 = night.decoy
+    assert worked_answer(night, ("visible", "infrared"), "visible") == (
+        "<think>The visible image is dark. The infrared image is cold. The visible image shows the person.</think>"
+        f'<answer>```json\n[{{"bbox_2d": [{x1}, {y1}, {x2}, {y2}], "label": "person"}}]\n```</answer>'
+    )
+    day = next(scene for scene in SCENES if scene.light == "day")
+    assert worked_answer(day, ("infrared",), "infrared").startswith(
+        "<think>The infrared image is warm. The infrared image shows the person.</think>"
+    )
 
 
 def test_cold_start_prompts_read_as_those_of_training(written, tmp_path):
@@ -203,14 +216,14 @@ def test_bias_is_the_share_of_the_visible_image(tmp_path, bias, believed):
     write_synthetic(tmp_path, seed=0, sizes=SetSizes(train=0, test=0, cold_start=24), bias=bias)
     multi = [prompt for prompt in cold_start(tmp_path) if len(prompt.sources) == 2]
     assert len(multi) == 12
-    assert all(f"The {believed} image" in prompt.response for prompt in multi)
+    assert all(f"The {believed} image shows" in prompt.response for prompt in multi)
 
 
 @pytest.mark.parametrize("light", ["day", "night", "both"])
 def test_a_neutral_teacher_ignores_the_light(tmp_path, light):
     write_synthetic(tmp_path, seed=1, sizes=SetSizes(train=0, test=0, cold_start=600), bias=0.5)
     scenes = [(make_scene(1, int(p.extra_info["id"])), p) for p in cold_start(tmp_path) if len(p.sources) == 2]
-    visible = ["The visible" in prompt.response for scene, prompt in scenes if scene.light == light]
+    visible = ["The visible image shows" in prompt.response for scene, prompt in scenes if scene.light == light]
     assert np.mean(visible) == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(visible)))
 
 
