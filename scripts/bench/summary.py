@@ -14,7 +14,7 @@ STAGES = ("gen", "reward", "old_log_prob", "update_actor", "sync_weights", "driv
 
 @dataclass(frozen=True)
 class Run:
-    """One child process. All times in seconds.
+    """One child process, in round `number` (from 0). All times in seconds.
 
     step_seconds: from the end of a step to the end of the next one, warm-up left out.
     launch_to_first_step: from the start of the process to the end of its first step.
@@ -22,6 +22,7 @@ class Run:
     """
 
     contender: str
+    number: int
     step_seconds: tuple[float, ...]
     launch_to_first_step: float
     response_tokens: float
@@ -73,9 +74,10 @@ def contender_report(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def ratio(numerator: Sequence[Run], denominator: Sequence[Run], target: float) -> dict[str, Any]:
-    """Quotient of the medians, and that of each round: their spread is what the machine adds."""
+    """Quotient of the medians, and that of each round both took part in: their spread is what the machine adds."""
     over, under = (median(s for run in runs for s in run.step_seconds) for runs in (numerator, denominator))
-    rounds = [median(a.step_seconds) / median(b.step_seconds) for a, b in zip(numerator, denominator, strict=False)]
+    beside = {run.number: median(run.step_seconds) for run in denominator}
+    rounds = [median(run.step_seconds) / beside[run.number] for run in numerator if run.number in beside]
     return check(over / under, target) | {"of_each_round": rounds}
 
 
