@@ -190,6 +190,16 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(world, prom
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
+def test_a_loss_that_is_not_finite_is_skipped_even_where_the_gradient_is(world, prompts):
+    trainer = world.trainer()
+    metrics = trainer._objective.metrics
+    trainer._objective.metrics = lambda sums: metrics(sums) | {"actor/kl_loss": math.inf}
+    before = weights(trainer)
+    assert trainer.update(world.batch(prompts[2:])).metrics["fault/skipped_updates"] == 1
+    after = weights(trainer)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_too_many_in_a_row_end_the_run(world, prompts, pictures):
     trainer, bad = world.trainer(max_skipped_updates=1), not_finite(world, pictures, "loss")
     trainer.update(bad)
