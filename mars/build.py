@@ -158,6 +158,7 @@ def _processor(config: TrainConfig, rules: TokenRules):
         max_pixels=config.data.max_image_pixels,
         image_token_id=rules.image_id,
         cache_bytes=_IMAGE_CACHE_BYTES,
+        trust_remote_code=config.model.trust_remote_code,
     )
     return processor.process
 

@@ -21,11 +21,11 @@ def report(config: TrainConfig) -> None:
     data = config.data.model_copy(update={"decode_at_start": True})
     inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(config.reward.function)
-    check_model_files(config.model.path)
+    check_model_files(config.model.path, trust_remote_code=config.model.trust_remote_code)
     sys.stdout.write("\n".join(summary(config, inputs)) + "\n")
 
 
-def check_model_files(model_path: str) -> None:
+def check_model_files(model_path: str, *, trust_remote_code: bool = False) -> None:
     """A local folder must hold weights and a configuration that transformers knows; a hub name is only looked up.
 
     Raises EnvironmentProblem.
@@ -36,7 +36,7 @@ def check_model_files(model_path: str) -> None:
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise EnvironmentProblem(f"model.path: no *.safetensors in {model_path}; give a complete Hugging Face folder")
     try:
-        AutoConfig.from_pretrained(model_path)
+        AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise EnvironmentProblem(f"model.path: {error}") from error
 

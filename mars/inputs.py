@@ -48,7 +48,7 @@ class Inputs:
 
 def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     """Raises DataError with all unusable rows, EnvironmentProblem where model files are missing."""
-    encoder = PromptEncoder.from_pretrained(config.model.path)
+    encoder = PromptEncoder.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
     data = config.data
     if not with_training_set and not data.eval_files:
         raise ConfigError("data.eval_files: there is nothing to evaluate on; got []; give a parquet or JSONL file")

@@ -107,7 +107,7 @@ def train(config: SftConfig) -> None:
     from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 
     sft, run_dir = config.sft, Path(config.run.dir)
-    encoder = PromptEncoder.from_pretrained(config.model.path)
+    encoder = PromptEncoder.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
     prompts = _load_rows(config, encoder)
     if len(prompts) < sft.batch_size:
         raise ConfigError(
@@ -163,6 +163,7 @@ def _process_rows(
         max_pixels=config.data.max_image_pixels,
         image_token_id=encoder.token_rules().image_id,
         cache_bytes=sys.maxsize,  # the rows hold them all anyway
+        trust_remote_code=config.model.trust_remote_code,
     )
     rows = {}
     for prompt in track(prompts, "Processing images", console=Console(stderr=True), transient=True):
@@ -185,7 +186,9 @@ def main(argv: Sequence[str]) -> int:
     if line.dry_run:
         from mars.data.chat import PromptEncoder
 
-        prompts = _load_rows(config, PromptEncoder.from_pretrained(config.model.path))
+        prompts = _load_rows(
+            config, PromptEncoder.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
+        )
         sys.stdout.write(f"{len(prompts)} rows with a response; {config.sft.num_steps} steps\n")
         return 0
     train(config)

@@ -29,12 +29,12 @@ class PromptEncoder:
         self._encode = lru_cache(maxsize=CACHED_PROMPTS)(self._encode_uncached)
 
     @classmethod
-    def from_pretrained(cls, model_path: str) -> PromptEncoder:
+    def from_pretrained(cls, model_path: str, *, trust_remote_code: bool = False) -> PromptEncoder:
         """From a Hugging Face folder or hub name. Raises EnvironmentProblem if a needed file or id is missing."""
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             raise EnvironmentProblem(
                 f"model.path: no tokenizer could be loaded; got {model_path}; give a Hugging Face folder or hub name "

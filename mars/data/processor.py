@@ -45,11 +45,14 @@ class PromptProcessor:
         max_pixels: int,
         image_token_id: int,
         cache_bytes: int,
+        trust_remote_code: bool = False,
     ) -> None:
         from transformers import AutoImageProcessor
 
         self._processor = AutoImageProcessor.from_pretrained(
-            model_path, size={"shortest_edge": min_pixels, "longest_edge": max_pixels}
+            model_path,
+            size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
+            trust_remote_code=trust_remote_code,
         )
         self._decode = decode
         self._image_token_id = image_token_id
