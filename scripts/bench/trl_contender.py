@@ -11,12 +11,17 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.reward import score_completions
 from bench.workload import MODEL_FOLDER, ROWS_FILE, SEED
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from trl import GRPOConfig
 
 
 def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -26,14 +31,13 @@ def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(settings["threads"])
     from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from mars.data.chat import PromptEncoder
 
     model_path = str(folder / MODEL_FOLDER)
     blocked = PromptEncoder.from_pretrained(model_path).token_rules().blocked_ids
     sequences = settings["prompts_per_step"] * settings["samples_per_prompt"]
-    per_forward = settings["sequences_per_forward"]
     lengths: list[int] = []
 
     def reward(completions, completion_ids, **_) -> list[float]:
@@ -47,39 +51,11 @@ def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
             ends.append(time.time())
 
     with tempfile.TemporaryDirectory() as out:
-        config = GRPOConfig(
-            output_dir=out,
-            max_steps=settings["num_steps"],
-            per_device_train_batch_size=per_forward,
-            gradient_accumulation_steps=sequences // per_forward,
-            num_generations=settings["samples_per_prompt"],
-            max_completion_length=settings["response_tokens"],
-            # The same tokens that ours never samples.
-            generation_kwargs={"suppress_tokens": list(blocked)},
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
-            beta=0.0,
-            loss_type="dapo",  # the mean over tokens
-            epsilon=0.2,
-            learning_rate=settings["learning_rate"],
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
-            seed=SEED,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
         trainer = GRPOTrainer(
             model=AutoModelForImageTextToText.from_pretrained(model_path, dtype=torch.float32),
             processing_class=AutoProcessor.from_pretrained(model_path),
             reward_funcs=reward,
-            args=config,
+            args=_config(settings, blocked, out),
             train_dataset=_dataset(folder),
             callbacks=[Clock()],
         )
@@ -89,7 +65,42 @@ def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {"ends": ends, "response_tokens": fmean(lengths)}
 
 
-def _dataset(folder: Path):
+def _config(settings: dict[str, Any], blocked_ids: Sequence[int], folder: str) -> GRPOConfig:
+    """As scripts/bench/experiment/bench_step.yaml, in TRL's words."""
+    from trl import GRPOConfig
+
+    sequences = settings["prompts_per_step"] * settings["samples_per_prompt"]
+    return GRPOConfig(
+        output_dir=folder,
+        max_steps=settings["num_steps"],
+        per_device_train_batch_size=settings["sequences_per_forward"],
+        gradient_accumulation_steps=sequences // settings["sequences_per_forward"],
+        num_generations=settings["samples_per_prompt"],
+        max_completion_length=settings["response_tokens"],
+        # The same tokens that ours never samples.
+        generation_kwargs={"suppress_tokens": list(blocked_ids)},
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        beta=0.0,
+        loss_type="dapo",  # the mean over tokens
+        epsilon=0.2,
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        seed=SEED,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _dataset(folder: Path) -> Dataset:
     """Rows whose image files are read and decoded when they are used, as ours are."""
     from datasets import Dataset, Image, List
 
