@@ -61,14 +61,15 @@ def duration(seconds: float) -> str:
 class ConsoleTracker:
     """One line per step, over a progress bar with the remaining time; plain lines where there is no terminal.
 
-    num_steps: last step of the run. The remaining time is the mean of the last steps times the steps left.
+    num_steps: last step of the run. The remaining time is the mean of the last steps times the steps left; there is
+    none before two lines, so that the start of the workers does not count as a step.
     """
 
     def __init__(self, num_steps: int, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._num_steps = num_steps
         self._console = console
         self._clock = clock
-        self._times: deque[float] = deque([clock()], maxlen=_PACE_STEPS + 1)
+        self._times: deque[float] = deque(maxlen=_PACE_STEPS + 1)
         self._progress: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"))
@@ -78,11 +79,13 @@ class ConsoleTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._times.append(self._clock())
-        pace = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
-        eta = "ETA " + duration(pace * max(self._num_steps - step, 0))
+        eta = ""
+        if len(self._times) > 1:
+            pace = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+            eta = "ETA " + duration(pace * max(self._num_steps - step, 0))
         line = visible(step_line(metrics, step, self._num_steps))
         if self._progress is None:
-            line = f"{line}  {eta}"
+            line = f"{line}  {eta}".rstrip()
         else:
             self._progress.update(self._task, completed=step, description=eta)
         self._console.print(Text(line), soft_wrap=True)

@@ -39,16 +39,18 @@ def test_a_step_is_one_line() -> None:
 
 
 def test_without_a_terminal_there_are_plain_lines_with_the_time_left() -> None:
-    now = iter([0.0, 10.0, 30.0])
+    now = iter([100.0, 110.0, 130.0])
     console = plain(width=40)  # narrower than the line: still one line
     tracker = ConsoleTracker(5, console, clock=lambda: next(now))
     tracker.log(METRICS, 1)
     tracker.log(METRICS, 2)
+    tracker.log(METRICS, 3)
     tracker.close()
     lines = console.file.getvalue().splitlines()
-    assert len(lines) == 2
-    assert lines[0].endswith("ETA 40s")  # 4 steps of 10 s
-    assert lines[1].endswith("ETA 45s")  # 3 steps of 15 s
+    assert len(lines) == 3
+    assert "ETA" not in lines[0]  # what came before the first line was no step
+    assert lines[1].endswith("ETA 30s")  # 3 steps of 10 s
+    assert lines[2].endswith("ETA 30s")  # 2 steps of 15 s
     assert "\x1b" not in console.file.getvalue()
 
 
@@ -57,7 +59,7 @@ def test_the_pace_is_that_of_the_last_steps() -> None:
     now = iter(seconds)
     console = plain()
     tracker = ConsoleTracker(41, console, clock=lambda: next(now))
-    for step in range(1, 22):
+    for step in range(22):
         tracker.log({}, step)
     assert console.file.getvalue().splitlines()[-1].endswith("ETA 20s")  # the slow first step is forgotten
 
