@@ -7,17 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from mars.actor.fsdp_trainer import FsdpTrainer, Rendezvous, TrainerSettings
-from mars.actor.model import ModelSettings, ScoringSettings
-from mars.actor.objective import ObjectiveSettings, truncation_nats
-from mars.actor.optimizer import OptimizerSettings
-from mars.actor.trainer import PolicyTrainer
+from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.algorithms.advantages import AdvantageSettings
-from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.config.schema import TrainConfig
 from mars.data.collate import train_batch
 from mars.data.images import decode_image
@@ -37,6 +32,9 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
 from mars.tracking.tracker import Tracker
 from mars.tracking.wandb import wandb_factory
 from mars.types import Sampling, TokenRules
+
+if TYPE_CHECKING:
+    from mars.actor.objective import ObjectiveSettings
 
 # Processed images a worker keeps. One of 1,280 tokens takes 24 MB.
 _IMAGE_CACHE_BYTES = 2**29
@@ -59,6 +57,7 @@ class EngineSpec:
                 settings = VllmSettings(
                     model_path=model.path,
                     dtype=model.dtype,
+                    device=self.config.cluster.device,
                     trust_remote_code=model.trust_remote_code,
                     max_images=self.max_images,
                     min_pixels=data.min_image_pixels,
@@ -99,6 +98,10 @@ class TrainerSpec:
     rules: TokenRules
 
     def __call__(self, rendezvous: Rendezvous) -> PolicyTrainer:
+        from mars.actor.fsdp_trainer import FsdpTrainer, TrainerSettings
+        from mars.actor.model import ModelSettings, ScoringSettings
+        from mars.actor.optimizer import OptimizerSettings
+
         config, actor = self.config, self.config.actor
         settings = TrainerSettings(
             model=ModelSettings(
@@ -126,6 +129,9 @@ class TrainerSpec:
 
 
 def _objective_settings(config: TrainConfig) -> ObjectiveSettings:
+    from mars.actor.objective import ObjectiveSettings, truncation_nats
+    from mars.algorithms.policy_loss import PolicyLossSettings
+
     algorithm = config.algorithm
     return ObjectiveSettings(
         advantage=_advantage_settings(config),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from mars.cluster.environment import prepare_process
 from mars.command import log_to, run_command
 from mars.config.command_line import parse_command_line
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
         report(config)
         return 0
     log_to(config.run.dir)
+    prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
     from mars.run import run
 
     run(config)

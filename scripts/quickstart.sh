@@ -13,7 +13,7 @@ case ${QUICKSTART_DIR:-} in
 *) out=$started/$QUICKSTART_DIR ;;
 esac
 mkdir -p "$out"
-export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TORCH_CPP_LOG_LEVEL=ERROR
+export OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 TORCH_CPP_LOG_LEVEL=ERROR
 python=$PWD/.venv/bin/python
 mars=$PWD/.venv/bin/mars
 

@@ -22,6 +22,7 @@ from mars.actor.model import ModelSettings, ScoringSettings, load_policy, shard
 from mars.actor.objective import Objective, ObjectiveSettings, UpdateSums, row_advantages, row_targets
 from mars.actor.optimizer import Optimizer, OptimizerSettings
 from mars.actor.state import full_state, save_policy
+from mars.actor.trainer import Rendezvous
 from mars.errors import EnvironmentProblem, NumericalError
 from mars.types import ImageRef, Sequence, TokenRules, TrainBatch, TrainResponse, UpdatePlan, UpdateStats, WeightUpdate
 
@@ -41,16 +42,6 @@ class TrainerSettings:
     device: str
     seed: int
     max_skipped_updates: int
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """How the ranks find each other. init_method: torch's, e.g. "tcp://host:port"; None for a single rank."""
-
-    rank: int
-    world_size: int
-    init_method: str | None
-    timeout_s: float
 
 
 class FsdpTrainer:

@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import pad
 
 from mars.actor.model import ModelSettings, PolicyModel
 
+# 256 MB in float32: large enough to hide latency, small beside any model that needs several.
+_BUCKET_ELEMENTS = 64 * 2**20
+
 
 def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All weights on the CPU under their Hugging Face names, tied ones included; a collective call.
+    """All weights on the CPU under their Hugging Face names, tied ones included; a collective call if sharded.
 
-    Complete on rank 0, empty on the others. Tensors may share memory with the model's on a single CPU rank.
+    Complete on rank 0, empty on the others. Tensors may share memory with the model's on a single CPU process.
+    The shards go to rank 0 in a few large gathers: one for each tensor would cost a millisecond each.
     """
-    state = get_model_state_dict(policy, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return {name.removeprefix("backbone."): value.to(dtype) for name, value in state.items()}
+    state = {name.removeprefix("backbone."): value.detach() for name, value in policy.state_dict().items()}
+    full: dict[str, Tensor] = {}
+    bucket: dict[str, Tensor] = {}
+    for name, value in state.items():
+        bucket[name] = value
+        if sum(tensor.numel() for tensor in bucket.values()) >= _BUCKET_ELEMENTS:
+            full |= _gathered(bucket, dtype)
+            bucket = {}
+    return full | _gathered(bucket, dtype)
+
+
+def _gathered(bucket: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    local = [(v.to_local() if isinstance(v, DTensor) else v).to(dtype) for v in bucket.values()]
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    if ranks == 1:
+        return dict(zip(bucket, (value.cpu() for value in local), strict=True))
+    sizes = [[_shard_elements(value, rank, ranks) for value in bucket.values()] for rank in range(ranks)]
+    mine = torch.cat([value.reshape(-1) for value in local]) if local else torch.empty(0, dtype=dtype)
+    mine = pad(mine, (0, max(map(sum, sizes)) - len(mine)))
+    parts = [torch.empty_like(mine) for _ in range(ranks)] if dist.get_rank() == 0 else None
+    dist.gather(mine, parts, dst=0)
+    if parts is None:
+        return {}
+    shards = [part.cpu()[: sum(own)].split(own) for part, own in zip(parts, sizes, strict=True)]
+    return {
+        name: torch.cat([shard[i] for shard in shards])[: value.numel()].view(value.shape)
+        for i, (name, value) in enumerate(bucket.items())
+    }
+
+
+def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
+    """Elements of a tensor that a rank holds: FSDP2 deals rows out as torch.chunk does, the last ranks get fewer."""
+    if not isinstance(value, DTensor):
+        return value.numel()
+    rows = math.ceil(value.shape[0] / ranks)
+    own = min(max(value.shape[0] - rank * rows, 0), rows)
+    return own * (value.numel() // value.shape[0])
 
 
 def save_policy(policy: PolicyModel, settings: ModelSettings, path: str, is_writer: bool) -> None:

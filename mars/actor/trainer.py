@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequences
+from dataclasses import dataclass
 from typing import Protocol
 
 from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """How the ranks find each other. init_method: torch's, e.g. "tcp://host:port"; None for a single rank."""
+
+    rank: int
+    world_size: int
+    init_method: str | None
+    timeout_s: float
 
 
 class PolicyTrainer(Protocol):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mars.actor.trainer import PolicyTrainer
+from mars.cluster.environment import building
 from mars.errors import EnvironmentProblem
 from mars.rollout.engine import RolloutEngine
 
@@ -22,8 +22,6 @@ def local_workers(
     build_trainer: Callable[[], PolicyTrainer] | None,
 ) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Engine and trainer, closed with the block. build_trainer None: an engine alone."""
-    if device == "cpu":
-        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -34,9 +32,10 @@ def local_workers(
     torch.set_num_threads(threads)
     with ExitStack() as stack:
         # The trainer first: it makes the process group, and the engine joins it.
-        trainer = build_trainer() if build_trainer is not None else None
-        if trainer is not None:
-            stack.callback(trainer.close)
-        engine = build_engine(lambda weights: iter(weights.items()))
-        stack.callback(engine.close)
+        with building():
+            trainer = build_trainer() if build_trainer is not None else None
+            if trainer is not None:
+                stack.callback(trainer.close)
+            engine = build_engine(lambda weights: iter(weights.items()))
+            stack.callback(engine.close)
         yield engine, trainer

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from mars.cluster.environment import building
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.rollout.engine import RolloutEngine
 from mars.types import Completion, RolloutRequest, WeightUpdate
@@ -19,7 +20,8 @@ class EngineWorker(Worker):
     """One engine in a process of its own."""
 
     def build(self, build_engine: BuildEngine) -> None:
-        self._engine = build_engine(_fetch_object)
+        with building():
+            self._engine = build_engine(_fetch_object)
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
         return self._engine.generate(requests)

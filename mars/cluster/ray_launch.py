@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from mars.cluster.environment import worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
-from mars.cluster.runtime import ray_cluster, worker_environment
+from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker_group import WorkerGroup
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import ray
 
-from mars.actor.fsdp_trainer import Rendezvous
-from mars.actor.trainer import PolicyTrainer
+from mars.actor.trainer import PolicyTrainer, Rendezvous
+from mars.cluster.environment import building
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
 
@@ -21,7 +21,8 @@ class TrainerWorker(Worker):
     """One FSDP rank."""
 
     def build(self, build_trainer: BuildTrainer, rendezvous: Rendezvous) -> None:
-        self._trainer = build_trainer(rendezvous)
+        with building():
+            self._trainer = build_trainer(rendezvous)
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         return self._trainer.update(batch)

@@ -1,4 +1,4 @@
-"""Joining or starting a Ray cluster, and the environment of its worker processes."""
+"""Joining or starting a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
@@ -65,19 +65,3 @@ def _check_reachable(address: str) -> None:
             f"cluster.address: nobody answers at {address} ({error}); start a cluster with `ray start --head`, "
             "or set cluster.address=null for a cluster of this machine alone"
         ) from error
-
-
-def worker_environment(threads: int, device: str) -> Mapping[str, str]:
-    """Set before a worker imports torch: later it has no effect."""
-    environment = {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    if device == "cpu":
-        # Compiling takes ten seconds at the first generate and gains nothing for small models.
-        environment |= {"TORCH_COMPILE_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return environment

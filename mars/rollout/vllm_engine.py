@@ -26,6 +26,7 @@ class VllmSettings:
 
     model_path: str
     dtype: str
+    device: str
     trust_remote_code: bool
     max_images: int
     min_pixels: int
@@ -78,6 +79,8 @@ class VllmEngine:
             logprobs_mode="processed_logprobs",
             seed=settings.seed,
             enable_prefix_caching=True,
+            # A prefill in chunks rewinds the request's random generator, which a CPU generator cannot do.
+            enable_chunked_prefill=settings.device != "cpu",
             **{key: value for key, value in optional.items() if value is not None},
         )
         self._rules = rules

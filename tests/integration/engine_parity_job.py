@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mars.actor.fsdp_trainer import FsdpTrainer, Rendezvous
+from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.tiny import build_tiny
+from mars.actor.trainer import Rendezvous
 from mars.build import EngineSpec, TrainerSpec
 from mars.config.load import load_config
 from mars.data.chat import PromptEncoder

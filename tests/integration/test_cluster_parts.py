@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.cluster import placement
+from mars.cluster.environment import worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import RayEngine, split_by_prompt
-from mars.cluster.runtime import worker_environment
 from mars.errors import EnvironmentProblem
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import RolloutRequest, Sampling

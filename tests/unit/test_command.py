@@ -22,7 +22,7 @@ def end_with(statement, log_dir=None):
     code = f"""
 import logging
 from mars.command import log_to, run_command
-from mars.types import *
+from mars.errors import *
 def main():
     if {log_dir!r}: log_to({log_dir!r})
     logging.getLogger("mars.part").info("the run begins")

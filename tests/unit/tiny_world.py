@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mars.actor.fsdp_trainer import FsdpTrainer, Rendezvous, TrainerSettings
+from mars.actor.fsdp_trainer import FsdpTrainer, TrainerSettings
 from mars.actor.model import ModelSettings, ScoringSettings
 from mars.actor.objective import ObjectiveSettings
 from mars.actor.optimizer import OptimizerSettings
+from mars.actor.trainer import Rendezvous
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.data.balance import plan_updates

@@ -1,0 +1,45 @@
+"""What a process that computes needs before it imports torch or vLLM. Imports neither, nor Ray."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+def worker_environment(threads: int, device: str) -> Mapping[str, str]:
+    """Set before a worker imports torch: later it has no effect."""
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if device == "cpu":
+        # Compiling takes ten seconds at the first generate and gains nothing for small models.
+        environment |= {"TORCH_COMPILE_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return environment
+
+
+def prepare_process(kind: str, threads: int, device: str) -> None:
+    """For cluster=local, where this process is the worker. What the user has set stays."""
+    if kind == "local":
+        for name, value in worker_environment(threads, device).items():
+            os.environ.setdefault(name, value)
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Around imports and construction: a million objects are made that live as long as the process.
+
+    Collecting garbage among them again and again costs seconds, and so does looking at them in every later collection.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
