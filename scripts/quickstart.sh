@@ -42,7 +42,7 @@ make_model() {
 }
 cold_start() {
     "$python" -m mars.sft experiment=quickstart_sft "run.dir='$out/cold_start'" "model.path='$out/random'" \
-        "data.train_files=['$out/data/scenes/cold_start.parquet']" "sft.num_threads=$(nproc)"
+        "data.train_files=['$out/data/scenes/cold_start.parquet']"
 }
 train() {
     "$python" -m mars.main experiment=quickstart "run.dir='$out/run'" "model.path='$out/cold_start/policy'" \
