@@ -31,5 +31,4 @@ echo "installing mars[$extras] into .venv (a few minutes the first time)" >&2
 # Bytecode is compiled when a module is first imported, not for the thousands that never are.
 "${pip[@]}" install --quiet --progress-bar on --no-compile "${sources[@]}" -e ".[$extras]"
 .venv/bin/python scripts/repair_torch_companions.py
-rm -f .venv/.mars-*
 echo "$wanted" >"$stamp"

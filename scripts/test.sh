@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh cpu dev
-export OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
+export OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=''
 bin=.venv/bin
 "$bin/ruff" format --check --quiet . || { echo "run .venv/bin/ruff format ." >&2; exit 1; }
 "$bin/ruff" check --quiet .

@@ -133,7 +133,7 @@ def evaluation_table(results: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title=Text(visible(f"Evaluation ({metric}, %, 95 % intervals)")), title_justify="left")
     table.add_column("")
     for result in results:
-        table.add_column(Text(visible(f"{result['name']} (step {result['step']})")), justify="right")
+        table.add_column(Text(visible(str(result["name"]))), justify="right")
     for label, cells in evaluation_rows(results):
         table.add_row(Text(label), *(Text(cell) for cell in cells))
     return table
