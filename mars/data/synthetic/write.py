@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
         for source in SOURCES:
             (out / source / split).mkdir(parents=True, exist_ok=True)
         (out / "Annotations").mkdir(parents=True, exist_ok=True)
-        for number in range(FIRST_ID[split], FIRST_ID[split] + getattr(sizes, split)):
+        for number in _numbers(split, getattr(sizes, split)):
             scene = make_scene(seed, number)
             name = f"{number:06d}"
             _save_images(scene, {source: out / source / split / f"{name}.png" for source in SOURCES})
@@ -58,6 +58,15 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
             scenes[name] = {"split": split, "light": scene.light, "decoy": scene.decoy}
     _write_cold_start(out, seed, sizes.cold_start, bias)
     (out / "scenes.json").write_text(json.dumps(scenes, indent=0) + "\n", encoding="utf-8")
+
+
+def _numbers(part: str, size: int) -> Iterable[int]:
+    """The scenes' numbers of one part, behind a progress bar."""
+    from rich.console import Console
+    from rich.progress import track
+
+    numbers = range(FIRST_ID[part], FIRST_ID[part] + size)
+    return track(numbers, f"Drawing {part.replace('_', ' ')} scenes", console=Console(stderr=True), transient=True)
 
 
 def voc_xml(file_name: str, box: Box) -> bytes:
@@ -104,7 +113,7 @@ def _write_cold_start(out: Path, seed: int, size: int, bias: float) -> None:
     for source in SOURCES:
         (folder / source).mkdir(parents=True, exist_ok=True)
     rows = []
-    for number in range(FIRST_ID["cold_start"], FIRST_ID["cold_start"] + size):
+    for number in _numbers("cold_start", size):
         scene = make_scene(seed, number)
         shown = (SOURCES, SOURCES[:1], SOURCES, SOURCES[1:])[number % 4]
         teacher = np.random.default_rng((seed, number, 1))
