@@ -127,3 +127,7 @@ def run(
 def main() -> NoReturn:
     """Entry point of the command `mars`."""
     run_command(lambda: app(sys.argv[1:], prog_name="mars"))
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@ from mars.inputs import Inputs, load_inputs
 from mars.rewards.reward import RewardScorer, self_test
 from mars.rollout.collect import reward_input
 from mars.rollout.engine import RolloutEngine
+from mars.types import Prompt, RewardInput
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +50,7 @@ def run(config: TrainConfig) -> None:
         (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
         scorer = build_scorer(config)
         try:
-            self_test(
-                scorer, [reward_input(prompt, None, "", inputs.frames) for prompt in stream.batch(0)[:_SELF_TEST_ROWS]]
-            )
+            self_test(scorer, [_well_formed(inputs, prompt) for prompt in stream.batch(0)[:_SELF_TEST_ROWS]])
             with workers(config, inputs, with_trainer=True) as (engine, trainer):
                 assert trainer is not None  # asked for above
                 fit(
@@ -83,6 +82,12 @@ def run_evaluation(config: TrainConfig, name: str, out: Path | None) -> dict[str
     if out is not None:
         write_result(result, out)
     return result
+
+
+def _well_formed(inputs: Inputs, prompt: Prompt) -> RewardInput:
+    """The truth as an answer in the expected form: a reward that cannot score that can score nothing."""
+    text = f"<think>self-test</think><answer>{prompt.truth}</answer>"
+    return reward_input(prompt, None, text, inputs.frames)
 
 
 def check_packages(config: TrainConfig) -> None:

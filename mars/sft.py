@@ -17,6 +17,7 @@ from mars.command import log_to, run_command
 from mars.config.command_line import parse_command_line
 from mars.config.schema import SftConfig
 from mars.errors import ConfigError, DataError, NumericalError
+from mars.progress import progress
 from mars.types import Prompt
 
 if TYPE_CHECKING:
@@ -99,7 +100,6 @@ class ColdStart:
 def train(config: SftConfig) -> None:
     """Train `model.path` on `data.train_files` and save it to <run.dir>/policy."""
     from rich.console import Console
-    from rich.progress import track
 
     from mars.actor.state import save_policy
     from mars.data.chat import PromptEncoder
@@ -119,7 +119,7 @@ def train(config: SftConfig) -> None:
     tracker = JsonlTracker(run_dir / METRICS_FILE, resumed_step=None)
     log_to(config.run.dir)
     console = Console(stderr=True)
-    for step in track(range(1, sft.num_steps + 1), "Cold start", console=console, transient=True):
+    for step in progress(range(1, sft.num_steps + 1), "Cold start", sft.num_steps):
         metrics = cold_start.step(stream.batch(step - 1))
         if step % sft.log_every == 0 or step == sft.num_steps:
             tracker.log(metrics, step)
@@ -149,9 +149,6 @@ def _missing_response(prompt: Prompt) -> str | None:
 def _process_rows(
     config: SftConfig, encoder: PromptEncoder, prompts: Sequence[Prompt]
 ) -> dict[str, tuple[ProcessedPrompt, tuple[int, ...]]]:
-    from rich.console import Console
-    from rich.progress import track
-
     from mars.data.images import decode_image
     from mars.data.processor import PromptProcessor
     from mars.data.views import show
@@ -166,7 +163,7 @@ def _process_rows(
         trust_remote_code=config.model.trust_remote_code,
     )
     rows = {}
-    for prompt in track(prompts, "Processing images", console=Console(stderr=True), transient=True):
+    for prompt in progress(prompts, "Processing images", len(prompts)):
         messages, images = show(prompt, None, "single")
         if prompt.response is None:
             raise DataError(f"{prompt.row}: {_missing_response(prompt)}")

@@ -17,6 +17,7 @@ from mars.data.images import BadImage, decode_image, probe_size
 from mars.data.problems import OnBadSample, Problem, RowError, report, rows_by_reason
 from mars.data.views import MARKER
 from mars.errors import DataError
+from mars.progress import progress
 from mars.types import ImageRef, Prompt, Source
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,6 @@ def load_prompts(
 
 def check_images(prompt_set: PromptSet, on_bad_sample: OnBadSample) -> PromptSet:
     """Decode every image in full, with a progress bar. Bad ones as in load_prompts."""
-    from rich.console import Console
-    from rich.progress import track
 
     def problems_of(prompt: Prompt) -> list[Problem]:
         found = []
@@ -112,13 +111,7 @@ def check_images(prompt_set: PromptSet, on_bad_sample: OnBadSample) -> PromptSet
 
     prompts = prompt_set.prompts
     with ThreadPoolExecutor(THREADS) as pool:
-        decoded = track(
-            pool.map(problems_of, prompts),
-            "Decoding images",
-            total=len(prompts),
-            console=Console(stderr=True),
-            transient=True,
-        )
+        decoded = progress(pool.map(problems_of, prompts), "Decoding images", len(prompts))
         problems = [problem for found in decoded for problem in found]
     return prompt_set.without(problems, on_bad_sample)
 

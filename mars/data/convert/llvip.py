@@ -23,6 +23,7 @@ from mars.data.instructions import GROUNDING_INSTRUCTION, PERSON_QUESTION
 from mars.data.problems import RowError
 from mars.data.views import MARKER
 from mars.errors import DataError
+from mars.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +139,6 @@ def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
 
 def _read_samples(scenes: Sequence[_Scene], title: str) -> tuple[list[_Sample], list[tuple[str, str]]]:
     """Usable scenes, and (name, reason) of the others, both in order."""
-    from rich.console import Console
-    from rich.progress import track
 
     def read(scene: _Scene) -> _Sample | tuple[str, str]:
         try:
@@ -149,8 +148,7 @@ def _read_samples(scenes: Sequence[_Scene], title: str) -> tuple[list[_Sample], 
             return scene.name, error.reason
 
     with ThreadPoolExecutor(THREADS) as pool:
-        console = Console(stderr=True)
-        results = list(track(pool.map(read, scenes), title, total=len(scenes), console=console, transient=True))
+        results = list(progress(pool.map(read, scenes), title, len(scenes)))
     samples = [result for result in results if isinstance(result, _Sample)]
     return samples, [result for result in results if not isinstance(result, _Sample)]
 

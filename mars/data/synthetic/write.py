@@ -15,6 +15,7 @@ from mars.data.instructions import GROUNDING_INSTRUCTION, PERSON_QUESTION
 from mars.data.synthetic.scenes import SIDE, Box, Scene, make_scene
 from mars.data.views import MARKER
 from mars.errors import DataError
+from mars.progress import progress
 
 SOURCES = ("visible", "infrared")
 FIRST_ID = {"train": 100_000, "test": 200_000, "cold_start": 300_000}  # also the scenes' numbers: no scene twice
@@ -62,11 +63,8 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
 
 def _numbers(part: str, size: int) -> Iterable[int]:
     """The scenes' numbers of one part, behind a progress bar."""
-    from rich.console import Console
-    from rich.progress import track
-
     numbers = range(FIRST_ID[part], FIRST_ID[part] + size)
-    return track(numbers, f"Drawing {part.replace('_', ' ')} scenes", console=Console(stderr=True), transient=True)
+    return progress(numbers, f"Drawing {part.replace('_', ' ')} scenes", size)
 
 
 def voc_xml(file_name: str, box: Box) -> bytes:
