@@ -104,6 +104,7 @@ def run(
     files: Annotated[str, typer.Argument(metavar="DATA", help="Parquet or JSONL file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Further settings.")] = None,
     name: Annotated[str, typer.Option(help="Name of the result.")] = "eval",
+    step: Annotated[int, typer.Option(help="Training step the model comes from, noted in the result.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the result to this file as JSON.")] = None,
     config_dir: Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")] = None,
 ) -> None:
@@ -121,7 +122,7 @@ def run(
     from mars.run import run_evaluation
     from mars.tracking.console import evaluation_table
 
-    Console().print(evaluation_table([run_evaluation(config, name, out)]))
+    Console().print(evaluation_table([run_evaluation(config, name, step, out)]))
 
 
 def main() -> NoReturn:

@@ -69,14 +69,14 @@ def run(config: TrainConfig) -> None:
     logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
 
 
-def run_evaluation(config: TrainConfig, name: str, out: Path | None) -> dict[str, Any]:
+def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> dict[str, Any]:
     """Evaluate `model.path` on `data.eval_files`; the result is returned, and written to `out` as JSON."""
     check_packages(config)
     inputs = load_inputs(config, with_training_set=False)
     scorer = build_scorer(config)
     try:
         with workers(config, inputs, with_trainer=False) as (engine, _):
-            result = _evaluate(config, inputs, engine, scorer, name, step=0)
+            result = _evaluate(config, inputs, engine, scorer, name, step)
     finally:
         scorer.close()
     if out is not None:

@@ -49,9 +49,11 @@ train() {
         "data.train_files=['$out/data/train.parquet']" "data.eval_files=['$out/data/test.parquet']" "$@"
 }
 evaluate() {
+    local step
+    step=$(tail -n 1 "$out/run/metrics.jsonl" | sed -E 's/.*"step": ?([0-9]+).*/\1/')
     "$mars" eval run "$out/run/policy" "$out/data/test.parquet" experiment=quickstart "run.dir='$out/run'" "$@" \
         cluster.kind=local actor.num_workers=1 rollout.num_workers=1 \
-        --name after --out "$out/run/evaluation/after.json"
+        --name after --step "$step" --out "$out/run/evaluation/after.json"
 }
 
 stage "synthetic visible + infrared scenes" "$out/data" make_data

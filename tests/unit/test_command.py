@@ -151,7 +151,7 @@ def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path,
 
     seen = []
 
-    def run_evaluation(config, name, out):
+    def run_evaluation(config, name, step, out):
         seen.append((config, name, out))
         records = [EvalRecord("p", "llvip", None, 1.0, False)]
         return summarize(records, name=name, step=0, model="m", metric="accuracy", threshold=None)
