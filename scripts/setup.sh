@@ -5,12 +5,19 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 torch=2.13.0+cpu
-extras=$(IFS=,; echo "${*:-cpu}")
-stamp=.venv/.mars-$(echo "$extras" | tr ',' '-')
-wanted=$( (echo "$extras"; cat pyproject.toml scripts/setup.sh scripts/repair_torch_companions.py) | cksum)
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
-    exit 0
-fi
+[ $# -gt 0 ] || set -- cpu
+extras=$(IFS=,; echo "$*")
+wanted=$(cat pyproject.toml scripts/setup.sh scripts/repair_torch_companions.py | cksum)
+# A stamp .venv/.mars:EXTRA:EXTRA... says what is installed, and from which of these files.
+for stamp in .venv/.mars:*; do
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+        complete=yes
+        for extra in "$@"; do
+            [[ "$stamp:" == *":$extra:"* ]] || complete=no
+        done
+        [ "$complete" = no ] || exit 0
+    fi
+done
 
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -22,13 +29,15 @@ pip=(.venv/bin/python -m pip --disable-pip-version-check)
 
 sources=()
 if [[ ",$extras," == *,cpu,* ]] && ! .venv/bin/python -c "import torch, sys; sys.exit(torch.__version__ != '$torch')" 2>/dev/null; then
-    if ! "${pip[@]}" download --quiet --no-deps --dest "$(mktemp -d)" "torch==$torch" >/dev/null 2>&1; then
+    found=$(mktemp -d)
+    if ! "${pip[@]}" download --quiet --no-deps --dest "$found" "torch==$torch" >/dev/null 2>&1; then
         echo "the configured package sources have no torch $torch; adding PyTorch's CPU index" >&2
         sources=(--extra-index-url https://download.pytorch.org/whl/cpu)
     fi
+    rm -rf "$found"
 fi
 echo "installing mars[$extras] into .venv (a few minutes the first time)" >&2
 # Bytecode is compiled when a module is first imported, not for the thousands that never are.
 "${pip[@]}" install --quiet --progress-bar on --no-compile "${sources[@]}" -e ".[$extras]"
 .venv/bin/python scripts/repair_torch_companions.py
-echo "$wanted" >"$stamp"
+echo "$wanted" >".venv/.mars:${extras//,/:}"
