@@ -152,17 +152,17 @@ def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path,
     seen = []
 
     def run_evaluation(config, name, step, out):
-        seen.append((config, name, out))
+        seen.append((config, name, step, out))
         records = [EvalRecord("p", "llvip", None, 1.0, False)]
         return summarize(records, name=name, step=0, model="m", metric="accuracy", threshold=None)
 
     monkeypatch.setitem(sys.modules, "mars.run", SimpleNamespace(run_evaluation=run_evaluation))
     out = tmp_path / "x.json"
-    evaluate_command("it's, a model", "/a [b], c.parquet", ["evaluation.max_samples=3"], "mine", out, None)
-    ((config, name, path),) = seen
+    evaluate_command("it's, a model", "/a [b], c.parquet", ["evaluation.max_samples=3"], "mine", 7, out, None)
+    ((config, name, step, path),) = seen
     assert config.model.path == "it's, a model"
     assert config.data.eval_files == config.data.train_files == ["/a [b], c.parquet"]
-    assert (config.evaluation.max_samples, name, path) == (3, "mine", out)
+    assert (config.evaluation.max_samples, name, step, path) == (3, "mine", 7, out)
     assert "mine" in capsys.readouterr().out
 
 
