@@ -22,9 +22,8 @@ View = tuple[str, ...] | None
 class ImageRef:
     """Where an image is, never its pixels.
 
-    Either a file (`path`), or the bytes in a cell of a parquet file (`path` is that file, `row` its row and `slot`
-    the position in the row's `images` list). `encoding` declares how the stored values become RGB: "rgb" for 8-bit
-    images; 16-bit images need one of the depth encodings of mars/data/images.py and are refused without.
+    Either a file (`path`), or a cell of a parquet file (`path`, its `row`, and `slot` in the row's `images` list).
+    `encoding` says how stored values become RGB: "rgb" for 8 bits; 16 bits need a depth encoding (data/images.py).
     `size` is (width, height) in pixels of the stored image after EXIF rotation.
     """
 
@@ -216,7 +215,7 @@ class TrainResponse:
 class TrainPrompt:
     """A prompt with all its responses and anchor rewards. Only valid responses are here.
 
-    num_prompt_tokens: length of the prompt in the model's forward, every image's tokens counted.
+    num_prompt_tokens: length in the model's forward, images' tokens counted. carried: sampled in an earlier step.
     """
 
     prompt_id: str
@@ -225,6 +224,7 @@ class TrainPrompt:
     images: tuple[ImageRef, ...]
     responses: tuple[TrainResponse, ...]
     anchor_rewards: tuple[float, ...]
+    carried: bool = False
 
 
 @dataclass(frozen=True)

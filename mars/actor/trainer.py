@@ -30,6 +30,13 @@ class PolicyTrainer(Protocol):
         """Log-probs of the response tokens, at the sampling temperature and with blocked ids masked."""
         ...
 
+    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+        """For each prompt and response of the batch the KL to the reference model, summed over its tokens, in nats.
+
+        With the estimator of the objective, before any update; the batch has one update plan that holds every row.
+        """
+        ...
+
     def publish_weights(self) -> WeightUpdate:
         """The current weights, one version after the last published."""
         ...

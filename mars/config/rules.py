@@ -103,6 +103,50 @@ def _spread_of_multi_alone(pooled: str, normalize_std: bool, std_floor: float) -
     return None
 
 
+def _rounds_of_selection(rounds: int, selection: str) -> tuple[str, str] | None:
+    if rounds == 0:
+        return "a step without a round samples nothing", "give 1 or more (10, say, with nonzero_advantage)"
+    if selection == "all" and rounds != 1:
+        return "algorithm.selection=all keeps every prompt of one round", "give 1, or selection=nonzero_advantage"
+    return None
+
+
+def _reference_for_kl(coefficient: float, reference: str | None) -> tuple[str, str] | None:
+    if coefficient > 0 and reference is None:
+        return "a KL term needs a reference model, algorithm.kl_reference is null", "name one, or give 0.0"
+    return None
+
+
+def _kl_in_reward_has_weight(placement: str, coefficient: float) -> tuple[str, str] | None:
+    if placement == "reward" and coefficient == 0:
+        return "has no effect with algorithm.kl_coefficient=0", "give a coefficient, or kl_placement=loss"
+    return None
+
+
+def _dual_clip_of_clip(dual_clip: float | None, loss: str) -> tuple[str, str] | None:
+    if dual_clip is not None and loss != "clip":
+        return f"algorithm.loss={loss} has no dual clip", "set it to null"
+    return None
+
+
+def _buffer_in_response(buffer: int | None, longest: int) -> tuple[str, str] | None:
+    if buffer is not None and buffer > longest:
+        return f"longer than rollout.max_response_tokens={longest}", f"give at most {longest}"
+    return None
+
+
+def _greedy_once(samples: int, sampling: str, anchor: str) -> tuple[str, str] | None:
+    if sampling == "greedy" and samples > 1 and anchor != "none":
+        return "greedy rollouts of one view are all alike (anchor.sampling=greedy)", "give 1, or anchor.sampling=policy"
+    return None
+
+
+def _scorer_of_built_in(scorer: str, function: str) -> tuple[str, str] | None:
+    if scorer == "compat" and function not in ("grounding", "vqa"):
+        return "only the built-in rewards grounding and vqa have two scorers", "give strict"
+    return None
+
+
 _PIXELS = Rule(("data.min_image_pixels", "data.max_image_pixels"), _pixels_ordered)
 
 TRAIN_RULES = (
@@ -110,12 +154,19 @@ TRAIN_RULES = (
     Rule(("model.attention", "cluster.device"), _attention_on_cpu),
     _PIXELS,
     Rule(("algorithm.reduction_tokens", "algorithm.reduction"), _constant_divisor),
+    Rule(("algorithm.dual_clip", "algorithm.loss"), _dual_clip_of_clip),
+    Rule(("algorithm.kl_coefficient", "algorithm.kl_reference"), _reference_for_kl),
+    Rule(("algorithm.kl_placement", "algorithm.kl_coefficient"), _kl_in_reward_has_weight),
+    Rule(("algorithm.overlong_buffer_tokens", "rollout.max_response_tokens"), _buffer_in_response),
+    Rule(("algorithm.max_rounds", "algorithm.selection"), _rounds_of_selection),
+    Rule(("anchor.mono_samples_per_source", "anchor.sampling", "anchor.kind"), _greedy_once),
     Rule(("anchor.image_layout", "anchor.kind"), _layout_of_one_source),
     Rule(("anchor.pooled", "algorithm.normalize_std", "algorithm.std_floor"), _spread_of_multi_alone),
     Rule(("rollout.num_workers", "cluster.kind"), _one_in_process),
     Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
+    Rule(("reward.scorer", "reward.function"), _scorer_of_built_in),
     Rule(("actor.num_workers", "cluster.kind"), _one_in_process),
     Rule(("actor.num_workers", "actor.prompts_per_update"), _prompt_for_each_rank),
     Rule(("actor.prompts_per_update", "data.prompts_per_step"), _updates_divide_step),

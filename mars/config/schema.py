@@ -86,19 +86,39 @@ class AlgorithmConfig(Section):
     unbiased_std: bool = Field(description="Standard deviation with N - 1 (the paper's) or N.")
     std_floor: NonNegativeFloat = Field(description="Smallest standard deviation divided by; 0 is the paper's.")
     epsilon: PositiveFloat = Field(description="Added to the standard deviation.")
+    loss: Literal["clip", "gspo", "cispo"] = Field(
+        description="Policy loss: clipped ratio of each token (PPO, GRPO, DAPO), of the sequence (GSPO), or CISPO."
+    )
     clip_low: PositiveFloat = Field(description="Ratio clip below 1.")
     clip_high: PositiveFloat = Field(description="Ratio clip above 1.")
     dual_clip: Annotated[float, Field(gt=1)] | None = Field(
-        description="Bound of the loss where advantages are negative; null: off."
+        description="Bound of the clipped loss where advantages are negative; null: off."
     )
     reduction: Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = Field(
         description="How token losses become one number; denominators count the whole update batch."
     )
     reduction_tokens: PositiveInt | None = Field(description="Constant divisor of seq_mean_token_sum_norm.")
-    kl_coefficient: NonNegativeFloat = Field(description="Weight of the KL term to the reference model; 0 loads none.")
-    kl_estimator: Literal["k1", "k2", "k3", "abs"] = Field(description="Estimator of the KL term in the loss.")
+    kl_coefficient: NonNegativeFloat = Field(
+        description="Weight of the KL term to algorithm.kl_reference; 0 loads none."
+    )
+    kl_estimator: Literal["k1", "k2", "k3", "abs"] = Field(description="Estimator of the KL term.")
+    kl_reference: str | None = Field(description="Model folder or name that the KL term is measured against.")
+    kl_placement: Literal["loss", "reward"] = Field(
+        description="KL term added to the loss, or taken off every reward, the anchors' too."
+    )
+    entropy_coefficient: NonNegativeFloat = Field(description="Weight of the entropy bonus in the loss; 0: none.")
+    importance_cap: PositiveFloat | None = Field(
+        description="Token losses are weighted by trainer / engine probability, at most this; null: no weights."
+    )
+    overlong_buffer_tokens: PositiveInt | None = Field(
+        description="The reward falls over the last so many tokens of the longest response; null: it does not."
+    )
+    overlong_factor: PositiveFloat = Field(description="What the longest response loses.")
     selection: Literal["all", "nonzero_advantage"] = Field(
-        description="Prompts trained on: all, or those with any signal."
+        description="Prompts trained on: all, or those with any signal (dynamic sampling)."
+    )
+    max_rounds: NonNegativeInt = Field(
+        description="Rounds of data.prompts_per_step fresh prompts, until so many with signal are there."
     )
 
 
@@ -151,6 +171,9 @@ class ActorConfig(Section):
 
 class RewardConfig(Section):
     function: str = Field(min_length=1, description="grounding, vqa, or path/to/file.py:function.")
+    scorer: Literal["strict", "compat"] = Field(
+        description="Rules of grounding and vqa: ours, or the arithmetic of the paper's public code."
+    )
     num_workers: PositiveInt = Field(description="Scoring processes.")
     timeout_s: PositiveFloat = Field(description="Deadline of one answer, seconds.")
 
