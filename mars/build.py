@@ -13,8 +13,9 @@ from rich.console import Console
 
 from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.shaping import Overlong
 from mars.config.schema import TrainConfig
-from mars.data.collate import train_batch
+from mars.data.collate import scoring_batch, train_batch
 from mars.data.images import decode_image
 from mars.data.processor import PromptProcessor
 from mars.data.views import views
@@ -207,7 +208,8 @@ def build_scorer(config: TrainConfig) -> RewardScorer:
 def step_parts(
     config: TrainConfig, inputs: Inputs, engine: RolloutEngine, trainer: PolicyTrainer, scorer: RewardScorer
 ) -> StepParts:
-    rollout, anchor = config.rollout, config.anchor
+    rollout, anchor, algorithm = config.rollout, config.anchor, config.algorithm
+    buffer = algorithm.overlong_buffer_tokens
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
     plan = RolloutPlan(
         multi_samples=rollout.samples_per_prompt,
@@ -218,23 +220,26 @@ def step_parts(
         encode=inputs.encode,
         seed=config.run.seed,
     )
+    plan_settings: dict[str, Any] = {
+        "prompt_length": inputs.prompt_length,
+        "num_ranks": config.actor.num_workers,
+        "tokens_per_forward": config.actor.tokens_per_forward,
+    }
     return StepParts(
         engine=engine,
         trainer=trainer,
         scorer=scorer,
         plan=plan,
         advantage=_advantage_settings(config),
-        selection=config.algorithm.selection,
+        overlong=None if buffer is None else Overlong(sampling.max_response_tokens, buffer, algorithm.overlong_factor),
+        kl_in_reward=algorithm.kl_coefficient if algorithm.kl_placement == "reward" else 0.0,
+        selection=algorithm.selection,
+        max_rounds=algorithm.max_rounds,
         decode=inputs.encoder.decode,
         frames=inputs.frames,
         prompt_length=inputs.prompt_length,
-        collate=partial(
-            train_batch,
-            prompt_length=inputs.prompt_length,
-            prompts_per_update=config.actor.prompts_per_update,
-            num_ranks=config.actor.num_workers,
-            tokens_per_forward=config.actor.tokens_per_forward,
-        ),
+        collate=partial(train_batch, prompts_per_update=config.actor.prompts_per_update, **plan_settings),
+        scoring_batch=partial(scoring_batch, **plan_settings),
     )
 
 

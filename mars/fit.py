@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mars.data.stream import PromptStream
-from mars.step import StepParts, train_step
+from mars.step import SamplingState, StepParts, train_step
 from mars.tracking.tracker import Tracker
-from mars.types import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +45,14 @@ def fit(
     parts.engine.load_weights(parts.trainer.publish_weights())
     if evaluate is not None and settings.evaluate_before:
         tracker.log(evaluate(0), 0)
-    last = last_step(settings, stream)
-    for step in range(1, last + 1):
-        prompts: Sequence[Prompt] = stream.batch(step - 1)
-        result = train_step(parts, prompts, step)
+    state = SamplingState(round=0, carried=())
+    for step in range(1, last_step(settings, stream) + 1):
+        if _is_over(settings, stream, state):
+            break
+        result = train_step(parts, stream, state, step)
+        state = result.state
         metrics = dict(result.metrics)
-        metrics["data/epoch"] = step * len(prompts) / len(stream)
+        metrics["data/epoch"] = state.round * stream.prompts_per_step / len(stream)
         metrics["data/dropped"] = num_dropped
         _warn_of_mismatch(metrics, step, settings.logprob_diff_alarm)
         if evaluate is not None and settings.evaluate_every and step % settings.evaluate_every == 0:
@@ -61,12 +62,19 @@ def fit(
 
 
 def last_step(settings: FitSettings, stream: PromptStream) -> int:
-    """num_steps, or the steps that show every prompt num_epochs times."""
+    """num_steps, or the steps that show every prompt num_epochs times; with dynamic sampling fewer may do."""
     if settings.num_steps is not None:
         return settings.num_steps
     if settings.num_epochs is None:
         raise ValueError("num_steps and num_epochs are both None")
     return math.ceil(settings.num_epochs * len(stream) / stream.prompts_per_step)
+
+
+def _is_over(settings: FitSettings, stream: PromptStream, state: SamplingState) -> bool:
+    """Whether num_epochs are through before the last step: a step of several rounds shows more prompts."""
+    if settings.num_steps is not None or settings.num_epochs is None:
+        return False
+    return state.round * stream.prompts_per_step >= settings.num_epochs * len(stream)
 
 
 def _warn_of_mismatch(metrics: dict[str, float], step: int, alarm: float) -> None:

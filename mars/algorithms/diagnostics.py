@@ -14,9 +14,9 @@ _ROUNDING = 1e-9
 
 
 def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advantages) -> dict[str, float]:
-    """Metrics of one step, over all prompts that were sampled (before any selection). Shares are in [0, 1].
+    """Metrics of one step, over all prompts that were sampled in it (before any selection). Shares are in [0, 1].
 
-    critic/score/mean|min|max         the multi rollouts' rewards
+    critic/rewards/mean|min|max       the multi rollouts' rewards, what their advantages are taken from
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std
     reward/frac_zero_std              share of prompts whose multi rewards are all equal
     mars/frac_zero_signal             share of prompts without any advantage that is not 0
@@ -31,7 +31,7 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
 
     Example: multi 1, 0 (mean 0.5); infrared 1, visible 0: gain 0, conflict_rate 1, lambda 0.5.
     """
-    metrics = _spread("critic/score", rewards.rewards)
+    metrics = _spread("critic/rewards", rewards.rewards)
     metrics |= _spread("critic/advantages", advantages.values[advantages.weights > 0])
     if rewards.num_prompts:
         metrics["mars/frac_zero_signal"] = _mean(~has_signal(advantages, rewards.prompt_index))

@@ -14,8 +14,10 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """response_length/* and reward/<part>/mean are of the multi rollouts; tokens and failures of all.
 
-    prompt_length: tokens of a request's prompt in the model's forward.
+    prompt_length: tokens of a request's prompt in the model's forward. Without prompts there are no metrics.
     """
+    if not prompts:
+        return {}
     multi = [rollout for item in prompts for rollout in item.multi.rollouts]
     anchors = [rollout for item in prompts for group in item.anchors for rollout in group.rollouts]
     lengths = [len(rollout.completion.token_ids) for rollout in multi]
@@ -41,6 +43,22 @@ def processed_tokens(prompts: Sequence[PromptRollouts], prompt_length: Callable[
     """Prompt and response tokens of all rollouts: what perf/throughput counts."""
     groups: list[RolloutGroup] = [group for item in prompts for group in (item.multi, *item.anchors)]
     return sum(len(g.rollouts) * prompt_length(g.request) + _tokens(g.rollouts) for g in groups)
+
+
+def anchor_share(prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]) -> float:
+    """Share of the anchors in the tokens the engine computes: each view's prompt once, and all response tokens.
+
+    What multi and anchor rollouts cost in one engine call cannot be told apart by the clock. 0 without prompts.
+
+    Example: a multi prompt of 10 tokens with 2 x 5 response tokens and an anchor of 6 with 4: 10 / 30.
+    """
+
+    def computed(groups: Sequence[RolloutGroup]) -> int:
+        return sum(prompt_length(group.request) + _tokens(group.rollouts) for group in groups)
+
+    anchors = sum(computed(item.anchors) for item in prompts)
+    everything = anchors + sum(computed([item.multi]) for item in prompts)
+    return anchors / everything if everything else 0.0
 
 
 def _tokens(rollouts: Sequence[Rollout]) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-STAGES = ("gen", "reward", "old_log_prob", "update_actor", "sync_weights")
+STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights")
 """The remote stages of a step, in order. The driver's own work stands in no stage."""
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from mars.actor.recorder import RecordingTrainer
 from mars.algorithms.advantages import AdvantageSettings
-from mars.data.collate import train_batch
+from mars.data.collate import scoring_batch, train_batch
 from mars.data.views import show, views
 from mars.rewards.reward import failed_result
 from mars.rollout.plan import RolloutPlan
 from mars.rollout.scripted import ScriptedEngine
-from mars.step import StepParts
-from mars.types import ImageRef, RewardResult, Sampling
+from mars.step import SamplingState, StepParts, train_step
+from mars.types import ImageRef, Prompt, RewardResult, Sampling
 
 EOS = 9
 GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
@@ -48,8 +50,9 @@ def script(request, k):
 
 
 def parts(
-    table, *, anchor="mono", selection="all", num_ranks=2, per_update=2, samples=4, anchor_samples=2, trainer=None
-):
+    table, *, anchor="mono", selection="all", num_ranks=2, per_update=2, samples=4, anchor_samples=2, trainer=None,
+    max_rounds=1, overlong=None, kl_in_reward=0.0, scorer=None,
+):  # fmt: skip
     sampling = Sampling(1.0, 0.9, 0, 16)
     plan = RolloutPlan(
         samples, anchor_samples, sampling, sampling, partial(views, anchor_kind=anchor), encode, seed=3
@@ -58,10 +61,13 @@ def parts(
     return StepParts(
         engine=ScriptedEngine(script, [EOS]),
         trainer=trainer or RecordingTrainer(GRPO),
-        scorer=TableScorer(table),
+        scorer=scorer or TableScorer(table),
         plan=plan,
         advantage=GRPO,
+        overlong=overlong,
+        kl_in_reward=kl_in_reward,
         selection=selection,
+        max_rounds=max_rounds,
         decode=lambda ids: str(list(ids).count(5) - 1),
         frames=lambda prompt, view: (None, None),
         prompt_length=length,
@@ -72,4 +78,22 @@ def parts(
             num_ranks=num_ranks,
             tokens_per_forward=30,
         ),
+        scoring_batch=partial(scoring_batch, prompt_length=length, num_ranks=num_ranks, tokens_per_forward=30),
     )
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The given prompts, so many a round, again and again."""
+
+    prompts: Sequence[Prompt]
+    prompts_per_step: int
+
+    def batch(self, step):
+        first = step * self.prompts_per_step
+        return [self.prompts[i % len(self.prompts)] for i in range(first, first + self.prompts_per_step)]
+
+
+def one_step(made, prompts, step=1):
+    """A step without rounds over just these prompts."""
+    return train_step(made, Rounds(prompts, len(prompts)), SamplingState(0, ()), step)

@@ -42,7 +42,7 @@ def test_keys_written_in_the_code_are_documented() -> None:
     groups = "actor|critic|reward|mars|rollout|data|perf|fault|timing_s|anchor|response_length|prompt_length|eval"
     literal = re.compile(rf'"((?:{groups})/[a-z_/]+)"')
     written = {key for path in package.rglob("*.py") for key in literal.findall(path.read_text(encoding="utf-8"))}
-    prefixes = {"critic/score", "critic/advantages"}  # completed by /mean, /max and /min
+    prefixes = {"critic/rewards", "critic/advantages"}  # completed by /mean, /max and /min
     assert {"actor/grad_norm", "mars/gain/mean"} <= written
     assert undocumented(written - prefixes) == set()
 

@@ -9,7 +9,7 @@ from tiny_world import GRPO
 
 from mars.cluster.local import local_workers
 from mars.data.boxes import BoxFrames
-from mars.data.collate import train_batch
+from mars.data.collate import scoring_batch, train_batch
 from mars.data.stream import PromptStream
 from mars.data.views import show, views
 from mars.fit import FitSettings, fit
@@ -46,6 +46,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
     build_engine = lambda fetch: HfEngine(hf, world.rules, process=world.processor.process, fetch=fetch)  # noqa: E731
     build_trainer = partial(world.trainer, temperature=0.8, objective=GRPO, learning_rate=3e-3)
     tracker = RecordingTracker()
+    plan_settings = {"prompt_length": length, "num_ranks": 1, "tokens_per_forward": 400}
     with local_workers("cpu", 1, build_engine, build_trainer) as (engine, trainer):
         parts = StepParts(
             engine=engine,
@@ -53,13 +54,15 @@ def run(world, prompts, pictures, per_update, num_steps=2):
             scorer=LetterScorer(),
             plan=RolloutPlan(4, 1, sampling, sampling, partial(views, anchor_kind="mono"), encode, seed=1),
             advantage=GRPO.advantage,
+            overlong=None,
+            kl_in_reward=0.0,
             selection="nonzero_advantage",
+            max_rounds=1,
             decode=world.encoder.decode,
             frames=BoxFrames("resized_pixels", world.budget),
             prompt_length=length,
-            collate=partial(
-                train_batch, prompt_length=length, prompts_per_update=per_update, num_ranks=1, tokens_per_forward=400
-            ),
+            collate=partial(train_batch, prompts_per_update=per_update, **plan_settings),
+            scoring_batch=partial(scoring_batch, **plan_settings),
         )
         fit(parts, PromptStream(prompts, 2, 1, True), tracker, FitSettings(num_steps, None, 0, False, 1e-3), None, 0)
     return tracker

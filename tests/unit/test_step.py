@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from step_fakes import GRPO, IMAGE, parts
+from step_fakes import GRPO, IMAGE, one_step, parts
 
 from mars.actor.recorder import RecordingTrainer
 from mars.data.views import views
-from mars.step import train_step
 
 
 def make_table(prompts, rng, samples=4, anchor_samples=2, anchor="mono"):
@@ -61,7 +60,7 @@ def test_every_response_gets_the_advantage_of_its_own_prompt(prompts, seed, anch
     made = parts(
         table, anchor=anchor, selection="nonzero_advantage", num_ranks=rng.randint(1, 3), per_update=rng.randint(1, 4)
     )
-    result = train_step(made, prompts, step=1)
+    result = one_step(made, prompts, step=1)
     kept = {p.prompt_id for p in prompts} - flat
     seen = seen_advantages(made.trainer)
     assert set(seen) == kept
@@ -74,7 +73,7 @@ def test_anchors_follow_their_prompt_and_never_its_neighbour(prompts):
     """With another prompt's anchors every single advantage would be another one."""
     table = make_table(prompts, random.Random(0))
     made = parts(table)
-    train_step(made, prompts, step=1)
+    one_step(made, prompts, step=1)
     for item in made.trainer.batches[0].prompts:
         own = {table[key] for key in table if key[0] == item.prompt_id and key[1] is not None}
         assert set(item.anchor_rewards) == own
@@ -87,7 +86,7 @@ def test_failed_rewards_mask_their_sample_and_are_counted(prompts):
     for key in failed:
         table[key] = None
     made = parts(table)
-    result = train_step(made, prompts, step=1)
+    result = one_step(made, prompts, step=1)
     assert result.metrics["reward/failed"] == 5
     seen = seen_advantages(made.trainer)
     assert 2 not in seen["p1"]
@@ -108,7 +107,7 @@ def test_a_prompt_with_fewer_than_two_valid_rewards_trains_nothing(prompts):
         if key[0] == "p1" and key[1] is None:
             table[key] = None  # anchors only
     made = parts(table)
-    result = train_step(made, prompts, step=1)
+    result = one_step(made, prompts, step=1)
     seen = seen_advantages(made.trainer)
     assert set(seen) == {p.prompt_id for p in prompts} - {"p0", "p1"}
     assert result.metrics["mars/prompts_kept"] == len(prompts) - 2
@@ -121,7 +120,7 @@ def test_without_a_kept_prompt_there_is_no_update_and_the_weights_stay(prompts, 
     table = dict.fromkeys(make_table(prompts, random.Random(0)), 0.5)
     table = {key: multi if key[1] is None else score for key, score in table.items()}
     made = parts(table, selection="all" if multi is None else "nonzero_advantage")
-    result = train_step(made, prompts, step=1)
+    result = one_step(made, prompts, step=1)
     assert made.trainer.batches == []
     assert made.engine.updates == []
     assert result.metrics["mars/prompts_kept"] == 0
@@ -136,7 +135,7 @@ def test_one_call_of_engine_and_scorer_and_the_new_weights_reach_the_engine(prom
     generate = made.engine.generate
     made.engine.generate = lambda requests: calls.append(len(requests)) or generate(requests)
     for step in (1, 2):
-        train_step(made, prompts, step)
+        one_step(made, prompts, step)
     views_of_all = sum(1 + len(views(p, "mono")) for p in prompts)
     assert calls == [views_of_all, views_of_all]
     assert made.scorer.calls == 2
@@ -148,7 +147,7 @@ def test_the_same_step_asks_the_same_and_another_step_draws_anew(prompts):
     asked = []
     for step in (4, 4, 5):
         made = parts(table)
-        train_step(made, prompts, step)
+        one_step(made, prompts, step)
         asked.append(made.engine.requests)
     assert asked[0] == asked[1]
     assert [replace(r, seed=0) for r in asked[0]] == [replace(r, seed=0) for r in asked[2]]
@@ -158,7 +157,7 @@ def test_the_same_step_asks_the_same_and_another_step_draws_anew(prompts):
 def test_without_anchors_none_are_generated_and_the_advantages_are_plain_grpo(prompts):
     table = make_table(prompts, random.Random(3), anchor="none")
     made = parts(table, anchor="none")
-    result = train_step(made, prompts, step=1)
+    result = one_step(made, prompts, step=1)
     assert {request.view for request in made.engine.requests} == {None}
     assert result.metrics["anchor/tokens"] == 0
     assert not [key for key in result.metrics if key.startswith(("mars/gain", "mars/anchor", "mars/lambda"))]
@@ -175,7 +174,7 @@ def test_every_stage_is_timed_and_the_parts_add_up(prompts):
             return replace(super().update(batch), old_logprob_seconds=1e-9)
 
     made = parts(make_table(prompts, random.Random(0)), trainer=Slow(GRPO))
-    metrics = train_step(made, prompts, step=1).metrics
+    metrics = one_step(made, prompts, step=1).metrics
     stages = ["gen", "reward", "old_log_prob", "update_actor", "sync_weights", "driver"]
     assert sum(metrics[f"timing_s/{name}"] for name in stages) == pytest.approx(metrics["timing_s/step"])
     assert metrics["timing_s/old_log_prob"] == pytest.approx(1e-9)
@@ -188,7 +187,7 @@ def test_an_engine_that_returns_too_few_samples_is_an_error(prompts):
     generate = made.engine.generate
     made.engine.generate = lambda requests: [samples[:-1] for samples in generate(requests)]
     with pytest.raises(ValueError, match="3 of 4 samples"):
-        train_step(made, prompts, step=1)
+        one_step(made, prompts, step=1)
     made.engine.generate = lambda requests: generate(requests)[:-1]
     with pytest.raises(ValueError, match="zip"):
-        train_step(made, prompts, step=1)
+        one_step(made, prompts, step=1)

@@ -109,9 +109,9 @@ def test_metrics_by_hand():
     metrics, _, _ = metrics_of(STEP)
     gains = torch.tensor([0.0, 0.75, 0.0, 0.25])
     expected = {
-        "critic/score/mean": 0.5,
-        "critic/score/min": 0.0,
-        "critic/score/max": 1.0,
+        "critic/rewards/mean": 0.5,
+        "critic/rewards/min": 0.0,
+        "critic/rewards/max": 1.0,
         "reward/frac_zero_std": 3 / 5,
         "mars/frac_zero_signal": 2 / 5,
         "mars/frac_undefined": 1 / 5,

@@ -48,7 +48,7 @@ def kept(prompt_id, multi, **anchors):
 
 def collate(items, num_ranks=1):
     return train_batch(
-        items, prompt_length=lambda request: 10, prompts_per_update=2, num_ranks=num_ranks, tokens_per_forward=1000
+        items, 0, prompt_length=lambda request: 10, prompts_per_update=2, num_ranks=num_ranks, tokens_per_forward=1000
     )
 
 
