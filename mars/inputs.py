@@ -9,7 +9,7 @@ from functools import partial
 from mars.config.schema import TrainConfig
 from mars.data.boxes import BoxFrames
 from mars.data.chat import PromptEncoder, prompt_length
-from mars.data.dataset import PromptSet, check_images, load_prompts
+from mars.data.dataset import PromptSet, check_images, check_num_images, load_prompts
 from mars.data.images import ImageBudget, num_image_tokens
 from mars.data.lengths import drop_overlong
 from mars.data.views import show
@@ -58,6 +58,8 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     def load(files: Sequence[str]) -> PromptSet:
         truth_check = partial(_check_truth, config.reward.function, frames)
         rows = load_prompts(files, data.image_root, data.on_bad_sample, truth_check)
+        if data.images_per_row is not None:
+            rows = check_num_images(rows, data.images_per_row, data.on_bad_sample)
         if data.decode_at_start:
             rows = check_images(rows, data.on_bad_sample)
         return drop_overlong(

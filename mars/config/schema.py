@@ -68,6 +68,7 @@ class DataConfig(Section):
     eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
+    images_per_row: PositiveInt | None = Field(description="Images that every row must have; null: any number.")
     decode_at_start: bool = Field(description="Decode every image in full before anything starts, not headers alone.")
     prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
     shuffle: bool = Field(description="Draw prompts in a new random order each epoch.")

@@ -97,6 +97,16 @@ def load_prompts(
     return PromptSet(prompts, {}, fingerprint).without(problems, on_bad_sample)
 
 
+def check_num_images(prompt_set: PromptSet, images_per_row: int, on_bad_sample: OnBadSample) -> PromptSet:
+    """Rows with another number of images are bad ones, treated as in load_prompts."""
+    problems = [
+        Problem(prompt.row, "num_images", f"{len(prompt.sources)} images, data.images_per_row={images_per_row}")
+        for prompt in prompt_set.prompts
+        if len(prompt.sources) != images_per_row
+    ]
+    return prompt_set.without(problems, on_bad_sample)
+
+
 def check_images(prompt_set: PromptSet, on_bad_sample: OnBadSample) -> PromptSet:
     """Decode every image in full, with a progress bar. Bad ones as in load_prompts."""
 

@@ -95,6 +95,20 @@ def test_all_bad_rows_are_named_at_once_or_dropped_and_counted(configure, pictur
     assert kept.dropped == {"truth": 1, "image_missing": 1, "overlong": 1}
 
 
+def test_rows_may_be_held_to_one_number_of_images(configure, pictures):
+    rows = [row(pictures[:2]), row(pictures[:3]), row(pictures[:2]), row(pictures[:1])]
+    assert len(load_inputs(configure(rows), with_training_set=True).train.prompts) == 4
+    with pytest.raises(DataError, match=r"3 images, data\.images_per_row=2") as raised:
+        load_inputs(configure(rows, "data.images_per_row=2"), with_training_set=True)
+    assert "train.jsonl:1" in str(raised.value)
+    assert "train.jsonl:3" in str(raised.value)
+    kept = load_inputs(configure(rows, "data.images_per_row=2", "data.on_bad_sample=drop"), True).train
+    assert [prompt.row.rsplit(":", 1)[1] for prompt in kept.prompts] == ["0", "2"]
+    assert kept.dropped == {"num_images": 2}
+    with pytest.raises(DataError, match=r"test\.jsonl:0.*num_images"):
+        load_inputs(configure(rows[::2], "data.images_per_row=2", held_out=[row(pictures[:3])]), True)
+
+
 def test_anchors_need_a_row_with_two_sources(configure, pictures):
     rows = [row(pictures[:1]), row(pictures[:1])]
     with pytest.raises(ConfigError, match=r"anchor\.kind.*anchor=none"):
