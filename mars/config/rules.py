@@ -84,6 +84,12 @@ def _no_parallel_on_cpu(size: int, device: str) -> tuple[str, str] | None:
     return None
 
 
+def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
+    if engine == "hf" and size != 1:
+        return "rollout.engine=hf has no tensor parallelism", "give 1, and more replicas (rollout.num_workers)"
+    return None
+
+
 def _attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
     if device == "cpu" and attention == "flash_attention_2":
         return "needs a GPU, and the device is the CPU", "give sdpa"
@@ -164,6 +170,7 @@ TRAIN_RULES = (
     Rule(("anchor.pooled", "algorithm.normalize_std", "algorithm.std_floor"), _spread_of_multi_alone),
     Rule(("rollout.num_workers", "cluster.kind"), _one_in_process),
     Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),
+    Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
     Rule(("reward.scorer", "reward.function"), _scorer_of_built_in),

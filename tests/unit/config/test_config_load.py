@@ -202,6 +202,10 @@ def test_refusal(override, line):
         (["cluster=local", "rollout.num_workers=2"], "rollout.num_workers: cluster.kind=local has one of each"),
         (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local has one of each"),
         (
+            ["rollout=hf", "rollout.tensor_parallel_size=2"],
+            "rollout.tensor_parallel_size: rollout.engine=hf has no tensor parallelism; got 2; give 1",
+        ),
+        (
             ["cluster.device=cpu", "rollout.tensor_parallel_size=2"],
             "rollout.tensor_parallel_size: cluster.device=cpu has",
         ),
