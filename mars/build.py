@@ -136,11 +136,15 @@ def _objective_settings(config: TrainConfig) -> ObjectiveSettings:
     algorithm = config.algorithm
     return ObjectiveSettings(
         advantage=_advantage_settings(config),
-        policy_loss=PolicyLossSettings("clip", algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip),
+        policy_loss=PolicyLossSettings(algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip),
         reduction=algorithm.reduction,
         reduction_tokens=algorithm.reduction_tokens,
         kl_coefficient=algorithm.kl_coefficient,
         kl_estimator=algorithm.kl_estimator,
+        kl_reference=algorithm.kl_reference,
+        kl_placement=algorithm.kl_placement,
+        entropy_coefficient=algorithm.entropy_coefficient,
+        importance_cap=algorithm.importance_cap,
         truncation_nats=truncation_nats(config.rollout.top_p, config.rollout.top_k),
     )
 

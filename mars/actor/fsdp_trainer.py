@@ -15,16 +15,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
-from mars.actor.model import ModelSettings, ScoringSettings, load_policy, shard
-from mars.actor.objective import Objective, ObjectiveSettings, UpdateSums, row_advantages, row_targets
+from mars.actor.model import ModelSettings, PolicyModel, ScoringSettings, load_policy, shard
+from mars.actor.objective import Objective, ObjectiveSettings, compared_update, row_advantages, row_targets
 from mars.actor.optimizer import Optimizer, OptimizerSettings
+from mars.actor.reference import load_reference
 from mars.actor.state import full_state, save_policy
 from mars.actor.trainer import Rendezvous
-from mars.errors import EnvironmentProblem, NumericalError
-from mars.types import ImageRef, Sequence, TokenRules, TrainBatch, TrainResponse, UpdatePlan, UpdateStats, WeightUpdate
+from mars.actor.update_sums import UpdateSums
+from mars.algorithms.kl import kl_estimate
+from mars.algorithms.masked import TokenLayout
+from mars.errors import ConfigError, EnvironmentProblem, NumericalError
+from mars.types import ImageRef, MicroBatch, Sequence, TokenRules, TrainBatch, UpdatePlan, UpdateStats, WeightUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +67,7 @@ class FsdpTrainer:
         self._policy = load_policy(settings.model, settings.scoring)
         shard(self._policy, mesh, settings.model.dtype)
         self._optimizer = Optimizer(self._policy.parameters(), settings.optimizer)
-        self._reference = None
-        if settings.objective.kl_coefficient > 0:
-            self._reference = load_policy(settings.model, settings.scoring).requires_grad_(False)
-            shard(self._reference, mesh, settings.model.dtype)
+        self._reference = _reference(settings, self._policy, mesh)
         self._objective = Objective(settings.objective)
         self._version = 0
         self._skipped_in_a_row = 0
@@ -74,13 +75,14 @@ class FsdpTrainer:
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Raises NumericalError after more than `max_skipped_updates` non-finite updates in a row."""
         by_row = row_advantages(batch, self._settings.objective.advantage)
+        compared = compared_update(batch, by_row)
         prompts = self._processed(batch)
         start = time.perf_counter()
         # With one update the old log-probs are those of its own forward: the weights have not moved yet.
         old = self._old_logprobs(batch, prompts) if len(batch.updates) > 1 else None
         old_seconds = time.perf_counter() - start
         results = [
-            self._update_once(batch, plan, prompts, by_row, old, is_first=i == 0)
+            self._update_once(batch, plan, prompts, by_row, old, compare_rollout=i == compared)
             for i, plan in enumerate(batch.updates)
         ]
         keys = dict.fromkeys(key for result in results for key in result)
@@ -98,6 +100,31 @@ class FsdpTrainer:
             logprobs, _ = self._policy(self._forward_batch([(prompt, sequence.response_token_ids)]))
             scored.append(logprobs.tolist())
         return scored
+
+    @torch.no_grad()
+    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+        """The same list on every rank. Raises ConfigError where no reference was loaded."""
+        if self._reference is None:
+            raise ConfigError(
+                "algorithm.kl_coefficient: no reference model was loaded, so there is no KL to it; "
+                f"got {self._settings.objective.kl_coefficient}; give a number > 0"
+            )
+        rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
+        if sorted(row for plan in batch.updates for row in plan.rows) != rows:
+            raise ValueError("the plan of a batch to be scored must hold every row once")
+        prompts = self._processed(batch)
+        sums = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
+        place = {row: i for i, row in enumerate(rows)}
+        for micro in (micro for plan in batch.updates for micro in plan.ranks[self._rank]):
+            forward = self._forward_of(batch, micro, prompts)
+            logprobs, reference = self._policy(forward)[0].double(), self._reference(forward)[0].double()
+            kl = kl_estimate(logprobs, reference, self._settings.objective.kl_estimator)
+            weighted = micro.rows[: len(micro.rows) - micro.num_fillers]
+            by_row = TokenLayout.packed(forward.lengths).sum_by_sequence(kl)[: len(weighted)]
+            sums[torch.tensor([place[row] for row in weighted], dtype=torch.long, device=self._device)] = by_row
+        dist.all_reduce(sums)  # every row is another's zero
+        values = iter(sums.tolist())
+        return [tuple(next(values) for _ in prompt.responses) for prompt in batch.prompts]
 
     def publish_weights(self) -> WeightUpdate:
         """The full weights in the engine's type, on the CPU of rank 0; empty on the others."""
@@ -117,26 +144,31 @@ class FsdpTrainer:
         plan: UpdatePlan,
         prompts: dict[int, ProcessedPrompt],
         by_row: dict[Row, tuple[float, float]],
-        old: dict[Row, Tensor] | None,
-        is_first: bool,
+        old: dict[MicroBatch, Tensor] | None,
+        compare_rollout: bool,
     ) -> dict[str, float]:
-        trained = [len(_response(batch, row).token_ids) for row in plan.rows if by_row[row][1] > 0]
+        trained = [len(_response_ids(batch, row)) for row in plan.rows if by_row[row][1] > 0]
         lengths = [length for length in trained if length > 0]
         if not lengths:
             return {"fault/skipped_updates": 0.0}
         denominator = self._objective.denominator(num_tokens=sum(lengths), num_sequences=len(lengths))
-        sums = self._objective.zeros(self._device)
+        settings, sums = self._settings.objective, UpdateSums.zeros(self._device)
         for micro in plan.ranks[self._rank]:
-            forward = self._forward_batch([(prompts[p], _response(batch, (p, k)).token_ids) for p, k in micro.rows])
-            logprobs, entropy = self._policy(forward)
+            forward = self._forward_of(batch, micro, prompts)
+            logprobs, entropy = self._policy(forward, entropy_gradient=settings.entropy_coefficient > 0)
             reference = None
-            if self._reference is not None:
+            if self._reference is not None and settings.kl_in_loss:
                 with torch.no_grad():
                     reference, _ = self._reference(forward)
-            targets = row_targets(batch, micro, by_row)
-            old_logprobs = None if old is None else torch.cat([old[row] for row in micro.rows])
             loss, part = self._objective.loss(
-                logprobs, entropy, old_logprobs, reference, forward.lengths, targets, denominator, is_first
+                logprobs,
+                entropy,
+                None if old is None else old[micro],
+                reference,
+                forward.lengths,
+                row_targets(batch, micro, by_row),
+                denominator,
+                compare_rollout,
             )
             # FSDP averages gradients over ranks; the denominator already counts them all.
             (loss * self._world_size).backward()
@@ -145,20 +177,18 @@ class FsdpTrainer:
 
     def _finish(self, sums: UpdateSums) -> dict[str, float]:
         """Reduce over ranks, then apply or skip: all ranks see the same numbers and decide alike."""
-        metrics = self._objective.metrics(sums.all_reduce())
-        if not all(map(math.isfinite, (metrics["actor/pg_loss"], metrics["actor/kl_loss"]))):
-            result = self._optimizer.skip()
-        else:
-            result = self._optimizer.step()
+        totals = sums.all_reduce()
+        metrics = self._objective.metrics(totals)
+        result = self._optimizer.step() if math.isfinite(totals["loss"]) else self._optimizer.skip()
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
         if self._skipped_in_a_row > self._settings.max_skipped_updates:
             raise NumericalError(
                 f"actor: {self._skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
-                f"(last: loss {metrics['actor/pg_loss']}, gradient norm {result.grad_norm}); "
+                f"(last: loss {totals['loss']}, gradient norm {result.grad_norm}); "
                 "lower actor.learning_rate or look at the last rollouts"
             )
         if not result.applied:
-            logger.warning("update skipped: loss %s, gradient norm %s", metrics["actor/pg_loss"], result.grad_norm)
+            logger.warning("update skipped: loss %s, gradient norm %s", totals["loss"], result.grad_norm)
         return metrics | {
             "actor/grad_norm": result.grad_norm,
             "actor/lr": result.learning_rate,
@@ -166,20 +196,18 @@ class FsdpTrainer:
         }
 
     @torch.no_grad()
-    def _old_logprobs(self, batch: TrainBatch, prompts: dict[int, ProcessedPrompt]) -> dict[Row, Tensor]:
-        old: dict[Row, Tensor] = {}
-        for plan in batch.updates:
-            for micro in plan.ranks[self._rank]:
-                rows = [(prompts[p], _response(batch, (p, k)).token_ids) for p, k in micro.rows]
-                forward = self._forward_batch(rows)
-                logprobs, _ = self._policy(forward)
-                old |= zip(micro.rows, logprobs.split(forward.lengths.tolist()), strict=True)
-        return old
+    def _old_logprobs(self, batch: TrainBatch, prompts: dict[int, ProcessedPrompt]) -> dict[MicroBatch, Tensor]:
+        """Of the very forwards of the updates: another batch would round otherwise, and the first ratio not be 1."""
+        micros = [micro for plan in batch.updates for micro in plan.ranks[self._rank]]
+        return {micro: self._policy(self._forward_of(batch, micro, prompts))[0] for micro in micros}
 
     def _processed(self, batch: TrainBatch) -> dict[int, ProcessedPrompt]:
         """The prompts of this rank's rows, each processed once for all passes."""
         mine = {p for plan in batch.updates for micro in plan.ranks[self._rank] for p, _ in micro.rows}
         return {p: self._process(batch.prompts[p].prompt_token_ids, batch.prompts[p].images) for p in sorted(mine)}
+
+    def _forward_of(self, batch: TrainBatch, micro: MicroBatch, prompts: dict[int, ProcessedPrompt]) -> ForwardBatch:
+        return self._forward_batch([(prompts[row[0]], _response_ids(batch, row)) for row in micro.rows])
 
     def _forward_batch(self, rows: Sequences[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
         rope_index = self._policy.backbone.model.get_rope_index
@@ -211,5 +239,16 @@ def _join_group(rendezvous: Rendezvous, device: str) -> bool:
     return True
 
 
-def _response(batch: TrainBatch, row: Row) -> TrainResponse:
-    return batch.prompts[row[0]].responses[row[1]]
+def _reference(settings: TrainerSettings, policy: PolicyModel, mesh: DeviceMesh) -> PolicyModel | None:
+    objective = settings.objective
+    if objective.kl_coefficient == 0:
+        return None
+    if objective.kl_reference is None:
+        raise ConfigError("algorithm.kl_reference: a KL term needs a reference model; got null; name one")
+    reference = load_reference(objective.kl_reference, policy, settings.model, settings.scoring)
+    shard(reference, mesh, settings.model.dtype)
+    return reference
+
+
+def _response_ids(batch: TrainBatch, row: Row) -> tuple[int, ...]:
+    return batch.prompts[row[0]].responses[row[1]].token_ids

@@ -48,13 +48,16 @@ class PolicyModel(nn.Module):
         # A buffer would become part of the saved policy.
         self._blocked = torch.tensor(scoring.blocked_ids, dtype=torch.long)
 
-    def forward(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
-        """Log-probs of `batch.targets` and the entropy at their places, both float32 [T]; entropy has no gradient."""
+    def forward(self, batch: ForwardBatch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probs of `batch.targets` and the entropy at their places in nats, both float32 [T].
+
+        entropy_gradient: whether the entropy has one. It costs a few more [chunk, vocabulary] tensors in backward.
+        """
         hidden = self._hidden_states(batch)[batch.token_rows, batch.token_columns]
         chunks = zip(
             hidden.split(self._scoring.chunk_tokens), batch.targets.split(self._scoring.chunk_tokens), strict=True
         )
-        scored = [checkpoint(self._score, h, t, use_reentrant=False) for h, t in chunks]
+        scored = [checkpoint(self._score, h, t, entropy_gradient, use_reentrant=False) for h, t in chunks]
         logprobs, entropies = zip(*scored, strict=True)
         return torch.cat(logprobs), torch.cat(entropies)
 
@@ -74,18 +77,18 @@ class PolicyModel(nn.Module):
         )
         return outputs.last_hidden_state
 
-    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _score(self, hidden: Tensor, targets: Tensor, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
         logits = self.backbone.lm_head(hidden).float() / self._scoring.temperature
         # The lowest finite number, not -inf: 0 * -inf would make the entropy NaN.
         logits = logits.index_fill(-1, self._blocked.to(logits.device), torch.finfo(logits.dtype).min)
         normalizer = logits.logsumexp(dim=-1)
-        with torch.no_grad():
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
             entropy = normalizer - (logits.softmax(dim=-1) * logits).sum(dim=-1)
-        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normalizer, entropy.detach()
+        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normalizer, entropy
 
 
-def load_policy(settings: ModelSettings, scoring: ScoringSettings) -> PolicyModel:
-    """The model of a Hugging Face folder or name, in float32 on the CPU."""
+def load_policy(settings: ModelSettings, scoring: ScoringSettings, key: str = "model.path") -> PolicyModel:
+    """The model of a Hugging Face folder or name, in float32 on the CPU. key: the setting that errors name."""
     from transformers import AutoModelForImageTextToText
 
     try:
@@ -96,7 +99,7 @@ def load_policy(settings: ModelSettings, scoring: ScoringSettings) -> PolicyMode
             trust_remote_code=settings.trust_remote_code,
         )
     except (OSError, ImportError, ValueError) as error:
-        raise EnvironmentProblem(f"model.path: the model cannot be loaded; got {settings.path}: {error}") from error
+        raise EnvironmentProblem(f"{key}: the model cannot be loaded; got {settings.path}: {error}") from error
     if settings.gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return PolicyModel(backbone, scoring).train()

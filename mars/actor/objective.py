@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from mars.actor.update_sums import UpdateSums
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.kl import KlEstimator, kl_estimate
 from mars.algorithms.masked import TokenLayout
-from mars.algorithms.mismatch import logprob_difference
+from mars.algorithms.mismatch import engine_kl, importance_weights, logprob_difference, num_capped
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.reduction import Reduction, loss_denominator, reduce_loss
@@ -24,8 +25,10 @@ Row = tuple[int, int]
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """kl_coefficient: weight of the KL to the reference model, 0 for none.
+    """kl_coefficient: weight of the KL to the model at `kl_reference`, 0 for none.
 
+    kl_placement: "loss": a term of the loss. "reward": none here; the driver takes the KL off the rewards.
+    importance_cap: largest importance weight of a token, None for no weights.
     truncation_nats: by how much the engine's log-probs may lie above the trainer's because it sampled from a part of
     the distribution only: -ln(top_p), infinity with top_k.
     """
@@ -36,16 +39,28 @@ class ObjectiveSettings:
     reduction_tokens: int | None
     kl_coefficient: float
     kl_estimator: KlEstimator
+    kl_reference: str | None
+    kl_placement: Literal["loss", "reward"]
+    entropy_coefficient: float
+    importance_cap: float | None
     truncation_nats: float
+
+    @property
+    def kl_in_loss(self) -> bool:
+        return self.kl_coefficient > 0 and self.kl_placement == "loss"
 
 
 @dataclass(frozen=True)
 class RowTarget:
-    """One row of a micro-batch: its response, advantage, and weight (0 for fillers and undefined advantages)."""
+    """One row of a micro-batch: its response, advantage, and weight (0 for fillers and undefined advantages).
+
+    carried: it was sampled in an earlier step, with older weights.
+    """
 
     response: TrainResponse
     advantage: float
     weight: float
+    carried: bool
 
 
 def row_advantages(batch: TrainBatch, settings: AdvantageSettings) -> dict[Row, tuple[float, float]]:
@@ -58,52 +73,67 @@ def row_advantages(batch: TrainBatch, settings: AdvantageSettings) -> dict[Row, 
 
 def row_targets(batch: TrainBatch, micro: MicroBatch, advantages: Mapping[Row, tuple[float, float]]) -> list[RowTarget]:
     """What the rows of one forward are trained towards; fillers weigh nothing."""
-    first_filler = len(micro.rows) - micro.num_fillers
-    return [
-        RowTarget(batch.prompts[p].responses[k], advantages[p, k][0], advantages[p, k][1] if i < first_filler else 0.0)
-        for i, (p, k) in enumerate(micro.rows)
-    ]
+    targets = []
+    for i, (p, k) in enumerate(micro.rows):
+        advantage, weight = advantages[p, k]
+        is_filler = i >= len(micro.rows) - micro.num_fillers
+        prompt = batch.prompts[p]
+        targets.append(RowTarget(prompt.responses[k], advantage, 0.0 if is_filler else weight, prompt.carried))
+    return targets
+
+
+def compared_update(batch: TrainBatch, advantages: Mapping[Row, tuple[float, float]]) -> int | None:
+    """The update whose tokens are compared with the engine: the first that trains on rows sampled in this step."""
+
+    def is_fresh(p: int, k: int) -> bool:
+        response = batch.prompts[p].responses[k]
+        trained = advantages[p, k][1] > 0 and len(response.token_ids) > 0
+        return trained and not batch.prompts[p].carried and not response.off_policy
+
+    return next((i for i, plan in enumerate(batch.updates) if any(is_fresh(p, k) for p, k in plan.rows)), None)
 
 
 @dataclass(frozen=True)
-class UpdateSums:
-    """Sums over tokens (float64 scalars), additive over micro-batches and ranks; `difference_max` by maximum."""
+class TokenTargets:
+    """The rows of one micro-batch token by token; every field has shape [T].
 
-    pg_loss: Tensor
-    kl_loss: Tensor
-    entropy: Tensor
-    num_tokens: Tensor
-    num_on_policy: Tensor
-    num_clipped: Tensor
-    num_dual_clipped: Tensor
-    ppo_kl: Tensor
-    difference: Tensor
-    num_compared: Tensor
-    difference_max: Tensor
+    trained: tokens of rows with a weight. on_policy: those of them that were sampled under their own prompt.
+    fresh: those of the on-policy ones that were sampled in this step.
+    """
 
-    def merge(self, other: UpdateSums) -> UpdateSums:
-        merged = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        return UpdateSums(**merged | {"difference_max": torch.maximum(self.difference_max, other.difference_max)})
+    trained: TokenLayout
+    on_policy: TokenLayout
+    fresh: TokenLayout
+    advantages: Tensor
+    rollout_logprobs: Tensor
 
-    def all_reduce(self) -> Mapping[str, float]:
-        """Over all ranks; by name."""
-        names = [f.name for f in fields(self)]
-        added = torch.stack([getattr(self, name).double() for name in names])
-        largest = self.difference_max.double().clone()
-        dist.all_reduce(added)
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return dict(zip(names, added.tolist(), strict=True)) | {"difference_max": largest.item()}
+    @classmethod
+    def of(cls, rows: list[RowTarget], lengths: Tensor, logprobs: Tensor) -> TokenTargets:
+        """lengths: int64 [rows], response tokens. logprobs: any [T] tensor with the wanted dtype and device."""
+        packed = TokenLayout.packed(lengths)
+        like = {"dtype": logprobs.dtype, "device": logprobs.device}
+
+        def layout(members: list[bool]) -> TokenLayout:
+            mask = packed.spread(torch.tensor(members, dtype=torch.bool, device=logprobs.device))
+            return TokenLayout(mask, packed.sequence_index, packed.num_sequences)
+
+        trained = [row.weight > 0 for row in rows]
+        on_policy = [t and not row.response.off_policy for t, row in zip(trained, rows, strict=True)]
+        fresh = [o and not row.carried for o, row in zip(on_policy, rows, strict=True)]
+        return cls(
+            trained=layout(trained),
+            on_policy=layout(on_policy),
+            fresh=layout(fresh),
+            advantages=packed.spread(torch.tensor([row.advantage for row in rows], **like)),
+            rollout_logprobs=torch.tensor([x for row in rows for x in row.response.rollout_logprobs], **like),
+        )
 
 
 class Objective:
-    """The clipped loss plus the KL term, over the rows of one micro-batch."""
+    """Policy loss, KL term and entropy bonus over the rows of one micro-batch."""
 
     def __init__(self, settings: ObjectiveSettings) -> None:
         self._settings = settings
-
-    def zeros(self, device: torch.device) -> UpdateSums:
-        zero = torch.zeros((), dtype=torch.float64, device=device)
-        return UpdateSums(**{f.name: zero for f in fields(UpdateSums)})
 
     def denominator(self, num_tokens: int, num_sequences: int) -> float:
         return loss_denominator(self._settings.reduction, num_tokens, num_sequences, self._settings.reduction_tokens)
@@ -119,49 +149,73 @@ class Objective:
         denominator: float,
         compare_rollout: bool,
     ) -> tuple[Tensor, UpdateSums]:
-        """This micro-batch's part of the loss (scalar, with gradient) and its sums.
+        """This micro-batch's part of the loss (scalar, with gradient) and its sums:
 
-        logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
-        old_logprobs None: the update is the first after sampling, so they are `logprobs` themselves (ratio 1).
-        compare_rollout: whether the weights are still those that the engine sampled with.
+            policy loss x importance weights + kl_coefficient KL(policy || reference) - entropy_coefficient entropy
+
+        each reduced alike. logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one
+        after the other. old_logprobs: before the step's first update; None if this is it, so they are `logprobs`
+        themselves (ratio 1). ref_logprobs: None for no KL term. compare_rollout: whether this is the update that is
+        compared with the engine.
         """
         settings = self._settings
-        packed = TokenLayout.packed(lengths)
-        like = {"dtype": logprobs.dtype, "device": logprobs.device}
-        weights = packed.spread(torch.tensor([row.weight for row in rows], **like))
-        off_policy = packed.spread(torch.tensor([row.response.off_policy for row in rows], device=logprobs.device))
-        layout = TokenLayout(weights > 0, packed.sequence_index, packed.num_sequences)
-        advantages = packed.spread(torch.tensor([row.advantage for row in rows], **like))
+        tokens = TokenTargets.of(rows, lengths, logprobs)
         old = logprobs.detach() if old_logprobs is None else old_logprobs
-        result = policy_loss(logprobs, old, advantages, layout, settings.policy_loss, off_policy)
-        pg_loss = reduce_loss(result.token_losses, layout, settings.reduction, denominator)
-        kl_loss = torch.zeros_like(pg_loss)
+        result = policy_loss(
+            logprobs, old, tokens.advantages, tokens.trained, settings.policy_loss, ~tokens.on_policy.mask
+        )
+        weights = self._importance_weights(old, tokens)
+        pg_loss = self._reduced(result.token_losses * weights, tokens.trained, denominator)
+        loss, kl_loss = pg_loss, torch.zeros_like(pg_loss)
         if ref_logprobs is not None:
-            on_policy = TokenLayout(layout.mask & ~off_policy, packed.sequence_index, packed.num_sequences)
+            on_policy = tokens.on_policy
             kl = kl_estimate(on_policy.keep(logprobs), on_policy.keep(ref_logprobs), settings.kl_estimator)
-            kl_loss = reduce_loss(kl, on_policy, settings.reduction, denominator)
-        rollout = torch.tensor([value for row in rows for value in row.response.rollout_logprobs], **like)
-        # Where the engine sampled from a nucleus, its log-probs are higher by up to -ln(top_p): no mismatch.
-        rollout = rollout - (rollout - old).clamp(0.0, settings.truncation_nats)
-        compared = layout.mask & ~off_policy & compare_rollout
-        difference = logprob_difference(old, rollout, TokenLayout(compared, packed.sequence_index, len(rows)))
-        sums = UpdateSums(
+            kl_loss = self._reduced(kl, on_policy, denominator)
+            loss = loss + settings.kl_coefficient * kl_loss
+        if settings.entropy_coefficient > 0:
+            loss = loss - settings.entropy_coefficient * self._reduced(entropy, tokens.trained, denominator)
+        return loss, UpdateSums(
+            loss=loss.detach(),
             pg_loss=pg_loss.detach(),
             kl_loss=kl_loss.detach(),
-            entropy=layout.keep(entropy).sum(),
-            num_tokens=layout.mask.sum(),
+            entropy=tokens.trained.keep(entropy.detach()).sum(),
+            num_tokens=tokens.trained.mask.sum(),
             num_on_policy=result.num_tokens,
             num_clipped=result.num_clipped,
             num_dual_clipped=result.num_dual_clipped,
             ppo_kl=result.kl_sum,
-            difference=difference.sum,
-            num_compared=difference.num_tokens,
-            difference_max=difference.max,
+            importance_weight=tokens.on_policy.keep(weights).sum(),
+            **self._rollout_sums(old, tokens, compare_rollout),
         )
-        return pg_loss + settings.kl_coefficient * kl_loss, sums
+
+    def _reduced(self, values: Tensor, layout: TokenLayout, denominator: float) -> Tensor:
+        return reduce_loss(values, layout, self._settings.reduction, denominator)
+
+    def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> Tensor:
+        """1 where there are none: without a cap, and for guests, whose log-probs are of another prompt."""
+        if self._settings.importance_cap is None:
+            return torch.ones_like(old)
+        weights = importance_weights(old, tokens.rollout_logprobs, tokens.on_policy, self._settings.importance_cap)
+        return torch.where(tokens.on_policy.mask, weights, 1.0)
+
+    def _rollout_sums(self, old: Tensor, tokens: TokenTargets, compare: bool) -> dict[str, Tensor]:
+        """How far the engine's log-probs are from the trainer's."""
+        rollout, cap = tokens.rollout_logprobs, self._settings.importance_cap
+        compared = replace(tokens.fresh, mask=tokens.fresh.mask & compare)
+        # Where the engine sampled from a nucleus, its log-probs are higher by up to -ln(top_p): no mismatch.
+        forgiven = rollout - (rollout - old).clamp(0.0, self._settings.truncation_nats)
+        difference = logprob_difference(old, forgiven, compared)
+        return {
+            "num_capped": old.new_zeros(()) if cap is None else num_capped(old, rollout, tokens.on_policy, cap),
+            "difference": difference.sum,
+            "rollout_kl": engine_kl(old, rollout, compared),
+            "num_compared": difference.num_tokens,
+            "difference_max": difference.max,
+        }
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """From sums over all micro-batches and ranks of one update."""
+        settings = self._settings
         tokens = max(sums["num_tokens"], 1.0)
         on_policy = max(sums["num_on_policy"], 1.0)
         metrics = {
@@ -172,9 +226,15 @@ class Objective:
             "actor/pg_clipfrac_lower": sums["num_dual_clipped"] / on_policy,
             "actor/ppo_kl": sums["ppo_kl"] / on_policy,
         }
+        if settings.kl_in_loss:
+            metrics["actor/kl_coef"] = settings.kl_coefficient
+        if settings.importance_cap is not None:
+            metrics["rollout/importance_weight/mean"] = sums["importance_weight"] / on_policy
+            metrics["rollout/importance_weight/capped"] = sums["num_capped"] / on_policy
         if sums["num_compared"]:
             metrics["rollout/logprob_diff_max"] = sums["difference_max"]
             metrics["rollout/logprob_diff_mean"] = sums["difference"] / sums["num_compared"]
+            metrics["rollout/kl"] = sums["rollout_kl"] / sums["num_compared"]
         return metrics
 
 

@@ -13,12 +13,16 @@ class RecordingTrainer:
     """A `PolicyTrainer` whose weights are the number of its updates.
 
     batches: what `update` was called with. targets: for each of them what every rank's forwards are trained towards,
-    by prompt id, in the order of updates, ranks and forwards. saved: paths.
+    by prompt id, in the order of updates, ranks and forwards. scored: what `kl_to_reference` was called with.
+    kl_per_token: by prompt id, to be set; the KL of a response is that times its tokens, 0 where none is set.
+    saved: paths.
     """
 
     def __init__(self, advantage: AdvantageSettings) -> None:
         self.batches: list[TrainBatch] = []
         self.targets: list[list[tuple[str, RowTarget]]] = []
+        self.scored: list[TrainBatch] = []
+        self.kl_per_token: dict[str, float] = {}
         self.saved: list[str] = []
         self._advantage = advantage
         self._version = 0
@@ -39,6 +43,13 @@ class RecordingTrainer:
 
     def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
         return [[0.0] * len(sequence.response_token_ids) for sequence in sequences]
+
+    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+        self.scored.append(batch)
+        return [
+            tuple(self.kl_per_token.get(prompt.prompt_id, 0.0) * len(r.token_ids) for r in prompt.responses)
+            for prompt in batch.prompts
+        ]
 
     def publish_weights(self) -> WeightUpdate:
         self._version += 1

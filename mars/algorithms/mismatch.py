@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from mars.algorithms.kl import kl_estimate
 from mars.algorithms.masked import TokenLayout
 
 
@@ -31,6 +33,18 @@ def logprob_difference(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: T
     return LogprobDifference(max=largest, sum=difference.sum(), num_tokens=layout.mask.sum())
 
 
+def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout) -> Tensor:
+    """Sum over the counted tokens of the k3 estimate of KL(engine || trainer), in nats; a float64 scalar.
+
+    The engine sampled, so with d = rollout_logprobs - old_logprobs a token's estimate is exp(-d) - 1 + d, never
+    negative. Where the engine samples from a nucleus, that alone gives -ln(m) - (1 - m) for a nucleus of mass m.
+
+    Example: old (-1, -2), rollout (-1.5, -2): d = (-0.5, 0), sum exp(0.5) - 1.5 = 0.149.
+    """
+    rollout, old = layout.keep(rollout_logprobs.double()), layout.keep(old_logprobs.detach().double())
+    return kl_estimate(rollout, old, "k3").sum()
+
+
 def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout, cap: float) -> Tensor:
     """min(exp(old_logprobs - rollout_logprobs), cap) at each token, 0 outside the mask; no gradient.
 
@@ -42,3 +56,8 @@ def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: T
     """
     log_ratio = layout.keep(old_logprobs.detach() - rollout_logprobs)
     return layout.keep(log_ratio.exp().clamp(max=cap))
+
+
+def num_capped(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout, cap: float) -> Tensor:
+    """Counted tokens whose importance weight would be above `cap`: int64 scalar."""
+    return (layout.mask & (old_logprobs.detach() - rollout_logprobs > math.log(cap))).sum()

@@ -30,6 +30,9 @@ class TrainerWorker(Worker):
     def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
         return self._trainer.logprobs(sequences)
 
+    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+        return self._trainer.kl_to_reference(batch)
+
     def publish_weights(self) -> WeightUpdate:
         """The weights stay in the object store; only a reference leaves this process."""
         update = self._trainer.publish_weights()
@@ -67,6 +70,10 @@ class RayTrainer:
 
     def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
         return self._all("logprobs", sequences)[0]
+
+    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+        shared = ray.put(batch)
+        return self._all("kl_to_reference", shared)[0]
 
     def publish_weights(self) -> WeightUpdate:
         return self._all("publish_weights")[0]

@@ -33,6 +33,10 @@ GRPO = ObjectiveSettings(
     reduction_tokens=None,
     kl_coefficient=0.0,
     kl_estimator="k3",
+    kl_reference=None,
+    kl_placement="loss",
+    entropy_coefficient=0.0,
+    importance_cap=None,
     truncation_nats=0.0,
 )
 
@@ -93,7 +97,7 @@ class TinyWorld:
     # --- the trainer
 
     def settings(self, **changes) -> TrainerSettings:
-        """Settings of a trainer; `changes` are fields of any of its parts."""
+        """Settings of a trainer; `changes` are fields of any of its parts. The reference is the model itself."""
         base = TrainerSettings(
             model=ModelSettings(str(self.folder), "float32", "sdpa", False, False),
             scoring=ScoringSettings(1.0, self.rules.blocked_ids, 16),
@@ -107,7 +111,10 @@ class TinyWorld:
         for name, part in vars(base).items():
             own = {key: changes.pop(key) for key in list(changes) if key in getattr(part, "__dataclass_fields__", ())}
             parts[name] = replace(part, **own) if own else part
-        return TrainerSettings(**parts | changes)
+        made = TrainerSettings(**parts | changes)
+        if made.objective.kl_reference is None:
+            made = replace(made, objective=replace(made.objective, kl_reference=str(self.folder)))
+        return made
 
     def trainer(self, **changes) -> FsdpTrainer:
         return FsdpTrainer(self.settings(**changes), self.rules, Rendezvous(0, 1, None, 60.0), self.processor.process)

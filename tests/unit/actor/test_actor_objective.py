@@ -11,13 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import GRPO
 
-from mars.actor.objective import Objective, RowTarget, row_advantages, row_targets, truncation_nats
-from mars.types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse
+from mars.actor.objective import (
+    Objective,
+    RowTarget,
+    compared_update,
+    row_advantages,
+    row_targets,
+    truncation_nats,
+)
+from mars.actor.update_sums import UpdateSums
+from mars.types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
 
 
-def row(advantage, rollout_logprobs, weight=1.0, off_policy=False):
+def row(advantage, rollout_logprobs, weight=1.0, off_policy=False, carried=False):
     tokens = (1,) * len(rollout_logprobs)
-    return RowTarget(TrainResponse(tokens, tuple(rollout_logprobs), 0.0, off_policy), advantage, weight)
+    return RowTarget(TrainResponse(tokens, tuple(rollout_logprobs), 0.0, off_policy), advantage, weight, carried)
 
 
 def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denominator=None, compare=True):
@@ -63,6 +71,8 @@ def test_two_rows_by_hand():
         "actor/ppo_kl": pytest.approx(-sum(map(math.log, ratios)) / 5, rel=1e-5),
         "rollout/logprob_diff_max": pytest.approx(0.5),
         "rollout/logprob_diff_mean": pytest.approx((0.25 + 0.5) / 5),
+        # The engine's minus the trainer's: -0.25 and -0.5.
+        "rollout/kl": pytest.approx((math.exp(0.25) - 1.25 + math.exp(0.5) - 1.5) / 5),
     }
 
 
@@ -143,8 +153,9 @@ def test_only_the_first_update_of_a_step_is_compared():
 @settings(max_examples=60, deadline=None)
 def test_sums_and_losses_add_up_over_any_split(described, data):
     generator = torch.Generator().manual_seed(len(described))
-    objective = Objective(replace(GRPO, reduction="seq_mean_token_mean", kl_coefficient=0.1, truncation_nats=0.1))
-    rows = [row(a, [-1.0] * n, off_policy=off) for n, a, off in described]
+    changes = {"kl_coefficient": 0.1, "entropy_coefficient": 0.2, "importance_cap": 1.5, "truncation_nats": 0.1}
+    objective = Objective(replace(GRPO, reduction="seq_mean_token_mean", **changes))
+    rows = [row(a, [-1.0] * n, off_policy=off, carried=a > 1) for n, a, off in described]
     parts = [torch.randn(4, n, generator=generator, dtype=torch.float64) for n, _, _ in described]
 
     def loss_of(indices):
@@ -157,7 +168,7 @@ def test_sums_and_losses_add_up_over_any_split(described, data):
     whole, whole_sums = loss_of(range(len(rows)))
     (one, sums), (other, more) = loss_of(order[:cut]), loss_of(order[cut:])
     assert float(one + other) == pytest.approx(float(whole), rel=1e-9, abs=1e-12)
-    merged = objective.zeros(torch.device("cpu")).merge(sums).merge(more)
+    merged = UpdateSums.zeros(torch.device("cpu")).merge(sums).merge(more)
     for name, value in vars(whole_sums).items():
         assert float(getattr(merged, name)) == pytest.approx(float(value), rel=1e-9, abs=1e-12), name
 
@@ -169,14 +180,17 @@ def test_sums_are_reduced_over_the_ranks(process_group):
     )
     reduced = sums.all_reduce()
     assert reduced == {name: pytest.approx(float(value)) for name, value in vars(sums).items()}
-    assert objective.metrics(objective.zeros(torch.device("cpu")).all_reduce())["actor/entropy"] == 0
+    assert objective.metrics(UpdateSums.zeros(torch.device("cpu")).all_reduce())["actor/entropy"] == 0
 
 
 def test_targets_of_rows_by_hand():
-    def prompt(name, rewards, anchors):
-        return TrainPrompt(name, (1,), 1, (), tuple(TrainResponse((2,), (0.0,), r) for r in rewards), tuple(anchors))
+    def prompt(name, rewards, anchors, carried=False):
+        responses = tuple(TrainResponse((2,), (0.0,), r) for r in rewards)
+        return TrainPrompt(name, (1,), 1, (), responses, tuple(anchors), carried)
 
-    batch = TrainBatch((prompt("x", [1.0, 0.0], [0.5]), prompt("lonely", [1.0], []), prompt("y", [3.0], [1.0])), ())
+    batch = TrainBatch(
+        (prompt("x", [1.0, 0.0], [0.5]), prompt("lonely", [1.0], []), prompt("y", [3.0], [1.0], carried=True)), ()
+    )
     advantages = row_advantages(batch, replace(GRPO.advantage, epsilon=1e-12))
     root = math.sqrt(0.5)
     assert advantages == {
@@ -186,4 +200,104 @@ def test_targets_of_rows_by_hand():
         (2, 0): (pytest.approx(root), 1.0),
     }
     targets = row_targets(batch, MicroBatch(((2, 0), (1, 0), (0, 1), (0, 0)), num_fillers=1), advantages)
+    assert [t.carried for t in targets] == [True, False, False, False]
     assert [(t.response.reward, t.weight) for t in targets] == [(3.0, 1.0), (1.0, 0.0), (0.0, 1.0), (1.0, 0.0)]
+
+
+# --- entropy bonus, importance weights, carried rows
+
+
+def test_the_entropy_bonus_by_hand():
+    """Reduced like the policy loss, over the same tokens: guests too, fillers not."""
+    rows = [row(1.0, [-1.0]), row(-1.0, [-1.0, -1.0], off_policy=True), row(1.0, [-1.0], weight=0.0)]
+    old, entropy = [-1.0] * 4, [3.0, 1.0, 2.0, math.nan]
+    base = {
+        "token_mean": ((-1 + 1 + 1) / 3, (3 + 1 + 2) / 3),
+        "seq_mean_token_sum": ((-1 + 2) / 2, (3 + 3) / 2),
+        "seq_mean_token_mean": ((-1 + 1) / 2, (3 + 1.5) / 2),
+    }
+    for reduction, (pg_loss, bonus) in base.items():
+        objective = replace(GRPO, reduction=reduction, entropy_coefficient=0.25)
+        loss, sums, metrics, _ = evaluate(rows, old, old, objective=objective, entropy=entropy)
+        assert loss == pytest.approx(pg_loss - 0.25 * bonus, abs=1e-6)
+        assert sums["loss"] == pytest.approx(loss)
+        assert metrics["actor/pg_loss"] == pytest.approx(pg_loss, abs=1e-6)
+        assert metrics["actor/entropy"] == 2.0  # the mean over tokens, whatever the reduction
+    # Without a coefficient the entropy has no part in the loss.
+    assert evaluate(rows, old, old, entropy=[9.0] * 4)[0] == pytest.approx(1 / 3)
+
+
+def test_importance_weights_by_hand():
+    """Weights 2 (bounded to 1.5), 0.5 and, of the guest, 1; on the policy loss alone."""
+    objective = replace(GRPO, kl_coefficient=0.5, entropy_coefficient=0.1, importance_cap=1.5)
+    rows = [row(1.0, [-1 - math.log(2), -1 + math.log(2)]), row(-2.0, [-7.0], off_policy=True)]
+    old, ref, entropy = [-1.0] * 3, [-2.0, -1.0, -1.0], [1.0, 2.0, 3.0]
+    loss, _, metrics, gradient = evaluate(rows, old, old, ref, objective, entropy)
+    pg_loss, kl = (-1.5 - 0.5 + 2.0) / 3, (math.exp(-1) - 1 + 1) / 3
+    assert metrics["actor/pg_loss"] == pytest.approx(pg_loss, abs=1e-6)
+    assert metrics["actor/kl_loss"] == pytest.approx(kl, rel=1e-6)
+    assert loss == pytest.approx(pg_loss + 0.5 * kl - 0.1 * 2.0, abs=1e-6)
+    assert gradient == pytest.approx([-1.5 / 3 + 0.5 * (1 - math.exp(-1)) / 3, -0.5 / 3, 2 / 3], abs=1e-6)
+    assert metrics["rollout/importance_weight/mean"] == pytest.approx((1.5 + 0.5) / 2)
+    assert metrics["rollout/importance_weight/capped"] == 0.5
+    assert not [key for key in evaluate(rows, old, old)[2] if "importance_weight" in key]
+
+
+def test_importance_weights_are_of_the_engines_own_log_probs():
+    """What a nucleus explains is forgiven in the comparison, not in the weights; a difference of 0 is not capped."""
+    objective = replace(GRPO, importance_cap=1.0, truncation_nats=0.2)
+    metrics = evaluate([row(1.0, [-0.9, -1.0])], [-1.0, -1.0], None, objective=objective)[2]
+    assert metrics["rollout/logprob_diff_max"] == 0
+    assert metrics["rollout/importance_weight/mean"] == pytest.approx((math.exp(-0.1) + 1) / 2, rel=1e-6)
+    assert metrics["rollout/importance_weight/capped"] == 0
+    assert metrics["rollout/kl"] == pytest.approx((math.exp(-0.1) - 1 + 0.1) / 2, rel=1e-4)
+
+
+def test_carried_rows_are_trained_on_but_not_compared_with_the_engine():
+    fresh, old, logprobs = row(1.0, [-1.5]), [-1.0, -2.0], [-1.0, -1.9]
+    objective = replace(GRPO, importance_cap=2.0)
+    carried = evaluate([fresh, row(1.0, [-9.0], carried=True)], logprobs, old, objective=objective)
+    ordinary = evaluate([fresh, row(1.0, [-9.0])], logprobs, old, objective=objective)
+    assert (carried[0], carried[3]) == (ordinary[0], ordinary[3])
+    for key in ("rollout/importance_weight/mean", "rollout/importance_weight/capped", "actor/ppo_kl"):
+        assert carried[2][key] == ordinary[2][key]
+    assert carried[2]["rollout/logprob_diff_max"] == pytest.approx(0.5)
+    assert carried[2]["rollout/logprob_diff_mean"] == pytest.approx(0.5)
+    assert carried[2]["rollout/kl"] == pytest.approx(math.exp(0.5) - 1.5, rel=1e-6)
+    assert ordinary[2]["rollout/logprob_diff_max"] == pytest.approx(7.0)
+    nothing_fresh = evaluate([row(1.0, [-9.0], carried=True)], [-1.0], [-1.0])[2]
+    assert not [key for key in nothing_fresh if key.startswith("rollout/")]
+
+
+@pytest.mark.parametrize("kind", ["clip", "gspo", "cispo"])
+def test_the_ratio_is_exactly_one_where_the_old_log_probs_are_the_same(kind):
+    """With the narrow bounds of GSPO too, and with importance weights: nothing is clipped, and the gradient is -A."""
+    loss = replace(GRPO.policy_loss, kind=kind, clip_low=1e-7, clip_high=1e-7)
+    rows = [row(1.0, [-1.3, -2.0, -1.0]), row(-0.5, [-1.0, -1.0])]
+    logprobs = [-1.1, -2.7, -0.3, -17.3, -0.01]
+    for cap, weights in [(None, [1.0] * 5), (1.5, [math.exp(0.2), math.exp(-0.7), 1.5, math.exp(-16.3), 1.5])]:
+        objective = replace(GRPO, policy_loss=loss, importance_cap=cap)
+        for old in (None, logprobs):
+            _, _, metrics, gradient = evaluate(rows, logprobs, old, objective=objective)
+            assert (metrics["actor/pg_clipfrac"], metrics["actor/ppo_kl"]) == (0, 0)
+            wanted = [-a * w / 5 for a, w in zip([1, 1, 1, -0.5, -0.5], weights, strict=True)]
+            assert gradient == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_compared_update_is_the_first_with_fresh_rows():
+    def prompt(name, carried=False, rewards=(1.0, 0.0), tokens=(2,), off_policy=False):
+        responses = tuple(TrainResponse(tokens, (0.0,) * len(tokens), r, off_policy) for r in rewards)
+        return TrainPrompt(name, (1,), 1, (), responses, (), carried)
+
+    def compared(*prompts):
+        plans = tuple(
+            UpdatePlan(((MicroBatch(tuple((p, k) for k in range(len(prompt.responses)))),),))
+            for p, prompt in enumerate(prompts)
+        )
+        batch = TrainBatch(prompts, plans)
+        return compared_update(batch, row_advantages(batch, GRPO.advantage))
+
+    assert compared(prompt("a"), prompt("b")) == 0
+    assert compared(prompt("a", carried=True), prompt("b"), prompt("c")) == 1
+    assert compared(prompt("a", rewards=(1.0,)), prompt("b", tokens=()), prompt("c", off_policy=True), prompt("d")) == 3
+    assert compared(prompt("a", carried=True)) is None

@@ -1,0 +1,53 @@
+"""The sums behind an update's metrics: additive, so that means do not depend on how the work was split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class UpdateSums:
+    """Scalars of one update, additive over micro-batches and ranks; `difference_max` by maximum.
+
+    loss: what is minimised. pg_loss, kl_loss: its terms without their weights. importance_weight, num_capped: over
+    the on-policy tokens. difference, rollout_kl: over the `num_compared` tokens that are compared with the engine.
+    """
+
+    loss: Tensor
+    pg_loss: Tensor
+    kl_loss: Tensor
+    entropy: Tensor
+    num_tokens: Tensor
+    num_on_policy: Tensor
+    num_clipped: Tensor
+    num_dual_clipped: Tensor
+    ppo_kl: Tensor
+    importance_weight: Tensor
+    num_capped: Tensor
+    difference: Tensor
+    rollout_kl: Tensor
+    num_compared: Tensor
+    difference_max: Tensor
+
+    @classmethod
+    def zeros(cls, device: torch.device) -> UpdateSums:
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        return cls(**{f.name: zero for f in fields(cls)})
+
+    def merge(self, other: UpdateSums) -> UpdateSums:
+        merged = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return UpdateSums(**merged | {"difference_max": torch.maximum(self.difference_max, other.difference_max)})
+
+    def all_reduce(self) -> Mapping[str, float]:
+        """Over all ranks, in float64; by name."""
+        names = [f.name for f in fields(self)]
+        added = torch.stack([getattr(self, name).double() for name in names])
+        largest = self.difference_max.double().clone()
+        dist.all_reduce(added)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return dict(zip(names, added.tolist(), strict=True)) | {"difference_max": largest.item()}
