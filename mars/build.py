@@ -111,6 +111,7 @@ class TrainerSpec:
                 attention=config.model.attention,
                 trust_remote_code=config.model.trust_remote_code,
                 gradient_checkpointing=actor.gradient_checkpointing,
+                packing="naive",
             ),
             scoring=ScoringSettings(config.rollout.temperature, self.rules.blocked_ids, actor.logprob_chunk_tokens),
             optimizer=OptimizerSettings(

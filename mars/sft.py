@@ -43,7 +43,12 @@ class ColdStart:
         torch.manual_seed(config.run.seed)
         self._config, self._rules = config, encoder.token_rules()
         self.model_settings = ModelSettings(
-            model.path, model.dtype, model.attention, model.trust_remote_code, gradient_checkpointing=False
+            path=model.path,
+            dtype=model.dtype,
+            attention=model.attention,
+            trust_remote_code=model.trust_remote_code,
+            gradient_checkpointing=False,
+            packing="naive",  # every prompt has one answer
         )
         scoring = ScoringSettings(1.0, self._rules.blocked_ids, sft.logprob_chunk_tokens)
         self.policy = load_policy(self.model_settings, scoring).to(sft.device)

@@ -1,4 +1,4 @@
-"""Rows (prompt, response) to the tensors of one forward. Every distinct image is in it once."""
+"""What one forward takes, and rows (prompt, response) laid out for it one by one. Every distinct image comes once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mars.actor.prefix_attention import SharedPrefixLayout
 from mars.types import ImageRef
 
 ResponseIds = tuple[int, ...]
@@ -25,13 +26,14 @@ class ProcessedPrompt(Protocol):
 
 @dataclass(frozen=True)
 class ForwardBatch:
-    """B rows, padded on the right to L tokens, with T response tokens in all.
+    """B rows, padded on the right to L tokens, with T response tokens in all; or one row that is a pack.
 
     input_ids: int64 [B, L]. position_ids: int64 [3, B, L] (time, height, width).
     pixel_values: float32 [patches, patch_dim] and image_grid_thw: int64 [distinct images, 3]; None without images.
-    image_index: for every image a row shows, row by row, its place among the distinct ones.
-    targets: int64 [T], response tokens row by row; the hidden state at [token_rows, token_columns] predicts them.
-    lengths: int64 [B], response tokens of each row.
+    image_index: for every image in the tokens, row by row, its place among the distinct ones.
+    targets: int64 [T], tokens response by response; the hidden state at [token_rows, token_columns] predicts them.
+    lengths: int64 [responses], tokens of each response.
+    layout: of a pack of groups (shared_prefix.py), where B is 1; None if every row is one prompt and its response.
     """
 
     input_ids: Tensor
@@ -43,10 +45,21 @@ class ForwardBatch:
     token_rows: Tensor
     token_columns: Tensor
     lengths: Tensor
+    layout: SharedPrefixLayout | None
 
     def to(self, device: torch.device) -> ForwardBatch:
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        movable = (Tensor, SharedPrefixLayout)
+        moved = {k: v.to(device) if isinstance(v, movable) else v for k, v in vars(self).items()}
         return ForwardBatch(**moved)
+
+
+@dataclass(frozen=True)
+class DistinctImages:
+    """The tensors of `ForwardBatch` by their names there."""
+
+    pixel_values: Tensor | None
+    grid_thw: Tensor | None
+    index: tuple[int, ...]
 
 
 def forward_batch(
@@ -71,18 +84,18 @@ def forward_batch(
     prompt_ends = torch.tensor([len(prompt.input_ids) - 1 for prompt, _ in rows])
     first_token = lengths.cumsum(0) - lengths
     token_columns = torch.arange(len(token_rows)) - first_token[token_rows] + prompt_ends[token_rows]
-    images = _distinct_images(rows)
-    place = {key: i for i, key in enumerate(images)}
+    images = distinct_images([prompt for prompt, _ in rows])
     return ForwardBatch(
         input_ids=input_ids,
         position_ids=position_ids,
-        pixel_values=torch.cat([pixels for pixels, _ in images.values()]) if images else None,
-        image_grid_thw=torch.tensor([grid for _, grid in images.values()]) if images else None,
-        image_index=tuple(place[key] for prompt, _ in rows for key in prompt.image_keys),
+        pixel_values=images.pixel_values,
+        image_grid_thw=images.grid_thw,
+        image_index=images.index,
         targets=torch.tensor([token for _, response in rows for token in response], dtype=torch.long),
         token_rows=token_rows,
         token_columns=token_columns,
         lengths=lengths,
+        layout=None,
     )
 
 
@@ -98,11 +111,15 @@ def prompt_positions(prompt: ProcessedPrompt, rope_index: Callable[..., Any], im
     return positions[:, 0]
 
 
-def _distinct_images(
-    rows: Sequence[tuple[ProcessedPrompt, ResponseIds]],
-) -> dict[ImageRef, tuple[Tensor, tuple[int, int, int]]]:
-    images = {}
-    for prompt, _ in rows:
+def distinct_images(prompts: Sequence[ProcessedPrompt]) -> DistinctImages:
+    """Every image of the prompts once, in order of appearance; `index` says which one each prompt shows in turn."""
+    images: dict[ImageRef, tuple[Tensor, tuple[int, int, int]]] = {}
+    for prompt in prompts:
         for key, pixels, grid in zip(prompt.image_keys, prompt.pixel_values, prompt.image_grid_thw, strict=True):
             images.setdefault(key, (pixels, grid))
-    return images
+    place = {key: i for i, key in enumerate(images)}
+    return DistinctImages(
+        pixel_values=torch.cat([pixels for pixels, _ in images.values()]) if images else None,
+        grid_thw=torch.tensor([grid for _, grid in images.values()]) if images else None,
+        index=tuple(place[key] for prompt in prompts for key in prompt.image_keys),
+    )

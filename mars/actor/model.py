@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,26 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from mars.actor.batch import ForwardBatch
+from mars.actor.prefix_attention import register
 from mars.errors import EnvironmentProblem
+
+Packing = Literal["shared_prefix", "naive"]
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """dtype: of the computation, "float32" or "bfloat16"; weights, gradients and the optimizer stay in float32."""
+    """dtype: of the computation, "float32" or "bfloat16"; weights, gradients and the optimizer stay in float32.
+
+    packing: of all batches the model gets: packs of groups, or rows. attention: transformers' name of the one to use;
+    with packs by the vision tower only.
+    """
 
     path: str
     dtype: str
     attention: str
     trust_remote_code: bool
     gradient_checkpointing: bool
+    packing: Packing
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,14 @@ class PolicyModel(nn.Module):
                 batch.pixel_values, batch.image_grid_thw, return_dict=True
             )
             features = {"image": _repeat_features(features, batch.image_index)}
-        # No mask: rows are padded on the right, and a causal model never looks there.
+        # No mask: rows are padded on the right, and a causal model never looks there; packs have their layout.
+        layout = {} if batch.layout is None else {"shared_prefix": batch.layout}
         outputs = self.backbone.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
             mm_encoder_outputs=features,
             use_cache=False,
+            **layout,
         )
         return outputs.last_hidden_state
 
@@ -91,11 +102,14 @@ def load_policy(settings: ModelSettings, scoring: ScoringSettings, key: str = "m
     """The model of a Hugging Face folder or name, in float32 on the CPU. key: the setting that errors name."""
     from transformers import AutoModelForImageTextToText
 
+    attention: str | dict[str, str] = settings.attention
+    if settings.packing == "shared_prefix":
+        attention = {"text_config": register(), "vision_config": settings.attention}
     try:
         backbone = AutoModelForImageTextToText.from_pretrained(
             settings.path,
             dtype=torch.float32,
-            attn_implementation=settings.attention,
+            attn_implementation=attention,
             trust_remote_code=settings.trust_remote_code,
         )
     except (OSError, ImportError, ValueError) as error:

@@ -99,7 +99,7 @@ class TinyWorld:
     def settings(self, **changes) -> TrainerSettings:
         """Settings of a trainer; `changes` are fields of any of its parts. The reference is the model itself."""
         base = TrainerSettings(
-            model=ModelSettings(str(self.folder), "float32", "sdpa", False, False),
+            model=ModelSettings(str(self.folder), "float32", "sdpa", False, False, "naive"),
             scoring=ScoringSettings(1.0, self.rules.blocked_ids, 16),
             optimizer=OptimizerSettings(1e-3, 0, None, 0.0, (0.9, 0.999), 1.0),
             objective=GRPO,
@@ -126,11 +126,14 @@ class TinyWorld:
 
         return AutoModelForImageTextToText.from_pretrained(folder or self.folder, dtype=torch.float32)
 
-    def plain_logprobs(
+    def plain_scores(
         self, model, name: str, images: Sequence[ImageRef], response: Sequence[int], temperature: float = 1.0,
         folder: Path | None = None,
-    ) -> Tensor:  # fmt: skip
-        """One sequence alone: the real processor from text and pictures, the model's own positions, full logits."""
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Log-probs and entropies [R] of one sequence alone, with gradient.
+
+        The real processor from text and pictures, the model's own positions, full logits.
+        """
         content = []
         for i, piece in enumerate(self.text(name, images).split("<image>")):
             content += [{"type": "image", "image": decode_image(images[i - 1])}] if i else []
@@ -146,7 +149,12 @@ class TinyWorld:
         inputs["mm_token_type_ids"] = (ids == self.rules.image_id).int()
         logits = model(**inputs).logits[0, start - 1 : -1].float() / temperature
         logits[:, list(self.rules.blocked_ids)] = -torch.inf
-        return logits.log_softmax(-1).gather(-1, tail[0].unsqueeze(-1)).squeeze(-1)
+        scores = logits.log_softmax(-1)
+        possible = scores[:, sorted(set(range(scores.shape[1])) - set(self.rules.blocked_ids))]
+        return scores.gather(-1, tail[0].unsqueeze(-1)).squeeze(-1), -(possible.exp() * possible).sum(-1)
+
+    def plain_logprobs(self, *args, **kwargs) -> Tensor:
+        return self.plain_scores(*args, **kwargs)[0]
 
     def plain_batch_logprobs(self, model, batch: TrainBatch, temperature: float = 1.0) -> list[Tensor]:
         return [

@@ -1,0 +1,223 @@
+"""Attention over packs: a prompt stands once before its responses, and each of these sees the prompt and itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, chain, groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+SHARED_PREFIX = "mars_shared_prefix"
+_VARLEN_DTYPES = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class PaddedResponses:
+    """n responses of one group, padded to R tokens.
+
+    tokens: int64 [n * R], places among the group's response tokens; padding repeats a response's first token.
+    mask: bool [R, P + R], where a token looks: at the whole prompt, at itself and at what is before it.
+    """
+
+    count: int
+    tokens: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class PrefixGroup:
+    """A prompt of P tokens and its responses, which together have S.
+
+    padded: the responses by their length. kept: int64 [S], where each response token is among all padded ones.
+    """
+
+    prompt_tokens: int
+    response_tokens: tuple[int, ...]
+    padded: tuple[PaddedResponses, ...]
+    kept: Tensor
+
+
+@dataclass(frozen=True)
+class SharedPrefixLayout:
+    """Who sees whom in a pack of N tokens: prompt, its responses, next prompt, its responses, and so on.
+
+    An argument of every forward, never state: gradient checkpointing calls the attention again during backward.
+    """
+
+    groups: tuple[PrefixGroup, ...]
+
+    @staticmethod
+    def of(groups: Sequence[tuple[int, Sequence[int]]]) -> SharedPrefixLayout:
+        """groups: (tokens of the prompt, tokens of each of its responses), in the pack's order.
+
+        Example: [(3, [2, 1]), (4, [])] is a pack of 10 tokens; place 5 (second response) sees places 0, 1, 2 and 5.
+        """
+        return SharedPrefixLayout(tuple(_group(prompt, tuple(responses)) for prompt, responses in groups))
+
+    def to(self, device: torch.device) -> SharedPrefixLayout:
+        return SharedPrefixLayout(
+            tuple(
+                PrefixGroup(
+                    group.prompt_tokens,
+                    group.response_tokens,
+                    tuple(PaddedResponses(p.count, p.tokens.to(device), p.mask.to(device)) for p in group.padded),
+                    group.kept.to(device),
+                )
+                for group in self.groups
+            )
+        )
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Tokens of (prompt, all its responses) of each group, one after the other."""
+        return [size for group in self.groups for size in (group.prompt_tokens, sum(group.response_tokens))]
+
+    @cached_property
+    def segments(self) -> list[tuple[int, int]]:
+        """(queries, keys) of each stretch that is causal at its end: (P, P) for a prompt, (R, P + R) for a response."""
+        return [
+            (tokens, before + tokens)
+            for group in self.groups
+            for before, tokens in ((0, group.prompt_tokens), *((group.prompt_tokens, r) for r in group.response_tokens))
+            if tokens
+        ]
+
+
+def register() -> str:
+    """Make the attention known to transformers; returns its name.
+
+    transformers builds no mask for it. For the language model only: the vision tower has no packs.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)
+    return SHARED_PREFIX
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    shared_prefix: SharedPrefixLayout,
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """query [1, H, N, D], key and value [1, Hk, N, D], H a multiple of Hk -> [1, N, H, D], and no weights.
+
+    Raises NotImplementedError for what a pack cannot express: a mask, dropout, a sliding window.
+    """
+    if attention_mask is not None or dropout or sliding_window:
+        raise NotImplementedError("shared-prefix packing has no mask, no attention dropout and no sliding window")
+    # Under autocast the rotary embedding leaves queries and keys in float32.
+    query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    # torch 2.12 is the first whose variable-length attention takes fewer key heads than query heads.
+    if query.is_cuda and query.dtype in _VARLEN_DTYPES and torch.__version__ >= (2, 12):
+        from torch.nn.attention.varlen import varlen_attn
+
+        return attend_segments(query, key, value, shared_prefix, scaling, varlen_attn).unsqueeze(0), None
+    return attend_padded(query, key, value, shared_prefix, scaling).unsqueeze(0), None
+
+
+def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float) -> Tensor:
+    """query [N, H, D], key and value [N, Hk, D] -> [N, H, D], on any device and in any type.
+
+    Prompts are causal. Responses of like length run as one batch, whose keys are the prompt's and then their own.
+    """
+    outputs = []
+    # One split instead of slices: its backward is one concatenation.
+    parts = zip(*(x.split(layout.sizes) for x in (query, key, value)), strict=True)
+    for group, prompt, responses in zip(layout.groups, parts, parts, strict=False):
+        prompt_query, *prefix = (x.unsqueeze(0) for x in prompt)
+        outputs.append(_attend(prompt_query, *prefix, scale=scale, is_causal=True))
+        padded = [_attend_responses(batch, prefix, responses, scale) for batch in group.padded]
+        if padded:
+            outputs.append(torch.cat(padded).index_select(0, group.kept))
+    return torch.cat(outputs)
+
+
+def attend_segments(
+    query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float, varlen: Any
+) -> Tensor:
+    """The same by one call of variable-length attention, without padding.
+
+    varlen: torch.nn.attention.varlen.varlen_attn. Where a segment has more keys than queries, its causal mask must be
+    aligned at the end (bottom right), as in FlashAttention from version 2.1 on.
+    """
+    queries, keys = zip(*layout.segments, strict=True)
+    ends = [torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=query.device) for sizes in (queries, keys)]
+    return varlen(
+        query,
+        _keys_by_segment(key, layout),
+        _keys_by_segment(value, layout),
+        *ends,
+        max(queries),
+        max(keys),
+        scale=scale,
+        window_size=(-1, 0),
+        enable_gqa=True,
+    )
+
+
+def _keys_by_segment(keys: Tensor, layout: SharedPrefixLayout) -> Tensor:
+    """[N, Hk, D] -> one prompt's rows, then for every response the prompt's rows again and its own; group by group.
+
+    `expand` and `split` rather than an index: the prompt's gradient is one sum, in float32 inside, in a fixed order.
+    """
+    parts = iter(keys.split(layout.sizes))
+    rows: list[Tensor] = []
+    for group, prompt, responses in zip(layout.groups, parts, parts, strict=False):
+        lengths = [r for r in group.response_tokens if r]
+        first, *copies = prompt.expand(1 + len(lengths), *prompt.shape).unbind()
+        rows += [first, *chain.from_iterable(zip(copies, responses.split(lengths) if lengths else (), strict=True))]
+    return torch.cat(rows)
+
+
+def _attend_responses(
+    batch: PaddedResponses, prefix: list[Tensor], responses: tuple[Tensor, ...], scale: float
+) -> Tensor:
+    """[n * R, H, D] of responses [S, ...] after a prefix of keys and values [1, P, Hk, D]."""
+    query, *own = (x.index_select(0, batch.tokens).unflatten(0, (batch.count, -1)) for x in responses)
+    key, value = (torch.cat([p.expand(batch.count, -1, -1, -1), o], dim=1) for p, o in zip(prefix, own, strict=True))
+    return _attend(query, key, value, scale=scale, attn_mask=batch.mask)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """[B, queries, H, D] and [B, keys, Hk, D] -> [B * queries, H, D]."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and query.is_cuda:
+        # CUDA's kernels with a mask take no grouped heads.
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+        grouped = False
+    attended = scaled_dot_product_attention(query, key, value, enable_gqa=grouped, **options)
+    return attended.transpose(1, 2).flatten(0, 1)
+
+
+def _group(prompt_tokens: int, response_tokens: tuple[int, ...]) -> PrefixGroup:
+    """Responses whose lengths have the same number of binary digits are padded together: under half is padding."""
+    starts = [0, *accumulate(response_tokens)]
+    kept = torch.empty(starts[-1], dtype=torch.long)
+    padded, first_row = [], 0
+    by_length = sorted((length.bit_length(), k) for k, length in enumerate(response_tokens) if length)
+    for _, members in groupby(by_length, key=lambda item: item[0]):
+        responses = [k for _, k in members]
+        longest = max(response_tokens[k] for k in responses)
+        tokens = torch.tensor([starts[k] for k in responses]).repeat_interleave(longest)
+        for row, k in enumerate(responses):
+            own, places = slice(starts[k], starts[k + 1]), torch.arange(response_tokens[k])
+            tokens[row * longest + places] += places
+            kept[own] = first_row + row * longest + places
+        mask = torch.ones(longest, prompt_tokens + longest, dtype=torch.bool).tril(prompt_tokens)
+        padded.append(PaddedResponses(len(responses), tokens, mask))
+        first_row += len(tokens)
+    return PrefixGroup(prompt_tokens, response_tokens, tuple(padded), kept)

@@ -1,0 +1,55 @@
+"""Groups (a prompt and its responses) to the tensors of one forward. Every prompt token and image is in it once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from mars.actor.batch import ForwardBatch, ProcessedPrompt, ResponseIds, distinct_images, prompt_positions
+from mars.actor.prefix_attention import SharedPrefixLayout
+
+Group = tuple[ProcessedPrompt, Sequence[ResponseIds]]
+
+
+def pack_groups(groups: Sequence[Group], rope_index: Callable[..., Any], image_id: int) -> ForwardBatch:
+    """One row of prompt, its responses, next prompt, its responses, ...; rope_index: the model's `get_rope_index`.
+
+    Its log-probs and entropies are those of `forward_batch` over the same (prompt, response) pairs, in this order. A
+    prompt may come in several groups, and its responses may be spread over several packs: each group is exact alone.
+    Positions: every response goes on where its prompt ends, at its largest position + 1, as if it were the only one.
+
+    Example: prompt (7, 8) with responses (1, 2) and (3,) is the row 7 8 1 2 3 at positions 0 1 2 3 2; its targets
+    1, 2 and 3 are predicted at places 1, 2 and 1.
+    """
+    input_ids, position_ids, columns = [], [], []
+    start = 0
+    for prompt, responses in groups:
+        positions = prompt_positions(prompt, rope_index, image_id)
+        last = start + len(prompt.input_ids) - 1
+        input_ids.append(prompt.input_ids)
+        position_ids.append(positions)
+        start = last + 1
+        for response in responses:
+            places = torch.arange(len(response))
+            input_ids.append(torch.tensor(response, dtype=torch.long))
+            position_ids.append((positions.max() + 1 + places).expand(3, -1))
+            # Each token is predicted one place before it; the first one at the prompt's end, wherever it stands.
+            columns.append(torch.where(places == 0, last, start + places - 1))
+            start += len(response)
+    rows = [(prompt, response) for prompt, responses in groups for response in responses]
+    images = distinct_images([prompt for prompt, _ in groups])
+    targets = torch.tensor([token for _, response in rows for token in response], dtype=torch.long)
+    return ForwardBatch(
+        input_ids=torch.cat(input_ids).unsqueeze(0),
+        position_ids=torch.cat(position_ids, dim=1).unsqueeze(1),
+        pixel_values=images.pixel_values,
+        image_grid_thw=images.grid_thw,
+        image_index=images.index,
+        targets=targets,
+        token_rows=torch.zeros_like(targets),
+        token_columns=torch.cat(columns),
+        lengths=torch.tensor([len(response) for _, response in rows]),
+        layout=SharedPrefixLayout.of([(len(p.input_ids), [len(r) for r in responses]) for p, responses in groups]),
+    )
