@@ -123,12 +123,6 @@ def _reference_for_kl(coefficient: float, reference: str | None) -> tuple[str, s
     return None
 
 
-def _kl_in_reward_has_weight(placement: str, coefficient: float) -> tuple[str, str] | None:
-    if placement == "reward" and coefficient == 0:
-        return "has no effect with algorithm.kl_coefficient=0", "give a coefficient, or kl_placement=loss"
-    return None
-
-
 def _dual_clip_of_clip(dual_clip: float | None, loss: str) -> tuple[str, str] | None:
     if dual_clip is not None and loss != "clip":
         return f"algorithm.loss={loss} has no dual clip", "set it to null"
@@ -162,7 +156,6 @@ TRAIN_RULES = (
     Rule(("algorithm.reduction_tokens", "algorithm.reduction"), _constant_divisor),
     Rule(("algorithm.dual_clip", "algorithm.loss"), _dual_clip_of_clip),
     Rule(("algorithm.kl_coefficient", "algorithm.kl_reference"), _reference_for_kl),
-    Rule(("algorithm.kl_placement", "algorithm.kl_coefficient"), _kl_in_reward_has_weight),
     Rule(("algorithm.overlong_buffer_tokens", "rollout.max_response_tokens"), _buffer_in_response),
     Rule(("algorithm.max_rounds", "algorithm.selection"), _rounds_of_selection),
     Rule(("anchor.mono_samples_per_source", "anchor.sampling", "anchor.kind"), _greedy_once),

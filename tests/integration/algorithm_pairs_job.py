@@ -19,8 +19,9 @@ from mars.step import SamplingState, train_step
 
 ALGORITHMS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo", "cispo")
 ANCHORS = ("none", "mono", "leave_one_out")
-# What a tiny model needs: a buffer within its short responses.
-OWN = {"dapo": ["algorithm.overlong_buffer_tokens=8", "algorithm.max_rounds=2"]}
+# What the quick start's settings leave out or a tiny model needs: a KL term, a buffer within its short responses.
+KL = ["algorithm.kl_coefficient=0.001"]
+OWN = {"grpo": KL, "rloo": KL, "dapo": ["algorithm.overlong_buffer_tokens=8", "algorithm.max_rounds=2"]}
 
 
 def main(overrides: list[str]) -> dict:
@@ -48,9 +49,10 @@ def one_step(overrides: list[str], engine, scorer) -> dict:
     stream = PromptStream(inputs.train.prompts, config.data.prompts_per_step, config.run.seed, True)
     before = trainer.publish_weights()
     engine.load_weights(before)
+    old = {name: tensor.clone() for name, tensor in before.payload.items()}  # they may be the policy's own
     step = train_step(parts, stream, SamplingState(0, ()), 1)
     after = trainer.publish_weights().payload
-    moved = max(float((after[name] - tensor).abs().max()) for name, tensor in before.payload.items())
+    moved = max(float((after[name] - tensor).abs().max()) for name, tensor in old.items())
     samples = [len(group.rollouts) for item in step.rollouts for group in item.anchors]
     trainer.close()
     return {**step.metrics, "moved": moved, "anchor_groups": len(samples)}

@@ -25,10 +25,10 @@ LONGEST, BUFFER = 24, 16
 
 
 class LengthScorer:
-    """The score of a response is its number of words modulo 5."""
+    """The score of a response is its number of characters modulo 5."""
 
     def score(self, items):
-        scores = [len(item.response.split()) % 5 for item in items]
+        scores = [len(item.response) % 5 for item in items]
         return [RewardResult(float(score), 0.0, {}) for score in scores]
 
     def close(self):
@@ -50,12 +50,17 @@ def world(tiny):
 def configure(folder, algorithm, anchor):
     overrides = [
         f"algorithm={algorithm}", f"anchor={anchor}", f"model.path='{folder}'", "data.train_files=[none]",
-        "data.prompts_per_step=6", "actor.prompts_per_update=4", "actor.num_workers=2", "cluster.device=cpu",
+        "data.prompts_per_step=6", "actor.prompts_per_update=3", "actor.num_workers=2", "cluster.device=cpu",
         "rollout.samples_per_prompt=5", "rollout.top_p=1.0", f"rollout.max_response_tokens={LONGEST}",
         "actor.tokens_per_forward=300",
     ]  # fmt: skip
     overrides += [f"algorithm.overlong_buffer_tokens={BUFFER}"] if algorithm == "dapo" else []
     return load_config("train", overrides, [])
+
+
+def a_letter(world):
+    """An id whose text is one character, so that a response's length shows in its text."""
+    return next(i for i in world.words if len(world.encoder.decode([i, i])) == 2)
 
 
 def expected(algorithm, multi, anchors):
@@ -71,7 +76,7 @@ def expected(algorithm, multi, anchors):
 def reward(algorithm, rollout, text):
     """What a response must have earned, from its length."""
     tokens = len(rollout.completion.token_ids)
-    score = float(len(text.split()) % 5)
+    score = float(len(text) % 5)
     if algorithm == "dapo":
         score += min(-(tokens - (LONGEST - BUFFER)) / BUFFER, 0.0)
     if algorithm == "rloo":
@@ -85,7 +90,7 @@ def test_one_step_of_every_pair(world, new_prompt, pictures, algorithm, anchor):
     config = configure(world.folder, algorithm, anchor)
     inputs = Inputs(world.encoder, world.budget, None, None, BoxFrames("resized_pixels", world.budget), config)
     prompts = [new_prompt(f"p{i}", pictures[:number]) for i, number in enumerate([2, 3, 1, 2, 3, 2])]
-    eos, word = world.rules.eos_ids[0], world.encoder.encode(prompts[0].messages, 2)[0][-1]
+    eos, word = world.rules.eos_ids[0], a_letter(world)
 
     def script(request, k):
         return (*[word] * ((request.seed + 7 * k) % 23), eos)
@@ -131,11 +136,11 @@ def test_the_mean_advantage_of_a_prompt_is_the_gain_over_the_spread(world, new_p
     config = configure(world.folder, algorithm, "mono")
     inputs = Inputs(world.encoder, world.budget, None, None, BoxFrames("resized_pixels", world.budget), config)
     prompt = new_prompt("p", pictures[:3])
-    eos, word = world.rules.eos_ids[0], world.encoder.encode(prompt.messages, 3)[0][-1]
+    eos, word = world.rules.eos_ids[0], a_letter(world)
     lengths = {None: [0, 3, 1, 4, 7]}
 
     def script(request, k):
-        return (*[word] * lengths.get(request.view, [2, 2])[k], eos)
+        return (*[word] * lengths.get(request.view, [1, 1])[k], eos)
 
     parts = step_parts(config, inputs, ScriptedEngine(script, [eos]), None, LengthScorer())
     parts = type(parts)(**{**vars(parts), "trainer": KlTrainer(parts.advantage)})
