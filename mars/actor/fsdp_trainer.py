@@ -67,7 +67,7 @@ class FsdpTrainer:
         self._policy = load_policy(settings.model, settings.scoring)
         shard(self._policy, mesh, settings.model.dtype)
         self._optimizer = Optimizer(self._policy.parameters(), settings.optimizer)
-        self._reference = _reference(settings, self._policy, mesh)
+        self._reference = _reference(settings, mesh)
         self._objective = Objective(settings.objective)
         self._version = 0
         self._skipped_in_a_row = 0
@@ -239,13 +239,13 @@ def _join_group(rendezvous: Rendezvous, device: str) -> bool:
     return True
 
 
-def _reference(settings: TrainerSettings, policy: PolicyModel, mesh: DeviceMesh) -> PolicyModel | None:
+def _reference(settings: TrainerSettings, mesh: DeviceMesh) -> PolicyModel | None:
     objective = settings.objective
     if objective.kl_coefficient == 0:
         return None
     if objective.kl_reference is None:
         raise ConfigError("algorithm.kl_reference: a KL term needs a reference model; got null; name one")
-    reference = load_reference(objective.kl_reference, policy, settings.model, settings.scoring)
+    reference = load_reference(objective.kl_reference, settings.model, settings.scoring)
     shard(reference, mesh, settings.model.dtype)
     return reference
 

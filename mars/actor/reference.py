@@ -9,44 +9,49 @@ from mars.actor.model import ModelSettings, PolicyModel, ScoringSettings, load_p
 from mars.errors import ConfigError, EnvironmentProblem
 
 _KEY = "algorithm.kl_reference"
-_ADVICE = "name a model of the policy's family with its vocabulary, as the one that the policy was trained from"
+_ADVICE = "name a model of the policy's family with its vocabulary, such as the one that the policy was trained from"
 
 
-def load_reference(path: str, policy: PolicyModel, settings: ModelSettings, scoring: ScoringSettings) -> PolicyModel:
+def load_reference(path: str, policy: ModelSettings, scoring: ScoringSettings) -> PolicyModel:
     """The model at `path` (Hugging Face folder or name) in float32 on the CPU, without gradients.
 
-    It gets the policy's token ids and image patches, so it must read them alike; its size is its own.
-    settings: the policy's. Raises ConfigError where the model does not fit, EnvironmentProblem where it is not there.
+    policy: how the policy was loaded. Raises as `check_reference` does.
     """
-    if path != settings.path:
-        _check_fit(path, policy.backbone.config, settings)
-    own = replace(settings, path=path, gradient_checkpointing=False)
-    return load_policy(own, scoring, _KEY).requires_grad_(False).eval()
+    if path != policy.path:
+        check_reference(path, policy.path, trust_remote_code=policy.trust_remote_code)
+    settings = replace(policy, path=path, gradient_checkpointing=False)
+    return load_policy(settings, scoring, _KEY).requires_grad_(False).eval()
 
 
-def _check_fit(path: str, policy_config: Any, settings: ModelSettings) -> None:
-    """Before the weights are read: they may take minutes."""
+def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> None:
+    """The reference gets the policy's token ids and image patches, so it must read them alike; its size is its own.
+
+    Reads configurations and tokenizers, no weights. Raises ConfigError where the model does not fit, and
+    EnvironmentProblem where it cannot be found.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-        if config.model_type != policy_config.model_type:
-            kinds = f"a {config.model_type} model, the policy is {policy_config.model_type}"
+        config, policy = (
+            AutoConfig.from_pretrained(p, trust_remote_code=trust_remote_code) for p in (path, policy_path)
+        )
+        if config.model_type != policy.model_type:
+            kinds = f"its model_type is {config.model_type}, the policy's {policy.model_type}"
             raise ConfigError(f"{_KEY}: {kinds}; got {path}; {_ADVICE}")
-        mine, wanted = _inputs(config), _inputs(policy_config)
-        wrong = [f"{name} is {mine[name]}, the policy's {wanted[name]}" for name in mine if mine[name] != wanted[name]]
+        own, wanted = _inputs(config), _inputs(policy)
+        wrong = [f"its {name} is {own[name]}, the policy's {wanted[name]}" for name in own if own[name] != wanted[name]]
         if wrong:
             raise ConfigError(f"{_KEY}: {', '.join(wrong)}; got {path}; {_ADVICE}")
         words, policy_words = (
-            AutoTokenizer.from_pretrained(p, trust_remote_code=settings.trust_remote_code).get_vocab()
-            for p in (path, settings.path)
+            AutoTokenizer.from_pretrained(p, trust_remote_code=trust_remote_code).get_vocab()
+            for p in (path, policy_path)
         )
     except OSError as error:
         raise EnvironmentProblem(f"{_KEY}: the model cannot be loaded; got {path}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{_KEY}: not a model that can be read; got {path}: {error}; {_ADVICE}") from error
-    if words != policy_words:
-        raise ConfigError(f"{_KEY}: its tokenizer gives other ids than the policy's; got {path}; {_ADVICE}")
+    if not policy_words.items() <= words.items():
+        raise ConfigError(f"{_KEY}: its tokenizer, if it has one, lacks ids of the policy's; got {path}; {_ADVICE}")
 
 
 def _inputs(config: Any) -> dict[str, int]:
