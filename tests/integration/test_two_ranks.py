@@ -1,0 +1,62 @@
+"""Two FSDP ranks compute what one does: the KL to the reference, and updates with every term of the loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+JOB = Path(__file__).with_name("two_ranks_job.py")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[str, dict]:
+    """What each rank of a world of one and of two wrote, by "<world size>-<rank>"."""
+    from mars.actor.tiny import build_tiny
+
+    folder = tmp_path_factory.mktemp("ranks")
+    build_tiny(folder / "policy", seed=3)
+    build_tiny(folder / "reference", seed=4)
+    noise = np.random.default_rng(11)
+    for i, (width, height) in enumerate([(64, 48), (56, 56), (96, 40)]):
+        Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for world_size in (1, 2):
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(JOB), str(folder), str(rank), str(world_size)],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(world_size)
+        ]
+        for rank in ranks:
+            _, errors = rank.communicate(timeout=200)
+            assert rank.returncode == 0, errors[-3000:]
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")}
+
+
+@pytest.mark.parametrize("when", ["kl", "kl_after"])
+def test_every_rank_has_the_whole_list_and_it_is_that_of_one_rank(results, when):
+    assert results["2-0"][when] == results["2-1"][when]
+    assert [len(row) for row in results["1-0"][when]] == [3, 2, 3, 2]
+    for two, one in zip(results["2-0"][when], results["1-0"][when], strict=True):
+        assert two == pytest.approx(one, rel=2e-3, abs=1e-4)
+
+
+def test_the_updates_are_those_of_one_rank(results):
+    """Sums over ranks of everything that is measured; the second update follows the first."""
+    one, two = results["1-0"]["metrics"], results["2-0"]["metrics"]
+    assert two == results["2-1"]["metrics"]
+    assert one.keys() == two.keys()
+    assert {"actor/kl_coef", "rollout/kl", "rollout/importance_weight/capped"} <= one.keys()
+    assert 0 < one["rollout/importance_weight/capped"] < 1
+    for key in one:
+        assert two[key] == pytest.approx(one[key], rel=5e-3, abs=1e-4), key

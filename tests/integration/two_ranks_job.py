@@ -1,0 +1,63 @@
+"""One FSDP rank, run by test_two_ranks.py in a process of its own.
+
+python two_ranks_job.py FOLDER RANK WORLD_SIZE -> FOLDER/<world size>-<rank>.json: the KL of every row to the reference,
+and the metrics of the updates.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from tiny_world import GRPO, TinyWorld
+
+from mars.actor.fsdp_trainer import FsdpTrainer
+from mars.actor.trainer import Rendezvous
+from mars.algorithms.policy_loss import PolicyLossSettings
+from mars.data.balance import plan_updates
+from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
+
+EVERYTHING = {"entropy_coefficient": 0.2, "importance_cap": 1.1, "kl_coefficient": 0.3}
+
+
+def prompts(world: TinyWorld, refs: list[ImageRef]) -> list[TrainPrompt]:
+    """Text-only prompts on one rank beside pictures on the other, and responses of unequal lengths."""
+    made = [
+        world.train_prompt("a", refs[:2], [5, 9, 1]),
+        world.train_prompt("text", [], [17, 3]),
+        world.train_prompt("bb", [refs[1]], [4, 12, 6], rewards=[0.0, 1.0, 0.25], anchors=[0.5]),
+    ]
+    made.append(replace(world.train_prompt("c", [refs[2]], [3, 8]), carried=True))
+    return [replace(prompt, responses=tuple(map(as_if_sampled, prompt.responses))) for prompt in made]
+
+
+def as_if_sampled(response: TrainResponse) -> TrainResponse:
+    """Log-probs near those of a random model: importance weights on both sides of the cap."""
+    return replace(response, rollout_logprobs=(-6.4,) * len(response.token_ids))
+
+
+def main(folder: Path, rank: int, world_size: int) -> None:
+    torch.set_num_threads(1)
+    world = TinyWorld(folder / "policy")
+    refs = [ImageRef(str(folder / f"{i}.png"), size) for i, size in enumerate([(64, 48), (56, 56), (96, 40)])]
+    rows = tuple(prompts(world, refs))
+    meeting = None if world_size == 1 else f"file://{folder}/meeting"
+    loss = PolicyLossSettings("gspo", 3e-4, 4e-4, None)
+    objective = replace(GRPO, policy_loss=loss, kl_reference=str(folder / "reference"), **EVERYTHING)
+    settings = world.settings(objective=objective, temperature=0.7)
+    rendezvous = Rendezvous(rank, world_size, meeting, timeout_s=120.0)
+    trainer = FsdpTrainer(settings, world.rules, rendezvous, world.processor.process)
+    scored = TrainBatch(rows, plan_updates(rows, len(rows), world_size, 300))
+    trained = TrainBatch(rows, plan_updates(rows, 2, world_size, 300))
+    before = trainer.kl_to_reference(scored)
+    metrics = trainer.update(trained).metrics
+    result = {"kl": before, "metrics": dict(metrics), "kl_after": trainer.kl_to_reference(scored)}
+    trainer.close()
+    (folder / f"{world_size}-{rank}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
