@@ -73,19 +73,19 @@ class SharedPrefixLayout:
         )
 
     @cached_property
-    def sizes(self) -> list[int]:
+    def sizes(self) -> tuple[int, ...]:
         """Tokens of (prompt, all its responses) of each group, one after the other."""
-        return [size for group in self.groups for size in (group.prompt_tokens, sum(group.response_tokens))]
+        return tuple(size for group in self.groups for size in (group.prompt_tokens, sum(group.response_tokens)))
 
     @cached_property
-    def segments(self) -> list[tuple[int, int]]:
+    def segments(self) -> tuple[tuple[int, int], ...]:
         """(queries, keys) of each stretch that is causal at its end: (P, P) for a prompt, (R, P + R) for a response."""
-        return [
+        return tuple(
             (tokens, before + tokens)
             for group in self.groups
             for before, tokens in ((0, group.prompt_tokens), *((group.prompt_tokens, r) for r in group.response_tokens))
             if tokens
-        ]
+        )
 
 
 def register() -> str:
