@@ -110,6 +110,20 @@ def test_entropy_is_that_of_the_masked_distribution(world, pictures):
     torch.testing.assert_close(entropy, torch.stack(wanted), atol=1e-5, rtol=0)
 
 
+def test_the_entropy_has_a_gradient_only_on_demand(world, pictures):
+    """Without one its [tokens, vocabulary] products are not kept for the backward pass."""
+    prompt = world.train_prompt("a", pictures[:1], [6])
+    trainer = world.trainer()
+    processed = world.processor.process(prompt.prompt_token_ids, prompt.images)
+    forward = trainer._forward_batch([(processed, prompt.responses[0].token_ids)])
+    (logprobs, plain), (same, entropy) = trainer._policy(forward), trainer._policy(forward, entropy_gradient=True)
+    assert (logprobs.requires_grad, plain.requires_grad, entropy.requires_grad) == (True, False, True)
+    assert torch.equal(logprobs, same)
+    assert torch.equal(plain, entropy)
+    with torch.no_grad():
+        assert not trainer._policy(forward, entropy_gradient=True)[1].requires_grad
+
+
 def test_an_empty_response_is_a_row_without_tokens(world, pictures):
     prompt = world.train_prompt("a", pictures[:1], [3])
     one = world.sequences(world.batch([prompt]))[0]

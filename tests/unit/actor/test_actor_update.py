@@ -272,6 +272,25 @@ def test_later_updates_are_not_compared_with_the_engine(world, pictures):
     assert metrics["rollout/logprob_diff_max"] < 1e-5
 
 
+def test_carried_prompts_are_trained_on_and_never_raise_the_alarm(world, pictures):
+    """They come first in a batch; compared is then the first update with a prompt of this step, by old log-probs."""
+    near = world.train_prompt("a", pictures[:1], [4, 6])
+    scored = world.trainer().logprobs(world.sequences(world.batch([near])))
+    near = world.train_prompt("a", pictures[:1], [4, 6], rollout_logprobs=scored)
+    older = replace(world.train_prompt("b", pictures[:1], [3, 3], rollout_logprobs=[[-99.0] * 3] * 2), carried=True)
+    for per_update in (1, 2):
+        trainer = world.trainer(learning_rate=1e-2)
+        batch = world.batch([older, near], per_update=per_update)
+        metrics = trainer.update(batch).metrics
+        assert metrics["rollout/logprob_diff_max"] < 1e-5
+        assert metrics["rollout/kl"] < 1e-9
+    carried, fresh = (gradients(world.trainer(), world.batch([replace(older, carried=c), near]))[0] for c in (1, 0))
+    assert distance(carried, fresh) == 0
+    alone = world.trainer().update(world.batch([older])).metrics
+    assert alone["actor/grad_norm"] > 0
+    assert not [key for key in alone if key.startswith("rollout/")]
+
+
 # --- bfloat16, and what leaves the trainer
 
 
