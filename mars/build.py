@@ -111,7 +111,7 @@ class TrainerSpec:
                 attention=config.model.attention,
                 trust_remote_code=config.model.trust_remote_code,
                 gradient_checkpointing=actor.gradient_checkpointing,
-                packing="naive",
+                packing=actor.packing,
             ),
             scoring=ScoringSettings(config.rollout.temperature, self.rules.blocked_ids, actor.logprob_chunk_tokens),
             optimizer=OptimizerSettings(
@@ -207,7 +207,8 @@ def workers(
 
 
 def build_scorer(config: TrainConfig) -> RewardScorer:
-    return RewardPool(config.reward.function, config.reward.num_workers, config.reward.timeout_s)
+    reward = config.reward
+    return RewardPool(reward.function, reward.scorer, reward.num_workers, reward.timeout_s)
 
 
 def step_parts(
@@ -229,6 +230,7 @@ def step_parts(
         "prompt_length": inputs.prompt_length,
         "num_ranks": config.actor.num_workers,
         "tokens_per_forward": config.actor.tokens_per_forward,
+        "packing": config.actor.packing,
     }
     return StepParts(
         engine=engine,

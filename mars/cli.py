@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -21,9 +21,11 @@ app = typer.Typer(
 data = typer.Typer(help="Make and convert data sets.", no_args_is_help=True, rich_markup_mode=None)
 convert = typer.Typer(help="Convert a public data set to parquet.", no_args_is_help=True, rich_markup_mode=None)
 evaluation = typer.Typer(help="Evaluate a model.", no_args_is_help=True, rich_markup_mode=None)
+reward = typer.Typer(help="Try a reward on answers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 data.add_typer(convert, name="convert")
 app.add_typer(evaluation, name="eval")
+app.add_typer(reward, name="reward")
 
 # The options of these two are those of mars.main and mars.sft, which have their own --help.
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -123,6 +125,27 @@ def run(
     from mars.tracking.console import evaluation_table
 
     Console().print(evaluation_table([run_evaluation(config, name, step, out)]))
+
+
+@reward.command("try")
+def try_(
+    name: Annotated[str, typer.Argument(help="grounding, vqa, or path/to/file.py:function.")],
+    text: Annotated[str | None, typer.Option(help="The answer of a model.")] = None,
+    file: Annotated[Path | None, typer.Option(help="JSONL file of answers instead (docs/rewards.md).")] = None,
+    truth: Annotated[str | None, typer.Option(help="The right answer; for lines of a file without their own.")] = None,
+    scorer: Annotated[Literal["strict", "compat"], typer.Option(help="As reward.scorer.")] = "strict",
+    choice: Annotated[list[str] | None, typer.Option(help="An option of a multiple choice; repeatable.")] = None,
+    truth_size: Annotated[str | None, typer.Option(metavar="WxH", help="Frame of the truth's boxes.")] = None,
+    response_size: Annotated[str | None, typer.Option(metavar="WxH", help="Frame of the answer's boxes.")] = None,
+    data_source: Annotated[str | None, typer.Option(help="Passed on to a function of your own.")] = None,
+    extra_info: Annotated[str | None, typer.Option(metavar="JSON", help="Further facts of the row.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show how a reward reads and scores an answer: think, answer, boxes, parts, score, accuracy, time."""
+    from mars.try_reward import fields_of_options, try_reward
+
+    fields = fields_of_options(truth, choice, truth_size, response_size, data_source, extra_info)
+    try_reward(name, scorer, text, file, fields, as_json=as_json)
 
 
 def main() -> NoReturn:

@@ -20,7 +20,7 @@ def report(config: TrainConfig) -> None:
     """Raises the same errors as a run would, and decodes every image in full."""
     data = config.data.model_copy(update={"decode_at_start": True})
     inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
-    load_reward(config.reward.function)
+    load_reward(config.reward.function, config.reward.scorer)
     check_model_files(config.model.path, trust_remote_code=config.model.trust_remote_code)
     sys.stdout.write("\n".join(summary(config, inputs)) + "\n")
 

@@ -7,7 +7,6 @@ and a number limit look at it; no regular expression here can backtrack.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -22,8 +21,8 @@ MAX_COORDINATE = 1e6
 
 _FENCE_OPEN = "```json"
 _FENCE_CLOSE = "```"
-_BRACKET = re.compile(r"[\[\]{}]")
-_STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - set(_STEP))
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,8 @@ def load_json(text: str) -> Any:
     """
     if len(text) > MAX_JSON_CHARS:
         raise ValueError(f"longer than {MAX_JSON_CHARS} characters")
-    depths = accumulate(map(_STEP.__getitem__, _BRACKET.findall(text)))
+    brackets = text.encode("ascii", "replace").translate(None, _NO_BRACKETS)
+    depths = accumulate(map(_STEP.__getitem__, brackets))
     if max(depths, default=0) > MAX_NESTING:
         raise ValueError(f"nested deeper than {MAX_NESTING}")
     # float() reads digits without end; int() refuses more than 4,300 with an error of its own.
@@ -120,10 +120,26 @@ def read_box(entry: Any) -> Box:
     return x1, y1, x2, y2
 
 
-def parse_boxes(text: str | None, limit: int) -> list[Box | None] | None:
-    """The boxes of a model's JSON text, in order; an entry that is no proper box is None.
+def read_boxes(text: str, limit: int) -> list[Box | str]:
+    """The boxes of a JSON text, in order; for an entry that is no proper box, what is wrong with it.
 
-    None as a whole: no text, not JSON, not a list, or more than `limit` entries. An empty list is an answer: "nothing".
+    Raises ValueError as a whole: not JSON, not a list, or more than `limit` entries. An empty list is an answer:
+    "nothing".
+
+    >>> read_boxes('[{"bbox_2d": [0, 0, 4, 2], "label": "person"}, [1, 2, 3]]', limit=10)
+    [(0.0, 0.0, 4.0, 2.0), 'is not four numbers']
+    """
+    try:
+        entries = box_entries(load_json(text))
+    except RecursionError as error:  # the caller's own stack may be nearly full
+        raise ValueError("nested too deeply") from error
+    if len(entries) > limit:
+        raise ValueError(f"{len(entries)} boxes, at most {limit} are looked at")
+    return [_box_or_problem(entry) for entry in entries]
+
+
+def parse_boxes(text: str | None, limit: int) -> list[Box | None] | None:
+    """`read_boxes` without reasons: None for an entry that is no proper box, None as a whole, or for no text.
 
     >>> parse_boxes('[{"bbox_2d": [0, 0, 4, 2], "label": "person"}, [3, 3, 1, 1]]', limit=10)
     [(0.0, 0.0, 4.0, 2.0), None]
@@ -131,17 +147,16 @@ def parse_boxes(text: str | None, limit: int) -> list[Box | None] | None:
     if text is None:
         return None
     try:
-        entries = box_entries(load_json(text))
-    except (ValueError, RecursionError):  # RecursionError: the caller's own stack may be nearly full
-        return None
-    return [_box_or_none(entry) for entry in entries] if len(entries) <= limit else None
-
-
-def _box_or_none(entry: Any) -> Box | None:
-    try:
-        return read_box(entry)
+        return [None if isinstance(box, str) else box for box in read_boxes(text, limit)]
     except ValueError:
         return None
+
+
+def _box_or_problem(entry: Any) -> Box | str:
+    try:
+        return read_box(entry)
+    except ValueError as error:
+        return str(error)
 
 
 def _numbers(values: list[Any]) -> bool:

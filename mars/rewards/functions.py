@@ -15,7 +15,7 @@ from typing import Any
 
 from mars.errors import ConfigError
 from mars.rewards import grounding, vqa
-from mars.rewards.reward import RewardFn, failed_result
+from mars.rewards.reward import RewardFn, ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
 _BUILT_IN = {"grounding": grounding, "vqa": vqa}
@@ -25,7 +25,7 @@ _SIGNATURES = "(item: RewardInput) or (data_source, solution_str, ground_truth, 
 def resolve_spec(spec: str) -> str:
     """`spec` with an absolute path. Raises ConfigError unless it is "grounding", "vqa" or "file.py:function" of a file
     that exists. Runs nothing of the file."""
-    if spec in _BUILT_IN:
+    if is_built_in(spec):
         return spec
     path, colon, name = spec.rpartition(":")
     if not colon or not path or not name.isidentifier():
@@ -37,20 +37,31 @@ def resolve_spec(spec: str) -> str:
     return f"{file}:{name}"
 
 
-def load_reward(spec: str) -> RewardFn:
+def is_built_in(spec: str) -> bool:
+    """Whether `spec` names one of our own rewards, which run no user's code and need no deadline."""
+    return spec in _BUILT_IN
+
+
+def load_reward(spec: str, scorer: ScorerName) -> RewardFn:
     """The function of "grounding", "vqa" or "path/to/file.py:function".
+
+    scorer: whose arithmetic the score of grounding is. "compat" changes nothing for vqa (see `score_vqa`), and is
+    refused for a user's function, which has rules of its own.
 
     A user's function has our signature, `(item: RewardInput)`, or verl's, `(data_source, solution_str, ground_truth,
     extra_info)`, recognised by the parameter names `solution_str` and `ground_truth` and called by keyword. It returns
-    what `as_result` takes. Raises ConfigError naming `reward.function`.
+    what `as_result` takes. Raises ConfigError naming `reward.function` or `reward.scorer`.
     """
     spec = resolve_spec(spec)
+    if scorer != "strict" and not is_built_in(spec):
+        built_in = " and ".join(_BUILT_IN)
+        raise ConfigError(f"reward.scorer: only {built_in} have two scorers; got {scorer} with {spec}; give strict")
     if spec == "vqa":
         return vqa.score_vqa
     if spec == "grounding":
         # Loaded now, so that the second it takes does not count towards the deadline of the first answer.
         importlib.import_module("scipy.optimize")
-        return grounding.score_grounding
+        return grounding.score_grounding if scorer == "strict" else grounding.score_grounding_compat
     path, _, name = spec.rpartition(":")
     function = getattr(_load_file(Path(path)), name, None)
     if function is None:

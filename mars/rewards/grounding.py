@@ -1,8 +1,12 @@
-"""Scores boxes against boxes: format plus mean IoU over the ground truth ("Grounding", docs/method.md section 4)."""
+"""Scores boxes against boxes ("Grounding", docs/method.md section 4). Two scorers of the same parse and matching.
+
+Both results hold the same accuracy and parts; a scorer decides only what `score` is made of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import Any
 
 from mars.errors import DataError
@@ -20,6 +24,14 @@ from mars.types import RewardInput, RewardResult
 
 # An answer with this many boxes more than the truth is not looked at: matching takes cubic time.
 MAX_EXTRA_BOXES = 100
+# For the same reason; matching this many takes up to half a second.
+MAX_TRUE_BOXES = 1000
+
+# Constants of the public code's reward.
+_MIN_IOU = 0.3
+_CROWD_BONUS = 0.3
+_EXTRA_PENALTY = 0.5
+_MAX_PENALTY = 1.0
 
 
 def score_grounding(item: RewardInput) -> RewardResult:
@@ -34,33 +46,35 @@ def score_grounding(item: RewardInput) -> RewardResult:
     - An empty scene (truth "[]"): accuracy 1 for an empty list, 0 for boxes and for text that is no list.
     - Predictions are scaled from `response_size` to `truth_size`; without images (both None) they stay.
 
+    parts: format, accuracy, extra_boxes, and compat: what `compat_reward` gives the same answer.
     Raises DataError when the truth is malformed or only one of the sizes is known.
 
     Example: truth [[0, 0, 10, 10], [20, 0, 30, 10]], answer [[0, 0, 10, 5]]: IoU 0.5 and 0, accuracy 0.25.
     """
-    truth = read_truth(item.truth)
-    scale_x, scale_y = _scale(item)
-    response = parse_response(item.response)
-    entries = parse_boxes(response.boxes_text, limit=len(truth) + MAX_EXTRA_BOXES)
-    if entries is None:
-        accuracy, extra = 0.0, 0
-    else:
-        boxes = [(x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y) for x1, y1, x2, y2 in filter(None, entries)]
-        accuracy = mean_iou(boxes, truth) if truth else float(not entries)
-        extra = max(len(entries) - len(truth), 0)
-    form = format_score(response, wants_fence=True)
-    parts = {"format": form, "accuracy": accuracy, "extra_boxes": extra / max(len(truth), 1)}
-    return RewardResult(score=form + accuracy, accuracy=accuracy, parts=parts)
+    parts = _parts(item)
+    return RewardResult(score=parts["format"] + parts["accuracy"], accuracy=parts["accuracy"], parts=parts)
 
 
-def mean_iou(predicted: Sequence[Box], truth: Sequence[Box]) -> float:
-    """Mean over `truth` (not empty) of the matched IoU; Hungarian method, so no greedy choice costs a better total.
+def score_grounding_compat(item: RewardInput) -> RewardResult:
+    """score = format (0 to 0.75) + the part `compat` (0 to 1 + 0.3 ln n_gt). The `compat` scorer.
 
-    >>> mean_iou([(0, 0, 10, 10)], [(0, 0, 10, 10), (50, 50, 60, 60)])
-    0.5
+    compat: the arithmetic of the paper's public code, see `compat_reward`. accuracy stays the mean IoU of
+    `score_grounding`, so that evaluations under either scorer can be compared; so do parts and errors.
     """
-    if not predicted:
-        return 0.0
+    parts = _parts(item)
+    return RewardResult(score=parts["format"] + parts["compat"], accuracy=parts["accuracy"], parts=parts)
+
+
+def matched_ious(predicted: Sequence[Box], truth: Sequence[Box]) -> list[float]:
+    """IoU of the matched pairs, min(n_pred, n_gt) numbers in [0, 1]: one-to-one, of the largest total IoU.
+
+    Hungarian method, so no greedy choice costs a better total.
+
+    >>> matched_ious([(0, 0, 10, 10), (0, 0, 10, 9)], [(0, 0, 10, 10)])
+    [1.0]
+    """
+    if not predicted or not truth:
+        return []
     import numpy as np  # here, so that checking truths does not load numpy and scipy
     from scipy.optimize import linear_sum_assignment
 
@@ -68,9 +82,57 @@ def mean_iou(predicted: Sequence[Box], truth: Sequence[Box]) -> float:
     sides = np.minimum(ours[..., 2:], true[..., 2:]) - np.maximum(ours[..., :2], true[..., :2])
     shared = np.clip(sides, 0, None).prod(-1)
     areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (ours, true)]
-    iou = shared / (areas[0] + areas[1] - shared)
-    rows, columns = linear_sum_assignment(iou, maximize=True)
-    return min(float(iou[rows, columns].sum()) / len(truth), 1.0)
+    iou = np.clip(shared / (areas[0] + areas[1] - shared), 0, 1)
+    return iou[linear_sum_assignment(iou, maximize=True)].tolist()
+
+
+def mean_iou(ious: Sequence[float], num_true: int) -> float:
+    """The paper's reward: sum of the matched IoUs over the number of true boxes (at least 1). In [0, 1].
+
+    >>> mean_iou([1.0], 2)
+    0.5
+    """
+    return min(sum(ious) / num_true, 1.0)
+
+
+def compat_reward(ious: Sequence[float], num_predicted: int, num_true: int) -> float:
+    """The public code's reward for matched IoUs, over at least one true box. In [0, 1 + 0.3 ln num_true].
+
+    The sum of the IoUs above 0.3 (matched before the threshold) over num_true; times 1 + 0.3 ln num_true when there is
+    more than one true box; minus min(0.5 (num_predicted - num_true) / num_true, 1) when too many are predicted; not
+    below 0. Source: docs/method.md, section 4.
+
+    >>> round(compat_reward([0.8, 0.3], num_predicted=2, num_true=2), 6)  # 0.8 / 2 * (1 + 0.3 ln 2)
+    0.483178
+    >>> round(compat_reward([0.8], num_predicted=2, num_true=1), 6)  # 0.8 - 0.5
+    0.3
+    """
+    reward = sum(iou for iou in ious if iou > _MIN_IOU) / num_true * (1 + _CROWD_BONUS * log(num_true))
+    extra = max(num_predicted - num_true, 0)
+    return max(reward - min(_EXTRA_PENALTY * extra / num_true, _MAX_PENALTY), 0.0)
+
+
+def _parts(item: RewardInput) -> dict[str, float]:
+    truth = read_truth(item.truth)
+    scale_x, scale_y = _scale(item)
+    response = parse_response(item.response)
+    entries = parse_boxes(response.boxes_text, limit=len(truth) + MAX_EXTRA_BOXES)
+    if entries is None:
+        accuracy, compat, extra = 0.0, 0.0, 0
+    elif not truth:
+        accuracy = compat = float(not entries)
+        extra = len(entries)
+    else:
+        boxes = [(x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y) for x1, y1, x2, y2 in filter(None, entries)]
+        ious = matched_ious(boxes, truth)
+        accuracy, compat = mean_iou(ious, len(truth)), compat_reward(ious, len(entries), len(truth))
+        extra = max(len(entries) - len(truth), 0)
+    return {
+        "format": format_score(response, wants_fence=True),
+        "accuracy": accuracy,
+        "compat": compat,
+        "extra_boxes": extra / max(len(truth), 1),
+    }
 
 
 def read_truth(truth: str) -> list[Box]:
@@ -79,6 +141,8 @@ def read_truth(truth: str) -> list[Box]:
         entries = box_entries(load_json(parse_truth(truth).boxes_text or ""))
     except (ValueError, RecursionError) as error:
         raise DataError(f"truth: {error}; got {truth[:80]!r}; want JSON such as [[x1, y1, x2, y2]]") from error
+    if len(entries) > MAX_TRUE_BOXES:
+        raise DataError(f"truth: {len(entries)} boxes; want at most {MAX_TRUE_BOXES}")
     boxes = []
     for number, entry in enumerate(entries, start=1):
         try:

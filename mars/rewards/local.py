@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mars.rewards.functions import load_reward
-from mars.rewards.reward import RewardFn, failed_result
+from mars.rewards.reward import RewardFn, ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
 _MAX_REASON_CHARS = 300
@@ -27,7 +27,10 @@ class Scored:
 def score_one(reward: RewardFn, item: RewardInput) -> Scored:
     """Calls `reward`; whatever it raises becomes a failed result with the exception's text."""
     try:
-        return Scored(reward(item))
+        result = reward(item)
+        if result.failed is not None:
+            result = failed_result(_printable(result.failed)[:_MAX_REASON_CHARS])
+        return Scored(result)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 a user's function may raise anything, SystemExit too; it is reported
@@ -69,11 +72,11 @@ class LocalScorer:
     protection. An answer that hangs hangs the caller, one that ends the process ends the caller. For tests, debugging
     and built-in rewards."""
 
-    def __init__(self, spec: str) -> None:
-        self._reward = load_reward(spec)
+    def __init__(self, spec: str, scorer: ScorerName) -> None:
+        self._reward = load_reward(spec, scorer)
         self._failures = FailureLog(logging.getLogger(__name__), spec)
 
-    def score(self, items: Sequence[RewardInput]) -> list[RewardResult]:
+    def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
         results = []
         for item in items:
             scored = score_one(self._reward, item)

@@ -7,9 +7,12 @@ import of its main module. A pool is for one thread at a time.
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from math import ceil
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
@@ -18,7 +21,7 @@ from mars.errors import ConfigError, WorkersLost
 from mars.rewards.functions import resolve_spec
 from mars.rewards.local import FailureLog, Scored, describe_error
 from mars.rewards.process import WorkerProcess
-from mars.rewards.reward import failed_result
+from mars.rewards.reward import ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
 logger = logging.getLogger(__name__)
@@ -30,7 +33,9 @@ _ATTEMPTS = 2
 
 
 class RewardPool:
-    """A `RewardScorer`. Results are in the order of the items, and one bad answer costs one answer:
+    """A `RewardScorer`. Items may come slowly: a thread of the pool serves the workers while the next one is awaited.
+
+    Results are in the order of the items, and one bad answer costs one answer:
 
     - one that hangs longer than `timeout_s` seconds, in Python or in C, is killed: failed "timed out after N s";
     - one that ends its worker (a crash, os._exit) twice: failed "its worker died";
@@ -39,17 +44,21 @@ class RewardPool:
     Raises ConfigError when the function cannot be loaded, WorkersLost when no worker can be started any more.
     """
 
-    def __init__(self, spec: str, num_workers: int, timeout_s: float) -> None:
+    def __init__(self, spec: str, scorer: ScorerName, num_workers: int, timeout_s: float) -> None:
         self._spec = resolve_spec(spec)
+        self._scorer = scorer
         self._num_workers = num_workers
         self._timeout_s = timeout_s
         self._failures = FailureLog(logger, spec)
         self._workers: list[WorkerProcess] = []
         self._start_error = ""
         self._closed = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
         try:
             self._start_missing()
-            nothing = _Batch([])
+            nothing = _Batch()
             while not all(worker.ready for worker in self._workers) and not self._start_error:
                 self._receive(nothing)
                 self._end_late(nothing)
@@ -59,23 +68,31 @@ class RewardPool:
             self.close()
             raise
 
-    def score(self, items: Sequence[RewardInput]) -> list[RewardResult]:
+    def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
         if self._closed:
             raise ValueError("the reward pool is closed")
-        batch = _Batch(items)
+        batch = _Batch()
         self._start_error = ""
+        thread = threading.Thread(target=self._serve, args=(batch,), name="rewards")
+        thread.start()
         try:
-            self._start_missing()
-            while batch.num_open:
-                if not self._workers:
-                    raise WorkersLost(f"{self._start_error}; no reward worker is left")
-                self._assign(batch)
-                self._receive(batch)
-                self._end_late(batch)
+            for item in items:
+                batch.add(item)
+                self._wake()
+                if batch.error is not None:
+                    break
+            batch.complete = True
+            self._wake()
+            thread.join()
         finally:
+            batch.abandoned = True
+            self._wake()
+            thread.join()
             # After an exception (Ctrl-C) some still hold answers that nobody waits for; the next call replaces them.
             for worker in [worker for worker in self._workers if worker.assigned]:
                 self._end(worker)
+        if batch.error is not None:
+            raise batch.error
         for scored in batch.scored:
             self._failures.note(scored)
         return [scored.result for scored in batch.scored]
@@ -84,6 +101,9 @@ class RewardPool:
         """Ends all workers and whatever they started. May be called twice."""
         for worker in list(self._workers):
             self._end(worker)
+        if not self._closed:
+            os.close(self._wake_read)
+            os.close(self._wake_write)
         self._closed = True
 
     @property
@@ -91,9 +111,27 @@ class RewardPool:
         """The workers' process ids at the moment; each leads a process group of its own."""
         return tuple(worker.pid for worker in self._workers)
 
+    def _serve(self, batch: _Batch) -> None:
+        """Until every item is scored. The thread's exception is the caller's."""
+        try:
+            self._start_missing()
+            while batch.is_open:
+                if not self._workers:
+                    raise WorkersLost(f"{self._start_error}; no reward worker is left")
+                self._assign(batch)
+                self._receive(batch)
+                self._end_late(batch)
+        except BaseException as error:  # noqa: BLE001 raised again in the thread that asked
+            batch.error = error
+
+    def _wake(self) -> None:
+        """Makes `_receive` look again."""
+        with suppress(BlockingIOError):  # the pipe is full: it will look
+            os.write(self._wake_write, b"x")
+
     def _start_missing(self) -> None:
         while len(self._workers) < self._num_workers:
-            self._workers.append(WorkerProcess(self._spec, self._timeout_s))
+            self._workers.append(WorkerProcess(self._spec, self._scorer, self._timeout_s))
 
     def _assign(self, batch: _Batch) -> None:
         for worker in list(self._workers):
@@ -106,10 +144,14 @@ class RewardPool:
                     self._lost(worker, batch, "its worker could not be reached")
 
     def _receive(self, batch: _Batch) -> None:
-        """Waits for messages, at most until the next deadline."""
+        """Waits for messages and new items, at most until the next deadline."""
         busy = {worker.connection: worker for worker in self._workers if worker.deadline is not None}
-        next_deadline = min((worker.deadline for worker in busy.values() if worker.deadline is not None), default=0.0)
-        for connection in wait(list(busy), max(next_deadline - time.monotonic(), 0)):
+        deadlines = [worker.deadline for worker in busy.values() if worker.deadline is not None]
+        timeout = max(min(deadlines) - time.monotonic(), 0) if deadlines else None
+        for connection in wait([*busy, self._wake_read], timeout):
+            if connection == self._wake_read:
+                os.read(self._wake_read, 2**16)
+                continue
             worker = busy[connection]
             try:
                 message = connection.recv()
@@ -151,21 +193,37 @@ class RewardPool:
 
 
 class _Batch:
-    """The items of one call: what is still to hand out, and what came back."""
+    """The items of one call: what is still to hand out, and what came back.
 
-    def __init__(self, items: Sequence[RewardInput]) -> None:
+    Two threads share it without a lock: `add` is the caller's, everything else the serving thread's.
+    complete: no more items come. abandoned: nobody waits for the results. error: why the serving thread ended.
+    """
+
+    def __init__(self) -> None:
         self.payloads: list[bytes] = []
         self.pending: deque[int] = deque()
-        self.num_open = len(items)
-        self._deaths = [0] * len(items)
-        self._scored: list[Scored | None] = [None] * len(items)
-        for index, item in enumerate(items):
-            self.payloads.append(b"")
-            try:
-                self.payloads[index] = bytes(ForkingPickler.dumps(item))
-                self.pending.append(index)
-            except Exception as error:  # noqa: BLE001 pickling a foreign object may fail in any way; it is reported
-                self.finish(index, describe_error(error))
+        self.complete = self.abandoned = False
+        self.error: BaseException | None = None
+        self._deaths: list[int] = []
+        self._scored: list[Scored | None] = []
+        self._num_added = self._num_finished = 0
+
+    @property
+    def is_open(self) -> bool:
+        return not self.abandoned and not (self.complete and self._num_finished == self._num_added)
+
+    def add(self, item: RewardInput) -> None:
+        index = len(self.payloads)
+        self.payloads.append(b"")
+        self._deaths.append(0)
+        self._scored.append(None)
+        try:
+            self.payloads[index] = bytes(ForkingPickler.dumps(item))
+        except Exception as error:  # noqa: BLE001 pickling a foreign object may fail in any way; it is reported
+            self._scored[index] = describe_error(error)
+        else:
+            self._num_added += 1
+            self.pending.append(index)
 
     def charge(self, index: int) -> bool:
         """Counts a death of the worker that was at this answer. True when it may not be tried again."""
@@ -174,7 +232,7 @@ class _Batch:
 
     def finish(self, index: int, scored: Scored) -> None:
         self._scored[index] = scored
-        self.num_open -= 1
+        self._num_finished += 1
 
     @property
     def scored(self) -> list[Scored]:

@@ -13,6 +13,8 @@ from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from mars.rewards.reward import ScorerName
+
 # Bounds a module that hangs while it is imported; generous, for it may import torch from a slow disk.
 _START_TIMEOUT_S = 120.0
 # A killed process is gone at once unless the kernel holds it, in a stuck file system say; then it is left behind.
@@ -27,7 +29,7 @@ class WorkerProcess:
     deadline: when the next message is due (time.monotonic); None while nothing is.
     """
 
-    def __init__(self, spec: str, timeout_s: float) -> None:
+    def __init__(self, spec: str, scorer: ScorerName, timeout_s: float) -> None:
         self.assigned: deque[int] = deque()
         self.deadline: float | None = time.monotonic() + _START_TIMEOUT_S
         self.ready = False
@@ -58,7 +60,7 @@ class WorkerProcess:
             theirs.close()
             os.close(lifeline_read)
         self.connection = Connection(ours.detach())
-        self.connection.send(spec)
+        self.connection.send((spec, scorer))
 
     @property
     def pid(self) -> int:

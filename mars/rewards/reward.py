@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
 
 from mars.errors import ConfigError
 from mars.types import RewardInput, RewardResult
+
+ScorerName = Literal["strict", "compat"]
+"""Whose arithmetic the score of a built-in reward is: ours (the paper's formula) or that of the paper's public code."""
 
 
 class RewardFn(Protocol):
@@ -16,9 +19,11 @@ class RewardFn(Protocol):
 
 
 class RewardScorer(Protocol):
-    """Scores a batch of answers, in order. A failure is a `RewardResult` with `failed` set, never an exception."""
+    """Scores answers, in order. A failure is a `RewardResult` with `failed` set, never an exception."""
 
-    def score(self, items: Sequence[RewardInput]) -> list[RewardResult]: ...
+    def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
+        """items: may be a stream that is waited for; what has come is scored meanwhile. Its exceptions pass through."""
+        ...
 
     def close(self) -> None: ...
 

@@ -22,6 +22,7 @@ _POLAR = {"yes", "no"}
 _ARTICLES = {"a", "an", "the"}
 _APOSTROPHES = "'’‘`´"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d\d\d(?!\d))")
+_OR = re.compile(r"\bor\b", re.IGNORECASE)
 _LABEL = re.compile(r"\(?([a-z])[.:)]", re.IGNORECASE)
 
 
@@ -32,8 +33,11 @@ def score_vqa(item: RewardInput) -> RewardResult:
     - the answer equals the truth or one of its alternatives ("three or 3"); or
     - the truth is yes or no, and so is the answer's last word (but "yes or no" is no answer); or
     - `extra_info["choices"]` lists the options A, B, …: the answer is the right one's letter ("B", "(b)"), its text, or
-      both ("B. Travel"). The truth may be given either way.
+      both ("B. Travel"). The truth may be given either way, with alternatives ("B or D") as well.
     An empty answer is wrong, and so is one of more than `MAX_CHARS` characters unless yes or no is asked for.
+
+    It is the `strict` and the `compat` scorer. Of the public code's own comparison only its mistakes are known (an
+    empty answer, "e" for "yes", "unknown" for "no" earned full marks), and none of them is allowed here.
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)
@@ -72,7 +76,7 @@ class _Choices:
     def __init__(self, options: Sequence[str]) -> None:
         self._letters = list(ascii_lowercase[: len(options)])
         self._plain = [_words(option) for option in options]
-        self._normal = [normalise(option) for option in options]
+        self.normal = [normalise(option) for option in options]
 
     def find(self, text: str) -> int | None:
         """Position of the option that `text` names. Its letter, its text, or its letter and its text."""
@@ -86,12 +90,9 @@ class _Choices:
         label = _LABEL.match(text)
         if label and label[1].lower() in self._letters:
             index = self._letters.index(label[1].lower())
-            return index if normalise(text[label.end() :]) == self._normal[index] else None
+            return index if normalise(text[label.end() :]) == self.normal[index] else None
         normal = normalise(text)
-        return self._normal.index(normal) if normal in self._normal else None
-
-    def same(self, first: int | None, second: int) -> bool:
-        return first is not None and self._normal[first] == self._normal[second]
+        return self.normal.index(normal) if normal in self.normal else None
 
 
 def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
@@ -101,12 +102,7 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
         raise DataError(f"truth: empty or longer than {MAX_CHARS} characters; got {truth[:80]!r}; want a short answer")
     options = read_choices(extra_info)
     if options:
-        choices = _Choices(options)
-        index = choices.find(text)
-        if index is None:
-            letters = f"A-{ascii_lowercase[len(options) - 1].upper()}"
-            raise DataError(f"truth: neither a letter {letters} nor an option of {list(options)}; got {text!r}")
-        return lambda answer: len(answer) <= MAX_CHARS and choices.same(choices.find(answer), index)
+        return _judge_choice(text, options)
     accepted = _alternatives(text)
     polar = accepted & _POLAR
     if polar == _POLAR:
@@ -114,6 +110,25 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
     if polar:
         return lambda answer: _last_polar_word(answer) in polar or _equals(answer, accepted)
     return lambda answer: _equals(answer, accepted)
+
+
+def _judge_choice(truth: str, options: Sequence[str]) -> Callable[[str], bool]:
+    choices = _Choices(options)
+    whole = choices.find(truth)  # before its alternatives: an option may itself read "green or blue"
+    found = [whole] if whole is not None else [choices.find(part) for part in _OR.split(truth)]
+    right = [index for index in found if index is not None]
+    if len(right) < len(found):
+        letters = f"A-{ascii_lowercase[len(options) - 1].upper()}"
+        raise DataError(f"truth: neither a letter {letters} nor an option of {list(options)}; got {truth!r}")
+    accepted = {choices.normal[index] for index in right}
+    polar = accepted & _POLAR
+
+    def judge(answer: str) -> bool:
+        index = choices.find(answer) if len(answer) <= MAX_CHARS else None
+        named = None if index is None else choices.normal[index]
+        return named in accepted or (index is None and len(polar) == 1 and _last_polar_word(answer) in polar)
+
+    return judge
 
 
 def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
@@ -160,7 +175,10 @@ def _equals(answer: str, accepted: set[str]) -> bool:
 
 def _last_polar_word(answer: str) -> str | None:
     """The last word, or None when it comes right after its opposite ("yes or no", "yes/no")."""
-    words = [word for word in _words(answer[-MAX_CHARS:]) if word not in ("or", "and")]
+    words = _words(answer[-MAX_CHARS:])
+    if len(answer) > MAX_CHARS:
+        words = words[1:]  # the first may be the end of a longer word
+    words = [word for word in words if word not in ("or", "and")]
     if not words or set(words[-2:]) == _POLAR:
         return None
     return words[-1]

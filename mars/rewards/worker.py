@@ -1,7 +1,7 @@
 """A reward worker process: loads one reward function, then scores what comes through a socket until it closes.
 
-Started by mars/rewards/pool.py as `python -m mars.rewards.worker SOCKET_FD LIFELINE_FD`. Protocol: the spec in; None
-or the text of a ConfigError out; then lists of pickled RewardInputs in, and one `Scored` out for each.
+Started by mars/rewards/pool.py as `python -m mars.rewards.worker SOCKET_FD LIFELINE_FD`. Protocol: (spec, scorer) in;
+None or the text of a ConfigError out; then lists of pickled RewardInputs in, and one `Scored` out for each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
 
 def _serve(connection: Connection) -> None:
     try:
-        reward = load_reward(connection.recv())
+        reward = load_reward(*connection.recv())
     except ConfigError as error:
         connection.send(str(error))
         return

@@ -18,22 +18,24 @@ FILE = Path(__file__).parent / "user_rewards.py"
 
 
 def test_built_in_rewards(make_item) -> None:
-    assert load_reward("vqa")(make_item("<answer>yes</answer>", "yes")).score == 1.25
-    assert load_reward("grounding")(make_item("<answer>[[0, 0, 1, 1]]</answer>", "[[0, 0, 1, 1]]")).score == 1.25
+    assert load_reward("vqa", "strict")(make_item("<answer>yes</answer>", "yes")).score == 1.25
+    assert (
+        load_reward("grounding", "strict")(make_item("<answer>[[0, 0, 1, 1]]</answer>", "[[0, 0, 1, 1]]")).score == 1.25
+    )
 
 
 def test_both_signatures(make_item) -> None:
-    assert load_reward(f"{FILE}:length")(make_item("abc")) == RewardResult(6.0, 1.0, {})
-    assert load_reward(f"{FILE}:judge")(make_item("abc")) == RewardResult(0.5, 0.5, {})
+    assert load_reward(f"{FILE}:length", "strict")(make_item("abc")) == RewardResult(6.0, 1.0, {})
+    assert load_reward(f"{FILE}:judge", "strict")(make_item("abc")) == RewardResult(0.5, 0.5, {})
     item = make_item("red", "red", bonus=2)
-    assert load_reward(f"{FILE}:verl")(item) == RewardResult(1.0, 1.0, {"bonus": 2.0, "is_test": 1.0})
-    assert load_reward(f"{FILE}:verl_short")(make_item("red", "blue")) == RewardResult(0.0, 0.0, {})
-    assert load_reward(f"{FILE}:verl_open")(item).parts == {"number_of_others": 2.0}
+    assert load_reward(f"{FILE}:verl", "strict")(item) == RewardResult(1.0, 1.0, {"bonus": 2.0, "is_test": 1.0})
+    assert load_reward(f"{FILE}:verl_short", "strict")(make_item("red", "blue")) == RewardResult(0.0, 0.0, {})
+    assert load_reward(f"{FILE}:verl_open", "strict")(item).parts == {"number_of_others": 2.0}
 
 
 def test_relative_paths(make_item, monkeypatch) -> None:
     monkeypatch.chdir(FILE.parent)
-    assert load_reward("user_rewards.py:length")(make_item("abc")).score == 6.0
+    assert load_reward("user_rewards.py:length", "strict")(make_item("abc")).score == 6.0
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_relative_paths(make_item, monkeypatch) -> None:
 )
 def test_wrong_specs_are_config_errors(spec: str, fragment: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_reward(spec)
+        load_reward(spec, "strict")
     assert str(caught.value).startswith("reward.function: ")
     assert fragment in str(caught.value)
 
@@ -69,13 +71,13 @@ def test_wrong_specs_are_config_errors(spec: str, fragment: str) -> None:
 def test_files_that_cannot_be_loaded(tmp_path: Path, code: str, fragment: str) -> None:
     (tmp_path / "broken.py").write_text(code)
     with pytest.raises(ConfigError, match=fragment):
-        load_reward(f"{tmp_path / 'broken.py'}:f")
+        load_reward(f"{tmp_path / 'broken.py'}:f", "strict")
 
 
 def test_not_a_python_file(tmp_path: Path) -> None:
     (tmp_path / "reward.txt").write_text("def f(item): return 1.0")
     with pytest.raises(ConfigError, match="not a Python file"):
-        load_reward(f"{tmp_path / 'reward.txt'}:f")
+        load_reward(f"{tmp_path / 'reward.txt'}:f", "strict")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_not_a_python_file(tmp_path: Path) -> None:
     ],
 )
 def test_good_returns(make_item, name: str, expected: RewardResult) -> None:
-    scorer = LocalScorer(f"{FILE}:returns")
+    scorer = LocalScorer(f"{FILE}:returns", "strict")
     assert scorer.score([make_item(name)]) == [expected]
     scorer.close()
 
@@ -124,7 +126,7 @@ def test_good_returns(make_item, name: str, expected: RewardResult) -> None:
     ],
 )
 def test_bad_returns_are_failures_with_a_reason(make_item, name: str, reason: str) -> None:
-    (result,) = LocalScorer(f"{FILE}:returns").score([make_item(name)])
+    (result,) = LocalScorer(f"{FILE}:returns", "strict").score([make_item(name)])
     assert result.failed is not None
     assert reason in result.failed
     assert len(result.failed) <= 300
@@ -141,14 +143,14 @@ def test_numpy_numbers_are_numbers() -> None:
 
 def test_a_malformed_truth_fails_its_sample_only(make_item) -> None:
     good = make_item("<answer>yes</answer>", "yes")
-    results = LocalScorer("vqa").score([good, make_item("<answer>yes</answer>", ""), good])
+    results = LocalScorer("vqa", "strict").score([good, make_item("<answer>yes</answer>", ""), good])
     assert [result.score for result in results] == [1.25, 0.0, 1.25]
     assert results[1].failed is not None
     assert "DataError: truth: empty" in results[1].failed
 
 
 def test_each_distinct_error_is_logged_once_with_its_traceback(make_item, caplog) -> None:
-    scorer = LocalScorer(f"{FILE}:misbehave")
+    scorer = LocalScorer(f"{FILE}:misbehave", "strict")
     with caplog.at_level(logging.ERROR):
         scorer.score([make_item("raise one"), make_item("raise \x1b[2J"), make_item("nan"), make_item("nan")])
         scorer.score([make_item("raise three"), make_item("fine")])
@@ -161,7 +163,7 @@ def test_each_distinct_error_is_logged_once_with_its_traceback(make_item, caplog
 
 
 def test_control_characters_of_an_error_are_escaped(make_item, caplog) -> None:
-    (result,) = LocalScorer(f"{FILE}:misbehave").score([make_item("raise \x1b[2J\ud800")])
+    (result,) = LocalScorer(f"{FILE}:misbehave", "strict").score([make_item("raise \x1b[2J\ud800")])
     assert result.failed == "ValueError: cannot read \\x1b[2J\\ud800"
     assert "\x1b" not in caplog.text
 
@@ -169,11 +171,11 @@ def test_control_characters_of_an_error_are_escaped(make_item, caplog) -> None:
 def test_ctrl_c_is_not_a_failed_sample(make_item, tmp_path: Path) -> None:
     (tmp_path / "reward.py").write_text("def f(item): raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        LocalScorer(f"{tmp_path / 'reward.py'}:f").score([make_item("")])
+        LocalScorer(f"{tmp_path / 'reward.py'}:f", "strict").score([make_item("")])
 
 
 def test_self_test(make_item) -> None:
-    scorer = LocalScorer(f"{FILE}:misbehave")
+    scorer = LocalScorer(f"{FILE}:misbehave", "strict")
     self_test(scorer, [make_item("raise"), make_item("fine")])
     self_test(scorer, [])
     with pytest.raises(ConfigError, match=r"reward\.function: failed on each of the 2 items.*cannot read x"):

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from mars.errors import DataError
 from mars.rewards.functions import check_truth
-from mars.rewards.grounding import mean_iou, score_grounding
+from mars.rewards.grounding import MAX_TRUE_BOXES, matched_ious, mean_iou, score_grounding
 
 
 def boxes_text(boxes: list) -> str:
     return "<think>t</think><answer>```json\n" + json.dumps([{"bbox_2d": box} for box in boxes]) + "\n```</answer>"
+
+
+def mean_of(predicted: list, truth: list) -> float:
+    return mean_iou(matched_ious(predicted, truth), len(truth))
 
 
 SQUARE = (0.0, 0.0, 10.0, 10.0)
@@ -36,15 +40,15 @@ SQUARE = (0.0, 0.0, 10.0, 10.0)
     ],
 )
 def test_iou_by_hand(box: tuple, iou: float) -> None:
-    assert mean_iou([box], [SQUARE]) == pytest.approx(iou, abs=1e-12)
-    assert mean_iou([SQUARE], [box]) == pytest.approx(iou, abs=1e-12)
+    assert mean_of([box], [SQUARE]) == pytest.approx(iou, abs=1e-12)
+    assert mean_of([SQUARE], [box]) == pytest.approx(iou, abs=1e-12)
 
 
 def test_matching_is_one_to_one() -> None:
     # All boxes are 10 high; only their x intervals differ. Both truths like the one prediction; one of them gets it.
-    assert mean_iou([(3, 0, 13, 10)], [(0, 0, 10, 10), (6, 0, 16, 10)]) == pytest.approx(7 / 13 / 2)
+    assert mean_of([(3, 0, 13, 10)], [(0, 0, 10, 10), (6, 0, 16, 10)]) == pytest.approx(7 / 13 / 2)
     # Two equal predictions cannot both count for one truth.
-    assert mean_iou([SQUARE, SQUARE], [SQUARE, (20, 0, 30, 10)]) == 0.5
+    assert mean_of([SQUARE, SQUARE], [SQUARE, (20, 0, 30, 10)]) == 0.5
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -55,7 +59,7 @@ def test_the_best_pair_is_given_up_for_a_better_total(turned: bool) -> None:
     # Greedy takes 0.9, then 0.6: total 1.5. The best total is 0.8 + 8/9.
     truth = [(0, 0, 10, 10), (0, 0, 8, 10)]
     predicted = [(2, 0, 10, 10), (0, 0, 9, 10)]
-    assert mean_iou(predicted[::-1] if turned else predicted, truth) == pytest.approx((0.8 + 8 / 9) / 2)
+    assert mean_of(predicted[::-1] if turned else predicted, truth) == pytest.approx((0.8 + 8 / 9) / 2)
 
 
 BOXES = st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 9), st.integers(1, 9)).map(
@@ -80,14 +84,15 @@ def test_mean_iou_is_the_best_of_all_matchings(predicted: list, truth: list) -> 
         sum(slow_iou(box, true) for box, true in zip(chosen, truth, strict=True) if box is not None)
         for chosen in permutations(slots, len(truth))
     )
-    assert mean_iou(predicted, truth) == pytest.approx(best / len(truth), abs=1e-12)
+    assert mean_of(predicted, truth) == pytest.approx(best / len(truth), abs=1e-12)
 
 
 def test_score_is_format_plus_accuracy(make_item) -> None:
     truth = "[[0, 0, 10, 10], [20, 0, 30, 10]]"
     result = score_grounding(make_item(boxes_text([[20, 0, 30, 5]]), truth))
     assert (result.score, result.accuracy) == (1.0, 0.25)
-    assert dict(result.parts) == {"format": 0.75, "accuracy": 0.25, "extra_boxes": 0.0}
+    compat = pytest.approx(0.25 * (1 + 0.3 * 0.693147180559945))  # ln 2
+    assert dict(result.parts) == {"format": 0.75, "accuracy": 0.25, "compat": compat, "extra_boxes": 0.0}
     assert score_grounding(make_item(boxes_text([[20, 0, 30, 10], [0, 0, 10, 10]]), truth)).score == 1.75
 
 
@@ -174,6 +179,7 @@ def test_ways_to_write_a_truth(make_item, truth: str) -> None:
         ("[[0, 0, true, 10]]", "not four numbers"),
         ("[[0, 0, NaN, 10]]", "not finite"),
         ("[" * 5000, "nested"),
+        (json.dumps([[0, 0, 1, 1]] * (MAX_TRUE_BOXES + 1)), "1001 boxes; want at most 1000"),
         ("[[0, 0, 1" + "0" * 5000 + ", 10]]", "not finite"),
     ],
 )

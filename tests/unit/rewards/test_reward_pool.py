@@ -18,13 +18,13 @@ from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
 
 FILE = Path(__file__).parent / "user_rewards.py"
-TIMED_OUT = "timed out after 0.5 s"
+TIMED_OUT = "timed out after 1 s"
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[RewardPool]:
     """Shared by all tests here: whatever one of them does to it, the next must find it whole."""
-    pool = RewardPool(f"{FILE}:misbehave", num_workers=2, timeout_s=0.5)
+    pool = RewardPool(f"{FILE}:misbehave", "strict", num_workers=2, timeout_s=1.0)
     yield pool
     pool.close()
 
@@ -80,8 +80,8 @@ def test_faults_side_by_side(pool: RewardPool, make_item) -> None:
 
 def test_the_same_results_as_in_process(make_item) -> None:
     items = [make_item(f"<think>t</think><answer>{word}</answer>", truth) for word in "abc" for truth in ("a", "b", "")]
-    pool = RewardPool("vqa", num_workers=1, timeout_s=5.0)
-    assert pool.score(items) == LocalScorer("vqa").score(items)
+    pool = RewardPool("vqa", "strict", num_workers=1, timeout_s=5.0)
+    assert pool.score(items) == LocalScorer("vqa", "strict").score(items)
     pool.close()
 
 
@@ -101,7 +101,7 @@ def test_idle_workers_that_are_killed_cost_nothing(pool: RewardPool, make_item) 
 
 def test_a_stopped_worker_is_replaced(make_item) -> None:
     # A deadline of its own: on a busy machine the other worker must not be late as well.
-    pool = RewardPool(f"{FILE}:misbehave", num_workers=2, timeout_s=2.0)
+    pool = RewardPool(f"{FILE}:misbehave", "strict", num_workers=2, timeout_s=2.0)
     try:
         pool.score([make_item("a")])
         stopped = pool.pids[0]
@@ -132,7 +132,7 @@ def test_an_interrupted_batch_leaves_nothing_for_the_next(pool: RewardPool, make
 
 
 def test_distinct_failures_are_logged_once(make_item, caplog) -> None:
-    pool = RewardPool(f"{FILE}:misbehave", num_workers=1, timeout_s=5.0)
+    pool = RewardPool(f"{FILE}:misbehave", "strict", num_workers=1, timeout_s=5.0)
     with caplog.at_level(logging.ERROR):
         pool.score([make_item(text) for text in ("raise one", "raise two", "nan")])
         pool.score([make_item(text) for text in ("raise three", "nan")])
@@ -144,7 +144,7 @@ def test_distinct_failures_are_logged_once(make_item, caplog) -> None:
 
 
 def test_close_ends_all_workers_even_hanging_ones(make_item) -> None:
-    pool = RewardPool(f"{FILE}:misbehave", num_workers=2, timeout_s=60.0)
+    pool = RewardPool(f"{FILE}:misbehave", "strict", num_workers=2, timeout_s=60.0)
     pids = pool.pids
     assert len(pids) == 2
     pool.close()
@@ -167,18 +167,18 @@ def test_close_ends_all_workers_even_hanging_ones(make_item) -> None:
 def test_what_cannot_be_loaded_is_a_config_error(tmp_path: Path, code: str, fragment: str) -> None:
     (tmp_path / "reward.py").write_text(code)
     with pytest.raises(ConfigError, match=r"reward\.function: .*" + fragment):
-        RewardPool(f"{tmp_path / 'reward.py'}:f", num_workers=1, timeout_s=1.0)
+        RewardPool(f"{tmp_path / 'reward.py'}:f", "strict", num_workers=1, timeout_s=1.0)
 
 
 def test_a_wrong_name_is_found_before_any_process_starts() -> None:
     with pytest.raises(ConfigError, match=r"reward\.function: no such file"):
-        RewardPool("/nowhere/reward.py:f", num_workers=1, timeout_s=1.0)
+        RewardPool("/nowhere/reward.py:f", "strict", num_workers=1, timeout_s=1.0)
 
 
 def test_no_worker_left(make_item, tmp_path: Path) -> None:
     file = tmp_path / "reward.py"
     file.write_text("import os\ndef f(item): os._exit(1) if item.response else None")
-    pool = RewardPool(f"{file}:f", num_workers=1, timeout_s=5.0)
+    pool = RewardPool(f"{file}:f", "strict", num_workers=1, timeout_s=5.0)
     file.unlink()
     with pytest.raises(WorkersLost, match="no such file"):
         pool.score([make_item("x")])
@@ -190,7 +190,7 @@ import sys
 from mars.rewards.pool import RewardPool
 from mars.types import RewardInput
 
-pool = RewardPool(sys.argv[1], num_workers=2, timeout_s=300.0)
+pool = RewardPool(sys.argv[1], "strict", num_workers=2, timeout_s=300.0)
 print(*pool.pids, flush=True)
 print(pool.score([RewardInput("test", None, sys.argv[2], "", None, None, {})]), flush=True)
 if sys.argv[2] != "regex":
