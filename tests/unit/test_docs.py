@@ -18,7 +18,7 @@ from mars.config.load import load_config
 from mars.config.schema import SftConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipe").rglob("*.md")])
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 KEYS = {*leaves(TrainConfig), *leaves(SftConfig)}
 SECTIONS = {key.partition(".")[0] for key in KEYS}
@@ -133,7 +133,26 @@ def test_settings_of_commands_are_accepted(page):
             continue
         overrides = [word for word in words[3:] if re.match(r"[\w.]+=", word)]
         data = [] if any(word.startswith(("data.train_files=", "experiment=")) for word in overrides) else ["x.parquet"]
-        load_config("train", [*(f"data.train_files=[{file}]" for file in data), *overrides], [])
+        folders = [str(ROOT / words[i + 1]) for i, word in enumerate(words) if word == "--config-dir"]
+        load_config("train", [*(f"data.train_files=[{file}]" for file in data), *overrides], folders)
+
+
+@pages
+def test_settings_after_the_arguments_of_scripts_are_accepted(page):
+    """A run script is found, has its four arguments, and composes the experiment it names with the page's settings."""
+    for words in command_lines(page):
+        if len(words) < 3 or words[0] != "bash" or not (ROOT / words[1]).is_file():
+            continue
+        text = text_of(ROOT / words[1])
+        run = re.search(r'scripts/train\.sh" "\$0" "\$root/(\S+)" (\w+) "\$@"', text)
+        if run is None:
+            continue
+        engine, data, reward, images, *settings = [word for word in words[2:] if not word.startswith("--")]
+        assert engine in ("vllm", "hf")
+        assert images == "any" or images.isdigit(), images
+        assert not any("=" in word for word in (data, reward))
+        given = [f"experiment={run[2]}", "data.train_files=[x.parquet]", *settings]
+        load_config("train", given, [str(ROOT / run[1])])
 
 
 @pages
@@ -213,6 +232,18 @@ def test_the_licence_is_whole():
         (test_commands_exist, "```bash\nmars eval run a b --output c\n```"),
         (test_modules_that_are_run_exist, "`python -m mars.nothing`"),
         (test_settings_of_commands_are_accepted, "```bash\npython -m mars.main anchor=stereo\n```"),
+        (
+            test_settings_of_commands_are_accepted,
+            "```bash\npython -m mars.main --config-dir recipe/dapo experiment=mars_grpo_tiny\n```",
+        ),
+        (
+            test_settings_after_the_arguments_of_scripts_are_accepted,
+            "```bash\nbash recipe/dapo/run_dapo_qwen2.5_3b.sh vllm d grounding 2 experiment=dapo_large\n```",
+        ),
+        (
+            test_settings_after_the_arguments_of_scripts_are_accepted,
+            "```bash\nbash recipe/dapo/run_dapo_qwen2.5_3b.sh vllm d grounding anchor=none\n```",
+        ),
     ],
 )
 def test_a_wrong_page_is_noticed(check, text, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Every configuration file of the repository composes, and docs/config.md is up to date."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mars.config.keys import leaves
 from mars.config.load import SCHEMAS, load_config
 
 ROOT = Path(__file__).parents[3]
+METHOD = ROOT / "docs" / "method.md"
 EXPERIMENTS = sorted([*ROOT.glob("configs/experiment/*.yaml"), *ROOT.glob("recipe/*/experiment/*.yaml")])
 
 
@@ -36,6 +38,25 @@ def test_every_choice_of_every_group_composes(root):
         for choice in choices if group != "experiment" else []:
             overrides = [f"{group}={choice}", f"data.train_files=[{quoted('given.parquet')}]"]
             assert load_config(root, overrides, []).run.name, f"{group}={choice}"
+
+
+def test_the_table_of_presets_is_true_and_complete():
+    """docs/method.md: every setting in which two presets differ, with each one's value."""
+    rows = [line.strip("|").split("|") for line in METHOD.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    cells = [[cell.strip().strip("`") for cell in row] for row in rows]
+    start = next(i for i, row in enumerate(cells) if row[1:2] == ["grpo"])
+    names = cells[start][1:]
+    presets = {}
+    for name in groups("train", [shipped_folder()])["algorithm"]:
+        config = load_config("train", [f"algorithm={name}", "data.train_files=[given.parquet]"], [])
+        presets[name] = config.algorithm.model_dump()
+    assert sorted(names) == sorted(presets)
+    table = {}
+    for key, *values in itertools.takewhile(lambda row: row[0].startswith("algorithm."), cells[start + 2 :]):
+        table[key.removeprefix("algorithm.")] = [yaml.safe_load(value) for value in values]
+    true = {key: [presets[name][key] for name in names] for key in presets["grpo"]}
+    assert table == {key: true[key] for key in table}
+    assert {key for key, values in true.items() if len(set(map(str, values))) > 1} <= set(table)
 
 
 @pytest.mark.parametrize("root", SCHEMAS)
