@@ -22,6 +22,7 @@ from mars.actor.model import ModelSettings, PolicyModel, ScoringSettings, load_p
 from mars.actor.objective import Objective, ObjectiveSettings, compared_update, row_advantages, row_targets
 from mars.actor.optimizer import Optimizer, OptimizerSettings
 from mars.actor.reference import load_reference
+from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import full_state, save_policy
 from mars.actor.trainer import Rendezvous
 from mars.actor.update_sums import UpdateSums
@@ -211,6 +212,8 @@ class FsdpTrainer:
 
     def _forward_batch(self, rows: Sequences[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
         rope_index = self._policy.backbone.model.get_rope_index
+        if self._settings.model.packing == "shared_prefix":
+            return pack_groups(group_rows(rows), rope_index, self._rules.image_id).to(self._device)
         return forward_batch(rows, rope_index, self._rules.image_id, self._rules.pad_id).to(self._device)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -53,3 +54,9 @@ def pack_groups(groups: Sequence[Group], rope_index: Callable[..., Any], image_i
         lengths=torch.tensor([len(response) for _, response in rows]),
         layout=SharedPrefixLayout.of([(len(p.input_ids), [len(r) for r in responses]) for p, responses in groups]),
     )
+
+
+def group_rows(rows: Iterable[tuple[ProcessedPrompt, ResponseIds]]) -> list[Group]:
+    """Neighbouring rows of one and the same prompt become its group."""
+    neighbours = (list(members) for _, members in groupby(rows, key=lambda row: id(row[0])))
+    return [(members[0][0], [response for _, response in members]) for members in neighbours]

@@ -56,7 +56,9 @@ class TrainRunConfig(RunConfig):
 class ModelConfig(Section):
     path: str = Field(min_length=1, description="Hugging Face model folder or hub name.")
     dtype: Literal["float32", "bfloat16"] = Field(description="Type of the computation; weights are kept in float32.")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(description="Attention of the trainer's forward.")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        description="Attention of the trainer's forward; with actor.packing=shared_prefix of its vision tower only."
+    )
     box_space: Literal["resized_pixels", "norm_1000"] = Field(
         description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL) or 0 to 1000 (Qwen3-VL)."
     )
@@ -158,7 +160,10 @@ class RolloutConfig(Section):
 class ActorConfig(Section):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
-    tokens_per_forward: PositiveInt = Field(description="Padded tokens of one micro-batch on one rank.")
+    packing: Literal["shared_prefix", "naive"] = Field(
+        description="What a forward computes: every prompt once for all its responses, or once for each (slower)."
+    )
+    tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits exist at once.")
     gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
     learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")

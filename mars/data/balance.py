@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
+from mars.data.packs import first_fit, split_responses
 from mars.types import MicroBatch, TrainPrompt, UpdatePlan
 
 Row = tuple[int, int]
+Packing = Literal["shared_prefix", "naive"]
 
 
 def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
@@ -51,55 +54,51 @@ def micro_batches(costs: Sequence[int], tokens_per_forward: int, num_fillers: in
 
 
 def plan_updates(
-    prompts: Sequence[TrainPrompt], prompts_per_update: int, num_ranks: int, tokens_per_forward: int
+    prompts: Sequence[TrainPrompt], prompts_per_update: int, num_ranks: int, tokens_per_forward: int, packing: Packing
 ) -> tuple[UpdatePlan, ...]:
     """Split a batch into optimizer steps of `prompts_per_update` prompts in the given order; the last may be smaller.
 
-    Whole prompts go to one rank; a prompt's responses stay neighbours. Fillers are added so that every rank runs
-    equally many forwards (FSDP's collectives wait for all) and no forward is without an image where another has one.
+    packing: what a forward holds, and so what it costs. "naive": rows of a prompt and one response, padded to the
+    longest. "shared_prefix": each prompt once, then its responses, without padding.
+    Whole prompts go to one rank, and a prompt's responses stay neighbours; only a prompt that alone exceeds
+    `tokens_per_forward` as a pack is split by responses. Fillers are added so that every rank runs equally many
+    forwards (FSDP's collectives wait for all) and no forward is without an image where another has one.
     A filler is the shortest row that shows an image.
 
     Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and
     (2, 0).
     """
+    plan_update = _plan_packs if packing == "shared_prefix" else _plan_rows
     indices = range(len(prompts))
     return tuple(
-        _plan_update(prompts, indices[first : first + prompts_per_update], num_ranks, tokens_per_forward)
+        plan_update(prompts, indices[first : first + prompts_per_update], num_ranks, tokens_per_forward)
         for first in range(0, len(prompts), prompts_per_update)
     )
 
 
-def _plan_update(
+def _plan_rows(
     prompts: Sequence[TrainPrompt], indices: Sequence[int], num_ranks: int, tokens_per_forward: int
 ) -> UpdatePlan:
     def cost(row: Row) -> int:
-        prompt = prompts[row[0]]
-        return prompt.num_prompt_tokens + len(prompt.responses[row[1]].token_ids)
+        return _cost(prompts, (row,))
 
-    def shows_image(row: Row) -> bool:
-        return bool(prompts[row[0]].images)
-
-    prompt_rows = [[(index, k) for k in range(len(prompts[index].responses))] for index in indices]
+    prompt_rows = [_rows(prompts, index) for index in indices]
     # Neighbours of like length pad little.
     prompt_rows.sort(key=lambda rows: -max(map(cost, rows)))
     assignment = assign_to_ranks([sum(map(cost, rows)) for rows in prompt_rows], num_ranks)
-    all_rows = [row for rows in prompt_rows for row in rows]
-    with_image = list(filter(shows_image, all_rows))
-    filler = min(with_image or all_rows, key=cost)
+    filler, is_needed = _filler(prompts, indices)
     ranks = []
     for members in assignment:
         rows = [row for member in members for row in prompt_rows[member]]
-        seeing = [row for row in rows if shows_image(row)]
-        blind = [row for row in rows if not shows_image(row)]
+        seeing = [row for row in rows if prompts[row[0]].images]
+        blind = [row for row in rows if not prompts[row[0]].images]
         ranks.append(
             [
                 *_forwards(seeing, (), cost, tokens_per_forward),
-                *_forwards(blind, (filler,) if with_image else (), cost, tokens_per_forward),
+                *_forwards(blind, (filler,) if is_needed else (), cost, tokens_per_forward),
             ]
         )
-    longest = max(map(len, ranks))
-    empty = MicroBatch(rows=(filler,), num_fillers=1)
-    return UpdatePlan(ranks=tuple((*batches, *[empty] * (longest - len(batches))) for batches in ranks))
+    return _equally_many(ranks, filler)
 
 
 def _forwards(
@@ -109,3 +108,59 @@ def _forwards(
     costs = [max(map(cost, (row, *fillers))) for row in rows]
     batches = micro_batches(costs, tokens_per_forward, len(fillers))
     return [MicroBatch((*(rows[i] for i in batch), *fillers), len(fillers)) for batch in batches]
+
+
+def _plan_packs(
+    prompts: Sequence[TrainPrompt], indices: Sequence[int], num_ranks: int, tokens_per_forward: int
+) -> UpdatePlan:
+    """Text-only groups fill the room that those with images leave; a pack of text alone takes a filler in."""
+    filler, is_needed = _filler(prompts, indices)
+
+    def opening_cost(index: int) -> int:
+        return _cost(prompts, (filler,)) if is_needed and not prompts[index].images else 0
+
+    parts = []
+    for index in indices:
+        lengths = [len(response.token_ids) for response in prompts[index].responses]
+        room = tokens_per_forward - opening_cost(index)
+        split = split_responses(prompts[index].num_prompt_tokens, lengths, room)
+        parts += [tuple((index, k) for k in places) for places in split]
+    assignment = assign_to_ranks([_cost(prompts, part) for part in parts], num_ranks)
+    ranks = []
+    for members in assignment:
+        mine = [parts[member] for member in members]
+        mine.sort(key=lambda part: (not prompts[part[0][0]].images, -_cost(prompts, part)))
+        packs = first_fit(
+            [_cost(prompts, part) for part in mine], [opening_cost(part[0][0]) for part in mine], tokens_per_forward
+        )
+        ranks.append([_pack(prompts, [mine[i] for i in pack], filler, is_needed) for pack in packs])
+    return _equally_many(ranks, filler)
+
+
+def _pack(prompts: Sequence[TrainPrompt], parts: Sequence[tuple[Row, ...]], filler: Row, is_needed: bool) -> MicroBatch:
+    rows = tuple(row for part in parts for row in part)
+    if is_needed and not any(prompts[index].images for index, _ in rows):
+        return MicroBatch((*rows, filler), 1)
+    return MicroBatch(rows)
+
+
+def _rows(prompts: Sequence[TrainPrompt], index: int) -> list[Row]:
+    return [(index, k) for k in range(len(prompts[index].responses))]
+
+
+def _cost(prompts: Sequence[TrainPrompt], rows: Sequence[Row]) -> int:
+    """Tokens of rows of one prompt that stands once before them."""
+    return prompts[rows[0][0]].num_prompt_tokens + sum(len(prompts[i].responses[k].token_ids) for i, k in rows)
+
+
+def _filler(prompts: Sequence[TrainPrompt], indices: Sequence[int]) -> tuple[Row, bool]:
+    """The shortest row that shows an image, or the shortest; and whether forwards without an image need it."""
+    rows = [row for index in indices for row in _rows(prompts, index)]
+    with_image = [row for row in rows if prompts[row[0]].images]
+    return min(with_image or rows, key=lambda row: _cost(prompts, (row,))), bool(with_image)
+
+
+def _equally_many(ranks: Sequence[Sequence[MicroBatch]], filler: Row) -> UpdatePlan:
+    longest = max(map(len, ranks))
+    empty = MicroBatch(rows=(filler,), num_fillers=1)
+    return UpdatePlan(ranks=tuple((*batches, *[empty] * (longest - len(batches))) for batches in ranks))

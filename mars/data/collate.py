@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from mars.data.balance import plan_updates
+from mars.data.balance import Packing, plan_updates
 from mars.types import PromptRollouts, RolloutGroup, RolloutRequest, TrainBatch, TrainPrompt, TrainResponse
 
 
@@ -17,6 +17,7 @@ def train_batch(
     prompts_per_update: int,
     num_ranks: int,
     tokens_per_forward: int,
+    packing: Packing,
 ) -> TrainBatch:
     """Whole prompts in the given order, each with its valid multi responses and its valid anchor rewards.
 
@@ -35,7 +36,7 @@ def train_batch(
         for position, item in enumerate(kept)
     )
     prompts = tuple(prompt for prompt in candidates if prompt.responses)
-    return TrainBatch(prompts, plan_updates(prompts, prompts_per_update, num_ranks, tokens_per_forward))
+    return TrainBatch(prompts, plan_updates(prompts, prompts_per_update, num_ranks, tokens_per_forward, packing))
 
 
 def scoring_batch(
@@ -44,6 +45,7 @@ def scoring_batch(
     prompt_length: Callable[[RolloutRequest], int],
     num_ranks: int,
     tokens_per_forward: int,
+    packing: Packing,
 ) -> TrainBatch:
     """Every group that has a valid rollout, multi and anchor, as a prompt of its own in one plan over all ranks.
 
@@ -52,7 +54,8 @@ def scoring_batch(
     groups = [group for item in rollouts for group in (item.multi, *item.anchors)]
     candidates = (_responses_of(group, prompt_length, anchor_rewards=()) for group in groups)
     prompts = tuple(prompt for prompt in candidates if prompt.responses)
-    return TrainBatch(prompts, plan_updates(prompts, max(len(prompts), 1), num_ranks, tokens_per_forward))
+    updates = plan_updates(prompts, max(len(prompts), 1), num_ranks, tokens_per_forward, packing)
+    return TrainBatch(prompts, updates)
 
 
 def _train_prompt(item: PromptRollouts, prompt_length: Callable[[RolloutRequest], int]) -> TrainPrompt:

@@ -50,8 +50,8 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     settings = world.settings(objective=objective, temperature=0.7)
     rendezvous = Rendezvous(rank, world_size, meeting, timeout_s=120.0)
     trainer = FsdpTrainer(settings, world.rules, rendezvous, world.processor.process)
-    scored = TrainBatch(rows, plan_updates(rows, len(rows), world_size, 300))
-    trained = TrainBatch(rows, plan_updates(rows, 2, world_size, 300))
+    scored = TrainBatch(rows, plan_updates(rows, len(rows), world_size, 300, "shared_prefix"))
+    trained = TrainBatch(rows, plan_updates(rows, 2, world_size, 300, "shared_prefix"))
     before = trainer.kl_to_reference(scored)
     metrics = trainer.update(trained).metrics
     result = {"kl": before, "metrics": dict(metrics), "kl_after": trainer.kl_to_reference(scored)}

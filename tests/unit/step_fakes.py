@@ -77,8 +77,11 @@ def parts(
             prompts_per_update=per_update,
             num_ranks=num_ranks,
             tokens_per_forward=30,
+            packing="shared_prefix",
         ),
-        scoring_batch=partial(scoring_batch, prompt_length=length, num_ranks=num_ranks, tokens_per_forward=30),
+        scoring_batch=partial(
+            scoring_batch, prompt_length=length, num_ranks=num_ranks, tokens_per_forward=30, packing="shared_prefix"
+        ),
     )
 
 

@@ -46,7 +46,9 @@ def run(world, prompts, pictures, per_update, num_steps=2):
     build_engine = lambda fetch: HfEngine(hf, world.rules, process=world.processor.process, fetch=fetch)  # noqa: E731
     build_trainer = partial(world.trainer, temperature=0.8, objective=GRPO, learning_rate=3e-3)
     tracker = RecordingTracker()
-    plan_settings = {"prompt_length": length, "num_ranks": 1, "tokens_per_forward": 400}
+    plan_settings = {
+        "prompt_length": length, "num_ranks": 1, "tokens_per_forward": 400, "packing": "shared_prefix",
+    }  # fmt: skip
     with local_workers("cpu", 1, build_engine, build_trainer) as (engine, trainer):
         parts = StepParts(
             engine=engine,

@@ -18,7 +18,7 @@ from mars.actor.optimizer import OptimizerSettings
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.policy_loss import PolicyLossSettings
-from mars.data.balance import plan_updates
+from mars.data.balance import Packing, plan_updates
 from mars.data.chat import PromptEncoder, prompt_length
 from mars.data.images import ImageBudget, decode_image, num_image_tokens
 from mars.data.processor import PromptProcessor
@@ -88,8 +88,11 @@ class TinyWorld:
             name, ids, prompt_length(ids, tokens_per_image), tuple(images), tuple(responses), tuple(anchors)
         )
 
-    def batch(self, prompts: Sequence[TrainPrompt], per_update: int = 100, tokens_per_forward: int = 600) -> TrainBatch:
-        return TrainBatch(tuple(prompts), plan_updates(prompts, per_update, 1, tokens_per_forward))
+    def batch(
+        self, prompts: Sequence[TrainPrompt], per_update: int = 100, tokens_per_forward: int = 600,
+        packing: Packing = "shared_prefix",
+    ) -> TrainBatch:  # fmt: skip
+        return TrainBatch(tuple(prompts), plan_updates(prompts, per_update, 1, tokens_per_forward, packing))
 
     def sequences(self, batch: TrainBatch) -> list[TokenSequence]:
         return [TokenSequence(p.prompt_token_ids, p.images, r.token_ids) for p in batch.prompts for r in p.responses]
@@ -99,7 +102,7 @@ class TinyWorld:
     def settings(self, **changes) -> TrainerSettings:
         """Settings of a trainer; `changes` are fields of any of its parts. The reference is the model itself."""
         base = TrainerSettings(
-            model=ModelSettings(str(self.folder), "float32", "sdpa", False, False, "naive"),
+            model=ModelSettings(str(self.folder), "float32", "sdpa", False, False, "shared_prefix"),
             scoring=ScoringSettings(1.0, self.rules.blocked_ids, 16),
             optimizer=OptimizerSettings(1e-3, 0, None, 0.0, (0.9, 0.999), 1.0),
             objective=GRPO,

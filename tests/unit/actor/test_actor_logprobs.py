@@ -84,8 +84,8 @@ def test_the_tokens_by_vocabulary_never_exist_at_once(world, pictures):
     assert {size[-1] for size in sizes} == {vocabulary}
     assert max(size[0] for size in sizes) == 8
     assert all(len(size) == 2 for size in sizes)
-    # The text-only forward has a filler with an image, the row of 15 tokens. Once forward, once again in backward.
-    assert sum(size[0] for size in sizes) == 2 * (20 + 15 + 10 + 15)
+    # Once forward, once again in backward.
+    assert sum(size[0] for size in sizes) == 2 * (20 + 15 + 10)
 
 
 def test_entropy_is_that_of_the_masked_distribution(world, pictures):

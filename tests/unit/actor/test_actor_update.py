@@ -105,7 +105,7 @@ def test_the_gradient_does_not_depend_on_how_the_work_is_cut(world, prompts):
         batch = world.batch(prompts, tokens_per_forward=tokens_per_forward)
         trainer = world.trainer(objective=objective, chunk_tokens=chunk_tokens)
         results[len(batch.updates[0].ranks[0]), chunk_tokens] = gradients(trainer, batch)[0]
-    assert {forwards for forwards, _ in results} >= {2, 9}
+    assert {forwards for forwards, _ in results} >= {1, 9}
     first, *others = results.values()
     for other in others:
         assert distance(other, first) < 1e-5

@@ -48,8 +48,9 @@ def kept(prompt_id, multi, **anchors):
 
 def collate(items, num_ranks=1):
     return train_batch(
-        items, 0, prompt_length=lambda request: 10, prompts_per_update=2, num_ranks=num_ranks, tokens_per_forward=1000
-    )
+        items, 0, prompt_length=lambda request: 10, prompts_per_update=2, num_ranks=num_ranks,
+        tokens_per_forward=1000, packing="shared_prefix",
+    )  # fmt: skip
 
 
 def test_only_valid_rollouts_of_the_own_prompt():
@@ -148,7 +149,7 @@ def test_update_plans_hold_every_response_once(described, per_update, ranks, bud
         )
         for i, (length, responses, pictured) in enumerate(described)
     ]  # fmt: skip
-    plans = plan_updates(prompts, per_update, ranks, budget)
+    plans = plan_updates(prompts, per_update, ranks, budget, "naive")
     wanted = [(i, k) for i, prompt in enumerate(prompts) for k in range(len(prompt.responses))]
     assert [row for plan in plans for row in plan.rows] == wanted
     for number, plan in enumerate(plans):

@@ -35,8 +35,8 @@ described = st.tuples(st.integers(1, 60), st.lists(st.integers(0, 30), min_size=
 @settings(max_examples=300, deadline=None)
 def test_any_plan_holds_what_the_trainer_relies_on(prompts, per_update, num_ranks, budget):
     prompts = [make(*described, name=str(i)) for i, described in enumerate(prompts)]
-    plans = plan_updates(prompts, per_update, num_ranks, budget)
-    assert plans == plan_updates(prompts, per_update, num_ranks, budget)
+    plans = plan_updates(prompts, per_update, num_ranks, budget, "naive")
+    assert plans == plan_updates(prompts, per_update, num_ranks, budget, "naive")
 
     def tokens(row):
         return prompts[row[0]].num_prompt_tokens + len(prompts[row[0]].responses[row[1]].token_ids)
@@ -72,28 +72,28 @@ def test_any_plan_holds_what_the_trainer_relies_on(prompts, per_update, num_rank
 
 def test_a_text_forward_next_to_images_gets_the_shortest_row_that_shows_one():
     prompts = [make(50, [10, 5]), make(8, [2, 2], pictured=False), make(40, [9])]
-    (plan,) = plan_updates(prompts, 3, 1, 100)
+    (plan,) = plan_updates(prompts, 3, 1, 100, "naive")
     filler = (2, 0)
     assert plan.ranks == ((
         MicroBatch(((0, 0),)), MicroBatch(((0, 1),)), MicroBatch(((2, 0),)),
         MicroBatch(((1, 0), filler), 1), MicroBatch(((1, 1), filler), 1),
     ),)  # fmt: skip
-    (wider,) = plan_updates(prompts, 3, 1, 147)  # three rows padded to the filler's 49 tokens
+    (wider,) = plan_updates(prompts, 3, 1, 147, "naive")  # three rows padded to the filler's 49 tokens
     assert wider.ranks[0][-1] == MicroBatch(((1, 0), (1, 1), filler), 1)
 
 
 def test_many_short_texts_are_not_padded_to_a_long_picture_beyond_the_budget():
     prompts = [make(1000, [10]), *(make(8, [2] * 4, pictured=False) for _ in range(20))]
-    (plan,) = plan_updates(prompts, 21, 1, 5000)
+    (plan,) = plan_updates(prompts, 21, 1, 5000, "naive")
     assert max(len(micro.rows) for micro in plan.ranks[0]) == 4  # 4 rows of up to 1010 tokens
-    (text_only,) = plan_updates(prompts[1:], 20, 1, 5000)
+    (text_only,) = plan_updates(prompts[1:], 20, 1, 5000, "naive")
     assert text_only.ranks == (
         (MicroBatch(tuple((i, k) for i in range(20) for k in range(4))),),
     )  # 80 rows of 10 tokens need no filler
 
 
 def test_ranks_without_work_run_fillers():
-    (plan,) = plan_updates([make(10, [5, 3])], 4, 3, 15)
+    (plan,) = plan_updates([make(10, [5, 3])], 4, 3, 15, "naive")
     assert plan.ranks == (
         (MicroBatch(((0, 0),)), MicroBatch(((0, 1),))),
         (MicroBatch(((0, 1),), 1),) * 2,
@@ -104,13 +104,13 @@ def test_ranks_without_work_run_fillers():
 
 def test_work_is_shared_evenly_over_ranks():
     lengths = [100, 90, 20, 20, 10, 10, 5, 5]
-    (plan,) = plan_updates([make(n, [1]) for n in lengths], 8, 2, 10_000)
+    (plan,) = plan_updates([make(n, [1]) for n in lengths], 8, 2, 10_000, "naive")
     loads = [sum(lengths[i] for micro in rank for i, _ in weighted(micro)) for rank in plan.ranks]
     assert loads == [130, 130]
 
 
 def test_no_prompt_no_update():
-    assert plan_updates([], 4, 2, 100) == ()
+    assert plan_updates([], 4, 2, 100, "naive") == ()
 
 
 def test_fillers_take_their_place_in_every_micro_batch():

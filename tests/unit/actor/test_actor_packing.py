@@ -1,0 +1,124 @@
+"""The trainer with packs and with rows: the same log-probs, updates, gradients and KL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_world import GRPO, distance, gradients
+
+PACKINGS = ("shared_prefix", "naive")
+WITH_KL = replace(GRPO, kl_coefficient=0.3, entropy_coefficient=0.02)
+
+
+def prompts(world, pictures):
+    return [
+        world.train_prompt("a", pictures[:2], [5, 9, 2, 14], anchors=[0.5, 2.0]),
+        world.train_prompt("text", [], [7, 3]),
+        world.train_prompt("bb", [pictures[1]], [4, 12, 6], rewards=[0.0, 1.0, 0.25]),
+        world.train_prompt("c", [pictures[2], pictures[0]], [3, 1, 1], rewards=[1.0, 0.0, 0.0]),
+    ]
+
+
+def with_packing(world, items, packing, per_update, tokens_per_forward, **changes):
+    batch = world.batch(items, per_update=per_update, tokens_per_forward=tokens_per_forward, packing=packing)
+    return world.trainer(packing=packing, **changes), batch
+
+
+def objective(world, **changes):
+    return replace(WITH_KL, kl_reference=str(world.folder), **changes)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("family", "budget"), [("world", 100_000), ("world", 70), ("qwen3_world", 160)])
+def test_updates_are_those_of_rows(family, budget, checkpointing, pictures, request):
+    """Budget 70 splits the group of four answers over packs."""
+    world = request.getfixturevalue(family)
+    items, found = prompts(world, pictures), {}
+    for packing in PACKINGS:
+        trainer, batch = with_packing(
+            world, items, packing, 4, budget,
+            objective=objective(world), gradient_checkpointing=checkpointing, temperature=0.7,
+        )  # fmt: skip
+        metrics, record = {}, trainer._finish
+        trainer._finish = lambda sums, record=record, metrics=metrics: metrics.update(record(sums)) or metrics
+        found[packing] = gradients(trainer, batch)[0], metrics, len(batch.updates[0].ranks[0])
+    (mine, my_metrics, packs), (wanted, metrics, rows) = found.values()
+    assert packs <= rows
+    assert distance(mine, wanted) <= 5e-6
+    assert my_metrics.keys() == metrics.keys()
+    for key, value in metrics.items():
+        assert my_metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+
+
+def test_a_group_over_the_budget_is_split(world, pictures):
+    items = prompts(world, pictures)
+    plan = world.batch(items, tokens_per_forward=70).updates[0]
+    homes = [{p for p, _ in micro.rows[: len(micro.rows) - micro.num_fillers]} for micro in plan.ranks[0]]
+    assert sum(0 in home for home in homes) > 1
+
+
+def test_the_ratio_of_the_first_of_several_updates_is_one_to_the_bit(world, qwen3_world, pictures):
+    """Old log-probs of a pass without gradients, then the update's own forward."""
+    for one in (world, qwen3_world):
+        trainer, batch = with_packing(one, prompts(one, pictures), "shared_prefix", 2, 70)
+        seen, loss = [], trainer._objective.loss
+        trainer._objective.loss = lambda logprobs, entropy, old, *rest, seen=seen, loss=loss: (
+            seen.append((logprobs.detach(), old)) or loss(logprobs, entropy, old, *rest)
+        )
+        trainer.update(batch)
+        first = len(batch.updates[0].ranks[0])
+        assert len(batch.updates) == 2
+        assert len(seen) > first
+        assert all(torch.equal(logprobs, old) for logprobs, old in seen[:first])
+        assert not any(torch.equal(logprobs, old) for logprobs, old in seen[first:])
+
+
+def test_log_probs_alone_are_those_in_packs(world, pictures):
+    trainer, batch = with_packing(world, prompts(world, pictures), "shared_prefix", 4, 100_000)
+    (micro,) = batch.updates[0].ranks[0]
+    packed = trainer._old_logprobs(batch, trainer._processed(batch))[micro]
+    place = {row: i for i, row in enumerate(batch.updates[0].rows)}
+    alone = trainer.logprobs(world.sequences(batch))
+    in_order = torch.cat([torch.tensor(alone[place[row]]) for row in micro.rows])
+    torch.testing.assert_close(packed, in_order, atol=1e-5, rtol=0)
+
+
+def test_kl_to_the_reference_is_that_of_rows(world, qwen3_world, pictures):
+    for one in (world, qwen3_world):
+        kl = {}
+        for packing in PACKINGS:
+            trainer, batch = with_packing(
+                one, prompts(one, pictures), packing, 100, 160, objective=objective(one), learning_rate=3e-3
+            )
+            trainer.update(one.batch(prompts(one, pictures)[:1], packing=packing))
+            kl[packing] = [value for values in trainer.kl_to_reference(batch) for value in values]
+        assert min(map(abs, kl["naive"])) > 1e-6
+        assert kl["shared_prefix"] == pytest.approx(kl["naive"], rel=2e-3, abs=1e-5)
+
+
+def test_each_image_once_per_pack_and_each_prompt_token_once(world, pictures):
+    items = prompts(world, pictures)
+    trainer, batch = with_packing(world, items, "shared_prefix", 4, 100_000)
+    images, tokens = [], []
+    backbone = trainer._policy.backbone.model
+    backbone.visual.register_forward_pre_hook(
+        lambda module, args, kwargs: images.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
+    backbone.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: tokens.append(kwargs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
+    )
+    trainer.update(batch)
+    assert images == [3]
+    assert tokens == [sum(p.num_prompt_tokens + sum(len(r.token_ids) for r in p.responses) for p in items)]
+
+
+def test_bfloat16_packs_are_as_near_to_float32_as_rows_are(world, pictures):
+    exact, *rounded = (
+        with_packing(world, prompts(world, pictures), packing, 4, 200, dtype=dtype)
+        for packing, dtype in (("naive", "float32"), ("naive", "bfloat16"), ("shared_prefix", "bfloat16"))
+    )
+    wanted = gradients(*exact)[0]
+    naive, shared = (distance(gradients(*pair)[0], wanted) for pair in rounded)
+    assert 0 < shared < 2 * naive
