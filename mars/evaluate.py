@@ -10,7 +10,7 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from mars.rewards.reward import RewardScorer
-from mars.rollout.collect import BoxFrames, collect
+from mars.rollout.collect import BoxFrames, collect, score_stream
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.plan import RolloutPlan
 from mars.types import Prompt, View
@@ -76,8 +76,9 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
     The seeds do not depend on `step`, so evaluations of one run are paired.
     """
     requests = parts.plan.requests(prompts, step=_EVALUATION_STEP)
-    completions = parts.engine.generate(requests)
-    rollouts = collect(prompts, requests, completions, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
+    finished = parts.engine.generate(requests)
+    scored = score_stream(prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
+    rollouts = collect(prompts, requests, scored)
     records = [
         EvalRecord(
             item.prompt.prompt_id,

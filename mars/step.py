@@ -26,9 +26,9 @@ from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards
 from mars.algorithms.selection import select_prompts
 from mars.algorithms.shaping import Overlong, score_metrics, with_kl_penalty, with_overlong_penalty
 from mars.rewards.reward import RewardScorer
-from mars.rollout.collect import BoxFrames, collect
+from mars.rollout.collect import BoxFrames, collect, score_stream
 from mars.rollout.engine import RolloutEngine
-from mars.rollout.metrics import anchor_share, processed_tokens, rollout_metrics
+from mars.rollout.metrics import anchor_share, engine_metrics, processed_tokens, rollout_metrics
 from mars.rollout.plan import RolloutPlan
 from mars.tracking.timer import StepTimer
 from mars.types import Prompt, PromptRollouts, RolloutRequest, TrainBatch
@@ -92,7 +92,7 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
     Sampling goes in rounds of fresh prompts until enough carry signal, `max_rounds` at most; then what there is is
     trained on. Without dynamic sampling (`selection` all) one round is a step.
     """
-    timer = StepTimer()
+    timer, counts_before = StepTimer(), parts.engine.counts()
     sampled: list[PromptRollouts] = []
     kept, round_number = list(state.carried), state.round
     while len(kept) < stream.prompts_per_step and round_number - state.round < parts.max_rounds:
@@ -112,6 +112,7 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
     rewards = PooledRewards.of_rollouts(sampled)
     metrics = method_metrics(rewards, AnchorViews.of_rollouts(sampled), rewards.advantages(parts.advantage))
     metrics |= score_metrics(sampled) | rollout_metrics(sampled, parts.prompt_length)
+    metrics |= engine_metrics(parts.engine.counts() - counts_before)
     metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(sampled)}
     metrics |= {"mars/prompts_kept": len(kept), "mars/prompts_carried": len(carried)}
 
@@ -135,13 +136,13 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
 def sample(parts: StepParts, prompts: Sequence[Prompt], step: int, timer: StepTimer) -> list[PromptRollouts]:
     """The scored rollouts of each prompt: one engine call for all views, whose caches then serve multi and mono."""
     requests = parts.plan.requests(prompts, step)
-    with timer.stage("gen"):
-        completions = parts.engine.generate(requests)
-    # Every response is scored, and goes back to its prompt by id.
+    # A response is scored when it is finished, while others are generated: "reward" is what is left after the last.
+    finished = timer.during("gen", parts.engine.generate(requests))
     with timer.stage("reward"):
-        rollouts = collect(
-            prompts, requests, completions, decode=parts.decode, frames=parts.frames, scorer=parts.scorer
+        scored = score_stream(
+            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer
         )
+    rollouts = collect(prompts, requests, scored)
     if parts.overlong is not None:
         rollouts = with_overlong_penalty(rollouts, parts.overlong)
     if parts.kl_in_reward > 0:

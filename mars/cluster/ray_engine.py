@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
 
 from mars.cluster.environment import building
 from mars.cluster.worker_group import Worker, WorkerGroup
-from mars.rollout.engine import RolloutEngine
-from mars.types import Completion, RolloutRequest, WeightUpdate
+from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine
+from mars.types import RolloutRequest, WeightUpdate
 
 BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
 """fetch (payload -> named weights) -> engine. Pickled and called on the worker."""
@@ -23,8 +23,10 @@ class EngineWorker(Worker):
         with building():
             self._engine = build_engine(_fetch_object)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
-        return self._engine.generate(requests)
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample] | EngineCounts]:
+        """Each list is a message of its own; the last message is the engine's counts."""
+        yield from self._engine.generate(requests)
+        yield self._engine.counts()
 
     def load_weights(self, update: WeightUpdate) -> None:
         self._engine.load_weights(update)
@@ -35,10 +37,11 @@ class EngineWorker(Worker):
 
 
 class RayEngine:
-    """Splits every call over the group's engines, whole prompts to one engine, and keeps the request order."""
+    """Splits every call over the group's engines, whole prompts to one engine."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
+        self._counts = [EngineCounts() for _ in group.workers]
 
     def start_build(self, build_engine: BuildEngine) -> list[Any]:
         """References to the builds under way."""
@@ -47,17 +50,17 @@ class RayEngine:
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
         self._group.results(references, "start of the engine", timeout_s)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
         shares = split_by_prompt(requests, len(self._group.workers))
-        references = [
-            worker.generate.remote([requests[i] for i in share])
-            for worker, share in zip(self._group.workers, shares, strict=True)
-        ]
-        results: list[list[Completion]] = [[] for _ in requests]
-        for share, completions in zip(shares, self._group.results(references, "generate"), strict=True):
-            for i, samples in zip(share, completions, strict=True):
-                results[i] = samples
-        return results
+        arguments = [[requests[i] for i in share] for share in shares]
+        for engine, message in self._group.streams("generate", arguments):
+            if isinstance(message, EngineCounts):
+                self._counts[engine] = message
+            else:
+                yield [FinishedSample(shares[engine][s.request], s.index, s.completion) for s in message]
+
+    def counts(self) -> EngineCounts:
+        return sum(self._counts, EngineCounts())
 
     def load_weights(self, update: WeightUpdate) -> None:
         self._group.results([worker.load_weights.remote(update) for worker in self._group.workers], "load_weights")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +78,30 @@ class WorkerGroup:
         Raises the worker's own MarsError; WorkersLost if one died, failed otherwise, or took longer than the deadline.
         """
         deadline = self._timeout_s if timeout_s is None else timeout_s
-        try:
+        with self._named(call, deadline):
             return ray.get(list(references), timeout=deadline)
-        except RayTaskError as error:
-            if isinstance(error.cause, MarsError):
-                raise error.cause from error
-            raise WorkersLost(self._describe(call, f"{type(error.cause).__name__}: {error.cause}")) from error
-        except GetTimeoutError as error:
-            raise WorkersLost(self._describe(call, f"no answer within {deadline:g} s")) from error
-        except RayError as error:
-            raise WorkersLost(self._describe(call, f"a worker process died: {error}")) from error
+
+    def streams(self, method: str, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Call a generator method on every worker; (worker, item) as the items come.
+
+        arguments: one for each worker. The deadline is that of the whole call. Raises as `results` does.
+        """
+        end = time.monotonic() + self._timeout_s
+        running = {
+            getattr(worker, method).options(num_returns="streaming").remote(argument): i
+            for i, (worker, argument) in enumerate(zip(self.workers, arguments, strict=True))
+        }
+        while running:
+            with self._named(method, self._timeout_s):
+                ready, _ = ray.wait(list(running), timeout=max(end - time.monotonic(), 0))
+                if not ready:
+                    raise GetTimeoutError
+                try:
+                    item = ray.get(next(ready[0]))
+                except StopIteration:
+                    del running[ready[0]]
+                    continue
+            yield running[ready[0]], item
 
     def close(self) -> None:
         """Let every worker close itself, then end it."""
@@ -95,6 +111,20 @@ class WorkerGroup:
             logging.getLogger(__name__).info("workers %s did not close: %s", self._names, error)
         for worker in self.workers:
             ray.kill(worker)
+
+    @contextmanager
+    def _named(self, call: str, deadline: float) -> Iterator[None]:
+        """Ray's errors of a call as ours, with a reason."""
+        try:
+            yield
+        except RayTaskError as error:
+            if isinstance(error.cause, MarsError):
+                raise error.cause from error
+            raise WorkersLost(self._describe(call, f"{type(error.cause).__name__}: {error.cause}")) from error
+        except GetTimeoutError as error:
+            raise WorkersLost(self._describe(call, f"no answer within {deadline:g} s")) from error
+        except RayError as error:
+            raise WorkersLost(self._describe(call, f"a worker process died: {error}")) from error
 
     def _describe(self, call: str, reason: str) -> str:
         return f"cluster: {call} failed on one of {', '.join(self._names)}: {reason}; their logs are in {self._log_dir}"

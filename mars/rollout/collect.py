@@ -1,12 +1,14 @@
-"""Completions to scored rollouts, put back to their prompts by id."""
+"""From the engine's stream to scored rollouts, each under its prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
+from mars.rollout.engine import FinishedSample
 from mars.types import (
-    Completion,
     Prompt,
     PromptRollouts,
     RewardInput,
@@ -23,40 +25,66 @@ BoxFrames = Callable[[Prompt, View], tuple[Size | None, Size | None]]
 
 
 class Scorer(Protocol):
-    def score(self, items: Sequence[RewardInput]) -> list[RewardResult]: ...
+    def score(self, items: Iterable[RewardInput]) -> list[RewardResult]: ...
 
 
-def collect(
+@dataclass(frozen=True)
+class ScoredSample:
+    """A finished sample with its text and its reward."""
+
+    sample: FinishedSample
+    text: str
+    reward: RewardResult
+
+
+def score_stream(
     prompts: Sequence[Prompt],
     requests: Sequence[RolloutRequest],
-    completions: Sequence[Sequence[Completion]],
+    finished: Iterable[Iterable[FinishedSample]],
     *,
     decode: Callable[[Sequence[int]], str],
     frames: BoxFrames,
     scorer: Scorer,
-) -> list[PromptRollouts]:
-    """All rollouts of each prompt, in the order of `prompts`; every response is scored in one call.
-
-    completions: for each request its samples. Raises ValueError if a prompt lacks its multi request or a request
-    lacks samples.
-    """
+) -> list[ScoredSample]:
+    """finished: the engine's stream. The scorer gets each sample when it comes, while others are being generated."""
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
-    texts = [[decode(completion.token_ids) for completion in samples] for samples in completions]
-    items = [
-        reward_input(by_id[request.prompt_id], request.view, text, frames)
-        for request, samples in zip(requests, texts, strict=True)
-        for text in samples
-    ]
-    results = iter(scorer.score(items))
-    groups: dict[str, dict[View, RolloutGroup]] = {prompt_id: {} for prompt_id in by_id}
-    for request, samples, sample_texts in zip(requests, completions, texts, strict=True):
-        if len(samples) != request.num_samples:
-            raise ValueError(f"{len(samples)} of {request.num_samples} samples for prompt {request.prompt_id}")
-        rollouts = tuple(
-            Rollout(request.prompt_id, request.view, k, text, completion, next(results))
-            for k, (completion, text) in enumerate(zip(samples, sample_texts, strict=True))
+    taken: list[tuple[FinishedSample, str]] = []
+
+    def items() -> Iterator[RewardInput]:
+        for sample in chain.from_iterable(finished):
+            text = decode(sample.completion.token_ids)
+            taken.append((sample, text))
+            request = requests[sample.request]
+            yield reward_input(by_id[request.prompt_id], request.view, text, frames)
+
+    results = scorer.score(items())
+    return [ScoredSample(sample, text, reward) for (sample, text), reward in zip(taken, results, strict=True)]
+
+
+def collect(
+    prompts: Sequence[Prompt], requests: Sequence[RolloutRequest], scored: Iterable[ScoredSample]
+) -> list[PromptRollouts]:
+    """All rollouts of each prompt in the order of `prompts`, whatever the order of `requests` and of `scored`.
+
+    Raises ValueError if a request does not have each of its samples once, or a prompt lacks its multi request.
+    """
+    rollouts: list[dict[int, Rollout]] = [{} for _ in requests]
+    for item in scored:
+        request, k = requests[item.sample.request], item.sample.index
+        if k in rollouts[item.sample.request]:
+            raise ValueError(f"sample {k} of prompt {request.prompt_id}, view {request.view}, came twice")
+        rollouts[item.sample.request][k] = Rollout(
+            request.prompt_id, request.view, k, item.text, item.sample.completion, item.reward
         )
-        groups[request.prompt_id][request.view] = RolloutGroup(request, rollouts)
+    groups: dict[str, dict[View, RolloutGroup]] = {prompt.prompt_id: {} for prompt in prompts}
+    for request, by_index in zip(requests, rollouts, strict=True):
+        if sorted(by_index) != list(range(request.num_samples)):
+            raise ValueError(
+                f"samples {sorted(by_index)} of {request.num_samples} for prompt {request.prompt_id}, "
+                f"view {request.view}"
+            )
+        members = tuple(by_index[k] for k in range(request.num_samples))
+        groups[request.prompt_id][request.view] = RolloutGroup(request, members)
     return [_prompt_rollouts(prompt, groups[prompt.prompt_id]) for prompt in prompts]
 
 

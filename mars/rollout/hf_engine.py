@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
@@ -53,18 +54,20 @@ class HfEngine:
         self._model.generation_config = GenerationConfig()
         self._settings, self._rules = settings, rules
         self._process, self._fetch = process, fetch
+        self._counts = EngineCounts()
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
-        results: list[list[Completion | None]] = [[None] * request.num_samples for request in requests]
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
+        self._counts += EngineCounts(images=distinct_images(requests))
         # One batch has one sampling: greedy anchors and sampled rollouts are generated apart.
         for sampling in dict.fromkeys(request.sampling for request in requests):
             rows = [(i, k) for i, r in enumerate(requests) if r.sampling == sampling for k in range(r.num_samples)]
             for first in range(0, len(rows), self._settings.max_num_seqs):
                 chunk = rows[first : first + self._settings.max_num_seqs]
                 completions = self._generate_batch([(requests[i], k) for i, k in chunk])
-                for (i, k), completion in zip(chunk, completions, strict=True):
-                    results[i][k] = completion
-        return [[completion for completion in row if completion is not None] for row in results]
+                yield [FinishedSample(i, k, answer) for (i, k), answer in zip(chunk, completions, strict=True)]
+
+    def counts(self) -> EngineCounts:
+        return self._counts
 
     def load_weights(self, update: WeightUpdate) -> None:
         """Raises RuntimeError where a weight is missing, tied ones too, or is not the model's."""
@@ -101,6 +104,11 @@ class HfEngine:
         import torch
 
         prompts = [self._process(request.prompt_token_ids, request.images) for request in requests]
+        # Every row has its images and its prompt computed for itself.
+        self._counts += EngineCounts(
+            encoder_runs=sum(len(prompt.pixel_values) for prompt in prompts),
+            prompt_tokens=sum(len(prompt.input_ids) for prompt in prompts),
+        )
         longest = max(len(prompt.input_ids) for prompt in prompts)
         input_ids = torch.full((len(prompts), longest), self._rules.pad_id)
         mask = torch.zeros((len(prompts), longest), dtype=torch.long)

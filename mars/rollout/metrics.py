@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from mars.rollout.engine import EngineCounts
 from mars.types import PromptRollouts, Rollout, RolloutGroup, RolloutRequest
 
 
@@ -37,6 +38,20 @@ def rollout_metrics(
             for name, value in rollout.reward.parts.items():
                 parts[name].append(value)
     return metrics | {f"reward/{name}/mean": fmean(values) for name, values in sorted(parts.items())}
+
+
+def engine_metrics(counts: EngineCounts) -> dict[str, float]:
+    """What the engine was spared. The hit rate is left out where no prompt was computed (the scripted engine).
+
+    Example: 3 images, 3 encoder runs, 400 prompt tokens of which 300 came from the cache: 3, 3 and 0.75.
+    """
+    metrics = {
+        "rollout/distinct_images": float(counts.images),
+        "rollout/encoder_runs": float(counts.encoder_runs),
+    }
+    if counts.prompt_tokens:
+        metrics["rollout/prefix_cache_hit_rate"] = counts.cached_tokens / counts.prompt_tokens
+    return metrics
 
 
 def processed_tokens(prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
 from mars.types import Completion, RolloutRequest, WeightUpdate
 
 Script = Callable[[RolloutRequest, int], Sequence[int]]
@@ -19,12 +20,19 @@ class ScriptedEngine:
     def __init__(self, script: Script, eos_ids: Sequence[int]) -> None:
         self.requests: list[RolloutRequest] = []
         self.updates: list[WeightUpdate] = []
+        self._counts = EngineCounts()
         self._script = script
         self._eos_ids = frozenset(eos_ids)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
         self.requests.extend(requests)
-        return [[self._completion(request, k) for k in range(request.num_samples)] for request in requests]
+        self._counts += EngineCounts(images=distinct_images(requests))
+        for i, request in enumerate(requests):
+            yield [FinishedSample(i, k, self._completion(request, k)) for k in range(request.num_samples)]
+
+    def counts(self) -> EngineCounts:
+        """No image passes an encoder, and no prompt is computed."""
+        return self._counts
 
     def load_weights(self, update: WeightUpdate) -> None:
         self.updates.append(update)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import EnvironmentProblem
+from mars.rollout.engine import EngineCounts, FinishedSample
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
@@ -18,6 +22,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger(__name__)
+
+# vLLM's encoder cache is as large as its batch; what it takes by itself on most GPUs.
+_BATCH_TOKENS = 8192
+# The images of a prompt's views are wanted one after the other: those of two prompts are cache enough.
+_CACHED_PROMPTS = 2
+# A processed pixel: three colours, each twice (a still image is a film of two frames), in float32.
+_BYTES_PER_PIXEL = 24
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,9 @@ class VllmEngine:
                 f"rollout.engine: vLLM cannot be imported ({error}); install mars[vllm] or mars[cpu], or use rollout=hf"
             ) from error
         optional = {"block_size": settings.block_size, "kv_cache_memory_bytes": settings.kv_cache_memory_bytes}
+        if settings.device != "cpu":
+            # The encoder's outputs of a whole prompt must stay until its last view has been read.
+            optional["max_num_batched_tokens"] = max(_BATCH_TOKENS, settings.max_model_len)
         self._llm = LLM(
             model=settings.model_path,
             dtype=settings.dtype,
@@ -81,21 +95,50 @@ class VllmEngine:
             enable_prefix_caching=True,
             # A prefill in chunks rewinds the request's random generator, which a CPU generator cannot do.
             enable_chunked_prefill=settings.device != "cpu",
+            mm_processor_cache_gb=_CACHED_PROMPTS
+            * settings.max_images
+            * settings.max_pixels
+            * _BYTES_PER_PIXEL
+            / 2**30,
+            worker_extension_cls="mars.rollout.encoder_counter.EncoderCounter",
             **{key: value for key, value in optional.items() if value is not None},
         )
+        self._llm.collective_rpc("count_encoder_runs")
+        self._names = map(str, count())
+        self._counts = EngineCounts()
         self._rules = rules
         self._blocked = dict.fromkeys(rules.blocked_ids, -math.inf)
         self._decode = decode
         self._fetch = fetch
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> list[list[Completion]]:
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
+        engine, positions = self._llm.llm_engine, {next(self._names): i for i in range(len(requests))}
+        missing = {name: _num_drawn(requests[i]) for name, i in positions.items()}
         pixels = {ref: self._decode(ref) for ref in dict.fromkeys(ref for r in requests for ref in r.images)}
-        outputs = self._llm.generate(
-            [_vllm_prompt(request, pixels) for request in requests],
-            [self._sampling_params(request) for request in requests],
-            use_tqdm=False,
-        )
-        return [_completions(request, output) for request, output in zip(requests, outputs, strict=True)]
+        self._counts += EngineCounts(images=len(pixels))
+        try:
+            for name, i in positions.items():
+                engine.add_request(name, self._render(requests[i], pixels), self._sampling_params(requests[i]))
+            while engine.has_unfinished_requests():
+                finished = []
+                for output, sample in _finished(engine.step()):
+                    missing[output.request_id] -= 1
+                    self._counts += EngineCounts(
+                        prompt_tokens=len(output.prompt_token_ids), cached_tokens=output.num_cached_tokens
+                    )
+                    finished += _samples(requests, positions[output.request_id], sample)
+                if finished:
+                    yield finished
+        finally:
+            left = [name for name, number in missing.items() if number]
+            if left:  # the caller takes no more, or something failed: nothing of this call may reach the next
+                engine.abort_request(left)
+        if left:
+            raise RuntimeError(f"vLLM left {len(left)} of {len(requests)} requests without all their samples")
+
+    def counts(self) -> EngineCounts:
+        # Every tensor-parallel worker is there for every image.
+        return replace(self._counts, encoder_runs=max(self._llm.collective_rpc("encoder_runs")))
 
     def load_weights(self, update: WeightUpdate) -> None:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._fetch(update.payload)})
@@ -111,6 +154,7 @@ class VllmEngine:
 
     def _sampling_params(self, request: RolloutRequest) -> Any:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         sampling = request.sampling
         return SamplingParams(
@@ -124,7 +168,19 @@ class VllmEngine:
             logit_bias=self._blocked,
             logprobs=0,
             detokenize=False,
+            # Every sample is returned when it ends (and once before, at its first token), not all of a request at last.
+            output_kind=RequestOutputKind.CUMULATIVE,
+            stream_interval=sys.maxsize,
         )
+
+    def _render(self, request: RolloutRequest, pixels: dict[ImageRef, Image.Image]) -> Any:
+        """The prompt as vLLM takes it: placeholders expanded, images processed."""
+        prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_token_ids)}
+        if request.images:
+            prompt["multi_modal_data"] = {"image": [pixels[ref] for ref in request.images]}
+            prompt["multi_modal_uuids"] = {"image": [_image_name(ref) for ref in request.images]}
+        (rendered,) = self._llm.llm_engine.renderer.render_cmpl([prompt], skip_mm_cache=True)
+        return rendered
 
 
 def _quiet_environment() -> None:
@@ -137,11 +193,9 @@ def _quiet_environment() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")
 
 
-def _vllm_prompt(request: RolloutRequest, pixels: dict[ImageRef, Image.Image]) -> dict[str, Any]:
-    prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_token_ids)}
-    if request.images:
-        prompt["multi_modal_data"] = {"image": [pixels[ref] for ref in request.images]}
-    return prompt
+def _image_name(ref: ImageRef) -> str:
+    """What vLLM's caches call an image: with it they need not hash the pixels."""
+    return blake2b(repr(ref).encode(), digest_size=16).hexdigest()
 
 
 def _num_drawn(request: RolloutRequest) -> int:
@@ -149,17 +203,19 @@ def _num_drawn(request: RolloutRequest) -> int:
     return 1 if request.sampling.temperature == 0 else request.num_samples
 
 
-def _completions(request: RolloutRequest, output: Any) -> list[Completion]:
-    drawn = _num_drawn(request)
-    if len(output.outputs) != drawn:
-        raise RuntimeError(f"vLLM returned {len(output.outputs)} of {drawn} samples")
-    samples = sorted(output.outputs, key=lambda sample: sample.index)
-    completions = [
-        Completion(
-            token_ids=tuple(sample.token_ids),
-            logprobs=tuple(step[token].logprob for step, token in zip(sample.logprobs, sample.token_ids, strict=True)),
-            finish_reason="length" if sample.finish_reason == "length" else "stop",
-        )
-        for sample in samples
-    ]
-    return completions * (request.num_samples // drawn)
+def _finished(outputs: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """The samples among vLLM's outputs that have ended, each with its output; others have just begun."""
+    return [(output, sample) for output in outputs for sample in output.outputs if sample.finish_reason is not None]
+
+
+def _samples(requests: Sequence[RolloutRequest], position: int, sample: Any) -> list[FinishedSample]:
+    """One of vLLM's samples as it is asked for: a greedy one as often as the request has samples."""
+    if sample.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM ended a sample of prompt {requests[position].prompt_id}: {sample.finish_reason}")
+    completion = Completion(
+        token_ids=tuple(sample.token_ids),
+        logprobs=tuple(step[token].logprob for step, token in zip(sample.logprobs, sample.token_ids, strict=True)),
+        finish_reason=sample.finish_reason,
+    )
+    copies = requests[position].num_samples // _num_drawn(requests[position])
+    return [FinishedSample(position, sample.index + k, completion) for k in range(copies)]

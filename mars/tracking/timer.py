@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights")
 """The remote stages of a step, in order. The driver's own work stands in no stage."""
@@ -41,6 +44,12 @@ class StepTimer:
         finally:
             self._settle()
             self._open.pop()
+
+    def during(self, name: str, stream: Iterable[T]) -> Iterator[T]:
+        """The stream's items; from the first that is asked for until its end is stage `name`, what is done in between
+        included. So work on the items that goes on beside the stream is not counted twice."""
+        with self.stage(name):
+            yield from stream
 
     def move(self, seconds: float, from_stage: str, to_stage: str) -> None:
         """Book `seconds` of `from_stage`, measured by a worker inside it, as `to_stage` (old log-probs, for one).

@@ -20,7 +20,7 @@ from mars.actor.trainer import Rendezvous
 from mars.build import EngineSpec, TrainerSpec
 from mars.config.load import load_config
 from mars.data.chat import PromptEncoder
-from mars.types import ImageRef, Message, RolloutRequest, Sampling, Sequence, WeightUpdate
+from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, Sequence, WeightUpdate
 
 TEMPERATURE = 0.7
 ANSWERS = 4
@@ -80,6 +80,39 @@ def difference(trainer: FsdpTrainer, asked: list[RolloutRequest], answers) -> fl
     return worst
 
 
+def completions(engine, asked: list[RolloutRequest]) -> list[list[Completion]]:
+    """By request and sample, whenever each came."""
+    stream = (sample for finished in engine.generate(asked) for sample in finished)
+    found = {(sample.request, sample.index): sample.completion for sample in stream}
+    return [[found[i, k] for k in range(request.num_samples)] for i, request in enumerate(asked)]
+
+
+def encoder_runs(engine, asked: list[RolloutRequest]) -> tuple[list[list[Completion]], list[float]]:
+    """The completions, and [distinct images, encoder runs, share of prompt tokens from the cache] of the call."""
+    before = engine.counts()
+    answers = completions(engine, asked)
+    counts = engine.counts() - before
+    return answers, [counts.images, counts.encoder_runs, counts.cached_tokens / counts.prompt_tokens]
+
+
+def stream_of(engine, asked: list[RolloutRequest]) -> dict[str, bool]:
+    """Samples of one request come when each is finished; a call that is given up leaves nothing behind."""
+    short = [
+        RolloutRequest(**{**vars(r), "sampling": Sampling(TEMPERATURE, 1.0, 0, 1 + 5 * i)}) for i, r in enumerate(asked)
+    ]
+    order, running = [], []
+    for finished in engine.generate(short):
+        running.append(engine._llm.llm_engine.has_unfinished_requests())
+        order.extend(len(sample.completion.token_ids) for sample in finished)
+    given_up = engine.generate(asked)
+    next(given_up)
+    given_up.close()
+    return {
+        "as_finished": order == sorted(order) and running == [True] * (len(running) - 1) + [False] and len(running) > 3,
+        "nothing_left": not engine._llm.llm_engine.has_unfinished_requests(),
+    }
+
+
 def ids(answers) -> list[list[tuple[int, ...]]]:
     return [[completion.token_ids for completion in row] for row in answers]
 
@@ -107,15 +140,17 @@ def main(folder: Path, family: str) -> dict:
     hf_config = load_config("train", [*overrides, "rollout.engine=hf"], [])
     hf = EngineSpec(hf_config, rules, 3)(fetch)
     result = {}
-    first = vllm.generate(asked)
+    first, result["reuse"] = encoder_runs(vllm, asked)
     result["vllm_trainer"] = difference(trainer, asked, first)
-    result["hf_trainer"] = difference(trainer, asked, hf.generate(asked))
-    result["order_independent"] = ids(vllm.generate(asked[::-1]))[::-1] == ids(first)
+    result["hf_trainer"] = difference(trainer, asked, completions(hf, asked))
+    result["order_independent"] = ids(completions(vllm, asked[::-1]))[::-1] == ids(first)
+    result |= stream_of(vllm, asked)
+    result["after_giving_up"] = ids(completions(vllm, asked)) == ids(first)
     result["samples"] = [len(row) for row in first]
     emitted = {token for row in first for completion in row for token in completion.token_ids}
     result["blocked_emitted"] = sorted(emitted & set(rules.blocked_ids))
     greedy = [RolloutRequest(**{**vars(r), "sampling": Sampling(0.0, 1.0, 0, 12)}) for r in asked]
-    result["greedy_equal"] = ids(vllm.generate(greedy)) == ids(hf.generate(greedy))
+    result["greedy_equal"] = ids(completions(vllm, greedy)) == ids(completions(hf, greedy))
 
     # New weights, for vision and language: everything the engine had cached is stale now.
     with torch.no_grad():
@@ -126,9 +161,9 @@ def main(folder: Path, family: str) -> dict:
     result["stale_difference"] = difference(trainer, asked, first)
     vllm.load_weights(WeightUpdate(update.version, update.payload))
     hf.load_weights(update)
-    second = vllm.generate(asked)
+    second, result["reuse_after"] = encoder_runs(vllm, asked)
     result["vllm_trainer_after"] = difference(trainer, asked, second)
-    result["hf_trainer_after"] = difference(trainer, asked, hf.generate(asked))
+    result["hf_trainer_after"] = difference(trainer, asked, completions(hf, asked))
     vllm.close()
     hf.close()
     trainer.close()

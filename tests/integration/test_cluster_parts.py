@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,10 +14,14 @@ from hypothesis import strategies as st
 from mars.cluster import placement
 from mars.cluster.environment import worker_environment
 from mars.cluster.placement import Placement, WorkerResources
-from mars.cluster.ray_engine import RayEngine, split_by_prompt
+from mars.cluster.ray_engine import EngineWorker, RayEngine, split_by_prompt
 from mars.errors import EnvironmentProblem
+from mars.rollout.engine import EngineCounts
 from mars.rollout.scripted import ScriptedEngine, random_script
-from mars.types import RolloutRequest, Sampling
+from mars.types import ImageRef, RolloutRequest, Sampling
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from generation import completions
 
 
 def request(prompt_id, view=None, samples=2, seed=0):
@@ -38,12 +47,13 @@ def test_all_views_of_a_prompt_go_to_one_engine_and_prompts_are_shared_evenly(na
 
 
 class InProcess:
-    """A worker group without Ray: a call is done when it is made."""
+    """A worker group without Ray: a call is done when it is made, and messages of the workers come in turns."""
 
     class _Worker:
         def __init__(self, engine):
-            for name in ("generate", "load_weights"):
-                setattr(self, name, type("Call", (), {"remote": staticmethod(getattr(engine, name))}))
+            self._engine = engine
+            self.generate = lambda requests: EngineWorker.generate(self, requests)
+            self.load_weights = type("Call", (), {"remote": staticmethod(engine.load_weights)})
 
     def __init__(self, engines):
         self.workers = [self._Worker(engine) for engine in engines]
@@ -51,15 +61,23 @@ class InProcess:
     def results(self, references, call, timeout_s=None):
         return list(references)
 
+    def streams(self, method, arguments):
+        streams = [getattr(w, method)(argument) for w, argument in zip(self.workers, arguments, strict=True)]
+        for messages in zip_longest(*streams):
+            yield from ((i, message) for i, message in enumerate(messages) if message is not None)
+
 
 @pytest.mark.parametrize("num_engines", [1, 2, 3])
 def test_several_engines_answer_as_one_does(num_engines):
     """Request order is kept and seeds belong to requests: the number of engines changes nothing."""
     requests = [request(f"p{i % 4}", None if i < 4 else (f"s{i}",), samples=1 + i % 3, seed=100 * i) for i in range(11)]
-    alone = ScriptedEngine(random_script(range(5, 30), 1), [1]).generate(requests)
+    alone = completions(ScriptedEngine(random_script(range(5, 30), 1), [1]), requests)
     engines = [ScriptedEngine(random_script(range(5, 30), 1), [1]) for _ in range(num_engines)]
     several = RayEngine(InProcess(engines))
-    assert several.generate(requests) == alone
+    assert completions(several, requests) == alone
+    assert several.counts() == EngineCounts()
+    completions(several, [replace(r, images=(ImageRef(r.prompt_id, (28, 28)),)) for r in requests])
+    assert several.counts() == EngineCounts(images=4), "the engines' counts, each after its last message"
     several.load_weights("new")
     assert all(engine.updates == ["new"] for engine in engines)
 

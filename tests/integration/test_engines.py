@@ -31,6 +31,22 @@ def test_a_weight_update_reaches_engine_and_caches(parity):
     assert parity["version"] == 1
 
 
+def test_every_distinct_image_passes_the_vision_encoder_once(parity):
+    """Four images in six requests of four samples: two prompts with multi and mono views that share one image."""
+    for images, runs, hit_rate in (parity["reuse"], parity["reuse_after"]):
+        assert (images, runs) == (4, 4)
+        assert 0.3 < hit_rate < 1
+
+
+def test_samples_come_when_they_are_finished(parity):
+    assert parity["as_finished"]
+
+
+def test_a_call_that_is_given_up_leaves_nothing_to_the_next(parity):
+    assert parity["nothing_left"]
+    assert parity["after_giving_up"]
+
+
 def test_requests_get_their_samples_whatever_the_order(parity):
     assert parity["samples"] == [4] * 6
     assert parity["order_independent"]

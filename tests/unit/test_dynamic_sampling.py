@@ -144,6 +144,7 @@ class LongAnswers(TableScorer):
         super().__init__({})
 
     def score(self, items):
+        items = list(items)
         self.table = {(i.extra_info["name"], i.view, int(i.response)): 1.0 for i in items}
         return super().score(items)
 

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from mars.errors import ConfigError, WorkersLost
 from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
+from mars.types import RewardInput
 
 FILE = Path(__file__).parent / "user_rewards.py"
 TIMED_OUT = "timed out after 1 s"
@@ -226,3 +228,61 @@ def test_workers_import_neither_the_main_module_nor_torch(tmp_path: Path) -> Non
         assert "RewardResult(score=0.0" in driver.stdout.read()
     for pid in pids:
         assert_ended(pid)
+
+
+PIPE_REWARD = """
+import os, signal
+def f(item):
+    with open(item.response, "w") as pipe:
+        pipe.write(str(os.getpid()))
+    if item.truth == "hang":
+        signal.pause()
+    return 1.0
+"""
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """Reading it waits until a reward function writes to it."""
+    (tmp_path / "reward.py").write_text(PIPE_REWARD)
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def test_an_answer_is_scored_while_the_next_one_is_awaited(make_item, pipe: Path) -> None:
+    pool = RewardPool(f"{pipe.parent / 'reward.py'}:f", "strict", num_workers=1, timeout_s=30.0)
+
+    def answers() -> Iterator[RewardInput]:
+        for _ in range(3):
+            yield make_item(str(pipe))
+            assert int(pipe.read_text()) in pool.pids
+
+    assert [result.score for result in pool.score(answers())] == [1.0] * 3
+    pool.close()
+
+
+def test_the_deadline_passes_while_the_next_answer_is_awaited(make_item, pipe: Path) -> None:
+    pool = RewardPool(f"{pipe.parent / 'reward.py'}:f", "strict", num_workers=1, timeout_s=1.0)
+
+    def answers() -> Iterator[RewardInput]:
+        yield make_item(str(pipe), "hang")
+        assert_ended(int(pipe.read_text()))
+        yield make_item(str(pipe))
+        pipe.read_text()
+
+    late, fine = pool.score(answers())
+    pool.close()
+    assert late.failed == TIMED_OUT
+    assert (fine.failed, fine.score) == (None, 1.0)
+
+
+def test_what_the_stream_raises_ends_the_call_and_leaves_nothing(pool: RewardPool, make_item) -> None:
+    def answers() -> Iterator[RewardInput]:
+        yield make_item("a")
+        yield make_item("hang")
+        raise WorkersLost("the engine is gone")
+
+    with pytest.raises(WorkersLost, match="the engine is gone"):
+        pool.score(answers())
+    assert "rewards" not in {thread.name for thread in threading.enumerate()}
+    assert [result.score for result in pool.score([make_item("b")] * 4)] == [1.0] * 4

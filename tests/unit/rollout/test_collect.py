@@ -3,11 +3,15 @@ from __future__ import annotations
 import random
 
 import pytest
+from generation import completions
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mars.rollout.collect import collect
-from mars.rollout.metrics import processed_tokens, rollout_metrics
+from mars.rollout.collect import ScoredSample, collect, score_stream
+from mars.rollout.engine import EngineCounts, FinishedSample
+from mars.rollout.metrics import engine_metrics, processed_tokens, rollout_metrics
 from mars.rollout.scripted import ScriptedEngine, random_script
-from mars.types import ImageRef, RewardResult, RolloutRequest, Sampling
+from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling
 
 SAMPLING = Sampling(1.0, 1.0, 0, 6)
 IMAGE = ImageRef("a.png", (28, 28))
@@ -22,7 +26,7 @@ class Echo:
 
     def score(self, items):
         self.items = list(items)
-        failed = [i.response == "fail" for i in items]
+        failed = [i.response == "fail" for i in self.items]
         return [
             RewardResult(float(n), 0.5, {"format": float(n)}, "raised" if bad else None) for n, bad in enumerate(failed)
         ]
@@ -39,10 +43,11 @@ def prompts(new_prompt):
 
 def gather(prompts, requests, decode=lambda ids: "".join(map(str, ids)), scorer=None):
     engine = ScriptedEngine(lambda r, k: (*(k + 1 for _ in range(k + 1)), EOS), [EOS])
-    scorer = scorer or Echo()
-    return collect(
-        prompts, requests, engine.generate(requests), decode=decode, frames=lambda p, v: (None, (5, 5)), scorer=scorer
-    )
+    scored = score_stream(
+        prompts, requests, engine.generate(requests), decode=decode, frames=lambda p, v: (None, (5, 5)),
+        scorer=scorer or Echo(),
+    )  # fmt: skip
+    return collect(prompts, requests, scored)
 
 
 def test_rollouts_go_to_their_prompt_and_view_in_whatever_order_requests_come(prompts):
@@ -73,12 +78,70 @@ def test_the_scorer_sees_each_answer_once_with_its_own_truth(prompts):
 def test_what_is_missing_is_an_error(prompts):
     with pytest.raises(ValueError, match="x has no multi rollouts"):
         gather(prompts[:1], [request("x", ("s0",), 1)])
-    with pytest.raises(ValueError, match="2 of 1 samples for prompt x"):
-        collect(
-            prompts[:1], [request("x", None, 1)],
-            ScriptedEngine(lambda r, k: (1,), []).generate([request("x", None, 2)]),
-            decode=str, frames=lambda p, v: (None, None), scorer=Echo(),
-        )  # fmt: skip
+    two = [request("x", None, 2)]
+    for indices, message in [
+        ([0], r"samples \[0\] of 2 for prompt x"), ([0, 2], r"\[0, 2\] of 2"), ([0, 1, 2], r"of 2"),
+        ([0, 1, 1], "sample 1 of prompt x, view None, came twice"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            collect(prompts[:1], two, [scored_sample(0, k) for k in indices])
+
+
+def scored_sample(position, index):
+    completion = Completion((position, index), (0.0, 0.0), "stop")
+    reward = RewardResult(position + index / 100, 0.0, {})
+    return ScoredSample(FinishedSample(position, index, completion), f"{position} {index}", reward)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from([("s0",), ("s1",)]), st.integers(1, 4)), max_size=4,
+             unique_by=lambda wanted: wanted[:2]),
+    st.randoms(use_true_random=False),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_order_in_which_samples_finish(new_prompt, views, random):
+    """Completion, text and reward of a sample stay together and go where its request says."""
+    prompts = [new_prompt("x", [IMAGE] * 2), new_prompt("y", [IMAGE] * 2)]
+    requests = [request("x", None, 3), request("y", None, 2), *(request(*wanted) for wanted in views)]
+    random.shuffle(requests)
+    scored = [scored_sample(i, k) for i, r in enumerate(requests) for k in range(r.num_samples)]
+    random.shuffle(scored)
+    collected = collect(prompts, requests, scored)
+    found = [group for item in collected for group in (item.multi, *item.anchors)]
+    assert len(found) == len(requests)
+    for group in found:
+        position = requests.index(group.request)
+        for k, rollout in enumerate(group.rollouts):
+            assert rollout.completion.token_ids == (position, k)
+            assert (rollout.text, rollout.reward.score) == (f"{position} {k}", position + k / 100)
+            assert (rollout.prompt_id, rollout.view, rollout.index) == (group.request.prompt_id, group.request.view, k)
+
+
+def test_a_sample_is_scored_when_it_is_finished_not_when_all_are(prompts):
+    """The scorer has every sample that is out before the engine makes the next."""
+    seen = []
+
+    class Eager(Echo):
+        def score(self, items):
+            return [seen.append(item.response) or RewardResult(0.0, 0.0, {}) for item in items]
+
+    def stream():
+        for index in (1, 2, 0):
+            yield [FinishedSample(0, index, Completion((index,), (0.0,), "stop"))]
+            assert seen[-1] == str(index)
+
+    arguments = {"decode": lambda ids: str(ids[0]), "frames": lambda p, v: (None, None), "scorer": Eager()}
+    scored = score_stream(prompts, [request("x", None, 3)], stream(), **arguments)
+    assert [item.sample.index for item in scored] == [1, 2, 0]
+
+
+def test_engine_metrics_by_hand():
+    counts = EngineCounts(13, 13, 900, 600) - EngineCounts(10, 10, 500, 300)
+    assert engine_metrics(counts) == {
+        "rollout/distinct_images": 3.0, "rollout/encoder_runs": 3.0, "rollout/prefix_cache_hit_rate": 0.75,
+    }  # fmt: skip
+    assert "rollout/prefix_cache_hit_rate" not in engine_metrics(EngineCounts(images=2))
+    assert EngineCounts(1, 2, 3, 4) + EngineCounts(10, 20, 30, 40) == EngineCounts(11, 22, 33, 44)
 
 
 def test_metrics_by_hand(prompts):
@@ -102,7 +165,7 @@ def test_metrics_by_hand(prompts):
 
 def test_a_response_without_an_end_was_cut_at_the_limit():
     engine = ScriptedEngine(lambda r, k: range(1, 100) if k else (1, EOS), [EOS])
-    stopped, cut = engine.generate([request("x", None, 2)])[0]
+    stopped, cut = completions(engine, [request("x", None, 2)])[0]
     assert (stopped.token_ids, stopped.finish_reason) == ((1, EOS), "stop")
     assert (cut.token_ids, cut.finish_reason) == ((1, 2, 3, 4, 5, 6), "length")
 
@@ -110,8 +173,8 @@ def test_a_response_without_an_end_was_cut_at_the_limit():
 def test_random_responses_depend_on_the_seed_alone_and_keep_the_limit():
     engine = ScriptedEngine(random_script(range(5, 50), EOS), [EOS])
     wanted = [RolloutRequest("x", None, (1,), (), 40, seed, SAMPLING) for seed in (7, 8)]
-    first, second = engine.generate(wanted)
-    assert [second, first] == engine.generate(wanted[::-1])
+    first, second = completions(engine, wanted)
+    assert [second, first] == completions(engine, wanted[::-1])
     assert first != second
     assert first[1:] == second[:-1]  # sample k draws with seed + k
     assert all(len(c.token_ids) <= 6 and c.token_ids[-1] == EOS for c in (*first, *second))

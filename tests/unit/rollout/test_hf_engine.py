@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from generation import completions
 
 from mars.actor.objective import truncation_nats
 from mars.rollout.hf_engine import HfEngine, HfSettings, _Sampler, _SeededNoise
@@ -47,7 +48,7 @@ def tokens(completions):
 
 def test_exactly_the_samples_asked_for_in_request_order(engine, requests):
     mixed = [requests[0], replace(requests[1], sampling=GREEDY), requests[2], replace(requests[0], sampling=GREEDY)]
-    results = engine.generate(mixed)
+    results = completions(engine, mixed)
     assert [len(samples) for samples in results] == [3, 2, 4, 3]
     for request, samples in zip(mixed, results, strict=True):
         for completion in samples:
@@ -60,25 +61,27 @@ def test_exactly_the_samples_asked_for_in_request_order(engine, requests):
             assert len({c.token_ids for c in samples}) == 1
         else:
             assert len({c.token_ids for c in samples}) == len(samples)
-    assert engine.generate([]) == []
+    assert completions(engine, []) == []
 
 
 def test_a_sample_depends_on_its_seed_alone_not_on_the_batch_around_it(world, engine, requests):
-    together = tokens(engine.generate(requests))
-    assert tokens(engine.generate(requests)) == together
-    assert tokens(engine.generate(requests[::-1])) == together[::-1]
+    together = tokens(completions(engine, requests))
+    assert tokens(completions(engine, requests)) == together
+    assert tokens(completions(engine, requests[::-1])) == together[::-1]
     for request, samples in zip(requests, together, strict=True):
-        assert tokens(engine.generate([request])) == [samples]
+        assert tokens(completions(engine, [request])) == [samples]
         for k in range(request.num_samples):  # sample k is drawn with seed + k
-            assert tokens(engine.generate([replace(request, seed=request.seed + k, num_samples=1)])) == [[samples[k]]]
-    assert tokens(engine_of(world, max_num_seqs=2).generate(requests)) == together
-    other = tokens(engine.generate([replace(request, seed=request.seed + 77) for request in requests]))
+            assert tokens(completions(engine, [replace(request, seed=request.seed + k, num_samples=1)])) == [
+                [samples[k]]
+            ]
+    assert tokens(completions(engine_of(world, max_num_seqs=2), requests)) == together
+    other = tokens(completions(engine, [replace(request, seed=request.seed + 77) for request in requests]))
     assert all(one != another for one, another in zip(together, other, strict=True))
 
 
 def test_greedy_takes_the_most_likely_token(world, engine, requests):
     model = world.plain_model()
-    (sample,) = engine.generate([replace(requests[0], sampling=GREEDY, num_samples=1)])[0]
+    (sample,) = completions(engine, [replace(requests[0], sampling=GREEDY, num_samples=1)])[0]
     processed = world.processor.process(requests[0].prompt_token_ids, requests[0].images)
     for cut, token in enumerate(sample.token_ids):
         ids = torch.cat([processed.input_ids, torch.tensor(sample.token_ids[:cut], dtype=torch.long)]).unsqueeze(0)
@@ -104,7 +107,7 @@ def test_logprobs_are_the_trainers(family, temperature, request, pictures):
         )
         for i, images in enumerate([pictures[:2], [], pictures[3:]])
     ]
-    results = engine_of(one).generate(asked)
+    results = completions(engine_of(one), asked)
     sequences = [
         TokenSequence(r.prompt_token_ids, r.images, c.token_ids)
         for r, samples in zip(asked, results, strict=True)
@@ -122,7 +125,7 @@ def test_blocked_ids_are_never_sampled(world, requests):
     rules = replace(world.rules, blocked_ids=blocked)
     engine = engine_of(world, rules=rules)
     for sampling in (FREE, GREEDY, replace(FREE, top_p=0.5), replace(FREE, top_k=50), replace(FREE, temperature=5.0)):
-        results = engine.generate([replace(r, sampling=sampling, num_samples=4) for r in requests])
+        results = completions(engine, [replace(r, sampling=sampling, num_samples=4) for r in requests])
         seen = {token for samples in results for c in samples for token in c.token_ids}
         assert seen <= allowed
         logprobs = [x for samples in results for c in samples for x in c.logprobs]
@@ -172,8 +175,8 @@ def test_a_draw_is_that_of_its_seed_in_any_batch():
 def test_a_nucleus_raises_log_probs_by_no_more_than_the_trainer_allows(engine, requests):
     peaked = replace(FREE, temperature=0.3)  # a random model is nearly uniform otherwise
     wide, narrow = (
-        engine.generate(
-            [replace(requests[0], sampling=replace(peaked, top_p=p, max_response_tokens=1), num_samples=64)]
+        completions(
+            engine, [replace(requests[0], sampling=replace(peaked, top_p=p, max_response_tokens=1), num_samples=64)]
         )
         for p in (1.0, 0.5)
     )
@@ -194,7 +197,7 @@ def test_the_model_folders_own_sampling_defaults_do_not_leak_in(world, engine, r
         "temperature": 0.1, "top_k": 2, "suppress_tokens": [5, 6, 7], "do_sample": True,
     }  # fmt: skip
     path.write_text(json.dumps(defaults))
-    assert engine_of(world, tmp_path / "model").generate(requests) == engine.generate(requests)
+    assert completions(engine_of(world, tmp_path / "model"), requests) == completions(engine, requests)
 
 
 @pytest.mark.parametrize("family", ["world", "tied_world"])
@@ -202,12 +205,12 @@ def test_new_weights_change_what_is_generated(family, request, pictures):
     one = request.getfixturevalue(family)
     engine, trainer = engine_of(one), one.trainer(learning_rate=0.05)
     asked = [RolloutRequest("a", None, one.prompt_ids("a", pictures[:1]), tuple(pictures[:1]), 3, 0, FREE)]
-    before = engine.generate(asked)
+    before = completions(engine, asked)
     engine.load_weights(trainer.publish_weights())
-    assert engine.generate(asked) == before  # the same weights
+    assert completions(engine, asked) == before  # the same weights
     trainer.update(one.batch([one.train_prompt("a", pictures[:1], [4, 6])]))
     engine.load_weights(trainer.publish_weights())
-    after = engine.generate(asked)
+    after = completions(engine, asked)
     assert tokens(after) != tokens(before)
     sequences = [TokenSequence(asked[0].prompt_token_ids, asked[0].images, c.token_ids) for c in after[0]]
     for mine, completion in zip(trainer.logprobs(sequences), after[0], strict=True):
@@ -236,8 +239,8 @@ def test_prompts_of_any_length_share_a_batch(world, engine, pictures):
     asked = [
         RolloutRequest(n, None, world.prompt_ids(n, pictures[:1]), tuple(pictures[:1]), 1, 3, GREEDY) for n in names
     ]
-    together = engine.generate(asked)
+    together = completions(engine, asked)
     for request, (completion,) in zip(asked, together, strict=True):
-        ((alone,),) = engine.generate([request])
+        ((alone,),) = completions(engine, [request])
         assert alone.token_ids == completion.token_ids
         assert alone.logprobs == pytest.approx(completion.logprobs, abs=1e-5)

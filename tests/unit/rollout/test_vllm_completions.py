@@ -6,46 +6,65 @@ from types import SimpleNamespace
 
 import pytest
 
-from mars.rollout.vllm_engine import _completions, _num_drawn
-from mars.types import Completion, RolloutRequest, Sampling
+from mars.rollout.encoder_counter import EncoderCounter
+from mars.rollout.engine import FinishedSample
+from mars.rollout.vllm_engine import _finished, _image_name, _num_drawn, _samples
+from mars.types import Completion, ImageRef, RolloutRequest, Sampling
 
 
 def request(temperature, samples):
     return RolloutRequest("p", None, (1,), (), samples, 0, Sampling(temperature, 1.0, 0, 4))
 
 
-def output(*samples):
-    """(index, token ids, finish reason) as vLLM gives them, in any order; log-prob of token t is -t."""
-    return SimpleNamespace(
-        outputs=[
-            SimpleNamespace(
-                index=index,
-                token_ids=ids,
-                logprobs=[{t: SimpleNamespace(logprob=-float(t))} for t in ids],
-                finish_reason=reason,
-            )
-            for index, ids, reason in samples
-        ]
-    )
+def sample(index, ids, reason):
+    """As vLLM gives it; log-prob of token t is -t."""
+    logprobs = [{t: SimpleNamespace(logprob=-float(t))} for t in ids]
+    return SimpleNamespace(index=index, token_ids=ids, logprobs=logprobs, finish_reason=reason)
 
 
-def test_samples_come_in_their_own_order():
-    made = _completions(request(1.0, 3), output((2, [5], "stop"), (0, [3, 4], "length"), (1, [7, 9], "stop")))
-    assert made == [
-        Completion((3, 4), (-3.0, -4.0), "length"),
-        Completion((7, 9), (-7.0, -9.0), "stop"),
-        Completion((5,), (-5.0,), "stop"),
-    ]
+def test_a_sample_keeps_its_place_and_its_numbers():
+    requests = [request(1.0, 2), request(1.0, 3)]
+    (made,) = _samples(requests, 1, sample(2, [3, 4], "length"))
+    assert made == FinishedSample(1, 2, Completion((3, 4), (-3.0, -4.0), "length"))
+
+
+def test_samples_that_have_just_begun_are_left_out():
+    begun, ended = sample(0, [3], None), sample(1, [5], "stop")
+    output = SimpleNamespace(outputs=[begun, ended])
+    assert _finished([output, SimpleNamespace(outputs=[begun])]) == [(output, ended)]
 
 
 def test_greedy_samples_are_drawn_once_and_counted_as_often_as_asked():
     """vLLM refuses n > 1 without temperature; the engine still owes num_samples."""
     greedy = request(0.0, 3)
     assert (_num_drawn(greedy), _num_drawn(request(0.5, 3))) == (1, 3)
-    assert _completions(greedy, output((0, [3], "stop"))) == [Completion((3,), (-3.0,), "stop")] * 3
+    made = _samples([greedy], 0, sample(0, [3], "stop"))
+    assert made == [FinishedSample(0, k, Completion((3,), (-3.0,), "stop")) for k in range(3)]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_another_number_of_samples_is_an_error(temperature):
-    with pytest.raises(RuntimeError, match="vLLM returned 2 of"):
-        _completions(request(temperature, 3), output((0, [3], "stop"), (1, [4], "stop")))
+@pytest.mark.parametrize("reason", ["abort", "error", "repetition"])
+def test_a_sample_that_ended_in_no_regular_way_is_an_error(reason):
+    with pytest.raises(RuntimeError, match=f"prompt p: {reason}"):
+        _samples([request(1.0, 1)], 0, sample(0, [3], reason))
+
+
+def test_an_image_has_one_name_and_no_other_image_has_it():
+    refs = [
+        ImageRef("a.png", (28, 28)), ImageRef("a.png", (28, 56)), ImageRef("b.png", (28, 28)),
+        ImageRef("a.png", (28, 28), "depth_mm"), ImageRef("a.png", (28, 28), "rgb", 0, 0),
+        ImageRef("a.png", (28, 28), "rgb", 0, 1), ImageRef("a.png", (28, 28), "rgb", 1, 0),
+    ]  # fmt: skip
+    assert len({_image_name(ref) for ref in refs}) == len(refs)
+    assert _image_name(refs[0]) == _image_name(ImageRef("a.png", (28, 28)))
+
+
+def test_images_that_pass_the_encoder_are_counted_and_nothing_else_changes():
+    model = SimpleNamespace(embed_multimodal=lambda pixel_values: [value + 1 for value in pixel_values])
+    worker = EncoderCounter()
+    worker.model_runner = SimpleNamespace(model=model)
+    model.embed_multimodal(pixel_values=[0] * 5)  # warming up, before anybody counts
+    worker.count_encoder_runs()
+    assert worker.encoder_runs() == 0
+    assert model.embed_multimodal(pixel_values=[1, 2, 3]) == [2, 3, 4]
+    model.embed_multimodal(pixel_values=[1])
+    assert worker.encoder_runs() == 4

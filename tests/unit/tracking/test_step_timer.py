@@ -122,3 +122,15 @@ def test_any_nesting_adds_up(plan: list) -> None:
 
 def test_docstring_example() -> None:
     assert doctest.testmod(timer_module).failed == 0
+
+
+def test_a_stream_is_its_stage_from_its_first_item_to_its_end_whatever_is_done_in_between() -> None:
+    ticks = iter([0.0, 1.0, 3.0, 8.0, 10.0, 11.0])
+    timer = StepTimer(clock=lambda: next(ticks))
+    stream = timer.during("gen", iter("ab"))
+    with timer.stage("reward"):  # entered at 1 s
+        assert next(stream) == "a"  # the stream begins at 3 s; what follows is booked with it
+        assert list(stream) == ["b"]  # and ends at 8 s; the stage is left at 10 s
+    metrics = timer.metrics()
+    assert (metrics["timing_s/gen"], metrics["timing_s/reward"], metrics["timing_s/driver"]) == (5.0, 4.0, 2.0)
+    assert metrics["timing_s/step"] == 11.0

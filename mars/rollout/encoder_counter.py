@@ -1,0 +1,26 @@
+"""Counts the images that pass the vision encoder. vLLM mixes this class into its workers; it imports nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EncoderCounter:
+    """vLLM's `worker_extension_cls`: its methods are called on every worker through `collective_rpc`."""
+
+    model_runner: Any
+
+    def count_encoder_runs(self) -> None:
+        """From now on. The model's `embed_multimodal` returns one array for each image that it encodes."""
+        model = self.model_runner.model
+        encode, self._encoder_runs = model.embed_multimodal, 0
+
+        def counted(**images: Any) -> Any:
+            features = encode(**images)
+            self._encoder_runs += len(features)
+            return features
+
+        model.embed_multimodal = counted
+
+    def encoder_runs(self) -> int:
+        return self._encoder_runs
