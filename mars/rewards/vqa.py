@@ -115,7 +115,7 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
 def _judge_choice(truth: str, options: Sequence[str]) -> Callable[[str], bool]:
     choices = _Choices(options)
     whole = choices.find(truth)  # before its alternatives: an option may itself read "green or blue"
-    found = [whole] if whole is not None else [choices.find(part) for part in _OR.split(truth)]
+    found = [whole] if whole is not None else [choices.find(part.strip()) for part in _OR.split(truth)]
     right = [index for index in found if index is not None]
     if len(right) < len(found):
         letters = f"A-{ascii_lowercase[len(options) - 1].upper()}"

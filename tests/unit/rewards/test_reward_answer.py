@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mars.rewards.answer import format_score, parse_boxes, parse_response
-from mars.rewards.grounding import score_grounding
+from mars.rewards.functions import load_reward
+from mars.rewards.grounding import score_grounding, score_grounding_compat
 from mars.rewards.vqa import score_vqa
 from mars.types import RewardInput
 
 CORPUS = sorted((Path(__file__).parents[2] / "bad" / "model_texts").glob("*.json"))
 TRUTHS = {"grounding": "[[0, 0, 10, 10]]", "vqa": "yes"}
-SCORERS = {"grounding": score_grounding, "vqa": score_vqa}
+REWARDS = [(name, scorer) for name in TRUTHS for scorer in ("strict", "compat")]
 MAX_CHARS = 32_000
 MAX_SECONDS = 0.010
 
@@ -49,26 +50,28 @@ def seconds(scorer: Any, of: RewardInput) -> float:
 
 
 def test_the_corpus_is_there_and_small() -> None:
-    assert len(CORPUS) >= 60
+    assert len(CORPUS) >= 100
     assert all(path.stat().st_size < 2000 for path in CORPUS)
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("name", ["grounding", "vqa"])
-def test_bad_text_scores_what_the_corpus_says(path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "scorer"), REWARDS)
+def test_bad_text_scores_what_the_corpus_says(path: Path, name: str, scorer: str) -> None:
     case = json.loads(path.read_text())
-    result = SCORERS[name](item(corpus_text(case), TRUTHS[name]))
+    result = load_reward(name, scorer)(item(corpus_text(case), TRUTHS[name]))
     expected = case["expected"][name]
     assert (result.parts["format"], result.accuracy) == (expected["format"], expected["accuracy"])
-    assert result.score == expected["format"] + expected["accuracy"]
+    compat = expected.get("compat", expected["accuracy"])  # the corpus names it where the two scorers differ
+    earned = compat if scorer == "compat" else expected["accuracy"]
+    assert result.score == expected["format"] + earned
     assert result.failed is None
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_bad_text_takes_no_time(path: Path) -> None:
     text = corpus_text(json.loads(path.read_text()))
-    assert seconds(score_grounding, item(text, TRUTHS["grounding"])) < MAX_SECONDS
-    assert seconds(score_vqa, item(text, TRUTHS["vqa"])) < MAX_SECONDS
+    for name, scorer in REWARDS:
+        assert seconds(load_reward(name, scorer), item(text, TRUTHS[name])) < MAX_SECONDS
 
 
 # What parsers stumble over: tags and parts of tags, fences, brackets, numbers, words, characters that are no letters.
@@ -102,23 +105,100 @@ FRAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+TIMED_ITEMS = [
+    ("grounding", "[[0, 0, 10, 10], [20, 20, 30, 30]]", {}),
+    ("grounding", json.dumps([[20 * number, 0, 20 * number + 15, 15] for number in range(100)]), {}),
+    ("vqa", "yes", {}),
+    ("vqa", "three or 3", {}),
+    ("vqa", "B", {"choices": ["a dog", "D. H. Lawrence", "the same"]}),
+]
+
+
+def assert_quick(text: str) -> None:
+    assert len(text) <= MAX_CHARS
+    for name, truth, extra_info in TIMED_ITEMS:
+        for scorer in ("strict", "compat"):
+            taken = seconds(load_reward(name, scorer), item(text, truth, **extra_info))
+            assert taken < MAX_SECONDS, f"{name}, {scorer}: {taken * 1000:.1f} ms for {text[:80]!a}"
+
+
+def filled(before: str, unit: str, after: str) -> str:
+    """As many units as fit between the two."""
+    return before + unit * ((MAX_CHARS - len(before) - len(after)) // len(unit)) + after
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FRAMES, st.lists(UNITS, min_size=1, max_size=4), st.lists(UNITS, max_size=2))
 def test_32000_adversarial_characters_take_less_than_10_ms(
     frame: tuple[str, str], repeated: list[str], once: list[str]
 ) -> None:
-    unit = "".join(repeated) or "x"
-    body = "".join(once)
-    room = MAX_CHARS - len(frame[0]) - len(frame[1]) - len(body)
-    text = frame[0] + body + unit * (room // len(unit)) + frame[1]
-    assert len(text) <= MAX_CHARS
-    for scorer, of in (
-        (score_grounding, item(text, "[[0, 0, 10, 10], [20, 20, 30, 30]]")),
-        (score_vqa, item(text, "yes")),
-        (score_vqa, item(text, "three or 3")),
-        (score_vqa, item(text, "B", choices=["a dog", "D. H. Lawrence", "the same"])),
-    ):
-        assert seconds(scorer, of) < MAX_SECONDS
+    assert_quick(filled(frame[0] + "".join(once), "".join(repeated) or "x", frame[1]))
+
+
+FENCED = ("<think>t</think><answer>```json\n", "\n```</answer>")
+ANSWERED = ("<think>t</think><answer>", "</answer>")
+FAMILIES = {
+    "opening tags": filled("", "<think>", ""),
+    "opening answers": filled("", "<answer>", ""),
+    "opening, then closing": "<answer>" * 1900 + "</answer>" * 1800,
+    "nested pairs": "<think><answer>" * 1000 + "</answer></think>" * 940,
+    "pairs": filled("", "<think></think><answer></answer>", ""),
+    "beginnings of tags": filled("", "</answe", ""),
+    "tags that overlap": filled("", "<ans<answer>wer>", ""),
+    "tags within a think": filled("<think>", "<answer>yes</answer>", "</think><answer>yes</answer>"),
+    "unclosed answer": filled("<answer>", "yes ", ""),
+    "unclosed fence": filled(ANSWERED[0], "```json\n[1,", ANSWERED[1]),
+    "fence that never ends": filled(FENCED[0], "``", ANSWERED[1]),
+    "backticks": filled(ANSWERED[0], "`", ANSWERED[1]),
+    "open brackets": filled(FENCED[0], "[", FENCED[1]),
+    "open brackets and quotes": filled(FENCED[0], '["', FENCED[1]),
+    "objects": filled(FENCED[0], '{"a":', FENCED[1]),
+    "deep and closed": FENCED[0] + "[" * 15_900 + "]" * 15_900 + FENCED[1],
+    "wide and shallow": filled(FENCED[0] + "[", "[],", "[]]" + FENCED[1]),
+    "just below the nesting limit": filled(FENCED[0] + "[", "[" * 30 + "]" * 30 + ",", "[]]" + FENCED[1]),
+    "digits": filled(FENCED[0] + "[[0,0,", "9", ",1]]" + FENCED[1]),
+    "digits behind a point": filled(FENCED[0] + "[[0,0,1.", "9", ",1]]" + FENCED[1]),
+    "exponent": filled(FENCED[0] + "[[0,0,1e", "9", ",1]]" + FENCED[1]),
+    "numbers": filled(FENCED[0] + "[", "1,", "1]" + FENCED[1]),
+    "huge numbers": filled(FENCED[0] + "[", "1e308,", "1]" + FENCED[1]),
+    "boxes": filled(FENCED[0] + "[", "[1,2,3,4],", "[1,2,3,4]]" + FENCED[1]),
+    "as many boxes as are looked at": FENCED[0] + json.dumps([[0, 0, 10 + k, 10] for k in range(101)]) + FENCED[1],
+    "as many boxes for a crowd": FENCED[0] + json.dumps([[0, 0, 10 + k, 10] for k in range(200)]) + FENCED[1],
+    "malformed boxes": filled(FENCED[0] + "[", "[4,3,2,1],NaN,", "true]" + FENCED[1]),
+    "long string": filled(FENCED[0] + '["', "x", '"]' + FENCED[1]),
+    "escapes": filled(FENCED[0] + '["', "\\ud800", '"]' + FENCED[1]),
+    "line ends": filled(FENCED[0] + "[", "\n", FENCED[1]),
+    "blanks": filled(ANSWERED[0], " ", ANSWERED[1]),
+    "yes": filled(ANSWERED[0], "yes ", ANSWERED[1]),
+    "yes or no": filled(ANSWERED[0], "yes or no ", ANSWERED[1]),
+    "alternatives": filled(ANSWERED[0], "or ", ANSWERED[1]),
+    "articles": filled(ANSWERED[0], "a ", ANSWERED[1]),
+    "thousands": filled(ANSWERED[0], "9,999,", ANSWERED[1]),
+    "labels": filled(ANSWERED[0], "(A) ", ANSWERED[1]),
+    "accents": filled(ANSWERED[0], "\u0301\u0327", ANSWERED[1]),
+    "accents on a letter": filled(ANSWERED[0] + "e", "\u0327\u0301\u0316", ANSWERED[1]),
+    "characters that grow": filled(ANSWERED[0], "\ufdfa", ANSWERED[1]),
+    "short characters that grow": ANSWERED[0] + "\ufdfa" * 300 + ANSWERED[1],
+    "short accents": ANSWERED[0] + "\u0301\u0327" * 150 + ANSWERED[1],
+    "hangul": filled(ANSWERED[0], "\u1100\u1161\u11a8", ANSWERED[1]),
+    "NUL": filled(ANSWERED[0], "\x00", ANSWERED[1]),
+    "surrogates": filled(ANSWERED[0], "\ud800", ANSWERED[1]),
+    "invisible": filled(ANSWERED[0], "\u200b\ufeff", ANSWERED[1]),
+    "escape sequences": filled(ANSWERED[0], "\x1b[2J", ANSWERED[1]),
+}
+
+
+@pytest.mark.parametrize("text", FAMILIES.values(), ids=FAMILIES.keys())
+def test_a_family_of_attacks_takes_less_than_10_ms(text: str) -> None:
+    assert_quick(text)
+
+
+def test_10000_boxes_take_less_than_10_ms_and_score_0() -> None:
+    text = FENCED[0] + "[" + "[0,0,10,10]," * 9_999 + "[0,0,10,10]]" + FENCED[1]
+    for name, scorer in REWARDS[:2]:
+        score = load_reward(name, scorer)
+        assert seconds(score, item(text, TRUTHS[name])) < MAX_SECONDS
+        assert score(item(text, TRUTHS[name])).score == 0.75
 
 
 @settings(max_examples=200, deadline=None)
@@ -129,6 +209,10 @@ def test_any_text_scores_within_bounds_and_raises_nothing(frame: tuple[str, str]
     assert grounding.parts["format"] in (0.0, 0.25, 0.5, 0.75)
     assert 0.0 <= grounding.accuracy <= 1.0
     assert grounding.score == grounding.parts["format"] + grounding.parts["accuracy"]
+    compat = score_grounding_compat(item(text, TRUTHS["grounding"]))
+    assert 0.0 <= compat.parts["compat"] <= 1.0  # one true box: no bonus
+    assert (compat.accuracy, compat.parts) == (grounding.accuracy, grounding.parts)
+    assert compat.score == compat.parts["format"] + compat.parts["compat"]
     vqa = score_vqa(item(text, TRUTHS["vqa"]))
     assert vqa.parts["format"] in (0.0, 0.25, 0.5)
     assert vqa.accuracy in (0.0, 1.0)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mars.errors import DataError
 from mars.rewards.functions import check_truth
 from mars.rewards.vqa import normalise, score_vqa
+from mars.types import RewardInput
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +132,25 @@ def test_free_answers(is_right, answer: str, truth: str, right: bool) -> None:
         ("I see nothing at all here. " * 100 + "No", "no", True),
         ("none", "no or none", True),
         ("No.", "no or none", True),
+        ("no-one", "no", False),
+        ("No one", "no", False),
+        ("nope", "no", False),
+        ("know", "no", False),
+        ("y", "yes", False),
+        ("n", "no", False),
+        ("yesyes", "yes", False),
+        ("yes yes", "yes", True),
+        ("yes and no", "yes", False),
+        ("NO!!!", "no", True),
+        ("**Yes**", "yes", True),
+        ('"no"', "no", True),
+        ("Yes\n", "yes", True),
+        ("not", "no", False),
+        ("0", "no", False),
+        ("true", "yes", False),
+        ("none", "no", False),
+        ("eyes" + "." * 297, "yes", False),  # cut to its last 300 characters it would read "yes..."
+        ("x" * 400 + " yes", "yes", True),
     ],
 )
 def test_yes_and_no(is_right, answer: str, truth: str, right: bool) -> None:
@@ -185,6 +205,85 @@ def test_options_that_look_like_labels(is_right) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "truth", "right"),
+    [
+        ("A", "A or C", True),
+        ("C", "A or C", True),
+        ("the same", "A or C", False),
+        ("B", "A or C", False),
+        ("A or C", "A or C", False),  # one answer, please
+        ("not the same", "not the same or Travel", True),
+        ("D. Medical Books", "B. Travel or D. Medical Books", True),
+        ("B", "Travel or D", True),
+        ("C", "Travel or D", False),
+    ],
+)
+def test_alternatives_of_choices(is_right, answer: str, truth: str, right: bool) -> None:
+    assert is_right(answer, truth, choices=BOOKS) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "right"),
+    [
+        ("A", "A", True),
+        ("yes", "A", True),
+        ("A. Yes", "A", True),
+        ("I see one, so yes", "A", True),
+        ("I see one, so yes", "Yes", True),
+        ("I see one, so no", "A", False),
+        ("B", "A", False),
+        ("yes or no", "A", False),
+        ("unknown", "B", False),
+        ("I see none at all. " * 50 + "No", "B", True),
+        ("", "B", False),
+    ],
+)
+def test_yes_and_no_as_choices(is_right, answer: str, truth: str, right: bool) -> None:
+    assert is_right(answer, truth, choices=["Yes", "No"]) is right
+
+
+WORDS = [
+    "red",
+    "Travel",
+    "3",
+    "twenty-one",
+    "a",
+    "the",
+    "or",
+    "yes",
+    "no",
+    "D",
+    "B.",
+    "(c)",
+    "?",
+    "-5",
+    "é",
+    "１",
+    "",
+    " ",
+]
+TEXTS = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, TEXTS, st.none() | st.lists(TEXTS, max_size=4))
+def test_a_truth_is_refused_or_answered_by_itself(truth: str, other: str, choices: list[str] | None) -> None:
+    def accuracy(answer: str) -> float:
+        text = f"<think>t</think><answer>{answer}</answer>"
+        return score_vqa(RewardInput("test", None, text, truth, None, None, {"choices": choices})).accuracy
+
+    if check_truth("vqa", truth, {"choices": choices}) is not None:
+        with pytest.raises(DataError):
+            accuracy(other)
+        return
+    assert accuracy("") == accuracy("\u200b \n") == 0.0
+    assert accuracy(other) in (0.0, 1.0)
+    if not choices and " or " not in f" {truth} ":
+        assert accuracy(truth) == 1.0
+        assert accuracy(other) == float(normalise(other) == normalise(truth)) or {"yes", "no"} & {truth.strip().lower()}
+
+
+@pytest.mark.parametrize(
     "choices",
     [
         ["A. red", "B. green or blue"],
@@ -224,6 +323,8 @@ def test_choices_from_an_array(is_right) -> None:
         ("or 3", None, "alternative"),
         ("yes or no", None, "both yes and no"),
         ("E", BOOKS, "neither a letter A-D nor an option"),
+        ("A or E", BOOKS, "neither a letter A-D nor an option"),
+        ("A or", BOOKS, "neither a letter A-D nor an option"),
         ("Cooking", BOOKS, "'Cooking'"),
         ("A", "red, green", "extra_info.choices"),
         ("A", ["red", ""], "extra_info.choices"),
