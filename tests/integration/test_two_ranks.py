@@ -1,4 +1,6 @@
-"""Two FSDP ranks compute what one does: the KL to the reference, and updates with every term of the loss."""
+"""Two FSDP ranks compute what one does, with packs as with rows: the KL to the reference, and updates with every term
+of the loss.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ JOB = Path(__file__).with_name("two_ranks_job.py")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, dict]:
-    """What each rank of a world of one and of two wrote, by "<world size>-<rank>"."""
+    """What each rank of a world of one and of two wrote, by "<packing>-<world size>-<rank>"."""
     from mars.actor.tiny import build_tiny
 
     folder = tmp_path_factory.mktemp("ranks")
@@ -27,10 +29,11 @@ def results(tmp_path_factory) -> dict[str, dict]:
     for i, (width, height) in enumerate([(64, 48), (56, 56), (96, 40)]):
         Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    for world_size in (1, 2):
+    jobs = [(1, "naive"), (1, "shared_prefix"), (2, "shared_prefix")]
+    for world_size, packing in jobs:
         ranks = [
             subprocess.Popen(
-                [sys.executable, str(JOB), str(folder), str(rank), str(world_size)],
+                [sys.executable, str(JOB), str(folder), str(rank), str(world_size), packing],
                 env=environment,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -40,21 +43,34 @@ def results(tmp_path_factory) -> dict[str, dict]:
         for rank in ranks:
             _, errors = rank.communicate(timeout=200)
             assert rank.returncode == 0, errors[-3000:]
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")}
+    return {
+        f"{packing}-{size}-{rank}": json.loads((folder / f"{packing}-{size}-{rank}.json").read_text())
+        for size, packing in jobs
+        for rank in range(size)
+    }
 
 
+ONE_RANK = pytest.mark.parametrize("one_rank", ["naive-1-0", "shared_prefix-1-0"])
+
+
+def test_the_ranks_share_a_group_that_is_split(results):
+    assert results["shared_prefix-2-0"]["is_split"]
+
+
+@ONE_RANK
 @pytest.mark.parametrize("when", ["kl", "kl_after"])
-def test_every_rank_has_the_whole_list_and_it_is_that_of_one_rank(results, when):
-    assert results["2-0"][when] == results["2-1"][when]
-    assert [len(row) for row in results["1-0"][when]] == [3, 2, 3, 2]
-    for two, one in zip(results["2-0"][when], results["1-0"][when], strict=True):
+def test_every_rank_has_the_whole_list_and_it_is_that_of_one_rank(results, when, one_rank):
+    assert results["shared_prefix-2-0"][when] == results["shared_prefix-2-1"][when]
+    assert [len(row) for row in results[one_rank][when]] == [3, 2, 3, 2]
+    for two, one in zip(results["shared_prefix-2-0"][when], results[one_rank][when], strict=True):
         assert two == pytest.approx(one, rel=2e-3, abs=1e-4)
 
 
-def test_the_updates_are_those_of_one_rank(results):
+@ONE_RANK
+def test_the_updates_are_those_of_one_rank(results, one_rank):
     """Sums over ranks of everything that is measured; the second update follows the first."""
-    one, two = results["1-0"]["metrics"], results["2-0"]["metrics"]
-    assert two == results["2-1"]["metrics"]
+    one, two = results[one_rank]["metrics"], results["shared_prefix-2-0"]["metrics"]
+    assert two == results["shared_prefix-2-1"]["metrics"]
     assert one.keys() == two.keys()
     assert {"actor/kl_coef", "rollout/kl", "rollout/importance_weight/capped"} <= one.keys()
     assert 0 < one["rollout/importance_weight/capped"] < 1

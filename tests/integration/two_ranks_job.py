@@ -1,7 +1,7 @@
 """One FSDP rank, run by test_two_ranks.py in a process of its own.
 
-python two_ranks_job.py FOLDER RANK WORLD_SIZE -> FOLDER/<world size>-<rank>.json: the KL of every row to the reference,
-and the metrics of the updates.
+python two_ranks_job.py FOLDER RANK WORLD_SIZE PACKING -> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row
+to the reference, and the metrics of the updates.
 """
 
 import json
@@ -20,6 +20,7 @@ from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.data.balance import plan_updates
 from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
 
+TOKENS_PER_FORWARD = {"naive": 300, "shared_prefix": 60}  # 60 splits a group, and its parts go to different ranks
 EVERYTHING = {"entropy_coefficient": 0.2, "importance_cap": 1.1, "kl_coefficient": 0.3}
 
 
@@ -39,25 +40,35 @@ def as_if_sampled(response: TrainResponse) -> TrainResponse:
     return replace(response, rollout_logprobs=(-6.4,) * len(response.token_ids))
 
 
-def main(folder: Path, rank: int, world_size: int) -> None:
+def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     torch.set_num_threads(1)
     world = TinyWorld(folder / "policy")
     refs = [ImageRef(str(folder / f"{i}.png"), size) for i, size in enumerate([(64, 48), (56, 56), (96, 40)])]
     rows = tuple(prompts(world, refs))
-    meeting = None if world_size == 1 else f"file://{folder}/meeting"
+    meeting = None if world_size == 1 else f"file://{folder}/meeting-{packing}"
     loss = PolicyLossSettings("gspo", 3e-4, 4e-4, None)
     objective = replace(GRPO, policy_loss=loss, kl_reference=str(folder / "reference"), **EVERYTHING)
-    settings = world.settings(objective=objective, temperature=0.7)
+    settings = world.settings(objective=objective, temperature=0.7, packing=packing)
     rendezvous = Rendezvous(rank, world_size, meeting, timeout_s=120.0)
     trainer = FsdpTrainer(settings, world.rules, rendezvous, world.processor.process)
-    scored = TrainBatch(rows, plan_updates(rows, len(rows), world_size, 300, "shared_prefix"))
-    trained = TrainBatch(rows, plan_updates(rows, 2, world_size, 300, "shared_prefix"))
+    budget = TOKENS_PER_FORWARD[packing]
+    scored = TrainBatch(rows, plan_updates(rows, len(rows), world_size, budget, packing))
+    trained = TrainBatch(rows, plan_updates(rows, 2, world_size, budget, packing))
     before = trainer.kl_to_reference(scored)
     metrics = trainer.update(trained).metrics
-    result = {"kl": before, "metrics": dict(metrics), "kl_after": trainer.kl_to_reference(scored)}
+    homes = [
+        {p for micro in rank for p, _ in micro.rows[: len(micro.rows) - micro.num_fillers]}
+        for rank in trained.updates[0].ranks
+    ]
+    result = {
+        "is_split": len(homes) > 1 and 0 in homes[0] & homes[1],
+        "kl": before,
+        "metrics": dict(metrics),
+        "kl_after": trainer.kl_to_reference(scored),
+    }
     trainer.close()
-    (folder / f"{world_size}-{rank}.json").write_text(json.dumps(result))
+    (folder / f"{packing}-{world_size}-{rank}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
