@@ -86,6 +86,6 @@ def view_name(view: View) -> str:
 
 
 def _flatten(groups: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(group) for group in groups], dtype=torch.int64)
     values = torch.tensor([value for group in groups for value in group], dtype=torch.float64)
-    return values, torch.repeat_interleave(torch.arange(len(groups)), lengths)
+    index = torch.tensor([i for i, group in enumerate(groups) for _ in group], dtype=torch.int64)
+    return values, index

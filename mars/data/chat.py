@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mars.data.views import MARKER
 from mars.errors import DataError, EnvironmentProblem
 from mars.types import Message, TokenRules
@@ -71,7 +73,8 @@ class PromptEncoder:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a response without special tokens."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ids = np.asarray(token_ids, dtype=np.int64)  # of a list the tokenizer looks at every member first
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _encode_uncached(self, messages: tuple[Message, ...], num_images: int) -> tuple[int, ...]:
         for message in messages:
