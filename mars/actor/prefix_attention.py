@@ -47,9 +47,12 @@ class SharedPrefixLayout:
     """Who sees whom in a pack of N tokens: prompt, its responses, next prompt, its responses, and so on.
 
     An argument of every forward, never state: gradient checkpointing calls the attention again during backward.
+    query_ends, key_ends: int32 [segments + 1], the sums of `segments` from 0 on, where the attention needs them.
     """
 
     groups: tuple[PrefixGroup, ...]
+    query_ends: Tensor
+    key_ends: Tensor
 
     @staticmethod
     def of(groups: Sequence[tuple[int, Sequence[int]]]) -> SharedPrefixLayout:
@@ -57,20 +60,22 @@ class SharedPrefixLayout:
 
         Example: [(3, [2, 1]), (4, [])] is a pack of 10 tokens; place 5 (second response) sees places 0, 1, 2 and 5.
         """
-        return SharedPrefixLayout(tuple(_group(prompt, tuple(responses)) for prompt, responses in groups))
+        made = tuple(_group(prompt, tuple(responses)) for prompt, responses in groups)
+        queries, keys = zip(*_segments(made), strict=True)
+        ends = (torch.tensor([0, *accumulate(sizes)], dtype=torch.int32) for sizes in (queries, keys))
+        return SharedPrefixLayout(made, *ends)
 
     def to(self, device: torch.device) -> SharedPrefixLayout:
-        return SharedPrefixLayout(
-            tuple(
-                PrefixGroup(
-                    group.prompt_tokens,
-                    group.response_tokens,
-                    tuple(PaddedResponses(p.count, p.tokens.to(device), p.mask.to(device)) for p in group.padded),
-                    group.kept.to(device),
-                )
-                for group in self.groups
+        groups = (
+            PrefixGroup(
+                group.prompt_tokens,
+                group.response_tokens,
+                tuple(PaddedResponses(p.count, p.tokens.to(device), p.mask.to(device)) for p in group.padded),
+                group.kept.to(device),
             )
+            for group in self.groups
         )
+        return SharedPrefixLayout(tuple(groups), self.query_ends.to(device), self.key_ends.to(device))
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -80,12 +85,7 @@ class SharedPrefixLayout:
     @cached_property
     def segments(self) -> tuple[tuple[int, int], ...]:
         """(queries, keys) of each stretch that is causal at its end: (P, P) for a prompt, (R, P + R) for a response."""
-        return tuple(
-            (tokens, before + tokens)
-            for group in self.groups
-            for before, tokens in ((0, group.prompt_tokens), *((group.prompt_tokens, r) for r in group.response_tokens))
-            if tokens
-        )
+        return _segments(self.groups)
 
 
 def register() -> str:
@@ -201,6 +201,15 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor
         grouped = False
     attended = scaled_dot_product_attention(query, key, value, enable_gqa=grouped, **options)
     return attended.transpose(1, 2).flatten(0, 1)
+
+
+def _segments(groups: Sequence[PrefixGroup]) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        (tokens, before + tokens)
+        for group in groups
+        for before, tokens in ((0, group.prompt_tokens), *((group.prompt_tokens, r) for r in group.response_tokens))
+        if tokens
+    )
 
 
 def _group(prompt_tokens: int, response_tokens: tuple[int, ...]) -> PrefixGroup:
