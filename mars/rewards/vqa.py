@@ -1,4 +1,4 @@
-"""Scores a short answer against the truth: right or wrong ("VQA", docs/method.md section 4)."""
+"""Scores a short answer against the truth: right or wrong (docs/rewards.md)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def score_vqa(item: RewardInput) -> RewardResult:
       both ("B. Travel"). The truth may be given either way, with alternatives ("B or D") as well.
     An empty answer is wrong, and so is one of more than `MAX_CHARS` characters unless yes or no is asked for.
 
-    It is the `strict` and the `compat` scorer. Of the public code's own comparison only its mistakes are known (an
-    empty answer, "e" for "yes", "unknown" for "no" earned full marks), and none of them is allowed here.
+    It is the `strict` and the `compat` scorer: of the public code's comparison nothing is specified but a mistake (an
+    empty answer earned full marks), and that is wrong here under either.
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)
@@ -91,7 +91,7 @@ class _Choices:
         if label and label[1].lower() in self._letters:
             index = self._letters.index(label[1].lower())
             return index if normalise(text[label.end() :]) == self.normal[index] else None
-        normal = normalise(text)
+        normal = " ".join(_without_articles(words))
         return self.normal.index(normal) if normal in self.normal else None
 
 
@@ -108,7 +108,8 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
     if polar == _POLAR:
         raise DataError(f"truth: accepts both yes and no; got {text!r}")
     if polar:
-        return lambda answer: _last_polar_word(answer) in polar or _equals(answer, accepted)
+        others = accepted - polar  # "none" of the truth "no or none"
+        return lambda answer: _last_polar_word(answer) in polar or (bool(others) and _equals(answer, others))
     return lambda answer: _equals(answer, accepted)
 
 
