@@ -1,4 +1,4 @@
-"""Scores boxes against boxes ("Grounding", docs/method.md section 4). Two scorers of the same parse and matching.
+"""Scores boxes against boxes (docs/rewards.md). Two scorers of the same parse and matching.
 
 Both results hold the same accuracy and parts; a scorer decides only what `score` is made of.
 """
@@ -100,7 +100,7 @@ def compat_reward(ious: Sequence[float], num_predicted: int, num_true: int) -> f
 
     The sum of the IoUs above 0.3 (matched before the threshold) over num_true; times 1 + 0.3 ln num_true when there is
     more than one true box; minus min(0.5 (num_predicted - num_true) / num_true, 1) when too many are predicted; not
-    below 0. Source: docs/method.md, section 4.
+    below 0. Constants: the public code of the paper (docs/rewards.md).
 
     >>> round(compat_reward([0.8, 0.3], num_predicted=2, num_true=2), 6)  # 0.8 / 2 * (1 + 0.3 ln 2)
     0.483178
