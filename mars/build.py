@@ -273,6 +273,7 @@ def evaluation_parts(
         frames=inputs.frames,
         metric="mean IoU" if is_grounding else "accuracy",
         threshold=settings.iou_threshold if is_grounding else None,
+        function=config.reward.function,
     )
 
 

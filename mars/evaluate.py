@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from mars.rewards.reward import RewardScorer
-from mars.rollout.collect import BoxFrames, collect, score_stream
+from mars.rewards.reward import RewardScorer, ScorerName
+from mars.rewards.verdict import Verdict, verdict
+from mars.rollout.collect import BoxFrames, collect, reward_input, score_stream
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.plan import RolloutPlan
 from mars.types import Prompt, View
@@ -30,6 +31,7 @@ class EvalRecord:
 
     accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
     failed: the reward function failed; counted as wrong, whatever `accuracy` says.
+    verdict: what the compat scorer says; None for a reward that has one scorer only.
     """
 
     prompt_id: str
@@ -37,6 +39,7 @@ class EvalRecord:
     view: View
     accuracy: float
     failed: bool
+    verdict: Verdict | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.accuracy <= 1:
@@ -44,14 +47,15 @@ class EvalRecord:
         if self.view is not None and len(self.view) != 1:
             raise ValueError(f"prompt {self.prompt_id}: evaluation has multi and mono views; got view {self.view}")
 
-
-@dataclass(frozen=True)
-class _PromptResult:
-    """Means over the answers of one prompt; hit: share of its multi answers over the threshold."""
-
-    multi: float
-    mono: Mapping[str, float]
-    hit: float | None
+    def value(self, scorer: ScorerName) -> float:
+        """What the scorer gives: accuracy (strict), or the public code's number (compat)."""
+        if self.failed:
+            return 0.0
+        if scorer == "strict":
+            return self.accuracy
+        if self.verdict is None:
+            raise ValueError(f"prompt {self.prompt_id}: the reward has no compat scorer")
+        return self.verdict.compat
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class EvaluationParts:
     """What an evaluation uses. plan: the multi view and every mono view of each prompt.
 
     metric: what `accuracy` is called here, "accuracy" or "mean IoU". threshold: see `summarize`.
+    function: the reward's name, "grounding" or "vqa"; others have no compat scorer.
     """
 
     engine: RolloutEngine
@@ -68,6 +73,7 @@ class EvaluationParts:
     frames: BoxFrames
     metric: str
     threshold: float | None
+    function: str | None = None
 
 
 def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, step: int, model: str) -> dict[str, Any]:
@@ -86,6 +92,9 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
             rollout.view,
             rollout.reward.accuracy,
             failed=not rollout.valid,
+            verdict=verdict(
+                parts.function, reward_input(item.prompt, rollout.view, rollout.text, parts.frames), rollout.reward
+            ),
         )
         for item in rollouts
         for group in (item.multi, *item.anchors)
@@ -102,12 +111,14 @@ def summarize(
     Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
     metric: "accuracy" or "mean IoU". threshold: IoU above which a multi answer is a hit (grounding), else None.
 
-    Returns {"name", "step", "model", "metric", "n" (prompts), "failed" (records), "multi", "mono": {source: ..},
-    "union", "information_gain", "conflict_rate", "share_over_threshold", "by_data_source": {name: the same}} where
-    each quantity is {"mean", "low", "high", "n"}, or None where no prompt has it. Prompts without mono views (one
-    source or none) count in "multi" alone.
+    Returns {"name", "step", "model", "metric", "n" (prompts), "answers", "failed", "unparseable" (records), "multi",
+    "mono": {source: ..}, "union", "information_gain", "conflict_rate", "share_over_threshold", "compat": {"multi" ..
+    by the compat scorer}, "by_data_source": {name: the same}} where each quantity is {"mean", "low", "high", "n"}, or
+    None where no prompt has it. "compat" and "unparseable" are None for a reward with one scorer. Prompts without mono
+    views (one source or none) count in "multi" alone. Where no prompt has an answer to its multi view, "multi",
+    "information_gain", "conflict_rate" and "share_over_threshold" are None.
 
-    Raises ValueError: no records, or a prompt without an answer to its multi view.
+    Raises ValueError: no records, or only some prompts have an answer to their multi view.
 
     Example: multi 1 and mono 0, 1 give union 1, information gain 0.5, no conflict.
     """
@@ -121,8 +132,8 @@ def summarize(
         "step": step,
         "model": model,
         "metric": metric,
-        **_quantities(records, threshold),
-        "by_data_source": {key: _quantities(part, threshold) for key, part in sorted(by_source.items())},
+        **_summary(records, threshold),
+        "by_data_source": {key: _summary(part, threshold) for key, part in sorted(by_source.items())},
     }
 
 
@@ -131,8 +142,11 @@ def eval_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     names = ("multi", "union", "information_gain", "conflict_rate", "share_over_threshold")
     quantities = {name: result[name] for name in names}
     quantities.update({f"mono/{source}": value for source, value in result["mono"].items()})
+    if result["compat"] is not None:
+        quantities["compat_multi"] = result["compat"]["multi"]
     means = {f"eval/{name}/mean": value["mean"] for name, value in quantities.items() if value is not None}
-    return {**means, "eval/failed": result["failed"]}
+    counts = {f"eval/{name}": result[name] for name in ("failed", "unparseable") if result[name] is not None}
+    return {**means, **counts}
 
 
 def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dict[str, Any] | None:
@@ -164,37 +178,78 @@ def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dic
     return {"mean": mean, "low": low, "high": high, "n": n}
 
 
-def _quantities(records: Sequence[EvalRecord], threshold: float | None) -> dict[str, Any]:
-    prompts = _by_prompt(records, threshold)
-    both = [prompt for prompt in prompts if prompt.mono]
-    sources = list(dict.fromkeys(source for prompt in both for source in prompt.mono))
-    gains = [prompt.multi - fmean(prompt.mono.values()) for prompt in both]  # paired: per prompt
-    conflicts = [float(prompt.multi < max(prompt.mono.values()) - _ROUNDING) for prompt in both]
-    hits = mean_interval([prompt.hit for prompt in prompts if prompt.hit is not None], 0, 1)
+def prompt_values(
+    records: Sequence[EvalRecord], threshold: float | None, scorer: ScorerName
+) -> dict[str, dict[str, float]]:
+    """{prompt id: {quantity: value}}, the quantities of `summarize` for each prompt, those it has.
+
+    Quantities: multi, mono/<source>, union, information_gain, conflict_rate; share_over_threshold with a threshold.
+    Raises ValueError where some prompts have an answer to their multi view and others have none.
+    """
+    answers: dict[str, dict[View, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        answers[record.prompt_id][record.view].append(record.value(scorer))
+    without = [prompt_id for prompt_id, views in answers.items() if None not in views]
+    if 0 < len(without) < len(answers):
+        raise ValueError(f"prompt {without[0]}: no answer to its multi view; got views {list(answers[without[0]])}")
+    return {prompt_id: _values(views, threshold) for prompt_id, views in answers.items()}
+
+
+def bounds(quantity: str, highest: float) -> tuple[float, float]:
+    """Range of a quantity of `prompt_values` where a single answer is worth 0 to `highest`."""
+    if quantity == "information_gain":
+        return -highest, highest
+    return 0, 1 if quantity in ("conflict_rate", "share_over_threshold") else highest
+
+
+def highest_value(records: Sequence[EvalRecord], scorer: ScorerName) -> float:
+    """The most that one answer could be worth under the scorer: 1, or the compat scorer's for the largest truth."""
+    if scorer == "strict":
+        return 1.0
+    return max((record.verdict.highest for record in records if record.verdict is not None), default=1.0)
+
+
+def _values(views: Mapping[View, Sequence[float]], threshold: float | None) -> dict[str, float]:
+    mono = {view[0]: fmean(values) for view, values in views.items() if view is not None}
+    multi = fmean(views[None]) if None in views else None
+    values = {} if multi is None else {"multi": multi}
+    values |= {f"mono/{source}": value for source, value in mono.items()}
+    if mono:
+        values["union"] = max(mono.values())
+    if mono and multi is not None:
+        values["information_gain"] = multi - fmean(mono.values())
+        values["conflict_rate"] = float(multi < values["union"] - _ROUNDING)
+    if multi is not None and threshold is not None:
+        values["share_over_threshold"] = fmean(value > threshold for value in views[None])
+    return values
+
+
+def _summary(records: Sequence[EvalRecord], threshold: float | None) -> dict[str, Any]:
+    verdicts = [record.verdict for record in records if record.verdict is not None]
+    both = len(verdicts) == len(records)
     return {
-        "n": len(prompts),
+        "n": len({record.prompt_id for record in records}),
+        "answers": len(records),
         "failed": sum(record.failed for record in records),
-        "multi": mean_interval([prompt.multi for prompt in prompts], 0, 1),
-        "mono": {
-            source: mean_interval([prompt.mono[source] for prompt in both if source in prompt.mono], 0, 1)
-            for source in sources
-        },
-        "union": mean_interval([max(prompt.mono.values()) for prompt in both], 0, 1),
-        "information_gain": mean_interval(gains, -1, 1),
-        "conflict_rate": mean_interval(conflicts, 0, 1),
-        "share_over_threshold": hits and {**hits, "threshold": threshold},
+        "unparseable": sum(not verdict.readable for verdict in verdicts) if both else None,
+        **_quantities(records, threshold, "strict"),
+        "compat": _quantities(records, None, "compat") if both else None,
     }
 
 
-def _by_prompt(records: Sequence[EvalRecord], threshold: float | None) -> list[_PromptResult]:
-    answers: dict[str, dict[View, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        answers[record.prompt_id][record.view].append(0.0 if record.failed else record.accuracy)
-    results = []
-    for prompt_id, views in answers.items():
-        if None not in views:
-            raise ValueError(f"prompt {prompt_id}: no answer to its multi view; got views {list(views)}")
-        mono = {view[0]: fmean(values) for view, values in views.items() if view is not None}
-        hit = None if threshold is None else fmean(value > threshold for value in views[None])
-        results.append(_PromptResult(fmean(views[None]), mono, hit))
-    return results
+def _quantities(records: Sequence[EvalRecord], threshold: float | None, scorer: ScorerName) -> dict[str, Any]:
+    prompts, highest = prompt_values(records, threshold, scorer).values(), highest_value(records, scorer)
+
+    def interval(quantity: str) -> dict[str, Any] | None:
+        return mean_interval([p[quantity] for p in prompts if quantity in p], *bounds(quantity, highest))
+
+    mono = dict.fromkeys(quantity for prompt in prompts for quantity in prompt if quantity.startswith("mono/"))
+    hits = interval("share_over_threshold")
+    return {
+        "multi": interval("multi"),
+        "mono": {quantity.removeprefix("mono/"): interval(quantity) for quantity in mono},
+        "union": interval("union"),
+        "information_gain": interval("information_gain"),
+        "conflict_rate": interval("conflict_rate"),
+        "share_over_threshold": hits and {**hits, "threshold": threshold},
+    }

@@ -124,13 +124,25 @@ def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, lis
         for label, estimates in columns
         if any(estimates)
     ]
-    return [*rows, ("Failed rewards", [str(result["failed"]) for result in results])]
+    rows.append(("Failed rewards", [str(result["failed"]) for result in results]))
+    unparseable = [result.get("unparseable") for result in results]
+    if any(count is not None for count in unparseable):
+        rows.append(("Unparseable answers", ["–" if count is None else str(count) for count in unparseable]))
+    return rows
 
 
-def evaluation_table(results: Sequence[Mapping[str, Any]]) -> Table:
+def by_scorer(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A result under the strict and under the compat scorer, as results of their own; alone where it has one scorer."""
+    if result.get("compat") is None:
+        return [result]
+    compat = {**result, **result["compat"], "name": f"{result['name']}, compat"}
+    return [{**result, "name": f"{result['name']}, strict"}, compat]
+
+
+def evaluation_table(results: Sequence[Mapping[str, Any]], title: str = "Evaluation") -> Table:
     """One column per result, one row per quantity, with 95 % intervals. Text of others is escaped."""
     metric = ", ".join(dict.fromkeys(str(result["metric"]) for result in results))
-    table = Table(title=Text(visible(f"Evaluation ({metric}, %, 95 % intervals)")), title_justify="left")
+    table = Table(title=Text(visible(f"{title} ({metric}, %, 95 % intervals)")), title_justify="left")
     table.add_column("")
     for result in results:
         table.add_column(Text(visible(str(result["name"]))), justify="right")
