@@ -20,7 +20,7 @@ from mars.data.images import decode_image
 from mars.data.processor import PromptProcessor
 from mars.data.views import views
 from mars.evaluate import EvaluationParts
-from mars.inputs import Inputs
+from mars.inputs import Inputs, evaluation_plan
 from mars.rewards.pool import RewardPool
 from mars.rewards.reward import RewardScorer
 from mars.rollout.engine import RolloutEngine
@@ -253,26 +253,15 @@ def step_parts(
 def evaluation_parts(
     config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer
 ) -> EvaluationParts:
-    settings = config.evaluation
-    sampling = Sampling(settings.temperature, settings.top_p, 0, config.rollout.max_response_tokens)
-    plan = RolloutPlan(
-        multi_samples=settings.samples_per_prompt,
-        anchor_samples=settings.samples_per_prompt,
-        multi_sampling=sampling,
-        anchor_sampling=sampling,
-        anchor_views=partial(views, anchor_kind="mono"),
-        encode=inputs.encode,
-        seed=config.run.seed,
-    )
     is_grounding = config.reward.function == "grounding"
     return EvaluationParts(
         engine=engine,
         scorer=scorer,
-        plan=plan,
+        plan=evaluation_plan(inputs),
         decode=inputs.encoder.decode,
         frames=inputs.frames,
         metric="mean IoU" if is_grounding else "accuracy",
-        threshold=settings.iou_threshold if is_grounding else None,
+        threshold=config.evaluation.iou_threshold if is_grounding else None,
         function=config.reward.function,
     )
 

@@ -19,7 +19,7 @@ from mars.types import Prompt, View
 CONFIDENCE = 0.95
 
 # Training steps count from 1: no evaluation shares its seeds with one.
-_EVALUATION_STEP = 0
+EVALUATION_STEP = 0
 
 # Means of equal accuracies over different counts differ by rounding; that is no conflict.
 _ROUNDING = 1e-9
@@ -81,7 +81,7 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
 
     The seeds do not depend on `step`, so evaluations of one run are paired.
     """
-    requests = parts.plan.requests(prompts, step=_EVALUATION_STEP)
+    requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
     finished = parts.engine.generate(requests)
     scored = score_stream(prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
     rollouts = collect(prompts, requests, scored)

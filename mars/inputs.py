@@ -12,10 +12,11 @@ from mars.data.chat import PromptEncoder, prompt_length
 from mars.data.dataset import PromptSet, check_images, check_num_images, load_prompts
 from mars.data.images import ImageBudget, num_image_tokens
 from mars.data.lengths import drop_overlong
-from mars.data.views import show
+from mars.data.views import show, views
 from mars.errors import ConfigError
 from mars.rewards.functions import check_truth
-from mars.types import ImageRef, Prompt, RolloutRequest, View
+from mars.rollout.plan import RolloutPlan
+from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, View
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,22 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     if evaluation is not None and config.evaluation.max_samples is not None:
         evaluation = replace(evaluation, prompts=evaluation.prompts[: config.evaluation.max_samples])
     return Inputs(encoder, budget, train, evaluation, frames, config)
+
+
+def evaluation_plan(inputs: Inputs) -> RolloutPlan:
+    """What an evaluation asks: the multi view and each source alone, as often and as freely as `evaluation` says."""
+    config = inputs.config
+    settings = config.evaluation
+    sampling = Sampling(settings.temperature, settings.top_p, 0, config.rollout.max_response_tokens)
+    return RolloutPlan(
+        multi_samples=settings.samples_per_prompt,
+        anchor_samples=settings.samples_per_prompt,
+        multi_sampling=sampling,
+        anchor_sampling=sampling,
+        anchor_views=partial(views, anchor_kind="mono"),
+        encode=inputs.encode,
+        seed=config.run.seed,
+    )
 
 
 def _check_truth(function: str, frames: BoxFrames, prompt: Prompt) -> str | None:
