@@ -116,12 +116,13 @@ def run(
 
     given = [f"model.path={quoted(model)}", f"data.eval_files=[{quoted(files)}]", f"data.train_files=[{quoted(files)}]"]
     config = load_config("train", [*given, *(overrides or [])], config_dir or [])
-    from mars.cluster.environment import prepare_process
+    from mars.cluster.environment import building, prepare_process
 
     prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
     from rich.console import Console
 
-    from mars.run import run_evaluation
+    with building():
+        from mars.run import run_evaluation
     from mars.tracking.console import evaluation_table
 
     Console().print(evaluation_table([run_evaluation(config, name, step, out)]))

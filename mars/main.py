@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mars.cluster.environment import prepare_process
+from mars.cluster.environment import building, prepare_process
 from mars.command import log_to, run_command
 from mars.config.command_line import parse_command_line
 
@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     log_to(config.run.dir)
     prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
-    from mars.run import run
+    with building():
+        from mars.run import run
 
     run(config)
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
+from mars.cluster.environment import building
 from mars.config.schema import TrainConfig
 from mars.data.stream import PromptStream
 from mars.errors import EnvironmentProblem
@@ -33,7 +34,8 @@ _SELF_TEST_ROWS = 4
 def run(config: TrainConfig) -> None:
     """Train, and save the policy to <run.dir>/policy. Rows and settings are checked before any worker starts."""
     check_packages(config)
-    inputs = load_inputs(config, with_training_set=True)
+    with building():
+        inputs = load_inputs(config, with_training_set=True)
     assert inputs.train is not None  # asked for above
     stream = PromptStream(inputs.train.prompts, config.data.prompts_per_step, config.run.seed, config.data.shuffle)
     settings = FitSettings(
@@ -72,7 +74,8 @@ def run(config: TrainConfig) -> None:
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> dict[str, Any]:
     """Evaluate `model.path` on `data.eval_files`; the result is returned, and written to `out` as JSON."""
     check_packages(config)
-    inputs = load_inputs(config, with_training_set=False)
+    with building():
+        inputs = load_inputs(config, with_training_set=False)
     scorer = build_scorer(config)
     try:
         with workers(config, inputs, with_trainer=False) as (engine, _):

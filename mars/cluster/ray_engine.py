@@ -28,6 +28,9 @@ class EngineWorker(Worker):
         yield from self._engine.generate(requests)
         yield self._engine.counts()
 
+    def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        self._engine.prefetch(requests)
+
     def load_weights(self, update: WeightUpdate) -> None:
         self._engine.load_weights(update)
 
@@ -58,6 +61,14 @@ class RayEngine:
                 self._counts[engine] = message
             else:
                 yield [FinishedSample(shares[engine][s.request], s.index, s.completion) for s in message]
+
+    def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        shares = split_by_prompt(requests, len(self._group.workers))
+        hints = [
+            worker.prefetch.remote([requests[i] for i in share])
+            for worker, share in zip(self._group.workers, shares, strict=True)
+        ]
+        self._group.results(hints, "prefetch")
 
     def counts(self) -> EngineCounts:
         return sum(self._counts, EngineCounts())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -46,10 +47,12 @@ def ray_workers(
         for i in range(settings.num_trainers if build_trainer is not None else 0)
     ]
     environment = worker_environment(settings.threads_per_worker, settings.device)
-    cpus_wanted = sum(worker.cpus for worker in (*engines, *trainers))
+    workers = (*engines, *trainers)
+    num_cpus = max(math.ceil(sum(worker.cpus for worker in workers)), len(workers))
     with ExitStack() as stack:
-        stack.enter_context(ray_cluster(settings.address, settings.object_store_bytes, cpus_wanted))
-        placement = Placement([*engines, *trainers], settings.start_timeout_s)
+        cluster = ray_cluster(settings.address, settings.object_store_bytes, num_cpus, environment)
+        to_give = stack.enter_context(cluster)
+        placement = Placement(workers, settings.start_timeout_s)
         stack.callback(placement.close)
 
         def group(worker_class, resources, first_bundle) -> WorkerGroup:
@@ -58,7 +61,7 @@ def ray_workers(
                 resources,
                 placement,
                 first_bundle,
-                environment,
+                to_give,
                 settings.log_dir,
                 settings.call_timeout_s,
             )

@@ -20,9 +20,13 @@ BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
 class TrainerWorker(Worker):
     """One FSDP rank."""
 
-    def build(self, build_trainer: BuildTrainer, rendezvous: Rendezvous) -> None:
+    def receive(self, build_trainer: BuildTrainer) -> None:
+        """Unpickling it has imported torch."""
+        self._build_trainer = build_trainer
+
+    def build(self, rendezvous: Rendezvous) -> None:
         with building():
-            self._trainer = build_trainer(rendezvous)
+            self._trainer = self._build_trainer(rendezvous)
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         return self._trainer.update(batch)
@@ -55,11 +59,15 @@ class RayTrainer:
     def start_build(self, build_trainer: BuildTrainer, timeout_s: float, call_timeout_s: float) -> list[Any]:
         """References to the builds under way. call_timeout_s: deadline of the ranks' collectives."""
         workers = self._group.workers
-        (address,) = self._group.results([workers[0].address.remote()], "start of a worker", timeout_s)
-        return [
-            worker.build.remote(build_trainer, Rendezvous(rank, len(workers), f"tcp://{address}", call_timeout_s))
+        address_of_first = workers[0].address.remote()
+        # By itself, so that no rank waits for the first one's process before it imports.
+        received = [worker.receive.remote(build_trainer) for worker in workers]
+        (address,) = self._group.results([address_of_first], "start of a worker", timeout_s)
+        built = [
+            worker.build.remote(Rendezvous(rank, len(workers), f"tcp://{address}", call_timeout_s))
             for rank, worker in enumerate(workers)
         ]
+        return [*received, *built]
 
     def finish_build(self, references: Sequences[Any], timeout_s: float) -> None:
         self._group.results(references, "start of the trainer", timeout_s)

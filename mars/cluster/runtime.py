@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
 
+from mars.cluster.environment import inherited
 from mars.errors import EnvironmentProblem
 
 logger = logging.getLogger(__name__)
@@ -19,36 +19,41 @@ _CONNECT_TIMEOUT_S = 10.0
 
 
 @contextmanager
-def ray_cluster(address: str | None, object_store_bytes: int, cpus_wanted: float) -> Iterator[None]:
-    """Connected to Ray inside the block.
+def ray_cluster(
+    address: str | None, object_store_bytes: int, num_cpus: int, environment: Mapping[str, str]
+) -> Iterator[Mapping[str, str]]:
+    """Connected to Ray inside the block; yields what workers need to be given of `environment` when they are made.
 
     address: of a running cluster; None starts one on this machine, whatever RAY_ADDRESS says, and ends it afterwards.
-    cpus_wanted: Ray CPUs of all workers; a cluster started here has at least so many, however few cores there are.
+    num_cpus: Ray CPUs of a cluster started here, however many cores there are. Ray starts as many processes in
+    advance; they inherit `environment`, so that workers without settings of their own take them over.
     Raises EnvironmentProblem if the cluster cannot be reached or started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
     if address is None:
-        cpus = max(os.cpu_count() or 1, math.ceil(cpus_wanted))
+        to_inherit, to_give = environment, {}
         options |= {
             "address": "local",
-            "num_cpus": cpus,
+            "num_cpus": num_cpus,
             "object_store_memory": object_store_bytes,
             "include_dashboard": False,
         }
     else:
         _check_reachable(address)
+        to_inherit, to_give = {}, environment
         options["address"] = address
     try:
-        ray.init(**options)
+        with inherited(to_inherit):
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise EnvironmentProblem(
             f"cluster.address: no Ray cluster at {address or 'this machine'}: {error}; "
             "start one with `ray start`, or set cluster.address=null for a cluster of this machine alone"
         ) from error
     try:
-        yield
+        yield to_give
     finally:
         ray.shutdown()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import time
@@ -26,6 +27,7 @@ class Worker:
 
     def __init__(self, name: str, log_dir: str) -> None:
         self.name = name
+        gc.disable()  # until it is built: see `building`
         Path(log_dir).mkdir(parents=True, exist_ok=True)
         logging.basicConfig(
             filename=Path(log_dir) / f"{name}.log",
@@ -44,6 +46,7 @@ class WorkerGroup:
     """Some workers of one class. Every call has a deadline.
 
     first_bundle: position of the first worker's bundle in the placement; the others follow.
+    environment: what its processes have beside that of their node.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class WorkerGroup:
             remote_class.options(
                 num_cpus=worker.cpus,
                 num_gpus=worker.gpus,
-                runtime_env={"env_vars": dict(environment)},
+                runtime_env={"env_vars": dict(environment)} if environment else None,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement.group, placement_group_bundle_index=first_bundle + i
                 ),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mars.data.tokenizer import load_tokenizer, read_json
 from mars.data.views import MARKER
 from mars.errors import DataError, EnvironmentProblem
 from mars.types import Message, TokenRules
@@ -33,24 +32,16 @@ class PromptEncoder:
     @classmethod
     def from_pretrained(cls, model_path: str, *, trust_remote_code: bool = False) -> PromptEncoder:
         """From a Hugging Face folder or hub name. Raises EnvironmentProblem if a needed file or id is missing."""
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise EnvironmentProblem(
-                f"model.path: no tokenizer could be loaded; got {model_path}; give a Hugging Face folder or hub name "
-                f"({error})"
-            ) from error
+        tokenizer = load_tokenizer(model_path, trust_remote_code)
         if tokenizer.chat_template is None:
-            template = _read_json(model_path, "chat_template.json").get("chat_template")
+            template = read_json(model_path, "chat_template.json").get("chat_template")
             if template is None:
                 raise EnvironmentProblem(
                     f"model.path: no chat template; got {model_path}; use an instruction-tuned model"
                 )
             tokenizer.chat_template = template
-        config = _read_json(model_path, "config.json")
-        generation = _read_json(model_path, "generation_config.json")
+        config = read_json(model_path, "config.json")
+        generation = read_json(model_path, "generation_config.json")
         return cls(tokenizer, _token_rules(model_path, tokenizer, config, generation))
 
     def token_rules(self) -> TokenRules:
@@ -165,11 +156,3 @@ def _token_rules(model_path: str, tokenizer: Any, config: dict[str, Any], genera
 def _is_media(token: str) -> bool:
     """Tokens such as <|image_pad|> and <|vision_start|>."""
     return token.startswith("<") and any(word in token.lower() for word in MEDIA_WORDS)
-
-
-def _read_json(model_path: str, name: str) -> dict[str, Any]:
-    """A JSON file of the model's folder or hub repository; empty if the model has no such file."""
-    from transformers.utils import cached_file
-
-    path = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
-    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}

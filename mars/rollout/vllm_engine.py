@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import EnvironmentProblem
-from mars.rollout.engine import EngineCounts, FinishedSample
+from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
@@ -75,6 +78,8 @@ class VllmEngine:
             raise EnvironmentProblem(
                 f"rollout.engine: vLLM cannot be imported ({error}); install mars[vllm] or mars[cpu], or use rollout=hf"
             ) from error
+        # vLLM collects garbage three times while it starts: 1 s each over the objects of all that was imported.
+        gc.freeze()
         optional = {"block_size": settings.block_size, "kv_cache_memory_bytes": settings.kv_cache_memory_bytes}
         if settings.device != "cpu":
             # The encoder's outputs of a whole prompt must stay until its last view has been read.
@@ -108,17 +113,20 @@ class VllmEngine:
         self._counts = EngineCounts()
         self._rules = rules
         self._blocked = dict.fromkeys(rules.blocked_ids, -math.inf)
-        self._decode = decode
+        # An image is read for the multi view and again for a mono view right after it.
+        self._decode = lru_cache(maxsize=_CACHED_PROMPTS * settings.max_images)(decode)
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
+        self._ahead: dict[Any, Future[Any]] = {}
         self._fetch = fetch
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
         engine, positions = self._llm.llm_engine, {next(self._names): i for i in range(len(requests))}
         missing = {name: _num_drawn(requests[i]) for name, i in positions.items()}
-        pixels = {ref: self._decode(ref) for ref in dict.fromkeys(ref for r in requests for ref in r.images)}
-        self._counts += EngineCounts(images=len(pixels))
+        self._counts += EngineCounts(images=distinct_images(requests))
+        rendered = [self._ahead.pop(_content(r), None) or self._reader.submit(self._render, r) for r in requests]
         try:
             for name, i in positions.items():
-                engine.add_request(name, self._render(requests[i], pixels), self._sampling_params(requests[i]))
+                engine.add_request(name, rendered[i].result(), self._sampling_params(requests[i]))
             while engine.has_unfinished_requests():
                 finished = []
                 for output, sample in _finished(engine.step()):
@@ -136,6 +144,11 @@ class VllmEngine:
         if left:
             raise RuntimeError(f"vLLM left {len(left)} of {len(requests)} requests without all their samples")
 
+    def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        for unused in self._ahead.values():
+            unused.cancel()
+        self._ahead = {_content(request): self._reader.submit(self._render, request) for request in requests}
+
     def counts(self) -> EngineCounts:
         # Every tensor-parallel worker is there for every image.
         return replace(self._counts, encoder_runs=max(self._llm.collective_rpc("encoder_runs")))
@@ -148,6 +161,9 @@ class VllmEngine:
         self._llm.llm_engine.reset_encoder_cache()
 
     def close(self) -> None:
+        if hasattr(self, "_reader"):
+            self._reader.shutdown(cancel_futures=True)
+            self._ahead.clear()
         if hasattr(self, "_llm"):
             self._llm.llm_engine.engine_core.shutdown()
             del self._llm
@@ -173,11 +189,11 @@ class VllmEngine:
             stream_interval=sys.maxsize,
         )
 
-    def _render(self, request: RolloutRequest, pixels: dict[ImageRef, Image.Image]) -> Any:
-        """The prompt as vLLM takes it: placeholders expanded, images processed."""
+    def _render(self, request: RolloutRequest) -> Any:
+        """The prompt as vLLM takes it: placeholders expanded, images read and processed. In one thread only."""
         prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_token_ids)}
         if request.images:
-            prompt["multi_modal_data"] = {"image": [pixels[ref] for ref in request.images]}
+            prompt["multi_modal_data"] = {"image": [self._decode(ref) for ref in request.images]}
             prompt["multi_modal_uuids"] = {"image": [_image_name(ref) for ref in request.images]}
         (rendered,) = self._llm.llm_engine.renderer.render_cmpl([prompt], skip_mm_cache=True)
         return rendered
@@ -191,6 +207,11 @@ def _quiet_environment() -> None:
     # What it says while it is being imported: of GPU features that a CPU has not, and of its own dependencies.
     logging.getLogger("vllm").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")
+
+
+def _content(request: RolloutRequest) -> Any:
+    """What is rendered of a request; its seed and its number of samples are not."""
+    return request.prompt_token_ids, request.images
 
 
 def _image_name(ref: ImageRef) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from itertools import zip_longest
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.cluster import placement
-from mars.cluster.environment import worker_environment
+from mars.cluster.environment import inherited, worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import EngineWorker, RayEngine, split_by_prompt
 from mars.errors import EnvironmentProblem
@@ -111,3 +113,13 @@ def test_worker_environment():
     assert (on_cpu["TORCH_COMPILE_DISABLE"], on_cpu["CUDA_VISIBLE_DEVICES"]) == ("1", "")
     assert "CUDA_VISIBLE_DEVICES" not in on_gpu
     assert all(isinstance(value, str) for value in on_cpu.values())
+
+
+def test_what_is_inherited_is_put_back(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
+    before = dict(os.environ)
+    with inherited(worker_environment(3, "cpu")):
+        child = subprocess.run(["/usr/bin/env"], capture_output=True, text=True, check=True).stdout
+    assert {"OMP_NUM_THREADS=3", "VLLM_NO_USAGE_STATS=1", "CUDA_VISIBLE_DEVICES="} <= set(child.splitlines())
+    assert dict(os.environ) == before
