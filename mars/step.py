@@ -119,6 +119,8 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
     # Clipped policy-gradient updates, then the engine gets the new weights. Without a kept prompt both stay.
     if kept:
         batch = parts.collate(kept, len(state.carried))
+        # While the trainer updates, the engine reads the images of the next round.
+        parts.engine.prefetch(parts.plan.requests(stream.batch(round_number), step + 1))
         with timer.stage("update_actor"):
             stats = parts.trainer.update(batch)
         with timer.stage("sync_weights"):

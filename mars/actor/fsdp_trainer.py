@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Sequences
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from statistics import fmean
@@ -34,6 +35,7 @@ from mars.types import ImageRef, MicroBatch, Sequence, TokenRules, TrainBatch, U
 logger = logging.getLogger(__name__)
 
 Row = tuple[int, int]
+Prompts = dict[int, Future[ProcessedPrompt]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class FsdpTrainer:
         process: Callable[[Sequences[int], Sequences[ImageRef]], ProcessedPrompt],
     ) -> None:
         self._settings, self._rules, self._process = settings, rules, process
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
         self._rank, self._world_size = rendezvous.rank, rendezvous.world_size
         self._owns_group = _join_group(rendezvous, settings.device)
         self._device = torch.device(settings.device, torch.cuda.current_device() if settings.device == "cuda" else None)
@@ -97,7 +100,7 @@ class FsdpTrainer:
         """One forward per sequence on every rank: exact, not fast. For evaluation and parity."""
         scored = []
         for sequence in sequences:
-            prompt = self._process(sequence.prompt_token_ids, sequence.images)
+            prompt = self._reader.submit(self._process, sequence.prompt_token_ids, sequence.images).result()
             logprobs, _ = self._policy(self._forward_batch([(prompt, sequence.response_token_ids)]))
             scored.append(logprobs.tolist())
         return scored
@@ -136,6 +139,7 @@ class FsdpTrainer:
         save_policy(self._policy, self._settings.model, path, is_writer=self._rank == 0)
 
     def close(self) -> None:
+        self._reader.shutdown(cancel_futures=True)
         if self._owns_group and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -143,7 +147,7 @@ class FsdpTrainer:
         self,
         batch: TrainBatch,
         plan: UpdatePlan,
-        prompts: dict[int, ProcessedPrompt],
+        prompts: Prompts,
         by_row: dict[Row, tuple[float, float]],
         old: dict[MicroBatch, Tensor] | None,
         compare_rollout: bool,
@@ -197,18 +201,23 @@ class FsdpTrainer:
         }
 
     @torch.no_grad()
-    def _old_logprobs(self, batch: TrainBatch, prompts: dict[int, ProcessedPrompt]) -> dict[MicroBatch, Tensor]:
+    def _old_logprobs(self, batch: TrainBatch, prompts: Prompts) -> dict[MicroBatch, Tensor]:
         """Of the very forwards of the updates: another batch would round otherwise, and the first ratio not be 1."""
         micros = [micro for plan in batch.updates for micro in plan.ranks[self._rank]]
         return {micro: self._policy(self._forward_of(batch, micro, prompts))[0] for micro in micros}
 
-    def _processed(self, batch: TrainBatch) -> dict[int, ProcessedPrompt]:
-        """The prompts of this rank's rows, each processed once for all passes."""
-        mine = {p for plan in batch.updates for micro in plan.ranks[self._rank] for p, _ in micro.rows}
-        return {p: self._process(batch.prompts[p].prompt_token_ids, batch.prompts[p].images) for p in sorted(mine)}
+    def _processed(self, batch: TrainBatch) -> Prompts:
+        """The prompts of this rank's rows, each processed once for all passes, in the order of the forwards.
 
-    def _forward_of(self, batch: TrainBatch, micro: MicroBatch, prompts: dict[int, ProcessedPrompt]) -> ForwardBatch:
-        return self._forward_batch([(prompts[row[0]], _response_ids(batch, row)) for row in micro.rows])
+        Another thread does it: the later prompts' images are read while the first forwards run.
+        """
+        micros = (micro for plan in batch.updates for micro in plan.ranks[self._rank])
+        mine = dict.fromkeys(p for micro in micros for p, _ in micro.rows)
+        prompts = {p: batch.prompts[p] for p in mine}
+        return {p: self._reader.submit(self._process, x.prompt_token_ids, x.images) for p, x in prompts.items()}
+
+    def _forward_of(self, batch: TrainBatch, micro: MicroBatch, prompts: Prompts) -> ForwardBatch:
+        return self._forward_batch([(prompts[row[0]].result(), _response_ids(batch, row)) for row in micro.rows])
 
     def _forward_batch(self, rows: Sequences[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
         rope_index = self._policy.backbone.model.get_rope_index

@@ -51,6 +51,14 @@ class RolloutEngine(Protocol):
         """
         ...
 
+    def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        """A hint, which changes no result: these requests come next.
+
+        Their images may be read and processed while nothing is generated; only the last hint counts. What is wrong
+        with an image is raised by the `generate` that needs it.
+        """
+        ...
+
     def counts(self) -> EngineCounts:
         """Up to the last sample that was taken."""
         ...

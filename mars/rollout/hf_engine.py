@@ -66,6 +66,9 @@ class HfEngine:
                 completions = self._generate_batch([(requests[i], k) for i, k in chunk])
                 yield [FinishedSample(i, k, answer) for (i, k), answer in zip(chunk, completions, strict=True)]
 
+    def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        """Images are read when they are needed: this engine is for reference, not for speed."""
+
     def counts(self) -> EngineCounts:
         return self._counts
 

@@ -20,6 +20,7 @@ class ScriptedEngine:
     def __init__(self, script: Script, eos_ids: Sequence[int]) -> None:
         self.requests: list[RolloutRequest] = []
         self.updates: list[WeightUpdate] = []
+        self.prefetched: list[RolloutRequest] = []
         self._counts = EngineCounts()
         self._script = script
         self._eos_ids = frozenset(eos_ids)
@@ -29,6 +30,9 @@ class ScriptedEngine:
         self._counts += EngineCounts(images=distinct_images(requests))
         for i, request in enumerate(requests):
             yield [FinishedSample(i, k, self._completion(request, k)) for k in range(request.num_samples)]
+
+    def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        self.prefetched = list(requests)
 
     def counts(self) -> EngineCounts:
         """No image passes an encoder, and no prompt is computed."""

@@ -6,6 +6,7 @@ python engine_parity_job.py FOLDER FAMILY -> one JSON object on the last line
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
@@ -20,6 +21,7 @@ from mars.actor.trainer import Rendezvous
 from mars.build import EngineSpec, TrainerSpec
 from mars.config.load import load_config
 from mars.data.chat import PromptEncoder
+from mars.errors import DataError
 from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, Sequence, WeightUpdate
 
 TEMPERATURE = 0.7
@@ -113,6 +115,28 @@ def stream_of(engine, asked: list[RolloutRequest]) -> dict[str, bool]:
     }
 
 
+def hints(engine, asked: list[RolloutRequest], expected: list, folder: Path) -> dict[str, object]:
+    """A hint changes no answer, whether it comes true, in part or not at all; a bad image shows where it is used."""
+    broken = folder / "broken.png"
+    broken.write_bytes((folder / "0.png").read_bytes()[:200])
+    bad = RolloutRequest(**{**vars(asked[1]), "images": (ImageRef(str(broken), (56, 56)),)})
+    same = []
+    for hint in (asked, [*asked[2:], bad], [bad]):
+        engine.prefetch(hint)
+        same.append(ids(completions(engine, asked)) == expected)
+    engine.prefetch([bad])
+    try:
+        completions(engine, [asked[0], bad])
+        message = ""
+    except DataError as error:
+        message = str(error)
+    return {
+        "hints_change_nothing": same,
+        "bad_image": message,
+        "after_bad_image": ids(completions(engine, asked)) == expected,
+    }
+
+
 def ids(answers) -> list[list[tuple[int, ...]]]:
     return [[completion.token_ids for completion in row] for row in answers]
 
@@ -146,6 +170,7 @@ def main(folder: Path, family: str) -> dict:
     result["order_independent"] = ids(completions(vllm, asked[::-1]))[::-1] == ids(first)
     result |= stream_of(vllm, asked)
     result["after_giving_up"] = ids(completions(vllm, asked)) == ids(first)
+    result |= hints(vllm, asked, ids(first), folder)
     result["samples"] = [len(row) for row in first]
     emitted = {token for row in first for completion in row for token in completion.token_ids}
     result["blocked_emitted"] = sorted(emitted & set(rules.blocked_ids))
@@ -164,9 +189,11 @@ def main(folder: Path, family: str) -> dict:
     second, result["reuse_after"] = encoder_runs(vllm, asked)
     result["vllm_trainer_after"] = difference(trainer, asked, second)
     result["hf_trainer_after"] = difference(trainer, asked, completions(hf, asked))
+    vllm.prefetch(asked)
     vllm.close()
     hf.close()
     trainer.close()
+    result["threads_left"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("images")]
     return result
 
 

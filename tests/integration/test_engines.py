@@ -47,6 +47,13 @@ def test_a_call_that_is_given_up_leaves_nothing_to_the_next(parity):
     assert parity["after_giving_up"]
 
 
+def test_images_read_ahead_change_no_answer_and_fail_where_they_are_used(parity):
+    assert parity["hints_change_nothing"] == [True] * 3
+    assert "broken.png" in parity["bad_image"]
+    assert parity["after_bad_image"]
+    assert parity["threads_left"] == []
+
+
 def test_requests_get_their_samples_whatever_the_order(parity):
     assert parity["samples"] == [4] * 6
     assert parity["order_independent"]

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from step_fakes import GRPO, IMAGE, one_step, parts
+from step_fakes import GRPO, IMAGE, Rounds, one_step, parts
 
 from mars.actor.recorder import RecordingTrainer
 from mars.data.views import views
+from mars.step import SamplingState, train_step
 
 
 def make_table(prompts, rng, samples=4, anchor_samples=2, anchor="mono"):
@@ -140,6 +141,26 @@ def test_one_call_of_engine_and_scorer_and_the_new_weights_reach_the_engine(prom
     assert calls == [views_of_all, views_of_all]
     assert made.scorer.calls == 2
     assert [(u.version, u.payload) for u in made.engine.updates] == [(1, {"updates": 1}), (2, {"updates": 2})]
+
+
+def test_the_engine_is_told_the_next_round_before_the_update(prompts):
+    """What is announced is what the next step asks for, and it is known while the trainer works."""
+    table = make_table(prompts, random.Random(0))
+    made = parts(table)
+    announced = []
+
+    class Watching(RecordingTrainer):
+        def update(self, batch):
+            announced.append(list(made.engine.prefetched))
+            return super().update(batch)
+
+    made = replace(made, trainer=Watching(GRPO))
+    rounds = Rounds(prompts, 3)
+    result = train_step(made, rounds, SamplingState(0, ()), 1)
+    asked_before = len(made.engine.requests)
+    train_step(made, rounds, result.state, 2)
+    assert announced[0] == made.engine.requests[asked_before:]
+    assert {request.prompt_id for request in announced[0]} == {"p3", "p4", "p5"}
 
 
 def test_the_same_step_asks_the_same_and_another_step_draws_anew(prompts):
