@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from mars.cli_eval import evaluation
 from mars.command import run_command
 
 app = typer.Typer(
@@ -20,7 +21,6 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Make and convert data sets.", no_args_is_help=True, rich_markup_mode=None)
 convert = typer.Typer(help="Convert a public data set to parquet.", no_args_is_help=True, rich_markup_mode=None)
-evaluation = typer.Typer(help="Evaluate a model.", no_args_is_help=True, rich_markup_mode=None)
 reward = typer.Typer(help="Try a reward on answers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 data.add_typer(convert, name="convert")
@@ -98,34 +98,6 @@ def llvip(
 
     card = convert_llvip(str(source), str(out), licence=licence or LICENCE)
     typer.echo(json.dumps(card["splits"], indent=2))
-
-
-@evaluation.command()
-def run(
-    model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
-    files: Annotated[str, typer.Argument(metavar="DATA", help="Parquet or JSONL file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Further settings.")] = None,
-    name: Annotated[str, typer.Option(help="Name of the result.")] = "eval",
-    step: Annotated[int, typer.Option(help="Training step the model comes from, noted in the result.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the result to this file as JSON.")] = None,
-    config_dir: Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")] = None,
-) -> None:
-    """Accuracy of Multi, Mono per source and Union, and the information gain, with intervals."""
-    from mars.config.folders import quoted
-    from mars.config.load import load_config
-
-    given = [f"model.path={quoted(model)}", f"data.eval_files=[{quoted(files)}]", f"data.train_files=[{quoted(files)}]"]
-    config = load_config("train", [*given, *(overrides or [])], config_dir or [])
-    from mars.cluster.environment import building, prepare_process
-
-    prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
-    from rich.console import Console
-
-    with building():
-        from mars.run import run_evaluation
-    from mars.tracking.console import evaluation_table
-
-    Console().print(evaluation_table([run_evaluation(config, name, step, out)]))
 
 
 @reward.command("try")

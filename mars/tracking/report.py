@@ -69,7 +69,10 @@ def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage
             f"with content; give the folder of a run (run.dir)"
         )
     album = _Album(decode_image)
-    page = _template().render(
+    out_path = Path(out_path) if out_path is not None else run_dir / "report.html"
+    _write_page(
+        out_path,
+        kind="report",
         name=run.setting("run.name") or run_dir.resolve().name,
         model=run.setting("model.path") or (run.evaluations[-1]["model"] if run.evaluations else None),
         steps=run.metrics[-1]["step"] if run.metrics else None,
@@ -77,14 +80,51 @@ def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage
         config_text=run.config_text,
         figures=_figures(run.metrics),
         evaluations=_evaluations(run.evaluations),
+        samples=f"Sample rollouts of step {run.prompts[0]['step']}" if run.prompts else None,
         prompts=[_prompt_card(prompt, album) for prompt in run.prompts],
         notes=run.notes,
     )
-    out_path = Path(out_path) if out_path is not None else run_dir / "report.html"
-    draft = out_path.with_name(f".tmp-{out_path.name}")
-    draft.write_bytes(page.encode())
-    os.replace(draft, out_path)
     return out_path
+
+
+def write_evaluation_page(
+    path: Path,
+    name: str,
+    model: str,
+    tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    prompts: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+    decode_image: DecodeImage,
+) -> None:
+    """Write the page of scored answers, made as safely as a run's report.
+
+    tables: (title, results of `mars.evaluate.summarize`), a column for each. prompts: as `read_run` gives them, to be
+    shown in this order. notes: lines about the numbers.
+    """
+    album = _Album(decode_image)
+    _write_page(
+        path,
+        kind="evaluation",
+        name=name,
+        model=model,
+        steps=None,
+        settings=[],
+        config_text=None,
+        figures=[],
+        evaluations=[_table(title, part, [str(result["name"]) for result in part]) for title, part in tables],
+        samples="Samples: one source best, then the lowest accuracy",
+        prompts=[_prompt_card(prompt, album) for prompt in prompts],
+        notes=notes,
+    )
+
+
+def _write_page(path: Path, **content: Any) -> None:
+    """The page exists wholly or not at all."""
+    page = _template().render(**content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".tmp-{path.name}")
+    draft.write_bytes(page.encode())
+    os.replace(draft, path)
 
 
 def _template() -> Template:
@@ -122,14 +162,17 @@ def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             having = [result for result in results if name in result["by_data_source"]]
             tables.append((name, [{**result, **result["by_data_source"][name]} for result in having]))
     return [
-        {
-            "title": title,
-            "metric": ", ".join(dict.fromkeys(str(result["metric"]) for result in part)),
-            "columns": [f"{result['name']} (step {result['step']})" for result in part],
-            "rows": evaluation_rows(part),
-        }
-        for title, part in tables
+        _table(title, part, [f"{result['name']} (step {result['step']})" for result in part]) for title, part in tables
     ]
+
+
+def _table(title: str, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
+    return {
+        "title": title,
+        "metric": ", ".join(dict.fromkeys(str(result["metric"]) for result in results)),
+        "columns": columns,
+        "rows": evaluation_rows(results),
+    }
 
 
 def _prompt_card(prompt: Mapping[str, Any], album: _Album) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""From a configuration to the answers of its model: what `mars eval infer` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mars.build import workers
+from mars.cluster.environment import building
+from mars.config.schema import TrainConfig
+from mars.evaluate import EVALUATION_STEP
+from mars.inputs import Inputs, evaluation_plan, load_inputs
+from mars.results.files import ResultPaths
+from mars.results.infer import Questions, Views, infer, model_fingerprint, prompts_fingerprint
+from mars.rollout.engine import RolloutEngine
+from mars.run import check_packages
+
+
+def run_inference(config: TrainConfig, paths: ResultPaths, views: Views) -> list[Path]:
+    """Ask `model.path` the questions of `data.eval_files`; the files that hold the answers. See `infer`."""
+    check_packages(config)
+    with building():
+        inputs = load_inputs(config, with_training_set=False)
+
+    @contextmanager
+    def start_engine() -> Iterator[RolloutEngine]:
+        with workers(config, inputs, with_trainer=False) as (engine, _):
+            yield engine
+
+    return infer(_questions(config, inputs), paths, views, start_engine)
+
+
+def _questions(config: TrainConfig, inputs: Inputs) -> Questions:
+    if inputs.evaluation is None:
+        raise ValueError("there are no questions: data.eval_files was empty")
+    prompts = inputs.evaluation.prompts
+    requests = evaluation_plan(inputs).requests(prompts, EVALUATION_STEP)
+    settings = config.evaluation
+    identity: dict[str, Any] = {
+        "model": str(Path(config.model.path).resolve()) if Path(config.model.path).is_dir() else config.model.path,
+        "model_fingerprint": model_fingerprint(config.model.path),
+        "questions": inputs.evaluation.fingerprint,
+        "number_of_questions": len(prompts),
+        "prompts": prompts_fingerprint(requests),
+        "data.min_image_pixels": config.data.min_image_pixels,
+        "data.max_image_pixels": config.data.max_image_pixels,
+        "model.box_space": config.model.box_space,
+        "rollout.max_response_tokens": config.rollout.max_response_tokens,
+        "evaluation.samples_per_prompt": settings.samples_per_prompt,
+        "evaluation.temperature": settings.temperature,
+        "evaluation.top_p": settings.top_p,
+        "run.seed": config.run.seed,
+    }
+    return Questions(
+        prompts,
+        requests,
+        inputs.encoder.decode,
+        inputs.frames,
+        inputs.prompt_length,
+        identity,
+        inputs.evaluation.dropped,
+    )

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Ask a model questions and keep its answers: `bash scripts/infer.sh MODEL QUESTIONS OUT [--views multi|mono|all] [key=value ...]`.
+# QUESTIONS: parquet, JSONL or an official evaluation file (.json). OUT: a folder, or a .json file. A second call goes
+# on where the first ended. Settings are those of training, such as rollout=hf or experiment=NAME (docs/evaluation.md).
+# MARS_PYTHON: the Python to use; otherwise the checkout's .venv, otherwise python.
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    echo "usage: bash scripts/infer.sh MODEL QUESTIONS OUT [--views multi|mono|all] [key=value ...]" >&2
+    exit 2
+fi
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${MARS_PYTHON:-$root/.venv/bin/python}
+[ -n "${MARS_PYTHON:-}" ] || [ -x "$python" ] || python=python
+exec "$python" -m mars.cli eval infer "$@"
