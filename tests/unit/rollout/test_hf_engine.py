@@ -14,6 +14,7 @@ import torch
 from generation import completions
 
 from mars.actor.objective import truncation_nats
+from mars.rollout.engine import EngineCounts
 from mars.rollout.hf_engine import HfEngine, HfSettings, _Sampler, _SeededNoise
 from mars.types import RolloutRequest, Sampling, WeightUpdate
 from mars.types import Sequence as TokenSequence
@@ -62,6 +63,26 @@ def test_exactly_the_samples_asked_for_in_request_order(engine, requests):
         else:
             assert len({c.token_ids for c in samples}) == len(samples)
     assert completions(engine, []) == []
+
+
+def test_work_is_counted_as_it_is_done(world, pictures):
+    """Every row of a batch computes its prompt and its images for itself: nothing is shared, and the counts say so."""
+    engine = engine_of(world)
+    asked = [
+        RolloutRequest("a", None, world.prompt_ids("a", pictures[:2]), tuple(pictures[:2]), 3, 1, FREE),
+        RolloutRequest("a", ("s0",), world.prompt_ids("a", pictures[:1]), tuple(pictures[:1]), 2, 5, FREE),
+    ]
+    lengths = [len(world.processor.process(r.prompt_token_ids, r.images).input_ids) for r in asked]
+    once = EngineCounts(images=2, encoder_runs=2 * 3 + 2, prompt_tokens=3 * lengths[0] + 2 * lengths[1])
+    completions(engine, asked)
+    assert engine.counts() == once
+    completions(engine, asked)
+    assert engine.counts() - once == once
+
+
+def test_samples_come_batch_by_batch(world, requests):
+    sizes = [len(finished) for finished in engine_of(world, max_num_seqs=4).generate(requests)]
+    assert sizes == [4, 4, 1]
 
 
 def test_a_sample_depends_on_its_seed_alone_not_on_the_batch_around_it(world, engine, requests):
