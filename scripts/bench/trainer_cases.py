@@ -1,0 +1,140 @@
+"""What bench_trainer.py times: models, prompts with two images, and the ways to lay a group out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from bench.trainer_floor import Work, group_pairs, language_work, row_pairs, vision_work
+from torch import Tensor
+
+from mars.actor.batch import ForwardBatch, forward_batch
+from mars.actor.model import Packing, PolicyModel, ScoringSettings
+from mars.actor.prefix_attention import register
+from mars.actor.shared_prefix import pack_groups
+from mars.actor.tiny import build_config, build_tokenizer
+from mars.types import ImageRef
+
+ModelName = Literal["tiny", "mid"]
+MODELS: tuple[ModelName, ...] = ("tiny", "mid")
+
+Layout = Literal["naive", "vision_once", "shared_prefix"]
+LAYOUTS: tuple[Layout, ...] = ("naive", "vision_once", "shared_prefix")
+"""naive: every row with its own prompt and images. vision_once: rows that share their images. shared_prefix: packs."""
+
+NUM_IMAGES = 2
+_IMAGE_SIDES = {131: 8, 600: 32, 1500: 52}  # patches: most of a long prompt is image, as in real ones
+_CHUNK_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    """P prompt tokens, R tokens in each of G responses."""
+
+    prompt: int
+    response: int
+    group: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.prompt}/{self.response}/{self.group}"
+
+    @property
+    def side(self) -> int:
+        return _IMAGE_SIDES[self.prompt]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What `mars.actor.batch.ProcessedPrompt` asks for."""
+
+    input_ids: Tensor
+    pixel_values: tuple[Tensor, ...]
+    image_grid_thw: tuple[tuple[int, int, int], ...]
+    image_keys: tuple[ImageRef, ...]
+
+
+def model_config(name: ModelName) -> Any:
+    """tiny: the quick start's, 0.8 million parameters. mid: the same vocabulary, 32 million."""
+    config = build_config("qwen2_5_vl", build_tokenizer(), tie_word_embeddings=False)
+    if name == "mid":
+        text = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 9, "num_attention_heads": 8}
+        rope = {**config.text_config.rope_parameters, "mrope_section": [8, 12, 12]}
+        config.text_config.update({**text, "num_key_value_heads": 2, "rope_parameters": rope, "layer_types": None})
+        config.text_config.layer_types = ["full_attention"] * text["num_hidden_layers"]
+        vision = {"depth": 4, "hidden_size": 256, "intermediate_size": 512, "num_heads": 4, "out_hidden_size": 512}
+        config.vision_config.update({**vision, "fullatt_block_indexes": [3]})
+    return config
+
+
+def build_policy(name: ModelName, packing: Packing) -> PolicyModel:
+    """The same random weights for either packing, in float32."""
+    from transformers import AutoModelForImageTextToText
+
+    config = model_config(name)
+    attention = {"text_config": register(), "vision_config": "sdpa"} if packing == "shared_prefix" else "sdpa"
+    torch.manual_seed(0)
+    backbone = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    media = (config.image_token_id, config.video_token_id)
+    return PolicyModel(backbone, ScoringSettings(1.0, media, _CHUNK_TOKENS)).train()
+
+
+def packing_of(layout: Layout) -> Packing:
+    return "shared_prefix" if layout == "shared_prefix" else "naive"
+
+
+def make_group(case: Case, config: Any) -> tuple[Prompt, list[tuple[int, ...]]]:
+    """Random words and pixels around two square images; the same for the same case."""
+    noise, pixels = random.Random(1), torch.Generator().manual_seed(1)
+    words = range(config.text_config.vocab_size - 8 * NUM_IMAGES - 64)
+    image_tokens = case.side**2 // config.vision_config.spatial_merge_size**2
+    ids = []
+    for _ in range(NUM_IMAGES):
+        ids += [config.vision_start_token_id, *[config.image_token_id] * image_tokens, config.vision_end_token_id]
+    ids += noise.choices(words, k=case.prompt - len(ids))
+    vision = config.vision_config
+    patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    prompt = Prompt(
+        input_ids=torch.tensor(ids),
+        pixel_values=tuple(torch.randn(case.side**2, patch, generator=pixels) for _ in range(NUM_IMAGES)),
+        image_grid_thw=((1, case.side, case.side),) * NUM_IMAGES,
+        image_keys=tuple(ImageRef(f"{i}.png", (1, 1)) for i in range(NUM_IMAGES)),
+    )
+    return prompt, [tuple(noise.choices(words, k=case.response)) for _ in range(case.group)]
+
+
+def forwards(case: Case, layout: Layout, policy: PolicyModel, tokens_per_forward: int) -> list[ForwardBatch]:
+    """All responses of the group, in forwards of at most so many tokens (a pack is never cut here)."""
+    config, rope_index = policy.backbone.config, policy.backbone.model.get_rope_index
+    prompt, responses = make_group(case, config)
+    if layout == "shared_prefix":
+        return [pack_groups([(prompt, responses)], rope_index, config.image_token_id)]
+    rows = [(prompt, response) for response in responses]
+    if layout == "naive":
+        rows = [(_with_own_images(prompt, i), response) for i, (_, response) in enumerate(rows)]
+    size = max(tokens_per_forward // (case.prompt + case.response), 1)
+    return [
+        forward_batch(rows[first : first + size], rope_index, config.image_token_id, pad_id=0)
+        for first in range(0, len(rows), size)
+    ]
+
+
+def case_work(case: Case, layout: Layout, policy: PolicyModel, num_forwards: int) -> Work:
+    """The floor of a group's forward and backward."""
+    responses: Sequence[int] = [case.response] * case.group
+    scored = sum(responses)
+    if layout == "shared_prefix":
+        tokens, pairs = case.prompt + scored, group_pairs(case.prompt, responses)
+    else:
+        tokens, pairs = case.group * case.prompt + scored, row_pairs(case.prompt, responses)
+    images = NUM_IMAGES * (case.group if layout == "naive" else num_forwards)
+    vision = vision_work(policy.backbone.model.visual, case.side).times(images)
+    return language_work(policy.backbone, tokens, pairs, scored) + vision
+
+
+def _with_own_images(prompt: Prompt, row: int) -> Prompt:
+    """Keys of its own, as if no other row showed these pictures."""
+    return replace(prompt, image_keys=tuple(replace(key, row=row, slot=0) for key in prompt.image_keys))

@@ -1,0 +1,100 @@
+"""What the trainer's forward and backward cannot do without: operations and bytes. Arithmetic only, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+FLOAT_BYTES = 4
+# Backward multiplies twice as often as forward: for the gradients of the inputs and of the weights.
+PASSES = 3
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one forward with its backward. operations: multiplications and additions of all matrix products.
+
+    bytes: every weight and every input and output of a linear layer moved once in each of the three passes.
+    """
+
+    operations: float
+    bytes: float
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.operations + other.operations, self.bytes + other.bytes)
+
+    def times(self, count: int) -> Work:
+        return Work(self.operations * count, self.bytes * count)
+
+
+def causal_pairs(tokens: int, before: int = 0) -> int:
+    """(query, key) pairs of tokens that see `before` others, those before them and themselves.
+
+    Example: 3 tokens after 2 see 3, 4 and 5 keys -> 12.
+    """
+    return tokens * before + tokens * (tokens + 1) // 2
+
+
+def row_pairs(prompt: int, responses: Sequence[int]) -> int:
+    """Every response in a row of its own, its prompt before it."""
+    return sum(causal_pairs(prompt + response) for response in responses)
+
+
+def group_pairs(prompt: int, responses: Sequence[int]) -> int:
+    """The prompt once. Example: prompt 2, responses 1 and 2 -> 3 + 3 + 7 = 13; in rows 6 + 10 = 16."""
+    return causal_pairs(prompt) + sum(causal_pairs(response, prompt) for response in responses)
+
+
+def window_pairs(side: int, window: int) -> int:
+    """Pairs of a square image of side * side patches in windows of window * window, cut at the border."""
+    edges = [min(window, side - start) for start in range(0, side, window)]
+    return sum((height * width) ** 2 for height in edges for width in edges)
+
+
+def linear_work(module: nn.Module, tokens: int) -> Work:
+    """Of all linear layers in `module`, each over `tokens` inputs."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    weights = sum(layer.weight.numel() for layer in layers)
+    moved = sum(tokens * (layer.in_features + layer.out_features) + layer.weight.numel() for layer in layers)
+    return Work(PASSES * 2.0 * weights * tokens, PASSES * FLOAT_BYTES * float(moved))
+
+
+def attention_work(width: int, pairs: int, layers: int) -> Work:
+    """width: heads times their size. Scores and weighted values; what they move is in the linear layers' bytes."""
+    return Work(PASSES * 4.0 * width * pairs * layers, 0.0)
+
+
+def vision_work(visual: nn.Module, side: int) -> Work:
+    """Of one square image of side * side patches in Qwen2.5-VL's tower."""
+    config, patches = visual.config, side * side
+    window = config.window_size // config.patch_size
+    full = len(config.fullatt_block_indexes)
+    pairs = full * patches**2 + (config.depth - full) * window_pairs(side, window)
+    # Nothing needs the gradient of the pixels.
+    embedding = Work((PASSES - 1) * 2.0 * visual.patch_embed.proj.weight.numel() * patches, 0.0)
+    merged = patches // config.spatial_merge_size**2
+    return (
+        embedding
+        + linear_work(visual.blocks, patches)
+        + attention_work(config.hidden_size, pairs, layers=1)
+        + linear_work(visual.merger, merged)
+    )
+
+
+def language_work(backbone: nn.Module, tokens: int, pairs: int, scored: int) -> Work:
+    """tokens through the decoder, `pairs` in each attention, `scored` of them through the head."""
+    decoder = backbone.model.language_model
+    config = decoder.config
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return (
+        linear_work(decoder, tokens)
+        + attention_work(config.num_attention_heads * head_size, pairs, config.num_hidden_layers)
+        + linear_work(backbone.lm_head, scored)
+    )
+
+
+def floor_seconds(work: Work, operations_per_second: float, bytes_per_second: float) -> float:
+    """No faster than either lets it be."""
+    return max(work.operations / operations_per_second, work.bytes / bytes_per_second)

@@ -1,0 +1,254 @@
+"""What it costs the trainer to score and differentiate one group: rows, rows that share images, shared-prefix packs.
+
+    python scripts/bench_trainer.py --picture bench_trainer.png > bench_trainer.json
+    python scripts/bench_trainer.py --models mid --rounds 1 --skip-memory
+
+All layouts of a case run in turns in one process, round by round; peak memory is taken in processes of its own. One
+JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import torch
+from bench.machine import busy_share, machine_facts
+from bench.summary import rounded
+from bench.trainer_cases import (
+    LAYOUTS,
+    MODELS,
+    Case,
+    Layout,
+    ModelName,
+    build_policy,
+    case_work,
+    forwards,
+    packing_of,
+)
+from bench.trainer_floor import floor_seconds
+
+from mars.actor.batch import ForwardBatch
+from mars.actor.model import PolicyModel
+
+CASES = (Case(131, 24, 8), Case(600, 60, 14), Case(1500, 60, 14))
+FEW, MANY = Case(600, 60, 4), Case(600, 60, 16)
+SPEED_TARGETS = {"131/24/8": 3.3, "600/60/14": 6.0, "1500/60/14": 8.0}  # naive / shared_prefix, mid
+GROWTH_TARGET = 1.9  # shared_prefix, MANY / FEW, mid
+SAME_LOGPROBS = 1e-4
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one group, over all its forwards."""
+
+    forward: float
+    backward: float
+
+    @property
+    def total(self) -> float:
+        return self.forward + self.backward
+
+
+Timings = Mapping[Layout, Sequence[Timing]]
+
+
+def main() -> int:
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    machine = machine_facts() | {"threads": options.threads, "cpu_busy_at_start": busy_share()}
+    rates = {"operations_per_second": operations_per_second(), "bytes_per_second": bytes_per_second()}
+    report: dict[str, Any] = {"settings": vars(options) | {"picture": str(options.picture)}, "machine": machine | rates}
+    report["models"] = {name: bench_model(name, options, rates) for name in options.models}
+    report["checks"] = checks(report["models"].get("mid", {}))
+    report["machine"]["cpu_busy_at_end"] = busy_share()
+    if options.picture is not None:
+        from bench.trainer_picture import draw
+
+        draw(report, options.picture)
+    json.dump(rounded(report), sys.stdout, indent=2)
+    print()
+    return 0
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], default=[c.name for c in CASES])
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each layout, in turns, after a first one")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tokens-per-forward", type=int, default=8192, help="rows of one forward, without packs")
+    parser.add_argument("--skip-memory", action="store_true")
+    parser.add_argument("--skip-growth", action="store_true", help="do not run 4 and 16 responses at 600/60")
+    parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("needs 1 round or more")
+    return options
+
+
+def bench_model(name: ModelName, options: argparse.Namespace, rates: Mapping[str, float]) -> dict[str, Any]:
+    policies: dict[Layout, PolicyModel] = {"naive": build_policy(name, "naive")}
+    policies |= {"vision_once": policies["naive"], "shared_prefix": build_policy(name, "shared_prefix")}
+    report: dict[str, Any] = {"parameters": sum(p.numel() for p in policies["naive"].parameters()), "cases": {}}
+    for case in (case for case in CASES if case.name in options.cases):
+        batches = {
+            layout: forwards(case, layout, policies[layout], options.tokens_per_forward) for layout in LAYOUTS
+        }  # fmt: skip
+        runs = {layout: (policies[layout], batches[layout]) for layout in LAYOUTS}
+        report["cases"][case.name] = case_report(timed_in_turns(name, case.name, runs, options.rounds))
+        for layout, found in report["cases"][case.name]["layouts"].items():
+            work = case_work(case, layout, policies[layout], len(batches[layout]))
+            found |= {"forwards": len(batches[layout]), "operations": work.operations, "bytes": work.bytes}
+            found["floor_seconds"] = floor_seconds(work, rates["operations_per_second"], rates["bytes_per_second"])
+            if not options.skip_memory:
+                found["peak_memory_mib"] = in_own_process(peak_memory_mib, name, case, layout, options)
+    if not options.skip_growth:
+        policy = policies["shared_prefix"]
+        runs = {case.name: (policy, forwards(case, "shared_prefix", policy, 0)) for case in (FEW, MANY)}
+        report["growth"] = growth_report(timed_in_turns(name, "growth", runs, options.rounds))
+    return report
+
+
+def timed_in_turns(
+    model: str, label: str, runs: Mapping[Any, tuple[PolicyModel, Sequence[ForwardBatch]]], rounds: int
+) -> dict[Any, list[Timing]]:
+    """The first round warms up and checks that all layouts of a case compute the same."""
+    found: dict[Any, list[Timing]] = {key: [] for key in runs}
+    sums: dict[Any, float] = {}
+    for number in range(rounds + 1):
+        for key, (policy, batches) in runs.items():
+            timing, sums[key] = run_once(policy, batches)
+            if number:
+                found[key].append(timing)
+            say(f"{model} {label} {key}: forward {timing.forward:.3f} s, backward {timing.backward:.3f} s")
+    if set(runs) == set(LAYOUTS) and max(sums.values()) - min(sums.values()) > SAME_LOGPROBS:
+        raise RuntimeError(f"{model} {label}: the layouts differ in the mean log-prob: {sums}")
+    return found
+
+
+def run_once(policy: PolicyModel, batches: Sequence[ForwardBatch]) -> tuple[Timing, float]:
+    """Its time, and the mean log-prob of all response tokens."""
+    policy.zero_grad(set_to_none=True)
+    forward = backward = total = 0.0
+    for batch in batches:
+        start = time.perf_counter()
+        logprobs, _ = policy(batch)
+        loss = logprobs.sum()
+        middle = time.perf_counter()
+        loss.backward()
+        forward += middle - start
+        backward += time.perf_counter() - middle
+        total += loss.item()
+    return Timing(forward, backward), total / sum(len(batch.targets) for batch in batches)
+
+
+def case_report(timings: Timings) -> dict[str, Any]:
+    layouts = {
+        layout: {
+            "forward_seconds": median(timing.forward for timing in found),
+            "backward_seconds": median(timing.backward for timing in found),
+            "seconds": median(timing.total for timing in found),
+        }
+        for layout, found in timings.items()
+    }
+    report: dict[str, Any] = {"layouts": layouts}
+    for layout in ("naive", "vision_once"):
+        report[f"{layout}/shared_prefix"] = ratio(timings[layout], timings["shared_prefix"])
+    return report
+
+
+def growth_report(timings: Mapping[str, Sequence[Timing]]) -> dict[str, Any]:
+    seconds = {name: median(timing.total for timing in found) for name, found in timings.items()}
+    return {"seconds": seconds, "ratio": ratio(timings[MANY.name], timings[FEW.name])}
+
+
+def ratio(over: Sequence[Timing], under: Sequence[Timing]) -> dict[str, Any]:
+    """Median over the rounds of the quotient within a round: both ran next to each other."""
+    rounds = [one.total / other.total for one, other in zip(over, under, strict=True)]
+    return {"value": median(rounds), "of_each_round": rounds}
+
+
+def checks(mid: Mapping[str, Any]) -> dict[str, Any]:
+    """Every figure that has a target, as far as it was taken."""
+    found = {}
+    for name, case in mid.get("cases", {}).items():
+        value = case["naive/shared_prefix"]["value"]
+        found[f"mid {name} naive/shared_prefix"] = {
+            "value": value,
+            "at_least": SPEED_TARGETS[name],
+            "met": value >= SPEED_TARGETS[name],
+        }
+    if "growth" in mid:
+        value = mid["growth"]["ratio"]["value"]
+        met = value <= GROWTH_TARGET
+        found[f"mid shared_prefix {MANY.name} / {FEW.name}"] = {"value": value, "at_most": GROWTH_TARGET, "met": met}
+    return found
+
+
+def peak_memory_mib(name: ModelName, case: Case, layout: Layout, options: argparse.Namespace) -> float:
+    """What forward and backward need beyond the model and its gradients; in a fresh process only."""
+    torch.set_num_threads(options.threads)
+    policy = build_policy(name, packing_of(layout))
+    batches = forwards(case, layout, policy, options.tokens_per_forward)
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    # Linux: the high-water mark starts anew at what is resident now (proc_pid_clear_refs(5)).
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_mib("VmRSS")
+    for batch in batches:
+        policy(batch)[0].sum().backward()
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(field: str) -> float:
+    """A line such as "VmHWM:   812345 kB" of this process' status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) / 1024
+
+
+def in_own_process(function: Callable[..., float], *args: Any) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+def operations_per_second() -> float:
+    """Of the best of several products of matrices as large as those of the mid model."""
+    one, other = torch.randn(2048, 512), torch.randn(512, 1536)
+    return 2.0 * 2048 * 512 * 1536 / _best_seconds(lambda: one @ other)
+
+
+def bytes_per_second() -> float:
+    """Of the best of several copies that no cache holds: every byte is read once and written once."""
+    source = torch.ones(2**26)
+    target = torch.empty_like(source)
+    return 2.0 * source.numel() * source.element_size() / _best_seconds(lambda: target.copy_(source))
+
+
+def _best_seconds(work: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
