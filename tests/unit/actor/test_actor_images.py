@@ -1,0 +1,75 @@
+"""When the trainer reads images: each prompt once, in the order of the forwards, beside them, in a thread that ends."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from tiny_world import GRPO
+
+from mars.actor.fsdp_trainer import FsdpTrainer
+from mars.actor.trainer import Rendezvous
+from mars.data.images import BadImage
+
+
+@pytest.fixture
+def batch(world, pictures):
+    prompts = [
+        world.train_prompt("a", pictures[:2], [5, 9]),
+        world.train_prompt("bb", [pictures[1]], [4, 6]),
+        world.train_prompt("c", [pictures[2]], [3, 2]),
+    ]
+    return world.batch(prompts, per_update=2, tokens_per_forward=60)
+
+
+def trainer_of(world, process):
+    return FsdpTrainer(world.settings(objective=GRPO), world.rules, Rendezvous(0, 1, None, 60.0), process)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("images")]
+
+
+def test_each_prompt_is_processed_once_in_the_order_of_the_forwards_by_a_thread_that_ends(world, batch):
+    processed = []
+
+    def process(ids, images):
+        processed.append((images, threading.current_thread().name.startswith("images")))
+        return world.processor.process(ids, images)
+
+    trainer = trainer_of(world, process)
+    assert len(batch.updates) == 2, "old log-probs and updates both run over the batch"
+    trainer.update(batch)
+    wanted = dict.fromkeys(p for plan in batch.updates for micro in plan.ranks[0] for p, _ in micro.rows)
+    assert processed == [(batch.prompts[p].images, True) for p in wanted]
+    assert len(threads()) == 1
+    trainer.close()
+    assert threads() == []
+
+
+def test_the_first_forward_runs_before_the_last_image_is_there(world, batch):
+    """The last prompt's images come only after something has been asked of the policy."""
+    begun = threading.Event()
+    last = list(dict.fromkeys(p for plan in batch.updates for m in plan.ranks[0] for p, _ in m.rows))[-1]
+
+    def process(ids, images):
+        if images == batch.prompts[last].images:
+            assert begun.wait(60)
+        return world.processor.process(ids, images)
+
+    trainer = trainer_of(world, process)
+    trainer._policy.register_forward_pre_hook(lambda *_: begun.set())
+    trainer.update(batch)
+    trainer.close()
+
+
+def test_a_bad_image_is_raised_by_the_update_that_needs_it(world, batch):
+    def process(ids, images):
+        if images == batch.prompts[2].images:
+            raise BadImage("missing", "gone.png: no such image")
+        return world.processor.process(ids, images)
+
+    trainer = trainer_of(world, process)
+    with pytest.raises(BadImage, match=r"gone\.png"):
+        trainer.update(batch)
+    trainer.close()
