@@ -37,8 +37,11 @@ from mars.types import Sampling, TokenRules
 if TYPE_CHECKING:
     from mars.actor.objective import ObjectiveSettings
 
-# Processed images a worker keeps. One of 1,280 tokens takes 24 MB.
-_IMAGE_CACHE_BYTES = 2**29
+# Processed images a trainer's worker keeps: those of small data sets, and those that views of one prompt share. More
+# would only grow for as long as no image comes again. A pixel: three colours, each in two frames, in float32.
+_IMAGE_CACHE_BYTES = 2**26
+_CACHED_IMAGES = 8
+_BYTES_PER_PIXEL = 24
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def _processor(config: TrainConfig, rules: TokenRules):
         min_pixels=config.data.min_image_pixels,
         max_pixels=config.data.max_image_pixels,
         image_token_id=rules.image_id,
-        cache_bytes=_IMAGE_CACHE_BYTES,
+        cache_bytes=max(_IMAGE_CACHE_BYTES, _CACHED_IMAGES * config.data.max_image_pixels * _BYTES_PER_PIXEL),
         trust_remote_code=config.model.trust_remote_code,
     )
     return processor.process
