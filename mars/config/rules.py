@@ -102,10 +102,23 @@ def _layout_of_one_source(layout: str, anchor: str) -> tuple[str, str] | None:
     return None
 
 
-def _spread_of_multi_alone(pooled: str, normalize_std: bool, std_floor: float) -> tuple[str, str] | None:
-    if pooled == "mean" and normalize_std and std_floor == 0:
+def _spread_of_multi_alone(
+    pooled: str, normalize_std: bool, std_floor: float, samples: int, anchor: str
+) -> tuple[str, str] | None:
+    if anchor == "none" or pooled != "mean" or not normalize_std:
+        return None
+    if samples < 2:
+        wrong = "a single multi rollout (rollout.samples_per_prompt=1) has no spread of its own to divide by"
+        return wrong, "give mean_and_std, or algorithm.normalize_std=false"
+    if std_floor == 0:
         wrong = "equal multi rewards have no spread, and their distance to the pooled mean is divided by epsilon alone"
         return wrong, "set algorithm.std_floor (0.1, say), or algorithm.normalize_std=false"
+    return None
+
+
+def _floor_of_a_spread(std_floor: float, normalize_std: bool) -> tuple[str, str] | None:
+    if std_floor > 0 and not normalize_std:
+        return "has no effect with algorithm.normalize_std=false, nothing is divided", "set it to 0.0"
     return None
 
 
@@ -118,8 +131,8 @@ def _rounds_of_selection(rounds: int, selection: str) -> tuple[str, str] | None:
 
 
 def _reference_for_kl(coefficient: float, reference: str | None) -> tuple[str, str] | None:
-    if coefficient > 0 and reference is None:
-        return "a KL term needs a reference model, algorithm.kl_reference is null", "name one, or give 0.0"
+    if coefficient > 0 and not reference:
+        return "a KL term needs a reference model, algorithm.kl_reference is empty", "name one, or give 0.0"
     return None
 
 
@@ -160,7 +173,17 @@ TRAIN_RULES = (
     Rule(("algorithm.max_rounds", "algorithm.selection"), _rounds_of_selection),
     Rule(("anchor.mono_samples_per_source", "anchor.sampling", "anchor.kind"), _greedy_once),
     Rule(("anchor.image_layout", "anchor.kind"), _layout_of_one_source),
-    Rule(("anchor.pooled", "algorithm.normalize_std", "algorithm.std_floor"), _spread_of_multi_alone),
+    Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_spread),
+    Rule(
+        (
+            "anchor.pooled",
+            "algorithm.normalize_std",
+            "algorithm.std_floor",
+            "rollout.samples_per_prompt",
+            "anchor.kind",
+        ),
+        _spread_of_multi_alone,
+    ),
     Rule(("rollout.num_workers", "cluster.kind"), _one_in_process),
     Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),

@@ -165,3 +165,11 @@ def test_dry_run_decodes_every_image_and_looks_at_the_model_files(configure, pic
         report(configure([row(pictures[:2])] * 2, "reward.function=nowhere.py:score"))
     with pytest.raises(ConfigError, match=r"data\.prompts_per_step"):
         report(configure([row(pictures[:2])]))
+
+
+def test_dry_run_looks_at_the_reference_of_a_kl_term(configure, pictures, tmp_path):
+    rows = [row(pictures[:2])] * 2
+    missing = f"algorithm.kl_reference={tmp_path / 'nowhere'}"
+    with pytest.raises(EnvironmentProblem, match=r"algorithm\.kl_reference: .*nowhere"):
+        report(configure(rows, missing))
+    report(configure(rows, missing, "algorithm.kl_coefficient=0.0"))  # none is loaded then

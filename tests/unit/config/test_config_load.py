@@ -210,6 +210,13 @@ def test_refusal(override, line):
             "rollout.tensor_parallel_size: cluster.device=cpu has",
         ),
         (["cluster.device=cpu", "model.attention=flash_attention_2"], "model.attention: needs a GPU"),
+        (["anchor=mono", "anchor.pooled=mean"], "anchor.pooled: equal multi rewards have no spread"),
+        (
+            ["anchor=mono", "anchor.pooled=mean", "algorithm.std_floor=0.1", "rollout.samples_per_prompt=1"],
+            "anchor.pooled: a single multi rollout (rollout.samples_per_prompt=1) has no spread",
+        ),
+        (["algorithm=rloo", "algorithm.std_floor=0.1"], "algorithm.std_floor: has no effect with algorithm.normalize"),
+        (["algorithm.kl_reference=''"], "algorithm.kl_coefficient: a KL term needs a reference model"),
     ],
 )
 def test_pairs_that_do_not_fit(overrides, start):
@@ -218,6 +225,10 @@ def test_pairs_that_do_not_fit(overrides, start):
 
 def test_anchors_give_a_single_rollout_its_signal():
     assert load_config("train", [FILES, "rollout.samples_per_prompt=1", "anchor=mono"], []).anchor.kind == "mono"
+
+
+def test_without_anchors_it_does_not_matter_what_they_would_be_pooled_in():
+    assert load_config("train", [FILES, "anchor=none", "anchor.pooled=mean"], []).anchor.pooled == "mean"
 
 
 def test_what_has_no_default_must_be_given():
