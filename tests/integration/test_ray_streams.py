@@ -1,0 +1,76 @@
+"""Streams of a worker group over a real Ray: items as they come, and every way in which one ends early."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.runtime import ray_cluster
+from mars.cluster.worker_group import Worker, WorkerGroup
+from mars.errors import DataError, WorkersLost
+
+
+class Counter(Worker):
+    """Yields numbers; a negative one is a fault."""
+
+    def count(self, numbers):
+        for number in numbers:
+            if number == -1:
+                raise DataError("gone.png: no such image")
+            if number == -2:
+                raise RuntimeError("the model is broken")
+            if number == -3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == -4:
+                time.sleep(600)
+            yield number
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray_cluster(None, 100 * 2**20, 2, {"PYTHONPATH": str(Path(__file__).parent)}):
+        yield
+
+
+@pytest.fixture
+def group(cluster, tmp_path):
+    workers = [WorkerResources(f"counter-{i}", 0.5, 0) for i in range(2)]
+    placement = Placement(workers, 60.0)
+    made = WorkerGroup(Counter, workers, placement, 0, {}, str(tmp_path), timeout_s=10.0)
+    ray.get([worker.address.remote() for worker in made.workers])
+    yield made
+    for worker in made.workers:
+        ray.kill(worker)
+    placement.close()
+
+
+def test_the_items_of_each_worker_come_in_their_order(group):
+    wanted = [list(range(20)), list(range(100, 105))]
+    items = list(group.streams("count", wanted))
+    assert [[item for worker, item in items if worker == i] for i in (0, 1)] == wanted
+    assert list(group.streams("count", [[], []])) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (-1, DataError, r"gone\.png"),
+        (-2, WorkersLost, "count failed on one of counter-0, counter-1: RuntimeError: the model is broken"),
+        (-3, WorkersLost, "a worker process died"),
+        (-4, WorkersLost, "no answer within 10 s"),
+    ],
+)
+def test_what_ends_a_stream_early_has_a_name_and_what_came_before_is_there(group, fault, error, message):
+    stream = group.streams("count", [[1, 2, fault, 3], []])
+    assert [next(stream), next(stream)] == [(0, 1), (0, 2)]
+    with pytest.raises(error, match=message):
+        list(stream)
