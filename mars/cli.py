@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from mars.cli_data import app as data
 from mars.cli_eval import evaluation
 from mars.command import run_command
 
@@ -19,11 +19,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Make and convert data sets.", no_args_is_help=True, rich_markup_mode=None)
-convert = typer.Typer(help="Convert a public data set to parquet.", no_args_is_help=True, rich_markup_mode=None)
 reward = typer.Typer(help="Try a reward on answers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
-data.add_typer(convert, name="convert")
 app.add_typer(evaluation, name="eval")
 app.add_typer(reward, name="reward")
 
@@ -70,34 +67,6 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.di
     if results:
         Console().print(evaluation_table(results))
     typer.echo(f"report: {path}")
-
-
-@data.command()
-def synth(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    seed: Annotated[int, typer.Option(help="Same seed, same files.")],
-    train: Annotated[int, typer.Option(help="Scenes to train on.")],
-    test: Annotated[int, typer.Option(help="Held-out scenes.")],
-    cold_start: Annotated[int, typer.Option(help="Rows of the supervised cold start.")],
-    bias: Annotated[float, typer.Option(help="How often the cold start's teacher believes the visible image.")],
-) -> None:
-    """Small visible + infrared scenes in LLVIP's layout, and rows for a cold start."""
-    from mars.data.synthetic.write import SetSizes, write_synthetic
-
-    write_synthetic(out, seed=seed, sizes=SetSizes(train=train, test=test, cold_start=cold_start), bias=bias)
-
-
-@convert.command()
-def llvip(
-    source: Annotated[Path, typer.Argument(help="Folder with visible, infrared and Annotations.")],
-    out: Annotated[Path, typer.Argument(help="Folder for train.parquet, test.parquet and dataset.json.")],
-    licence: Annotated[str | None, typer.Option(help="Licence for the card, if it is not LLVIP itself.")] = None,
-) -> None:
-    """LLVIP: persons in visible and infrared images, as grounding."""
-    from mars.data.convert.llvip import LICENCE, convert_llvip
-
-    card = convert_llvip(str(source), str(out), licence=licence or LICENCE)
-    typer.echo(json.dumps(card["splits"], indent=2))
 
 
 @reward.command("try")

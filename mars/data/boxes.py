@@ -31,8 +31,13 @@ class BoxFrames:
         if not prompt.sources:
             return None, None
         shown = next(source for source in prompt.sources if view is None or source.name in view)
-        truth = prompt.sources[0].image.size
-        if prompt.extra_info.get("box_space") == "norm_1000":
-            truth = THOUSANDTHS
+        truth = truth_frame(prompt)
         response = THOUSANDTHS if self.box_space == "norm_1000" else model_image_size(shown.image.size, self.budget)
         return truth, response
+
+
+def truth_frame(prompt: Prompt) -> Size | None:
+    """(width, height) of the frame that the truth's boxes are written in, whatever the model; see BoxFrames."""
+    if not prompt.sources:
+        return None
+    return THOUSANDTHS if prompt.extra_info.get("box_space") == "norm_1000" else prompt.sources[0].image.size

@@ -76,7 +76,7 @@ def load_prompts(
     results: list[Prompt | list[Problem]] = []
 
     def read(row: StoredRow) -> Prompt | list[Problem]:
-        return _read_row(row, fingerprint, image_root, check_truth)
+        return read_row(row, fingerprint, image_root, check_truth)
 
     with ThreadPoolExecutor(THREADS) as pool:
         for index, file in enumerate(files):
@@ -126,7 +126,7 @@ def check_images(prompt_set: PromptSet, on_bad_sample: OnBadSample) -> PromptSet
     return prompt_set.without(problems, on_bad_sample)
 
 
-def _read_row(
+def read_row(
     stored: StoredRow, fingerprint: str, image_root: str | None, check_truth: TruthCheck
 ) -> Prompt | list[Problem]:
     """The row's prompt, or everything that is wrong with it."""

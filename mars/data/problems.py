@@ -29,9 +29,14 @@ class Problem:
     detail: str
 
 
-def report(problems: Sequence[Problem], num_rows: int) -> str:
-    """One message for all problems: the first of them as a table, the rest as counts by reason."""
-    shown = problems[:SHOWN_PROBLEMS]
+REMEDY = "mend the rows, or set data.on_bad_sample=drop to leave them out and count them"
+
+
+def report(
+    problems: Sequence[Problem], num_rows: int, remedy: str = REMEDY, most_shown: int | None = SHOWN_PROBLEMS
+) -> str:
+    """One message for all problems: the first `most_shown` of them (None: all) as a table, the rest as counts."""
+    shown = problems[:most_shown]
     row_width = max(len(problem.row) for problem in shown)
     reason_width = max(len(problem.reason) for problem in shown)
     lines = [f"data: {len({p.row for p in problems})} of {num_rows} rows cannot be used"]
@@ -40,7 +45,7 @@ def report(problems: Sequence[Problem], num_rows: int) -> str:
         lines.append(f"  and {len(problems) - len(shown)} more problems")
     counts = Counter(problem.reason for problem in problems).most_common()
     lines.append("problems by reason: " + ", ".join(f"{reason} {count}" for reason, count in counts))
-    lines.append("mend the rows, or set data.on_bad_sample=drop to leave them out and count them")
+    lines.append(remedy)
     return "\n".join(lines)
 
 

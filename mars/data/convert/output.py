@@ -1,4 +1,4 @@
-"""What every converter writes: parquet files of rows, and the card dataset.json."""
+"""What every converter writes: parquet files of rows, and the card dataset.json. Each is there wholly or not at all."""
 
 from __future__ import annotations
 
@@ -6,41 +6,83 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
-
-def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One parquet file with the columns of docs/data.md, complete or not at all."""
+if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
 
+CARD = "dataset.json"
+
+
+class RowFile:
+    """A parquet file with the columns of docs/data.md, written a few rows at a time.
+
+    It has its name when the block ends without an exception; before, it is a hidden file beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = _temporary(path)
+        self._writer: parquet.ParquetWriter | None = None
+
+    def __enter__(self) -> RowFile:
+        from pyarrow import parquet
+
+        self._writer = parquet.ParquetWriter(self._temporary, _schema())
+        return self
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        import pyarrow as pa
+
+        if self._writer is None:
+            raise ValueError("not open")
+        if rows:
+            self._writer.write_table(pa.Table.from_pylist(list(rows), schema=_schema()))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if kind is None:
+            os.replace(self._temporary, self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+def write_card(card: Mapping[str, Any], path: Path) -> None:
+    temporary = _temporary(path)
+    temporary.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
     text = pa.string()
-    schema = pa.schema(
+    extra_info = {
+        "id": text,
+        "index": pa.int64(),
+        "split": text,
+        "sources": pa.list_(text),
+        "image_sizes": pa.list_(pa.list_(pa.int64())),
+        "box_space": text,
+        "choices": pa.list_(text),
+        "encodings": pa.list_(text),
+    }
+    return pa.schema(
         {
             "data_source": text,
             "prompt": pa.list_(pa.struct({"role": text, "content": text})),
             "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": text})),
             "reward_model": pa.struct({"style": text, "ground_truth": text}),
-            "extra_info": pa.struct(
-                {
-                    "id": text,
-                    "index": pa.int64(),
-                    "split": text,
-                    "sources": pa.list_(text),
-                    "image_sizes": pa.list_(pa.list_(pa.int64())),
-                    "box_space": text,
-                    "choices": pa.list_(text),
-                }
-            ),
+            "extra_info": pa.struct(extra_info),
+            "response": text,
         }
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
-    os.replace(temporary, path)
-
-
-def write_card(card: Mapping[str, Any], path: Path) -> None:
-    """The card as JSON, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

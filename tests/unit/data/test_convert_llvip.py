@@ -5,9 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mars.data.convert.llvip import LICENCE, convert_llvip
+from mars.cli import app
+from mars.data.convert.llvip import LICENCE, QUESTION, LlvipOptions, convert_llvip, llvip_set
 from mars.data.dataset import load_prompts
-from mars.data.instructions import GROUNDING_INSTRUCTION, PERSON_QUESTION
 from mars.errors import DataError
 
 SIZE = (40, 32)
@@ -65,8 +65,14 @@ def truths(out, split="train"):
     ]
 
 
-def convert(source, out, splits=("train",), **options):
-    return convert_llvip(str(source.root), str(out), splits=splits, **options)
+def convert(source, out, splits=("train",)):
+    return convert_llvip(str(source.root), str(out), splits)
+
+
+def command(source, out, *options):
+    """The card that the command writes."""
+    app(["data", "convert", "llvip", str(source.root), str(out), *map(str, options)], standalone_mode=False)
+    return json.loads((out / "dataset.json").read_text())
 
 
 def test_a_row_in_full(source, tmp_path):
@@ -75,7 +81,7 @@ def test_a_row_in_full(source, tmp_path):
     card = convert(source, tmp_path / "out", ("train", "test"))
     (row,) = rows(tmp_path / "out")
     assert row["data_source"] == "llvip"
-    assert row["prompt"] == [{"role": "user", "content": f"<image><image>\n{PERSON_QUESTION}\n{GROUNDING_INSTRUCTION}"}]
+    assert row["prompt"] == [{"role": "user", "content": f"<image><image>\n{QUESTION}"}]
     assert row["images"] == [
         {"bytes": None, "path": "visible/train/010002.jpg"},
         {"bytes": None, "path": "infrared/train/010002.jpg"},
@@ -94,10 +100,11 @@ def test_a_row_in_full(source, tmp_path):
         "image_sizes": [list(SIZE)] * 2,
         "box_space": "original_pixels",
         "choices": None,
+        "encodings": None,
     }
     assert truths(tmp_path / "out", "test") == [[(1, 1, 2, 2)]]
     stored = json.loads((tmp_path / "out" / "dataset.json").read_text())
-    assert stored == card
+    assert stored == {key: value for key, value in card.items() if key != "problems"}
     assert stored["licence"] == LICENCE
     assert stored["converter"].startswith("llvip")
     assert stored["sources"] == ["visible", "infrared"]
@@ -225,20 +232,37 @@ def test_the_same_twice_to_the_byte_and_in_order(source, tmp_path):
     assert not list((tmp_path / "one").glob(".*"))
 
 
-def test_other_texts_and_names(source, tmp_path):
+def test_options_of_the_command(source, tmp_path):
     source.scene("a", voc((1, 1, 4, 4)))
-    card = convert(source, tmp_path / "out", question="Who?", instruction="Say.", data_source="toy", licence="CC0")
-    assert rows(tmp_path / "out")[0]["prompt"][0]["content"] == "<image><image>\nWho?\nSay."
-    assert (card["data_source"], card["licence"]) == ("toy", "CC0")
+    source.scene("b", voc())
+    source.scene("c", voc((1, 1, 4, 4), label="car"))
+    card = command(source, tmp_path / "out", "--question", "Who?", "--licence", "CC0", "--keep-empty")
+    assert rows(tmp_path / "out")[0]["prompt"][0]["content"] == "<image><image>\nWho?"
+    assert truths(tmp_path / "out") == [[(0, 0, 4, 4)], [], []]
+    assert (card["licence"], list(card["splits"])) == ("CC0", ["train"])
+    assert card["splits"]["train"]["boxes_of_other_labels"] == 1
     with pytest.raises(DataError, match="<image>"):
-        convert(source, tmp_path / "out", question="Who <image>?")
+        command(source, tmp_path / "out", "--question", "Who <image>?")
+    with pytest.raises(DataError, match=r"test: no such folder"):
+        command(source, tmp_path / "out", "--split", "test")
+    assert list(command(source, tmp_path / "out", "--split", "train", "--limit", "1")["splits"]) == ["train"]
+
+
+def test_several_sets_can_have_one_image_root(source, tmp_path):
+    source.scene("a", voc((1, 1, 4, 4)))
+    command(source, tmp_path / "out", "--image-root", tmp_path)
+    assert rows(tmp_path / "out")[0]["images"][1]["path"] == "src/infrared/train/a.jpg"
+    loaded = load_prompts([str(tmp_path / "out" / "train.parquet")], str(tmp_path), "error", lambda prompt: None)
+    assert loaded.prompts[0].sources[1].image.path == str(source.root / "infrared" / "train" / "a.jpg")
+    with pytest.raises(DataError, match=r"--image-root: .*is not below it"):
+        llvip_set(source.root, tmp_path / "out", LlvipOptions())
 
 
 def test_missing_folders_and_empty_splits(source, tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         convert(source, tmp_path / "out")
     source.scene("a", voc())
-    with pytest.raises(DataError, match=r"no usable scene in split 'train'.*no_person"):
+    with pytest.raises(DataError, match=r"no usable item in split 'train'(.|\n)*no_person"):
         convert(source, tmp_path / "out")
     with pytest.raises(DataError, match="no such folder"):
         convert(source, tmp_path / "out", ("train", "test"))

@@ -1,0 +1,53 @@
+"""The official evaluation files of all four sets: [{role, content: [images, text], ground_truth, extra_info?}].
+
+Truth stays as it is: boxes in pixels of the stored image, letters, words with alternatives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from mars.data.convert import llvip, nuscenes, ocr_vqa, spatialqa
+from mars.data.convert.public_set import PublicSet
+from mars.data.convert.question_set import SetRules, numbered, question_set
+
+_KNOWN = {
+    "llvip": llvip.LICENCE,
+    "spatialqa": spatialqa.RULES.licence,
+    "nuscenes": nuscenes.RULES.licence,
+    "ocr_vqa": ocr_vqa.RULES.licence,
+}
+
+
+def eval_json_set(source: Path, image_root: Path | None, depth: str, name: str | None) -> PublicSet:
+    """name: data_source of the rows; None: the set that a file's name begins with, else the file's name."""
+    return question_set(source, image_root, lambda path: _rules(name or _name_of(path), depth))
+
+
+def _rules(name: str, depth: str) -> SetRules:
+    return SetRules(
+        name=name,
+        converter="eval_json 1",
+        licence=_KNOWN.get(name, "not stated"),
+        sources=partial(numbered, "cover") if name == "ocr_vqa" else sources,
+        depth=depth,
+    )
+
+
+def sources(paths: Sequence[str]) -> tuple[str, ...]:
+    """visible and infrared, or rgb and depth (folders X and X_d), where the paths say so; else view_1, view_2 …"""
+    parents = [PurePosixPath(path).parent for path in paths]
+    spectra = [{"visible", "infrared"} & {part.lower() for part in parent.parts} for parent in parents]
+    if len(paths) == 2 and [len(found) for found in spectra] == [1, 1] and spectra[0] != spectra[1]:
+        return tuple(found.pop() for found in spectra)
+    if len(paths) == 2 and str(parents[1]) == f"{parents[0]}_d":
+        return ("rgb", "depth")
+    return numbered("view", paths)
+
+
+def _name_of(file: Path) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")
+    return next((name for name in _KNOWN if stem.startswith(name)), stem or "eval")

@@ -1,0 +1,22 @@
+"""JSON and JSONL files of verl's, EasyR1's and LLaVA's rows, checked and written as parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mars.data.convert.eval_json import sources
+from mars.data.convert.public_set import PublicSet
+from mars.data.convert.question_set import SetRules, question_set
+
+
+def jsonl_set(source: Path, image_root: Path | None, depth: str, name: str | None) -> PublicSet:
+    """name: data_source of rows that name none; None: the file's or folder's name."""
+    rules = SetRules(
+        name=name or source.stem,
+        converter="jsonl 1",
+        licence="not stated",
+        sources=sources,
+        depth=depth,
+        tidy=False,
+    )
+    return question_set(source, image_root, rules)

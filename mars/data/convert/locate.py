@@ -1,0 +1,54 @@
+"""Where the images of a JSON file are: its paths were written on another machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from mars.data.rows import URL
+
+SAMPLED = 20  # paths that a rule is chosen by
+
+
+@dataclass(frozen=True)
+class PathRule:
+    """How paths of a file are read: without their first `drop` parts, below `folder` of the image root."""
+
+    drop: int
+    folder: str
+
+    def __call__(self, path: str) -> str:
+        """The path below the image root; one that the rule does not fit (shorter, a URL, with "..") as it is."""
+        if (self.drop == 0 and not self.folder) or not self.fits(path):
+            return path
+        return PurePosixPath(self.folder, *_parts(path)[self.drop :]).as_posix()
+
+    def fits(self, path: str) -> bool:
+        parts = _parts(path)
+        return len(parts) > self.drop and ".." not in parts and not URL.match(path)
+
+
+def find_rule(paths: Iterable[str], root: Path, folders: Sequence[str]) -> PathRule:
+    """The rule under which most of the first paths name a file below `root`; of equal ones the first and plainest.
+
+    folders: where images may lie below the root.
+
+    Example: "data/images/LLVIP/visible/test/1.jpg" and the root /data/LLVIP, which holds visible/test/1.jpg: drop 3.
+    """
+    sample = list(islice(dict.fromkeys(paths), SAMPLED))
+    longest = max((len(_parts(path)) for path in sample), default=1)
+    rules = [PathRule(drop, folder) for drop in range(longest) for folder in ("", *folders)]
+    return max(rules, key=lambda rule: _num_found(rule, sample, root))
+
+
+def _num_found(rule: PathRule, sample: Sequence[str], root: Path) -> int:
+    found = [rule(path) for path in sample if rule.fits(path)]
+    return sum(not os.path.isabs(path) and (root / path).is_file() for path in found)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]

@@ -1,0 +1,43 @@
+"""Image tags of the public formats, as the markers of a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from mars.data.problems import RowError
+from mars.data.views import MARKER
+
+# LLaVA's <image>, SpatialBot's <image 1>, DEMON's {image#1}.
+_TAG = re.compile(r"<image(?:[ _](?P<angle>\d{1,4}))?>|\{image#(?P<brace>\d{1,4})\}")
+
+
+def place_markers(texts: Sequence[str], num_images: int) -> tuple[list[str], list[int]]:
+    """The texts of a conversation with one marker per image, and the images' numbers (from 0) in order of appearance.
+
+    Without a tag anywhere the markers go in front of the first text. Raises RowError ("sources") where tags and
+    images do not belong together one to one.
+
+    >>> place_markers(["<image 2> and <image 1>: which is darker?"], 2)
+    (['<image> and <image>: which is darker?'], [1, 0])
+    >>> place_markers(["How many?"], 2)
+    (['<image><image>\\nHow many?'], [0, 1])
+    """
+    tags = [match for text in texts for match in _TAG.finditer(text)]
+    numbers = [match["angle"] or match["brace"] for match in tags]
+    if not tags:
+        front = f"{MARKER * num_images}\n" if num_images else ""
+        return [front + texts[0], *texts[1:]], list(range(num_images))
+    if all(number is None for number in numbers):
+        order = list(range(len(tags)))
+    elif None in numbers:
+        raise RowError("sources", f"image tags with and without numbers; got {_shown(tags)}")
+    else:
+        order = [int(number) - 1 for number in numbers if number is not None]
+    if sorted(order) != list(range(num_images)):
+        raise RowError("sources", f"{num_images} images, but the text has the tags {_shown(tags) or 'none'}")
+    return [_TAG.sub(MARKER, text) for text in texts], order
+
+
+def _shown(tags: Sequence[re.Match[str]]) -> str:
+    return ", ".join(tag.group() for tag in tags[:8])

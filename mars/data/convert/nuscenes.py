@@ -1,0 +1,24 @@
+"""nuScenes multi-view questions of DEMON (Li et al. 2023, arXiv 2308.04152) and M4-Instruct: six cameras of a car.
+
+Which camera is which is documented nowhere: they are view_1 to view_6, as listed. Truths keep their alternatives
+("three or 3").
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from mars.data.convert.public_set import PublicSet
+from mars.data.convert.question_set import SetRules, numbered, question_set
+
+RULES = SetRules(
+    name="nuscenes",
+    converter="nuscenes 1",
+    licence="nuScenes terms of use: non-commercial",
+    sources=partial(numbered, "view"),
+)
+
+
+def nuscenes_set(source: Path, image_root: Path | None) -> PublicSet:
+    return question_set(source, image_root, RULES)

@@ -1,0 +1,23 @@
+"""OCR-VQA with two book covers, as multiple choice, of DEMON (Li et al. 2023, arXiv 2308.04152) and M4-Instruct.
+
+The choices stand in the text ("Choice list : [A. …, B. …]") or beside it; the truth becomes a letter.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from mars.data.convert.public_set import PublicSet
+from mars.data.convert.question_set import SetRules, numbered, question_set
+
+RULES = SetRules(
+    name="ocr_vqa",
+    converter="ocr_vqa 1",
+    licence="OCR-VQA terms of use: the covers belong to their publishers",
+    sources=partial(numbered, "cover"),
+)
+
+
+def ocr_vqa_set(source: Path, image_root: Path | None) -> PublicSet:
+    return question_set(source, image_root, RULES)

@@ -1,0 +1,41 @@
+"""What a converter knows of a set before anything is written: its items, and how one item becomes a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing of a set that becomes one row. label: what messages call it. content: what `PublicSet.read` takes."""
+
+    label: str
+    content: Any
+
+
+@dataclass(frozen=True)
+class ReadItem:
+    """columns: a row as the reader takes it (docs/data.md), image paths below the image root. counts: for the card."""
+
+    columns: Mapping[str, Any]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """A set as found on disk.
+
+    name: data_source of its rows. converter: name and version of what reads it, for the card.
+    image_root: folder of the rows' image paths. splits: name -> items in order; each becomes {name}.parquet.
+    read: an item's row; raises RowError where it cannot be used. Called from several threads.
+    """
+
+    name: str
+    converter: str
+    licence: str
+    image_root: Path
+    splits: Mapping[str, Sequence[Item]]
+    read: Callable[[Item], ReadItem]

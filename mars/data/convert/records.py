@@ -1,0 +1,93 @@
+"""The JSON files of a set: their records in order, and the metadata that DEMON keeps beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mars.data.convert.output import CARD
+from mars.errors import DataError
+
+SUFFIXES = (".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """records: what the file lists, None for a line that is no JSON. metadata: of the whole file, {} if there is none.
+
+    name: the split it becomes.
+    """
+
+    name: str
+    path: Path
+    records: Sequence[Any]
+    metadata: Mapping[str, Any]
+
+
+def read_record_files(source: Path) -> list[RecordFile]:
+    """The .json or .jsonl file `source`, or those in the folder `source`; where it has none, those below it.
+
+    Reads a list of records, {"data": [...], "metadata": {...}}, and one record per line. A split is called like its
+    file, with its folder in front where two files have one name.
+    Raises DataError with every file that cannot be read.
+    """
+    files, readings, problems = list(_files(source)), [], []
+    names = [path.stem for path in files]
+    for path in files:
+        name = path.stem if names.count(path.stem) == 1 else "_".join(path.relative_to(source).with_suffix("").parts)
+        try:
+            records, metadata = _parsed(path)
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(f"{path}: cannot be read as JSON: {error}")
+            continue
+        if not records:
+            problems.append(f"{path}: has no records")
+        readings.append(RecordFile(name, path, records, metadata))
+    if not files:
+        problems.append(f"{source}: no .json or .jsonl file there; give the file, or the folder that holds it")
+    if problems:
+        raise DataError("\n".join(problems))
+    return readings
+
+
+def _files(source: Path) -> Iterator[Path]:
+    if source.is_file():
+        if source.suffix.lower() in SUFFIXES:
+            yield source
+        return
+    found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [path for path in found if path.name != CARD and not path.name.startswith(".")]
+    direct = [path for path in found if path.parent == source]
+    yield from direct or found
+
+
+def _parsed(path: Path) -> tuple[list[Any], dict[str, Any]]:
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".jsonl":
+        return _lines(text), {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):  # lines under the name of a list
+            return _lines(text), {}
+        raise
+    if isinstance(value, list):
+        return value, {}
+    if isinstance(value, dict) and isinstance(value.get("data"), list):
+        metadata = value.get("metadata")
+        return value["data"], metadata if isinstance(metadata, dict) else {}
+    raise ValueError(f"neither a list of records nor an object with a list under 'data'; got {type(value).__name__}")
+
+
+def _lines(text: str) -> list[Any]:
+    records: list[Any] = []
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                records.append(json.loads(line))
+            except (ValueError, RecursionError):
+                records.append(None)
+    return records

@@ -1,0 +1,243 @@
+"""From a public set to parquet and a card: every row goes through the reader's own checks before it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mars.data.convert.digests import Digests
+from mars.data.convert.output import CARD, RowFile, write_card
+from mars.data.convert.public_set import Item, PublicSet, ReadItem
+from mars.data.dataset import THREADS, TruthCheck, read_row
+from mars.data.files import StoredRow
+from mars.data.problems import OnBadSample, Problem, RowError, report
+from mars.errors import DataError
+from mars.progress import progress
+from mars.types import Prompt
+
+logger = logging.getLogger(__name__)
+
+ITEMS_PER_WRITE = 256
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """limit: rows of each split, None for all. dry_run: read and count, write nothing.
+
+    on_bad_sample: leave bad items out and list them in the card, or refuse the set with all of them in one message.
+    check_truth: why a truth cannot be scored, or None; see mars.data.dataset.TruthCheck.
+    """
+
+    limit: int | None
+    dry_run: bool
+    on_bad_sample: OnBadSample
+    check_truth: TruthCheck
+
+
+@dataclass
+class _Split:
+    """What has been written of a split so far."""
+
+    rows: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)  # one for each item that was left out
+
+
+def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:
+    """Write {split}.parquet for every split and the card into the folder `out`; returns the card.
+
+    Image paths are relative to `out` where the image root lies in it (the files need no data.image_root then), else
+    to the image root. Items keep their order; the same set gives the same bytes. An interrupted conversion starts
+    again, but does not read again the images whose sha256 it knows.
+    Raises DataError if a split has no usable item, or has a bad one and `on_bad_sample` is "error".
+    """
+    root, target = public.image_root.resolve(), out.resolve()
+    base = target if root.is_relative_to(target) else root
+    card = _empty_card(public, base == target)
+    with ExitStack() as stack:
+        digests = None
+        if not options.dry_run:
+            target.mkdir(parents=True, exist_ok=True)
+            digests = stack.enter_context(Digests(target))
+        converter = _Converter(public, root, base, digests, options)
+        card["problems"] = _convert_splits(converter, public, card["splits"], None if options.dry_run else target)
+        card["sources"] = list(converter.sources)
+        card["image_sha256"] = dict(sorted(converter.sha256.items()))
+        if not options.dry_run:
+            write_card({key: value for key, value in card.items() if key != "problems"}, target / CARD)
+    return card
+
+
+def _convert_splits(
+    converter: _Converter, public: PublicSet, cards: dict[str, Any], target: Path | None
+) -> list[tuple[str, str, str]]:
+    """Write all splits, or none if they are refused, and fill `cards`. Returns (label, reason, detail) of bad items."""
+    problems: list[Problem] = []
+    with ExitStack() as stack:
+        files = {
+            name: None if target is None else stack.enter_context(RowFile(target / f"{name}.parquet"))
+            for name in public.splits
+        }
+        for name, file in files.items():
+            split = converter.convert(name, file)
+            cards[name] = _split_card(split)
+            problems += split.problems
+        _refuse(public, cards, problems, converter.options.on_bad_sample)
+    return [(problem.row, problem.reason, problem.detail) for problem in problems]
+
+
+class _Converter:
+    def __init__(
+        self, public: PublicSet, root: Path, base: Path, digests: Digests | None, options: WriteOptions
+    ) -> None:
+        self._public, self._root, self._base, self._digests = public, root, base, digests
+        self.options = options
+        self.sha256: dict[str, str] = {}
+        self.sources: dict[str, None] = {}  # in the order they were seen first
+        self._seen: dict[str, list[bytes]] = {}
+
+    def convert(self, name: str, file: RowFile | None) -> _Split:
+        split, items = _Split(), self._public.splits[name]
+        limit = len(items) if self.options.limit is None else self.options.limit
+        verb = "Checking" if file is None else "Converting"
+        with ThreadPoolExecutor(THREADS) as pool:
+            shown = iter(progress(items, f"{verb} {name}", len(items)))
+            while split.rows < limit and (chunk := list(islice(shown, ITEMS_PER_WRITE))):
+                rows: list[dict[str, Any]] = []
+                for item, result in zip(chunk, pool.map(self._read, chunk), strict=True):
+                    if split.rows == limit:
+                        break
+                    if isinstance(result, Problem):
+                        split.problems.append(result)
+                        logger.info("%s: %s", item.label, result.detail)
+                        continue
+                    row = self._row(result[0], result[1], name, split)
+                    if row is None:
+                        split.problems.append(Problem(item.label, "duplicate", "an earlier item is the same"))
+                        continue
+                    rows.append(row)
+                if file is not None:
+                    file.append(rows)
+        return split
+
+    def _read(self, item: Item) -> tuple[Prompt, ReadItem] | Problem:
+        """The item as the reader would read its row."""
+        try:
+            read = self._public.read(item)
+        except RowError as error:
+            return Problem(item.label, error.reason, str(error))
+        stored = StoredRow(file=str(self._root / item.label), file_index=0, number=0, columns=read.columns)
+        result = read_row(stored, "", str(self._root), self.options.check_truth)
+        if isinstance(result, list):
+            details = "; ".join(problem.detail for problem in result)
+            return Problem(item.label, result[0].reason, details)
+        if self._digests is not None:
+            try:
+                for source in result.sources:
+                    self._digests.of(source.image.path)
+            except OSError as error:
+                return Problem(item.label, "image_missing", str(error))
+        return result, read
+
+    def _row(self, prompt: Prompt, read: ReadItem, split_name: str, split: _Split) -> dict[str, Any] | None:
+        """The row to be written, or None if it was written already."""
+        names = [source.name for source in prompt.sources]
+        encodings = [source.image.encoding for source in prompt.sources]
+        paths = [os.path.relpath(source.image.path, self._base) for source in prompt.sources]
+        row = {
+            "data_source": prompt.data_source,
+            "prompt": [{"role": message.role, "content": message.text} for message in prompt.messages],
+            "images": [{"bytes": None, "path": Path(path).as_posix()} for path in paths],
+            "reward_model": {"style": "rule", "ground_truth": prompt.truth},
+            "response": prompt.response,
+        }
+        identity = self._identity(str(prompt.extra_info.get("id") or f"{split_name}-{split.rows}"), row)
+        if identity is None:
+            return None
+        row["extra_info"] = {
+            "id": identity,
+            "index": split.rows,
+            "split": split_name,
+            "sources": names,
+            "image_sizes": [list(source.image.size) for source in prompt.sources],
+            "box_space": prompt.extra_info.get("box_space") or "original_pixels",
+            "choices": prompt.extra_info.get("choices"),
+            "encodings": encodings if any(encoding != "rgb" for encoding in encodings) else None,
+        }
+        for path, source in zip(paths, prompt.sources, strict=True):
+            if self._digests is not None:
+                self.sha256[Path(path).as_posix()] = self._digests.of(source.image.path)
+            self.sources.setdefault(source.name)
+        split.rows += 1
+        split.counts.update(read.counts)
+        return row
+
+    def _identity(self, declared: str, row: dict[str, Any]) -> str | None:
+        """The declared id, ".2" and so on where several rows have it; None for the same row again."""
+        content = hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest()
+        same_id = self._seen.setdefault(declared, [])
+        if content in same_id:
+            return None
+        same_id.append(content)
+        return declared if len(same_id) == 1 else f"{declared}.{len(same_id)}"
+
+
+def _empty_card(public: PublicSet, paths_in_folder: bool) -> dict[str, Any]:
+    return {
+        "data_source": public.name,
+        "converter": public.converter,
+        "licence": public.licence,
+        "sources": [],
+        "image_paths_relative_to": "this folder" if paths_in_folder else "the image root; set data.image_root to it",
+        "splits": {},
+        "image_sha256": {},
+    }
+
+
+def _refuse(public: PublicSet, cards: Mapping[str, Any], problems: Sequence[Problem], policy: OnBadSample) -> None:
+    empty = [name for name, split in cards.items() if not split["rows"]]
+    if not empty and not (problems and policy == "error"):
+        return
+    lines = [f"{public.name}: no usable item in split {name!r}" for name in empty]
+    if problems:
+        num_items = sum(split["rows"] for split in cards.values()) + len(problems)
+        lines.append(report(problems, num_items, "mend them, or leave them out with --on-bad-sample drop"))
+    raise DataError("\n".join(lines))
+
+
+def _split_card(split: _Split) -> dict[str, Any]:
+    reasons = sorted({problem.reason for problem in split.problems})
+    ids = {reason: [problem.row for problem in split.problems if problem.reason == reason] for reason in reasons}
+    return {
+        "rows": split.rows,
+        **dict(sorted(split.counts.items())),
+        "dropped": {reason: len(names) for reason, names in ids.items()},
+        "dropped_ids": ids,
+    }
+
+
+def card_lines(card: Mapping[str, Any]) -> Iterator[str]:
+    """The card for a terminal: rows of each split, then what was left out, by reason."""
+    for name, split in card["splits"].items():
+        counts = [f"{value} {key}" for key, value in split.items() if isinstance(value, int) and key != "rows"]
+        yield f"{name:<12} {split['rows']} rows{''.join(', ' + count for count in counts)}"
+    reasons = Counter(reason for _, reason, _ in card["problems"])
+    if not reasons:
+        yield "dropped      none"
+        return
+    width = max(len(reason) for reason in reasons)
+    yield f"dropped      {reasons.total()}"
+    yield f"  {'reason':<{width}}  {'count':>6}  first"
+    for reason, count in sorted(reasons.items()):
+        label, detail = next((label, detail) for label, why, detail in card["problems"] if why == reason)
+        yield f"  {reason:<{width}}  {count:>6}  {label}: {detail}"
