@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from bench.machine import busy_share
+from bench.process import ContenderFailed, run_process
 from bench.summary import Run, intervals
-from bench.workload import MODEL_FOLDER, ROWS_FILE
+from bench.training import BENCH, Job, job_overrides, run_job, step_settings
+from bench.workload import ROWS_FILE
 
-from mars.config.folders import quoted
-from mars.config.load import load_config
-from mars.config.schema import TrainConfig
-from mars.tracking.jsonl import METRICS_FILE, read_metrics
-
-BENCH = Path(__file__).resolve().parent
-EXPERIMENT = "bench_step"
 OURS: Mapping[str, tuple[str, ...]] = {
     "ours_ray": (),
     "ours_local": ("cluster=local", "cluster.device=cpu", "actor.num_workers=1"),
@@ -31,14 +23,6 @@ OURS: Mapping[str, tuple[str, ...]] = {
 }
 TRL = "trl"
 CONTENDERS = (*OURS, TRL)
-
-_POLL_SECONDS = 0.01
-_LOG_LINES = 20
-_END_SECONDS = 30.0
-
-
-class ContenderFailed(Exception):
-    """The message ends with the last lines of the process' output."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +37,13 @@ class Plan:
     timeout: float
 
 
-def step_settings() -> TrainConfig:
-    """The experiment all contenders take their settings from."""
-    return load_config("train", [f"experiment={EXPERIMENT}", "data.train_files=[none]"], [str(BENCH)])
-
-
 def overrides(contender: str, plan: Plan, run_dir: Path) -> list[str]:
     """Of one of our contenders: the experiment, what is special about it, and where its files are."""
-    settings = {
-        "run.dir": quoted(str(run_dir)),
-        "run.num_steps": plan.num_steps,
-        "model.path": quoted(str(plan.folder / MODEL_FOLDER)),
-        "data.train_files": f"[{quoted(str(plan.folder / ROWS_FILE))}]",
-        "reward.function": quoted(f"{BENCH / 'reward.py'}:score"),
-    }
-    return [f"experiment={EXPERIMENT}", *OURS[contender], *(f"{key}={value}" for key, value in settings.items())]
+    return job_overrides(_job(contender, plan, run_dir))
+
+
+def _job(contender: str, plan: Plan, run_dir: Path) -> Job:
+    return Job(contender, OURS[contender], plan.folder, ROWS_FILE, run_dir, plan.num_steps, plan.timeout)
 
 
 def run_contender(contender: str, plan: Plan, number: int) -> Run:
@@ -77,26 +53,9 @@ def run_contender(contender: str, plan: Plan, number: int) -> Run:
 
 
 def _run_ours(contender: str, plan: Plan, number: int, busy: float) -> Run:
-    """`python -m mars.main` as a user starts it. A step ends when its row is in metrics.jsonl."""
-    run_dir = plan.folder / f"{contender}_{number}"
-    command = [sys.executable, "-m", "mars.main", "--config-dir", str(BENCH), *overrides(contender, plan, run_dir)]
-    metrics, ends, size = run_dir / METRICS_FILE, [], 0
-
-    def watch() -> None:
-        nonlocal size
-        if metrics.exists() and metrics.stat().st_size > size:
-            now, rows = time.time(), metrics.read_bytes()
-            size = len(rows)
-            ends.extend([now] * (rows.count(b"\n") - len(ends)))
-
-    start = run_process(
-        contender, command, plan.folder, run_dir.with_suffix(".log"), {"OMP_NUM_THREADS": "1"}, plan.timeout, watch
-    )
-    rows = read_metrics(metrics).rows
-    if not all(row["actor/grad_norm"] for row in rows):
-        raise ContenderFailed(f"{contender}: a step without a gradient")
-    tokens = fmean(row["response_length/mean"] for row in rows)
-    return _timed(contender, number, plan, start, ends, tokens, busy, rows)
+    done = run_job(_job(contender, plan, plan.folder / f"{contender}_{number}"))
+    tokens = fmean(row["response_length/mean"] for row in done.rows)
+    return _timed(contender, number, plan, done.start, done.ends, tokens, busy, done.rows)
 
 
 def _run_trl(plan: Plan, number: int, busy: float) -> Run:
@@ -141,58 +100,3 @@ def _timed(
         cpu_busy_before=busy,
         rows=tuple(rows[plan.warm_up :]),
     )
-
-
-def run_process(
-    name: str,
-    command: Sequence[str],
-    folder: Path,
-    log: Path,
-    environment: Mapping[str, str],
-    timeout: float,
-    watch: Callable[[], None],
-) -> float:
-    """Runs `command` in `folder` to its end, calling `watch` all the while and once more. Returns when it was started.
-
-    Raises ContenderFailed if it ends with another code than 0, or takes longer than `timeout` seconds.
-    """
-    # An empty PYTHONDONTWRITEBYTECODE lets Python keep the bytecode of what it imports: without it every process
-    # start compiles torch, transformers and vLLM anew, and start-up takes twice as long.
-    common = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": ""}
-    with log.open("wb") as output:
-        start = time.time()
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, **common, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            while process.poll() is None:
-                watch()
-                if time.time() - start > timeout:
-                    raise ContenderFailed(f"{name}: not done after {timeout:g} s\n{_tail(log)}")
-                time.sleep(_POLL_SECONDS)
-        finally:
-            if process.poll() is None:
-                _end(process)
-    watch()
-    if process.returncode:
-        raise ContenderFailed(f"{name}: exit code {process.returncode}\n{_tail(log)}")
-    return start
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Time enough to end Ray's processes, too."""
-    process.terminate()
-    try:
-        process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])

@@ -1,27 +1,44 @@
-"""What every contender is given: a tiny model that never ends early, and prompts with two images each, on disk."""
+"""What every contender is given: a tiny model that never ends early, and prompts with images, on disk."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 IMAGE_SIZE = 112  # pixels
-PROMPT_TOKENS = 131  # with the images' tokens
-IMAGE_TOKENS = 16  # of one image: (112 / 28) squared
+TEXT_TOKENS = 95  # of a prompt without its images
+IMAGE_TOKENS = 18  # of one image: (112 / 28) squared, and one before and after them
+SOURCES = ("visible", "infrared", "depth", "radar", "left")
+NUM_SOURCES = 2  # of a prompt, where nothing else is said
 SEED = 0
-ROWS_FILE = "rows.parquet"
 MODEL_FOLDER = "model"
 
 
-def write_workload(folder: Path, num_prompts: int) -> dict[str, int]:
-    """Model, images and rows in `folder`. Returns the facts a reader of the benchmark needs.
+def prompt_tokens(num_sources: int) -> int:
+    """Of every prompt with so many images. Example: 2 -> 95 + 2 * 18 = 131."""
+    return TEXT_TOKENS + num_sources * IMAGE_TOKENS
+
+
+def rows_file(num_sources: int) -> str:
+    return f"rows_{num_sources}.parquet"
+
+
+ROWS_FILE = rows_file(NUM_SOURCES)
+
+
+def write_workload(folder: Path, num_prompts: int, num_sources: Sequence[int]) -> dict[str, Any]:
+    """Model, images and a file of `num_prompts` rows for each number of sources. Returns the facts a reader needs.
 
     Every step has prompts of its own: an image cache helps within a step only, as it would on a large data set.
     """
     num_parameters = _write_model(folder / MODEL_FOLDER)
-    _write_rows(folder, num_prompts)
-    return {"parameters": num_parameters, "prompt_tokens": PROMPT_TOKENS, "image_pixels": IMAGE_SIZE}
+    for number in num_sources:
+        _write_rows(folder, num_prompts, number)
+    lengths = [prompt_tokens(number) for number in num_sources]
+    return {"parameters": num_parameters, "prompt_tokens": lengths, "image_pixels": IMAGE_SIZE}
 
 
 def _write_model(folder: Path) -> int:
@@ -52,50 +69,51 @@ def _write_model(folder: Path) -> int:
     return sum(weight.numel() for weight in weights.values())
 
 
-def _write_rows(folder: Path, num_prompts: int) -> None:
+def _write_rows(folder: Path, num_prompts: int, num_sources: int) -> None:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL import Image
 
     random = np.random.default_rng(SEED)
-    (folder / "images").mkdir()
-    question = _question_writer(folder / MODEL_FOLDER)
+    sources, images = list(SOURCES[:num_sources]), Path(f"images_{num_sources}")
+    (folder / images).mkdir()
+    question = _question_writer(folder / MODEL_FOLDER, num_sources)
     rows = []
     for index in range(num_prompts):
-        paths = [f"images/{index:05d}_{source}.png" for source in ("visible", "infrared")]
+        paths = [str(images / f"{index:05d}_{source}.png") for source in sources]
         for path in paths:
             pixels = random.integers(0, 256, (IMAGE_SIZE // 8, IMAGE_SIZE // 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST).save(folder / path)
         rows.append(
             {
                 "data_source": "bench",
-                "prompt": [{"role": "user", "content": "<image><image>" + question(index)}],
+                "prompt": [{"role": "user", "content": "<image>" * num_sources + question(index)}],
                 "images": paths,
                 "reward_model": {"style": "rule", "ground_truth": "none"},
-                "extra_info": {"sources": ["visible", "infrared"]},
+                "extra_info": {"sources": sources},
             }
         )
-    pq.write_table(pa.Table.from_pylist(rows), folder / ROWS_FILE)
+    pq.write_table(pa.Table.from_pylist(rows), folder / rows_file(num_sources))
 
 
-def _question_writer(model: Path):
-    """index -> a question about it, filled up so that every prompt has exactly PROMPT_TOKENS tokens."""
+def _question_writer(model: Path, num_sources: int):
+    """index -> a question about it, filled up so that every prompt has exactly `prompt_tokens` tokens."""
     from mars.data.chat import PromptEncoder, prompt_length
     from mars.types import Message
 
-    encoder = PromptEncoder.from_pretrained(str(model))
+    encoder, wanted = PromptEncoder.from_pretrained(str(model)), prompt_tokens(num_sources)
 
     def length(text: str) -> int:
-        ids = encoder.encode((Message("user", "<image><image>" + text),), 2)
-        return prompt_length(ids, [IMAGE_TOKENS, IMAGE_TOKENS])
+        ids = encoder.encode((Message("user", "<image>" * num_sources + text),), num_sources)
+        return prompt_length(ids, [IMAGE_TOKENS - 2] * num_sources)
 
     def question(index: int) -> str:
         text = f"Scene {index}: what do the two images show? "
         # The tiny tokenizer knows no merge of this sign: each is one token.
-        text += "~" * (PROMPT_TOKENS - length(text))
-        if length(text) != PROMPT_TOKENS:
-            raise ValueError(f"a prompt has {length(text)} tokens, not {PROMPT_TOKENS}")
+        text += "~" * (wanted - length(text))
+        if length(text) != wanted:
+            raise ValueError(f"a prompt has {length(text)} tokens, not {wanted}")
         return text
 
     return question
@@ -105,5 +123,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the benchmark's model and data; print facts as JSON.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("num_prompts", type=int)
+    parser.add_argument("num_sources", type=int, nargs="*", choices=range(1, len(SOURCES) + 1), default=[NUM_SOURCES])
     arguments = parser.parse_args()
-    print(json.dumps(write_workload(arguments.folder, arguments.num_prompts)))
+    print(json.dumps(write_workload(arguments.folder, arguments.num_prompts, arguments.num_sources)))

@@ -136,7 +136,7 @@ def test_our_contenders_differ_only_where_they_say(contender, tmp_path):
     assert config.rollout.samples_per_prompt + views * config.anchor.mono_samples_per_source == 8
     assert (config.data.prompts_per_step, config.actor.prompts_per_update) == (16, 16)
     assert config.rollout.max_response_tokens == 24
-    assert config.algorithm == common.algorithm
+    assert config.algorithm.model_copy(update={"kl_reference": common.model.path}) == common.algorithm
     assert config.algorithm.kl_coefficient == 0
     assert config.rollout.model_copy(update={"samples_per_prompt": 8}) == common.rollout
     assert config.actor.model_copy(update={"num_workers": 2}) == common.actor

@@ -1,0 +1,47 @@
+"""The picture of scripts/bench_anchors.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from bench.summary import STAGES
+from matplotlib import pyplot as plt
+
+_TOKENS = {"computed_prompt_tokens": "prompt tokens computed", "response_tokens": "response tokens"}
+_IMAGES = {"distinct_images": "distinct images", "encoder_runs": "encoder runs"}
+
+
+def draw(report: Mapping[str, Any], path: Path) -> None:
+    """Seconds per stage, tokens and images of the engine, one bar for each variant. Writes a PNG file."""
+    variants = report["variants"]
+    places = list(range(len(variants)))
+    figure, (seconds, tokens, images) = plt.subplots(
+        1, 3, figsize=(15, 1.5 + 0.6 * len(places)), sharey=True, layout="constrained"
+    )
+    left = [0.0] * len(places)
+    for stage in STAGES:
+        values = [variant["stages"][stage] for variant in variants.values()]
+        if any(values):
+            seconds.barh(places, values, left=left, label=stage)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    left = [0.0] * len(places)
+    for key, label in _TOKENS.items():
+        values = [variant["engine"][key] for variant in variants.values()]
+        tokens.barh(places, values, left=left, label=label)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    for offset, (key, label) in zip((-0.2, 0.2), _IMAGES.items(), strict=True):
+        values = [variant["engine"][key] for variant in variants.values()]
+        images.barh([place + offset for place in places], values, height=0.4, label=label)
+    seconds.set_yticks(places, list(variants))
+    seconds.invert_yaxis()
+    for axis, label in ((seconds, "seconds"), (tokens, "tokens of the engine"), (images, "images")):
+        axis.set_xlabel(f"{label} per step")
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,34 @@
+"""What the benchmarks of whole runs share: how a run is started, its workload, and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+LAUNCHES: Mapping[str, tuple[str, ...]] = {
+    "ray": (),
+    "local": ("cluster=local", "cluster.device=cpu", "actor.num_workers=1"),
+}
+"""Overrides of the experiment."""
+
+
+def make_workload(folder: Path, num_prompts: int, num_sources: Sequence[int]) -> dict[str, Any]:
+    """Model and rows in `folder`, by a process of its own: this one stays small while others are timed."""
+    say("making the workload")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.workload", str(folder), str(num_prompts), *map(str, num_sources)],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

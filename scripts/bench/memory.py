@@ -1,0 +1,92 @@
+"""Memory of a run and its processes, watched from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+WINDOW = 10  # steps whose median is compared: one allocation more or less does not decide
+_WORKERS = {"ray::EngineWorker": "engine", "ray::TrainerWorker": "trainer"}
+_REWARDS, _RAY = "rewards", "ray"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """In MiB. rss: resident, with what is shared. uss: of this process alone. peak: highest rss since its start."""
+
+    rss: float
+    uss: float
+    peak: float
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(self.rss + other.rss, self.uss + other.uss, self.peak + other.peak)
+
+
+def memory_of_child() -> dict[str, Memory]:
+    """Of the run that is this process' only child, see `named`; empty if it has just ended."""
+    children = psutil.Process().children()
+    if not children:
+        return {}
+    (driver,) = children
+    found = []
+    for process in (driver, *driver.children(recursive=True)):
+        try:
+            found.append((process.pid, " ".join(process.cmdline()), _memory(process)))
+        except (psutil.NoSuchProcess, psutil.ZombieProcess, FileNotFoundError):
+            continue  # it ended meanwhile
+    return named(found, driver.pid)
+
+
+def named(processes: Iterable[tuple[int, str, Memory]], driver: int) -> dict[str, Memory]:
+    """(pid, command line, memory) of processes -> memory by name.
+
+    Engine and trainer workers are numbered by their pids ("engine 0", "trainer 1"). The reward workers are added up as
+    "rewards", Ray's own processes as "ray".
+    """
+    found: dict[str, Memory] = {}
+    count = dict.fromkeys(_WORKERS.values(), 0)
+    for pid, command, memory in sorted(processes, key=lambda process: process[0]):
+        worker = next((name for title, name in _WORKERS.items() if command.startswith(title)), None)
+        if pid == driver:
+            found["driver"] = memory
+        elif worker is not None:
+            found[f"{worker} {count[worker]}"] = memory
+            count[worker] += 1
+        else:
+            name = _REWARDS if "mars.rewards.worker" in command else _RAY
+            found[name] = found[name] + memory if name in found else memory
+    return found
+
+
+def is_ours(name: str) -> bool:
+    """Whether a process holds the policy, rows or rollouts; not the reward workers and what belongs to Ray."""
+    return name not in (_REWARDS, _RAY)
+
+
+def growth(values: Sequence[float], first: int) -> float:
+    """How much larger the last values are than those from step `first` on (the first step is 1), as a share.
+
+    Compares medians of WINDOW steps. Example: 100 up to step 100 and 103 from there to 200, first 20 -> 0.03.
+    Raises ValueError where the windows overlap.
+    """
+    early, late = values[first - 1 : first - 1 + WINDOW], values[-WINDOW:]
+    if first < 1 or len(values) < first - 1 + 2 * WINDOW:
+        raise ValueError(f"growth from step {first} on needs {first - 1 + 2 * WINDOW} steps; got {len(values)}")
+    return median(late) / median(early) - 1
+
+
+def _memory(process: psutil.Process) -> Memory:
+    info = process.memory_full_info()
+    return Memory(info.rss / 2**20, info.uss / 2**20, _peak_mib(process.pid, info.rss / 2**20))
+
+
+def _peak_mib(pid: int, otherwise: float) -> float:
+    """From the line "VmHWM:   812345 kB" of Linux."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return otherwise

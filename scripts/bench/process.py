@@ -1,0 +1,72 @@
+"""A child process that is watched from outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_POLL_SECONDS = 0.01
+_LOG_LINES = 20
+_END_SECONDS = 30.0
+
+
+class ContenderFailed(Exception):
+    """The message ends with the last lines of the process' output."""
+
+
+def run_process(
+    name: str,
+    command: Sequence[str],
+    folder: Path,
+    log: Path,
+    environment: Mapping[str, str],
+    timeout: float,
+    watch: Callable[[], None],
+) -> float:
+    """Runs `command` in `folder` to its end, calling `watch` all the while and once more. Returns when it was started.
+
+    Raises ContenderFailed if it ends with another code than 0, or takes longer than `timeout` seconds.
+    """
+    # An empty PYTHONDONTWRITEBYTECODE lets Python keep the bytecode of what it imports: without it every process
+    # start compiles torch, transformers and vLLM anew, and start-up takes twice as long.
+    common = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": ""}
+    with log.open("wb") as output:
+        start = time.time()
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **common, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            while process.poll() is None:
+                watch()
+                if time.time() - start > timeout:
+                    raise ContenderFailed(f"{name}: not done after {timeout:g} s\n{_tail(log)}")
+                time.sleep(_POLL_SECONDS)
+        finally:
+            if process.poll() is None:
+                _end(process)
+    watch()
+    if process.returncode:
+        raise ContenderFailed(f"{name}: exit code {process.returncode}\n{_tail(log)}")
+    return start
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Time enough to end Ray's processes, too."""
+    process.terminate()
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])

@@ -1,0 +1,85 @@
+"""A training run of ours, started as a user starts it and watched from outside."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.process import ContenderFailed, run_process
+from bench.workload import MODEL_FOLDER
+
+from mars.config.folders import quoted
+from mars.config.load import load_config
+from mars.config.schema import TrainConfig
+from mars.tracking.jsonl import METRICS_FILE, read_metrics
+
+BENCH = Path(__file__).resolve().parent
+EXPERIMENT = "bench_step"
+
+
+@dataclass(frozen=True)
+class Job:
+    """special: overrides of the experiment. folder: the workload's. timeout: seconds for all of it."""
+
+    name: str
+    special: tuple[str, ...]
+    folder: Path
+    rows_file: str
+    run_dir: Path
+    num_steps: int
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """When the process was started and when each step ended, in seconds since the epoch; the rows of metrics.jsonl."""
+
+    start: float
+    ends: Sequence[float]
+    rows: Sequence[Mapping[str, Any]]
+
+
+def step_settings() -> TrainConfig:
+    """The experiment all contenders take their settings from."""
+    return load_config("train", [f"experiment={EXPERIMENT}", "data.train_files=[none]"], [str(BENCH)])
+
+
+def job_overrides(job: Job) -> list[str]:
+    """The experiment, what is special about the job, and where its files are."""
+    settings = {
+        "run.dir": quoted(str(job.run_dir)),
+        "run.num_steps": job.num_steps,
+        "model.path": quoted(str(job.folder / MODEL_FOLDER)),
+        "data.train_files": f"[{quoted(str(job.folder / job.rows_file))}]",
+        "reward.function": quoted(f"{BENCH / 'reward.py'}:score"),
+    }
+    return [f"experiment={EXPERIMENT}", *job.special, *(f"{key}={value}" for key, value in settings.items())]
+
+
+def run_job(job: Job, after_step: Callable[[int], None] = lambda _: None) -> Done:
+    """`python -m mars.main` to its end. A step ends when its row is in metrics.jsonl.
+
+    after_step: called with the number of steps done whenever it has grown, while the next one runs.
+    Raises ContenderFailed, also where a step had no gradient.
+    """
+    command = [sys.executable, "-m", "mars.main", "--config-dir", str(BENCH), *job_overrides(job)]
+    metrics, ends, size = job.run_dir / METRICS_FILE, [], 0
+
+    def watch() -> None:
+        nonlocal size
+        if metrics.exists() and metrics.stat().st_size > size:
+            now, rows = time.time(), metrics.read_bytes()
+            size = len(rows)
+            ends.extend([now] * (rows.count(b"\n") - len(ends)))
+            after_step(len(ends))
+
+    log = job.run_dir.with_suffix(".log")
+    start = run_process(job.name, command, job.folder, log, {"OMP_NUM_THREADS": "1"}, job.timeout, watch)
+    rows = read_metrics(metrics).rows
+    if not all(row["actor/grad_norm"] for row in rows):
+        raise ContenderFailed(f"{job.name}: a step without a gradient")
+    return Done(start, tuple(ends), tuple(rows))

@@ -1,0 +1,181 @@
+"""What anchors cost: none, mono and leave-one-out at equal numbers of rollouts.
+
+    python scripts/bench_anchors.py --picture bench_anchors.png > bench_anchors.json
+    python scripts/bench_anchors.py --sources 3 --rollouts 9 --rounds 5
+
+With G rollouts of a prompt and K sources, anchors take m rollouts for each source from the multi view: G of it without
+anchors, G - m K of it and m for each source with them. Every run is `python -m mars.main` on the workload of
+scripts/bench_step.py, in turns. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the
+figures. Exit code 1: some run failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from bench.launch import LAUNCHES, make_workload, say
+from bench.machine import busy_share, machine_facts
+from bench.process import ContenderFailed
+from bench.summary import check, intervals, rounded, stage_seconds
+from bench.training import Done, Job, run_job, step_settings
+from bench.workload import SOURCES, rows_file
+
+KINDS = ("none", "mono", "leave_one_out")
+TIME_TARGET = 0.95  # mono / none at the same number of rollouts
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """sources: of a prompt. multi: rollouts of its multi view. anchors: of each other view."""
+
+    kind: str
+    sources: int
+    multi: int
+    anchors: int
+
+    @property
+    def name(self) -> str:
+        rollouts = "+".join(map(str, [self.multi, *[self.anchors] * self.num_anchor_views]))
+        return f"{self.kind}, {self.sources} sources, {rollouts}"
+
+    @property
+    def num_anchor_views(self) -> int:
+        return 0 if self.kind == "none" else self.sources
+
+    def overrides(self) -> tuple[str, ...]:
+        special = (f"anchor={self.kind}", f"rollout.samples_per_prompt={self.multi}")
+        return special if self.kind == "none" else (*special, f"anchor.mono_samples_per_source={self.anchors}")
+
+
+def main() -> int:
+    options = parse_options()
+    machine = machine_facts() | {"cpu_busy_at_start": busy_share()}
+    everything = variants(options.sources, options.rollouts, options.anchor_samples)
+    runs: dict[Variant, list[Done]] = {variant: [] for variant in everything}
+    failures: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="mars_bench_", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        num_prompts = options.steps * step_settings().data.prompts_per_step
+        workload = make_workload(folder, num_prompts, sorted(set(options.sources)))
+        for number in range(options.rounds):
+            for place, variant in enumerate(everything):
+                job = _job(variant, folder, folder / f"run_{number}_{place}", options)
+                try:
+                    runs[variant].append(run_job(job))
+                except ContenderFailed as failure:
+                    failures.append({"variant": variant.name, "round": number, "reason": str(failure)})
+                    say(str(failure))
+                else:
+                    seconds = median(intervals(runs[variant][-1].ends, options.warm_up))
+                    say(f"round {number + 1}: {variant.name}: {seconds:.3f} s per step")
+    done = {variant: found for variant, found in runs.items() if found}
+    report = {
+        "settings": vars(options) | {"picture": str(options.picture)},
+        "workload": workload,
+        "variants": {variant.name: variant_report(found, options.warm_up) for variant, found in done.items()},
+        "checks": checks(done, options.warm_up),
+        "failures": failures,
+        "machine": machine | {"cpu_busy_at_end": busy_share()},
+    }
+    if options.picture is not None:
+        from bench.anchors_picture import draw
+
+        draw(report, options.picture)
+    json.dump(rounded(report), sys.stdout, indent=2)
+    print()
+    return 1 if failures else 0
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sources", type=int, nargs="+", choices=range(2, len(SOURCES) + 1), default=[2, 3])
+    parser.add_argument("--rollouts", type=int, default=8, help="of a prompt, all views together (G)")
+    parser.add_argument("--anchor-samples", type=int, default=1, help="of each source (m)")
+    parser.add_argument("--launch", choices=LAUNCHES, default="ray", help="workers on Ray, or all in one process")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, in turns")
+    parser.add_argument("--steps", type=int, default=12, help="steps of each run, warm-up included")
+    parser.add_argument("--warm-up", type=int, default=3, help="first steps that are not counted")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a run may take")
+    parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
+    options = parser.parse_args()
+    if options.rounds < 1 or not 1 <= options.warm_up < options.steps:
+        parser.error("needs 1 round or more, and 1 <= warm-up < steps")
+    if options.rollouts - options.anchor_samples * max(options.sources) < 2 or options.anchor_samples < 1:
+        parser.error("needs 1 anchor sample or more, and 2 multi rollouts or more beside the anchors")
+    return options
+
+
+def variants(sources: Sequence[int], rollouts: int, anchor_samples: int) -> list[Variant]:
+    """Every kind for every number of sources, all with `rollouts` rollouts of a prompt. With two sources, to leave one
+    out is to show the other: both kinds are the same work."""
+    found = []
+    for number in dict.fromkeys(sources):
+        for kind in KINDS:
+            anchors = 0 if kind == "none" else anchor_samples
+            found.append(Variant(kind, number, rollouts - anchors * number, anchors))
+    return found
+
+
+def _job(variant: Variant, folder: Path, run_dir: Path, options: argparse.Namespace) -> Job:
+    special = (*LAUNCHES[options.launch], *variant.overrides())
+    return Job(
+        variant.name, special, folder, rows_file(variant.sources), run_dir, options.steps, options.timeout
+    )  # fmt: skip
+
+
+def variant_report(runs: Sequence[Done], warm_up: int) -> dict[str, Any]:
+    """Medians over all steps of all runs after the warm-up; work of the engine in means per step."""
+    rows = [row for run in runs for row in run.rows[warm_up:]]
+    return {
+        "seconds_per_step": median(seconds for run in runs for seconds in intervals(run.ends, warm_up)),
+        "seconds_per_step_of_each_run": [median(intervals(run.ends, warm_up)) for run in runs],
+        "stages": stage_seconds(rows),
+        "engine": engine_work(rows),
+    }
+
+
+def engine_work(rows: Rows) -> dict[str, float]:
+    """Per step: tokens the engine computed, and what its caches spared it.
+
+    prompt_tokens: of all rollouts, images' tokens included; computed_prompt_tokens: those that came from no cache.
+    Example: 100 prompt and 20 response tokens, hit rate 0.75 -> 25 prompt tokens computed, 45 tokens in all.
+    """
+    response = fmean(row["rollout/tokens"] for row in rows)
+    prompts = [row["perf/throughput"] * row["timing_s/step"] - row["rollout/tokens"] for row in rows]
+    missed = [tokens * (1 - row["rollout/prefix_cache_hit_rate"]) for tokens, row in zip(prompts, rows, strict=True)]
+    return {
+        "response_tokens": response,
+        "prompt_tokens": fmean(prompts),
+        "computed_prompt_tokens": fmean(missed),
+        "computed_tokens": fmean(missed) + response,
+        "distinct_images": fmean(row["rollout/distinct_images"] for row in rows),
+        "encoder_runs": fmean(row["rollout/encoder_runs"] for row in rows),
+    }
+
+
+def checks(runs: Mapping[Variant, Sequence[Done]], warm_up: int) -> dict[str, Any]:
+    """Time with anchors over time without, and encoder runs over distinct images; as far as it ran."""
+    found = {}
+    reports = {variant: variant_report(done, warm_up) for variant, done in runs.items()}
+    for variant, report in reports.items():
+        engine = report["engine"]
+        share = engine["encoder_runs"] / engine["distinct_images"]
+        found[f"{variant.name}: encoder runs of an image"] = check(share, 1.0)
+        without = next((v for v in reports if v.kind == "none" and v.sources == variant.sources), None)
+        if variant.kind != "none" and without is not None:
+            seconds = report["seconds_per_step"] / reports[without]["seconds_per_step"]
+            found[f"{variant.name} / none"] = check(seconds, TIME_TARGET)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
