@@ -37,9 +37,8 @@ from mars.types import Sampling, TokenRules
 if TYPE_CHECKING:
     from mars.actor.objective import ObjectiveSettings
 
-# Processed images a trainer's worker keeps: those of small data sets, and those that views of one prompt share. More
-# would only grow for as long as no image comes again. A pixel: three colours, each in two frames, in float32.
-_IMAGE_CACHE_BYTES = 2**26
+# Processed images a worker keeps: those of one prompt, for its next view. More would grow for as long as no image comes
+# again, and split its heap. A pixel: three colours, each in two frames, in float32.
 _CACHED_IMAGES = 8
 _BYTES_PER_PIXEL = 24
 
@@ -172,7 +171,7 @@ def _processor(config: TrainConfig, rules: TokenRules):
         min_pixels=config.data.min_image_pixels,
         max_pixels=config.data.max_image_pixels,
         image_token_id=rules.image_id,
-        cache_bytes=max(_IMAGE_CACHE_BYTES, _CACHED_IMAGES * config.data.max_image_pixels * _BYTES_PER_PIXEL),
+        cache_bytes=_CACHED_IMAGES * config.data.max_image_pixels * _BYTES_PER_PIXEL,
         trust_remote_code=config.model.trust_remote_code,
     )
     return processor.process
