@@ -62,11 +62,14 @@ class StepParts:
 
 
 class PromptRounds(Protocol):
-    """Fresh prompts without end: round i has `prompts_per_step` of them, all different (mars/data/stream.py)."""
+    """Prompts without end: round i has `prompts_per_step` of them, all different (mars/data/stream.py). Its length is
+    how many different prompts there are."""
 
     prompts_per_step: int
 
     def batch(self, step: int) -> Sequence[Prompt]: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,17 @@ class StepResult:
 def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int) -> StepResult:
     """Sample, score, take advantages, update the policy, and give the engine the new weights.
 
-    Sampling goes in rounds of fresh prompts until enough carry signal, `max_rounds` at most; then what there is is
-    trained on. Without dynamic sampling (`selection` all) one round is a step.
+    Sampling goes in rounds of fresh prompts until enough carry signal, `max_rounds` at most, or until the step has had
+    every prompt there is; then what there is is trained on. Without dynamic sampling (`selection` all) one round is a
+    step.
     """
     timer, counts_before = StepTimer(), parts.engine.counts()
     sampled: list[PromptRollouts] = []
     kept, round_number = list(state.carried), state.round
     while len(kept) < stream.prompts_per_step and round_number - state.round < parts.max_rounds:
         present = {item.prompt.prompt_id for item in (*sampled, *state.carried)}
+        if len(present) == len(stream):
+            break
         fresh = [prompt for prompt in stream.batch(round_number) if prompt.prompt_id not in present]
         round_number += 1
         if not fresh:

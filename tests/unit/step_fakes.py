@@ -92,6 +92,9 @@ class Rounds:
     prompts: Sequence[Prompt]
     prompts_per_step: int
 
+    def __len__(self):
+        return len(self.prompts)
+
     def batch(self, step):
         first = step * self.prompts_per_step
         return [self.prompts[i % len(self.prompts)] for i in range(first, first + self.prompts_per_step)]

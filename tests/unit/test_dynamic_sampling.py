@@ -124,8 +124,7 @@ def test_a_prompt_is_never_sampled_twice_in_a_step(new_prompts):
     result = train_step(made, Rounds(prompts, 4), NOTHING, 1)
     assert ids(result.rollouts) == ["p0", "p1", "p2", "p3", "p4", "p5"]
     assert result.metrics["mars/prompts_kept"] == 3
-    assert result.metrics["mars/rounds"] == 4
-    assert made.scorer.calls == 2  # rounds 3 and 4 had nobody new
+    assert result.metrics["mars/rounds"] == made.scorer.calls == 2  # after which there is nobody new to draw
 
 
 def test_equal_multi_rewards_carry_signal_with_anchors_and_none_without(new_prompts):
@@ -234,3 +233,16 @@ def test_epochs_end_the_run_by_prompts_shown_not_by_steps(new_prompts):
     settings = FitSettings(None, 2, 0, False, 1.0)
     fit(made, PromptStream(prompts, 4, 0, shuffle=False), tracker, settings, None, 0)
     assert [metrics["data/epoch"] for _, metrics in tracker.metrics] == pytest.approx([8 / 12, 16 / 12, 2.0])
+
+
+@pytest.mark.parametrize(("per_step", "epochs"), [(8, [1, 2]), (7, [14 / 8, 28 / 8])])
+def test_a_step_that_has_had_every_prompt_draws_no_empty_rounds(new_prompts, per_step, epochs):
+    """Two of 8 prompts have no signal, so no step gets full. Empty rounds up to the limit of 10 would be ten epochs."""
+    prompts = new_prompts(8)
+    made = parts(
+        flat(make_table(prompts, random.Random(0)), {"p0", "p1"}), selection="nonzero_advantage", max_rounds=10
+    )
+    tracker = RecordingTracker()
+    fit(made, PromptStream(prompts, per_step, 0, shuffle=True), tracker, FitSettings(None, 2, 0, False, 1.0), None, 0)
+    assert [metrics["data/epoch"] for _, metrics in tracker.metrics] == pytest.approx(epochs)
+    assert [metrics["mars/prompts_kept"] for _, metrics in tracker.metrics] == [6, 6]
