@@ -49,7 +49,7 @@ def run(
 @evaluation.command()
 def infer(
     model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
-    questions: Annotated[str, typer.Argument(help="Parquet or JSONL file.")],
+    questions: Annotated[str, typer.Argument(help="Parquet or JSONL file, or an official evaluation file (.json).")],
     out: Annotated[Path, typer.Argument(help="Folder for the answers; or a .json file, with ours beside it.")],
     overrides: Overrides = None,
     views: Annotated[Literal["multi", "mono", "all"], typer.Option(help="All images, each alone, or both.")] = "all",
@@ -60,18 +60,18 @@ def infer(
 ) -> None:
     """Ask a model all questions in one engine call and keep its answers. A second call asks only what is missing."""
     from mars.results.files import result_paths
-    from mars.results.questions import task_of
+    from mars.results.questions import first_task, readable_file
 
     paths, given = result_paths(out), list(overrides or [])
     if task is None and not any(override.startswith(("reward=", "reward.function=")) for override in given):
-        task = task_of(questions)
+        task = first_task(questions)
     defaults = [f"run.dir={_quoted(str(paths.logs))}", *([f"reward={task}"] if task else [])]
-    config = _config(model, questions, [*defaults, *given], config_dir or [])
+    config = _config(model, readable_file(questions, paths), [*defaults, *given], config_dir or [])
     from mars.cluster.environment import building
 
     with building():
         from mars.results.job import run_inference
-    files = run_inference(config, paths, views)
+    files = run_inference(config, questions, paths, views)
     typer.echo("\n".join(map(str, files)))
 
 

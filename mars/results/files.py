@@ -20,14 +20,15 @@ _PROBLEMS_SHOWN = 30
 class ResultPaths:
     """Where the results of one model on one set of questions are.
 
-    about: what was asked. lock: held while they are written. logs: of workers, where there are any. prefix: goes
-    before the names of public files; None in a folder of their own.
+    about: what was asked. lock: held while they are written. logs: of workers, where there are any. questions: an
+    official evaluation file as rows. prefix: goes before the names of public files; None in a folder of their own.
     """
 
     answers: Path
     about: Path
     lock: Path
     logs: Path
+    questions: Path
     folder: Path
     prefix: str | None
 
@@ -42,9 +43,23 @@ def result_paths(out: Path) -> ResultPaths:
     OUT.jsonl, OUT.about.json, and in the public format OUT.json and OUT.mono_<source>.json beside each other."""
     if out.suffix in (".json", ".jsonl") and not out.is_dir():
         folder, stem = out.parent, out.stem
-        answers, about = folder / f"{stem}.jsonl", folder / f"{stem}.about.json"
-        return ResultPaths(answers, about, folder / f".{stem}.lock", folder / f"{stem}.run", folder, stem)
-    return ResultPaths(out / "answers.jsonl", out / "about.json", out / ".lock", out / "run", out, None)
+        return ResultPaths(
+            answers=folder / f"{stem}.jsonl",
+            about=folder / f"{stem}.about.json",
+            lock=folder / f".{stem}.lock",
+            logs=folder / f"{stem}.run",
+            questions=folder / f"{stem}.questions",
+            folder=folder,
+            prefix=stem,
+        )
+    names = {
+        "answers": "answers.jsonl",
+        "about": "about.json",
+        "lock": ".lock",
+        "logs": "run",
+        "questions": "questions",
+    }
+    return ResultPaths(**{name: out / file for name, file in names.items()}, folder=out, prefix=None)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,21 @@ from mars.evaluate import EVALUATION_STEP
 from mars.inputs import Inputs, evaluation_plan, load_inputs
 from mars.results.files import ResultPaths
 from mars.results.infer import Questions, Views, infer, model_fingerprint, prompts_fingerprint
+from mars.results.questions import convert_questions
 from mars.rollout.engine import RolloutEngine
 from mars.run import check_packages
 
 
-def run_inference(config: TrainConfig, paths: ResultPaths, views: Views) -> list[Path]:
-    """Ask `model.path` the questions of `data.eval_files`; the files that hold the answers. See `infer`."""
+def run_inference(config: TrainConfig, questions: str, paths: ResultPaths, views: Views) -> list[Path]:
+    """Ask `model.path` the questions; the files that hold the answers. See `infer`.
+
+    questions: the file that was given; where it is a .json file, `data.eval_files` is what is made of it here.
+    """
     check_packages(config)
+    dropped: Mapping[str, int] = {}
+    if [questions] != config.data.eval_files:
+        root, dropped = convert_questions(questions, paths, config.data.image_root, config.data.on_bad_sample)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"image_root": root})})
     with building():
         inputs = load_inputs(config, with_training_set=False)
 
@@ -29,10 +38,10 @@ def run_inference(config: TrainConfig, paths: ResultPaths, views: Views) -> list
         with workers(config, inputs, with_trainer=False) as (engine, _):
             yield engine
 
-    return infer(_questions(config, inputs), paths, views, start_engine)
+    return infer(_questions(config, inputs, dropped), paths, views, start_engine)
 
 
-def _questions(config: TrainConfig, inputs: Inputs) -> Questions:
+def _questions(config: TrainConfig, inputs: Inputs, dropped: Mapping[str, int]) -> Questions:
     if inputs.evaluation is None:
         raise ValueError("there are no questions: data.eval_files was empty")
     prompts = inputs.evaluation.prompts
@@ -46,7 +55,7 @@ def _questions(config: TrainConfig, inputs: Inputs) -> Questions:
         "prompts": prompts_fingerprint(requests),
         "data.min_image_pixels": config.data.min_image_pixels,
         "data.max_image_pixels": config.data.max_image_pixels,
-        "model.box_space": config.model.box_space,
+        "model.box_space": inputs.frames.box_space,
         "rollout.max_response_tokens": config.rollout.max_response_tokens,
         "evaluation.samples_per_prompt": settings.samples_per_prompt,
         "evaluation.temperature": settings.temperature,
@@ -54,11 +63,11 @@ def _questions(config: TrainConfig, inputs: Inputs) -> Questions:
         "run.seed": config.run.seed,
     }
     return Questions(
-        prompts,
-        requests,
-        inputs.encoder.decode,
-        inputs.frames,
-        inputs.prompt_length,
-        identity,
-        inputs.evaluation.dropped,
+        prompts=prompts,
+        requests=requests,
+        decode=inputs.encoder.decode,
+        frames=inputs.frames,
+        prompt_length=inputs.prompt_length,
+        identity=identity,
+        dropped=Counter(dropped) + Counter(inputs.evaluation.dropped),
     )

@@ -1,26 +1,74 @@
-"""The questions of `mars eval infer`, before a configuration exists: which file is read, and which task it is."""
+"""The file of questions that `mars eval infer` is given: which task it is, and official evaluation files as parquet."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from mars.convert_command import task_of
 from mars.data.files import FileError, chunks, unusable_files
-from mars.data.problems import RowError
+from mars.data.problems import OnBadSample, RowError
 from mars.data.rows import truth_of
 from mars.errors import DataError
+from mars.results.files import ResultPaths
+
+# What `mars data convert eval_json` does by default; other encodings are given there.
+_DEPTH = "depth_spatialbot"
 
 
-def task_of(file: str) -> str:
-    """The reward that the first row's truth is for: grounding for a JSON list, else vqa. Raises DataError.
+def readable_file(questions: str, paths: ResultPaths) -> str:
+    """The file that the reader of rows takes: `questions` itself, or what `convert_questions` makes of a .json file."""
+    if Path(questions).suffix.lower() != ".json":
+        return questions
+    return str(paths.questions / f"{Path(questions).stem}.parquet")
+
+
+def first_task(questions: str) -> str:
+    """The reward that the first question's truth is for: grounding where it lists boxes, else vqa. Raises DataError.
 
     For questions whose task is not given; rows of the other kind are then refused with the rest of the bad ones.
     """
-    broken = unusable_files([file], None)
+    if Path(questions).suffix.lower() == ".json":
+        truth = _first_record(questions).get("ground_truth")
+        return task_of(truth if isinstance(truth, str) else json.dumps(truth))
+    broken = unusable_files([questions], None)
     if broken:
         raise DataError("\n".join(broken))
     try:
-        first = next(row for chunk in chunks(file, 0) for row in chunk)
-        truth = json.loads(truth_of(first.columns or {}))
-    except (FileError, RowError, StopIteration, ValueError, RecursionError):
+        first = next((row for chunk in chunks(questions, 0) for row in chunk), None)
+        return task_of(truth_of((first and first.columns) or {}))
+    except (FileError, RowError):
         return "vqa"  # what is wrong with the file is said when all of it is read
-    return "grounding" if isinstance(truth, list) else "vqa"
+
+
+def convert_questions(
+    questions: str, paths: ResultPaths, image_root: str | None, on_bad_sample: OnBadSample
+) -> tuple[str, Mapping[str, int]]:
+    """Write a .json file of questions as parquet; the folder of its image paths, and the dropped ones by reason.
+
+    Raises DataError as `mars.data.convert.write.write_set` does.
+    """
+    from mars.data.convert.eval_json import eval_json_set
+    from mars.data.convert.write import WriteOptions, write_set
+
+    public = eval_json_set(Path(questions), None if image_root is None else Path(image_root), _DEPTH, None)
+    # Truths are checked when the rows are read, by the reward that is asked for.
+    options = WriteOptions(limit=None, dry_run=False, on_bad_sample=on_bad_sample, check_truth=lambda prompt: None)
+    card = write_set(public, paths.questions, options)
+    return str(public.image_root.resolve()), Counter(reason for _, reason, _ in card["problems"])
+
+
+def _first_record(questions: str) -> Mapping[str, Any]:
+    try:
+        records = json.loads(Path(questions).read_bytes())
+    except OSError as error:
+        raise DataError(f"{questions}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{questions}: is not JSON: {error}") from error
+    first = records[0] if isinstance(records, list) and records else None
+    if not isinstance(first, dict):
+        raise DataError(f"{questions}: want a list of {{role, content, ground_truth}}; got {str(records)[:80]}")
+    return first

@@ -157,6 +157,9 @@ def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return []
     names = sorted({name for result in results for name in result["by_data_source"]})
     tables = [("All data sources", list(results))]
+    compat = [{**result, **result["compat"]} for result in results if result.get("compat") is not None]
+    if compat:
+        tables.append(("All data sources, compat scorer", compat))
     if len(names) > 1:
         for name in names:
             having = [result for result in results if name in result["by_data_source"]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars.tracking.console import evaluation_rows
+from mars.tracking.console import by_scorer, evaluation_rows
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 from mars.types import ImageRef
@@ -68,7 +68,7 @@ def _read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         try:
             result = json.loads(path.read_bytes())
-            evaluation_rows([result, *result["by_data_source"].values()])
+            evaluation_rows([*by_scorer(result), *result["by_data_source"].values()])
             results.append({**result, "step": int(result["step"]), "name": str(result["name"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             notes.append(f"evaluation/{path.name}: left out, no evaluation result ({type(error).__name__}: {error})")
