@@ -2,5 +2,5 @@
 # MARS-DAPO on Qwen2.5-VL-3B with the paper's settings (recipe/dapo/README.md); anchor=none is the baseline.
 #   bash recipe/dapo/run_dapo_qwen2.5_3b.sh ENGINE DATASET REWARD IMAGES [--dry-run] [key=value ...]
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
 exec bash "$root/scripts/train.sh" "$0" "$root/recipe/dapo" mars_dapo_qwen2_5_vl_3b "$@"

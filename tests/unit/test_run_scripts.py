@@ -92,6 +92,15 @@ def test_the_four_arguments_become_settings(call, tmp_path, script):
 
 
 @scripts
+def test_a_link_to_a_script_finds_the_checkout(call, tmp_path, script):
+    data_set(tmp_path / "here" / "d")
+    link = tmp_path / "bin" / "train"
+    link.parent.mkdir()
+    link.symlink_to(ROOT / script)
+    assert call(str(link), "vllm", "d", "grounding", "2").config.run.name == EXPERIMENTS[script]
+
+
+@scripts
 def test_settings_come_last_and_win(call, tmp_path, script):
     data_set(tmp_path / "here" / "d")
     settings = ["run.name=a b", "anchor=none", "rollout.engine=hf", "rollout.tensor_parallel_size=1",
