@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mars.config.schema import TrainConfig
-from mars.data.boxes import BoxFrames
+from mars.config.templates import template_file, template_folder
+from mars.data.boxes import BoxFrames, box_space_of
 from mars.data.chat import PromptEncoder, prompt_length
 from mars.data.dataset import PromptSet, check_images, check_num_images, load_prompts
 from mars.data.images import ImageBudget, num_image_tokens
 from mars.data.lengths import drop_overlong
+from mars.data.templates import PromptTemplate, apply_template
+from mars.data.tokenizer import model_type_of
 from mars.data.views import show, views
 from mars.errors import ConfigError
 from mars.rewards.functions import check_truth
@@ -54,7 +57,9 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     if not with_training_set and not data.eval_files:
         raise ConfigError("data.eval_files: there is nothing to evaluate on; got []; give a parquet or JSONL file")
     budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
-    frames = BoxFrames(config.model.box_space, budget)
+    model_type = model_type_of(config.model.path)
+    frames = BoxFrames(box_space_of(config.model.box_space, model_type), budget)
+    template = prompt_template(data.template, config.reward.function, frames.box_space, model_type)
 
     def load(files: Sequence[str]) -> PromptSet:
         truth_check = partial(_check_truth, config.reward.function, frames)
@@ -63,6 +68,7 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
             rows = check_num_images(rows, data.images_per_row, data.on_bad_sample)
         if data.decode_at_start:
             rows = check_images(rows, data.on_bad_sample)
+        rows = apply_template(rows, template, data.on_bad_sample)
         return drop_overlong(
             rows, encoder, budget, data.max_prompt_tokens, config.anchor.image_layout, data.on_bad_sample
         )
@@ -76,6 +82,14 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     if evaluation is not None and config.evaluation.max_samples is not None:
         evaluation = replace(evaluation, prompts=evaluation.prompts[: config.evaluation.max_samples])
     return Inputs(encoder, budget, train, evaluation, frames, config)
+
+
+def prompt_template(setting: str, function: str | None, box_space: str, model_type: str) -> PromptTemplate | None:
+    """What `data.template` names, for a model; None where prompts stay as they are. Raises ConfigError."""
+    file = template_file(setting, function)
+    if file is None:
+        return None
+    return PromptTemplate(file, template_folder(), box_space=box_space, model_type=model_type)
 
 
 def evaluation_plan(inputs: Inputs) -> RolloutPlan:

@@ -136,13 +136,21 @@ def train(config: SftConfig) -> None:
 
 def _load_rows(config: SftConfig, encoder: PromptEncoder) -> tuple[Prompt, ...]:
     """Raises DataError where a row has no response or is too long."""
+    from mars.data.boxes import box_space_of
     from mars.data.dataset import load_prompts
     from mars.data.images import ImageBudget
     from mars.data.lengths import drop_overlong
+    from mars.data.templates import apply_template
+    from mars.data.tokenizer import model_type_of
+    from mars.inputs import prompt_template
 
     data = config.data
     budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
     rows = load_prompts(data.train_files, data.image_root, data.on_bad_sample, _missing_response)
+    model_type = model_type_of(config.model.path)
+    box_space = box_space_of(config.model.box_space, model_type)
+    template = prompt_template(data.template, None, box_space, model_type)
+    rows = apply_template(rows, template, data.on_bad_sample)
     rows = drop_overlong(rows, encoder, budget, data.max_prompt_tokens, "single", data.on_bad_sample)
     return rows.prompts
 

@@ -160,11 +160,26 @@ def _scorer_of_built_in(scorer: str, function: str) -> tuple[str, str] | None:
     return None
 
 
+def _template(setting: str) -> tuple[str, str] | None:
+    return _unknown_template(setting, ("auto", "grounding", "vqa", "none"))
+
+
+def _template_without_reward(setting: str) -> tuple[str, str] | None:
+    return _unknown_template(setting, ("grounding", "vqa", "none"))
+
+
+def _unknown_template(setting: str, names: tuple[str, ...]) -> tuple[str, str] | None:
+    if setting in names or setting.endswith(".jinja"):
+        return None
+    return "no such template", f"give {', '.join(names)} or path/to/file.jinja"
+
+
 _PIXELS = Rule(("data.min_image_pixels", "data.max_image_pixels"), _pixels_ordered)
 
 TRAIN_RULES = (
     Rule(("run.num_steps", "run.num_epochs"), _some_length),
     Rule(("model.attention", "cluster.device"), _attention_on_cpu),
+    Rule(("data.template",), _template),
     _PIXELS,
     Rule(("algorithm.reduction_tokens", "algorithm.reduction"), _constant_divisor),
     Rule(("algorithm.dual_clip", "algorithm.loss"), _dual_clip_of_clip),
@@ -197,5 +212,6 @@ TRAIN_RULES = (
 
 SFT_RULES = (
     Rule(("model.attention", "sft.device"), _attention_on_cpu),
+    Rule(("data.template",), _template_without_reward),
     _PIXELS,
 )

@@ -59,8 +59,8 @@ class ModelConfig(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         description="Attention of the trainer's forward; with actor.packing=shared_prefix of its vision tower only."
     )
-    box_space: Literal["resized_pixels", "norm_1000"] = Field(
-        description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL) or 0 to 1000 (Qwen3-VL)."
+    box_space: Literal["auto", "resized_pixels", "norm_1000"] = Field(
+        description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL), 0 to 1000 (Qwen3-VL), or auto."
     )
     trust_remote_code: bool = Field(description="Run code shipped with the model. Leave false unless you read it.")
 
@@ -70,6 +70,9 @@ class DataConfig(Section):
     eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
+    template: str = Field(
+        description="How prompts ask for the answer: grounding, vqa, none, file.jinja; auto follows reward.function."
+    )
     images_per_row: PositiveInt | None = Field(description="Images that every row must have; null: any number.")
     decode_at_start: bool = Field(description="Decode every image in full before anything starts, not headers alone.")
     prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
@@ -234,6 +237,7 @@ class TrainConfig(Root):
 
 class SftDataConfig(Section):
     train_files: list[str] = Field(min_length=1, description="Files whose rows have a `response`.")
+    template: str = Field(description="How prompts ask for the answer: grounding, vqa, none or file.jinja.")
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
     max_prompt_tokens: PositiveInt = Field(

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mars.data.images import ImageBudget, model_image_size
+from mars.errors import ConfigError
 from mars.types import Prompt, View
 
 THOUSANDTHS = (1000, 1000)
 
 Size = tuple[int, int]
+BoxSpace = Literal["resized_pixels", "norm_1000"]
+
+_SPACES: dict[str, BoxSpace] = {"qwen2_5_vl": "resized_pixels", "qwen2_vl": "norm_1000", "qwen3_vl": "norm_1000"}
+"""How the families answer, by the beginning of config.json's model_type."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class BoxFrames:
     Example: 1280x1024 images and at most 1280 image tokens: truth (1280, 1024), response (1120, 896).
     """
 
-    box_space: Literal["resized_pixels", "norm_1000"]
+    box_space: BoxSpace
     budget: ImageBudget
 
     def __call__(self, prompt: Prompt, view: View) -> tuple[Size | None, Size | None]:
@@ -34,6 +39,19 @@ class BoxFrames:
         truth = truth_frame(prompt)
         response = THOUSANDTHS if self.box_space == "norm_1000" else model_image_size(shown.image.size, self.budget)
         return truth, response
+
+
+def box_space_of(setting: Literal["auto"] | BoxSpace, model_type: str) -> BoxSpace:
+    """What `model.box_space` means for a model of this type. Raises ConfigError where "auto" does not know it."""
+    if setting != "auto":
+        return setting
+    for family, space in _SPACES.items():
+        if model_type.startswith(family):
+            return space
+    known = ", ".join(_SPACES)
+    raise ConfigError(
+        f"model.box_space: auto knows {known}; got a model of type {model_type!r}; give resized_pixels or norm_1000"
+    )
 
 
 def truth_frame(prompt: Prompt) -> Size | None:

@@ -59,7 +59,7 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
 def _text(content: Any, inline: list[Any]) -> str:
     """A turn's text with markers. Images of a content list are appended to `inline`."""
     if isinstance(content, str):
-        return _checked(content)
+        return checked_text(content)
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise RowError("prompt", f"message content must be a text or a list of parts; got {type(content).__name__}")
     has_images = any(part.get("type") == "image" for part in content)
@@ -75,10 +75,10 @@ def _text(content: Any, inline: list[Any]) -> str:
             raise RowError("special_token", f"the text of a content list with images holds {MARKER}; remove it")
         else:
             texts.append(text)
-    return _checked("".join(texts))
+    return checked_text("".join(texts))
 
 
-def _checked(text: str) -> str:
+def checked_text(text: str) -> str:
     """Refuse text that is, or becomes when a view removes markers, a special token or another marker."""
     bare = text.replace(MARKER, "")
     found = CONTROL_TOKEN.search(bare)
@@ -95,7 +95,7 @@ def response_of(row: Row) -> str | None:
         return None
     if not isinstance(response, str) or not response.strip():
         raise RowError("response", f"response must be a text; got {response!r:.80}")
-    return _checked(response)
+    return checked_text(response)
 
 
 def image_cells(row: Row, inline: Sequence[Any]) -> list[Any]:

@@ -39,6 +39,11 @@ def load_tokenizer(model_path: str, trust_remote_code: bool) -> Any:
         ) from error
 
 
+def model_type_of(model_path: str) -> str:
+    """config.json's model_type, such as "qwen2_5_vl"; "" if it has none."""
+    return str(read_json(model_path, "config.json").get("model_type", ""))
+
+
 def read_json(model_path: str, name: str) -> dict[str, Any]:
     """A JSON file of the model's folder or hub repository; empty if the model has no such file."""
     from transformers.utils import cached_file

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from mars.data.instructions import GROUNDING_INSTRUCTION, PERSON_QUESTION
+from mars.data.convert.llvip import QUESTION
 from mars.data.synthetic.scenes import SIDE, Box, Scene, make_scene
 from mars.data.views import MARKER
 from mars.errors import DataError
@@ -126,7 +126,7 @@ def _row(number: int, scene: Scene, shown: Sequence[str], believed: str, files: 
     return {
         "data_source": "synthetic_cold_start",
         "prompt": [
-            {"role": "user", "content": f"{MARKER * len(shown)}\n{PERSON_QUESTION}\n{GROUNDING_INSTRUCTION}"},
+            {"role": "user", "content": f"{MARKER * len(shown)}\n{QUESTION}"},
         ],
         "images": [file.as_posix() for file in files],
         "reward_model": {

@@ -7,18 +7,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import Template
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from mars.actor.tiny import build_tiny, build_tokenizer
+from mars.config.templates import template_folder
 from mars.data.chat import PromptEncoder, expand
-from mars.data.instructions import GROUNDING_INSTRUCTION, PERSON_QUESTION
+from mars.data.convert.llvip import QUESTION
 from mars.data.synthetic.scenes import make_scene
 from mars.data.synthetic.write import worked_answer
 from mars.types import Message
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 TOKENIZER = build_tokenizer()
+PROMPT = Template((template_folder() / "grounding.jinja").read_text()).render(question=QUESTION, box_space="pixels")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -57,7 +60,7 @@ def test_the_loaded_tokenizer_is_the_built_one(folder):
     loaded = AutoTokenizer.from_pretrained(folder)
     assert loaded.get_vocab() == TOKENIZER.get_vocab()
     for text in (
-        GROUNDING_INSTRUCTION,
+        PROMPT,
         worked_answer(make_scene(0, 0), ("visible", "infrared"), "visible"),
         "any 東京 text 77",
     ):
@@ -70,7 +73,7 @@ def test_coordinates_are_single_tokens_and_answers_short():
         assert len(own) == 1
         assert TOKENIZER.encode(f" [{number}, ") == before + own + after
     assert len(TOKENIZER.encode(worked_answer(make_scene(0, 0), ("visible", "infrared"), "infrared"))) <= 24
-    assert len(TOKENIZER.encode(f"\n{PERSON_QUESTION}\n{GROUNDING_INSTRUCTION}")) <= 32
+    assert len(TOKENIZER.encode(f"\n{PROMPT}")) <= 32
 
 
 def test_special_tokens_are_one_id_each_and_disappear_when_skipped():
