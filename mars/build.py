@@ -73,6 +73,7 @@ class EngineSpec:
                     kv_cache_memory_bytes=rollout.kv_cache_memory_bytes,
                     gpu_memory_utilization=rollout.gpu_memory_utilization,
                     seed=self.config.run.seed,
+                    reads_ahead=self.config.cluster.kind == "ray",
                 )
                 return VllmEngine(settings, self.rules, decode=decode_image, fetch=fetch)
             case "hf":

@@ -36,7 +36,11 @@ _BYTES_PER_PIXEL = 24
 
 @dataclass(frozen=True)
 class VllmSettings:
-    """How the engine is built. Sizes in bytes and tokens; null leaves the choice to vLLM."""
+    """How the engine is built. Sizes in bytes and tokens; null leaves the choice to vLLM.
+
+    reads_ahead: whether hints are followed (`prefetch`). Not in a process that the trainer shares: its interpreter runs
+    one thread at a time, and the update would wait for more than generation gains.
+    """
 
     model_path: str
     dtype: str
@@ -53,6 +57,7 @@ class VllmSettings:
     kv_cache_memory_bytes: int | None
     gpu_memory_utilization: float
     seed: int
+    reads_ahead: bool
 
 
 class VllmEngine:
@@ -115,6 +120,7 @@ class VllmEngine:
         self._blocked = dict.fromkeys(rules.blocked_ids, -math.inf)
         # An image is read for the multi view and again for a mono view right after it.
         self._decode = lru_cache(maxsize=_CACHED_PROMPTS * settings.max_images)(decode)
+        self._reads_ahead = settings.reads_ahead
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
         self._ahead: dict[Any, Future[Any]] = {}
         self._fetch = fetch
@@ -145,6 +151,8 @@ class VllmEngine:
             raise RuntimeError(f"vLLM left {len(left)} of {len(requests)} requests without all their samples")
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        if not self._reads_ahead:
+            return
         for unused in self._ahead.values():
             unused.cancel()
         self._ahead = {_content(request): self._reader.submit(self._render, request) for request in requests}

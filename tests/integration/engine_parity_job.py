@@ -161,6 +161,7 @@ def main(folder: Path, family: str) -> dict:
     trainer = TrainerSpec(config, rules)(Rendezvous(0, 1, None, 60.0))
     fetch = lambda payload: iter(payload.items())  # noqa: E731
     vllm = EngineSpec(config, rules, 3)(fetch)
+    vllm._reads_ahead = True  # as in a process of its own
     hf_config = load_config("train", [*overrides, "rollout.engine=hf"], [])
     hf = EngineSpec(hf_config, rules, 3)(fetch)
     result = {}
