@@ -22,7 +22,7 @@ def report(config: TrainConfig) -> None:
     inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(config.reward.function, config.reward.scorer)
     check_model_files(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    _check_reference(config)
+    check_kl_reference(config)
     sys.stdout.write("\n".join(summary(config, inputs)) + "\n")
 
 
@@ -42,7 +42,7 @@ def check_model_files(model_path: str, *, trust_remote_code: bool = False) -> No
         raise EnvironmentProblem(f"model.path: {error}") from error
 
 
-def _check_reference(config: TrainConfig) -> None:
+def check_kl_reference(config: TrainConfig) -> None:
     reference = config.algorithm.kl_reference
     if config.algorithm.kl_coefficient > 0 and reference is not None and reference != config.model.path:
         from mars.actor.reference import check_reference

@@ -14,6 +14,7 @@ from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts
 from mars.cluster.environment import building
 from mars.config.schema import TrainConfig
 from mars.data.stream import PromptStream
+from mars.dry_run import check_kl_reference
 from mars.errors import EnvironmentProblem
 from mars.evaluate import eval_metrics, evaluate
 from mars.fit import FitSettings, fit, last_step
@@ -34,6 +35,7 @@ _SELF_TEST_ROWS = 4
 def run(config: TrainConfig) -> None:
     """Train, and save the policy to <run.dir>/policy. Rows and settings are checked before any worker starts."""
     check_packages(config)
+    check_kl_reference(config)
     with building():
         inputs = load_inputs(config, with_training_set=True)
     assert inputs.train is not None  # asked for above

@@ -15,7 +15,7 @@ from typing import Any
 
 from mars.errors import ConfigError
 from mars.rewards import grounding, vqa
-from mars.rewards.reward import RewardFn, ScorerName, failed_result
+from mars.rewards.reward import ADDED_PARTS, RewardFn, ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
 _BUILT_IN = {"grounding": grounding, "vqa": vqa}
@@ -107,6 +107,8 @@ def as_result(value: Any) -> RewardResult:
         problem = _not_finite(number)
         if problem:
             return failed_result(f"{key} {problem}")
+    if not parts.keys().isdisjoint(ADDED_PARTS):
+        return failed_result(f"a part has a name that mars adds itself; got {sorted(parts)}; avoid {ADDED_PARTS}")
     score = float(score)
     accuracy = min(max(score, 0.0), 1.0) if accuracy is None else float(accuracy)
     if not 0 <= accuracy <= 1:

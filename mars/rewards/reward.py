@@ -8,6 +8,9 @@ from typing import Literal, Protocol
 from mars.errors import ConfigError
 from mars.types import RewardInput, RewardResult
 
+ADDED_PARTS = ("overlong_penalty", "kl_penalty")
+"""Parts that mars itself adds to a score after the reward function (mars/algorithms/shaping.py): names not to use."""
+
 ScorerName = Literal["strict", "compat"]
 """Whose arithmetic the score of a built-in reward is: ours (the paper's formula) or that of the paper's public code."""
 
