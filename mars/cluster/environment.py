@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-
 # glibc: blocks up to this size come from the heap, which gives memory back beyond the other. By itself it maps and
 # unmaps them, or shrinks the heap whenever its end happens to be free: resident memory jumps by a tenth from step to
 # step. So the heap stays what the largest step needed.
