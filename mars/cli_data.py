@@ -162,3 +162,30 @@ def jsonl(
 
     public = jsonl_set(source, image_root, f"depth_{depth}", name)
     run_conversion(public, out, None, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+
+
+@app.command()
+def check(
+    files: Annotated[list[str], typer.Argument(metavar="FILE... [key=value]...", help="Rows, and further settings.")],
+    model: Annotated[str, typer.Option(help="Model folder or hub name.")],
+    held_out: Annotated[list[str] | None, typer.Option(help="File no row of which may be in the others.")] = None,
+    config_dir: Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")] = None,
+) -> None:
+    """Everything that can be wrong with rows: columns, images, lengths, truths, ids, overlap, prompt and reward."""
+    from mars.check_command import run_check
+
+    run_check(files, held_out or [], model, config_dir or [])
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="Parquet or JSONL file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.html", help="File to write.")],
+    image_root: Annotated[Path | None, typer.Option(help="As data.image_root.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to show, evenly over the file.")] = 12,
+) -> None:
+    """A contact sheet: every source of some rows with its boxes, depth as the model sees it."""
+    from mars.show_data import write_sheet
+
+    write_sheet(file, out, image_root, rows)
+    typer.echo(f"sheet: {out}")

@@ -26,6 +26,8 @@ THREADS = 8
 TruthCheck = Callable[[Prompt], str | None]
 """Why a prompt's truth cannot be scored, or None. It may raise DataError instead."""
 
+Probe = Callable[[str | bytes, str, str], tuple[int, int]]
+
 
 @dataclass(frozen=True)
 class PromptSet:
@@ -59,15 +61,35 @@ class PromptSet:
         return PromptSet(kept, dropped, self.fingerprint)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What files hold. A row in `problems` may be in `prompts` too: its id is an earlier row's."""
+
+    prompts: tuple[Prompt, ...]
+    problems: tuple[Problem, ...]
+    num_rows: int
+    fingerprint: str
+
+
 def load_prompts(
     files: Sequence[str], image_root: str | None, on_bad_sample: OnBadSample, check_truth: TruthCheck
 ) -> PromptSet:
-    """All prompts of `files` (.parquet, .jsonl), in order. Image headers are read, pixels are not decoded.
+    """All prompts of `files`, as `read_prompts` reads them.
+
+    Bad rows: all of them in one DataError ("error"), or left out and counted ("drop"). A file that cannot be read,
+    or a set without a usable row, is a DataError always.
+    """
+    reading = read_prompts(files, image_root, check_truth, probe_size)
+    return PromptSet(reading.prompts, {}, reading.fingerprint).without(reading.problems, on_bad_sample)
+
+
+def read_prompts(files: Sequence[str], image_root: str | None, check_truth: TruthCheck, probe: Probe) -> Reading:
+    """All rows of `files` (.parquet, .jsonl), in order. Image headers are read, pixels are not decoded.
 
     image_root: folder of the images' relative paths; None means each file's own folder.
     check_truth: called with every prompt that is complete otherwise; see TruthCheck.
-    Bad rows: all of them in one DataError ("error"), or left out and counted ("drop"). A file that cannot be read,
-    or a set without a usable row, is a DataError always.
+    probe: reads the size of an image from its header, as mars.data.images.probe_size does.
+    Raises DataError for files that cannot be read.
     """
     broken = unusable_files(files, image_root)
     if broken:
@@ -76,7 +98,7 @@ def load_prompts(
     results: list[Prompt | list[Problem]] = []
 
     def read(row: StoredRow) -> Prompt | list[Problem]:
-        return read_row(row, fingerprint, image_root, check_truth)
+        return read_row(row, fingerprint, image_root, check_truth, probe)
 
     with ThreadPoolExecutor(THREADS) as pool:
         for index, file in enumerate(files):
@@ -94,7 +116,7 @@ def load_prompts(
     problems += _duplicate_ids(prompts)
     if broken:
         raise DataError("\n".join([*broken, *([report(problems, len(results))] if problems else [])]))
-    return PromptSet(prompts, {}, fingerprint).without(problems, on_bad_sample)
+    return Reading(prompts, tuple(problems), len(results), fingerprint)
 
 
 def check_num_images(prompt_set: PromptSet, images_per_row: int, on_bad_sample: OnBadSample) -> PromptSet:
@@ -109,6 +131,11 @@ def check_num_images(prompt_set: PromptSet, images_per_row: int, on_bad_sample: 
 
 def check_images(prompt_set: PromptSet, on_bad_sample: OnBadSample) -> PromptSet:
     """Decode every image in full, with a progress bar. Bad ones as in load_prompts."""
+    return prompt_set.without(undecodable(prompt_set.prompts), on_bad_sample)
+
+
+def undecodable(prompts: Sequence[Prompt]) -> list[Problem]:
+    """The images that cannot be decoded in full, found with a progress bar."""
 
     def problems_of(prompt: Prompt) -> list[Problem]:
         found = []
@@ -119,15 +146,13 @@ def check_images(prompt_set: PromptSet, on_bad_sample: OnBadSample) -> PromptSet
                 found.append(Problem(prompt.row, f"image_{error.reason}", f"source {source.name}: {error}"))
         return found
 
-    prompts = prompt_set.prompts
     with ThreadPoolExecutor(THREADS) as pool:
         decoded = progress(pool.map(problems_of, prompts), "Decoding images", len(prompts))
-        problems = [problem for found in decoded for problem in found]
-    return prompt_set.without(problems, on_bad_sample)
+        return [problem for found in decoded for problem in found]
 
 
 def read_row(
-    stored: StoredRow, fingerprint: str, image_root: str | None, check_truth: TruthCheck
+    stored: StoredRow, fingerprint: str, image_root: str | None, check_truth: TruthCheck, probe: Probe
 ) -> Prompt | list[Problem]:
     """The row's prompt, or everything that is wrong with it."""
     problems: list[Problem] = []
@@ -156,7 +181,7 @@ def read_row(
     if cells is not None and encodings is not None:
         root = os.path.realpath(os.path.dirname(stored.file) if image_root is None else image_root)
         for slot, (name, encoding, cell) in enumerate(zip(names, encodings, cells, strict=True)):
-            image = attempt(_image, stored, root, slot, cell, name, encoding)
+            image = attempt(_image, stored, root, slot, cell, name, encoding, probe)
             if image is not None:
                 attempt(rows.check_declared_size, extra, slot, len(cells), image.size)
                 sources.append(Source(name, image))
@@ -189,16 +214,16 @@ def _check_markers(messages: Sequence[Any], num_images: int) -> None:
         raise RowError("sources", f"{markers} {MARKER} markers in the prompt for {num_images} images")
 
 
-def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encoding: str) -> ImageRef:
+def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encoding: str, probe: Probe) -> ImageRef:
     """A reference to one stored image, its header read."""
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
     try:
         if isinstance(data, bytes):
             file = os.path.realpath(stored.file)
-            size = probe_size(data, encoding, f"{stored.label}, image {slot}")
+            size = probe(data, encoding, f"{stored.label}, image {slot}")
             return ImageRef(file, size, encoding, row=stored.number, slot=slot)
         file = rows.confined_path(path, root)
-        return ImageRef(file, probe_size(file, encoding, file), encoding)
+        return ImageRef(file, probe(file, encoding, file), encoding)
     except BadImage as error:
         raise RowError(f"image_{error.reason}", f"source {name}: {error}") from error
     except RowError as error:
@@ -206,14 +231,14 @@ def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encodi
 
 
 def _duplicate_ids(prompts: Sequence[Prompt]) -> list[Problem]:
-    """Rows whose extra_info.id an earlier row of the same data_source has."""
-    first: dict[tuple[str, str], str] = {}
+    """Rows whose extra_info.id an earlier row of the same data_source and split has."""
+    first: dict[tuple[str, str, str], str] = {}
     problems = []
     for prompt in prompts:
         declared = prompt.extra_info.get("id")
         if declared is None:
             continue
-        key = (prompt.data_source, str(declared))
+        key = (prompt.data_source, str(prompt.extra_info.get("split")), str(declared))
         if key in first:
             problems.append(Problem(prompt.row, "duplicate_id", f"id {declared!r} is that of {first[key]} already"))
         first.setdefault(key, prompt.row)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from mars.data.chat import PromptEncoder, prompt_length
 from mars.data.dataset import PromptSet
 from mars.data.images import ImageBudget, num_image_tokens
@@ -24,17 +26,30 @@ def drop_overlong(
     Prompts the encoder refuses (a special token in the text) are problems as well. Under "error" all of them are
     raised in one DataError, under "drop" they are counted as "overlong" and "special_token".
     """
-    problems = []
-    for prompt in prompt_set.prompts:
+    lengths, problems = measure(prompt_set.prompts, encoder, budget, image_layout)
+    problems += overlong(lengths, max_prompt_tokens)
+    return prompt_set.without(problems, on_bad_sample)
+
+
+def measure(
+    prompts: Sequence[Prompt], encoder: PromptEncoder, budget: ImageBudget, image_layout: ImageLayout
+) -> tuple[dict[str, int], list[Problem]]:
+    """Row -> tokens of its longest view, from image headers alone; and the rows that the encoder refuses."""
+    lengths, problems = {}, []
+    for prompt in prompts:
         try:
-            length = longest_view(prompt, encoder, budget, image_layout)
+            lengths[prompt.row] = longest_view(prompt, encoder, budget, image_layout)
         except DataError as error:
             problems.append(Problem(prompt.row, "special_token", str(error)))
-            continue
-        if length > max_prompt_tokens:
-            detail = f"the prompt has {length} tokens, {max_prompt_tokens} are allowed (data.max_prompt_tokens)"
-            problems.append(Problem(prompt.row, "overlong", detail))
-    return prompt_set.without(problems, on_bad_sample)
+    return lengths, problems
+
+
+def overlong(lengths: Mapping[str, int], max_prompt_tokens: int) -> list[Problem]:
+    return [
+        Problem(row, "overlong", f"{length} tokens, {max_prompt_tokens} are allowed (data.max_prompt_tokens)")
+        for row, length in lengths.items()
+        if length > max_prompt_tokens
+    ]
 
 
 def longest_view(prompt: Prompt, encoder: PromptEncoder, budget: ImageBudget, image_layout: ImageLayout) -> int:

@@ -20,6 +20,7 @@ from mars.data.convert.output import CARD, RowFile, write_card
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.dataset import THREADS, TruthCheck, read_row
 from mars.data.files import StoredRow
+from mars.data.images import probe_size
 from mars.data.problems import OnBadSample, Problem, RowError, report
 from mars.errors import DataError
 from mars.progress import progress
@@ -137,7 +138,7 @@ class _Converter:
         except RowError as error:
             return Problem(item.label, error.reason, str(error))
         stored = StoredRow(file=str(self._root / item.label), file_index=0, number=0, columns=read.columns)
-        result = read_row(stored, "", str(self._root), self.options.check_truth)
+        result = read_row(stored, "", str(self._root), self.options.check_truth, probe_size)
         if isinstance(result, list):
             details = "; ".join(problem.detail for problem in result)
             return Problem(item.label, result[0].reason, details)
