@@ -8,11 +8,10 @@ from statistics import fmean
 
 from mars.config.schema import TrainConfig
 from mars.data.lengths import longest_view
-from mars.data.stream import PromptStream
 from mars.data.views import views
 from mars.errors import EnvironmentProblem
 from mars.fit import FitSettings, last_step
-from mars.inputs import Inputs, load_inputs
+from mars.inputs import Inputs, load_inputs, prompt_stream
 from mars.rewards.functions import load_reward
 
 
@@ -61,7 +60,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
     layout = config.anchor.image_layout
     lengths = [longest_view(prompt, inputs.encoder, inputs.budget, layout) for prompt in prompts]
     row_tokens = max(lengths) + rollout.max_response_tokens
-    stream = PromptStream(prompts, data.prompts_per_step, config.run.seed, data.shuffle)
+    stream = prompt_stream(config, prompts)
     fit = FitSettings(config.run.num_steps, config.run.num_epochs, 0, False, rollout.logprob_diff_alarm)
     steps = last_step(fit, stream)
     dropped = sum(inputs.train.dropped.values())

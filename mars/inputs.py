@@ -13,6 +13,8 @@ from mars.data.chat import PromptEncoder, prompt_length
 from mars.data.dataset import PromptSet, check_images, check_num_images, load_prompts
 from mars.data.images import ImageBudget, num_image_tokens
 from mars.data.lengths import drop_overlong
+from mars.data.mixture import PromptMixture
+from mars.data.stream import PromptStream
 from mars.data.templates import PromptTemplate, apply_template
 from mars.data.tokenizer import model_type_of
 from mars.data.views import show, views
@@ -82,6 +84,18 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     if evaluation is not None and config.evaluation.max_samples is not None:
         evaluation = replace(evaluation, prompts=evaluation.prompts[: config.evaluation.max_samples])
     return Inputs(encoder, budget, train, evaluation, frames, config)
+
+
+def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStream:
+    """The order of training: all prompts once an epoch, or the files in the shares of data.weights.
+
+    Raises ConfigError where a step would hold a prompt twice.
+    """
+    data = config.data
+    if data.weights is None:
+        return PromptStream(prompts, data.prompts_per_step, config.run.seed, data.shuffle)
+    sets = [[prompt for prompt in prompts if prompt.row.rpartition(":")[0] == file] for file in data.train_files]
+    return PromptMixture(sets, data.weights, data.prompts_per_step, config.run.seed, data.shuffle)
 
 
 def prompt_template(setting: str, function: str | None, box_space: str, model_type: str) -> PromptTemplate | None:

@@ -13,12 +13,11 @@ import yaml
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.cluster.environment import building
 from mars.config.schema import TrainConfig
-from mars.data.stream import PromptStream
 from mars.dry_run import check_kl_reference
 from mars.errors import EnvironmentProblem
 from mars.evaluate import eval_metrics, evaluate
 from mars.fit import FitSettings, fit, last_step
-from mars.inputs import Inputs, load_inputs
+from mars.inputs import Inputs, load_inputs, prompt_stream
 from mars.rewards.reward import RewardScorer, self_test
 from mars.rollout.collect import reward_input
 from mars.rollout.engine import RolloutEngine
@@ -39,7 +38,7 @@ def run(config: TrainConfig) -> None:
     with building():
         inputs = load_inputs(config, with_training_set=True)
     assert inputs.train is not None  # asked for above
-    stream = PromptStream(inputs.train.prompts, config.data.prompts_per_step, config.run.seed, config.data.shuffle)
+    stream = prompt_stream(config, inputs.train.prompts)
     settings = FitSettings(
         num_steps=config.run.num_steps,
         num_epochs=config.run.num_epochs,

@@ -174,12 +174,19 @@ def _unknown_template(setting: str, names: tuple[str, ...]) -> tuple[str, str] |
     return "no such template", f"give {', '.join(names)} or path/to/file.jinja"
 
 
+def _weight_for_each_file(weights: list[float] | None, files: list[str]) -> tuple[str, str] | None:
+    if weights is not None and len(weights) != len(files):
+        return f"{len(weights)} weights for the {len(files)} data.train_files", "give one for each file, or null"
+    return None
+
+
 _PIXELS = Rule(("data.min_image_pixels", "data.max_image_pixels"), _pixels_ordered)
 
 TRAIN_RULES = (
     Rule(("run.num_steps", "run.num_epochs"), _some_length),
     Rule(("model.attention", "cluster.device"), _attention_on_cpu),
     Rule(("data.template",), _template),
+    Rule(("data.weights", "data.train_files"), _weight_for_each_file),
     _PIXELS,
     Rule(("algorithm.reduction_tokens", "algorithm.reduction"), _constant_divisor),
     Rule(("algorithm.dual_clip", "algorithm.loss"), _dual_clip_of_clip),

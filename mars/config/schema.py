@@ -75,6 +75,9 @@ class DataConfig(Section):
     )
     images_per_row: PositiveInt | None = Field(description="Images that every row must have; null: any number.")
     decode_at_start: bool = Field(description="Decode every image in full before anything starts, not headers alone.")
+    weights: list[PositiveFloat] | None = Field(
+        description="Share of each training file in every step; null: all rows together, each once an epoch."
+    )
     prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
     shuffle: bool = Field(description="Draw prompts in a new random order each epoch.")
     max_prompt_tokens: PositiveInt = Field(

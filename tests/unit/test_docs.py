@@ -228,7 +228,7 @@ def test_the_licence_is_whole():
         (test_settings_exist, "```bash\npython -m mars.main data.shufle=true\n```"),
         (test_paths_and_tests_exist, "in `mars/data/reader.py`"),
         (test_paths_and_tests_exist, "see `tests/unit/test_docs.py::test_that_is_not_there`"),
-        (test_commands_exist, "run `mars data check x.parquet`"),
+        (test_commands_exist, "run `mars data verify x.parquet`"),
         (test_commands_exist, "```bash\nmars eval run a b --output c\n```"),
         (test_modules_that_are_run_exist, "`python -m mars.nothing`"),
         (test_settings_of_commands_are_accepted, "```bash\npython -m mars.main anchor=stereo\n```"),

@@ -9,7 +9,7 @@ import pytest
 from mars.config.load import load_config
 from mars.dry_run import check_model_files, report, summary
 from mars.errors import ConfigError, DataError, EnvironmentProblem
-from mars.inputs import load_inputs
+from mars.inputs import load_inputs, prompt_stream
 
 
 def row(images, truth="[[1, 2, 20, 30]]", question="Find the person.", **extra):
@@ -115,6 +115,30 @@ def test_anchors_need_a_row_with_two_sources(configure, pictures):
         load_inputs(configure(rows), with_training_set=True)
     load_inputs(configure(rows, "anchor=none"), with_training_set=True)
     load_inputs(configure([*rows, row(pictures[:2])]), with_training_set=True)
+
+
+def test_files_are_mixed_in_the_shares_of_their_weights(configure, pictures, tmp_path):
+    """Rows of two images, of three and of none, from two files."""
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    one.write_text("".join(json.dumps(row(pictures[: 2 + i % 2], id=i)) + "\n" for i in range(8)))
+    two.write_text("".join(json.dumps(row([], question=f"Only words {i}?", id=-i - 1)) + "\n" for i in range(5)))
+    files = f"data.train_files=['{one}','{two}']"
+    config = configure([], files, "data.weights=[3,1]", "data.prompts_per_step=4", "actor.prompts_per_update=4")
+    inputs = load_inputs(config, with_training_set=True)
+    stream = prompt_stream(config, inputs.train.prompts)
+    for step in range(6):
+        kinds = sorted(len(prompt.sources) for prompt in stream.batch(step))
+        assert kinds[0] == 0
+        assert min(kinds[1:]) >= 2
+    together = configure([], files, "data.prompts_per_step=13", "actor.prompts_per_update=13")
+    assert len({p.row for p in prompt_stream(together, inputs.train.prompts).batch(0)}) == 13
+    with pytest.raises(ConfigError, match=r"data\.weights: 1 weights for the 2 data\.train_files"):
+        configure([], files, "data.weights=[3]")
+    with pytest.raises(ConfigError, match=r"data\.weights"):
+        configure([], files, "data.weights=[3,0]")
+    large = configure([], files, "data.weights=[1,9]", "data.prompts_per_step=8", "actor.prompts_per_update=8")
+    with pytest.raises(ConfigError, match=r"data\.weights.*5 prompts"):
+        prompt_stream(large, inputs.train.prompts)
 
 
 def test_the_held_out_set_can_be_cut_and_used_alone(configure, pictures):
