@@ -11,8 +11,8 @@ usage() {
     cat <<EOF
 usage: bash $script ENGINE DATASET REWARD IMAGES [--dry-run] [key=value ...]
   ENGINE   vllm or hf
-  DATASET  a folder with train.parquet and test.parquet, the name of such a folder in \$MARS_DATA,
-           or one .parquet or .jsonl file to train on (nothing is evaluated then)
+  DATASET  a folder with train.parquet, the name of such a folder in \$MARS_DATA, or one .parquet or .jsonl file
+           to train on; a test.parquet in the folder is evaluated on
   REWARD   grounding, vqa, file.py:function, or file.py for its function compute_score
   IMAGES   how many images every row must have (data.images_per_row), or any
 Settings (docs/config.md) win over all of these. experiment=NAME takes another experiment of
@@ -42,10 +42,9 @@ if [ -n "$dataset" ] && [ ! -e "$dataset" ] && [ -d "${MARS_DATA:-}/$dataset" ];
     dataset=${MARS_DATA:-}/$dataset
 fi
 if [ -d "$dataset" ]; then
-    for part in train test; do
-        [ -f "$dataset/$part.parquet" ] || refuse "DATASET has no $part.parquet; got '$dataset'"
-    done
-    data=("data.train_files=[$(quoted "$dataset/train.parquet")]" "data.eval_files=[$(quoted "$dataset/test.parquet")]")
+    [ -f "$dataset/train.parquet" ] || refuse "DATASET has no train.parquet; got '$dataset'"
+    data=("data.train_files=[$(quoted "$dataset/train.parquet")]" "data.eval_files=[]")
+    [ ! -f "$dataset/test.parquet" ] || data[1]="data.eval_files=[$(quoted "$dataset/test.parquet")]"
 elif [ -f "$dataset" ]; then
     data=("data.train_files=[$(quoted "$dataset")]" "data.eval_files=[]")
 else

@@ -152,7 +152,7 @@ def test_a_data_set_is_a_folder_a_name_or_a_file(call, tmp_path):
         (["", "d", "grounding", "2"], "ENGINE is vllm or hf; got ''"),
         (["vllm", "nowhere", "grounding", "2"], "DATASET: no such folder or file; got 'nowhere'"),
         (["vllm", "", "grounding", "2"], "DATASET: no such folder or file; got ''"),
-        (["vllm", "half", "grounding", "2"], "DATASET has no test.parquet; got 'half'"),
+        (["vllm", "half", "grounding", "2"], "DATASET has no train.parquet; got 'half'"),
         (["vllm", "d", "iou", "2"], "REWARD is grounding, vqa, file.py or file.py:function; got 'iou'"),
         (["vllm", "d", "gone.py", "2"], "REWARD: no such file; got 'gone.py'"),
         (["vllm", "d", "gone.py:f", "2"], "REWARD: no such file; got 'gone.py'"),
@@ -169,7 +169,7 @@ def test_a_data_set_is_a_folder_a_name_or_a_file(call, tmp_path):
 def test_wrong_arguments_are_refused_with_the_usage(call, tmp_path, script, arguments, message):
     data_set(tmp_path / "here" / "d")
     (tmp_path / "here" / "there.py").touch()
-    (data_set(tmp_path / "here" / "half") / "test.parquet").unlink()
+    (data_set(tmp_path / "here" / "half") / "train.parquet").unlink()
     done = call(script, *arguments)
     assert (done.returncode, done.stdout, done.argv) == (2, "", None)
     assert message in done.stderr

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# MARS-DAPO on LLVIP: visible + infrared persons; the paper's settings for Qwen2.5-VL-3B (recipe/dapo/README.md).
+#   bash examples/llvip/mars_dapo.sh DATASET [--dry-run] [key=value ...]
+# DATASET: the folder OUT of `mars data convert llvip SRC OUT`; with images elsewhere, give data.image_root=SRC too.
+set -euo pipefail
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
+[ $# -ge 1 ] || {
+    echo "usage: bash $0 DATASET [--dry-run] [key=value ...]" >&2
+    exit 2
+}
+exec bash "$root/scripts/train.sh" "$0" "$root/recipe/dapo" mars_dapo_qwen2_5_vl_3b vllm "$1" grounding 2 "${@:2}"
