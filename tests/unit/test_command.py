@@ -146,7 +146,7 @@ def test_the_mars_command(arguments, code, output):
 
 def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path, capsys):
     """Names with spaces, quotes and commas reach the configuration as they are."""
-    from mars.cli import run as evaluate_command
+    from mars.cli_eval import run as evaluate_command
     from mars.evaluate import EvalRecord, summarize
 
     seen = []
