@@ -9,9 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from bench_advantages import MARS, flat_tensors, plain_advantages, random_prompts  # noqa: E402
+from bench_advantages import MARS, flat_tensors, plain_advantages, random_prompts
 
-from mars.algorithms.advantages import group_advantages  # noqa: E402
+from mars.algorithms.advantages import group_advantages
 
 
 @pytest.mark.parametrize("seed", range(3))
