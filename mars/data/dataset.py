@@ -104,7 +104,7 @@ def read_prompts(files: Sequence[str], image_root: str | None, check_truth: Trut
         for index, file in enumerate(files):
             before = len(results)
             try:
-                for chunk in chunks(file, index):
+                for chunk in chunks(file, index, image_root):
                     results.extend(pool.map(read, chunk))
             except FileError as error:
                 broken.append(f"{file}: cannot be read as {Path(file).suffix[1:]}: {error}")
@@ -165,6 +165,8 @@ def read_row(
             return None
 
     columns = stored.columns
+    if stored.problem is not None:
+        return [Problem(stored.label, stored.problem.reason, str(stored.problem))]
     if columns is None:
         return [Problem(stored.label, "json", "the line is not a JSON object of Unicode text")]
     data_source = attempt(rows.data_source_of, columns, Path(stored.file).stem)

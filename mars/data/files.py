@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.data.problems import RowError
+from mars.errors import DataError
+
 ROWS_PER_READ = 256
 COLUMNS = (
     "data_source", "prompt", "problem", "images", "image", "reward_model", "answer", "extra_info", "response",
 )  # fmt: skip
-FORMATS = (".parquet", ".jsonl")
+JSON_DEPTH = "depth_spatialbot"  # of 16-bit depth in the public JSON files, which declare nothing
+FORMATS = (".parquet", ".jsonl", ".json")
 
 
 class FileError(Exception):
@@ -23,12 +27,16 @@ class FileError(Exception):
 
 @dataclass(frozen=True)
 class StoredRow:
-    """A row as it is on disk. label: "file:number". columns: None where the row itself cannot be parsed."""
+    """A row as it is on disk. label: "file:number". columns: None where the row itself cannot be parsed.
+
+    problem: why a record of a JSON file is no row; its columns are None then.
+    """
 
     file: str
     file_index: int
     number: int
     columns: Mapping[str, Any] | None
+    problem: RowError | None = None
 
     @property
     def label(self) -> str:
@@ -62,14 +70,39 @@ def fingerprint_of(files: Sequence[str]) -> str:
     return whole.hexdigest()
 
 
-def chunks(file: str, index: int) -> Iterator[list[StoredRow]]:
-    """The file's rows, a few hundred at a time: rows with embedded images can be large. Raises FileError."""
+def chunks(file: str, index: int, image_root: str | None) -> Iterator[list[StoredRow]]:
+    """The file's rows, a few hundred at a time: rows with embedded images can be large. Raises FileError.
+
+    A .json file is read as `mars data convert eval_json` reads it; image_root is where it looks for its images.
+    """
+    if file.endswith(".json"):
+        yield from _json_chunks(file, index, image_root)
+        return
     read = _parquet_chunks if file.endswith(".parquet") else _jsonl_chunks
     number = 0
     for chunk in read(file):
         # Blank lines of a JSONL file hold no row but keep their number.
         yield [StoredRow(file, index, number + i, row) for i, row in enumerate(chunk) if row != {}]
         number += len(chunk)
+
+
+def _json_chunks(file: str, index: int, image_root: str | None) -> Iterator[list[StoredRow]]:
+    from mars.data.convert.eval_json import eval_json_set
+
+    try:
+        public = eval_json_set(Path(file), None if image_root is None else Path(image_root), JSON_DEPTH, None)
+    except DataError as error:
+        raise FileError(str(error)) from error
+    chunk = []
+    for number, item in enumerate(item for items in public.splits.values() for item in items):
+        try:
+            chunk.append(StoredRow(file, index, number, public.read(item).columns))
+        except RowError as error:
+            chunk.append(StoredRow(file, index, number, None, error))
+        if len(chunk) == ROWS_PER_READ:
+            yield chunk
+            chunk = []
+    yield chunk
 
 
 def _parquet_chunks(file: str) -> Iterator[list[Any]]:

@@ -38,7 +38,7 @@ def first_task(questions: str) -> str:
     if broken:
         raise DataError("\n".join(broken))
     try:
-        first = next((row for chunk in chunks(questions, 0) for row in chunk), None)
+        first = next((row for chunk in chunks(questions, 0, None) for row in chunk), None)
         return task_of(truth_of((first and first.columns) or {}))
     except (FileError, RowError):
         return "vqa"  # what is wrong with the file is said when all of it is read

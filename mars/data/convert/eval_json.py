@@ -10,16 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from mars.data.convert import llvip, nuscenes, ocr_vqa, spatialqa
+from mars.data.convert.licences import LICENCES, NOT_STATED
 from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, numbered, question_set
-
-_KNOWN = {
-    "llvip": llvip.LICENCE,
-    "spatialqa": spatialqa.RULES.licence,
-    "nuscenes": nuscenes.RULES.licence,
-    "ocr_vqa": ocr_vqa.RULES.licence,
-}
 
 
 def eval_json_set(source: Path, image_root: Path | None, depth: str, name: str | None) -> PublicSet:
@@ -31,9 +24,10 @@ def _rules(name: str, depth: str) -> SetRules:
     return SetRules(
         name=name,
         converter="eval_json 1",
-        licence=_KNOWN.get(name, "not stated"),
+        licence=LICENCES.get(name, NOT_STATED),
         sources=partial(numbered, "cover") if name == "ocr_vqa" else sources,
         depth=depth,
+        keep_file_names=True,
     )
 
 
@@ -50,4 +44,4 @@ def sources(paths: Sequence[str]) -> tuple[str, ...]:
 
 def _name_of(file: Path) -> str:
     stem = re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")
-    return next((name for name in _KNOWN if stem.startswith(name)), stem or "eval")
+    return next((name for name in LICENCES if stem.startswith(name)), stem or "eval")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mars.data.convert.eval_json import sources
+from mars.data.convert.licences import NOT_STATED
 from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, question_set
 
@@ -14,9 +15,10 @@ def jsonl_set(source: Path, image_root: Path | None, depth: str, name: str | Non
     rules = SetRules(
         name=name or source.stem,
         converter="jsonl 1",
-        licence="not stated",
+        licence=NOT_STATED,
         sources=sources,
         depth=depth,
+        keep_file_names=True,
         tidy=False,
     )
     return question_set(source, image_root, rules)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mars.data.convert.licences import LICENCES
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.convert.voc import pixel_box, read_annotation
 from mars.data.convert.write import WriteOptions, write_set
@@ -22,7 +23,7 @@ from mars.data.views import MARKER
 from mars.errors import DataError
 
 CONVERTER = "llvip 2"
-LICENCE = "LLVIP terms of use: non-commercial research and education only"
+LICENCE = LICENCES["llvip"]
 QUESTION = "Detect every person in the scene."
 SOURCES = ("visible", "infrared")
 SPLITS = ("train", "test")

@@ -9,13 +9,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from mars.data.convert.licences import LICENCES
 from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, numbered, question_set
 
 RULES = SetRules(
     name="nuscenes",
     converter="nuscenes 1",
-    licence="nuScenes terms of use: non-commercial",
+    licence=LICENCES["nuscenes"],
     sources=partial(numbered, "view"),
 )
 

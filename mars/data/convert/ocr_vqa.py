@@ -8,13 +8,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from mars.data.convert.licences import LICENCES
 from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, numbered, question_set
 
 RULES = SetRules(
     name="ocr_vqa",
     converter="ocr_vqa 1",
-    licence="OCR-VQA terms of use: the covers belong to their publishers",
+    licence=LICENCES["ocr_vqa"],
     sources=partial(numbered, "cover"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,8 @@ from mars.errors import DataError
 
 _LEADING = re.compile(rf"(?:\s*{MARKER})+\s*")
 
+_HELD_OUT = ("test", "val", "valid", "validation", "eval", "evaluation", "dev", "bench", "benchmark")
+
 Names = Callable[[Sequence[str]], tuple[str, ...]]
 
 
@@ -39,6 +42,7 @@ class SetRules:
     all_images: (paths below the image root) -> those with what the record leaves out (SpatialBench's depth).
     depth: encoding of the source called "depth" where its file has more than 8 bits.
     truth: the answer as it is scored.
+    keep_file_names: a split is called like its file; else train or test, so that run scripts find it.
     tidy: put leading image tags on a line of their own, the task instruction behind them.
     """
 
@@ -49,6 +53,7 @@ class SetRules:
     all_images: Callable[[Sequence[str]], Sequence[str]] = tuple
     depth: str | None = None
     truth: Callable[[Any], Any] = lambda answer: answer
+    keep_file_names: bool = False
     tidy: bool = True
 
 
@@ -76,6 +81,7 @@ def question_set(
         raise DataError(f"--image-root: no such folder; got {root}; give the folder that holds the images")
     files = read_record_files(source)
     of_file = {file.name: rules if isinstance(rules, SetRules) else rules(file.path) for file in files}
+    names = _split_names(files, of_file)
     sets = {found.name: found for found in of_file.values()}
     first = next(iter(sets.values()))
     return PublicSet(
@@ -83,9 +89,29 @@ def question_set(
         converter=first.converter,
         licence="; ".join(dict.fromkeys(found.licence for found in sets.values())),
         image_root=root,
-        splits={file.name: _items(file, root, of_file[file.name]) for file in files},
+        splits={names[file.name]: _items(file, root, of_file[file.name]) for file in files},
         read=partial(_read, root=root),
     )
+
+
+def _split_names(files: Sequence[RecordFile], rules: Mapping[str, SetRules]) -> dict[str, str]:
+    """File -> split: what DEMON's metadata or the file's name say, test for a benchmark's questions, else train.
+
+    Files that would be one split keep their names.
+    """
+    names = {file.name: file.name if rules[file.name].keep_file_names else _train_or_test(file) for file in files}
+    several = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {file: file if name in several else name for file, name in names.items()}
+
+
+def _train_or_test(file: RecordFile) -> str:
+    declared = str(file.metadata.get("split", "")).lower()
+    words = [declared, *re.split(r"[^a-z]+", file.name.lower())]
+    if any(word in _HELD_OUT for word in words):
+        return "test"
+    first = file.records[0]
+    is_benchmark = isinstance(first, dict) and "question" in first
+    return "test" if is_benchmark and "train" not in words else "train"
 
 
 def _items(file: RecordFile, root: Path, rules: SetRules) -> list[Item]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mars.data.convert.licences import LICENCES
 from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, numbered, question_set
 from mars.data.problems import RowError
@@ -51,7 +52,7 @@ def yes_or_no(answer: Any) -> Any:
 RULES = SetRules(
     name="spatialqa",
     converter="spatialqa 1",
-    licence="terms of SpatialQA and of the image sets it is made of; see its publisher",
+    licence=LICENCES["spatialqa"],
     sources=sources,
     all_images=with_depth,
     truth=yes_or_no,

@@ -105,10 +105,11 @@ class _Converter:
         self.options = options
         self.sha256: dict[str, str] = {}
         self.sources: dict[str, None] = {}  # in the order they were seen first
-        self._seen: dict[str, list[bytes]] = {}
+        self._seen: dict[str, list[bytes]] = {}  # id -> hashes of the split's rows with it
 
     def convert(self, name: str, file: RowFile | None) -> _Split:
         split, items = _Split(), self._public.splits[name]
+        self._seen = {}
         limit = len(items) if self.options.limit is None else self.options.limit
         verb = "Checking" if file is None else "Converting"
         with ThreadPoolExecutor(THREADS) as pool:

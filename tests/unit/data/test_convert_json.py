@@ -127,7 +127,7 @@ def test_spatialbench_finds_its_depth(tmp_path, convert):
     source = write(tmp_path / "src" / "existence.json", questions)
     rows, card, _ = convert("spatialqa", source)
     assert [row["images"][1]["path"] for row in rows] == ["existence_d/a.png"] * 2
-    assert card["splits"]["existence"]["dropped"] == {"sources": 1}
+    assert card["splits"]["test"]["dropped"] == {"sources": 1}
     write(source, questions[2:])
     rows, _, _ = convert("spatialqa", source)
     assert [image["path"] for image in rows[0]["images"]] == ["existence/b.jpeg", "existence_d/b.png"]
@@ -180,7 +180,7 @@ def test_nuscenes_in_demons_form(tmp_path, convert):
     assert rows[0]["reward_model"]["ground_truth"] == "three or 3"
     assert [image["path"] for image in rows[0]["images"]] == [f"full/images/{name}" for name in names]
     assert rows[0]["extra_info"]["id"] == "7"
-    assert card["splits"].keys() == {"full"}
+    assert card["splits"].keys() == {"train"}
 
 
 def test_nuscenes_in_m4_instructs_form(tmp_path, convert):
@@ -360,7 +360,7 @@ def test_all_problems_come_in_one_table(tmp_path, convert):
         convert("spatialqa", write(tmp_path / "src" / "t.json", records), "--on-bad-sample", "error")
     for fragment in ("3 of 4", "t.json:1", "t.json:2", "t.json:3", "json 1", "image_missing 1", "truth 1"):
         assert fragment in str(caught.value)
-    with pytest.raises(DataError, match="no usable item in split 'u'"):
+    with pytest.raises(DataError, match="no usable item in split 'train'"):
         convert("spatialqa", write(tmp_path / "src" / "u.json", records[1:]))
 
 
@@ -401,7 +401,23 @@ def test_repeated_ids_are_told_apart_and_repeated_rows_left_out(tmp_path, conver
     two["id"] = "s0"
     rows, card, _ = convert("spatialqa", write(tmp_path / "src" / "t.json", [one, two, one]))
     assert [row["extra_info"]["id"] for row in rows] == ["s0", "s0.2"]
-    assert card["splits"]["t"]["dropped"] == {"duplicate": 1}
+    assert card["splits"]["train"]["dropped"] == {"duplicate": 1}
+
+
+def test_splits_are_called_train_and_test(tmp_path, convert):
+    records = spatial(tmp_path / "src")
+    for name in ("spatialqa.json", "SpatialQA-val.json"):
+        write(tmp_path / "src" / name, records)
+    rows, card, _ = convert("spatialqa", tmp_path / "src")
+    assert list(card["splits"]) == ["test", "train"]
+    assert [row["extra_info"]["split"] for row in rows] == ["test", "test", "train", "train"]
+    write(tmp_path / "src" / "more.json", records[:1])
+    assert list(convert("spatialqa", tmp_path / "src")[1]["splits"]) == ["test", "more", "spatialqa"]
+    demon(tmp_path / "demon", [], split="test")
+    views(tmp_path / "demon" / "full", 1)
+    task = {"context": "{image#1} How many?", "images_path": ["0.jpg"]}
+    demon(tmp_path / "demon", [{"sample_id": 1, "task_instance": task, "response": "3"}], split="test")
+    assert list(convert("nuscenes", tmp_path / "demon")[1]["splits"]) == ["test"]
 
 
 def test_limit_dry_run_and_the_same_bytes_twice(tmp_path, convert):
@@ -421,7 +437,7 @@ def test_limit_dry_run_and_the_same_bytes_twice(tmp_path, convert):
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     convert("spatialqa", source)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert first.keys() == {"t.parquet", "dataset.json"}
+    assert first.keys() == {"train.parquet", "dataset.json"}
 
 
 def test_an_interrupted_conversion_does_not_hash_again(tmp_path, convert, monkeypatch):
@@ -447,5 +463,28 @@ def test_an_interrupted_conversion_does_not_hash_again(tmp_path, convert, monkey
     assert [Path(path).name for path in read] == ["0.jpg"]
     file = tmp_path / "src" / "images" / "0.jpg"
     assert card["image_sha256"]["images/0.jpg"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert (tmp_path / "out" / "t.parquet").read_bytes() == expected["t.parquet"]
+    assert (tmp_path / "out" / "train.parquet").read_bytes() == expected["train.parquet"]
     assert not kept.exists()
+
+
+def test_the_reader_takes_public_json_files_as_they_are(tmp_path):
+    """Evaluation files, SpatialQA and DEMON without conversion, images below the root or beside the file."""
+    picture(tmp_path / "data" / "LLVIP" / "visible" / "1.jpg")
+    picture(tmp_path / "data" / "LLVIP" / "infrared" / "1.jpg", "L")
+    paths = [f"data/LLVIP/{source}/1.jpg" for source in ("visible", "infrared")]
+    good, bad = evaluation(paths, "Detect.", [[1, 2, 40, 32]]), evaluation(paths[:1], "Two? <image>", "x")
+    one = str(write(tmp_path / "llvip_eval.json", [good, bad]))
+    two = str(write(tmp_path / "src" / "train.json", spatial(tmp_path / "src")))
+    with pytest.raises(DataError, match=r"llvip_eval\.json:1 +sources +image tags"):
+        load_prompts([one], None, "error", lambda p: None)
+    for root in (None, str(tmp_path / "data" / "LLVIP")):
+        (prompt,) = load_prompts([one], root, "drop", lambda p: None).prompts
+        assert prompt.data_source == "llvip"
+        assert [source.name for source in prompt.sources] == ["visible", "infrared"]
+        assert json.loads(prompt.truth) == [[1, 2, 40, 32]]
+    prompts = load_prompts([two], None, "error", lambda p: None).prompts
+    assert [source.image.encoding for source in prompts[0].sources] == ["rgb", "depth_spatialbot"]
+    for text in ("[{", "[]", "7"):
+        (tmp_path / "broken.json").write_text(text)
+        with pytest.raises(DataError, match=r"broken\.json: cannot be read as json"):
+            load_prompts([str(tmp_path / "broken.json")], None, "drop", lambda p: None)

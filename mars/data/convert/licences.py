@@ -1,0 +1,11 @@
+"""What the cards say of the public sets' terms of use; the publishers' own texts hold."""
+
+from __future__ import annotations
+
+LICENCES = {
+    "llvip": "LLVIP terms of use: non-commercial research and education only",
+    "spatialqa": "terms of SpatialQA and of the image sets it is made of; see its publisher",
+    "nuscenes": "nuScenes terms of use: non-commercial",
+    "ocr_vqa": "OCR-VQA terms of use: the covers belong to their publishers",
+}
+NOT_STATED = "not stated"
