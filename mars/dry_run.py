@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from mars.actor.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
+from mars.actor.memory_estimate import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.agreement import EMPTY_ANSWER, answer_of, perfect_answer
 from mars.config.schema import TrainConfig
 from mars.data.chat import prompt_length
@@ -141,7 +141,7 @@ def _score(result: RewardResult) -> str:
 
 
 def memory_lines(config: TrainConfig) -> list[str]:
-    """The estimate of mars/actor/memory.py for an actor rank and an engine's GPU, in GiB."""
+    """The estimate of mars/actor/memory_estimate.py for an actor rank and an engine's GPU, in GiB."""
     folder = Path(config.model.path)
     if not folder.is_dir():
         return ["memory            not estimated: model.path is a hub name, its files are not looked into"]

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from mars.actor.memory import ModelShape, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
+from mars.actor.memory_estimate import ModelShape, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.config.load import load_config
 from mars.dry_run import memory_lines, report, sample_lines
 from mars.errors import DataError, EnvironmentProblem
