@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
+from mars.actor.memory import PeakMemory
 from mars.actor.model import ModelSettings, PolicyModel, ScoringSettings, load_policy, shard
 from mars.actor.objective import Objective, ObjectiveSettings, compared_update, row_advantages, row_targets
 from mars.actor.optimizer import Optimizer, OptimizerSettings
@@ -78,12 +79,14 @@ class FsdpTrainer:
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Raises NumericalError after more than `max_skipped_updates` non-finite updates in a row."""
+        memory = PeakMemory(self._device)
         by_row = row_advantages(batch, self._settings.objective.advantage)
         compared = compared_update(batch, by_row)
         prompts = self._processed(batch)
         start = time.perf_counter()
         # With one update the old log-probs are those of its own forward: the weights have not moved yet.
         old = self._old_logprobs(batch, prompts) if len(batch.updates) > 1 else None
+        self._synchronize()
         old_seconds = time.perf_counter() - start
         results = [
             self._update_once(batch, plan, prompts, by_row, old, compare_rollout=i == compared)
@@ -93,7 +96,8 @@ class FsdpTrainer:
         metrics = {key: fmean(result[key] for result in results if key in result) for key in keys}
         metrics["fault/skipped_updates"] = sum(result["fault/skipped_updates"] for result in results)
         metrics |= {key: value for key, value in results[-1].items() if key == "actor/lr"}
-        return UpdateStats(metrics, old_seconds)
+        self._synchronize()
+        return UpdateStats(metrics | memory.metrics(), old_seconds)
 
     @torch.no_grad()
     def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
@@ -205,6 +209,11 @@ class FsdpTrainer:
         """Of the very forwards of the updates: another batch would round otherwise, and the first ratio not be 1."""
         micros = [micro for plan in batch.updates for micro in plan.ranks[self._rank]]
         return {micro: self._policy(self._forward_of(batch, micro, prompts))[0] for micro in micros}
+
+    def _synchronize(self) -> None:
+        """A GPU works behind the calls: without waiting for it, its work is booked on whatever comes next."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _processed(self, batch: TrainBatch) -> Prompts:
         """The prompts of this rank's rows, each processed once for all passes, in the order of the forwards.
