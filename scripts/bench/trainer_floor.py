@@ -47,10 +47,13 @@ def group_pairs(prompt: int, responses: Sequence[int]) -> int:
     return causal_pairs(prompt) + sum(causal_pairs(response, prompt) for response in responses)
 
 
-def window_pairs(side: int, window: int) -> int:
-    """Pairs of a square image of side * side patches in windows of window * window, cut at the border."""
-    edges = [min(window, side - start) for start in range(0, side, window)]
-    return sum((height * width) ** 2 for height in edges for width in edges)
+def window_pairs(height: int, width: int, window: int) -> int:
+    """Pairs of an image of height * width patches in windows of window * window, cut at the border.
+
+    Example: 10 x 8 patches in windows of 8 are 64 and 16 patches -> 64 * 64 + 16 * 16 = 4352.
+    """
+    heights, widths = ([min(window, side - start) for start in range(0, side, window)] for side in (height, width))
+    return sum((h * w) ** 2 for h in heights for w in widths)
 
 
 def linear_work(module: nn.Module, tokens: int) -> Work:
@@ -71,7 +74,7 @@ def vision_work(visual: nn.Module, side: int) -> Work:
     config, patches = visual.config, side * side
     window = config.window_size // config.patch_size
     full = len(config.fullatt_block_indexes)
-    pairs = full * patches**2 + (config.depth - full) * window_pairs(side, window)
+    pairs = full * patches**2 + (config.depth - full) * window_pairs(side, side, window)
     # Nothing needs the gradient of the pixels.
     embedding = Work((PASSES - 1) * 2.0 * visual.patch_embed.proj.weight.numel() * patches, 0.0)
     merged = patches // config.spatial_merge_size**2

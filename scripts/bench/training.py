@@ -23,7 +23,10 @@ EXPERIMENT = "bench_step"
 
 @dataclass(frozen=True)
 class Job:
-    """special: overrides of the experiment. folder: the workload's. timeout: seconds for all of it."""
+    """special: overrides of the experiment. folder: the workload's. timeout: seconds for all of it.
+
+    experiment: a file of bench/experiment.
+    """
 
     name: str
     special: tuple[str, ...]
@@ -32,6 +35,7 @@ class Job:
     run_dir: Path
     num_steps: int
     timeout: float
+    experiment: str = EXPERIMENT
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def job_overrides(job: Job) -> list[str]:
         "data.train_files": f"[{quoted(str(job.folder / job.rows_file))}]",
         "reward.function": quoted(f"{BENCH / 'reward.py'}:score"),
     }
-    return [f"experiment={EXPERIMENT}", *job.special, *(f"{key}={value}" for key, value in settings.items())]
+    return [f"experiment={job.experiment}", *job.special, *(f"{key}={value}" for key, value in settings.items())]
 
 
 def run_job(job: Job, after_step: Callable[[int], None] = lambda _: None) -> Done:

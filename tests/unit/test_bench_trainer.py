@@ -24,8 +24,8 @@ def test_pairs_are_those_of_the_masks():
     assert floor.causal_pairs(3, 2) == 3 + 4 + 5
     assert floor.row_pairs(2, [1, 2]) == 6 + 10
     assert floor.group_pairs(2, [1, 2]) == 3 + 3 + (3 + 4)
-    assert floor.window_pairs(8, 8) == 64**2
-    assert floor.window_pairs(10, 8) == 64**2 + 2 * 16**2 + 4**2
+    assert floor.window_pairs(8, 8, 8) == 64**2
+    assert floor.window_pairs(10, 10, 8) == 64**2 + 2 * 16**2 + 4**2
 
 
 def test_work_of_a_layer_by_hand():

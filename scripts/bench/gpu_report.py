@@ -1,0 +1,145 @@
+"""From the metrics of runs to the figures of scripts/bench_gpu.py. No clock, no GPU: arithmetic only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from bench.gpu_work import Flops, Group, group_flops, mfu, num_parameters
+from bench.gpu_workload import Case
+from bench.summary import stage_seconds
+
+from mars.config.schema import TrainConfig
+from mars.data.images import ImageBudget, model_image_size
+
+MFU_TARGET = 0.45
+PACKINGS = ("shared_prefix", "naive")
+MEMORY = "perf/max_memory_allocated_gb"
+_TOKEN_STAGES = ("gen", "old_log_prob", "update_actor")
+_WEIGHT_BYTES = {"bfloat16": 2, "float32": 4}
+Rows = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What each step of a run works on. sampled: response tokens. needed: prompt tokens once, and response tokens."""
+
+    groups: tuple[Group, ...]
+    parts: Mapping[str, Flops]
+
+    @property
+    def sampled(self) -> int:
+        return sum(sum(group.responses) for group in self.groups)
+
+    @property
+    def needed(self) -> int:
+        return sum(group.tokens for group in self.groups)
+
+    @property
+    def flops(self) -> Flops:
+        return sum(self.parts.values(), Flops(0.0, 0.0))
+
+
+class NotTheWork(Exception):
+    """A run did not do the work that its FLOPs are counted for."""
+
+
+def step_of(case: Case, config: TrainConfig, model: Any, rows: Rows) -> Step:
+    """From the settings, the model's configuration and the lengths in metrics.jsonl.
+
+    Raises NotTheWork where these are not the same for all prompts and responses: then nothing could be counted.
+    """
+    response = config.rollout.max_response_tokens
+    lengths = {row[f"response_length/{kind}"] for row in rows for kind in ("min", "max")}
+    prompts = {row["prompt_length/mean"] for row in rows}
+    if lengths != {response} or len(prompts) != 1 or not min(prompts).is_integer():
+        raise NotTheWork(
+            f"{case.name}: all responses must have {response} tokens and all prompts the same number; "
+            f"got responses of {sorted(lengths)} and prompts of {sorted(prompts)}"
+        )
+    group = Group(
+        prompt=int(min(prompts)),
+        responses=(response,) * config.rollout.samples_per_prompt,
+        grids=(image_grid(case, config, model),) * case.num_images,
+    )
+    groups = (group,) * config.data.prompts_per_step
+    return Step(groups, group_flops(model, groups))
+
+
+def image_grid(case: Case, config: TrainConfig, model: Any) -> tuple[int, int]:
+    """(height, width) in patches, after resizing. Example: 1280x1024 and at most 1003520 pixels -> (64, 80)."""
+    vision, data = model.vision_config, config.data
+    budget = ImageBudget(data.min_image_pixels, data.max_image_pixels, vision.patch_size, vision.spatial_merge_size)
+    width, height = model_image_size((case.width, case.height), budget)
+    return height // vision.patch_size, width // vision.patch_size
+
+
+def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: float | None) -> dict[str, Any]:
+    """One run. rows: without warm-up. peak: TFLOP/s of one GPU; None claims no MFU."""
+    seconds = stage_seconds(rows)
+    tokens = dict.fromkeys(_TOKEN_STAGES, step.needed) | {"gen": step.sampled}
+    report: dict[str, Any] = {
+        "seconds": seconds | {"step": median(row["timing_s/step"] for row in rows)},
+        "tokens_per_second": {stage: tokens[stage] / seconds[stage] for stage in _TOKEN_STAGES if seconds[stage]},
+        "step_tokens_per_second": median(row["perf/throughput"] for row in rows),
+        "logprob_diff_max": max(row["rollout/logprob_diff_max"] for row in rows),
+    }
+    if seconds["sync_weights"]:
+        published = num_parameters(model) * _WEIGHT_BYTES[config.model.dtype]
+        report["sync_gigabytes_per_second"] = published / 1e9 / seconds["sync_weights"]
+    if all(MEMORY in row for row in rows):
+        report["peak_memory_gib"] = max(row[MEMORY] for row in rows)
+    if peak is not None:
+        flops, gpus = step.flops, config.actor.num_workers
+        report["update_mfu"] = mfu(flops.total, seconds["update_actor"], peak, gpus)
+        if seconds["old_log_prob"]:
+            report["old_log_prob_mfu"] = mfu(flops.forward, seconds["old_log_prob"], peak, gpus)
+    return report
+
+
+def work_report(step: Step) -> dict[str, Any]:
+    """What the figures of a case are counted from."""
+    (group, *_) = step.groups
+    return {
+        "prompts": len(step.groups),
+        "prompt_tokens": group.prompt,
+        "responses": len(group.responses),
+        "response_tokens": group.responses[0],
+        "image_patches": [list(grid) for grid in group.grids],
+        "needed_tokens_per_step": step.needed,
+        "teraflops_per_step": {
+            name: {"forward": part.forward / 1e12, "backward": part.backward / 1e12}
+            for name, part in step.parts.items()
+        },
+    }
+
+
+def case_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """All runs of a case by packing, and what sharing the prompt gained in each round."""
+    report: dict[str, Any] = {"packings": {packing: list(found) for packing, found in runs.items()}}
+    report["naive/shared_prefix"] = {
+        stage: {"value": median(ratios), "of_each_round": ratios}
+        for stage in ("old_log_prob", "update_actor", "step")
+        if (ratios := _ratios(runs, stage))
+    }
+    return report
+
+
+def _ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> list[float]:
+    """Of the runs of one round each: they ran next to each other."""
+    naive = {run["round"]: run["seconds"][stage] for run in runs.get("naive", ())}
+    packs = {run["round"]: run["seconds"][stage] for run in runs.get("shared_prefix", ())}
+    return [naive[number] / seconds for number, seconds in packs.items() if number in naive and seconds]
+
+
+def checks(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The MFU of shared-prefix updates, as far as it was taken."""
+    found = {}
+    for name, case in cases.items():
+        values = [run["update_mfu"] for run in case["packings"].get("shared_prefix", ()) if "update_mfu" in run]
+        if values:
+            value = median(values)
+            found[f"{name} update_mfu"] = {"value": value, "at_least": MFU_TARGET, "met": value >= MFU_TARGET}
+    return found

@@ -1,0 +1,179 @@
+"""Model FLOPs of a step, from the configuration of a Qwen2.5-VL alone, and what share of a GPU's peak they are.
+
+FLOPs are the multiplications and additions of matrix products, each counted. Counted is what an update needs at
+least, whatever the layout: every prompt token once, every response token once, the head at response tokens only, each
+image once. Attention counts the pairs its mask leaves. A backward is two forwards: for the gradients of the inputs
+and of the weights; the pixels need none. Recomputation (activation checkpointing) is not counted, so the result is
+model FLOPs utilisation, MFU (Chowdhery et al. 2022, arXiv 2204.02311, appendix B), not hardware FLOPs utilisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.trainer_floor import group_pairs, window_pairs
+
+# Dense tensor-core peak in bfloat16 with float32 sums, TFLOP/s, from NVIDIA's data sheets, by torch's device name.
+# Data sheets print twice as much where they count structured sparsity.
+PEAK_TFLOPS = {
+    "NVIDIA H200": 989.4,
+    "NVIDIA H100 80GB HBM3": 989.4,
+    "NVIDIA GH200 480GB": 989.4,
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA A100-SXM4-40GB": 312.0,
+    "NVIDIA A100-SXM4-80GB": 312.0,
+    "NVIDIA A100-PCIE-40GB": 312.0,
+    "NVIDIA A100 80GB PCIe": 312.0,
+    "NVIDIA L40S": 362.0,
+}
+
+
+class UnknownGpu(Exception):
+    """No peak is known for a GPU."""
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Of one forward, and of the backward that belongs to it."""
+
+    forward: float
+    backward: float
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.forward + other.forward, self.backward + other.backward)
+
+    @property
+    def total(self) -> float:
+        return self.forward + self.backward
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt of so many tokens (image tokens among them) and its responses; grids: (height, width) of each image in
+    patches."""
+
+    prompt: int
+    responses: tuple[int, ...]
+    grids: tuple[tuple[int, int], ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + sum(self.responses)
+
+
+def products(forward: float) -> Flops:
+    """Of matrix products whose inputs and weights both need a gradient."""
+    return Flops(forward, 2 * forward)
+
+
+def decoder_flops(config: Any, tokens: int, pairs: int) -> Flops:
+    """tokens through all decoder layers, `pairs` (query, key) in the attention of each.
+
+    With N weights in the layers' matrices, forward is 2 N tokens + 4 heads head_size pairs layers: scores and weighted
+    values; a causal row of S tokens has S (S + 1) / 2 pairs. Forward and backward are three times that.
+    """
+    text = config.text_config
+    linear = 2 * layer_weights(config) * tokens
+    return products(text.num_hidden_layers * (linear + 4 * _query_width(config) * pairs))
+
+
+def head_flops(config: Any, scored: int) -> Flops:
+    """Logits at `scored` tokens. Example: hidden 2, vocabulary 5, 3 tokens -> forward 60."""
+    text = config.text_config
+    return products(2 * text.hidden_size * text.vocab_size * scored)
+
+
+def vision_flops(config: Any, grid: tuple[int, int]) -> Flops:
+    """One image of grid[0] x grid[1] patches through the tower and its merger."""
+    vision = config.vision_config
+    patches, merged = grid[0] * grid[1], grid[0] * grid[1] // vision.spatial_merge_size**2
+    num_full = len(vision.fullatt_block_indexes)
+    windows = window_pairs(*grid, vision.window_size // vision.patch_size)
+    pairs = num_full * patches**2 + (vision.depth - num_full) * windows
+    embedding = 2 * _patch_size(config) * vision.hidden_size * patches
+    blocks = 2 * vision.depth * block_weights(config) * patches
+    return Flops(embedding, embedding) + products(
+        blocks + 4 * vision.hidden_size * pairs + 2 * merger_weights(config) * merged
+    )
+
+
+def group_flops(config: Any, groups: Sequence[Group]) -> dict[str, Flops]:
+    """What an update over these groups needs, by part of the model; images count once for each group."""
+    none = Flops(0.0, 0.0)
+    parts = {"vision": none, "decoder": none, "head": none}
+    for group in groups:
+        parts["vision"] = sum((vision_flops(config, grid) for grid in group.grids), parts["vision"])
+        parts["decoder"] += decoder_flops(config, group.tokens, group_pairs(group.prompt, group.responses))
+        parts["head"] += head_flops(config, sum(group.responses))
+    return parts
+
+
+def mfu(flops: float, seconds: float, peak_tflops: float, num_gpus: int) -> float:
+    """Share of the peak. Example: 3e14 FLOPs in 2 s on one GPU of 300 TFLOP/s -> 0.5."""
+    return flops / (seconds * peak_tflops * 1e12 * num_gpus)
+
+
+def peak_tflops(name: str, given: float | None) -> float:
+    """The given number, else the table's. Raises UnknownGpu: a wrong peak would make every share wrong."""
+    if given is not None:
+        return given
+    if name not in PEAK_TFLOPS:
+        raise UnknownGpu(
+            f"the peak of this GPU is not known, so no MFU can be given; got {name!r}; give --peak-tflops "
+            "(dense bfloat16, without sparsity)"
+        )
+    return PEAK_TFLOPS[name]
+
+
+def num_parameters(config: Any) -> int:
+    """All weights, biases and norms; tied embeddings once. Of the public 3B model: 3,754,622,976."""
+    text, vision = config.text_config, config.vision_config
+    hidden, width, keys = text.hidden_size, _query_width(config), _key_width(config)
+    layer = layer_weights(config) + width + 2 * keys + 2 * hidden
+    embeddings = text.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
+    side, inner = vision.hidden_size, vision.intermediate_size
+    block = block_weights(config) + 3 * side + side + 2 * inner + side + 2 * side
+    merged = side * vision.spatial_merge_size**2
+    merger = merger_weights(config) + merged + vision.out_hidden_size + side
+    tower = _patch_size(config) * side + vision.depth * block + merger
+    return tower + embeddings + text.num_hidden_layers * layer + hidden
+
+
+def layer_weights(config: Any) -> int:
+    """Of one decoder layer's matrices: queries, keys, values, output; gate, up and down."""
+    text = config.text_config
+    attention = text.hidden_size * (2 * _query_width(config) + 2 * _key_width(config))
+    return attention + 3 * text.hidden_size * text.intermediate_size
+
+
+def block_weights(config: Any) -> int:
+    """Of one vision block's matrices: queries, keys, values, output; gate, up and down."""
+    vision = config.vision_config
+    return 4 * vision.hidden_size**2 + 3 * vision.hidden_size * vision.intermediate_size
+
+
+def merger_weights(config: Any) -> int:
+    vision = config.vision_config
+    merged = vision.hidden_size * vision.spatial_merge_size**2
+    return merged * (merged + vision.out_hidden_size)
+
+
+def _query_width(config: Any) -> int:
+    return config.text_config.num_attention_heads * _head_size(config)
+
+
+def _key_width(config: Any) -> int:
+    return config.text_config.num_key_value_heads * _head_size(config)
+
+
+def _head_size(config: Any) -> int:
+    text = config.text_config
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def _patch_size(config: Any) -> int:
+    """Numbers in a patch: colours x frames x side x side."""
+    vision = config.vision_config
+    return vision.in_channels * vision.temporal_patch_size * vision.patch_size**2

@@ -1,0 +1,206 @@
+"""Steps of a random Qwen2.5-VL-3B on a GPU: time and tokens of each stage, memory, the update's share of the peak.
+
+    python scripts/bench_gpu.py --folder bench_gpu > bench_gpu.json
+    python scripts/bench_gpu.py --cases six_1600x900 --rounds 1 --overrides model.attention=flash_attention_2
+    python scripts/bench_gpu.py --smoke > /dev/null
+
+Every run is `python -m mars.main` with actor.packing=shared_prefix or naive, in turns. One JSON object goes to stdout,
+progress to stderr. docs/performance.md explains the figures. Exit code 1: some run failed; 4: there is no GPU, too few,
+or one whose peak is not known. --smoke goes the whole way on a CPU with a tiny model; its figures say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.gpu_report import PACKINGS, NotTheWork, Step, case_report, checks, run_report, step_of, work_report
+from bench.gpu_work import UnknownGpu, peak_tflops
+from bench.gpu_workload import CASES, SMOKE, Case
+from bench.launch import SCRIPTS, say
+from bench.machine import machine_facts
+from bench.process import ContenderFailed
+from bench.summary import rounded
+from bench.training import BENCH, Job, job_overrides, run_job
+from bench.workload import MODEL_FOLDER
+
+from mars.config.load import load_config
+from mars.errors import EnvironmentProblem
+
+EXPERIMENT = "bench_gpu"
+ROLLOUTS: Mapping[str, tuple[str, ...]] = {"vllm": (), "hf": ("rollout=hf", "rollout.max_num_seqs=32")}
+
+
+def main() -> int:
+    options = parse_options()
+    gpus = [] if options.smoke else gpus_seen()
+    try:
+        peak = None if options.smoke else usable_peak(gpus, options)
+    except (EnvironmentProblem, UnknownGpu) as problem:
+        say(str(problem))
+        return EnvironmentProblem.exit_code
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mars_bench_")))
+        folder.mkdir(parents=True, exist_ok=True)
+        runner = Runner(folder.absolute(), options, peak, failures=[])
+        report: dict[str, Any] = {
+            "settings": vars(options) | {"folder": str(folder)},
+            "machine": machine_facts() | {"gpus": gpus, "peak_tflops": peak},
+            "workload": make_workload(runner.folder, options),
+        }
+        report["cases"] = {case.name: runner.run(case) for case in cases_of(options)}
+    report |= {"checks": checks(report["cases"]), "failures": runner.failures}
+    json.dump(rounded(report), sys.stdout, indent=2)
+    print()
+    return 1 if runner.failures else 0
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--packings", nargs="+", choices=PACKINGS, default=list(PACKINGS))
+    parser.add_argument("--launch", choices=("local", "ray"), default="local", help="one process, or a GPU for each")
+    parser.add_argument("--trainers", type=int, default=1, help="ranks of the trainer, with --launch ray")
+    parser.add_argument("--rollout", choices=ROLLOUTS, default="vllm")
+    parser.add_argument("--prompts", type=int, default=16, help="of a step, which has two updates")
+    parser.add_argument("--samples", type=int, default=8, help="responses to a prompt")
+    parser.add_argument("--response-tokens", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=4, help="of each run, warm-up included")
+    parser.add_argument("--warm-up", type=int, default=1, help="first steps whose time does not count")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each packing, in turns")
+    parser.add_argument("--peak-tflops", type=float, default=None, help="of one GPU: dense bfloat16")
+    parser.add_argument("--overrides", nargs="*", default=[], help="settings of the runs, key=value")
+    parser.add_argument("--folder", type=Path, default=None, help="where model and data stay for the next call")
+    parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that a run may take")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU: shows that it works, no more")
+    options = parser.parse_args()
+    if options.smoke:
+        options.launch, options.trainers, options.rollout = "local", 1, "hf"
+        options.prompts, options.samples, options.response_tokens = 2, 2, 4
+        options.steps, options.warm_up, options.rounds = 2, 1, 1
+    if not 1 <= options.warm_up < options.steps or options.rounds < 1:
+        parser.error("needs 1 <= warm-up < steps and 1 round or more")
+    if options.prompts < 2 or options.prompts % 2 or options.trainers < 1:
+        parser.error("needs an even number of prompts, since a step has two updates, and 1 trainer or more")
+    if options.trainers > 1 and options.launch == "local":
+        parser.error("--launch local has one trainer; give --launch ray")
+    return options
+
+
+def gpus_seen() -> list[dict[str, Any]]:
+    """Name and memory of each GPU, found by a process of its own: this one holds none of their memory."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_gpu_facts)
+
+
+def _gpu_facts() -> list[dict[str, Any]]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [{"name": gpu.name, "memory_gib": gpu.total_memory / 2**30} for gpu in found]
+
+
+def usable_peak(gpus: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> float:
+    """TFLOP/s of one GPU. Raises EnvironmentProblem or UnknownGpu where nothing could be measured or said."""
+    if not gpus:
+        raise EnvironmentProblem("no GPU: torch.cuda.is_available() is false; run this on one, or give --smoke")
+    needed = 1 if options.launch == "local" else options.trainers + 1
+    if len(gpus) < needed:
+        raise EnvironmentProblem(f"too few GPUs for --launch {options.launch}: needs {needed}; got {len(gpus)}")
+    names = sorted({gpu["name"] for gpu in gpus})
+    if len(names) > 1:
+        raise EnvironmentProblem(f"GPUs of several kinds; got {names}; show one kind (CUDA_VISIBLE_DEVICES)")
+    return peak_tflops(names[0], options.peak_tflops)
+
+
+def cases_of(options: argparse.Namespace) -> list[Case]:
+    return [SMOKE] if options.smoke else [CASES[name] for name in options.cases]
+
+
+def make_workload(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """By a process of its own, which gives the GPU's memory back."""
+    say("making the workload")
+    size, device = ("tiny", "cpu") if options.smoke else ("3b", "cuda")
+    num_prompts, names = options.prompts * options.steps, [case.name for case in cases_of(options)]
+    command = [sys.executable, "-m", "bench.gpu_workload", str(folder), size, device, str(num_prompts), *names]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, stdout=subprocess.PIPE, check=True
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """peak: TFLOP/s of one GPU, None to claim no MFU. failures: where runs that failed are noted."""
+
+    folder: Path
+    options: argparse.Namespace
+    peak: float | None
+    failures: list[dict[str, Any]]
+
+    def run(self, case: Case) -> dict[str, Any]:
+        """Both packings in turns; every other round the other way round."""
+        runs: dict[str, list[dict[str, Any]]] = {packing: [] for packing in self.options.packings}
+        work: dict[str, Any] = {}
+        for number in range(self.options.rounds):
+            for packing in self.options.packings[:: -1 if number % 2 else 1]:
+                run_dir = Path(tempfile.mkdtemp(prefix=f"{case.name}_{packing}_{number}_", dir=self.folder)) / "run"
+                try:
+                    step, report = self._train(case, packing, run_dir)
+                except (ContenderFailed, NotTheWork) as failure:
+                    self.failures.append({"run": run_dir.parent.name, "reason": str(failure)})
+                    say(str(failure))
+                    continue
+                work = work_report(step)
+                runs[packing].append({"round": number} | report)
+                say(f"{case.name} {packing}: {json.dumps(rounded(report))}")
+        return {"work": work} | case_report(runs)
+
+    def _train(self, case: Case, packing: str, run_dir: Path) -> tuple[Step, dict[str, Any]]:
+        from transformers import AutoConfig
+
+        options = self.options
+        special = run_overrides(case, packing, options)
+        job = Job(
+            case.name, special, self.folder, case.rows_file, run_dir, options.steps, options.timeout, EXPERIMENT
+        )  # fmt: skip
+        config = load_config("train", job_overrides(job), [str(BENCH)])
+        model = AutoConfig.from_pretrained(self.folder / MODEL_FOLDER)
+        rows = run_job(job).rows
+        step = step_of(case, config, model, rows)
+        return step, run_report(step, config, model, rows[options.warm_up :], self.peak)
+
+
+def run_overrides(case: Case, packing: str, options: argparse.Namespace) -> tuple[str, ...]:
+    """Of the experiment. With two updates in a step its old log-probs take a pass of their own, which is timed too."""
+    config = load_config("train", [f"experiment={EXPERIMENT}", "data.train_files=[none]"], [str(BENCH)])
+    return (
+        f"cluster={options.launch}",
+        *(("cluster.device=cpu", "model.dtype=float32") if options.smoke else ()),
+        *ROLLOUTS[options.rollout],
+        f"actor.packing={packing}",
+        f"actor.num_workers={options.trainers}",
+        f"data.max_image_pixels={case.max_pixels}",
+        f"data.prompts_per_step={options.prompts}",
+        f"actor.prompts_per_update={options.prompts // 2}",
+        f"rollout.samples_per_prompt={options.samples}",
+        f"rollout.max_response_tokens={options.response_tokens}",
+        f"rollout.max_model_len={config.data.max_prompt_tokens + options.response_tokens}",
+        *options.overrides,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
