@@ -79,6 +79,22 @@ def test_variable_length_attention_is_the_dense_mask(inputs, wanted):
     assert torch.equal(first, second)
 
 
+def test_variable_length_attention_at_the_3b_models_shape():
+    """16 heads on 2, of 128 numbers; two images and six, eight responses each. Padding is the reference."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    from mars.actor.prefix_attention import SharedPrefixLayout, attend_padded, attend_segments
+
+    noise = torch.Generator().manual_seed(6)
+    groups = [(2650, [256, 1, 97, 256, 30, 256, 200, 256]), (3700, [256] * 8)]
+    layout = SharedPrefixLayout.of(groups).to(torch.device("cuda"))
+    tokens = sum(prompt + sum(responses) for prompt, responses in groups)
+    inputs = [torch.randn(tokens, heads, 128, generator=noise).cuda() for heads in (16, 2, 2)]
+    wanted = outputs(lambda q, k, v: attend_padded(q, k, v, layout, 128**-0.5), inputs, torch.float32)
+    mine = outputs(lambda q, k, v: attend_segments(q, k, v, layout, 128**-0.5, varlen_attn), inputs, torch.bfloat16)
+    assert relative(mine, wanted) < 2e-2
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     from tiny_world import TinyWorld
@@ -101,6 +117,18 @@ def pictures(tmp_path_factory):
         Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         refs.append(ImageRef(str(path), (width, height)))
     return refs
+
+
+def test_checkpointing_recomputes_the_same(world, pictures):
+    from tiny_world import GRPO, distance, gradients
+
+    batch = world.batch([world.train_prompt("a", pictures, [5, 9, 2]), world.train_prompt("text", [], [7, 3])])
+    found = []
+    for checkpointing in (True, False):
+        trainer = world.trainer(gradient_checkpointing=checkpointing, dtype="bfloat16", device="cuda", objective=GRPO)
+        found.append(gradients(trainer, batch)[0])
+        trainer.close()
+    assert distance(*found) < 1e-2
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-3), ("bfloat16", 0.1)])

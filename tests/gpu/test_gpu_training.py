@@ -59,6 +59,33 @@ def test_bfloat16_on_the_gpu(workshop: Path, tmp_path: Path):
         assert math.isfinite(row["actor/grad_norm"])
         assert row["actor/grad_norm"] > 0
         assert row["rollout/logprob_diff_max"] < 0.5
+        assert 0 < row["perf/max_memory_allocated_gb"] < torch.cuda.mem_get_info()[1] / 2**30
+
+
+def test_peak_memory_is_what_was_allocated_at_once():
+    from mars.actor.memory import PeakMemory
+
+    alone = not torch.distributed.is_initialized()
+    if alone:
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl", rank=0, world_size=1, store=store)
+    held = torch.cuda.memory_allocated()
+    peak = PeakMemory(torch.device("cuda", torch.cuda.current_device()))
+    for _ in range(3):  # freed each time
+        torch.zeros(2**28, dtype=torch.uint8, device="cuda")
+    found = peak.metrics()["perf/max_memory_allocated_gb"] - held / 2**30
+    if alone:
+        torch.distributed.destroy_process_group()
+    assert found == pytest.approx(0.25, abs=0.01)
+
+
+def test_old_logprobs_are_those_of_the_first_update(workshop: Path, tmp_path: Path):
+    """Two updates in a step: the old pass has a time of its own, and little has moved when the second one runs."""
+    on_gpu = ("rollout.engine=hf", "cluster.device=cuda", "model.dtype=bfloat16", "actor.prompts_per_update=2")
+    for row in train(workshop, tmp_path / "run", *on_gpu, "actor.learning_rate=1.0e-9"):
+        assert row["timing_s/old_log_prob"] > 0
+        assert abs(row["actor/ppo_kl"]) < 1e-4
+        assert row["actor/pg_clipfrac"] == 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM for GPUs: pip install 'mars[vllm]'")
@@ -69,3 +96,31 @@ def test_vllm_and_the_trainer_agree_on_the_gpu(workshop: Path, tmp_path: Path):
     )  # fmt: skip
     for row in rows:
         assert row["rollout/logprob_diff_max"] < 1e-2
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs: one for the engine, one for the trainer")
+def test_ray_gives_engine_and_trainer_a_gpu_each(workshop: Path, tmp_path: Path):
+    rows = train(workshop, tmp_path / "run", "cluster=ray", "rollout.engine=hf", "cluster.device=cuda")
+    for row in rows:
+        assert row["rollout/logprob_diff_max"] < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_benchmark_of_the_3b_model(tmp_path: Path):
+    """The smallest run of it: says whether a session of measurements would get through. Two minutes or more."""
+    if torch.cuda.mem_get_info()[1] < 100 * 2**30:
+        pytest.skip("needs a GPU of 100 GiB: trainer and engine of a 3B model in one process")
+    script = Path(__file__).parents[2] / "scripts" / "bench_gpu.py"
+    command = [
+        sys.executable, str(script), "--cases", "two_640x480", "--rollout", "hf", "--prompts", "2", "--samples", "2",
+        "--response-tokens", "8", "--steps", "2", "--rounds", "1", "--peak-tflops", "1000", "--folder", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    case = json.loads(done.stdout)["cases"]["two_640x480"]
+    for runs in case["packings"].values():
+        (run,) = runs
+        assert 0 < run["update_mfu"] < 1
+        assert 40 < run["peak_memory_gib"] < 140
+        assert run["logprob_diff_max"] < 0.5
