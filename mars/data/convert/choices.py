@@ -41,9 +41,14 @@ def choices_in_text(text: str) -> list[str] | None:
 
 
 def plain_choices(given: Any) -> list[str] | None:
-    """A record's choice_list without letters of its own; None where it has none. Raises RowError ("choices")."""
+    """A record's choices (a list, or letter -> text) without letters of their own; None if none.
+
+    Raises RowError ("choices").
+    """
     if given is None or given == []:
         return None
+    if isinstance(given, dict):
+        given = [f"{letter}. {option}" for letter, option in sorted(given.items())]
     if not isinstance(given, list) or not all(isinstance(option, str) and option.strip() for option in given):
         raise RowError("choices", f"the choices must be a list of texts; got {given!r:.120}")
     if len(given) > len(ascii_uppercase):

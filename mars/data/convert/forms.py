@@ -32,8 +32,9 @@ class Question:
 def count_questions(record: Any) -> int:
     """How many questions a record asks: as many as its conversation has answers, else one."""
     turns = record.get("conversations") if isinstance(record, dict) else None
-    answers = [turn for turn in turns or () if isinstance(turn, dict) and _role(turn) == "assistant"]
-    return max(len(answers), 1) if isinstance(turns, list) else 1
+    if not isinstance(turns, list):
+        return 1
+    return max(sum(isinstance(turn, dict) and _role(turn) == "assistant" for turn in turns), 1)
 
 
 def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Question:
@@ -140,8 +141,8 @@ def _verl(record: Mapping[str, Any]) -> Question:
     turns = record["prompt"] if record.get("prompt") is not None else record.get("problem")
     if isinstance(turns, str):
         turns = [{"role": "user", "content": turns}]
-    texts = [(turn.get("role"), turn.get("content")) for turn in turns or () if isinstance(turn, dict)]
-    if not isinstance(turns, list) or len(texts) != len(turns) or not all(isinstance(text, str) for _, text in texts):
+    texts = [(turn.get("role"), turn.get("content")) for turn in _dicts(turns)]
+    if not texts or not all(isinstance(text, str) for _, text in texts):
         raise RowError("prompt", "prompt must be a text, or a list of {role, content} with texts")
     model = record.get("reward_model") if isinstance(record.get("reward_model"), dict) else {}
     extra = record.get("extra_info") if isinstance(record.get("extra_info"), dict) else {}
@@ -171,6 +172,11 @@ def _instruction(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     if not isinstance(found, str):
         raise RowError("prompt", f"no text for task_instruction_id {number!r:.80} in the metadata's task_instruction")
     return found.strip()
+
+
+def _dicts(value: Any) -> list[Any]:
+    """A list of mappings; [] for anything else."""
+    return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else []
 
 
 def _images(value: Any) -> tuple[Any, ...]:

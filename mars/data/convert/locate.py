@@ -41,13 +41,13 @@ def find_rule(paths: Iterable[str], root: Path, folders: Sequence[str]) -> PathR
     """
     sample = list(islice(dict.fromkeys(paths), SAMPLED))
     longest = max((len(_parts(path)) for path in sample), default=1)
-    rules = [PathRule(drop, folder) for drop in range(longest) for folder in ("", *folders)]
+    rules = [PathRule(drop, folder) for drop in range(max(longest, 1)) for folder in ("", *folders)]
     return max(rules, key=lambda rule: _num_found(rule, sample, root))
 
 
 def _num_found(rule: PathRule, sample: Sequence[str], root: Path) -> int:
     found = [rule(path) for path in sample if rule.fits(path)]
-    return sum(not os.path.isabs(path) and (root / path).is_file() for path in found)
+    return sum(not os.path.isabs(path) and os.path.isfile(root / path) for path in found)
 
 
 def _parts(path: str) -> list[str]:

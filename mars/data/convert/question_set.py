@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,6 +142,7 @@ def _paths(file: RecordFile) -> Iterator[str]:
 def _read(item: Item, root: Path) -> ReadItem:
     content: _Content = item.content
     rules = content.set
+    _check_unicode(content.record)
     question = read_question(content.record, content.number, content.metadata)
     paths = rules.all_images([_path(image, content.rule) for image in question.images])
     texts, order = place_markers([text for _, text in question.turns], len(paths))
@@ -176,6 +178,14 @@ def _read(item: Item, root: Path) -> ReadItem:
     }  # fmt: skip
     counts = {"eight_bit_depth": sum(name == "depth" and e == "rgb" for name, e in zip(names, encodings, strict=True))}
     return ReadItem(columns, {key: count for key, count in counts.items() if count and rules.depth})
+
+
+def _check_unicode(record: Any) -> None:
+    """Half a surrogate pair is no text: it could be neither tokenised nor written."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RowError("json", "the record is not Unicode text: it holds half a surrogate pair") from error
 
 
 def _path(image: Any, rule: PathRule) -> str:

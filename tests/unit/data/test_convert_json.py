@@ -290,7 +290,7 @@ def test_verl_easyr1_and_llava_lines(tmp_path, convert):
         },
         {"problem": "<image>What is it?", "answer": "a bus", "images": ["images/2.jpg"]},
         {"id": "l", "image": "images/2.jpg", "conversations": talk("<image>\nWhich colour?", "red")},
-        {"problem": "How much is 2 + 2?", "answer": "4"},
+        {"problem": "How much is 2 + 2?", "answer": "B", "extra_info": {"choices": {"A": "3", "B": "4"}}},
         {"problem": "<image>Where?", "answer": [[1, 2, 3, 4]], "images": ["images/2.jpg"], "response": "There."},
     ]  # fmt: skip
     rows, card, _ = convert("jsonl", write(tmp_path / "src" / "own.jsonl", lines))
@@ -300,6 +300,7 @@ def test_verl_easyr1_and_llava_lines(tmp_path, convert):
     assert rows[0]["extra_info"]["sources"] == ["left", "right"]
     assert (rows[0]["extra_info"]["id"], rows[2]["extra_info"]["id"]) == ("4", "l")
     assert rows[3]["images"] == []
+    assert rows[3]["extra_info"]["choices"] == ["3", "4"]
     assert rows[4]["response"] == "There."
     assert card["splits"]["own"]["dropped"] == {}
     loaded = load_prompts([str(tmp_path / "out" / "own.parquet")], str(tmp_path / "src"), "error", lambda p: None)
@@ -324,6 +325,10 @@ BAD = [
     (lambda r: r.update(conversations=talk("<image 1><image 2>\nA cup?", "yes or no")), "truth"),
     (lambda r: r.update(conversations=talk("<image 1><image 2>\nA cup?")), "prompt"),
     (lambda r: r.update(conversations="Yes"), "prompt"),
+    (lambda r: r.update(conversations=talk("<image 1><image 2>\nA \ud800 cup?", "Yes")), "json"),
+    (lambda r: r.update(choice_list=["x", 7]), "choices"),
+    (lambda r: r.update(choice_list=["Law", "Travel"]), "truth"),
+    (lambda r: r.update(id=["list"], image="images/0.jpg\n"), "image_path"),
     (lambda r: r.update(conversations=[]), "prompt"),
     (lambda r: r.pop("conversations"), "prompt"),
 ]
