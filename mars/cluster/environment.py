@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-# glibc: smaller blocks come from the heap, which gives memory back beyond the other number. By itself it moves the first
-# and shrinks the heap whenever its end happens to be free: resident memory jumps by a tenth from step to step. So the
-# heap stays what the largest step needed. Below 4 MiB mapping costs more time than it saves memory.
+# glibc: smaller blocks come from the heap, which gives memory back beyond the other number. By itself it moves the
+# first, and shrinks the heap whenever its end happens to be free: resident memory jumps by a tenth from step to step.
+# So the heap stays what the largest step needed. Below 4 MiB, mapping costs more time than it saves memory.
 _HEAP_BLOCK_BYTES = 2**22
 _HEAP_SPARE_BYTES = 2**32
 
