@@ -71,9 +71,13 @@ def test_the_items_of_each_worker_come_in_their_order(group):
 )
 def test_what_ends_a_stream_early_has_a_name_and_what_came_before_is_there(group, fault, error, message):
     items = []
-    with pytest.raises(error, match=message):
+
+    def take_all():
         for item in group.streams("count", [[1, 2, fault, 3], []]):
             items.append(item)
+
+    with pytest.raises(error, match=message):
+        take_all()
     sent = [(0, 1), (0, 2)]
     # A worker that dies may take with it what it has just sent.
     assert items == sent[: len(items)] if fault == -3 else items == sent
