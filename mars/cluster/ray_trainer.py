@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Sequences
+from itertools import count
 from typing import Any
 
 import ray
 
 from mars.actor.trainer import PolicyTrainer, Rendezvous
-from mars.cluster.environment import building
+from mars.cluster.environment import building, give_back_memory
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
 
 BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
 """Pickled and called on the worker."""
+
+_GIVE_BACK_EVERY = 32  # updates
 
 
 class TrainerWorker(Worker):
@@ -27,8 +30,11 @@ class TrainerWorker(Worker):
     def build(self, rendezvous: Rendezvous) -> None:
         with building():
             self._trainer = self._build_trainer(rendezvous)
+        self._updates = count(1)
 
     def update(self, batch: TrainBatch) -> UpdateStats:
+        if next(self._updates) % _GIVE_BACK_EVERY == 0:
+            give_back_memory()
         return self._trainer.update(batch)
 
     def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""Run by test_engine_algorithm_pairs.py in a process of its own: every algorithm with every kind of anchors, on engines.
+"""Run by test_engine_algorithm_pairs.py in a process of its own: every algorithm with every kind of anchors.
 
 python algorithm_pairs_job.py FOLDER OVERRIDE... -> one JSON object on the last line: "algorithm/anchor" -> metrics
 """
