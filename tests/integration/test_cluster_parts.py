@@ -123,3 +123,20 @@ def test_what_is_inherited_is_put_back(monkeypatch):
         child = subprocess.run(["/usr/bin/env"], capture_output=True, text=True, check=True).stdout
     assert {"OMP_NUM_THREADS=3", "VLLM_NO_USAGE_STATS=1", "CUDA_VISIBLE_DEVICES="} <= set(child.splitlines())
     assert dict(os.environ) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_a_worker_keeps_its_heap_until_it_gives_it_back():
+    """80 MiB of blocks of 100 kB are freed: resident memory (MiB) before, with them, after, and when given back."""
+    code = (
+        "from mars.cluster.environment import give_back_memory\n"
+        "def resident(): print(int(open('/proc/self/statm').read().split()[1]) * 4 // 1024)\n"
+        "resident(); blocks = [b'x' * 100_000 for _ in range(800)]; resident(); del blocks; resident()\n"
+        "give_back_memory(); resident()"
+    )
+    environment = {**os.environ, **worker_environment(1, "cpu")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    before, full, freed, given_back = map(int, done.stdout.split())
+    assert full > before + 70
+    assert freed > before + 70, "the heap stays"
+    assert given_back < before + 10
