@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Sequences
-from itertools import count
 from typing import Any
 
 import ray
@@ -23,6 +22,8 @@ _GIVE_BACK_EVERY = 32  # updates
 class TrainerWorker(Worker):
     """One FSDP rank."""
 
+    _num_updates = 0
+
     def receive(self, build_trainer: BuildTrainer) -> None:
         """Unpickling it has imported torch."""
         self._build_trainer = build_trainer
@@ -30,10 +31,10 @@ class TrainerWorker(Worker):
     def build(self, rendezvous: Rendezvous) -> None:
         with building():
             self._trainer = self._build_trainer(rendezvous)
-        self._updates = count(1)
 
     def update(self, batch: TrainBatch) -> UpdateStats:
-        if next(self._updates) % _GIVE_BACK_EVERY == 0:
+        self._num_updates += 1
+        if self._num_updates % _GIVE_BACK_EVERY == 0:
             give_back_memory()
         return self._trainer.update(batch)
 
