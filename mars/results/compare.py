@@ -57,7 +57,7 @@ def compare(files: Sequence[Scored], task: Task, threshold: float) -> dict[str, 
             {
                 "name": name,
                 "results": str(scored.results.path),
-                "model": str(scored.results.about.get("identity", {}).get("model", "unknown")),
+                "model": scored.results.model,
                 "n": len(_truths(scored)),
                 "left_out": len(_truths(scored)) - len(common),
             }

@@ -76,6 +76,16 @@ class Results:
     about: Mapping[str, Any]
     public: bool
 
+    @property
+    def model(self) -> str:
+        """Path or name of the model that answered; the public format does not say."""
+        return "unknown" if self.public else str(self.about["identity"]["model"])
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Bad questions that were left out before anything was asked, by reason."""
+        return {} if self.public else self.about["dropped"]
+
 
 def read_results(path: Path) -> Results:
     """Results of `mars eval infer` (its folder, or the .jsonl file), or a JSON list in the public format.
@@ -128,7 +138,8 @@ def read_about(path: Path) -> Mapping[str, Any]:
         about = json.loads(_read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON: {error}; run mars eval infer again into a new folder") from error
-    if not isinstance(about, dict) or not isinstance(about.get("asked"), dict):
+    parts = [about.get(key) for key in ("asked", "identity", "dropped")] if isinstance(about, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or "model" not in about["identity"]:
         raise DataError(f"{path}: does not say what was asked; run mars eval infer again into a new folder")
     return about
 

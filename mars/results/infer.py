@@ -134,7 +134,7 @@ def _open(questions: Questions, paths: ResultPaths, wanted: Sequence[RolloutRequ
     kept: tuple[Answer, ...] = ()
     if paths.answers.exists():
         before = read_about(paths.about)
-        _check_identity(paths, before.get("identity", {}), questions.identity)
+        _check_identity(paths, before["identity"], questions.identity)
         asked = Counter({**before["asked"], **asked})
         kept = _whole(paths, questions.requests)
     about = {"identity": questions.identity, "asked": dict(asked), "dropped": dict(questions.dropped)}

@@ -53,12 +53,11 @@ def result_of(results: Results, task: Task, threshold: float, scored: Sequence[S
     """`mars.evaluate.summarize` of the file, and: "results" and "task" (what was scored), "frames" (of boxes),
     "cut_off" (answers that ended at the token limit; None where unknown), "dropped" (bad questions that were left
     out before anything was asked, by reason)."""
-    identity = results.about.get("identity", {})
     result = summarize(
         [item.record for item in scored],
         name=results.name,
         step=0,
-        model=str(identity.get("model", "unknown")),
+        model=results.model,
         metric=metric_of(task),
         threshold=threshold_of(task, threshold),
     )
@@ -69,7 +68,7 @@ def result_of(results: Results, task: Task, threshold: float, scored: Sequence[S
         "task": task,
         "frames": _frames_used(task, results, scored),
         "cut_off": None if None in reasons else reasons.count("length"),
-        "dropped": dict(results.about.get("dropped", {})),
+        "dropped": dict(results.dropped),
     }
 
 

@@ -35,7 +35,8 @@ def verdict(function: str | None, item: RewardInput, result: RewardResult) -> Ve
         return Verdict(result.accuracy, 1.0, readable)
     num_true = max(len(read_truth(item.truth)), 1)
     highest = compat_reward([1.0] * num_true, num_predicted=num_true, num_true=num_true)
-    return Verdict(result.parts.get("compat", 0.0), highest, readable)
+    compat = 0.0 if result.failed is not None else result.parts["compat"]  # a failed result has no parts
+    return Verdict(compat, highest, readable)
 
 
 def is_readable(function: str, response: str) -> bool:
