@@ -12,34 +12,30 @@ Script = Callable[[RolloutRequest, int], Sequence[int]]
 
 
 class ScriptedEngine:
-    """Records what it was asked and which weights it was given.
+    """Keeps nothing between two calls but its counts.
 
     A response that ends with one of `eos_ids` stopped; others were cut at the request's limit.
     """
 
     def __init__(self, script: Script, eos_ids: Sequence[int]) -> None:
-        self.requests: list[RolloutRequest] = []
-        self.updates: list[WeightUpdate] = []
-        self.prefetched: list[RolloutRequest] = []
         self._counts = EngineCounts()
         self._script = script
         self._eos_ids = frozenset(eos_ids)
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
-        self.requests.extend(requests)
         self._counts += EngineCounts(images=distinct_images(requests))
         for i, request in enumerate(requests):
             yield [FinishedSample(i, k, self._completion(request, k)) for k in range(request.num_samples)]
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        self.prefetched = list(requests)
+        """There is nothing to read ahead."""
 
     def counts(self) -> EngineCounts:
         """No image passes an encoder, and no prompt is computed."""
         return self._counts
 
     def load_weights(self, update: WeightUpdate) -> None:
-        self.updates.append(update)
+        """The script is the policy."""
 
     def close(self) -> None:
         """Nothing is held."""

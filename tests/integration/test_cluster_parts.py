@@ -19,6 +19,7 @@ from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import EngineWorker, RayEngine, split_by_prompt
 from mars.errors import EnvironmentProblem
 from mars.rollout.engine import EngineCounts
+from mars.rollout.recorder import RecordingEngine
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import ImageRef, RolloutRequest, Sampling
 
@@ -74,7 +75,7 @@ def test_several_engines_answer_as_one_does(num_engines):
     """Request order is kept and seeds belong to requests: the number of engines changes nothing."""
     requests = [request(f"p{i % 4}", None if i < 4 else (f"s{i}",), samples=1 + i % 3, seed=100 * i) for i in range(11)]
     alone = completions(ScriptedEngine(random_script(range(5, 30), 1), [1]), requests)
-    engines = [ScriptedEngine(random_script(range(5, 30), 1), [1]) for _ in range(num_engines)]
+    engines = [RecordingEngine(random_script(range(5, 30), 1), [1]) for _ in range(num_engines)]
     several = RayEngine(InProcess(engines))
     assert completions(several, requests) == alone
     assert several.counts() == EngineCounts()

@@ -18,7 +18,7 @@ from mars.actor.recorder import RecordingTrainer
 from mars.cluster import ray_trainer
 from mars.cluster.ray_engine import EngineWorker, RayEngine
 from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
-from mars.rollout.scripted import ScriptedEngine
+from mars.rollout.recorder import RecordingEngine
 from mars.types import Message, Prompt, Source, WeightUpdate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
@@ -105,7 +105,7 @@ def traffic(monkeypatch):
     prompts = [
         Prompt(f"p{i}", f"rows:{i}", "test", question, sources, "yes", extra_info={"name": f"p{i}"}) for i in range(4)
     ]
-    engines = [ScriptedEngine(script, [EOS]) for _ in range(2)]
+    engines = [RecordingEngine(script, [EOS]) for _ in range(2)]
     trainers = [HeavyTrainer(GRPO) for _ in range(2)]
     made = dataclasses.replace(
         parts(make_table(prompts, random.Random(0)), kl_in_reward=0.1),

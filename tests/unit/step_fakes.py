@@ -12,7 +12,7 @@ from mars.data.collate import scoring_batch, train_batch
 from mars.data.views import show, views
 from mars.rewards.reward import failed_result
 from mars.rollout.plan import RolloutPlan
-from mars.rollout.scripted import ScriptedEngine
+from mars.rollout.recorder import RecordingEngine
 from mars.step import SamplingState, StepParts, train_step
 from mars.types import ImageRef, Prompt, RewardResult, Sampling
 
@@ -59,7 +59,7 @@ def parts(
     )  # fmt: skip
     length = lambda request: len(request.prompt_token_ids)  # noqa: E731
     return StepParts(
-        engine=ScriptedEngine(script, [EOS]),
+        engine=RecordingEngine(script, [EOS]),
         trainer=trainer or RecordingTrainer(GRPO),
         scorer=scorer or TableScorer(table),
         plan=plan,

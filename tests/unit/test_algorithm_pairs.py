@@ -15,6 +15,7 @@ from mars.build import step_parts
 from mars.config.load import load_config
 from mars.data.boxes import BoxFrames
 from mars.inputs import Inputs
+from mars.rollout.recorder import RecordingEngine
 from mars.rollout.scripted import ScriptedEngine
 from mars.step import SamplingState, train_step
 from mars.types import RewardResult
@@ -95,7 +96,7 @@ def test_one_step_of_every_pair(world, new_prompt, pictures, algorithm, anchor):
     def script(request, k):
         return (*[word] * ((request.seed + 7 * k) % 23), eos)
 
-    engine = ScriptedEngine(script, [eos])
+    engine = RecordingEngine(script, [eos])
     parts = step_parts(config, inputs, engine, None, LengthScorer())
     trainer = KlTrainer(parts.advantage)
     parts = type(parts)(**{**vars(parts), "trainer": trainer})

@@ -11,7 +11,7 @@ from mars.data.views import views
 from mars.evaluate import EvaluationParts, eval_metrics, evaluate
 from mars.rewards.reward import failed_result
 from mars.rollout.plan import RolloutPlan
-from mars.rollout.scripted import ScriptedEngine
+from mars.rollout.recorder import RecordingEngine
 from mars.types import RewardResult, Sampling
 
 # (multi, {source: mono}) accuracies; None: the reward function fails.
@@ -45,7 +45,7 @@ def evaluation(samples=1, threshold=None):
     sampling = Sampling(1.0, 0.7, 0, 4)
     plan = RolloutPlan(samples, samples, sampling, sampling, partial(views, anchor_kind="mono"), encode, seed=5)
     return EvaluationParts(
-        engine=ScriptedEngine(lambda request, k: (3, EOS), [EOS]),
+        engine=RecordingEngine(lambda request, k: (3, EOS), [EOS]),
         scorer=Scorer(),
         plan=plan,
         decode=str,

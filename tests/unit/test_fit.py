@@ -12,7 +12,8 @@ from step_fakes import EOS, GRPO, IMAGE, parts
 from mars.actor.recorder import RecordingTrainer
 from mars.data.stream import PromptStream
 from mars.fit import FitSettings, fit, last_step
-from mars.rollout.scripted import ScriptedEngine, random_script
+from mars.rollout.recorder import RecordingEngine
+from mars.rollout.scripted import random_script
 from mars.tracking.recorder import RecordingTracker
 from mars.types import RewardResult
 
@@ -39,7 +40,7 @@ def random_parts(seed=3, trainer=None):
     made = parts({}, trainer=trainer)
     return replace(
         made,
-        engine=ScriptedEngine(random_script([3, 4, 5, 6], EOS), [EOS]),
+        engine=RecordingEngine(random_script([3, 4, 5, 6], EOS), [EOS]),
         scorer=LengthScorer(),
         decode=lambda ids: " ".join(map(str, ids)),
         plan=replace(made.plan, seed=seed),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 
 import pytest
 from generation import completions
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from mars.rollout.collect import ScoredSample, collect, score_stream
 from mars.rollout.engine import EngineCounts, FinishedSample
 from mars.rollout.metrics import engine_metrics, processed_tokens, rollout_metrics
+from mars.rollout.recorder import RecordingEngine
 from mars.rollout.scripted import ScriptedEngine, random_script
-from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling
+from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
 
 SAMPLING = Sampling(1.0, 1.0, 0, 6)
 IMAGE = ImageRef("a.png", (28, 28))
@@ -179,3 +181,19 @@ def test_random_responses_depend_on_the_seed_alone_and_keep_the_limit():
     assert first[1:] == second[:-1]  # sample k draws with seed + k
     assert all(len(c.token_ids) <= 6 and c.token_ids[-1] == EOS for c in (*first, *second))
     assert len({c.token_ids for c in first}) > 20
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(ScriptedEngine, False), (RecordingEngine, True)])
+def test_only_the_engine_that_records_keeps_what_it_was_given(kind, kept):
+    engine = kind(random_script(range(5, 50), EOS), [EOS])
+
+    def give():
+        """What was given, referred to weakly: it lives on where the engine holds it."""
+        asked, announced, update = request("x", None, 2), request("y", None, 2), WeightUpdate(1, None)
+        completions(engine, [asked])
+        engine.prefetch([announced])
+        engine.load_weights(update)
+        return [weakref.ref(given) for given in (asked, announced, update)]
+
+    assert [given() is not None for given in give()] == [kept] * 3
+    assert engine.counts() == EngineCounts(images=1)
