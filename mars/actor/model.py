@@ -17,6 +17,8 @@ from mars.actor.prefix_attention import register
 from mars.errors import EnvironmentProblem
 
 Packing = Literal["shared_prefix", "naive"]
+# A logit of probability 0. -inf would make the entropy 0 * -inf, and so would the lowest finite number its gradient.
+_BLOCKED = -1e30
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,7 @@ class PolicyModel(nn.Module):
 
     def _score(self, hidden: Tensor, targets: Tensor, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
         logits = self.backbone.lm_head(hidden).float() / self._scoring.temperature
-        # The lowest finite number, not -inf: 0 * -inf would make the entropy NaN.
-        logits = logits.index_fill(-1, self._blocked.to(logits.device), torch.finfo(logits.dtype).min)
+        logits = logits.index_fill(-1, self._blocked.to(logits.device), _BLOCKED)
         normalizer = logits.logsumexp(dim=-1)
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
             entropy = normalizer - (logits.softmax(dim=-1) * logits).sum(dim=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_world import real_processor
+from tiny_world import distance, full, real_processor
 
 from mars.data.images import decode_image
 
@@ -122,6 +122,19 @@ def test_the_entropy_has_a_gradient_only_on_demand(world, pictures):
     assert torch.equal(plain, entropy)
     with torch.no_grad():
         assert not trainer._policy(forward, entropy_gradient=True)[1].requires_grad
+
+
+def test_the_gradient_of_the_entropy_bears_any_weight(world, pictures):
+    """Blocked ids have probability 0 and a very low logit: their product must stay finite in backward as well."""
+    prompt = world.train_prompt("a", pictures[:1], [6])
+    policy = (trainer := world.trainer())._policy
+    processed = world.processor.process(prompt.prompt_token_ids, prompt.images)
+    forward, found = trainer._forward_batch([(processed, prompt.responses[0].token_ids)]), []
+    for weight in (1.0, 4096.0):
+        policy.zero_grad()
+        (weight * policy(forward, entropy_gradient=True)[1].sum()).backward()
+        found.append({n: full(p.grad) / weight for n, p in policy.named_parameters() if p.grad is not None})
+    assert distance(found[1], found[0]) < 1e-6
 
 
 def test_an_empty_response_is_a_row_without_tokens(world, pictures):
