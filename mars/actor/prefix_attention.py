@@ -21,12 +21,21 @@ class PaddedResponses:
     """n responses of one group, padded to R tokens.
 
     tokens: int64 [n * R], places among the group's response tokens; padding repeats a response's first token.
-    mask: bool [R, P + R], where a token looks: at the whole prompt, at itself and at what is before it.
     """
 
     count: int
     tokens: Tensor
-    mask: Tensor
+    prompt_tokens: int
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Bool [R, P + R], where a token looks: at the whole prompt, at itself and at what is before it.
+
+        Made when it is asked for: variable-length attention needs none, and that of a long response is large.
+        """
+        longest = len(self.tokens) // self.count
+        mask = torch.ones(longest, self.prompt_tokens + longest, dtype=torch.bool, device=self.tokens.device)
+        return mask.tril(self.prompt_tokens)
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class SharedPrefixLayout:
     """Who sees whom in a pack of N tokens: prompt, its responses, next prompt, its responses, and so on.
 
     An argument of every forward, never state: gradient checkpointing calls the attention again during backward.
-    query_ends, key_ends: int32 [segments + 1], the sums of `segments` from 0 on, where the attention needs them.
+    query_ends, key_ends: int32 [segments + 1], the sums of `segments` from 0 on.
     """
 
     groups: tuple[PrefixGroup, ...]
@@ -70,7 +79,7 @@ class SharedPrefixLayout:
             PrefixGroup(
                 group.prompt_tokens,
                 group.response_tokens,
-                tuple(PaddedResponses(p.count, p.tokens.to(device), p.mask.to(device)) for p in group.padded),
+                tuple(PaddedResponses(p.count, p.tokens.to(device), p.prompt_tokens) for p in group.padded),
                 group.kept.to(device),
             )
             for group in self.groups
@@ -154,12 +163,13 @@ def attend_segments(
     aligned at the end (bottom right), as in FlashAttention from version 2.1 on.
     """
     queries, keys = zip(*layout.segments, strict=True)
-    ends = [torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=query.device) for sizes in (queries, keys)]
     return varlen(
         query,
         _keys_by_segment(key, layout),
         _keys_by_segment(value, layout),
-        *ends,
+        # Of the layout, which is on the device: made here, every layer would wait for a copy from the CPU.
+        layout.query_ends,
+        layout.key_ends,
         max(queries),
         max(keys),
         scale=scale,
@@ -226,7 +236,6 @@ def _group(prompt_tokens: int, response_tokens: tuple[int, ...]) -> PrefixGroup:
             own, places = slice(starts[k], starts[k + 1]), torch.arange(response_tokens[k])
             tokens[row * longest + places] += places
             kept[own] = first_row + row * longest + places
-        mask = torch.ones(longest, prompt_tokens + longest, dtype=torch.bool).tril(prompt_tokens)
-        padded.append(PaddedResponses(len(responses), tokens, mask))
+        padded.append(PaddedResponses(len(responses), tokens, prompt_tokens))
         first_row += len(tokens)
     return PrefixGroup(prompt_tokens, response_tokens, tuple(padded), kept)

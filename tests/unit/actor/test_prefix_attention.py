@@ -113,6 +113,22 @@ def test_less_than_half_of_the_responses_is_padding(lengths):
     assert len(group.padded) <= 12
 
 
+def test_variable_length_attention_makes_nothing_but_its_keys():
+    """Ends come with the layout, to the device once; masks, R x (P + R) for each length, are not made."""
+    layout, given = SharedPrefixLayout.of([(9, [4, 6]), (3, [0, 5]), (2, [])]), []
+
+    def varlen(query, key, value, *rest, **options):
+        given.extend(rest[:2])
+        return slow_varlen(query, key, value, *rest, **options)
+
+    attend_segments(*tensors([(9, [4, 6]), (3, [0, 5]), (2, [])], 4, 2), layout, 0.4, varlen)
+    assert given[0] is layout.query_ends
+    assert given[1] is layout.key_ends
+    assert layout.query_ends.tolist() == [0, 9, 13, 19, 22, 27, 29]
+    assert layout.key_ends.tolist() == [0, 9, 22, 37, 40, 48, 50]
+    assert not any("mask" in vars(padded) for group in layout.groups for padded in group.padded)
+
+
 def test_a_layout_cannot_be_changed():
     layout = SharedPrefixLayout.of([(3, [2])])
     with pytest.raises(AttributeError):
