@@ -20,9 +20,10 @@ from mars.data.chat import PromptEncoder
 from mars.data.dataset import PromptSet, read_prompts, undecodable
 from mars.data.files import fingerprint_of, unusable_files
 from mars.data.headers import HeaderCache, cache_file
-from mars.data.images import ImageBudget, num_image_tokens
+from mars.data.images import ImageBudget, decoded_size, num_image_tokens
 from mars.data.lengths import measure, overlong
 from mars.data.problems import Problem
+from mars.data.source_pixels import check_names, limited
 from mars.data.templates import apply_template, has_instruction
 from mars.data.tokenizer import model_type_of
 from mars.errors import DataError
@@ -79,13 +80,16 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
             asked += apply_template(PromptSet((prompt,), {}, ""), template, "error").prompts
         except DataError as error:
             result.problems.append(Problem(prompt.row, "template", str(error)))
-    result.prompts = asked
+    if not result.problems:  # else they may hide the rows that have it
+        check_names(data.source_image_pixels, asked)
+    asked, narrow = limited(asked, data.source_image_pixels, budget)
+    result.prompts, result.problems = list(asked), [*result.problems, *narrow]
     result.lengths, refused = measure(asked, encoder, budget, config.anchor.image_layout)
     result.problems += refused
     result.overlong = overlong(result.lengths, data.max_prompt_tokens)
     for prompt in asked:
         for source in prompt.sources:
-            result.image_tokens[source.name].append(num_image_tokens(source.image.size, budget))
+            result.image_tokens[source.name].append(num_image_tokens(decoded_size(source.image), budget))
     result.header_seconds += time.perf_counter() - start
     if data.decode_at_start:
         result.problems += undecodable(asked)

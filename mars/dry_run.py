@@ -11,7 +11,7 @@ from mars.actor.memory_estimate import engine_memory, kv_bytes_per_token, read_s
 from mars.agreement import EMPTY_ANSWER, answer_of, perfect_answer
 from mars.config.schema import TrainConfig
 from mars.data.chat import prompt_length
-from mars.data.images import decode_image, num_image_tokens
+from mars.data.images import decode_image, decoded_size, num_image_tokens
 from mars.data.lengths import longest_view
 from mars.data.tokenizer import read_json
 from mars.data.views import views
@@ -119,7 +119,7 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
         lines = []
         for prompt in prompts[::step][:_SAMPLES]:
             token_ids, images = inputs.encode(prompt, None)
-            counted = [num_image_tokens(image.size, inputs.budget) for image in images]
+            counted = [num_image_tokens(decoded_size(image), inputs.budget) for image in images]
             expected, made = prompt_length(token_ids, counted), len(processor.process(token_ids, images).input_ids)
             if made != expected:
                 raise DataError(f"{prompt.row}: {expected} prompt tokens counted, the processor made {made}; report it")

@@ -11,9 +11,10 @@ from mars.config.templates import template_file, template_folder
 from mars.data.boxes import BoxFrames, box_space_of
 from mars.data.chat import PromptEncoder, prompt_length
 from mars.data.dataset import PromptSet, check_images, check_num_images, load_prompts
-from mars.data.images import ImageBudget, num_image_tokens
+from mars.data.images import ImageBudget, decoded_size, num_image_tokens
 from mars.data.lengths import drop_overlong
 from mars.data.mixture import PromptMixture
+from mars.data.source_pixels import check_names, limit_sources
 from mars.data.stream import PromptStream
 from mars.data.templates import PromptTemplate, apply_template
 from mars.data.tokenizer import model_type_of
@@ -43,7 +44,7 @@ class Inputs:
 
     def prompt_length(self, request: RolloutRequest) -> int:
         """Tokens of the request's prompt, images expanded."""
-        tokens = [num_image_tokens(image.size, self.budget) for image in request.images]
+        tokens = [num_image_tokens(decoded_size(image), self.budget) for image in request.images]
         return prompt_length(request.prompt_token_ids, tokens)
 
     def encode(self, prompt: Prompt, view: View) -> tuple[tuple[int, ...], tuple[ImageRef, ...]]:
@@ -70,6 +71,7 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
             rows = check_num_images(rows, data.images_per_row, data.on_bad_sample)
         if data.decode_at_start:
             rows = check_images(rows, data.on_bad_sample)
+        rows = limit_sources(rows, data.source_image_pixels, budget, data.on_bad_sample)
         rows = apply_template(rows, template, data.on_bad_sample)
         return drop_overlong(
             rows, encoder, budget, data.max_prompt_tokens, config.anchor.image_layout, data.on_bad_sample
@@ -81,6 +83,8 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
             f"anchor.kind: no row of data.train_files has two sources; got {config.anchor.kind}; use anchor=none"
         )
     evaluation = load(data.eval_files) if data.eval_files else None
+    loaded = [prompt for rows in (train, evaluation) if rows is not None for prompt in rows.prompts]
+    check_names(data.source_image_pixels, loaded)
     if evaluation is not None and config.evaluation.max_samples is not None:
         evaluation = replace(evaluation, prompts=evaluation.prompts[: config.evaluation.max_samples])
     return Inputs(encoder, budget, train, evaluation, frames, config)

@@ -140,6 +140,7 @@ def _load_rows(config: SftConfig, encoder: PromptEncoder) -> tuple[Prompt, ...]:
     from mars.data.dataset import load_prompts
     from mars.data.images import ImageBudget
     from mars.data.lengths import drop_overlong
+    from mars.data.source_pixels import check_names, limit_sources
     from mars.data.templates import apply_template
     from mars.data.tokenizer import model_type_of
     from mars.inputs import prompt_template
@@ -147,6 +148,8 @@ def _load_rows(config: SftConfig, encoder: PromptEncoder) -> tuple[Prompt, ...]:
     data = config.data
     budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
     rows = load_prompts(data.train_files, data.image_root, data.on_bad_sample, _missing_response)
+    rows = limit_sources(rows, data.source_image_pixels, budget, data.on_bad_sample)
+    check_names(data.source_image_pixels, rows.prompts)
     model_type = model_type_of(config.model.path)
     box_space = box_space_of(config.model.box_space, model_type)
     template = prompt_template(data.template, None, box_space, model_type)

@@ -20,11 +20,10 @@ View = tuple[str, ...] | None
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Where an image is, never its pixels.
+    """Where an image is, never its pixels: a file, or a cell of a parquet file (`row`, `slot` in its `images` list).
 
-    Either a file (`path`), or a cell of a parquet file (`path`, its `row`, and `slot` in the row's `images` list).
     `encoding` says how stored values become RGB: "rgb" for 8 bits; 16 bits need a depth encoding (data/images.py).
-    `size` is (width, height) in pixels of the stored image after EXIF rotation.
+    `size` is (width, height) in pixels of the stored image after EXIF rotation; `resized` what decoding makes of it.
     """
 
     path: str
@@ -32,6 +31,7 @@ class ImageRef:
     encoding: str = "rgb"
     row: int | None = None
     slot: int | None = None
+    resized: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mars.config.folders import folder_problems, groups, quoted, shipped_folder
-from mars.config.keys import leaves
+from mars.config.keys import leaves, mappings
 from mars.config.overrides import EXPERIMENT, Known, check_overrides, section_of
 from mars.config.problem import Problem
 from mars.config.schema import Root
@@ -42,7 +42,7 @@ class Composition:
 def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
     """Compose configs/<root>.yaml. Nothing is raised for a mistake of the user: it is among the problems."""
     folders = [Path(folder).expanduser().resolve() for folder in config_dirs]
-    known = Known(tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]))
+    known = Known(tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema))
     checked = check_overrides(overrides, known)
     problems = [*folder_problems([shipped_folder(), *folders]), *checked.problems]
     doubtful = set(checked.doubtful)
@@ -65,33 +65,36 @@ def _compose(root: str, folders: Sequence[Path], overrides: Sequence[str]) -> tu
         return None, _composition_problem(error)
 
 
-def resolved_leaves(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
-    """Dotted key -> plain value with interpolations resolved; keys that are not set (???) are left out."""
+def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict[str, Any], list[Problem]]:
+    """Dotted key -> plain value with interpolations resolved; keys that are not set (???) are left out.
+
+    mappings: the keys whose value is a mapping.
+    """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
-    _resolve(config, "", values, problems)
+
+    def resolve(node: DictConfig, prefix: str) -> None:
+        for name in node:
+            key = f"{prefix}{name}"
+            if "." in str(name):
+                problems.append(Problem(key, "a key with a dot in a file", "write nested keys"))
+                continue
+            if OmegaConf.is_missing(node, name):
+                continue
+            try:
+                value = node[name]
+                if isinstance(value, DictConfig) and len(value) and key not in mappings:
+                    resolve(value, f"{key}.")
+                elif OmegaConf.is_config(value):
+                    values[key] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+                else:
+                    values[key] = value
+            except OmegaConfBaseException as error:
+                reason = str(error).partition("\n")[0]
+                problems.append(Problem(key, f"cannot be resolved ({reason})", "mend the ${...} or the ??? in it"))
+
+    resolve(config, "")
     return values, problems
-
-
-def _resolve(node: DictConfig, prefix: str, values: dict[str, Any], problems: list[Problem]) -> None:
-    for name in node:
-        key = f"{prefix}{name}"
-        if "." in str(name):
-            problems.append(Problem(key, "a key with a dot in a file", "write nested keys"))
-            continue
-        if OmegaConf.is_missing(node, name):
-            continue
-        try:
-            value = node[name]
-            if isinstance(value, DictConfig) and len(value):
-                _resolve(value, f"{key}.", values, problems)
-            elif OmegaConf.is_config(value):
-                values[key] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-            else:
-                values[key] = value
-        except OmegaConfBaseException as error:
-            reason = str(error).partition("\n")[0]
-            problems.append(Problem(key, f"cannot be resolved ({reason})", "mend the ${...} or the ??? in it"))
 
 
 def _composition_problem(error: Exception) -> Problem:

@@ -57,9 +57,9 @@ def _problem(key: str, place: tuple[int | str, ...], field: FieldInfo, details: 
 
 
 def _article(words: str) -> str:
-    return (
-        "an " if words.startswith("integer") else "a " if words.startswith(("number", "list", "non-empty list")) else ""
-    )
+    if words.startswith("integer"):
+        return "an "
+    return "a " if words.startswith(("number", "list", "non-empty list", "mapping")) else ""
 
 
 def _choice_hint(field: FieldInfo, value: Any) -> str:

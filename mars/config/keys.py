@@ -29,6 +29,11 @@ def leaves(schema: type[Root]) -> dict[str, FieldInfo]:
     return found
 
 
+def mappings(schema: type[Root]) -> frozenset[str]:
+    """The keys whose value is a mapping with names of the user's own."""
+    return frozenset(key for key, field in leaves(schema).items() if get_origin(field.annotation) is dict)
+
+
 def expected(field: FieldInfo) -> str:
     """What a key takes, in words: "integer > 0 or null"."""
     return _words(field.annotation, field.metadata)
@@ -45,6 +50,8 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return "one of " + ", ".join(arguments)
     if origin is list:
         return f"{_filled(metadata)}list of {_words(arguments[0])}"
+    if origin is dict:
+        return f"mapping of {_words(arguments[0])} to {_words(arguments[1])}"
     bounds = [f"{sign} {getattr(item, name)}" for item in metadata for name, sign in _bound(item)]
     return " ".join([_filled(metadata) + _NAMES[annotation], " and ".join(bounds)]).strip()
 

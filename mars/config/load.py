@@ -53,7 +53,7 @@ def composed_yaml(root: RootName, overrides: Sequence[str], config_dirs: Sequenc
     composition = compose_files(root, SCHEMAS[root], overrides, config_dirs)
     if composition.config is None or composition.problems:
         raise _refusal(composition.problems)
-    unresolved = resolved_leaves(composition.config)[1]
+    unresolved = resolved_leaves(composition.config, composition.known.mappings)[1]
     if unresolved:
         raise _refusal(unresolved)
     return OmegaConf.to_yaml(composition.config, resolve=True)
@@ -66,7 +66,7 @@ def _refusal(problems: Sequence[Problem]) -> ConfigError:
 def _validate(composition: Composition, config: DictConfig, schema: type[Root]) -> tuple[Root | None, list[Problem]]:
     """The checked configuration, or None and all problems that are not mere consequences of another one."""
     fields = leaves(schema)
-    values, problems = resolved_leaves(config)
+    values, problems = resolved_leaves(config, composition.known.mappings)
     strays = [unknown_key(key, value, composition.known) for key, value in values.items() if key not in fields]
     meant_otherwise = {key for stray in strays for key in (stray.key, *meant(stray.key, composition.known))}
     doubtful = {

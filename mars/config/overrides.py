@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -23,10 +23,14 @@ _QUOTE = "write key=value; quote a value with special characters: 'run.name=\"a=
 
 @dataclass(frozen=True)
 class Known:
-    """keys: the dotted keys of the schema. groups: group -> its choices, which are file names without .yaml."""
+    """keys: the dotted keys of the schema. groups: group -> its choices, which are file names without .yaml.
+
+    mappings: the keys whose value is a mapping with names of the user's own.
+    """
 
     keys: Sequence[str]
     groups: Mapping[str, Sequence[str]]
+    mappings: Collection[str]
 
     def section(self, key: str) -> list[str]:
         """The keys of the section that `key` is or is in."""
@@ -68,6 +72,9 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
             result.doubtful |= {key, *meant(key, known)}
         elif key in known.groups and not isinstance(value, dict):
             choices[key] = text
+        elif key in known.mappings and isinstance(value, dict):
+            result.accepted += [f"~{key}", f"++{text.lstrip('+')}"]  # Hydra would merge it, and refuse new names
+            result.given.add(key)
         else:
             result.accepted.append(text)
             result.given |= set(flat(value, key))
@@ -81,6 +88,10 @@ def unknown_key(key: str, value: Any, known: Known) -> Problem:
         return Problem(key, "an experiment's keys are not its own", "begin its file with the line # @package _global_")
     if known.section(key) and "." not in key:
         return Problem(key, "a section, not a value", f"set one of {', '.join(known.section(key))}", got=value)
+    for mapping in known.mappings:
+        if key.startswith(f"{mapping}."):
+            name = key.removeprefix(f"{mapping}.")
+            return Problem(key, f"a part of {mapping}", f"write {mapping}={{{name}: ...}}", got=value)
     translated = translation(key, known.keys)
     if translated is not None and translated.startswith("- "):
         return Problem(key, "verl's name for what mars has no key for", f"leave it out: {translated[2:]}", got=value)
@@ -143,7 +154,9 @@ def _problems(override: Override, key: str, value: Any, known: Known) -> list[Pr
     choice = key in known.groups and not isinstance(value, dict)
     if override.is_add() or (choice and override.is_force_add()):
         return [Problem(key, "exists already, + is for what does not", "leave out the +", got=value)]
-    if key in known.keys and isinstance(value, dict):
+    if key in known.mappings and not isinstance(value, dict):
+        return [Problem(key, "wrong type", f"give a mapping, such as {key}={{name: ...}}", got=value)]
+    if key in known.keys and key not in known.mappings and isinstance(value, dict):
         return [Problem(key, "wrong type, it has no keys of its own", "give a value", got=value)]
     if is_section and isinstance(value, dict) and value:
         return [unknown_key(name, held, known) for name, held in flat(value, key).items() if name not in known.keys]

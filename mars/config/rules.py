@@ -38,6 +38,16 @@ def _pixels_ordered(smallest: int, largest: int) -> tuple[str, str] | None:
     return None
 
 
+def _source_pixels(budgets: Mapping[str, list[int]], smallest: int, largest: int) -> tuple[str, str] | None:
+    for name, pixels in budgets.items():
+        if len(pixels) != 2 or pixels[0] > pixels[1]:
+            return f"the pixels of {name} are no range", "give [smallest, largest], such as {infrared: [3136, 250880]}"
+        if pixels[0] < smallest or pixels[1] > largest:
+            limits = f"data.min_image_pixels={smallest} to data.max_image_pixels={largest}"
+            return f"the range of {name} leaves that of all images, {limits}", "give a narrower one, or widen those"
+    return None
+
+
 def _constant_divisor(tokens: int | None, reduction: str) -> tuple[str, str] | None:
     if reduction == "seq_mean_token_sum_norm" and tokens is None:
         return "algorithm.reduction=seq_mean_token_sum_norm divides by it", "give an integer > 0"
@@ -180,14 +190,17 @@ def _weight_for_each_file(weights: list[float] | None, files: list[str]) -> tupl
     return None
 
 
-_PIXELS = Rule(("data.min_image_pixels", "data.max_image_pixels"), _pixels_ordered)
+_PIXELS = (
+    Rule(("data.min_image_pixels", "data.max_image_pixels"), _pixels_ordered),
+    Rule(("data.source_image_pixels", "data.min_image_pixels", "data.max_image_pixels"), _source_pixels),
+)
 
 TRAIN_RULES = (
     Rule(("run.num_steps", "run.num_epochs"), _some_length),
     Rule(("model.attention", "cluster.device"), _attention_on_cpu),
     Rule(("data.template",), _template),
     Rule(("data.weights", "data.train_files"), _weight_for_each_file),
-    _PIXELS,
+    *_PIXELS,
     Rule(("algorithm.reduction_tokens", "algorithm.reduction"), _constant_divisor),
     Rule(("algorithm.dual_clip", "algorithm.loss"), _dual_clip_of_clip),
     Rule(("algorithm.kl_coefficient", "algorithm.kl_reference"), _reference_for_kl),
@@ -220,5 +233,5 @@ TRAIN_RULES = (
 SFT_RULES = (
     Rule(("model.attention", "sft.device"), _attention_on_cpu),
     Rule(("data.template",), _template_without_reward),
-    _PIXELS,
+    *_PIXELS,
 )

@@ -85,6 +85,9 @@ class DataConfig(Section):
     )
     min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
     max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
+    source_image_pixels: dict[str, list[PositiveInt]] = Field(
+        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
+    )
 
 
 class AlgorithmConfig(Section):
@@ -248,6 +251,9 @@ class SftDataConfig(Section):
     )
     min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
     max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
+    source_image_pixels: dict[str, list[PositiveInt]] = Field(
+        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
+    )
 
 
 class SftSettings(Section):

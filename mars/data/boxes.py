@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mars.data.images import ImageBudget, model_image_size
+from mars.data.images import ImageBudget, decoded_size, model_image_size
 from mars.errors import ConfigError
 from mars.types import Prompt, View
 
@@ -23,8 +23,9 @@ class BoxFrames:
     """(truth_size, response_size) of a view, both (width, height); None for a prompt without images.
 
     Truth is in stored pixels of the first source, or in thousandths where the row's box_space says so. A model
-    answers in pixels of the image after smart_resize (Qwen2.5-VL), here the first one it is shown, or in thousandths
-    (Qwen3-VL). All sources show the same scene, so a box is carried over by its share of width and height.
+    answers in pixels of the image after smart_resize (Qwen2.5-VL), here the first one it is shown, by the budget of its
+    source where that has its own (data/source_pixels.py), or in thousandths (Qwen3-VL). All sources show the same
+    scene, so a box is carried over by its share of width and height.
 
     Example: 1280x1024 images and at most 1280 image tokens: truth (1280, 1024), response (1120, 896).
     """
@@ -37,8 +38,9 @@ class BoxFrames:
             return None, None
         shown = next(source for source in prompt.sources if view is None or source.name in view)
         truth = truth_frame(prompt)
-        response = THOUSANDTHS if self.box_space == "norm_1000" else model_image_size(shown.image.size, self.budget)
-        return truth, response
+        if self.box_space == "norm_1000":
+            return truth, THOUSANDTHS
+        return truth, model_image_size(decoded_size(shown.image), self.budget)
 
 
 def box_space_of(setting: Literal["auto"] | BoxSpace, model_type: str) -> BoxSpace:

@@ -52,13 +52,18 @@ class BadImage(DataError):
 
 
 def decode_image(ref: ImageRef) -> Image.Image:
-    """The image as 8-bit RGB, size `ref.size`. Raises BadImage (a DataError) that names the file."""
+    """The image as 8-bit RGB, size `decoded_size(ref)`. Raises BadImage (a DataError) that names the file."""
     name = describe(ref.path, ref.row, ref.slot)
     with _opened(_source(ref, name), ref.encoding, name) as image:
         decoded = _to_rgb(image, ref.encoding)
     if decoded.size != tuple(ref.size):
         raise BadImage("changed", f"{name}: the image changed after loading; got {decoded.size}, was {ref.size}")
-    return decoded
+    return decoded if ref.resized is None else _resize(decoded, ref.resized)
+
+
+def decoded_size(ref: ImageRef) -> tuple[int, int]:
+    """(width, height) of what decode_image gives: the stored image, or what its source's budget makes of it."""
+    return ref.size if ref.resized is None else ref.resized
 
 
 def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]:
@@ -211,6 +216,15 @@ def _to_rgb(image: Image.Image, encoding: str) -> Image.Image:
         white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, coloured).convert("RGB")
     return upright.convert("RGB")
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bicubic by torchvision on 8 bits: to the bit what Qwen-VL's image processor does, which Pillow's is not."""
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    pixels = functional.pil_to_tensor(image)
+    resized = functional.resize(pixels, [size[1], size[0]], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return functional.to_pil_image(resized)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mars.data.chat import PromptEncoder, prompt_length
 from mars.data.dataset import PromptSet
-from mars.data.images import ImageBudget, num_image_tokens
+from mars.data.images import ImageBudget, decoded_size, num_image_tokens
 from mars.data.problems import OnBadSample, Problem
 from mars.data.views import ImageLayout
 from mars.errors import DataError
@@ -58,7 +58,7 @@ def longest_view(prompt: Prompt, encoder: PromptEncoder, budget: ImageBudget, im
     With the layout "single" that is the multi view: other views have a part of its text and images. With "repeated"
     it is the view of the source with the most tokens, in all slots.
     """
-    tokens = [num_image_tokens(source.image.size, budget) for source in prompt.sources]
+    tokens = [num_image_tokens(decoded_size(source.image), budget) for source in prompt.sources]
     ids = encoder.encode(prompt.messages, len(tokens))
     if image_layout == "repeated" and tokens:
         tokens = [max(tokens)] * len(tokens)

@@ -111,6 +111,7 @@ def _image(record: dict[str, Any]) -> ImageRef:
         _value(record, "encoding", str),
         _value(record, "row", int | None),
         _value(record, "slot", int | None),
+        size_of(record.get("resized"), "resized"),
     )
 
 

@@ -55,6 +55,8 @@ def _questions(config: TrainConfig, inputs: Inputs, dropped: Mapping[str, int]) 
         "prompts": prompts_fingerprint(requests),
         "data.min_image_pixels": config.data.min_image_pixels,
         "data.max_image_pixels": config.data.max_image_pixels,
+        # null where no source has its own, as in results from before there were any.
+        "data.source_image_pixels": config.data.source_image_pixels or None,
         "model.box_space": inputs.frames.box_space,
         "rollout.max_response_tokens": config.rollout.max_response_tokens,
         "evaluation.samples_per_prompt": settings.samples_per_prompt,

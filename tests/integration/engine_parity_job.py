@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
@@ -21,6 +22,7 @@ from mars.actor.trainer import Rendezvous
 from mars.build import EngineSpec, TrainerSpec
 from mars.config.load import load_config
 from mars.data.chat import PromptEncoder
+from mars.data.images import ImageBudget, model_image_size
 from mars.errors import DataError
 from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, Sequence, WeightUpdate
 
@@ -28,14 +30,15 @@ TEMPERATURE = 0.7
 ANSWERS = 4
 
 
-def pictures(folder: Path) -> list[ImageRef]:
+def pictures(folder: Path, budget: ImageBudget) -> list[ImageRef]:
     noise = np.random.default_rng(5)
     refs = []
-    for i, (width, height) in enumerate([(56, 56), (112, 84), (200, 90), (70, 130)]):
+    for i, (width, height) in enumerate([(56, 56), (112, 84), (200, 90)]):
         path = folder / f"{i}.png"
         Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         refs.append(ImageRef(str(path), (width, height)))
-    return refs
+    # Of one file under two budgets of sources: for engine and trainer two images.
+    return [*refs[:3], replace(refs[2], resized=model_image_size(refs[2].size, budget))]
 
 
 def hot_weights(model: Path) -> None:
@@ -157,7 +160,7 @@ def main(folder: Path, family: str) -> dict:
     config = load_config("train", overrides, [])
     encoder = PromptEncoder.from_pretrained(str(model))
     rules = encoder.token_rules()
-    asked = requests(encoder, pictures(folder))
+    asked = requests(encoder, pictures(folder, ImageBudget.from_pretrained(str(model), 784, 7840)))
     trainer = TrainerSpec(config, rules)(Rendezvous(0, 1, None, 60.0))
     fetch = lambda payload: iter(payload.items())  # noqa: E731
     vllm = EngineSpec(config, rules, 3)(fetch)

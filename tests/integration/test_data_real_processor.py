@@ -2,15 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from mars.actor.tiny import MAX_PIXELS, MIN_PIXELS, build_config, build_processor
 from mars.data.chat import PromptEncoder, expand
-from mars.data.images import ImageBudget, model_image_size, num_image_tokens
+from mars.data.images import ImageBudget, decode_image, model_image_size, num_image_tokens
+from mars.data.lengths import longest_view
+from mars.data.processor import PromptProcessor
+from mars.data.source_pixels import limited
 from mars.errors import EnvironmentProblem
-from mars.types import Message
+from mars.types import ImageRef, Message, Prompt, Source
+
+REAL_PIXELS = (3136, 1003520)  # data.min_image_pixels and data.max_image_pixels as shipped
 
 
 def noise(width, height):
@@ -47,6 +53,46 @@ def test_expanded_ids_are_the_processors(model):
     ids = encoder.encode(messages, 3)
     tokens = [num_image_tokens(size, budget) for size in sizes]
     assert expand(ids, tokens, encoder.token_rules().image_id) == tuple(expected)
+
+
+@pytest.mark.parametrize("size", [(1280, 1024), (1600, 900), (640, 480)])
+@pytest.mark.parametrize("own", [None, (3136, 200704), (501760, 1003520), (3136, 1003520)])
+def test_prompts_of_real_sizes_are_the_processors(model, tmp_path, size, own):
+    """Length and pixels, whether the second source has the limits of all images or its own."""
+    folder, processor = model
+    paths = [tmp_path / name for name in ("visible.png", "infrared.png")]
+    for path in paths:
+        noise(*size).save(path)
+    sources = tuple(Source(path.stem, ImageRef(str(path), size)) for path in paths)
+    prompt = Prompt("p", "rows:0", "t", (Message("user", "<image>\n<image>Where?"),), sources, "[]")
+    budget = ImageBudget.from_pretrained(folder, *REAL_PIXELS)
+    (prompt,), _ = limited([prompt], {} if own is None else {"infrared": own}, budget)
+    encoder = PromptEncoder.from_pretrained(folder)
+    ours = PromptProcessor(
+        folder,
+        decode=decode_image,
+        min_pixels=REAL_PIXELS[0],
+        max_pixels=REAL_PIXELS[1],
+        image_token_id=encoder.token_rules().image_id,
+        cache_bytes=0,
+    ).process(encoder.encode(prompt.messages, 2), [source.image for source in prompt.sources])
+    assert longest_view(prompt, encoder, budget, "single") == len(ours.input_ids)
+    for k, (low, high) in enumerate((REAL_PIXELS, own or REAL_PIXELS)):
+        limits = {"shortest_edge": low, "longest_edge": high}
+        expected = processor.image_processor(images=[Image.open(paths[k])], size=limits, return_tensors="pt")
+        assert ours.image_grid_thw[k] == tuple(expected["image_grid_thw"][0].tolist())
+        assert torch.equal(ours.pixel_values[k], expected["pixel_values"])
+    if own is None:
+        parts = [
+            {"type": "image"},
+            {"type": "text", "text": "\n"},
+            {"type": "image"},
+            {"type": "text", "text": "Where?"},
+        ]
+        turns = [{"role": "user", "content": parts}]
+        text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        whole = processor(text=[text], images=[Image.open(path) for path in paths], size=limits)
+        assert ours.input_ids.tolist() == list(whole["input_ids"][0])
 
 
 def test_rules_cover_the_whole_vocabulary_of_the_model(model):

@@ -78,6 +78,24 @@ def test_a_good_file(folder, check, tiny, world):
     assert sum(int(line.split()[-1]) for line in text.splitlines() if re.match(r"  \d+ - ", line)) == 4
 
 
+def test_a_source_has_the_tokens_of_its_own_budget(folder, check):
+    rows = [row(0, 1, sources=["visible", "infrared"]), row(2, 3, sources=["visible", "infrared"])]
+    text, message = check(write(folder, rows), "data.source_image_pixels={infrared: [25088, 50176]}")
+    assert message is None
+    tokens = num_image_tokens((64, 48), ImageBudget(784, 50176, 14, 2))
+    own = num_image_tokens((64, 48), ImageBudget(25088, 50176, 14, 2))
+    assert own > tokens
+    assert f"visible: {tokens} to {tokens}, mean" in text
+    assert f"infrared: {own} to {own}, mean" in text
+    with pytest.raises(ConfigError, match=r"source_image_pixels.*got infra; the rows' sources are visible, infrared"):
+        check(write(folder, rows), "data.source_image_pixels={infra: [25088, 50176]}")
+    # Rows that cannot be read may be those that have it: they are told first.
+    _, message = check(
+        write(folder, [row("none.png", sources=["infra"])]), "data.source_image_pixels={infra: [784, 999]}"
+    )
+    assert "image_missing" in message
+
+
 def test_lengths_are_those_of_the_real_processor(folder, tiny, world):
     from mars.check_data import check
     from mars.config.load import load_config

@@ -92,6 +92,18 @@ def test_the_loss_is_the_mean_over_response_tokens_of_a_plain_forward(configure,
     assert metrics["sft/lr"] == pytest.approx(3e-3 / 2)
 
 
+def test_a_source_may_have_a_budget_of_its_own(configure, world):
+    """Rows are of view_1 and view_2, of a single image, or of none."""
+    made, prompts = cold_start(configure("data.source_image_pixels={view_2: [25088, 50176]}"))
+    plain, _ = cold_start(configure())
+    grids = [[m._rows[p.prompt_id][0].image_grid_thw for p in prompts if len(p.sources) == 2] for m in (made, plain)]
+    assert {grid[0] for grid in grids[0]} == {grid[0] for grid in grids[1]}
+    assert {grid[1] for grid in grids[0]} == {(1, 12, 12)}
+    assert {grid[1] for grid in grids[1]} == {(1, 4, 4)}
+    with pytest.raises(ConfigError, match=r"got view_3; the rows' sources are image, view_1, view_2"):
+        cold_start(configure("data.source_image_pixels={view_3: [25088, 50176]}"))
+
+
 def test_the_split_into_forwards_changes_nothing(configure):
     results = []
     for tokens in (1, 400, 100_000):

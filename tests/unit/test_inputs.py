@@ -9,7 +9,8 @@ import pytest
 from mars.config.load import load_config
 from mars.dry_run import check_model_files, report, summary
 from mars.errors import ConfigError, DataError, EnvironmentProblem
-from mars.inputs import load_inputs, prompt_stream
+from mars.inputs import evaluation_plan, load_inputs, prompt_stream
+from mars.results.job import _questions
 
 
 def row(images, truth="[[1, 2, 20, 30]]", question="Find the person.", **extra):
@@ -68,6 +69,53 @@ def test_the_repeated_layout_reaches_the_prompts(configure, pictures, world):
     ids, images = inputs.encode(inputs.train.prompts[0], ("view_2",))
     assert [image.size for image in images] == [pictures[1].size] * 2
     assert ids.count(world.rules.image_id) == 2
+
+
+def test_a_source_may_have_a_budget_of_its_own(configure, pictures, world, capsys):
+    """Lengths, frames, the dry run and the identity of results follow it; another source keeps the limits of all."""
+    own = "data.source_image_pixels={infrared: [784, 1568], depth: [25088, 50176]}"
+    names = ["visible", "infrared", "depth"]
+    rows = [row(pictures[:3], sources=names), row(pictures[:2], sources=names[:2]), row(pictures[2:3], sources=["x"])]
+    config = configure(rows, own, held_out=rows[:1])
+    inputs = load_inputs(config, with_training_set=True)
+    for prompt in (*inputs.train.prompts[:2], *inputs.evaluation.prompts):
+        for request in evaluation_plan(inputs).requests([prompt], 0):
+            processed = world.processor.process(request.prompt_token_ids, request.images)
+            assert inputs.prompt_length(request) == len(processed.input_ids)
+            _, h, w = processed.image_grid_thw[0]
+            assert inputs.frames(prompt, request.view)[1] == (14 * w, 14 * h)
+    full = load_inputs(configure(rows, held_out=rows[:1]), True).train.prompts[0].sources
+    images = [source.image for source in inputs.train.prompts[0].sources]
+    assert images[0] == full[0].image
+    assert [image.resized for image in images] == [None, (28, 28), (252, 112)]
+    capsys.readouterr()
+    report(config)
+    text = capsys.readouterr().out
+    assert text.count("perfect answer: score 1.75, accuracy 1\n") == 3
+    assert "64x48: 4 + 56x56: 1 + 96x40: 36" in text
+    identity = "data.source_image_pixels"
+    assert _questions(config, inputs, {}).identity[identity] == config.data.source_image_pixels
+    assert _questions(configure(rows, held_out=rows[:1]), inputs, {}).identity[identity] is None
+
+
+def test_a_budget_decides_which_rows_are_too_long(configure, pictures, world):
+    rows = [row(pictures[:2], sources=["visible", "infrared"])] * 2
+    wide = ["data.min_image_pixels=25088", "data.source_image_pixels={visible: [25088, 25088]}"]
+    longest = len(world.prompt_ids("x", pictures[:2])) + 32
+    for overrides in (wide, [wide[0], "data.source_image_pixels={infrared: [50176, 50176]}"]):
+        prompts = load_inputs(configure(rows, *overrides), with_training_set=True).train.prompts
+        assert prompts
+    with pytest.raises(DataError, match=r"train\.jsonl:1.*data\.max_prompt_tokens"):
+        load_inputs(configure(rows, *overrides, f"data.max_prompt_tokens={longest}"), with_training_set=True)
+
+
+def test_a_source_with_a_budget_must_be_in_some_row(configure, pictures):
+    rows = [row(pictures[:2], sources=["visible", "infrared"])] * 2
+    held_out = [row(pictures[:2], sources=["visible", "thermal"])]
+    load_inputs(configure(rows, "data.source_image_pixels={thermal: [784, 1568]}", held_out=held_out), True)
+    misspelt = "data.source_image_pixels={infared: [784, 1568]}"
+    with pytest.raises(ConfigError, match="got infared; the rows' sources are visible, infrared, thermal"):
+        load_inputs(configure(rows, misspelt, held_out=held_out), True)
 
 
 def test_truth_boxes_are_checked_in_their_own_frame(configure, pictures):

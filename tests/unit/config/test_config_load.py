@@ -52,6 +52,23 @@ def test_the_experiment_wins_over_the_defaults_and_the_command_line_over_the_exp
     assert (config.run.num_epochs, config.run.seed, config.actor.warmup_steps) == (7, 9, 3)
 
 
+@pytest.mark.parametrize("root", ["train", "sft"])
+def test_a_mapping_on_the_command_line_replaces_that_of_the_experiment(experiment, root):
+    chosen, dirs = experiment("# @package _global_\ndata: {source_image_pixels: {infrared: [3136, 9000]}}\n")
+    assert load_config(root, [FILES], []).data.source_image_pixels == {}
+    assert load_config(root, [FILES, *chosen], dirs).data.source_image_pixels == {"infrared": [3136, 9000]}
+    depth = "data.source_image_pixels={cam.front-2: [3136, 3136]}"
+    assert load_config(root, [FILES, *chosen, depth], dirs).data.source_image_pixels == {"cam.front-2": [3136, 3136]}
+    nothing = "data.source_image_pixels={}"
+    assert load_config(root, [FILES, *chosen, depth, nothing], dirs).data.source_image_pixels == {}
+    assert "cam.front-2:\n" in composed_yaml(root, [FILES, *chosen, depth], dirs)
+    lines = problems(*chosen, depth, "data.min_image_pixels=4000", root=root, dirs=dirs)
+    assert lines == [f"data.source_image_pixels: {line}" for line in (
+        "the range of cam.front-2 leaves that of all images, data.min_image_pixels=4000 to "
+        "data.max_image_pixels=1003520; got {'cam.front-2': [3136, 3136]}; give a narrower one, or widen those",
+    )]  # fmt: skip
+
+
 def test_a_group_on_the_command_line_wins_over_the_experiments_choice(experiment):
     chosen, dirs = experiment("# @package _global_\ndefaults:\n  - override /anchor: leave_one_out\n")
     assert load_config("train", [FILES, *chosen], dirs).anchor.kind == "leave_one_out"
@@ -151,9 +168,19 @@ REFUSALS = {
     "data.eval_files=b.parquet": "got 'b.parquet'; give a list of text, such as data.eval_files=[b.parquet]",
     "data.eval_files={a: b}": "data.eval_files: wrong type, it has no keys of its own; got {'a': 'b'}; give a value",
     "run.seed=[1]": "run.seed: wrong type; got [1]; give an integer >= 0 and < 2147483648",
+    "data.source_image_pixels={a: 9}": "data.source_image_pixels: wrong type at [a]; got 9; give a mapping of text to",
+    "data.source_image_pixels={a: [9.0, 9]}": "data.source_image_pixels: wrong type at [a]; got 9.0; give a mapping",
+    "data.source_image_pixels={1: [9, 9]}": "data.source_image_pixels: wrong type at [1]; got 1; give a mapping of",
+    "data.source_image_pixels={a: {b: 1}}": "data.source_image_pixels: wrong type at [a]; got {'b': 1}; give a mapping",
+    "data.source_image_pixels=[9,9]": "got [9, 9]; give a mapping, such as data.source_image_pixels={name: ...}",
+    "data.source_image_pixels.a=[9,9]": "got [9, 9]; write data.source_image_pixels={a: ...}",
+    "data={source_image_pixels: {a: [9, 9]}}": "got [9, 9]; write data.source_image_pixels={a: ...}",
+    "+data.source_image_pixels={a: [9, 9]}": "data.source_image_pixels: exists already, + is for what does not; got",
+    "data.source_image_pixel={a: [9, 9]}": "unknown key; got {'a': [9, 9]}; did you mean data.source_image_pixels?",
     "data.eval_files=[b,3]": "data.eval_files: wrong type at [1]; got 3; give a list of text",
     # ranges
     "rollout.top_p=1.5": "rollout.top_p: out of range; got 1.5; give a number > 0 and <= 1",
+    "data.source_image_pixels={a: [0, 9]}": "data.source_image_pixels: out of range at [a]; got 0; give a mapping of",
     "rollout.top_p=nan": "rollout.top_p: out of range; got nan; give a number > 0 and <= 1",
     "rollout.temperature=inf": "rollout.temperature: out of range; got inf; give a number > 0",
     "run.seed=-1": "run.seed: out of range; got -1; give an integer >= 0 and < 2147483648",
@@ -183,6 +210,10 @@ REFUSALS = {
     "algorithm.reduction=seq_mean_token_sum_norm": "algorithm.reduction_tokens: algorithm.reduction=",
     "data.prompts_per_step=100": "actor.prompts_per_update: does not divide data.prompts_per_step=100; got 32;",
     "actor.num_workers=33": "actor.num_workers: more ranks than the actor.prompts_per_update=32 prompts",
+    "data.source_image_pixels={a: [9, 9, 9]}": "data.source_image_pixels: the pixels of a are no range; got {'a': [9,",
+    "data.source_image_pixels={a: [5000, 4000]}": "data.source_image_pixels: the pixels of a are no range; got {'a': [",
+    "data.source_image_pixels={a: [3136, 3136], b: [3135, 4000]}": "the range of b leaves that of all images, data.min",
+    "data.source_image_pixels={a: [3136, 1003521]}": "to data.max_image_pixels=1003520; got {'a': [3136, 1003521]}",
     "rollout.max_model_len=12287": "max_response_tokens=8192; got 12287; give 12288 or more",
 }
 

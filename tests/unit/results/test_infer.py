@@ -22,7 +22,7 @@ from mars.types import ImageRef, Sampling
 
 EOS = 9
 SOURCES = {"a": ["visible", "infrared"], "b": ["visible", "infrared"], "c": ["alone"]}
-IMAGE = ImageRef("/nowhere/x.png", (100, 50))
+IMAGE = ImageRef("/nowhere/x.png", (100, 50), resized=(56, 28))
 YES = [ord(char) for char in "<answer>yes</answer>"]
 NO = [ord(char) for char in "<answer>no</answer>"]
 
@@ -109,6 +109,12 @@ def test_every_view_is_asked_once_and_all_is_kept(world, tmp_path):
     result = score_file(tmp_path / "out", "vqa", 0.5, None)[2]
     assert (result["multi"]["mean"], result["mono"]["visible"]["mean"], result["union"]["mean"]) == (1, 0, 1)
     assert (result["cut_off"], result["dropped"], result["model"]) == (2, {"truth": 1}, "m")
+
+
+def test_images_are_read_back_as_they_were_shown(world, tmp_path):
+    world.infer(result_paths(tmp_path / "out"))
+    answers = read_results(tmp_path / "out").answers
+    assert {source.image for answer in answers for source in answer.sources} == {IMAGE}
 
 
 def test_public_files_give_the_same_numbers_as_ours(world, tmp_path):
