@@ -20,7 +20,7 @@ from mars.data.images import decode_image
 from mars.data.processor import PromptProcessor
 from mars.data.views import views
 from mars.evaluate import EvaluationParts
-from mars.inputs import Inputs, evaluation_plan
+from mars.inputs import Inputs, evaluation_plan, rewards_of
 from mars.rewards.pool import RewardPool
 from mars.rewards.reward import RewardScorer
 from mars.rollout.engine import RolloutEngine
@@ -211,7 +211,7 @@ def workers(
 
 def build_scorer(config: TrainConfig) -> RewardScorer:
     reward = config.reward
-    return RewardPool(reward.function, reward.scorer, reward.num_workers, reward.timeout_s)
+    return RewardPool(rewards_of(config), reward.scorer, reward.num_workers, reward.timeout_s)
 
 
 def step_parts(
@@ -256,16 +256,14 @@ def step_parts(
 def evaluation_parts(
     config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer
 ) -> EvaluationParts:
-    is_grounding = config.reward.function == "grounding"
     return EvaluationParts(
         engine=engine,
         scorer=scorer,
         plan=evaluation_plan(inputs),
         decode=inputs.encoder.decode,
         frames=inputs.frames,
-        metric="mean IoU" if is_grounding else "accuracy",
-        threshold=config.evaluation.iou_threshold if is_grounding else None,
-        function=config.reward.function,
+        threshold=config.evaluation.iou_threshold,
+        rewards=rewards_of(config),
     )
 
 

@@ -24,11 +24,12 @@ from mars.data.images import ImageBudget, decoded_size, num_image_tokens
 from mars.data.lengths import measure, overlong
 from mars.data.problems import Problem
 from mars.data.source_pixels import check_names, limited
-from mars.data.templates import apply_template, has_instruction
+from mars.data.templates import apply_templates, has_instruction
 from mars.data.tokenizer import model_type_of
 from mars.errors import DataError
-from mars.inputs import prompt_template
-from mars.rewards.functions import check_truth, load_reward
+from mars.inputs import prompt_templates, rewards_of
+from mars.rewards.functions import RewardsBySet, check_truth, load_reward
+from mars.rewards.reward import RewardFn
 from mars.types import ImageRef, Prompt
 
 BARS = 12
@@ -67,17 +68,20 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     budget = ImageBudget.from_pretrained(model.path, data.min_image_pixels, data.max_image_pixels)
     model_type = model_type_of(model.path)
     frames = BoxFrames(box_space_of(model.box_space, model_type), budget)
-    template = prompt_template(data.template, config.reward.function, frames.box_space, model_type)
+    rewards = rewards_of(config)
+    reward = load_reward(rewards, config.reward.scorer)
+    template_of = prompt_templates(data.template, rewards, frames.box_space, model_type)
     result = CheckResult()
     for group in (files, held_out):
         if group:
-            _read(result, config, group)
+            _read(result, config, group, rewards)
+    rewards.check_sets(prompt.data_source for prompt in result.prompts)
     start = time.perf_counter()
     asked = []
     for prompt in result.prompts:
         result.own_instruction += has_instruction(prompt)
         try:
-            asked += apply_template(PromptSet((prompt,), {}, ""), template, "error").prompts
+            asked += apply_templates(PromptSet((prompt,), {}, ""), template_of, "error").prompts
         except DataError as error:
             result.problems.append(Problem(prompt.row, "template", str(error)))
     if not result.problems:  # else they may hide the rows that have it
@@ -94,18 +98,18 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     if data.decode_at_start:
         result.problems += undecodable(asked)
         result.decoded = sum(len(prompt.sources) for prompt in asked)
-    result.problems += _disagreements(config, asked, frames)
+    result.problems += _disagreements(rewards, reward, asked, frames)
     result.problems += _overlap(asked, set(held_out))
     result.repeated = _num_repeated(asked)
     result.problems.sort(key=lambda problem: _place(problem.row, [*files, *held_out]))
     return result
 
 
-def _read(result: CheckResult, config: TrainConfig, files: Sequence[str]) -> None:
+def _read(result: CheckResult, config: TrainConfig, files: Sequence[str], rewards: RewardsBySet) -> None:
     """Add the rows of `files` to the result."""
     start = time.perf_counter()
     with HeaderCache(cache_file(fingerprint_of(files))) as cache:
-        truth = partial(_problem_of_truth, config.reward.function)
+        truth = partial(_problem_of_truth, rewards)
         reading = read_prompts(files, config.data.image_root, truth, cache.probe)
     result.header_seconds += time.perf_counter() - start
     result.num_rows += reading.num_rows
@@ -121,14 +125,16 @@ def _read(result: CheckResult, config: TrainConfig, files: Sequence[str]) -> Non
         ]
 
 
-def _problem_of_truth(function: str, prompt: Prompt) -> str | None:
-    return check_truth(function, prompt.truth, prompt.extra_info, truth_frame(prompt))
+def _problem_of_truth(rewards: RewardsBySet, prompt: Prompt) -> str | None:
+    if not rewards.has(prompt.data_source):
+        return None  # the whole set is refused
+    return check_truth(rewards.of(prompt.data_source), prompt.truth, prompt.extra_info, truth_frame(prompt))
 
 
-def _disagreements(config: TrainConfig, prompts: Sequence[Prompt], frames: BoxFrames) -> list[Problem]:
-    function = config.reward.function
-    reward = load_reward(function, config.reward.scorer)
-    found = ((prompt, disagreement(prompt, function, reward, frames)) for prompt in prompts)
+def _disagreements(
+    rewards: RewardsBySet, reward: RewardFn, prompts: Sequence[Prompt], frames: BoxFrames
+) -> list[Problem]:
+    found = ((prompt, disagreement(prompt, rewards.of(prompt.data_source), reward, frames)) for prompt in prompts)
     return [Problem(prompt.row, "agreement", reason) for prompt, reason in found if reason is not None]
 
 
@@ -212,7 +218,7 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
         f"sets           {_counted(prompt.data_source for prompt in result.prompts)}",
         f"sources        {_counted(f'{len(prompt.sources)} images' for prompt in result.prompts)}",
         f"headers        read and measured at {rows_per_second:.0f} rows/s; {result.decoded} images decoded in full",
-        f"reward         {config.reward.function}; {result.own_instruction} rows say themselves how to answer",
+        f"reward         {rewards_of(config)}; {result.own_instruction} rows say themselves how to answer",
     ]
     if result.repeated:
         lines.append(f"repeated       {result.repeated} rows say the same about the same images as an earlier one")

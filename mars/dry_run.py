@@ -17,7 +17,7 @@ from mars.data.tokenizer import read_json
 from mars.data.views import views
 from mars.errors import DataError, EnvironmentProblem
 from mars.fit import FitSettings, last_step
-from mars.inputs import Inputs, load_inputs, prompt_stream
+from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
 from mars.rewards.functions import load_reward
 from mars.tracking.text import visible
 from mars.types import RewardResult
@@ -30,7 +30,7 @@ def report(config: TrainConfig) -> None:
     """Raises the same errors as a run would, decodes every image in full and takes some rows all the way."""
     data = config.data.model_copy(update={"decode_at_start": True})
     inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
-    load_reward(config.reward.function, config.reward.scorer)
+    load_reward(rewards_of(config), config.reward.scorer)
     check_model_files(config.model.path, trust_remote_code=config.model.trust_remote_code)
     check_kl_reference(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
@@ -103,7 +103,7 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
 
     if inputs.train is None:
         raise ValueError("samples need the training set")
-    prompts, frames, function = inputs.train.prompts, inputs.frames, config.reward.function
+    prompts, frames, rewards = inputs.train.prompts, inputs.frames, rewards_of(config)
     step = max(len(prompts) // _SAMPLES, 1)
     processor = PromptProcessor(
         config.model.path,
@@ -123,7 +123,7 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
             expected, made = prompt_length(token_ids, counted), len(processor.process(token_ids, images).input_ids)
             if made != expected:
                 raise DataError(f"{prompt.row}: {expected} prompt tokens counted, the processor made {made}; report it")
-            answers = [perfect_answer(prompt, None, function, frames), EMPTY_ANSWER]
+            answers = [perfect_answer(prompt, None, rewards.of(prompt.data_source), frames), EMPTY_ANSWER]
             scores = scorer.score([answer_of(prompt, None, answer, frames) for answer in answers])
             shown = " + ".join(f"{w}x{h}: {n}" for (w, h), n in zip((i.size for i in images), counted, strict=True))
             lines += [

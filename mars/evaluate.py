@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
+from mars.rewards.functions import RewardsBySet
 from mars.rewards.reward import RewardScorer, ScorerName
 from mars.rewards.verdict import Verdict, verdict
 from mars.rollout.collect import BoxFrames, collect, reward_input, score_stream
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.plan import RolloutPlan
-from mars.types import Prompt, View
+from mars.types import Prompt, Rollout, View
 
 CONFIDENCE = 0.95
+
+ACCURACY, MEAN_IOU = "accuracy", "mean IoU"
+"""What the accuracy of an answer is called: right or wrong (or a user's own), and that of boxes."""
 
 # Training steps count from 1: no evaluation shares its seeds with one.
 EVALUATION_STEP = 0
@@ -32,6 +36,7 @@ class EvalRecord:
     accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
     failed: the reward function failed; counted as wrong, whatever `accuracy` says.
     verdict: what the compat scorer says; None for a reward that has one scorer only.
+    metric: ACCURACY or MEAN_IOU.
     """
 
     prompt_id: str
@@ -40,6 +45,7 @@ class EvalRecord:
     accuracy: float
     failed: bool
     verdict: Verdict | None = None
+    metric: str = ACCURACY
 
     def __post_init__(self) -> None:
         if not 0 <= self.accuracy <= 1:
@@ -62,8 +68,7 @@ class EvalRecord:
 class EvaluationParts:
     """What an evaluation uses. plan: the multi view and every mono view of each prompt.
 
-    metric: what `accuracy` is called here, "accuracy" or "mean IoU". threshold: see `summarize`.
-    function: the reward's name, "grounding" or "vqa"; others have no compat scorer.
+    threshold: see `summarize`. rewards: which reward the scorer uses for which row.
     """
 
     engine: RolloutEngine
@@ -71,9 +76,13 @@ class EvaluationParts:
     plan: RolloutPlan
     decode: Callable[[Sequence[int]], str]
     frames: BoxFrames
-    metric: str
-    threshold: float | None
-    function: str | None = None
+    threshold: float
+    rewards: RewardsBySet
+
+
+def metric_of(function: str) -> str:
+    """What the accuracy of a reward is called."""
+    return MEAN_IOU if function == "grounding" else ACCURACY
 
 
 def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, step: int, model: str) -> dict[str, Any]:
@@ -86,35 +95,41 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
     scored = score_stream(prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
     rollouts = collect(prompts, requests, scored)
     records = [
-        EvalRecord(
-            item.prompt.prompt_id,
-            item.prompt.data_source,
-            rollout.view,
-            rollout.reward.accuracy,
-            failed=not rollout.valid,
-            verdict=verdict(
-                parts.function, reward_input(item.prompt, rollout.view, rollout.text, parts.frames), rollout.reward
-            ),
-        )
+        _record(parts, item.prompt, rollout)
         for item in rollouts
         for group in (item.multi, *item.anchors)
         for rollout in group.rollouts
     ]
-    return summarize(records, name=name, step=step, model=model, metric=parts.metric, threshold=parts.threshold)
+    return summarize(records, name=name, step=step, model=model, threshold=parts.threshold)
+
+
+def _record(parts: EvaluationParts, prompt: Prompt, rollout: Rollout) -> EvalRecord:
+    function = parts.rewards.of(prompt.data_source)
+    item = reward_input(prompt, rollout.view, rollout.text, parts.frames)
+    return EvalRecord(
+        prompt.prompt_id,
+        prompt.data_source,
+        rollout.view,
+        rollout.reward.accuracy,
+        failed=not rollout.valid,
+        verdict=verdict(function, item, rollout.reward),
+        metric=metric_of(function),
+    )
 
 
 def summarize(
-    records: Sequence[EvalRecord], *, name: str, step: int, model: str, metric: str, threshold: float | None
+    records: Sequence[EvalRecord], *, name: str, step: int, model: str, threshold: float | None
 ) -> dict[str, Any]:
     """The evaluation result, JSON-ready. Every record stays in its denominator.
 
     Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
-    metric: "accuracy" or "mean IoU". threshold: IoU above which a multi answer is a hit (grounding), else None.
+    threshold: mean IoU above which a multi answer is a hit; None: none is counted.
 
-    Returns {"name", "step", "model", "metric", "n" (prompts), "answers", "failed", "unparseable" (records), "multi",
-    "mono": {source: ..}, "union", "information_gain", "conflict_rate", "share_over_threshold", "compat": {"multi" ..
-    by the compat scorer}, "by_data_source": {name: the same}} where each quantity is {"mean", "low", "high", "n"}, or
-    None where no prompt has it. "compat" and "unparseable" are None for a reward with one scorer. Prompts without mono
+    Returns {"name", "step", "model", "metric" (of the records; "accuracy, mean IoU" for both), "n" (prompts),
+    "answers", "failed", "unparseable" (records), "multi", "mono": {source: ..}, "union", "information_gain",
+    "conflict_rate", "share_over_threshold" (of prompts with a mean IoU), "compat": {"multi" .. by the compat scorer},
+    "by_data_source": {name: the same}} where each quantity is {"mean", "low", "high", "n"}, or None where no prompt has
+    it. "compat" and "unparseable" are None where some reward has one scorer. Prompts without mono
     views (one source or none) count in "multi" alone. Where no prompt has an answer to its multi view, "multi",
     "information_gain", "conflict_rate" and "share_over_threshold" are None.
 
@@ -131,7 +146,6 @@ def summarize(
         "name": name,
         "step": step,
         "model": model,
-        "metric": metric,
         **_summary(records, threshold),
         "by_data_source": {key: _summary(part, threshold) for key, part in sorted(by_source.items())},
     }
@@ -183,7 +197,8 @@ def prompt_values(
 ) -> dict[str, dict[str, float]]:
     """{prompt id: {quantity: value}}, the quantities of `summarize` for each prompt, those it has.
 
-    Quantities: multi, mono/<source>, union, information_gain, conflict_rate; share_over_threshold with a threshold.
+    Quantities: multi, mono/<source>, union, information_gain, conflict_rate; share_over_threshold with a threshold, for
+    prompts whose metric is MEAN_IOU.
     Raises ValueError where some prompts have an answer to their multi view and others have none.
     """
     answers: dict[str, dict[View, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -192,7 +207,10 @@ def prompt_values(
     without = [prompt_id for prompt_id, views in answers.items() if None not in views]
     if 0 < len(without) < len(answers):
         raise ValueError(f"prompt {without[0]}: no answer to its multi view; got views {list(answers[without[0]])}")
-    return {prompt_id: _values(views, threshold) for prompt_id, views in answers.items()}
+    with_iou = {record.prompt_id for record in records if record.metric == MEAN_IOU}
+    return {
+        prompt_id: _values(views, threshold if prompt_id in with_iou else None) for prompt_id, views in answers.items()
+    }
 
 
 def bounds(quantity: str, highest: float) -> tuple[float, float]:
@@ -228,6 +246,7 @@ def _summary(records: Sequence[EvalRecord], threshold: float | None) -> dict[str
     verdicts = [record.verdict for record in records if record.verdict is not None]
     both = len(verdicts) == len(records)
     return {
+        "metric": ", ".join(sorted({record.metric for record in records})),
         "n": len({record.prompt_id for record in records}),
         "answers": len(records),
         "failed": sum(record.failed for record in records),

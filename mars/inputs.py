@@ -16,11 +16,11 @@ from mars.data.lengths import drop_overlong
 from mars.data.mixture import PromptMixture
 from mars.data.source_pixels import check_names, limit_sources
 from mars.data.stream import PromptStream
-from mars.data.templates import PromptTemplate, apply_template
+from mars.data.templates import PromptTemplate, TemplateOf, apply_templates
 from mars.data.tokenizer import model_type_of
 from mars.data.views import show, views
 from mars.errors import ConfigError
-from mars.rewards.functions import check_truth
+from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
 from mars.rollout.plan import RolloutPlan
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, View
 
@@ -62,17 +62,20 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
     model_type = model_type_of(config.model.path)
     frames = BoxFrames(box_space_of(config.model.box_space, model_type), budget)
-    template = prompt_template(data.template, config.reward.function, frames.box_space, model_type)
+    rewards = rewards_of(config)
+    resolve_spec(rewards)
+    template_of = prompt_templates(data.template, rewards, frames.box_space, model_type)
 
     def load(files: Sequence[str]) -> PromptSet:
-        truth_check = partial(_check_truth, config.reward.function, frames)
+        truth_check = partial(_check_truth, rewards, frames)
         rows = load_prompts(files, data.image_root, data.on_bad_sample, truth_check)
+        rewards.check_sets(prompt.data_source for prompt in rows.prompts)
         if data.images_per_row is not None:
             rows = check_num_images(rows, data.images_per_row, data.on_bad_sample)
         if data.decode_at_start:
             rows = check_images(rows, data.on_bad_sample)
         rows = limit_sources(rows, data.source_image_pixels, budget, data.on_bad_sample)
-        rows = apply_template(rows, template, data.on_bad_sample)
+        rows = apply_templates(rows, template_of, data.on_bad_sample)
         return drop_overlong(
             rows, encoder, budget, data.max_prompt_tokens, config.anchor.image_layout, data.on_bad_sample
         )
@@ -102,12 +105,28 @@ def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStrea
     return PromptMixture(sets, data.weights, data.prompts_per_step, config.run.seed, data.shuffle)
 
 
-def prompt_template(setting: str, function: str | None, box_space: str, model_type: str) -> PromptTemplate | None:
-    """What `data.template` names, for a model; None where prompts stay as they are. Raises ConfigError."""
-    file = template_file(setting, function)
-    if file is None:
-        return None
-    return PromptTemplate(file, template_folder(), box_space=box_space, model_type=model_type)
+def rewards_of(config: TrainConfig) -> RewardsBySet:
+    """What the settings say of the rewards; nothing is loaded."""
+    return RewardsBySet(config.reward.function, config.reward.functions)
+
+
+def prompt_templates(setting: str, rewards: RewardsBySet | None, box_space: str, model_type: str) -> TemplateOf:
+    """What `data.template` names for each prompt, for a model; "auto" follows the prompt's reward.
+
+    rewards: None where there are none (`mars sft`). Raises ConfigError.
+    """
+
+    def make(function: str | None) -> PromptTemplate | None:
+        file = template_file(setting, function)
+        if file is None:
+            return None
+        return PromptTemplate(file, template_folder(), box_space=box_space, model_type=model_type)
+
+    if rewards is None:
+        template = make(None)
+        return lambda prompt: template
+    templates = {function: make(function) for function in rewards.names}
+    return lambda prompt: templates[rewards.of(prompt.data_source)]
 
 
 def evaluation_plan(inputs: Inputs) -> RolloutPlan:
@@ -126,6 +145,8 @@ def evaluation_plan(inputs: Inputs) -> RolloutPlan:
     )
 
 
-def _check_truth(function: str, frames: BoxFrames, prompt: Prompt) -> str | None:
+def _check_truth(rewards: RewardsBySet, frames: BoxFrames, prompt: Prompt) -> str | None:
+    if not rewards.has(prompt.data_source):
+        return None  # the whole set is refused
     truth_size, _ = frames(prompt, None)
-    return check_truth(function, prompt.truth, prompt.extra_info, truth_size)
+    return check_truth(rewards.of(prompt.data_source), prompt.truth, prompt.extra_info, truth_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mars.dry_run import check_kl_reference
 from mars.errors import EnvironmentProblem
 from mars.evaluate import eval_metrics, evaluate
 from mars.fit import FitSettings, fit, last_step
-from mars.inputs import Inputs, load_inputs, prompt_stream
+from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
 from mars.rewards.reward import RewardScorer, self_test
 from mars.rollout.collect import reward_input
 from mars.rollout.engine import RolloutEngine
@@ -53,7 +54,7 @@ def run(config: TrainConfig) -> None:
         (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
         scorer = build_scorer(config)
         try:
-            self_test(scorer, [_well_formed(inputs, prompt) for prompt in stream.batch(0)[:_SELF_TEST_ROWS]])
+            _try_rewards(scorer, inputs, inputs.train.prompts)
             with workers(config, inputs, with_trainer=True) as (engine, trainer):
                 assert trainer is not None  # asked for above
                 fit(
@@ -86,6 +87,14 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
     if out is not None:
         write_result(result, out)
     return result
+
+
+def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
+    """Every reward of the run on the first rows it is for. Raises ConfigError, see `self_test`."""
+    rewards = rewards_of(inputs.config)
+    for name in rewards.names:
+        some = [prompt for prompt in prompts if rewards.of(prompt.data_source) == name][:_SELF_TEST_ROWS]
+        self_test(scorer, [_well_formed(inputs, prompt) for prompt in some])
 
 
 def _well_formed(inputs: Inputs, prompt: Prompt) -> RewardInput:

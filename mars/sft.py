@@ -141,9 +141,9 @@ def _load_rows(config: SftConfig, encoder: PromptEncoder) -> tuple[Prompt, ...]:
     from mars.data.images import ImageBudget
     from mars.data.lengths import drop_overlong
     from mars.data.source_pixels import check_names, limit_sources
-    from mars.data.templates import apply_template
+    from mars.data.templates import apply_templates
     from mars.data.tokenizer import model_type_of
-    from mars.inputs import prompt_template
+    from mars.inputs import prompt_templates
 
     data = config.data
     budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
@@ -152,8 +152,8 @@ def _load_rows(config: SftConfig, encoder: PromptEncoder) -> tuple[Prompt, ...]:
     check_names(data.source_image_pixels, rows.prompts)
     model_type = model_type_of(config.model.path)
     box_space = box_space_of(config.model.box_space, model_type)
-    template = prompt_template(data.template, None, box_space, model_type)
-    rows = apply_template(rows, template, data.on_bad_sample)
+    template_of = prompt_templates(data.template, None, box_space, model_type)
+    rows = apply_templates(rows, template_of, data.on_bad_sample)
     rows = drop_overlong(rows, encoder, budget, data.max_prompt_tokens, "single", data.on_bad_sample)
     return rows.prompts
 

@@ -164,8 +164,8 @@ def _greedy_once(samples: int, sampling: str, anchor: str) -> tuple[str, str] | 
     return None
 
 
-def _scorer_of_built_in(scorer: str, function: str) -> tuple[str, str] | None:
-    if scorer == "compat" and function not in ("grounding", "vqa"):
+def _scorer_of_built_in(scorer: str, function: str, functions: Mapping[str, str]) -> tuple[str, str] | None:
+    if scorer == "compat" and not set(functions.values() or [function]) <= {"grounding", "vqa"}:
         return "only the built-in rewards grounding and vqa have two scorers", "give strict"
     return None
 
@@ -224,7 +224,7 @@ TRAIN_RULES = (
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
-    Rule(("reward.scorer", "reward.function"), _scorer_of_built_in),
+    Rule(("reward.scorer", "reward.function", "reward.functions"), _scorer_of_built_in),
     Rule(("actor.num_workers", "cluster.kind"), _one_in_process),
     Rule(("actor.num_workers", "actor.prompts_per_update"), _prompt_for_each_rank),
     Rule(("actor.prompts_per_update", "data.prompts_per_step"), _updates_divide_step),

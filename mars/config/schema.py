@@ -71,7 +71,7 @@ class DataConfig(Section):
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
     template: str = Field(
-        description="How prompts ask for the answer: grounding, vqa, none, file.jinja; auto follows reward.function."
+        description="How prompts ask for the answer: grounding, vqa, none, file.jinja; auto follows the row's reward."
     )
     images_per_row: PositiveInt | None = Field(description="Images that every row must have; null: any number.")
     decode_at_start: bool = Field(description="Decode every image in full before anything starts, not headers alone.")
@@ -186,6 +186,9 @@ class ActorConfig(Section):
 
 class RewardConfig(Section):
     function: str = Field(min_length=1, description="grounding, vqa, or path/to/file.py:function.")
+    functions: dict[str, str] = Field(
+        description="Instead, where sets differ: one for each data_source, `{llvip: grounding, spatialqa: vqa}`."
+    )
     scorer: Literal["strict", "compat"] = Field(
         description="Rules of grounding and vqa: ours, or the arithmetic of the paper's public code."
     )

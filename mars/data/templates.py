@@ -6,6 +6,7 @@ They are applied when prompts are loaded and never stored, so that the same rows
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,18 +94,21 @@ def has_instruction(prompt: Prompt) -> bool:
     )
 
 
-def apply_template(prompt_set: PromptSet, template: PromptTemplate | None, on_bad_sample: OnBadSample) -> PromptSet:
-    """The set with its prompts rendered; None leaves them. Rows that cannot be rendered are bad ones."""
-    if template is None:
-        return prompt_set
-    rendered, problems = [], []
+TemplateOf = Callable[[Prompt], PromptTemplate | None]
+"""The template of a prompt; None leaves it as it is."""
+
+
+def apply_templates(prompt_set: PromptSet, template_of: TemplateOf, on_bad_sample: OnBadSample) -> PromptSet:
+    """The set with its prompts rendered. Rows that cannot be rendered are bad ones."""
+    rendered, problems, own = [], [], 0
     for prompt in prompt_set.prompts:
+        template = template_of(prompt)
+        own += template is not None and has_instruction(prompt)
         try:
-            rendered.append(template.apply(prompt))
+            rendered.append(prompt if template is None else template.apply(prompt))
         except RowError as error:
             rendered.append(prompt)
             problems.append(Problem(prompt.row, error.reason, str(error)))
-    own = sum(has_instruction(prompt) for prompt in prompt_set.prompts)
     if own:
         logger.info("data: %d of %d rows say themselves how to answer", own, len(prompt_set.prompts))
     return replace(prompt_set, prompts=tuple(rendered)).without(problems, on_bad_sample)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import DataError
-from mars.evaluate import EvalRecord, bounds, highest_value, mean_interval, prompt_values
+from mars.evaluate import EvalRecord, bounds, highest_value, mean_interval, metric_of, prompt_values
 from mars.results.files import Results
-from mars.results.scoring import ScoredAnswer, Task, metric_of, threshold_of
+from mars.results.scoring import ScoredAnswer, Task
 from mars.rewards.reward import ScorerName
 from mars.tracking.text import visible
 
@@ -47,7 +47,7 @@ def compare(files: Sequence[Scored], task: Task, threshold: float) -> dict[str, 
     """
     common = _common_questions(files)
     names = _names([scored.results for scored in files])
-    rows = [row for scorer in ("strict", "compat") for row in _rows(files, common, task, threshold, scorer)]
+    rows = [row for scorer in ("strict", "compat") for row in _rows(files, common, threshold, scorer)]
     return {
         "task": task,
         "metric": metric_of(task),
@@ -95,12 +95,12 @@ def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
 
 
 def _rows(
-    files: Sequence[Scored], common: frozenset[str], task: Task, threshold: float, scorer: ScorerName
+    files: Sequence[Scored], common: frozenset[str], threshold: float, scorer: ScorerName
 ) -> list[dict[str, Any]]:
     records: list[list[EvalRecord]] = [
         [item.record for item in scored.answers if item.answer.prompt_id in common] for scored in files
     ]
-    limit = threshold_of(task, threshold) if scorer == "strict" else None
+    limit = threshold if scorer == "strict" else None
     values = [prompt_values(part, limit, scorer) for part in records]
     highest = max(highest_value(part, scorer) for part in records)
     return [

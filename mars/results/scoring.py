@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mars.errors import ConfigError
-from mars.evaluate import EvalRecord, summarize
+from mars.evaluate import EvalRecord, metric_of, summarize
 from mars.progress import progress
 from mars.results.answers import Answer, Size
 from mars.results.files import Results, refuse
@@ -58,8 +58,7 @@ def result_of(results: Results, task: Task, threshold: float, scored: Sequence[S
         name=results.name,
         step=0,
         model=results.model,
-        metric=metric_of(task),
-        threshold=threshold_of(task, threshold),
+        threshold=threshold,
     )
     reasons = [item.answer.finish_reason for item in scored]
     return {
@@ -70,15 +69,6 @@ def result_of(results: Results, task: Task, threshold: float, scored: Sequence[S
         "cut_off": None if None in reasons else reasons.count("length"),
         "dropped": dict(results.dropped),
     }
-
-
-def metric_of(task: Task) -> str:
-    return "mean IoU" if task == "grounding" else "accuracy"
-
-
-def threshold_of(task: Task, threshold: float) -> float | None:
-    """IoU above which a box answer is a hit; VQA has no such thing."""
-    return threshold if task == "grounding" else None
 
 
 def sample_cards(scored: Sequence[ScoredAnswer], count: int) -> list[Mapping[str, Any]]:
@@ -144,6 +134,7 @@ def _score(task: Task, scorer: LocalScorer, answer: Answer) -> ScoredAnswer:
         result.accuracy,
         failed=result.failed is not None,
         verdict=verdict(task, item, result),
+        metric=metric_of(task),
     )
     return ScoredAnswer(answer, result, record)
 

@@ -31,11 +31,16 @@ def score_file(
 
 
 def show_scores(result: Mapping[str, Any]) -> None:
-    """Both scorers side by side, over everything and for each data source, to stdout."""
-    for title, part in _parts(result):
-        print_table(evaluation_table(by_scorer(part), title))
+    """The tables, and what else a reader must know, to stdout."""
+    show_tables(result)
     for line in _facts(result):
         Console(highlight=False).print(Text(visible(line)), soft_wrap=True)
+
+
+def show_tables(result: Mapping[str, Any]) -> None:
+    """Both scorers side by side, over everything and for each data source where there are several, to stdout."""
+    for title, part in _parts(result):
+        print_table(evaluation_table(by_scorer(part), title))
 
 
 def write_page(

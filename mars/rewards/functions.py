@@ -6,7 +6,8 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from numbers import Real
 from pathlib import Path
@@ -22,19 +23,70 @@ _BUILT_IN = {"grounding": grounding, "vqa": vqa}
 _SIGNATURES = "(item: RewardInput) or (data_source, solution_str, ground_truth, extra_info)"
 
 
-def resolve_spec(spec: str) -> str:
-    """`spec` with an absolute path. Raises ConfigError unless it is "grounding", "vqa" or "file.py:function" of a file
-    that exists. Runs nothing of the file."""
-    if is_built_in(spec):
-        return spec
-    path, colon, name = spec.rpartition(":")
-    if not colon or not path or not name.isidentifier():
+@dataclass(frozen=True)
+class RewardsBySet:
+    """The reward of every row: `function`; or, where `by_set` is not empty, that of its data_source.
+
+    function: `reward.function`. by_set: `reward.functions`, data_source -> reward.
+    Example: RewardsBySet("grounding", {"llvip": "grounding", "spatialqa": "vqa"}).of("spatialqa") == "vqa".
+    """
+
+    function: str
+    by_set: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """For messages: "grounding", or "llvip: grounding, spatialqa: vqa"."""
+        return ", ".join(f"{data_source}: {name}" for data_source, name in self.by_set.items()) or self.function
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each reward once."""
+        return tuple(dict.fromkeys(self.by_set.values())) or (self.function,)
+
+    def of(self, data_source: str) -> str:
+        """Raises KeyError for a set without a reward, which `check_sets` refuses when rows are loaded."""
+        return self.by_set[data_source] if self.by_set else self.function
+
+    def has(self, data_source: str) -> bool:
+        return not self.by_set or data_source in self.by_set
+
+    def check_sets(self, data_sources: Iterable[str]) -> None:
+        """Raises ConfigError with all sets that have no reward. Rewards of sets without rows are no mistake: an
+        evaluation may be of one set of a run."""
+        without = sorted({data_source for data_source in data_sources if not self.has(data_source)})
+        if without:
+            raise ConfigError(
+                f"reward.functions: no reward for {', '.join(map(repr, without))}; "
+                f"got {dict(self.by_set)}; name one for every data_source of the rows"
+            )
+
+
+RewardSpec = str | RewardsBySet
+"""A reward for all rows, or for each set its own."""
+
+
+def resolve_spec(spec: RewardSpec) -> RewardSpec:
+    """`spec` with absolute paths. Raises ConfigError unless each reward is "grounding", "vqa" or "file.py:function" of
+    a file that exists. Runs nothing of the file."""
+    if isinstance(spec, str):
+        return _resolve("reward.function", spec)
+    if not spec.by_set:
+        return RewardsBySet(_resolve("reward.function", spec.function), {})
+    by_set = {data_source: _resolve("reward.functions", name) for data_source, name in spec.by_set.items()}
+    return RewardsBySet(spec.function, by_set)
+
+
+def _resolve(setting: str, name: str) -> str:
+    if is_built_in(name):
+        return name
+    path, colon, function = name.rpartition(":")
+    if not colon or not path or not function.isidentifier():
         known = ", ".join(_BUILT_IN)
-        raise ConfigError(f"reward.function: no such reward; got {spec!r}; want one of {known} or path/to/file.py:name")
+        raise ConfigError(f"{setting}: no such reward; got {name!r}; want one of {known} or path/to/file.py:name")
     file = Path(path).expanduser().absolute()
     if not file.is_file():
-        raise ConfigError(f"reward.function: no such file; got {spec!r}; want path/to/file.py:name")
-    return f"{file}:{name}"
+        raise ConfigError(f"{setting}: no such file; got {name!r}; want path/to/file.py:name")
+    return f"{file}:{function}"
 
 
 def is_built_in(spec: str) -> bool:
@@ -42,8 +94,8 @@ def is_built_in(spec: str) -> bool:
     return spec in _BUILT_IN
 
 
-def load_reward(spec: str, scorer: ScorerName) -> RewardFn:
-    """The function of "grounding", "vqa" or "path/to/file.py:function".
+def load_reward(spec: RewardSpec, scorer: ScorerName) -> RewardFn:
+    """The function of "grounding", "vqa" or "path/to/file.py:function"; of several the one for an item's data_source.
 
     scorer: whose arithmetic the score of grounding is. "compat" changes nothing for vqa (see `score_vqa`), and is
     refused for a user's function, which has rules of its own.
@@ -53,6 +105,9 @@ def load_reward(spec: str, scorer: ScorerName) -> RewardFn:
     what `as_result` takes. Raises ConfigError naming `reward.function` or `reward.scorer`.
     """
     spec = resolve_spec(spec)
+    if isinstance(spec, RewardsBySet):
+        rewards = {name: load_reward(name, scorer) for name in spec.names}
+        return lambda item: rewards[spec.of(item.data_source)](item)
     if scorer != "strict" and not is_built_in(spec):
         built_in = " and ".join(_BUILT_IN)
         raise ConfigError(f"reward.scorer: only {built_in} have two scorers; got {scorer} with {spec}; give strict")

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mars.rewards.functions import load_reward
+from mars.rewards.functions import RewardSpec, load_reward
 from mars.rewards.reward import RewardFn, ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
@@ -51,7 +51,7 @@ def describe_error(error: BaseException) -> Scored:
 class FailureLog:
     """Logs each distinct failure once, with its traceback where there is one; the run counts the rest."""
 
-    def __init__(self, logger: logging.Logger, spec: str) -> None:
+    def __init__(self, logger: logging.Logger, spec: RewardSpec) -> None:
         self._logger = logger
         self._spec = spec
         self._seen: set[str] = set()
@@ -72,7 +72,7 @@ class LocalScorer:
     protection. An answer that hangs hangs the caller, one that ends the process ends the caller. For tests, debugging
     and built-in rewards."""
 
-    def __init__(self, spec: str, scorer: ScorerName) -> None:
+    def __init__(self, spec: RewardSpec, scorer: ScorerName) -> None:
         self._reward = load_reward(spec, scorer)
         self._failures = FailureLog(logging.getLogger(__name__), spec)
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 
 from mars.errors import ConfigError, WorkersLost
-from mars.rewards.functions import resolve_spec
+from mars.rewards.functions import RewardSpec, resolve_spec
 from mars.rewards.local import FailureLog, Scored, describe_error
 from mars.rewards.process import WorkerProcess
 from mars.rewards.reward import ScorerName, failed_result
@@ -44,7 +44,7 @@ class RewardPool:
     Raises ConfigError when the function cannot be loaded, WorkersLost when no worker can be started any more.
     """
 
-    def __init__(self, spec: str, scorer: ScorerName, num_workers: int, timeout_s: float) -> None:
+    def __init__(self, spec: RewardSpec, scorer: ScorerName, num_workers: int, timeout_s: float) -> None:
         self._spec = resolve_spec(spec)
         self._scorer = scorer
         self._num_workers = num_workers

@@ -13,6 +13,7 @@ from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from mars.rewards.functions import RewardSpec
 from mars.rewards.reward import ScorerName
 
 # Bounds a module that hangs while it is imported; generous, for it may import torch from a slow disk.
@@ -29,7 +30,7 @@ class WorkerProcess:
     deadline: when the next message is due (time.monotonic); None while nothing is.
     """
 
-    def __init__(self, spec: str, scorer: ScorerName, timeout_s: float) -> None:
+    def __init__(self, spec: RewardSpec, scorer: ScorerName, timeout_s: float) -> None:
         self.assigned: deque[int] = deque()
         self.deadline: float | None = time.monotonic() + _START_TIMEOUT_S
         self.ready = False

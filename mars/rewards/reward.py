@@ -45,5 +45,5 @@ def self_test(scorer: RewardScorer, items: Sequence[RewardInput]) -> None:
     if items and len(failures) == len(items):
         raise ConfigError(
             f"reward.function: failed on each of the {len(items)} items of its self-test; the first: {failures[0]}; "
-            "try it with one row of the data"
+            f"try it with one row of {items[0].data_source}"
         )

@@ -15,8 +15,8 @@ from mars.data.boxes import BoxFrames
 from mars.data.dataset import load_prompts
 from mars.data.images import ImageBudget
 from mars.errors import DataError
-from mars.inputs import prompt_template
-from mars.rewards.functions import load_reward
+from mars.inputs import prompt_templates
+from mars.rewards.functions import RewardsBySet, load_reward
 from mars.types import ImageRef, Message, Prompt, Source
 
 REAL_SIZES = [(1280, 1024), (1600, 900), (640, 480), (500, 333), (8, 1200)]
@@ -30,7 +30,7 @@ def make(size, truth, family="qwen2_5_vl", tokens=1280, function="grounding", qu
     sources = (Source("visible", ImageRef("v.jpg", size)), Source("infrared", ImageRef("i.jpg", size)))
     text = truth if isinstance(truth, str) else json.dumps(truth)
     prompt = Prompt("p", "rows:0", "test", (Message("user", f"<image><image>\n{question}"),), sources, text, extra)
-    template = prompt_template("auto", function, box_space, family)
+    template = prompt_templates("auto", RewardsBySet(function, {}), box_space, family)(prompt)
     return template.apply(prompt), frames
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from step_fakes import EOS, IMAGE, encode
 
 from mars.data.views import views
 from mars.evaluate import EvaluationParts, eval_metrics, evaluate
+from mars.rewards.functions import RewardsBySet
 from mars.rewards.reward import failed_result
 from mars.rollout.plan import RolloutPlan
 from mars.rollout.recorder import RecordingEngine
@@ -35,13 +37,16 @@ class Scorer:
         multi, mono = TRUTH[item.extra_info["name"]]
         accuracy = multi if item.view is None else mono[item.view[0]]
         # The score is not what evaluation reports.
-        return failed_result("raised") if accuracy is None else RewardResult(7.0, accuracy, {})
+        return failed_result("raised") if accuracy is None else RewardResult(7.0, accuracy, {"compat": accuracy})
 
     def close(self):
         pass
 
 
-def evaluation(samples=1, threshold=None):
+OWN = RewardsBySet("own.py:score", {})
+
+
+def evaluation(samples=1, rewards=OWN):
     sampling = Sampling(1.0, 0.7, 0, 4)
     plan = RolloutPlan(samples, samples, sampling, sampling, partial(views, anchor_kind="mono"), encode, seed=5)
     return EvaluationParts(
@@ -50,8 +55,8 @@ def evaluation(samples=1, threshold=None):
         plan=plan,
         decode=str,
         frames=lambda prompt, view: (None, None),
-        metric="accuracy",
-        threshold=threshold,
+        threshold=0.5,
+        rewards=rewards,
     )
 
 
@@ -97,7 +102,27 @@ def test_one_call_for_all_views_and_the_same_seeds_at_every_step(prompts):
 
 
 def test_nothing_is_trained_and_no_weights_are_loaded(prompts):
-    parts = evaluation(threshold=0.5)
-    result = evaluate(parts, prompts, name="test", step=0, model="m")
+    parts = evaluation()
+    evaluate(parts, prompts, name="test", step=0, model="m")
     assert parts.engine.updates == []
-    assert result["share_over_threshold"]["mean"] == pytest.approx(0.5)
+
+
+def test_what_an_answer_is_worth_follows_the_reward_of_its_set(prompts):
+    """a and b are boxes; c and d, whose reward failed, are words."""
+    prompts = [replace(prompt, truth="[]" if prompt.data_source == "set True" else "yes") for prompt in prompts]
+    parts = evaluation(rewards=RewardsBySet("vqa", {"set True": "grounding"}))
+    result = evaluate(parts, prompts, name="test", step=0, model="m")
+    boxes, words = (result["by_data_source"][f"set {of_boxes}"] for of_boxes in (True, False))
+    assert (result["metric"], boxes["metric"], words["metric"]) == ("accuracy, mean IoU", "mean IoU", "accuracy")
+    assert (boxes["share_over_threshold"]["mean"], boxes["share_over_threshold"]["n"]) == (0.5, 2)
+    assert words["share_over_threshold"] is None
+    assert result["share_over_threshold"]["n"] == 2
+    # "3", the answer of all, is no list of boxes and stands in no answer tags.
+    assert (boxes["unparseable"], words["unparseable"], result["unparseable"]) == (6, 4, 10)
+    assert result["compat"]["multi"]["mean"] == pytest.approx(2 / 4)
+    # One reward of a user's own in the run: no compat scorer over everything, but over the others.
+    result = evaluate(
+        evaluation(rewards=replace(OWN, by_set={"set True": "grounding"})), prompts, name="t", step=0, model="m"
+    )
+    assert (result["compat"], result["unparseable"]) == (None, None)
+    assert result["by_data_source"]["set True"]["compat"]["multi"]["mean"] == pytest.approx(1 / 2)

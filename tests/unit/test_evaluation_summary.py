@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.evaluate import EvalRecord, eval_metrics, mean_interval, summarize
+from mars.evaluate import ACCURACY, MEAN_IOU, EvalRecord, eval_metrics, mean_interval, summarize
 
 # Rows of hand arithmetic: prompt, view, accuracy.
 ACCURACIES = [
@@ -25,12 +25,12 @@ ACCURACIES = [
 ]
 
 
-def records(rows=ACCURACIES, data_source: str = "set", failed: bool = False) -> list[EvalRecord]:
-    return [EvalRecord(prompt, data_source, view, value, failed) for prompt, view, value in rows]
+def records(rows=ACCURACIES, data_source: str = "set", failed: bool = False, metric=MEAN_IOU) -> list[EvalRecord]:
+    return [EvalRecord(prompt, data_source, view, value, failed, metric=metric) for prompt, view, value in rows]
 
 
 def summary(items: list[EvalRecord], threshold: float | None = None) -> dict:
-    return summarize(items, name="before", step=0, model="m", metric="accuracy", threshold=threshold)
+    return summarize(items, name="before", step=0, model="m", threshold=threshold)
 
 
 def test_hand_computed_quantities() -> None:
@@ -51,7 +51,7 @@ def test_hand_computed_quantities() -> None:
 
 def test_several_answers_are_averaged_per_prompt_and_failures_count_as_wrong() -> None:
     rows = [("a", None, 0.8), ("a", None, 0.4), ("a", ("s",), 0.5), ("b", None, 1.0), ("b", ("s",), 0.0)]
-    items = [*records(rows), EvalRecord("b", "set", None, 1.0, True)]
+    items = [*records(rows), EvalRecord("b", "set", None, 1.0, True, metric=MEAN_IOU)]
     result = summary(items, threshold=0.4)
     # a: (0.8 + 0.4) / 2 = 0.6; b: (1 + 0) / 2 = 0.5, since the failed reward counts 0.
     assert result["multi"]["mean"] == pytest.approx(0.55)
@@ -61,6 +61,18 @@ def test_several_answers_are_averaged_per_prompt_and_failures_count_as_wrong() -
     # Over 0.4, strictly: one of two answers of a, one of two of b.
     assert result["share_over_threshold"]["mean"] == pytest.approx(0.5)
     assert result["share_over_threshold"]["threshold"] == 0.4
+
+
+def test_a_threshold_is_of_boxes_alone() -> None:
+    boxes = records([("a", None, 0.6), ("b", None, 0.2)], "boxes")
+    words = records([("c", None, 1.0), ("d", None, 1.0), ("e", None, 1.0)], "words", metric=ACCURACY)
+    result = summary([*boxes, *words], threshold=0.5)
+    assert (result["metric"], result["multi"]["mean"]) == ("accuracy, mean IoU", pytest.approx(3.8 / 5))
+    share = result["share_over_threshold"]
+    assert (share["mean"], share["n"]) == (0.5, 2)
+    of_set = result["by_data_source"]
+    assert (of_set["boxes"]["metric"], of_set["boxes"]["share_over_threshold"]) == ("mean IoU", share)
+    assert (of_set["words"]["metric"], of_set["words"]["share_over_threshold"]) == ("accuracy", None)
 
 
 def test_each_data_source_is_summarized_on_its_own() -> None:

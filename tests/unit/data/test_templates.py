@@ -10,7 +10,7 @@ from mars.config.templates import template_file, template_folder
 from mars.data.boxes import box_space_of
 from mars.data.dataset import PromptSet
 from mars.data.problems import RowError
-from mars.data.templates import PromptTemplate, apply_template
+from mars.data.templates import PromptTemplate, apply_templates
 from mars.errors import ConfigError, DataError
 from mars.types import ImageRef, Message
 
@@ -126,11 +126,12 @@ def test_rows_that_cannot_be_rendered_are_bad_rows(ask, tmp_path):
     own = template(folder=tmp_path, text="{{ question }}{% if choices %}<image>{% endif %}")
     good, bad = ask("<image><image>A?"), replace(ask("<image><image>B?", choices=["x"]), row="rows.jsonl:1")
     both = PromptSet((good, bad), {}, "f")
-    kept = apply_template(both, own, "drop")
+    kept = apply_templates(both, lambda prompt: own, "drop")
     assert (kept.prompts, kept.dropped) == ((good,), {"template": 1})
     with pytest.raises(DataError, match=r"rows\.jsonl:1 +template"):
-        apply_template(both, own, "error")
-    assert apply_template(both, None, "error") is both
+        apply_templates(both, lambda prompt: own, "error")
+    assert apply_templates(both, lambda prompt: None, "error") == both
+    assert apply_templates(both, lambda prompt: None if prompt is bad else own, "error").prompts[1] is bad
 
 
 def test_which_file_a_setting_names(tmp_path):

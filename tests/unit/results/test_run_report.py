@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mars.evaluate import EvalRecord, eval_metrics, summarize
+from mars.evaluate import MEAN_IOU, EvalRecord, eval_metrics, summarize
 from mars.rewards.verdict import Verdict
 from mars.tracking.console import by_scorer, evaluation_rows
 from mars.tracking.report import write_report
@@ -14,11 +14,13 @@ from mars.tracking.report import write_report
 
 def result(highest: float = 1.5) -> dict:
     records = [
-        EvalRecord("a", "d", None, 1.0, False, Verdict(highest, highest, True)),
-        EvalRecord("b", "d", None, 0.2, False, Verdict(0.0, 1.0, False)),
-        EvalRecord("c", "d", None, 1.0, True, Verdict(1.0, 1.0, True)),  # the reward failed: worth nothing in both
+        EvalRecord("a", "d", None, 1.0, False, Verdict(highest, highest, True), MEAN_IOU),
+        EvalRecord("b", "d", None, 0.2, False, Verdict(0.0, 1.0, False), MEAN_IOU),
+        EvalRecord(
+            "c", "d", None, 1.0, True, Verdict(1.0, 1.0, True), MEAN_IOU
+        ),  # the reward failed: worth nothing in both
     ]
-    return summarize(records, name="before", step=0, model="m", metric="mean IoU", threshold=0.5)
+    return summarize(records, name="before", step=0, model="m", threshold=0.5)
 
 
 def test_both_scorers_side_by_side():
@@ -37,7 +39,7 @@ def test_both_scorers_side_by_side():
 
 def test_a_reward_of_ones_own_has_one_scorer():
     records = [EvalRecord("a", "d", None, 0.5, False)]
-    summary = summarize(records, name="n", step=0, model="m", metric="accuracy", threshold=None)
+    summary = summarize(records, name="n", step=0, model="m", threshold=None)
     assert (summary["compat"], summary["unparseable"]) == (None, None)
     assert by_scorer(summary) == [summary]
     assert "eval/unparseable" not in eval_metrics(summary)

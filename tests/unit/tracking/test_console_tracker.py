@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mars.evaluate import EvalRecord, summarize
+from mars.evaluate import MEAN_IOU, EvalRecord, summarize
 from mars.tracking import console as console_module
 from mars.tracking import text as text_module
 from mars.tracking.console import ConsoleTracker, duration, evaluation_rows, evaluation_table, step_line
@@ -83,9 +83,13 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def result(name: str, source: str = "visible", threshold: float | None = None) -> dict:
-    records = [EvalRecord("a", "d", view, value, False) for view, value in ((None, 1.0), ((source,), 0.0))]
-    records += [EvalRecord("b", "d", view, value, False) for view, value in ((None, 0.5), ((source,), 1.0))]
-    return summarize(records, name=name, step=3, model="m", metric="mean IoU", threshold=threshold)
+    records = [
+        EvalRecord("a", "d", view, value, False, metric=MEAN_IOU) for view, value in ((None, 1.0), ((source,), 0.0))
+    ]
+    records += [
+        EvalRecord("b", "d", view, value, False, metric=MEAN_IOU) for view, value in ((None, 0.5), ((source,), 1.0))
+    ]
+    return summarize(records, name=name, step=3, model="m", threshold=threshold)
 
 
 def test_evaluation_rows_line_up_results_that_differ() -> None:

@@ -88,7 +88,7 @@ def write_evaluation(run: Path, name: str, step: int, data_sources=("llvip",), s
         for view in (None, (source,))
     ]
     (run / "evaluation").mkdir(exist_ok=True)
-    result = summarize(records, name=name, step=step, model="tiny", metric="accuracy", threshold=None)
+    result = summarize(records, name=name, step=step, model="tiny", threshold=None)
     (run / "evaluation" / f"{name}.json").write_text(json.dumps(result))
 
 
