@@ -110,7 +110,7 @@ def test_nothing_is_trained_and_no_weights_are_loaded(prompts):
 def test_what_an_answer_is_worth_follows_the_reward_of_its_set(prompts):
     """a and b are boxes; c and d, whose reward failed, are words."""
     prompts = [replace(prompt, truth="[]" if prompt.data_source == "set True" else "yes") for prompt in prompts]
-    parts = evaluation(rewards=RewardsBySet("vqa", {"set True": "grounding"}))
+    parts = evaluation(rewards=RewardsBySet("", {"set True": "grounding", "set False": "vqa"}))
     result = evaluate(parts, prompts, name="test", step=0, model="m")
     boxes, words = (result["by_data_source"][f"set {of_boxes}"] for of_boxes in (True, False))
     assert (result["metric"], boxes["metric"], words["metric"]) == ("accuracy, mean IoU", "mean IoU", "accuracy")
@@ -122,7 +122,11 @@ def test_what_an_answer_is_worth_follows_the_reward_of_its_set(prompts):
     assert result["compat"]["multi"]["mean"] == pytest.approx(2 / 4)
     # One reward of a user's own in the run: no compat scorer over everything, but over the others.
     result = evaluate(
-        evaluation(rewards=replace(OWN, by_set={"set True": "grounding"})), prompts, name="t", step=0, model="m"
+        evaluation(rewards=RewardsBySet("", {"set True": "grounding", "set False": "own.py:f"})),
+        prompts,
+        name="t",
+        step=0,
+        model="m",
     )
     assert (result["compat"], result["unparseable"]) == (None, None)
     assert result["by_data_source"]["set True"]["compat"]["multi"]["mean"] == pytest.approx(1 / 2)
