@@ -10,7 +10,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from mars.errors import DataError
-from mars.rewards.answer import format_score, parse_response, parse_truth
+from mars.rewards.answer import format_score, load_json, parse_response, parse_truth
 from mars.types import RewardInput, RewardResult
 
 Words = tuple[str, ...]
@@ -100,6 +100,8 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
     text = (parse_truth(truth).answer or "").strip()
     if len(text) > MAX_CHARS or not _words(text):
         raise DataError(f"truth: empty or longer than {MAX_CHARS} characters; got {truth[:80]!r}; want a short answer")
+    if _is_json_list(text):
+        raise DataError(f"truth: a list or an object; got {text[:80]!r}; want a text (boxes are for grounding)")
     options = read_choices(extra_info)
     if options:
         return _judge_choice(text, options)
@@ -111,6 +113,17 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
         others = accepted - polar  # "none" of the truth "no or none"
         return lambda answer: _last_polar_word(answer) in polar or (bool(others) and _equals(answer, others))
     return lambda answer: _equals(answer, accepted)
+
+
+def _is_json_list(text: str) -> bool:
+    """Whether a truth is a JSON list or object, such as boxes: nothing that an answer could be compared with."""
+    if (text[0], text[-1]) not in (("[", "]"), ("{", "}")):
+        return False
+    try:
+        load_json(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _judge_choice(truth: str, options: Sequence[str]) -> Callable[[str], bool]:

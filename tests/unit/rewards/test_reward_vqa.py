@@ -280,7 +280,7 @@ def test_a_truth_is_refused_or_answered_by_itself(truth: str, other: str, choice
     assert accuracy(other) in (0.0, 1.0)
     if not choices and " or " not in f" {truth} ":
         assert accuracy(truth) == 1.0
-        assert accuracy(other) == float(normalise(other) == normalise(truth)) or {"yes", "no"} & {truth.strip().lower()}
+        assert accuracy(other) == float(normalise(other) == normalise(truth)) or {"yes", "no"} & {normalise(truth)}
 
 
 @pytest.mark.parametrize(
@@ -319,6 +319,9 @@ def test_choices_from_an_array(is_right) -> None:
         ("<answer></answer>", None, "empty"),
         ("\u200b", None, "empty"),
         ("x" * 400, None, "longer than"),
+        ("[[0, 0, 5, 5]]", None, "boxes are for grounding"),
+        ("<answer>[]</answer>", None, "boxes are for grounding"),
+        ('{"bbox_2d": [0, 0, 5, 5]}', BOOKS, "boxes are for grounding"),
         ("three or ", None, "alternative"),
         ("or 3", None, "alternative"),
         ("yes or no", None, "both yes and no"),
@@ -345,7 +348,9 @@ def test_malformed_truths_are_named(make_item, truth: str, choices, fragment: st
             score_vqa(make_item(response, truth, choices=choices))
 
 
-@pytest.mark.parametrize("truth", ["Yes", "no", "three or 3", "twenty-one or 21", "dunkin donuts", "A", "or", "red"])
+@pytest.mark.parametrize(
+    "truth", ["Yes", "no", "three or 3", "twenty-one or 21", "dunkin donuts", "A", "or", "red", "[sic]", "]["]
+)
 def test_good_truths_pass(truth: str) -> None:
     assert check_truth("vqa", truth, {}) is None
 
