@@ -34,16 +34,18 @@ def run(
     config_dir: ConfigDirs = None,
 ) -> None:
     """Accuracy of Multi, Mono per source and Union, and the information gain, with intervals."""
-    config = _config(model, files, overrides or [], config_dir or [])
-    from rich.console import Console
+    from mars.results.disk import check_writable
 
+    if out is not None:
+        check_writable(out, "--out")
+    config = _config(model, files, overrides or [], config_dir or [])
     from mars.cluster.environment import building
 
     with building():
         from mars.run import run_evaluation
-    from mars.tracking.console import by_scorer, evaluation_table
+    from mars.results.show import show_tables
 
-    Console().print(evaluation_table(by_scorer(run_evaluation(config, name, step, out))))
+    show_tables(run_evaluation(config, name, step, out))
 
 
 @evaluation.command()
@@ -59,10 +61,11 @@ def infer(
     config_dir: ConfigDirs = None,
 ) -> None:
     """Ask a model all questions in one engine call and keep its answers. A second call asks only what is missing."""
-    from mars.results.files import result_paths
+    from mars.results.files import check_out, result_paths
     from mars.results.questions import first_task, readable_file
 
     paths, given = result_paths(out), list(overrides or [])
+    check_out(paths, questions)
     if task is None and not any(override.startswith(("reward=", "reward.function=")) for override in given):
         task = first_task(questions)
     defaults = [f"run.dir={_quoted(str(paths.logs))}", *([f"reward={task}"] if task else [])]
@@ -86,9 +89,12 @@ def score(
     response_size: ResponseSize = None,
 ) -> None:
     """Both scorers' Multi, Mono per source, Union, information gain and conflict rate of a result file."""
+    from mars.results.disk import check_writable
     from mars.results.show import score_file, show_scores, write_page
 
     limit = _threshold(threshold)
+    if html is not None:
+        check_writable(html, "--html")
     _, scored, result = score_file(results, task, limit, _frames(truth_size, response_size))
     if html is not None:
         from mars.data.images import decode_image

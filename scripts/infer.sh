@@ -4,7 +4,7 @@
 # on where the first ended. Settings are those of training, such as rollout=hf or experiment=NAME (docs/evaluation.md).
 # MARS_PYTHON: the Python to use; otherwise the checkout's .venv, otherwise python.
 set -euo pipefail
-if [ $# -lt 3 ]; then
+if [ $# -lt 3 ] || [ -z "$1" ] || [ -z "$2" ] || [ -z "$3" ]; then
     echo "usage: bash scripts/infer.sh MODEL QUESTIONS OUT [--views multi|mono|all] [key=value ...]" >&2
     exit 2
 fi

@@ -1,19 +1,21 @@
-"""Result files: ours (JSONL, one answer a line, beside a file that says what was asked) and the public format."""
+"""Result files: ours (JSONL, one answer a line, beside a file that says what was asked), or a public one."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars.errors import DataError
+from mars.errors import ConfigError, DataError
 from mars.results.answers import Answer, from_record, view_name
+from mars.results.disk import check_writable, read_bytes, refuse
+from mars.results.public import read_public
+from mars.tracking.text import visible
 from mars.types import View
-
-_PROBLEMS_SHOWN = 30
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class ResultPaths:
 def result_paths(out: Path) -> ResultPaths:
     """OUT is a folder: answers.jsonl, about.json, multi.json, mono_<source>.json in it. OUT ends with .json or .jsonl:
     OUT.jsonl, OUT.about.json, and in the public format OUT.json and OUT.mono_<source>.json beside each other."""
-    if out.suffix in (".json", ".jsonl") and not out.is_dir():
+    if out.suffix in (".json", ".jsonl") and not os.path.isdir(out):
         folder, stem = out.parent, out.stem
         return ResultPaths(
             answers=folder / f"{stem}.jsonl",
@@ -62,6 +64,20 @@ def result_paths(out: Path) -> ResultPaths:
     return ResultPaths(**{name: out / file for name, file in names.items()}, folder=out, prefix=None)
 
 
+def check_out(paths: ResultPaths, questions: str) -> None:
+    """Make the folder of the results, before anything that takes long.
+
+    Raises EnvironmentProblem where nothing can be written; ConfigError where OUT is the file of questions itself;
+    DataError where OUT holds a file of the public format that is not of these results: it would be overwritten.
+    """
+    public = paths.public(None)
+    if Path(questions).resolve() in {path.resolve() for path in (public, paths.answers, paths.about)}:
+        raise ConfigError(f"OUT: {questions} is the file of questions, which would be overwritten; give another OUT")
+    check_writable(paths.answers, "OUT")
+    if public.exists() and not paths.answers.exists():
+        raise DataError(f"{public}: is not of mars eval infer ({paths.answers} is missing); give another OUT")
+
+
 @dataclass(frozen=True)
 class Results:
     """The answers of one result file, by question, then view, then sample.
@@ -79,7 +95,7 @@ class Results:
     @property
     def model(self) -> str:
         """Path or name of the model that answered; the public format does not say."""
-        return "unknown" if self.public else str(self.about["identity"]["model"])
+        return "unknown" if self.public else self.about["identity"]["model"]
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -92,14 +108,14 @@ def read_results(path: Path) -> Results:
 
     Raises DataError: no such file; every entry that cannot be used, in one table; answers that are still missing.
     """
-    if path.is_dir() or path.suffix == ".jsonl":
+    if os.path.isdir(path) or path.suffix == ".jsonl":
         paths = result_paths(path)
-        name = path.resolve().name if path.is_dir() else path.stem
+        name = path.resolve().name if os.path.isdir(path) else path.stem
         answers, _ = read_answers(paths.answers, drop_cut_line=False)
         about = read_about(paths.about)
         _check_complete(path, answers, about)
         return Results(path, name, answers, about, public=False)
-    return Results(path, path.stem, _read_public(path), {}, public=True)
+    return Results(path, path.stem, read_public(path), {}, public=True)
 
 
 def read_answers(path: Path, *, drop_cut_line: bool) -> tuple[tuple[Answer, ...], bool]:
@@ -107,7 +123,7 @@ def read_answers(path: Path, *, drop_cut_line: bool) -> tuple[tuple[Answer, ...]
 
     Raises DataError with all lines that cannot be used, the cut one too unless `drop_cut_line`.
     """
-    lines = _read_bytes(path).split(b"\n")
+    lines = read_bytes(path).split(b"\n")
     if not lines[-1]:
         lines.pop()
     read: dict[Any, Answer] = {}
@@ -135,112 +151,34 @@ def read_answers(path: Path, *, drop_cut_line: bool) -> tuple[tuple[Answer, ...]
 def read_about(path: Path) -> Mapping[str, Any]:
     """What a results' about.json says. Raises DataError where there is none."""
     try:
-        about = json.loads(_read_bytes(path))
+        about = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON: {error}; run mars eval infer again into a new folder") from error
-    parts = [about.get(key) for key in ("asked", "identity", "dropped")] if isinstance(about, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts) or "model" not in about["identity"]:
+    parts = about if isinstance(about, dict) else {}
+    identity = parts.get("identity")
+    named = isinstance(identity, dict) and isinstance(identity.get("model"), str)
+    if not (named and _are_counts(parts.get("asked")) and _are_counts(parts.get("dropped"))):
         raise DataError(f"{path}: does not say what was asked; run mars eval infer again into a new folder")
     return about
 
 
-def refuse(problems: Sequence[tuple[str, str]], path: Path, total: int, what: str) -> None:
-    """Raises DataError with a table of (place, problem); does nothing without problems."""
-    if not problems:
-        return
-    shown = problems[:_PROBLEMS_SHOWN]
-    width = max(len(place) for place, _ in shown)
-    lines = [f"{path}: {len({place for place, _ in problems})} of {total} {what} cannot be used"]
-    lines += [f"  {place:<{width}}  {problem}" for place, problem in shown]
-    if len(problems) > len(shown):
-        lines.append(f"  and {len(problems) - len(shown)} more problems")
-    lines.append("nothing is scored: no answer may leave the denominator in silence; mend the file, or make it again")
-    raise DataError("\n".join(lines))
-
-
-def write_atomically(path: Path, content: str) -> None:
-    """The file exists wholly or not at all."""
-    draft = path.with_name(f".tmp-{path.name}")
-    draft.write_text(content, encoding="utf-8")
-    os.replace(draft, path)
-
-
-def public_entries(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """The answers to one view in the public format: a list of {content: [text], ground_truth} in question order.
-
-    Several answers to one question are several texts of its `content`. A truth that lists boxes is a list.
-    """
-    entries: dict[str, dict[str, Any]] = {}
-    for answer in sorted(answers, key=lambda answer: answer.order):
-        entry = entries.setdefault(answer.prompt_id, {"content": [], "ground_truth": _public_truth(answer.truth)})
-        entry["content"].append(answer.text)
-    return list(entries.values())
-
-
-def _public_truth(truth: str) -> Any:
-    try:
-        value = json.loads(truth)
-    except (ValueError, RecursionError):
-        return truth
-    if not isinstance(value, list):
-        return truth
-    return [entry.get("bbox_2d", entry) if isinstance(entry, dict) else entry for entry in value]
-
-
 def _check_complete(path: Path, answers: Sequence[Answer], about: Mapping[str, Any]) -> None:
-    have: dict[str, int] = {}
-    for answer in answers:
-        have[view_name(answer.view)] = have.get(view_name(answer.view), 0) + 1
-    missing = {view: number - have.get(view, 0) for view, number in about["asked"].items()}
-    if any(missing.values()):
-        table = ", ".join(f"{view} {number}" for view, number in missing.items() if number)
-        raise DataError(f"{path}: answers are missing ({table}); run the same mars eval infer again, it goes on there")
+    asked, have = Counter(about["asked"]), Counter(view_name(answer.view) for answer in answers)
+    for problem, numbers, remedy in (
+        ("answers are missing", asked - have, "run the same mars eval infer again, it goes on there"),
+        ("answers to more than was asked", have - asked, "run mars eval infer again into a new folder"),
+    ):
+        if numbers:
+            table = ", ".join(f"{view} {number}" for view, number in numbers.items())
+            raise DataError(f"{path}: {problem} ({visible(table)}); {remedy}")
     if not answers:
         raise DataError(f"{path}: holds no answers; run mars eval infer")
+    with_multi = {answer.prompt_id for answer in answers if answer.view is None}
+    without = {answer.prompt_id: answer.row for answer in answers if answer.prompt_id not in with_multi}
+    if with_multi:
+        problems = [(row, "no answer with all images, which others have") for row in without.values()]
+        refuse(problems, path, len(with_multi) + len(without), "questions")
 
 
-def _read_public(path: Path) -> tuple[Answer, ...]:
-    try:
-        entries = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON: {error}; want a list of {{content: [text], ground_truth}}") from error
-    if not isinstance(entries, list) or not entries:
-        got = "an empty list" if entries == [] else type(entries).__name__
-        raise DataError(f"{path}: want a list of {{content: [text], ground_truth}}; got {got}")
-    answers: list[Answer] = []
-    problems: list[tuple[str, str]] = []
-    for number, entry in enumerate(entries):
-        try:
-            answers += _public_answers(path, number, entry)
-        except ValueError as error:
-            problems.append((f"{path}:{number}", str(error)))
-    refuse(problems, path, len(entries), "entries")
-    return tuple(answers)
-
-
-def _public_answers(path: Path, number: int, entry: Any) -> list[Answer]:
-    if not isinstance(entry, dict):
-        raise ValueError(f"want {{content: [text], ground_truth}}; got {type(entry).__name__}")
-    texts, extra = entry.get("content"), entry.get("extra_info") or {}
-    if isinstance(texts, str):
-        texts = [texts]
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"content: want a list of texts; got {str(texts)[:80]!r}")
-    truth = entry.get("ground_truth")
-    if truth is None or isinstance(truth, bool):
-        raise ValueError(f"ground_truth: want a text or a list of boxes; got {truth!r}")
-    if not isinstance(extra, dict):
-        raise ValueError(f"extra_info: want an object; got {type(extra).__name__}")
-    truth = truth if isinstance(truth, str) else json.dumps(truth)
-    label = f"{path}:{number}"
-    return [
-        Answer(str(number), number, label, path.stem, None, sample, text, truth, None, None, extra)
-        for sample, text in enumerate(texts)
-    ]
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give results of mars eval infer") from error
+def _are_counts(counts: Any) -> bool:
+    return isinstance(counts, dict) and all(type(count) is int and count >= 0 for count in counts.values())

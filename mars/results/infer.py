@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,13 +18,9 @@ from typing import Any, Literal
 from mars.errors import DataError, EnvironmentProblem
 from mars.progress import progress
 from mars.results.answers import Answer, to_record, view_name
-from mars.results.files import (
-    ResultPaths,
-    public_entries,
-    read_about,
-    read_answers,
-    write_atomically,
-)
+from mars.results.disk import append, write_atomically
+from mars.results.files import ResultPaths, read_about, read_answers
+from mars.results.public import public_entries
 from mars.rollout.collect import BoxFrames
 from mars.rollout.engine import FinishedSample, RolloutEngine
 from mars.types import Prompt, RolloutRequest, View
@@ -32,8 +29,9 @@ logger = logging.getLogger(__name__)
 
 Views = Literal["multi", "mono", "all"]
 
-# Blocks of a weights file that its fingerprint reads, evenly spaced: a training step changes all of them.
-_BLOCKS, _BLOCK_BYTES = 64, 16384
+# (number, bytes) of the blocks of a file that its fingerprint reads, evenly spaced. A training step changes all of a
+# model's; four of a picture are most of it.
+_OF_WEIGHTS, _OF_IMAGES = (64, 16384), (4, 16384)
 
 
 @dataclass(frozen=True)
@@ -91,12 +89,27 @@ def model_fingerprint(model: str) -> str | None:
         return None
     whole = sha256()
     for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
-        size = path.stat().st_size
-        whole.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as stream:
-            for block in range(_BLOCKS):
-                stream.seek(max(size - _BLOCK_BYTES, 0) * block // (_BLOCKS - 1))
-                whole.update(stream.read(_BLOCK_BYTES))
+        whole.update(path.name.encode())
+        whole.update(_blocks(path, *_OF_WEIGHTS))
+    return whole.hexdigest()
+
+
+def images_fingerprint(requests: Sequence[RolloutRequest]) -> str:
+    """Hash of sizes, encodings and blocks of the image files, in order, wherever they lie.
+
+    It tells pictures of another folder or time apart, as `model_fingerprint` does models. Images inside of parquet
+    files are part of the questions' own fingerprint. Raises DataError for a file that cannot be read.
+    """
+    whole = sha256()
+    for image in dict.fromkeys(image for request in requests for image in request.images):
+        whole.update(repr((image.size, image.encoding, image.row, image.slot)).encode())
+        if image.row is None:
+            try:
+                whole.update(_blocks(Path(image.path), *_OF_IMAGES))
+            except OSError as error:
+                raise DataError(
+                    f"{image.path}: cannot be read ({error.strerror}); it is an image of the questions"
+                ) from error
     return whole.hexdigest()
 
 
@@ -106,6 +119,19 @@ def prompts_fingerprint(requests: Sequence[RolloutRequest]) -> str:
     for request in requests:
         whole.update(repr((request.prompt_id, request.view, request.prompt_token_ids)).encode())
     return whole.hexdigest()
+
+
+def _blocks(path: Path, number: int, num_bytes: int) -> bytes:
+    """The file's size and `number` blocks of it, from its first byte to its last; all of a small file."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if size <= number * num_bytes:
+            return f":{size}".encode() + stream.read()
+        parts = [f":{size}".encode()]
+        for block in range(number):
+            stream.seek((size - num_bytes) * block // (number - 1))
+            parts.append(stream.read(num_bytes))
+    return b"".join(parts)
 
 
 def _is_wanted(view: View, views: Views) -> bool:
@@ -172,16 +198,14 @@ def _ask(questions: Questions, requests: Sequence[RolloutRequest], engine: Rollo
     samples: Iterable[FinishedSample] = chain.from_iterable(engine.generate(requests))
     finished: dict[int, list[FinishedSample]] = defaultdict(list)
     total = sum(request.num_samples for request in requests)
-    with path.open("a", encoding="utf-8") as stream:
-        for sample in progress(samples, "Asking", total):
-            request = requests[sample.request]
-            group = finished[sample.request]
-            group.append(sample)
-            if len(group) == request.num_samples:
-                number, prompt = numbers[request.prompt_id]
-                stream.write("".join(_line(_answer(questions, number, prompt, request, s)) for s in group))
-                stream.flush()
-                del finished[sample.request]
+    for sample in progress(samples, "Asking", total):
+        request = requests[sample.request]
+        group = finished[sample.request]
+        group.append(sample)
+        if len(group) == request.num_samples:
+            number, prompt = numbers[request.prompt_id]
+            append(path, "".join(_line(_answer(questions, number, prompt, request, done)) for done in group))
+            del finished[sample.request]
 
 
 def _answer(
@@ -219,5 +243,16 @@ def _write_public(paths: ResultPaths) -> list[Path]:
 
 
 def _line(answer: Answer) -> str:
+    record = to_record(answer)
+    record["extra_info"] = _without_nan(record["extra_info"])
     # What JSON has no type for (a date in extra_info) becomes text.
-    return json.dumps(to_record(answer), default=str) + "\n"
+    return json.dumps(record, default=str, allow_nan=False) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    """Numbers that JSON cannot hold (NaN, infinities) as null."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

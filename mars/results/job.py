@@ -14,7 +14,14 @@ from mars.config.schema import TrainConfig
 from mars.evaluate import EVALUATION_STEP
 from mars.inputs import Inputs, evaluation_plan, load_inputs
 from mars.results.files import ResultPaths
-from mars.results.infer import Questions, Views, infer, model_fingerprint, prompts_fingerprint
+from mars.results.infer import (
+    Questions,
+    Views,
+    images_fingerprint,
+    infer,
+    model_fingerprint,
+    prompts_fingerprint,
+)
 from mars.results.questions import convert_questions
 from mars.rollout.engine import RolloutEngine
 from mars.run import check_packages
@@ -53,11 +60,14 @@ def _questions(config: TrainConfig, inputs: Inputs, dropped: Mapping[str, int]) 
         "questions": inputs.evaluation.fingerprint,
         "number_of_questions": len(prompts),
         "prompts": prompts_fingerprint(requests),
+        "images": images_fingerprint(requests),
         "data.min_image_pixels": config.data.min_image_pixels,
         "data.max_image_pixels": config.data.max_image_pixels,
         # null where no source has its own, as in results from before there were any.
         "data.source_image_pixels": config.data.source_image_pixels or None,
+        "model.dtype": config.model.dtype,
         "model.box_space": inputs.frames.box_space,
+        "rollout.engine": config.rollout.engine,
         "rollout.max_response_tokens": config.rollout.max_response_tokens,
         "evaluation.samples_per_prompt": settings.samples_per_prompt,
         "evaluation.temperature": settings.temperature,

@@ -13,8 +13,9 @@ import pytest
 
 from mars.data.views import views
 from mars.errors import DataError, EnvironmentProblem
-from mars.results.files import public_entries, read_results, result_paths
+from mars.results.files import read_results, result_paths
 from mars.results.infer import Questions, infer, model_fingerprint
+from mars.results.public import public_entries
 from mars.results.show import score_file
 from mars.rollout.plan import RolloutPlan
 from mars.rollout.scripted import ScriptedEngine
