@@ -45,6 +45,7 @@ _SUMMARY_KEYS = (
     "actor.num_workers",
     "actor.learning_rate",
     "reward.function",
+    "reward.functions",
     "cluster.kind",
     "cluster.device",
 )
@@ -76,7 +77,7 @@ def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage
         name=run.setting("run.name") or run_dir.resolve().name,
         model=run.setting("model.path") or (run.evaluations[-1]["model"] if run.evaluations else None),
         steps=run.metrics[-1]["step"] if run.metrics else None,
-        settings=[(key, value) for key in _SUMMARY_KEYS if (value := run.setting(key)) is not None],
+        settings=[(key, value) for key in _SUMMARY_KEYS if (value := run.setting(key)) not in (None, {})],
         config_text=run.config_text,
         figures=_figures(run.metrics),
         evaluations=_evaluations(run.evaluations),
