@@ -1,7 +1,7 @@
 """What anchors cost: none, mono and leave-one-out at equal numbers of rollouts.
 
     python scripts/bench_anchors.py --picture bench_anchors.png > bench_anchors.json
-    python scripts/bench_anchors.py --sources 3 --rollouts 9 --rounds 5
+    python scripts/bench_anchors.py --sources 3 --rollouts 9 --response-tokens 64 --rounds 5
 
 With G rollouts of a prompt and K sources, anchors take m rollouts for each source from the multi view: G of it without
 anchors, G - m K of it and m for each source with them. Every run is `python -m mars.main` on the workload of
@@ -16,7 +16,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -26,7 +27,7 @@ from bench.machine import busy_share, machine_facts
 from bench.process import ContenderFailed
 from bench.summary import check, intervals, rounded, stage_seconds
 from bench.training import Done, Job, run_job, step_settings
-from bench.workload import SOURCES, rows_file
+from bench.workload import SOURCES, prompt_tokens, rows_file
 
 KINDS = ("none", "mono", "leave_one_out")
 TIME_TARGET = 0.95  # mono / none at the same number of rollouts
@@ -35,31 +36,38 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Variant:
-    """sources: of a prompt. multi: rollouts of its multi view. anchors: of each other view."""
+    """sources: of a prompt. multi: rollouts of its multi view. anchors: of each other view. tokens: of a response."""
 
     kind: str
     sources: int
     multi: int
     anchors: int
+    tokens: int
 
     @property
     def name(self) -> str:
         rollouts = "+".join(map(str, [self.multi, *[self.anchors] * self.num_anchor_views]))
-        return f"{self.kind}, {self.sources} sources, {rollouts}"
+        return f"{self.kind}, {self.sources} sources, {rollouts} x {self.tokens} tokens"
 
     @property
     def num_anchor_views(self) -> int:
         return 0 if self.kind == "none" else self.sources
 
     def overrides(self) -> tuple[str, ...]:
-        special = (f"anchor={self.kind}", f"rollout.samples_per_prompt={self.multi}")
+        room = prompt_tokens(self.sources) + self.tokens
+        special = (
+            f"anchor={self.kind}",
+            f"rollout.samples_per_prompt={self.multi}",
+            f"rollout.max_response_tokens={self.tokens}",
+            f"rollout.max_model_len={max(room, step_settings().rollout.max_model_len)}",
+        )
         return special if self.kind == "none" else (*special, f"anchor.mono_samples_per_source={self.anchors}")
 
 
 def main() -> int:
     options = parse_options()
     machine = machine_facts() | {"cpu_busy_at_start": busy_share()}
-    everything = variants(options.sources, options.rollouts, options.anchor_samples)
+    everything = variants(options.sources, options.rollouts, options.anchor_samples, options.response_tokens)
     runs: dict[Variant, list[Done]] = {variant: [] for variant in everything}
     failures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mars_bench_", ignore_cleanup_errors=True) as name:
@@ -100,6 +108,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--sources", type=int, nargs="+", choices=range(2, len(SOURCES) + 1), default=[2, 3])
     parser.add_argument("--rollouts", type=int, default=8, help="of a prompt, all views together (G)")
     parser.add_argument("--anchor-samples", type=int, default=1, help="of each source (m)")
+    parser.add_argument("--response-tokens", type=int, nargs="+", default=[24, 64], help="of every response")
     parser.add_argument("--launch", choices=LAUNCHES, default="ray", help="workers on Ray, or all in one process")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, in turns")
     parser.add_argument("--steps", type=int, default=12, help="steps of each run, warm-up included")
@@ -111,17 +120,18 @@ def parse_options() -> argparse.Namespace:
         parser.error("needs 1 round or more, and 1 <= warm-up < steps")
     if options.rollouts - options.anchor_samples * max(options.sources) < 2 or options.anchor_samples < 1:
         parser.error("needs 1 anchor sample or more, and 2 multi rollouts or more beside the anchors")
+    if min(options.response_tokens) < 1:
+        parser.error("a response needs 1 token or more")
     return options
 
 
-def variants(sources: Sequence[int], rollouts: int, anchor_samples: int) -> list[Variant]:
-    """Every kind for every number of sources, all with `rollouts` rollouts of a prompt. With two sources, to leave one
-    out is to show the other: both kinds are the same work."""
+def variants(sources: Sequence[int], rollouts: int, anchor_samples: int, tokens: Sequence[int]) -> list[Variant]:
+    """Every kind for every number of sources and of tokens, all with `rollouts` rollouts of a prompt. With two sources,
+    to leave one out is to show the other: both kinds are the same work."""
     found = []
-    for number in dict.fromkeys(sources):
-        for kind in KINDS:
-            anchors = 0 if kind == "none" else anchor_samples
-            found.append(Variant(kind, number, rollouts - anchors * number, anchors))
+    for number, length, kind in product(dict.fromkeys(sources), dict.fromkeys(tokens), KINDS):
+        anchors = 0 if kind == "none" else anchor_samples
+        found.append(Variant(kind, number, rollouts - anchors * number, anchors, length))
     return found
 
 
@@ -170,8 +180,9 @@ def checks(runs: Mapping[Variant, Sequence[Done]], warm_up: int) -> dict[str, An
         engine = report["engine"]
         share = engine["encoder_runs"] / engine["distinct_images"]
         found[f"{variant.name}: encoder runs of an image"] = check(share, 1.0)
-        without = next((v for v in reports if v.kind == "none" and v.sources == variant.sources), None)
-        if variant.kind != "none" and without is not None:
+        rollouts = variant.multi + variant.anchors * variant.num_anchor_views
+        without = replace(variant, kind="none", multi=rollouts, anchors=0)
+        if variant.kind != "none" and without in reports:
             seconds = report["seconds_per_step"] / reports[without]["seconds_per_step"]
             found[f"{variant.name} / none"] = check(seconds, TIME_TARGET)
     return found

@@ -99,6 +99,15 @@ class PolicyModel(nn.Module):
         return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normalizer, entropy
 
 
+class PatchConvolution(nn.Conv3d):
+    """A convolution over single patches: one product with its weight, several times faster than `conv3d`."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """patches [N, channels, frames, height, width], each as large as the kernel; returns [N, outputs, 1, 1, 1]."""
+        projected = nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
+        return projected[:, :, None, None, None]
+
+
 def load_policy(settings: ModelSettings, scoring: ScoringSettings, key: str = "model.path") -> PolicyModel:
     """The model of a Hugging Face folder or name, in float32 on the CPU. key: the setting that errors name."""
     from transformers import AutoModelForImageTextToText
@@ -115,6 +124,10 @@ def load_policy(settings: ModelSettings, scoring: ScoringSettings, key: str = "m
         )
     except (OSError, ImportError, ValueError) as error:
         raise EnvironmentProblem(f"{key}: the model cannot be loaded; got {settings.path}: {error}") from error
+    # The vision towers of the Qwen-VL models cut images into patches before this layer, which then sees one at a time.
+    embedding = getattr(getattr(backbone.model, "visual", None), "patch_embed", None)
+    if isinstance(getattr(embedding, "proj", None), nn.Conv3d):
+        embedding.proj.__class__ = PatchConvolution
     if settings.gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return PolicyModel(backbone, scoring).train()

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# vLLM's encoder cache is as large as its batch; what it takes by itself on most GPUs.
+# Parts of samples that have not ended, by the request's name and the sample's index.
+_Begun = dict[tuple[str, int], list[Any]]
+# What vLLM takes by itself on most GPUs. Its encoder cache is as large: the outputs of a whole prompt must stay until
+# its last view has been read. On a CPU it would take half, and prompts of two batches end a step apart.
 _BATCH_TOKENS = 8192
 # The images of a prompt's views are wanted one after the other: those of two prompts are cache enough.
 _CACHED_PROMPTS = 2
@@ -86,9 +89,6 @@ class VllmEngine:
         # vLLM collects garbage three times while it starts: 1 s each over the objects of all that was imported.
         gc.freeze()
         optional = {"block_size": settings.block_size, "kv_cache_memory_bytes": settings.kv_cache_memory_bytes}
-        if settings.device != "cpu":
-            # The encoder's outputs of a whole prompt must stay until its last view has been read.
-            optional["max_num_batched_tokens"] = max(_BATCH_TOKENS, settings.max_model_len)
         self._llm = LLM(
             model=settings.model_path,
             dtype=settings.dtype,
@@ -96,6 +96,7 @@ class VllmEngine:
             tensor_parallel_size=settings.tensor_parallel_size,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=max(_BATCH_TOKENS, settings.max_model_len),
             enforce_eager=settings.enforce_eager,
             gpu_memory_utilization=settings.gpu_memory_utilization,
             limit_mm_per_prompt={"image": settings.max_images, "video": 0},
@@ -128,6 +129,7 @@ class VllmEngine:
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
         engine, positions = self._llm.llm_engine, {next(self._names): i for i in range(len(requests))}
         missing = {name: _num_drawn(requests[i]) for name, i in positions.items()}
+        begun: _Begun = {}
         self._counts += EngineCounts(images=distinct_images(requests))
         rendered = [self._ahead.pop(_content(r), None) or self._reader.submit(self._render, r) for r in requests]
         try:
@@ -135,12 +137,12 @@ class VllmEngine:
                 engine.add_request(name, rendered[i].result(), self._sampling_params(requests[i]))
             while engine.has_unfinished_requests():
                 finished = []
-                for output, sample in _finished(engine.step()):
+                for output, parts in _ended(engine.step(), begun):
                     missing[output.request_id] -= 1
                     self._counts += EngineCounts(
                         prompt_tokens=len(output.prompt_token_ids), cached_tokens=output.num_cached_tokens
                     )
-                    finished += _samples(requests, positions[output.request_id], sample)
+                    finished += _samples(requests, positions[output.request_id], parts)
                 if finished:
                     yield finished
         finally:
@@ -192,9 +194,10 @@ class VllmEngine:
             logit_bias=self._blocked,
             logprobs=0,
             detokenize=False,
-            # Every sample is returned when it ends (and once before, at its first token), not all of a request at last.
-            output_kind=RequestOutputKind.CUMULATIVE,
+            # Every sample is returned when it ends, not all of a request at last: its first token, then the rest.
+            output_kind=RequestOutputKind.DELTA,
             stream_interval=sys.maxsize,
+            skip_clone=True,  # nobody else holds it
         )
 
     def _render(self, request: RolloutRequest) -> Any:
@@ -232,19 +235,30 @@ def _num_drawn(request: RolloutRequest) -> int:
     return 1 if request.sampling.temperature == 0 else request.num_samples
 
 
-def _finished(outputs: Iterable[Any]) -> list[tuple[Any, Any]]:
-    """The samples among vLLM's outputs that have ended, each with its output; others have just begun."""
-    return [(output, sample) for output in outputs for sample in output.outputs if sample.finish_reason is not None]
+def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[Any]]]:
+    """The samples that end in these outputs of vLLM, each with its output and in its parts, in order.
+
+    begun: parts of the samples that have not ended; kept up to date.
+    """
+    for output in outputs:
+        for part in output.outputs:
+            parts = begun.setdefault((output.request_id, part.index), [])
+            parts.append(part)
+            if part.finish_reason is not None:
+                yield output, begun.pop((output.request_id, part.index))
 
 
-def _samples(requests: Sequence[RolloutRequest], position: int, sample: Any) -> list[FinishedSample]:
+def _samples(requests: Sequence[RolloutRequest], position: int, parts: Sequence[Any]) -> list[FinishedSample]:
     """One of vLLM's samples as it is asked for: a greedy one as often as the request has samples."""
-    if sample.finish_reason not in ("stop", "length"):
-        raise RuntimeError(f"vLLM ended a sample of prompt {requests[position].prompt_id}: {sample.finish_reason}")
+    index, finish_reason = parts[-1].index, parts[-1].finish_reason
+    if finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM ended a sample of prompt {requests[position].prompt_id}: {finish_reason}")
+    token_ids = tuple(token for part in parts for token in part.token_ids)
+    steps = (step for part in parts for step in part.logprobs)
     completion = Completion(
-        token_ids=tuple(sample.token_ids),
-        logprobs=tuple(step[token].logprob for step, token in zip(sample.logprobs, sample.token_ids, strict=True)),
-        finish_reason=sample.finish_reason,
+        token_ids=token_ids,
+        logprobs=tuple(step[token].logprob for step, token in zip(steps, token_ids, strict=True)),
+        finish_reason=finish_reason,
     )
     copies = requests[position].num_samples // _num_drawn(requests[position])
-    return [FinishedSample(position, sample.index + k, completion) for k in range(copies)]
+    return [FinishedSample(position, index + k, completion) for k in range(copies)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from bench.launch import LAUNCHES  # noqa: E402
 from bench.memory import Memory, growth, is_ours, memory_of_child, named  # noqa: E402
 from bench.process import run_process  # noqa: E402
 from bench.training import BENCH, Done, Job, job_overrides  # noqa: E402
-from bench_anchors import Variant, engine_work, variants  # noqa: E402
+from bench_anchors import Variant, engine_work, prompt_tokens, variants  # noqa: E402
 from bench_scale import Point, long_report, point_report, sweep_points  # noqa: E402
 
 from mars.config.load import load_config  # noqa: E402
@@ -154,20 +155,22 @@ def test_a_sweep_varies_one_number_and_the_settings_follow(tmp_path):
 
 
 def test_variants_have_equal_numbers_of_rollouts(tmp_path):
-    found = variants([2, 3], rollouts=8, anchor_samples=1)
+    found = variants([2, 3], rollouts=8, anchor_samples=1, tokens=[24])
     assert [variant.name for variant in found] == [
-        "none, 2 sources, 8",
-        "mono, 2 sources, 6+1+1",
-        "leave_one_out, 2 sources, 6+1+1",
-        "none, 3 sources, 8",
-        "mono, 3 sources, 5+1+1+1",
-        "leave_one_out, 3 sources, 5+1+1+1",
+        "none, 2 sources, 8 x 24 tokens",
+        "mono, 2 sources, 6+1+1 x 24 tokens",
+        "leave_one_out, 2 sources, 6+1+1 x 24 tokens",
+        "none, 3 sources, 8 x 24 tokens",
+        "mono, 3 sources, 5+1+1+1 x 24 tokens",
+        "leave_one_out, 3 sources, 5+1+1+1 x 24 tokens",
     ]
     for variant in found:
         config = config_of(variant.overrides(), tmp_path, variant.sources)
         views = 0 if config.anchor.kind == "none" else variant.sources
+        assert config.rollout.max_response_tokens == 24
         assert config.rollout.samples_per_prompt + views * config.anchor.mono_samples_per_source == 8
-    config = config_of(Variant("leave_one_out", 3, 2, 2).overrides(), tmp_path, 3)
+    config = config_of(Variant("leave_one_out", 3, 2, 2, 200).overrides(), tmp_path, 3)
+    assert (config.rollout.max_response_tokens, config.rollout.max_model_len) == (200, prompt_tokens(3) + 200)
     assert (config.rollout.samples_per_prompt, config.anchor.mono_samples_per_source) == (2, 2)
 
 
@@ -197,19 +200,21 @@ def test_work_of_the_engine_by_hand():
     }
 
 
-def test_checks_of_the_anchors_compare_with_the_same_number_of_sources():
-    none, mono, other = Variant("none", 2, 8, 0), Variant("mono", 2, 6, 1), Variant("mono", 3, 5, 1)
+def test_checks_of_the_anchors_compare_equal_work():
+    none, mono, other = Variant("none", 2, 8, 0, 24), Variant("mono", 2, 6, 1, 24), Variant("mono", 3, 5, 1, 24)
     runs = {
         none: [a_run([9.0, 4.0], [step_row(0.5)] * 3), a_run([9.0, 4.0], [step_row(0.5)] * 3)],
         mono: [a_run([9.0, 3.0], [step_row(0.5, encoder_runs=6.0)] * 3)],
         other: [a_run([9.0, 8.0], [step_row(0.5)] * 3)],
+        replace(mono, tokens=64): [a_run([9.0, 8.0], [step_row(0.5)] * 3)],
     }
     found = bench_anchors.checks(runs, warm_up=2)
     assert {name: (check["value"], check["met"]) for name, check in found.items()} == {
-        "none, 2 sources, 8: encoder runs of an image": (1.0, True),
-        "mono, 2 sources, 6+1+1: encoder runs of an image": (1.5, False),
-        "mono, 2 sources, 6+1+1 / none": (0.75, True),
-        "mono, 3 sources, 5+1+1+1: encoder runs of an image": (1.0, True),
+        "none, 2 sources, 8 x 24 tokens: encoder runs of an image": (1.0, True),
+        "mono, 2 sources, 6+1+1 x 24 tokens: encoder runs of an image": (1.5, False),
+        "mono, 2 sources, 6+1+1 x 24 tokens / none": (0.75, True),
+        "mono, 3 sources, 5+1+1+1 x 24 tokens: encoder runs of an image": (1.0, True),
+        "mono, 2 sources, 6+1+1 x 64 tokens: encoder runs of an image": (1.0, True),
     }
 
 
