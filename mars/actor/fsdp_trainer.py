@@ -82,14 +82,15 @@ class FsdpTrainer:
         memory = PeakMemory(self._device)
         by_row = row_advantages(batch, self._settings.objective.advantage)
         compared = compared_update(batch, by_row)
-        prompts = self._processed(batch)
+        later = batch.updates[1:]
+        prompts = self._processed(batch, (*later, *batch.updates))
         start = time.perf_counter()
-        # With one update the old log-probs are those of its own forward: the weights have not moved yet.
-        old = self._old_logprobs(batch, prompts) if len(batch.updates) > 1 else None
+        # The first update's are those of its own forward: the weights have not moved yet, and its ratio is 1 exactly.
+        old = self._old_logprobs(batch, later, prompts)
         self._synchronize()
         old_seconds = time.perf_counter() - start
         results = [
-            self._update_once(batch, plan, prompts, by_row, old, compare_rollout=i == compared)
+            self._update_once(batch, plan, prompts, by_row, old if i else None, compare_rollout=i == compared)
             for i, plan in enumerate(batch.updates)
         ]
         keys = dict.fromkeys(key for result in results for key in result)
@@ -120,7 +121,7 @@ class FsdpTrainer:
         rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
         if sorted(row for plan in batch.updates for row in plan.rows) != rows:
             raise ValueError("the plan of a batch to be scored must hold every row once")
-        prompts = self._processed(batch)
+        prompts = self._processed(batch, batch.updates)
         sums = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
         place = {row: i for i, row in enumerate(rows)}
         for micro in (micro for plan in batch.updates for micro in plan.ranks[self._rank]):
@@ -205,9 +206,11 @@ class FsdpTrainer:
         }
 
     @torch.no_grad()
-    def _old_logprobs(self, batch: TrainBatch, prompts: Prompts) -> dict[MicroBatch, Tensor]:
-        """Of the very forwards of the updates: another batch would round otherwise, and the first ratio not be 1."""
-        micros = [micro for plan in batch.updates for micro in plan.ranks[self._rank]]
+    def _old_logprobs(
+        self, batch: TrainBatch, plans: Sequences[UpdatePlan], prompts: Prompts
+    ) -> dict[MicroBatch, Tensor]:
+        """Of the very forwards of the updates: another batch would round otherwise."""
+        micros = [micro for plan in plans for micro in plan.ranks[self._rank]]
         return {micro: self._policy(self._forward_of(batch, micro, prompts))[0] for micro in micros}
 
     def _synchronize(self) -> None:
@@ -215,12 +218,12 @@ class FsdpTrainer:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def _processed(self, batch: TrainBatch) -> Prompts:
-        """The prompts of this rank's rows, each processed once for all passes, in the order of the forwards.
+    def _processed(self, batch: TrainBatch, plans: Sequences[UpdatePlan]) -> Prompts:
+        """The prompts of this rank's rows, each processed once for all passes. plans: in the order of the forwards.
 
         Another thread does it: the later prompts' images are read while the first forwards run.
         """
-        micros = (micro for plan in batch.updates for micro in plan.ranks[self._rank])
+        micros = (micro for plan in plans for micro in plan.ranks[self._rank])
         mine = dict.fromkeys(p for micro in micros for p, _ in micro.rows)
         prompts = {p: batch.prompts[p] for p in mine}
         return {p: self._reader.submit(self._process, x.prompt_token_ids, x.images) for p, x in prompts.items()}

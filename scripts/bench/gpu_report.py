@@ -79,7 +79,9 @@ def image_grid(case: Case, config: TrainConfig, model: Any) -> tuple[int, int]:
 def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: float | None) -> dict[str, Any]:
     """One run. rows: without warm-up. peak: TFLOP/s of one GPU; None claims no MFU."""
     seconds = stage_seconds(rows)
-    tokens = dict.fromkeys(_TOKEN_STAGES, step.needed) | {"gen": step.sampled}
+    # The first update's old log-probs are its own.
+    later = 1 - config.actor.prompts_per_update / config.data.prompts_per_step
+    tokens = {"gen": step.sampled, "old_log_prob": step.needed * later, "update_actor": step.needed}
     report: dict[str, Any] = {
         "seconds": seconds | {"step": median(row["timing_s/step"] for row in rows)},
         "tokens_per_second": {stage: tokens[stage] / seconds[stage] for stage in _TOKEN_STAGES if seconds[stage]},
@@ -95,7 +97,7 @@ def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: fl
         flops, gpus = step.flops, config.actor.num_workers
         report["update_mfu"] = mfu(flops.total, seconds["update_actor"], peak, gpus)
         if seconds["old_log_prob"]:
-            report["old_log_prob_mfu"] = mfu(flops.forward, seconds["old_log_prob"], peak, gpus)
+            report["old_log_prob_mfu"] = mfu(flops.forward * later, seconds["old_log_prob"], peak, gpus)
     return report
 
 

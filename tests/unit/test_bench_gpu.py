@@ -261,12 +261,12 @@ def test_a_run_by_hand(eager):
     rows = [row(update=2.0, memory=30.0), row(update=4.0, memory=31.0), row(update=2.5, memory=29.0)]
     found = gpu_report.run_report(step, config, eager.config, rows, peak=1e-3)
     assert found["seconds"]["update_actor"] == 2.5
-    assert found["tokens_per_second"] == {"gen": 120 / 4, "old_log_prob": 280 / 1, "update_actor": 280 / 2.5}
+    assert found["tokens_per_second"] == {"gen": 120 / 4, "old_log_prob": 140 / 1, "update_actor": 280 / 2.5}
     assert found["peak_memory_gib"] == 31.0
     total = sum(part.total for part in step.parts.values())
     assert found["update_mfu"] == pytest.approx(total / 2.5 / 1e9)
     forward = sum(part.forward for part in step.parts.values())
-    assert found["old_log_prob_mfu"] == pytest.approx(forward / 1.0 / 1e9)
+    assert found["old_log_prob_mfu"] == pytest.approx(forward / 2 / 1.0 / 1e9)  # of the second update alone
     published = 2 * gpu_work.num_parameters(eager.config)
     assert found["sync_gigabytes_per_second"] == pytest.approx(published / 1e9 / 0.5)
 

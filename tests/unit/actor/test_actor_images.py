@@ -26,6 +26,12 @@ def trainer_of(world, process):
     return FsdpTrainer(world.settings(objective=GRPO), world.rules, Rendezvous(0, 1, None, 60.0), process)
 
 
+def in_the_order_of_forwards(batch):
+    """Old log-probs of the second update, then the first update."""
+    first, second = batch.updates
+    return list(dict.fromkeys(p for plan in (second, first) for micro in plan.ranks[0] for p, _ in micro.rows))
+
+
 def threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("images")]
 
@@ -40,8 +46,7 @@ def test_each_prompt_is_processed_once_in_the_order_of_the_forwards_by_a_thread_
     trainer = trainer_of(world, process)
     assert len(batch.updates) == 2, "old log-probs and updates both run over the batch"
     trainer.update(batch)
-    wanted = dict.fromkeys(p for plan in batch.updates for micro in plan.ranks[0] for p, _ in micro.rows)
-    assert processed == [(batch.prompts[p].images, True) for p in wanted]
+    assert processed == [(batch.prompts[p].images, True) for p in in_the_order_of_forwards(batch)]
     assert len(threads()) == 1
     trainer.close()
     assert threads() == []
@@ -50,7 +55,7 @@ def test_each_prompt_is_processed_once_in_the_order_of_the_forwards_by_a_thread_
 def test_the_first_forward_runs_before_the_last_image_is_there(world, batch):
     """The last prompt's images come only after something has been asked of the policy."""
     begun = threading.Event()
-    last = list(dict.fromkeys(p for plan in batch.updates for m in plan.ranks[0] for p, _ in m.rows))[-1]
+    last = in_the_order_of_forwards(batch)[-1]
 
     def process(ids, images):
         if images == batch.prompts[last].images:

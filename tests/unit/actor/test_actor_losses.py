@@ -55,7 +55,7 @@ def advantages(prompt):
 
 @pytest.fixture(scope="module")
 def scene(world, pictures, tmp_path_factory) -> Scene:
-    """Four prompts of the first update, a fifth of the second; one response is a guest.
+    """Four prompts of one update, a fifth of another; one response is a guest.
 
     The old log-probs are off by up to half a nat, so that all bounds decide somewhere.
     """
@@ -110,7 +110,7 @@ def kl(estimator, d):
 
 
 def plain_gradient(scene, objective):
-    """The loss of the first update, token by token in float64, and its gradient by the model's own autograd."""
+    """The loss of the four prompts' update, token by token in float64, and its gradient by the model's own autograd."""
     rows = [row for (p, _), row in scene.rows.items() if p < 4]
     num_tokens = sum(len(row.old) for row in rows)
     loss = 0.0
@@ -143,13 +143,14 @@ def trainer_gradient(scene, objective, tokens_per_forward=100_000, chunk_tokens=
         ranks = [tuple(MicroBatch((*m.rows, *fillers), m.num_fillers + len(fillers)) for m in plan.ranks[0])
                  for plan in batch.updates]  # fmt: skip
         batch = TrainBatch(batch.prompts, tuple(UpdatePlan((rank,)) for rank in ranks))
-    trainer = world.trainer(
-        objective=replace(objective, kl_reference=scene.reference), temperature=TEMPERATURE, chunk_tokens=chunk_tokens
-    )
+    # The first update's old log-probs are always its own: it is the other one, and moves no weight.
+    batch = TrainBatch(batch.prompts, batch.updates[::-1])
+    objective = replace(objective, kl_reference=scene.reference)
+    trainer = world.trainer(objective=objective, temperature=TEMPERATURE, chunk_tokens=chunk_tokens, learning_rate=0.0)
     micros = [micro for plan in batch.updates for micro in plan.ranks[0]]
     old = {micro: torch.cat([scene.rows[row].old.float() for row in micro.rows]) for micro in micros}
-    trainer._old_logprobs = lambda batch, prompts: old
-    return gradients(trainer, batch)[0]
+    trainer._old_logprobs = lambda *_: old
+    return gradients(trainer, batch)[1]
 
 
 def check(scene, objective):
@@ -216,7 +217,7 @@ def test_all_terms_at_once_however_the_work_is_cut(scene):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["clip", "gspo", "cispo"])
 def test_ratios_are_exactly_one_at_the_first_update(scene, kind, dtype):
-    """With old log-probs of their own pass and, in a step of one update, without; text-only rows have fillers."""
+    """Its old log-probs are its own; those of a second update have a pass before. Text-only rows have fillers."""
     narrow = replace(GRPO.policy_loss, kind=kind, clip_low=1e-9, clip_high=1e-9)
     objective = replace(GRPO, policy_loss=narrow, entropy_coefficient=0.1, importance_cap=1.5)
     for per_update in (4, 100):
@@ -224,10 +225,10 @@ def test_ratios_are_exactly_one_at_the_first_update(scene, kind, dtype):
         seen, passes = [], []
         metrics_of, old_of = trainer._objective.metrics, trainer._old_logprobs
         trainer._objective.metrics = lambda sums: seen.append(metrics_of(sums)) or seen[-1]  # noqa: B023
-        trainer._old_logprobs = lambda *batch: passes.append(1) or old_of(*batch)  # noqa: B023
+        trainer._old_logprobs = lambda batch, plans, prompts: passes.append(len(plans)) or old_of(batch, plans, prompts)  # noqa: B023
         own = [replace(p, responses=tuple(replace(r, off_policy=False) for r in p.responses)) for p in scene.prompts]
         trainer.update(scene.world.batch(own, per_update=per_update))
         assert (seen[0]["actor/pg_clipfrac"], seen[0]["actor/ppo_kl"]) == (0, 0)
-        assert len(passes) == (per_update == 4)
+        assert passes == [per_update == 4]
         if per_update == 4:
             assert seen[1]["actor/ppo_kl"] != 0

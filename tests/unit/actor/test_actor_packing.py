@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -59,26 +60,33 @@ def test_a_group_over_the_budget_is_split(world, pictures):
     assert sum(0 in home for home in homes) > 1
 
 
-def test_the_ratio_of_the_first_of_several_updates_is_one_to_the_bit(world, qwen3_world, pictures):
-    """Old log-probs of a pass without gradients, then the update's own forward."""
+@pytest.mark.parametrize("per_update", [1, 2, 4])
+def test_the_old_pass_is_over_all_updates_but_the_first(world, qwen3_world, pictures, per_update):
+    """The first takes its own forward, so that its ratio is 1 on any device; others the very bits of before."""
     for one in (world, qwen3_world):
-        trainer, batch = with_packing(one, prompts(one, pictures), "shared_prefix", 2, 70)
-        seen, loss = [], trainer._objective.loss
+        trainer, batch = with_packing(one, prompts(one, pictures), "shared_prefix", per_update, 70)
+        before = trainer._old_logprobs(batch, batch.updates, trainer._processed(batch, batch.updates))
+        forwards, seen, loss = [], [], trainer._objective.loss
+        trainer._policy.register_forward_pre_hook(lambda *_, on=forwards: on.append(torch.is_grad_enabled()))
         trainer._objective.loss = lambda logprobs, entropy, old, *rest, seen=seen, loss=loss: (
             seen.append((logprobs.detach(), old)) or loss(logprobs, entropy, old, *rest)
         )
         trainer.update(batch)
-        first = len(batch.updates[0].ranks[0])
-        assert len(batch.updates) == 2
-        assert len(seen) > first
-        assert all(torch.equal(logprobs, old) for logprobs, old in seen[:first])
-        assert not any(torch.equal(logprobs, old) for logprobs, old in seen[first:])
+        updates = [list(plan.ranks[0]) for plan in batch.updates]
+        assert len(updates) == 4 // per_update
+        assert forwards == [False] * sum(map(len, updates[1:])) + [True] * sum(map(len, updates))
+        first, later = seen[: len(updates[0])], seen[len(updates[0]) :]
+        assert all(old is None for _, old in first)
+        # A pass without gradients gives the bits of the update's forward.
+        assert all(torch.equal(logprobs, before[m]) for (logprobs, _), m in zip(first, updates[0], strict=True))
+        assert all(torch.equal(old, before[m]) for (_, old), m in zip(later, chain(*updates[1:]), strict=True))
+        assert not any(torch.equal(logprobs, old) for logprobs, old in later)
 
 
 def test_log_probs_alone_are_those_in_packs(world, pictures):
     trainer, batch = with_packing(world, prompts(world, pictures), "shared_prefix", 4, 100_000)
     (micro,) = batch.updates[0].ranks[0]
-    packed = trainer._old_logprobs(batch, trainer._processed(batch))[micro]
+    packed = trainer._old_logprobs(batch, batch.updates, trainer._processed(batch, batch.updates))[micro]
     place = {row: i for i, row in enumerate(batch.updates[0].rows)}
     alone = trainer.logprobs(world.sequences(batch))
     in_order = torch.cat([torch.tensor(alone[place[row]]) for row in micro.rows])
