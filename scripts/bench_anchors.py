@@ -27,7 +27,7 @@ from bench.machine import busy_share, machine_facts
 from bench.process import ContenderFailed
 from bench.summary import check, intervals, rounded, stage_seconds
 from bench.training import Done, Job, run_job, step_settings
-from bench.workload import SOURCES, prompt_tokens, rows_file
+from bench.workload import SOURCES, rows_file
 
 KINDS = ("none", "mono", "leave_one_out")
 TIME_TARGET = 0.95  # mono / none at the same number of rollouts
@@ -54,12 +54,13 @@ class Variant:
         return 0 if self.kind == "none" else self.sources
 
     def overrides(self) -> tuple[str, ...]:
-        room = prompt_tokens(self.sources) + self.tokens
+        settings = step_settings()
+        room = settings.data.max_prompt_tokens + self.tokens
         special = (
             f"anchor={self.kind}",
             f"rollout.samples_per_prompt={self.multi}",
             f"rollout.max_response_tokens={self.tokens}",
-            f"rollout.max_model_len={max(room, step_settings().rollout.max_model_len)}",
+            f"rollout.max_model_len={max(room, settings.rollout.max_model_len)}",
         )
         return special if self.kind == "none" else (*special, f"anchor.mono_samples_per_source={self.anchors}")
 

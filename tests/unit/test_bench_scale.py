@@ -19,7 +19,7 @@ from bench.launch import LAUNCHES  # noqa: E402
 from bench.memory import Memory, growth, is_ours, memory_of_child, named  # noqa: E402
 from bench.process import run_process  # noqa: E402
 from bench.training import BENCH, Done, Job, job_overrides  # noqa: E402
-from bench_anchors import Variant, engine_work, prompt_tokens, variants  # noqa: E402
+from bench_anchors import Variant, engine_work, variants  # noqa: E402
 from bench_scale import Point, long_report, point_report, sweep_points  # noqa: E402
 
 from mars.config.load import load_config  # noqa: E402
@@ -170,7 +170,10 @@ def test_variants_have_equal_numbers_of_rollouts(tmp_path):
         assert config.rollout.max_response_tokens == 24
         assert config.rollout.samples_per_prompt + views * config.anchor.mono_samples_per_source == 8
     config = config_of(Variant("leave_one_out", 3, 2, 2, 200).overrides(), tmp_path, 3)
-    assert (config.rollout.max_response_tokens, config.rollout.max_model_len) == (200, prompt_tokens(3) + 200)
+    assert (config.rollout.max_response_tokens, config.rollout.max_model_len) == (
+        200,
+        config.data.max_prompt_tokens + 200,
+    )
     assert (config.rollout.samples_per_prompt, config.anchor.mono_samples_per_source) == (2, 2)
 
 
