@@ -25,7 +25,8 @@ ACCURACY, MEAN_IOU = "accuracy", "mean IoU"
 # Training steps count from 1: no evaluation shares its seeds with one.
 EVALUATION_STEP = 0
 
-# Means of equal accuracies over different counts differ by rounding; that is no conflict.
+# Means of equal accuracies over other counts, and exact boxes scaled from another frame, differ by rounding. That is
+# no conflict, and no spread.
 _ROUNDING = 1e-9
 
 
@@ -176,10 +177,10 @@ def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dic
         return None
     n, mean, width = len(values), fmean(values), highest - lowest
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    if min(values) == max(values):
+    if max(values) - min(values) <= _ROUNDING:
         unseen = z * z / (n + z * z)
         low, high = mean - unseen * (mean - lowest), mean + unseen * (highest - mean)
-    elif set(values) <= {lowest, highest}:
+    elif all(min(value - lowest, highest - value) <= _ROUNDING for value in values):
         share = (mean - lowest) / width
         centre = (share + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)

@@ -110,6 +110,9 @@ def test_rounding_is_no_conflict() -> None:
         # No spread: z^2 / (n + z^2) = 0.27753 of the others may be anything.
         ([0.25] * 10, (0, 1), 0.25 - 0.27753 * 0.25, 0.25 + 0.27753 * 0.75),
         ([0.0] * 10, (-1, 1), -0.27753, 0.27753),
+        # Exact boxes scaled from another frame are exact but for rounding: no spread, and a proportion.
+        ([1.0, 1.0 - 1e-13] * 5, (0, 1), 0.72247, 1.0),
+        ([1.0 - 1e-13] * 5 + [0.0] * 5, (0, 1), 0.23659, 0.76341),
     ],
 )
 def test_hand_computed_intervals(values: list[float], bounds: tuple[int, int], low: float, high: float) -> None:
