@@ -17,7 +17,8 @@ _MAX_BOXES = 40
 def find_boxes(text: str, size: tuple[int, int] | None) -> list[Box]:
     """The boxes written as JSON in `text`, relative to their frame `size` (width, height); [] where there are none.
 
-    Reads a bare JSON list or the last ```json fence, of {"bbox_2d": [x1, y1, x2, y2]}, {"bbox": [..]} or bare lists.
+    Reads a bare JSON list or the last ```json fence, in the last <answer> where there is one, of
+    {"bbox_2d": [x1, y1, x2, y2]}, {"bbox": [..]} or bare lists.
 
     >>> find_boxes('[{"bbox_2d": [10, 20, 30, 40], "label": "person"}]', (100, 100))
     [(0.1, 0.2, 0.3, 0.4)]
@@ -25,7 +26,7 @@ def find_boxes(text: str, size: tuple[int, int] | None) -> list[Box]:
     if size is None or min(size) <= 0:
         return []
     try:
-        items = json.loads(_json_part(text[:_MAX_CHARACTERS]))
+        items = json.loads(_json_part(_answer(text)[:_MAX_CHARACTERS]))
     except (ValueError, RecursionError):
         return []
     if isinstance(items, dict) or _is_box(items):
@@ -34,6 +35,11 @@ def find_boxes(text: str, size: tuple[int, int] | None) -> list[Box]:
         return []
     boxes = (_relative(item, size) for item in items[:_MAX_BOXES])
     return [box for box in boxes if box is not None]
+
+
+def _answer(text: str) -> str:
+    """What is between the last <answer> and its end, all where there is none: a think may have boxes of its own."""
+    return text.rpartition("<answer>")[2].partition("</answer>")[0]
 
 
 def _json_part(text: str) -> str:

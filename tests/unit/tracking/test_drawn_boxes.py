@@ -23,6 +23,8 @@ SIZE = (100, 50)
         "[10, 5, 20, 10]",
         "<answer>[[10, 5, 20, 10]]</answer>",
         '<think>[1, 2]</think><answer>```json\n[{"bbox_2d": [10, 5, 20, 10]}]\n```</answer>',
+        "<think>[1, 2]</think><answer>[[10, 5, 20, 10]]</answer> [sic]",
+        "<think>[[0, 0, 1, 1]]</think>" + "x" * 30_000 + "<answer>[10, 5, 20, 10]</answer>",
         '```json\n[[0, 0, 1, 1]]\n``` no: ```json\n[{"bbox_2d": [10, 5, 20, 10]}]',
     ],
 )
