@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import traceback
@@ -48,6 +49,8 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     console.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     _mars.addHandler(console)
     _mars.setLevel(logging.DEBUG)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a character still gets the rest
     try:
         code = main()
     except MarsError as error:

@@ -32,6 +32,15 @@ run_command(main)
     return python(code)
 
 
+def test_a_terminal_that_lacks_characters_gets_the_rest():
+    code = (
+        "import sys; from mars.command import run_command; run_command(lambda: sys.stdout.write('B \u2212 A\\n') and 0)"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert (result.returncode, result.stdout) == (0, "B \\u2212 A\n"), result.stderr
+
+
 @pytest.mark.parametrize(
     "failure", [MarsError, ConfigError, DataError, EnvironmentProblem, WorkersLost, NumericalError]
 )
