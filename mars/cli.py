@@ -55,17 +55,15 @@ def doctor() -> None:
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")]) -> None:
     """Write RUN_DIR/report.html: curves, evaluations, sampled rollouts with their images. Shows the evaluations."""
-    from rich.console import Console
-
     from mars.data.images import decode_image
-    from mars.tracking.console import evaluation_table
+    from mars.tracking.console import evaluation_table, print_table
     from mars.tracking.report import write_report
     from mars.tracking.run_record import read_evaluations
 
     path = write_report(run_dir, None, decode_image)
     results = read_evaluations(run_dir)
     if results:
-        Console().print(evaluation_table(results))
+        print_table(evaluation_table(results))
     typer.echo(f"report: {path}")
 
 

@@ -119,9 +119,10 @@ def compare(
 ) -> None:
     """Result files side by side, with paired intervals of the differences from the first."""
     from mars.errors import ConfigError
-    from mars.results.compare import Scored, comparison_table
+    from mars.results.compare import Scored, comparison_table, legend
     from mars.results.compare import compare as compare_files
-    from mars.results.show import print_table, score_file
+    from mars.results.show import score_file
+    from mars.tracking.console import print_table
 
     if len(results) < 2:
         raise ConfigError(f"mars eval compare: two result files or more are compared; got {len(results)}")
@@ -132,7 +133,7 @@ def compare(
         typer.echo(json.dumps(comparison, indent=2, allow_nan=False))
     else:
         print_table(comparison_table(comparison, limit))
-        typer.echo(f"differences: {comparison['method']}")
+        typer.echo("\n".join(legend(comparison)))
 
 
 def _config(model: str, files: str, overrides: list[str], config_dirs: list[str]) -> Any:

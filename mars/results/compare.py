@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import DataError
@@ -68,9 +69,9 @@ def compare(files: Sequence[Scored], task: Task, threshold: float) -> dict[str, 
 
 
 def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
-    """In percent: the values of the first file, then of each other its values and the difference from the first.
+    """In percent: the values of the first file, A, then of each other its values and the difference from A.
 
-    The compat scorer's rows are left out for VQA, where it is the strict one.
+    The compat scorer's rows are left out for VQA, where it is the strict one. `legend` says which file is A.
     """
     from rich.table import Table
     from rich.text import Text
@@ -78,20 +79,36 @@ def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
     title = f"Comparison ({comparison['metric']}, %, 95 % intervals, n={comparison['n']} common questions)"
     table = Table(title=Text(title), title_justify="left")
     table.add_column("")
-    first, *others = [visible(file["name"]) for file in comparison["files"]]
-    table.add_column(Text(first), justify="right")
-    for name in others:
-        table.add_column(Text(name), justify="right")
-        table.add_column(Text(f"{name} − {first}"), justify="right")
+    first, *others = _marks(comparison)
+    table.add_column(first, justify="right")
+    for mark in others:
+        table.add_column(mark, justify="right")
+        table.add_column(f"{mark} − {first}", justify="right")
     for row in comparison["rows"]:
         if row["scorer"] == "compat" and comparison["task"] == "vqa":
             continue
-        cells = [_cell(row["values"][0], "")]
+        sign = "+" if row["quantity"] == "information_gain" else ""
+        cells = [_cell(row["values"][0], sign)]
         for value, difference in zip(row["values"][1:], row["differences"][1:], strict=True):
-            cells += [_cell(value, ""), _cell(difference, "+")]
+            cells += [_cell(value, sign), _cell(difference, "+")]
         label = _label(row["quantity"], threshold) + (", compat" if row["scorer"] == "compat" else "")
         table.add_row(Text(visible(label)), *map(Text, cells))
     return table
+
+
+def legend(comparison: Mapping[str, Any]) -> list[str]:
+    """Below the table: which file each letter is, its model, how many of its questions were left out, the method."""
+    lines = [
+        f"{mark}: {file['name']}, model {file['model']}, {file['n']} questions, {file['left_out']} of them left out"
+        for mark, file in zip(_marks(comparison), comparison["files"], strict=True)
+    ]
+    return [*map(visible, lines), f"differences: {comparison['method']}"]
+
+
+def _marks(comparison: Mapping[str, Any]) -> list[str]:
+    """A, B, C ... of the files; numbers from the 27th on."""
+    number = len(comparison["files"])
+    return [*ascii_uppercase, *map(str, range(27, number + 1))][:number]
 
 
 def _rows(
@@ -154,7 +171,8 @@ def _common_questions(files: Sequence[Scored]) -> frozenset[str]:
             raise DataError(f"{pair}: not one is in both; ask both models the same files")
         for prompt_id in shared:
             if truths[0][prompt_id] != own[prompt_id]:
-                raise DataError(f"{pair}: the truth of question {prompt_id} is {_both(truths[0], own, prompt_id)}")
+                difference = _both(truths[0], own, prompt_id)
+                raise DataError(f"{pair}: the truth of question {visible(prompt_id)} is {difference}")
         common &= own.keys()
     if not common:
         raise DataError(f"{first.path} and the others: no question is in all of them; compare two at a time")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from mars.results.disk import cannot_write
 from mars.results.files import Results, read_results
 from mars.results.scoring import Frames, ScoredAnswer, Task, result_of, sample_cards, score_results
-from mars.tracking.console import by_scorer, evaluation_table
+from mars.tracking.console import by_scorer, evaluation_table, print_table
 from mars.tracking.report import DecodeImage, write_evaluation_page
 from mars.tracking.text import visible
 
@@ -48,19 +48,11 @@ def write_page(
 ) -> None:
     """The tables, and samples with pictures, boxes and answers, as one HTML file. Text of others is escaped."""
     tables = [(title, by_scorer(part)) for title, part in _parts(result)]
-    write_evaluation_page(
-        path,
-        str(result["name"]),
-        str(result["model"]),
-        tables,
-        sample_cards(scored, _SAMPLES),
-        _facts(result),
-        decode_image,
-    )
-
-
-def print_table(table: Table) -> None:
-    Console().print(table)
+    name, model = str(result["name"]), str(result["model"])
+    try:
+        write_evaluation_page(path, name, model, tables, sample_cards(scored, _SAMPLES), _facts(result), decode_image)
+    except OSError as error:
+        raise cannot_write(path, error, "--html") from error
 
 
 def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -149,6 +151,16 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str = "Evaluat
     for label, cells in evaluation_rows(results):
         table.add_row(Text(label), *(Text(cell) for cell in cells))
     return table
+
+
+def print_table(table: Table) -> None:
+    """To stdout, with every number whole: in a file as wide as it is; on a terminal that is too narrow for the longest
+    words, the terminal breaks the lines."""
+    console = Console()
+    unlimited = console.options.update(max_width=sys.maxsize)
+    needed = Measurement.get(console, unlimited, table)
+    width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
+    Console(width=width).print(table)
 
 
 def _cell(estimate: Mapping[str, Any] | None, sign: str) -> str:

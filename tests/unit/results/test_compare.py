@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import sqrt
 
 import numpy as np
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from result_files import boxes_text, line, vqa_text, write_folder, write_public
 from rich.console import Console
 from scipy.stats import ttest_rel
+from typer.testing import CliRunner
 
+from mars.cli import app
 from mars.errors import DataError
-from mars.results.compare import Scored, compare, comparison_table
+from mars.results.compare import Scored, compare, comparison_table, legend
 from mars.results.show import score_file
 
 
@@ -110,6 +113,7 @@ def test_a_quantity_that_one_file_lacks_is_left_empty(tmp_path):
     console = Console(width=200, record=True)
     console.print(comparison_table(result, 0.5))
     text = console.export_text()
+    assert "B − A" in text
     assert "Mono visible" in text
     assert "compat" not in text, "for VQA it is the strict one"
 
@@ -153,3 +157,27 @@ def test_files_of_the_same_name_are_told_apart_and_hostile_names_escaped(tmp_pat
     console = Console(width=400, record=True, force_terminal=True)
     console.print(comparison_table(result, 0.5))
     assert "\x1b[2J" not in console.export_text(styles=True)
+    first, second, _ = legend(result)
+    assert first == f"A: {tmp_path}/one/out[red]\\x1b[2J, model m, 1 questions, 0 of them left out"
+    assert second.startswith(f"B: {tmp_path}/two/out")
+
+
+def test_the_table_of_many_files_keeps_every_number(tmp_path, monkeypatch):
+    """On 80 columns, with long names, and more files than letters."""
+    paths = [write_folder(tmp_path / f"a_checkpoint_of_a_long_name_{n}", answers("1010110")) for n in range(28)]
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(app, ["eval", "compare", *map(str, paths), "--task", "vqa"])
+    assert done.exit_code == 0, done.output
+    assert "…" not in done.stdout
+    (multi,) = [text for text in done.stdout.splitlines() if text.startswith("│ Multi")]
+    assert multi.count("57.1 [25.0, 84.2]") == 28
+    assert multi.count("+0.0 [-35.4, +35.4]") == 27
+    assert "│ 28 − A │" in re.sub(" +", " ", done.stdout).replace("┃", "│")
+    assert f"28: {paths[-1].name}, model m, 7 questions, 0 of them left out" in done.stdout
+
+
+def test_the_questions_that_a_file_lacks_are_counted_in_the_output(tmp_path):
+    files = [write_folder(tmp_path / "a", answers("110")), write_folder(tmp_path / "b", answers("10"))]
+    done = CliRunner().invoke(app, ["eval", "compare", *map(str, files), "--task", "vqa"])
+    assert "A: a, model m, 3 questions, 1 of them left out" in done.stdout
+    assert "B: b, model m, 2 questions, 0 of them left out" in done.stdout
