@@ -10,6 +10,9 @@ from mars.types import ImageRef, Message, Source, View
 
 Size = tuple[int, int]
 
+# Longer than any image that can be read, and small enough to compute with.
+_MAX_SIDE = 10**8
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -72,6 +75,10 @@ def from_record(record: Any) -> Answer:
     if view is not None and not (len(view) == 1 and isinstance(view[0], str)):
         raise ValueError(f"view: want null or one source in a list; got {str(view)[:80]}")
     question, sources = _value(record, "question", list), _value(record, "sources", list)
+    truth_size = size_of(_value(record, "truth_size", list | None), "truth_size")
+    response_size = size_of(_value(record, "response_size", list | None), "response_size")
+    if (truth_size is None) != (response_size is None):
+        raise ValueError(f"truth_size, response_size: want both or none; got {truth_size} and {response_size}")
     return Answer(
         prompt_id=_value(record, "prompt_id", str),
         number=_value(record, "number", int),
@@ -81,8 +88,8 @@ def from_record(record: Any) -> Answer:
         sample=_value(record, "sample", int),
         text=_value(record, "text", str),
         truth=_value(record, "truth", str),
-        truth_size=size_of(_value(record, "truth_size", list | None), "truth_size"),
-        response_size=size_of(_value(record, "response_size", list | None), "response_size"),
+        truth_size=truth_size,
+        response_size=response_size,
         extra_info=_value(record, "extra_info", dict),
         finish_reason=_value(record, "finish_reason", str | None),
         prompt_tokens=_value(record, "prompt_tokens", int | None),
@@ -96,8 +103,10 @@ def size_of(value: Any, key: str) -> Size | None:
     """[width, height] in pixels, or None. Raises ValueError."""
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
-        raise ValueError(f"{key}: want two positive whole numbers, width and height; got {str(value)[:80]}")
+    good = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)
+    if not good or not all(0 < side <= _MAX_SIDE for side in value):
+        wanted = f"two whole numbers from 1 to {_MAX_SIDE}, width and height"
+        raise ValueError(f"{key}: want {wanted}; got {str(value)[:80]}")
     return value[0], value[1]
 
 
