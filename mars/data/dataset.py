@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.data import rows
+from mars.data.choices import options_of
 from mars.data.files import FileError, StoredRow, chunks, fingerprint_of, unusable_files
 from mars.data.images import BadImage, decode_image, probe_size
 from mars.data.problems import OnBadSample, Problem, RowError, report, rows_by_reason
@@ -189,6 +190,8 @@ def read_row(
                 sources.append(Source(name, image))
     if problems:
         return problems
+    if extra.get("choices") is None and (options := options_of(messages[-1].text, truth)):
+        extra["choices"] = options
     prompt = Prompt(
         prompt_id=_prompt_id(fingerprint, stored.file_index, stored.number),
         row=stored.label,

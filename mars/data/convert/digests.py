@@ -55,6 +55,6 @@ class Digests:
         """A line that an interruption cut short is no line: its file is read again."""
         try:
             path, size, modified, digest = json.loads(line)
-        except ValueError:
+            self._known[path] = ((size, modified), digest)
+        except (ValueError, TypeError, RecursionError):
             return
-        self._known[path] = ((size, modified), digest)

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from mars.data.convert.licences import LICENCES, NOT_STATED
 from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, numbered, question_set
+from mars.data.convert.spatialqa import depth_places
+from mars.data.convert.spatialqa import sources as rgb_and_depth
 
 
 def eval_json_set(source: Path, image_root: Path | None, depth: str, name: str | None) -> PublicSet:
-    """name: data_source of the rows; None: the set that a file's name begins with, else the file's name."""
-    return question_set(source, image_root, lambda path: _rules(name or _name_of(path), depth))
+    """name: data_source of the rows; None: the public set that a file's name names, else the file's name."""
+    public = question_set(source, image_root, lambda path: _rules(name or _name_of(path), depth))
+    return replace(public, keep_repeated=True)
 
 
 def _rules(name: str, depth: str) -> SetRules:
     return SetRules(
         name=name,
-        converter="eval_json 1",
+        converter="eval_json 2",
         licence=LICENCES.get(name, NOT_STATED),
         sources=partial(numbered, "cover") if name == "ocr_vqa" else sources,
         depth=depth,
@@ -32,16 +36,22 @@ def _rules(name: str, depth: str) -> SetRules:
 
 
 def sources(paths: Sequence[str]) -> tuple[str, ...]:
-    """visible and infrared, or rgb and depth (folders X and X_d), where the paths say so; else view_1, view_2 …"""
+    """visible and infrared, or rgb and depth (folders X and X_d), where the paths say so; else view_1, view_2 …
+
+    A single image is called "image", as the reader calls it.
+    """
+    if len(paths) == 1:
+        return ("image",)
     parents = [PurePosixPath(path).parent for path in paths]
     spectra = [{"visible", "infrared"} & {part.lower() for part in parent.parts} for parent in parents]
     if len(paths) == 2 and [len(found) for found in spectra] == [1, 1] and spectra[0] != spectra[1]:
         return tuple(found.pop() for found in spectra)
-    if len(paths) == 2 and str(parents[1]) == f"{parents[0]}_d":
-        return ("rgb", "depth")
+    if len(paths) == 2 and len(depth_places(paths)) == 1:
+        return rgb_and_depth(paths)
     return numbered("view", paths)
 
 
 def _name_of(file: Path) -> str:
     stem = re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")
-    return next((name for name in LICENCES if stem.startswith(name)), stem or "eval")
+    bare = stem.replace("_", "")
+    return next((name for name in LICENCES if name.replace("_", "") in bare), stem or "eval")

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mars.data.convert.markers import has_numbers
 from mars.data.problems import RowError
+from mars.data.rows import extra_info_of, image_cells, messages_of
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+CHOICES = ("choice_list", "choices", "options")
 
 
 @dataclass(frozen=True)
@@ -16,14 +19,15 @@ class Question:
     """One question as written: its image tags are still those of its format, its paths those of its file.
 
     turns: (role, text) up to the question itself. answer: text, number or list of boxes.
-    instruction: DEMON's, in front of the question. extra: the row's own extra_info.
+    instruction: DEMON's, in front of the question; None where the record names one that the file does not have.
+    extra: the row's own extra_info.
     """
 
     turns: tuple[tuple[str, str], ...]
     images: tuple[Any, ...]
     answer: Any
     identity: str | None = None
-    instruction: str = ""
+    instruction: str | None = ""
     choices: Any = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     response: str | None = None
@@ -45,20 +49,21 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
     - {sample_id, task_instruction_id, task_instance: {context, images_path, choice_list?}, response}: DEMON, with
       metadata {task_instruction: [...]}.
     - {role, content: [{type: image, image}, …, {type: text, text}], ground_truth, extra_info?}: evaluation files.
-    - {image, question, answer}: SpatialBench; {problem or prompt, answer or reward_model, images}: EasyR1, verl.
+    - {problem or prompt, answer or reward_model, images}: EasyR1, verl.
+    - {image, question, answer, choices?}: SpatialBench.
     """
     if not isinstance(record, dict):
         raise RowError("json", f"a record must be a JSON object; got {type(record).__name__}")
-    if "conversations" in record:
+    if record.get("conversations") is not None:
         return _conversation(record, number, metadata)
-    if "task_instance" in record:
+    if record.get("task_instance") is not None:
         return _demon(record, metadata)
-    if "content" in record:
+    if record.get("content") is not None:
         return _evaluation(record)
-    if "question" in record:
-        return _bench(record)
-    if "problem" in record or "prompt" in record:
+    if record.get("problem") is not None or record.get("prompt") is not None:
         return _verl(record)
+    if record.get("question") is not None:
+        return _bench(record)
     raise RowError("prompt", f"none of the known forms of a question; got the keys {sorted(map(str, record))[:12]}")
 
 
@@ -82,7 +87,7 @@ def _conversation(record: Mapping[str, Any], number: int, metadata: Mapping[str,
         answer=texts[place][1],
         identity=f"{name}-{number + 1}" if several else name,
         instruction=_instruction(record, {**metadata, **own}),
-        choices=_first(record, "choice_list") or own.get("choice_list"),
+        choices=_first(record, *CHOICES) or own.get("choice_list"),
     )
 
 
@@ -96,7 +101,7 @@ def _demon(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> Question:
         answer=record.get("response"),
         identity=_first(record, "sample_id", "id"),
         instruction=_instruction(record, metadata),
-        choices=task.get("choice_list"),
+        choices=_first(task, *CHOICES),
     )
 
 
@@ -108,22 +113,25 @@ def _evaluation(record: Mapping[str, Any]) -> Question:
         raise RowError("prompt", f"content must be a list of parts; got {parts!r:.120}")
     if record.get("role", "user") != "user":
         raise RowError("prompt", f"the role must be user; got {record['role']!r:.80}")
-    images, text = [], ""
+    tagged = any(isinstance(part.get("text"), str) and has_numbers(part["text"]) for part in parts)
+    images, text, after_image = [], "", False
     for part in parts:
-        if part.get("type") == "image":
+        is_image = part.get("type") == "image"
+        if is_image:
             images.append(_first(part, "image", "path", "url"))
-            text += f"{{image#{len(images)}}}"
+            text += "" if tagged else f"{{image#{len(images)}}}"
         elif isinstance(part.get("text"), str):
-            text += ("\n" if text.endswith("}") else "") + part["text"]
+            text += ("\n" if after_image and not tagged else "") + part["text"]
         else:
             raise RowError("prompt", f"content parts must be of type image or text; got {part.get('type')!r:.80}")
-    extra = record.get("extra_info") if isinstance(record.get("extra_info"), dict) else {}
+        after_image = is_image
+    extra = extra_info_of(record)
     return Question(
         turns=(("user", text),),
         images=tuple(images),
         answer=record.get("ground_truth"),
         identity=_first(extra, "sample_id", "id"),
-        choices=extra.get("choices"),
+        choices=_first(extra, *CHOICES),
         extra=extra,
     )
 
@@ -132,38 +140,41 @@ def _bench(record: Mapping[str, Any]) -> Question:
     question = record["question"]
     if not isinstance(question, str):
         raise RowError("prompt", f"question must be a text; got {question!r:.120}")
-    answer = _first(record, "answer", "ground_truth")
-    name = _first(record, "id", "question_id")
-    return Question((("user", question),), _images(_first(record, "image", "images")), answer, name)
+    return Question(
+        turns=(("user", question),),
+        images=_images(_first(record, "image", "images")),
+        answer=_first(record, "answer", "ground_truth"),
+        identity=_first(record, "id", "question_id"),
+        choices=_first(record, *CHOICES),
+    )
 
 
 def _verl(record: Mapping[str, Any]) -> Question:
-    turns = record["prompt"] if record.get("prompt") is not None else record.get("problem")
-    if isinstance(turns, str):
-        turns = [{"role": "user", "content": turns}]
-    texts = [(turn.get("role"), turn.get("content")) for turn in _dicts(turns)]
-    if not texts or not all(isinstance(text, str) for _, text in texts):
-        raise RowError("prompt", "prompt must be a text, or a list of {role, content} with texts")
-    model = record.get("reward_model") if isinstance(record.get("reward_model"), dict) else {}
-    extra = record.get("extra_info") if isinstance(record.get("extra_info"), dict) else {}
+    messages, inline = messages_of(record)
+    model, extra = _mapping(record, "reward_model", "truth"), extra_info_of(record)
     return Question(
-        turns=tuple((str(role), text) for role, text in texts),
-        images=_images(_first(record, "images", "image")),
+        turns=tuple((message.role, message.text) for message in messages),
+        images=_images(image_cells(record, inline)),
         answer=model.get("ground_truth", _first(record, "answer", "ground_truth")),
-        identity=_first(extra, "id") or _first(record, "id"),
-        choices=extra.get("choices"),
+        identity=_first({"extra": extra.get("id"), "own": record.get("id")}, "extra", "own"),
+        choices=_first(extra, *CHOICES) or _first(record, *CHOICES),
         extra=extra,
         response=record.get("response"),
     )
 
 
-def _instruction(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """The task instruction of a record: the metadata's text, or that of the record's number in its list; "" if none."""
+def _instruction(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
+    """The task instruction of a record: the metadata's text, or that of the record's number in its list.
+
+    "" where the record names none, None where it does but the metadata has no instructions at all.
+    """
     known, number = metadata.get("task_instruction"), record.get("task_instruction_id")
     if isinstance(known, str):
         return known.strip()
     if number is None:
         return ""
+    if known is None:
+        return None
     if isinstance(known, dict):
         found = known.get(str(number))
     else:
@@ -174,9 +185,11 @@ def _instruction(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     return found.strip()
 
 
-def _dicts(value: Any) -> list[Any]:
-    """A list of mappings; [] for anything else."""
-    return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else []
+def _mapping(record: Mapping[str, Any], key: str, reason: str) -> Mapping[str, Any]:
+    value = record.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise RowError(reason, f"{key} must be a mapping; got {type(value).__name__}")
+    return value or {}
 
 
 def _images(value: Any) -> tuple[Any, ...]:

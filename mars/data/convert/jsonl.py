@@ -14,7 +14,7 @@ def jsonl_set(source: Path, image_root: Path | None, depth: str, name: str | Non
     """name: data_source of rows that name none; None: the file's or folder's name."""
     rules = SetRules(
         name=name or source.stem,
-        converter="jsonl 1",
+        converter="jsonl 2",
         licence=NOT_STATED,
         sources=sources,
         depth=depth,

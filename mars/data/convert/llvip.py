@@ -22,7 +22,7 @@ from mars.data.problems import RowError
 from mars.data.views import MARKER
 from mars.errors import DataError
 
-CONVERTER = "llvip 2"
+CONVERTER = "llvip 3"
 LICENCE = LICENCES["llvip"]
 QUESTION = "Detect every person in the scene."
 SOURCES = ("visible", "infrared")
@@ -66,8 +66,10 @@ def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> P
         raise DataError(f"--image-root: {root} is not below it; got {around}; give {root}, or a folder around it")
     splits = options.splits
     if splits is None:
-        splits = tuple(split for split in SPLITS if (root / SOURCES[0] / split).is_dir()) or SPLITS
+        there = (split for split in SPLITS if any((root / source / split).is_dir() for source in SOURCES))
+        splits = tuple(there) or SPLITS
     scenes = {split: _scenes(root, split) for split in splits}
+    unused = _unused_annotations(root, scenes)
     return PublicSet(
         name="llvip",
         converter=CONVERTER,
@@ -75,6 +77,7 @@ def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> P
         image_root=around,
         splits={split: [Item(scene.name, scene) for scene in found] for split, found in scenes.items()},
         read=partial(_read, root=around, options=options),
+        left_out={"annotations_without_image": unused} if unused else {},
     )
 
 
@@ -100,6 +103,14 @@ def _scenes(root: Path, split: str) -> list[_Scene]:
         )
         for name in names
     ]
+
+
+def _unused_annotations(root: Path, scenes: Mapping[str, Sequence[_Scene]]) -> int:
+    """Annotations of no image, flat ones and those of the splits at hand."""
+    folders = [root / "Annotations", *(root / "Annotations" / split for split in scenes)]
+    named = {scene.name for found in scenes.values() for scene in found}
+    there = [_by_stem(folder, (".xml",)) for folder in folders if folder.is_dir()]
+    return sum(len(paths) for found in there for name, paths in found.items() if name not in named)
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:

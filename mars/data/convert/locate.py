@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mars.data.rows import URL
 
-SAMPLED = 20  # paths that a rule is chosen by
+SAMPLED = 500  # paths that a rule is chosen by
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class PathRule:
     folder: str
 
     def __call__(self, path: str) -> str:
-        """The path below the image root; one that the rule does not fit (shorter, a URL, with "..") as it is."""
-        if (self.drop == 0 and not self.folder) or not self.fits(path):
+        """The path below the image root, with "/"; one that the rule does not fit (shorter, a URL, "..") as it is."""
+        if (self.drop == 0 and not self.folder and "\\" not in path) or not self.fits(path):
             return path
         return PurePosixPath(self.folder, *_parts(path)[self.drop :]).as_posix()
 
@@ -33,9 +33,9 @@ class PathRule:
 
 
 def find_rule(paths: Iterable[str], root: Path, folders: Sequence[str]) -> PathRule:
-    """The rule under which most of the first paths name a file below `root`; of equal ones the first and plainest.
+    """The rule under which most of the paths name a file below `root`; of equal ones the first and plainest.
 
-    folders: where images may lie below the root.
+    At most `SAMPLED` of the paths are looked up. folders: where images may lie below the root.
 
     Example: "data/images/LLVIP/visible/test/1.jpg" and the root /data/LLVIP, which holds visible/test/1.jpg: drop 3.
     """

@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from mars.data.problems import RowError
 from mars.data.views import MARKER
 
-# LLaVA's <image>, SpatialBot's <image 1>, DEMON's {image#1}.
-_TAG = re.compile(r"<image(?:[ _](?P<angle>\d{1,4}))?>|\{image#(?P<brace>\d{1,4})\}")
+# LLaVA's <image>, SpatialBot's <image 1>, DEMON's {image#1} and, for pictures of tables, {table#1}.
+_TAG = re.compile(r"<image(?:[ _](?P<angle>\d{1,4}))?>|\{(?:image|table)#(?P<brace>\d{1,4})\}")
 
 
-def place_markers(texts: Sequence[str], num_images: int) -> tuple[list[str], list[int]]:
+def count_tags(texts: Sequence[str]) -> int:
+    return sum(len(_TAG.findall(text)) for text in texts)
+
+
+def has_numbers(text: str) -> bool:
+    """Whether a text says by its tags which image belongs where."""
+    return any(match.lastgroup for match in _TAG.finditer(text))
+
+
+def place_markers(texts: Sequence[str], num_images: int, first: int = 0) -> tuple[list[str], list[int]]:
     """The texts of a conversation with one marker per image, and the images' numbers (from 0) in order of appearance.
 
-    Without a tag anywhere the markers go in front of the first text. Raises RowError ("sources") where tags and
+    Without a tag anywhere the markers go in front of text `first`. Raises RowError ("sources") where tags and
     images do not belong together one to one.
 
     >>> place_markers(["<image 2> and <image 1>: which is darker?"], 2)
@@ -27,7 +36,7 @@ def place_markers(texts: Sequence[str], num_images: int) -> tuple[list[str], lis
     numbers = [match["angle"] or match["brace"] for match in tags]
     if not tags:
         front = f"{MARKER * num_images}\n" if num_images else ""
-        return [front + texts[0], *texts[1:]], list(range(num_images))
+        return [*texts[:first], front + texts[first], *texts[first + 1 :]], list(range(num_images))
     if all(number is None for number in numbers):
         order = list(range(len(tags)))
     elif None in numbers:

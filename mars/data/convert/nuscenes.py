@@ -15,7 +15,7 @@ from mars.data.convert.question_set import SetRules, numbered, question_set
 
 RULES = SetRules(
     name="nuscenes",
-    converter="nuscenes 1",
+    converter="nuscenes 2",
     licence=LICENCES["nuscenes"],
     sources=partial(numbered, "view"),
 )

@@ -14,7 +14,7 @@ from mars.data.convert.question_set import SetRules, numbered, question_set
 
 RULES = SetRules(
     name="ocr_vqa",
-    converter="ocr_vqa 1",
+    converter="ocr_vqa 2",
     licence=LICENCES["ocr_vqa"],
     sources=partial(numbered, "cover"),
 )

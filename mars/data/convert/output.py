@@ -44,11 +44,12 @@ class RowFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        if kind is None:
-            os.replace(self._temporary, self._path)
-        else:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+            if kind is None:
+                os.replace(self._temporary, self._path)
+        finally:
             self._temporary.unlink(missing_ok=True)
 
 

@@ -30,6 +30,8 @@ class PublicSet:
 
     name: data_source of its rows. converter: name and version of what reads it, for the card.
     image_root: folder of the rows' image paths. splits: name -> items in order; each becomes {name}.parquet.
+    keep_repeated: keep a row that is there twice; a benchmark is asked as it is.
+    left_out: what was found beside the items, with its number, for the card: annotations of no image, say.
     read: an item's row; raises RowError where it cannot be used. Called from several threads.
     """
 
@@ -39,3 +41,5 @@ class PublicSet:
     image_root: Path
     splits: Mapping[str, Sequence[Item]]
     read: Callable[[Item], ReadItem]
+    keep_repeated: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mars.data.convert.choices import choices_in_text, letter_of, listed, plain_choices
-from mars.data.convert.forms import count_questions, read_question
-from mars.data.convert.locate import PathRule, find_rule
-from mars.data.convert.markers import place_markers
+from mars.data.choices import choices_in_text, is_letter, letter_of, listed, merged, plain_choices
+from mars.data.convert.forms import Question, count_questions, read_question
+from mars.data.convert.locate import SAMPLED, PathRule, find_rule
+from mars.data.convert.markers import count_tags, place_markers
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.convert.records import RecordFile, read_record_files
+from mars.data.convert.splits import belongs, split_names, split_of
 from mars.data.images import BadImage, probe_size
 from mars.data.problems import RowError
-from mars.data.rows import confined_path
+from mars.data.rows import WRAPPED_TRUTH, confined_path, encodings_of
 from mars.data.views import MARKER
 from mars.errors import DataError
 
 _LEADING = re.compile(rf"(?:\s*{MARKER})+\s*")
-
-_HELD_OUT = ("test", "val", "valid", "validation", "eval", "evaluation", "dev", "bench", "benchmark")
 
 Names = Callable[[Sequence[str]], tuple[str, ...]]
 
@@ -40,7 +38,8 @@ class SetRules:
     """What is particular to a set.
 
     sources: image paths -> names, in the order the record lists them.
-    all_images: (paths below the image root) -> those with what the record leaves out (SpatialBench's depth).
+    all_images: (paths below the image root) -> those with what the record leaves out (SpatialBench's depth); asked
+        where the text has not just as many image tags as the record has images.
     depth: encoding of the source called "depth" where its file has more than 8 bits.
     truth: the answer as it is scored.
     keep_file_names: a split is called like its file; else train or test, so that run scripts find it.
@@ -82,56 +81,51 @@ def question_set(
         raise DataError(f"--image-root: no such folder; got {root}; give the folder that holds the images")
     files = read_record_files(source)
     of_file = {file.name: rules if isinstance(rules, SetRules) else rules(file.path) for file in files}
-    names = _split_names(files, of_file)
+    keep_names = {name for name, found in of_file.items() if found.keep_file_names}
+    names = split_names(files, keep_names)
     sets = {found.name: found for found in of_file.values()}
     first = next(iter(sets.values()))
+    splits: dict[str, list[Item]] = {}
+    others = 0
+    for file in files:
+        keep = file.name in keep_names
+        is_own = (lambda record: True) if keep else belongs(file, of_file[file.name].name)
+        for record, items in _items(file, root, of_file[file.name]):
+            if is_own(record):
+                split = names[file.name] if keep else split_of(record, file, names[file.name])
+                splits.setdefault(split, []).extend(items)
+            else:
+                others += 1
     return PublicSet(
         name=", ".join(sets),
         converter=first.converter,
         licence="; ".join(dict.fromkeys(found.licence for found in sets.values())),
         image_root=root,
-        splits={names[file.name]: _items(file, root, of_file[file.name]) for file in files},
+        splits=splits,
         read=partial(_read, root=root),
+        left_out={"records_of_other_sets": others} if others else {},
     )
 
 
-def _split_names(files: Sequence[RecordFile], rules: Mapping[str, SetRules]) -> dict[str, str]:
-    """File -> split: what DEMON's metadata or the file's name say, test for a benchmark's questions, else train.
-
-    Files that would be one split keep their names.
-    """
-    names = {file.name: file.name if rules[file.name].keep_file_names else _train_or_test(file) for file in files}
-    several = {name for name, count in Counter(names.values()).items() if count > 1}
-    return {file: file if name in several else name for file, name in names.items()}
-
-
-def _train_or_test(file: RecordFile) -> str:
-    declared = str(file.metadata.get("split", "")).lower()
-    words = [declared, *re.split(r"[^a-z]+", file.name.lower())]
-    if any(word in _HELD_OUT for word in words):
-        return "test"
-    first = file.records[0]
-    is_benchmark = isinstance(first, dict) and "question" in first
-    return "test" if is_benchmark and "train" not in words else "train"
-
-
-def _items(file: RecordFile, root: Path, rules: SetRules) -> list[Item]:
+def _items(file: RecordFile, root: Path, rules: SetRules) -> Iterator[tuple[Any, list[Item]]]:
+    """Each record with its items."""
     folders = ["images", file.path.stem]
     if file.path.parent != root and file.path.parent.is_relative_to(root):
         below = file.path.parent.relative_to(root)
         folders += [below.as_posix(), (below / "images").as_posix()]
     rule = find_rule(_paths(file), root, folders)
-    items = []
-    for row, record in enumerate(file.records):
+    for row, record in zip(file.numbers, file.records, strict=True):
         count = count_questions(record)
+        items = []
         for number in range(count):
             label = f"{file.path.name}:{row}" + (f", question {number + 1}" if count > 1 else "")
             items.append(Item(label, _Content(record, number, file.metadata, rule, rules)))
-    return items
+        yield record, items
 
 
 def _paths(file: RecordFile) -> Iterator[str]:
-    for record in file.records:
+    """Image paths of records from all over the file."""
+    for record in file.records[:: max(len(file.records) // SAMPLED, 1)]:
         try:
             images = read_question(record, 0, file.metadata).images
         except RowError:
@@ -144,18 +138,15 @@ def _read(item: Item, root: Path) -> ReadItem:
     rules = content.set
     _check_unicode(content.record)
     question = read_question(content.record, content.number, content.metadata)
-    paths = rules.all_images([_path(image, content.rule) for image in question.images])
-    texts, order = place_markers([text for _, text in question.turns], len(paths))
+    paths: Sequence[str] = [_path(image, content.rule) for image in question.images]
+    texts = [text for _, text in question.turns]
+    if count_tags(texts) != len(paths):
+        paths = rules.all_images(paths)
+    first = [role for role, _ in question.turns].index("user")
+    texts, order = place_markers(texts, len(paths), first)
     if rules.tidy:
-        texts[0] = _tidied(texts[0], question.instruction)
-    choices = plain_choices(question.choices)
-    if choices is None:
-        choices = choices_in_text(texts[-1])
-    elif choices_in_text(texts[-1]) is None and rules.tidy:
-        texts[-1] = f"{texts[-1].rstrip()} {listed(choices)}"
-    truth = rules.truth(question.answer)
-    if choices is not None and isinstance(truth, str):
-        truth = letter_of(truth, choices)
+        texts[first] = _tidied(texts[first], question.instruction or "")
+    truth, choices, texts[-1] = _truth_and_choices(question, texts[-1], rules)
     names = question.extra.get("sources") or rules.sources(paths)
     if not isinstance(names, list | tuple) or len(names) != len(paths):
         raise RowError("sources", f"{len(paths)} images, sources named {names!r:.120}")
@@ -172,12 +163,50 @@ def _read(item: Item, root: Path) -> ReadItem:
             "id": None if question.identity is None else str(question.identity),
             "sources": [names[place] for place in order],
             "encodings": [encodings[place] for place in order],
+            "image_sizes": _in_order(question.extra.get("image_sizes"), order),
             "box_space": question.extra.get("box_space"),
+            "split": question.extra.get("split"),
             "choices": choices,
         },
     }  # fmt: skip
-    counts = {"eight_bit_depth": sum(name == "depth" and e == "rgb" for name, e in zip(names, encodings, strict=True))}
-    return ReadItem(columns, {key: count for key, count in counts.items() if count and rules.depth})
+    packed = sum(name == "depth" and e == "rgb" for name, e in zip(names, encodings, strict=True)) if rules.depth else 0
+    counts = {"eight_bit_depth": packed, "without_task_instruction": int(question.instruction is None)}
+    return ReadItem(columns, {key: count for key, count in counts.items() if count})
+
+
+def _truth_and_choices(question: Question, text: str, rules: SetRules) -> tuple[Any, list[str] | None, str]:
+    """The truth (the letter of a choice), the choices, and the question's text, which lists them where it is tidied."""
+    truth = _bare(question.answer)
+    shown = choices_in_text(text, truth)
+    choices = plain_choices(question.choices)
+    truth = truth if choices or shown else rules.truth(truth)
+    if choices is not None and shown is not None:
+        choices = merged(choices, shown.options) if shown.lettered else choices
+    elif shown is not None and (shown.lettered or rules.tidy or is_letter(truth)):
+        choices = shown.options
+    if choices is None or not isinstance(truth, str):
+        return truth, choices, text
+    if rules.tidy and shown is None:
+        text = f"{text.rstrip()} Choice list : {listed(choices)}."
+    elif rules.tidy and shown is not None and not shown.lettered:
+        text = text[: shown.span[0]] + listed(choices) + text[shown.span[1] :]
+    return letter_of(truth, choices), choices, text
+
+
+def _bare(answer: Any) -> Any:
+    """The answer without <answer> tags; a number as text; alternatives in a list joined by " or "."""
+    if isinstance(answer, list) and answer and all(isinstance(one, str) for one in answer):
+        return " or ".join(one.strip() for one in answer)
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        return str(answer)
+    wrapped = WRAPPED_TRUTH.fullmatch(answer) if isinstance(answer, str) else None
+    return wrapped[1].strip() if wrapped else answer
+
+
+def _in_order(values: Any, order: Sequence[int]) -> Any:
+    """A list with an entry for each image in the images' order; anything else is left to the reader to refuse."""
+    fits = isinstance(values, list) and len(values) == len(order)
+    return [values[place] for place in order] if fits else values
 
 
 def _check_unicode(record: Any) -> None:
@@ -207,11 +236,8 @@ def _encodings(
     extra: Mapping[str, Any], depth: str | None, names: Sequence[str], paths: Sequence[str], root: Path
 ) -> list[str]:
     """The row's own encodings, else `depth` for a source of that name whose file has more than 8 bits."""
-    declared = extra.get("encodings")
-    if isinstance(declared, list) and len(declared) == len(paths):
-        return [encoding or "rgb" for encoding in declared]
-    if isinstance(declared, dict):
-        return [declared.get(name) or "rgb" for name in names]
+    if extra.get("encodings") is not None:
+        return list(encodings_of(extra, names))
     return [
         depth if depth is not None and name == "depth" and not _is_8_bit(path, depth, root) else "rgb"
         for name, path in zip(names, paths, strict=True)

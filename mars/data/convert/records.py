@@ -18,12 +18,13 @@ SUFFIXES = (".json", ".jsonl")
 class RecordFile:
     """records: what the file lists, None for a line that is no JSON. metadata: of the whole file, {} if there is none.
 
-    name: the split it becomes.
+    name: the split it becomes. numbers: where each record stands, from 0; blank lines count, but are no records.
     """
 
     name: str
     path: Path
     records: Sequence[Any]
+    numbers: Sequence[int]
     metadata: Mapping[str, Any]
 
 
@@ -39,13 +40,13 @@ def read_record_files(source: Path) -> list[RecordFile]:
     for path in files:
         name = path.stem if names.count(path.stem) == 1 else "_".join(path.relative_to(source).with_suffix("").parts)
         try:
-            records, metadata = _parsed(path)
+            numbered, metadata = _parsed(path)
         except (OSError, ValueError, RecursionError) as error:
             problems.append(f"{path}: cannot be read as JSON: {error}")
             continue
-        if not records:
+        if not numbered:
             problems.append(f"{path}: has no records")
-        readings.append(RecordFile(name, path, records, metadata))
+        readings.append(RecordFile(name, path, list(numbered.values()), list(numbered), metadata))
     if not files:
         problems.append(f"{source}: no .json or .jsonl file there; give the file, or the folder that holds it")
     if problems:
@@ -59,12 +60,24 @@ def _files(source: Path) -> Iterator[Path]:
             yield source
         return
     found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    found = [path for path in found if path.name != CARD and not path.name.startswith(".")]
+    found = [path for path in found if not path.name.startswith(".") and not _is_card(path)]
     direct = [path for path in found if path.parent == source]
     yield from direct or found
 
 
-def _parsed(path: Path) -> tuple[list[Any], dict[str, Any]]:
+def _is_card(path: Path) -> bool:
+    """Whether a file is what a converter wrote about its set."""
+    if path.name != CARD:
+        return False
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and {"converter", "image_sha256"} <= value.keys()
+
+
+def _parsed(path: Path) -> tuple[dict[int, Any], dict[str, Any]]:
+    """Number -> record, and the metadata."""
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".jsonl":
         return _lines(text), {}
@@ -75,19 +88,19 @@ def _parsed(path: Path) -> tuple[list[Any], dict[str, Any]]:
             return _lines(text), {}
         raise
     if isinstance(value, list):
-        return value, {}
+        return dict(enumerate(value)), {}
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         metadata = value.get("metadata")
-        return value["data"], metadata if isinstance(metadata, dict) else {}
+        return dict(enumerate(value["data"])), metadata if isinstance(metadata, dict) else {}
     raise ValueError(f"neither a list of records nor an object with a list under 'data'; got {type(value).__name__}")
 
 
-def _lines(text: str) -> list[Any]:
-    records: list[Any] = []
-    for line in text.split("\n"):
+def _lines(text: str) -> dict[int, Any]:
+    records: dict[int, Any] = {}
+    for number, line in enumerate(text.split("\n")):
         if line.strip():
             try:
-                records.append(json.loads(line))
+                records[number] = json.loads(line)
             except (ValueError, RecursionError):
-                records.append(None)
+                records[number] = None
     return records

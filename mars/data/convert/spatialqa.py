@@ -17,7 +17,13 @@ from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, numbered, question_set
 from mars.data.problems import RowError
 
-_POLAR = re.compile(r"(yes|no)\b(?!\s+\w)", re.IGNORECASE)
+# "No one", "no cups" and "no more than two" are no no.
+_POLAR = re.compile(
+    r"(yes)\b(?!\s*(?:or|and|/)\s*no\b)|(no)\b(?!\s*(?:or|and|/)\s*yes\b)"
+    r"(?=\s*(?:[^\w\s]|$)|\s+(?:there|it|its|the|this|that|these|those|he|she|they|i|we|you)\b)",
+    re.IGNORECASE,
+)
+_ANSWER = re.compile(r"(?:the )?(?:final )?answer(?: ?:| is:?) [\"'*]*(yes|no)[\"'*]*[.!]?", re.IGNORECASE)
 
 
 def spatialqa_set(source: Path, image_root: Path | None, depth: str) -> PublicSet:
@@ -26,7 +32,22 @@ def spatialqa_set(source: Path, image_root: Path | None, depth: str) -> PublicSe
 
 
 def sources(paths: Sequence[str]) -> tuple[str, ...]:
-    return ("rgb", "depth") if len(paths) == 2 else numbered("view", paths)
+    """rgb and depth: in this order unless only the first lies in a folder for depth."""
+    if len(paths) == 1:
+        return ("depth",) if depth_places(paths) == [0] else ("rgb",)
+    if len(paths) == 2:
+        return ("depth", "rgb") if depth_places(paths) == [0] else ("rgb", "depth")
+    return numbered("view", paths)
+
+
+def depth_places(paths: Sequence[str]) -> list[int]:
+    """Which of the paths lie in a folder for depth: X_d, or one called so.
+
+    >>> depth_places(["existence/1.jpg", "existence_d/1.png"])
+    [1]
+    """
+    folders = [[part.lower() for part in PurePosixPath(path).parent.parts] for path in paths]
+    return [place for place, parts in enumerate(folders) if any(p.endswith("_d") or "depth" in p for p in parts)]
 
 
 def with_depth(paths: Sequence[str]) -> list[str]:
@@ -40,18 +61,23 @@ def with_depth(paths: Sequence[str]) -> list[str]:
 
 
 def yes_or_no(answer: Any) -> Any:
-    """ "Yes, on the left." is asked as yes or no; any other answer stays.
+    """A sentence that answers yes or no, as that word; any other answer stays.
 
-    >>> yes_or_no("Yes, on the left."), yes_or_no("No one is there."), yes_or_no("2.5 m")
-    ('Yes', 'No one is there.', '2.5 m')
+    >>> [yes_or_no(answer) for answer in ("Yes, on the left.", "No there is not.", "The answer is no.")]
+    ['Yes', 'No', 'no']
+    >>> [yes_or_no(answer) for answer in ("No one is there.", "yes or no", "2.5 m")]
+    ['No one is there.', 'yes or no', '2.5 m']
     """
-    found = _POLAR.match(answer.strip()) if isinstance(answer, str) else None
-    return found[1] if found else answer
+    if not isinstance(answer, str):
+        return answer
+    text = answer.strip()
+    found = _POLAR.match(text) or _ANSWER.fullmatch(text)
+    return next(filter(None, found.groups())) if found else answer
 
 
 RULES = SetRules(
     name="spatialqa",
-    converter="spatialqa 1",
+    converter="spatialqa 2",
     licence=LICENCES["spatialqa"],
     sources=sources,
     all_images=with_depth,

@@ -14,7 +14,10 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Annotation:
-    """size: (width, height) as written, None if missing or 0. objects: (label, (xmin, ymin, xmax, ymax)) as written."""
+    """What a file says, as written.
+
+    size: (width, height), None if missing, empty or 0. objects: (label, (xmin, ymin, xmax, ymax)).
+    """
 
     size: tuple[int, int] | None
     objects: tuple[tuple[str, Box], ...]
@@ -29,9 +32,9 @@ def read_annotation(path: Path) -> Annotation:
     except (OSError, SyntaxError, ValueError, LookupError) as error:
         raise RowError("annotation", f"{path}: cannot be read as XML: {error}") from error
     size = None
-    if root.find("size") is not None:
+    if all((root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")):
         width, height = (_number(root, f"size/{side}", path) for side in ("width", "height"))
-        size = (int(width), int(height)) if width > 0 and height > 0 else None
+        size = (round(width), round(height)) if width > 0 and height > 0 else None
     objects = []
     for element in root.findall("object"):
         xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax"))

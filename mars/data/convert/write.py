@@ -22,7 +22,7 @@ from mars.data.dataset import THREADS, TruthCheck, read_row
 from mars.data.files import StoredRow
 from mars.data.images import probe_size
 from mars.data.problems import OnBadSample, Problem, RowError, report
-from mars.errors import DataError
+from mars.errors import DataError, EnvironmentProblem
 from mars.progress import progress
 from mars.types import Prompt
 
@@ -60,8 +60,18 @@ def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, 
     Image paths are relative to `out` where the image root lies in it (the files need no data.image_root then), else
     to the image root. Items keep their order; the same set gives the same bytes. An interrupted conversion starts
     again, but does not read again the images whose sha256 it knows.
-    Raises DataError if a split has no usable item, or has a bad one and `on_bad_sample` is "error".
+    Raises DataError if a split has no usable item, or has a bad one and `on_bad_sample` is "error", and
+    EnvironmentProblem where `out` cannot be written.
     """
+    try:
+        return _write_set(public, out, options)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{out}: cannot be written: {error}; give a folder with room, and run this again"
+        ) from error
+
+
+def _write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:
     root, target = public.image_root.resolve(), out.resolve()
     base = target if root.is_relative_to(target) else root
     card = _empty_card(public, base == target)
@@ -105,25 +115,28 @@ class _Converter:
         self.options = options
         self.sha256: dict[str, str] = {}
         self.sources: dict[str, None] = {}  # in the order they were seen first
-        self._seen: dict[str, list[bytes]] = {}  # id -> hashes of the split's rows with it
+        self._ids: set[str] = set()  # of the split's rows
+        self._seen: set[tuple[str | None, bytes]] = set()  # declared id and hash of each of them
 
     def convert(self, name: str, file: RowFile | None) -> _Split:
         split, items = _Split(), self._public.splits[name]
-        self._seen = {}
+        self._ids, self._seen = set(), set()
         limit = len(items) if self.options.limit is None else self.options.limit
         verb = "Checking" if file is None else "Converting"
         with ThreadPoolExecutor(THREADS) as pool:
             shown = iter(progress(items, f"{verb} {name}", len(items)))
+            position = -1  # of an item in its split
             while split.rows < limit and (chunk := list(islice(shown, ITEMS_PER_WRITE))):
                 rows: list[dict[str, Any]] = []
                 for item, result in zip(chunk, pool.map(self._read, chunk), strict=True):
                     if split.rows == limit:
                         break
+                    position += 1
                     if isinstance(result, Problem):
                         split.problems.append(result)
                         logger.info("%s: %s", item.label, result.detail)
                         continue
-                    row = self._row(result[0], result[1], name, split)
+                    row = self._row(result[0], result[1], name, split, position)
                     if row is None:
                         split.problems.append(Problem(item.label, "duplicate", "an earlier item is the same"))
                         continue
@@ -151,7 +164,9 @@ class _Converter:
                 return Problem(item.label, "image_missing", str(error))
         return result, read
 
-    def _row(self, prompt: Prompt, read: ReadItem, split_name: str, split: _Split) -> dict[str, Any] | None:
+    def _row(
+        self, prompt: Prompt, read: ReadItem, split_name: str, split: _Split, position: int
+    ) -> dict[str, Any] | None:
         """The row to be written, or None if it was written already."""
         names = [source.name for source in prompt.sources]
         encodings = [source.image.encoding for source in prompt.sources]
@@ -163,13 +178,13 @@ class _Converter:
             "reward_model": {"style": "rule", "ground_truth": prompt.truth},
             "response": prompt.response,
         }
-        identity = self._identity(str(prompt.extra_info.get("id") or f"{split_name}-{split.rows}"), row)
+        identity = self._identity(prompt.extra_info.get("id"), f"{split_name}-{position}", row)
         if identity is None:
             return None
         row["extra_info"] = {
             "id": identity,
             "index": split.rows,
-            "split": split_name,
+            "split": str(prompt.extra_info.get("split") or split_name),
             "sources": names,
             "image_sizes": [list(source.image.size) for source in prompt.sources],
             "box_space": prompt.extra_info.get("box_space") or "original_pixels",
@@ -184,14 +199,18 @@ class _Converter:
         split.counts.update(read.counts)
         return row
 
-    def _identity(self, declared: str, row: dict[str, Any]) -> str | None:
-        """The declared id, ".2" and so on where several rows have it; None for the same row again."""
-        content = hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest()
-        same_id = self._seen.setdefault(declared, [])
-        if content in same_id:
+    def _identity(self, declared: str | None, default: str, row: dict[str, Any]) -> str | None:
+        """The declared id, or the default, with ".2" and so on if another row has it; None for a row to leave out."""
+        key = (declared, hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest())
+        if key in self._seen and not self._public.keep_repeated:
             return None
-        same_id.append(content)
-        return declared if len(same_id) == 1 else f"{declared}.{len(same_id)}"
+        self._seen.add(key)
+        identity, number = declared or default, 1
+        while identity in self._ids:
+            number += 1
+            identity = f"{declared or default}.{number}"
+        self._ids.add(identity)
+        return identity
 
 
 def _empty_card(public: PublicSet, paths_in_folder: bool) -> dict[str, Any]:
@@ -202,6 +221,7 @@ def _empty_card(public: PublicSet, paths_in_folder: bool) -> dict[str, Any]:
         "sources": [],
         "image_paths_relative_to": "this folder" if paths_in_folder else "the image root; set data.image_root to it",
         "splits": {},
+        "left_out": dict(public.left_out),
         "image_sha256": {},
     }
 
@@ -233,6 +253,8 @@ def card_lines(card: Mapping[str, Any]) -> Iterator[str]:
     for name, split in card["splits"].items():
         counts = [f"{value} {key}" for key, value in split.items() if isinstance(value, int) and key != "rows"]
         yield f"{name:<12} {split['rows']} rows{''.join(', ' + count for count in counts)}"
+    for what, count in card["left_out"].items():
+        yield f"left out     {count} {what}"
     reasons = Counter(reason for _, reason, _ in card["problems"])
     if not reasons:
         yield "dropped      none"

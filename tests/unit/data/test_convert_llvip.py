@@ -146,6 +146,36 @@ def test_variants_on_disk(source, tmp_path):
     assert truths(tmp_path / "out") == [[(0, 0, 4, 4)]] * 3 + [[(0, 0, 4.5, 4)]] + [[(0, 0, 4, 4)]]
 
 
+@pytest.mark.parametrize(
+    "size",
+    ["", "<size/>", "<size><width></width><height>32</height></size>", "<size><width>40</width></size>",
+     "<size><width>40.0</width><height> 32 </height></size>", "<size><width>0</width><height>0</height></size>"],
+)  # fmt: skip
+def test_a_size_may_be_missing_in_part(source, tmp_path, size):
+    source.scene("a", voc((1, 1, 4, 4), size=None).replace("<object>", f"{size}<object>", 1), suffix="PNG")
+    convert(source, tmp_path / "out")
+    assert truths(tmp_path / "out") == [[(0, 0, 4, 4)]]
+
+
+def test_annotations_without_images_are_counted(source, tmp_path, capsys):
+    source.scene("a", voc((1, 1, 4, 4)))
+    source.scene("b", voc((1, 1, 4, 4)), split="test", annotation_split="test")
+    source.xml("gone", voc((1, 1, 4, 4)), "test")
+    card = command(source, tmp_path / "out")
+    assert card["left_out"] == {"annotations_without_image": 2}  # "gone" and the fixture's "unrelated"
+    assert "left out     2 annotations_without_image" in capsys.readouterr().out
+    card = command(source, tmp_path / "out", "--split", "train")
+    assert card["left_out"] == {"annotations_without_image": 1}
+
+
+def test_a_split_that_only_one_source_has_is_not_passed_over(source, tmp_path):
+    source.scene("a", voc((1, 1, 4, 4)))
+    picture(source.root / "infrared" / "test", "b.jpg", mode="L")
+    with pytest.raises(DataError, match=r"visible/test: no such folder"):
+        command(source, tmp_path / "out")
+    assert list(command(source, tmp_path / "out", "--split", "train")["splits"]) == ["train"]
+
+
 def test_split_annotations_come_before_flat_ones(source, tmp_path):
     source.scene("a", voc((1, 1, 4, 4)))
     source.xml("a", voc((2, 2, 4, 4)), "train")

@@ -1,0 +1,68 @@
+"""Which records of which files of a public set are its training rows, its test rows, and another set's."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from mars.data.convert.records import RecordFile
+
+_HELD_OUT = ("test", "val", "valid", "validation", "eval", "evaluation", "dev", "bench", "benchmark", "core")
+
+
+def split_names(files: Sequence[RecordFile], keep_names: Collection[str]) -> dict[str, str]:
+    """File -> split: what DEMON's metadata or the file's name say, test for a benchmark's questions, else train.
+
+    Files in `keep_names`, and files that would be one split, keep their names.
+    """
+    names = {file.name: file.name if file.name in keep_names else _train_or_test(file) for file in files}
+    several = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {file: file if name in several else name for file, name in names.items()}
+
+
+def split_of(record: Any, file: RecordFile, name: str) -> str:
+    """The split of a record that says its own (M4-Instruct's metadata); else its file's, `name`."""
+    declared = _declared(_metadata(record).get("split"))
+    if declared is None or declared == _train_or_test(file):
+        return name
+    return declared if name in ("train", "test") else f"{name}_{declared}"
+
+
+def belongs(file: RecordFile, name: str) -> Callable[[Any], bool]:
+    """Whether a record is the set's: M4-Instruct's one file holds many sets, each record says of which it is.
+
+    Only in files where some record names the set; names are compared by letters and digits ("OCR-VQA" is ocr_vqa).
+    """
+    own = _plain(name)
+    named = {_plain(_metadata(record).get("dataset", "")) for record in file.records} - {""}
+    if not any(own in other for other in named):
+        return lambda record: True
+    return lambda record: not (other := _plain(_metadata(record).get("dataset", ""))) or own in other
+
+
+def _train_or_test(file: RecordFile) -> str:
+    words = re.split(r"[^a-z]+", file.name.lower())
+    declared = _declared(file.metadata.get("split"))
+    if declared is not None:
+        return declared
+    if any(word in _HELD_OUT for word in words):
+        return "test"
+    first = file.records[0]
+    is_benchmark = isinstance(first, dict) and "question" in first
+    return "test" if is_benchmark and "train" not in words else "train"
+
+
+def _declared(split: Any) -> str | None:
+    word = str(split).lower()
+    return "test" if word in _HELD_OUT else "train" if word in ("train", "training") else None
+
+
+def _metadata(record: Any) -> dict[str, Any]:
+    metadata = record.get("metadata") if isinstance(record, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _plain(name: Any) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
