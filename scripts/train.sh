@@ -2,22 +2,26 @@
 # What the run scripts of recipe/ and examples/ share: four positional arguments, then settings.
 #   scripts/train.sh SCRIPT CONFIG_DIR EXPERIMENT ENGINE DATASET REWARD IMAGES [--dry-run] [key=value ...]
 # SCRIPT is the name shown in messages; CONFIG_DIR and EXPERIMENT say what is run; the rest is the user's: `usage`.
+# MARS_ARGUMENTS: the arguments that SCRIPT leaves to its user, for the usage; all four if not given.
 # MARS_PYTHON: the Python to use; otherwise the checkout's .venv, otherwise python.
 set -euo pipefail
 script=$1 config_dir=$2 experiment=$3
 shift 3
 
 usage() {
-    cat <<EOF
-usage: bash $script ENGINE DATASET REWARD IMAGES [--dry-run] [key=value ...]
-  ENGINE   vllm or hf
-  DATASET  a folder with train.parquet, the name of such a folder in \$MARS_DATA, or one .parquet or .jsonl file
+    local arguments=${MARS_ARGUMENTS:-ENGINE DATASET REWARD IMAGES}
+    echo "usage: bash $script $arguments [--dry-run] [key=value ...]"
+    [ "$arguments" = DATASET ] || echo "  ENGINE   vllm or hf"
+    cat <<'EOF'
+  DATASET  a folder with train.parquet, the name of such a folder in $MARS_DATA, or one .parquet or .jsonl file
            to train on; a test.parquet in the folder is evaluated on
+EOF
+    [ "$arguments" = DATASET ] || cat <<'EOF'
   REWARD   grounding, vqa, file.py:function, or file.py for its function compute_score
   IMAGES   how many images every row must have (data.images_per_row), or any
-Settings (docs/config.md) win over all of these. experiment=NAME takes another experiment of
-$config_dir
 EOF
+    echo "Settings (docs/config.md) win over all of these. experiment=NAME takes another experiment of"
+    echo "$config_dir"
 }
 refuse() {
     printf '%s: %s\n' "$script" "$1" >&2
@@ -31,6 +35,7 @@ case ${1:-} in -h | --help) usage && exit 0 ;; esac
 [ $# -ge 4 ] || refuse "four arguments are needed; got $#"
 engine=$1 dataset=$2 reward=$3 images=$4
 shift 4
+case $dataset in -h | --help) usage && exit 0 ;; esac
 
 case $engine in
 vllm) rollout=(rollout=vllm) ;;

@@ -4,8 +4,5 @@
 # DATASET: the folder OUT of `mars data convert spatialqa SRC OUT`; with images elsewhere, give data.image_root=SRC too.
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
-[ $# -ge 1 ] || {
-    echo "usage: bash $0 DATASET [--dry-run] [key=value ...]" >&2
-    exit 2
-}
-exec bash "$root/scripts/train.sh" "$0" "$root/recipe/dapo" mars_dapo_qwen2_5_vl_3b vllm "$1" vqa 2 "${@:2}"
+export MARS_ARGUMENTS=DATASET
+exec bash "$root/scripts/train.sh" "$0" "$root/recipe/dapo" mars_dapo_qwen2_5_vl_3b vllm "${1:-}" vqa 2 "${@:2}"

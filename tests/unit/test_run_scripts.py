@@ -184,6 +184,27 @@ def test_help_is_no_mistake(call, script):
     assert "ENGINE DATASET REWARD IMAGES" in done.stdout
 
 
+EXAMPLES = sorted(
+    str(path.relative_to(ROOT)) for name in ("llvip", "spatialqa", "nuscenes", "ocr_vqa")
+    for path in (ROOT / "examples" / name).glob("*.sh")
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("script", EXAMPLES)
+def test_an_example_says_what_it_takes_itself(call, script):
+    """Not the four arguments of the script behind it."""
+    assert len(EXAMPLES) == 16
+    wrong = [call(script), call(script, "nowhere"), call(script, "--dry-run")]
+    for done in wrong:
+        assert (done.returncode, done.stdout, done.argv) == (2, "", None)
+        assert "DATASET: no such folder or file" in done.stderr
+    done = call(script, "--help")
+    assert (done.returncode, done.stderr, done.argv) == (0, "", None)
+    for text in (done.stdout, *(done.stderr for done in wrong)):
+        assert f"{Path(script).name} DATASET [--dry-run] [key=value ...]" in text
+        assert "ENGINE" not in text
+
+
 def test_a_python_without_mars_is_named(call, tmp_path):
     data_set(tmp_path / "here" / "d")
     done = call(ONE, "vllm", "d", "grounding", "2", MARS_PYTHON="no-such-python")
