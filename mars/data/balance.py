@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from mars.data.packs import first_fit, split_responses
+from mars.data.packs import packs_in_step, split_responses
 from mars.types import MicroBatch, TrainPrompt, UpdatePlan
 
 Row = tuple[int, int]
@@ -126,14 +126,16 @@ def _plan_packs(
         split = split_responses(prompts[index].num_prompt_tokens, lengths, room)
         parts += [tuple((index, k) for k in places) for places in split]
     assignment = assign_to_ranks([_cost(prompts, part) for part in parts], num_ranks)
-    ranks = []
-    for members in assignment:
-        mine = [parts[member] for member in members]
+    parts_of_rank = [[parts[member] for member in members] for members in assignment]
+    for mine in parts_of_rank:
         mine.sort(key=lambda part: (not prompts[part[0][0]].images, -_cost(prompts, part)))
-        packs = first_fit(
-            [_cost(prompts, part) for part in mine], [opening_cost(part[0][0]) for part in mine], tokens_per_forward
-        )
-        ranks.append([_pack(prompts, [mine[i] for i in pack], filler, is_needed) for pack in packs])
+    costs = [
+        ([_cost(prompts, part) for part in mine], [opening_cost(part[0][0]) for part in mine]) for mine in parts_of_rank
+    ]
+    ranks = [
+        [_pack(prompts, [mine[i] for i in pack], filler, is_needed) for pack in packs]
+        for mine, packs in zip(parts_of_rank, packs_in_step(costs, tokens_per_forward), strict=True)
+    ]
     return _equally_many(ranks, filler)
 
 

@@ -43,3 +43,42 @@ def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -
             packs[pack].append(item)
             room[pack] -= cost
     return packs
+
+
+def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -> list[list[int]]:
+    """Items of each of `num_packs` packs of like cost: every item goes to the one that is then the smallest.
+
+    Costs in descending order that open at no cost: the largest pack is at most 4/3 of the best possible (Graham 1969).
+
+    Example: costs [6, 5, 4, 3], nothing to open, 2 packs -> [[0, 3], [1, 2]].
+    """
+    packs: list[list[int]] = [[] for _ in range(num_packs)]
+    totals = [0] * num_packs
+    for item, (cost, opening) in enumerate(zip(costs, opening_costs, strict=True)):
+        grown = [total + cost + (0 if pack else opening) for total, pack in zip(totals, packs, strict=True)]
+        smallest = grown.index(min(grown))
+        packs[smallest].append(item)
+        totals[smallest] = grown[smallest]
+    return packs
+
+
+def packs_in_step(ranks: Sequence[tuple[Sequence[int], Sequence[int]]], budget: int) -> list[list[list[int]]]:
+    """Packs of each rank, given its items' (costs, opening costs); no rank needs more than the one with most of them.
+
+    All ranks wait for the largest of their first packs, then of their second ones, and so on. So the packs of a rank
+    are of like size where the budget allows it, and the largest comes first.
+
+    Example: costs [9, 8, 2] and [7, 2, 1], nothing to open, budget 10 -> [[[1, 2], [0]], [[0], [1, 2]]], packs of 10
+    and 9, 7 and 3: 19 tokens to wait for. One pack of 10 on the second rank would be no faster, and larger.
+    """
+    fewest = [first_fit(costs, opening, budget) for costs, opening in ranks]
+    chosen = []
+    for (costs, opening), packs in zip(ranks, fewest, strict=True):
+
+        def size(pack: list[int], costs: Sequence[int] = costs, opening: Sequence[int] = opening) -> int:
+            return opening[pack[0]] + sum(costs[item] for item in pack)
+
+        even = [pack for pack in spread(costs, opening, max(map(len, fewest))) if pack]
+        fits = all(len(pack) == 1 or size(pack) <= budget for pack in even)
+        chosen.append(sorted(even if fits else packs, key=size, reverse=True))
+    return chosen

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.data.balance import plan_updates
-from mars.data.packs import first_fit, split_responses
+from mars.data.packs import first_fit, packs_in_step, split_responses, spread
 from mars.types import ImageRef, MicroBatch, TrainPrompt, TrainResponse
 
 IMAGE = (ImageRef("a.png", (28, 28)),)
@@ -98,6 +98,36 @@ def test_first_fit_by_hand():
     assert first_fit([], [], 10) == []
 
 
+def test_spread_by_hand():
+    assert spread([6, 5, 4, 3], [0] * 4, 2) == [[0, 3], [1, 2]]
+    assert spread([6, 2, 2], [0, 5, 5], 2) == [[0, 2], [1]]  # 6 + 2 = 8 for the third; to open a pack costs 5 + 2
+    assert spread([6], [0], 3) == [[0], [], []]
+
+
+def test_ranks_that_wait_for_each_other_have_packs_of_like_size():
+    assert packs_in_step([([9, 8, 2], [0] * 3), ([7, 2, 1], [0] * 3)], 10) == [[[1, 2], [0]], [[0], [1, 2]]]
+    # By first fit a rank's packs would be 10 and 2, another's 6 and 6: 16 to wait for instead of 12.
+    assert packs_in_step([([5, 5, 2], [0] * 3), ([6, 6], [0] * 2)], 10) == [[[0, 2], [1]], [[0], [1]]]
+    assert packs_in_step([([], []), ([12, 1], [0] * 2)], 10) == [[], [[0], [1]]]
+    # Even packs would be 5 + 3 + 3, 5 + 3 and 4 + 4, of which the first is too large.
+    assert packs_in_step([([5, 5, 4, 4, 3, 3, 3], [0] * 7)], 9) == [[[0, 2], [1, 3], [4, 5, 6]]]
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9)), max_size=12), min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_packs_in_step_are_whole_and_no_more_than_first_fits(ranks):
+    items = [
+        ([cost for cost, _ in sorted(rank, reverse=True)], [o for _, o in sorted(rank, reverse=True)]) for rank in ranks
+    ]
+    found = packs_in_step(items, 80)
+    for (costs, opening), packs in zip(items, found, strict=True):
+        assert sorted(i for pack in packs for i in pack) == list(range(len(costs)))
+        sizes = [opening[pack[0]] + sum(costs[i] for i in pack) for pack in packs]
+        assert sizes == sorted(sizes, reverse=True)
+        assert all(size <= 80 or len(pack) == 1 for size, pack in zip(sizes, packs, strict=True))
+    assert max(map(len, found)) <= max(len(first_fit(*rank, 80)) for rank in items)
+
+
 def test_a_prompt_is_paid_once():
     prompts = [make(100, [10] * 8), make(50, [5] * 2)]
     (one,) = plan(prompts, 2, 1, 240)
@@ -120,9 +150,9 @@ def test_text_fills_the_room_beside_images_and_takes_a_filler_where_it_stands_al
     (tighter,) = plan(prompts, 4, 1, 80)
     assert tighter.ranks == (
         (
-            MicroBatch(((1, 0),)),
-            MicroBatch(((3, 0), (2, 0))),
+            MicroBatch(((3, 0), (2, 0))),  # 80
             MicroBatch(((0, 0), (3, 0)), 1),  # 25 and the filler's 46
+            MicroBatch(((1, 0),)),  # 70
         ),
     )
 
