@@ -10,11 +10,11 @@ fi
 results=$1 task=$2
 shift 2
 threshold=()
-if [ $# -gt 0 ] && [[ $1 != -* ]]; then
+if [ $# -gt 0 ] && [[ $1 != -* || $1 =~ ^-[0-9.] ]]; then
     threshold=(--threshold "$1")
     shift
 fi
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 python=${MARS_PYTHON:-$root/.venv/bin/python}
 [ -n "${MARS_PYTHON:-}" ] || [ -x "$python" ] || python=python
 exec "$python" -m mars.cli eval score "$results" --task "$task" "${threshold[@]}" "$@"

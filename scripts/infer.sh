@@ -8,7 +8,7 @@ if [ $# -lt 3 ] || [ -z "$1" ] || [ -z "$2" ] || [ -z "$3" ]; then
     echo "usage: bash scripts/infer.sh MODEL QUESTIONS OUT [--views multi|mono|all] [key=value ...]" >&2
     exit 2
 fi
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 python=${MARS_PYTHON:-$root/.venv/bin/python}
 [ -n "${MARS_PYTHON:-}" ] || [ -x "$python" ] || python=python
 exec "$python" -m mars.cli eval infer "$@"

@@ -138,10 +138,29 @@ def test_a_fault_ends_the_script_with_its_exit_code(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_infer_without_its_arguments_says_how():
-    done = shell("infer.sh", "model", "questions")
+@pytest.mark.parametrize("arguments", [["model", "questions"], ["model", "questions", ""], ["", "questions", "out"]])
+def test_infer_without_its_arguments_says_how(arguments):
+    """An empty OUT, of a variable that is not set, would be the folder one stands in."""
+    done = shell("infer.sh", *arguments)
     assert done.returncode == 2
     assert "MODEL QUESTIONS OUT" in done.stderr
+
+
+@pytest.mark.parametrize("threshold", ["-0.5", "-.5", "1", "nan"])
+def test_a_threshold_out_of_range_is_said_to_be_one(folder, threshold):
+    done = shell("eval.sh", folder, "grounding", threshold)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("--threshold: an IoU is in [0, 1]")
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="the scripts find the checkout's Python")
+def test_a_script_works_through_a_link(folder, tmp_path):
+    link = tmp_path / "a link.sh"
+    link.symlink_to(ROOT / "scripts" / "eval.sh")
+    environment = {name: value for name, value in os.environ.items() if name != "MARS_PYTHON"}
+    command = ["bash", str(link), str(folder), "grounding", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+    assert json.loads(done.stdout)["n"] == 1, done.stderr
 
 
 # --- the questions
