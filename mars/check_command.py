@@ -12,7 +12,7 @@ from mars.errors import ConfigError, DataError
 
 
 def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, config_dirs: Sequence[str]) -> None:
-    """Write what was found to stdout. The settings are those of training; the reward follows the first truth.
+    """Write what was found to stdout. The settings are those of training; the reward follows the first readable truth.
 
     arguments: files, and overrides such as reward=vqa: what has "=" in it and names no file.
     Raises DataError with one table of all problems, and ConfigError for wrong settings.
@@ -24,9 +24,9 @@ def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, con
     listed = ",".join(quoted(file) for file in files)
     given = [f"model.path={quoted(model)}", f"data.train_files=[{listed}]"]
     if not any(override.startswith(("reward=", "reward.function=")) for override in overrides):
-        from mars.results.questions import first_task
+        from mars.results.questions import task_of_rows
 
-        given.append(f"reward={first_task(files[0])}")
+        given.append(f"reward={next(filter(None, map(task_of_rows, files)), 'vqa')}")
     config = load_config("train", [*given, *overrides], config_dirs)
     from mars.check_data import check, check_lines
     from mars.data.problems import report

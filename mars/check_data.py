@@ -22,7 +22,7 @@ from mars.data.files import fingerprint_of, unusable_files
 from mars.data.headers import HeaderCache, cache_file
 from mars.data.images import ImageBudget, decoded_size, num_image_tokens
 from mars.data.lengths import measure, overlong
-from mars.data.problems import Problem
+from mars.data.problems import Problem, report
 from mars.data.source_pixels import check_names, limited
 from mars.data.templates import apply_templates, has_instruction
 from mars.data.tokenizer import model_type_of
@@ -58,7 +58,8 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
 
     Every problem of every row is in the result. Rows longer than data.max_prompt_tokens are apart: they are no
     mistake, a run drops them. Images are decoded in full where data.decode_at_start says so.
-    Raises DataError for files that cannot be read, and EnvironmentProblem without the model's files.
+    Raises DataError for files that cannot be read, with what is wrong with the others' rows, and EnvironmentProblem
+    without the model's files.
     """
     broken = unusable_files([*files, *held_out], config.data.image_root)
     if broken:
@@ -74,7 +75,12 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     result = CheckResult()
     for group in (files, held_out):
         if group:
-            _read(result, config, group, rewards)
+            try:
+                _read(result, config, group, rewards)
+            except DataError as error:
+                broken.append(str(error))
+    if broken:
+        raise DataError("\n".join([*broken, *([report(result.problems, result.num_rows)] if result.problems else [])]))
     rewards.check_sets(prompt.data_source for prompt in result.prompts)
     start = time.perf_counter()
     asked = []
@@ -115,12 +121,13 @@ def _read(result: CheckResult, config: TrainConfig, files: Sequence[str], reward
     result.num_rows += reading.num_rows
     result.problems += reading.problems
     bad = {problem.row for problem in reading.problems}
-    result.prompts += [prompt for prompt in reading.prompts if prompt.row not in bad]
+    usable = [prompt for prompt in reading.prompts if prompt.row not in bad]
+    result.prompts += usable
     wanted = config.data.images_per_row
     if wanted is not None:
         result.problems += [
             Problem(prompt.row, "num_images", f"{len(prompt.sources)} images, data.images_per_row={wanted}")
-            for prompt in result.prompts
+            for prompt in usable
             if len(prompt.sources) != wanted
         ]
 

@@ -13,7 +13,7 @@ from mars.data.boxes import truth_frame
 from mars.data.dataset import read_prompts
 from mars.data.files import unusable_files
 from mars.data.images import BadImage, decode_image, probe_size
-from mars.errors import DataError
+from mars.errors import DataError, EnvironmentProblem
 from mars.tracking.boxes import find_boxes
 from mars.tracking.text import shorten, visible
 from mars.types import ImageRef, Prompt
@@ -29,7 +29,8 @@ def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -
     """Write `num_rows` usable rows of `file`, evenly over it, and what is wrong with the others, to `out`.
 
     Each source is shown as the model gets it (depth as its encoding makes it) with the boxes of the truth on it, then
-    the question, the truth and the rest of the row. Text is escaped. Raises DataError if the file cannot be read.
+    the question, the truth and the rest of the row. Text is escaped. Raises DataError if the file cannot be read, and
+    EnvironmentProblem if `out` cannot be written.
     """
     root = None if image_root is None else str(image_root)
     broken = unusable_files([str(file)], root)
@@ -46,10 +47,15 @@ def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -
         problems=reading.problems[:_PROBLEMS],
         num_problems=len(reading.problems),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".tmp-{out.name}")
-    draft.write_bytes(page.encode())
-    os.replace(draft, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(page.encode())
+        os.replace(draft, out)
+    except OSError as error:
+        if draft.is_file():
+            draft.unlink()
+        raise EnvironmentProblem(f"{out}: cannot be written: {error}; name a file in a folder with room") from error
 
 
 def _evenly(prompts: Sequence[Prompt], number: int) -> list[Prompt]:

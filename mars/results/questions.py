@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mars.convert_command import task_of
 from mars.data.files import FileError, chunks, unusable_files
@@ -31,17 +29,28 @@ def first_task(questions: str) -> str:
 
     For questions whose task is not given; rows of the other kind are then refused with the rest of the bad ones.
     """
-    if Path(questions).suffix.lower() == ".json":
-        truth = _first_record(questions).get("ground_truth")
-        return task_of(truth if isinstance(truth, str) else json.dumps(truth))
     broken = unusable_files([questions], None)
     if broken:
         raise DataError("\n".join(broken))
+    task = task_of_rows(questions)
+    if task is None and Path(questions).suffix.lower() == ".json":
+        raise DataError(f"{questions}: no question with a ground truth; give a list of {{role, content, ground_truth}}")
+    return task or "vqa"  # what is wrong with the file is said when all of it is read
+
+
+def task_of_rows(file: str) -> str | None:
+    """The reward that the first readable truth in a file of rows is for; None if there is none, or no such file."""
+    if unusable_files([file], None):
+        return None
     try:
-        first = next((row for chunk in chunks(questions, 0, None) for row in chunk), None)
-        return task_of(truth_of((first and first.columns) or {}))
-    except (FileError, RowError):
-        return "vqa"  # what is wrong with the file is said when all of it is read
+        for row in (row for chunk in chunks(file, 0, None) for row in chunk):
+            try:
+                return task_of(truth_of(row.columns or {}))
+            except RowError:
+                continue
+    except FileError:
+        return None
+    return None
 
 
 def convert_questions(
@@ -59,16 +68,3 @@ def convert_questions(
     options = WriteOptions(limit=None, dry_run=False, on_bad_sample=on_bad_sample, check_truth=lambda prompt: None)
     card = write_set(public, paths.questions, options)
     return str(public.image_root.resolve()), Counter(reason for _, reason, _ in card["problems"])
-
-
-def _first_record(questions: str) -> Mapping[str, Any]:
-    try:
-        records = json.loads(Path(questions).read_bytes())
-    except OSError as error:
-        raise DataError(f"{questions}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{questions}: is not JSON: {error}") from error
-    first = records[0] if isinstance(records, list) and records else None
-    if not isinstance(first, dict):
-        raise DataError(f"{questions}: want a list of {{role, content, ground_truth}}; got {str(records)[:80]}")
-    return first

@@ -18,7 +18,7 @@ from PIL import Image
 from mars.cli import app
 from mars.data.headers import HeaderCache, cache_file
 from mars.data.images import ImageBudget, decode_image, num_image_tokens, probe_size
-from mars.errors import ConfigError, DataError
+from mars.errors import ConfigError, DataError, EnvironmentProblem
 
 SMALL = ["data.min_image_pixels=784", "data.max_image_pixels=50176", "data.max_prompt_tokens=200"]
 
@@ -196,6 +196,51 @@ def test_the_reward_follows_the_truth_or_the_setting(folder, check):
     assert message.count("does not ask for <think>") == 2
 
 
+def test_one_table_for_all_files(folder, check):
+    """Files that cannot be read come with the rows of those that can, held-out ones too."""
+    (folder / "cut.parquet").write_bytes(b"PAR1 and no more")
+    (folder / "empty.jsonl").write_text("\n\n")
+    train = write(folder, [row("none.png"), row(0)])
+    test = write(folder, [row(1), row(2, truth="[[5, 5, 1, 1]]")], "test.jsonl")
+    for groups in ((folder / "cut.parquet", train, "--held-out", test, "--held-out", folder / "empty.jsonl"),
+                   (train, test, folder / "cut.parquet", folder / "empty.jsonl")):  # fmt: skip
+        _, message = check(*groups)
+        for fragment in (r"cut\.parquet: cannot be read as parquet", r"empty\.jsonl: has no rows",
+                         r"train\.jsonl:0 +image_missing ", r"test\.jsonl:1 +truth "):  # fmt: skip
+            assert re.search(fragment, message), (fragment, message)
+        assert "boxes are for grounding" not in message, "a broken file does not decide what the reward is"
+    missing = check(folder / "a.jsonl", folder / "b.jsonl", "--held-out", folder / "c.jsonl")[1]
+    assert [name for name in "abc" if f"{name}.jsonl: no such file" in missing] == list("abc")
+
+
+def test_rows_of_another_number_of_images_come_once(folder, check):
+    train, test = write(folder, [row(0), row(1, 2)]), write(folder, [row(3), row(4, 5)], "test.jsonl")
+    _, message = check(train, "--held-out", test, "data.images_per_row=2")
+    assert message.count("num_images ") == 2 + 1  # two rows, and their number
+    assert "2 of 4 rows cannot be used" in message
+
+
+@pytest.mark.parametrize("form", ["list", "data", "conversations", "lines"])
+def test_public_files_are_checked_as_they_are(folder, check, form):
+    talk = [{"from": "human", "value": "<image 1>\nA bus?"}, {"from": "gpt", "value": "yes"}]
+    bad = {"id": "b", "image": "none.png", "conversations": talk}
+    records = {
+        "list": [{"role": "user", "content": [{"type": "image", "image": "0.png"}, {"type": "text", "text": "A bus?"}],
+                  "ground_truth": "yes"}],
+        "data": {"data": [{"sample_id": 1, "task_instruction_id": 0, "response": "yes",
+                           "task_instance": {"context": "{image#1} A bus?", "images_path": ["0.png"]}}]},
+        "conversations": [{"id": "a", "image": "0.png", "conversations": talk}, bad],
+        "lines": [{"question": "A bus?", "answer": "yes"}],
+    }  # fmt: skip
+    (folder / "set.json").write_text(json.dumps(records[form]))
+    text, message = check(folder / "set.json")
+    assert "reward         vqa" in text
+    if form == "conversations":
+        assert re.search(r"set\.json:1 +image_missing ", message)
+    else:
+        assert message is None
+
+
 def test_the_table_is_whole(folder, check):
     _, message = check(write(folder, [row("none.png")] * 200 + [row(0)]))
     assert message.count("image_missing") == 201  # each row, and their number
@@ -270,6 +315,14 @@ def test_the_sheet_shows_every_source_with_its_boxes(folder, capsys):
     from mars.types import ImageRef
 
     assert shown.tobytes() == decode_image(ImageRef(str(folder / "0.png"), (64, 48))).tobytes()
+
+
+def test_a_sheet_that_cannot_be_written(folder):
+    file = write(folder, [row(0)])
+    for out in (folder, folder / "0.png" / "sheet.html"):
+        with pytest.raises(EnvironmentProblem, match="cannot be written"):
+            app(["data", "show", file, str(out)], standalone_mode=False)
+    assert not list(folder.glob(".tmp*")) + list(folder.parent.glob(".tmp*"))
 
 
 def test_a_sheet_of_an_unreadable_file(folder):
