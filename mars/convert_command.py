@@ -50,8 +50,6 @@ def task_of(truth: str) -> str:
 
 
 def _problem_of_truth(task: str | None, prompt: Prompt) -> str | None:
-    if task == "vqa" and task_of(prompt.truth) == "grounding" and not prompt.extra_info.get("choices"):
-        return f"truth: a list where a short answer belongs; got {prompt.truth[:80]!r}"
     return check_truth(task or task_of(prompt.truth), prompt.truth, prompt.extra_info, truth_frame(prompt))
 
 
