@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from os.path import commonprefix
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,13 +42,15 @@ def sources(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def depth_places(paths: Sequence[str]) -> list[int]:
-    """Which of the paths lie in a folder for depth: X_d, or one called so.
+    """Which of the paths lie in a folder for depth: X_d, or one called so. Folders that all share say nothing.
 
-    >>> depth_places(["existence/1.jpg", "existence_d/1.png"])
+    >>> depth_places(["depth/existence/1.jpg", "depth/existence_d/1.png"])
     [1]
     """
-    folders = [[part.lower() for part in PurePosixPath(path).parent.parts] for path in paths]
-    return [place for place, parts in enumerate(folders) if any(p.endswith("_d") or "depth" in p for p in parts)]
+    folders = [PurePosixPath(path).parent.parts for path in paths]
+    shared = len(commonprefix(folders)) if len(paths) > 1 else 0
+    own = [[part.lower() for part in parts[shared:]] for parts in folders]
+    return [place for place, parts in enumerate(own) if any(p.endswith("_d") or "depth" in p for p in parts)]
 
 
 def with_depth(paths: Sequence[str]) -> list[str]:

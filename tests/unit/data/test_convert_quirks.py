@@ -7,7 +7,7 @@ import json
 import pytest
 from small_sets import depth, evaluation, picture, run_convert, talk, views, write
 
-from mars.data.convert.spatialqa import yes_or_no
+from mars.data.convert.spatialqa import sources, yes_or_no
 from mars.errors import DataError, EnvironmentProblem
 
 
@@ -50,6 +50,23 @@ def test_depth_that_is_listed_first_is_still_depth(tmp_path, convert, pair):
     assert rows[0]["extra_info"]["encodings"] == ["depth_spatialbot", "rgb"]
     rows, _ = convert("eval_json", write(tmp_path / "src" / "t.json", [evaluation(pair[::-1], "A cup?", "Yes")]))
     assert rows[0]["extra_info"]["sources"] == ["depth", "rgb"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/1.jpg", "a_d/1.png"], ("rgb", "depth")),
+        (["a_d/1.png", "a/1.jpg"], ("depth", "rgb")),
+        (["my_depths_d/a/1.jpg", "my_depths_d/a_d/1.png"], ("rgb", "depth")),
+        (["x/depth/1.png", "x/color/1.jpg"], ("depth", "rgb")),
+        (["1.jpg", "2.png"], ("rgb", "depth")),
+        (["a/1.jpg"], ("rgb",)),
+        (["a_d/1.jpg"], ("depth",)),
+        (["a/1.jpg", "a/2.jpg", "a/3.jpg"], ("view_1", "view_2", "view_3")),
+    ],
+)
+def test_which_image_is_the_depth(paths, names):
+    assert sources(paths) == names
 
 
 @pytest.mark.parametrize("image", ["images/0.jpg", ["images/0.jpg"]])
