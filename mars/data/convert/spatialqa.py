@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,7 +48,8 @@ def depth_places(paths: Sequence[str]) -> list[int]:
     [1]
     """
     folders = [PurePosixPath(path).parent.parts for path in paths]
-    shared = len(commonprefix(folders)) if len(paths) > 1 else 0
+    levels = zip(*folders, strict=False) if len(paths) > 1 else ()
+    shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
     own = [[part.lower() for part in parts[shared:]] for parts in folders]
     return [place for place, parts in enumerate(own) if any(p.endswith("_d") or "depth" in p for p in parts)]
 
