@@ -33,7 +33,9 @@ def run_conversion(
     """
     if licence is not None:
         public = replace(public, licence=licence)
-    options = WriteOptions(limit, dry_run, on_bad_sample, partial(_problem_of_truth, task))
+    options = WriteOptions(
+        limit, dry_run, on_bad_sample, partial(_problem_of_truth, task), drop_by="--on-bad-sample drop"
+    )
     card = write_set(public, out, options)
     sys.stdout.write("".join(f"{_printable(line)}\n" for line in card_lines(card)))
     if dry_run:

@@ -65,6 +65,12 @@ def convert_questions(
 
     public = eval_json_set(Path(questions), None if image_root is None else Path(image_root), _DEPTH, None)
     # Truths are checked when the rows are read, by the reward that is asked for.
-    options = WriteOptions(limit=None, dry_run=False, on_bad_sample=on_bad_sample, check_truth=lambda prompt: None)
+    options = WriteOptions(
+        limit=None,
+        dry_run=False,
+        on_bad_sample=on_bad_sample,
+        check_truth=lambda prompt: None,
+        drop_by="data.on_bad_sample=drop",
+    )
     card = write_set(public, paths.questions, options)
     return str(public.image_root.resolve()), Counter(reason for _, reason, _ in card["problems"])

@@ -83,7 +83,13 @@ def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> P
 
 def convert_llvip(src: str, out: str, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
     """Write `src` into `out` with the standard question and no further check of truths; returns the card."""
-    options = WriteOptions(limit=None, dry_run=False, on_bad_sample="drop", check_truth=lambda prompt: None)
+    options = WriteOptions(
+        limit=None,
+        dry_run=False,
+        on_bad_sample="drop",
+        check_truth=lambda prompt: None,
+        drop_by="--on-bad-sample drop",
+    )
     return write_set(llvip_set(Path(src), None, LlvipOptions(splits=tuple(splits))), Path(out), options)
 
 

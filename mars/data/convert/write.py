@@ -37,12 +37,14 @@ class WriteOptions:
 
     on_bad_sample: leave bad items out and list them in the card, or refuse the set with all of them in one message.
     check_truth: why a truth cannot be scored, or None; see mars.data.dataset.TruthCheck.
+    drop_by: how a user asks for `on_bad_sample` "drop".
     """
 
     limit: int | None
     dry_run: bool
     on_bad_sample: OnBadSample
     check_truth: TruthCheck
+    drop_by: str
 
 
 @dataclass
@@ -103,7 +105,7 @@ def _convert_splits(
             split = converter.convert(name, file)
             cards[name] = _split_card(split)
             problems += split.problems
-        _refuse(public, cards, problems, converter.options.on_bad_sample)
+        _refuse(public, cards, problems, converter.options)
     return [(problem.row, problem.reason, problem.detail) for problem in problems]
 
 
@@ -226,14 +228,14 @@ def _empty_card(public: PublicSet, paths_in_folder: bool) -> dict[str, Any]:
     }
 
 
-def _refuse(public: PublicSet, cards: Mapping[str, Any], problems: Sequence[Problem], policy: OnBadSample) -> None:
+def _refuse(public: PublicSet, cards: Mapping[str, Any], problems: Sequence[Problem], options: WriteOptions) -> None:
     empty = [name for name, split in cards.items() if not split["rows"]]
-    if not empty and not (problems and policy == "error"):
+    if not empty and not (problems and options.on_bad_sample == "error"):
         return
     lines = [f"{public.name}: no usable item in split {name!r}" for name in empty]
     if problems:
         num_items = sum(split["rows"] for split in cards.values()) + len(problems)
-        lines.append(report(problems, num_items, "mend them, or leave them out with --on-bad-sample drop"))
+        lines.append(report(problems, num_items, f"mend them, or leave them out with {options.drop_by}"))
     raise DataError("\n".join(lines))
 
 
