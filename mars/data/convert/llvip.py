@@ -68,6 +68,7 @@ def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> P
     if splits is None:
         there = (split for split in SPLITS if any((root / source / split).is_dir() for source in SOURCES))
         splits = tuple(there) or SPLITS
+    _check_folders(root, splits)
     scenes = {split: _scenes(root, split) for split in splits}
     unused = _unused_annotations(root, scenes)
     return PublicSet(
@@ -93,12 +94,19 @@ def convert_llvip(src: str, out: str, splits: Sequence[str] = SPLITS) -> dict[st
     return write_set(llvip_set(Path(src), None, LlvipOptions(splits=tuple(splits))), Path(out), options)
 
 
+def _check_folders(root: Path, splits: Sequence[str]) -> None:
+    """Raises DataError with every folder that is missing."""
+    wanted = [root / source / split for split in splits for source in SOURCES] + [root / "Annotations"]
+    missing = [folder for folder in wanted if not folder.is_dir()] if root.is_dir() else [root]
+    if missing:
+        lines = [f"{folder}: no such folder" for folder in missing]
+        raise DataError("\n".join([*lines, "give the folder that holds visible, infrared and Annotations"]))
+
+
 def _scenes(root: Path, split: str) -> list[_Scene]:
     """All scenes of a split that have a file for some source, sorted by name."""
     images = {source: _by_stem(root / source / split, SUFFIXES) for source in SOURCES}
     folders = [folder for folder in (root / "Annotations" / split, root / "Annotations") if folder.is_dir()]
-    if not folders:
-        raise DataError(f"{root / 'Annotations'}: no such folder; give the folder that holds visible and infrared")
     annotations = [_by_stem(folder, (".xml",)) for folder in folders]
     names = sorted(set().union(*images.values()))
     return [
@@ -120,8 +128,6 @@ def _unused_annotations(root: Path, scenes: Mapping[str, Sequence[_Scene]]) -> i
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give the folder that holds visible, infrared and Annotations")
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes:

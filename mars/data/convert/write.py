@@ -21,7 +21,7 @@ from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.dataset import THREADS, TruthCheck, read_row
 from mars.data.files import StoredRow
 from mars.data.images import probe_size
-from mars.data.problems import OnBadSample, Problem, RowError, report
+from mars.data.problems import SHOWN_PROBLEMS, OnBadSample, Problem, RowError, report
 from mars.errors import DataError, EnvironmentProblem
 from mars.progress import progress
 from mars.types import Prompt
@@ -235,7 +235,8 @@ def _refuse(public: PublicSet, cards: Mapping[str, Any], problems: Sequence[Prob
     lines = [f"{public.name}: no usable item in split {name!r}" for name in empty]
     if problems:
         num_items = sum(split["rows"] for split in cards.values()) + len(problems)
-        lines.append(report(problems, num_items, f"mend them, or leave them out with {options.drop_by}"))
+        shown = None if options.on_bad_sample == "error" else SHOWN_PROBLEMS
+        lines.append(report(problems, num_items, f"mend them, or leave them out with {options.drop_by}", shown))
     raise DataError("\n".join(lines))
 
 

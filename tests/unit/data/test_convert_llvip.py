@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -286,6 +287,18 @@ def test_several_sets_can_have_one_image_root(source, tmp_path):
     assert loaded.prompts[0].sources[1].image.path == str(source.root / "infrared" / "train" / "a.jpg")
     with pytest.raises(DataError, match=r"--image-root: .*is not below it"):
         llvip_set(source.root, tmp_path / "out", LlvipOptions())
+
+
+def test_all_missing_folders_come_at_once(source, tmp_path):
+    picture(source.root / "infrared" / "train", "a.jpg")
+    shutil.rmtree(source.root / "Annotations")
+    with pytest.raises(DataError) as caught:
+        command(source, tmp_path / "out")
+    for name in ("visible/train: no such", "Annotations: no such", "give the folder that holds"):
+        assert name in str(caught.value)
+    with pytest.raises(DataError, match="nowhere: no such folder") as caught:
+        llvip_set(tmp_path / "nowhere", None, LlvipOptions())
+    assert "visible/train" not in str(caught.value)
 
 
 def test_missing_folders_and_empty_splits(source, tmp_path):

@@ -382,6 +382,13 @@ def test_blank_lines_count_and_a_set_may_be_called_dataset(tmp_path, convert):
     assert list(convert("jsonl", tmp_path / "src")[1]["splits"]) == ["more"]
 
 
+def test_a_refused_set_lists_every_bad_item(tmp_path, convert, spectra):
+    records = [evaluation(spectra, "A?", None)] * 70
+    with pytest.raises(DataError) as caught:
+        convert("eval_json", write(tmp_path / "src" / "t.json", records), "--on-bad-sample", "error")
+    assert all(f"t.json:{number} " in str(caught.value) for number in range(70))
+
+
 def test_a_folder_that_cannot_be_written(tmp_path, convert, spectra):
     source = write(tmp_path / "src" / "t.json", [evaluation(spectra, "A?", "b")])
     (tmp_path / "out").write_text("a file")
