@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mars.actor.batch import ForwardBatch
 from mars.actor.prefix_attention import register
+from mars.actor.vision_attention import use_segments
 from mars.errors import EnvironmentProblem
 
 Packing = Literal["shared_prefix", "naive"]
@@ -128,6 +129,8 @@ def load_policy(settings: ModelSettings, scoring: ScoringSettings, key: str = "m
     embedding = getattr(getattr(backbone.model, "visual", None), "patch_embed", None)
     if isinstance(getattr(embedding, "proj", None), nn.Conv3d):
         embedding.proj.__class__ = PatchConvolution
+        if settings.attention == "sdpa":
+            use_segments(backbone.model.visual)
     if settings.gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return PolicyModel(backbone, scoring).train()

@@ -129,12 +129,19 @@ def shared_prefix_attention(
         raise NotImplementedError("shared-prefix packing has no mask, no attention dropout and no sliding window")
     # Under autocast the rotary embedding leaves queries and keys in float32.
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    # torch 2.12 is the first whose variable-length attention takes fewer key heads than query heads.
-    if query.is_cuda and query.dtype in _VARLEN_DTYPES and torch.__version__ >= (2, 12):
+    if takes_varlen(query):
         from torch.nn.attention.varlen import varlen_attn
 
         return attend_segments(query, key, value, shared_prefix, scaling, varlen_attn).unsqueeze(0), None
     return attend_padded(query, key, value, shared_prefix, scaling).unsqueeze(0), None
+
+
+def takes_varlen(query: Tensor) -> bool:
+    """Whether `torch.nn.attention.varlen` has a kernel for it: on a GPU, in 16 bits.
+
+    torch 2.12 is the first that takes fewer key heads than query heads.
+    """
+    return query.is_cuda and query.dtype in _VARLEN_DTYPES and torch.__version__ >= (2, 12)
 
 
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float) -> Tensor:

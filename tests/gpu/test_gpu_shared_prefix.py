@@ -95,6 +95,24 @@ def test_variable_length_attention_at_the_3b_models_shape():
     assert relative(mine, wanted) < 2e-2
 
 
+@pytest.mark.parametrize("head", [80, 72])
+def test_variable_length_attention_of_the_vision_towers(head):
+    """Heads of Qwen2.5-VL and of Qwen3-VL; windows of 64 patches with cut ones between, and a whole image."""
+    from mars.actor.vision_attention import attend_batched, segment_attention
+
+    noise, lengths = torch.Generator().manual_seed(7), [64, 64, 32, 64, 16, 1280]
+    ends = torch.tensor([0, *lengths], dtype=torch.int32, device="cuda").cumsum(0, dtype=torch.int32)
+    inputs = [torch.randn(sum(lengths), 16, head, generator=noise).cuda() for _ in range(3)]
+
+    def segments(*tensors):
+        rows = (x.transpose(0, 1).unsqueeze(0) for x in tensors)
+        return segment_attention(None, *rows, None, cu_seq_lens_q=ends, max_length_q=1280, scaling=head**-0.5)[0][0]
+
+    wanted = outputs(lambda q, k, v: attend_batched(q, k, v, ends, head**-0.5), inputs, torch.float32)
+    assert relative(outputs(segments, inputs, torch.bfloat16), wanted) < 2e-2
+    assert relative(outputs(segments, inputs, torch.float32), wanted) < 1e-5
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     from tiny_world import TinyWorld
