@@ -34,11 +34,12 @@ class Question:
 
 
 def count_questions(record: Any) -> int:
-    """How many questions a record asks: as many as its conversation has answers, else one."""
+    """How many questions a record asks: as many as its conversation has answers, one more if it ends unanswered."""
     turns = record.get("conversations") if isinstance(record, dict) else None
     if not isinstance(turns, list):
         return 1
-    return max(sum(isinstance(turn, dict) and _role(turn) == "assistant" for turn in turns), 1)
+    roles = [_role(turn) if isinstance(turn, dict) else None for turn in turns]
+    return max(roles.count("assistant") + (roles[-1:] == ["user"]), 1)
 
 
 def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Question:

@@ -19,7 +19,7 @@ from mars.data.convert.records import RecordFile, read_record_files
 from mars.data.convert.splits import belongs, split_names, split_of
 from mars.data.images import BadImage, probe_size
 from mars.data.problems import RowError
-from mars.data.rows import WRAPPED_TRUTH, confined_path, encodings_of
+from mars.data.rows import WRAPPED_TRUTH, confined_path, encodings_of, source_names
 from mars.data.views import MARKER
 from mars.errors import DataError
 
@@ -76,6 +76,8 @@ def question_set(
     rules: the set's, or those of each file where a folder holds several sets.
     Raises DataError where files cannot be read or the image root is no folder.
     """
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder; give the set's JSON file, or the folder that holds it")
     root = image_root or (source if source.is_dir() else source.parent)
     if not root.is_dir():
         raise DataError(f"--image-root: no such folder; got {root}; give the folder that holds the images")
@@ -147,9 +149,8 @@ def _read(item: Item, root: Path) -> ReadItem:
     if rules.tidy:
         texts[first] = _tidied(texts[first], question.instruction or "")
     truth, choices, texts[-1] = _truth_and_choices(question, texts[-1], rules)
-    names = question.extra.get("sources") or rules.sources(paths)
-    if not isinstance(names, list | tuple) or len(names) != len(paths):
-        raise RowError("sources", f"{len(paths)} images, sources named {names!r:.120}")
+    given = question.extra.get("sources")
+    names = source_names({"sources": list(rules.sources(paths)) if given is None else given}, len(paths))
     encodings = _encodings(question.extra, rules.depth, names, paths, root)
     columns = {
         "data_source": content.record.get("data_source") or rules.name,

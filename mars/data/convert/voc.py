@@ -31,6 +31,8 @@ def read_annotation(path: Path) -> Annotation:
         root = ElementTree.parse(path).getroot()
     except (OSError, SyntaxError, ValueError, LookupError) as error:
         raise RowError("annotation", f"{path}: cannot be read as XML: {error}") from error
+    if root.tag != "annotation":
+        raise RowError("annotation", f"{path}: the root must be <annotation>; got <{root.tag!s:.80}>")
     size = None
     if all((root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")):
         width, height = (_number(root, f"size/{side}", path) for side in ("width", "height"))

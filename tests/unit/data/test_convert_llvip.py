@@ -205,6 +205,7 @@ OUTSIDE_FILE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotatio
         (voc((1, 1, 4, 4), label="car"), "no_person"),
         ("<annotation><object>", "annotation"),
         ("", "annotation"),
+        ("<html><body>404</body></html>", "annotation"),
         (BILLION_LAUGHS, "annotation"),
         (OUTSIDE_FILE, "annotation"),
         (voc((1, 1, "nan", 4)), "annotation"),

@@ -117,6 +117,13 @@ def test_a_system_turn_holds_no_image(tmp_path, convert, pair):
     assert texts(rows[0]) == [("system", "Look."), ("user", "<image>\nA cup?")]
 
 
+def test_a_question_without_an_answer_is_counted(tmp_path, convert, pair):
+    records = [{"id": "a", "image": pair, "conversations": talk("A cup?", "Yes", "And a plate?", "No", "A fork?")}]
+    rows, card = convert("spatialqa", write(tmp_path / "src" / "t.json", records))
+    assert [row["extra_info"]["id"] for row in rows] == ["a-1", "a-2"]
+    assert card["splits"]["train"]["dropped_ids"] == {"prompt": ["t.json:0, question 3"]}
+
+
 # DEMON and M4-Instruct
 
 
@@ -335,6 +342,8 @@ def test_content_lists_and_further_columns_of_verls_rows(tmp_path, convert):
         ({"extra_info": {"encodings": ["depth_clip", "rgb"]}}, "image_bit_depth"),
         ({"extra_info": {"sources": ["one"]}}, "sources"),
         ({"extra_info": {"sources": ["one", "one"]}}, "sources"),
+        ({"extra_info": {"sources": [["one"], "two"], "encodings": {"one": "rgb"}}}, "sources"),
+        ({"extra_info": {"sources": "ab"}}, "sources"),
         ({"extra_info": {"box_space": "pixels"}}, "extra_info"),
         ({"extra_info": "none"}, "extra_info"),
         ({"extra_info": {"choices": ["x", "y"]}}, "truth"),
@@ -387,6 +396,12 @@ def test_a_refused_set_lists_every_bad_item(tmp_path, convert, spectra):
     with pytest.raises(DataError) as caught:
         convert("eval_json", write(tmp_path / "src" / "t.json", records), "--on-bad-sample", "error")
     assert all(f"t.json:{number} " in str(caught.value) for number in range(70))
+
+
+def test_a_source_that_is_not_there(tmp_path, convert):
+    for name in ("none.json", "none/set.json", "none"):
+        with pytest.raises(DataError, match=f"{name}: no such file or folder"):
+            convert("ocr_vqa", tmp_path / name)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, convert, spectra):
