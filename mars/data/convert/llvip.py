@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.data.convert.licences import LICENCES
+from mars.data.convert.output import check_unicode
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.convert.voc import pixel_box, read_annotation
 from mars.data.convert.write import WriteOptions, write_set
@@ -60,6 +61,7 @@ def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> P
     """
     if MARKER in options.question:
         raise DataError(f"the question must not hold {MARKER}; got {options.question!r}")
+    check_unicode({"--question": options.question})
     root = source.resolve()
     around = root if image_root is None else image_root.resolve()
     if not root.is_relative_to(around):

@@ -9,11 +9,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mars.errors import DataError
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
 
 CARD = "dataset.json"
+
+
+def check_unicode(texts: Mapping[str, str]) -> None:
+    """Raises DataError for what neither parquet nor the card can hold, such as a file's name in other bytes."""
+    for what, text in texts.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{what}: is not Unicode text; got {text!r:.200}; give another name") from error
 
 
 class RowFile:

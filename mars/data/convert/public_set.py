@@ -15,6 +15,12 @@ class Item:
     label: str
     content: Any
 
+    def __post_init__(self) -> None:
+        """Names of files may be anything; what messages and the card say is one line of Unicode text."""
+        if not self.label.isprintable():
+            shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in self.label)
+            object.__setattr__(self, "label", "".join(shown))
+
 
 @dataclass(frozen=True)
 class ReadItem:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.data.convert.digests import Digests
-from mars.data.convert.output import CARD, RowFile, write_card
+from mars.data.convert.output import CARD, RowFile, check_unicode, write_card
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.dataset import THREADS, TruthCheck, read_row
 from mars.data.files import StoredRow
@@ -65,6 +65,8 @@ def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, 
     Raises DataError if a split has no usable item, or has a bad one and `on_bad_sample` is "error", and
     EnvironmentProblem where `out` cannot be written.
     """
+    check_unicode({"--name": public.name, "--licence": public.licence, "OUT": str(out)})
+    check_unicode({f"split {name!r}": name for name in public.splits})
     try:
         return _write_set(public, out, options)
     except OSError as error:

@@ -290,6 +290,15 @@ def test_several_sets_can_have_one_image_root(source, tmp_path):
         llvip_set(source.root, tmp_path / "out", LlvipOptions())
 
 
+def test_scenes_whose_names_are_no_text(source, tmp_path):
+    for name in ("good", "a\nb", "x\udcff"):
+        source.scene(name, voc((1, 1, 4, 4)))
+    card = command(source, tmp_path / "out")
+    assert card["splits"]["train"]["dropped_ids"] == {"image_path": [r"a\nb", r"x\udcff"]}
+    with pytest.raises(DataError, match="--question: is not Unicode text"):
+        command(source, tmp_path / "out", "--question", "Who\udcff?")
+
+
 def test_all_missing_folders_come_at_once(source, tmp_path):
     picture(source.root / "infrared" / "train", "a.jpg")
     shutil.rmtree(source.root / "Annotations")

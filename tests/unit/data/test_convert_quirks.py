@@ -398,6 +398,24 @@ def test_a_refused_set_lists_every_bad_item(tmp_path, convert, spectra):
     assert all(f"t.json:{number} " in str(caught.value) for number in range(70))
 
 
+def test_names_that_are_no_text(tmp_path, convert):
+    good = {"problem": "<image>Who?", "answer": "x", "images": ["images/0.jpg"]}
+    views(tmp_path / "src", 1)
+    source = write(tmp_path / "src" / "rows.json", [good])
+    for options in (("--name", "\udcff"), ("--licence", "\udcff")):
+        with pytest.raises(DataError, match=rf"{options[0]}: is not Unicode text"):
+            convert("jsonl", source, *options)
+    source.rename(tmp_path / "src" / "r\udcff.json")
+    with pytest.raises(DataError, match=r"split .*: is not Unicode text"):
+        convert("jsonl", tmp_path / "src", "--name", "mine")
+    assert not (tmp_path / "out").exists()
+    write(tmp_path / "src" / "a\nb.json", [good])
+    (tmp_path / "src" / "r\udcff.json").unlink()
+    (tmp_path / "src" / "images" / "0.jpg").unlink()
+    with pytest.raises(DataError, match=r"a\\nb\.json:0 +image_missing "):
+        convert("jsonl", tmp_path / "src")
+
+
 def test_a_source_that_is_not_there(tmp_path, convert):
     for name in ("none.json", "none/set.json", "none"):
         with pytest.raises(DataError, match=f"{name}: no such file or folder"):
