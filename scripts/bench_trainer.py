@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import torch
 from bench.machine import busy_share, machine_facts
+from bench.speed import measured_rates
 from bench.summary import rounded
 from bench.trainer_cases import (
     LAYOUTS,
@@ -68,7 +69,7 @@ def main() -> int:
     options = parse_options()
     torch.set_num_threads(options.threads)
     machine = machine_facts() | {"threads": options.threads, "cpu_busy_at_start": busy_share()}
-    rates = {"operations_per_second": operations_per_second(), "bytes_per_second": bytes_per_second()}
+    rates = measured_rates()
     report: dict[str, Any] = {"settings": vars(options) | {"picture": str(options.picture)}, "machine": machine | rates}
     report["models"] = {name: bench_model(name, options, rates) for name in options.models}
     report["checks"] = checks(report["models"].get("mid", {}))
@@ -222,28 +223,6 @@ def _status_mib(field: str) -> float:
 def in_own_process(function: Callable[..., float], *args: Any) -> float:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
-
-
-def operations_per_second() -> float:
-    """Of the best of several products of matrices as large as those of the mid model."""
-    one, other = torch.randn(2048, 512), torch.randn(512, 1536)
-    return 2.0 * 2048 * 512 * 1536 / _best_seconds(lambda: one @ other)
-
-
-def bytes_per_second() -> float:
-    """Of the best of several copies that no cache holds: every byte is read once and written once."""
-    source = torch.ones(2**26)
-    target = torch.empty_like(source)
-    return 2.0 * source.numel() * source.element_size() / _best_seconds(lambda: target.copy_(source))
-
-
-def _best_seconds(work: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(8):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def say(text: str) -> None:

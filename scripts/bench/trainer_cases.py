@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from bench.trainer_floor import Work, group_pairs, language_work, row_pairs, vision_work
+from bench.trainer_floor import FORWARD_AND_BACKWARD, Work, group_pairs, language_work, row_pairs, vision_work
 from torch import Tensor
 
 from mars.actor.batch import ForwardBatch, forward_batch
@@ -131,8 +131,8 @@ def case_work(case: Case, layout: Layout, policy: PolicyModel, num_forwards: int
     else:
         tokens, pairs = case.group * case.prompt + scored, row_pairs(case.prompt, responses)
     images = NUM_IMAGES * (case.group if layout == "naive" else num_forwards)
-    vision = vision_work(policy.backbone.model.visual, case.side).times(images)
-    return language_work(policy.backbone, tokens, pairs, scored) + vision
+    vision = vision_work(policy.backbone.model.visual, case.side, images, FORWARD_AND_BACKWARD)
+    return language_work(policy.backbone, tokens, pairs, scored, FORWARD_AND_BACKWARD) + vision
 
 
 def _with_own_images(prompt: Prompt, row: int) -> Prompt:

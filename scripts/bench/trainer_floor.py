@@ -1,22 +1,25 @@
-"""What the trainer's forward and backward cannot do without: operations and bytes. Arithmetic only, no clock."""
+"""What forward and backward cannot do without: operations and bytes. Arithmetic only, no clock."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 FLOAT_BYTES = 4
+FORWARD = 1
 # Backward multiplies twice as often as forward: for the gradients of the inputs and of the weights.
-PASSES = 3
+FORWARD_AND_BACKWARD = 3
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one forward with its backward. operations: multiplications and additions of all matrix products.
+    """operations: multiplications and additions of all matrix products.
 
-    bytes: every weight and every input and output of a linear layer moved once in each of the three passes.
+    bytes: every weight and every input and output of a linear layer moved once in each pass: FORWARD is one,
+    FORWARD_AND_BACKWARD three.
     """
 
     operations: float
@@ -56,46 +59,53 @@ def window_pairs(height: int, width: int, window: int) -> int:
     return sum((h * w) ** 2 for h in heights for w in widths)
 
 
-def linear_work(module: nn.Module, tokens: int) -> Work:
-    """Of all linear layers in `module`, each over `tokens` inputs."""
+def linear_work(module: nn.Module, tokens: int, passes: int) -> Work:
+    """Of all linear layers in `module`, each over `tokens` inputs at once."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     weights = sum(layer.weight.numel() for layer in layers)
     moved = sum(tokens * (layer.in_features + layer.out_features) + layer.weight.numel() for layer in layers)
-    return Work(PASSES * 2.0 * weights * tokens, PASSES * FLOAT_BYTES * float(moved))
+    return Work(passes * 2.0 * weights * tokens, passes * FLOAT_BYTES * float(moved))
 
 
-def attention_work(width: int, pairs: int, layers: int) -> Work:
+def attention_work(width: int, pairs: int, layers: int, passes: int) -> Work:
     """width: heads times their size. Scores and weighted values; what they move is in the linear layers' bytes."""
-    return Work(PASSES * 4.0 * width * pairs * layers, 0.0)
+    return Work(passes * 4.0 * width * pairs * layers, 0.0)
 
 
-def vision_work(visual: nn.Module, side: int) -> Work:
-    """Of one square image of side * side patches in Qwen2.5-VL's tower."""
-    config, patches = visual.config, side * side
+def vision_work(visual: nn.Module, side: int, images: int, passes: int) -> Work:
+    """Of so many square images of side * side patches in Qwen2.5-VL's tower, all at once."""
+    config, patches = visual.config, images * side * side
     window = config.window_size // config.patch_size
     full = len(config.fullatt_block_indexes)
-    pairs = full * patches**2 + (config.depth - full) * window_pairs(side, side, window)
+    pairs = images * (full * side**4 + (config.depth - full) * window_pairs(side, side, window))
     # Nothing needs the gradient of the pixels.
-    embedding = Work((PASSES - 1) * 2.0 * visual.patch_embed.proj.weight.numel() * patches, 0.0)
-    merged = patches // config.spatial_merge_size**2
+    embedding = Work(max(passes - 1, FORWARD) * 2.0 * visual.patch_embed.proj.weight.numel() * patches, 0.0)
     return (
         embedding
-        + linear_work(visual.blocks, patches)
-        + attention_work(config.hidden_size, pairs, layers=1)
-        + linear_work(visual.merger, merged)
+        + linear_work(visual.blocks, patches, passes)
+        + attention_work(config.hidden_size, pairs, 1, passes)
+        + linear_work(visual.merger, patches // config.spatial_merge_size**2, passes)
     )
 
 
-def language_work(backbone: nn.Module, tokens: int, pairs: int, scored: int) -> Work:
-    """tokens through the decoder, `pairs` in each attention, `scored` of them through the head."""
+def language_work(backbone: nn.Module, tokens: int, pairs: int, scored: int, passes: int) -> Work:
+    """tokens through the decoder at once, `pairs` in each attention, `scored` of them through the head."""
     decoder = backbone.model.language_model
-    config = decoder.config
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return (
-        linear_work(decoder, tokens)
-        + attention_work(config.num_attention_heads * head_size, pairs, config.num_hidden_layers)
-        + linear_work(backbone.lm_head, scored)
+        linear_work(decoder, tokens, passes)
+        + decoder_attention(decoder.config, pairs, passes)
+        + linear_work(backbone.lm_head, scored, passes)
     )
+
+
+def decoder_attention(config: Any, pairs: int, passes: int) -> Work:
+    """`pairs` in each layer. config: the decoder's."""
+    return attention_work(config.num_attention_heads * head_size(config), pairs, config.num_hidden_layers, passes)
+
+
+def head_size(config: Any) -> int:
+    """Of the decoder's attention."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def floor_seconds(work: Work, operations_per_second: float, bytes_per_second: float) -> float:

@@ -29,10 +29,10 @@ def test_pairs_are_those_of_the_masks():
 
 
 def test_work_of_a_layer_by_hand():
-    work = floor.linear_work(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), tokens=7)
+    work = floor.linear_work(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), tokens=7, passes=3)
     assert work.operations == 3 * 2 * (15 + 10) * 7
     assert work.bytes == 3 * 4 * (7 * (3 + 5) + 15 + 7 * (5 + 2) + 10)
-    assert floor.attention_work(width=4, pairs=10, layers=2).operations == 3 * 4 * 4 * 10 * 2
+    assert floor.attention_work(width=4, pairs=10, layers=2, passes=3).operations == 3 * 4 * 4 * 10 * 2
     assert floor.floor_seconds(floor.Work(100.0, 30.0), 50.0, 10.0) == 3.0
     assert floor.floor_seconds(floor.Work(100.0, 30.0), 25.0, 10.0) == 4.0
 
@@ -71,10 +71,10 @@ def test_the_floor_has_the_products_that_torch_counts(policies, layout):
     work = case_work(SMALL, layout, policy, len(batches)).operations
     attention = work - (counter.get_total_flops() - again)
     pairs = floor.group_pairs(131, [5] * 3) if layout == "shared_prefix" else floor.row_pairs(131, [5] * 3)
-    text = floor.attention_work(config.hidden_size, pairs, config.num_hidden_layers).operations
+    text = floor.attention_work(config.hidden_size, pairs, config.num_hidden_layers, 3).operations
     vision = policy.backbone.config.vision_config
     images = 6 if layout == "naive" else 2
-    seen = images * floor.attention_work(vision.hidden_size, 64**2, vision.depth).operations  # windows of 64 patches
+    seen = images * floor.attention_work(vision.hidden_size, 64**2, vision.depth, 3).operations  # windows of 64 patches
     assert attention == pytest.approx(text + seen, rel=1e-6)
 
 
