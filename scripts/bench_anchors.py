@@ -27,7 +27,7 @@ from bench.machine import busy_share, machine_facts
 from bench.process import ContenderFailed
 from bench.summary import check, intervals, rounded, stage_seconds
 from bench.training import Done, Job, run_job, step_settings
-from bench.workload import SOURCES, rows_file
+from bench.workload import IMAGE_SIZE, SOURCES, rows_file
 
 KINDS = ("none", "mono", "leave_one_out")
 TIME_TARGET = 0.95  # mono / none at the same number of rollouts
@@ -74,7 +74,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mars_bench_", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         num_prompts = options.steps * step_settings().data.prompts_per_step
-        workload = make_workload(folder, num_prompts, sorted(set(options.sources)))
+        workload = make_workload(folder, num_prompts, [(n, IMAGE_SIZE) for n in sorted(set(options.sources))])
         for number in range(options.rounds):
             for place, variant in enumerate(everything):
                 job = _job(variant, folder, folder / f"run_{number}_{place}", options)

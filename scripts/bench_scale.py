@@ -1,4 +1,4 @@
-"""Time and memory of a step over the number of samples, prompts and sources, and over many steps.
+"""Time and memory of a step over the number of samples, prompts and sources, the size of images, and many steps.
 
     python scripts/bench_scale.py --picture bench_scale.png > bench_scale.json
     python scripts/bench_scale.py --sweeps samples --long-steps 0
@@ -17,40 +17,59 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from bench.launch import LAUNCHES, make_workload, say
 from bench.machine import busy_share, machine_facts
-from bench.memory import WINDOW, Memory, growth, is_ours, memory_of_child
+from bench.memory import WINDOW, Memory, growth, is_ours, memory_of_child, processor_seconds_of_child
 from bench.process import ContenderFailed
 from bench.summary import check, intervals, rounded, stage_seconds
-from bench.training import Done, Job, run_job
-from bench.workload import rows_file
+from bench.training import Done, Job, run_job, step_settings
+from bench.workload import IMAGE_SIZE, prompt_tokens, rows_file
 
 GROWTH_TARGET = 0.02
+DRIVER_MEMORY_TARGET = 1.02  # the driver's, largest / smallest over samples and over image sizes
+DRIVER_SECONDS_TARGET = 2.0  # its time in a step, largest / smallest over image sizes: 6 ms, which jitter by a third
+DRIVER_SAMPLES_TARGET = 1.0  # its time for a rollout, with the most samples of a prompt / with the fewest
 FLAT_FROM = 20  # step
 
 
 @dataclass(frozen=True)
 class Point:
-    """samples: rollouts of a prompt. prompts: of a step. sources: images of a prompt."""
+    """samples: rollouts of a prompt. prompts: of a step. sources: images of a prompt. image_side: their pixels."""
 
     samples: int
     prompts: int
     sources: int
+    image_side: int = IMAGE_SIZE
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.sources, self.image_side
 
     def overrides(self) -> tuple[str, ...]:
+        """Images are processed in full size, and prompts have room for them.
+
+        They are not decoded at the start, which the driver does in eight threads: steps are what is looked at.
+        """
+        settings = step_settings()
+        tokens = max(prompt_tokens(*self.shape), settings.data.max_prompt_tokens)
+        longest = max(tokens + settings.rollout.max_response_tokens, settings.rollout.max_model_len)
         return (
             f"rollout.samples_per_prompt={self.samples}",
             f"data.prompts_per_step={self.prompts}",
             f"actor.prompts_per_update={self.prompts}",
+            "data.decode_at_start=false",
+            f"data.max_image_pixels={self.image_side**2}",
+            f"data.max_prompt_tokens={tokens}",
+            f"rollout.max_model_len={longest}",
         )
 
 
 BASE = Point(samples=8, prompts=16, sources=2)
-SWEEPS = {"samples": (4, 8, 16), "prompts": (8, 16, 32), "sources": (1, 2, 4)}
-QUICK = {"samples": (2, 4), "prompts": (2, 4), "sources": (1, 2)}
+SWEEPS = {"samples": (4, 8, 16), "prompts": (8, 16, 32), "sources": (1, 2, 4), "image_side": (112, 224, 448)}
+QUICK = {"samples": (2, 4), "prompts": (2, 4), "sources": (1, 2), "image_side": (112, 224)}
 Memories = Sequence[Mapping[str, Memory]]
 
 
@@ -60,21 +79,26 @@ def main() -> int:
     points = sweep_points(base, {name: (QUICK if options.quick else SWEEPS)[name] for name in options.sweeps})
     machine = machine_facts() | {"cpu_busy_at_start": busy_share()}
     settings = vars(options) | {"picture": str(options.picture), "base": asdict(base)}
-    report: dict[str, Any] = {"settings": settings, "failures": []}
+    report: dict[str, Any] = {"settings": settings, "workload": {}, "failures": []}
     with tempfile.TemporaryDirectory(prefix="mars_bench_", ignore_cleanup_errors=True) as folder:
-        runner = Runner(Path(folder), options.launch, options.timeout, report["failures"])
-        distinct = dict.fromkeys(point for sweep in points.values() for point in sweep)
-        num_rows = max([base.prompts * options.long_steps, *(p.prompts * options.steps for p in distinct)])
-        sources = sorted({base.sources, *(point.sources for point in distinct)})
-        report["workload"] = make_workload(Path(folder), num_rows, sources)
+        runner = Runner(_made(folder, "sweeps"), options.launch, options.timeout, report["failures"])
+        distinct = list(dict.fromkeys(point for sweep in points.values() for point in sweep))
+        if distinct:
+            # As many rows for each: they are in the driver's memory.
+            num_rows = max(point.prompts * options.steps for point in distinct)
+            shapes = sorted({point.shape for point in distinct})
+            report["workload"]["sweeps"] = make_workload(runner.folder, num_rows, shapes)
         found = {point: runner.run(point, options.steps, options.warm_up) for point in distinct}
         if options.long_steps:
+            runner = replace(runner, folder=_made(folder, "long"))
+            num_rows = base.prompts * options.long_steps
+            report["workload"]["long_run"] = make_workload(runner.folder, num_rows, [base.shape])
             report["steps"] = runner.run_long(base, options.long_steps, options.warm_up)
     report["sweeps"] = {
         name: [{name: getattr(point, name)} | found[point] for point in sweep if found[point]]
         for name, sweep in points.items()
     }
-    report["checks"] = checks(report.get("steps"))
+    report["checks"] = checks(report["sweeps"], report.get("steps"))
     report["machine"] = machine | {"cpu_busy_at_end": busy_share()}
     if options.picture is not None:
         from bench.scale_picture import draw
@@ -83,6 +107,12 @@ def main() -> int:
     json.dump(rounded(report), sys.stdout, indent=2)
     print()
     return 1 if report["failures"] else 0
+
+
+def _made(folder: str, name: str) -> Path:
+    path = Path(folder) / name
+    path.mkdir()
+    return path
 
 
 def parse_options() -> argparse.Namespace:
@@ -126,32 +156,47 @@ class Runner:
 
     def run_long(self, point: Point, num_steps: int, warm_up: int) -> dict[str, Any]:
         found = self._train(point, num_steps)
-        return long_report(*found, warm_up) if found else {}
+        return long_report(*found[:2], warm_up) if found else {}
 
-    def _train(self, point: Point, num_steps: int) -> tuple[Done, Memories] | None:
-        name = f"samples_{point.samples}_prompts_{point.prompts}_sources_{point.sources}_steps_{num_steps}"
+    def _train(self, point: Point, num_steps: int) -> tuple[Done, Memories, list[float]] | None:
+        """The run, and after each step the memory of its processes and the driver's processor seconds so far."""
+        name = "_".join(f"{key}_{value}" for key, value in asdict(point).items()) + f"_steps_{num_steps}"
         special = (*LAUNCHES[self.launch], *point.overrides())
-        rows = rows_file(point.sources)
+        rows = rows_file(*point.shape)
         memories: list[dict[str, Memory]] = []
+        driver: list[float] = []
+
+        def look(_: int) -> None:
+            seconds, memory = processor_seconds_of_child(), memory_of_child()
+            if seconds is not None and memory:
+                driver.append(seconds)
+                memories.append(memory)
+
         job = Job(name, special, self.folder, rows, self.folder / name, num_steps, self.timeout)
         try:
-            done = run_job(job, lambda _: memories.extend(filter(None, [memory_of_child()])))
+            done = run_job(job, look)
         except ContenderFailed as failure:
             self.failures.append({"run": name, "reason": str(failure)})
             say(str(failure))
             return None
         say(f"{name}: {median(intervals(done.ends, 1)):.3f} s per step")
-        return done, memories
+        return done, memories, driver
 
 
-def point_report(point: Point, done: Done, memories: Memories, warm_up: int) -> dict[str, Any]:
-    """Medians over the steps after the warm-up; the highest memory of each process."""
+def point_report(point: Point, done: Done, memories: Memories, driver: Sequence[float], warm_up: int) -> dict[str, Any]:
+    """Medians over the steps after the warm-up; the resident and the highest memory of each process.
+
+    driver: its processor seconds since its start, after each step.
+    """
     seconds = median(intervals(done.ends, warm_up))
     names = dict.fromkeys(name for memory in memories for name in memory)
+    later = {name: [memory[name].rss for memory in memories[warm_up:] if name in memory] for name in names}
     return {
         "seconds_per_step": seconds,
         "milliseconds_per_rollout": 1000 * seconds / (point.prompts * point.samples),
         "stages": stage_seconds(done.rows[warm_up:]),
+        "driver_processor_seconds": fmean(intervals(driver, warm_up)),  # the clock has ticks of 10 ms
+        "memory_mib": {name: median(values) for name, values in later.items() if values},
         "peak_memory_mib": {name: max(m[name].peak for m in memories if name in m) for name in names},
     }
 
@@ -174,12 +219,27 @@ def long_report(done: Done, memories: Memories, warm_up: int) -> dict[str, Any]:
     }
 
 
-def checks(steps: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Resident memory of every process of ours, over the long run."""
-    if not steps:
-        return {}
-    found = {name: value for name, value in steps["growth"]["rss"].items() if is_ours(name)}
-    return {f"{name} rss growth": check(value, GROWTH_TARGET) for name, value in found.items()}
+def checks(sweeps: Mapping[str, Sequence[Mapping[str, Any]]], steps: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The driver over samples and image sizes, and resident memory of every process of ours over the long run.
+
+    The driver reads the answers, so that its time grows with the samples, but not for each of them; it sees no image.
+    """
+    found = {}
+    samples, sides = (sweeps.get(name, []) for name in ("samples", "image_side"))
+    for name, points in (("samples", samples), ("image_side", sides)):
+        if len(points) > 1:
+            peaks = [point["peak_memory_mib"]["driver"] for point in points]
+            found[f"driver peak memory over {name}"] = check(max(peaks) / min(peaks), DRIVER_MEMORY_TARGET)
+    if len(samples) > 1:
+        first, *_, last = [point["stages"]["driver"] / point["samples"] for point in samples]
+        found["driver seconds of a rollout over samples"] = check(last / first, DRIVER_SAMPLES_TARGET)
+    if len(sides) > 1:
+        seconds = [point["stages"]["driver"] for point in sides]
+        found["driver seconds over image_side"] = check(max(seconds) / min(seconds), DRIVER_SECONDS_TARGET)
+    if steps:
+        grown = {name: value for name, value in steps["growth"]["rss"].items() if is_ours(name)}
+        found |= {f"{name} rss growth": check(value, GROWTH_TARGET) for name, value in grown.items()}
+    return found
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from bench.machine import busy_share, machine_facts
 from bench.process import ContenderFailed
 from bench.summary import Run, check, contender_report, ratio, rounded
 from bench.training import step_settings
-from bench.workload import NUM_SOURCES
+from bench.workload import IMAGE_SIZE, NUM_SOURCES
 
 RATIO_TARGETS = {("ours_ray", TRL): 0.6, ("ours_anchored", "ours_ray"): 0.95}
 LAUNCH_TARGETS = {"ours_ray": 25.0, "ours_local": 15.0, "ours_anchored": 25.0}  # seconds
@@ -52,7 +52,7 @@ def main() -> int:
             timeout=options.timeout,
         )
         num_prompts = plan.num_steps * step_settings().data.prompts_per_step
-        workload = make_workload(plan.folder, num_prompts, [NUM_SOURCES])
+        workload = make_workload(plan.folder, num_prompts, [(NUM_SOURCES, IMAGE_SIZE)])
         for number in range(options.rounds):
             for contender in options.contenders:
                 try:

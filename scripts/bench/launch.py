@@ -18,11 +18,14 @@ LAUNCHES: Mapping[str, tuple[str, ...]] = {
 """Overrides of the experiment."""
 
 
-def make_workload(folder: Path, num_prompts: int, num_sources: Sequence[int]) -> dict[str, Any]:
-    """Model and rows in `folder`, by a process of its own: this one stays small while others are timed."""
+def make_workload(folder: Path, num_prompts: int, shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Model and rows in `folder`, by a process of its own: this one stays small while others are timed.
+
+    shapes: (images of a prompt, pixels of their sides), a file of rows for each.
+    """
     say("making the workload")
     done = subprocess.run(
-        [sys.executable, "-m", "bench.workload", str(folder), str(num_prompts), *map(str, num_sources)],
+        [sys.executable, "-m", "bench.workload", str(folder), str(num_prompts), *(f"{n}x{side}" for n, side in shapes)],
         env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
         stdout=subprocess.PIPE,
         check=True,

@@ -41,6 +41,17 @@ def memory_of_child() -> dict[str, Memory]:
     return named(found, driver.pid)
 
 
+def processor_seconds_of_child() -> float | None:
+    """Of the driver of that run alone, all its threads, since its start; None if it has just ended."""
+    for driver in psutil.Process().children():
+        try:
+            times = driver.cpu_times()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            return None
+        return times.user + times.system
+    return None
+
+
 def named(processes: Iterable[tuple[int, str, Memory]], driver: int) -> dict[str, Memory]:
     """(pid, command line, memory) of processes -> memory by name.
 

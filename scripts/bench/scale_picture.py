@@ -15,7 +15,12 @@ from bench.summary import STAGES
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-_TITLES = {"samples": "samples of a prompt (G)", "prompts": "prompts of a step", "sources": "sources of a prompt"}
+_TITLES = {
+    "samples": "samples of a prompt (G)",
+    "prompts": "prompts of a step",
+    "sources": "sources of a prompt",
+    "image_side": "side of an image, pixels",
+}
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
@@ -44,8 +49,9 @@ def _stages(axis: Axes, name: str, points: Sequence[Mapping[str, Any]]) -> None:
             axis.bar(places, seconds, bottom=below, label=stage, width=0.6)
         below = [a + b for a, b in zip(below, seconds, strict=True)]
     first = points[0]
-    proportional = [first["seconds_per_step"] * point[name] / first[name] for point in points]
-    axis.plot(places, proportional, "k--", linewidth=1, label="in proportion")
+    if name != "image_side":  # its prompts have some of their tokens from the image, in proportion to its area
+        proportional = [first["seconds_per_step"] * point[name] / first[name] for point in points]
+        axis.plot(places, proportional, "k--", linewidth=1, label="in proportion")
     axis.set_xticks(places, [str(point[name]) for point in points])
     axis.set(title=_TITLES[name], ylabel="seconds per step")
     axis.legend(fontsize=7)

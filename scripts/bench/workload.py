@@ -8,37 +8,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-IMAGE_SIZE = 112  # pixels
+IMAGE_SIZE = 112  # pixels of a side, where nothing else is said; a multiple of PATCH_SIZE, as every side here
+PATCH_SIZE = 28  # pixels of a side that become one token
 TEXT_TOKENS = 95  # of a prompt without its images
-IMAGE_TOKENS = 18  # of one image: (112 / 28) squared, and one before and after them
 SOURCES = ("visible", "infrared", "depth", "radar", "left")
 NUM_SOURCES = 2  # of a prompt, where nothing else is said
 SEED = 0
 MODEL_FOLDER = "model"
 
 
-def prompt_tokens(num_sources: int) -> int:
-    """Of every prompt with so many images. Example: 2 -> 95 + 2 * 18 = 131."""
-    return TEXT_TOKENS + num_sources * IMAGE_TOKENS
+def prompt_tokens(num_sources: int, image_side: int = IMAGE_SIZE) -> int:
+    """Of every prompt with so many images; each has one token before and after its own.
+
+    Example: 2 images of 112 pixels -> 95 + 2 * (16 + 2) = 131.
+    """
+    return TEXT_TOKENS + num_sources * ((image_side // PATCH_SIZE) ** 2 + 2)
 
 
-def rows_file(num_sources: int) -> str:
-    return f"rows_{num_sources}.parquet"
+def rows_file(num_sources: int, image_side: int = IMAGE_SIZE) -> str:
+    return f"rows_{num_sources}_{image_side}.parquet"
 
 
 ROWS_FILE = rows_file(NUM_SOURCES)
 
 
-def write_workload(folder: Path, num_prompts: int, num_sources: Sequence[int]) -> dict[str, Any]:
-    """Model, images and a file of `num_prompts` rows for each number of sources. Returns the facts a reader needs.
+Shape = tuple[int, int]
+"""The images of a prompt: how many, and the pixels of their sides."""
+
+
+def write_workload(folder: Path, num_prompts: int, shapes: Sequence[Shape]) -> dict[str, Any]:
+    """Model, images and a file of `num_prompts` rows for each shape. Returns the facts a reader needs.
 
     Every step has prompts of its own: an image cache helps within a step only, as it would on a large data set.
     """
     num_parameters = _write_model(folder / MODEL_FOLDER)
-    for number in num_sources:
-        _write_rows(folder, num_prompts, number)
-    lengths = [prompt_tokens(number) for number in num_sources]
-    return {"parameters": num_parameters, "prompt_tokens": lengths, "image_pixels": IMAGE_SIZE}
+    for shape in shapes:
+        _write_rows(folder, num_prompts, *shape)
+    prompts = [{"images": n, "image_side": side, "tokens": prompt_tokens(n, side)} for n, side in shapes]
+    return {"parameters": num_parameters, "rows": num_prompts, "prompts": prompts}
 
 
 def _write_model(folder: Path) -> int:
@@ -69,22 +76,22 @@ def _write_model(folder: Path) -> int:
     return sum(weight.numel() for weight in weights.values())
 
 
-def _write_rows(folder: Path, num_prompts: int, num_sources: int) -> None:
+def _write_rows(folder: Path, num_prompts: int, num_sources: int, side: int) -> None:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL import Image
 
     random = np.random.default_rng(SEED)
-    sources, images = list(SOURCES[:num_sources]), Path(f"images_{num_sources}")
+    sources, images = list(SOURCES[:num_sources]), Path(f"images_{num_sources}_{side}")
     (folder / images).mkdir()
     question = _question_writer(folder / MODEL_FOLDER, num_sources)
     rows = []
     for index in range(num_prompts):
         paths = [str(images / f"{index:05d}_{source}.png") for source in sources]
         for path in paths:
-            pixels = random.integers(0, 256, (IMAGE_SIZE // 8, IMAGE_SIZE // 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST).save(folder / path)
+            pixels = random.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST).save(folder / path)
         rows.append(
             {
                 "data_source": "bench",
@@ -94,11 +101,14 @@ def _write_rows(folder: Path, num_prompts: int, num_sources: int) -> None:
                 "extra_info": {"sources": sources},
             }
         )
-    pq.write_table(pa.Table.from_pylist(rows), folder / rows_file(num_sources))
+    pq.write_table(pa.Table.from_pylist(rows), folder / rows_file(num_sources, side))
 
 
 def _question_writer(model: Path, num_sources: int):
-    """index -> a question about it, filled up so that every prompt has exactly `prompt_tokens` tokens."""
+    """index -> a question about it, filled up so that every prompt has exactly `prompt_tokens` tokens.
+
+    The text is the same whatever the size of the images.
+    """
     from mars.data.chat import PromptEncoder, prompt_length
     from mars.types import Message
 
@@ -106,7 +116,7 @@ def _question_writer(model: Path, num_sources: int):
 
     def length(text: str) -> int:
         ids = encoder.encode((Message("user", "<image>" * num_sources + text),), num_sources)
-        return prompt_length(ids, [IMAGE_TOKENS - 2] * num_sources)
+        return prompt_length(ids, [(IMAGE_SIZE // PATCH_SIZE) ** 2] * num_sources)
 
     def question(index: int) -> str:
         text = f"Scene {index}: what do the two images show? "
@@ -123,6 +133,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the benchmark's model and data; print facts as JSON.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("num_prompts", type=int)
-    parser.add_argument("num_sources", type=int, nargs="*", choices=range(1, len(SOURCES) + 1), default=[NUM_SOURCES])
+    parser.add_argument("shapes", nargs="+", help="images of a prompt x pixels of their sides: 2x112")
     arguments = parser.parse_args()
-    print(json.dumps(write_workload(arguments.folder, arguments.num_prompts, arguments.num_sources)))
+    images = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes]
+    print(json.dumps(write_workload(arguments.folder, arguments.num_prompts, images)))

@@ -18,11 +18,12 @@ from bench import workload  # noqa: E402
 from bench.launch import LAUNCHES  # noqa: E402
 from bench.memory import Memory, growth, is_ours, memory_of_child, named  # noqa: E402
 from bench.process import run_process  # noqa: E402
-from bench.training import BENCH, Done, Job, job_overrides  # noqa: E402
+from bench.training import BENCH, Done, Job, job_overrides, step_settings  # noqa: E402
 from bench_anchors import Variant, engine_work, variants  # noqa: E402
 from bench_scale import Point, long_report, point_report, sweep_points  # noqa: E402
 
 from mars.config.load import load_config  # noqa: E402
+from mars.data.images import ImageBudget, num_image_tokens, probe_size  # noqa: E402
 
 
 def mib(*values):
@@ -111,11 +112,15 @@ def timings(gen, **others):
 def test_a_point_of_a_sweep():
     memories = [{"driver": mib(1, 1, 5)}, {"driver": mib(2, 1, 6), "engine 0": mib(9, 9, 9)}, {"driver": mib(1, 1, 6)}]
     done = a_run([8.0, 2.0, 4.0], [timings(9.0), timings(9.0), timings(1.0), timings(3.0)])
-    report = point_report(Point(samples=5, prompts=3, sources=2), done, memories, warm_up=2)
+    report = point_report(Point(samples=5, prompts=3, sources=2), done, memories, [7.0, 7.5, 7.75, 7.8], warm_up=1)
+    assert report["driver_processor_seconds"] == pytest.approx(0.8 / 3)
+    report = point_report(Point(samples=5, prompts=3, sources=2), done, memories, [7.0, 7.5, 7.75], warm_up=2)
     assert report["seconds_per_step"] == 3.0
     assert report["milliseconds_per_rollout"] == 200.0
     assert report["stages"]["gen"] == 2.0
     assert report["peak_memory_mib"] == {"driver": 6.0, "engine 0": 9.0}
+    assert report["memory_mib"]["driver"] == 1.0  # after the warm-up
+    assert report["driver_processor_seconds"] == pytest.approx(0.25)
 
 
 def test_a_long_run_and_its_checks():
@@ -128,16 +133,41 @@ def test_a_long_run_and_its_checks():
     assert report["memory_mib"]["rss"]["trainer 0"] == [100.0] * 29 + [103.0] * 10
     assert report["growth"]["rss"] == pytest.approx({"driver": 0.0, "trainer 0": 0.03, "ray": 0.03})
     assert report["growth"]["uss"]["trainer 0"] == pytest.approx(0.02)
-    found = bench_scale.checks(report)
+    found = bench_scale.checks({}, report)
     assert {name: check["met"] for name, check in found.items()} == {
         "driver rss growth": True,
         "trainer 0 rss growth": False,
     }
-    assert bench_scale.checks(None) == bench_scale.checks({}) == {}
+    assert bench_scale.checks({}, None) == bench_scale.checks({"samples": []}, {}) == {}
 
 
-def config_of(special, tmp_path, sources=2):
-    job = Job("name", (*LAUNCHES["local"], *special), tmp_path, workload.rows_file(sources), tmp_path / "run", 7, 60.0)
+def test_checks_of_the_driver_over_samples_and_image_sizes():
+    def points(name, values, peaks, seconds):
+        return [
+            {name: value, "peak_memory_mib": {"driver": peak, "engine 0": 99.0 * value}, "stages": {"driver": second}}
+            for value, peak, second in zip(values, peaks, seconds, strict=True)
+        ]
+
+    sweeps = {
+        "samples": points("samples", [4, 8, 16], [400.0, 404.0, 402.0], [0.008, 0.016, 0.016]),
+        "image_side": points("image_side", [112, 448], [400.0, 420.0], [0.008, 0.010]),
+        "sources": points("sources", [1, 2], [400.0, 900.0], [1.0, 9.0]),
+    }
+    found = {
+        name: (pytest.approx(check["value"]), check["met"]) for name, check in bench_scale.checks(sweeps, None).items()
+    }
+    assert found == {
+        "driver peak memory over samples": (1.01, True),
+        "driver peak memory over image_side": (1.05, False),
+        "driver seconds of a rollout over samples": (0.5, True),
+        "driver seconds over image_side": (1.25, True),
+    }
+    assert bench_scale.checks({"image_side": sweeps["image_side"][:1]}, None) == {}
+
+
+def config_of(special, tmp_path, sources=2, side=112):
+    rows = workload.rows_file(sources, side)
+    job = Job("name", (*LAUNCHES["local"], *special), tmp_path, rows, tmp_path / "run", 7, 60.0)
     return load_config("train", job_overrides(job), [str(BENCH)])
 
 
@@ -147,11 +177,27 @@ def test_a_sweep_varies_one_number_and_the_settings_follow(tmp_path):
     config = config_of(Point(4, 32, 5).overrides(), tmp_path, sources=5)
     assert (config.rollout.samples_per_prompt, config.data.prompts_per_step) == (4, 32)
     assert config.actor.prompts_per_update == 32
-    assert config.data.train_files == [str(tmp_path / "rows_5.parquet")]
+    assert config.data.train_files == [str(tmp_path / "rows_5_112.parquet")]
     assert (config.run.num_steps, config.anchor.kind) == (7, "none")
     longest = workload.prompt_tokens(len(workload.SOURCES))
     assert longest <= config.data.max_prompt_tokens
     assert longest + config.rollout.max_response_tokens <= config.rollout.max_model_len
+
+
+@pytest.mark.parametrize("side", [112, 224, 448])
+def test_images_are_processed_in_full_and_prompts_have_room_for_them(tmp_path, side):
+    (point,) = sweep_points(bench_scale.BASE, {"image_side": [side]})["image_side"]
+    config = config_of(point.overrides(), tmp_path, side=side)
+    budget = ImageBudget(config.data.min_image_pixels, config.data.max_image_pixels, 14, 2)
+    tokens = num_image_tokens((side, side), budget)
+    assert tokens == (side // 28) ** 2
+    assert workload.prompt_tokens(2, side) == 95 + 2 * (tokens + 2) <= config.data.max_prompt_tokens
+    assert config.data.max_prompt_tokens + config.rollout.max_response_tokens <= config.rollout.max_model_len
+    assert config.data.train_files == [str(tmp_path / f"rows_2_{side}.parquet")]
+    if point == bench_scale.BASE:  # what the other sweeps vary stays the benchmark's step
+        settings = step_settings()
+        assert config.rollout.max_model_len == settings.rollout.max_model_len
+        assert config.data.max_image_pixels == settings.data.max_image_pixels
 
 
 def test_variants_have_equal_numbers_of_rollouts(tmp_path):
@@ -225,10 +271,14 @@ def test_both_pictures_are_drawn(tmp_path):
     from bench import anchors_picture, scale_picture
 
     done = a_run([2.0, 4.0], [timings(1.0)] * 3)
-    point = point_report(Point(4, 2, 1), done, [{"driver": mib(1, 1, 1)}], warm_up=1)
+    point = point_report(Point(4, 2, 1), done, [{"driver": mib(1, 1, 1)}] * 3, [1.0, 2.0, 3.0], warm_up=1)
     memories = [{"driver": mib(1, 1, 1), "ray": mib(1, 1, 1)}] * 39
     report = {
-        "sweeps": {"samples": [{"samples": 4} | point, {"samples": 8} | point], "prompts": []},
+        "sweeps": {
+            "samples": [{"samples": 4} | point, {"samples": 8} | point],
+            "prompts": [],
+            "image_side": [{"image_side": side} | point for side in (112, 224)],
+        },
         "steps": json.loads(json.dumps(long_report(a_run([1.0] * 38, []), memories, warm_up=1))),
     }
     scale_picture.draw(report, tmp_path / "scale.png")
@@ -238,8 +288,8 @@ def test_both_pictures_are_drawn(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("num_sources", [1, 3])
-def test_every_prompt_of_the_workload_has_the_length_it_says(tmp_path, num_sources):
+@pytest.mark.parametrize(("num_sources", "side"), [(1, 112), (3, 112), (2, 224)])
+def test_every_prompt_of_the_workload_has_the_length_it_says(tmp_path, num_sources, side):
     from pyarrow import parquet
 
     from mars.actor.tiny import build_tiny
@@ -247,14 +297,15 @@ def test_every_prompt_of_the_workload_has_the_length_it_says(tmp_path, num_sourc
     from mars.types import Message
 
     build_tiny(tmp_path / workload.MODEL_FOLDER, seed=0)
-    workload._write_rows(tmp_path, 3, num_sources)
-    rows = parquet.read_table(tmp_path / workload.rows_file(num_sources)).to_pylist()
+    workload._write_rows(tmp_path, 3, num_sources, side)
+    rows = parquet.read_table(tmp_path / workload.rows_file(num_sources, side)).to_pylist()
     encoder = PromptEncoder.from_pretrained(str(tmp_path / workload.MODEL_FOLDER))
     for row in rows:
         assert len(row["images"]) == len(row["extra_info"]["sources"]) == num_sources
         assert all((tmp_path / path).is_file() for path in row["images"])
         ids = encoder.encode((Message("user", row["prompt"][0]["content"]),), num_sources)
-        tokens = (workload.IMAGE_SIZE // 28) ** 2
-        assert prompt_length(ids, [tokens] * num_sources) == workload.prompt_tokens(num_sources)
+        assert all(probe_size(str(tmp_path / path), "rgb", path) == (side, side) for path in row["images"])
+        tokens = (side // 28) ** 2
+        assert prompt_length(ids, [tokens] * num_sources) == workload.prompt_tokens(num_sources, side)
     assert len({path for row in rows for path in row["images"]}) == 3 * num_sources
     assert workload.prompt_tokens(2) == 131
