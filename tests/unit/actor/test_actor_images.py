@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from tiny_world import GRPO
@@ -22,8 +23,8 @@ def batch(world, pictures):
     return world.batch(prompts, per_update=2, tokens_per_forward=60)
 
 
-def trainer_of(world, process):
-    return FsdpTrainer(world.settings(objective=GRPO), world.rules, Rendezvous(0, 1, None, 60.0), process)
+def trainer_of(world, process, objective=GRPO):
+    return FsdpTrainer(world.settings(objective=objective), world.rules, Rendezvous(0, 1, None, 60.0), process)
 
 
 def in_the_order_of_forwards(batch):
@@ -51,6 +52,25 @@ def test_each_prompt_is_processed_once_in_the_order_of_the_forwards_by_a_thread_
     assert len(threads() - before) == 1
     trainer.close()
     assert threads() - before == set()
+
+
+def test_old_reference_and_update_passes_share_what_was_processed(world, batch):
+    """Three passes over the second update, two over the first; each prompt's images are processed once."""
+    processed, forwards = [], []
+
+    def process(ids, images):
+        processed.append(images)
+        return world.processor.process(ids, images)
+
+    trainer = trainer_of(world, process, replace(GRPO, kl_coefficient=0.1))
+    for name in ("_policy", "_reference"):
+        getattr(trainer, name).register_forward_pre_hook(lambda *_, name=name: forwards.append(name))
+    trainer.update(batch)
+    trainer.close()
+    in_update = [len(plan.ranks[0]) for plan in batch.updates]
+    assert forwards.count("_policy") == sum(in_update) + in_update[1]
+    assert forwards.count("_reference") == sum(in_update)
+    assert sorted(processed, key=str) == sorted((prompt.images for prompt in batch.prompts), key=str)
 
 
 def test_the_first_forward_runs_before_the_last_image_is_there(world, batch):
