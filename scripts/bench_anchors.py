@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -26,8 +26,8 @@ from bench.launch import LAUNCHES, make_workload, say
 from bench.machine import busy_share, machine_facts
 from bench.process import ContenderFailed
 from bench.summary import check, intervals, rounded, stage_seconds
-from bench.training import Done, Job, run_job, step_settings
-from bench.workload import IMAGE_SIZE, SOURCES, rows_file
+from bench.training import Done, Job, job_overrides, run_job, step_settings
+from bench.workload import IMAGE_SIZE, MODEL_FOLDER, SOURCES, rows_file
 
 KINDS = ("none", "mono", "leave_one_out")
 TIME_TARGET = 0.95  # mono / none at the same number of rollouts
@@ -86,14 +86,18 @@ def main() -> int:
                 else:
                     seconds = median(intervals(runs[variant][-1].ends, options.warm_up))
                     say(f"round {number + 1}: {variant.name}: {seconds:.3f} s per step")
-    done = {variant: found for variant, found in runs.items() if found}
+        done = {variant: found for variant, found in runs.items() if found}
+        rates, floors = _floors(done, folder, options)
     report = {
         "settings": vars(options) | {"picture": str(options.picture)},
         "workload": workload,
-        "variants": {variant.name: variant_report(found, options.warm_up) for variant, found in done.items()},
+        "variants": {
+            variant.name: variant_report(found, options.warm_up) | {"floor": floors[variant.name]}
+            for variant, found in done.items()
+        },
         "checks": checks(done, options.warm_up),
         "failures": failures,
-        "machine": machine | {"cpu_busy_at_end": busy_share()},
+        "machine": machine | rates | {"cpu_busy_at_end": busy_share()},
     }
     if options.picture is not None:
         from bench.anchors_picture import draw
@@ -141,6 +145,19 @@ def _job(variant: Variant, folder: Path, run_dir: Path, options: argparse.Namesp
     return Job(
         variant.name, special, folder, rows_file(variant.sources), run_dir, options.steps, options.timeout
     )  # fmt: skip
+
+
+def _floors(
+    variants: Iterable[Variant], folder: Path, options: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """At the end: this process is small while others are timed, and the floors need torch."""
+    from bench.step_floor import measured_floors
+
+    runs = {
+        variant.name: (job_overrides(_job(variant, folder, folder, options)), (variant.sources, IMAGE_SIZE))
+        for variant in variants
+    }
+    return measured_floors(runs, folder / MODEL_FOLDER)
 
 
 def variant_report(runs: Sequence[Done], warm_up: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How long a training step takes, and where the time goes; beside the same step in TRL's GRPOTrainer.
 
-    python scripts/bench_step.py > bench.json
+    python scripts/bench_step.py --picture bench_step.png > bench_step.json
     python scripts/bench_step.py --contenders ours_ray trl --rounds 5
 
 Every contender runs in a fresh process, in turns, on a workload made for the purpose. One JSON object goes to stdout,
@@ -21,13 +21,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.contenders import CONTENDERS, TRL, Plan, run_contender
+from bench.contenders import CONTENDERS, OURS, TRL, Plan, overrides, run_contender
 from bench.launch import make_workload, say
 from bench.machine import busy_share, machine_facts
 from bench.process import ContenderFailed
 from bench.summary import Run, check, contender_report, ratio, rounded
 from bench.training import step_settings
-from bench.workload import IMAGE_SIZE, NUM_SOURCES
+from bench.workload import IMAGE_SIZE, MODEL_FOLDER, NUM_SOURCES
 
 RATIO_TARGETS = {("ours_ray", TRL): 0.6, ("ours_anchored", "ours_ray"): 0.95}
 LAUNCH_TARGETS = {"ours_ray": 25.0, "ours_local": 15.0, "ours_anchored": 25.0}  # seconds
@@ -63,18 +63,23 @@ def main() -> int:
                 else:
                     _say_result(runs[contender][-1], number)
         help_seconds = _help_seconds()
-    machine |= {"load_average_at_end": os.getloadavg(), "cpu_busy_at_end": busy_share()}
+        rates, floors = _floors(plan, [contender for contender in OURS if runs.get(contender)])
+    machine |= rates | {"load_average_at_end": os.getloadavg(), "cpu_busy_at_end": busy_share()}
     busiest = max([machine["cpu_busy_at_start"], *(run.cpu_busy_before for found in runs.values() for run in found)])
     machine["quiet"] = busiest <= BUSY_SHARE
     done = {contender: found for contender, found in runs.items() if found}
     report = {
-        "settings": vars(options),
+        "settings": vars(options) | {"picture": str(options.picture)},
         "workload": workload,
-        "contenders": {contender: contender_report(found) for contender, found in done.items()},
+        "contenders": {name: contender_report(found) | floors.get(name, {}) for name, found in done.items()},
         "checks": checks(done, help_seconds),
         "failures": failures,
         "machine": machine,
     }
+    if options.picture is not None:
+        from bench.step_picture import draw
+
+        draw(report, options.picture)
     json.dump(rounded(report), sys.stdout, indent=2)
     print()
     return 1 if failures else 0
@@ -104,10 +109,21 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--trl-threads", type=int, default=2)
     parser.add_argument("--trl-sequences-per-forward", type=int, default=64, help="must divide 128")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a process may take")
+    parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
     options = parser.parse_args()
     if options.rounds < 1 or not 1 <= options.warm_up < options.steps:
         parser.error("needs 1 round or more, and 1 <= warm-up < steps")
     return options
+
+
+def _floors(plan: Plan, names: Sequence[str]) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """At the end: this process is small while others are timed, and the floors need torch."""
+    from bench.step_floor import measured_floors
+
+    images = (NUM_SOURCES, IMAGE_SIZE)
+    runs = {name: (overrides(name, plan, plan.folder / name), images) for name in names}
+    rates, floors = measured_floors(runs, plan.folder / MODEL_FOLDER)
+    return rates, {name: {"floor": floor} for name, floor in floors.items()}
 
 
 def _help_seconds() -> float:

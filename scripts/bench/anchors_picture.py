@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ matplotlib.use("Agg")
 
 from bench.summary import STAGES
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 _TOKENS = {"computed_prompt_tokens": "prompt tokens computed", "response_tokens": "response tokens"}
 _IMAGES = {"distinct_images": "distinct images", "encoder_runs": "encoder runs"}
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Seconds per stage, tokens and images of the engine, one bar for each variant. Writes a PNG file."""
+    """Seconds per stage (its floor in black), tokens and images of the engine, a bar per variant. Writes a PNG file."""
     variants = report["variants"]
     places = list(range(len(variants)))
     figure, (seconds, tokens, images) = plt.subplots(
@@ -29,6 +30,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         values = [variant["stages"][stage] for variant in variants.values()]
         if any(values):
             seconds.barh(places, values, left=left, label=stage)
+            _floors(seconds, variants.values(), stage, left)
         left = [a + b for a, b in zip(left, values, strict=True)]
     left = [0.0] * len(places)
     for key, label in _TOKENS.items():
@@ -42,6 +44,14 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     seconds.invert_yaxis()
     for axis, label in ((seconds, "seconds"), (tokens, "tokens of the engine"), (images, "images")):
         axis.set_xlabel(f"{label} per step")
-        axis.legend(fontsize=8)
+        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # a label once
+        axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _floors(axis: Axes, variants: Iterable[Mapping[str, Any]], stage: str, left: Sequence[float]) -> None:
+    """Thin bars where those of the stage begin."""
+    floors = [variant.get("floor", {}).get(stage, {}).get("floor_seconds", 0.0) for variant in variants]
+    if any(floors):
+        axis.barh(range(len(floors)), floors, left=left, height=0.3, color="black", label="floor")

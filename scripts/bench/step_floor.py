@@ -1,0 +1,178 @@
+"""What the stages of a step cannot do without: operations and bytes, counted from the settings of the run.
+
+Generation and update multiply matrices, the weight sync moves bytes; the other stages do neither. docs/performance.md
+explains the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench.speed import measured_rates
+from bench.trainer_floor import (
+    FLOAT_BYTES,
+    FORWARD,
+    FORWARD_AND_BACKWARD,
+    Work,
+    causal_pairs,
+    decoder_attention,
+    floor_seconds,
+    group_pairs,
+    head_size,
+    language_work,
+    vision_work,
+)
+from bench.training import BENCH
+from bench.workload import prompt_tokens
+from torch import nn
+
+from mars.config.load import load_config
+from mars.config.schema import TrainConfig
+
+Images = tuple[int, int]
+"""Of a prompt: how many, and the pixels of their sides."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Tokens of its prompt, those of its images included, and how many responses it gets."""
+
+    prompt: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """A step whose prompts are all alike.
+
+    views: of a prompt; the first one shows all its images and is trained on, the others are anchors. images: of a
+    prompt, squares of image_side pixels. response: tokens of every sample. ranks: of the trainer.
+    """
+
+    prompts: int
+    views: tuple[View, ...]
+    images: int
+    image_side: int
+    response: int
+    ranks: int
+
+
+def measured_floors(
+    runs: Mapping[str, tuple[Sequence[str], Images]], model: Path
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """Speed of one thread of this process, and the floor of each stage of each run by its name.
+
+    runs: the overrides of each, and the images of its prompts. model: the folder that all of them load.
+    """
+    torch.set_num_threads(1)
+    rates, backbone = measured_rates(), skeleton(model)
+    configs = {name: load_config("train", overrides, [str(BENCH)]) for name, (overrides, _) in runs.items()}
+    shapes = {name: step_shape(config, runs[name][1]) for name, config in configs.items()}
+    return rates, {name: floor_report(stage_works(backbone, shape), rates) for name, shape in shapes.items()}
+
+
+def step_shape(config: TrainConfig, images: Images) -> StepShape:
+    """Of prompts of the workload (bench/workload.py).
+
+    Example: two sources of 112 pixels, anchor=mono, 6 + 1 + 1 samples -> a view of 131 tokens, two of 113.
+    """
+    num_sources, image_side = images
+    shown = {"none": 0, "mono": 1, "leave_one_out": num_sources - 1}[config.anchor.kind]
+    multi = View(prompt_tokens(num_sources, image_side), config.rollout.samples_per_prompt)
+    anchor = View(prompt_tokens(shown, image_side), config.anchor.mono_samples_per_source)
+    return StepShape(
+        prompts=config.data.prompts_per_step,
+        views=(multi, *[anchor] * (num_sources if shown else 0)),
+        images=num_sources,
+        image_side=image_side,
+        response=config.rollout.max_response_tokens,
+        ranks=config.actor.num_workers,
+    )
+
+
+def skeleton(folder: Path) -> nn.Module:
+    """The model of a folder without its numbers: layers and their sizes."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+
+
+def stage_works(backbone: nn.Module, shape: StepShape) -> dict[str, Work]:
+    """By the names of `timing_s/*`."""
+    weights = sum(parameter.numel() for parameter in backbone.parameters())
+    return {
+        "gen": generation_work(backbone, shape),
+        "update_actor": update_work(backbone, shape),
+        # The engine has weights of its own: each is read once and written once.
+        "sync_weights": Work(0.0, 2.0 * FLOAT_BYTES * weights),
+    }
+
+
+def generation_work(backbone: nn.Module, shape: StepShape) -> Work:
+    """One engine, all samples at once: R forwards, the first over the prompts, the others over a token of each sample.
+
+    Each image passes the vision tower once and the prompt of each view the decoder once, for all its samples; it gives
+    their first token, and the last token is fed to nothing. Prompts share nothing with each other.
+    """
+    config = backbone.model.language_model.config
+    prompts = shape.prompts * len(shape.views)
+    tokens = shape.prompts * sum(view.prompt for view in shape.views)
+    pairs = shape.prompts * sum(causal_pairs(view.prompt) for view in shape.views)
+    samples = shape.prompts * sum(view.samples for view in shape.views)
+    fed = shape.response - 1
+    seen = shape.prompts * sum(view.samples * causal_pairs(fed, view.prompt) for view in shape.views)
+    return (
+        _vision(backbone, shape, shape.prompts * shape.images, FORWARD)
+        + language_work(backbone, tokens, pairs, prompts, FORWARD)
+        + language_work(backbone, samples, 0, samples, FORWARD).times(fed)
+        + decoder_attention(config, seen, FORWARD)
+        + Work(0.0, cache_token_bytes(config) * float(cache_reads(shape)))
+    )
+
+
+def update_work(backbone: nn.Module, shape: StepShape) -> Work:
+    """Of the rank with most groups, in one forward and backward: the prompt and its images once, all its responses."""
+    groups = -(-shape.prompts // shape.ranks)
+    multi = shape.views[0]
+    responses = [shape.response] * multi.samples
+    scored, pairs = groups * sum(responses), groups * group_pairs(multi.prompt, responses)
+    tokens = groups * multi.prompt + scored
+    return _vision(backbone, shape, groups * shape.images, FORWARD_AND_BACKWARD) + language_work(
+        backbone, tokens, pairs, scored, FORWARD_AND_BACKWARD
+    )
+
+
+def cache_reads(shape: StepShape) -> int:
+    """Tokens whose keys and values are read while responses are fed: a prompt's once for all its samples.
+
+    Example: prompt 5, 2 samples of 3 tokens, so 2 are fed: 2 * 5 + 2 * (1 + 2) = 16.
+    """
+    fed = shape.response - 1
+    return shape.prompts * sum(fed * view.prompt + view.samples * causal_pairs(fed) for view in shape.views)
+
+
+def cache_token_bytes(config: Any) -> int:
+    """Of the keys and values of one token in all layers. config: the decoder's."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config) * FLOAT_BYTES
+
+
+def floor_report(works: Mapping[str, Work], rates: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """rates: `measured_rates`."""
+    return {
+        stage: {
+            "operations": work.operations,
+            "bytes": work.bytes,
+            "floor_seconds": floor_seconds(work, rates["operations_per_second"], rates["bytes_per_second"]),
+        }
+        for stage, work in works.items()
+    }
+
+
+def _vision(backbone: nn.Module, shape: StepShape, images: int, passes: int) -> Work:
+    visual = backbone.model.visual
+    return vision_work(visual, shape.image_side // visual.config.patch_size, images, passes)
