@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 import numpy as np
 import torch
 from PIL import Image
+from transformers import AutoImageProcessor
 
+import mars.build
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.tiny import build_tiny
 from mars.actor.trainer import Rendezvous
@@ -83,6 +86,23 @@ def difference(trainer: FsdpTrainer, asked: list[RolloutRequest], answers) -> fl
         for completion, logprobs in zip(completions, trainer.logprobs(sequences), strict=True):
             worst = max(worst, max(abs(a - b) for a, b in zip(completion.logprobs, logprobs, strict=True)))
     return worst
+
+
+def count_image_work(model: Path) -> Counter[str]:
+    """How often images are decoded for an engine that is built after this, and processed by any model from now on."""
+    work, decode, kind = Counter(), mars.build.decode_image, type(AutoImageProcessor.from_pretrained(model))
+    preprocess = kind.preprocess
+
+    def counted_decode(ref: ImageRef):
+        work[f"decoded {ref.path} {ref.resized}"] += 1
+        return decode(ref)
+
+    def counted_preprocess(self, images, *arguments, **options):
+        work["processed"] += len(images) if isinstance(images, list | tuple) else 1
+        return preprocess(self, images, *arguments, **options)
+
+    mars.build.decode_image, kind.preprocess = counted_decode, counted_preprocess
+    return work
 
 
 def completions(engine, asked: list[RolloutRequest]) -> list[list[Completion]]:
@@ -163,12 +183,18 @@ def main(folder: Path, family: str) -> dict:
     asked = requests(encoder, pictures(folder, ImageBudget.from_pretrained(str(model), 784, 7840)))
     trainer = TrainerSpec(config, rules)(Rendezvous(0, 1, None, 60.0))
     fetch = lambda payload: iter(payload.items())  # noqa: E731
+    work = count_image_work(model)
     vllm = EngineSpec(config, rules, 3)(fetch)
     vllm._reads_ahead = True  # as in a process of its own
     hf_config = load_config("train", [*overrides, "rollout.engine=hf"], [])
     hf = EngineSpec(hf_config, rules, 3)(fetch)
     result = {}
+    work.clear()
     first, result["reuse"] = encoder_runs(vllm, asked)
+    result["image_work"] = {
+        "decoded": [n for key, n in work.items() if key != "processed"],
+        "processed": work["processed"],
+    }
     result["vllm_trainer"] = difference(trainer, asked, first)
     result["hf_trainer"] = difference(trainer, asked, completions(hf, asked))
     result["order_independent"] = ids(completions(vllm, asked[::-1]))[::-1] == ids(first)

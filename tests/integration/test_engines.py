@@ -38,6 +38,10 @@ def test_every_distinct_image_passes_the_vision_encoder_once(parity):
         assert 0.3 < hit_rate < 1
 
 
+def test_an_image_is_decoded_and_processed_once_for_all_views_and_samples(parity):
+    assert parity["image_work"] == {"decoded": [1, 1, 1, 1], "processed": 4}
+
+
 def test_samples_come_when_they_are_finished(parity):
     assert parity["as_finished"]
 
