@@ -1,31 +1,38 @@
 """What passes through the driver of a Ray job in a step: ids, numbers, texts and references, never tensors or pixels.
 
-The real `RayEngine` and `RayTrainer` with workers that are called in this process; every message is looked through.
+The real `RayEngine` and `RayTrainer` with workers that are called in this process; every message is looked through,
+and weighed as it would be pickled.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import random
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mars.actor.recorder import RecordingTrainer
 from mars.cluster import ray_trainer
 from mars.cluster.ray_engine import EngineWorker, RayEngine
 from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
+from mars.data.images import ImageBudget, num_image_tokens
 from mars.rollout.recorder import RecordingEngine
-from mars.types import Message, Prompt, Source, WeightUpdate
+from mars.types import ImageRef, Message, Prompt, Source, TrainBatch, WeightUpdate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from step_fakes import EOS, GRPO, IMAGE, one_step, parts, script
 from test_step import make_table
 
 PLAIN = (int, float, str, bool, type(None))
+BUDGET = ImageBudget(784, 1_003_520, 14, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +40,19 @@ class Reference:
     """Stands for an object in Ray's store: what it refers to does not travel with it."""
 
     value: object = dataclasses.field(repr=False)
+
+    def __reduce__(self):
+        return Reference, (None,)
+
+
+@dataclasses.dataclass
+class Traffic:
+    """kinds: the types in all messages. sent: bytes that the driver sent, its batches in the store included; received:
+    bytes that came back to it."""
+
+    kinds: set[type] = dataclasses.field(default_factory=set)
+    sent: int = 0
+    received: int = 0
 
 
 def look_through(message, found: set[type]) -> None:
@@ -54,8 +74,8 @@ def look_through(message, found: set[type]) -> None:
 class Wire:
     """A worker group whose calls are done when they are made, over a wire that is tapped."""
 
-    def __init__(self, worker_class, built, seen: set[type]) -> None:
-        self._seen = seen
+    def __init__(self, worker_class, built, traffic: Traffic) -> None:
+        self._traffic = traffic
         self._workers = []
         for field, value in built:
             worker = object.__new__(worker_class)
@@ -72,20 +92,27 @@ class Wire:
             return type("Call", (), {"remote": lambda *arguments: self._wire.call(call, *arguments)})
 
     def call(self, call, *arguments):
-        look_through(arguments, self._seen)
+        self._send(arguments)
         result = call(*(a.value if isinstance(a, Reference) else a for a in arguments))  # as Ray does it
-        look_through(result, self._seen)
-        return result
+        return self._receive(result)
+
+    def _send(self, message) -> None:
+        look_through(message, self._traffic.kinds)
+        self._traffic.sent += len(pickle.dumps(message))
+
+    def _receive(self, message):
+        look_through(message, self._traffic.kinds)
+        self._traffic.received += len(pickle.dumps(message))
+        return message
 
     def results(self, references, call, timeout_s=None):
         return list(references)
 
     def streams(self, method, arguments):
         for i, (worker, argument) in enumerate(zip(self._workers, arguments, strict=True)):
-            look_through(argument, self._seen)
+            self._send(argument)
             for message in getattr(worker, method)(argument):
-                look_through(message, self._seen)
-                yield i, message
+                yield i, self._receive(message)
 
 
 class HeavyTrainer(RecordingTrainer):
@@ -95,31 +122,46 @@ class HeavyTrainer(RecordingTrainer):
         return WeightUpdate(super().publish_weights().version, {"weight": torch.zeros(1000, 1000)})
 
 
-@pytest.fixture
-def traffic(monkeypatch):
-    """The types of all messages of a step on two engines and two ranks, and the parts."""
-    seen: set[type] = set()
-    monkeypatch.setattr(ray_trainer.ray, "put", Reference)
-    sources = (Source("s0", IMAGE), Source("s1", IMAGE))
+def step_on_wires(monkeypatch, image: ImageRef, samples: int = 4):
+    """A step of four prompts, each with the image twice, on two engines and two ranks:
+    (traffic, engines, trainers, result)."""
+    traffic = Traffic()
+
+    def put(value):
+        if isinstance(value, TrainBatch):  # the driver's; weights are put into the store by the worker that has them
+            traffic.sent += len(pickle.dumps(value))
+        return Reference(value)
+
+    monkeypatch.setattr(ray_trainer.ray, "put", put)
+    sources = (Source("s0", image), Source("s1", image))
     question = (Message("user", "<image><image>Where?"),)
     prompts = [
         Prompt(f"p{i}", f"rows:{i}", "test", question, sources, "yes", extra_info={"name": f"p{i}"}) for i in range(4)
     ]
     engines = [RecordingEngine(script, [EOS]) for _ in range(2)]
     trainers = [HeavyTrainer(GRPO) for _ in range(2)]
+    made = parts(make_table(prompts, random.Random(0), samples), samples=samples, kl_in_reward=0.1)
+    length = lambda r: len(r.prompt_token_ids) + sum(num_image_tokens(i.size, BUDGET) for i in r.images)  # noqa: E731
     made = dataclasses.replace(
-        parts(make_table(prompts, random.Random(0)), kl_in_reward=0.1),
-        engine=RayEngine(Wire(EngineWorker, [("_engine", engine) for engine in engines], seen)),
-        trainer=RayTrainer(Wire(TrainerWorker, [("_trainer", trainer) for trainer in trainers], seen)),
+        made,
+        engine=RayEngine(Wire(EngineWorker, [("_engine", engine) for engine in engines], traffic)),
+        trainer=RayTrainer(Wire(TrainerWorker, [("_trainer", trainer) for trainer in trainers], traffic)),
+        prompt_length=length,
+        collate=partial(made.collate, prompt_length=length, tokens_per_forward=10_000),
+        scoring_batch=partial(made.scoring_batch, prompt_length=length, tokens_per_forward=10_000),
     )
-    result = one_step(made, prompts)
-    return seen, engines, trainers, result
+    return traffic, engines, trainers, one_step(made, prompts)
 
 
-def test_no_tensor_passes_through_the_driver(traffic):
-    seen, engines, trainers, _ = traffic
-    assert Reference in seen, "weights and batches are sent by reference"
-    assert {"RolloutRequest", "FinishedSample", "UpdateStats", "WeightUpdate"} <= {kind.__name__ for kind in seen}
+@pytest.fixture
+def step(monkeypatch):
+    return step_on_wires(monkeypatch, IMAGE)
+
+
+def test_no_tensor_passes_through_the_driver(step):
+    traffic, engines, trainers, _ = step
+    assert Reference in traffic.kinds, "weights and batches are sent by reference"
+    assert {"RolloutRequest", "FinishedSample", "UpdateStats", "WeightUpdate"} <= {k.__name__ for k in traffic.kinds}
     assert all(len(trainer.batches) == 1 for trainer in trainers)
     look_through(trainers[0].batches, set())  # what the driver put into the store itself
     look_through(trainers[0].scored, set())
@@ -127,8 +169,33 @@ def test_no_tensor_passes_through_the_driver(traffic):
         assert isinstance(engine.updates[0].payload, Reference)
 
 
-def test_what_the_step_hands_on_holds_no_tensor(traffic):
-    *_, result = traffic
+def test_the_size_of_images_does_not_show_in_the_traffic(monkeypatch, tmp_path):
+    """Files of 1 and 3,000 kB; to the driver they are two numbers each."""
+    noise, weighed = np.random.default_rng(0), []
+    for side in (16, 1000):
+        path = tmp_path / f"{side:03d}.png"
+        Image.fromarray(noise.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+        weighed.append((path.stat().st_size, step_on_wires(monkeypatch, ImageRef(str(path), (side, side)))[0]))
+    (small_file, small), (large_file, large) = weighed
+    assert large_file > 2000 * small_file
+    assert small.sent <= large.sent <= 1.01 * small.sent
+    assert small.received == large.received
+    assert large.sent + large.received < large_file / 100
+
+
+def test_samples_cost_the_driver_their_tokens_and_no_image(monkeypatch, tmp_path):
+    """Requests say how many samples are wanted; what comes back and is trained on grows with the answers alone."""
+    long_name = ImageRef(str(tmp_path / ("x" * 200)), (28, 28))
+    few, many = (step_on_wires(monkeypatch, long_name, samples)[0] for samples in (2, 12))
+    plain_few, plain_many = (step_on_wires(monkeypatch, IMAGE, samples)[0] for samples in (2, 12))
+    of_names = few.sent - plain_few.sent
+    assert of_names > 1000
+    assert many.sent - plain_many.sent == of_names, "an image is named as often, however many samples see it"
+    assert many.received == plain_many.received
+
+
+def test_what_the_step_hands_on_holds_no_tensor(step):
+    *_, result = step
     look_through([result.metrics, list(result.rollouts), result.state], set())
 
 
