@@ -113,7 +113,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--sources", type=int, nargs="+", choices=range(2, len(SOURCES) + 1), default=[2, 3])
     parser.add_argument("--rollouts", type=int, default=8, help="of a prompt, all views together (G)")
     parser.add_argument("--anchor-samples", type=int, default=1, help="of each source (m)")
-    parser.add_argument("--response-tokens", type=int, nargs="+", default=[24, 64], help="of every response")
+    parser.add_argument("--response-tokens", type=int, nargs="+", default=[24, 128], help="of every response")
     parser.add_argument("--launch", choices=LAUNCHES, default="ray", help="workers on Ray, or all in one process")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, in turns")
     parser.add_argument("--steps", type=int, default=12, help="steps of each run, warm-up included")

@@ -37,12 +37,16 @@ FLAT_FROM = 20  # step
 
 @dataclass(frozen=True)
 class Point:
-    """samples: rollouts of a prompt. prompts: of a step. sources: images of a prompt. image_side: their pixels."""
+    """samples: rollouts of a prompt. prompts: of a step. sources: images of a prompt. image_side: their pixels.
+
+    anchor: what one more response to each mono view, or to each view that leaves one out, is sampled for.
+    """
 
     samples: int
     prompts: int
     sources: int
     image_side: int = IMAGE_SIZE
+    anchor: str = "none"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,6 +61,7 @@ class Point:
         tokens = max(prompt_tokens(*self.shape), settings.data.max_prompt_tokens)
         longest = max(tokens + settings.rollout.max_response_tokens, settings.rollout.max_model_len)
         return (
+            f"anchor={self.anchor}",
             f"rollout.samples_per_prompt={self.samples}",
             f"data.prompts_per_step={self.prompts}",
             f"actor.prompts_per_update={self.prompts}",
@@ -75,7 +80,9 @@ Memories = Sequence[Mapping[str, Memory]]
 
 def main() -> int:
     options = parse_options()
-    base = replace(BASE, samples=2, prompts=2) if options.quick else BASE
+    base = replace(BASE, anchor=options.anchor)
+    if options.quick:
+        base = replace(base, samples=2, prompts=2)
     points = sweep_points(base, {name: (QUICK if options.quick else SWEEPS)[name] for name in options.sweeps})
     machine = machine_facts() | {"cpu_busy_at_start": busy_share()}
     settings = vars(options) | {"picture": str(options.picture), "base": asdict(base)}
@@ -118,6 +125,7 @@ def _made(folder: str, name: str) -> Path:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", nargs="*", choices=SWEEPS, default=list(SWEEPS))
+    parser.add_argument("--anchor", choices=("none", "mono", "leave_one_out"), default=BASE.anchor)
     parser.add_argument("--launch", choices=LAUNCHES, default="ray", help="workers on Ray, or all in one process")
     parser.add_argument("--steps", type=int, default=8, help="steps of each point of a sweep, warm-up included")
     parser.add_argument("--warm-up", type=int, default=3, help="first steps whose time does not count")

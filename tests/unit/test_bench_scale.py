@@ -175,6 +175,8 @@ def test_a_sweep_varies_one_number_and_the_settings_follow(tmp_path):
     points = sweep_points(Point(8, 16, 2), {"samples": (4, 32), "sources": (1, 5)})
     assert points == {"samples": [Point(4, 16, 2), Point(32, 16, 2)], "sources": [Point(8, 16, 1), Point(8, 16, 5)]}
     config = config_of(Point(4, 32, 5).overrides(), tmp_path, sources=5)
+    assert config.anchor.kind == "none"
+    assert config_of(Point(4, 32, 5, anchor="mono").overrides(), tmp_path, sources=5).anchor.kind == "mono"
     assert (config.rollout.samples_per_prompt, config.data.prompts_per_step) == (4, 32)
     assert config.actor.prompts_per_update == 32
     assert config.data.train_files == [str(tmp_path / "rows_5_112.parquet")]
