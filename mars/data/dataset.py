@@ -147,7 +147,8 @@ def undecodable(prompts: Sequence[Prompt]) -> list[Problem]:
                 found.append(Problem(prompt.row, f"image_{error.reason}", f"source {source.name}: {error}"))
         return found
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    # Decoding is work for the cores, and each thread holds an image.
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         decoded = progress(pool.map(problems_of, prompts), "Decoding images", len(prompts))
         return [problem for found in decoded for problem in found]
 
