@@ -16,7 +16,8 @@ from mars.types import Message, TokenRules
 ROLES = ("system", "user", "assistant")
 MEDIA_WORDS = ("image", "video", "vision", "audio")
 MEDIA_ID_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id")
-CACHED_PROMPTS = 16384
+# Views of a round and of the next are asked for several times; more would only fill memory, 1 kB and more for each.
+CACHED_PROMPTS = 4096
 
 
 class PromptEncoder:
