@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from mars.data.packs import packs_in_step, split_responses
+from mars.data.packs import at_least, packs_in_step, split_responses
 from mars.types import MicroBatch, TrainPrompt, UpdatePlan
 
 Row = tuple[int, int]
@@ -60,9 +60,10 @@ def plan_updates(
 
     packing: what a forward holds, and so what it costs. "naive": rows of a prompt and one response, padded to the
     longest. "shared_prefix": each prompt once, then its responses, without padding.
-    Whole prompts go to one rank, and a prompt's responses stay neighbours; only a prompt that alone exceeds
-    `tokens_per_forward` as a pack is split by responses. Fillers are added so that every rank runs equally many
-    forwards (FSDP's collectives wait for all) and no forward is without an image where another has one.
+    Whole prompts go to one rank, and a prompt's responses stay neighbours; as packs, a prompt is split by responses
+    where it alone exceeds `tokens_per_forward`, or where there are fewer prompts than ranks. Fillers are added so that
+    every rank runs equally many forwards (FSDP's collectives wait for all) and no forward is without an image where
+    another has one.
     A filler is the shortest row that shows an image.
 
     Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and
@@ -125,6 +126,7 @@ def _plan_packs(
         room = tokens_per_forward - opening_cost(index)
         split = split_responses(prompts[index].num_prompt_tokens, lengths, room)
         parts += [tuple((index, k) for k in places) for places in split]
+    parts = at_least(num_ranks, parts, lambda part: _cost(prompts, part))
     assignment = assign_to_ranks([_cost(prompts, part) for part in parts], num_ranks)
     parts_of_rank = [[parts[member] for member in members] for members in assignment]
     for mine in parts_of_rank:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+Rows = TypeVar("Rows", bound=Sequence[Any])
 
 
 def split_responses(prompt_tokens: int, response_tokens: Sequence[int], budget: int) -> list[range]:
@@ -22,6 +25,21 @@ def split_responses(prompt_tokens: int, response_tokens: Sequence[int], budget: 
             parts.append(range(place, place + 1))
             cost = prompt_tokens + tokens
     return parts
+
+
+def at_least(number: int, parts: Sequence[Rows], cost: Callable[[Rows], int]) -> list[Rows]:
+    """The parts, the dearest ones halved until there are `number` of them or every one is a single row.
+
+    Example: 3 parts from ["abc", "d"] at the cost of their length -> ["a", "bc", "d"].
+    """
+    found = list(parts)
+    while len(found) < number:
+        dearest = max(range(len(found)), key=lambda i: (len(found[i]) > 1, cost(found[i])))
+        rows = found[dearest]
+        if len(rows) == 1:
+            break
+        found[dearest : dearest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    return found
 
 
 def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -> list[list[int]]:

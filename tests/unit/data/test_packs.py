@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.data.balance import plan_updates
-from mars.data.packs import first_fit, packs_in_step, split_responses, spread
+from mars.data.packs import at_least, first_fit, packs_in_step, split_responses, spread
 from mars.types import ImageRef, MicroBatch, TrainPrompt, TrainResponse
 
 IMAGE = (ImageRef("a.png", (28, 28)),)
@@ -63,7 +63,7 @@ def test_any_plan_of_packs_holds_what_the_trainer_relies_on(prompts, per_update,
             # Over the budget only a single response (with its filler) is.
             assert len(weighted(micro)) <= 1 or pack_cost(prompts, micro.rows) <= budget
         for i, number_of_parts in parts.items():
-            if number_of_parts > 1:  # split only where it must be
+            if number_of_parts > 1 and len(parts) >= num_ranks:  # split only where it must be
                 whole = prompts[i].num_prompt_tokens + sum(len(r.token_ids) for r in prompts[i].responses)
                 assert whole + (0 if prompts[i].images else max(filler, default=0)) > budget or whole > budget
         homes = [{i for micro in rank for i, _ in weighted(micro)} for rank in one.ranks]
@@ -89,6 +89,20 @@ def test_parts_by_hand():
     assert split_responses(10, [3, 3, 4], 17) == [range(2), range(2, 3)]
     assert split_responses(10, [3, 3, 4], 20) == [range(3)]
     assert split_responses(10, [3, 30, 4], 17) == [range(1), range(1, 2), range(2, 3)]
+
+
+def test_no_rank_idles_while_a_group_can_be_halved():
+    assert at_least(3, ["abc", "d"], len) == ["a", "bc", "d"]
+    assert at_least(9, ["ab", "c"], len) == ["a", "b", "c"]
+    assert at_least(2, ["ab", "c", "d"], len) == ["ab", "c", "d"]
+    prompts = [make(10, [4] * 8), make(10, [2] * 8)]
+    (plan,) = plan_updates(prompts, 2, 4, 1000, "shared_prefix")
+    costs = [sum(pack_cost(prompts, weighted(micro)) for micro in micros) for micros in plan.ranks]
+    # Groups of 42 and 26: the first becomes 26 + 26, then one of these 18 + 18; no tie is broken by the second.
+    assert sorted(costs) == [18, 18, 26, 26]
+    assert sorted(row for micros in plan.ranks for micro in micros for row in weighted(micro)) == [
+        (i, k) for i in range(2) for k in range(8)
+    ]
 
 
 def test_first_fit_by_hand():
