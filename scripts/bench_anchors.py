@@ -30,6 +30,7 @@ from bench.training import Done, Job, job_overrides, run_job, step_settings
 from bench.workload import IMAGE_SIZE, MODEL_FOLDER, SOURCES, rows_file
 
 KINDS = ("none", "mono", "leave_one_out")
+PACKINGS = ("shared_prefix", "naive")
 TIME_TARGET = 0.95  # mono / none at the same number of rollouts
 Rows = Sequence[Mapping[str, Any]]
 
@@ -114,6 +115,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rollouts", type=int, default=8, help="of a prompt, all views together (G)")
     parser.add_argument("--anchor-samples", type=int, default=1, help="of each source (m)")
     parser.add_argument("--response-tokens", type=int, nargs="+", default=[24, 128], help="of every response")
+    parser.add_argument("--packing", choices=PACKINGS, default=PACKINGS[0], help="actor.packing of all variants")
     parser.add_argument("--launch", choices=LAUNCHES, default="ray", help="workers on Ray, or all in one process")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, in turns")
     parser.add_argument("--steps", type=int, default=12, help="steps of each run, warm-up included")
@@ -141,7 +143,7 @@ def variants(sources: Sequence[int], rollouts: int, anchor_samples: int, tokens:
 
 
 def _job(variant: Variant, folder: Path, run_dir: Path, options: argparse.Namespace) -> Job:
-    special = (*LAUNCHES[options.launch], *variant.overrides())
+    special = (*LAUNCHES[options.launch], *variant.overrides(), f"actor.packing={options.packing}")
     return Job(
         variant.name, special, folder, rows_file(variant.sources), run_dir, options.steps, options.timeout
     )  # fmt: skip
