@@ -160,7 +160,7 @@ def test_floors_of_the_anchors(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(step_floor, "measured_rates", lambda: {"operations_per_second": 1e9, "bytes_per_second": 1e9})
     (tmp_path / MODEL_FOLDER).symlink_to(tiny)
     variants = bench_anchors.variants([2, 3], rollouts=8, anchor_samples=1, tokens=[24])
-    options = SimpleNamespace(launch="ray", steps=3, timeout=60.0)
+    options = SimpleNamespace(launch="ray", packing="shared_prefix", steps=3, timeout=60.0)
     _, floors = bench_anchors._floors(variants, tmp_path, options)
     assert list(floors) == [variant.name for variant in variants]
     two, three = list(floors.values())[:3], list(floors.values())[3:]

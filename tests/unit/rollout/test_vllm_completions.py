@@ -8,7 +8,7 @@ import pytest
 
 from mars.rollout.encoder_counter import EncoderCounter
 from mars.rollout.engine import FinishedSample
-from mars.rollout.vllm_engine import _finished, _image_name, _num_drawn, _samples
+from mars.rollout.vllm_engine import _ended, _image_name, _num_drawn, _samples
 from mars.types import Completion, ImageRef, RolloutRequest, Sampling
 
 
@@ -24,28 +24,41 @@ def sample(index, ids, reason):
 
 def test_a_sample_keeps_its_place_and_its_numbers():
     requests = [request(1.0, 2), request(1.0, 3)]
-    (made,) = _samples(requests, 1, sample(2, [3, 4], "length"))
+    (made,) = _samples(requests, 1, [sample(2, [3, 4], "length")])
     assert made == FinishedSample(1, 2, Completion((3, 4), (-3.0, -4.0), "length"))
 
 
-def test_samples_that_have_just_begun_are_left_out():
-    begun, ended = sample(0, [3], None), sample(1, [5], "stop")
-    output = SimpleNamespace(outputs=[begun, ended])
-    assert _finished([output, SimpleNamespace(outputs=[begun])]) == [(output, ended)]
+def test_the_parts_of_a_sample_are_joined_in_order():
+    """vLLM hands out a sample's first token, and the rest when it ends."""
+    (made,) = _samples([request(1.0, 1)], 0, [sample(0, [3], None), sample(0, [4, 3], None), sample(0, [2], "stop")])
+    assert made.completion == Completion((3, 4, 3, 2), (-3.0, -4.0, -3.0, -2.0), "stop")
+
+
+def test_a_sample_is_handed_out_when_its_last_part_comes():
+    """Parts belong to a request and an index; others may come between them."""
+    first, other, alone = sample(0, [3], None), sample(1, [5], None), sample(0, [9], "stop")
+    last, other_last = sample(0, [4], "length"), sample(1, [6], "stop")
+    begun = {}
+    one, two = SimpleNamespace(request_id="1", outputs=[first, other]), SimpleNamespace(request_id="2", outputs=[alone])
+    assert list(_ended([one, two], begun)) == [(two, [alone])]
+    assert begun == {("1", 0): [first], ("1", 1): [other]}
+    end = SimpleNamespace(request_id="1", outputs=[other_last, last])
+    assert list(_ended([end], begun)) == [(end, [other, other_last]), (end, [first, last])]
+    assert begun == {}
 
 
 def test_greedy_samples_are_drawn_once_and_counted_as_often_as_asked():
     """vLLM refuses n > 1 without temperature; the engine still owes num_samples."""
     greedy = request(0.0, 3)
     assert (_num_drawn(greedy), _num_drawn(request(0.5, 3))) == (1, 3)
-    made = _samples([greedy], 0, sample(0, [3], "stop"))
+    made = _samples([greedy], 0, [sample(0, [3], "stop")])
     assert made == [FinishedSample(0, k, Completion((3,), (-3.0,), "stop")) for k in range(3)]
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition"])
 def test_a_sample_that_ended_in_no_regular_way_is_an_error(reason):
     with pytest.raises(RuntimeError, match=f"prompt p: {reason}"):
-        _samples([request(1.0, 1)], 0, sample(0, [3], reason))
+        _samples([request(1.0, 1)], 0, [sample(0, [3], reason)])
 
 
 def test_an_image_has_one_name_and_no_other_image_has_it():
