@@ -34,10 +34,13 @@ def run(
     config_dir: ConfigDirs = None,
 ) -> None:
     """Accuracy of Multi, Mono per source and Union, and the information gain, with intervals."""
+    from mars.errors import ConfigError
     from mars.results.disk import check_writable
 
     if out is not None:
         check_writable(out, "--out")
+        if out.resolve() == Path(files).resolve():
+            raise ConfigError(f"--out: {out} is the file of questions, which would be overwritten; give another file")
     config = _config(model, files, overrides or [], config_dir or [])
     from mars.cluster.environment import building
 
@@ -89,12 +92,12 @@ def score(
     response_size: ResponseSize = None,
 ) -> None:
     """Both scorers' Multi, Mono per source, Union, information gain and conflict rate of a result file."""
-    from mars.results.disk import check_writable
+    from mars.results.disk import check_page
     from mars.results.show import score_file, show_scores, write_page
 
     limit = _threshold(threshold)
     if html is not None:
-        check_writable(html, "--html")
+        check_page(html, "--html")
     _, scored, result = score_file(results, task, limit, _frames(truth_size, response_size))
     if html is not None:
         from mars.data.images import decode_image

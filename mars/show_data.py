@@ -14,6 +14,7 @@ from mars.data.dataset import read_prompts
 from mars.data.files import unusable_files
 from mars.data.images import BadImage, decode_image, probe_size
 from mars.errors import DataError, EnvironmentProblem
+from mars.results.disk import check_page
 from mars.tracking.boxes import find_boxes
 from mars.tracking.text import shorten, visible
 from mars.types import ImageRef, Prompt
@@ -29,9 +30,10 @@ def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -
     """Write `num_rows` usable rows of `file`, evenly over it, and what is wrong with the others, to `out`.
 
     Each source is shown as the model gets it (depth as its encoding makes it) with the boxes of the truth on it, then
-    the question, the truth and the rest of the row. Text is escaped. Raises DataError if the file cannot be read, and
-    EnvironmentProblem if `out` cannot be written.
+    the question, the truth and the rest of the row. Text is escaped. Raises DataError if the file cannot be read,
+    EnvironmentProblem if `out` cannot be written, and ConfigError if its name is not a page's.
     """
+    check_page(out, "OUT")
     root = None if image_root is None else str(image_root)
     broken = unusable_files([str(file)], root)
     if broken:

@@ -49,7 +49,9 @@ def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
     seen: set[str] = set()
     for file in files:
         real = os.path.realpath(file)
-        if not os.path.isfile(file):
+        if os.path.isdir(file):
+            found.append(f"{file}: is a folder; name its .parquet or .jsonl files")
+        elif not os.path.isfile(file):
             found.append(f"{file}: no such file")
         elif Path(file).suffix not in FORMATS:
             found.append(f"{file}: unknown kind of file; use {' or '.join(FORMATS)}")

@@ -31,6 +31,10 @@ class Problem:
 
 REMEDY = "mend the rows, or set data.on_bad_sample=drop to leave them out and count them"
 
+IMAGES_ELSEWHERE = (
+    "where the images lie elsewhere, name their folder: data.image_root, in mars data convert --image-root"
+)
+
 
 def report(
     problems: Sequence[Problem], num_rows: int, remedy: str = REMEDY, most_shown: int | None = SHOWN_PROBLEMS
@@ -45,6 +49,8 @@ def report(
         lines.append(f"  and {len(problems) - len(shown)} more problems")
     counts = Counter(problem.reason for problem in problems).most_common()
     lines.append("problems by reason: " + ", ".join(f"{reason} {count}" for reason, count in counts))
+    if any(problem.reason == "image_missing" for problem in problems):
+        lines.append(IMAGES_ELSEWHERE)
     lines.append(remedy)
     return "\n".join(lines)
 

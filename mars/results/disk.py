@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mars.errors import DataError, EnvironmentProblem
+from mars.errors import ConfigError, DataError, EnvironmentProblem
 from mars.tracking.text import visible
 
 _PROBLEMS_SHOWN = 30
@@ -53,6 +53,16 @@ def check_writable(path: Path, option: str) -> None:
         draft.unlink()
     except OSError as error:
         raise cannot_write(path, error, option) from error
+
+
+def check_page(path: Path, option: str) -> None:
+    """As `check_writable`, for a page: another name than .html is more likely a file that somebody needs.
+
+    Raises ConfigError for such a name.
+    """
+    check_writable(path, option)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{option}: the name of a page ends with .html; got {path}; give such as page.html")
 
 
 def cannot_write(path: Path, error: OSError, option: str | None = None) -> EnvironmentProblem:

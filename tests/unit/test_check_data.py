@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -320,9 +321,22 @@ def test_the_sheet_shows_every_source_with_its_boxes(folder, capsys):
 def test_a_sheet_that_cannot_be_written(folder):
     file = write(folder, [row(0)])
     for out in (folder, folder / "0.png" / "sheet.html"):
-        with pytest.raises(EnvironmentProblem, match="cannot be written"):
+        with pytest.raises(EnvironmentProblem, match=r"OUT: .*(cannot be written|want a file)"):
             app(["data", "show", file, str(out)], standalone_mode=False)
     assert not list(folder.glob(".tmp*")) + list(folder.parent.glob(".tmp*"))
+
+
+def test_a_sheet_is_not_written_over_the_rows(folder):
+    file = write(folder, [row(0)])
+    before = Path(file).read_bytes()
+    with pytest.raises(ConfigError, match=r"the name of a page ends with \.html"):
+        app(["data", "show", file, file], standalone_mode=False)
+    assert Path(file).read_bytes() == before
+
+
+def test_a_folder_is_said_to_be_one(folder):
+    with pytest.raises(DataError, match="is a folder; name its"):
+        app(["data", "show", str(folder), str(folder / "o.html")], standalone_mode=False)
 
 
 def test_a_sheet_of_an_unreadable_file(folder):

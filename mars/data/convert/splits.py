@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from mars.data.convert.records import RecordFile
+
+logger = logging.getLogger(__name__)
 
 _HELD_OUT = ("test", "val", "valid", "validation", "eval", "evaluation", "dev", "bench", "benchmark", "core")
 
@@ -38,6 +41,9 @@ def belongs(file: RecordFile, name: str) -> Callable[[Any], bool]:
     own = _plain(name)
     named = {_plain(_metadata(record).get("dataset", "")) for record in file.records} - {""}
     if not any(own in other for other in named):
+        if named:
+            says = ", ".join(sorted(named))
+            logger.warning("%s: no record says that it is of %s, but %s; all are taken", file.path, name, says)
         return lambda record: True
     return lambda record: not (other := _plain(_metadata(record).get("dataset", ""))) or own in other
 

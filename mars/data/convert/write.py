@@ -238,7 +238,9 @@ def _refuse(public: PublicSet, cards: Mapping[str, Any], problems: Sequence[Prob
     if problems:
         num_items = sum(split["rows"] for split in cards.values()) + len(problems)
         shown = None if options.on_bad_sample == "error" else SHOWN_PROBLEMS
-        lines.append(report(problems, num_items, f"mend them, or leave them out with {options.drop_by}", shown))
+        drop = f"mend them, or leave them out with {options.drop_by}"
+        remedy = drop if options.on_bad_sample == "error" else "mend them: a split must have an item that can be used"
+        lines.append(report(problems, num_items, remedy, shown))
     raise DataError("\n".join(lines))
 
 

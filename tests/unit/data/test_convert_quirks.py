@@ -169,7 +169,7 @@ def m4_record(number, data_set, split, names):
     return {"sample_id": number, "conversations": talk(text, "a car"), "image": paths, "metadata": metadata}
 
 
-def test_one_file_of_many_sets_and_splits(tmp_path, convert):
+def test_one_file_of_many_sets_and_splits(tmp_path, convert, caplog):
     names = views(tmp_path / "src", 2)
     sets = [("nuscenes", "train"), ("OCR-VQA", "train"), ("nuscenes", "test"), ("OCR-VQA", "val"), ("other", "train")]
     records = [m4_record(i, data_set, split, names) for i, (data_set, split) in enumerate(sets)]
@@ -182,8 +182,10 @@ def test_one_file_of_many_sets_and_splits(tmp_path, convert):
     assert card["left_out"] == {"records_of_other_sets": 3}
     rows, card = convert("ocr_vqa", source)
     assert [row["extra_info"]["id"] for row in rows] == ["3", "1", "5"]
-    # No record names the set: they are all taken for it.
+    assert caplog.messages == []
+    # No record names the set: they are all taken for it, and that is said.
     rows, card = convert("spatialqa", source)
+    assert "no record says that it is of spatialqa, but nuscenes, ocrvqa, other; all are taken" in caplog.text
     assert len(rows) == 6
     assert card["left_out"] == {}
 

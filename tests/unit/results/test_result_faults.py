@@ -137,6 +137,21 @@ def test_out_of_eval_run_is_checked_before_the_model_is_loaded(a_file):
     assert str(error).startswith("--out: ")
 
 
+def test_a_page_is_not_written_over_what_is_no_page(tmp_path):
+    folder = write_folder(tmp_path / "answers", three_lines())
+    before = (folder / "answers.jsonl").read_bytes()
+    error = call("score", folder, "--task", "grounding", "--html", folder / "answers.jsonl").exception
+    assert isinstance(error, ConfigError)
+    assert (folder / "answers.jsonl").read_bytes() == before
+
+
+def test_the_result_of_eval_run_is_not_written_over_its_questions(a_file):
+    error = call("run", "model", a_file, "--out", a_file.parent / "." / a_file.name).exception
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith("--out: ")
+    assert a_file.read_text() == "precious"
+
+
 @pytest.mark.parametrize("out", ["file", "file/below", "file/below.json"])
 def test_infer_says_at_once_that_out_cannot_be_written(tmp_path, a_file, out):
     error = call("infer", "model", "questions.json", tmp_path / out).exception
