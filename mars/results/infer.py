@@ -158,7 +158,7 @@ def _open(questions: Questions, paths: ResultPaths, wanted: Sequence[RolloutRequ
     for request in wanted:
         asked[view_name(request.view)] += request.num_samples
     kept: tuple[Answer, ...] = ()
-    if paths.answers.exists():
+    if paths.answers.exists() and paths.answers.stat().st_size:  # else no answer came: there is nothing to mix
         before = read_about(paths.about)
         _check_identity(paths, before["identity"], questions.identity)
         asked = Counter({**before["asked"], **asked})

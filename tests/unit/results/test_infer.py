@@ -223,6 +223,18 @@ def test_answers_of_another_model_or_other_questions_are_not_mixed(new_prompt, w
     assert world.starts == 1
 
 
+def test_a_call_that_ended_before_the_first_answer_binds_nobody(new_prompt, tmp_path):
+    """No engine started, say: the next call may have other settings and ask for other views."""
+    paths = result_paths(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        World(make_questions(new_prompt, seed=1), stop_after=0).infer(paths)
+    assert paths.answers.read_bytes() == b""
+    World(make_questions(new_prompt, seed=2)).infer(paths, "multi")
+    about = json.loads(paths.about.read_text())
+    assert (about["identity"]["seed"], about["asked"]) == (2, {"multi": 3})
+    assert score_file(tmp_path / "out", "vqa", 0.5, None)[2]["multi"]["n"] == 3
+
+
 def test_the_same_weights_at_another_place_go_on(new_prompt, tmp_path):
     paths = result_paths(tmp_path / "out")
     World(make_questions(new_prompt, model="here", model_fingerprint="f")).infer(paths, "multi")
