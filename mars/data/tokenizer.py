@@ -33,9 +33,11 @@ def load_tokenizer(model_path: str, trust_remote_code: bool) -> Any:
                 return getattr(transformers, name).from_pretrained(model_path)
         return transformers.AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        folder = Path(model_path)
+        is_no_model = folder.is_dir() and not (folder / "config.json").is_file()
+        why = "the folder has no config.json" if is_no_model else error
         raise EnvironmentProblem(
-            f"model.path: no tokenizer could be loaded; got {model_path}; give a Hugging Face folder or hub name "
-            f"({error})"
+            f"model.path: no tokenizer could be loaded; got {model_path}; give a Hugging Face folder or hub name ({why})"
         ) from error
 
 
