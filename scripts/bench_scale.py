@@ -25,8 +25,8 @@ from bench.machine import busy_share, machine_facts
 from bench.memory import WINDOW, Memory, growth, is_ours, memory_of_child, processor_seconds_of_child
 from bench.process import ContenderFailed
 from bench.summary import check, intervals, rounded, stage_seconds
-from bench.training import Done, Job, run_job, step_settings
-from bench.workload import IMAGE_SIZE, prompt_tokens, rows_file
+from bench.training import Done, Job, job_overrides, run_job, step_settings
+from bench.workload import IMAGE_SIZE, MODEL_FOLDER, prompt_tokens, rows_file
 
 GROWTH_TARGET = 0.02
 DRIVER_MEMORY_TARGET = 1.02  # the driver's, largest / smallest over samples and over image sizes
@@ -97,16 +97,19 @@ def main() -> int:
             report["workload"]["sweeps"] = make_workload(runner.folder, num_rows, shapes)
         found = {point: runner.run(point, options.steps, options.warm_up) for point in distinct}
         if options.long_steps:
-            runner = replace(runner, folder=_made(folder, "long"))
+            long_runner = replace(runner, folder=_made(folder, "long"))
             num_rows = base.prompts * options.long_steps
-            report["workload"]["long_run"] = make_workload(runner.folder, num_rows, [base.shape])
-            report["steps"] = runner.run_long(base, options.long_steps, options.warm_up)
+            report["workload"]["long_run"] = make_workload(long_runner.folder, num_rows, [base.shape])
+            report["steps"] = long_runner.run_long(base, options.long_steps, options.warm_up)
+        rates, floors = _floors([point for point in distinct if found[point]], runner, options.steps)
     report["sweeps"] = {
-        name: [{name: getattr(point, name)} | found[point] for point in sweep if found[point]]
+        name: [
+            {name: getattr(point, name)} | found[point] | {"floor": floors[point]} for point in sweep if found[point]
+        ]
         for name, sweep in points.items()
     }
     report["checks"] = checks(report["sweeps"], report.get("steps"))
-    report["machine"] = machine | {"cpu_busy_at_end": busy_share()}
+    report["machine"] = machine | rates | {"cpu_busy_at_end": busy_share()}
     if options.picture is not None:
         from bench.scale_picture import draw
 
@@ -114,6 +117,20 @@ def main() -> int:
     json.dump(rounded(report), sys.stdout, indent=2)
     print()
     return 1 if report["failures"] else 0
+
+
+def _floors(
+    points: Sequence[Point], runner: Runner, num_steps: int
+) -> tuple[dict[str, float], dict[Point, dict[str, Any]]]:
+    """At the end: this process is small while others are timed, and the floors need torch."""
+    if not points:
+        return {}, {}
+    from bench.step_floor import measured_floors
+
+    names = {point: runner.job(point, num_steps).name for point in points}
+    runs = {name: (job_overrides(runner.job(point, num_steps)), point.shape) for point, name in names.items()}
+    rates, floors = measured_floors(runs, runner.folder / MODEL_FOLDER)
+    return rates, {point: floors[name] for point, name in names.items()}
 
 
 def _made(folder: str, name: str) -> Path:
@@ -166,11 +183,15 @@ class Runner:
         found = self._train(point, num_steps)
         return long_report(*found[:2], warm_up) if found else {}
 
-    def _train(self, point: Point, num_steps: int) -> tuple[Done, Memories, list[float]] | None:
-        """The run, and after each step the memory of its processes and the driver's processor seconds so far."""
+    def job(self, point: Point, num_steps: int) -> Job:
         name = "_".join(f"{key}_{value}" for key, value in asdict(point).items()) + f"_steps_{num_steps}"
         special = (*LAUNCHES[self.launch], *point.overrides())
         rows = rows_file(*point.shape)
+        return Job(name, special, self.folder, rows, self.folder / name, num_steps, self.timeout)
+
+    def _train(self, point: Point, num_steps: int) -> tuple[Done, Memories, list[float]] | None:
+        """The run, and after each step the memory of its processes and the driver's processor seconds so far."""
+        job = self.job(point, num_steps)
         memories: list[dict[str, Memory]] = []
         driver: list[float] = []
 
@@ -180,14 +201,13 @@ class Runner:
                 driver.append(seconds)
                 memories.append(memory)
 
-        job = Job(name, special, self.folder, rows, self.folder / name, num_steps, self.timeout)
         try:
             done = run_job(job, look)
         except ContenderFailed as failure:
-            self.failures.append({"run": name, "reason": str(failure)})
+            self.failures.append({"run": job.name, "reason": str(failure)})
             say(str(failure))
             return None
-        say(f"{name}: {median(intervals(done.ends, 1)):.3f} s per step")
+        say(f"{job.name}: {median(intervals(done.ends, 1)):.3f} s per step")
         return done, memories, driver
 
 

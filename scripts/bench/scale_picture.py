@@ -24,7 +24,10 @@ _TITLES = {
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """A column for each sweep (seconds above, memory below), and a row for the long run. Writes a PNG file."""
+    """A column for each sweep (seconds above, the floor of a stage in black; memory below), and a row for the long run.
+
+    Writes a PNG file.
+    """
     sweeps = {name: points for name, points in report["sweeps"].items() if points}
     steps = report.get("steps")
     num_columns = max(len(sweeps), 2)
@@ -47,6 +50,10 @@ def _stages(axis: Axes, name: str, points: Sequence[Mapping[str, Any]]) -> None:
         seconds = [point["stages"][stage] for point in points]
         if any(seconds):
             axis.bar(places, seconds, bottom=below, label=stage, width=0.6)
+        floors = [point["floor"].get(stage, {}).get("floor_seconds", 0.0) for point in points]
+        if any(floors):
+            label = None if any(below) else "floor"
+            axis.bar(places, floors, bottom=below, width=0.2, color="black", label=label)
         below = [a + b for a, b in zip(below, seconds, strict=True)]
     first = points[0]
     if name != "image_side":  # its prompts have some of their tokens from the image, in proportion to its area

@@ -16,6 +16,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import bench_anchors  # noqa: E402
+import bench_scale  # noqa: E402
 from bench import contenders, step_floor  # noqa: E402
 from bench.step_floor import StepShape, View  # noqa: E402
 from bench.trainer_cases import Case, build_policy, case_work, make_group  # noqa: E402
@@ -169,6 +170,18 @@ def test_floors_of_the_anchors(tiny, tmp_path, monkeypatch):
     assert three[1]["gen"]["operations"] < three[2]["gen"]["operations"]
     assert three[1]["update_actor"] == three[2]["update_actor"]
     assert three[1]["update_actor"]["operations"] < three[0]["update_actor"]["operations"]
+
+
+def test_floors_of_the_points_of_a_sweep(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(step_floor, "measured_rates", lambda: {"operations_per_second": 1e9, "bytes_per_second": 1e9})
+    (tmp_path / MODEL_FOLDER).symlink_to(tiny)
+    runner = bench_scale.Runner(tmp_path, "ray", 60.0, [])
+    base, more = bench_scale.BASE, replace(bench_scale.BASE, prompts=32)
+    rates, floors = bench_scale._floors([base, more], runner, 3)
+    assert rates["bytes_per_second"] == 1e9
+    assert floors[more]["gen"]["operations"] == 2 * floors[base]["gen"]["operations"]
+    assert floors[more]["sync_weights"] == floors[base]["sync_weights"]
+    assert bench_scale._floors([], runner, 3) == ({}, {})
 
 
 def contender(seconds, **others):

@@ -274,6 +274,7 @@ def test_both_pictures_are_drawn(tmp_path):
 
     done = a_run([2.0, 4.0], [timings(1.0)] * 3)
     point = point_report(Point(4, 2, 1), done, [{"driver": mib(1, 1, 1)}] * 3, [1.0, 2.0, 3.0], warm_up=1)
+    point["floor"] = {"gen": {"floor_seconds": 0.1}}
     memories = [{"driver": mib(1, 1, 1), "ray": mib(1, 1, 1)}] * 39
     report = {
         "sweeps": {
