@@ -37,7 +37,8 @@ def load_tokenizer(model_path: str, trust_remote_code: bool) -> Any:
         is_no_model = folder.is_dir() and not (folder / "config.json").is_file()
         why = "the folder has no config.json" if is_no_model else error
         raise EnvironmentProblem(
-            f"model.path: no tokenizer could be loaded; got {model_path}; give a Hugging Face folder or hub name ({why})"
+            f"model.path: no tokenizer could be loaded; got {model_path}; give a Hugging Face folder or hub name "
+            f"({why})"
         ) from error
 
 
