@@ -56,7 +56,7 @@ class JsonlTracker:
         if resumed_step is None and path.exists() and path.stat().st_size:
             raise ConfigError(
                 f"run.dir: {path} holds the metrics of another run; got a new run; "
-                f"choose another run.dir, remove the old one, or resume it"
+                "choose another run.dir, or remove the old one"
             )
         if resumed_step is not None:
             _keep_until(path, resumed_step)
