@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from mars.config.folders import quoted
 from mars.data.boxes import truth_frame
 from mars.data.convert.public_set import PublicSet
 from mars.data.convert.write import WriteOptions, card_lines, write_set
@@ -41,7 +44,7 @@ def run_conversion(
     if dry_run:
         sys.stdout.write("dry run: nothing was written\n")
         return
-    where = "" if card["image_paths_relative_to"] == "this folder" else f"; data.image_root={public.image_root}"
+    where = "" if card["image_paths_relative_to"] == "this folder" else f"; {_image_root_setting(public.image_root)}"
     files = ", ".join(str(out / f"{name}.parquet") for name in card["splits"])
     sys.stdout.write(_printable(f"written      {files}{where}") + "\n")
 
@@ -53,6 +56,13 @@ def task_of(truth: str) -> str:
 
 def _problem_of_truth(task: str | None, prompt: Prompt) -> str | None:
     return check_truth(task or task_of(prompt.truth), prompt.truth, prompt.extra_info, truth_frame(prompt))
+
+
+def _image_root_setting(folder: Path) -> str:
+    """For a shell, from any folder. A path of letters, digits and the like needs no quotes, neither Hydra's."""
+    path = str(folder.resolve())
+    plain = re.fullmatch(r"[\w./-]+", path, re.ASCII) is not None
+    return shlex.quote(f"data.image_root={path if plain else quoted(path)}")
 
 
 def _printable(text: str) -> str:
