@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pyarrow import parquet
 
 CARD = "dataset.json"
+_PATHS = "image_paths_relative_to"
+_CARD_KEYS = {"data_source", "converter", "sources", _PATHS, "splits", "left_out", "image_sha256"}
 
 
 def check_unicode(texts: Mapping[str, str]) -> None:
@@ -62,6 +64,44 @@ class RowFile:
                 os.replace(self._temporary, self._path)
         finally:
             self._temporary.unlink(missing_ok=True)
+
+
+def read_card(path: Path) -> dict[str, Any] | None:
+    """A card that stands there. Raises DataError for anything else of this name, which is not to be overwritten."""
+    if not path.exists():
+        return None
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a card: {error}; move it, or convert into another folder"
+        ) from error
+    if not isinstance(card, dict) or _CARD_KEYS - card.keys():
+        raise DataError(f"{path}: not the card of a converted set; move it, or convert into another folder")
+    return card
+
+
+def with_earlier_splits(card: Mapping[str, Any], earlier: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
+    """The card, and what an earlier one says of other splits of the same set whose rows are still in `folder`.
+
+    So training and test rows may be converted one after the other.
+    """
+    if earlier is None or any(earlier[key] != card[key] for key in ("data_source", "converter", _PATHS)):
+        return dict(card)
+    others = {
+        name: split
+        for name, split in earlier["splits"].items()
+        if name not in card["splits"] and (folder / f"{name}.parquet").exists()
+    }
+    if not others:
+        return dict(card)
+    return {
+        **card,
+        "sources": list(dict.fromkeys([*earlier["sources"], *card["sources"]])),
+        "splits": others | card["splits"],
+        "left_out": earlier["left_out"] | card["left_out"],
+        "image_sha256": dict(sorted((earlier["image_sha256"] | card["image_sha256"]).items())),
+    }
 
 
 def write_card(card: Mapping[str, Any], path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.data.convert.digests import Digests
-from mars.data.convert.output import CARD, RowFile, check_unicode, write_card
+from mars.data.convert.output import CARD, RowFile, check_unicode, read_card, with_earlier_splits, write_card
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.dataset import THREADS, TruthCheck, read_row
 from mars.data.files import StoredRow
@@ -80,7 +80,7 @@ def _write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str,
     base = target if root.is_relative_to(target) else root
     card = _empty_card(public, base == target)
     with ExitStack() as stack:
-        digests = None
+        digests, earlier = None, read_card(target / CARD)
         if not options.dry_run:
             target.mkdir(parents=True, exist_ok=True)
             digests = stack.enter_context(Digests(target))
@@ -89,7 +89,8 @@ def _write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str,
         card["sources"] = list(converter.sources)
         card["image_sha256"] = dict(sorted(converter.sha256.items()))
         if not options.dry_run:
-            write_card({key: value for key, value in card.items() if key != "problems"}, target / CARD)
+            mine = {key: value for key, value in card.items() if key != "problems"}
+            write_card(with_earlier_splits(mine, earlier, target), target / CARD)
     return card
 
 

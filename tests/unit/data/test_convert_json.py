@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def text_of(row):
 
 
 # SpatialQA
+
+IMAGES = (("images", "jpg"), ("images_d", "png"))
 
 
 def spatial(folder, number=2):
@@ -376,12 +379,39 @@ def test_splits_are_called_train_and_test(tmp_path, convert):
     assert list(card["splits"]) == ["test", "train"]
     assert [row["extra_info"]["split"] for row in rows] == ["test", "test", "train", "train"]
     write(tmp_path / "src" / "more.json", records[:1])
+    shutil.rmtree(tmp_path / "out")
     assert list(convert("spatialqa", tmp_path / "src")[1]["splits"]) == ["test", "more", "spatialqa"]
     demon(tmp_path / "demon", [], split="test")
     views(tmp_path / "demon" / "full", 1)
     task = {"context": "{image#1} How many?", "images_path": ["0.jpg"]}
     demon(tmp_path / "demon", [{"sample_id": 1, "task_instance": task, "response": "3"}], split="test")
     assert list(convert("nuscenes", tmp_path / "demon")[1]["splits"]) == ["test"]
+
+
+def test_sets_converted_one_after_the_other_share_a_card(tmp_path, convert):
+    """Splits of the same set stay in the card for as long as their rows are there; the same split is replaced."""
+    for split, number in (("train", 2), ("test", 3)):
+        records = spatial(tmp_path / split, number)
+        convert("spatialqa", write(tmp_path / split / f"{split}.json", records), "--image-root", str(tmp_path / split))
+    _, card, text = convert("spatialqa", tmp_path / "test" / "test.json")
+    assert {name: split["rows"] for name, split in card["splits"].items()} == {"train": 2, "test": 3}
+    assert set(card["image_sha256"]) == {f"{folder}/{i}.{end}" for i in range(3) for folder, end in IMAGES}
+    assert "2 rows" not in text  # what this call did
+    (tmp_path / "out" / "train.parquet").unlink()
+    _, card, _ = convert("spatialqa", tmp_path / "test" / "test.json")
+    assert list(card["splits"]) == ["test"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"splits": {}}', "\udcff"])
+def test_another_file_of_the_cards_name_is_left_alone(tmp_path, convert, text):
+    source = write(tmp_path / "src" / "train.json", spatial(tmp_path / "src"))
+    card = tmp_path / "out" / "dataset.json"
+    card.parent.mkdir()
+    card.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=r"dataset\.json: .*card.*another folder"):
+        convert("spatialqa", source)
+    assert [path.name for path in card.parent.iterdir()] == [card.name]
+    assert card.read_bytes() == text.encode(errors="surrogateescape")
 
 
 def test_limit_dry_run_and_the_same_bytes_twice(tmp_path, convert):

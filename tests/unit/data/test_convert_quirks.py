@@ -389,7 +389,7 @@ def test_blank_lines_count_and_a_set_may_be_called_dataset(tmp_path, convert):
     assert list(convert("jsonl", tmp_path / "src")[1]["splits"]) == ["dataset"]
     # A card that another conversion wrote is none of it.
     write(tmp_path / "src" / "more.json", [json.loads(good)])
-    (tmp_path / "src" / "dataset.json").write_text((tmp_path / "out" / "dataset.json").read_text())
+    (tmp_path / "out" / "dataset.json").replace(tmp_path / "src" / "dataset.json")
     assert list(convert("jsonl", tmp_path / "src")[1]["splits"]) == ["more"]
 
 
