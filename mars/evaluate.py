@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
@@ -46,7 +46,7 @@ class EvalRecord:
     accuracy: float
     failed: bool
     verdict: Verdict | None = None
-    metric: str = ACCURACY
+    metric: str = field(kw_only=True)
 
     def __post_init__(self) -> None:
         if not 0 <= self.accuracy <= 1:

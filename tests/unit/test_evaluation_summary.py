@@ -76,7 +76,7 @@ def test_a_threshold_is_of_boxes_alone() -> None:
 
 
 def test_each_data_source_is_summarized_on_its_own() -> None:
-    other = [EvalRecord(f"x{number}", "other", None, 0.0, False) for number in range(4)]
+    other = [EvalRecord(f"x{number}", "other", None, 0.0, False, metric=ACCURACY) for number in range(4)]
     result = summary([*records(), *other])
     assert result["multi"]["mean"] == pytest.approx(3 / 8)
     assert list(result["by_data_source"]) == ["other", "set"]
@@ -180,7 +180,7 @@ def test_metrics_of_a_result() -> None:
 @pytest.mark.parametrize("accuracy", [-0.1, 1.1, math.nan, math.inf])
 def test_accuracies_outside_their_range_are_refused(accuracy: float) -> None:
     with pytest.raises(ValueError, match="prompt a: accuracy must be in"):
-        EvalRecord("a", "set", None, accuracy, False)
+        EvalRecord("a", "set", None, accuracy, False, metric=ACCURACY)
 
 
 def test_what_cannot_be_summarized_is_refused() -> None:
@@ -189,4 +189,4 @@ def test_what_cannot_be_summarized_is_refused() -> None:
     with pytest.raises(ValueError, match="prompt b: no answer to its multi view"):
         summary(records([("a", None, 1.0), ("b", ("s",), 1.0)]))
     with pytest.raises(ValueError, match="multi and mono views"):
-        EvalRecord("a", "set", ("visible", "infrared"), 1.0, False)
+        EvalRecord("a", "set", ("visible", "infrared"), 1.0, False, metric=ACCURACY)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mars.evaluate import MEAN_IOU, EvalRecord, eval_metrics, summarize
+from mars.evaluate import ACCURACY, MEAN_IOU, EvalRecord, eval_metrics, summarize
 from mars.rewards.verdict import Verdict
 from mars.tracking.console import by_scorer, evaluation_rows
 from mars.tracking.report import write_report
@@ -14,10 +14,10 @@ from mars.tracking.report import write_report
 
 def result(highest: float = 1.5) -> dict:
     records = [
-        EvalRecord("a", "d", None, 1.0, False, Verdict(highest, highest, True), MEAN_IOU),
-        EvalRecord("b", "d", None, 0.2, False, Verdict(0.0, 1.0, False), MEAN_IOU),
+        EvalRecord("a", "d", None, 1.0, False, Verdict(highest, highest, True), metric=MEAN_IOU),
+        EvalRecord("b", "d", None, 0.2, False, Verdict(0.0, 1.0, False), metric=MEAN_IOU),
         EvalRecord(
-            "c", "d", None, 1.0, True, Verdict(1.0, 1.0, True), MEAN_IOU
+            "c", "d", None, 1.0, True, Verdict(1.0, 1.0, True), metric=MEAN_IOU
         ),  # the reward failed: worth nothing in both
     ]
     return summarize(records, name="before", step=0, model="m", threshold=0.5)
@@ -38,7 +38,7 @@ def test_both_scorers_side_by_side():
 
 
 def test_a_reward_of_ones_own_has_one_scorer():
-    records = [EvalRecord("a", "d", None, 0.5, False)]
+    records = [EvalRecord("a", "d", None, 0.5, False, metric=ACCURACY)]
     summary = summarize(records, name="n", step=0, model="m", threshold=None)
     assert (summary["compat"], summary["unparseable"]) == (None, None)
     assert by_scorer(summary) == [summary]

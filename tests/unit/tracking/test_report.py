@@ -82,7 +82,7 @@ def write_rollouts(run: Path, step: int, text: str, question: str = "Where?", so
 
 def write_evaluation(run: Path, name: str, step: int, data_sources=("llvip",), source: str = "visible") -> None:
     records = [
-        EvalRecord(f"{data_source}{number}", data_source, view, number % 2, False)
+        EvalRecord(f"{data_source}{number}", data_source, view, number % 2, False, metric="accuracy")
         for data_source in data_sources
         for number in range(4)
         for view in (None, (source,))
