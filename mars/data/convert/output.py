@@ -66,17 +66,22 @@ class RowFile:
             self._temporary.unlink(missing_ok=True)
 
 
+def is_card(value: Any) -> bool:
+    """Whether a file's content is what a converter wrote about its set."""
+    return isinstance(value, dict) and value.keys() >= _CARD_KEYS
+
+
 def read_card(path: Path) -> dict[str, Any] | None:
     """A card that stands there. Raises DataError for anything else of this name, which is not to be overwritten."""
     if not path.exists():
         return None
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: cannot be read as a card: {error}; move it, or convert into another folder"
         ) from error
-    if not isinstance(card, dict) or _CARD_KEYS - card.keys():
+    if not is_card(card):
         raise DataError(f"{path}: not the card of a converted set; move it, or convert into another folder")
     return card
 

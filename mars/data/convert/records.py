@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars.data.convert.output import CARD
+from mars.data.convert.output import CARD, is_card
 from mars.errors import DataError
 
 SUFFIXES = (".json", ".jsonl")
@@ -60,20 +60,19 @@ def _files(source: Path) -> Iterator[Path]:
             yield source
         return
     found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    found = [path for path in found if not path.name.startswith(".") and not _is_card(path)]
+    found = [path for path in found if not path.name.startswith(".") and not _holds_card(path)]
     direct = [path for path in found if path.parent == source]
     yield from direct or found
 
 
-def _is_card(path: Path) -> bool:
-    """Whether a file is what a converter wrote about its set."""
+def _holds_card(path: Path) -> bool:
     if path.name != CARD:
         return False
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(value, dict) and {"converter", "image_sha256"} <= value.keys()
+    return is_card(value)
 
 
 def _parsed(path: Path) -> tuple[dict[int, Any], dict[str, Any]]:

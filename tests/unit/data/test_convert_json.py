@@ -402,7 +402,7 @@ def test_sets_converted_one_after_the_other_share_a_card(tmp_path, convert):
     assert list(card["splits"]) == ["test"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"splits": {}}', "\udcff"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"splits": {}}', "\udcff", "[" * 100_000])
 def test_another_file_of_the_cards_name_is_left_alone(tmp_path, convert, text):
     source = write(tmp_path / "src" / "train.json", spatial(tmp_path / "src"))
     card = tmp_path / "out" / "dataset.json"
