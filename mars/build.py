@@ -13,16 +13,16 @@ from rich.console import Console
 
 from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.algorithms.advantages import AdvantageSettings
-from mars.algorithms.shaping import Overlong
+from mars.algorithms.penalties import OverlongPenalty
+from mars.batching.collate import scoring_batch, train_batch
 from mars.config.schema import TrainConfig
-from mars.data.collate import scoring_batch, train_batch
-from mars.data.images import decode_image
-from mars.data.processor import PromptProcessor
-from mars.data.views import views
-from mars.evaluate import EvaluationParts
+from mars.data.pixels.images import decode_image
+from mars.data.prompts.processor import PromptProcessor
+from mars.data.prompts.views import anchor_views
+from mars.evaluation.summary import EvaluationParts
 from mars.inputs import Inputs, evaluation_plan, rewards_of
+from mars.rewards.contract import RewardScorer
 from mars.rewards.pool import RewardPool
-from mars.rewards.reward import RewardScorer
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.plan import RolloutPlan
 from mars.step import StepParts
@@ -123,7 +123,7 @@ class TrainerSpec:
                 total_steps=None,
                 weight_decay=actor.weight_decay,
                 betas=(actor.beta1, actor.beta2),
-                clip_norm=actor.clip_norm,
+                max_grad_norm=actor.max_grad_norm,
             ),
             objective=_objective_settings(config),
             device=config.cluster.device,
@@ -158,7 +158,7 @@ def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
     return AdvantageSettings(
         estimator=algorithm.estimator,
         normalize_std=algorithm.normalize_std,
-        pooled=config.anchor.pooled,
+        pooled_statistics=config.anchor.pooled_statistics,
         unbiased_std=algorithm.unbiased_std,
         std_floor=algorithm.std_floor,
         epsilon=algorithm.epsilon,
@@ -222,10 +222,10 @@ def step_parts(
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
     plan = RolloutPlan(
         multi_samples=rollout.samples_per_prompt,
-        anchor_samples=anchor.mono_samples_per_source,
+        anchor_samples=anchor.samples_per_view,
         multi_sampling=sampling,
         anchor_sampling=sampling if anchor.sampling == "policy" else replace(sampling, temperature=0.0, top_p=1.0),
-        anchor_views=partial(views, anchor_kind=anchor.kind),
+        anchor_views=partial(anchor_views, anchor_kind=anchor.kind),
         encode=inputs.encode,
         seed=config.run.seed,
     )
@@ -241,7 +241,9 @@ def step_parts(
         scorer=scorer,
         plan=plan,
         advantage=_advantage_settings(config),
-        overlong=None if buffer is None else Overlong(sampling.max_response_tokens, buffer, algorithm.overlong_factor),
+        overlong=None
+        if buffer is None
+        else OverlongPenalty(sampling.max_response_tokens, buffer, algorithm.overlong_factor),
         kl_in_reward=algorithm.kl_coefficient if algorithm.kl_placement == "reward" else 0.0,
         selection=algorithm.selection,
         max_rounds=algorithm.max_rounds,

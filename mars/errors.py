@@ -15,13 +15,13 @@ class DataError(MarsError):
     exit_code = 3
 
 
-class EnvironmentProblem(MarsError):
+class SetupError(MarsError):
     """Something the machine lacks: a GPU, a port, a package."""
 
     exit_code = 4
 
 
-class WorkersLost(MarsError):
+class WorkerError(MarsError):
     exit_code = 5
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mars.data.stream import PromptStream
+from mars.data.order.stream import PromptStream
 from mars.step import SamplingState, StepParts, train_step
 from mars.tracking.tracker import Tracker
 

@@ -8,17 +8,17 @@ from functools import partial
 
 from mars.config.schema import TrainConfig
 from mars.config.templates import template_file, template_folder
-from mars.data.boxes import BoxFrames, box_space_of
-from mars.data.chat import PromptEncoder, prompt_length
-from mars.data.dataset import PromptSet, check_images, check_num_images, load_prompts
-from mars.data.images import ImageBudget, decoded_size, num_image_tokens
-from mars.data.lengths import drop_overlong
-from mars.data.mixture import PromptMixture
-from mars.data.source_pixels import check_names, limit_sources
-from mars.data.stream import PromptStream
-from mars.data.templates import PromptTemplate, TemplateOf, apply_templates
-from mars.data.tokenizer import model_type_of
-from mars.data.views import show, views
+from mars.data.order.mixture import PromptMixture
+from mars.data.order.stream import PromptStream
+from mars.data.pixels.images import decoded_size
+from mars.data.prompts.boxes import BoxFrames, box_space_of
+from mars.data.prompts.budget import ImageBudget, check_names, limit_sources, num_image_tokens
+from mars.data.prompts.chat import PromptEncoder, prompt_length
+from mars.data.prompts.lengths import drop_overlong
+from mars.data.prompts.templates import PromptTemplate, TemplateOf, apply_templates
+from mars.data.prompts.tokenizer import model_type_of
+from mars.data.prompts.views import anchor_views, render_view
+from mars.data.rows.dataset import PromptSet, check_images, check_num_images, load_prompts
 from mars.errors import ConfigError
 from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
 from mars.rollout.plan import RolloutPlan
@@ -49,12 +49,12 @@ class Inputs:
 
     def encode(self, prompt: Prompt, view: View) -> tuple[tuple[int, ...], tuple[ImageRef, ...]]:
         """Prompt ids of a view with one placeholder per image, and its images."""
-        messages, images = show(prompt, view, self.config.anchor.image_layout)
+        messages, images = render_view(prompt, view, self.config.anchor.image_layout)
         return self.encoder.encode(messages, len(images)), images
 
 
 def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
-    """Raises DataError with all unusable rows, EnvironmentProblem where model files are missing."""
+    """Raises DataError with all unusable rows, SetupError where model files are missing."""
     encoder = PromptEncoder.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
     data = config.data
     if not with_training_set and not data.eval_files:
@@ -139,7 +139,7 @@ def evaluation_plan(inputs: Inputs) -> RolloutPlan:
         anchor_samples=settings.samples_per_prompt,
         multi_sampling=sampling,
         anchor_sampling=sampling,
-        anchor_views=partial(views, anchor_kind="mono"),
+        anchor_views=partial(anchor_views, anchor_kind="mono"),
         encode=inputs.encode,
         seed=config.run.seed,
     )

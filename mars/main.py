@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mars.cluster.environment import building, prepare_process
-from mars.command import log_to, run_command
+from mars.cluster.environment import gc_paused, prepare_process
 from mars.config.command_line import parse_command_line
+from mars.process import log_to, run_command
 
 
 def main(argv: Sequence[str]) -> int:
     """Train, or show or check the configuration. Returns the exit code.
 
     Nothing heavy is imported before the configuration is known to be right.
-    Raises MarsError for everything that `mars.command.run_command` turns into a message.
+    Raises MarsError for everything that `mars.process.run_command` turns into a message.
     """
     line = parse_command_line("train", "python -m mars.main", argv)
     from mars.config.load import composed_yaml, load_config
@@ -24,13 +24,13 @@ def main(argv: Sequence[str]) -> int:
         return 0
     config = load_config("train", line.overrides, line.config_dirs)
     if line.dry_run:
-        from mars.dry_run import report
+        from mars.checks.dry_run import report
 
         report(config)
         return 0
     log_to(config.run.dir)
     prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
-    with building():
+    with gc_paused():
         from mars.run import run
 
     run(config)

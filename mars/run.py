@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
-from mars.cluster.environment import building
+from mars.checks.dry_run import check_kl_reference
+from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
-from mars.dry_run import check_kl_reference
-from mars.errors import EnvironmentProblem
-from mars.evaluate import eval_metrics, evaluate
+from mars.errors import SetupError
+from mars.evaluation.summary import eval_metrics, evaluate
 from mars.fit import FitSettings, fit, last_step
 from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
-from mars.rewards.reward import RewardScorer, self_test
+from mars.rewards.contract import RewardScorer, self_test
 from mars.rollout.collect import reward_input
 from mars.rollout.engine import RolloutEngine
 from mars.types import Prompt, RewardInput
@@ -36,7 +36,7 @@ def run(config: TrainConfig) -> None:
     """Train, and save the policy to <run.dir>/policy. Rows and settings are checked before any worker starts."""
     check_packages(config)
     check_kl_reference(config)
-    with building():
+    with gc_paused():
         inputs = load_inputs(config, with_training_set=True)
     assert inputs.train is not None  # asked for above
     stream = prompt_stream(config, inputs.train.prompts)
@@ -76,7 +76,7 @@ def run(config: TrainConfig) -> None:
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> dict[str, Any]:
     """Evaluate `model.path` on `data.eval_files`; the result is returned, and written to `out` as JSON."""
     check_packages(config)
-    with building():
+    with gc_paused():
         inputs = load_inputs(config, with_training_set=False)
     scorer = build_scorer(config)
     try:
@@ -104,7 +104,7 @@ def _well_formed(inputs: Inputs, prompt: Prompt) -> RewardInput:
 
 
 def check_packages(config: TrainConfig) -> None:
-    """Raises EnvironmentProblem for an optional package that the settings need and this machine lacks.
+    """Raises SetupError for an optional package that the settings need and this machine lacks.
 
     Nodes of a joined cluster (cluster.address) have packages of their own: a missing one shows when its worker starts.
     """
@@ -119,7 +119,7 @@ def check_packages(config: TrainConfig) -> None:
     for package, (is_needed, setting, remedy) in needed.items():
         if is_needed and config.cluster.address is None and importlib.util.find_spec(package) is None:
             other = "rollout=hf" if package == "vllm" else "model.attention=sdpa"
-            raise EnvironmentProblem(f"{setting}: the package {package} is not installed; {remedy}, or use {other}")
+            raise SetupError(f"{setting}: the package {package} is not installed; {remedy}, or use {other}")
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:

@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mars.command import log_to, run_command
 from mars.config.command_line import parse_command_line
 from mars.config.schema import SftConfig
 from mars.errors import ConfigError, DataError, NumericalError
-from mars.progress import progress
+from mars.output.progress import progress
+from mars.process import log_to, run_command
 from mars.types import Prompt
 
 if TYPE_CHECKING:
     from mars.actor.batch import ProcessedPrompt
-    from mars.data.chat import PromptEncoder
+    from mars.data.prompts.chat import PromptEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ColdStart:
             attention=model.attention,
             trust_remote_code=model.trust_remote_code,
             gradient_checkpointing=False,
-            packing="naive",  # every prompt has one answer
+            packing="padded",  # every prompt has one answer
         )
         scoring = ScoringSettings(1.0, self._rules.blocked_ids, sft.logprob_chunk_tokens)
         self.policy = load_policy(self.model_settings, scoring).to(sft.device)
@@ -60,7 +60,7 @@ class ColdStart:
                 total_steps=sft.num_steps,
                 weight_decay=sft.weight_decay,
                 betas=(sft.beta1, sft.beta2),
-                clip_norm=sft.clip_norm,
+                max_grad_norm=sft.max_grad_norm,
             ),
         )
         self._rows = _process_rows(config, encoder, prompts)
@@ -70,7 +70,7 @@ class ColdStart:
         import torch
 
         from mars.actor.batch import forward_batch
-        from mars.data.balance import micro_batches
+        from mars.batching.plan import micro_batches
 
         start = time.perf_counter()
         rows = [self._rows[prompt.prompt_id] for prompt in prompts]
@@ -107,8 +107,8 @@ def train(config: SftConfig) -> None:
     from rich.console import Console
 
     from mars.actor.state import save_policy
-    from mars.data.chat import PromptEncoder
-    from mars.data.stream import PromptStream
+    from mars.data.order.stream import PromptStream
+    from mars.data.prompts.chat import PromptEncoder
     from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 
     sft, run_dir = config.sft, Path(config.run.dir)
@@ -136,13 +136,12 @@ def train(config: SftConfig) -> None:
 
 def _load_rows(config: SftConfig, encoder: PromptEncoder) -> tuple[Prompt, ...]:
     """Raises DataError where a row has no response or is too long."""
-    from mars.data.boxes import box_space_of
-    from mars.data.dataset import load_prompts
-    from mars.data.images import ImageBudget
-    from mars.data.lengths import drop_overlong
-    from mars.data.source_pixels import check_names, limit_sources
-    from mars.data.templates import apply_templates
-    from mars.data.tokenizer import model_type_of
+    from mars.data.prompts.boxes import box_space_of
+    from mars.data.prompts.budget import ImageBudget, check_names, limit_sources
+    from mars.data.prompts.lengths import drop_overlong
+    from mars.data.prompts.templates import apply_templates
+    from mars.data.prompts.tokenizer import model_type_of
+    from mars.data.rows.dataset import load_prompts
     from mars.inputs import prompt_templates
 
     data = config.data
@@ -165,9 +164,9 @@ def _missing_response(prompt: Prompt) -> str | None:
 def _process_rows(
     config: SftConfig, encoder: PromptEncoder, prompts: Sequence[Prompt]
 ) -> dict[str, tuple[ProcessedPrompt, tuple[int, ...]]]:
-    from mars.data.images import decode_image
-    from mars.data.processor import PromptProcessor
-    from mars.data.views import show
+    from mars.data.pixels.images import decode_image
+    from mars.data.prompts.processor import PromptProcessor
+    from mars.data.prompts.views import render_view
 
     processor = PromptProcessor(
         config.model.path,
@@ -180,7 +179,7 @@ def _process_rows(
     )
     rows = {}
     for prompt in progress(prompts, "Processing images", len(prompts)):
-        messages, images = show(prompt, None, "single")
+        messages, images = render_view(prompt, None, "single")
         if prompt.response is None:
             raise DataError(f"{prompt.row}: {_missing_response(prompt)}")
         token_ids = encoder.encode(messages, len(images))
@@ -197,7 +196,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     config = load_config("sft", line.overrides, line.config_dirs)
     if line.dry_run:
-        from mars.data.chat import PromptEncoder
+        from mars.data.prompts.chat import PromptEncoder
 
         prompts = _load_rows(
             config, PromptEncoder.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)

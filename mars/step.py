@@ -10,7 +10,7 @@ together, so a multi-source response is rewarded for beating what single sources
 trained on. docs/step.md explains every line.
 
 Nothing here knows which engine generates, which trainer trains or on how many machines: those are behind the
-interfaces of mars/rollout/engine.py, mars/actor/trainer.py and mars/rewards/reward.py, and mars/build.py chooses.
+interfaces of mars/rollout/engine.py, mars/actor/trainer.py and mars/rewards/contract.py, and mars/build.py chooses.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Literal, Protocol
 
 from mars.actor.trainer import PolicyTrainer
 from mars.algorithms.advantages import AdvantageSettings
-from mars.algorithms.diagnostics import method_metrics
+from mars.algorithms.metrics import method_metrics
+from mars.algorithms.penalties import OverlongPenalty, score_metrics, with_kl_penalty, with_overlong_penalty
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards
 from mars.algorithms.selection import select_prompts
-from mars.algorithms.shaping import Overlong, score_metrics, with_kl_penalty, with_overlong_penalty
-from mars.rewards.reward import RewardScorer
+from mars.rewards.contract import RewardScorer
 from mars.rollout.collect import BoxFrames, collect, score_stream
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.metrics import anchor_share, engine_metrics, processed_tokens, rollout_metrics
@@ -50,7 +50,7 @@ class StepParts:
     scorer: RewardScorer
     plan: RolloutPlan
     advantage: AdvantageSettings
-    overlong: Overlong | None
+    overlong: OverlongPenalty | None
     kl_in_reward: float
     selection: Literal["all", "nonzero_advantage"]
     max_rounds: int
@@ -62,8 +62,8 @@ class StepParts:
 
 
 class PromptRounds(Protocol):
-    """Prompts without end: round i has `prompts_per_step` of them, all different (mars/data/stream.py). Its length is
-    how many different prompts there are."""
+    """Prompts without end: round i has `prompts_per_step` of them, all different (mars/data/order/stream.py). Its
+    length is how many different prompts there are."""
 
     prompts_per_step: int
 

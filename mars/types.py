@@ -14,6 +14,9 @@ from typing import Any
 
 from mars.errors import DataError
 
+IMAGE_MARKER = "<image>"
+"""Stands in a message's text for one image."""
+
 View = tuple[str, ...] | None
 """Which sources a prompt shows: None is the multi view (all of them); ("infrared",) is a mono view."""
 
@@ -22,7 +25,7 @@ View = tuple[str, ...] | None
 class ImageRef:
     """Where an image is, never its pixels: a file, or a cell of a parquet file (`row`, `slot` in its `images` list).
 
-    `encoding` says how stored values become RGB: "rgb" for 8 bits; 16 bits need a depth encoding (data/images.py).
+    `encoding` says how stored values become RGB: "rgb" for 8 bits; 16 bits need a depth encoding (pixels/images.py).
     `size` is (width, height) in pixels of the stored image after EXIF rotation; `resized` what decoding makes of it.
     """
 
@@ -69,7 +72,7 @@ class Prompt:
     response: str | None = None
 
     def __post_init__(self) -> None:
-        markers = sum(message.text.count("<image>") for message in self.messages)
+        markers = sum(message.text.count(IMAGE_MARKER) for message in self.messages)
         if markers != len(self.sources):
             raise DataError(f"{self.row}: {markers} <image> markers in the prompt, {len(self.sources)} images")
         names = [source.name for source in self.sources]

@@ -29,8 +29,8 @@ from bench.summary import check, intervals, rounded, stage_seconds
 from bench.training import Done, Job, job_overrides, run_job, step_settings
 from bench.workload import IMAGE_SIZE, MODEL_FOLDER, SOURCES, rows_file
 
-KINDS = ("none", "mono", "leave_one_out")
-PACKINGS = ("shared_prefix", "naive")
+KINDS = ("none", "mono", "all_but_one")
+PACKINGS = ("shared_prefix", "padded")
 TIME_TARGET = 0.95  # mono / none at the same number of rollouts
 Rows = Sequence[Mapping[str, Any]]
 
@@ -63,7 +63,7 @@ class Variant:
             f"rollout.max_response_tokens={self.tokens}",
             f"rollout.max_model_len={max(room, settings.rollout.max_model_len)}",
         )
-        return special if self.kind == "none" else (*special, f"anchor.mono_samples_per_source={self.anchors}")
+        return special if self.kind == "none" else (*special, f"anchor.samples_per_view={self.anchors}")
 
 
 def main() -> int:

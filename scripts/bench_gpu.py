@@ -4,7 +4,7 @@
     python scripts/bench_gpu.py --cases six_1600x900 --rounds 1 --overrides model.attention=flash_attention_2
     python scripts/bench_gpu.py --smoke > /dev/null
 
-Every run is `python -m mars.main` with actor.packing=shared_prefix or naive, in turns. One JSON object goes to stdout,
+Every run is `python -m mars.main` with actor.packing=shared_prefix or padded, in turns. One JSON object goes to stdout,
 progress to stderr. docs/performance.md explains the figures. Exit code 1: some run failed; 4: there is no GPU, too few,
 or one whose peak is not known. --smoke goes the whole way on a CPU with a tiny model; its figures say nothing.
 """
@@ -35,7 +35,7 @@ from bench.training import BENCH, Job, job_overrides, run_job
 from bench.workload import MODEL_FOLDER
 
 from mars.config.load import load_config
-from mars.errors import EnvironmentProblem
+from mars.errors import SetupError
 
 EXPERIMENT = "bench_gpu"
 ROLLOUTS: Mapping[str, tuple[str, ...]] = {"vllm": (), "hf": ("rollout=hf", "rollout.max_num_seqs=32")}
@@ -46,9 +46,9 @@ def main() -> int:
     gpus = [] if options.smoke else gpus_seen()
     try:
         peak = None if options.smoke else usable_peak(gpus, options)
-    except (EnvironmentProblem, UnknownGpu) as problem:
+    except (SetupError, UnknownGpu) as problem:
         say(str(problem))
-        return EnvironmentProblem.exit_code
+        return SetupError.exit_code
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mars_bench_")))
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,15 +113,15 @@ def _gpu_facts() -> list[dict[str, Any]]:
 
 
 def usable_peak(gpus: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> float:
-    """TFLOP/s of one GPU. Raises EnvironmentProblem or UnknownGpu where nothing could be measured or said."""
+    """TFLOP/s of one GPU. Raises SetupError or UnknownGpu where nothing could be measured or said."""
     if not gpus:
-        raise EnvironmentProblem("no GPU: torch.cuda.is_available() is false; run this on one, or give --smoke")
+        raise SetupError("no GPU: torch.cuda.is_available() is false; run this on one, or give --smoke")
     needed = 1 if options.launch == "local" else options.trainers + 1
     if len(gpus) < needed:
-        raise EnvironmentProblem(f"too few GPUs for --launch {options.launch}: needs {needed}; got {len(gpus)}")
+        raise SetupError(f"too few GPUs for --launch {options.launch}: needs {needed}; got {len(gpus)}")
     names = sorted({gpu["name"] for gpu in gpus})
     if len(names) > 1:
-        raise EnvironmentProblem(f"GPUs of several kinds; got {names}; show one kind (CUDA_VISIBLE_DEVICES)")
+        raise SetupError(f"GPUs of several kinds; got {names}; show one kind (CUDA_VISIBLE_DEVICES)")
     return peak_tflops(names[0], options.peak_tflops)
 
 

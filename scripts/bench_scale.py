@@ -142,7 +142,7 @@ def _made(folder: str, name: str) -> Path:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", nargs="*", choices=SWEEPS, default=list(SWEEPS))
-    parser.add_argument("--anchor", choices=("none", "mono", "leave_one_out"), default=BASE.anchor)
+    parser.add_argument("--anchor", choices=("none", "mono", "all_but_one"), default=BASE.anchor)
     parser.add_argument("--launch", choices=LAUNCHES, default="ray", help="workers on Ray, or all in one process")
     parser.add_argument("--steps", type=int, default=8, help="steps of each point of a sweep, warm-up included")
     parser.add_argument("--warm-up", type=int, default=3, help="first steps whose time does not count")

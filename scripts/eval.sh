@@ -17,4 +17,4 @@ fi
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 python=${MARS_PYTHON:-$root/.venv/bin/python}
 [ -n "${MARS_PYTHON:-}" ] || [ -x "$python" ] || python=python
-exec "$python" -m mars.cli eval score "$results" --task "$task" "${threshold[@]}" "$@"
+exec "$python" -m mars.cli.main eval score "$results" --task "$task" "${threshold[@]}" "$@"

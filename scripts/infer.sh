@@ -11,4 +11,4 @@ fi
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 python=${MARS_PYTHON:-$root/.venv/bin/python}
 [ -n "${MARS_PYTHON:-}" ] || [ -x "$python" ] || python=python
-exec "$python" -m mars.cli eval infer "$@"
+exec "$python" -m mars.cli.main eval infer "$@"

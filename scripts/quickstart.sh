@@ -38,7 +38,7 @@ make_data() {
     "$mars" data convert llvip "$out/data/scenes" "$out/data" --licence "CC0-1.0 (synthetic)"
 }
 make_model() {
-    "$python" -m mars.actor.tiny "$out/random" --seed 0
+    "$python" -m mars.data.synthetic.tiny_model "$out/random" --seed 0
 }
 cold_start() {
     "$python" -m mars.sft experiment=quickstart_sft "run.dir='$out/cold_start'" "model.path='$out/random'" \

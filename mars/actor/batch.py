@@ -16,7 +16,7 @@ ResponseIds = tuple[int, ...]
 
 
 class ProcessedPrompt(Protocol):
-    """What a prompt must offer (mars/data/processor.py makes it)."""
+    """What a prompt must offer (mars/data/prompts/processor.py makes it)."""
 
     input_ids: Tensor
     pixel_values: tuple[Tensor, ...]

@@ -29,8 +29,8 @@ from mars.actor.state import full_state, save_policy
 from mars.actor.trainer import Rendezvous
 from mars.actor.update_sums import UpdateSums
 from mars.algorithms.kl import kl_estimate
-from mars.algorithms.masked import TokenLayout
-from mars.errors import ConfigError, EnvironmentProblem, NumericalError
+from mars.algorithms.token_layout import TokenLayout
+from mars.errors import ConfigError, NumericalError, SetupError
 from mars.types import ImageRef, MicroBatch, Sequence, TokenRules, TrainBatch, UpdatePlan, UpdateStats, WeightUpdate
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class TrainerSettings:
 
 
 class FsdpTrainer:
-    """A `PolicyTrainer`. process: prompt ids and images to tensors (mars/data/processor.py)."""
+    """A `PolicyTrainer`. process: prompt ids and images to tensors (mars/data/prompts/processor.py)."""
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ def _join_group(rendezvous: Rendezvous, device: str) -> bool:
             **store,
         )
     except dist.DistError as error:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"cluster: the trainer's ranks cannot meet at {rendezvous.init_method}: {error}; "
             "start again (the port may have been taken), or open the ports between the nodes"
         ) from error

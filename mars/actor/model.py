@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from mars.actor.batch import ForwardBatch
 from mars.actor.prefix_attention import register
 from mars.actor.vision_attention import use_segments
-from mars.errors import EnvironmentProblem
+from mars.errors import SetupError
 
-Packing = Literal["shared_prefix", "naive"]
+Packing = Literal["shared_prefix", "padded"]
 # A logit of probability 0. -inf would make the entropy 0 * -inf, and so would the lowest finite number its gradient.
 _BLOCKED = -1e30
 
@@ -124,7 +124,7 @@ def load_policy(settings: ModelSettings, scoring: ScoringSettings, key: str = "m
             trust_remote_code=settings.trust_remote_code,
         )
     except (OSError, ImportError, ValueError) as error:
-        raise EnvironmentProblem(f"{key}: the model cannot be loaded; got {settings.path}: {error}") from error
+        raise SetupError(f"{key}: the model cannot be loaded; got {settings.path}: {error}") from error
     # The vision towers of the Qwen-VL models cut images into patches before this layer, which then sees one at a time.
     embedding = getattr(getattr(backbone.model, "visual", None), "patch_embed", None)
     if isinstance(getattr(embedding, "proj", None), nn.Conv3d):

@@ -13,11 +13,11 @@ from torch import Tensor
 from mars.actor.update_sums import UpdateSums
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.kl import KlEstimator, kl_estimate
-from mars.algorithms.masked import TokenLayout
 from mars.algorithms.mismatch import engine_kl, importance_weights, logprob_difference, num_capped
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.reduction import Reduction, loss_denominator, reduce_loss
+from mars.algorithms.token_layout import TokenLayout
 from mars.types import MicroBatch, TrainBatch, TrainResponse
 
 Row = tuple[int, int]

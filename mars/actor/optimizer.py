@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """warmup_steps: the rate rises linearly over so many steps. clip_norm: of the global gradient.
+    """warmup_steps: the rate rises linearly over so many steps. max_grad_norm: of the global gradient.
 
     total_steps: after the warm-up the rate falls linearly to 0 at this step; None: it stays.
     """
@@ -23,7 +23,7 @@ class OptimizerSettings:
     total_steps: int | None
     weight_decay: float
     betas: tuple[float, float]
-    clip_norm: float
+    max_grad_norm: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Optimizer:
 
     def step(self) -> StepResult:
         """Apply the gradients that are there, or none of them if any is not finite; then clear them."""
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         grad_norm = float(_full(norm))
         learning_rate = self._schedule.get_last_lr()[0]
         applied = math.isfinite(grad_norm)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mars.actor.model import ModelSettings, PolicyModel, ScoringSettings, load_policy
-from mars.errors import ConfigError, EnvironmentProblem
+from mars.errors import ConfigError, SetupError
 
 _KEY = "algorithm.kl_reference"
 _ADVICE = "name a model of the policy's family with its vocabulary, such as the one that the policy was trained from"
@@ -27,7 +27,7 @@ def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> 
     """The reference gets the policy's token ids and image patches, so it must read them alike; its size is its own.
 
     Reads configurations and tokenizers, no weights. Raises ConfigError where the model does not fit, and
-    EnvironmentProblem where it cannot be found.
+    SetupError where it cannot be found.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -47,7 +47,7 @@ def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> 
             for p in (path, policy_path)
         )
     except OSError as error:
-        raise EnvironmentProblem(f"{_KEY}: the model cannot be loaded; got {path}: {error}") from error
+        raise SetupError(f"{_KEY}: the model cannot be loaded; got {path}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{_KEY}: not a model that can be read; got {path}: {error}; {_ADVICE}") from error
     if not policy_words.items() <= words.items():

@@ -18,16 +18,16 @@ class AdvantageSettings:
     GRPO: group_norm, normalize_std (arXiv 2402.03300, section 4.1). Dr. GRPO: group_norm, not normalize_std
     (arXiv 2503.20783, section 3.2). RLOO: leave_one_out, not normalize_std (arXiv 2402.14740, section 2.2).
 
-    pooled: what the anchor rewards enter. "mean_and_std": both statistics are those of multi and anchor rewards
-        together (MARS, arXiv 2605.25437). "mean": the baseline only; the std is that of the multi rewards. That std
-        may be 0 or tiny while the baseline is shifted away: use it with a std_floor.
+    pooled_statistics: what the anchor rewards enter. "mean_and_std": both statistics are those of multi and anchor
+        rewards together (MARS, arXiv 2605.25437). "mean": the baseline only; the std is that of the multi rewards. That
+        std may be 0 or tiny while the baseline is shifted away: use it with a std_floor.
     unbiased_std: divide the squares by N - 1, else by N.
     std_floor: smallest std divided by, in units of the reward. epsilon: added to the std after the floor.
     """
 
     estimator: Literal["group_norm", "leave_one_out"]
     normalize_std: bool
-    pooled: Literal["mean_and_std", "mean"]
+    pooled_statistics: Literal["mean_and_std", "mean"]
     unbiased_std: bool
     std_floor: float
     epsilon: float
@@ -35,8 +35,10 @@ class AdvantageSettings:
     def __post_init__(self) -> None:
         if self.estimator not in ("group_norm", "leave_one_out"):
             raise ConfigError(f"algorithm.estimator: unknown; got {self.estimator}; use group_norm or leave_one_out")
-        if self.pooled not in ("mean_and_std", "mean"):
-            raise ConfigError(f"anchor.pooled: unknown; got {self.pooled}; use mean_and_std or mean")
+        if self.pooled_statistics not in ("mean_and_std", "mean"):
+            raise ConfigError(
+                f"anchor.pooled_statistics: unknown; got {self.pooled_statistics}; use mean_and_std or mean"
+            )
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def group_advantages(
     pool = _Group.of(
         torch.cat([multi.rewards, anchors.rewards]), torch.cat([prompt_index, anchor_prompt_index]), num_prompts
     )
-    spread = pool if settings.pooled == "mean_and_std" else multi
+    spread = pool if settings.pooled_statistics == "mean_and_std" else multi
     std = spread.std(settings.unbiased_std)
     defined = pool.count >= 2
     if settings.normalize_std:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mars.algorithms.kl import kl_estimate
-from mars.algorithms.masked import TokenLayout
+from mars.algorithms.token_layout import TokenLayout
 
 
 @dataclass(frozen=True)

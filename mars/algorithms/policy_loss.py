@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mars.algorithms.masked import TokenLayout
+from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
 # exp of it is finite in float32; a ratio this far out is clipped or broken anyway.

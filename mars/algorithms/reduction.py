@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from mars.algorithms.masked import TokenLayout
+from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
 Reduction = Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]

@@ -69,7 +69,7 @@ def inherited(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def building() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Around imports, reading rows and construction: a million objects are made that live as long as the process.
 
     Collecting garbage among them again and again costs a quarter of the time, and so does looking at them in every

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mars.actor.trainer import PolicyTrainer
-from mars.cluster.environment import building
-from mars.errors import EnvironmentProblem
+from mars.cluster.environment import gc_paused
+from mars.errors import SetupError
 from mars.rollout.engine import RolloutEngine
 
 BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
@@ -25,14 +25,14 @@ def local_workers(
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentProblem(
+        raise SetupError(
             "cluster.device: this machine has no usable GPU (torch.cuda.is_available() is false); got cuda; "
             "use cluster.device=cpu, or join a cluster with GPUs (cluster=ray cluster.address=host:port)"
         )
     torch.set_num_threads(threads)
     with ExitStack() as stack:
         # The trainer first: it makes the process group, and the engine joins it.
-        with building():
+        with gc_paused():
             trainer = build_trainer() if build_trainer is not None else None
             if trainer is not None:
                 stack.callback(trainer.close)

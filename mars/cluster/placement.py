@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from mars.errors import EnvironmentProblem
+from mars.errors import SetupError
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class WorkerResources:
 class Placement:
     """Reserves the workers' resources on the cluster; worker i has bundle i.
 
-    Raises EnvironmentProblem with a have/want table if the cluster is too small or does not free enough in time.
+    Raises SetupError with a have/want table if the cluster is too small or does not free enough in time.
     """
 
     def __init__(self, workers: Sequence[WorkerResources], timeout_s: float) -> None:
@@ -35,7 +35,7 @@ class Placement:
         if not self._group.wait(timeout_s):
             table = _table(workers, ray.available_resources())
             remove_placement_group(self._group)
-            raise EnvironmentProblem(
+            raise SetupError(
                 f"cluster: the workers' resources were not free within {timeout_s:g} s\n{table}\n"
                 "wait for other jobs, or ask for fewer workers (actor.num_workers, rollout.num_workers)"
             )
@@ -52,7 +52,7 @@ class Placement:
         have = ray.cluster_resources()
         wanted = _totals(workers)
         if any(have.get(kind, 0) < amount for kind, amount in wanted.items()):
-            raise EnvironmentProblem(
+            raise SetupError(
                 f"cluster: too small for the workers\n{_table(workers, have)}\n"
                 "ask for fewer workers (actor.num_workers, rollout.num_workers, rollout.tensor_parallel_size), "
                 "join a larger cluster (cluster.address), or use cluster.device=cpu"

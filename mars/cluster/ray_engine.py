@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from mars.cluster.environment import building
+from mars.cluster.environment import gc_paused
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine
 from mars.types import RolloutRequest, WeightUpdate
@@ -20,7 +20,7 @@ class EngineWorker(Worker):
     """One engine in a process of its own."""
 
     def build(self, build_engine: BuildEngine) -> None:
-        with building():
+        with gc_paused():
             self._engine = build_engine(_fetch_object)
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample] | EngineCounts]:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from mars.actor.trainer import PolicyTrainer, Rendezvous
-from mars.cluster.environment import building, give_back_memory
+from mars.cluster.environment import gc_paused, give_back_memory
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
 
@@ -29,7 +29,7 @@ class TrainerWorker(Worker):
         self._build_trainer = build_trainer
 
     def build(self, rendezvous: Rendezvous) -> None:
-        with building():
+        with gc_paused():
             self._trainer = self._build_trainer(rendezvous)
 
     def update(self, batch: TrainBatch) -> UpdateStats:

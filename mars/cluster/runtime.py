@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import ray
 
 from mars.cluster.environment import inherited
-from mars.errors import EnvironmentProblem
+from mars.errors import SetupError
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def ray_cluster(
     address: of a running cluster; None starts one on this machine, whatever RAY_ADDRESS says, and ends it afterwards.
     num_cpus: Ray CPUs of a cluster started here, however many cores there are. Ray starts as many processes in
     advance; they inherit `environment`, so that workers without settings of their own take them over.
-    Raises EnvironmentProblem if the cluster cannot be reached or started.
+    Raises SetupError if the cluster cannot be reached or started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -48,7 +48,7 @@ def ray_cluster(
         with inherited(to_inherit):
             ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"cluster.address: no Ray cluster at {address or 'this machine'}: {error}; "
             "start one with `ray start`, or set cluster.address=null for a cluster of this machine alone"
         ) from error
@@ -66,7 +66,7 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"cluster.address: nobody answers at {address} ({error}); start a cluster with `ray start --head`, "
             "or set cluster.address=null for a cluster of this machine alone"
         ) from error

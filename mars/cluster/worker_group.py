@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mars.cluster.placement import Placement, WorkerResources
-from mars.errors import MarsError, WorkersLost
+from mars.errors import MarsError, WorkerError
 
 # Longest that a worker may take to put its things away before it is ended.
 _CLOSE_TIMEOUT_S = 5.0
@@ -78,7 +78,7 @@ class WorkerGroup:
     def results(self, references: Sequence[Any], call: str, timeout_s: float | None = None) -> list[Any]:
         """Wait for one result of each worker, in order.
 
-        Raises the worker's own MarsError; WorkersLost if one died, failed otherwise, or took longer than the deadline.
+        Raises the worker's own MarsError; WorkerError if one died, failed otherwise, or took longer than the deadline.
         """
         deadline = self._timeout_s if timeout_s is None else timeout_s
         with self._named(call, deadline):
@@ -123,11 +123,11 @@ class WorkerGroup:
         except RayTaskError as error:
             if isinstance(error.cause, MarsError):
                 raise error.cause from error
-            raise WorkersLost(self._describe(call, f"{type(error.cause).__name__}: {error.cause}")) from error
+            raise WorkerError(self._describe(call, f"{type(error.cause).__name__}: {error.cause}")) from error
         except GetTimeoutError as error:
-            raise WorkersLost(self._describe(call, f"no answer within {deadline:g} s")) from error
+            raise WorkerError(self._describe(call, f"no answer within {deadline:g} s")) from error
         except RayError as error:
-            raise WorkersLost(self._describe(call, f"a worker process died: {error}")) from error
+            raise WorkerError(self._describe(call, f"a worker process died: {error}")) from error
 
     def _describe(self, call: str, reason: str) -> str:
         return f"cluster: {call} failed on one of {', '.join(self._names)}: {reason}; their logs are in {self._log_dir}"

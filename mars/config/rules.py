@@ -107,15 +107,15 @@ def _attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
 
 
 def _layout_of_one_source(layout: str, anchor: str) -> tuple[str, str] | None:
-    if layout == "repeated" and anchor == "leave_one_out":
-        return "repeats the one image of a mono view; anchor.kind=leave_one_out shows several", "give single"
+    if layout == "repeated" and anchor == "all_but_one":
+        return "repeats the one image of a mono view; anchor.kind=all_but_one shows several", "give single"
     return None
 
 
 def _spread_of_multi_alone(
-    pooled: str, normalize_std: bool, std_floor: float, samples: int, anchor: str
+    pooled_statistics: str, normalize_std: bool, std_floor: float, samples: int, anchor: str
 ) -> tuple[str, str] | None:
-    if anchor == "none" or pooled != "mean" or not normalize_std:
+    if anchor == "none" or pooled_statistics != "mean" or not normalize_std:
         return None
     if samples < 2:
         wrong = "a single multi rollout (rollout.samples_per_prompt=1) has no spread of its own to divide by"
@@ -206,12 +206,12 @@ TRAIN_RULES = (
     Rule(("algorithm.kl_coefficient", "algorithm.kl_reference"), _reference_for_kl),
     Rule(("algorithm.overlong_buffer_tokens", "rollout.max_response_tokens"), _buffer_in_response),
     Rule(("algorithm.max_rounds", "algorithm.selection"), _rounds_of_selection),
-    Rule(("anchor.mono_samples_per_source", "anchor.sampling", "anchor.kind"), _greedy_once),
+    Rule(("anchor.samples_per_view", "anchor.sampling", "anchor.kind"), _greedy_once),
     Rule(("anchor.image_layout", "anchor.kind"), _layout_of_one_source),
     Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_spread),
     Rule(
         (
-            "anchor.pooled",
+            "anchor.pooled_statistics",
             "algorithm.normalize_std",
             "algorithm.std_floor",
             "rollout.samples_per_prompt",

@@ -135,13 +135,13 @@ class AlgorithmConfig(Section):
 
 
 class AnchorConfig(Section):
-    kind: Literal["none", "mono", "leave_one_out"] = Field(
+    kind: Literal["none", "mono", "all_but_one"] = Field(
         description="Anchor views: none, each source alone, all but one."
     )
-    mono_samples_per_source: PositiveInt = Field(description="Rollouts of each anchor view (m; the paper's is 1).")
+    samples_per_view: PositiveInt = Field(description="Rollouts of each anchor view (m; the paper's is 1).")
     sampling: Literal["policy", "greedy"] = Field(description="Sample anchors as the multi rollouts, or greedily.")
     image_layout: Literal["single", "repeated"] = Field(description="An anchor's image once, or in all image slots.")
-    pooled: Literal["mean_and_std", "mean"] = Field(description="Statistics that the anchor rewards enter.")
+    pooled_statistics: Literal["mean_and_std", "mean"] = Field(description="Statistics that the anchor rewards enter.")
 
 
 class RolloutConfig(Section):
@@ -169,7 +169,7 @@ class RolloutConfig(Section):
 class ActorConfig(Section):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
-    packing: Literal["shared_prefix", "naive"] = Field(
+    packing: Literal["shared_prefix", "padded"] = Field(
         description="What a forward computes: every prompt once for all its responses, or once for each (slower)."
     )
     tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
@@ -180,7 +180,7 @@ class ActorConfig(Section):
     weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
-    clip_norm: PositiveFloat = Field(description="Largest gradient norm.")
+    max_grad_norm: PositiveFloat = Field(description="Largest gradient norm.")
     max_skipped_updates: NonNegativeInt = Field(description="Non-finite updates in a row before the run ends.")
 
 
@@ -269,7 +269,7 @@ class SftSettings(Section):
     weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
-    clip_norm: PositiveFloat = Field(description="Largest gradient norm.")
+    max_grad_norm: PositiveFloat = Field(description="Largest gradient norm.")
     num_threads: PositiveInt = Field(description="Compute threads.")
     device: Literal["cuda", "cpu"] = Field(description="Where the training computes.")
     log_every: PositiveInt = Field(description="Write metrics every so many steps.")

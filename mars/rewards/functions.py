@@ -16,7 +16,7 @@ from typing import Any
 
 from mars.errors import ConfigError
 from mars.rewards import grounding, vqa
-from mars.rewards.reward import ADDED_PARTS, RewardFn, ScorerName, failed_result
+from mars.rewards.contract import ADDED_PARTS, RewardFn, ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
 _BUILT_IN = {"grounding": grounding, "vqa": vqa}

@@ -10,7 +10,7 @@ from math import log
 from typing import Any
 
 from mars.errors import DataError
-from mars.rewards.answer import (
+from mars.rewards.parsing import (
     Box,
     box_entries,
     format_score,

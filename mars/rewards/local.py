@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mars.rewards.contract import RewardFn, ScorerName, failed_result
 from mars.rewards.functions import RewardSpec, load_reward
-from mars.rewards.reward import RewardFn, ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
 _MAX_REASON_CHARS = 300

@@ -17,11 +17,11 @@ from math import ceil
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 
-from mars.errors import ConfigError, WorkersLost
+from mars.errors import ConfigError, WorkerError
+from mars.rewards.contract import ScorerName, failed_result
 from mars.rewards.functions import RewardSpec, resolve_spec
 from mars.rewards.local import FailureLog, Scored, describe_error
 from mars.rewards.process import WorkerProcess
-from mars.rewards.reward import ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class RewardPool:
     - one that ends its worker (a crash, os._exit) twice: failed "its worker died";
     - one on which the function raises, or returns no finite number: failed with the reason.
 
-    Raises ConfigError when the function cannot be loaded, WorkersLost when no worker can be started any more.
+    Raises ConfigError when the function cannot be loaded, WorkerError when no worker can be started any more.
     """
 
     def __init__(self, spec: RewardSpec, scorer: ScorerName, num_workers: int, timeout_s: float) -> None:
@@ -117,7 +117,7 @@ class RewardPool:
             self._start_missing()
             while batch.is_open:
                 if not self._workers:
-                    raise WorkersLost(f"{self._start_error}; no reward worker is left")
+                    raise WorkerError(f"{self._start_error}; no reward worker is left")
                 self._assign(batch)
                 self._receive(batch)
                 self._end_late(batch)

@@ -13,8 +13,8 @@ from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from mars.rewards.contract import ScorerName
 from mars.rewards.functions import RewardSpec
-from mars.rewards.reward import ScorerName
 
 # Bounds a module that hangs while it is imported; generous, for it may import torch from a slow disk.
 _START_TIMEOUT_S = 120.0

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mars.errors import DataError
-from mars.rewards.answer import Box, ParsedResponse, parse_response, read_boxes
+from mars.rewards.contract import RewardScorer, ScorerName
 from mars.rewards.functions import check_truth, is_built_in
 from mars.rewards.grounding import MAX_EXTRA_BOXES, read_truth
 from mars.rewards.local import LocalScorer
+from mars.rewards.parsing import Box, ParsedResponse, parse_response, read_boxes
 from mars.rewards.pool import RewardPool
-from mars.rewards.reward import RewardScorer, ScorerName
 from mars.types import RewardInput, RewardResult
 
 _MAX_PROBLEMS_SHOWN = 20

@@ -10,7 +10,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from mars.errors import DataError
-from mars.rewards.answer import format_score, load_json, parse_response, parse_truth
+from mars.rewards.parsing import format_score, load_json, parse_response, parse_truth
 from mars.types import RewardInput, RewardResult
 
 Words = tuple[str, ...]

@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 
 from mars.errors import ConfigError
+from mars.rewards.contract import RewardFn
 from mars.rewards.functions import load_reward
 from mars.rewards.local import Scored, describe_error, score_one
-from mars.rewards.reward import RewardFn
 
 
 def main(socket_fd: int, lifeline_fd: int) -> None:

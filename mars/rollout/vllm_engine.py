@@ -16,7 +16,7 @@ from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from mars.errors import EnvironmentProblem
+from mars.errors import SetupError
 from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
@@ -83,7 +83,7 @@ class VllmEngine:
         try:
             from vllm import LLM
         except ImportError as error:
-            raise EnvironmentProblem(
+            raise SetupError(
                 f"rollout.engine: vLLM cannot be imported ({error}); install mars[vllm] or mars[cpu], or use rollout=hf"
             ) from error
         # vLLM collects garbage three times while it starts: 1 s each over the objects of all that was imported.

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from mars.output.text import visible
 from mars.tracking.jsonl import finite_or_none
 from mars.tracking.rollouts import sample_prompts
-from mars.tracking.text import visible
 from mars.tracking.tracker import Tracker
 from mars.types import PromptRollouts
 

@@ -12,10 +12,10 @@ from bench.gpu_workload import Case
 from bench.summary import stage_seconds
 
 from mars.config.schema import TrainConfig
-from mars.data.images import ImageBudget, model_image_size
+from mars.data.prompts.budget import ImageBudget, model_image_size
 
 MFU_TARGET = 0.45
-PACKINGS = ("shared_prefix", "naive")
+PACKINGS = ("shared_prefix", "padded")
 MEMORY = "perf/max_memory_allocated_gb"
 _TOKEN_STAGES = ("gen", "old_log_prob", "update_actor")
 _WEIGHT_BYTES = {"bfloat16": 2, "float32": 4}
@@ -121,7 +121,7 @@ def work_report(step: Step) -> dict[str, Any]:
 def case_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """All runs of a case by packing, and what sharing the prompt gained in each round."""
     report: dict[str, Any] = {"packings": {packing: list(found) for packing, found in runs.items()}}
-    report["naive/shared_prefix"] = {
+    report["padded/shared_prefix"] = {
         stage: {"value": median(ratios), "of_each_round": ratios}
         for stage in ("old_log_prob", "update_actor", "step")
         if (ratios := _ratios(runs, stage))
@@ -131,9 +131,9 @@ def case_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, An
 
 def _ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> list[float]:
     """Of the runs of one round each: they ran next to each other."""
-    naive = {run["round"]: run["seconds"][stage] for run in runs.get("naive", ())}
+    padded = {run["round"]: run["seconds"][stage] for run in runs.get("padded", ())}
     packs = {run["round"]: run["seconds"][stage] for run in runs.get("shared_prefix", ())}
-    return [naive[number] / seconds for number, seconds in packs.items() if number in naive and seconds]
+    return [padded[number] / seconds for number, seconds in packs.items() if number in padded and seconds]
 
 
 def checks(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

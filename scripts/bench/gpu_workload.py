@@ -13,7 +13,7 @@ from bench.workload import MODEL_FOLDER, SEED, SOURCES
 MODELS = ("3b", "tiny")
 FACTS_FILE = "facts.json"
 BLOCK = 32  # pixels of a picture's squares: random, and no larger on disk than a photograph
-# Ids of the public tokenizer: its words, then the special tokens in the order of mars/actor/tiny.py.
+# Ids of the public tokenizer: its words, then the special tokens in the order of mars/data/synthetic/tiny_model.py.
 FIRST_SPECIAL_ID = 151_643
 PIXEL_LIMITS = {"shortest_edge": 3_136, "longest_edge": 12_845_056}
 QUESTION = "What do the images show? Look at all of them."
@@ -99,7 +99,7 @@ def full_tokenizer() -> Any:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    from mars.actor.tiny import SPECIAL_TOKENS, build_tokenizer
+    from mars.data.synthetic.tiny_model import SPECIAL_TOKENS, build_tokenizer
 
     backend = json.loads(build_tokenizer().backend_tokenizer.to_str())
     words = backend["model"]["vocab"]
@@ -139,7 +139,7 @@ def write_model(folder: Path, size: str, device: str) -> dict[str, Any]:
         Qwen2VLVideoProcessor,
     )
 
-    from mars.actor.tiny import CHAT_TEMPLATE, build_config, build_tokenizer
+    from mars.data.synthetic.tiny_model import CHAT_TEMPLATE, build_config, build_tokenizer
 
     tokenizer = full_tokenizer() if size == "3b" else build_tokenizer()
     config = config_3b(tokenizer) if size == "3b" else build_config("qwen2_5_vl", tokenizer, tie_word_embeddings=True)

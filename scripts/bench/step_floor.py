@@ -81,9 +81,9 @@ def step_shape(config: TrainConfig, images: Images) -> StepShape:
     Example: two sources of 112 pixels, anchor=mono, 6 + 1 + 1 samples -> a view of 131 tokens, two of 113.
     """
     num_sources, image_side = images
-    shown = {"none": 0, "mono": 1, "leave_one_out": num_sources - 1}[config.anchor.kind]
+    shown = {"none": 0, "mono": 1, "all_but_one": num_sources - 1}[config.anchor.kind]
     multi = View(prompt_tokens(num_sources, image_side), config.rollout.samples_per_prompt)
-    anchor = View(prompt_tokens(shown, image_side), config.anchor.mono_samples_per_source)
+    anchor = View(prompt_tokens(shown, image_side), config.anchor.samples_per_view)
     return StepShape(
         prompts=config.data.prompts_per_step,
         views=(multi, *[anchor] * (num_sources if shown else 0)),

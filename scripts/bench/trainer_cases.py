@@ -15,15 +15,15 @@ from mars.actor.batch import ForwardBatch, forward_batch
 from mars.actor.model import Packing, PolicyModel, ScoringSettings
 from mars.actor.prefix_attention import register
 from mars.actor.shared_prefix import pack_groups
-from mars.actor.tiny import build_config, build_tokenizer
+from mars.data.synthetic.tiny_model import build_config, build_tokenizer
 from mars.types import ImageRef
 
 ModelName = Literal["tiny", "mid"]
 MODELS: tuple[ModelName, ...] = ("tiny", "mid")
 
-Layout = Literal["naive", "vision_once", "shared_prefix"]
-LAYOUTS: tuple[Layout, ...] = ("naive", "vision_once", "shared_prefix")
-"""naive: every row with its own prompt and images. vision_once: rows that share their images. shared_prefix: packs."""
+Layout = Literal["padded", "vision_once", "shared_prefix"]
+LAYOUTS: tuple[Layout, ...] = ("padded", "vision_once", "shared_prefix")
+"""padded: every row with its own prompt and images. vision_once: rows that share their images. shared_prefix: packs."""
 
 NUM_IMAGES = 2
 _IMAGE_SIDES = {131: 8, 600: 32, 1500: 52}  # patches: most of a long prompt is image, as in real ones
@@ -83,7 +83,7 @@ def build_policy(name: ModelName, packing: Packing) -> PolicyModel:
 
 
 def packing_of(layout: Layout) -> Packing:
-    return "shared_prefix" if layout == "shared_prefix" else "naive"
+    return "shared_prefix" if layout == "shared_prefix" else "padded"
 
 
 def make_group(case: Case, config: Any) -> tuple[Prompt, list[tuple[int, ...]]]:
@@ -113,7 +113,7 @@ def forwards(case: Case, layout: Layout, policy: PolicyModel, tokens_per_forward
     if layout == "shared_prefix":
         return [pack_groups([(prompt, responses)], rope_index, config.image_token_id)]
     rows = [(prompt, response) for response in responses]
-    if layout == "naive":
+    if layout == "padded":
         rows = [(_with_own_images(prompt, i), response) for i, (_, response) in enumerate(rows)]
     size = max(tokens_per_forward // (case.prompt + case.response), 1)
     return [
@@ -130,7 +130,7 @@ def case_work(case: Case, layout: Layout, policy: PolicyModel, num_forwards: int
         tokens, pairs = case.prompt + scored, group_pairs(case.prompt, responses)
     else:
         tokens, pairs = case.group * case.prompt + scored, row_pairs(case.prompt, responses)
-    images = NUM_IMAGES * (case.group if layout == "naive" else num_forwards)
+    images = NUM_IMAGES * (case.group if layout == "padded" else num_forwards)
     vision = vision_work(policy.backbone.model.visual, case.side, images, FORWARD_AND_BACKWARD)
     return language_work(policy.backbone, tokens, pairs, scored, FORWARD_AND_BACKWARD) + vision
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_NAMES = {"naive": "rows", "vision_once": "rows, images once", "shared_prefix": "shared prefix"}
-_COLOURS = {"naive": "#9e9e9e", "vision_once": "#6a9fd8", "shared_prefix": "#d9663b"}
+_NAMES = {"padded": "rows", "vision_once": "rows, images once", "shared_prefix": "shared prefix"}
+_COLOURS = {"padded": "#9e9e9e", "vision_once": "#6a9fd8", "shared_prefix": "#d9663b"}
 _WIDTH = 0.26
 
 
@@ -40,7 +40,7 @@ def _panel(axis: Any, cases: Mapping[str, Any]) -> None:
             half = _WIDTH * 0.46
             axis.hlines(found["floor_seconds"], x - half, x + half, color="black", lw=1.6, label=floor_label)
             highest = max(highest, found["seconds"])
-        speed = case["naive/shared_prefix"]["value"]
+        speed = case["padded/shared_prefix"]["value"]
         shared = case["layouts"]["shared_prefix"]["seconds"]
         axis.annotate(f"{speed:.1f}x", (place + _WIDTH, shared), ha="center", va="bottom", fontsize=9)
     axis.set_yscale("log")

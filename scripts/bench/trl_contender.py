@@ -33,7 +33,7 @@ def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
     from trl import GRPOTrainer
 
-    from mars.data.chat import PromptEncoder
+    from mars.data.prompts.chat import PromptEncoder
 
     model_path = str(folder / MODEL_FOLDER)
     blocked = PromptEncoder.from_pretrained(model_path).token_rules().blocked_ids

@@ -56,7 +56,7 @@ def _write_model(folder: Path) -> int:
     """
     from safetensors.torch import load_file, save_file
 
-    from mars.actor.tiny import build_tiny
+    from mars.data.synthetic.tiny_model import build_tiny
 
     build_tiny(folder, seed=SEED)
     file = folder / "model.safetensors"
@@ -109,7 +109,7 @@ def _question_writer(model: Path, num_sources: int):
 
     The text is the same whatever the size of the images.
     """
-    from mars.data.chat import PromptEncoder, prompt_length
+    from mars.data.prompts.chat import PromptEncoder, prompt_length
     from mars.types import Message
 
     encoder, wanted = PromptEncoder.from_pretrained(str(model)), prompt_tokens(num_sources)

@@ -117,7 +117,7 @@ def test_variable_length_attention_of_the_vision_towers(head):
 def world(tmp_path_factory):
     from tiny_world import TinyWorld
 
-    from mars.actor.tiny import build_tiny
+    from mars.data.synthetic.tiny_model import build_tiny
 
     return TinyWorld(build_tiny(tmp_path_factory.mktemp("model") / "tiny", seed=3))
 
@@ -155,7 +155,7 @@ def test_updates_with_packs_are_those_with_rows(world, pictures, dtype, limit):
 
     prompts = [world.train_prompt("a", pictures, [5, 9, 2]), world.train_prompt("text", [], [7, 3])]
     found = []
-    for packing in ("shared_prefix", "naive"):
+    for packing in ("shared_prefix", "padded"):
         trainer = world.trainer(packing=packing, dtype=dtype, device="cuda", objective=GRPO)
         found.append(gradients(trainer, world.batch(prompts, packing=packing))[0])
         trainer.close()

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory) -> Path:
-    from mars.actor.tiny import build_tiny
     from mars.data.convert.llvip import convert_llvip
+    from mars.data.synthetic.tiny_model import build_tiny
     from mars.data.synthetic.write import SetSizes, write_synthetic
 
     folder = tmp_path_factory.mktemp("gpu")

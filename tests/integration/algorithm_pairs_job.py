@@ -13,12 +13,12 @@ os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 from mars.actor.trainer import Rendezvous
 from mars.build import EngineSpec, TrainerSpec, build_scorer, step_parts
 from mars.config.load import load_config
-from mars.data.stream import PromptStream
+from mars.data.order.stream import PromptStream
 from mars.inputs import load_inputs
 from mars.step import SamplingState, train_step
 
 ALGORITHMS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo", "cispo")
-ANCHORS = ("none", "mono", "leave_one_out")
+ANCHORS = ("none", "mono", "all_but_one")
 # What the quick start's settings leave out or a tiny model needs: a KL term, a buffer within its short responses.
 KL = ["algorithm.kl_coefficient=0.001"]
 OWN = {"grpo": KL, "rloo": KL, "dapo": ["algorithm.overlong_buffer_tokens=8", "algorithm.max_rounds=2"]}

@@ -20,12 +20,12 @@ from transformers import AutoImageProcessor
 
 import mars.build
 from mars.actor.fsdp_trainer import FsdpTrainer
-from mars.actor.tiny import build_tiny
 from mars.actor.trainer import Rendezvous
 from mars.build import EngineSpec, TrainerSpec
 from mars.config.load import load_config
-from mars.data.chat import PromptEncoder
-from mars.data.images import ImageBudget, model_image_size
+from mars.data.prompts.budget import ImageBudget, model_image_size
+from mars.data.prompts.chat import PromptEncoder
+from mars.data.synthetic.tiny_model import build_tiny
 from mars.errors import DataError
 from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, Sequence, WeightUpdate
 

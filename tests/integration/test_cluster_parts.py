@@ -17,11 +17,11 @@ from mars.cluster import placement
 from mars.cluster.environment import inherited, worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import EngineWorker, RayEngine, split_by_prompt
-from mars.errors import EnvironmentProblem
+from mars.errors import SetupError
 from mars.rollout.engine import EngineCounts
-from mars.rollout.recorder import RecordingEngine
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import ImageRef, RolloutRequest, Sampling
+from tests.fakes.engine import RecordingEngine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from generation import completions
@@ -93,7 +93,7 @@ def check(monkeypatch, have, workers):
 def test_a_cluster_that_is_too_small_is_a_table(monkeypatch):
     assert WorkerResources("engine-0", 0.5, 0).bundle() == {"CPU": 0.5}
     assert WorkerResources("engine-0", 0.5, 4).bundle() == {"CPU": 0.5, "GPU": 4}
-    with pytest.raises(EnvironmentProblem) as raised:
+    with pytest.raises(SetupError) as raised:
         check(monkeypatch, {"CPU": 2.0}, [WorkerResources("engine-0", 0.5, 2), WorkerResources("actor-0", 0.5, 1)])
     message = str(raised.value)
     assert "GPU  have 0, want 3" in message

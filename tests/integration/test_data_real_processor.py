@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mars.actor.tiny import MAX_PIXELS, MIN_PIXELS, build_config, build_processor
-from mars.data.chat import PromptEncoder, expand
-from mars.data.images import ImageBudget, decode_image, model_image_size, num_image_tokens
-from mars.data.lengths import longest_view
-from mars.data.processor import PromptProcessor
-from mars.data.source_pixels import limited
-from mars.errors import EnvironmentProblem
+from mars.data.pixels.images import decode_image
+from mars.data.prompts.budget import ImageBudget, limited, model_image_size, num_image_tokens
+from mars.data.prompts.chat import PromptEncoder, expand
+from mars.data.prompts.lengths import longest_view
+from mars.data.prompts.processor import PromptProcessor
+from mars.data.synthetic.tiny_model import MAX_PIXELS, MIN_PIXELS, build_config, build_processor
+from mars.errors import SetupError
 from mars.types import ImageRef, Message, Prompt, Source
 
 REAL_PIXELS = (3136, 1003520)  # data.min_image_pixels and data.max_image_pixels as shipped
@@ -108,7 +108,7 @@ def test_rules_cover_the_whole_vocabulary_of_the_model(model):
 
 
 def test_a_folder_without_an_image_processor_is_named(tmp_path):
-    with pytest.raises(EnvironmentProblem, match="no image processor"):
+    with pytest.raises(SetupError, match="no image processor"):
         ImageBudget.from_pretrained(str(tmp_path), 1, 2)
 
 

@@ -19,13 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mars.actor.recorder import RecordingTrainer
 from mars.cluster import ray_trainer
 from mars.cluster.ray_engine import EngineWorker, RayEngine
 from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
-from mars.data.images import ImageBudget, num_image_tokens
-from mars.rollout.recorder import RecordingEngine
+from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.types import ImageRef, Message, Prompt, Source, TrainBatch, WeightUpdate
+from tests.fakes.engine import RecordingEngine
+from tests.fakes.trainer import RecordingTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from step_fakes import EOS, GRPO, IMAGE, one_step, parts, script

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from algorithm_pairs_job import ALGORITHMS, ANCHORS
-from conftest import LOCAL, run
+from workshop import LOCAL, run
 
 
 @pytest.fixture(scope="module")

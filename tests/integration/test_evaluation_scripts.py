@@ -53,7 +53,7 @@ def questions(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    from mars.actor.tiny import build_tiny
+    from mars.data.synthetic.tiny_model import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("model") / "tiny", seed=2)
 
@@ -119,7 +119,7 @@ def test_vllm_answers_too_and_is_compared(asked, questions, model, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "mars.cli",
+        "mars.cli.main",
         "eval",
         "compare",
         asked,

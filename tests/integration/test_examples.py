@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Workshop
 from PIL import Image
 from test_recipes import ON_A_CPU, REWARD, start
+from workshop import ROOT, Workshop
 
 METHODS = ("grpo", "mars_grpo", "dapo", "mars_dapo")
 ROWS = 20
@@ -88,7 +88,7 @@ def sets(workshop: Workshop, tmp_path_factory) -> dict[str, tuple[Path, Path]]:
         folder = tmp_path_factory.mktemp(name)
         make(folder / "src")
         arguments = ["data", "convert", name, str(folder / "src"), str(folder / "out")]
-        done = subprocess.run([sys.executable, "-m", "mars.cli", *arguments], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "mars.cli.main", *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         found[name] = (folder / "out", folder / "src")
     return found

@@ -13,7 +13,7 @@ import ray
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker_group import Worker, WorkerGroup
-from mars.errors import DataError, WorkersLost
+from mars.errors import DataError, WorkerError
 
 
 class Counter(Worker):
@@ -64,9 +64,9 @@ def test_the_items_of_each_worker_come_in_their_order(group):
     ("fault", "error", "message"),
     [
         (-1, DataError, r"gone\.png"),
-        (-2, WorkersLost, "count failed on one of counter-0, counter-1: RuntimeError: the model is broken"),
-        (-3, WorkersLost, "a worker process died"),
-        (-4, WorkersLost, "no answer within 10 s"),
+        (-2, WorkerError, "count failed on one of counter-0, counter-1: RuntimeError: the model is broken"),
+        (-3, WorkerError, "a worker process died"),
+        (-4, WorkerError, "no answer within 10 s"),
     ],
 )
 def test_what_ends_a_stream_early_has_a_name_and_what_came_before_is_there(group, fault, error, message):

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import LOCAL, Workshop
+from workshop import LOCAL, Workshop
 
 
 def test_a_bad_config_ends_with_2(workshop: Workshop, tmp_path: Path):

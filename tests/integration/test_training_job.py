@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LOCAL, Job, Workshop, run
+from workshop import LOCAL, Job, Workshop, run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from test_docs_metrics import undocumented
@@ -79,7 +79,8 @@ def test_the_saved_policy_is_evaluated_in_a_fresh_process(workshop: Workshop, ra
     policy = ray_job.run_dir / "policy"
     out = tmp_path / "result.json"
     job = run(
-        ["-m", "mars.cli", "eval", "run", str(policy), str(workshop.data / "test.parquet"), "experiment=quickstart",
+        ["-m", "mars.cli.main", "eval", "run", str(policy), str(workshop.data / "test.parquet"),
+         "experiment=quickstart",
          "cluster.kind=local", "actor.num_workers=1", f"run.dir='{tmp_path / 'eval'}'", "--out", str(out)],
         tmp_path / "eval",
     )  # fmt: skip

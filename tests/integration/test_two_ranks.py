@@ -20,7 +20,7 @@ JOB = Path(__file__).with_name("two_ranks_job.py")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, dict]:
     """What each rank of a world of one and of two wrote, by "<packing>-<world size>-<rank>"."""
-    from mars.actor.tiny import build_tiny
+    from mars.data.synthetic.tiny_model import build_tiny
 
     folder = tmp_path_factory.mktemp("ranks")
     build_tiny(folder / "policy", seed=3)
@@ -29,7 +29,7 @@ def results(tmp_path_factory) -> dict[str, dict]:
     for i, (width, height) in enumerate([(64, 48), (56, 56), (96, 40)]):
         Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    jobs = [(1, "naive"), (1, "shared_prefix"), (2, "shared_prefix")]
+    jobs = [(1, "padded"), (1, "shared_prefix"), (2, "shared_prefix")]
     for world_size, packing in jobs:
         ranks = [
             subprocess.Popen(
@@ -50,7 +50,7 @@ def results(tmp_path_factory) -> dict[str, dict]:
     }
 
 
-ONE_RANK = pytest.mark.parametrize("one_rank", ["naive-1-0", "shared_prefix-1-0"])
+ONE_RANK = pytest.mark.parametrize("one_rank", ["padded-1-0", "shared_prefix-1-0"])
 
 
 def test_the_ranks_share_a_group_that_is_split(results):

@@ -17,10 +17,10 @@ from tiny_world import GRPO, TinyWorld
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.policy_loss import PolicyLossSettings
-from mars.data.balance import plan_updates
+from mars.batching.plan import plan_updates
 from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
 
-TOKENS_PER_FORWARD = {"naive": 300, "shared_prefix": 50}  # 50 splits a group, and its parts go to different ranks
+TOKENS_PER_FORWARD = {"padded": 300, "shared_prefix": 50}  # 50 splits a group, and its parts go to different ranks
 EVERYTHING = {"entropy_coefficient": 0.2, "importance_cap": 1.1, "kl_coefficient": 0.3}
 
 

@@ -38,7 +38,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory, one_thread) -> Path:
     """A random Qwen2.5-VL of a million parameters with untied embeddings."""
-    from mars.actor.tiny import build_tiny
+    from mars.data.synthetic.tiny_model import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen2_5_vl", seed=3)
 
@@ -46,7 +46,7 @@ def tiny(tmp_path_factory, one_thread) -> Path:
 @pytest.fixture(scope="session")
 def tiny_tied(tmp_path_factory, one_thread) -> Path:
     """The same with tied embeddings."""
-    from mars.actor.tiny import build_tiny
+    from mars.data.synthetic.tiny_model import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("tiny") / "tied", seed=4, tie_word_embeddings=True)
 
@@ -54,7 +54,7 @@ def tiny_tied(tmp_path_factory, one_thread) -> Path:
 @pytest.fixture(scope="session")
 def tiny_qwen3(tmp_path_factory, one_thread) -> Path:
     """A random Qwen3-VL."""
-    from mars.actor.tiny import build_tiny
+    from mars.data.synthetic.tiny_model import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen3_vl", seed=5, family="qwen3_vl")
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mars.actor.recorder import RecordingTrainer
 from mars.algorithms.advantages import AdvantageSettings
-from mars.data.collate import scoring_batch, train_batch
-from mars.data.views import show, views
-from mars.rewards.reward import failed_result
+from mars.batching.collate import scoring_batch, train_batch
+from mars.data.prompts.views import anchor_views, render_view
+from mars.rewards.contract import failed_result
 from mars.rollout.plan import RolloutPlan
-from mars.rollout.recorder import RecordingEngine
 from mars.step import SamplingState, StepParts, train_step
 from mars.types import ImageRef, Prompt, RewardResult, Sampling
+from tests.fakes.engine import RecordingEngine
+from tests.fakes.trainer import RecordingTrainer
 
 EOS = 9
 GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
@@ -41,7 +41,7 @@ class TableScorer:
 
 
 def encode(prompt, view):
-    messages, images = show(prompt, view, "single")
+    messages, images = render_view(prompt, view, "single")
     return (1, *(len(message.text) for message in messages), *(7,) * len(images)), images
 
 
@@ -55,7 +55,7 @@ def parts(
 ):  # fmt: skip
     sampling = Sampling(1.0, 0.9, 0, 16)
     plan = RolloutPlan(
-        samples, anchor_samples, sampling, sampling, partial(views, anchor_kind=anchor), encode, seed=3
+        samples, anchor_samples, sampling, sampling, partial(anchor_views, anchor_kind=anchor), encode, seed=3
     )  # fmt: skip
     length = lambda request: len(request.prompt_token_ids)  # noqa: E731
     return StepParts(

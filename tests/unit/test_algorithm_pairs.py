@@ -10,18 +10,18 @@ import pytest
 from step_fakes import Rounds
 from tiny_world import TinyWorld
 
-from mars.actor.recorder import RecordingTrainer
 from mars.build import step_parts
 from mars.config.load import load_config
-from mars.data.boxes import BoxFrames
+from mars.data.prompts.boxes import BoxFrames
 from mars.inputs import Inputs
-from mars.rollout.recorder import RecordingEngine
 from mars.rollout.scripted import ScriptedEngine
 from mars.step import SamplingState, train_step
 from mars.types import RewardResult
+from tests.fakes.engine import RecordingEngine
+from tests.fakes.trainer import RecordingTrainer
 
 ALGORITHMS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo", "cispo")
-ANCHORS = ("none", "mono", "leave_one_out")
+ANCHORS = ("none", "mono", "all_but_one")
 LONGEST, BUFFER = 24, 16
 
 
@@ -102,12 +102,12 @@ def test_one_step_of_every_pair(world, new_prompt, pictures, algorithm, anchor):
     parts = type(parts)(**{**vars(parts), "trainer": trainer})
     result = train_step(parts, Rounds(prompts, 6), SamplingState(0, ()), 1)
 
-    views = {"none": 0, "mono": 1, "leave_one_out": 1}[anchor]
+    views = {"none": 0, "mono": 1, "all_but_one": 1}[anchor]
     anchors_of = {p.prompt_id: views * (len(p.sources) if len(p.sources) > 1 else 0) for p in prompts}
     assert sorted(request.prompt_id for request in engine.requests if request.view is not None) == sorted(
         prompt_id for prompt_id, count in anchors_of.items() for _ in range(count)
     )
-    shown = {"mono": lambda sources: 1, "leave_one_out": lambda sources: sources - 1, "none": None}[anchor]
+    shown = {"mono": lambda sources: 1, "all_but_one": lambda sources: sources - 1, "none": None}[anchor]
     sources = {p.prompt_id: len(p.sources) for p in prompts}
     for request in engine.requests:
         assert len(request.images) == (sources[request.prompt_id] if request.view is None else shown(

@@ -10,7 +10,7 @@ from tiny_world import TinyWorld
 
 from mars.build import step_parts
 from mars.config.load import load_config
-from mars.data.boxes import BoxFrames
+from mars.data.prompts.boxes import BoxFrames
 from mars.inputs import Inputs
 from mars.rollout.scripted import ScriptedEngine
 
@@ -62,8 +62,8 @@ def test_the_public_codes_anchors_are_a_switch(world, requests, pictures):
 
 
 def test_samples_and_views_are_what_is_asked_for(requests):
-    multi, anchors = requests(mono_samples_per_source=4)
+    multi, anchors = requests(samples_per_view=4)
     assert [request.num_samples for request in anchors] == [4, 4, 4]
     assert multi.num_samples == 5
-    assert [request.view for request in requests(kind="leave_one_out")[1]] == [("s1", "s2"), ("s0", "s2"), ("s0", "s1")]
+    assert [request.view for request in requests(kind="all_but_one")[1]] == [("s1", "s2"), ("s0", "s2"), ("s0", "s1")]
     assert requests(kind="none")[1] == []

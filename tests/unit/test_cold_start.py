@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mars.config.load import load_config
-from mars.data.chat import PromptEncoder
+from mars.data.prompts.chat import PromptEncoder
 from mars.errors import ConfigError, DataError, NumericalError
 from mars.sft import ColdStart, _load_rows, main, train
 

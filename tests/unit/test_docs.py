@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from mars.cli import app
+from mars.cli.main import app
 from mars.config.keys import leaves
 from mars.config.load import load_config
 from mars.config.schema import SftConfig, TrainConfig

@@ -9,12 +9,12 @@ import pytest
 from step_fakes import GRPO, IMAGE, Rounds, TableScorer, parts
 from test_step import expected_advantages, make_table, seen_advantages
 
-from mars.actor.recorder import RecordingTrainer
-from mars.algorithms.shaping import Overlong, overlong_penalty
-from mars.data.stream import PromptStream
+from mars.algorithms.penalties import OverlongPenalty, overlong_penalty
+from mars.data.order.stream import PromptStream
 from mars.fit import FitSettings, fit
 from mars.step import SamplingState, train_step
-from mars.tracking.recorder import RecordingTracker
+from tests.fakes.tracker import RecordingTracker
+from tests.fakes.trainer import RecordingTrainer
 
 NOTHING = SamplingState(0, ())
 
@@ -37,7 +37,7 @@ def ids(items):
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("anchor", ["mono", "leave_one_out"])
+@pytest.mark.parametrize("anchor", ["mono", "all_but_one"])
 def test_unique_anchors_stay_with_their_prompt_through_rounds_carrying_trimming_and_balancing(
     new_prompts, seed, anchor
 ):
@@ -151,7 +151,7 @@ class LongAnswers(TableScorer):
 def test_the_overlong_penalty_is_in_every_score_the_anchors_too(new_prompts):
     """Sample k has k + 2 tokens; with at most 6 and a buffer of 4: 0, -1/4, -2/4, -3/4 for the multi rollouts."""
     prompts = new_prompts(3)
-    made = parts({}, scorer=LongAnswers(), overlong=Overlong(6, 4, 1.0))
+    made = parts({}, scorer=LongAnswers(), overlong=OverlongPenalty(6, 4, 1.0))
     result = train_step(made, Rounds(prompts, 3), NOTHING, 1)
     for item in result.rollouts:
         assert [r.reward.score for r in item.multi.rollouts] == pytest.approx([1.0, 0.75, 0.5, 0.25])
@@ -209,7 +209,7 @@ def test_kl_in_the_reward_is_taken_off_multi_and_anchor_rewards(new_prompts):
 
 def test_anchors_have_a_cost_of_their_own_and_none_without_them(new_prompts):
     prompts = new_prompts(4)
-    for anchor in ("none", "mono", "leave_one_out"):
+    for anchor in ("none", "mono", "all_but_one"):
         made = parts(make_table(prompts, random.Random(0), anchor=anchor), anchor=anchor)
         result = train_step(made, Rounds(prompts, 4), NOTHING, 1)
         groups = [group for item in result.rollouts for group in item.anchors]

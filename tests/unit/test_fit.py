@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from step_fakes import EOS, GRPO, IMAGE, parts
 
-from mars.actor.recorder import RecordingTrainer
-from mars.data.stream import PromptStream
+from mars.data.order.stream import PromptStream
 from mars.fit import FitSettings, fit, last_step
-from mars.rollout.recorder import RecordingEngine
 from mars.rollout.scripted import random_script
-from mars.tracking.recorder import RecordingTracker
 from mars.types import RewardResult
+from tests.fakes.engine import RecordingEngine
+from tests.fakes.tracker import RecordingTracker
+from tests.fakes.trainer import RecordingTrainer
 
 SETTINGS = FitSettings(num_steps=3, num_epochs=None, evaluate_every=0, evaluate_before=False, logprob_diff_alarm=0.5)
 

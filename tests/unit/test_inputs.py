@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from mars.checks.dry_run import check_model_files, report, summary
 from mars.config.load import load_config
-from mars.dry_run import check_model_files, report, summary
-from mars.errors import ConfigError, DataError, EnvironmentProblem
+from mars.errors import ConfigError, DataError, SetupError
+from mars.evaluation.job import _questions
 from mars.inputs import evaluation_plan, load_inputs, prompt_stream
-from mars.results.job import _questions
 
 
 def row(images, truth="[[1, 2, 20, 30]]", question="Find the person.", **extra):
@@ -204,7 +204,7 @@ def test_the_held_out_set_can_be_cut_and_used_alone(configure, pictures):
 def test_dry_run_prints_the_batch_arithmetic(configure, pictures, capsys):
     rows = [row(pictures[:2]), row(pictures[:3]), row(pictures[:1]), row(pictures[:2])]
     config = configure(
-        rows, "run.num_epochs=3", "anchor.mono_samples_per_source=2", "data.prompts_per_step=2", held_out=rows[:1]
+        rows, "run.num_epochs=3", "anchor.samples_per_view=2", "data.prompts_per_step=2", held_out=rows[:1]
     )
     report(config)
     text = capsys.readouterr().out
@@ -228,10 +228,10 @@ def test_dry_run_decodes_every_image_and_looks_at_the_model_files(configure, pic
     config = configure([row(pictures[:2])] * 2, "reward.function=grounding")
     report(config)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EnvironmentProblem, match=r"model\.path.*safetensors"):
+    with pytest.raises(SetupError, match=r"model\.path.*safetensors"):
         check_model_files(str(tmp_path / "empty"))
     (tmp_path / "empty" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(EnvironmentProblem, match=r"model\.path"):
+    with pytest.raises(SetupError, match=r"model\.path"):
         check_model_files(str(tmp_path / "empty"))
     check_model_files(str(tiny))
     with pytest.raises(ConfigError, match=r"reward\.function"):
@@ -243,6 +243,6 @@ def test_dry_run_decodes_every_image_and_looks_at_the_model_files(configure, pic
 def test_dry_run_looks_at_the_reference_of_a_kl_term(configure, pictures, tmp_path):
     rows = [row(pictures[:2])] * 2
     missing = f"algorithm.kl_reference={tmp_path / 'nowhere'}"
-    with pytest.raises(EnvironmentProblem, match=r"algorithm\.kl_reference: .*nowhere"):
+    with pytest.raises(SetupError, match=r"algorithm\.kl_reference: .*nowhere"):
         report(configure(rows, missing))
     report(configure(rows, missing, "algorithm.kl_coefficient=0.0"))  # none is loaded then

@@ -7,17 +7,17 @@ from functools import partial
 import pytest
 from tiny_world import GRPO
 
+from mars.batching.collate import scoring_batch, train_batch
 from mars.cluster.local import local_workers
-from mars.data.boxes import BoxFrames
-from mars.data.collate import scoring_batch, train_batch
-from mars.data.stream import PromptStream
-from mars.data.views import show, views
+from mars.data.order.stream import PromptStream
+from mars.data.prompts.boxes import BoxFrames
+from mars.data.prompts.views import anchor_views, render_view
 from mars.fit import FitSettings, fit
 from mars.rollout.hf_engine import HfEngine, HfSettings
 from mars.rollout.plan import RolloutPlan
 from mars.step import StepParts
-from mars.tracking.recorder import RecordingTracker
 from mars.types import RewardResult, Sampling
+from tests.fakes.tracker import RecordingTracker
 
 
 class LetterScorer:
@@ -35,7 +35,7 @@ class LetterScorer:
 
 def run(world, prompts, pictures, per_update, num_steps=2):
     def encode(prompt, view):
-        messages, images = show(prompt, view, "single")
+        messages, images = render_view(prompt, view, "single")
         return world.encoder.encode(messages, len(images)), images
 
     def length(request):
@@ -54,7 +54,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
             engine=engine,
             trainer=trainer,
             scorer=LetterScorer(),
-            plan=RolloutPlan(4, 1, sampling, sampling, partial(views, anchor_kind="mono"), encode, seed=1),
+            plan=RolloutPlan(4, 1, sampling, sampling, partial(anchor_views, anchor_kind="mono"), encode, seed=1),
             advantage=GRPO.advantage,
             overlong=None,
             kl_in_reward=0.0,

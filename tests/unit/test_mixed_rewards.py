@@ -8,23 +8,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mars.actor.recorder import RecordingTrainer
-from mars.agreement import perfect_answer
 from mars.build import evaluation_parts, step_parts
-from mars.check_data import check, check_lines
+from mars.checks.answers import perfect_answer
+from mars.checks.data import check, check_lines
+from mars.checks.dry_run import report
 from mars.config.load import load_config
-from mars.dry_run import report
 from mars.errors import ConfigError, DataError
-from mars.evaluate import evaluate
+from mars.evaluation.summary import evaluate
 from mars.inputs import load_inputs, prompt_stream, rewards_of
+from mars.rewards.contract import failed_result
 from mars.rewards.functions import RewardsBySet
 from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
-from mars.rewards.reward import failed_result
-from mars.rollout.recorder import RecordingEngine
 from mars.run import _try_rewards
 from mars.step import SamplingState, train_step
 from mars.types import RewardInput, RewardResult
+from tests.fakes.engine import RecordingEngine
+from tests.fakes.trainer import RecordingTrainer
 
 BOXES = "[[1, 2, 20, 30], [30, 10, 40, 40]]"
 BY_SET = "reward.functions={scenes: grounding, questions: vqa}"

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from step_fakes import GRPO, IMAGE, Rounds, one_step, parts
 
-from mars.actor.recorder import RecordingTrainer
-from mars.data.views import views
+from mars.data.prompts.views import anchor_views
 from mars.step import SamplingState, train_step
+from tests.fakes.trainer import RecordingTrainer
 
 
 def make_table(prompts, rng, samples=4, anchor_samples=2, anchor="mono"):
     """Every reward of every prompt is different from all others."""
     keys = [(p.prompt_id, None, k) for p in prompts for k in range(samples)]
-    keys += [(p.prompt_id, v, k) for p in prompts for v in views(p, anchor) for k in range(anchor_samples)]
+    keys += [(p.prompt_id, v, k) for p in prompts for v in anchor_views(p, anchor) for k in range(anchor_samples)]
     scores = rng.sample(range(10_000), len(keys))
     return {key: score / 10_000 for key, score in zip(keys, scores, strict=True)}
 
@@ -50,7 +50,7 @@ def prompts(new_prompt):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("anchor", ["mono", "leave_one_out", "none"])
+@pytest.mark.parametrize("anchor", ["mono", "all_but_one", "none"])
 def test_every_response_gets_the_advantage_of_its_own_prompt(prompts, seed, anchor):
     rng = random.Random(seed)
     rng.shuffle(prompts)
@@ -137,7 +137,7 @@ def test_one_call_of_engine_and_scorer_and_the_new_weights_reach_the_engine(prom
     made.engine.generate = lambda requests: calls.append(len(requests)) or generate(requests)
     for step in (1, 2):
         one_step(made, prompts, step)
-    views_of_all = sum(1 + len(views(p, "mono")) for p in prompts)
+    views_of_all = sum(1 + len(anchor_views(p, "mono")) for p in prompts)
     assert calls == [views_of_all, views_of_all]
     assert made.scorer.calls == 2
     assert [(u.version, u.payload) for u in made.engine.updates] == [(1, {"updates": 1}), (2, {"updates": 2})]

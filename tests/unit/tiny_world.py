@@ -18,10 +18,11 @@ from mars.actor.optimizer import OptimizerSettings
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.policy_loss import PolicyLossSettings
-from mars.data.balance import Packing, plan_updates
-from mars.data.chat import PromptEncoder, prompt_length
-from mars.data.images import ImageBudget, decode_image, num_image_tokens
-from mars.data.processor import PromptProcessor
+from mars.batching.plan import Packing, plan_updates
+from mars.data.pixels.images import decode_image
+from mars.data.prompts.budget import ImageBudget, num_image_tokens
+from mars.data.prompts.chat import PromptEncoder, prompt_length
+from mars.data.prompts.processor import PromptProcessor
 from mars.types import ImageRef, Message, TrainBatch, TrainPrompt, TrainResponse
 from mars.types import Sequence as TokenSequence
 

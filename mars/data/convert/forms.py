@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mars.data.convert.markers import has_numbers
-from mars.data.problems import RowError
-from mars.data.rows import extra_info_of, image_cells, messages_of
+from mars.data.rows.columns import extra_info_of, image_cells, messages_of
+from mars.data.rows.problems import RowError
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 CHOICES = ("choice_list", "choices", "options")

@@ -18,10 +18,10 @@ from mars.data.convert.output import check_unicode
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.convert.voc import pixel_box, read_annotation
 from mars.data.convert.write import WriteOptions, write_set
-from mars.data.images import BadImage, probe_size
-from mars.data.problems import RowError
-from mars.data.views import MARKER
+from mars.data.pixels.images import BadImage, probe_size
+from mars.data.rows.problems import RowError
 from mars.errors import DataError
+from mars.types import IMAGE_MARKER
 
 CONVERTER = "llvip 3"
 LICENCE = LICENCES["llvip"]
@@ -59,8 +59,8 @@ def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> P
 
     Raises DataError if a folder is missing.
     """
-    if MARKER in options.question:
-        raise DataError(f"the question must not hold {MARKER}; got {options.question!r}")
+    if IMAGE_MARKER in options.question:
+        raise DataError(f"the question must not hold {IMAGE_MARKER}; got {options.question!r}")
     check_unicode({"--question": options.question})
     root = source.resolve()
     around = root if image_root is None else image_root.resolve()
@@ -151,7 +151,7 @@ def _read(item: Item, root: Path, options: LlvipOptions) -> ReadItem:
     boxes = [pixel_box(box, size) for box in persons]
     columns = {
         "data_source": "llvip",
-        "prompt": [{"role": "user", "content": f"{MARKER * len(SOURCES)}\n{options.question}"}],
+        "prompt": [{"role": "user", "content": f"{IMAGE_MARKER * len(SOURCES)}\n{options.question}"}],
         "images": [Path(os.path.relpath(file, root)).as_posix() for file in files],
         "reward_model": {"ground_truth": json.dumps([{"bbox_2d": box, "label": LABEL} for box, _ in boxes])},
         "extra_info": {"id": scene.name, "sources": list(SOURCES), "box_space": "original_pixels"},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from mars.data.rows import URL
+from mars.data.rows.columns import URL
 
 SAMPLED = 500  # paths that a rule is chosen by
 

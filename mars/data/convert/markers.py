@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mars.data.problems import RowError
-from mars.data.views import MARKER
+from mars.data.rows.problems import RowError
+from mars.types import IMAGE_MARKER
 
 # LLaVA's <image>, SpatialBot's <image 1>, DEMON's {image#1} and, for pictures of tables, {table#1}.
 _TAG = re.compile(r"<image(?:[ _](?P<angle>\d{1,4}))?>|\{(?:image|table)#(?P<brace>\d{1,4})\}")
@@ -35,7 +35,7 @@ def place_markers(texts: Sequence[str], num_images: int, first: int = 0) -> tupl
     tags = [match for text in texts for match in _TAG.finditer(text)]
     numbers = [match["angle"] or match["brace"] for match in tags]
     if not tags:
-        front = f"{MARKER * num_images}\n" if num_images else ""
+        front = f"{IMAGE_MARKER * num_images}\n" if num_images else ""
         return [*texts[:first], front + texts[first], *texts[first + 1 :]], list(range(num_images))
     if all(number is None for number in numbers):
         order = list(range(len(tags)))
@@ -45,7 +45,7 @@ def place_markers(texts: Sequence[str], num_images: int, first: int = 0) -> tupl
         order = [int(number) - 1 for number in numbers if number is not None]
     if sorted(order) != list(range(num_images)):
         raise RowError("sources", f"{num_images} images, but the text has the tags {_shown(tags) or 'none'}")
-    return [_TAG.sub(MARKER, text) for text in texts], order
+    return [_TAG.sub(IMAGE_MARKER, text) for text in texts], order
 
 
 def _shown(tags: Sequence[re.Match[str]]) -> str:

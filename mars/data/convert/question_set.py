@@ -10,20 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mars.data.choices import choices_in_text, is_letter, letter_of, listed, merged, plain_choices
 from mars.data.convert.forms import Question, count_questions, read_question
 from mars.data.convert.locate import SAMPLED, PathRule, find_rule
 from mars.data.convert.markers import count_tags, place_markers
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.convert.records import RecordFile, read_record_files
 from mars.data.convert.splits import belongs, split_names, split_of
-from mars.data.images import BadImage, probe_size
-from mars.data.problems import RowError
-from mars.data.rows import WRAPPED_TRUTH, confined_path, encodings_of, source_names
-from mars.data.views import MARKER
+from mars.data.pixels.images import BadImage, probe_size
+from mars.data.rows.choices import choices_in_text, is_letter, letter_of, listed, merged, plain_choices
+from mars.data.rows.columns import WRAPPED_TRUTH, confined_path, encodings_of, source_names
+from mars.data.rows.problems import RowError
 from mars.errors import DataError
+from mars.types import IMAGE_MARKER
 
-_LEADING = re.compile(rf"(?:\s*{MARKER})+\s*")
+_LEADING = re.compile(rf"(?:\s*{IMAGE_MARKER})+\s*")
 
 Names = Callable[[Sequence[str]], tuple[str, ...]]
 
@@ -227,7 +227,9 @@ def _path(image: Any, rule: PathRule) -> str:
 def _tidied(text: str, instruction: str) -> str:
     """Leading markers on a line of their own, then the instruction unless the text has it already."""
     leading = _LEADING.match(text)
-    markers, rest = (MARKER * leading.group().count(MARKER), text[leading.end() :]) if leading else ("", text)
+    markers, rest = (
+        (IMAGE_MARKER * leading.group().count(IMAGE_MARKER), text[leading.end() :]) if leading else ("", text)
+    )
     if instruction and instruction not in rest:
         rest = f"{instruction} {rest.lstrip()}"
     return f"{markers}\n{rest}" if markers else rest

@@ -16,7 +16,7 @@ from typing import Any
 from mars.data.convert.licences import LICENCES
 from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, numbered, question_set
-from mars.data.problems import RowError
+from mars.data.rows.problems import RowError
 
 # "No one", "no cups" and "no more than two" are no no.
 _POLAR = re.compile(
@@ -28,7 +28,7 @@ _ANSWER = re.compile(r"(?:the )?(?:final )?answer(?: ?:| is:?) [\"'*]*(yes|no)[\
 
 
 def spatialqa_set(source: Path, image_root: Path | None, depth: str) -> PublicSet:
-    """depth: how 16-bit depth becomes RGB, one of mars.data.depth.DEPTH_ENCODINGS."""
+    """depth: how 16-bit depth becomes RGB, one of mars.data.pixels.depth.DEPTH_ENCODINGS."""
     return question_set(source, image_root, replace(RULES, depth=depth))
 
 

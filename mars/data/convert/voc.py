@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars.data.problems import RowError
+from mars.data.rows.problems import RowError
 
 Box = tuple[float, float, float, float]
 

@@ -18,12 +18,12 @@ from typing import Any
 from mars.data.convert.digests import Digests
 from mars.data.convert.output import CARD, RowFile, check_unicode, read_card, with_earlier_splits, write_card
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
-from mars.data.dataset import THREADS, TruthCheck, read_row
-from mars.data.files import StoredRow
-from mars.data.images import probe_size
-from mars.data.problems import SHOWN_PROBLEMS, OnBadSample, Problem, RowError, report
-from mars.errors import DataError, EnvironmentProblem
-from mars.progress import progress
+from mars.data.pixels.images import probe_size
+from mars.data.rows.dataset import THREADS, TruthCheck, read_row
+from mars.data.rows.files import StoredRow
+from mars.data.rows.problems import SHOWN_PROBLEMS, OnBadSample, Problem, RowError, report
+from mars.errors import DataError, SetupError
+from mars.output.progress import progress
 from mars.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class WriteOptions:
     """limit: rows of each split, None for all. dry_run: read and count, write nothing.
 
     on_bad_sample: leave bad items out and list them in the card, or refuse the set with all of them in one message.
-    check_truth: why a truth cannot be scored, or None; see mars.data.dataset.TruthCheck.
+    check_truth: why a truth cannot be scored, or None; see mars.data.rows.dataset.TruthCheck.
     drop_by: how a user asks for `on_bad_sample` "drop".
     """
 
@@ -63,16 +63,14 @@ def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, 
     to the image root. Items keep their order; the same set gives the same bytes. An interrupted conversion starts
     again, but does not read again the images whose sha256 it knows.
     Raises DataError if a split has no usable item, or has a bad one and `on_bad_sample` is "error", and
-    EnvironmentProblem where `out` cannot be written.
+    SetupError where `out` cannot be written.
     """
     check_unicode({"--name": public.name, "--licence": public.licence, "OUT": str(out)})
     check_unicode({f"split {name!r}": name for name in public.splits})
     try:
         return _write_set(public, out, options)
     except OSError as error:
-        raise EnvironmentProblem(
-            f"{out}: cannot be written: {error}; give a folder with room, and run this again"
-        ) from error
+        raise SetupError(f"{out}: cannot be written: {error}; give a folder with room, and run this again") from error
 
 
 def _write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from mars.data.convert.llvip import QUESTION
 from mars.data.synthetic.scenes import SIDE, Box, Scene, make_scene
-from mars.data.views import MARKER
 from mars.errors import DataError
-from mars.progress import progress
+from mars.output.progress import progress
+from mars.types import IMAGE_MARKER
 
 SOURCES = ("visible", "infrared")
 FIRST_ID = {"train": 100_000, "test": 200_000, "cold_start": 300_000}  # also the scenes' numbers: no scene twice
@@ -126,7 +126,7 @@ def _row(number: int, scene: Scene, shown: Sequence[str], believed: str, files: 
     return {
         "data_source": "synthetic_cold_start",
         "prompt": [
-            {"role": "user", "content": f"{MARKER * len(shown)}\n{QUESTION}"},
+            {"role": "user", "content": f"{IMAGE_MARKER * len(shown)}\n{QUESTION}"},
         ],
         "images": [file.as_posix() for file in files],
         "reward_model": {

@@ -10,7 +10,7 @@ from tiny_world import GRPO
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
-from mars.data.images import BadImage
+from mars.data.pixels.images import BadImage
 
 
 @pytest.fixture

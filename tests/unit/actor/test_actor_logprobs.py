@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_world import distance, full, real_processor
 
-from mars.data.images import decode_image
+from mars.data.pixels.images import decode_image
 
 FAMILIES = ["world", "qwen3_world", "tied_world"]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_world import GRPO, TinyWorld, distance, gradients
 
-from mars.actor.tiny import build_tiny
 from mars.algorithms.policy_loss import PolicyLossSettings
+from mars.data.synthetic.tiny_model import build_tiny
 from mars.types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
 
 TEMPERATURE = 0.7

@@ -25,7 +25,7 @@ def test_rate_factors(warmup, total, factors):
 
 def settings(**changes):
     values = {"learning_rate": 0.1, "warmup_steps": 2, "total_steps": None, "weight_decay": 0.1,
-              "betas": (0.8, 0.9), "clip_norm": 1.5}  # fmt: skip
+              "betas": (0.8, 0.9), "max_grad_norm": 1.5}  # fmt: skip
     return OptimizerSettings(**values | changes)
 
 

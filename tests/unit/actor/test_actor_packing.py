@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_world import GRPO, distance, gradients
 
-PACKINGS = ("shared_prefix", "naive")
+PACKINGS = ("shared_prefix", "padded")
 WITH_KL = replace(GRPO, kl_coefficient=0.3, entropy_coefficient=0.02)
 
 
@@ -102,8 +102,8 @@ def test_kl_to_the_reference_is_that_of_rows(world, qwen3_world, pictures):
             )
             trainer.update(one.batch(prompts(one, pictures)[:1], packing=packing))
             kl[packing] = [value for values in trainer.kl_to_reference(batch) for value in values]
-        assert min(map(abs, kl["naive"])) > 1e-6
-        assert kl["shared_prefix"] == pytest.approx(kl["naive"], rel=2e-3, abs=1e-5)
+        assert min(map(abs, kl["padded"])) > 1e-6
+        assert kl["shared_prefix"] == pytest.approx(kl["padded"], rel=2e-3, abs=1e-5)
 
 
 def test_each_image_once_per_pack_and_each_prompt_token_once(world, pictures):
@@ -125,8 +125,8 @@ def test_each_image_once_per_pack_and_each_prompt_token_once(world, pictures):
 def test_bfloat16_packs_are_as_near_to_float32_as_rows_are(world, pictures):
     exact, *rounded = (
         with_packing(world, prompts(world, pictures), packing, 4, 200, dtype=dtype)
-        for packing, dtype in (("naive", "float32"), ("naive", "bfloat16"), ("shared_prefix", "bfloat16"))
+        for packing, dtype in (("padded", "float32"), ("padded", "bfloat16"), ("shared_prefix", "bfloat16"))
     )
     wanted = gradients(*exact)[0]
-    naive, shared = (distance(gradients(*pair)[0], wanted) for pair in rounded)
-    assert 0 < shared < 2 * naive
+    padded, shared = (distance(gradients(*pair)[0], wanted) for pair in rounded)
+    assert 0 < shared < 2 * padded

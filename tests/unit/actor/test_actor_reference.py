@@ -12,11 +12,11 @@ import torch
 from tiny_world import GRPO
 
 from mars.actor import reference
-from mars.actor.recorder import RecordingTrainer
 from mars.actor.reference import check_reference
-from mars.actor.tiny import build_tiny
-from mars.errors import ConfigError, EnvironmentProblem
+from mars.data.synthetic.tiny_model import build_tiny
+from mars.errors import ConfigError, SetupError
 from mars.types import MicroBatch, TrainBatch, UpdatePlan
+from tests.fakes.trainer import RecordingTrainer
 
 IN_REWARD = replace(GRPO, kl_coefficient=0.1, kl_placement="reward")
 ESTIMATES = {"k1": lambda d: d, "abs": abs, "k2": lambda d: d * d / 2, "k3": lambda d: math.exp(-d) - 1 + d}
@@ -173,11 +173,11 @@ def test_a_reference_with_other_words_is_refused(tiny, tmp_path):
 def test_a_trainer_refuses_too_and_names_the_key(world, tiny_qwen3, tmp_path):
     with pytest.raises(ConfigError, match=r"algorithm\.kl_reference: its model_type is qwen3_vl"):
         world.trainer(objective=replace(IN_REWARD, kl_reference=str(tiny_qwen3)))
-    with pytest.raises(EnvironmentProblem, match=r"algorithm\.kl_reference: .*nowhere"):
+    with pytest.raises(SetupError, match=r"algorithm\.kl_reference: .*nowhere"):
         world.trainer(objective=replace(IN_REWARD, kl_reference=str(tmp_path / "nowhere")))
     bare = changed(world.folder, tmp_path / "bare")
     (bare / "model.safetensors").unlink()
-    with pytest.raises(EnvironmentProblem, match=r"algorithm\.kl_reference: the model cannot be loaded"):
+    with pytest.raises(SetupError, match=r"algorithm\.kl_reference: the model cannot be loaded"):
         world.trainer(objective=replace(IN_REWARD, kl_reference=str(bare)))
 
 

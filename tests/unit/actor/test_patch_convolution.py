@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mars.actor.model import ModelSettings, PatchConvolution, ScoringSettings, load_policy
-from mars.actor.tiny import build_tiny
+from mars.data.synthetic.tiny_model import build_tiny
 
 KERNEL = (2, 14, 14)
 
@@ -33,7 +33,7 @@ def test_the_policy_has_it_and_keeps_the_names_of_its_weights(tmp_path, family):
     from transformers import AutoModelForImageTextToText
 
     build_tiny(tmp_path, seed=0, family=family)
-    settings = ModelSettings(str(tmp_path), "float32", "sdpa", False, False, "naive")
+    settings = ModelSettings(str(tmp_path), "float32", "sdpa", False, False, "padded")
     policy = load_policy(settings, ScoringSettings(1.0, (), 64))
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32)
     assert type(policy.backbone.model.visual.patch_embed.proj) is PatchConvolution

@@ -25,8 +25,8 @@ class Models:
 
     def __init__(self, world, pictures, checkpointing=False):
         self.world, self.pictures = world, pictures
-        self.naive, self.shared = (self.load(packing, checkpointing) for packing in ("naive", "shared_prefix"))
-        self.rope_index = self.naive.backbone.model.get_rope_index
+        self.padded, self.shared = (self.load(packing, checkpointing) for packing in ("padded", "shared_prefix"))
+        self.rope_index = self.padded.backbone.model.get_rope_index
 
     def load(self, packing, checkpointing):
         settings = ModelSettings(str(self.world.folder), "float32", "sdpa", False, checkpointing, packing)
@@ -115,7 +115,7 @@ def test_packs_are_rows(models, family, case):
     assert pack.input_ids.shape == (1, sum(len(p.input_ids) + sum(map(len, rs)) for p, rs in groups))
     assert torch.equal(pack.targets, rows.targets)
     assert torch.equal(pack.lengths, rows.lengths)
-    assert_same(scored(both.shared, [pack]), scored(both.naive, [rows]))
+    assert_same(scored(both.shared, [pack]), scored(both.padded, [rows]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -144,19 +144,19 @@ def test_a_group_may_be_split_over_packs_and_share_them_with_others(models, cuts
     parts = [(whole[0], whole[1][first:last]) for first, last in pairwise(edges)]
     packs = [both.pack([*parts[:1], other]), *(both.pack([part]) for part in parts[1:])]
     rows = [both.rows([*parts[:1], other]), *(both.rows([part]) for part in parts[1:])]
-    assert_same(scored(both.shared, packs), scored(both.naive, rows))
+    assert_same(scored(both.shared, packs), scored(both.padded, rows))
 
 
 @pytest.mark.parametrize("family", ["world", "qwen3_world"])
 def test_hidden_states_agree_to_the_last_digits_of_float64(models, family, request, pictures):
     both = Models(request.getfixturevalue(family), pictures)
-    both.naive.double()
+    both.padded.double()
     both.shared.double()
     groups = described(both, "ragged groups of 0 to 3 images")
     with torch.no_grad():
         mine, wanted = (
             model._hidden_states(batch)[batch.token_rows, batch.token_columns]
-            for model, batch in ((both.shared, both.pack(groups)), (both.naive, both.rows(groups)))
+            for model, batch in ((both.shared, both.pack(groups)), (both.padded, both.rows(groups)))
         )
     torch.testing.assert_close(mine, wanted, atol=1e-9, rtol=0)
 
@@ -168,7 +168,7 @@ def test_with_gradient_checkpointing(models, family):
     groups = described(plain, "ragged groups of 0 to 3 images")
     packs, rows = ([make(groups[:2]), make(groups[2:])] for make in (plain.pack, plain.rows))
     mine = scored(checkpointed.shared, packs)
-    assert_same(mine, scored(plain.naive, rows))
+    assert_same(mine, scored(plain.padded, rows))
     again = scored(plain.shared, packs)
     assert torch.equal(mine[0], again[0])
     assert distance(mine[2], again[2]) < 1e-6
@@ -191,9 +191,9 @@ def test_under_autocast_queries_keys_and_values_meet_in_one_type(models, family)
     both = models(family)
     groups = described(both, "ragged groups of 0 to 3 images")
     with torch.autocast("cpu", torch.bfloat16):
-        mine, rows = both.shared(both.pack(groups))[0], both.naive(both.rows(groups))[0]
+        mine, rows = both.shared(both.pack(groups))[0], both.padded(both.rows(groups))[0]
         objective(mine).backward()
-    exact = both.naive(both.rows(groups))[0]
+    exact = both.padded(both.rows(groups))[0]
     assert mine.dtype == torch.float32
     assert (mine - exact).abs().mean() < 2 * (rows - exact).abs().mean() + 1e-3
 
@@ -229,7 +229,7 @@ def difference(model, batch, logprobs):
 
 def test_a_plain_causal_mask_is_wrong(right):
     both, _, pack, logprobs = right
-    assert difference(both.naive, replace(pack, layout=None), logprobs) > WRONG
+    assert difference(both.padded, replace(pack, layout=None), logprobs) > WRONG
 
 
 def test_positions_by_place_are_wrong(right):

@@ -24,7 +24,7 @@ choices = st.builds(
     AdvantageSettings,
     estimator=st.sampled_from(["group_norm", "leave_one_out"]),
     normalize_std=st.booleans(),
-    pooled=st.sampled_from(["mean_and_std", "mean"]),
+    pooled_statistics=st.sampled_from(["mean_and_std", "mean"]),
     unbiased_std=st.booleans(),
     std_floor=st.sampled_from([0.0, 0.05, 10.0]),
     epsilon=st.sampled_from([1e-6, 1e-3]),
@@ -64,7 +64,7 @@ def deviation(values, unbiased):
 def loop(multi, anchors, chosen):
     """One prompt, from the formulas alone; None where there is no advantage."""
     pool = [*multi, *anchors]
-    scale_pool = pool if chosen.pooled == "mean_and_std" else multi
+    scale_pool = pool if chosen.pooled_statistics == "mean_and_std" else multi
     if len(pool) < 2 or (chosen.normalize_std and len(scale_pool) < 2):
         return None
     if max(pool) == min(pool):
@@ -187,7 +187,7 @@ def test_a_floor_on_the_std_lets_small_gaps_push_less():
 def test_equal_rewards_give_exactly_zero(value, size, anchors, chosen):
     result = one([value] * size, [value] * anchors, chosen)
     assert result.values.tolist() == [0.0] * size
-    enough = size + anchors if chosen.pooled == "mean_and_std" or not chosen.normalize_std else size
+    enough = size + anchors if chosen.pooled_statistics == "mean_and_std" or not chosen.normalize_std else size
     assert result.weights.tolist() == [float(enough >= 2)] * size
 
 
@@ -207,7 +207,7 @@ def test_hand_computed():
     rloo = replace(no_std, estimator="leave_one_out")
     assert one([1.0, 0.0], [0.2], rloo).values.tolist() == pytest.approx([0.9, -0.6])
     # Baseline of the pool 0.4, std of the multi rewards alone sqrt(0.5).
-    mean_only = replace(EXACT, pooled="mean")
+    mean_only = replace(EXACT, pooled_statistics="mean")
     assert one([1.0, 0.0], [0.2], mean_only).values.tolist() == pytest.approx([0.6 / 0.5**0.5, -0.4 / 0.5**0.5])
 
 
@@ -232,7 +232,9 @@ def test_integer_rewards_keep_their_fractions():
     assert values.tolist() == pytest.approx([2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3)])
 
 
-@pytest.mark.parametrize(("field", "key"), [("estimator", "algorithm.estimator"), ("pooled", "anchor.pooled")])
+@pytest.mark.parametrize(
+    ("field", "key"), [("estimator", "algorithm.estimator"), ("pooled_statistics", "anchor.pooled_statistics")]
+)
 def test_unknown_choices_are_refused(field, key):
     with pytest.raises(ConfigError, match=key):
         replace(GRPO, **{field: "other"})

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mars.algorithms.kl import kl_estimate
-from mars.algorithms.shaping import overlong_penalty
+from mars.algorithms.penalties import overlong_penalty
 from mars.errors import ConfigError
 
 

@@ -9,11 +9,11 @@ import torch
 
 import mars.algorithms
 from mars.algorithms.advantages import AdvantageSettings
-from mars.algorithms.diagnostics import method_metrics
-from mars.algorithms.masked import TokenLayout
+from mars.algorithms.metrics import method_metrics
 from mars.algorithms.mismatch import importance_weights, logprob_difference
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, view_name
 from mars.algorithms.selection import select_prompts
+from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 from mars.types import (
     Completion,

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.algorithms.masked import TokenLayout
 from mars.algorithms.mismatch import engine_kl, importance_weights, num_capped
+from mars.algorithms.token_layout import TokenLayout
 
 
 def test_kl_by_hand():

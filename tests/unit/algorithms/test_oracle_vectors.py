@@ -9,10 +9,10 @@ import torch
 
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
 from mars.algorithms.kl import kl_estimate
-from mars.algorithms.masked import TokenLayout
+from mars.algorithms.penalties import overlong_penalty
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.reduction import loss_denominator, reduce_loss
-from mars.algorithms.shaping import overlong_penalty
+from mars.algorithms.token_layout import TokenLayout
 
 FOLDER = Path(os.environ.get("MARS_ORACLES", Path(__file__).parents[2] / "data" / "oracles"))
 KINDS = ("advantages", "losses", "overlong")

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.algorithms.masked import TokenLayout
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
+from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
 CLIP = PolicyLossSettings("clip", 0.2, 0.28, None)

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.algorithms.kl import kl_estimate
-from mars.algorithms.masked import TokenLayout
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.reduction import loss_denominator, reduce_loss
+from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
 REDUCTIONS = ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mars.algorithms.masked import TokenLayout
+from mars.algorithms.token_layout import TokenLayout
 
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0]])
 

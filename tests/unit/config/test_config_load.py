@@ -70,8 +70,8 @@ def test_a_mapping_on_the_command_line_replaces_that_of_the_experiment(experimen
 
 
 def test_a_group_on_the_command_line_wins_over_the_experiments_choice(experiment):
-    chosen, dirs = experiment("# @package _global_\ndefaults:\n  - override /anchor: leave_one_out\n")
-    assert load_config("train", [FILES, *chosen], dirs).anchor.kind == "leave_one_out"
+    chosen, dirs = experiment("# @package _global_\ndefaults:\n  - override /anchor: all_but_one\n")
+    assert load_config("train", [FILES, *chosen], dirs).anchor.kind == "all_but_one"
     assert load_config("train", [FILES, *chosen, "anchor=none"], dirs).anchor.kind == "none"
 
 
@@ -241,10 +241,13 @@ def test_refusal(override, line):
             "rollout.tensor_parallel_size: cluster.device=cpu has",
         ),
         (["cluster.device=cpu", "model.attention=flash_attention_2"], "model.attention: needs a GPU"),
-        (["anchor=mono", "anchor.pooled=mean"], "anchor.pooled: equal multi rewards have no spread"),
         (
-            ["anchor=mono", "anchor.pooled=mean", "algorithm.std_floor=0.1", "rollout.samples_per_prompt=1"],
-            "anchor.pooled: a single multi rollout (rollout.samples_per_prompt=1) has no spread",
+            ["anchor=mono", "anchor.pooled_statistics=mean"],
+            "anchor.pooled_statistics: equal multi rewards have no spread",
+        ),
+        (
+            ["anchor=mono", "anchor.pooled_statistics=mean", "algorithm.std_floor=0.1", "rollout.samples_per_prompt=1"],
+            "anchor.pooled_statistics: a single multi rollout (rollout.samples_per_prompt=1) has no spread",
         ),
         (["algorithm=rloo", "algorithm.std_floor=0.1"], "algorithm.std_floor: has no effect with algorithm.normalize"),
         (["algorithm.kl_reference=''"], "algorithm.kl_coefficient: a KL term needs a reference model"),
@@ -259,7 +262,10 @@ def test_anchors_give_a_single_rollout_its_signal():
 
 
 def test_without_anchors_it_does_not_matter_what_they_would_be_pooled_in():
-    assert load_config("train", [FILES, "anchor=none", "anchor.pooled=mean"], []).anchor.pooled == "mean"
+    assert (
+        load_config("train", [FILES, "anchor=none", "anchor.pooled_statistics=mean"], []).anchor.pooled_statistics
+        == "mean"
+    )
 
 
 def test_what_has_no_default_must_be_given():
@@ -351,7 +357,7 @@ BROKEN_EXPERIMENTS = {
     "defaults: [override /algorithm: grop]": "names what does not exist; got 'algorithm/grop'; the choices are",
     "defaults: [override /algorthm: grpo]": "Could not override 'algorthm'",
     "defaults: [/algorithm: grpo]": "algorithm appears more than once",
-    "defaults: [override /anchor: null]": "anchor.kind: not set; give one of none, mono, leave_one_out",
+    "defaults: [override /anchor: null]": "anchor.kind: not set; give one of none, mono, all_but_one",
 }
 
 

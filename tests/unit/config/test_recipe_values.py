@@ -33,7 +33,7 @@ PAPER = {
     "actor.learning_rate": (1e-6, 1e-6),
     "actor.warmup_steps": (0, 10),
     "actor.weight_decay": (0.01, 0.1),
-    "actor.clip_norm": (1.0, 1.0),
+    "actor.max_grad_norm": (1.0, 1.0),
     "algorithm.clip_low": (0.2, 0.2),
     "algorithm.clip_high": (0.2, 0.28),
     "algorithm.dual_clip": (None, 10.0),
@@ -59,10 +59,10 @@ ADVANTAGE = {
 }
 ANCHORS = {
     "anchor.kind": "mono",
-    "anchor.mono_samples_per_source": 1,
+    "anchor.samples_per_view": 1,
     "anchor.sampling": "policy",
     "anchor.image_layout": "single",
-    "anchor.pooled": "mean_and_std",
+    "anchor.pooled_statistics": "mean_and_std",
 }
 
 

@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from mars.data.images import BadImageReason
+from mars.data.pixels.images import BadImageReason
 
 ROOT = Path(__file__).parents[3]
 DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def test_every_reason_is_documented():
 
 def messages() -> Iterator[tuple[str, str]]:
     """(place, text) of what is said of files as a whole: raised, or appended to a list that is raised."""
-    for place, call in calls(("DataError", "FileError", "EnvironmentProblem", "ConfigError")):
+    for place, call in calls(("DataError", "FileError", "SetupError", "ConfigError")):
         if call.args and (text := text_of(call.args[0])):
             yield place, text
     for path in MODULES:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mars.algorithms.shaping import KL_PART, OVERLONG_PART
+from mars.algorithms.penalties import KL_PART, OVERLONG_PART
+from mars.rewards.contract import ADDED_PARTS
 from mars.rewards.functions import as_result
-from mars.rewards.reward import ADDED_PARTS
 from mars.types import RewardResult
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mars.rewards.answer import format_score, parse_boxes, parse_response
 from mars.rewards.functions import load_reward
 from mars.rewards.grounding import score_grounding, score_grounding_compat
+from mars.rewards.parsing import format_score, parse_boxes, parse_response
 from mars.rewards.vqa import score_vqa
 from mars.types import RewardInput
 
@@ -271,6 +271,8 @@ def test_boxes_by_hand() -> None:
 
 def test_rewards_import_neither_torch_nor_numpy() -> None:
     heavy = "{'torch', 'numpy', 'scipy', 'ray', 'transformers'}"
-    modules = "mars.rewards.reward, mars.rewards.functions, mars.rewards.pool, mars.rewards.worker, mars.rewards.local"
+    modules = (
+        "mars.rewards.contract, mars.rewards.functions, mars.rewards.pool, mars.rewards.worker, mars.rewards.local"
+    )
     check = f"import sys, {modules}; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, check=False).returncode == 0

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mars.rewards.answer
 import mars.rewards.grounding
+import mars.rewards.parsing
 import mars.rewards.vqa
 from mars.build import build_scorer
 from mars.errors import ConfigError, DataError
@@ -164,6 +164,6 @@ def test_a_function_of_ones_own_has_one_scorer(tmp_path) -> None:
 
 
 def test_the_examples_in_the_docstrings() -> None:
-    for module in (mars.rewards.answer, mars.rewards.grounding, mars.rewards.vqa):
+    for module in (mars.rewards.parsing, mars.rewards.grounding, mars.rewards.vqa):
         result = doctest.testmod(module)
         assert (result.failed, result.attempted > 0) == (0, True)

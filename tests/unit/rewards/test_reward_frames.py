@@ -8,8 +8,8 @@ from statistics import fmean
 
 import pytest
 
-from mars.data.boxes import BoxFrames
-from mars.data.images import ImageBudget, model_image_size
+from mars.data.prompts.boxes import BoxFrames
+from mars.data.prompts.budget import ImageBudget, model_image_size
 from mars.rewards.functions import load_reward
 from mars.types import ImageRef, Message, Prompt, RewardInput, Source
 

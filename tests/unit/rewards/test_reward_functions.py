@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mars.errors import ConfigError
+from mars.rewards.contract import self_test
 from mars.rewards.functions import as_result, check_truth, load_reward
 from mars.rewards.local import LocalScorer
-from mars.rewards.reward import self_test
 from mars.types import RewardResult
 
 FILE = Path(__file__).parent / "user_rewards.py"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mars.errors import ConfigError, WorkersLost
+from mars.errors import ConfigError, WorkerError
 from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
 from mars.types import RewardInput
@@ -182,7 +182,7 @@ def test_no_worker_left(make_item, tmp_path: Path) -> None:
     file.write_text("import os\ndef f(item): os._exit(1) if item.response else None")
     pool = RewardPool(f"{file}:f", "strict", num_workers=1, timeout_s=5.0)
     file.unlink()
-    with pytest.raises(WorkersLost, match="no such file"):
+    with pytest.raises(WorkerError, match="no such file"):
         pool.score([make_item("x")])
     pool.close()
 
@@ -280,9 +280,9 @@ def test_what_the_stream_raises_ends_the_call_and_leaves_nothing(pool: RewardPoo
     def answers() -> Iterator[RewardInput]:
         yield make_item("a")
         yield make_item("hang")
-        raise WorkersLost("the engine is gone")
+        raise WorkerError("the engine is gone")
 
-    with pytest.raises(WorkersLost, match="the engine is gone"):
+    with pytest.raises(WorkerError, match="the engine is gone"):
         pool.score(answers())
     assert "rewards" not in {thread.name for thread in threading.enumerate()}
     assert [result.score for result in pool.score([make_item("b")] * 4)] == [1.0] * 4

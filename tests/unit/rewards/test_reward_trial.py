@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mars.cli.reward import describe, fields_of_options, summary, try_reward
 from mars.errors import ConfigError, DataError
 from mars.rewards.trial import item_of, read_items, run_trials, trial_record
-from mars.try_reward import describe, fields_of_options, summary, try_reward
 
 FILE = Path(__file__).parent / "user_rewards.py"
 TRUTH = "[[320, 256, 640, 512]]"
@@ -20,7 +20,7 @@ SIZES = {"truth_size": [1280, 1024], "response_size": [640, 512]}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mars.cli", "reward", "try", *arguments]
+    command = [sys.executable, "-m", "mars.cli.main", "reward", "try", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -303,7 +303,7 @@ def test_exit_codes_and_streams_of_the_command(tmp_path: Path) -> None:
 
 
 def test_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
-    code = "from mars.cli import main; main()"
+    code = "from mars.cli.main import main; main()"
     command = [sys.executable, "-c", code, "reward", "try", "vqa", "--text", "数", "--truth", "x"]
     result = subprocess.run(command, capture_output=True, env={"PYTHONIOENCODING": "ascii"}, timeout=60, check=False)
     assert (result.returncode, b"\\u2026" in result.stdout) == (0, True)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from mars.rollout.collect import ScoredSample, collect, score_stream
 from mars.rollout.engine import EngineCounts, FinishedSample
 from mars.rollout.metrics import engine_metrics, processed_tokens, rollout_metrics
-from mars.rollout.recorder import RecordingEngine
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
+from tests.fakes.engine import RecordingEngine
 
 SAMPLING = Sampling(1.0, 1.0, 0, 6)
 IMAGE = ImageRef("a.png", (28, 28))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mars.data.views import show, views
+from mars.data.prompts.views import anchor_views, render_view
 from mars.rollout.plan import RolloutPlan, request_seed
 from mars.types import ImageRef, Sampling
 
@@ -19,10 +19,10 @@ IMAGES = [ImageRef(f"{i}.png", (28, 28)) for i in range(3)]
 
 def plan(kind="mono", layout="single", anchor_sampling=POLICY, seed=1):
     def encode(prompt, view):
-        messages, images = show(prompt, view, layout)
+        messages, images = render_view(prompt, view, layout)
         return tuple(map(ord, "".join(message.text for message in messages))), images
 
-    return RolloutPlan(6, 2, POLICY, anchor_sampling, partial(views, anchor_kind=kind), encode, seed)
+    return RolloutPlan(6, 2, POLICY, anchor_sampling, partial(anchor_views, anchor_kind=kind), encode, seed)
 
 
 def text(request):
@@ -46,8 +46,8 @@ def test_every_prompt_asks_for_its_multi_view_and_right_after_it_for_its_anchors
         assert text(request).count("<image>") == len(request.images)
 
 
-def test_leave_one_out_and_none(prompts):
-    views_of = [r.view for r in plan("leave_one_out").requests(prompts[2:], 1)]
+def test_all_but_one_and_none(prompts):
+    views_of = [r.view for r in plan("all_but_one").requests(prompts[2:], 1)]
     assert views_of == [None, ("cam1", "cam2"), ("cam0", "cam2"), ("cam0", "cam1")]
     assert [r.view for r in plan("none").requests(prompts, 1)] == [None, None, None]
 

@@ -6,11 +6,12 @@ import io
 import pytest
 from rich.console import Console
 
-from mars.evaluate import MEAN_IOU, EvalRecord, summarize
+from mars.evaluation.summary import MEAN_IOU, EvalRecord, summarize
+from mars.evaluation.tables import evaluation_rows, evaluation_table
+from mars.output import text as text_module
+from mars.output.text import shorten, visible
 from mars.tracking import console as console_module
-from mars.tracking import text as text_module
-from mars.tracking.console import ConsoleTracker, duration, evaluation_rows, evaluation_table, step_line
-from mars.tracking.text import shorten, visible
+from mars.tracking.console import ConsoleTracker, duration, step_line
 
 
 def plain(width: int = 200) -> Console:

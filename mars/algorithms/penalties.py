@@ -1,0 +1,109 @@
+"""Terms added to a rollout's score before advantages are taken: to the multi rollouts' and the anchors' alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from mars.errors import ConfigError
+from mars.types import PromptRollouts, RolloutGroup
+
+OVERLONG_PART = "overlong_penalty"
+KL_PART = "kl_penalty"
+
+
+@dataclass(frozen=True)
+class OverlongPenalty:
+    """The penalty of long responses: lengths in tokens; factor in units of the reward."""
+
+    max_response_tokens: int
+    buffer_tokens: int
+    factor: float
+
+
+def overlong_penalty(
+    response_tokens: Tensor, max_response_tokens: int, buffer_tokens: int, penalty_factor: float
+) -> Tensor:
+    """Soft penalty of long responses (DAPO, arXiv 2503.14476, section 3.4): 0 up to the buffer, then linear.
+
+        min(-(length - (max_response_tokens - buffer_tokens)) / buffer_tokens * penalty_factor, 0)
+
+    response_tokens: integers [N]. Returns float64 [N], in units of the reward, never positive. Added to every score,
+    anchors included. Raises ConfigError unless 0 < buffer_tokens <= max_response_tokens.
+
+    Example: at most 100 tokens, buffer 20, factor 1: 80 tokens 0, 90 tokens -0.5, 100 tokens -1.
+    """
+    if not 0 < buffer_tokens <= max_response_tokens:
+        raise ConfigError(
+            f"algorithm.overlong_buffer_tokens: must be in 1..rollout.max_response_tokens={max_response_tokens}; "
+            f"got {buffer_tokens}"
+        )
+    excess = response_tokens.double() - (max_response_tokens - buffer_tokens)
+    return (-excess / buffer_tokens * penalty_factor).clamp(max=0.0)
+
+
+def with_overlong_penalty(prompts: Sequence[PromptRollouts], overlong: OverlongPenalty) -> list[PromptRollouts]:
+    """The same rollouts with `overlong_penalty` in every valid score and as a part of its own."""
+    lengths = [
+        len(rollout.completion.token_ids) for item in prompts for group in groups(item) for rollout in group.rollouts
+    ]
+    penalties = overlong_penalty(
+        torch.tensor(lengths, dtype=torch.int64), overlong.max_response_tokens, overlong.buffer_tokens, overlong.factor
+    )
+    return add_to_scores(prompts, OVERLONG_PART, penalties.tolist())
+
+
+def with_kl_penalty(
+    prompts: Sequence[PromptRollouts], kl: Sequence[Sequence[float]], coefficient: float
+) -> list[PromptRollouts]:
+    """The same rollouts with -coefficient * KL in every valid score and as a part of its own.
+
+    kl: nats, summed over a response's tokens; for each group that has a valid rollout, in order, one for each of them.
+    """
+    values = (value for group in kl for value in group)
+    rollouts = [rollout for item in prompts for group in groups(item) for rollout in group.rollouts]
+    penalties = [-coefficient * next(values) if rollout.valid else 0.0 for rollout in rollouts]
+    if next(values, None) is not None:
+        raise ValueError("more KL values than valid rollouts")
+    return add_to_scores(prompts, KL_PART, penalties)
+
+
+def add_to_scores(prompts: Sequence[PromptRollouts], part: str, amounts: Iterable[float]) -> list[PromptRollouts]:
+    """Adds an amount to each rollout's score and names it `part`; a failed rollout stays as it is.
+
+    amounts: one for each rollout, in the order of the prompts, of `groups` and of the rollouts in a group.
+    """
+    remaining = iter(amounts)
+
+    def added(group: RolloutGroup) -> RolloutGroup:
+        rollouts = []
+        for rollout in group.rollouts:
+            amount, reward = next(remaining), rollout.reward
+            if rollout.valid:
+                reward = replace(reward, score=reward.score + amount, parts={**reward.parts, part: amount})
+            rollouts.append(replace(rollout, reward=reward))
+        return replace(group, rollouts=tuple(rollouts))
+
+    return [
+        replace(item, multi=added(item.multi), anchors=tuple(added(group) for group in item.anchors))
+        for item in prompts
+    ]
+
+
+def score_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
+    """critic/score/mean|min|max of the valid multi rollouts: the score before a KL term, with the overlong penalty."""
+    rewards = [rollout.reward for item in prompts for rollout in item.multi.rollouts if rollout.valid]
+    scores = [reward.score - reward.parts.get(KL_PART, 0.0) for reward in rewards]
+    if not scores:
+        return {}
+    return {"critic/score/mean": fmean(scores), "critic/score/min": min(scores), "critic/score/max": max(scores)}
+
+
+def groups(item: PromptRollouts) -> Iterator[RolloutGroup]:
+    """The multi group, then the anchor groups."""
+    yield item.multi
+    yield from item.anchors

@@ -1,0 +1,170 @@
+"""Splitting work over ranks and over forward passes. Deterministic, on costs in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from mars.batching.packs import at_least, packs_in_step, split_responses
+from mars.types import MicroBatch, TrainPrompt, UpdatePlan
+
+Row = tuple[int, int]
+Packing = Literal["shared_prefix", "padded"]
+
+
+def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """Indices of the items each rank takes, in ascending order, so that the ranks' total costs are near equal.
+
+    Longest processing time first (Graham 1969): the dearest item left goes to the rank with the least work. The
+    largest total is at most 4/3 - 1/(3 num_ranks) of the best possible one. Ties go to the lower index and rank.
+    With fewer items than ranks some ranks get an empty list.
+
+    Example: costs [5, 4, 3, 3, 3] on 2 ranks -> [[0, 3], [1, 2, 4]].
+    """
+    if num_ranks < 1:
+        raise ValueError(f"num_ranks must be 1 or more; got {num_ranks}")
+    totals = [0] * num_ranks
+    members: list[list[int]] = [[] for _ in range(num_ranks)]
+    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        rank = min(range(num_ranks), key=lambda r: (totals[r], len(members[r]), r))
+        totals[rank] += costs[index]
+        members[rank].append(index)
+    return [sorted(indices) for indices in members]
+
+
+def micro_batches(costs: Sequence[int], tokens_per_forward: int, num_fillers: int = 0) -> list[list[int]]:
+    """Indices of the items of each forward pass, kept in order.
+
+    costs: tokens of each item. num_fillers: rows that every micro-batch holds besides, no longer than its items.
+    A micro-batch is padded to its longest item, so it costs (len(items) + num_fillers) * max(costs) tokens and is
+    closed before that exceeds tokens_per_forward. An item that is alone over the budget gets a micro-batch of its own.
+
+    Example: costs [3, 3, 8, 2] with 10 tokens and no fillers -> [[0, 1], [2], [3]].
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for index, cost in enumerate(costs):
+        longest = max(longest, cost)
+        if batches and (len(batches[-1]) + 1 + num_fillers) * longest <= tokens_per_forward:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+            longest = cost
+    return batches
+
+
+def plan_updates(
+    prompts: Sequence[TrainPrompt], prompts_per_update: int, num_ranks: int, tokens_per_forward: int, packing: Packing
+) -> tuple[UpdatePlan, ...]:
+    """Split a batch into optimizer steps of `prompts_per_update` prompts in the given order; the last may be smaller.
+
+    packing: what a forward holds, and so what it costs. "padded": rows of a prompt and one response, padded to the
+    longest. "shared_prefix": each prompt once, then its responses, without padding.
+    Whole prompts go to one rank, and a prompt's responses stay neighbours; as packs, a prompt is split by responses
+    where it alone exceeds `tokens_per_forward`, or where there are fewer prompts than ranks. Fillers are added so that
+    every rank runs equally many forwards (FSDP's collectives wait for all) and no forward is without an image where
+    another has one.
+    A filler is the shortest row that shows an image.
+
+    Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and
+    (2, 0).
+    """
+    plan_update = _plan_packs if packing == "shared_prefix" else _plan_rows
+    indices = range(len(prompts))
+    return tuple(
+        plan_update(prompts, indices[first : first + prompts_per_update], num_ranks, tokens_per_forward)
+        for first in range(0, len(prompts), prompts_per_update)
+    )
+
+
+def _plan_rows(
+    prompts: Sequence[TrainPrompt], indices: Sequence[int], num_ranks: int, tokens_per_forward: int
+) -> UpdatePlan:
+    def cost(row: Row) -> int:
+        return _cost(prompts, (row,))
+
+    prompt_rows = [_rows(prompts, index) for index in indices]
+    # Neighbours of like length pad little.
+    prompt_rows.sort(key=lambda rows: -max(map(cost, rows)))
+    assignment = assign_to_ranks([sum(map(cost, rows)) for rows in prompt_rows], num_ranks)
+    filler, is_needed = _filler(prompts, indices)
+    ranks = []
+    for members in assignment:
+        rows = [row for member in members for row in prompt_rows[member]]
+        seeing = [row for row in rows if prompts[row[0]].images]
+        blind = [row for row in rows if not prompts[row[0]].images]
+        ranks.append(
+            [
+                *_forwards(seeing, (), cost, tokens_per_forward),
+                *_forwards(blind, (filler,) if is_needed else (), cost, tokens_per_forward),
+            ]
+        )
+    return _equally_many(ranks, filler)
+
+
+def _forwards(
+    rows: Sequence[Row], fillers: tuple[Row, ...], cost: Callable[[Row], int], tokens_per_forward: int
+) -> list[MicroBatch]:
+    """The rows' micro-batches, each with all the fillers, which count against the budget as well."""
+    costs = [max(map(cost, (row, *fillers))) for row in rows]
+    batches = micro_batches(costs, tokens_per_forward, len(fillers))
+    return [MicroBatch((*(rows[i] for i in batch), *fillers), len(fillers)) for batch in batches]
+
+
+def _plan_packs(
+    prompts: Sequence[TrainPrompt], indices: Sequence[int], num_ranks: int, tokens_per_forward: int
+) -> UpdatePlan:
+    """Text-only groups fill the room that those with images leave; a pack of text alone takes a filler in."""
+    filler, is_needed = _filler(prompts, indices)
+
+    def opening_cost(index: int) -> int:
+        return _cost(prompts, (filler,)) if is_needed and not prompts[index].images else 0
+
+    parts = []
+    for index in indices:
+        lengths = [len(response.token_ids) for response in prompts[index].responses]
+        room = tokens_per_forward - opening_cost(index)
+        split = split_responses(prompts[index].num_prompt_tokens, lengths, room)
+        parts += [tuple((index, k) for k in places) for places in split]
+    parts = at_least(num_ranks, parts, lambda part: _cost(prompts, part))
+    assignment = assign_to_ranks([_cost(prompts, part) for part in parts], num_ranks)
+    parts_of_rank = [[parts[member] for member in members] for members in assignment]
+    for mine in parts_of_rank:
+        mine.sort(key=lambda part: (not prompts[part[0][0]].images, -_cost(prompts, part)))
+    costs = [
+        ([_cost(prompts, part) for part in mine], [opening_cost(part[0][0]) for part in mine]) for mine in parts_of_rank
+    ]
+    ranks = [
+        [_pack(prompts, [mine[i] for i in pack], filler, is_needed) for pack in packs]
+        for mine, packs in zip(parts_of_rank, packs_in_step(costs, tokens_per_forward), strict=True)
+    ]
+    return _equally_many(ranks, filler)
+
+
+def _pack(prompts: Sequence[TrainPrompt], parts: Sequence[tuple[Row, ...]], filler: Row, is_needed: bool) -> MicroBatch:
+    rows = tuple(row for part in parts for row in part)
+    if is_needed and not any(prompts[index].images for index, _ in rows):
+        return MicroBatch((*rows, filler), 1)
+    return MicroBatch(rows)
+
+
+def _rows(prompts: Sequence[TrainPrompt], index: int) -> list[Row]:
+    return [(index, k) for k in range(len(prompts[index].responses))]
+
+
+def _cost(prompts: Sequence[TrainPrompt], rows: Sequence[Row]) -> int:
+    """Tokens of rows of one prompt that stands once before them."""
+    return prompts[rows[0][0]].num_prompt_tokens + sum(len(prompts[i].responses[k].token_ids) for i, k in rows)
+
+
+def _filler(prompts: Sequence[TrainPrompt], indices: Sequence[int]) -> tuple[Row, bool]:
+    """The shortest row that shows an image, or the shortest; and whether forwards without an image need it."""
+    rows = [row for index in indices for row in _rows(prompts, index)]
+    with_image = [row for row in rows if prompts[row[0]].images]
+    return min(with_image or rows, key=lambda row: _cost(prompts, (row,))), bool(with_image)
+
+
+def _equally_many(ranks: Sequence[Sequence[MicroBatch]], filler: Row) -> UpdatePlan:
+    longest = max(map(len, ranks))
+    empty = MicroBatch(rows=(filler,), num_fillers=1)
+    return UpdatePlan(ranks=tuple((*batches, *[empty] * (longest - len(batches))) for batches in ranks))

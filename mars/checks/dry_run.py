@@ -1,0 +1,182 @@
+"""`--dry-run`: check settings, data and model files and print what a step would be, without starting any worker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+from mars.checks.answers import EMPTY_ANSWER, answer_of, perfect_answer
+from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
+from mars.config.schema import TrainConfig
+from mars.data.pixels.images import decode_image, decoded_size
+from mars.data.prompts.budget import num_image_tokens
+from mars.data.prompts.chat import prompt_length
+from mars.data.prompts.lengths import longest_view
+from mars.data.prompts.tokenizer import read_json
+from mars.data.prompts.views import anchor_views
+from mars.errors import DataError, SetupError
+from mars.fit import FitSettings, last_step
+from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
+from mars.output.text import visible
+from mars.rewards.functions import load_reward
+from mars.types import RewardResult
+
+_SAMPLES = 4
+_ANSWERS = ("perfect", "empty")
+
+
+def report(config: TrainConfig) -> None:
+    """Raises the same errors as a run would, decodes every image in full and takes some rows all the way."""
+    data = config.data.model_copy(update={"decode_at_start": True})
+    inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
+    load_reward(rewards_of(config), config.reward.scorer)
+    check_model_files(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    check_kl_reference(config)
+    lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
+    lines.append("dry run: settings, data and model files are in order")
+    sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
+
+
+def check_model_files(model_path: str, *, trust_remote_code: bool = False) -> None:
+    """A local folder must hold weights and a configuration that transformers knows; a hub name is only looked up.
+
+    Raises SetupError.
+    """
+    from transformers import AutoConfig
+
+    folder = Path(model_path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise SetupError(f"model.path: no *.safetensors in {model_path}; give a complete Hugging Face folder")
+    try:
+        AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise SetupError(f"model.path: {error}") from error
+
+
+def check_kl_reference(config: TrainConfig) -> None:
+    reference = config.algorithm.kl_reference
+    if config.algorithm.kl_coefficient > 0 and reference is not None and reference != config.model.path:
+        from mars.actor.reference import check_reference
+
+        check_reference(reference, config.model.path, trust_remote_code=config.model.trust_remote_code)
+
+
+def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
+    """The batch arithmetic, one fact per line."""
+    if inputs.train is None:
+        raise ValueError("a summary needs the training set")
+    prompts, data, actor, rollout = inputs.train.prompts, config.data, config.actor, config.rollout
+    anchor_views = [len(anchor_views(prompt, config.anchor.kind)) for prompt in prompts]
+    anchors = fmean(anchor_views) * config.anchor.samples_per_view
+    per_prompt = rollout.samples_per_prompt + anchors
+    layout = config.anchor.image_layout
+    lengths = [longest_view(prompt, inputs.encoder, inputs.budget, layout) for prompt in prompts]
+    row_tokens = max(lengths) + rollout.max_response_tokens
+    stream = prompt_stream(config, prompts)
+    fit = FitSettings(config.run.num_steps, config.run.num_epochs, 0, False, rollout.logprob_diff_alarm)
+    steps = last_step(fit, stream)
+    dropped = sum(inputs.train.dropped.values())
+    held_out = len(inputs.evaluation.prompts) if inputs.evaluation is not None else 0
+    return [
+        f"training set      {len(prompts)} prompts, {dropped} dropped {dict(inputs.train.dropped) or ''}".rstrip(),
+        f"held-out set      {held_out} prompts",
+        f"sources           {_histogram([len(prompt.sources) for prompt in prompts])}",
+        f"prompt tokens     mean {fmean(lengths):.0f}, longest {max(lengths)} of {data.max_prompt_tokens} allowed",
+        f"steps             {steps} = {steps * data.prompts_per_step / len(prompts):.2f} epochs",
+        f"a prompt          {rollout.samples_per_prompt} multi + {anchors:g} anchor rollouts",
+        f"a step            {data.prompts_per_step} prompts, {data.prompts_per_step * per_prompt:g} rollouts, "
+        f"{data.prompts_per_step * rollout.samples_per_prompt} of them trained on",
+        f"updates per step  {data.prompts_per_step // actor.prompts_per_update} of {actor.prompts_per_update} prompts "
+        f"over {actor.num_workers} rank(s)",
+        f"a forward         {max(actor.tokens_per_forward // row_tokens, 1)} or more rows of up to {row_tokens} tokens",
+    ]
+
+
+def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
+    """Some rows taken all the way: decoded, processed, counted, and scored on a perfect and an empty answer.
+
+    Raises DataError where the model's processor makes another number of tokens than was counted.
+    """
+    from mars.build import build_scorer
+    from mars.data.prompts.processor import PromptProcessor
+
+    if inputs.train is None:
+        raise ValueError("samples need the training set")
+    prompts, frames, rewards = inputs.train.prompts, inputs.frames, rewards_of(config)
+    step = max(len(prompts) // _SAMPLES, 1)
+    processor = PromptProcessor(
+        config.model.path,
+        decode=decode_image,
+        min_pixels=config.data.min_image_pixels,
+        max_pixels=config.data.max_image_pixels,
+        image_token_id=inputs.encoder.token_rules().image_id,
+        cache_bytes=0,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    scorer = build_scorer(config)
+    try:
+        lines = []
+        for prompt in prompts[::step][:_SAMPLES]:
+            token_ids, images = inputs.encode(prompt, None)
+            counted = [num_image_tokens(decoded_size(image), inputs.budget) for image in images]
+            expected, made = prompt_length(token_ids, counted), len(processor.process(token_ids, images).input_ids)
+            if made != expected:
+                raise DataError(f"{prompt.row}: {expected} prompt tokens counted, the processor made {made}; report it")
+            answers = [perfect_answer(prompt, None, rewards.of(prompt.data_source), frames), EMPTY_ANSWER]
+            scores = scorer.score([answer_of(prompt, None, answer, frames) for answer in answers])
+            shown = " + ".join(f"{w}x{h}: {n}" for (w, h), n in zip((i.size for i in images), counted, strict=True))
+            lines += [
+                f"sample            {prompt.row}",
+                f"                  {made} prompt tokens, images {shown or 'none'}",
+                *[f"                  {name} answer: {_score(r)}" for name, r in zip(_ANSWERS, scores, strict=True)],
+            ]
+        return lines
+    finally:
+        scorer.close()
+
+
+def _score(result: RewardResult) -> str:
+    return f"failed, {result.failed}" if result.failed else f"score {result.score:.4g}, accuracy {result.accuracy:.4g}"
+
+
+def memory_lines(config: TrainConfig) -> list[str]:
+    """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB."""
+    folder = Path(config.model.path)
+    if not folder.is_dir():
+        return ["memory            not estimated: model.path is a hub name, its files are not looked into"]
+    actor, rollout, model = config.actor, config.rollout, config.model
+    shape = read_shape(read_json(model.path, "config.json"), folder)
+    trainer = trainer_memory(
+        shape,
+        num_ranks=actor.num_workers,
+        dtype=model.dtype,
+        tokens_per_forward=actor.tokens_per_forward,
+        logprob_chunk_tokens=actor.logprob_chunk_tokens,
+        gradient_checkpointing=actor.gradient_checkpointing,
+        with_reference=config.algorithm.kl_coefficient > 0,
+    )
+    engine = engine_memory(
+        shape,
+        tensor_parallel_size=rollout.tensor_parallel_size,
+        dtype=model.dtype,
+        max_num_seqs=rollout.max_num_seqs,
+        max_model_len=rollout.max_model_len,
+    )
+    per_token = kv_bytes_per_token(shape, model.dtype)
+    return [
+        f"model             {shape.num_parameters:,} parameters",
+        f"memory per rank   {_sizes(trainer)}",
+        f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
+        f"tokens; {per_token:,} bytes a token",
+    ]
+
+
+def _sizes(parts: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{name} {count / 2**30:.2f}" for name, count in parts.items())
+    return f"about {sum(parts.values()) / 2**30:.2f} GiB: {listed}"
+
+
+def _histogram(counts: list[int]) -> str:
+    return ", ".join(f"{counts.count(k)} rows with {k}" for k in sorted(set(counts)))

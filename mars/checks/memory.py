@@ -1,0 +1,117 @@
+"""How much memory a worker needs, estimated from the model's files before anything is loaded (docs/clusters.md)."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mars.errors import SetupError
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+# Bytes per token and hidden unit that a layer keeps in 16 bits, attention scores not stored: Korthikanti et al. 2022
+# (arXiv 2205.05198), section 4.1.
+ACTIVATION_BYTES = 34
+# Logits of a chunk in float32, their log-softmax, and the gradient.
+LOGITS_COPIES = 3
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the sizes follow from. num_parameters: all of the checkpoint, vision tower included."""
+
+    num_parameters: int
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+
+
+def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
+    """From config.json and the headers of the *.safetensors in `folder`; no weight is read.
+
+    Raises SetupError where one of them is not what it should be.
+    """
+    text = {**config, **(config.get("text_config") or {})}
+    try:
+        heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
+        return ModelShape(
+            num_parameters=sum(_num_parameters(file) for file in sorted(folder.glob("*.safetensors"))),
+            hidden_size=hidden,
+            num_layers=int(text["num_hidden_layers"]),
+            num_kv_heads=int(text.get("num_key_value_heads") or heads),
+            head_dim=int(text.get("head_dim") or hidden // heads),
+            vocab_size=int(text["vocab_size"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SetupError(f"model.path: config.json of {folder} lacks or misstates {error}") from error
+
+
+def _num_parameters(file: Path) -> int:
+    """A safetensors file begins with the length of its JSON header (8 bytes, little endian), then the header."""
+    try:
+        with open(file, "rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > file.stat().st_size:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(stream.read(length))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise SetupError(f"model.path: {file} is no safetensors file: {error}; download it again") from error
+
+
+def trainer_memory(
+    shape: ModelShape,
+    *,
+    num_ranks: int,
+    dtype: str,
+    tokens_per_forward: int,
+    logprob_chunk_tokens: int,
+    gradient_checkpointing: bool,
+    with_reference: bool,
+) -> dict[str, int]:
+    """Bytes on one rank, by what they are for; P parameters, R ranks, T tokens of a forward, H hidden, L layers.
+
+    parameters 4 P / R, gradients 4 P / R, optimizer states 8 P / R (AdamW's two moments), all in float32 and sharded;
+    reference model 4 P / R where there is one; activations: with checkpointing the inputs of L layers, 2 T H each, and
+    one layer at work, without it L layers at work, each 34 T H in 16 bits; logits chunk: 3 copies of chunk x vocabulary
+    in float32.
+    Example: P = 10^9, R = 4 -> 10^9 bytes of parameters on a rank, as many of gradients, twice as many of states.
+    """
+    size = DTYPE_BYTES[dtype]
+    shard = -(-shape.num_parameters // num_ranks)
+    layer = ACTIVATION_BYTES * size // 2 * tokens_per_forward * shape.hidden_size
+    inputs = size * tokens_per_forward * shape.hidden_size * shape.num_layers
+    found = {
+        "parameters": 4 * shard,
+        "gradients": 4 * shard,
+        "optimizer states": 8 * shard,
+        "reference model": 4 * shard if with_reference else 0,
+        "activations": inputs + layer if gradient_checkpointing else layer * shape.num_layers,
+        "logits chunk": LOGITS_COPIES * 4 * logprob_chunk_tokens * shape.vocab_size,
+    }
+    return {name: count for name, count in found.items() if count}
+
+
+def engine_memory(
+    shape: ModelShape, *, tensor_parallel_size: int, dtype: str, max_num_seqs: int, max_model_len: int
+) -> dict[str, int]:
+    """Bytes on one GPU of an engine: the weights, and the KV cache of max_num_seqs sequences of full length.
+
+    KV cache: 2 (keys and values) x layers x KV heads x head size x bytes, for each token. An engine with less room
+    runs fewer sequences at once.
+    Example: 36 layers, 2 KV heads of 128 in bfloat16: 36,864 bytes a token.
+    """
+    return {
+        "parameters": -(-shape.num_parameters * DTYPE_BYTES[dtype] // tensor_parallel_size),
+        "KV cache": kv_bytes_per_token(shape, dtype) * max_num_seqs * max_model_len // tensor_parallel_size,
+    }
+
+
+def kv_bytes_per_token(shape: ModelShape, dtype: str) -> int:
+    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * DTYPE_BYTES[dtype]

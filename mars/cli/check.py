@@ -1,0 +1,40 @@
+"""`mars data check FILE... --model M [key=value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mars.config.folders import quoted
+from mars.config.load import load_config
+from mars.errors import ConfigError, DataError
+
+
+def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, config_dirs: Sequence[str]) -> None:
+    """Write what was found to stdout. The settings are those of training; the reward follows the first readable truth.
+
+    arguments: files, and overrides such as reward=vqa: what has "=" in it and names no file.
+    Raises DataError with one table of all problems, and ConfigError for wrong settings.
+    """
+    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
+    files = [argument for argument in arguments if argument not in overrides]
+    if not files:
+        raise ConfigError("mars data check: no file given; got only settings; name a parquet or JSONL file")
+    listed = ",".join(quoted(file) for file in files)
+    given = [f"model.path={quoted(model)}", f"data.train_files=[{listed}]"]
+    if not any(override.startswith(("reward=", "reward.function=")) for override in overrides):
+        from mars.evaluation.questions import task_of_rows
+
+        given.append(f"reward={next(filter(None, map(task_of_rows, files)), 'vqa')}")
+    config = load_config("train", [*given, *overrides], config_dirs)
+    from mars.checks.data import check, check_lines
+    from mars.data.rows.problems import report
+    from mars.output.text import visible
+
+    result = check(config, files, held_out)
+    sys.stdout.write("".join(f"{visible(line)}\n" for line in check_lines(result, config)))
+    sys.stdout.flush()
+    if result.problems:
+        remedy = "mend the rows, or train with data.on_bad_sample=drop, which leaves them out and counts them"
+        raise DataError(visible(report(result.problems, result.num_rows, remedy, most_shown=None), "\n"))

@@ -1,0 +1,69 @@
+"""`mars data convert SET SRC OUT`: the converters, with the rewards' own judgement of truths."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from mars.config.folders import quoted
+from mars.data.convert.public_set import PublicSet
+from mars.data.convert.write import WriteOptions, card_lines, write_set
+from mars.data.prompts.boxes import truth_frame
+from mars.data.rows.problems import OnBadSample
+from mars.rewards.functions import check_truth
+from mars.types import Prompt
+
+
+def run_conversion(
+    public: PublicSet,
+    out: Path,
+    task: str | None,
+    *,
+    limit: int | None,
+    dry_run: bool,
+    on_bad_sample: OnBadSample,
+    licence: str | None,
+) -> None:
+    """Convert, and write the counts to stdout.
+
+    task: the reward whose truths these are, "grounding" or "vqa"; None: grounding where a truth lists boxes.
+    licence: for the card, instead of the set's own.
+    Raises DataError, see `write_set`.
+    """
+    if licence is not None:
+        public = replace(public, licence=licence)
+    options = WriteOptions(
+        limit, dry_run, on_bad_sample, partial(_problem_of_truth, task), drop_by="--on-bad-sample drop"
+    )
+    card = write_set(public, out, options)
+    sys.stdout.write("".join(f"{_printable(line)}\n" for line in card_lines(card)))
+    if dry_run:
+        sys.stdout.write("dry run: nothing was written\n")
+        return
+    where = "" if card["image_paths_relative_to"] == "this folder" else f"; {_image_root_setting(public.image_root)}"
+    files = ", ".join(str(out / f"{name}.parquet") for name in card["splits"])
+    sys.stdout.write(_printable(f"written      {files}{where}") + "\n")
+
+
+def task_of(truth: str) -> str:
+    """The reward that a bare truth is for: "grounding" where it is a JSON list or object, else "vqa"."""
+    return "grounding" if truth.lstrip().startswith(("[", "{", "```json")) else "vqa"
+
+
+def _problem_of_truth(task: str | None, prompt: Prompt) -> str | None:
+    return check_truth(task or task_of(prompt.truth), prompt.truth, prompt.extra_info, truth_frame(prompt))
+
+
+def _image_root_setting(folder: Path) -> str:
+    """For a shell, from any folder. A path of letters, digits and the like needs no quotes, neither Hydra's."""
+    path = str(folder.resolve())
+    plain = re.fullmatch(r"[\w./-]+", path, re.ASCII) is not None
+    return shlex.quote(f"data.image_root={path if plain else quoted(path)}")
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

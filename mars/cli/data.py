@@ -1,0 +1,191 @@
+"""`mars data …`: make, convert, check and show data sets. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(help="Make, convert, check and show data sets.", no_args_is_help=True, rich_markup_mode=None)
+convert = typer.Typer(
+    help="Convert a public data set to parquet.", no_args_is_help=True, rich_markup_mode=None
+)  # fmt: skip
+app.add_typer(convert, name="convert")
+
+Out = Annotated[Path, typer.Argument(help="Folder for a parquet file per split, and the card dataset.json.")]
+JsonSource = Annotated[Path, typer.Argument(metavar="SRC", help="JSON file, or a folder with JSON files.")]
+ImageRoot = Annotated[
+    Path | None, typer.Option(help="Folder that holds the images; data.image_root then. Default: beside the source.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Rows of each split.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and count; write nothing.")]
+OnBadSample = Annotated[
+    Literal["drop", "error"], typer.Option(help="Leave bad items out and list them, or refuse the set.")
+]
+Licence = Annotated[str | None, typer.Option(help="Licence for the card, if it is not the public set's.")]
+Depth = Annotated[
+    Literal["spatialbot", "minmax", "colormap", "clip"], typer.Option(help="How 16-bit depth becomes RGB.")
+]
+Name = Annotated[str | None, typer.Option(help="data_source of the rows. Default: from the file's name.")]
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same files.")],
+    train: Annotated[int, typer.Option(help="Scenes to train on.")],
+    test: Annotated[int, typer.Option(help="Held-out scenes.")],
+    cold_start: Annotated[int, typer.Option(help="Rows of the supervised cold start.")],
+    bias: Annotated[float, typer.Option(help="How often the cold start's teacher believes the visible image.")],
+) -> None:
+    """Small visible + infrared scenes in LLVIP's layout, and rows for a cold start."""
+    from mars.data.synthetic.write import SetSizes, write_synthetic
+
+    write_synthetic(out, seed=seed, sizes=SetSizes(train=train, test=test, cold_start=cold_start), bias=bias)
+
+
+@convert.command()
+def llvip(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with visible, infrared and Annotations.")],
+    out: Out,
+    image_root: Annotated[Path | None, typer.Option(help="A folder around SRC that image paths start at.")] = None,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    on_bad_sample: OnBadSample = "drop",
+    licence: Licence = None,
+    question: Annotated[str | None, typer.Option(help="The prompt's question, without how to answer.")] = None,
+    keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Keep scenes without a person: truth [].")] = False,
+    split: Annotated[list[str] | None, typer.Option(help="Splits; repeatable. Default: those that are there.")] = None,
+) -> None:
+    """LLVIP: persons in visible and infrared images, as grounding."""
+    from mars.cli.convert import run_conversion
+    from mars.data.convert.llvip import QUESTION, LlvipOptions, llvip_set
+
+    options = LlvipOptions(question or QUESTION, keep_empty, tuple(split) if split else None)
+    public = llvip_set(source, image_root, options)
+    run_conversion(
+        public, out, "grounding", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence
+    )  # fmt: skip
+
+
+@convert.command()
+def spatialqa(
+    source: JsonSource,
+    out: Out,
+    image_root: ImageRoot = None,
+    depth: Depth = "spatialbot",
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    on_bad_sample: OnBadSample = "drop",
+    licence: Licence = None,
+) -> None:
+    """SpatialQA and SpatialBench: questions about a photograph and its depth."""
+    from mars.cli.convert import run_conversion
+    from mars.data.convert.spatialqa import spatialqa_set
+
+    public = spatialqa_set(source, image_root, f"depth_{depth}")
+    run_conversion(public, out, "vqa", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+
+
+@convert.command()
+def nuscenes(
+    source: JsonSource,
+    out: Out,
+    image_root: ImageRoot = None,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    on_bad_sample: OnBadSample = "drop",
+    licence: Licence = None,
+) -> None:
+    """nuScenes multi-view questions (DEMON, M4-Instruct): six cameras, short answers."""
+    from mars.cli.convert import run_conversion
+    from mars.data.convert.nuscenes import nuscenes_set
+
+    public = nuscenes_set(source, image_root)
+    run_conversion(public, out, "vqa", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+
+
+@convert.command("ocr_vqa")
+def ocr_vqa(
+    source: JsonSource,
+    out: Out,
+    image_root: ImageRoot = None,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    on_bad_sample: OnBadSample = "drop",
+    licence: Licence = None,
+) -> None:
+    """OCR-VQA with two book covers (DEMON, M4-Instruct): multiple choice."""
+    from mars.cli.convert import run_conversion
+    from mars.data.convert.ocr_vqa import ocr_vqa_set
+
+    public = ocr_vqa_set(source, image_root)
+    run_conversion(public, out, "vqa", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+
+
+@convert.command("eval_json")
+def eval_json(
+    source: JsonSource,
+    out: Out,
+    image_root: ImageRoot = None,
+    name: Name = None,
+    depth: Depth = "spatialbot",
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    on_bad_sample: OnBadSample = "drop",
+    licence: Licence = None,
+) -> None:
+    """The official evaluation files of all four sets."""
+    from mars.cli.convert import run_conversion
+    from mars.data.convert.eval_json import eval_json_set
+
+    public = eval_json_set(source, image_root, f"depth_{depth}", name)
+    run_conversion(public, out, None, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+
+
+@convert.command()
+def jsonl(
+    source: JsonSource,
+    out: Out,
+    image_root: ImageRoot = None,
+    name: Name = None,
+    depth: Depth = "spatialbot",
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    on_bad_sample: OnBadSample = "drop",
+    licence: Licence = None,
+) -> None:
+    """JSON and JSONL rows of verl, EasyR1 and LLaVA."""
+    from mars.cli.convert import run_conversion
+    from mars.data.convert.jsonl import jsonl_set
+
+    public = jsonl_set(source, image_root, f"depth_{depth}", name)
+    run_conversion(public, out, None, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+
+
+@app.command()
+def check(
+    files: Annotated[list[str], typer.Argument(metavar="FILE... [key=value]...", help="Rows, and further settings.")],
+    model: Annotated[str, typer.Option(help="Model folder or hub name.")],
+    held_out: Annotated[list[str] | None, typer.Option(help="File no row of which may be in the others.")] = None,
+    config_dir: Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")] = None,
+) -> None:
+    """Everything that can be wrong with rows: columns, images, lengths, truths, ids, overlap, prompt and reward."""
+    from mars.cli.check import run_check
+
+    run_check(files, held_out or [], model, config_dir or [])
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="Parquet or JSONL file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.html", help="File to write.")],
+    image_root: Annotated[Path | None, typer.Option(help="As data.image_root.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to show, evenly over the file.")] = 12,
+) -> None:
+    """A contact sheet: every source of some rows with its boxes, depth as the model sees it."""
+    from mars.report.data_page import write_sheet
+
+    write_sheet(file, out, image_root, rows)
+    typer.echo(f"sheet: {out}")

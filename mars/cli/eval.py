@@ -1,0 +1,193 @@
+"""`mars eval ...`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+evaluation = typer.Typer(
+    help="Evaluate a model: ask it, score its answers, compare.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Further settings.")]
+ConfigDirs = Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")]
+Task = Annotated[Literal["grounding", "vqa"], typer.Option(help="What the truths are.")]
+Threshold = Annotated[
+    float | None, typer.Option(help="IoU above which boxes are a hit; as evaluation.iou_threshold if not given.")
+]
+TruthSize = Annotated[str | None, typer.Option(metavar="WxH", help="Public files: frame of the truth's boxes.")]
+ResponseSize = Annotated[str | None, typer.Option(metavar="WxH", help="Public files: frame of the answers' boxes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")]
+
+
+@evaluation.command()
+def run(
+    model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
+    files: Annotated[str, typer.Argument(metavar="DATA", help="Parquet or JSONL file.")],
+    overrides: Overrides = None,
+    name: Annotated[str, typer.Option(help="Name of the result.")] = "eval",
+    step: Annotated[int, typer.Option(help="Training step the model comes from, noted in the result.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the result to this file as JSON.")] = None,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """Accuracy of Multi, Mono per source and Union, and the information gain, with intervals."""
+    from mars.errors import ConfigError
+    from mars.output.files import check_writable
+
+    if out is not None:
+        check_writable(out, "--out")
+        if out.resolve() == Path(files).resolve():
+            raise ConfigError(f"--out: {out} is the file of questions, which would be overwritten; give another file")
+    config = _config(model, files, overrides or [], config_dir or [])
+    from mars.cluster.environment import gc_paused
+
+    with gc_paused():
+        from mars.run import run_evaluation
+    from mars.report.scores import show_tables
+
+    show_tables(run_evaluation(config, name, step, out))
+
+
+@evaluation.command()
+def infer(
+    model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
+    questions: Annotated[str, typer.Argument(help="Parquet or JSONL file, or an official evaluation file (.json).")],
+    out: Annotated[Path, typer.Argument(help="Folder for the answers; or a .json file, with ours beside it.")],
+    overrides: Overrides = None,
+    views: Annotated[Literal["multi", "mono", "all"], typer.Option(help="All images, each alone, or both.")] = "all",
+    task: Annotated[
+        Literal["grounding", "vqa"] | None, typer.Option(help="What the truths are; read off the first if not given.")
+    ] = None,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """Ask a model all questions in one engine call and keep its answers. A second call asks only what is missing."""
+    from mars.evaluation.files import check_out, result_paths
+    from mars.evaluation.questions import first_task, readable_file
+
+    paths, given = result_paths(out), list(overrides or [])
+    check_out(paths, questions)
+    if task is None and not any(override.startswith(("reward=", "reward.function=")) for override in given):
+        task = first_task(questions)
+    defaults = [f"run.dir={_quoted(str(paths.logs))}", *([f"reward={task}"] if task else [])]
+    config = _config(model, readable_file(questions, paths), [*defaults, *given], config_dir or [])
+    from mars.cluster.environment import gc_paused
+
+    with gc_paused():
+        from mars.evaluation.job import run_inference
+    files = run_inference(config, questions, paths, views)
+    typer.echo("\n".join(map(str, files)))
+
+
+@evaluation.command()
+def score(
+    results: Annotated[Path, typer.Argument(help="Folder or .jsonl of mars eval infer, or a public result file.")],
+    task: Task,
+    threshold: Threshold = None,
+    as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures and boxes to this file.")] = None,
+    truth_size: TruthSize = None,
+    response_size: ResponseSize = None,
+) -> None:
+    """Both scorers' Multi, Mono per source, Union, information gain and conflict rate of a result file."""
+    from mars.output.files import check_page
+    from mars.report.scores import score_file, show_scores, write_page
+
+    limit = _threshold(threshold)
+    if html is not None:
+        check_page(html, "--html")
+    _, scored, result = score_file(results, task, limit, _frames(truth_size, response_size))
+    if html is not None:
+        from mars.data.pixels.images import decode_image
+
+        write_page(html, result, scored, decode_image)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        show_scores(result)
+        if html is not None:
+            typer.echo(f"page: {html}")
+
+
+@evaluation.command()
+def compare(
+    results: Annotated[list[Path], typer.Argument(help="Two result files or more; the first is compared with.")],
+    task: Task,
+    threshold: Threshold = None,
+    as_json: AsJson = False,
+    truth_size: TruthSize = None,
+    response_size: ResponseSize = None,
+) -> None:
+    """Result files side by side, with paired intervals of the differences from the first."""
+    from mars.errors import ConfigError
+    from mars.evaluation.compare import Scored, comparison_table, legend
+    from mars.evaluation.compare import compare as compare_files
+    from mars.evaluation.tables import print_table
+    from mars.report.scores import score_file
+
+    if len(results) < 2:
+        raise ConfigError(f"mars eval compare: two result files or more are compared; got {len(results)}")
+    limit, frames = _threshold(threshold), _frames(truth_size, response_size)
+    files = [Scored(*score_file(path, task, limit, frames)[:2]) for path in results]
+    comparison = compare_files(files, task, limit)
+    if as_json:
+        typer.echo(json.dumps(comparison, indent=2, allow_nan=False))
+    else:
+        print_table(comparison_table(comparison, limit))
+        typer.echo("\n".join(legend(comparison)))
+
+
+def _config(model: str, files: str, overrides: list[str], config_dirs: list[str]) -> Any:
+    """The configuration of a job without training; this process is ready to import torch then."""
+    from mars.config.load import load_config
+
+    given = [
+        f"model.path={_quoted(model)}",
+        f"data.eval_files=[{_quoted(files)}]",
+        f"data.train_files=[{_quoted(files)}]",
+    ]
+    config = load_config("train", [*given, *overrides], config_dirs)
+    from mars.cluster.environment import prepare_process
+
+    prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
+    return config
+
+
+def _quoted(text: str) -> str:
+    from mars.config.folders import quoted
+
+    return quoted(text)
+
+
+def _threshold(given: float | None) -> float:
+    """The option, or what a run has by default. Raises ConfigError."""
+    import yaml
+
+    from mars.config.folders import shipped_folder
+    from mars.errors import ConfigError
+
+    if given is None:
+        given = yaml.safe_load((shipped_folder() / "train.yaml").read_text(encoding="utf-8"))["evaluation"][
+            "iou_threshold"
+        ]
+    if not 0 <= given < 1:
+        raise ConfigError(f"--threshold: an IoU is in [0, 1] and must exceed it; got {given:g}; give such as 0.5")
+    return given
+
+
+def _frames(truth_size: str | None, response_size: str | None) -> Any:
+    """((width, height), (width, height)) or None. Raises ConfigError."""
+    from mars.cli.reward import fields_of_options
+    from mars.errors import ConfigError
+
+    if (truth_size is None) != (response_size is None):
+        raise ConfigError("--truth-size, --response-size: one frame alone says nothing; give both or none")
+    fields = fields_of_options(None, None, truth_size, response_size, None, None)
+    if fields["truth_size"] is None:
+        return None
+    frames = tuple(tuple(fields[key]) for key in ("truth_size", "response_size"))
+    if any(side == 0 for size in frames for side in size):
+        raise ConfigError(f"--truth-size, --response-size: sides are at least 1; got {truth_size} and {response_size}")
+    return frames

@@ -1,0 +1,97 @@
+"""The command `mars`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from mars.cli.data import app as data
+from mars.cli.eval import evaluation
+from mars.process import run_command
+
+app = typer.Typer(
+    help="Train vision-language models on questions about several images of one scene.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+reward = typer.Typer(help="Try a reward on answers.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
+app.add_typer(evaluation, name="eval")
+app.add_typer(reward, name="reward")
+
+# The options of these two are those of mars.main and mars.sft, which have their own --help.
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@app.command(context_settings=_PASS_ON)
+def train(context: typer.Context) -> None:
+    """Train a policy: the same as python -m mars.main."""
+    from mars.main import main
+
+    raise typer.Exit(main(context.args))
+
+
+@app.command(context_settings=_PASS_ON)
+def sft(context: typer.Context) -> None:
+    """Supervised cold start: the same as python -m mars.sft."""
+    from mars.sft import main
+
+    raise typer.Exit(main(context.args))
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this environment has and misses; ends with 4 if something needed is missing."""
+    from mars.cli.doctor import doctor
+
+    raise typer.Exit(doctor())
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")]) -> None:
+    """Write RUN_DIR/report.html: curves, evaluations, sampled rollouts with their images. Shows the evaluations."""
+    from mars.data.pixels.images import decode_image
+    from mars.evaluation.tables import evaluation_table, print_table
+    from mars.report.run_page import write_report
+    from mars.report.run_record import read_evaluations
+
+    path = write_report(run_dir, None, decode_image)
+    results = read_evaluations(run_dir)
+    if results:
+        print_table(evaluation_table(results))
+    typer.echo(f"report: {path}")
+
+
+@reward.command("try")
+def try_(
+    name: Annotated[str, typer.Argument(help="grounding, vqa, or path/to/file.py:function.")],
+    text: Annotated[str | None, typer.Option(help="The answer of a model.")] = None,
+    file: Annotated[Path | None, typer.Option(help="JSONL file of answers instead (docs/rewards.md).")] = None,
+    truth: Annotated[str | None, typer.Option(help="The right answer; for lines of a file without their own.")] = None,
+    scorer: Annotated[Literal["strict", "compat"], typer.Option(help="As reward.scorer.")] = "strict",
+    choice: Annotated[list[str] | None, typer.Option(help="An option of a multiple choice; repeatable.")] = None,
+    truth_size: Annotated[str | None, typer.Option(metavar="WxH", help="Frame of the truth's boxes.")] = None,
+    response_size: Annotated[str | None, typer.Option(metavar="WxH", help="Frame of the answer's boxes.")] = None,
+    data_source: Annotated[str | None, typer.Option(help="Passed on to a function of your own.")] = None,
+    extra_info: Annotated[str | None, typer.Option(metavar="JSON", help="Further facts of the row.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show how a reward reads and scores an answer: think, answer, boxes, parts, score, accuracy, time."""
+    from mars.cli.reward import fields_of_options, try_reward
+
+    fields = fields_of_options(truth, choice, truth_size, response_size, data_source, extra_info)
+    try_reward(name, scorer, text, file, fields, as_json=as_json)
+
+
+def main() -> NoReturn:
+    """Entry point of the command `mars`."""
+    run_command(lambda: app(sys.argv[1:], prog_name="mars"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The only image decoder.
+
+Both engines see the pixels this file returns: rotated as EXIF says, alpha on white, first frame, 8-bit RGB. What is
+not plainly an 8-bit image is refused unless its encoding is declared.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Literal
+
+from mars.data.pixels.cells import read_cell
+from mars.data.pixels.depth import DEPTH_ENCODINGS, depth_to_rgb
+from mars.errors import DataError
+from mars.types import ImageRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import Image
+
+ENCODINGS = ("rgb", *DEPTH_ENCODINGS)
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that runs another program to decode
+MAX_PIXELS = 2**26
+MIN_SIDE = 4  # image processors take a side of 1 or 3 pixels for the colour channels
+MAX_ASPECT = 200  # limit of Qwen-VL's smart_resize
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
+TAILS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "GIF": b";"}
+TIFF_BITS_PER_SAMPLE = 258
+
+BadImageReason = Literal["missing", "empty", "undecodable", "bit_depth", "size", "changed"]
+
+
+class BadImage(DataError):
+    """An image that is not what it claims. `reason` is its class in counts and metrics."""
+
+    def __init__(self, reason: BadImageReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        """So that a worker's failure reaches the driver as what it is."""
+        return BadImage, (self.reason, str(self))
+
+
+def decode_image(ref: ImageRef) -> Image.Image:
+    """The image as 8-bit RGB, size `decoded_size(ref)`. Raises BadImage (a DataError) that names the file."""
+    name = describe(ref.path, ref.row, ref.slot)
+    with _opened(_source(ref, name), ref.encoding, name) as image:
+        decoded = _to_rgb(image, ref.encoding)
+    if decoded.size != tuple(ref.size):
+        raise BadImage("changed", f"{name}: the image changed after loading; got {decoded.size}, was {ref.size}")
+    return decoded if ref.resized is None else _resize(decoded, ref.resized)
+
+
+def decoded_size(ref: ImageRef) -> tuple[int, int]:
+    """(width, height) of what decode_image gives: the stored image, or what its source's budget makes of it."""
+    return ref.size if ref.resized is None else ref.resized
+
+
+def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]:
+    """(width, height) after EXIF rotation, from the header of a file (path) or of encoded bytes.
+
+    Everything decode_image would refuse from the header is refused here. A file that does not end as its format
+    should is decoded in full, so that truncated files are found without decoding the others.
+    name: what messages call the image. Raises BadImage.
+    """
+    with _opened(source, encoding, name) as image:
+        if not _header_is_enough(image):
+            return _to_rgb(image, encoding).size
+        width, height = image.size
+        return (height, width) if _orientation(image) in SWAPPING_ORIENTATIONS else (width, height)
+
+
+def _source(ref: ImageRef, name: str) -> str | bytes:
+    """The file's path, or the bytes of the parquet cell."""
+    if ref.row is None or ref.slot is None:
+        return ref.path
+    _check_file(ref.path, name)
+    try:
+        return read_cell(ref.path, ref.row, ref.slot)
+    except (OSError, ValueError, LookupError) as error:
+        raise BadImage("missing", f"{name}: no such image ({error})") from error
+
+
+def describe(path: str, row: int | None, slot: int | None) -> str:
+    """How messages name an image: its path, or for a parquet cell "file.parquet:row, image slot"."""
+    return path if row is None else f"{path}:{row}, image {slot}"
+
+
+@contextmanager
+def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[Image.Image]:
+    """The opened and checked image. Any failure of a decoder inside the block becomes a BadImage."""
+    from PIL import Image
+
+    if encoding not in ENCODINGS:
+        raise DataError(f"{name}: unknown image encoding; got {encoding!r}; use one of {', '.join(ENCODINGS)}")
+    if isinstance(source, str):
+        _check_file(source, name)
+    elif not source:
+        raise BadImage("empty", f"{name}: the image has 0 bytes")
+    Image.init()  # registers WEBP and TIFF, which Pillow loads late
+    try:
+        with Image.open(source if isinstance(source, str) else io.BytesIO(source), formats=FORMATS) as image:
+            _check_header(image, encoding, name)
+            yield image
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("size", f"{name}: unusable size: {error}") from error
+    except Exception as error:  # decoders raise anything on damaged files
+        reason = str(error) or type(error).__name__
+        raise BadImage("undecodable", f"{name}: cannot be decoded: {reason}") from error
+
+
+def _check_file(path: str, name: str) -> None:
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        raise BadImage("missing", f"{name}: no such image ({error.strerror})") from error
+    if not stat.S_ISREG(info.st_mode):
+        raise BadImage("missing", f"{name}: not a file")
+    if info.st_size == 0:
+        raise BadImage("empty", f"{name}: the image has 0 bytes")
+
+
+def _check_header(image: Image.Image, encoding: str, name: str) -> None:
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    if short < MIN_SIDE or long > MAX_ASPECT * short or width * height > MAX_PIXELS:
+        raise BadImage(
+            "size",
+            f"{name}: unusable size; got {width}x{height}; sides must be at least {MIN_SIDE}, within {MAX_ASPECT}:1 "
+            f"and {MAX_PIXELS} pixels",
+        )
+    depth = image.mode in DEEP_MODES
+    if encoding == "rgb" and (depth or _stored_bits(image) > 8):
+        raise BadImage(
+            "bit_depth",
+            f"{name}: more than 8 bits per channel (mode {image.mode}); declare how it becomes RGB in "
+            f"extra_info.encodings: {', '.join(DEPTH_ENCODINGS)}",
+        )
+    if encoding != "rgb" and not depth:
+        raise BadImage("bit_depth", f"{name}: {encoding} needs one channel of 16 or 32 bits; got mode {image.mode}")
+
+
+def _stored_bits(image: Image.Image) -> int:
+    """Bits per channel in the file, where Pillow would reduce them to 8 in silence."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (8,)))
+    for tile in image.tile:
+        parts = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if any((isinstance(part, str) and ";16" in part) or (isinstance(part, int) and part > 255) for part in parts):
+            return 16
+    return 8
+
+
+def _header_is_enough(image: Image.Image) -> bool:
+    """Whether the file ends as its format says and its header holds all that matters for the size."""
+    fp, here = image.fp, image.fp.tell()
+    size = fp.seek(0, os.SEEK_END)
+    try:
+        if image.format == "PNG":
+            return _png_is_regular(fp, size)
+        if image.format == "WEBP":
+            return int.from_bytes(_read_at(fp, 4, 4), "little") + 8 == size
+        tail = TAILS.get(image.format or "")
+        return tail is not None and _read_at(fp, size - len(tail), len(tail)) == tail
+    finally:
+        fp.seek(here)
+
+
+def _png_is_regular(fp: IO[bytes], size: int) -> bool:
+    """Whether all chunks are there and none after the pixels can hold EXIF data, which could swap the sides."""
+    position, pixels_seen = 8, False
+    while position + 12 <= size:
+        head = _read_at(fp, position, 8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        position += 12 + length
+        if kind == b"IEND":
+            return position <= size
+        pixels_seen = pixels_seen or kind == b"IDAT"
+        if pixels_seen and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+            return False
+    return False
+
+
+def _read_at(fp: IO[bytes], position: int, length: int) -> bytes:
+    fp.seek(max(position, 0))
+    return fp.read(length)
+
+
+def _orientation(image: Image.Image) -> int:
+    from PIL import ExifTags, Image
+
+    # PNG's own getexif decodes the pixels to look behind them; _header_is_enough has ruled that out.
+    return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+
+
+def _to_rgb(image: Image.Image, encoding: str) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if encoding != "rgb":
+        return depth_to_rgb(upright, encoding)
+    if upright.has_transparency_data:
+        coloured = upright.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bicubic by torchvision on 8 bits: to the bit what Qwen-VL's image processor does, which Pillow's is not."""
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    pixels = functional.pil_to_tensor(image)
+    resized = functional.resize(pixels, [size[1], size[0]], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return functional.to_pil_image(resized)

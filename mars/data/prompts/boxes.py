@@ -1,0 +1,64 @@
+"""The pixel frames that boxes are written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mars.data.pixels.images import decoded_size
+from mars.data.prompts.budget import ImageBudget, model_image_size
+from mars.errors import ConfigError
+from mars.types import Prompt, View
+
+THOUSANDTHS = (1000, 1000)
+
+Size = tuple[int, int]
+BoxSpace = Literal["resized_pixels", "norm_1000"]
+
+_SPACES: dict[str, BoxSpace] = {"qwen2_5_vl": "resized_pixels", "qwen2_vl": "norm_1000", "qwen3_vl": "norm_1000"}
+"""How the families answer, by the beginning of config.json's model_type."""
+
+
+@dataclass(frozen=True)
+class BoxFrames:
+    """(truth_size, response_size) of a view, both (width, height); None for a prompt without images.
+
+    Truth is in stored pixels of the first source, or in thousandths where the row's box_space says so. A model
+    answers in pixels of the image after smart_resize (Qwen2.5-VL), here the first one it is shown, by the budget of its
+    source where that has its own (data/prompts/budget.py), or in thousandths (Qwen3-VL). All sources show the same
+    scene, so a box is carried over by its share of width and height.
+
+    Example: 1280x1024 images and at most 1280 image tokens: truth (1280, 1024), response (1120, 896).
+    """
+
+    box_space: BoxSpace
+    budget: ImageBudget
+
+    def __call__(self, prompt: Prompt, view: View) -> tuple[Size | None, Size | None]:
+        if not prompt.sources:
+            return None, None
+        shown = next(source for source in prompt.sources if view is None or source.name in view)
+        truth = truth_frame(prompt)
+        if self.box_space == "norm_1000":
+            return truth, THOUSANDTHS
+        return truth, model_image_size(decoded_size(shown.image), self.budget)
+
+
+def box_space_of(setting: Literal["auto"] | BoxSpace, model_type: str) -> BoxSpace:
+    """What `model.box_space` means for a model of this type. Raises ConfigError where "auto" does not know it."""
+    if setting != "auto":
+        return setting
+    for family, space in _SPACES.items():
+        if model_type.startswith(family):
+            return space
+    known = ", ".join(_SPACES)
+    raise ConfigError(
+        f"model.box_space: auto knows {known}; got a model of type {model_type!r}; give resized_pixels or norm_1000"
+    )
+
+
+def truth_frame(prompt: Prompt) -> Size | None:
+    """(width, height) of the frame that the truth's boxes are written in, whatever the model; see BoxFrames."""
+    if not prompt.sources:
+        return None
+    return THOUSANDTHS if prompt.extra_info.get("box_space") == "norm_1000" else prompt.sources[0].image.size

@@ -1,0 +1,156 @@
+"""The only tokenisation path: messages to prompt ids, ids to text, and the ids that are special."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mars.data.prompts.tokenizer import load_tokenizer, read_json
+from mars.errors import DataError, SetupError
+from mars.types import IMAGE_MARKER, Message, TokenRules
+
+ROLES = ("system", "user", "assistant")
+MEDIA_WORDS = ("image", "video", "vision", "audio")
+MEDIA_ID_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id")
+# Views of a round and of the next are asked for several times; more would only fill memory, 1 kB and more for each.
+CACHED_PROMPTS = 4096
+
+
+class PromptEncoder:
+    """A model's tokenizer and chat template. Holds no weights and no torch model."""
+
+    def __init__(self, tokenizer: Any, rules: TokenRules) -> None:
+        self._tokenizer = tokenizer
+        self._rules = rules
+        special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._forbidden = frozenset(special | {rules.image_id, rules.pad_id, *rules.eos_ids, *rules.blocked_ids})
+        self._encode = lru_cache(maxsize=CACHED_PROMPTS)(self._encode_uncached)
+
+    @classmethod
+    def from_pretrained(cls, model_path: str, *, trust_remote_code: bool = False) -> PromptEncoder:
+        """From a Hugging Face folder or hub name. Raises SetupError if a needed file or id is missing."""
+        tokenizer = load_tokenizer(model_path, trust_remote_code)
+        if tokenizer.chat_template is None:
+            template = read_json(model_path, "chat_template.json").get("chat_template")
+            if template is None:
+                raise SetupError(f"model.path: no chat template; got {model_path}; use an instruction-tuned model")
+            tokenizer.chat_template = template
+        config = read_json(model_path, "config.json")
+        generation = read_json(model_path, "generation_config.json")
+        return cls(tokenizer, _token_rules(model_path, tokenizer, config, generation))
+
+    def token_rules(self) -> TokenRules:
+        """Ids of images, ends, padding, and those that may never be sampled."""
+        return self._rules
+
+    def encode(self, messages: Sequence[Message], num_images: int) -> tuple[int, ...]:
+        """Prompt ids with the generation prompt at the end and one unexpanded placeholder per image.
+
+        Every "<image>" marker becomes the template's image block (<|vision_start|><|image_pad|><|vision_end|>).
+        Raises DataError if the number of placeholders is not `num_images` or a text would produce a special token.
+        """
+        return self._encode(tuple(messages), num_images)
+
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """Ids of an assistant's answer, ended by the end-of-turn token: the target of supervised training."""
+        self._check_plain(text, "response")
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return (*ids, self._rules.eos_ids[0])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a response without special tokens."""
+        ids = np.asarray(token_ids, dtype=np.int64)  # of a list the tokenizer looks at every member first
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _encode_uncached(self, messages: tuple[Message, ...], num_images: int) -> tuple[int, ...]:
+        for message in messages:
+            if message.role not in ROLES:
+                raise DataError(f"message role must be one of {', '.join(ROLES)}; got {message.role!r}")
+            self._check_plain(
+                message.text.replace(IMAGE_MARKER, ""), message.role
+            )  # views join the texts around markers
+        turns = [{"role": message.role, "content": _content(message.text)} for message in messages]
+        rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids = tuple(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        placeholders = ids.count(self._rules.image_id)
+        if placeholders != num_images:
+            raise DataError(f"the prompt has {placeholders} image placeholders for {num_images} images")
+        return ids
+
+    def _check_plain(self, text: str, where: str) -> None:
+        found = self._forbidden.intersection(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if found:
+            tokens = ", ".join(repr(self._tokenizer.convert_ids_to_tokens(id_)) for id_ in sorted(found))
+            raise DataError(f"the {where} text holds the special token {tokens}; remove it from the text")
+
+
+def expand(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int], image_id: int) -> tuple[int, ...]:
+    """Prompt ids with placeholder i repeated tokens_per_image[i] times: what the model's forward sees.
+
+    Raises DataError if placeholders and images differ in number.
+    Example: ([5, 9, 6, 9], [2, 3], image_id=9) -> (5, 9, 9, 6, 9, 9, 9).
+    """
+    placeholders = sum(token == image_id for token in prompt_token_ids)
+    if placeholders != len(tokens_per_image):
+        raise DataError(f"the prompt has {placeholders} image placeholders for {len(tokens_per_image)} images")
+    counts = iter(tokens_per_image)
+    expanded: list[int] = []
+    for token in prompt_token_ids:
+        expanded.extend([token] * (next(counts) if token == image_id else 1))
+    return tuple(expanded)
+
+
+def prompt_length(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int]) -> int:
+    """Tokens of the expanded prompt. Example: 50 ids with two images of 16 tokens -> 50 - 2 + 32 = 80."""
+    return len(prompt_token_ids) - len(tokens_per_image) + sum(tokens_per_image)
+
+
+def _content(text: str) -> str | list[dict[str, str]]:
+    """Text with markers as the content list a chat template takes; text without markers as it is."""
+    pieces = text.split(IMAGE_MARKER)
+    if len(pieces) == 1:
+        return text
+    content: list[dict[str, str]] = []
+    for i, piece in enumerate(pieces):
+        if i:
+            content.append({"type": "image"})
+        if piece:
+            content.append({"type": "text", "text": piece})
+    return content
+
+
+def _token_rules(model_path: str, tokenizer: Any, config: dict[str, Any], generation: dict[str, Any]) -> TokenRules:
+    vocab_size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+    if "image_token_id" not in config or vocab_size is None:
+        raise SetupError(
+            f"model.path: config.json lacks image_token_id or vocab_size; got {model_path}; use a vision-language model"
+        )
+    known = set(tokenizer.get_vocab().values())
+    if max(known) >= vocab_size:
+        raise SetupError(
+            f"model.path: the tokenizer's ids reach {max(known)} but the model has {vocab_size}; got {model_path}; "
+            "use the tokenizer of this model"
+        )
+    declared = generation.get("eos_token_id")
+    ends = [tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])]
+    eos_ids = tuple(dict.fromkeys(id_ for id_ in ends if id_ is not None))
+    if not eos_ids:
+        raise SetupError(f"model.path: no end-of-sequence token; got {model_path}; use an instruction-tuned model")
+    pads = (tokenizer.pad_token_id, generation.get("pad_token_id"), eos_ids[0])
+    media = {config[key] for key in MEDIA_ID_KEYS if config.get(key) is not None}
+    media |= {id_ for id_, token in tokenizer.added_tokens_decoder.items() if _is_media(token.content)}
+    blocked = (media | (set(range(vocab_size)) - known)) - set(eos_ids)
+    return TokenRules(
+        image_id=config["image_token_id"],
+        eos_ids=eos_ids,
+        pad_id=next(id_ for id_ in pads if id_ is not None),
+        blocked_ids=tuple(sorted(blocked)),
+    )
+
+
+def _is_media(token: str) -> bool:
+    """Tokens such as <|image_pad|> and <|vision_start|>."""
+    return token.startswith("<") and any(word in token.lower() for word in MEDIA_WORDS)

@@ -1,0 +1,88 @@
+"""Prompt ids and images to the tensors of a Qwen-VL forward, each image processed once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mars.data.prompts.chat import expand
+from mars.types import ImageRef
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class ProcessedPrompt:
+    """One prompt as a forward takes it.
+
+    input_ids: int64 [P], every image placeholder repeated once per image token.
+    pixel_values: one float32 [patches, patch_dim] per image; image_grid_thw: one (t, h, w) in patches per image.
+    image_keys: identity of each image, equal for equal pixels.
+    """
+
+    input_ids: torch.Tensor
+    pixel_values: tuple[torch.Tensor, ...]
+    image_grid_thw: tuple[tuple[int, int, int], ...]
+    image_keys: tuple[ImageRef, ...]
+
+
+class PromptProcessor:
+    """Runs the model's own image processor; up to `cache_bytes` of the images used last are kept as they are processed.
+
+    decode: turns a reference into an RGB image (mars/data/pixels/images.py).
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        decode: Callable[[ImageRef], Image.Image],
+        min_pixels: int,
+        max_pixels: int,
+        image_token_id: int,
+        cache_bytes: int,
+        trust_remote_code: bool = False,
+    ) -> None:
+        from transformers import AutoImageProcessor
+
+        self._processor = AutoImageProcessor.from_pretrained(
+            model_path,
+            size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
+            trust_remote_code=trust_remote_code,
+        )
+        self._decode = decode
+        self._image_token_id = image_token_id
+        self._free_bytes = cache_bytes
+        self._cache: OrderedDict[ImageRef, tuple[Any, tuple[int, int, int]]] = OrderedDict()
+
+    def process(self, prompt_token_ids: Sequence[int], images: Sequence[ImageRef]) -> ProcessedPrompt:
+        """Raises DataError where placeholders and images differ in number."""
+        import torch
+
+        processed = [self._process_image(image) for image in images]
+        tokens_per_image = [t * h * w // self._processor.merge_size**2 for _, (t, h, w) in processed]
+        ids = expand(prompt_token_ids, tokens_per_image, self._image_token_id)
+        return ProcessedPrompt(
+            input_ids=torch.tensor(ids, dtype=torch.long),
+            pixel_values=tuple(pixels for pixels, _ in processed),
+            image_grid_thw=tuple(grid for _, grid in processed),
+            image_keys=tuple(images),
+        )
+
+    def _process_image(self, ref: ImageRef) -> tuple[Any, tuple[int, int, int]]:
+        if ref in self._cache:
+            self._cache.move_to_end(ref)
+            return self._cache[ref]
+        features = self._processor(images=[self._decode(ref)], return_tensors="pt")
+        t, h, w = features["image_grid_thw"][0].tolist()
+        processed = (features["pixel_values"], (t, h, w))
+        self._cache[ref] = processed
+        self._free_bytes -= processed[0].nbytes
+        while self._free_bytes < 0:
+            _, (dropped, _) = self._cache.popitem(last=False)
+            self._free_bytes += dropped.nbytes
+        return processed

@@ -1,0 +1,115 @@
+"""Prompt templates: how a question becomes a prompt that says how to answer. The same in training and evaluation.
+
+They are applied when prompts are loaded and never stored, so that the same rows serve models with other box spaces.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mars.data.rows.columns import checked_text
+from mars.data.rows.dataset import PromptSet
+from mars.data.rows.problems import OnBadSample, Problem, RowError
+from mars.errors import ConfigError
+from mars.types import IMAGE_MARKER, Message, Prompt
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+logger = logging.getLogger(__name__)
+
+OWN_INSTRUCTION = ("<think>", "<answer>")
+
+
+class PromptTemplate:
+    """A jinja template for the last message of a prompt.
+
+    It sees: question (that message's text, with one "<image>" per image in place), choices (list of texts, empty
+    without), box_space ("resized_pixels" or "norm_1000": the frame of the model's boxes), model_type (config.json's),
+    data_source, sources (names). It must keep the markers. The row's text is a value to it, never jinja itself.
+    """
+
+    def __init__(self, file: Path, include_folder: Path, *, box_space: str, model_type: str) -> None:
+        """include_folder: where {% include %} looks. Raises ConfigError for a file that is no template."""
+        from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            loader=FileSystemLoader([file.parent, include_folder]),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,  # the text is for a tokenizer, not for a browser
+        )
+        try:
+            self._template: Template = environment.from_string(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TemplateError) as error:
+            raise ConfigError(f"data.template: {file} is no jinja template: {error}; mend it") from error
+        self._file, self._values = file, {"box_space": box_space, "model_type": model_type}
+
+    def apply(self, prompt: Prompt) -> Prompt:
+        """The prompt with its last message rendered; one that says how to answer already stays as it is.
+
+        Raises RowError ("template") for a text with another number of markers, and ConfigError for a template that
+        cannot be rendered.
+        """
+        if has_instruction(prompt):
+            return prompt
+        *before, last = prompt.messages
+        text = checked_text(self._render(prompt, last.text))
+        if text.count(IMAGE_MARKER) != last.text.count(IMAGE_MARKER):
+            raise RowError(
+                "template", f"{self._file} makes {text.count(IMAGE_MARKER)} markers of {last.text.count(IMAGE_MARKER)}"
+            )
+        return replace(prompt, messages=(*before, Message(last.role, text)))
+
+    def _render(self, prompt: Prompt, question: str) -> str:
+        from jinja2 import TemplateError
+
+        choices = prompt.extra_info.get("choices") or ()
+        values: dict[str, Any] = {
+            **self._values,
+            "question": question,
+            "choices": list(choices.values() if isinstance(choices, dict) else choices),
+            "data_source": prompt.data_source,
+            "sources": [source.name for source in prompt.sources],
+        }
+        try:
+            return self._template.render(values)
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+            raise ConfigError(
+                f"data.template: {self._file} cannot be rendered for {prompt.row}: {error}; mend the template"
+            ) from error
+
+
+def has_instruction(prompt: Prompt) -> bool:
+    """Whether the row says itself how to answer: one of its user or system messages names think and answer tags."""
+    return any(
+        all(tag in message.text for tag in OWN_INSTRUCTION)
+        for message in prompt.messages
+        if message.role != "assistant"
+    )
+
+
+TemplateOf = Callable[[Prompt], PromptTemplate | None]
+"""The template of a prompt; None leaves it as it is."""
+
+
+def apply_templates(prompt_set: PromptSet, template_of: TemplateOf, on_bad_sample: OnBadSample) -> PromptSet:
+    """The set with its prompts rendered. Rows that cannot be rendered are bad ones."""
+    rendered, problems, own = [], [], 0
+    for prompt in prompt_set.prompts:
+        template = template_of(prompt)
+        own += template is not None and has_instruction(prompt)
+        try:
+            rendered.append(prompt if template is None else template.apply(prompt))
+        except RowError as error:
+            rendered.append(prompt)
+            problems.append(Problem(prompt.row, error.reason, str(error)))
+    if own:
+        logger.info("data: %d of %d rows say themselves how to answer", own, len(prompt_set.prompts))
+    return replace(prompt_set, prompts=tuple(rendered)).without(problems, on_bad_sample)

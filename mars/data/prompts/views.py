@@ -1,0 +1,90 @@
+"""Views of a prompt: which of its sources are shown, and what messages and images that makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from mars.types import IMAGE_MARKER, ImageRef, Message, Prompt, View
+
+PUNCTUATION = tuple(".,;:!?)")
+
+AnchorKind = Literal["none", "mono", "all_but_one"]
+ImageLayout = Literal["single", "repeated"]
+
+
+def anchor_views(prompt: Prompt, anchor_kind: AnchorKind) -> tuple[View, ...]:
+    """The anchor views of a prompt, in source order. "mono" is the MARS paper's (arXiv 2605.25437).
+
+    none -> (). mono -> one view per source. all_but_one -> all sources but one, once for each source.
+    A prompt with fewer than two sources has no anchor views: its only view would be the multi view again, and
+    without anchors the advantage is that of plain GRPO.
+
+    Example: sources visible, infrared, depth with all_but_one give
+    (("infrared", "depth"), ("visible", "depth"), ("visible", "infrared")).
+    """
+    names = tuple(source.name for source in prompt.sources)
+    if anchor_kind not in ("none", "mono", "all_but_one"):
+        raise ValueError(f"anchor_kind must be none, mono or all_but_one; got {anchor_kind!r}")
+    if anchor_kind == "none" or len(names) < 2:
+        return ()
+    if anchor_kind == "mono":
+        return tuple((name,) for name in names)
+    return tuple(tuple(other for other in names if other != name) for name in names)
+
+
+def render_view(
+    prompt: Prompt, view: View, image_layout: ImageLayout
+) -> tuple[tuple[Message, ...], tuple[ImageRef, ...]]:
+    """Messages and images of one view, with as many "<image>" markers as images.
+
+    view None: the messages as they are and all images.
+    "single": one marker and one image for each shown source; the other sources' markers go, with the white space
+        around them, so that "<image>\\n<image>\\nHow many?" reads "<image>\\nHow many?".
+    "repeated": the messages stay, and the one source of a mono view fills every slot. Views of several sources
+        have no such layout and raise ValueError, as do unknown sources.
+    """
+    if view is None:
+        return prompt.messages, tuple(source.image for source in prompt.sources)
+    images = {source.name: source.image for source in prompt.sources}
+    if not view or set(view) - set(images) or len(set(view)) != len(view):
+        raise ValueError(f"{prompt.row}: view {view} of sources {tuple(images)}")
+    if image_layout == "repeated":
+        if len(view) != 1:
+            raise ValueError(f"image_layout 'repeated' shows one source in all slots; got view {view}")
+        return prompt.messages, (images[view[0]],) * len(prompt.sources)
+    if image_layout != "single":
+        raise ValueError(f"image_layout must be single or repeated; got {image_layout!r}")
+    kept = iter([source.name in view for source in prompt.sources])
+    messages = []
+    for message in prompt.messages:
+        pieces = message.text.split(IMAGE_MARKER)
+        keep = [next(kept) for _ in pieces[1:]]
+        messages.append(Message(message.role, _join(pieces, keep)))
+    return tuple(messages), tuple(image for name, image in images.items() if name in view)
+
+
+def _join(pieces: Sequence[str], keep: Sequence[bool]) -> str:
+    """The text with the markers between `pieces` that are kept; piece i and i + 1 lie around marker i."""
+    text = pieces[0]
+    for i, (piece, kept) in enumerate(zip(pieces[1:], keep, strict=True)):
+        is_last = i == len(keep) - 1
+        text = text + IMAGE_MARKER + piece if kept else _close_gap(text, piece, is_last)
+    return text
+
+
+def _close_gap(left: str, right: str, is_last: bool) -> str:
+    """Join the texts around a removed marker: of the white space on both sides the larger one stays.
+
+    At the start and the end of the message, and in front of punctuation, nothing stays.
+    """
+    before, after = left.rstrip(), right.lstrip()
+    if not before:
+        return after
+    if is_last and not after:
+        return before
+    gaps = (left[len(before) :], right[: len(right) - len(after)])
+    gap = max(gaps, key=lambda space: (space.count("\n"), len(space)))
+    if after[:1] in PUNCTUATION and "\n" not in gap:
+        gap = ""
+    return before + gap + after

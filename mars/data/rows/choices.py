@@ -1,0 +1,232 @@
+"""Multiple choice as the public formats write it: "Choice list : [A. Travel, B. Law]" and the like, or a list beside
+the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from mars.data.rows.problems import RowError
+
+_HEADING = re.compile(r"\b(?:choices|options|(?:choice|option) list|answer choices) ?:\s*", re.IGNORECASE)
+_LABELLED = re.compile(r"\(?([A-Za-z])[.:)]\s*(.*)", re.DOTALL)
+_LONE_LETTER = re.compile(r"\s*\(?([A-Za-z])[.:)]{0,2}\s*")
+_LABEL = r"(?P<open>\(?)(?P<letter>[Aa])(?P<close>[.):])(?P<space>\s*)(?=\S)"
+_FIRST_LABEL = re.compile(_LABEL)
+_UNHEADED = re.compile(rf"(?:^|(?<=\s)){_LABEL}")
+_MOST_STARTS = 8  # looked at for a list without a heading, so that no text takes long
+_SEPARATORS = "\n;, "  # what stands before the letters of one list, the plainest first
+_QUOTED_LIST = re.compile(r"\s*[\"'](.*?)[\"']\s*\]", re.DOTALL)
+_BETWEEN_QUOTES = re.compile(r"[\"']\s*,\s*[\"']")
+_AFTER_LIST = re.compile(r"\n|(?<=[.?!])\s{1,9}(?:answer|please|your|choose|select|respond|give|pick|reply)\b", re.I)
+
+
+@dataclass(frozen=True)
+class TextChoices:
+    """The options of a list in a text, without their letters. span: the list, brackets included.
+
+    lettered: whether the text shows the letters; else they are the list's order.
+    """
+
+    options: list[str]
+    span: tuple[int, int]
+    lettered: bool
+
+
+def choices_in_text(text: str, truth: Any) -> TextChoices | None:
+    """The options of the last list of choices in a text; None if there is none.
+
+    - "Choice list : [A. …, B. …]", letters in any of the usual forms ("(A) …", "A) …", "A: …", one on a line), after
+      "Choices:", "Options:" and the like, in brackets or not;
+    - "Choice list:['…', '…']", without letters;
+    - without such a word: "A. … B. …", "(A) … (B) …", in a line or each on its own.
+    All but a bracketed choice list count only where `truth` is a letter or one of the options: other text may look
+    like this. Letters come in order, so commas, brackets and initials inside an option do not end it.
+
+    >>> choices_in_text("Who? Choice list : [A. D. H. Lawrence, B. not the same, C. Poe, Edgar].", "C").options
+    ['D. H. Lawrence', 'not the same', 'Poe, Edgar']
+    >>> choices_in_text("Which one? (A) cat (B) dog", "dog").options
+    ['cat', 'dog']
+    """
+    found, sure = _headed(text)
+    if found is None:
+        found, sure = _unheaded(text), False
+    if found is None or sure or is_letter(truth) or letter_of(str(truth), found.options) != str(truth):
+        return found
+    return None
+
+
+def options_of(text: str, truth: str) -> list[str] | None:
+    """The options among which a row's truth chooses, where only its text lists them; None if it does not.
+
+    Options without letters are no choice of letters unless the truth is one.
+    """
+    found = choices_in_text(text, truth)
+    return found.options if found and (found.lettered or is_letter(truth)) else None
+
+
+def is_letter(truth: Any) -> bool:
+    """Whether a truth may be the letter of a choice: "B", "(b)", "B."."""
+    return isinstance(truth, str) and _LONE_LETTER.fullmatch(truth) is not None
+
+
+def merged(known: Sequence[str], shown: Sequence[str]) -> list[str]:
+    """The choices of a record whose text lists them too: in the text's order, for its letters are what is seen."""
+    same = sorted(map(_comparable, known)) == sorted(map(_comparable, shown))
+    return list(shown if same else known)
+
+
+def plain_choices(given: Any) -> list[str] | None:
+    """A record's choices (a list, or letter -> text) without letters of their own; None if none.
+
+    Raises RowError ("choices").
+    """
+    if given is None or given == [] or given == "":
+        return None
+    options = given
+    if isinstance(given, str):
+        found, _ = _headed(f"Choice list : {given}")
+        options = None if found is None else found.options
+    elif isinstance(given, dict):
+        letters = [str(key).strip().upper() for key in given]
+        in_order = sorted(letters) == list(ascii_uppercase[: len(letters)])
+        options = [option for _, option in sorted(zip(letters, given.values(), strict=True))] if in_order else None
+    if isinstance(options, list):
+        options = [str(option) if _is_number(option) else option for option in options]
+    if not isinstance(options, list) or not all(isinstance(option, str) and option.strip() for option in options):
+        raise RowError("choices", f"the choices must be a list of texts; got {given!r:.120}")
+    if len(options) > len(ascii_uppercase):
+        raise RowError("choices", f"at most {len(ascii_uppercase)} choices; got {len(options)}")
+    return _without_letters(options) or [option.strip() for option in options]
+
+
+def listed(options: Sequence[str]) -> str:
+    """The options as the official evaluation files list them: "[A. Travel, B. Law]"."""
+    return f"[{', '.join(f'{letter}. {option}' for letter, option in _lettered(options))}]"
+
+
+def letter_of(answer: str, options: Sequence[str]) -> str:
+    """The letter of the option that an answer names by letter, text, or both; any other answer as it is.
+
+    A letter is a letter, even where another option's text is that letter.
+
+    >>> [letter_of(answer, ["Travel", "Law"]) for answer in ("law.", "(b)", "B. Law", "A. Law")]
+    ['B', 'B', 'B', 'A. Law']
+    """
+    lone = _LONE_LETTER.fullmatch(answer)
+    if lone and lone[1].upper() in ascii_uppercase[: len(options)]:
+        return lone[1].upper()
+    texts = [_comparable(option) for option in options]
+    if _comparable(answer) in texts:
+        return ascii_uppercase[texts.index(_comparable(answer))]
+    label = _LABELLED.fullmatch(answer.strip())
+    if label and (label[1].upper(), _comparable(label[2])) in _lettered(texts):
+        return label[1].upper()
+    return answer
+
+
+def _headed(text: str) -> tuple[TextChoices | None, bool]:
+    """The list behind the last heading that has one; whether it is bracketed and lettered behind "Choice list"."""
+    for heading in reversed(list(_HEADING.finditer(text))):
+        start, bracketed = heading.end(), text[heading.end() : heading.end() + 1] == "["
+        found = _letters(text, start + bracketed, bracketed) or (_quoted(text, start + 1) if bracketed else None)
+        if found is not None:
+            sure = bracketed and found.lettered and heading.group().lower().startswith("choice list")
+            return TextChoices(found.options, (start, found.span[1]), found.lettered), sure
+    return None, False
+
+
+def _unheaded(text: str) -> TextChoices | None:
+    starts = [match.start("open") for match in _UNHEADED.finditer(text)][-_MOST_STARTS:]
+    lists = (_letters(text, start, False) for start in reversed(starts))
+    return next((found for found in lists if found and all(found.options)), None)
+
+
+def _letters(text: str, start: int, bracketed: bool) -> TextChoices | None:
+    """Options "A. …, B. …" from `start` on; they end with the bracket, or with the line or an instruction."""
+    first = _FIRST_LABEL.match(text, start)
+    if first is None:
+        return None
+    last = max(text.rfind("]"), 0) if bracketed else len(text)
+    labels = [(first.start(), first.end())]
+    separators = _SEPARATORS
+    for letter in ascii_uppercase[1:]:
+        shown = letter if first["letter"] == "A" else letter.lower()
+        label = re.compile(re.escape(f"{first['open']}{shown}{first['close']}") + (r"\s+" if first["space"] else ""))
+        places = [(place.start(), place.end()) for place in label.finditer(text, labels[-1][1], last)]
+        found = [(_separator(text, place[0]), place) for place in places]
+        separators = next((kind for kind in separators if kind in [other for other, _ in found]), "")
+        if not separators:
+            break
+        labels.append(next(place for kind, place in found if kind == separators))
+    if len(labels) < 2:
+        return None
+    end = _closing_bracket(text, labels[-1][1], last) if bracketed else _end_of_last(text, labels[-1][1])
+    stops = [label_start for label_start, _ in labels[1:]]
+    options = [_before_separator(text[label_end:stop]) for (_, label_end), stop in zip(labels, stops, strict=False)]
+    options.append(text[labels[-1][1] : end])
+    return TextChoices([option.strip() for option in options], (start, end + bracketed), True)
+
+
+def _before_separator(option: str) -> str:
+    option = option.rstrip()
+    return option[:-1] if option.endswith((",", ";", "|")) else option
+
+
+def _separator(text: str, place: int) -> str:
+    """What stands before `place`: a line break, ";" (or "|"), "," or blanks; "" if it is anything else."""
+    before = place
+    while before and text[before - 1].isspace():
+        before -= 1
+    if "\n" in text[before:place]:
+        return "\n"
+    mark = text[before - 1 : before].replace("|", ";")
+    return mark if mark in (",", ";") else " " if before < place else ""
+
+
+def _closing_bracket(text: str, start: int, last: int) -> int:
+    """Where the bracket that was open at `start` closes; `last` if brackets inside do not pair."""
+    depth = 0
+    for place in range(start, last):
+        depth += {"[": 1, "]": -1}.get(text[place], 0)
+        if depth < 0:
+            return place
+    return last
+
+
+def _end_of_last(text: str, start: int) -> int:
+    after = _AFTER_LIST.search(text, start)
+    return after.start() if after else len(text)
+
+
+def _quoted(text: str, start: int) -> TextChoices | None:
+    """Options "'…', '…']" from `start` on. Quotes inside an option may be escaped or not."""
+    body = _QUOTED_LIST.match(text, start)
+    if body is None:
+        return None
+    options = [re.sub(r"\\(?=['\"])", "", option).strip() for option in _BETWEEN_QUOTES.split(body[1])]
+    bare = _without_letters(options)
+    return TextChoices(bare or options, (start, body.end()), bare is not None) if len(options) > 1 else None
+
+
+def _without_letters(options: Sequence[str]) -> list[str] | None:
+    """The options without the letters A, B, … that each begins with; None where they do not."""
+    labels = [_LABELLED.fullmatch(option.strip()) for option in options]
+    if [label[1].upper() for label in labels if label] != list(ascii_uppercase[: len(options)]):
+        return None
+    return [label[2].strip() for label in labels if label]
+
+
+def _lettered(options: Sequence[str]) -> list[tuple[str, str]]:
+    return list(zip(ascii_uppercase, options, strict=False))
+
+
+def _comparable(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(". ")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,202 @@
+"""The columns of one row: messages, images, names, truth. Anything unusable raises RowError."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mars.data.pixels.cells import image_column
+from mars.data.pixels.images import ENCODINGS
+from mars.data.rows.problems import RowError
+from mars.types import IMAGE_MARKER, Message
+
+ROLES = ("system", "user", "assistant")
+BOX_SPACES = ("original_pixels", "norm_1000")
+CONTROL_TOKEN = re.compile(r"<\|[^\s<>|]{1,64}\|>")
+SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+WRAPPED_TRUTH = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:)")
+
+Row = Mapping[str, Any]
+
+
+def data_source_of(row: Row, default: str) -> str:
+    """The column data_source; EasyR1 rows have none and take `default`."""
+    declared = row.get("data_source")
+    if declared is not None and (not isinstance(declared, str) or not declared):
+        raise RowError("data_source", f"data_source must be a text; got {declared!r:.80}")
+    return declared or default
+
+
+def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
+    """The chat turns, and the images that content lists carry themselves (the evaluation files do).
+
+    Reads verl's `prompt` (a list of turns) and EasyR1's `problem` or `prompt` (the user's text).
+    """
+    turns = row.get("prompt") if row.get("prompt") is not None else row.get("problem")
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise RowError("prompt", "needs a column prompt (a list of messages) or problem (a text)")
+    inline: list[Any] = []
+    messages = []
+    for turn in turns:
+        if turn.get("role") not in ROLES:
+            raise RowError("prompt", f"role must be one of {', '.join(ROLES)}; got {turn.get('role')!r}")
+        messages.append(Message(turn["role"], _text(turn.get("content"), inline)))
+    if messages[-1].role != "user":
+        raise RowError("prompt", f"the last message must be the user's; got role {messages[-1].role!r}")
+    if not messages[-1].text.replace(IMAGE_MARKER, "").strip():
+        raise RowError("prompt", "the user's message has no text")
+    return tuple(messages), inline
+
+
+def _text(content: Any, inline: list[Any]) -> str:
+    """A turn's text with markers. Images of a content list are appended to `inline`."""
+    if isinstance(content, str):
+        return checked_text(content)
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise RowError("prompt", f"message content must be a text or a list of parts; got {type(content).__name__}")
+    has_images = any(part.get("type") == "image" for part in content)
+    texts = []
+    for part in content:
+        text = part.get("text")
+        if part.get("type") == "image":
+            texts.append(IMAGE_MARKER)
+            inline.append(part.get("image"))
+        elif part.get("type") != "text" or not isinstance(text, str):
+            raise RowError("prompt", f"content parts must be of type text or image; got {part.get('type')!r}")
+        elif has_images and IMAGE_MARKER in text:
+            raise RowError("special_token", f"the text of a content list with images holds {IMAGE_MARKER}; remove it")
+        else:
+            texts.append(text)
+    return checked_text("".join(texts))
+
+
+def checked_text(text: str) -> str:
+    """Refuse text that is, or becomes when a view removes markers, a special token or another marker."""
+    bare = text.replace(IMAGE_MARKER, "")
+    found = CONTROL_TOKEN.search(bare)
+    if found or IMAGE_MARKER in bare:
+        token = found.group() if found else IMAGE_MARKER
+        raise RowError("special_token", f"the text holds the special token {token!r}; remove it from the text")
+    return text
+
+
+def response_of(row: Row) -> str | None:
+    """The worked answer of a supervised cold start, if the row has one."""
+    response = row.get("response")
+    if response is None:
+        return None
+    if not isinstance(response, str) or not response.strip():
+        raise RowError("response", f"response must be a text; got {response!r:.80}")
+    return checked_text(response)
+
+
+def image_cells(row: Row, inline: Sequence[Any]) -> list[Any]:
+    """The row's images as they are stored: paths, bytes, or {bytes, path}."""
+    column = image_column([name for name, value in row.items() if value is not None])
+    cells = row[column] if column else None
+    if cells is None:
+        return list(inline)
+    if any(item is not None for item in inline):
+        raise RowError("sources", f"images both in the column {column} and in the messages; keep one")
+    return list(cells) if isinstance(cells, list) else [cells]
+
+
+def extra_info_of(row: Row) -> dict[str, Any]:
+    extra = row.get("extra_info")
+    if extra is None:
+        return {}
+    if not isinstance(extra, dict):
+        raise RowError("extra_info", f"extra_info must be a mapping; got {type(extra).__name__}")
+    if extra.get("box_space") not in (None, *BOX_SPACES):
+        raise RowError("extra_info", f"box_space must be one of {', '.join(BOX_SPACES)}; got {extra['box_space']!r}")
+    return dict(extra)
+
+
+def source_names(extra: Row, num_images: int) -> tuple[str, ...]:
+    """extra_info.sources; undeclared sources are called view_1, view_2 ..., a single one "image"."""
+    declared = extra.get("sources")
+    if declared is None:
+        return ("image",) if num_images == 1 else tuple(f"view_{i}" for i in range(1, num_images + 1))
+    if not isinstance(declared, list) or len(declared) != num_images:
+        raise RowError("sources", f"extra_info.sources names {declared!r:.120} but the row has {num_images} images")
+    for name in declared:
+        if not isinstance(name, str) or not SOURCE_NAME.fullmatch(name):
+            raise RowError("sources", f"source names are letters, digits, '_', '.' and '-'; got {name!r:.80}")
+    if len(set(declared)) != len(declared):
+        raise RowError("sources", f"source names must differ; got {declared}")
+    return tuple(declared)
+
+
+def encodings_of(extra: Row, names: Sequence[str]) -> tuple[str, ...]:
+    """extra_info.encodings, a list in source order or a mapping by source; undeclared is "rgb"."""
+    declared = extra.get("encodings")
+    if isinstance(declared, dict):
+        unknown = [name for name, value in declared.items() if value is not None and name not in names]
+        if unknown:
+            raise RowError("encodings", f"extra_info.encodings names sources {unknown} that the row does not have")
+        declared = [declared.get(name) for name in names]
+    if declared is None:
+        declared = [None] * len(names)
+    if not isinstance(declared, list) or len(declared) != len(names):
+        raise RowError("encodings", f"extra_info.encodings must have one entry for each of {list(names)}")
+    for encoding in declared:
+        if encoding not in (None, *ENCODINGS):
+            raise RowError("encodings", f"unknown image encoding; got {encoding!r}; use one of {', '.join(ENCODINGS)}")
+    return tuple(encoding or "rgb" for encoding in declared)
+
+
+def truth_of(row: Row) -> str:
+    """verl's reward_model.ground_truth or EasyR1's answer, without its <answer> tags; lists as JSON text."""
+    reward_model = row.get("reward_model")
+    if reward_model is not None and not isinstance(reward_model, dict):
+        raise RowError("truth", f"reward_model must be a mapping; got {type(reward_model).__name__}")
+    truth = reward_model.get("ground_truth") if reward_model else row.get("answer")
+    if truth is None:
+        raise RowError("truth", "no ground truth; needs reward_model.ground_truth or answer")
+    if isinstance(truth, bool) or not isinstance(truth, str | int | float | list | dict):
+        raise RowError("truth", f"the ground truth must be a text; got {type(truth).__name__}")
+    try:
+        text = truth if isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise RowError("truth", f"the ground truth cannot be written as JSON: {error}") from error
+    wrapped = WRAPPED_TRUTH.fullmatch(text)
+    text = (wrapped.group(1) if wrapped else text).strip()
+    if not text:
+        raise RowError("truth", "the ground truth is empty")
+    return text
+
+
+def check_declared_size(extra: Row, slot: int, num_images: int, size: tuple[int, int]) -> None:
+    """extra_info.image_sizes, where given, must be the sizes of the images as they are shown."""
+    declared = extra.get("image_sizes")
+    if declared is None:
+        return
+    if not isinstance(declared, list) or len(declared) != num_images:
+        raise RowError("image_sizes", f"extra_info.image_sizes must have one [width, height] for each of {num_images}")
+    if declared[slot] != list(size):
+        raise RowError("image_sizes", f"image {slot} is {list(size)} but extra_info.image_sizes says {declared[slot]}")
+
+
+def confined_path(path: Any, root: str) -> str:
+    """The absolute path of an image under `root` (a real path). Never leaves it, whatever the row says."""
+    if not isinstance(path, str) or not path:
+        raise RowError("image_missing", f"an image needs a path or bytes; got {path!r:.80}")
+    if UNPRINTABLE.search(path):
+        raise RowError("image_path", f"control characters in an image path; got {path!r:.80}")
+    if URL.match(path):
+        raise RowError("image_path", f"image URLs are not read; got {path!r:.120}; store the file")
+    if os.path.isabs(path) or path.startswith(("~", "\\")) or re.match(r"[A-Za-z]:", path):
+        raise RowError("image_path", f"image paths are relative to data.image_root; got {path!r:.200}")
+    if ".." in re.split(r"[/\\]", path):
+        raise RowError("image_path", f"'..' in an image path; got {path!r:.200}; store it relative to data.image_root")
+    full = os.path.realpath(os.path.join(root, path))
+    if os.path.commonpath([full, root]) != root:
+        raise RowError("image_path", f"the image path {path!r:.200} is a link out of data.image_root")
+    return full

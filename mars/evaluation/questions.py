@@ -1,0 +1,76 @@
+"""The file of questions that `mars eval infer` is given: which task it is, and official evaluation files as parquet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from mars.cli.convert import task_of
+from mars.data.rows.columns import truth_of
+from mars.data.rows.files import FileError, chunks, unusable_files
+from mars.data.rows.problems import OnBadSample, RowError
+from mars.errors import DataError
+from mars.evaluation.files import ResultPaths
+
+# What `mars data convert eval_json` does by default; other encodings are given there.
+_DEPTH = "depth_spatialbot"
+
+
+def readable_file(questions: str, paths: ResultPaths) -> str:
+    """The file that the reader of rows takes: `questions` itself, or what `convert_questions` makes of a .json file."""
+    if Path(questions).suffix.lower() != ".json":
+        return questions
+    return str(paths.questions / f"{Path(questions).stem}.parquet")
+
+
+def first_task(questions: str) -> str:
+    """The reward that the first question's truth is for: grounding where it lists boxes, else vqa. Raises DataError.
+
+    For questions whose task is not given; rows of the other kind are then refused with the rest of the bad ones.
+    """
+    broken = unusable_files([questions], None)
+    if broken:
+        raise DataError("\n".join(broken))
+    task = task_of_rows(questions)
+    if task is None and Path(questions).suffix.lower() == ".json":
+        raise DataError(f"{questions}: no question with a ground truth; give a list of {{role, content, ground_truth}}")
+    return task or "vqa"  # what is wrong with the file is said when all of it is read
+
+
+def task_of_rows(file: str) -> str | None:
+    """The reward that the first readable truth in a file of rows is for; None if there is none, or no such file."""
+    if unusable_files([file], None):
+        return None
+    try:
+        for row in (row for chunk in chunks(file, 0, None) for row in chunk):
+            try:
+                return task_of(truth_of(row.columns or {}))
+            except RowError:
+                continue
+    except FileError:
+        return None
+    return None
+
+
+def convert_questions(
+    questions: str, paths: ResultPaths, image_root: str | None, on_bad_sample: OnBadSample
+) -> tuple[str, Mapping[str, int]]:
+    """Write a .json file of questions as parquet; the folder of its image paths, and the dropped ones by reason.
+
+    Raises DataError as `mars.data.convert.write.write_set` does.
+    """
+    from mars.data.convert.eval_json import eval_json_set
+    from mars.data.convert.write import WriteOptions, write_set
+
+    public = eval_json_set(Path(questions), None if image_root is None else Path(image_root), _DEPTH, None)
+    # Truths are checked when the rows are read, by the reward that is asked for.
+    options = WriteOptions(
+        limit=None,
+        dry_run=False,
+        on_bad_sample=on_bad_sample,
+        check_truth=lambda prompt: None,
+        drop_by="data.on_bad_sample=drop",
+    )
+    card = write_set(public, paths.questions, options)
+    return str(public.image_root.resolve()), Counter(reason for _, reason, _ in card["problems"])

@@ -1,0 +1,275 @@
+"""Evaluation of a policy: Multi, Mono per source, Union, information gain, conflict rate (docs/method, evaluation)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+from mars.rewards.compat_score import CompatScore, verdict
+from mars.rewards.contract import RewardScorer, ScorerName
+from mars.rewards.functions import RewardsBySet
+from mars.rollout.collect import BoxFrames, collect, reward_input, score_stream
+from mars.rollout.engine import RolloutEngine
+from mars.rollout.plan import RolloutPlan
+from mars.types import Prompt, Rollout, View
+
+CONFIDENCE = 0.95
+
+ACCURACY, MEAN_IOU = "accuracy", "mean IoU"
+"""What the accuracy of an answer is called: right or wrong (or a user's own), and that of boxes."""
+
+# Training steps count from 1: no evaluation shares its seeds with one.
+EVALUATION_STEP = 0
+
+# Means of equal accuracies over other counts, and exact boxes scaled from another frame, differ by rounding. That is
+# no conflict, and no spread.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class EvalRecord:
+    """One scored answer to one view of one prompt.
+
+    accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
+    failed: the reward function failed; counted as wrong, whatever `accuracy` says.
+    verdict: what the compat scorer says; None for a reward that has one scorer only.
+    metric: ACCURACY or MEAN_IOU.
+    """
+
+    prompt_id: str
+    data_source: str
+    view: View
+    accuracy: float
+    failed: bool
+    verdict: CompatScore | None = None
+    metric: str = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.accuracy <= 1:
+            raise ValueError(f"prompt {self.prompt_id}: accuracy must be in [0, 1]; got {self.accuracy}")
+        if self.view is not None and len(self.view) != 1:
+            raise ValueError(f"prompt {self.prompt_id}: evaluation has multi and mono views; got view {self.view}")
+
+    def value(self, scorer: ScorerName) -> float:
+        """What the scorer gives: accuracy (strict), or the public code's number (compat)."""
+        if self.failed:
+            return 0.0
+        if scorer == "strict":
+            return self.accuracy
+        if self.verdict is None:
+            raise ValueError(f"prompt {self.prompt_id}: the reward has no compat scorer")
+        return self.verdict.compat
+
+
+@dataclass(frozen=True)
+class EvaluationParts:
+    """What an evaluation uses. plan: the multi view and every mono view of each prompt.
+
+    threshold: see `summarize`. rewards: which reward the scorer uses for which row.
+    """
+
+    engine: RolloutEngine
+    scorer: RewardScorer
+    plan: RolloutPlan
+    decode: Callable[[Sequence[int]], str]
+    frames: BoxFrames
+    threshold: float
+    rewards: RewardsBySet
+
+
+def metric_of(function: str) -> str:
+    """What the accuracy of a reward is called."""
+    return MEAN_IOU if function == "grounding" else ACCURACY
+
+
+def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, step: int, model: str) -> dict[str, Any]:
+    """One engine call for all views of all prompts, scored and summarized.
+
+    The seeds do not depend on `step`, so evaluations of one run are paired.
+    """
+    requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
+    finished = parts.engine.generate(requests)
+    scored = score_stream(prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
+    rollouts = collect(prompts, requests, scored)
+    records = [
+        _record(parts, item.prompt, rollout)
+        for item in rollouts
+        for group in (item.multi, *item.anchors)
+        for rollout in group.rollouts
+    ]
+    return summarize(records, name=name, step=step, model=model, threshold=parts.threshold)
+
+
+def _record(parts: EvaluationParts, prompt: Prompt, rollout: Rollout) -> EvalRecord:
+    function = parts.rewards.of(prompt.data_source)
+    item = reward_input(prompt, rollout.view, rollout.text, parts.frames)
+    return EvalRecord(
+        prompt.prompt_id,
+        prompt.data_source,
+        rollout.view,
+        rollout.reward.accuracy,
+        failed=not rollout.valid,
+        verdict=verdict(function, item, rollout.reward),
+        metric=metric_of(function),
+    )
+
+
+def summarize(
+    records: Sequence[EvalRecord], *, name: str, step: int, model: str, threshold: float | None
+) -> dict[str, Any]:
+    """The evaluation result, JSON-ready. Every record stays in its denominator.
+
+    Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
+    threshold: mean IoU above which a multi answer is a hit; None: none is counted.
+
+    Returns {"name", "step", "model", "metric" (of the records; "accuracy, mean IoU" for both), "n" (prompts),
+    "answers", "failed", "unparseable" (records), "multi", "mono": {source: ..}, "union", "information_gain",
+    "conflict_rate", "share_over_threshold" (of prompts with a mean IoU), "compat": {"multi" .. by the compat scorer},
+    "by_data_source": {name: the same}} where each quantity is {"mean", "low", "high", "n"}, or None where no prompt has
+    it. "compat" and "unparseable" are None where some reward has one scorer. Prompts without mono
+    views (one source or none) count in "multi" alone. Where no prompt has an answer to its multi view, "multi",
+    "information_gain", "conflict_rate" and "share_over_threshold" are None.
+
+    Raises ValueError: no records, or only some prompts have an answer to their multi view.
+
+    Example: multi 1 and mono 0, 1 give union 1, information gain 0.5, no conflict.
+    """
+    if not records:
+        raise ValueError("an evaluation needs at least one record; got none")
+    by_source: dict[str, list[EvalRecord]] = defaultdict(list)
+    for record in records:
+        by_source[record.data_source].append(record)
+    return {
+        "name": name,
+        "step": step,
+        "model": model,
+        **_summary(records, threshold),
+        "by_data_source": {key: _summary(part, threshold) for key, part in sorted(by_source.items())},
+    }
+
+
+def eval_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The result as metrics: eval/multi/mean, eval/mono/<source>/mean, eval/union/mean, ..., eval/failed."""
+    names = ("multi", "union", "information_gain", "conflict_rate", "share_over_threshold")
+    quantities = {name: result[name] for name in names}
+    quantities.update({f"mono/{source}": value for source, value in result["mono"].items()})
+    if result["compat"] is not None:
+        quantities["compat_multi"] = result["compat"]["multi"]
+    means = {f"eval/{name}/mean": value["mean"] for name, value in quantities.items() if value is not None}
+    counts = {f"eval/{name}": result[name] for name in ("failed", "unparseable") if result[name] is not None}
+    return {**means, **counts}
+
+
+def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dict[str, Any] | None:
+    """Mean of values in [lowest, highest] with its 95 % interval; None without values.
+
+    Values that are all `lowest` or `highest` are a proportion: Wilson's score interval (Wilson 1927). Others: Student's
+    t over the prompts, cut to the range. Equal values have no spread to go by: at most z^2 / (n + z^2) of the
+    population differs from them (Wilson's bound for 0 of n), as far as the range allows.
+
+    Example: 5 of 10 right is 0.5 [0.237, 0.763].
+    """
+    if not values:
+        return None
+    n, mean, width = len(values), fmean(values), highest - lowest
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    if max(values) - min(values) <= _ROUNDING:
+        unseen = z * z / (n + z * z)
+        low, high = mean - unseen * (mean - lowest), mean + unseen * (highest - mean)
+    elif all(min(value - lowest, highest - value) <= _ROUNDING for value in values):
+        share = (mean - lowest) / width
+        centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+        low, high = lowest + width * (centre - half), lowest + width * (centre + half)
+    else:
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / math.sqrt(n)
+        low, high = max(mean - half, lowest), min(mean + half, highest)
+    return {"mean": mean, "low": low, "high": high, "n": n}
+
+
+def prompt_values(
+    records: Sequence[EvalRecord], threshold: float | None, scorer: ScorerName
+) -> dict[str, dict[str, float]]:
+    """{prompt id: {quantity: value}}, the quantities of `summarize` for each prompt, those it has.
+
+    Quantities: multi, mono/<source>, union, information_gain, conflict_rate; share_over_threshold with a threshold, for
+    prompts whose metric is MEAN_IOU.
+    Raises ValueError where some prompts have an answer to their multi view and others have none.
+    """
+    answers: dict[str, dict[View, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        answers[record.prompt_id][record.view].append(record.value(scorer))
+    without = [prompt_id for prompt_id, views in answers.items() if None not in views]
+    if 0 < len(without) < len(answers):
+        raise ValueError(f"prompt {without[0]}: no answer to its multi view; got views {list(answers[without[0]])}")
+    with_iou = {record.prompt_id for record in records if record.metric == MEAN_IOU}
+    return {
+        prompt_id: _values(views, threshold if prompt_id in with_iou else None) for prompt_id, views in answers.items()
+    }
+
+
+def bounds(quantity: str, highest: float) -> tuple[float, float]:
+    """Range of a quantity of `prompt_values` where a single answer is worth 0 to `highest`."""
+    if quantity == "information_gain":
+        return -highest, highest
+    return 0, 1 if quantity in ("conflict_rate", "share_over_threshold") else highest
+
+
+def highest_value(records: Sequence[EvalRecord], scorer: ScorerName) -> float:
+    """The most that one answer could be worth under the scorer: 1, or the compat scorer's for the largest truth."""
+    if scorer == "strict":
+        return 1.0
+    return max((record.verdict.highest for record in records if record.verdict is not None), default=1.0)
+
+
+def _values(views: Mapping[View, Sequence[float]], threshold: float | None) -> dict[str, float]:
+    mono = {view[0]: fmean(values) for view, values in views.items() if view is not None}
+    multi = fmean(views[None]) if None in views else None
+    values = {} if multi is None else {"multi": multi}
+    values |= {f"mono/{source}": value for source, value in mono.items()}
+    if mono:
+        values["union"] = max(mono.values())
+    if mono and multi is not None:
+        values["information_gain"] = multi - fmean(mono.values())
+        values["conflict_rate"] = float(multi < values["union"] - _ROUNDING)
+    if multi is not None and threshold is not None:
+        values["share_over_threshold"] = fmean(value > threshold for value in views[None])
+    return values
+
+
+def _summary(records: Sequence[EvalRecord], threshold: float | None) -> dict[str, Any]:
+    verdicts = [record.verdict for record in records if record.verdict is not None]
+    both = len(verdicts) == len(records)
+    return {
+        "metric": ", ".join(sorted({record.metric for record in records})),
+        "n": len({record.prompt_id for record in records}),
+        "answers": len(records),
+        "failed": sum(record.failed for record in records),
+        "unparseable": sum(not verdict.readable for verdict in verdicts) if both else None,
+        **_quantities(records, threshold, "strict"),
+        "compat": _quantities(records, None, "compat") if both else None,
+    }
+
+
+def _quantities(records: Sequence[EvalRecord], threshold: float | None, scorer: ScorerName) -> dict[str, Any]:
+    prompts, highest = prompt_values(records, threshold, scorer).values(), highest_value(records, scorer)
+
+    def interval(quantity: str) -> dict[str, Any] | None:
+        return mean_interval([p[quantity] for p in prompts if quantity in p], *bounds(quantity, highest))
+
+    mono = dict.fromkeys(quantity for prompt in prompts for quantity in prompt if quantity.startswith("mono/"))
+    hits = interval("share_over_threshold")
+    return {
+        "multi": interval("multi"),
+        "mono": {quantity.removeprefix("mono/"): interval(quantity) for quantity in mono},
+        "union": interval("union"),
+        "information_gain": interval("information_gain"),
+        "conflict_rate": interval("conflict_rate"),
+        "share_over_threshold": hits and {**hits, "threshold": threshold},
+    }

@@ -1,0 +1,85 @@
+"""Result files on disk: read or written whole, or a failure that names the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mars.errors import ConfigError, DataError, SetupError
+from mars.output.text import visible
+
+_PROBLEMS_SHOWN = 30
+
+
+def read_bytes(path: Path) -> bytes:
+    """Raises DataError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give results of mars eval infer") from error
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """The file exists wholly or not at all. Raises SetupError."""
+    draft = path.with_name(f".tmp-{path.name}")
+    try:
+        draft.write_text(content, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def append(path: Path, content: str) -> None:
+    """Raises SetupError; a part of `content` may then be at the end of the file."""
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Make the folder that the file `path` goes to. Raises SetupError where no file can be written there.
+
+    For files that are written at the end of something long. option: what names the path, such as "--html".
+    """
+    if path.name in ("", "..") or (os.path.exists(path) and not os.path.isfile(path)):
+        raise SetupError(f"{option}: want a file; got {str(path)!r}; give a path such as folder/file")
+    draft = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise cannot_write(path, error, option) from error
+
+
+def check_page(path: Path, option: str) -> None:
+    """As `check_writable`, for a page: another name than .html is more likely a file that somebody needs.
+
+    Raises ConfigError for such a name.
+    """
+    check_writable(path, option)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{option}: the name of a page ends with .html; got {path}; give such as page.html")
+
+
+def cannot_write(path: Path, error: OSError, option: str | None = None) -> SetupError:
+    """What to raise for an OSError while writing."""
+    name = str(path) if option is None else f"{option}: {path}"
+    return SetupError(f"{name}: cannot be written ({error.strerror}); make room there, or give another path")
+
+
+def refuse(problems: Sequence[tuple[str, str]], path: Path, total: int, what: str) -> None:
+    """Raises DataError with a table of (place, problem), made safe to show; does nothing without problems."""
+    if not problems:
+        return
+    shown = [(visible(place), visible(problem)) for place, problem in problems[:_PROBLEMS_SHOWN]]
+    width = max(len(place) for place, _ in shown)
+    lines = [f"{path}: {len({place for place, _ in problems})} of {total} {what} cannot be used"]
+    lines += [f"  {place:<{width}}  {problem}" for place, problem in shown]
+    if len(problems) > len(shown):
+        lines.append(f"  and {len(problems) - len(shown)} more problems")
+    lines.append("nothing is scored: no answer may leave the denominator in silence; mend the file, or make it again")
+    raise DataError("\n".join(lines))

@@ -1,0 +1,106 @@
+"""`mars data show`: a contact sheet of a file of rows, one HTML file with everything inside and no script."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mars.data.pixels.images import BadImage, decode_image, probe_size
+from mars.data.prompts.boxes import truth_frame
+from mars.data.rows.dataset import read_prompts
+from mars.data.rows.files import unusable_files
+from mars.errors import DataError, SetupError
+from mars.output.files import check_page
+from mars.output.text import shorten, visible
+from mars.report.boxes import find_boxes
+from mars.types import ImageRef, Prompt
+
+# Enough to look at, small enough to mail.
+_SIDE = 480
+_LOSSLESS_PIXELS = 128 * 128
+_CHARACTERS = 4_000
+_PROBLEMS = 100
+
+
+def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -> None:
+    """Write `num_rows` usable rows of `file`, evenly over it, and what is wrong with the others, to `out`.
+
+    Each source is shown as the model gets it (depth as its encoding makes it) with the boxes of the truth on it, then
+    the question, the truth and the rest of the row. Text is escaped. Raises DataError if the file cannot be read,
+    SetupError if `out` cannot be written, and ConfigError if its name is not a page's.
+    """
+    check_page(out, "OUT")
+    root = None if image_root is None else str(image_root)
+    broken = unusable_files([str(file)], root)
+    if broken:
+        raise DataError("\n".join(broken))
+    reading = read_prompts([str(file)], root, lambda prompt: None, probe_size)
+    bad = {problem.row for problem in reading.problems}
+    usable = [prompt for prompt in reading.prompts if prompt.row not in bad]
+    page = _template().render(
+        name=file.name,
+        num_rows=reading.num_rows,
+        num_usable=len(usable),
+        cards=[_card(prompt) for prompt in _evenly(usable, num_rows)],
+        problems=reading.problems[:_PROBLEMS],
+        num_problems=len(reading.problems),
+    )
+    draft = out.with_name(f".tmp-{out.name}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(page.encode())
+        os.replace(draft, out)
+    except OSError as error:
+        if draft.is_file():
+            draft.unlink()
+        raise SetupError(f"{out}: cannot be written: {error}; name a file in a folder with room") from error
+
+
+def _evenly(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
+    """`number` of the prompts, from the first to the last. Example: 3 of 0 … 10 -> 0, 5, 10."""
+    if len(prompts) <= number:
+        return list(prompts)
+    last = len(prompts) - 1
+    return [prompts[last if number == 1 else i * last // (number - 1)] for i in range(number)]
+
+
+def _card(prompt: Prompt) -> dict[str, Any]:
+    boxes = find_boxes(prompt.truth, truth_frame(prompt))
+    return {
+        "row": prompt.row.rpartition(":")[2],
+        "data_source": prompt.data_source,
+        "messages": prompt.messages,
+        "truth": prompt.truth,
+        "response": prompt.response,
+        "extra": {key: value for key, value in prompt.extra_info.items() if value is not None},
+        "boxes": boxes,
+        "pictures": [_picture(source.name, source.image) for source in prompt.sources],
+    }
+
+
+def _picture(name: str, ref: ImageRef) -> dict[str, Any]:
+    caption = f"{name}, {ref.size[0]} x {ref.size[1]}" + ("" if ref.encoding == "rgb" else f", {ref.encoding}")
+    try:
+        image = decode_image(ref)
+    except BadImage as error:
+        return {"caption": caption, "error": str(error)}
+    image.thumbnail((_SIDE, _SIDE))
+    stored, small = io.BytesIO(), image.width * image.height <= _LOSSLESS_PIXELS
+    image.save(stored, format="PNG" if small or ref.encoding != "rgb" else "JPEG", quality=90)
+    kind = "png" if small or ref.encoding != "rgb" else "jpeg"
+    data = base64.b64encode(stored.getvalue()).decode()
+    return {"caption": caption, "uri": f"data:image/{kind};base64,{data}", "small": small}
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["shown"] = lambda text: visible(shorten(str(text), _CHARACTERS), keep="\n\t")
+    return environment.get_template("show_data.html.j2")

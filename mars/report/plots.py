@@ -1,0 +1,134 @@
+"""The report's figures, as SVG images."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mars.output.text import visible
+from mars.tracking.timer import STAGES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = Sequence[Mapping[str, Any]]
+
+# Okabe and Ito's palette, told apart with any colour vision; line styles repeat the distinction.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", "-.", ":")
+# From this many steps on, lines are trailing means over a twentieth of the run, with the raw values behind them.
+_SMOOTH_FROM = 40
+# Bars of the stage figure at most; more steps are averaged in bins.
+_MAX_BARS = 100
+_ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
+
+
+def draw_figures(rows: Rows) -> list[tuple[str, bytes]]:
+    """(caption, SVG) of every figure that the rows of metrics.jsonl have numbers for."""
+    multi = _series(rows, "critic/score/mean")
+    anchors = {key: _series(rows, f"mars/anchor/{key}/mean") for key in _anchor_names(rows)}
+    gains = {"over the mean of the sources": _series(rows, "mars/gain/mean")}
+    gains |= {f"over {name}": _difference(multi, anchor) for name, anchor in anchors.items()}
+    lines = [
+        (
+            "Reward of the multi rollouts, and of the anchors of each source.",
+            {"multi": multi, **{f"anchor: {name}": series for name, series in anchors.items()}},
+            "mean score",
+        ),
+        ("Gain: reward of the multi rollouts minus that of the anchors; 0 is no gain.", gains, "difference of scores"),
+        (
+            "Response length.",
+            {name: _series(rows, f"response_length/{name}") for name in ("mean", "max")},
+            "tokens",
+        ),
+    ]
+    figures = [(caption, _line_figure(series, unit)) for caption, series, unit in lines if any(series.values())]
+    stages = [*STAGES, "driver"]
+    if any(f"timing_s/{stage}" in row for row in rows for stage in stages):
+        figures.append(("Seconds per stage of a step.", _stage_figure(rows, stages)))
+    return figures
+
+
+Series = list[tuple[int, float]]
+
+
+def _anchor_names(rows: Rows) -> list[str]:
+    return sorted({match[1] for row in rows for key in row if (match := _ANCHOR.fullmatch(key))})
+
+
+def _series(rows: Rows, key: str) -> Series:
+    return [(row["step"], float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
+
+
+def _difference(left: Series, right: Series) -> Series:
+    subtrahend = dict(right)
+    return [(step, value - subtrahend[step]) for step, value in left if step in subtrahend]
+
+
+def _trailing_means(values: Sequence[float], window: int) -> list[float]:
+    parts = [values[max(0, end - window) : end] for end in range(1, len(values) + 1)]
+    return [sum(part) / len(part) for part in parts]
+
+
+def _line_figure(lines: Mapping[str, Series], unit: str) -> bytes:
+    def draw(axes: Axes) -> None:
+        for index, (name, series) in enumerate(item for item in lines.items() if item[1]):
+            steps, values = zip(*series, strict=True)
+            colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index % len(_STYLES)]
+            if len(values) >= _SMOOTH_FROM:
+                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+                values = _trailing_means(values, len(values) // 20)
+            marker = "o" if len(values) == 1 else None
+            axes.plot(steps, values, color=colour, linestyle=style, marker=marker, label=_label(name))
+        if unit.startswith("difference"):
+            axes.axhline(0, color="#888888", linewidth=0.8)
+        axes.set_ylabel(unit)
+
+    return _svg(draw)
+
+
+def _stage_figure(rows: Rows, stages: Sequence[str]) -> bytes:
+    timed = [row for row in rows if any(f"timing_s/{stage}" in row for stage in stages)]
+    size = -(-len(timed) // _MAX_BARS)
+    bins = [timed[start : start + size] for start in range(0, len(timed), size)]
+
+    def draw(axes: Axes) -> None:
+        bottom = [0.0] * len(bins)
+        for index, stage in enumerate(stages):
+            heights = [sum(value for _, value in _series(part, f"timing_s/{stage}")) / len(part) for part in bins]
+            if any(heights):
+                steps = [part[0]["step"] + (size - 1) / 2 for part in bins]
+                axes.bar(steps, heights, 0.9 * size, bottom=bottom, color=_COLOURS[index], label=_label(stage))
+                bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+        axes.set_ylabel("seconds")
+
+    return _svg(draw)
+
+
+def _label(name: str) -> str:
+    """Source names come from data: no mathematics, no leading underscore (matplotlib hides such labels)."""
+    text = visible(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def _svg(draw: Any) -> bytes:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    # A fixed salt and no date: the same numbers give the same bytes.
+    with rc_context({"svg.hashsalt": "mars", "svg.fonttype": "path", "font.size": 9, "axes.unicode_minus": True}):
+        figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

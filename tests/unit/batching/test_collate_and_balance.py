@@ -1,0 +1,163 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mars.batching.collate import train_batch
+from mars.batching.plan import assign_to_ranks, micro_batches, plan_updates
+from mars.types import (
+    Completion,
+    ImageRef,
+    Message,
+    Prompt,
+    PromptRollouts,
+    RewardResult,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Sampling,
+    Source,
+    TrainPrompt,
+    TrainResponse,
+)
+
+SAMPLING = Sampling(1.0, 1.0, -1, 8)
+
+
+def group(prompt_id, view, scores):
+    """A group of one rollout per score; None is a failed one. Rollout k has k + 1 tokens."""
+    image = ImageRef("a.png", (28, 28))
+    request = RolloutRequest(prompt_id, view, (1, 2, 3), (image,), len(scores), 0, SAMPLING)
+    rollouts = tuple(
+        Rollout(
+            prompt_id, view, k, "", Completion((7,) * (k + 1), (-0.5,) * (k + 1), "stop"),
+            RewardResult(score or 0.0, 0.0, {}, None if score is not None else "raised"),
+        )
+        for k, score in enumerate(scores)
+    )  # fmt: skip
+    return RolloutGroup(request, rollouts)
+
+
+def kept(prompt_id, multi, **anchors):
+    sources = tuple(Source(name, ImageRef("a.png", (28, 28))) for name in ("a", "b"))
+    prompt = Prompt(prompt_id, f"f:{prompt_id}", "d", (Message("user", "<image><image>q"),), sources, "t")
+    groups = tuple(group(prompt_id, (name,), scores) for name, scores in anchors.items())
+    return PromptRollouts(prompt, group(prompt_id, None, multi), groups)
+
+
+def collate(items, num_ranks=1):
+    return train_batch(
+        items, 0, prompt_length=lambda request: 10, prompts_per_update=2, num_ranks=num_ranks,
+        tokens_per_forward=1000, packing="shared_prefix",
+    )  # fmt: skip
+
+
+def test_only_valid_rollouts_of_the_own_prompt():
+    batch = collate(
+        [
+            kept("x", [1.0, None, 0.5], a=[0.25], b=[None]),
+            kept("y", [None, None], a=[1.0], b=[1.0]),
+            kept("z", [0.0], a=[0.75, None], b=[0.125]),
+        ]
+    )
+    x, z = batch.prompts
+    assert (x.prompt_id, z.prompt_id) == ("x", "z")
+    assert [(r.reward, len(r.token_ids), r.off_policy) for r in x.responses] == [(1.0, 1, False), (0.5, 3, False)]
+    assert x.responses[1].rollout_logprobs == (-0.5,) * 3
+    assert (x.anchor_rewards, z.anchor_rewards) == ((0.25,), (0.75, 0.125))
+    assert (x.prompt_token_ids, x.num_prompt_tokens) == ((1, 2, 3), 10)
+
+
+@given(st.permutations(range(6)))
+@settings(max_examples=30, deadline=None)
+def test_anchors_stay_with_their_prompt_in_any_order(order):
+    items = [kept(str(i), [float(i)] * 2, a=[i + 0.5], b=[i + 0.25]) for i in range(6)]
+    for prompt in collate([items[i] for i in order], num_ranks=2).prompts:
+        i = int(prompt.prompt_id)
+        assert prompt.anchor_rewards == (i + 0.5, i + 0.25)
+        assert all(response.reward == i for response in prompt.responses)
+
+
+def test_a_prompt_twice_or_a_view_as_multi_is_an_error():
+    with pytest.raises(ValueError, match=r"twice.*'x'"):
+        collate([kept("x", [1.0]), kept("x", [0.0])])
+    mono = PromptRollouts(kept("x", [1.0]).prompt, group("x", ("a",), [1.0]), ())
+    with pytest.raises(ValueError, match="multi group"):
+        collate([mono])
+
+
+def test_assignment_by_hand():
+    assert assign_to_ranks([5, 4, 3, 3, 3], 2) == [[0, 3], [1, 2, 4]]
+    assert assign_to_ranks([1, 1, 1, 1], 2) == [[0, 2], [1, 3]]
+    assert assign_to_ranks([4], 3) == [[0], [], []]
+    assert assign_to_ranks([], 2) == [[], []]
+    with pytest.raises(ValueError, match="num_ranks"):
+        assign_to_ranks([1], 0)
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=40), st.integers(1, 8))
+@settings(max_examples=200, deadline=None)
+def test_assignment_takes_each_item_once_and_is_balanced(costs, ranks):
+    members = assign_to_ranks(costs, ranks)
+    assert len(members) == ranks
+    assert sorted(i for one in members for i in one) == list(range(len(costs)))
+    assert all(one == sorted(one) for one in members)
+    largest = max(sum(costs[i] for i in one) for one in members)
+    # Graham's bound against a lower bound of the best split, plus that no rank can do better than by the largest item.
+    ordered = sorted(costs, reverse=True)
+    pair = ordered[ranks - 1] + ordered[ranks] if len(costs) > ranks else 0
+    best = max(sum(costs) / ranks, max(costs, default=0), pair)
+    assert largest <= best + max(costs, default=0)
+    assert assign_to_ranks(costs, ranks) == members
+
+
+def test_micro_batches_by_hand():
+    assert micro_batches([3, 3, 8, 2], 10) == [[0, 1], [2], [3]]
+    assert micro_batches([2, 2, 5], 10) == [[0, 1], [2]]  # three rows padded to 5 would be 15
+    assert micro_batches([5, 5], 10) == [[0, 1]]
+    assert micro_batches([50, 1, 1], 10) == [[0], [1, 2]]
+    assert micro_batches([], 10) == []
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
+@settings(max_examples=200, deadline=None)
+def test_micro_batches_keep_order_and_budget_and_waste_none(costs, budget):
+    batches = micro_batches(costs, budget)
+    assert [i for one in batches for i in one] == list(range(len(costs)))
+    for one in batches:
+        assert len(one) == 1 or len(one) * max(costs[i] for i in one) <= budget
+    for one, after in pairwise(batches):  # none could have taken the next item
+        assert (len(one) + 1) * max(costs[i] for i in [*one, after[0]]) > budget
+
+
+prompt_lists = st.lists(
+    st.tuples(st.integers(1, 60), st.lists(st.integers(1, 30), min_size=1, max_size=4), st.booleans()),
+    min_size=1,
+    max_size=9,
+)
+
+
+@given(prompt_lists, st.integers(1, 4), st.integers(1, 3), st.integers(1, 300))
+@settings(max_examples=150, deadline=None)
+def test_update_plans_hold_every_response_once(described, per_update, ranks, budget):
+    image = (ImageRef("a.png", (28, 28)),)
+    prompts = [
+        TrainPrompt(
+            str(i), (1,), length, image if pictured else (),
+            tuple(TrainResponse((7,) * n, (0.0,) * n, 0.0) for n in responses), (),
+        )
+        for i, (length, responses, pictured) in enumerate(described)
+    ]  # fmt: skip
+    plans = plan_updates(prompts, per_update, ranks, budget, "padded")
+    wanted = [(i, k) for i, prompt in enumerate(prompts) for k in range(len(prompt.responses))]
+    assert [row for plan in plans for row in plan.rows] == wanted
+    for number, plan in enumerate(plans):
+        assert {i // per_update for i, _ in plan.rows} == {number}
+        assert len(plan.ranks) == ranks
+        assert len({len(batches) for batches in plan.ranks}) == 1
+        homes = [{i for mb in one for i, _ in mb.rows[: len(mb.rows) - mb.num_fillers]} for one in plan.ranks]
+        assert sum(map(len, homes)) == len(set().union(*homes))  # whole prompts on one rank
+        forwards = [mb for one in plan.ranks for mb in one]
+        pictured = [any(prompts[i].images for i, _ in mb.rows) for mb in forwards]
+        assert all(pictured) or not any(pictured)

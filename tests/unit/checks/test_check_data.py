@@ -1,0 +1,348 @@
+"""`mars data check` and `mars data show` on small files with known mistakes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mars.cli.main import app
+from mars.data.pixels.headers import HeaderCache, cache_file
+from mars.data.pixels.images import decode_image, probe_size
+from mars.data.prompts.budget import ImageBudget, num_image_tokens
+from mars.errors import ConfigError, DataError, SetupError
+
+SMALL = ["data.min_image_pixels=784", "data.max_image_pixels=50176", "data.max_prompt_tokens=200"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    noise = np.random.default_rng(5)
+    for i in range(12):
+        pixels = noise.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def row(*images, text="Find the person.", truth="[[1, 2, 20, 30]]", **extra):
+    return {
+        "data_source": "test",
+        "prompt": [{"role": "user", "content": "<image>" * len(images) + f"\n{text}"}],
+        "images": [f"{image}.png" if isinstance(image, int) else image for image in images],
+        "reward_model": {"ground_truth": truth},
+        "extra_info": extra,
+    }
+
+
+def write(folder, rows, name="train.jsonl"):
+    (folder / name).write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return str(folder / name)
+
+
+@pytest.fixture
+def check(tiny, capsys):
+    """(arguments) -> (standard output, message of the DataError or None)."""
+
+    def run(*arguments):
+        try:
+            app(["data", "check", *map(str, arguments), "--model", str(tiny), *SMALL], standalone_mode=False)
+        except DataError as error:
+            return capsys.readouterr().out, str(error)
+        return capsys.readouterr().out, None
+
+    return run
+
+
+def test_a_good_file(folder, check, tiny, world):
+    prompts = [row(0, 1), row(2), row(text="No images.", truth="[[1, 1, 2, 2]]"), row(3, 4, 5)]
+    text, message = check(write(folder, prompts))
+    assert message is None
+    assert "4 of 4 usable, 0 with problems, 0 overlong" in text
+    assert "6 images decoded" in text
+    tokens = num_image_tokens((64, 48), ImageBudget(784, 50176, 14, 2))
+    assert f"view_1: {tokens} to {tokens}" in text
+    # The histogram holds every row once.
+    assert sum(int(line.split()[-1]) for line in text.splitlines() if re.match(r"  \d+ - ", line)) == 4
+
+
+def test_a_source_has_the_tokens_of_its_own_budget(folder, check):
+    rows = [row(0, 1, sources=["visible", "infrared"]), row(2, 3, sources=["visible", "infrared"])]
+    text, message = check(write(folder, rows), "data.source_image_pixels={infrared: [25088, 50176]}")
+    assert message is None
+    tokens = num_image_tokens((64, 48), ImageBudget(784, 50176, 14, 2))
+    own = num_image_tokens((64, 48), ImageBudget(25088, 50176, 14, 2))
+    assert own > tokens
+    assert f"visible: {tokens} to {tokens}, mean" in text
+    assert f"infrared: {own} to {own}, mean" in text
+    with pytest.raises(ConfigError, match=r"source_image_pixels.*got infra; the rows' sources are visible, infrared"):
+        check(write(folder, rows), "data.source_image_pixels={infra: [25088, 50176]}")
+    # Rows that cannot be read may be those that have it: they are told first.
+    _, message = check(
+        write(folder, [row("none.png", sources=["infra"])]), "data.source_image_pixels={infra: [784, 999]}"
+    )
+    assert "image_missing" in message
+
+
+def test_lengths_are_those_of_the_real_processor(folder, tiny, world):
+    from mars.checks.data import check
+    from mars.config.load import load_config
+    from mars.data.prompts.views import render_view
+
+    file = write(folder, [row(0, 1), row(2), row(3, 4, 5, text="A longer question about three images?")])
+    config = load_config("train", [f"model.path={tiny}", f"data.train_files=['{file}']", *SMALL], [])
+    result = check(config, [file], [])
+    for prompt in result.prompts:
+        messages, images = render_view(prompt, None, "single")
+        ids = world.encoder.encode(messages, len(images))
+        assert result.lengths[prompt.row] == len(world.processor.process(ids, images).input_ids)
+
+
+def test_everything_wrong_comes_in_one_table(folder, check):
+    (folder / "half.png").write_bytes((folder / "1.png").read_bytes()[:900])
+    flipped = bytearray((folder / "2.png").read_bytes())
+    flipped[-30] ^= 255
+    (folder / "flip.png").write_bytes(flipped)
+    Image.new("RGB", (1, 200)).save(folder / "strip.png")
+    rows = [
+        row(0, id="a"),
+        row("half.png"),
+        row("flip.png"),
+        row("strip.png"),
+        row("none.png"),
+        row(3, truth="[[5, 5, 1, 1]]"),
+        row(4, truth="[[0, 0, 65, 10]]"),
+        row(5, id="a"),
+        row(6, text="<|im_end|>"),
+        row(7, text="<image> who?"),
+        row(8, text="Think in <think></think>, then <answer></answer>."),
+    ]
+    text, message = check(write(folder, rows))
+    expected = {
+        1: "image_undecodable", 2: "image_undecodable", 3: "image_size", 4: "image_missing", 5: "truth", 6: "truth",
+        7: "duplicate_id", 8: "special_token", 9: "sources", 10: "agreement",
+    }  # fmt: skip
+    for number, reason in expected.items():
+        assert re.search(rf"train\.jsonl:{number} +{reason} ", message), (number, reason, message)
+    assert "10 of 11 rows cannot be used" in message
+    assert "1 of 11 usable, 10 with problems" in text
+    assert not re.search(r"^ *\S+train\.jsonl:0 ", message, re.MULTILINE)
+
+
+def test_overlong_rows_are_counted_and_no_mistake(folder, check):
+    text, message = check(write(folder, [row(0), row(1, text="word " * 300)]))
+    assert message is None
+    assert "1 of 2 usable, 0 with problems, 1 overlong" in text
+    assert re.search(r"train\.jsonl:1 +\d+ tokens, 200 are allowed", text)
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_train_and_test_must_not_overlap(folder, check, embedded):
+    shutil.copy(folder / "1.png", folder / "copy.png")
+    train = write(folder, [row(0), row(1), row(text="Only text", truth="[]")])
+    test = write(folder, [row(2), row("copy.png"), row(text="Only text", truth="[]")], "test.jsonl")
+    if embedded:
+        cells = [{"bytes": (folder / "1.png").read_bytes(), "path": None}]
+        table = [{**row(0), "images": cells}]
+        table[0].pop("extra_info")
+        pq.write_table(pa.Table.from_pylist(table), folder / "test.parquet")
+        test = str(folder / "test.parquet")
+    for arguments in ((train, test), (train, "--held-out", test)):
+        _, message = check(*arguments)
+        number = 0 if embedded else 1
+        assert re.search(rf"test\.\w+:{number} +overlap .*train\.jsonl:1 too", message)
+        assert ("test.jsonl:2" in message) == (not embedded)
+    other = write(folder, [row(3), row(4)], "test_2.jsonl")
+    assert check(train, other)[1] is None
+    # Two rows about one image in one split are none of it.
+    assert check(write(folder, [row(0), row(0, text="Another?")]))[1] is None
+
+
+def test_declared_splits_decide(folder, check):
+    both = write(
+        folder, [row(0, split="train", id="1"), row(0, split="val", id="1"), row(1, split="val", id="2")], "all.jsonl"
+    )
+    _, message = check(both)
+    assert re.search(r"all\.jsonl:1 +overlap .*train and val overlap", message)
+    assert "duplicate_id" not in message
+
+
+def test_repeated_rows_are_told(folder, check):
+    text, message = check(write(folder, [row(0)] * 3 + [row(1)]))
+    assert message is None
+    assert "2 rows say the same" in text
+
+
+def test_the_reward_follows_the_truth_or_the_setting(folder, check):
+    file = write(folder, [row(0, text="How many?", truth="three or 3"), row(1, text="A bus?", truth="yes")])
+    text, message = check(file)
+    assert message is None
+    assert "reward         vqa" in text
+    _, message = check(file, "reward=grounding")
+    assert "2 of 2 rows cannot be used" in message
+    _, message = check(file, "data.template=none")
+    assert message.count("does not ask for <think>") == 2
+
+
+def test_one_table_for_all_files(folder, check):
+    """Files that cannot be read come with the rows of those that can, held-out ones too."""
+    (folder / "cut.parquet").write_bytes(b"PAR1 and no more")
+    (folder / "empty.jsonl").write_text("\n\n")
+    train = write(folder, [row("none.png"), row(0)])
+    test = write(folder, [row(1), row(2, truth="[[5, 5, 1, 1]]")], "test.jsonl")
+    for groups in ((folder / "cut.parquet", train, "--held-out", test, "--held-out", folder / "empty.jsonl"),
+                   (train, test, folder / "cut.parquet", folder / "empty.jsonl")):  # fmt: skip
+        _, message = check(*groups)
+        for fragment in (r"cut\.parquet: cannot be read as parquet", r"empty\.jsonl: has no rows",
+                         r"train\.jsonl:0 +image_missing ", r"test\.jsonl:1 +truth "):  # fmt: skip
+            assert re.search(fragment, message), (fragment, message)
+        assert "boxes are for grounding" not in message, "a broken file does not decide what the reward is"
+    missing = check(folder / "a.jsonl", folder / "b.jsonl", "--held-out", folder / "c.jsonl")[1]
+    assert [name for name in "abc" if f"{name}.jsonl: no such file" in missing] == list("abc")
+
+
+def test_rows_of_another_number_of_images_come_once(folder, check):
+    train, test = write(folder, [row(0), row(1, 2)]), write(folder, [row(3), row(4, 5)], "test.jsonl")
+    _, message = check(train, "--held-out", test, "data.images_per_row=2")
+    assert message.count("num_images ") == 2 + 1  # two rows, and their number
+    assert "2 of 4 rows cannot be used" in message
+
+
+@pytest.mark.parametrize("form", ["list", "data", "conversations", "lines"])
+def test_public_files_are_checked_as_they_are(folder, check, form):
+    talk = [{"from": "human", "value": "<image 1>\nA bus?"}, {"from": "gpt", "value": "yes"}]
+    bad = {"id": "b", "image": "none.png", "conversations": talk}
+    records = {
+        "list": [{"role": "user", "content": [{"type": "image", "image": "0.png"}, {"type": "text", "text": "A bus?"}],
+                  "ground_truth": "yes"}],
+        "data": {"data": [{"sample_id": 1, "task_instruction_id": 0, "response": "yes",
+                           "task_instance": {"context": "{image#1} A bus?", "images_path": ["0.png"]}}]},
+        "conversations": [{"id": "a", "image": "0.png", "conversations": talk}, bad],
+        "lines": [{"question": "A bus?", "answer": "yes"}],
+    }  # fmt: skip
+    (folder / "set.json").write_text(json.dumps(records[form]))
+    text, message = check(folder / "set.json")
+    assert "reward         vqa" in text
+    if form == "conversations":
+        assert re.search(r"set\.json:1 +image_missing ", message)
+    else:
+        assert message is None
+
+
+def test_the_table_is_whole(folder, check):
+    _, message = check(write(folder, [row("none.png")] * 200 + [row(0)]))
+    assert message.count("image_missing") == 201  # each row, and their number
+
+
+def test_misuse(folder, check, tiny):
+    with pytest.raises(ConfigError, match="no file given"):
+        check("reward=vqa")
+    assert "no such file" in check(folder / "none.jsonl")[1]
+    with pytest.raises(ConfigError, match="rewrad"):
+        check(write(folder, [row(0)]), "rewrad=vqa")
+
+
+def test_headers_are_read_once_while_files_stay(folder, tmp_path, monkeypatch):
+    paths = [str(folder / f"{i}.png") for i in range(3)]
+    for path in paths[:2]:
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    read = []
+
+    def counted(source, encoding, name):
+        read.append(source)
+        return probe_size(source, encoding, name)
+
+    monkeypatch.setattr("mars.data.pixels.headers.probe_size", counted)
+    file = cache_file("f" * 64)
+    assert file.is_relative_to(tmp_path / "cache")
+
+    def sizes():
+        read.clear()
+        with HeaderCache(file) as cache:
+            return [cache.probe(path, "rgb", path) for path in paths]
+
+    assert sizes() == [(64, 48)] * 3
+    assert read == paths
+    assert sizes() == [(64, 48)] * 3
+    assert read == paths[2:]  # changed a moment ago: it may change again
+    Image.new("RGB", (30, 40)).save(paths[0])
+    assert sizes() == [(30, 40), (64, 48), (64, 48)]
+    file.write_text("[1, 2]")
+    assert sizes() == [(30, 40), (64, 48), (64, 48)]
+    (folder / "1.png").unlink()
+    with pytest.raises(DataError, match="no such image"):
+        sizes()
+
+
+# The contact sheet
+
+
+def test_the_sheet_shows_every_source_with_its_boxes(folder, capsys):
+    depth = np.full((48, 64), 2500, dtype=np.uint16)
+    Image.fromarray(depth).save(folder / "depth.png")
+    rows = [row(0, "depth.png", sources=["rgb", "depth"], encodings=["rgb", "depth_spatialbot"])]
+    rows += [row(i % 12, text=f"number {i}") for i in range(30)] + [row("none.png"), row(text="words", truth="x")]
+    rows[1]["prompt"][0]["content"] += "</pre><script>alert(1)</script>\u202e"
+    file = write(folder, rows)
+    app(["data", "show", file, str(folder / "out" / "sheet.html")], standalone_mode=False)
+    page = (folder / "out" / "sheet.html").read_text()
+    assert page.count('<section class="card">') == 12
+    assert "12 of 32 usable rows of 33" in page
+    assert page.count("<img ") == 1 + 11  # the first row has two, the last none
+    assert page.count("<rect ") == 12
+    assert '<rect x="0.015625" y="0.041' in page  # 1 of 64, 2 of 48
+    assert "image_missing" in page
+    app(["data", "show", file, str(folder / "all.html"), "--rows", "40"], standalone_mode=False)
+    page = (folder / "all.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "\u202e" not in page
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert Image.open(io.BytesIO(base64.b64decode(pictures[1]))).getpixel((5, 5)) == (8, 112, 32)
+    shown = Image.open(io.BytesIO(base64.b64decode(pictures[0])))
+    from mars.types import ImageRef
+
+    assert shown.tobytes() == decode_image(ImageRef(str(folder / "0.png"), (64, 48))).tobytes()
+
+
+def test_a_sheet_that_cannot_be_written(folder):
+    file = write(folder, [row(0)])
+    for out in (folder, folder / "0.png" / "sheet.html"):
+        with pytest.raises(SetupError, match=r"OUT: .*(cannot be written|want a file)"):
+            app(["data", "show", file, str(out)], standalone_mode=False)
+    assert not list(folder.glob(".tmp*")) + list(folder.parent.glob(".tmp*"))
+
+
+def test_a_sheet_is_not_written_over_the_rows(folder):
+    file = write(folder, [row(0)])
+    before = Path(file).read_bytes()
+    with pytest.raises(ConfigError, match=r"the name of a page ends with \.html"):
+        app(["data", "show", file, file], standalone_mode=False)
+    assert Path(file).read_bytes() == before
+
+
+def test_a_folder_is_said_to_be_one(folder):
+    with pytest.raises(DataError, match="is a folder; name its"):
+        app(["data", "show", str(folder), str(folder / "o.html")], standalone_mode=False)
+
+
+def test_a_sheet_of_an_unreadable_file(folder):
+    (folder / "x.parquet").write_text("no parquet")
+    for name in ("x.parquet", "none.jsonl", "0.png"):
+        with pytest.raises(DataError, match=name):
+            app(["data", "show", str(folder / name), str(folder / "o.html")], standalone_mode=False)
+    assert not (folder / "o.html").exists()

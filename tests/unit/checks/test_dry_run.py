@@ -1,0 +1,132 @@
+"""`--dry-run`: rows taken all the way, and the estimate of memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+
+import pytest
+
+from mars.checks.dry_run import memory_lines, report, sample_lines
+from mars.checks.memory import ModelShape, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
+from mars.config.load import load_config
+from mars.errors import DataError, SetupError
+from mars.inputs import load_inputs
+
+THREE_B = ModelShape(4_000_000_000, 2048, 36, 2, 128, 151_936)
+
+
+@pytest.fixture
+def configure(tiny, pictures, tmp_path):
+    """rows of (images, question, truth) -> configuration."""
+
+    def make(rows, *overrides, model=tiny):
+        file = tmp_path / "train.jsonl"
+        lines = [
+            {
+                "problem": "<image>" * len(images) + question,
+                "images": [image.path.rsplit("/", 1)[1] for image in images],
+                "answer": truth,
+            }
+            for images, question, truth in rows
+        ]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        given = [
+            "cluster=local", "cluster.device=cpu", f"model.path='{model}'", f"data.train_files=['{file}']",
+            f"data.image_root='{pictures[0].path.rsplit('/', 1)[0]}'", "data.prompts_per_step=2",
+            "actor.prompts_per_update=2", "data.max_prompt_tokens=300", "data.min_image_pixels=784",
+            "data.max_image_pixels=50176", "rollout.samples_per_prompt=3", "rollout.max_response_tokens=50",
+            "rollout.max_model_len=400",
+        ]  # fmt: skip
+        return load_config("train", [*given, *overrides], [])
+
+    return make
+
+
+def test_four_rows_go_all_the_way(configure, pictures, world, capsys):
+    boxes = "[[1, 2, 20, 30], [5, 6, 9, 11]]"
+    rows = [(pictures[: 1 + i % 3], "Find them.", boxes) for i in range(8)]
+    config = configure(rows)
+    report(config)
+    text = capsys.readouterr().out
+    assert text.count("sample   ") == 4
+    assert text.count("perfect answer: score 1.75, accuracy 1\n") == 4
+    assert text.count("empty answer: score 0, accuracy 0\n") == 4
+    inputs = load_inputs(config, with_training_set=True)
+    ids, images = inputs.encode(inputs.train.prompts[2], None)
+    made = len(world.processor.process(ids, images).input_ids)
+    assert f"train.jsonl:2\n                  {made} prompt tokens, images 64x48: " in text
+    assert "memory per rank" in text
+
+
+def test_text_rows_choices_and_functions_of_a_users_own(configure, pictures, tmp_path):
+    config = configure([([], "How much?", "3"), (pictures[:2], "Bus?", "yes")], "reward=vqa")
+    text = "\n".join(sample_lines(config, load_inputs(config, with_training_set=True)))
+    assert "images none" in text
+    assert text.count("perfect answer: score 1.5, accuracy 1") == 2
+    (tmp_path / "own.py").write_text("def score(item):\n    return 1 / ('<answer>3' in item.response)\n")
+    config = configure([(pictures[:2], "How much?", "3")] * 2, f"reward.function={tmp_path / 'own.py'}:score")
+    text = "\n".join(sample_lines(config, load_inputs(config, with_training_set=True)))
+    assert text.count("perfect answer: score 1, accuracy 1") == 2
+    assert text.count("empty answer: failed, ") == 2
+
+
+def test_tokens_that_are_counted_wrongly_are_noticed(configure, pictures, monkeypatch):
+    config = configure([(pictures[:2], "Find them.", "[[1, 2, 20, 30]]")] * 2)
+    inputs = load_inputs(config, with_training_set=True)
+    monkeypatch.setattr("mars.checks.dry_run.num_image_tokens", lambda size, budget: 3)
+    with pytest.raises(DataError, match=r"train\.jsonl:0: \d+ prompt tokens counted, the processor made \d+"):
+        sample_lines(config, inputs)
+
+
+def test_memory_of_a_rank_by_hand():
+    settings = {
+        "num_ranks": 4, "dtype": "bfloat16", "tokens_per_forward": 10_000, "logprob_chunk_tokens": 1024,
+        "gradient_checkpointing": True, "with_reference": False,
+    }  # fmt: skip
+    assert trainer_memory(THREE_B, **settings) == {
+        "parameters": 4_000_000_000,
+        "gradients": 4_000_000_000,
+        "optimizer states": 8_000_000_000,
+        "activations": 2 * 10_000 * 2048 * 36 + 34 * 10_000 * 2048,
+        "logits chunk": 3 * 4 * 1024 * 151_936,
+    }
+    more = trainer_memory(THREE_B, **(settings | {"gradient_checkpointing": False, "with_reference": True}))
+    assert more["reference model"] == 4_000_000_000
+    assert more["activations"] == 34 * 10_000 * 2048 * 36
+    wider = trainer_memory(THREE_B, **(settings | {"dtype": "float32"}))
+    assert wider["activations"] == 2 * (2 * 10_000 * 2048 * 36 + 34 * 10_000 * 2048)
+    assert wider["parameters"] == 4_000_000_000  # kept in float32 either way
+
+
+def test_memory_of_an_engine_by_hand():
+    assert kv_bytes_per_token(THREE_B, "bfloat16") == 2 * 36 * 2 * 128 * 2 == 36_864
+    found = engine_memory(THREE_B, tensor_parallel_size=2, dtype="bfloat16", max_num_seqs=8, max_model_len=1000)
+    assert found == {"parameters": 4_000_000_000, "KV cache": 36_864 * 8000 // 2}
+
+
+def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3):
+    from transformers import AutoModelForImageTextToText
+
+    for folder in (tiny, tiny_qwen3):
+        config = json.loads((folder / "config.json").read_text())
+        model = AutoModelForImageTextToText.from_pretrained(folder)
+        shape = read_shape(config, folder)
+        assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+        text = model.config.text_config
+        assert (shape.num_layers, shape.hidden_size) == (text.num_hidden_layers, text.hidden_size)
+    lines = memory_lines(configure([(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2))
+    assert lines[0].endswith(
+        f"{read_shape(json.loads((tiny / 'config.json').read_text()), tiny).num_parameters:,} parameters"
+    )
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 4, struct.pack("<Q", 10**15) + b"{}", struct.pack("<Q", 2) + b"[]"])
+def test_weights_that_are_none_are_named(tmp_path, tiny, data):
+    shutil.copy(tiny / "config.json", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(SetupError, match=r"model\.safetensors"):
+        read_shape(json.loads((tmp_path / "config.json").read_text()), tmp_path)
+    with pytest.raises(SetupError, match=r"config\.json"):
+        read_shape({}, tmp_path)

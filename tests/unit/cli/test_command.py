@@ -1,0 +1,215 @@
+"""How a process ends: messages, exit codes, and where tracebacks go. And the command lines of mars."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from mars.config.command_line import parse_command_line
+from mars.errors import ConfigError, DataError, MarsError, NumericalError, SetupError, WorkerError
+from mars.process import LOG_FILE
+
+
+def python(code, *arguments):
+    """Run `code` in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def end_with(statement, log_dir=None):
+    """What run_command makes of a main that logs to `log_dir` and then executes `statement`."""
+    code = f"""
+import logging
+from mars.process import log_to, run_command
+from mars.errors import *
+def main():
+    if {log_dir!r}: log_to({log_dir!r})
+    logging.getLogger("mars.part").info("the run begins")
+    {statement}
+run_command(main)
+"""
+    return python(code)
+
+
+def test_a_terminal_that_lacks_characters_gets_the_rest():
+    code = (
+        "import sys; from mars.process import run_command; run_command(lambda: sys.stdout.write('B \u2212 A\\n') and 0)"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert (result.returncode, result.stdout) == (0, "B \\u2212 A\n"), result.stderr
+
+
+@pytest.mark.parametrize("failure", [MarsError, ConfigError, DataError, SetupError, WorkerError, NumericalError])
+def test_a_known_failure_is_its_message_and_its_code(failure):
+    result = end_with(f"raise {failure.__name__}('rollout.top_p: too much')")
+    assert result.returncode == failure.exit_code
+    assert result.stderr.endswith("rollout.top_p: too much\n")
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_the_code_that_main_returns_is_the_process(code):
+    assert end_with(f"return {code}").returncode == code
+
+
+def test_an_interruption_is_130():
+    result = end_with("raise KeyboardInterrupt")
+    assert (result.returncode, "Traceback" in result.stderr) == (130, False)
+
+
+@pytest.mark.parametrize(("failure", "code"), [("DataError", 3), ("ZeroDivisionError", 1)])
+def test_the_traceback_is_in_the_log_of_the_run(tmp_path, failure, code):
+    result = end_with(f"raise {failure}('what happened')", str(tmp_path))
+    log = (tmp_path / LOG_FILE).read_text()
+    assert result.returncode == code
+    assert "what happened" in result.stderr
+    assert str(tmp_path / LOG_FILE) in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Traceback" in log
+    assert f"{failure}: what happened" in log
+    assert "INFO mars.part: the run begins" in log
+
+
+def test_an_unknown_error_without_a_run_folder_keeps_its_traceback(tmp_path):
+    result = end_with("raise ZeroDivisionError('what happened')", str(tmp_path / "nothing"))
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_log_is_appended_to(tmp_path):
+    for _ in range(2):
+        end_with("return 0", str(tmp_path))
+    assert (tmp_path / LOG_FILE).read_text().count("the run begins") == 2
+
+
+def test_options_may_stand_among_the_overrides():
+    argv = ["a=1", "--config-dir", "x", "b=2", "--dry-run", "--config-dir=y", "~c", "--oops"]
+    line = parse_command_line("train", "mars", argv)
+    assert line.overrides == ("a=1", "b=2", "~c", "--oops")
+    assert line.config_dirs == ("x", "y")
+    assert (line.dry_run, line.show_config) == (True, False)
+    assert parse_command_line("train", "mars", ["--cfg", "job"]).show_config
+
+
+def module(name, *arguments, cwd=None):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
+
+
+def test_a_bad_configuration_ends_with_2_and_leaves_nothing_behind(tmp_path):
+    result = module("mars.main", "experiment=quickstart", "rolout.top_p=1", "--oops", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "rolout.top_p: unknown key; got 1; did you mean rollout.top_p?",
+        "--oops: no such option; the options are --config-dir, --cfg and --dry-run; "
+        "a setting is written key=value, without dashes",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_composed_configuration_is_shown_whole(tmp_path):
+    import yaml
+
+    result = module("mars.main", "--cfg", "job", "run.seed=5", cwd=tmp_path)
+    assert result.returncode == 0
+    assert yaml.safe_load(result.stdout)["run"] == {
+        **{"name": "mars", "dir": "runs/mars", "seed": 5},
+        **{"num_steps": None, "num_epochs": 2},
+    }
+
+
+def test_help_lists_the_groups():
+    result = module("mars.main", "--help")
+    assert result.returncode == 0
+    assert "anchor=all_but_one|mono|none" in result.stdout
+
+
+COMMAND = "import sys; from mars.cli.main import main; sys.argv[0] = 'mars'; main()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "output"),
+    [
+        (["--help"], 0, "doctor"),
+        (["data", "convert", "--help"], 0, "llvip"),
+        (["nonsense"], 2, "nonsense"),
+        (["report", "/no/such/run"], 3, "/no/such/run"),
+        (["train", "rolout.top_p=1"], 2, "did you mean rollout.top_p?"),
+        (["train", "--help"], 0, "--dry-run"),
+        (["eval", "run", "a model", "d.parquet", "rolout.top_p=1"], 2, "did you mean rollout.top_p?"),
+        (["eval", "run", "model"], 2, "DATA"),
+    ],
+)
+def test_the_mars_command(arguments, code, output):
+    result = python(COMMAND, *arguments)
+    assert (result.returncode, "Traceback" in result.stderr) == (code, False)
+    assert output in result.stdout + result.stderr
+
+
+def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path, capsys):
+    """Names with spaces, quotes and commas reach the configuration as they are."""
+    from mars.cli.eval import run as evaluate_command
+    from mars.evaluation.summary import EvalRecord, summarize
+
+    seen = []
+
+    def run_evaluation(config, name, step, out):
+        seen.append((config, name, step, out))
+        records = [EvalRecord("p", "llvip", None, 1.0, False, metric="accuracy")]
+        return summarize(records, name=name, step=0, model="m", threshold=None)
+
+    monkeypatch.setitem(sys.modules, "mars.run", SimpleNamespace(run_evaluation=run_evaluation))
+    out = tmp_path / "x.json"
+    evaluate_command("it's, a model", "/a [b], c.parquet", ["evaluation.max_samples=3"], "mine", 7, out, None)
+    ((config, name, step, path),) = seen
+    assert config.model.path == "it's, a model"
+    assert config.data.eval_files == config.data.train_files == ["/a [b], c.parquet"]
+    assert (config.evaluation.max_samples, name, step, path) == (3, "mine", 7, out)
+    assert "mine" in capsys.readouterr().out
+
+
+def test_data_is_made_and_converted(tmp_path):
+    sizes = ["--train", "2", "--test", "1", "--cold-start", "1"]
+    result = python(COMMAND, "data", "synth", str(tmp_path), "--seed", "3", *sizes, "--bias", "0.5")
+    assert (result.returncode, result.stderr) == (0, "")
+    result = python(COMMAND, "data", "convert", "llvip", str(tmp_path), str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert {"train.parquet", "test.parquet", "cold_start.parquet"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_doctor_ends_with_4_where_something_is_missing(monkeypatch, capsys):
+    from importlib.metadata import PackageNotFoundError
+
+    from mars import doctor
+
+    installed = doctor.version
+
+    def without_ray(name):
+        if name == "ray":
+            raise PackageNotFoundError(name)
+        return "2.0.0" if name == "torch" else installed(name)
+
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(doctor, "_torchvision", lambda: [])
+    monkeypatch.setattr(doctor, "_devices", lambda: [])
+    assert doctor.doctor() == 0
+    monkeypatch.setattr(doctor, "version", without_ray)
+    assert doctor.doctor() == 4
+    lines = [line for line in capsys.readouterr().out.splitlines() if "│ no │" in line]
+    assert len(lines) == 2
+    assert any("ray" in line and "not installed" in line and "pip install" in line for line in lines)
+    assert any("torch" in line and "2.0.0" in line for line in lines)
+
+
+def test_the_doctor_names_a_folder_that_ray_cannot_write_to(monkeypatch):
+    from mars import doctor
+
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/no/such/folder")
+    finding = doctor._ray_folder()
+    assert finding.missing
+    assert "RAY_TMPDIR" in finding.do

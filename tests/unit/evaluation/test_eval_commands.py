@@ -1,0 +1,228 @@
+"""The commands and scripts around result files: tables, JSON, the page, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from result_files import boxes_text, line, vqa_text, write_folder, write_public
+from typer.testing import CliRunner
+
+from mars.cli.main import app
+from mars.errors import ConfigError, DataError, MarsError
+from mars.evaluation.files import result_paths
+from mars.evaluation.questions import convert_questions, first_task, readable_file
+
+ROOT = Path(__file__).parents[3]
+HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e"
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(app, ["eval", *map(str, arguments)])
+
+
+def shell(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "MARS_PYTHON": sys.executable, "COLUMNS": "120"}
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / script), *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, env=environment,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    picture = tmp_path / "visible.png"
+    Image.new("RGB", (100, 50), (200, 30, 30)).save(picture)
+    truth = json.dumps([[0, 0, 50, 25]])
+    lines = [
+        line("a", None, boxes_text([[0, 0, 50, 25]]) + HOSTILE, truth),
+        line("a", "visible", boxes_text([[0, 0, 50, 50]]), truth),
+        line("a", "infrared", "nothing", truth),
+    ]
+    for item in lines:
+        item["sources"][0]["image"]["path"] = str(picture)
+        item["question"][0]["text"] += HOSTILE
+    return write_folder(tmp_path / "run", lines)
+
+
+def test_the_script_prints_both_scorers_side_by_side(folder):
+    done = shell("eval.sh", folder, "grounding", "0.4")
+    assert done.returncode == 0, done.stderr
+    rows = {cells[1]: cells[2:4] for text in done.stdout.splitlines() if len(cells := re.split(r"\s*│\s*", text)) > 3}
+    assert rows["Multi"][0].startswith("100.0 [")
+    assert rows["Mono visible"][0].startswith("50.0 [")
+    assert rows["Information gain"][0].startswith("+75.0 [")
+    assert "Share with IoU > 0.4" in rows
+    assert rows["Unparseable answers"] == ["1", "1"]
+    assert "run, strict" in done.stdout
+    assert "run, compat" in done.stdout
+
+
+def test_json_is_all_that_is_on_stdout(folder, tmp_path):
+    done = shell("eval.sh", folder, "grounding", "--json", "--html", tmp_path / "page.html")
+    result = json.loads(done.stdout)
+    assert (result["multi"]["mean"], result["share_over_threshold"]["threshold"]) == (1.0, 0.5)
+    assert result["compat"]["mono"]["visible"]["mean"] == 0.5
+    assert (tmp_path / "page.html").is_file()
+
+
+def test_the_page_shows_pictures_boxes_and_escaped_text(folder, tmp_path):
+    page = tmp_path / "page.html"
+    done = call("score", folder, "--task", "grounding", "--html", page)
+    assert done.exit_code == 0, done.output
+    html = page.read_text()
+    assert html.count("data:image/png;base64,") == 1
+    assert "Image not shown" in html, "infrared.png is missing, and said to be"
+    assert re.search(r'<rect class="truth" x="0.0" y="0.0" width="0.5" height="0.5"/>', html)
+    assert re.search(r'<rect class="mono" x="0.0" y="0.0" width="0.5" height="1.0"/>', html)
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "\x1b" not in html
+    assert "\u202e" not in html
+    assert "run, compat" in html
+
+
+def test_several_data_sources_have_tables_of_their_own(tmp_path):
+    lines = [line("a", None, vqa_text("yes"), "yes"), line("b", None, vqa_text("no"), "yes", data_source="night")]
+    done = call("score", write_folder(tmp_path / "m", lines), "--task", "vqa")
+    assert "night (accuracy" in done.output
+
+
+def test_compare_prints_a_table_or_json(tmp_path):
+    files = [
+        write_public(tmp_path / f"{name}.json", [(vqa_text(answer), "yes")] * 3)
+        for name, answer in (("first", "no"), ("second", "yes"))
+    ]
+    done = call("compare", *files, "--task", "vqa")
+    assert done.exit_code == 0, done.output
+    assert "Student" in done.output
+    result = json.loads(call("compare", *files, "--task", "vqa", "--json").output)
+    assert result["rows"][0]["differences"][1]["mean"] == 1
+    assert isinstance(call("compare", files[0], "--task", "vqa").exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["missing.json", "--task", "vqa"], 3, "cannot be read"),
+        (["bad.json", "--task", "vqa"], 3, "2 of 3 entries cannot be used"),
+        (["good.json", "--task", "vqa", "--threshold", "1.5"], 2, "--threshold"),
+        (["good.json", "--task", "guess"], 2, "guess"),
+        (["good.json"], 2, "--task"),
+        (["good.json", "--task", "vqa", "--truth-size", "10x10"], 2, "give both or none"),
+        (["good.json", "--task", "vqa", "--truth-size", "10x10", "--response-size", "0x10"], 2, "at least 1"),
+        (["good.json", "--task", "vqa", "--truth-size", "10x10", "--response-size", "big"], 2, "--response-size: no"),
+    ],
+)
+def test_faults_have_an_exit_code_and_a_reason(tmp_path, arguments, code, expected):
+    write_public(tmp_path / "good.json", [(vqa_text("yes"), "yes")])
+    (tmp_path / "bad.json").write_text(json.dumps([{"content": ["a"], "ground_truth": "x"}, 1, 2]))
+    done = call("score", tmp_path / arguments[0], *arguments[1:])
+    error = done.exception
+    assert (error.exit_code if isinstance(error, MarsError) else done.exit_code) == code
+    assert expected in f"{error} {done.stderr}"
+    assert done.stdout == ""
+
+
+def test_a_fault_ends_the_script_with_its_exit_code(tmp_path):
+    (tmp_path / "bad.json").write_text("[1, 2]")
+    done = shell("eval.sh", tmp_path / "bad.json", "vqa")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "2 of 2 entries cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["model", "questions"], ["model", "questions", ""], ["", "questions", "out"]])
+def test_infer_without_its_arguments_says_how(arguments):
+    """An empty OUT, of a variable that is not set, would be the folder one stands in."""
+    done = shell("infer.sh", *arguments)
+    assert done.returncode == 2
+    assert "MODEL QUESTIONS OUT" in done.stderr
+
+
+@pytest.mark.parametrize("threshold", ["-0.5", "-.5", "1", "nan"])
+def test_a_threshold_out_of_range_is_said_to_be_one(folder, threshold):
+    done = shell("eval.sh", folder, "grounding", threshold)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("--threshold: an IoU is in [0, 1]")
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="the scripts find the checkout's Python")
+def test_a_script_works_through_a_link(folder, tmp_path):
+    link = tmp_path / "a link.sh"
+    link.symlink_to(ROOT / "scripts" / "eval.sh")
+    environment = {name: value for name, value in os.environ.items() if name != "MARS_PYTHON"}
+    command = ["bash", str(link), str(folder), "grounding", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+    assert json.loads(done.stdout)["n"] == 1, done.stderr
+
+
+# --- the questions
+
+
+def official(folder: Path, truths: list, images: list[str]) -> Path:
+    content = [{"type": "image", "image": image} for image in images]
+    rows = [
+        {"role": "user", "content": [*content, {"type": "text", "text": f"Question {k}?"}], "ground_truth": truth}
+        for k, truth in enumerate(truths)
+    ]
+    path = folder / "llvip_eval.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_an_official_evaluation_file_becomes_rows(tmp_path):
+    for name in ("visible", "infrared"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 48)).save(tmp_path / name / "1.jpg")
+    boxes = [[1, 2, 30, 40]]
+    path = official(tmp_path, [boxes, boxes], ["visible/1.jpg", "infrared/1.jpg"])
+    paths = result_paths(tmp_path / "out")
+    assert first_task(str(path)) == "grounding"
+    root, dropped = convert_questions(str(path), paths, None, "error")
+    assert (root, dict(dropped)) == (str(tmp_path), {})
+    from pyarrow import parquet
+
+    rows = parquet.read_table(readable_file(str(path), paths)).to_pylist()
+    assert [row["reward_model"]["ground_truth"] for row in rows] == [json.dumps(boxes)] * 2
+    assert rows[0]["extra_info"]["sources"] == ["visible", "infrared"]
+
+
+def test_missing_images_are_refused_in_one_table_or_dropped_and_counted(tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "1.jpg")
+    rows = json.loads(official(tmp_path, ["yes", "no", "yes"], ["1.jpg"]).read_text())
+    rows[1]["content"][0]["image"] = rows[2]["content"][0]["image"] = "gone.jpg"
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    paths = result_paths(tmp_path / "out")
+    with pytest.raises(DataError, match=r"2 of 3[^$]*leave them out with data\.on_bad_sample=drop"):
+        convert_questions(str(tmp_path / "q.json"), paths, None, "error")
+    _, dropped = convert_questions(str(tmp_path / "q.json"), paths, None, "drop")
+    assert dict(dropped) == {"image_missing": 2}
+
+
+@pytest.mark.parametrize(("truth", "task"), [("yes", "vqa"), ([[1, 2, 3, 4]], "grounding"), ("[]", "grounding")])
+def test_the_task_is_read_off_the_first_truth(tmp_path, truth, task):
+    assert first_task(str(official(tmp_path, [truth], []))) == task
+    row = {"prompt": "Why?", "answer": truth if isinstance(truth, str) else json.dumps(truth)}
+    (tmp_path / "q.jsonl").write_text("\n" + json.dumps(row) + "\n")
+    assert first_task(str(tmp_path / "q.jsonl")) == task
+    assert readable_file("q.jsonl", result_paths(tmp_path)) == "q.jsonl"
+
+
+@pytest.mark.parametrize("content", ["", "[", "{}", "[]", "[1]", "[[]]", "\x00"])
+def test_questions_that_are_none_are_refused(tmp_path, content):
+    (tmp_path / "q.json").write_text(content)
+    with pytest.raises(DataError, match=r"q\.json: "):
+        first_task(str(tmp_path / "q.json"))
+
+
+def test_missing_questions_are_refused(tmp_path):
+    for name in ("q.json", "q.jsonl", "q.parquet", "q.txt"):
+        with pytest.raises(DataError, match=re.escape(name)):
+            first_task(str(tmp_path / name))

@@ -1,0 +1,245 @@
+"""Result files that are not what they claim, and places where nothing can be written: a reason and an exit code."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from result_files import boxes_text, line, vqa_text, write_folder, write_public
+from test_ask import World, make_questions
+from typer.testing import CliRunner
+
+from mars.cli.main import app
+from mars.errors import ConfigError, DataError, SetupError
+from mars.evaluation.ask import images_fingerprint
+from mars.evaluation.files import check_out, read_results, result_paths
+from mars.output.files import check_writable, write_atomically
+from mars.report.scores import score_file
+from mars.types import ImageRef, RolloutRequest, Sampling
+
+TRUTH = json.dumps([[0, 0, 50, 25]])
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(app, ["eval", *map(str, arguments)])
+
+
+def three_lines() -> list[dict]:
+    return [line("a", view, boxes_text([[0, 0, 50, 25]]), TRUTH) for view in (None, "visible", "infrared")]
+
+
+# --- truths that the task cannot use
+
+
+@pytest.mark.parametrize("truth", [[[0, 0, 5, 5]], [], ["yes"], {"bbox_2d": [0, 0, 5, 5]}, "[[0, 0, 5, 5]]", "[]"])
+def test_boxes_are_no_truth_of_vqa(tmp_path, truth):
+    """The answer repeats the truth: as text it would be right."""
+    path = write_public(tmp_path / "p.json", [(vqa_text(json.dumps(truth)), truth)])
+    with pytest.raises(DataError, match=r"p\.json:0  truth: a list or an object.*boxes are for grounding"):
+        score_file(path, "vqa", 0.5, None)
+
+
+@pytest.mark.parametrize("truth", ["NaN", "Infinity", "-Infinity"])
+def test_a_truth_that_is_no_number_is_refused(tmp_path, truth):
+    (tmp_path / "p.json").write_text(f'[{{"content": ["{vqa_text(truth)}"], "ground_truth": {truth}}}]')
+    with pytest.raises(DataError, match=r"p\.json:0  ground_truth: want a text or a list of boxes; got -?(nan|inf)"):
+        score_file(tmp_path / "p.json", "vqa", 0.5, None)
+
+
+# --- about.json
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"asked": {"multi": "x"}},
+        {"asked": {"multi": None}},
+        {"asked": {"multi": math.nan}},
+        {"asked": {"multi": True}},
+        {"asked": {"multi": -1}},
+        {"asked": [1]},
+        {"dropped": {"truth": math.nan}},
+        {"dropped": {"truth": [1]}},
+        {"dropped": None},
+        {"identity": {}},
+        {"identity": {"model": ["m"]}},
+        {"identity": "m"},
+    ],
+)
+def test_an_about_that_says_no_counts_is_refused(tmp_path, change):
+    folder = write_folder(tmp_path / "m", three_lines(), **change)
+    with pytest.raises(DataError, match=r"about\.json: does not say what was asked"):
+        read_results(folder)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, r"answers to more than was asked \(multi 1, mono_visible 1, mono_infrared 1\)"),
+        ({"multi": 0, "mono_visible": 1, "mono_infrared": 1}, r"answers to more than was asked \(multi 1\)"),
+        ({"multi": 1, "mono_visible": 2, "mono_infrared": 1}, r"answers are missing \(mono_visible 1\)"),
+    ],
+)
+def test_answers_are_as_many_as_were_asked(tmp_path, asked, message):
+    with pytest.raises(DataError, match=message):
+        read_results(write_folder(tmp_path / "m", three_lines(), asked))
+
+
+@pytest.mark.parametrize("command", ["score", "compare"])
+def test_a_question_that_lacks_the_multi_view_is_named(tmp_path, command):
+    """As when lines of two files are put together by hand."""
+    lines = [*three_lines(), line("b", "visible", boxes_text([]), TRUTH)]
+    files = [write_folder(tmp_path / name, lines) for name in ("m", "n")][: 1 + (command == "compare")]
+    error = call(command, *files, "--task", "grounding").exception
+    assert isinstance(error, DataError)
+    assert "rows.jsonl:b  no answer with all images, which others have" in str(error)
+
+
+def test_messages_hold_no_control_characters(tmp_path):
+    lines = three_lines()
+    for item in lines:
+        item.update(row="x\x1b[2J", truth="bad")
+    with pytest.raises(DataError) as error:
+        score_file(write_folder(tmp_path / "m", lines), "grounding", 0.5, None)
+    assert "x\\x1b[2J  truth" in str(error.value)
+    assert "\x1b" not in str(error.value)
+
+
+# --- places where nothing can be written
+
+
+@pytest.fixture
+def a_file(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    return tmp_path / "file"
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_scoring(tmp_path, a_file):
+    (tmp_path / "bad.json").write_text("[]")
+    for page in (a_file / "page.html", tmp_path, "/", ".", "/dev/null", tmp_path / ("x" * 300)):
+        error = call("score", tmp_path / "bad.json", "--task", "vqa", "--html", page).exception
+        assert isinstance(error, SetupError), page
+        assert str(error).startswith("--html: ")
+    assert a_file.read_text() == "precious"
+
+
+def test_a_name_that_is_too_long_is_no_file(tmp_path):
+    for files in ([tmp_path / ("x" * 300)], [tmp_path / ("x" * 300)] * 2):
+        done = call("score" if len(files) == 1 else "compare", *files, "--task", "vqa")
+        assert isinstance(done.exception, DataError)
+
+
+def test_out_of_eval_run_is_checked_before_the_model_is_loaded(a_file):
+    error = call("run", "model", "data.parquet", "--out", a_file / "out.json").exception
+    assert isinstance(error, SetupError)
+    assert str(error).startswith("--out: ")
+
+
+def test_a_page_is_not_written_over_what_is_no_page(tmp_path):
+    folder = write_folder(tmp_path / "answers", three_lines())
+    before = (folder / "answers.jsonl").read_bytes()
+    error = call("score", folder, "--task", "grounding", "--html", folder / "answers.jsonl").exception
+    assert isinstance(error, ConfigError)
+    assert (folder / "answers.jsonl").read_bytes() == before
+
+
+def test_the_result_of_eval_run_is_not_written_over_its_questions(a_file):
+    error = call("run", "model", a_file, "--out", a_file.parent / "." / a_file.name).exception
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith("--out: ")
+    assert a_file.read_text() == "precious"
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "file/below.json"])
+def test_infer_says_at_once_that_out_cannot_be_written(tmp_path, a_file, out):
+    error = call("infer", "model", "questions.json", tmp_path / out).exception
+    assert isinstance(error, SetupError)
+    assert str(error).startswith("OUT: ")
+    assert a_file.read_text() == "precious"
+
+
+def test_a_writable_place_is_made_and_left_empty(tmp_path):
+    check_writable(tmp_path / "new" / "deep" / "page.html", "--html")
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    (tmp_path / ".tmp-x.json").mkdir()
+    (tmp_path / "x.json").write_text("old")
+    with pytest.raises(SetupError, match=r"x\.json: cannot be written"):
+        write_atomically(tmp_path / "x.json", "new")
+    assert (tmp_path / "x.json").read_text() == "old"
+
+
+def test_a_full_disk_stops_the_asking_with_a_reason(new_prompt, tmp_path, monkeypatch):
+    """/dev/full takes no byte."""
+    paths = replace(result_paths(tmp_path / "out"), answers=tmp_path / "full")
+    monkeypatch.setattr("mars.evaluation.ask._open", lambda questions, paths, wanted: ())
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(SetupError, match=r"full: cannot be written .No space left on device"):
+        World(make_questions(new_prompt)).infer(paths)
+
+
+# --- files that infer must not overwrite
+
+
+@pytest.mark.parametrize(("questions", "out"), [("q.json", "q.json"), ("q.jsonl", "q.jsonl"), ("q.jsonl", "q.json")])
+def test_the_questions_are_not_overwritten_by_their_answers(tmp_path, questions, out):
+    (tmp_path / questions).write_text("[]")
+    with pytest.raises(ConfigError, match="is the file of questions"):
+        check_out(result_paths(tmp_path / out), str(tmp_path / "." / questions))
+    assert isinstance(call("infer", "m", tmp_path / questions, tmp_path / out).exception, ConfigError)
+
+
+def test_a_public_file_of_somebody_else_is_not_overwritten(world_paths, tmp_path):
+    write_public(tmp_path / "theirs.json", [("x", "y")])
+    with pytest.raises(DataError, match=r"theirs\.json: is not of mars eval infer"):
+        check_out(result_paths(tmp_path / "theirs.json"), "q.json")
+    check_out(world_paths, "q.json")
+
+
+@pytest.fixture
+def world_paths(new_prompt, tmp_path):
+    """Results of an earlier call, whose public file is made again."""
+    paths = result_paths(tmp_path / "ours.json")
+    World(make_questions(new_prompt)).infer(paths)
+    return paths
+
+
+# --- what answers depend on
+
+
+def request(*paths: object) -> RolloutRequest:
+    images = tuple(ImageRef(str(path), (9, 9)) for path in paths)
+    return RolloutRequest("a", None, (1,), images, num_samples=1, seed=0, sampling=Sampling(1.0, 1.0, 0, 9))
+
+
+def test_pictures_of_another_folder_are_other_questions(tmp_path):
+    same, moved, other = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
+    same.write_bytes(b"x" * 200_000)
+    moved.write_bytes(b"x" * 200_000)
+    other.write_bytes(b"y" + b"x" * 199_999)
+    prints = [images_fingerprint([request(path)]) for path in (same, moved, other)]
+    assert prints[0] == prints[1] != prints[2]
+    assert images_fingerprint([request(same, other)]) != images_fingerprint([request(other, same)])
+    cell = replace(request(same), images=(ImageRef("/gone.parquet", (9, 9), "rgb", 0, 1),))
+    assert images_fingerprint([cell]) != prints[0]
+    with pytest.raises(DataError, match=r"gone\.png: cannot be read"):
+        images_fingerprint([request(tmp_path / "gone.png")])
+
+
+def test_answers_are_json_whatever_a_row_holds(new_prompt, tmp_path):
+    questions = make_questions(new_prompt)
+    odd = {"n": math.nan, "deep": [{"x": -math.inf}], "fine": 0.5}
+    questions = replace(questions, prompts=[replace(prompt, extra_info=odd) for prompt in questions.prompts])
+    paths = result_paths(tmp_path / "out")
+    World(questions).infer(paths)
+
+    def no_constant(text: str) -> None:
+        raise AssertionError(text)
+
+    for text in paths.answers.read_text().splitlines():
+        record = json.loads(text, parse_constant=no_constant)
+        assert record["extra_info"] == {"n": None, "deep": [{"x": None}], "fine": 0.5}
