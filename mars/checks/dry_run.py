@@ -68,8 +68,8 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
     if inputs.train is None:
         raise ValueError("a summary needs the training set")
     prompts, data, actor, rollout = inputs.train.prompts, config.data, config.actor, config.rollout
-    anchor_views = [len(anchor_views(prompt, config.anchor.kind)) for prompt in prompts]
-    anchors = fmean(anchor_views) * config.anchor.samples_per_view
+    num_anchor_views = [len(anchor_views(prompt, config.anchor.kind)) for prompt in prompts]
+    anchors = fmean(num_anchor_views) * config.anchor.samples_per_view
     per_prompt = rollout.samples_per_prompt + anchors
     layout = config.anchor.image_layout
     lengths = [longest_view(prompt, inputs.encoder, inputs.budget, layout) for prompt in prompts]

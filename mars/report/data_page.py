@@ -103,4 +103,4 @@ def _template() -> Any:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["shown"] = lambda text: visible(shorten(str(text), _CHARACTERS), keep="\n\t")
-    return environment.get_template("show_data.html.j2")
+    return environment.get_template("data_page.html.j2")

@@ -140,7 +140,7 @@ def _template() -> Template:
         return visible(shorten(str(text), limit), keep="\n\t")
 
     environment.filters["shown"] = shown
-    return environment.get_template("report.html.j2")
+    return environment.get_template("run_page.html.j2")
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -180,7 +180,11 @@ def test_the_layout_names_every_part_of_mars():
 
 def test_every_reason_for_a_bad_row_is_documented():
     data = ROOT / "mars" / "data"
-    code = "\n".join(path.read_text(encoding="utf-8") for path in data.glob("*.py"))
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for part in ("rows", "pixels", "prompts", "order")
+        for path in (data / part).glob("*.py")
+    )
     reasons = set(re.findall(r'(?:RowError\(|Problem\([\w.]+, )"(\w+)"', code))
     reasons |= {f"image_{reason}" for reason in re.findall(r'BadImage\(\s*"(\w+)"', code)}
     assert {"overlong", "image_bit_depth", "truth", "json", "duplicate_id"} <= reasons

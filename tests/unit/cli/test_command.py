@@ -185,7 +185,7 @@ def test_data_is_made_and_converted(tmp_path):
 def test_the_doctor_ends_with_4_where_something_is_missing(monkeypatch, capsys):
     from importlib.metadata import PackageNotFoundError
 
-    from mars import doctor
+    from mars.cli import doctor
 
     installed = doctor.version
 
@@ -207,7 +207,7 @@ def test_the_doctor_ends_with_4_where_something_is_missing(monkeypatch, capsys):
 
 
 def test_the_doctor_names_a_folder_that_ray_cannot_write_to(monkeypatch):
-    from mars import doctor
+    from mars.cli import doctor
 
     monkeypatch.setenv("RAY_TMPDIR", "/proc/no/such/folder")
     finding = doctor._ray_folder()

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[3]
 DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 MODULES = [
     *(path for path in (ROOT / "mars" / "data").rglob("*.py") if "synthetic" not in path.parts),
-    *(ROOT / "mars" / name for name in ("check_data.py", "check_command.py", "convert_command.py", "show_data.py")),
-    ROOT / "mars" / "results" / "questions.py",
+    *(ROOT / "mars" / name for name in ("checks/data.py", "cli/check.py", "cli/convert.py", "report/data_page.py")),
+    ROOT / "mars" / "evaluation" / "questions.py",
 ]
 HINT = re.compile(r"; (?:got|give|use|name|remove|want|mend|sides|set) .*", re.DOTALL)
 # Said of a row or an image that the reader has refused by its reason before.
