@@ -19,10 +19,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory) -> Path:
-    from small_sets import run_convert
-
     from mars.data.synthetic.tiny_model import build_tiny
     from mars.data.synthetic.write import SetSizes, write_synthetic
+    from tests.unit.data.convert.small_sets import run_convert
 
     folder = tmp_path_factory.mktemp("gpu")
     build_tiny(folder / "model", seed=2)

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import pytest
-from workshop import Workshop
+
+from tests.integration.workshop import Workshop
 
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory) -> Workshop:
-    from small_sets import run_convert
-
     from mars.data.synthetic.tiny_model import build_tiny
     from mars.data.synthetic.write import SetSizes, write_synthetic
+    from tests.unit.data.convert.small_sets import run_convert
 
     folder = tmp_path_factory.mktemp("workshop")
     build_tiny(folder / "model", seed=2)
