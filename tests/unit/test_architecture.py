@@ -30,14 +30,14 @@ MAY_IMPORT = {
     "output": {"errors"},
     "data": BASE | {"output"},
     "batching": BASE,
-    "rollout": BASE,
-    "actor": BASE | {"algorithms"},
+    "rollout": BASE | {"config"},
+    "actor": BASE | {"algorithms", "config"},
     "rewards": BASE,
     "tracking": BASE | {"output"},
     "report": BASE | {"output", "tracking", "evaluation", "data"},
     "config": BASE,
     "process": BASE,
-    "cluster": BASE | {"rollout", "actor", "rewards"},
+    "cluster": BASE | {"config", "rollout", "actor", "rewards"},
     "step": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
