@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence as Sequences
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -11,7 +10,7 @@ import ray
 from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.cluster.environment import gc_paused, give_back_memory
 from mars.cluster.worker_group import Worker, WorkerGroup
-from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
+from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
 """Pickled and called on the worker."""
@@ -25,7 +24,7 @@ class TrainerWorker(Worker):
     _num_updates = 0
 
     def receive(self, build_trainer: BuildTrainer) -> None:
-        """Unpickling it has imported torch."""
+        """Keep the builder. Unpickling the argument imports torch, before `build` is timed."""
         self._build_trainer = build_trainer
 
     def build(self, rendezvous: Rendezvous) -> None:
@@ -37,9 +36,6 @@ class TrainerWorker(Worker):
         if self._num_updates % _GIVE_BACK_EVERY == 0:
             give_back_memory()
         return self._trainer.update(batch)
-
-    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
-        return self._trainer.logprobs(sequences)
 
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
         return self._trainer.kl_to_reference(batch)
@@ -58,7 +54,7 @@ class TrainerWorker(Worker):
 
 
 class RayTrainer:
-    """Calls every rank alike; the answer of rank 0 counts."""
+    """A `PolicyTrainer` that makes every call on all ranks and returns rank 0's result."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
@@ -67,7 +63,7 @@ class RayTrainer:
         """References to the builds under way. call_timeout_s: deadline of the ranks' collectives."""
         workers = self._group.workers
         address_of_first = workers[0].address.remote()
-        # By itself, so that no rank waits for the first one's process before it imports.
+        # A call of its own: the ranks import torch while the first worker starts, whose address `build` needs.
         received = [worker.receive.remote(build_trainer) for worker in workers]
         (address,) = self._group.results([address_of_first], "start of a worker", timeout_s)
         built = [
@@ -76,15 +72,12 @@ class RayTrainer:
         ]
         return [*received, *built]
 
-    def finish_build(self, references: Sequences[Any], timeout_s: float) -> None:
+    def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
         self._group.results(references, "start of the trainer", timeout_s)
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         shared = ray.put(batch)
         return self._all("update", shared)[0]
-
-    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
-        return self._all("logprobs", sequences)[0]
 
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
         shared = ray.put(batch)
