@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import zip_longest
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,10 +20,8 @@ from mars.errors import SetupError
 from mars.rollout.engine import EngineCounts
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import ImageRef, RolloutRequest, Sampling
+from tests.builders import completions
 from tests.fakes.engine import RecordingEngine
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from generation import completions
 
 
 def request(prompt_id, view=None, samples=2, seed=0):
