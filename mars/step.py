@@ -38,14 +38,14 @@ class StepResult:
 def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int) -> StepResult:
     """Sample and score, update the policy on the kept prompts, and give the engine the new weights.
 
-    step: its number, from 1; it seeds the sampling. Without a kept prompt there is no update and the weights stay.
+    step: its number, from 1; it seeds the sampling. With nothing to train on there is no update and the weights stay.
     """
     timer = StepTimer()
     sampled = sample(parts, stream, state, step, timer)
     metrics = dict(sampled.metrics)
 
-    if sampled.kept:
-        batch = parts.collate(sampled.kept)
+    batch = parts.collate(sampled.kept)
+    if batch.prompts:
         # The engine reads the images of the next round while the trainer updates.
         parts.engine.prefetch(parts.plan.requests(stream.batch(sampled.state.round), step + 1))
         with timer.stage("update_actor"):

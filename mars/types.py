@@ -245,7 +245,7 @@ class TrainPrompt:
 class MicroBatch:
     """The rows of one forward: (position in `TrainBatch.prompts`, position in its responses).
 
-    The last `num_fillers` rows are not trained on: FSDP needs equally many forwards on all ranks, all with images or none.
+    The last `num_fillers` rows are untrained: FSDP needs equally many forwards on all ranks, all or none with images.
     """
 
     rows: tuple[tuple[int, int], ...]

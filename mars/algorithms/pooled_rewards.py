@@ -53,7 +53,7 @@ class PooledRewards:
 def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -> list[SampledPrompt]:
     """Each prompt with the advantages and weights of its own multi rollouts.
 
-    advantages: of `PooledRewards.of_rollouts` of the same prompts. Raises ValueError if they are of others.
+    advantages: of `PooledRewards.of_rollouts` of the same prompts. Raises RuntimeError for another number of them.
     """
     sizes = [len(prompt.multi.valid) for prompt in prompts]
     values, weights = advantages.values.split(sizes), advantages.weights.split(sizes)
