@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "rewards": BASE,
     "tracking": BASE | {"output"},
     "report": BASE | {"output", "tracking", "evaluation", "data"},
-    "config": BASE,
+    "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
     "process": BASE,
     "cluster": BASE | {"rollout", "actor", "rewards"},
     "step": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
