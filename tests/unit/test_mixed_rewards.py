@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mars.build import evaluation_parts, step_parts
-from mars.checks.answers import perfect_answer
+from mars.checks.answers import answered_perfectly
 from mars.checks.data import check, check_lines
 from mars.checks.dry_run import report
 from mars.config.load import load_config
@@ -83,7 +83,7 @@ def take_turns():
 
         def script(request, k):
             prompt = prompts[request.prompt_id]
-            right = perfect_answer(prompt, request.view, rewards.of(prompt.data_source), inputs.frames)
+            right = answered_perfectly(prompt, request.view, rewards.of(prompt.data_source), inputs.frames).response
             return inputs.encoder.encode_response("<think></think>" if k % 2 else right)
 
         return RecordingEngine(script, inputs.encoder.token_rules().eos_ids)
@@ -184,10 +184,10 @@ def test_a_set_without_a_reward_is_refused(configure, files, drop, tmp_path, mon
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["reward.functions={scenes: groundin, questions: vqa}"], r"reward\.functions: no such reward; got 'groundin'"),
+        (["reward.functions={scenes: groundin, questions: vqa}"], r"functions: no such reward for scenes; .*groundin"),
         (["reward.functions={scenes: grounding, questions: nowhere.py:f}"], r"reward\.functions: no such file"),
         (["reward.functions={scenes: 3}"], r"reward\.functions: wrong type"),
-        (["reward.functions={scenes: ''}"], r"reward\.functions: no such reward; got ''"),
+        (["reward.functions={scenes: ''}"], r"reward\.functions: no such reward for scenes; got .*''"),
         (["reward.functions=vqa"], r"reward\.functions: wrong type"),
         (["reward.scorer=compat", "reward.functions={scenes: grounding, questions: a.py:f}"], r"reward\.scorer: only"),
     ],
