@@ -43,8 +43,8 @@ class CheckResult:
 
     num_rows: int
     rendered: tuple[Prompt, ...]
-    problems: tuple[RowProblem, ...]
-    overlong: tuple[RowProblem, ...]
+    problems: list[RowProblem]
+    overlong: list[RowProblem]
     lengths: Mapping[str, int]
     image_tokens: Mapping[str, Sequence[int]]
     repeated: int
@@ -75,7 +75,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     groups = _prepare(row_settings(config, form), [group for group in (files, held_out) if group])
     found = [problem for group in groups for problem in group.problems]
     problems = [problem for problem in found if problem.reason != "overlong"]
-    overlong = tuple(problem for problem in found if problem.reason == "overlong")
+    overlong = [problem for problem in found if problem.reason == "overlong"]
     rendered = tuple(prompt for group in groups for prompt in group.rendered)
     lengths = {row: length for group in groups for row, length in group.lengths.items()}
     rewards.check_sets(prompt.data_source for prompt in rendered)
@@ -91,7 +91,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     return CheckResult(
         num_rows=sum(group.num_rows for group in groups),
         rendered=rendered,
-        problems=tuple(problems),
+        problems=problems,
         overlong=overlong,
         lengths=lengths,
         image_tokens=image_tokens,

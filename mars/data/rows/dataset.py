@@ -164,11 +164,13 @@ def read_row(
     cells = question(rows.image_cells, columns, inline)
     if messages is not None and cells is not None:
         question(_check_markers, messages, len(cells))
-    known = cells is not None and extra is not None  # extra_info says how the images are encoded
-    sources = _read_sources(stored, image_root, cells, extra, question, probe) if known else ()
+    sources = () if cells is None else _read_sources(stored, image_root, cells, extra or {}, question, probe)
+    if extra is None:  # it would say how deep images are encoded
+        question.problems = [problem for problem in question.problems if problem.reason != "image_bit_depth"]
     if question.problems:
         return RowReading(label, None, sources, (*question.problems, *answer.problems))
-    assert messages is not None and extra is not None  # else there were problems
+    assert messages is not None  # else there was a problem
+    assert extra is not None  # the same
     if extra.get("choices") is None and truth is not None and (options := options_of(messages[-1].text, truth)):
         extra["choices"] = options
     prompt = Prompt(

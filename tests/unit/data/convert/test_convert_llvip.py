@@ -8,8 +8,8 @@ from PIL import Image
 
 from mars.cli.main import app
 from mars.data.convert.llvip import LICENCE, QUESTION, LlvipOptions, convert_llvip, llvip_set
-from mars.data.rows.dataset import load_prompts
 from mars.errors import DataError
+from tests.builders import load_prompts
 
 SIZE = (40, 32)
 
