@@ -19,14 +19,14 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory) -> Path:
-    from mars.data.convert.llvip import convert_llvip
     from mars.data.synthetic.tiny_model import build_tiny
     from mars.data.synthetic.write import SetSizes, write_synthetic
+    from tests.unit.data.convert.small_sets import run_convert
 
     folder = tmp_path_factory.mktemp("gpu")
     build_tiny(folder / "model", seed=2)
     write_synthetic(folder / "data" / "scenes", seed=3, sizes=SetSizes(train=8, test=2, cold_start=0), bias=0.5)
-    convert_llvip(str(folder / "data" / "scenes"), str(folder / "data"))
+    run_convert(folder / "data", "llvip", folder / "data" / "scenes")
     return folder
 
 
@@ -91,8 +91,8 @@ def test_old_logprobs_are_those_of_the_first_update(workshop: Path, tmp_path: Pa
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM for GPUs: pip install 'mars[vllm]'")
 def test_vllm_and_the_trainer_agree_on_the_gpu(workshop: Path, tmp_path: Path):
     rows = train(
-        workshop, tmp_path / "run", "cluster.device=cuda", "rollout.kv_cache_memory_bytes=null",
-        "rollout.block_size=null", "rollout.gpu_memory_utilization=0.3",
+        workshop, tmp_path / "run", "cluster.device=cuda", "rollout.vllm.kv_cache_memory_bytes=null",
+        "rollout.vllm.block_size=null", "rollout.vllm.gpu_memory_utilization=0.3",
     )  # fmt: skip
     for row in rows:
         assert row["rollout/logprob_diff_max"] < 1e-2
