@@ -18,7 +18,7 @@ from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
 from mars.errors import SetupError
 from mars.evaluation.summary import eval_metrics, evaluate
-from mars.fit import FitSettings, fit, last_step
+from mars.fit import fit, last_step
 from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
 from mars.rewards.contract import RewardScorer, self_test
 from mars.rollout.engine import RolloutEngine
@@ -40,16 +40,9 @@ def run(config: TrainConfig) -> None:
         inputs = load_inputs(config, with_training_set=True)
     assert inputs.train is not None  # asked for above
     stream = prompt_stream(config, inputs.train.prompts)
-    settings = FitSettings(
-        num_steps=config.run.num_steps,
-        num_epochs=config.run.num_epochs,
-        evaluate_every=config.evaluation.every,
-        evaluate_before=config.evaluation.before_training,
-        logprob_diff_alarm=config.rollout.logprob_diff_alarm,
-    )
     run_dir = Path(config.run.dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    tracker = build_tracker(config, inputs, last_step(settings, stream))
+    tracker = build_tracker(config, inputs, last_step(config.run, stream))
     try:
         (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
         scorer = build_scorer(config)
@@ -61,7 +54,7 @@ def run(config: TrainConfig) -> None:
                     step_parts(config, inputs, engine, trainer, scorer),
                     stream,
                     tracker,
-                    settings,
+                    config,
                     _evaluation(config, inputs, engine, scorer),
                     num_dropped=sum(inputs.train.dropped.values()),
                 )

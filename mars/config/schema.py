@@ -177,7 +177,20 @@ class RolloutConfig(Section):
     vllm: VllmConfig
 
 
-class ActorConfig(Section):
+class OptimizerConfig(Section):
+    """AdamW, of the training (`actor`) and of the cold start (`sft`)."""
+
+    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
+    warmup_steps: NonNegativeInt = Field(
+        description="Optimizer steps of linear warm-up; then the rate stays (training) or falls linearly to 0 (sft)."
+    )
+    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
+    max_grad_norm: PositiveFloat = Field(description="Norm that the gradient of all parameters is clipped to.")
+
+
+class ActorConfig(OptimizerConfig):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
     packing: Literal["shared_prefix", "padded"] = Field(
@@ -186,12 +199,6 @@ class ActorConfig(Section):
     tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits exist at once.")
     gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
-    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
-    warmup_steps: NonNegativeInt = Field(description="Optimizer steps of linear warm-up.")
-    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
-    max_grad_norm: PositiveFloat = Field(description="Largest gradient norm.")
     max_skipped_updates: NonNegativeInt = Field(description="Non-finite updates in a row before the run ends.")
 
 
@@ -270,17 +277,11 @@ class SftDataConfig(Section):
     )
 
 
-class SftSettings(Section):
+class SftSettings(OptimizerConfig):
     num_steps: PositiveInt = Field(description="Optimizer steps.")
     batch_size: PositiveInt = Field(description="Rows of one optimizer step.")
     tokens_per_forward: PositiveInt = Field(description="Padded tokens of one forward; a batch is split accordingly.")
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits exist at once.")
-    learning_rate: PositiveFloat = Field(description="Peak AdamW learning rate.")
-    warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up; then linear decay to zero.")
-    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
-    max_grad_norm: PositiveFloat = Field(description="Largest gradient norm.")
     num_threads: PositiveInt = Field(description="Compute threads.")
     device: Literal["cuda", "cpu"] = Field(description="Where the training computes.")
     log_every: PositiveInt = Field(description="Write metrics every so many steps.")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain
 
 import pytest
 import torch
 
+from tests.builders import altered
 from tests.tiny_world import GRPO, distance, gradients, response_logprobs
 
 PACKINGS = ("shared_prefix", "padded")
-WITH_KL = replace(GRPO, kl_coefficient=0.3, entropy_coefficient=0.02)
+WITH_KL = altered(GRPO, kl_coefficient=0.3, entropy_coefficient=0.02)
 
 
 def prompts(world, pictures):
@@ -29,7 +29,7 @@ def with_packing(world, items, packing, per_update, tokens_per_forward, **change
 
 
 def objective(world, **changes):
-    return replace(WITH_KL, kl_reference=str(world.folder), **changes)
+    return altered(WITH_KL, kl_reference=str(world.folder), **changes)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
