@@ -30,14 +30,14 @@ MAY_IMPORT = {
     "output": {"errors"},
     "data": BASE | {"output"},
     "batching": BASE,
-    "rollout": BASE,
-    "actor": BASE | {"algorithms"},
+    "rollout": BASE | {"config"},
+    "actor": BASE | {"algorithms", "config"},
     "rewards": BASE,
     "tracking": BASE | {"output"},
     "report": BASE | {"output", "tracking", "evaluation", "data"},
     "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
     "process": BASE,
-    "cluster": BASE | {"rollout", "actor", "rewards"},
+    "cluster": BASE | {"config", "rollout", "actor", "rewards"},
     "sampling": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
 }
