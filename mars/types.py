@@ -21,6 +21,11 @@ View = tuple[str, ...] | None
 """Which sources a prompt shows: None is the multi view (all of them); ("infrared",) is a mono view."""
 
 
+def view_name(view: View) -> str:
+    """The view in metrics and files: "multi", or its sources joined by "+". Example: "infrared", "rgb+depth"."""
+    return "multi" if view is None else "+".join(view)
+
+
 @dataclass(frozen=True)
 class ImageRef:
     """Where an image is, never its pixels: a file, or a cell of a parquet file (`row`, `slot` in its `images` list).

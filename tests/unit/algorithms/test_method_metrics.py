@@ -11,11 +11,12 @@ import mars.algorithms
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.metrics import method_metrics
 from mars.algorithms.mismatch import importance_weights, logprob_difference
-from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, view_name
+from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards
 from mars.algorithms.selection import select_prompts
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 from mars.types import (
+    view_name,
     Completion,
     ImageRef,
     Message,
