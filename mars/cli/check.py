@@ -36,5 +36,5 @@ def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, con
     sys.stdout.write("".join(f"{visible(line)}\n" for line in check_lines(result, config)))
     sys.stdout.flush()
     if result.problems:
-        remedy = "mend the rows, or train with data.on_bad_sample=drop, which leaves them out and counts them"
+        remedy = "fix the rows, or train with data.on_bad_sample=drop, which leaves them out and counts them"
         raise DataError(visible(report(result.problems, result.num_rows, remedy, most_shown=None), "\n"))

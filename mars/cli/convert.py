@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mars.config.folders import quoted
 from mars.data.convert.public_set import PublicSet
-from mars.data.convert.write import WriteOptions, card_lines, write_set
+from mars.data.convert.write import WriteOptions, summary_lines, write_set
 from mars.data.prompts.boxes import truth_frame
 from mars.data.rows.problems import OnBadSample
 from mars.rewards.functions import check_truth
@@ -31,7 +31,7 @@ def run_conversion(
     """Convert, and write the counts to stdout.
 
     task: the reward whose truths these are, "grounding" or "vqa"; None: grounding where a truth lists boxes.
-    licence: for the card, instead of the set's own.
+    licence: for the metadata, instead of the set's own.
     Raises DataError, see `write_set`.
     """
     if licence is not None:
@@ -39,13 +39,15 @@ def run_conversion(
     options = WriteOptions(
         limit, dry_run, on_bad_sample, partial(_problem_of_truth, task), drop_by="--on-bad-sample drop"
     )
-    card = write_set(public, out, options)
-    sys.stdout.write("".join(f"{_printable(line)}\n" for line in card_lines(card)))
+    metadata = write_set(public, out, options)
+    sys.stdout.write("".join(f"{_printable(line)}\n" for line in summary_lines(metadata)))
     if dry_run:
         sys.stdout.write("dry run: nothing was written\n")
         return
-    where = "" if card["image_paths_relative_to"] == "this folder" else f"; {_image_root_setting(public.image_root)}"
-    files = ", ".join(str(out / f"{name}.parquet") for name in card["splits"])
+    where = (
+        "" if metadata["image_paths_relative_to"] == "this folder" else f"; {_image_root_setting(public.image_root)}"
+    )
+    files = ", ".join(str(out / f"{name}.parquet") for name in metadata["splits"])
     sys.stdout.write(_printable(f"written      {files}{where}") + "\n")
 
 

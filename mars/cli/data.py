@@ -13,7 +13,7 @@ convert = typer.Typer(
 )  # fmt: skip
 app.add_typer(convert, name="convert")
 
-Out = Annotated[Path, typer.Argument(help="Folder for a parquet file per split, and the card dataset.json.")]
+Out = Annotated[Path, typer.Argument(help="Folder for a parquet file per split, and the metadata dataset.json.")]
 JsonSource = Annotated[Path, typer.Argument(metavar="SRC", help="JSON file, or a folder with JSON files.")]
 ImageRoot = Annotated[
     Path | None, typer.Option(help="Folder that holds the images; data.image_root then. Default: beside the source.")
@@ -23,7 +23,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and count; write n
 OnBadSample = Annotated[
     Literal["drop", "error"], typer.Option(help="Leave bad items out and list them, or refuse the set.")
 ]
-Licence = Annotated[str | None, typer.Option(help="Licence for the card, if it is not the public set's.")]
+Licence = Annotated[str | None, typer.Option(help="Licence for the metadata, if it is not the public set's.")]
 Depth = Annotated[
     Literal["spatialbot", "minmax", "colormap", "clip"], typer.Option(help="How 16-bit depth becomes RGB.")
 ]
@@ -43,6 +43,19 @@ def synth(
     from mars.data.synthetic.write import SetSizes, write_synthetic
 
     write_synthetic(out, seed=seed, sizes=SetSizes(train=train, test=test, cold_start=cold_start), bias=bias)
+
+
+@app.command("tiny-model")
+def tiny_model(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")],
+    family: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Architecture.")] = "qwen2_5_vl",
+    tie_word_embeddings: Annotated[bool, typer.Option(help="Share input and output embeddings.")] = False,
+) -> None:
+    """A random vision-language model of about a million parameters, for CPUs and tests."""
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    build_tiny(out, seed=seed, family=family, tie_word_embeddings=tie_word_embeddings)
 
 
 @convert.command()

@@ -72,5 +72,5 @@ def convert_questions(
         check_truth=lambda prompt: None,
         drop_by="data.on_bad_sample=drop",
     )
-    card = write_set(public, paths.questions, options)
-    return str(public.image_root.resolve()), Counter(reason for _, reason, _ in card["problems"])
+    metadata = write_set(public, paths.questions, options)
+    return str(public.image_root.resolve()), Counter(reason for _, reason, _ in metadata["problems"])

@@ -19,14 +19,14 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory) -> Path:
-    from mars.data.convert.llvip import convert_llvip
     from mars.data.synthetic.tiny_model import build_tiny
     from mars.data.synthetic.write import SetSizes, write_synthetic
+    from tests.unit.data.convert.small_sets import run_convert
 
     folder = tmp_path_factory.mktemp("gpu")
     build_tiny(folder / "model", seed=2)
     write_synthetic(folder / "data" / "scenes", seed=3, sizes=SetSizes(train=8, test=2, cold_start=0), bias=0.5)
-    convert_llvip(str(folder / "data" / "scenes"), str(folder / "data"))
+    run_convert(folder / "data", "llvip", folder / "data" / "scenes")
     return folder
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from mars.evaluation.job import _questions
 
 from mars.checks.dry_run import check_model_files, report, summary
 from mars.config.load import load_config
 from mars.errors import ConfigError, DataError, SetupError
-from mars.evaluation.job import _questions
 from mars.inputs import evaluation_plan, load_inputs, prompt_stream
 
 

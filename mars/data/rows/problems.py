@@ -29,7 +29,7 @@ class Problem:
     detail: str
 
 
-REMEDY = "mend the rows, or set data.on_bad_sample=drop to leave them out and count them"
+REMEDY = "fix the rows, or set data.on_bad_sample=drop to leave them out and count them"
 
 IMAGES_ELSEWHERE = (
     "where the images lie elsewhere, name their folder: data.image_root, in mars data convert --image-root"

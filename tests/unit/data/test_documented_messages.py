@@ -19,7 +19,7 @@ MODULES = [
     *(ROOT / "mars" / name for name in ("checks/data.py", "cli/check.py", "cli/convert.py", "report/data_page.py")),
     ROOT / "mars" / "evaluation" / "questions.py",
 ]
-HINT = re.compile(r"; (?:got|give|use|name|remove|want|mend|sides|set) .*", re.DOTALL)
+HINT = re.compile(r"; (?:got|give|use|name|remove|want|fix|sides|set) .*", re.DOTALL)
 # Said of a row or an image that the reader has refused by its reason before.
 BEHIND_OTHERS = (
     "message role must be",
