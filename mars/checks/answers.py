@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 
+from mars.answers.record import reward_input
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.templates import has_instruction
 from mars.errors import DataError
 from mars.rewards.contract import RewardFn
 from mars.rewards.functions import is_built_in
 from mars.rewards.grounding import read_truth
-from mars.types import Prompt, RewardInput, View
+from mars.types import Prompt, View
 
 EMPTY_ANSWER = "<think></think><answer></answer>"
 _TOLERANCE = 1e-6
@@ -41,12 +42,6 @@ def _one_of(prompt: Prompt) -> str:
     return prompt.truth if not choices or is_option else prompt.truth.split(" or ")[0]
 
 
-def answer_of(prompt: Prompt, view: View, text: str, frames: BoxFrames) -> RewardInput:
-    """`text` as an answer to a view, for the reward."""
-    truth_size, response_size = frames(prompt, view)
-    return RewardInput(prompt.data_source, view, text, prompt.truth, truth_size, response_size, prompt.extra_info)
-
-
 def disagreement(prompt: Prompt, function: str, reward: RewardFn, frames: BoxFrames) -> str | None:
     """Why prompt and built-in reward do not agree on a row, or None.
 
@@ -60,8 +55,8 @@ def disagreement(prompt: Prompt, function: str, reward: RewardFn, frames: BoxFra
     if function == "grounding" and "json" not in prompt.messages[-1].text:
         return "the prompt does not ask for a json code block, which the reward wants; see data.template"
     try:
-        perfect = reward(answer_of(prompt, None, perfect_answer(prompt, None, function, frames), frames)).accuracy
-        empty = reward(answer_of(prompt, None, EMPTY_ANSWER, frames)).accuracy
+        perfect = reward(reward_input(prompt, None, perfect_answer(prompt, None, function, frames), frames)).accuracy
+        empty = reward(reward_input(prompt, None, EMPTY_ANSWER, frames)).accuracy
     except DataError as error:
         return str(error)
     if perfect < 1 - _TOLERANCE:

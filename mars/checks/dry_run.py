@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from mars.checks.answers import EMPTY_ANSWER, answer_of, perfect_answer
+from mars.answers.record import reward_input
+from mars.checks.answers import EMPTY_ANSWER, perfect_answer
 from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image, decoded_size
@@ -125,7 +126,7 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
             if made != expected:
                 raise DataError(f"{prompt.row}: {expected} prompt tokens counted, the processor made {made}; report it")
             answers = [perfect_answer(prompt, None, rewards.of(prompt.data_source), frames), EMPTY_ANSWER]
-            scores = scorer.score([answer_of(prompt, None, answer, frames) for answer in answers])
+            scores = scorer.score([reward_input(prompt, None, answer, frames) for answer in answers])
             shown = " + ".join(f"{w}x{h}: {n}" for (w, h), n in zip((i.size for i in images), counted, strict=True))
             lines += [
                 f"sample            {prompt.row}",

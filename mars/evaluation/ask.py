@@ -1,4 +1,4 @@
-"""Ask a model questions: `evaluate` inside a job, scored at once, and `infer`, which keeps answers and can be resumed."""
+"""Ask a model questions: `evaluate` scores the answers at once, `infer` keeps them in files and can be resumed."""
 
 from __future__ import annotations
 

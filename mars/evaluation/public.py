@@ -24,9 +24,8 @@ def read_public(path: Path) -> tuple[Answer, ...]:
         raise DataError(f"{path}: is not JSON: {error}; want a list of {{content: [text], ground_truth}}") from error
     if not isinstance(entries, list) or not entries:
         got = "an empty list" if entries == [] else type(entries).__name__
-        raise DataError(
-            f"{path}: want a list of {{content: [text], ground_truth}}; got {got}; the answers of a run are in .jsonl files"
-        )
+        hint = "the answers of a run are in .jsonl files"
+        raise DataError(f"{path}: want a list of {{content: [text], ground_truth}}; got {got}; {hint}")
     answers: list[Answer] = []
     problems: list[tuple[str, str]] = []
     for number, entry in enumerate(entries):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mars.errors import ConfigError, DataError, SetupError
@@ -27,6 +28,8 @@ def write_atomically(path: Path, content: str) -> None:
         draft.write_text(content, encoding="utf-8")
         os.replace(draft, path)
     except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
 
 
