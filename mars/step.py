@@ -25,8 +25,9 @@ from mars.algorithms.metrics import method_metrics
 from mars.algorithms.penalties import OverlongPenalty, score_metrics, with_kl_penalty, with_overlong_penalty
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards
 from mars.algorithms.selection import select_prompts
+from mars.answers.record import BoxFrames
 from mars.rewards.contract import RewardScorer
-from mars.rollout.collect import BoxFrames, collect, score_stream
+from mars.rollout.collect import collect, score_stream
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.metrics import anchor_share, engine_metrics, processed_tokens, rollout_metrics
 from mars.rollout.plan import RolloutPlan

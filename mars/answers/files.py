@@ -20,6 +20,8 @@ from mars.types import ImageRef, Message, RewardResult, Source, View
 # Larger than any readable image, small enough for exact arithmetic.
 _MAX_SIDE = 10**8
 
+_NOTES = 10
+
 
 def step_file(folder: Path, step: int) -> Path:
     """The file of the answers that a run keeps of one step: <folder>/step_000010.jsonl."""
@@ -50,6 +52,13 @@ class AnswerFile:
     problems: tuple[tuple[str, str], ...]
     num_lines: int
     is_cut: bool
+
+    @property
+    def notes(self) -> list[str]:
+        """The problems as lines for a person, the first few of many."""
+        notes = [f"{place}: left out ({problem})" for place, problem in self.problems[:_NOTES]]
+        more = len(self.problems) - len(notes)
+        return [*notes, f"{self.path}: {more} more lines are left out"] if more else notes
 
     def checked(self, *, allow_cut: bool = False) -> tuple[Answer, ...]:
         """The answers of a file without problems, except for a cut last line if that is allowed.

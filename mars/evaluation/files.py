@@ -143,8 +143,7 @@ def read_partial(path: Path) -> tuple[Results, list[str]]:
     paths = result_paths(path)
     file = read_answers(paths.answers)
     manifest = read_manifest(paths.manifest) if paths.manifest.exists() else {}
-    notes = [f"{place}: left out ({problem})" for place, problem in file.problems]
-    return Results(path, _name(path), file.answers, manifest, public=False), notes
+    return Results(path, _name(path), file.answers, manifest, public=False), file.notes
 
 
 def read_manifest(path: Path) -> Mapping[str, Any]:

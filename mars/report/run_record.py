@@ -88,8 +88,7 @@ def _read_rollouts(folder: Path, max_questions: int, notes: list[str]) -> list[l
     except DataError as error:
         notes.append(str(error))
         return []
-    for place, problem in file.problems:
-        notes.append(f"{ROLLOUTS_FOLDER}/{Path(place).name}: left out ({problem})")
+    notes += file.notes
     return by_question(file.answers)[:max_questions]
 
 

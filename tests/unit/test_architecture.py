@@ -27,17 +27,18 @@ MAY_IMPORT = {
     "types": {"errors"},
     "algorithms": BASE,
     "output": {"errors"},
+    "answers": BASE | {"output"},
     "data": BASE | {"output"},
     "batching": BASE,
-    "rollout": BASE,
+    "rollout": BASE | {"answers"},
     "actor": BASE | {"algorithms"},
     "rewards": BASE,
-    "tracking": BASE | {"output"},
-    "report": BASE | {"output", "tracking", "evaluation", "data"},
+    "tracking": BASE | {"answers", "output"},
+    "report": BASE | {"answers", "output", "tracking", "evaluation", "data"},
     "config": BASE,
     "process": BASE,
     "cluster": BASE | {"rollout", "actor", "rewards"},
-    "step": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
+    "step": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 

@@ -51,7 +51,7 @@ def write_folder(
     """A folder as `mars eval infer` leaves it. asked: as counted in `lines` if not given."""
     folder.mkdir(parents=True, exist_ok=True)
     if asked is None:
-        names = ["multi" if item["view"] is None else "+".join(item["view"]) for item in lines]
+        names = ["multi" if item["view"] is None else "+".join(map(str, item["view"])) for item in lines]
         asked = {name: names.count(name) for name in dict.fromkeys(names)}
     (folder / "answers.jsonl").write_text("".join(json.dumps(item) + "\n" for item in lines))
     content = {"identity": {"model": "m"}, "asked": asked, "dropped": {}, **manifest}
