@@ -131,7 +131,6 @@ def check_packages(config: TrainConfig) -> None:
 
 def write_result(result: Mapping[str, Any], path: Path) -> None:
     """Raises SetupError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 

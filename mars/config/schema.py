@@ -1,11 +1,12 @@
-"""The settings of mars: strict, frozen, complete. No default stands here; configs/ holds every value.
+"""All settings: their types, ranges and descriptions. Defaults are in configs/, none is here.
 
-A field's description is the text of docs/config.md, which is generated from this file.
+docs/config.md is generated from this file. The classes of the engine and the trainer take these sections as they are,
+so this module imports neither torch nor hydra, and a section is frozen and can be pickled.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,22 +20,26 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
+    """Settings that belong together. A section is passed as it is to the class or function that reads it."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def dotted(self, prefix: str = "") -> dict[str, Any]:
+        """Dotted key -> value: {"rollout.top_p": 0.9, "rollout.vllm.block_size": 32, ...} of a whole configuration."""
+        values: dict[str, Any] = {}
+        for name, value in self:
+            values |= value.dotted(f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+        return values
 
 
 class Root(Section):
-    """A whole configuration: what exists has passed the rules on settings that must fit together."""
+    """A whole configuration. Creating one checks the rules between settings."""
 
     RULES: ClassVar[tuple[Rule, ...]]
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        values = {
-            f"{section}.{key}": value
-            for section, settings in self.model_dump().items()
-            for key, value in settings.items()
-        }
-        problems = list(broken_rules(self.RULES, values))
+        problems = list(broken_rules(self.RULES, self.dotted()))
         if problems:
             raise ValueError("\n".join(str(problem) for problem in problems))
         return self
@@ -144,6 +149,15 @@ class AnchorConfig(Section):
     pooled_statistics: Literal["mean_and_std", "mean"] = Field(description="Statistics that the anchor rewards enter.")
 
 
+class VllmConfig(Section):
+    enforce_eager: bool = Field(description="Run without CUDA graphs and compilation.")
+    block_size: PositiveInt | None = Field(description="Tokens per block of the KV cache; null: vLLM's choice.")
+    kv_cache_memory_bytes: PositiveInt | None = Field(
+        description="Size of the KV cache; null: what gpu_memory_utilization leaves for it."
+    )
+    gpu_memory_utilization: Fraction = Field(description="Share of each GPU's memory that the engine takes.")
+
+
 class RolloutConfig(Section):
     engine: Literal["vllm", "hf", "scripted"] = Field(
         description="vllm; hf: transformers (reference); scripted: a fake for tests."
@@ -157,13 +171,8 @@ class RolloutConfig(Section):
     max_response_tokens: PositiveInt = Field(description="Longest response.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together.")
     max_num_seqs: PositiveInt = Field(description="Sequences generated at once.")
-    enforce_eager: bool = Field(description="No CUDA graphs or compilation in vLLM.")
-    block_size: PositiveInt | None = Field(description="Tokens per cache block of vLLM; null: its own choice.")
-    kv_cache_memory_bytes: PositiveInt | None = Field(
-        description="Size of vLLM's cache; null: by gpu_memory_utilization."
-    )
-    gpu_memory_utilization: Fraction = Field(description="Share of a GPU's memory that vLLM takes.")
     logprob_diff_alarm: PositiveFloat = Field(description="Warn when engine and trainer log-probs differ by more.")
+    vllm: VllmConfig
 
 
 class ActorConfig(Section):

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from mars.answers.record import Answer, by_question
 from mars.output.text import shorten, visible
+from mars.report.page import MAX_CHARACTERS
 from mars.types import view_name
-
-# Characters of a text that are shown; a runaway answer has tens of thousands.
-_TEXT_CHARACTERS = 4_000
 
 
 def answer_lines(answers: Sequence[Answer], max_questions: int | None) -> Iterator[str]:
@@ -52,7 +50,7 @@ def _heading(answer: Answer) -> str:
 
 
 def _block(heading: str, text: str) -> list[str]:
-    shown = visible(shorten(text, _TEXT_CHARACTERS), keep="\n\t")
+    shown = visible(shorten(text, MAX_CHARACTERS), keep="\n\t")
     return [f"  {visible(heading)}", *(f"    {line}" for line in shown.split("\n"))]
 
 

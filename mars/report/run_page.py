@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 from mars.answers.record import Answer
 from mars.errors import DataError, MarsError
 from mars.evaluation.tables import evaluation_rows
-from mars.output.text import shorten, visible
 from mars.report.answers import reward_texts
 from mars.report.boxes import Box, find_boxes
+from mars.report.page import write_page
 from mars.report.run_record import read_run
 from mars.tracking.jsonl import METRICS_FILE
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 from mars.types import ImageRef
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from PIL.Image import Image
 
 DecodeImage = Callable[[ImageRef], "Image"]
@@ -30,7 +28,6 @@ DecodeImage = Callable[[ImageRef], "Image"]
 # Limits on the size of a page, not tunables: enough to look at, small enough to mail.
 _IMAGE_SIDE = 360
 _IMAGE_BYTES = 6_000_000
-_TEXT_CHARACTERS = 4_000
 _QUESTIONS = 6
 
 _SUMMARY_KEYS = (
@@ -73,8 +70,9 @@ def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage
         )
     album = _Album(decode_image)
     out_path = Path(out_path) if out_path is not None else run_dir / "report.html"
-    _write_page(
+    write_page(
         out_path,
+        "run_page.html.j2",
         kind="report",
         name=run.setting("run.name") or run_dir.resolve().name,
         model=run.setting("model.path") or (run.evaluations[-1]["model"] if run.evaluations else None),
@@ -106,8 +104,9 @@ def write_answers_page(
     answers. questions: the answers to each question, shown in this order. notes: lines at the top.
     """
     album = _Album(decode_image)
-    _write_page(
+    write_page(
         path,
+        "run_page.html.j2",
         kind="answers",
         name=name,
         model=model,
@@ -120,30 +119,6 @@ def write_answers_page(
         questions=[_question(answers, album) for answers in questions],
         notes=notes,
     )
-
-
-def _write_page(path: Path, **content: Any) -> None:
-    """The page exists wholly or not at all."""
-    page = _template().render(**content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".tmp-{path.name}")
-    draft.write_bytes(page.encode())
-    os.replace(draft, path)
-
-
-def _template() -> Template:
-    """The page, with autoescape, and a filter `shown` that makes control characters visible and cuts long text."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-
-    def shown(text: Any, limit: int = _TEXT_CHARACTERS) -> str:
-        return visible(shorten(str(text), limit), keep="\n\t")
-
-    environment.filters["shown"] = shown
-    return environment.get_template("run_page.html.j2")
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -13,7 +13,6 @@ from mars.answers.record import by_question
 from mars.evaluation.files import Results, read_results
 from mars.evaluation.score import Frames, Scored, Task, result_of, score_results, worst_questions
 from mars.evaluation.tables import by_scorer, evaluation_table, print_table
-from mars.output.files import cannot_write
 from mars.output.text import visible
 from mars.report.run_page import DecodeImage, write_answers_page
 
@@ -52,10 +51,7 @@ def write_scores_page(path: Path, result: Mapping[str, Any], scored: Scored, dec
     name, model = str(result["name"]), str(result["model"])
     samples = "Samples: one source best, then the lowest accuracy"
     questions, facts = worst_questions(scored, _QUESTIONS), _facts(result)
-    try:
-        write_answers_page(path, name, model, tables, samples, questions, facts, decode_image)
-    except OSError as error:
-        raise cannot_write(path, error, "--html") from error
+    write_answers_page(path, name, model, tables, samples, questions, facts, decode_image)
 
 
 def write_results_page(
@@ -68,10 +64,7 @@ def write_results_page(
     questions = by_question(results.answers)
     shown = questions[: max_questions or _QUESTIONS]
     samples = f"Answers to {len(shown)} of {len(questions)} questions"
-    try:
-        write_answers_page(path, results.name, results.model, [], samples, shown, notes, decode_image)
-    except OSError as error:
-        raise cannot_write(path, error, "--html") from error
+    write_answers_page(path, results.name, results.model, [], samples, shown, notes, decode_image)
 
 
 def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

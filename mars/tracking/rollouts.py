@@ -37,7 +37,6 @@ class RolloutFiles:
         """Metrics have a file of their own."""
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         answers = answers_of(rollouts, step, frames=self._frames, prompt_length=self._prompt_length)
         write_answers(step_file(self._folder, step), answers)
 

@@ -91,8 +91,8 @@ def test_old_logprobs_are_those_of_the_first_update(workshop: Path, tmp_path: Pa
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM for GPUs: pip install 'mars[vllm]'")
 def test_vllm_and_the_trainer_agree_on_the_gpu(workshop: Path, tmp_path: Path):
     rows = train(
-        workshop, tmp_path / "run", "cluster.device=cuda", "rollout.kv_cache_memory_bytes=null",
-        "rollout.block_size=null", "rollout.gpu_memory_utilization=0.3",
+        workshop, tmp_path / "run", "cluster.device=cuda", "rollout.vllm.kv_cache_memory_bytes=null",
+        "rollout.vllm.block_size=null", "rollout.vllm.gpu_memory_utilization=0.3",
     )  # fmt: skip
     for row in rows:
         assert row["rollout/logprob_diff_max"] < 1e-2

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import DataError
+from mars.output.files import replacing, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,40 +30,25 @@ def check_unicode(texts: Mapping[str, str]) -> None:
 
 
 class RowFile:
-    """A parquet file with the columns of docs/data.md, written a few rows at a time.
+    """A parquet file that is being written."""
 
-    It has its name when the block ends without an exception; before, it is a hidden file beside it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = _temporary(path)
-        self._writer: parquet.ParquetWriter | None = None
-
-    def __enter__(self) -> RowFile:
-        from pyarrow import parquet
-
-        self._writer = parquet.ParquetWriter(self._temporary, _schema())
-        return self
+    def __init__(self, writer: parquet.ParquetWriter) -> None:
+        self._writer = writer
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         import pyarrow as pa
 
-        if self._writer is None:
-            raise ValueError("not open")
         if rows:
             self._writer.write_table(pa.Table.from_pylist(list(rows), schema=_schema()))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._writer is not None:
-                self._writer.close()
-            if kind is None:
-                os.replace(self._temporary, self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+
+@contextmanager
+def row_file(path: Path) -> Iterator[RowFile]:
+    """A parquet file with the columns of docs/data.md, to append to; `path` is there only once the block has ended."""
+    from pyarrow import parquet
+
+    with replacing(path) as draft, parquet.ParquetWriter(draft, _schema()) as writer:
+        yield RowFile(writer)
 
 
 def is_metadata(value: Any) -> bool:
@@ -112,13 +97,8 @@ def with_earlier_splits(metadata: Mapping[str, Any], earlier: Mapping[str, Any] 
 
 
 def write_metadata(metadata: Mapping[str, Any], path: Path) -> None:
-    temporary = _temporary(path)
-    temporary.write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
+    """Raises SetupError."""
+    write_atomically(path, json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
 
 
 def _schema() -> pa.Schema:

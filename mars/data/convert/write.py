@@ -20,6 +20,7 @@ from mars.data.convert.output import (
     RowFile,
     check_unicode,
     read_metadata,
+    row_file,
     with_earlier_splits,
     write_metadata,
 )
@@ -103,7 +104,7 @@ def _convert_splits(
     problems: list[Problem] = []
     with ExitStack() as stack:
         files = {
-            name: None if target is None else stack.enter_context(RowFile(target / f"{name}.parquet"))
+            name: None if target is None else stack.enter_context(row_file(target / f"{name}.parquet"))
             for name in public.splits
         }
         for name, file in files.items():

@@ -124,7 +124,8 @@ def test_the_order_is_question_multi_and_then_the_sources_as_the_question_has_th
         for view in views
         for sample in range(2)
     ]
-    assert sorted(wanted[::-1], key=lambda item: item.order) == wanted
+    backwards = wanted[::-1]
+    assert sorted(backwards, key=lambda item: item.order) == wanted
 
 
 # --- damage
