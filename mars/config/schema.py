@@ -11,12 +11,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mars.config.rules import SFT_RULES, TRAIN_RULES, Rule, broken_rules
+from mars.rewards.built_in import built_in_names
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+_REWARDS = built_in_names()
 
 
 class Section(BaseModel):
@@ -76,7 +78,7 @@ class DataConfig(Section):
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
     template: str = Field(
-        description="How prompts ask for the answer: grounding, vqa, none, file.jinja; auto follows the row's reward."
+        description=f"How prompts ask for the answer: {_REWARDS}, none, file.jinja; auto follows the row's reward."
     )
     images_per_row: PositiveInt | None = Field(description="Images that every row must have; null: any number.")
     decode_at_start: bool = Field(description="Decode every image in full before anything starts, not headers alone.")
@@ -194,12 +196,12 @@ class ActorConfig(Section):
 
 
 class RewardConfig(Section):
-    function: str = Field(min_length=1, description="grounding, vqa, or path/to/file.py:function.")
+    function: str = Field(min_length=1, description=f"{_REWARDS}, or path/to/file.py:function.")
     functions: dict[str, str] = Field(
-        description="Instead, where sets differ: one for each data_source, `{llvip: grounding, spatialqa: vqa}`."
+        description="Instead, where sets differ: one for each data_source, such as `{llvip: grounding}`."
     )
     scorer: Literal["strict", "compat"] = Field(
-        description="Rules of grounding and vqa: ours, or the arithmetic of the paper's public code."
+        description="Rules of built-in rewards: ours, or the arithmetic of the paper's public code."
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
     timeout_s: PositiveFloat = Field(description="Deadline of one answer, seconds.")
@@ -232,7 +234,7 @@ class EvaluationConfig(Section):
     samples_per_prompt: PositiveInt = Field(description="Responses per view that accuracy is averaged over.")
     temperature: NonNegativeFloat = Field(description="Sampling temperature; 0 is greedy.")
     top_p: Fraction = Field(description="Nucleus of the sampling distribution.")
-    iou_threshold: Fraction = Field(description="IoU above which a grounding answer counts as a hit.")
+    iou_threshold: Fraction = Field(description="IoU above which an answer of boxes counts as a hit.")
 
 
 class TrainConfig(Root):
@@ -255,7 +257,7 @@ class TrainConfig(Root):
 
 class SftDataConfig(Section):
     train_files: list[str] = Field(min_length=1, description="Files whose rows have a `response`.")
-    template: str = Field(description="How prompts ask for the answer: grounding, vqa, none or file.jinja.")
+    template: str = Field(description=f"How prompts ask for the answer: {_REWARDS}, none or file.jinja.")
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
     max_prompt_tokens: PositiveInt = Field(

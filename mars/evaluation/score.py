@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from mars.answers.record import Answer, Size, by_question
 from mars.errors import ConfigError
 from mars.evaluation.files import Results, refuse
-from mars.evaluation.summary import EvalRecord, metric_of, summarize
+from mars.evaluation.summary import EvalRecord, summarize
 from mars.output.progress import progress
-from mars.rewards.compat_score import verdict
+from mars.rewards.built_in import has_boxes, metric_of
+from mars.rewards.compat_score import compat_score
 from mars.rewards.functions import check_truth
 from mars.rewards.local import LocalScorer
 from mars.types import RewardResult
 
 logger = logging.getLogger(__name__)
 
-Task = Literal["grounding", "vqa"]
+Task = str
+"""The built-in reward that the truths are for."""
+
 Frames = tuple[Size, Size]
 """(truth_size, response_size), for answers that come without them."""
 
@@ -67,7 +70,7 @@ def record_of(answer: Answer, function: str) -> EvalRecord:
         answer.view,
         reward.accuracy,
         failed=reward.failed is not None,
-        verdict=verdict(function, answer.reward_input, reward),
+        compat=compat_score(function, answer.reward_input, reward),
         metric=metric_of(function),
     )
 
@@ -120,7 +123,7 @@ def _with_frames(results: Results, task: Task, frames: Frames | None) -> Sequenc
         if frames is not None:
             raise ConfigError(f"--truth-size, --response-size: {results.path} says itself how large its images are")
         return results.answers
-    if task != "grounding":
+    if not has_boxes(task):
         return results.answers
     if frames is None:
         logger.warning(
@@ -133,7 +136,7 @@ def _with_frames(results: Results, task: Task, frames: Frames | None) -> Sequenc
 
 
 def _frames_used(scored: Scored) -> str | None:
-    if scored.task != "grounding":
+    if not has_boxes(scored.task):
         return None
     if not scored.results.public:
         return "of each image"

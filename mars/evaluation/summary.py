@@ -10,13 +10,10 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from mars.rewards.compat_score import CompatScore
-from mars.rewards.contract import ScorerName
+from mars.rewards.contract import MEAN_IOU, ScorerName
 from mars.types import View, view_name
 
 CONFIDENCE = 0.95
-
-ACCURACY, MEAN_IOU = "accuracy", "mean IoU"
-"""Names of an answer's accuracy: right or wrong (or a user's own number), and mean IoU for boxes."""
 
 # Means of equal accuracies over different counts, and exact boxes scaled from another frame, differ by rounding. Such
 # a difference is neither a conflict nor spread.
@@ -30,8 +27,8 @@ class EvalRecord:
     view: None for the multi view. A run's anchors of several sources (anchor=all_but_one) count like mono views.
     accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
     failed: the reward function failed; the answer counts as wrong, whatever `accuracy` says.
-    verdict: the compat scorer's numbers; None for a reward that has one scorer only.
-    metric: ACCURACY or MEAN_IOU.
+    compat: what the compat scorer gives; None for a user's own function.
+    metric: the name of the accuracy, see `mars.rewards.built_in.metric_of`.
     """
 
     prompt_id: str
@@ -39,7 +36,7 @@ class EvalRecord:
     view: View
     accuracy: float
     failed: bool
-    verdict: CompatScore | None = None
+    compat: CompatScore | None = None
     metric: str = field(kw_only=True)
 
     def __post_init__(self) -> None:
@@ -54,14 +51,9 @@ class EvalRecord:
             return 0.0
         if scorer == "strict":
             return self.accuracy
-        if self.verdict is None:
+        if self.compat is None:
             raise ValueError(f"prompt {self.prompt_id}: the reward has no compat scorer")
-        return self.verdict.compat
-
-
-def metric_of(function: str) -> str:
-    """The name of the accuracy that a reward function gives."""
-    return MEAN_IOU if function == "grounding" else ACCURACY
+        return self.compat.compat
 
 
 def summarize(
@@ -171,7 +163,7 @@ def highest_value(records: Sequence[EvalRecord], scorer: ScorerName) -> float:
     """The most that one answer can be worth: 1 (strict), or the compat scorer's number for the most true boxes."""
     if scorer == "strict":
         return 1.0
-    return max((record.verdict.highest for record in records if record.verdict is not None), default=1.0)
+    return max((record.compat.highest for record in records if record.compat is not None), default=1.0)
 
 
 def _values(views: Mapping[View, Sequence[float]], threshold: float | None) -> dict[str, float]:
@@ -190,14 +182,14 @@ def _values(views: Mapping[View, Sequence[float]], threshold: float | None) -> d
 
 
 def _summary(records: Sequence[EvalRecord], threshold: float | None) -> dict[str, Any]:
-    verdicts = [record.verdict for record in records if record.verdict is not None]
-    both = len(verdicts) == len(records)
+    scores = [record.compat for record in records if record.compat is not None]
+    both = len(scores) == len(records)
     return {
         "metric": ", ".join(sorted({record.metric for record in records})),
         "n": len({record.prompt_id for record in records}),
         "answers": len(records),
         "failed": sum(record.failed for record in records),
-        "unparseable": sum(not verdict.readable for verdict in verdicts) if both else None,
+        "unparseable": sum(not score.readable for score in scores) if both else None,
         **_quantities(records, threshold, "strict"),
         "compat": _quantities(records, None, "compat") if both else None,
     }

@@ -111,10 +111,11 @@ def test_the_benchmark_of_the_3b_model(tmp_path: Path):
     """The smallest run of it: says whether a session of measurements would get through. Two minutes or more."""
     if torch.cuda.mem_get_info()[1] < 100 * 2**30:
         pytest.skip("needs a GPU of 100 GiB: trainer and engine of a 3B model in one process")
-    script = Path(__file__).parents[2] / "scripts" / "bench_gpu.py"
+    script = Path(__file__).parents[2] / "scripts" / "bench.py"
     command = [
-        sys.executable, str(script), "--cases", "two_640x480", "--rollout", "hf", "--prompts", "2", "--samples", "2",
-        "--response-tokens", "8", "--steps", "2", "--rounds", "1", "--peak-tflops", "1000", "--folder", str(tmp_path),
+        sys.executable, str(script), "gpu", "--cases", "two_640x480", "--rollout", "hf", "--prompts", "2",
+        "--samples", "2", "--response-tokens", "8", "--steps", "2", "--rounds", "1", "--peak-tflops", "1000",
+        "--folder", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr[-3000:]

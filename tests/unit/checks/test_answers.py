@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mars.answers.record import reward_input
-from mars.checks.answers import EMPTY_ANSWER, disagreement, perfect_answer
+from mars.checks.answers import EMPTY_ANSWER, answered_perfectly, disagreement
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
 from mars.data.rows.dataset import load_prompts
@@ -43,8 +43,7 @@ def test_a_perfect_answer_to_a_real_size_scores_one(size, tokens, family):
     prompt, frames = make(size, truth, family, tokens)
     reward = load_reward("grounding", "strict")
     for view in (None, ("visible",), ("infrared",)):
-        answer = perfect_answer(prompt, view, "grounding", frames)
-        result = reward(reward_input(prompt, view, answer, frames))
+        result = reward(answered_perfectly(prompt, view, "grounding", frames))
         assert result.score == pytest.approx(1.75, abs=1e-9)  # 0.75 for the format, 1 for the boxes
     assert reward(reward_input(prompt, None, EMPTY_ANSWER, frames)).accuracy == 0
     assert disagreement(prompt, "grounding", reward, frames) is None
@@ -88,8 +87,7 @@ def test_vqa_truths_of_all_kinds(truth, extra):
     prompt, frames = make((640, 480), truth, function="vqa", question="Which?", **extra)
     reward = load_reward("vqa", "strict")
     assert disagreement(prompt, "vqa", reward, frames) is None
-    answer = perfect_answer(prompt, None, "vqa", frames)
-    assert reward(reward_input(prompt, None, answer, frames)).score == 1.5
+    assert reward(answered_perfectly(prompt, None, "vqa", frames)).score == 1.5
 
 
 def test_disagreements_are_named():
