@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mars import plugin
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
@@ -21,6 +22,7 @@ from mars.evaluation.summary import eval_metrics, evaluate
 from mars.fit import FitSettings, fit, last_step
 from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
 from mars.rewards.contract import RewardScorer, self_test
+from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
 from mars.types import Prompt
 
@@ -52,6 +54,7 @@ def run(config: TrainConfig) -> None:
     tracker = build_tracker(config, inputs, last_step(settings, stream))
     try:
         (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+        plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
         scorer = build_scorer(config)
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)

@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "batching": BASE,
     "rollout": BASE,
     "actor": BASE | {"algorithms"},
-    "rewards": BASE,
+    "plugin": {"errors"},
+    "rewards": BASE | {"plugin"},
     "tracking": BASE | {"output"},
     "report": BASE | {"output", "tracking", "evaluation", "data"},
     "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes

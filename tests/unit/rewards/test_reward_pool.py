@@ -59,6 +59,9 @@ def test_order_and_empty_batches(pool: RewardPool, make_item) -> None:
         ("crash", "its worker died; killed by SIGSEGV"),
         ("null", "its worker died; killed by SIGSEGV"),
         ("close", "its worker died"),
+        ("stop", TIMED_OUT),
+        ("group", "its worker died; killed by SIGKILL"),
+        ("patch", "its worker died"),
         ("raise me", "ValueError: cannot read me"),
         ("leave", "SystemExit: 4"),
         ("recurse", "RecursionError"),
@@ -78,6 +81,20 @@ def test_faults_side_by_side(pool: RewardPool, make_item) -> None:
     results = pool.score([make_item(text) for text in texts])
     scores = [None if result.failed else result.score for result in results]
     assert scores == [None, None, 1.0, None, 2.0, None, None, 3.0] * 2
+
+
+@pytest.mark.parametrize("response", ["fork", "print"])
+def test_an_answer_whose_reward_forks_or_prints_is_scored_once(pool: RewardPool, make_item, capfd, response) -> None:
+    texts = ["a", "bb", response, "cccc", "ddddd", "eeeeee"] * 3
+    results = pool.score([make_item(text) for text in texts])
+    assert [result.score for result in results] == [len(text) for text in texts]
+
+
+def test_a_file_that_forks_while_it_loads_answers_once(make_item, tmp_path: Path) -> None:
+    (tmp_path / "reward.py").write_text("import os\nos.fork()\ndef f(item): return float(len(item.response))")
+    pool = RewardPool(f"{tmp_path / 'reward.py'}:f", "strict", num_workers=1, timeout_s=10.0)
+    assert [result.score for result in pool.score([make_item("x" * n) for n in range(20)])] == list(range(20))
+    pool.close()
 
 
 def test_the_same_results_as_in_process(make_item) -> None:
