@@ -25,7 +25,7 @@ from mars.rewards.contract import RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.plan import RolloutPlan
-from mars.step import StepParts
+from mars.sampling import StepParts
 from mars.tracking.console import ConsoleTracker
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 from mars.tracking.multi import MultiTracker
@@ -139,7 +139,6 @@ def _objective_settings(config: TrainConfig) -> ObjectiveSettings:
 
     algorithm = config.algorithm
     return ObjectiveSettings(
-        advantage=_advantage_settings(config),
         policy_loss=PolicyLossSettings(algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip),
         reduction=algorithm.reduction,
         reduction_tokens=algorithm.reduction_tokens,

@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
     "process": BASE,
     "cluster": BASE | {"rollout", "actor", "rewards"},
-    "step": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
+    "sampling": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
+    "step": BASE | {"sampling", "rollout", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 
@@ -101,12 +102,18 @@ def test_settings_and_rewards_are_free_of_torch():
 
 
 def test_the_step_names_no_engine_cluster_or_configuration():
-    path = Path("mars/step.py")
-    names = {node.id for node in ast.walk(TREES[path]) if isinstance(node, ast.Name)}
-    names |= {node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
-    modules = {module.split(".")[0] for module, _ in imports(path)} | {module for module, _ in imports(path)}
-    banned = {"ray", "vllm", "hydra", "torch", "omegaconf", "config", "FSDP", "distributed"}
-    assert (names | modules) & banned == set()
+    for path in (Path("mars/step.py"), Path("mars/sampling.py")):
+        names = {node.id for node in ast.walk(TREES[path]) if isinstance(node, ast.Name)}
+        names |= {node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
+        modules = {module.split(".")[0] for module, _ in imports(path)} | {module for module, _ in imports(path)}
+        banned = {"ray", "vllm", "hydra", "torch", "omegaconf", "config", "FSDP", "distributed"}
+        assert (names | modules) & banned == set()
+
+
+def test_the_trainer_knows_no_rewards_and_no_anchors():
+    actor = [path for path in TREES if path.parts[:2] in (("mars", "actor"), ("mars", "batching"))]
+    modules = {module for path in actor for module, _ in imports(path)}
+    assert not [module for module in modules if "advantages" in module or "rewards" in module]
 
 
 @pytest.mark.parametrize("module", ["mars", "mars.types", "mars.cli.main", "mars.main", "mars.sft", "mars.config.load"])
