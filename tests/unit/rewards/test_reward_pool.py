@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mars.errors import ConfigError, WorkerError
+from mars.rewards.functions import RewardsBySet
 from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
 from mars.types import RewardInput
@@ -81,6 +83,20 @@ def test_faults_side_by_side(pool: RewardPool, make_item) -> None:
     results = pool.score([make_item(text) for text in texts])
     scores = [None if result.failed else result.score for result in results]
     assert scores == [None, None, 1.0, None, 2.0, None, None, 3.0] * 2
+
+
+def test_files_import_what_lies_beside_them_from_any_folder(make_item, tmp_path: Path, monkeypatch) -> None:
+    by_set = {}
+    for name, points in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "helper.py").write_text(f"POINTS = {points}")
+        (tmp_path / name / "reward.py").write_text("import helper\ndef f(item): return helper.POINTS")
+        by_set[name] = f"{tmp_path / name / 'reward.py'}:f"
+    monkeypatch.chdir("/")
+    pool = RewardPool(RewardsBySet("", by_set), "strict", num_workers=2, timeout_s=10.0)
+    items = [replace(make_item(""), data_source=name) for name in ("one", "two", "two", "one") * 3]
+    assert [result.score for result in pool.score(items)] == [1.0, 2.0, 2.0, 1.0] * 3
+    pool.close()
 
 
 @pytest.mark.parametrize("response", ["fork", "print"])
