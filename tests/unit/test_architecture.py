@@ -30,15 +30,15 @@ MAY_IMPORT = {
     "output": {"errors"},
     "data": BASE | {"output"},
     "batching": BASE,
-    "rollout": BASE,
-    "actor": BASE | {"algorithms"},
+    "rollout": BASE | {"config"},
+    "actor": BASE | {"algorithms", "config"},
     "plugin": {"errors"},
     "rewards": BASE | {"plugin"},
     "tracking": BASE | {"output"},
     "report": BASE | {"output", "tracking", "evaluation", "data"},
     "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
     "process": BASE,
-    "cluster": BASE | {"rollout", "actor", "rewards"},
+    "cluster": BASE | {"config", "rollout", "actor", "rewards"},
     "sampling": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
 }
@@ -203,7 +203,7 @@ def test_every_setting_of_the_training_is_read():
 
 
 def test_every_setting_of_the_cold_start_is_read():
-    read = keys_read(SftConfig, [Path("mars/sft.py")])
+    read = keys_read(SftConfig, [Path("mars/sft.py"), Path("mars/inputs.py")])
     read |= {"run.name"}  # by run.dir, in configs/sft.yaml
     read |= {"model.box_space"}  # by the training only, with which the model's settings are shared
     assert [key for key in leaves(SftConfig) if key not in read] == []
