@@ -19,6 +19,11 @@ View = tuple[str, ...] | None
 """Which sources a prompt shows: None is the multi view (all of them); ("infrared",) is a mono view."""
 
 
+def view_name(view: View) -> str:
+    """The view in metrics and files: "multi", or its sources joined by "+". Example: "infrared", "rgb+depth"."""
+    return "multi" if view is None else "+".join(view)
+
+
 @dataclass(frozen=True)
 class ImageRef:
     """Where an image is, never its pixels: a file, or a cell of a parquet file (`row`, `slot` in its `images` list).
@@ -55,8 +60,7 @@ class Message:
 class Prompt:
     """One row of a data set: a question about K named sources, and its truth.
 
-    prompt_id: hash of (data set fingerprint, row); stable over runs, epochs and machines.
-    row: "file:row" for messages to the user.
+    prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", for messages.
     truth: as text (boxes as JSON text). response: a worked answer for supervised cold start, else None.
     """
 
@@ -120,12 +124,10 @@ class Completion:
 
 @dataclass(frozen=True)
 class RewardInput:
-    """What a reward function sees of one answer.
+    """What a reward function sees of one answer. Frames of boxes are (width, height), None for prompts without images.
 
-    truth_size: (width, height) of the frame the truth's boxes are written in (the first source's stored pixels, or
-        (1000, 1000) for rows whose box_space is "norm_1000"); None for a prompt without images.
-    response_size: the frame the response's boxes are expected in (the first shown image after smart_resize, or
-        (1000, 1000) for models that answer in thousandths); None without images.
+    truth_size: the first source's stored pixels; (1000, 1000) for rows whose box_space is "norm_1000".
+    response_size: the first shown image after smart_resize; (1000, 1000) for models that answer in thousandths.
     """
 
     data_source: str
@@ -228,10 +230,7 @@ class TrainResponse:
 
 @dataclass(frozen=True)
 class TrainPrompt:
-    """A prompt with its responses.
-
-    num_prompt_tokens: length in the model's forward, images' tokens counted. carried: sampled in an earlier step.
-    """
+    """A prompt with its responses. num_prompt_tokens: with its images' tokens. carried: sampled in an earlier step."""
 
     prompt_id: str
     prompt_token_ids: tuple[int, ...]

@@ -28,18 +28,19 @@ MAY_IMPORT = {
     "types": {"errors"},
     "algorithms": BASE,
     "output": {"errors"},
+    "answers": BASE | {"output"},
     "data": BASE | {"output"},
     "batching": BASE,
-    "rollout": BASE | {"config"},
+    "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config"},
     "plugin": {"errors"},
     "rewards": BASE | {"plugin"},
-    "tracking": BASE | {"output"},
-    "report": BASE | {"output", "tracking", "evaluation", "data"},
+    "tracking": BASE | {"answers", "output"},
+    "report": BASE | {"answers", "output", "tracking", "evaluation", "data"},
     "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
     "process": BASE,
     "cluster": BASE | {"config", "rollout", "actor", "rewards"},
-    "sampling": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
+    "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")

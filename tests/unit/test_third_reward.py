@@ -15,7 +15,7 @@ from mars.cli.main import app
 from mars.config.load import load_config
 from mars.config.templates import template_file, template_folder
 from mars.errors import ConfigError
-from mars.evaluation.summary import evaluate
+from mars.evaluation.ask import evaluate
 from mars.inputs import load_inputs, rewards_of
 from mars.rewards.built_in import BUILT_IN
 from mars.rewards.contract import BuiltInReward
@@ -146,7 +146,7 @@ def test_an_evaluation_calls_its_accuracy_by_its_metric(configure):
 
     engine = RecordingEngine(script, inputs.encoder.token_rules().eos_ids)
     parts = evaluation_parts(config, inputs, engine, LocalScorer(rewards_of(config), "strict"))
-    result = evaluate(parts, inputs.evaluation.prompts, name="e", step=0, model="m")
+    result = evaluate(parts, inputs.evaluation.prompts, name="e", step=0, model="m").result
     assert result["metric"] == "closeness"
     assert result["multi"]["mean"] == pytest.approx((1 + 0.5 + 0) / 3)
     assert {source: value["mean"] for source, value in result["mono"].items()} == {"view_1": 0.5, "view_2": 0.5}
