@@ -1,4 +1,4 @@
-"""The training loop around the step: evaluate, step, track, stop."""
+"""The loop around the step: evaluate, step, track, stop."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitSettings:
-    """num_steps: None to train for num_epochs instead. evaluate_every: in steps; 0 for never during training.
+    """num_steps: steps to train; None: train num_epochs instead. evaluate_every: steps; 0: never during training.
 
-    logprob_diff_alarm: log a warning if engine and trainer log-probs differ by more than this, in nats.
+    logprob_diff_alarm: engine-versus-trainer difference in nats above which a warning is logged.
     """
 
     num_steps: int | None
@@ -39,10 +39,10 @@ def fit(
 ) -> None:
     """Train from the first step to the last. Steps count from 1.
 
-    evaluate: step -> metrics of an evaluation; None without a held-out set.
-    num_dropped: rows dropped from the training set, for data/dropped.
+    evaluate: step -> metrics of an evaluation, or None where there is no held-out set.
+    num_dropped: rows left out of the training set, for data/dropped.
     """
-    # The engine gets the trainer's weights before the first step too, so that both have the same version and dtype.
+    # The engine starts with the trainer's weights, so that both have the same version and dtype.
     parts.engine.load_weights(parts.trainer.publish_weights())
     if evaluate is not None and settings.evaluate_before:
         tracker.log(evaluate(0), 0)
@@ -63,7 +63,10 @@ def fit(
 
 
 def last_step(settings: FitSettings, stream: PromptStream) -> int:
-    """num_steps, or the number of steps for num_epochs; with dynamic sampling the run may end earlier."""
+    """num_steps, or the steps that draw every prompt num_epochs times at one round a step.
+
+    Dynamic sampling draws several rounds a step and may need fewer steps: see `_is_over`.
+    """
     if settings.num_steps is not None:
         return settings.num_steps
     if settings.num_epochs is None:
@@ -72,7 +75,7 @@ def last_step(settings: FitSettings, stream: PromptStream) -> int:
 
 
 def _is_over(settings: FitSettings, stream: PromptStream, state: SamplingState) -> bool:
-    """Whether num_epochs are over. Dynamic sampling reaches this early, because a step may draw several rounds."""
+    """Whether num_epochs have been drawn already: a step of several rounds draws more prompts than one round."""
     if settings.num_steps is not None or settings.num_epochs is None:
         return False
     return state.round * stream.prompts_per_step >= settings.num_epochs * len(stream)
@@ -83,7 +86,7 @@ def _warn_of_mismatch(metrics: dict[str, float], step: int, alarm: float) -> Non
     if difference is not None and not difference <= alarm:
         logger.warning(
             "step %d: log-probs of engine and trainer differ by up to %.3g nats (rollout.logprob_diff_alarm=%.3g): "
-            "stale weights, a different precision, or a model that the engine computes differently",
+            "stale weights, another precision, or a model that the engine computes differently",
             step,
             difference,
             alarm,
