@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from mars import plugin
 from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checks.answers import answered_perfectly
@@ -30,6 +31,7 @@ from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rew
 from mars.output.files import write_atomically
 from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
 from mars.rewards.contract import RewardScorer, self_test
+from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
 from mars.types import Prompt
 
@@ -59,6 +61,7 @@ def run(config: TrainConfig) -> None:
     tracker = build_tracker(config, inputs, last_step(settings, stream))
     try:
         (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+        plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
         scorer = build_scorer(config)
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)

@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "batching": BASE,
     "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config"},
-    "rewards": BASE,
+    "plugin": {"errors"},
+    "rewards": BASE | {"plugin"},
     "tracking": BASE | {"answers", "output"},
     "report": BASE | {"answers", "output", "tracking", "evaluation", "data"},
     "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
