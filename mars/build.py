@@ -25,7 +25,7 @@ from mars.rewards.contract import RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.plan import RolloutPlan
-from mars.step import StepParts
+from mars.sampling import StepParts
 from mars.tracking.console import ConsoleTracker
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 from mars.tracking.multi import MultiTracker
@@ -68,10 +68,10 @@ class EngineSpec:
                     max_model_len=rollout.max_model_len,
                     max_num_seqs=rollout.max_num_seqs,
                     tensor_parallel_size=rollout.tensor_parallel_size,
-                    enforce_eager=rollout.enforce_eager,
-                    block_size=rollout.block_size,
-                    kv_cache_memory_bytes=rollout.kv_cache_memory_bytes,
-                    gpu_memory_utilization=rollout.gpu_memory_utilization,
+                    enforce_eager=rollout.vllm.enforce_eager,
+                    block_size=rollout.vllm.block_size,
+                    kv_cache_memory_bytes=rollout.vllm.kv_cache_memory_bytes,
+                    gpu_memory_utilization=rollout.vllm.gpu_memory_utilization,
                     seed=self.config.run.seed,
                     reads_ahead=self.config.cluster.kind == "ray",
                 )
@@ -139,7 +139,6 @@ def _objective_settings(config: TrainConfig) -> ObjectiveSettings:
 
     algorithm = config.algorithm
     return ObjectiveSettings(
-        advantage=_advantage_settings(config),
         policy_loss=PolicyLossSettings(algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip),
         reduction=algorithm.reduction,
         reduction_tokens=algorithm.reduction_tokens,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from mars.checks.answers import EMPTY_ANSWER, answer_of, perfect_answer
+from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image, decoded_size
@@ -21,6 +21,7 @@ from mars.fit import FitSettings, last_step
 from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.functions import load_reward
+from mars.rollout.collect import reward_input
 from mars.types import RewardResult
 
 _SAMPLES = 4
@@ -124,8 +125,8 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
             expected, made = prompt_length(token_ids, counted), len(processor.process(token_ids, images).input_ids)
             if made != expected:
                 raise DataError(f"{prompt.row}: {expected} prompt tokens counted, the processor made {made}; report it")
-            answers = [perfect_answer(prompt, None, rewards.of(prompt.data_source), frames), EMPTY_ANSWER]
-            scores = scorer.score([answer_of(prompt, None, answer, frames) for answer in answers])
+            perfect = answered_perfectly(prompt, None, rewards.of(prompt.data_source), frames)
+            scores = scorer.score([perfect, reward_input(prompt, None, EMPTY_ANSWER, frames)])
             shown = " + ".join(f"{w}x{h}: {n}" for (w, h), n in zip((i.size for i in images), counted, strict=True))
             lines += [
                 f"sample            {prompt.row}",

@@ -74,11 +74,12 @@ def llvip(
     """LLVIP: persons in visible and infrared images, as grounding."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.llvip import QUESTION, LlvipOptions, llvip_set
+    from mars.rewards.grounding import GROUNDING
 
     options = LlvipOptions(question or QUESTION, keep_empty, tuple(split) if split else None)
     public = llvip_set(source, image_root, options)
     run_conversion(
-        public, out, "grounding", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence
+        public, out, GROUNDING, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence
     )  # fmt: skip
 
 
@@ -96,9 +97,10 @@ def spatialqa(
     """SpatialQA and SpatialBench: questions about a photograph and its depth."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.spatialqa import spatialqa_set
+    from mars.rewards.vqa import VQA
 
     public = spatialqa_set(source, image_root, f"depth_{depth}")
-    run_conversion(public, out, "vqa", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+    run_conversion(public, out, VQA, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
 @convert.command()
@@ -114,9 +116,10 @@ def nuscenes(
     """nuScenes multi-view questions (DEMON, M4-Instruct): six cameras, short answers."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.nuscenes import nuscenes_set
+    from mars.rewards.vqa import VQA
 
     public = nuscenes_set(source, image_root)
-    run_conversion(public, out, "vqa", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+    run_conversion(public, out, VQA, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
 @convert.command("ocr_vqa")
@@ -132,9 +135,10 @@ def ocr_vqa(
     """OCR-VQA with two book covers (DEMON, M4-Instruct): multiple choice."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.ocr_vqa import ocr_vqa_set
+    from mars.rewards.vqa import VQA
 
     public = ocr_vqa_set(source, image_root)
-    run_conversion(public, out, "vqa", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+    run_conversion(public, out, VQA, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
 @convert.command("eval_json")

@@ -14,11 +14,11 @@ from mars.data.prompts.views import anchor_views, render_view
 from mars.fit import FitSettings, fit
 from mars.rollout.hf_engine import HfEngine, HfSettings
 from mars.rollout.plan import RolloutPlan
-from mars.step import StepParts
+from mars.sampling import StepParts
 from mars.types import RewardResult, Sampling
 from tests.builders import make_prompt
 from tests.fakes.tracker import RecordingTracker
-from tests.tiny_world import GRPO
+from tests.tiny_world import ADVANTAGE, GRPO
 
 
 class LetterScorer:
@@ -56,7 +56,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
             trainer=trainer,
             scorer=LetterScorer(),
             plan=RolloutPlan(4, 1, sampling, sampling, partial(anchor_views, anchor_kind="mono"), encode, seed=1),
-            advantage=GRPO.advantage,
+            advantage=ADVANTAGE,
             overlong=None,
             kl_in_reward=0.0,
             selection="nonzero_advantage",

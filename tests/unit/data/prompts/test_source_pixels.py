@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from mars.checks.answers import answer_of, perfect_answer
+from mars.checks.answers import answered_perfectly
 from mars.data.pixels.images import decode_image, decoded_size
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import (
@@ -151,7 +151,7 @@ def test_a_perfect_answer_scores_full_marks_under_any_budget(data, family, truth
         once = smart_resize(*shown.image.size[::-1], 2 * patch, *limit)
         seen = smart_resize(*once, 2 * patch, low, high) if shown.name in own else once
         assert frame == ((1000, 1000) if box_space == "norm_1000" else seen[::-1])
-        answer = answer_of(prompt, view, perfect_answer(prompt, view, "grounding", frames), frames)
+        answer = answered_perfectly(prompt, view, "grounding", frames)
         assert load_reward("grounding", "strict")(answer).accuracy == pytest.approx(1.0, abs=1e-9)
 
 
