@@ -17,10 +17,9 @@ from mars.algorithms.penalties import OverlongPenalty
 from mars.batching.collate import scoring_batch, train_batch
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image
-from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.views import anchor_views
 from mars.evaluation.summary import EvaluationParts
-from mars.inputs import Inputs, evaluation_plan, rewards_of
+from mars.inputs import Inputs, evaluation_plan, prompt_processor, rewards_of
 from mars.rewards.contract import RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
@@ -165,16 +164,8 @@ def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
 
 
 def _processor(config: TrainConfig, rules: TokenRules):
-    processor = PromptProcessor(
-        config.model.path,
-        decode=decode_image,
-        min_pixels=config.data.min_image_pixels,
-        max_pixels=config.data.max_image_pixels,
-        image_token_id=rules.image_id,
-        cache_bytes=_CACHED_IMAGES * config.data.max_image_pixels * _BYTES_PER_PIXEL,
-        trust_remote_code=config.model.trust_remote_code,
-    )
-    return processor.process
+    cache_bytes = _CACHED_IMAGES * config.data.max_image_pixels * _BYTES_PER_PIXEL
+    return prompt_processor(config, rules, cache_bytes).process
 
 
 def workers(

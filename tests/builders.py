@@ -1,9 +1,12 @@
-"""Prompts, groups and rollouts for tests: each builder takes what a test cares about and fills in the rest."""
+"""Prompts, sets, groups and rollouts for tests: each builder takes what a test cares about and fills in the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mars.data.prompts.prepare import PromptSet
+from mars.data.rows.dataset import TruthCheck, read_prompts
+from mars.data.rows.problems import OnBadSample, refuse_or_drop
 from mars.rewards.contract import failed_result
 from mars.types import (
     Completion,
@@ -87,3 +90,12 @@ def completions(engine, requests):
             by_place[sample.request, sample.index] = sample.completion
     assert set(by_place) == {(i, k) for i, request in enumerate(requests) for k in range(request.num_samples)}
     return [[by_place[i, k] for k in range(request.num_samples)] for i, request in enumerate(requests)]
+
+
+def load_prompts(
+    files: Sequence[str], image_root: str | None, policy: OnBadSample, check_truth: TruthCheck
+) -> PromptSet:
+    """Files as the reader reads them, under a policy for bad rows; without limits, template or model."""
+    reading = read_prompts(files, image_root, check_truth)
+    dropped = refuse_or_drop(reading.problems, len(reading.rows), policy)
+    return PromptSet(reading.usable, dropped, reading.fingerprint, {})

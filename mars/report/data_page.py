@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mars.data.pixels.images import BadImage, decode_image, probe_size
+from mars.data.pixels.images import BadImage, decode_image
 from mars.data.prompts.boxes import truth_frame
 from mars.data.rows.dataset import read_prompts
-from mars.data.rows.files import unusable_files
-from mars.errors import DataError
 from mars.output.files import check_page
 from mars.report.boxes import find_boxes
 from mars.report.page import write_page
@@ -33,21 +31,17 @@ def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -
     """
     check_page(out, "OUT")
     root = None if image_root is None else str(image_root)
-    broken = unusable_files([str(file)], root)
-    if broken:
-        raise DataError("\n".join(broken))
-    reading = read_prompts([str(file)], root, lambda prompt: None, probe_size)
-    bad = {problem.row for problem in reading.problems}
-    usable = [prompt for prompt in reading.prompts if prompt.row not in bad]
+    reading = read_prompts([str(file)], root, lambda prompt: None)
+    problems, usable = reading.problems, reading.usable
     write_page(
         out,
         "data_page.html.j2",
         name=file.name,
-        num_rows=reading.num_rows,
+        num_rows=len(reading.rows),
         num_usable=len(usable),
         cards=[_card(prompt) for prompt in _evenly(usable, num_rows)],
-        problems=reading.problems[:_PROBLEMS],
-        num_problems=len(reading.problems),
+        problems=problems[:_PROBLEMS],
+        num_problems=len(problems),
     )
 
 

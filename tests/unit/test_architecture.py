@@ -202,7 +202,7 @@ def test_every_setting_of_the_training_is_read():
 
 
 def test_every_setting_of_the_cold_start_is_read():
-    read = keys_read(SftConfig, [Path("mars/sft.py")])
+    read = keys_read(SftConfig, [Path("mars/sft.py"), Path("mars/inputs.py")])
     read |= {"run.name"}  # by run.dir, in configs/sft.yaml
     read |= {"model.box_space"}  # by the training only, with which the model's settings are shared
     assert [key for key in leaves(SftConfig) if key not in read] == []

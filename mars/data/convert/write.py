@@ -28,7 +28,7 @@ from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.pixels.images import probe_size
 from mars.data.rows.dataset import THREADS, TruthCheck, read_row
 from mars.data.rows.files import StoredRow
-from mars.data.rows.problems import SHOWN_PROBLEMS, OnBadSample, Problem, RowError, report
+from mars.data.rows.problems import SHOWN_PROBLEMS, OnBadSample, RowError, RowProblem, report
 from mars.errors import DataError, SetupError
 from mars.output.progress import progress
 from mars.types import Prompt
@@ -60,7 +60,7 @@ class _Split:
 
     rows: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)  # one for each item that was left out
+    problems: list[RowProblem] = field(default_factory=list)  # one for each item that was left out
 
 
 def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _convert_splits(
 
     Returns (label, reason, detail) of bad items.
     """
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     with ExitStack() as stack:
         files = {
             name: None if target is None else stack.enter_context(row_file(target / f"{name}.parquet"))
@@ -137,31 +137,32 @@ class _Converter:
                     if split.rows == limit:
                         break
                     position += 1
-                    if isinstance(result, Problem):
+                    if isinstance(result, RowProblem):
                         split.problems.append(result)
                         logger.info("%s: %s", item.label, result.detail)
                         continue
                     row = self._row(result[0], result[1], name, split, position)
                     if row is None:
-                        split.problems.append(Problem(item.label, "duplicate", "an earlier item is the same"))
+                        split.problems.append(RowProblem(item.label, "duplicate", "an earlier item is the same"))
                         continue
                     rows.append(row)
                 if file is not None:
                     file.append(rows)
         return split
 
-    def _read(self, item: Item) -> tuple[Prompt, ReadItem] | Problem:
+    def _read(self, item: Item) -> tuple[Prompt, ReadItem] | RowProblem:
         """The item as the reader would read its row."""
         try:
             read = self._public.read(item)
         except RowError as error:
-            return Problem(item.label, error.reason, str(error))
+            return RowProblem(item.label, error.reason, str(error))
         stored = StoredRow(file=str(self._root / item.label), file_index=0, number=0, columns=read.columns)
         result = read_row(stored, "", str(self._root), self.options.check_truth, probe_size)
-        if isinstance(result, list):
-            details = "; ".join(problem.detail for problem in result)
-            return Problem(item.label, result[0].reason, details)
-        return result, read
+        prompt = result.prompt
+        if prompt is None or result.problems:
+            details = "; ".join(problem.detail for problem in result.problems)
+            return RowProblem(item.label, result.problems[0].reason, details)
+        return prompt, read
 
     def _row(
         self, prompt: Prompt, read: ReadItem, split_name: str, split: _Split, position: int
@@ -222,7 +223,9 @@ def _empty_metadata(public: PublicSet, paths_in_folder: bool) -> dict[str, Any]:
     }
 
 
-def _refuse(public: PublicSet, splits: Mapping[str, Any], problems: Sequence[Problem], options: WriteOptions) -> None:
+def _refuse(
+    public: PublicSet, splits: Mapping[str, Any], problems: Sequence[RowProblem], options: WriteOptions
+) -> None:
     empty = [name for name, split in splits.items() if not split["rows"]]
     if not empty and not (problems and options.on_bad_sample == "error"):
         return

@@ -13,12 +13,12 @@ from PIL import Image
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly, disagreement
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
-from mars.data.rows.dataset import load_prompts
 from mars.errors import DataError
 from mars.inputs import prompt_templates
 from mars.rewards.functions import RewardsBySet, load_reward
 from mars.rollout.collect import reward_input
 from mars.types import ImageRef, Message, Prompt, Source
+from tests.builders import load_prompts
 
 REAL_SIZES = [(1280, 1024), (1600, 900), (640, 480), (500, 333), (8, 1200)]
 FAMILIES = {"qwen2_5_vl": (14, "resized_pixels"), "qwen3_vl": (16, "norm_1000")}

@@ -49,7 +49,7 @@ def reasons() -> set[str]:
     found = {f"image_{reason}" for reason in get_args(BadImageReason)}
     found |= {f"{number}_{what}" for number in ("missing", "several")
               for what in ("visible_image", "infrared_image", "annotation")}  # fmt: skip
-    for _, call in calls(("RowError", "Problem")):
+    for _, call in calls(("RowError", "RowProblem")):
         place = 0 if call.func.id == "RowError" else 1
         reason = text_of(call.args[place]) if len(call.args) > place else None
         if reason and "…" not in reason:

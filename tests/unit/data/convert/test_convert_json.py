@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from mars.data.pixels.images import decode_image
-from mars.data.rows.dataset import load_prompts
 from mars.errors import DataError, SetupError
+from tests.builders import load_prompts
 from tests.unit.data.convert.small_sets import SIZE, depth, evaluation, picture, run_convert, talk, views, write
 
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from mars.cli.main import app
 from mars.data.convert.llvip import LICENCE, QUESTION, LlvipOptions, llvip_set
-from mars.data.rows.dataset import load_prompts
 from mars.errors import DataError
+from tests.builders import load_prompts
 
 SIZE = (40, 32)
 

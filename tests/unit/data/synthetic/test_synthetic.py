@@ -10,10 +10,10 @@ from PIL import Image
 
 from mars.data.convert.voc import pixel_box, read_annotation
 from mars.data.prompts.views import render_view
-from mars.data.rows.dataset import load_prompts
 from mars.data.synthetic.scenes import SIDE, Scene, make_scene
 from mars.data.synthetic.write import SetSizes, voc_xml, worked_answer, write_synthetic
 from mars.types import DataError
+from tests.builders import load_prompts
 from tests.unit.data.convert.small_sets import run_convert
 
 SCENES = [make_scene(seed, index) for seed in (0, 7) for index in range(150)]
