@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mars.data.convert.eval_json import read_json_rows
 from mars.data.prompts.prepare import PromptSet
 from mars.data.rows.dataset import TruthCheck, read_prompts
 from mars.data.rows.problems import OnBadSample, refuse_or_drop
@@ -96,6 +97,6 @@ def load_prompts(
     files: Sequence[str], image_root: str | None, policy: OnBadSample, check_truth: TruthCheck
 ) -> PromptSet:
     """Files as the reader reads them, under a policy for bad rows; without limits, template or model."""
-    reading = read_prompts(files, image_root, check_truth)
+    reading = read_prompts(files, image_root, check_truth, read_json=read_json_rows)
     dropped = refuse_or_drop(reading.problems, len(reading.rows), policy)
     return PromptSet(reading.usable, dropped, reading.fingerprint, {})

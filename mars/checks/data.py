@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ def _split_of(prompt: Prompt, held_out: set[str]) -> str:
     declared = prompt.extra_info.get("split")
     if declared:
         return str(declared)
-    words = Path(file).stem.lower().replace("-", "_").replace(".", "_").split("_")
+    words = re.split(r"[-._@:]", Path(file).stem.lower())
     return next((split for split in SPLITS if split in words), "train")
 
 

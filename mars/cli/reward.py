@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from mars.config.folders import shipped_folder
+from mars.data.rows.choices import with_plain_choices
 from mars.errors import ConfigError
 from mars.output.text import shorten, visible
 from mars.rewards.contract import ScorerName
@@ -34,7 +36,9 @@ def try_reward(
     Raises ConfigError for wrong options, a reward that cannot be loaded, and (after all is shown) answers that the
     reward failed on; DataError for bad lines and truths.
     """
-    rows = _rows(text, file, fields)
+    rows = [
+        (row, replace(item, extra_info=with_plain_choices(item.extra_info))) for row, item in _rows(text, file, fields)
+    ]
     with _stdout_to_stderr():
         trials = list(run_trials(name, scorer, rows, _timeout_s()))
     if as_json:

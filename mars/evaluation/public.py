@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mars.data.rows.choices import with_plain_choices
 from mars.errors import DataError
 from mars.evaluation.answers import Answer
 from mars.output.files import read_bytes, refuse
@@ -68,6 +69,7 @@ def _answers(path: Path, number: int, entry: Any) -> list[Answer]:
         raise ValueError(f"content: want a list of texts; got {str(texts)[:80]!r}")
     if not isinstance(extra, dict):
         raise ValueError(f"extra_info: want an object; got {type(extra).__name__}")
+    extra = with_plain_choices(extra)
     truth, label = _truth(entry.get("ground_truth")), f"{path}:{number}"
     return [
         Answer(str(number), number, label, path.stem, None, sample, text, truth, None, None, extra)

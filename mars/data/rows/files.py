@@ -79,6 +79,11 @@ def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
     return found
 
 
+def kind_of(file: str) -> str:
+    """For messages: "parquet", "jsonl", "json" or "a saved data set"."""
+    return Path(file).suffix[1:] if saved_set(file) is None else "a saved data set"
+
+
 def _why_unusable(file: str) -> str | None:
     saved = saved_set(file)
     if saved is not None:

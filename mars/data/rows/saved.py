@@ -14,6 +14,7 @@ from pathlib import PurePath
 
 ROW_FILES = (".parquet", ".jsonl", ".json")
 
+_WRITTEN_BY_SAVE_TO_DISK = ("state.json", "dataset_dict.json")
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _HUB_NAME = re.compile(rf"({_WORD}/)?{_WORD}(:{_WORD})?@{_WORD}")
 
@@ -66,21 +67,21 @@ def arrow_files(saved: SavedSet) -> list[str]:
 
 
 def _folder_files(saved: SavedSet) -> list[str]:
+    if not any(os.path.isfile(os.path.join(saved.path, name)) for name in _WRITTEN_BY_SAVE_TO_DISK):
+        raise FileError("is a folder; name its .parquet or .jsonl files, or a folder that save_to_disk wrote")
     from datasets import Dataset, load_from_disk
 
     try:
         found = load_from_disk(saved.path, keep_in_memory=False)
     except (OSError, ValueError, LookupError) as error:
-        raise FileError(
-            f"no data set of save_to_disk: {error}; name a folder that save_to_disk wrote, or files of rows"
-        ) from error
+        raise FileError(f"cannot be read as a saved data set: {error}; save it again with save_to_disk") from error
     if isinstance(found, Dataset):
         if saved.split is not None:
-            raise FileError(f"has no splits; got @{saved.split}; name it without")
+            raise FileError(f"is one split itself; got @{saved.split}; name the folder alone")
         return _files_of(found)
     if saved.split not in found:
         named = ", ".join(f"{saved.path}@{split}" for split in found)
-        raise FileError(f"several splits, of which one must be named; got {saved.split!r}; use one of {named}")
+        raise FileError(f"no such split; got {saved.split or 'none'}; use one of {named}")
     return _files_of(found[saved.split])
 
 
