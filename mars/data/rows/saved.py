@@ -110,5 +110,5 @@ def _files_of(found) -> list[str]:
 
     files = [os.path.realpath(entry["filename"]) for entry in found.cache_files]
     if sum(Dataset.from_file(file).num_rows for file in files) != found.num_rows:
-        raise FileError("a selection of rows that was saved without them; save it with save_to_disk again")
+        raise FileError("its arrow files hold other rows than it does; use save_to_disk on it again")
     return files
