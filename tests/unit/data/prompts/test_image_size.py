@@ -19,6 +19,7 @@ LIMITS = st.tuples(st.sampled_from([784, 3136, 50_176]), st.sampled_from([1, 4, 
 @settings(max_examples=300, deadline=None)
 @given(SIZES, LIMITS, st.sampled_from([14, 16]))
 @example((3795, 3777), (784, 784), 16)
+@example((736, 16), (3136, 313_600), 16)
 @example((10, 1200), (784, 12_544), 14)
 def test_it_is_what_the_models_image_processor_does(size, limits, patch):
     budget = ImageBudget(*limits, patch_size=patch, merge_size=2)
@@ -29,7 +30,7 @@ def test_it_is_what_the_models_image_processor_does(size, limits, patch):
 @settings(max_examples=300, deadline=None)
 @given(SIZES, LIMITS, st.sampled_from([14, 16]))
 def test_qwen_vl_utils_agrees_where_no_side_rounds_to_zero(size, limits, patch):
-    assume(min(size) >= patch)  # it rounds smaller ones up to a whole unit before it looks at the limits
+    assume(min(size) > patch)  # it makes a side of half a unit or less a whole one before it looks at the limits
     height, width = qwen_vl_utils.smart_resize(size[1], size[0], 2 * patch, *limits)
     assume(min(height, width) > 0)  # a large image in a small budget; the image processor keeps a unit
     budget = ImageBudget(*limits, patch_size=patch, merge_size=2)
