@@ -18,7 +18,7 @@ from mars.batching.collate import scoring_batch, train_batch
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.views import anchor_views
-from mars.evaluation.summary import EvaluationParts
+from mars.evaluation.ask import EvaluationParts
 from mars.inputs import Inputs, evaluation_plan, prompt_processor, rewards_of
 from mars.rewards.contract import RewardScorer
 from mars.rewards.pool import RewardPool
@@ -51,41 +51,15 @@ class EngineSpec:
     max_images: int
 
     def __call__(self, fetch: Callable[[Any], Iterable[tuple[str, Any]]]) -> RolloutEngine:
-        model, rollout, data = self.config.model, self.config.rollout, self.config.data
-        match rollout.engine:
+        match self.config.rollout.engine:
             case "vllm":
-                from mars.rollout.vllm_engine import VllmEngine, VllmSettings
+                from mars.rollout.vllm_engine import VllmEngine
 
-                settings = VllmSettings(
-                    model_path=model.path,
-                    dtype=model.dtype,
-                    device=self.config.cluster.device,
-                    trust_remote_code=model.trust_remote_code,
-                    max_images=self.max_images,
-                    min_pixels=data.min_image_pixels,
-                    max_pixels=data.max_image_pixels,
-                    max_model_len=rollout.max_model_len,
-                    max_num_seqs=rollout.max_num_seqs,
-                    tensor_parallel_size=rollout.tensor_parallel_size,
-                    enforce_eager=rollout.vllm.enforce_eager,
-                    block_size=rollout.vllm.block_size,
-                    kv_cache_memory_bytes=rollout.vllm.kv_cache_memory_bytes,
-                    gpu_memory_utilization=rollout.vllm.gpu_memory_utilization,
-                    seed=self.config.run.seed,
-                    reads_ahead=self.config.cluster.kind == "ray",
-                )
-                return VllmEngine(settings, self.rules, decode=decode_image, fetch=fetch)
+                return VllmEngine(self.config, self.rules, self.max_images, decode=decode_image, fetch=fetch)
             case "hf":
-                from mars.rollout.hf_engine import HfEngine, HfSettings
+                from mars.rollout.hf_engine import HfEngine
 
-                settings = HfSettings(
-                    model_path=model.path,
-                    dtype=model.dtype,
-                    device=self.config.cluster.device,
-                    trust_remote_code=model.trust_remote_code,
-                    max_num_seqs=rollout.max_num_seqs,
-                )
-                return HfEngine(settings, self.rules, process=_processor(self.config, self.rules), fetch=fetch)
+                return HfEngine(self.config, self.rules, process=_processor(self.config, self.rules), fetch=fetch)
             case "scripted":
                 from mars.rollout.scripted import ScriptedEngine, random_script
 
@@ -181,22 +155,9 @@ def workers(
         alone = Rendezvous(rank=0, world_size=1, init_method=None, timeout_s=cluster.call_timeout_s)
         build_alone = None if build_trainer is None else partial(build_trainer, alone)
         return local_workers(cluster.device, cluster.threads_per_worker, build_engine, build_alone)
-    from mars.cluster.ray_launch import RaySettings, ray_workers
+    from mars.cluster.ray_launch import ray_workers
 
-    settings = RaySettings(
-        address=cluster.address,
-        device=cluster.device,
-        num_engines=config.rollout.num_workers,
-        gpus_per_engine=config.rollout.tensor_parallel_size,
-        num_trainers=config.actor.num_workers,
-        cpus_per_worker=cluster.cpus_per_worker,
-        threads_per_worker=cluster.threads_per_worker,
-        object_store_bytes=cluster.object_store_bytes,
-        start_timeout_s=cluster.start_timeout_s,
-        call_timeout_s=cluster.call_timeout_s,
-        log_dir=str(Path(config.run.dir).absolute() / "logs"),
-    )
-    return ray_workers(settings, build_engine, build_trainer)
+    return ray_workers(config, build_engine, build_trainer)
 
 
 def build_scorer(config: TrainConfig) -> RewardScorer:
@@ -254,6 +215,7 @@ def evaluation_parts(
         plan=evaluation_plan(inputs),
         decode=inputs.encoder.decode,
         frames=inputs.frames,
+        prompt_length=inputs.prompt_length,
         threshold=config.evaluation.iou_threshold,
         rewards=rewards_of(config),
     )
@@ -262,7 +224,7 @@ def evaluation_parts(
 def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int) -> Tracker:
     run_dir, tracking = Path(config.run.dir), config.tracking
     copies: dict[str, Callable[[], Tracker]] = {
-        "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames)
+        "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
     }
     if tracking.console:
         copies["console"] = lambda: ConsoleTracker(last_step, Console())

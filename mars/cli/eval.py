@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 evaluation = typer.Typer(
-    help="Evaluate a model: ask it, score its answers, compare.", no_args_is_help=True, rich_markup_mode=None
+    help="Evaluate a model: ask it; score, compare and show its answers.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -29,8 +29,16 @@ Task = Annotated[str, typer.Option(help="The built-in reward that the truths are
 Threshold = Annotated[
     float | None, typer.Option(help="IoU above which boxes are a hit; as evaluation.iou_threshold if not given.")
 ]
+Html = Annotated[Path | None, typer.Option(help="Write a page with images and boxes to this file.")]
 TruthSize = Annotated[str | None, typer.Option(metavar="WxH", help="Public files: frame of the truth's boxes.")]
 ResponseSize = Annotated[str | None, typer.Option(metavar="WxH", help="Public files: frame of the answers' boxes.")]
+ResultFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RESULTS",
+        help="Folder or .jsonl of mars eval infer, a run's rollouts/*.jsonl or evaluation/*.jsonl, or a public file.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")]
 
 
@@ -90,33 +98,33 @@ def infer(
     from mars.cluster.environment import gc_paused
 
     with gc_paused():
-        from mars.evaluation.job import run_inference
+        from mars.run import run_inference
     files = run_inference(config, questions, paths, views)
     typer.echo("\n".join(map(str, files)))
 
 
 @evaluation.command()
 def score(
-    results: Annotated[Path, typer.Argument(help="Folder or .jsonl of mars eval infer, or a public result file.")],
+    results: ResultFile,
     task: Task,
     threshold: Threshold = None,
     as_json: AsJson = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with pictures and boxes to this file.")] = None,
+    html: Html = None,
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
     """Both scorers' Multi, Mono per source, Union, information gain and conflict rate of a result file."""
     from mars.output.files import check_page
-    from mars.report.scores import score_file, show_scores, write_page
+    from mars.report.scores import score_file, show_scores, write_scores_page
 
     limit = _threshold(threshold)
     if html is not None:
         check_page(html, "--html")
-    _, scored, result = score_file(results, task, limit, _frames(truth_size, response_size))
+    scored, result = score_file(results, task, limit, _frames(truth_size, response_size))
     if html is not None:
         from mars.data.pixels.images import decode_image
 
-        write_page(html, result, scored, decode_image)
+        write_scores_page(html, result, scored, decode_image)
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
@@ -136,21 +144,53 @@ def compare(
 ) -> None:
     """Result files side by side, with paired intervals of the differences from the first."""
     from mars.errors import ConfigError
-    from mars.evaluation.compare import Scored, comparison_table, legend
     from mars.evaluation.compare import compare as compare_files
+    from mars.evaluation.compare import comparison_table, legend
+    from mars.evaluation.files import read_results
+    from mars.evaluation.score import score_results
     from mars.evaluation.tables import print_table
-    from mars.report.scores import score_file
 
     if len(results) < 2:
         raise ConfigError(f"mars eval compare: two result files or more are compared; got {len(results)}")
     limit, frames = _threshold(threshold), _frames(truth_size, response_size)
-    files = [Scored(*score_file(path, task, limit, frames)[:2]) for path in results]
-    comparison = compare_files(files, task, limit)
+    files = [score_results(read_results(path), task, frames) for path in results]
+    comparison = compare_files(files, limit)
     if as_json:
         typer.echo(json.dumps(comparison, indent=2, allow_nan=False))
     else:
         print_table(comparison_table(comparison, limit))
         typer.echo("\n".join(legend(comparison)))
+
+
+@evaluation.command()
+def show(
+    results: ResultFile,
+    html: Html = None,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="Show the first N questions; default: all, 24 on a page.")
+    ] = None,
+) -> None:
+    """Print questions, truths and answers, with the rewards given when the answers were sampled; or write a page."""
+    from mars.evaluation.files import read_partial
+    from mars.output.files import check_page
+    from mars.output.text import visible
+
+    if html is not None:
+        check_page(html, "--html")
+    found, notes = read_partial(results)
+    for note in notes:
+        typer.echo(visible(note), err=True)
+    if html is None:
+        from mars.report.answers import answer_lines
+
+        for text in answer_lines(found.answers, questions):
+            typer.echo(text)
+    else:
+        from mars.data.pixels.images import decode_image
+        from mars.report.scores import write_results_page
+
+        write_results_page(html, found, questions, notes, decode_image)
+        typer.echo(f"page: {html}")
 
 
 def _config(model: str, files: str, overrides: list[str], config_dirs: list[str]) -> Any:

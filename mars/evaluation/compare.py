@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import DataError
 from mars.evaluation.files import Results
-from mars.evaluation.score import ScoredAnswer, Task
+from mars.evaluation.score import Scored
 from mars.evaluation.summary import EvalRecord, bounds, highest_value, mean_interval, prompt_values
+from mars.evaluation.tables import cell, quantity_label
 from mars.output.text import visible
 from mars.rewards.built_in import BUILT_IN, metric_of
 from mars.rewards.contract import ScorerName
@@ -19,29 +19,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METHOD = "mean of the differences question by question, with a Student's t interval over the questions"
-_LABELS = {
-    "multi": "Multi",
-    "union": "Union (best source)",
-    "information_gain": "Information gain",
-    "conflict_rate": "Conflict rate",
-}
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A result file with all its answers scored."""
+def compare(files: Sequence[Scored], threshold: float) -> dict[str, Any]:
+    """Every quantity of every file over the questions that all files answer, and its difference from the first file.
 
-    results: Results
-    answers: Sequence[ScoredAnswer]
-
-
-def compare(files: Sequence[Scored], task: Task, threshold: float) -> dict[str, Any]:
-    """Every quantity of every file over the questions that all of them answer, and its difference from the first file.
+    files: scored as the same task.
 
     Returns {"task", "metric", "method", "n" (common questions), "files": [{"name", "results", "model", "n",
     "left_out"}], "rows": [{"quantity", "scorer", "values": one per file, "differences": one per file, the first
     None}]}. Values and differences are {"mean", "low", "high", "n"} with 95 % intervals, or None where a file lacks
-    the quantity. A difference is paired: over the questions for which both files have the quantity.
+    the quantity. A difference is paired: taken question by question, where both files have the quantity.
 
     Raises DataError: different questions, or different truths of the same question.
 
@@ -49,6 +37,7 @@ def compare(files: Sequence[Scored], task: Task, threshold: float) -> dict[str, 
     """
     common = _common_questions(files)
     names = _names([scored.results for scored in files])
+    task = files[0].task
     rows = [row for scorer in ("strict", "compat") for row in _rows(files, common, threshold, scorer)]
     return {
         "task": task,
@@ -90,10 +79,10 @@ def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
         if row["scorer"] == "compat" and reward.compat is reward.score:
             continue
         sign = "+" if row["quantity"] == "information_gain" else ""
-        cells = [_cell(row["values"][0], sign)]
+        cells = [cell(row["values"][0], sign)]
         for value, difference in zip(row["values"][1:], row["differences"][1:], strict=True):
-            cells += [_cell(value, sign), _cell(difference, "+")]
-        label = _label(row["quantity"], threshold) + (", compat" if row["scorer"] == "compat" else "")
+            cells += [cell(value, sign), cell(difference, "+")]
+        label = quantity_label(row["quantity"], threshold) + (", compat" if row["scorer"] == "compat" else "")
         table.add_row(Text(visible(label)), *map(Text, cells))
     return table
 
@@ -117,7 +106,7 @@ def _rows(
     files: Sequence[Scored], common: frozenset[str], threshold: float, scorer: ScorerName
 ) -> list[dict[str, Any]]:
     records: list[list[EvalRecord]] = [
-        [item.record for item in scored.answers if item.answer.prompt_id in common] for scored in files
+        [record for record in scored.records if record.prompt_id in common] for scored in files
     ]
     limit = threshold if scorer == "strict" else None
     values = [prompt_values(part, limit, scorer) for part in records]
@@ -193,16 +182,3 @@ def _names(results: Sequence[Results]) -> list[str]:
     """The files' names, or their paths where two have the same name."""
     names = [result.name for result in results]
     return names if len(set(names)) == len(names) else [str(result.path) for result in results]
-
-
-def _label(quantity: str, threshold: float) -> str:
-    if quantity == "share_over_threshold":
-        return f"Share with IoU > {threshold:g}"
-    return _LABELS.get(quantity) or f"Mono {quantity.removeprefix('mono/')}"
-
-
-def _cell(estimate: Mapping[str, Any] | None, sign: str) -> str:
-    if estimate is None:
-        return "–"
-    mean, low, high = (format(100 * estimate[key], f"{sign}.1f") for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"

@@ -31,15 +31,25 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
 
 
 def _serve(connection: Connection) -> None:
+    pid = os.getpid()
     try:
         reward = load_reward(*connection.recv())
     except ConfigError as error:
         connection.send(str(error))
         return
+    _end_copy_of(pid)
     connection.send(None)
     while True:
         for payload in connection.recv():
-            connection.send(_score(reward, payload))
+            scored = _score(reward, payload)
+            _end_copy_of(pid)
+            connection.send(scored)
+
+
+def _end_copy_of(pid: int) -> None:
+    """Ends this process if the user's code forked it: only the worker itself may answer, each answer once."""
+    if os.getpid() != pid:
+        os._exit(1)
 
 
 def _score(reward: RewardFn, payload: bytes) -> Scored:

@@ -1,5 +1,7 @@
 """The main job as a user runs it: real vLLM, real Ray, real FSDP2 ranks, real image files."""
 
+import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -96,6 +98,9 @@ def test_a_failing_reward_costs_its_samples_alone(workshop: Workshop, tmp_path: 
     (row,) = job.metrics
     assert 0 < row["reward/failed"] < 24
     assert math.isfinite(row["actor/pg_loss"])
+    (used,) = json.loads((tmp_path / "run" / "plugins.json").read_text())["reward.function"]
+    assert (used["file"], used["function"]) == (str(reward), "sometimes_raises")
+    assert used["sha256"] == hashlib.sha256(reward.read_bytes()).hexdigest()
 
 
 def test_several_updates_of_one_step_use_old_log_probs(workshop: Workshop, tmp_path: Path):

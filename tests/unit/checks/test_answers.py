@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly, disagreement
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
 from mars.errors import DataError
 from mars.inputs import prompt_templates
 from mars.rewards.functions import RewardsBySet, load_reward
-from mars.rollout.collect import reward_input
 from mars.types import ImageRef, Message, Prompt, Source
 from tests.builders import load_prompts
 

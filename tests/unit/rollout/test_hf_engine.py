@@ -14,9 +14,9 @@ import torch
 
 from mars.actor.objective import truncation_nats
 from mars.rollout.engine import EngineCounts
-from mars.rollout.hf_engine import HfEngine, HfSettings, _Sampler, _SeededNoise
+from mars.rollout.hf_engine import HfEngine, _Sampler, _SeededNoise
 from mars.types import RolloutRequest, Sampling, WeightUpdate
-from tests.builders import completions
+from tests.builders import completions, train_config
 from tests.tiny_world import response_logprobs, sampled_prompt
 
 FREE = Sampling(1.0, 1.0, 0, 6)
@@ -24,8 +24,8 @@ GREEDY = Sampling(0.0, 1.0, 0, 6)
 
 
 def engine_of(world, folder=None, max_num_seqs=64, rules=None):
-    settings = HfSettings(str(folder or world.folder), "float32", "cpu", False, max_num_seqs)
-    return HfEngine(settings, rules or world.rules, process=world.processor.process, fetch=lambda p: iter(p.items()))
+    config = train_config(path=str(folder or world.folder), max_num_seqs=max_num_seqs)
+    return HfEngine(config, rules or world.rules, process=world.processor.process, fetch=lambda p: iter(p.items()))
 
 
 @pytest.fixture(scope="module")
