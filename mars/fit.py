@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitSettings:
-    """num_steps: None counts num_epochs instead. evaluate_every: 0 for never during training.
+    """num_steps: steps to train; None: train num_epochs instead. evaluate_every: steps; 0: never during training.
 
     logprob_diff_alarm: engine-versus-trainer difference in nats above which a warning is logged.
     """
@@ -42,7 +42,7 @@ def fit(
     evaluate: step -> metrics of an evaluation, or None where there is no held-out set.
     num_dropped: rows left out of the training set, for data/dropped.
     """
-    # The engine's weights come from the trainer from the start, so that both are the same version and type.
+    # The engine starts with the trainer's weights, so that both have the same version and dtype.
     parts.engine.load_weights(parts.trainer.publish_weights())
     if evaluate is not None and settings.evaluate_before:
         tracker.log(evaluate(0), 0)
@@ -63,7 +63,10 @@ def fit(
 
 
 def last_step(settings: FitSettings, stream: PromptStream) -> int:
-    """num_steps, or the steps that show every prompt num_epochs times; with dynamic sampling fewer may do."""
+    """num_steps, or the steps that draw every prompt num_epochs times at one round a step.
+
+    Dynamic sampling draws several rounds a step and may need fewer steps: see `_is_over`.
+    """
     if settings.num_steps is not None:
         return settings.num_steps
     if settings.num_epochs is None:
@@ -72,7 +75,7 @@ def last_step(settings: FitSettings, stream: PromptStream) -> int:
 
 
 def _is_over(settings: FitSettings, stream: PromptStream, state: SamplingState) -> bool:
-    """Whether num_epochs are through before the last step: a step of several rounds shows more prompts."""
+    """Whether num_epochs have been drawn already: a step of several rounds draws more prompts than one round."""
     if settings.num_steps is not None or settings.num_epochs is None:
         return False
     return state.round * stream.prompts_per_step >= settings.num_epochs * len(stream)

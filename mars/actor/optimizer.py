@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up, and the guarded step: clip, check, apply or skip."""
+"""AdamW with linear warm-up, and a step that clips the gradient and is skipped if it is not finite."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StepResult:
 
 
 class Optimizer:
-    """Norms, biases and embeddings are decayed like all else, as in the reference implementations of GRPO."""
+    """AdamW. Weight decay applies to all parameters, norms and embeddings included, as GRPO implementations do."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> None:
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
@@ -53,7 +53,7 @@ class Optimizer:
         )
 
     def step(self) -> StepResult:
-        """Apply the gradients that are there, or none of them if any is not finite; then clear them."""
+        """Clip and apply the gradients, or apply none if any is not finite; then clear them."""
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         grad_norm = float(_full(norm))
         learning_rate = self._schedule.get_last_lr()[0]
@@ -65,7 +65,7 @@ class Optimizer:
         return StepResult(grad_norm, learning_rate, applied)
 
     def skip(self) -> StepResult:
-        """Drop the gradients; the weights and the schedule stay."""
+        """Clear the gradients; weights and learning-rate schedule stay as they are."""
         self._adamw.zero_grad(set_to_none=True)
         return StepResult(float("nan"), self._schedule.get_last_lr()[0], applied=False)
 
