@@ -47,7 +47,7 @@ def run(config: TrainConfig) -> None:
     check_kl_reference(config)
     with gc_paused():
         inputs = load_inputs(config, with_training_set=True)
-    assert inputs.train is not None  # asked for above
+    assert inputs.train is not None  # with_training_set
     stream = prompt_stream(config, inputs.train.prompts)
     settings = FitSettings(
         num_steps=config.run.num_steps,
@@ -66,7 +66,7 @@ def run(config: TrainConfig) -> None:
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)
             with workers(config, inputs, with_trainer=True) as (engine, trainer):
-                assert trainer is not None  # asked for above
+                assert trainer is not None  # with_trainer
                 fit(
                     step_parts(config, inputs, engine, trainer, scorer),
                     stream,
@@ -100,7 +100,7 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
 
 
 def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
-    """Every reward of the run on the first rows it is for. Raises ConfigError, see `self_test`."""
+    """Score perfect answers to the first rows of every reward. Raises ConfigError as `self_test` does."""
     rewards = rewards_of(inputs.config)
     for name in rewards.names:
         some = [prompt for prompt in prompts if rewards.of(prompt.data_source) == name][:_SELF_TEST_ROWS]
@@ -110,7 +110,8 @@ def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]
 def check_packages(config: TrainConfig) -> None:
     """Raises SetupError for an optional package that the settings need and this machine lacks.
 
-    Nodes of a joined cluster (cluster.address) have packages of their own: a missing one shows when its worker starts.
+    Nothing is checked for a joined cluster (cluster.address): its nodes have packages of their own, and a worker that
+    lacks one fails when it starts.
     """
     needed = {
         "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install 'mars[vllm]' (CPU: 'mars[cpu]')"),
@@ -127,14 +128,14 @@ def check_packages(config: TrainConfig) -> None:
 
 
 def write_result(result: Mapping[str, Any], path: Path) -> None:
-    """Raises SetupError."""
+    """Write the result of an evaluation as JSON. Raises SetupError."""
     write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 def _evaluate(
     config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer, name: str, step: int
 ) -> Evaluation:
-    assert inputs.evaluation is not None  # the callers ask only where there is a held-out set
+    assert inputs.evaluation is not None  # callers check that there is a held-out set
     parts = evaluation_parts(config, inputs, engine, scorer)
     return evaluate(parts, inputs.evaluation.prompts, name=name, step=step, model=config.model.path)
 

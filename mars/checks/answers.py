@@ -1,4 +1,4 @@
-"""Whether prompts and reward agree: the perfect answer to a row, in the form its prompt asks for, earns full marks."""
+"""Check that prompts and rewards agree: the perfect answer in the form that the prompt asks for has accuracy 1."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...",
 ConfigDirs = Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")]
 Task = Annotated[str, typer.Option(help="The built-in reward that the truths are for.", callback=_known_task)]
 Threshold = Annotated[
-    float | None, typer.Option(help="IoU above which boxes are a hit; as evaluation.iou_threshold if not given.")
+    float | None, typer.Option(help="IoU above which boxes are a hit; default: evaluation.iou_threshold.")
 ]
 Html = Annotated[Path | None, typer.Option(help="Write a page with images and boxes to this file.")]
 TruthSize = Annotated[str | None, typer.Option(metavar="WxH", help="Public files: frame of the truth's boxes.")]
@@ -52,7 +52,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Write the result to this file as JSON.")] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
-    """Accuracy of Multi, Mono per source and Union, and the information gain, with intervals."""
+    """Evaluate a model: Multi, Mono per source, Union and information gain, with intervals."""
     from mars.errors import ConfigError
     from mars.output.files import check_writable
 
@@ -74,7 +74,12 @@ def run(
 def infer(
     model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
     questions: Annotated[str, typer.Argument(help="Parquet or JSONL file, or an official evaluation file (.json).")],
-    out: Annotated[Path, typer.Argument(help="Folder for the answers; or a .json file, with ours beside it.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder for the answers; or a .json file in the public format, with the answers beside it."
+        ),
+    ],
     overrides: Overrides = None,
     views: Annotated[Literal["multi", "mono", "all"], typer.Option(help="All images, each alone, or both.")] = "all",
     task: Annotated[
@@ -83,7 +88,7 @@ def infer(
     ] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
-    """Ask a model all questions in one engine call and keep its answers. A second call asks only what is missing."""
+    """Ask a model all questions and keep its answers in files. A second call asks only what is missing."""
     from mars.evaluation.files import check_out, result_paths
     from mars.evaluation.questions import first_task, readable_file
 
@@ -113,7 +118,7 @@ def score(
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
-    """Both scorers' Multi, Mono per source, Union, information gain and conflict rate of a result file."""
+    """Score a result file: Multi, Mono per source, Union, information gain, conflict rate under both scorers."""
     from mars.output.files import check_page
     from mars.report.scores import score_file, show_scores, write_scores_page
 
@@ -135,14 +140,16 @@ def score(
 
 @evaluation.command()
 def compare(
-    results: Annotated[list[Path], typer.Argument(help="Two result files or more; the first is compared with.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="Two result files or more; the others are compared with the first.")
+    ],
     task: Task,
     threshold: Threshold = None,
     as_json: AsJson = False,
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
-    """Result files side by side, with paired intervals of the differences from the first."""
+    """Compare result files: each beside the first, with paired intervals of the differences."""
     from mars.errors import ConfigError
     from mars.evaluation.compare import compare as compare_files
     from mars.evaluation.compare import comparison_table, legend
@@ -151,7 +158,7 @@ def compare(
     from mars.evaluation.tables import print_table
 
     if len(results) < 2:
-        raise ConfigError(f"mars eval compare: two result files or more are compared; got {len(results)}")
+        raise ConfigError(f"mars eval compare: want two result files or more; got {len(results)}")
     limit, frames = _threshold(threshold), _frames(truth_size, response_size)
     files = [score_results(read_results(path), task, frames) for path in results]
     comparison = compare_files(files, limit)
@@ -194,7 +201,7 @@ def show(
 
 
 def _config(model: str, files: str, overrides: list[str], config_dirs: list[str]) -> Any:
-    """The configuration of a job without training; this process is ready to import torch then."""
+    """Load the configuration of a job without training, and prepare this process for importing torch."""
     from mars.config.load import load_config
 
     given = [
@@ -216,7 +223,7 @@ def _quoted(text: str) -> str:
 
 
 def _threshold(given: float | None) -> float:
-    """The option, or what a run has by default. Raises ConfigError."""
+    """The value of --threshold, by default that of evaluation.iou_threshold. Raises ConfigError."""
     import yaml
 
     from mars.config.folders import shipped_folder
@@ -237,7 +244,7 @@ def _frames(truth_size: str | None, response_size: str | None) -> Any:
     from mars.errors import ConfigError
 
     if (truth_size is None) != (response_size is None):
-        raise ConfigError("--truth-size, --response-size: one frame alone says nothing; give both or none")
+        raise ConfigError("--truth-size, --response-size: boxes need both frames; give both or none")
     fields = fields_of_options(None, None, truth_size, response_size, None, None)
     if fields["truth_size"] is None:
         return None

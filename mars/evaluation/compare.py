@@ -88,7 +88,7 @@ def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
 
 
 def legend(comparison: Mapping[str, Any]) -> list[str]:
-    """Below the table: which file each letter is, its model, how many of its questions were left out, the method."""
+    """Lines to print below the table: each letter's file, model and number of questions left out; the method."""
     lines = [
         f"{mark}: {file['name']}, model {file['model']}, {file['n']} questions, {file['left_out']} of them left out"
         for mark, file in zip(_marks(comparison), comparison["files"], strict=True)
@@ -97,7 +97,7 @@ def legend(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def _marks(comparison: Mapping[str, Any]) -> list[str]:
-    """A, B, C ... of the files; numbers from the 27th on."""
+    """The files' names in the table: A to Z, then 27, 28 ..."""
     number = len(comparison["files"])
     return [*ascii_uppercase, *map(str, range(27, number + 1))][:number]
 
@@ -123,7 +123,7 @@ def _rows(
 
 
 def _quantities(values: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """All quantities of any file, in the order of an evaluation's table."""
+    """The quantities that any file has, in the order of the table of an evaluation."""
     found = dict.fromkeys(name for part in values for prompt in part.values() for name in prompt)
     mono = [name for name in found if name.startswith("mono/")]
     order = ["multi", *mono, "union", "information_gain", "conflict_rate", "share_over_threshold"]
@@ -156,7 +156,9 @@ def _common_questions(files: Sequence[Scored]) -> frozenset[str]:
         if first.public != scored.results.public:
             raise DataError(f"{pair}: one is a public result file, where questions have no ids; give two of one kind")
         if first.public and len(own) != len(truths[0]):
-            raise DataError(f"{pair}: {len(truths[0])} and {len(own)} of them, which only their places could pair")
+            raise DataError(
+                f"{pair}: {len(truths[0])} and {len(own)} of them, but without ids they are paired by position"
+            )
         shared = [prompt_id for prompt_id in truths[0] if prompt_id in own]
         if not shared:
             raise DataError(f"{pair}: not one is in both; ask both models the same files")

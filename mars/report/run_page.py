@@ -18,7 +18,7 @@ from mars.report.page import write_page
 from mars.report.run_record import read_run
 from mars.tracking.jsonl import METRICS_FILE
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
-from mars.types import ImageRef
+from mars.types import ImageRef, view_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -158,8 +158,10 @@ def _table(title: str, results: Sequence[Mapping[str, Any]], columns: Sequence[s
 
 
 def _question(answers: Sequence[Answer], album: _Album) -> dict[str, Any]:
-    """The answers to one question as the template shows them, with the question's pictures and the boxes on each:
-    those of the truth, of the multi answers, and of the answers to this source alone."""
+    """One question for the template: its messages and answers, and its images with boxes.
+
+    Each image shows the boxes of the truth, of the multi answers, and of the answers to this image alone.
+    """
     first = answers[0]
     truth = find_boxes(first.truth, first.truth_size)
     multi = [box for answer in answers if answer.view is None for box in _boxes(answer)]
@@ -187,7 +189,7 @@ def _boxes(answer: Answer) -> list[Box]:
 def _shown_answer(answer: Answer) -> dict[str, Any]:
     score, parts = reward_texts(answer)
     return {
-        "view": " + ".join(answer.view) if answer.view else "multi",
+        "view": view_name(answer.view),
         "score": score,
         "parts": parts,
         "failed": None if answer.reward is None else answer.reward.failed,
@@ -226,7 +228,7 @@ class _Album:
         image_format = "PNG" if max(ref.size) <= 160 else "JPEG"
         image.save(buffer, format=image_format, quality=80)
         if buffer.tell() > self._bytes_left:
-            return _Picture(width, height, None, "left out: the report's images would exceed 6 MB")
+            return _Picture(width, height, None, "left out: the images of the page would exceed 6 MB")
         self._bytes_left -= buffer.tell()
         return _Picture(width, height, _data_uri(f"image/{image_format.lower()}", buffer.getvalue()), None)
 

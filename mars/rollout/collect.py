@@ -1,4 +1,4 @@
-"""From the engine's stream to scored rollouts, each under its prompt."""
+"""From the engine's stream of samples to scored rollouts, grouped by prompt and view."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Prompt templates: how a question becomes a prompt that says how to answer. The same in training and evaluation.
+"""Prompt templates add to a question how to answer it. Training and evaluation use the same ones.
 
-They are applied when prompts are loaded and never stored, so that the same rows serve models with other box spaces.
+Templates are applied when prompts are loaded and not stored, so that the same rows work for models with other box
+spaces.
 """
 
 from __future__ import annotations
