@@ -53,12 +53,6 @@ class CheckResult:
     num_decoded: int
     seconds: float
 
-    @property
-    def prompts(self) -> tuple[Prompt, ...]:
-        """The prompts that a run uses: neither bad nor overlong."""
-        bad = {problem.row for problem in (*self.problems, *self.overlong)}
-        return tuple(prompt for prompt in self.rendered if prompt.row not in bad)
-
 
 def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) -> CheckResult:
     """Prepare all rows of `files` and `held_out` as a run does, and score and compare them.

@@ -11,7 +11,8 @@ from typing import Any
 from mars.answers.record import Answer, by_question
 from mars.data.rows.choices import with_plain_choices
 from mars.errors import DataError
-from mars.output.files import read_bytes, refuse
+from mars.output.files import read_bytes
+from mars.output.problems import refuse
 
 
 def read_public(path: Path) -> tuple[Answer, ...]:

@@ -37,8 +37,8 @@ def score_vqa(item: RewardInput) -> RewardResult:
       both ("B. Travel"). The truth may be given either way, with alternatives ("B or D") as well.
     An empty answer is wrong, and so is one of more than `MAX_CHARS` characters unless yes or no is asked for.
 
-    It is the `strict` and the `compat` scorer: of the public code's comparison nothing is specified but a mistake (an
-    empty answer earned full marks), and that is wrong here under either.
+    Both scorers are this function: of the public code's comparison only a mistake is known, which is not repeated here
+    (an empty answer earned full marks).
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)
