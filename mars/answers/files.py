@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mars.answers.record import Answer, Size
-from mars.output.files import append, read_bytes, refuse, write_atomically
+from mars.output.files import append, read_bytes, write_atomically
+from mars.output.problems import refuse
 from mars.types import ImageRef, Message, RewardResult, Source, View
 
 # Larger than any readable image, small enough for exact arithmetic.

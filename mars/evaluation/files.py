@@ -18,7 +18,8 @@ from mars.answers.files import read_answers
 from mars.answers.record import Answer
 from mars.errors import ConfigError, DataError
 from mars.evaluation.public import read_public
-from mars.output.files import check_writable, read_bytes, refuse
+from mars.output.files import check_writable, read_bytes
+from mars.output.problems import refuse
 from mars.output.text import visible
 from mars.types import View, view_name
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mars.answers.record import Answer, by_question
+from mars.data.rows.choices import with_plain_choices
 from mars.errors import DataError
-from mars.output.files import read_bytes, refuse
+from mars.output.files import read_bytes
+from mars.output.problems import refuse
 
 
 def read_public(path: Path) -> tuple[Answer, ...]:
@@ -68,6 +70,7 @@ def _answers(path: Path, number: int, entry: Any) -> list[Answer]:
         raise ValueError(f"content: want a list of texts; got {str(texts)[:80]!r}")
     if not isinstance(extra, dict):
         raise ValueError(f"extra_info: want an object; got {type(extra).__name__}")
+    extra = with_plain_choices(extra)
     truth, label = _truth(entry.get("ground_truth")), f"{path}:{number}"
     return [
         Answer(str(number), number, label, path.stem, None, sample, text, truth, None, None, extra)

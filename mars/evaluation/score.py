@@ -9,8 +9,9 @@ from typing import Any
 
 from mars.answers.record import Answer, Size, by_question
 from mars.errors import ConfigError
-from mars.evaluation.files import Results, refuse
+from mars.evaluation.files import Results
 from mars.evaluation.summary import EvalRecord, summarize
+from mars.output.problems import refuse
 from mars.output.progress import progress
 from mars.rewards.built_in import has_boxes, metric_of
 from mars.rewards.compat_score import compat_score

@@ -20,7 +20,7 @@ _SIGNATURES = f"(item: RewardInput) or ({', '.join(_VERL_NAMES)})"
 
 @dataclass(frozen=True)
 class RewardsBySet:
-    """The reward of every row: `function`; or, where `by_set` is not empty, that of its data_source.
+    """Which reward scores a row: `by_set[data_source]`, or `function` for every row if `by_set` is empty.
 
     function: `reward.function`. by_set: `reward.functions`, data_source -> reward.
     Example: RewardsBySet("grounding", {"llvip": "grounding", "spatialqa": "vqa"}).of("spatialqa") == "vqa".
@@ -46,8 +46,8 @@ class RewardsBySet:
         return not self.by_set or data_source in self.by_set
 
     def check_sets(self, data_sources: Iterable[str]) -> None:
-        """Raises ConfigError with all sets that have no reward. Rewards of sets without rows are no mistake: an
-        evaluation may be of one set of a run."""
+        """Raises ConfigError that names all sets without a reward. `by_set` may name further sets, because an
+        evaluation may use only some of a run's."""
         without = sorted({data_source for data_source in data_sources if not self.has(data_source)})
         if without:
             raise ConfigError(
@@ -57,7 +57,7 @@ class RewardsBySet:
 
 
 RewardSpec = str | RewardsBySet
-"""A reward for all rows, or for each set its own."""
+"""One reward for all rows, or one for each set."""
 
 
 def resolve_spec(spec: RewardSpec) -> RewardSpec:
@@ -124,10 +124,10 @@ def load_reward(spec: RewardSpec, scorer: ScorerName) -> RewardFn:
 def check_truth(
     name: str, truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None = None
 ) -> str | None:
-    """What is wrong with the ground truth of one row for reward `name`, or None. For data checks, before anything runs.
+    """What is wrong with the ground truth of one row for reward `name`, or None.
 
-    Nothing is known of the truths of a user's own function. `truth_size` (width, height): see `RewardInput`; boxes
-    outside it are reported.
+    Truths of a user's own function are not checked. `truth_size` (width, height): see `RewardInput`; boxes outside it
+    are reported.
     """
     return BUILT_IN[name].check_truth(truth, extra_info, truth_size) if is_built_in(name) else None
 
@@ -136,9 +136,9 @@ def as_result(value: Any) -> RewardResult:
     """What a user's function returned, as a result; anything but finite numbers gives `failed` with the reason.
 
     - a number (int, float, NumPy's): the score; accuracy is the score clipped to [0, 1];
-    - a mapping with "score": the same; "accuracy" or "acc" in it is the accuracy, its other numbers are parts, and
-      what is no number is left out;
-    - a RewardResult: taken as it is, once its numbers are found finite and its accuracy in [0, 1].
+    - a mapping with "score": the score; "accuracy" or "acc" is the accuracy (else as above), other numbers are parts,
+      everything else is ignored;
+    - a RewardResult: itself, if its numbers are finite and its accuracy is in [0, 1].
     """
     if isinstance(value, RewardResult):
         if value.failed is not None:

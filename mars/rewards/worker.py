@@ -1,4 +1,4 @@
-"""A reward worker process: loads one reward function, then scores what comes through a socket until it closes.
+"""A reward worker process: loads the reward, then scores the items that arrive on a socket until it closes.
 
 Started by mars/rewards/pool.py as `python -m mars.rewards.worker SOCKET_FD LIFELINE_FD`. Protocol: (spec, scorer) in;
 None or the text of a ConfigError out; then lists of pickled RewardInputs in, and one `Scored` out for each.
@@ -22,7 +22,7 @@ from mars.rewards.local import Scored, describe_error, score_one
 def main(socket_fd: int, lifeline_fd: int) -> None:
     _die_with_parent(lifeline_fd)
     for fd in (socket_fd, lifeline_fd):
-        os.set_inheritable(fd, False)  # a program the reward starts must not keep them open
+        os.set_inheritable(fd, False)  # a program that the reward starts must not keep them open
     connection = Connection(socket_fd)
     try:
         _serve(connection)

@@ -67,11 +67,10 @@ class PromptTemplate:
     def _render(self, prompt: Prompt, question: str) -> str:
         from jinja2 import TemplateError
 
-        choices = prompt.extra_info.get("choices") or ()
         values: dict[str, Any] = {
             **self._values,
             "question": question,
-            "choices": list(choices.values() if isinstance(choices, dict) else choices),
+            "choices": list(prompt.extra_info.get("choices") or ()),
             "data_source": prompt.data_source,
             "sources": [source.name for source in prompt.sources],
         }

@@ -80,7 +80,7 @@ def test_strips_are_refused(tmp_path, size):
         ("B", {"choices": ["Law", "Travel"]}),
         ("Travel", {"choices": ["Law", "Travel"]}),
         ("A or B", {"choices": ["Law", "Travel", "Art"]}),
-        ("green or blue", {"choices": {"A": "green or blue", "B": "red"}}),
+        ("green or blue", {"choices": ["green or blue", "red"]}),
     ],
 )
 def test_vqa_truths_of_all_kinds(truth, extra):
