@@ -18,7 +18,7 @@ from mars.batching.collate import scoring_batch, train_batch
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.views import anchor_views
-from mars.evaluation.summary import EvaluationParts
+from mars.evaluation.ask import EvaluationParts
 from mars.inputs import Inputs, evaluation_plan, prompt_processor, rewards_of
 from mars.rewards.contract import RewardScorer
 from mars.rewards.pool import RewardPool
@@ -167,6 +167,7 @@ def evaluation_parts(
         plan=evaluation_plan(inputs),
         decode=inputs.encoder.decode,
         frames=inputs.frames,
+        prompt_length=inputs.prompt_length,
         threshold=config.evaluation.iou_threshold,
         rewards=rewards_of(config),
     )
@@ -175,7 +176,7 @@ def evaluation_parts(
 def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int) -> Tracker:
     run_dir, tracking = Path(config.run.dir), config.tracking
     copies: dict[str, Callable[[], Tracker]] = {
-        "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames)
+        "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
     }
     if tracking.console:
         copies["console"] = lambda: ConsoleTracker(last_step, Console())

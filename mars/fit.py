@@ -28,7 +28,7 @@ def fit(
     evaluate: step -> metrics of an evaluation, or None where there is no held-out set.
     num_dropped: rows left out of the training set, for data/dropped.
     """
-    # The engine's weights come from the trainer from the start, so that both are the same version and type.
+    # The engine starts with the trainer's weights, so that both have the same version and dtype.
     parts.engine.load_weights(parts.trainer.publish_weights())
     if evaluate is not None and config.evaluation.before_training:
         tracker.log(evaluate(0), 0)
@@ -50,7 +50,10 @@ def fit(
 
 
 def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
-    """num_steps, or the steps that show every prompt num_epochs times; with dynamic sampling fewer may do."""
+    """num_steps, or the steps that draw every prompt num_epochs times at one round a step.
+
+    Dynamic sampling draws several rounds a step and may need fewer steps: see `_is_over`.
+    """
     if run.num_steps is not None:
         return run.num_steps
     if run.num_epochs is None:
@@ -59,7 +62,7 @@ def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
 
 
 def _is_over(run: TrainRunConfig, stream: PromptStream, state: SamplingState) -> bool:
-    """Whether num_epochs end before the last step: a step of several sampling rounds uses more prompts."""
+    """Whether num_epochs have been drawn already: a step of several rounds draws more prompts than one round."""
     if run.num_steps is not None or run.num_epochs is None:
         return False
     return state.round * stream.prompts_per_step >= run.num_epochs * len(stream)

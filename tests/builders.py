@@ -10,6 +10,7 @@ from mars.config.fields import check_fields
 from mars.config.keys import leaves
 from mars.config.load import load_config
 from mars.config.schema import Section, TrainConfig
+from mars.data.convert.eval_json import read_json_rows
 from mars.data.prompts.prepare import PromptSet
 from mars.data.rows.dataset import TruthCheck, read_prompts
 from mars.data.rows.problems import OnBadSample, refuse_or_drop
@@ -134,6 +135,6 @@ def load_prompts(
     files: Sequence[str], image_root: str | None, policy: OnBadSample, check_truth: TruthCheck
 ) -> PromptSet:
     """Files as the reader reads them, under a policy for bad rows; without limits, template or model."""
-    reading = read_prompts(files, image_root, check_truth)
+    reading = read_prompts(files, image_root, check_truth, read_json=read_json_rows)
     dropped = refuse_or_drop(reading.problems, len(reading.rows), policy)
     return PromptSet(reading.usable, dropped, reading.fingerprint, {})

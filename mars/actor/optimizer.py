@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up, and the guarded step: clip, check, apply or skip."""
+"""AdamW with linear warm-up, and a step that clips the gradient and is skipped if it is not finite."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StepResult:
 
 
 class Optimizer:
-    """Weight decay applies to all parameters, norms, biases and embeddings too, as in GRPO's reference implementations.
+    """AdamW. Weight decay applies to all parameters, norms and embeddings included, as GRPO implementations do.
 
     total_steps: after the warm-up the learning rate falls linearly to 0 at this step; None: it stays constant.
     """
@@ -43,7 +43,7 @@ class Optimizer:
         )
 
     def step(self) -> StepResult:
-        """Apply the gradients, or none of them if any is not finite; then clear them."""
+        """Clip and apply the gradients, or apply none if any is not finite; then clear them."""
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         grad_norm = float(_full(norm))
         learning_rate = self._schedule.get_last_lr()[0]
@@ -55,7 +55,7 @@ class Optimizer:
         return StepResult(grad_norm, learning_rate, applied)
 
     def skip(self) -> StepResult:
-        """Drop the gradients; the weights and the schedule stay."""
+        """Clear the gradients; weights and learning-rate schedule stay as they are."""
         self._adamw.zero_grad(set_to_none=True)
         return StepResult(float("nan"), self._schedule.get_last_lr()[0], applied=False)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
+from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.config.schema import TrainConfig
@@ -20,7 +21,6 @@ from mars.fit import last_step
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.functions import load_reward
-from mars.rollout.collect import reward_input
 from mars.types import RewardResult
 
 _SAMPLES = 4

@@ -73,7 +73,10 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    train_files: list[str] = Field(min_length=1, description="Parquet or JSONL files of the training set.")
+    train_files: list[str] = Field(
+        min_length=1,
+        description="Parquet or JSONL files of the training set, saved data sets or hub names with @split.",
+    )
     eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")

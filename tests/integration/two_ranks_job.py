@@ -23,14 +23,24 @@ EVERYTHING = {"entropy_coefficient": 0.2, "importance_cap": 1.1, "kl_coefficient
 
 
 def prompts(world: TinyWorld, refs: list[ImageRef]) -> list[TrainPrompt]:
-    """Text-only prompts on one rank beside pictures on the other, and responses of unequal lengths."""
+    """Text-only prompts on one rank beside pictures on the other; responses of unequal lengths and weights."""
     made = [
         world.train_prompt("a", refs[:2], [5, 9, 1]),
         world.train_prompt("text", [], [17, 3]),
         world.train_prompt("bb", [refs[1]], [4, 12, 6], rewards=[0.0, 1.0, 0.25], anchors=[0.5]),
     ]
     made.append(replace(world.train_prompt("c", [refs[2]], [3, 8]), carried=True))
-    return [replace(prompt, responses=tuple(map(as_if_sampled, prompt.responses))) for prompt in made]
+    weights = {"a": (1.0, 0.5, 1.0), "text": (1.0, 0.0), "bb": (2.0, 1.0, 0.5), "c": (1.0, 1.0)}
+    return [
+        replace(
+            prompt,
+            responses=tuple(
+                replace(as_if_sampled(response), weight=weight)
+                for response, weight in zip(prompt.responses, weights[prompt.prompt_id], strict=True)
+            ),
+        )
+        for prompt in made
+    ]
 
 
 def as_if_sampled(response: TrainResponse) -> TrainResponse:

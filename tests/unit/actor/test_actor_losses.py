@@ -21,6 +21,7 @@ KINDS = {
     "gspo": {"loss": "gspo", "clip_low": 0.1, "clip_high": 0.15},
     "cispo": {"loss": "cispo", "clip_low": 0.5, "clip_high": 0.4},
 }
+WEIGHTS = {(0, 1): 0.5, (1, 1): 0.0, (2, 0): 1.75}
 REDUCTIONS = ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
 
 
@@ -34,6 +35,7 @@ class Scored:
     rollout: torch.Tensor
     ref: torch.Tensor
     advantage: float
+    weight: float
     off_policy: bool
 
 
@@ -48,7 +50,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(world, pictures, tmp_path_factory) -> Scene:
-    """Four prompts of one update, a fifth of another; one response is off-policy.
+    """Four prompts of one update, a fifth of another; one response is off-policy, and three have a weight of their own.
 
     The old log-probs are off by up to half a nat, so that all bounds decide somewhere.
     """
@@ -73,8 +75,9 @@ def scene(world, pictures, tmp_path_factory) -> Scene:
             old = logprobs.detach() + shift + noise
             rollout = old + torch.tensor([draw.uniform(-0.4, 0.4) for _ in ref]).double()
             off_policy = (p, k) == (2, 2)
-            responses.append(replace(response, rollout_logprobs=tuple(rollout.tolist()), off_policy=off_policy))
-            rows[p, k] = Scored(logprobs, entropy, old, rollout, ref, response.advantage, off_policy)
+            own = {"weight": WEIGHTS.get((p, k), 1.0), "off_policy": off_policy}
+            responses.append(replace(response, rollout_logprobs=tuple(rollout.tolist()), **own))
+            rows[p, k] = Scored(logprobs, entropy, old, rollout, ref, response.advantage, **own)
         prompts.append(replace(prompt, responses=tuple(responses)))
     return Scene(world, str(reference), tuple(prompts), model, rows)
 
@@ -104,7 +107,7 @@ def kl(estimator, d):
 
 def plain_gradient(scene, objective):
     """The loss of the four prompts' update, token by token in float64, and its gradient by the model's own autograd."""
-    rows = [row for (p, _), row in scene.rows.items() if p < 4]
+    rows = [row for (p, _), row in scene.rows.items() if p < 4 and row.weight > 0]
     num_tokens = sum(len(row.old) for row in rows)
     loss = 0.0
     for row in rows:
@@ -122,7 +125,7 @@ def plain_gradient(scene, objective):
                 term = term * min(math.exp(row.old[t] - row.rollout[t]), objective.importance_cap)
             if objective.kl_coefficient and not row.off_policy:
                 term = term + objective.kl_coefficient * kl(objective.kl_estimator, row.logprobs[t] - row.ref[t])
-            loss = loss + share * (term - objective.entropy_coefficient * row.entropy[t])
+            loss = loss + share * row.weight * (term - objective.entropy_coefficient * row.entropy[t])
     named = dict(scene.model.named_parameters())
     found = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
     return {name: g for name, g in zip(named, found, strict=True) if g is not None}

@@ -292,3 +292,67 @@ def test_the_compared_update_is_the_first_with_fresh_rows():
     assert compared(prompt("a", carried=True), prompt("b"), prompt("c")) == 1
     assert compared(prompt("a", weight=0.0), prompt("b", tokens=()), prompt("c", off_policy=True), prompt("d")) == 3
     assert compared(prompt("a", carried=True)) is None
+
+
+# --- weights
+
+ALL_TERMS = {"kl_coefficient": 0.5, "entropy_coefficient": 0.25, "importance_cap": 1.5}
+REDUCTIONS = ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
+WEIGHTED = {
+    "logprobs": [-1.0, -2.0, -0.5, -1.5, -3.0, -0.25], "old": [-1.2, -1.7, -0.5, -2.5, -2.0, -0.5],
+    "ref": [-1.5, -2.5, -0.75, -1.0, -2.0, -0.5],
+}  # fmt: skip
+
+
+def gradients_with(weight, reduction, kind):
+    """(loss, sums, gradient of the log-probs, gradient of the entropy) with all terms of the loss.
+
+    Row 1 of three has the weight; None leaves it out.
+    """
+    loss = {"loss": kind, "clip_low": 0.2, "clip_high": 0.28}
+    made = Objective(altered(GRPO, **loss, reduction=reduction, reduction_tokens=8, **ALL_TERMS), truncation_nats=0.0)
+    middle = [] if weight is None else [row(-1.5, [-0.6, -2.0, -1.9], weight=weight)]
+    rows = [row(1.0, [-1.0, -2.0]), *middle, row(0.5, [-0.4])]
+    lengths = [len(r.response.token_ids) for r in rows]
+    keep = [0, 1, 5] if weight is None else range(6)
+    logprobs, old, ref = (torch.tensor([WEIGHTED[name][i] for i in keep]) for name in ("logprobs", "old", "ref"))
+    entropy = torch.tensor([[1.0, 2.0, 0.5, 1.5, 3.0, 0.75][i] for i in keep], requires_grad=True)
+    logprobs.requires_grad_()
+    counted = [n for n, r in zip(lengths, rows, strict=True) if r.weight > 0]
+    value, sums = made.loss(
+        logprobs, entropy, old, ref, torch.tensor(lengths), rows, made.denominator(counted), compare_rollout=True
+    )
+    value.backward()
+    return value.detach(), {name: float(x) for name, x in vars(sums).items()}, logprobs.grad, entropy.grad
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("kind", ["clip", "gspo", "cispo"])
+def test_weight_half_halves_the_gradient_of_its_response_alone(kind, reduction):
+    """To the bit, of every term of the loss; and the loss is linear in the weight."""
+    (one, sums, *whole), (half, half_sums, *halved) = (gradients_with(w, reduction, kind) for w in (1.0, 0.5))
+    factor = torch.tensor([1.0, 1.0, 0.5, 0.5, 0.5, 1.0])
+    for before, after in zip(whole, halved, strict=True):
+        assert torch.equal(after, before * factor)
+        assert (before != 0).any()
+    double = gradients_with(2.0, reduction, kind)[0]
+    assert float(double - one) == pytest.approx(2 * float(one - half), rel=1e-5)
+    # What is measured, not minimised, does not know of the weight.
+    minimised = {"loss", "pg_loss", "kl_loss"}
+    assert {k: v for k, v in sums.items() if k not in minimised} == {
+        k: v for k, v in half_sums.items() if k not in minimised
+    }
+    assert all(sums[name] != half_sums[name] for name in minimised)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("kind", ["clip", "gspo", "cispo"])
+def test_weight_0_removes_a_response_from_loss_metrics_and_denominators(kind, reduction):
+    (loss, sums, *gradients), (wanted, wanted_sums, *without) = (
+        gradients_with(weight, reduction, kind) for weight in (0.0, None)
+    )
+    assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
+    assert sums == pytest.approx(wanted_sums, rel=1e-6)
+    for found, expected in zip(gradients, without, strict=True):
+        assert found[2:5].tolist() == [0.0] * 3
+        assert torch.equal(found[[0, 1, 5]], expected)

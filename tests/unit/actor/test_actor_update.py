@@ -90,6 +90,14 @@ def test_a_first_update_has_ratio_one_and_no_kl(world, prompts):
     assert trainer.update(world.batch(prompts)).metrics["actor/kl_loss"] > 1e-6  # the reference stayed
 
 
+def test_the_batch_s_advantages_are_used_as_they_are(world, pictures):
+    """Values that no rewards would give, of one and the same sign and far from a unit spread."""
+    prompt = world.train_prompt("a", pictures[:1], [4, 6])
+    given = [replace(r, advantage=a) for r, a in zip(prompt.responses, [3.0, 7.5], strict=True)]
+    metrics = world.trainer().update(world.batch([replace(prompt, responses=tuple(given))])).metrics
+    assert metrics["actor/pg_loss"] == pytest.approx(-(4 * 3.0 + 6 * 7.5) / 10, rel=1e-6)
+
+
 def test_without_a_kl_term_no_reference_model_is_held(world):
     assert world.trainer()._reference is None
 
