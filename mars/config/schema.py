@@ -72,14 +72,27 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(description="Run code shipped with the model. Leave false unless you read it.")
 
 
-class DataConfig(Section):
+class RowsConfig(Section):
+    """How rows become prompts, in the training (`data`) and in the cold start (`data` of `mars.sft`)."""
+
+    image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
+    on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
+    max_prompt_tokens: PositiveInt = Field(
+        description="Longest prompt with its image tokens; longer ones are bad rows."
+    )
+    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
+    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
+    source_image_pixels: dict[str, list[PositiveInt]] = Field(
+        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
+    )
+
+
+class DataConfig(RowsConfig):
     train_files: list[str] = Field(
         min_length=1,
         description="Parquet or JSONL files of the training set, saved data sets or hub names with @split.",
     )
     eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
-    image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
-    on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
     template: str = Field(
         description=f"How prompts ask for the answer: {_REWARDS}, none, file.jinja; auto follows the row's reward."
     )
@@ -90,14 +103,6 @@ class DataConfig(Section):
     )
     prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
     shuffle: bool = Field(description="Draw prompts in a new random order each epoch.")
-    max_prompt_tokens: PositiveInt = Field(
-        description="Longest prompt with its image tokens; longer ones are bad rows."
-    )
-    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
-    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
-    source_image_pixels: dict[str, list[PositiveInt]] = Field(
-        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
-    )
 
 
 class AlgorithmConfig(Section):
@@ -265,19 +270,9 @@ class TrainConfig(Root):
     evaluation: EvaluationConfig
 
 
-class SftDataConfig(Section):
+class SftDataConfig(RowsConfig):
     train_files: list[str] = Field(min_length=1, description="Files whose rows have a `response`.")
     template: str = Field(description=f"How prompts ask for the answer: {_REWARDS}, none or file.jinja.")
-    image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
-    on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
-    max_prompt_tokens: PositiveInt = Field(
-        description="Longest prompt with its image tokens; longer ones are bad rows."
-    )
-    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
-    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
-    source_image_pixels: dict[str, list[PositiveInt]] = Field(
-        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
-    )
 
 
 class SftSettings(OptimizerConfig):
