@@ -233,7 +233,7 @@ REFUSALS = {
     "+algorithm.adv_estimator=grpo": "algorithm.adv_estimator: verl's name; got 'grpo'; use algorithm.estimator (grpo",
     "actor_rollout_ref.rollout.enforce_eager=true": "verl's name; got true; use rollout.vllm.enforce_eager",
     "worker.rollout.gpu_memory_utilization=1": "verl's name; got 1; use rollout.vllm.gpu_memory_utilization",
-    "trainer.nnodes=2": "trainer.nnodes: verl's name, and mars has no such setting; got 2; leave it out: set the number",
+    "trainer.nnodes=2": "trainer.nnodes: verl's name, and mars has no such setting; got 2; leave it out: set the numbe",
     "worker.rollout.n=8": "worker.rollout.n: verl's name; got 8; use rollout.samples_per_prompt",
     "actor_rollout_ref.actor.clip_ratio=1": "verl's name; got 1; use algorithm.clip_low and algorithm.clip_high",
     # keys that must fit together
@@ -245,7 +245,7 @@ REFUSALS = {
     "actor.num_workers=33": "actor.num_workers: more ranks than the actor.prompts_per_update=32 prompts",
     "data.source_image_pixels={a: [9, 9, 9]}": "the limits of a are not [smallest, largest]; got {'a': [9,",
     "data.source_image_pixels={a: [5000, 4000]}": "the limits of a are not [smallest, largest]; got {'a': [",
-    "data.source_image_pixels={a: [3136, 3136], b: [3135, 4000]}": "the limits of b go beyond those of all images, data",
+    "data.source_image_pixels={a: [3136, 3136], b: [3135, 4000]}": "the limits of b go beyond those of all images, dat",
     "data.source_image_pixels={a: [3136, 1003521]}": "to data.max_image_pixels=1003520; got {'a': [3136, 1003521]}",
     "rollout.max_model_len=12287": "max_response_tokens=8192; got 12287; give 12288 or more",
 }
