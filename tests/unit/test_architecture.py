@@ -9,7 +9,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from mars.config.keys import leaves
-from mars.config.schema import Root, Section, SftConfig, TrainConfig
+from mars.config.schema import SftConfig, TrainConfig
+from mars.config.section import Root, Section
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "mars").rglob("*.py"))
