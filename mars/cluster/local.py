@@ -1,4 +1,4 @@
-"""Engine and trainer in this process, without Ray: for tests, debugging and small evaluations."""
+"""Run engine and trainer in this process, without Ray: for tests, debugging and small evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def local_workers(
     build_engine: BuildEngine,
     build_trainer: Callable[[], PolicyTrainer] | None,
 ) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
-    """Engine and trainer, closed with the block. build_trainer None: an engine alone."""
+    """Build engine and trainer; close both when the block ends.
+
+    build_trainer: None for evaluation, which needs the engine only.
+    Raises SetupError if device is "cuda" and torch finds no GPU.
+    """
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -31,7 +35,7 @@ def local_workers(
         )
     torch.set_num_threads(threads)
     with ExitStack() as stack:
-        # The trainer first: it makes the process group, and the engine joins it.
+        # Build the trainer first: it creates the process group that the engine joins.
         with gc_paused():
             trainer = build_trainer() if build_trainer is not None else None
             if trainer is not None:

@@ -1,4 +1,4 @@
-"""Where workers run: one bundle each, all of them reserved together or not at all."""
+"""Reserve the cluster's resources for the workers: one bundle per worker, all bundles or none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mars.errors import SetupError
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What one worker process needs."""
+    """Resources of one worker process. cpus: Ray CPUs, which may be fractions."""
 
     name: str
     cpus: float
@@ -24,9 +24,10 @@ class WorkerResources:
 
 
 class Placement:
-    """Reserves the workers' resources on the cluster; worker i has bundle i.
+    """Reserves the workers' resources on the Ray cluster. Worker i gets bundle i.
 
-    Raises SetupError with a have/want table if the cluster is too small or does not free enough in time.
+    timeout_s: how long to wait until other jobs free the resources.
+    Raises SetupError with a have/want table if the cluster is too small or still busy after timeout_s.
     """
 
     def __init__(self, workers: Sequence[WorkerResources], timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Rollout engines on Ray workers behind the `RolloutEngine` interface."""
+"""`RayEngine`: rollout engines on Ray workers behind the `RolloutEngine` interface."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine
 from mars.types import RolloutRequest, WeightUpdate
 
 BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
-"""fetch (payload -> named weights) -> engine. Pickled and called on the worker."""
+"""Builds an engine from a function that turns a `WeightUpdate.payload` into (name, tensor) pairs.
+
+Pickled and called on the worker."""
 
 
 class EngineWorker(Worker):
-    """One engine in a process of its own."""
+    """One engine in one Ray actor process."""
 
     def build(self, build_engine: BuildEngine) -> None:
         with gc_paused():
             self._engine = build_engine(_fetch_object)
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample] | EngineCounts]:
-        """Each list is a message of its own; the last message is the engine's counts."""
+        """Yield the finished samples, one message per list, then the engine's counts as the last message."""
         yield from self._engine.generate(requests)
         yield self._engine.counts()
 
@@ -40,14 +42,14 @@ class EngineWorker(Worker):
 
 
 class RayEngine:
-    """Splits every call over the group's engines, whole prompts to one engine."""
+    """Splits each call over the engines of the group. All requests of a prompt go to the same engine."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
         self._counts = [EngineCounts() for _ in group.workers]
 
     def start_build(self, build_engine: BuildEngine) -> list[Any]:
-        """References to the builds under way."""
+        """Start building every engine; returns one Ray reference per engine for `finish_build`."""
         return [worker.build.remote(build_engine) for worker in self._group.workers]
 
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
@@ -81,9 +83,10 @@ class RayEngine:
 
 
 def split_by_prompt(requests: Sequence[RolloutRequest], num_engines: int) -> list[list[int]]:
-    """Positions of the requests each engine takes. All views of a prompt stay together, for the engine's caches.
+    """Indices of the requests of each engine, dealing prompts to the engines in turn.
 
-    Prompts are dealt out in turn. Example: prompts a, a, b, c on two engines -> [[0, 1, 3], [2]].
+    All views of a prompt go to one engine, so that its encoder and prefix caches serve them.
+    Example: requests of prompts a, a, b, c on two engines -> [[0, 1, 3], [2]].
     """
     shares: list[list[int]] = [[] for _ in range(num_engines)]
     engine_of: dict[str, int] = {}

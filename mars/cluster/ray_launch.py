@@ -1,4 +1,4 @@
-"""Engine and trainer workers on a Ray cluster, started side by side."""
+"""Start engine and trainer workers on a Ray cluster, all at the same time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from mars.cluster.worker_group import WorkerGroup
 
 @dataclass(frozen=True)
 class RaySettings:
-    """Resources and deadlines (seconds). gpus_per_engine: 0 on the CPU."""
+    """Workers, their resources, and deadlines in seconds.
+
+    address: of a running Ray cluster; None starts one on this machine.
+    gpus_per_engine: ignored if device is "cpu". Each trainer rank gets one GPU.
+    """
 
     address: str | None
     device: str
@@ -36,7 +40,10 @@ class RaySettings:
 def ray_workers(
     settings: RaySettings, build_engine: BuildEngine, build_trainer: BuildTrainer | None
 ) -> Iterator[tuple[RayEngine, RayTrainer | None]]:
-    """Engine and trainer, ended with the block. build_trainer None: an engine alone (evaluation)."""
+    """Start the workers and build engine and trainer on them; stop them when the block ends.
+
+    build_trainer: None for evaluation, which needs engines only.
+    """
     on_gpu = settings.device == "cuda"
     engines = [
         WorkerResources(f"engine-{i}", settings.cpus_per_worker, settings.gpus_per_engine if on_gpu else 0)
@@ -51,7 +58,7 @@ def ray_workers(
     num_cpus = max(math.ceil(sum(worker.cpus for worker in workers)), len(workers))
     with ExitStack() as stack:
         cluster = ray_cluster(settings.address, settings.object_store_bytes, num_cpus, environment)
-        to_give = stack.enter_context(cluster)
+        to_pass = stack.enter_context(cluster)
         placement = Placement(workers, settings.start_timeout_s)
         stack.callback(placement.close)
 
@@ -61,7 +68,7 @@ def ray_workers(
                 resources,
                 placement,
                 first_bundle,
-                to_give,
+                to_pass,
                 settings.log_dir,
                 settings.call_timeout_s,
             )

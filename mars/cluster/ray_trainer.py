@@ -1,4 +1,4 @@
-"""FSDP ranks on Ray workers behind the `PolicyTrainer` interface."""
+"""`RayTrainer`: FSDP ranks on Ray workers behind the `PolicyTrainer` interface."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 import ray
 
 from mars.actor.trainer import PolicyTrainer, Rendezvous
-from mars.cluster.environment import gc_paused, give_back_memory
+from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
 
 BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
 """Pickled and called on the worker."""
 
-_GIVE_BACK_EVERY = 32  # updates
+_TRIM_EVERY = 32  # updates
 
 
 class TrainerWorker(Worker):
-    """One FSDP rank."""
+    """One FSDP rank in one Ray actor process."""
 
     _num_updates = 0
 
     def receive(self, build_trainer: BuildTrainer) -> None:
-        """Unpickling it has imported torch."""
+        """Keep build_trainer for `build`. Unpickling it imports torch, so ranks import before rank 0 has an address."""
         self._build_trainer = build_trainer
 
     def build(self, rendezvous: Rendezvous) -> None:
@@ -34,8 +34,8 @@ class TrainerWorker(Worker):
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         self._num_updates += 1
-        if self._num_updates % _GIVE_BACK_EVERY == 0:
-            give_back_memory()
+        if self._num_updates % _TRIM_EVERY == 0:
+            trim_heap()
         return self._trainer.update(batch)
 
     def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
@@ -45,7 +45,7 @@ class TrainerWorker(Worker):
         return self._trainer.kl_to_reference(batch)
 
     def publish_weights(self) -> WeightUpdate:
-        """The weights stay in the object store; only a reference leaves this process."""
+        """Put the weights into Ray's object store; the update's payload is a reference to them."""
         update = self._trainer.publish_weights()
         return WeightUpdate(update.version, ray.put(update.payload) if update.payload else None)
 
@@ -58,16 +58,19 @@ class TrainerWorker(Worker):
 
 
 class RayTrainer:
-    """Calls every rank alike; the answer of rank 0 counts."""
+    """Makes each call on every rank and returns the result of rank 0."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
 
     def start_build(self, build_trainer: BuildTrainer, timeout_s: float, call_timeout_s: float) -> list[Any]:
-        """References to the builds under way. call_timeout_s: deadline of the ranks' collectives."""
+        """Start building every rank; returns Ray references for `finish_build`.
+
+        timeout_s: how long to wait for the address of rank 0. call_timeout_s: deadline of the ranks' collectives.
+        """
         workers = self._group.workers
         address_of_first = workers[0].address.remote()
-        # By itself, so that no rank waits for the first one's process before it imports.
+        # A call before `build`, so that the ranks import torch while the process of rank 0 still starts.
         received = [worker.receive.remote(build_trainer) for worker in workers]
         (address,) = self._group.results([address_of_first], "start of a worker", timeout_s)
         built = [

@@ -1,4 +1,4 @@
-"""Joining or starting a Ray cluster."""
+"""Join a Ray cluster, or start one on this machine."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ _CONNECT_TIMEOUT_S = 10.0
 def ray_cluster(
     address: str | None, object_store_bytes: int, num_cpus: int, environment: Mapping[str, str]
 ) -> Iterator[Mapping[str, str]]:
-    """Connected to Ray inside the block; yields what workers need to be given of `environment` when they are made.
+    """Connect to Ray inside the block; yields the environment variables to pass to each worker as its runtime_env.
 
-    address: of a running cluster; None starts one on this machine, whatever RAY_ADDRESS says, and ends it afterwards.
-    num_cpus: Ray CPUs of a cluster started here, however many cores there are. Ray starts as many processes in
-    advance; they inherit `environment`, so that workers without settings of their own take them over.
+    address: of a running cluster; None starts one on this machine, ignoring RAY_ADDRESS, and stops it afterwards.
+    environment: variables of the workers. A cluster started here inherits them, so nothing is yielded: workers without
+        a runtime_env reuse the processes that Ray starts in advance, which is faster. A running cluster does not
+        inherit them, so they are yielded.
+    num_cpus: Ray CPUs of a cluster started here, independent of the number of cores.
     Raises SetupError if the cluster cannot be reached or started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
     if address is None:
-        to_inherit, to_give = environment, {}
+        to_inherit, to_pass = environment, {}
         options |= {
             "address": "local",
             "num_cpus": num_cpus,
@@ -42,7 +44,7 @@ def ray_cluster(
         }
     else:
         _check_reachable(address)
-        to_inherit, to_give = {}, environment
+        to_inherit, to_pass = {}, environment
         options["address"] = address
     try:
         with inherited(to_inherit):
@@ -50,16 +52,19 @@ def ray_cluster(
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise SetupError(
             f"cluster.address: no Ray cluster at {address or 'this machine'}: {error}; "
-            "start one with `ray start`, or set cluster.address=null for a cluster of this machine alone"
+            "start one with `ray start --head`, or set cluster.address=null to start one on this machine for the run"
         ) from error
     try:
-        yield to_give
+        yield to_pass
     finally:
         ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself goes on trying an address that nobody listens on for minutes. Names such as "auto" are left to it."""
+    """Raise SetupError if host:port does not accept connections; Ray itself would retry for minutes.
+
+    Addresses without a port, such as "auto", are not checked.
+    """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         return
@@ -67,6 +72,6 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise SetupError(
-            f"cluster.address: nobody answers at {address} ({error}); start a cluster with `ray start --head`, "
-            "or set cluster.address=null for a cluster of this machine alone"
+            f"cluster.address: no connection to {address} ({error}); start a cluster with `ray start --head`, "
+            "or set cluster.address=null to start one on this machine for the run"
         ) from error

@@ -1,4 +1,4 @@
-"""Worker processes that are called by name, with deadlines and errors that have a reason."""
+"""Groups of Ray worker processes: every call has a deadline, and every failure becomes a MarsError with a reason."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from mars.cluster.placement import Placement, WorkerResources
 from mars.errors import MarsError, WorkerError
 
-# Longest that a worker may take to put its things away before it is ended.
 _CLOSE_TIMEOUT_S = 5.0
+"""How long a worker's close() may take before the worker is killed."""
 
 
 class Worker:
-    """Base of the actor classes: a process that logs to a file of its own."""
+    """Base class of the Ray actors. Logs to <log_dir>/<name>.log."""
 
     def __init__(self, name: str, log_dir: str) -> None:
         self.name = name
-        gc.disable()  # until it is built: see `building`
+        gc.disable()  # `gc_paused` enables it again when the engine or trainer is built
         Path(log_dir).mkdir(parents=True, exist_ok=True)
         logging.basicConfig(
             filename=Path(log_dir) / f"{name}.log",
@@ -36,17 +36,18 @@ class Worker:
         )
 
     def address(self) -> str:
-        """host:port that is free on this worker's node."""
+        """A free host:port on this worker's node."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
 
 class WorkerGroup:
-    """Some workers of one class. Every call has a deadline.
+    """Workers of one class on the bundles of a placement.
 
-    first_bundle: position of the first worker's bundle in the placement; the others follow.
-    environment: what its processes have beside that of their node.
+    first_bundle: index of the first worker's bundle in the placement; the other workers use the next ones.
+    environment: variables set in the workers in addition to those of their node.
+    timeout_s: deadline of each call unless the call gives its own.
     """
 
     def __init__(
@@ -76,18 +77,19 @@ class WorkerGroup:
         ]
 
     def results(self, references: Sequence[Any], call: str, timeout_s: float | None = None) -> list[Any]:
-        """Wait for one result of each worker, in order.
+        """Wait for the results of `references`, in order. call: name of the call in error messages.
 
-        Raises the worker's own MarsError; WorkerError if one died, failed otherwise, or took longer than the deadline.
+        Raises a MarsError of a worker as it is; WorkerError if a worker died, raised anything else, or missed the
+        deadline.
         """
         deadline = self._timeout_s if timeout_s is None else timeout_s
         with self._named(call, deadline):
             return ray.get(list(references), timeout=deadline)
 
     def streams(self, method: str, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Call a generator method on every worker; (worker, item) as the items come.
+        """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
 
-        arguments: one for each worker. The deadline is that of the whole call. Raises as `results` does.
+        arguments: one per worker. The deadline holds for the whole call. Raises the same errors as `results`.
         """
         end = time.monotonic() + self._timeout_s
         running = {
@@ -107,7 +109,7 @@ class WorkerGroup:
             yield running[ready[0]], item
 
     def close(self) -> None:
-        """Let every worker close itself, then end it."""
+        """Call close() on every worker, then kill it."""
         try:
             ray.get([worker.close.remote() for worker in self.workers], timeout=_CLOSE_TIMEOUT_S)
         except RayError as error:
@@ -117,7 +119,7 @@ class WorkerGroup:
 
     @contextmanager
     def _named(self, call: str, deadline: float) -> Iterator[None]:
-        """Ray's errors of a call as ours, with a reason."""
+        """Turn Ray's errors inside the block into MarsErrors that name the call and the reason."""
         try:
             yield
         except RayTaskError as error:

@@ -1,4 +1,4 @@
-"""The progress bar of everything long: on stderr, gone when it is done, silent where there is no terminal."""
+"""A progress bar on stderr, removed when done; nothing is shown if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
-    """`items` with a bar that counts them up to `total`. Lines printed to stderr meanwhile stand above the bar."""
+    """Yield `items` while a bar counts them up to `total`."""
     from rich.console import Console
     from rich.progress import track
 

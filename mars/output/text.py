@@ -1,17 +1,17 @@
-"""Text of others (models, data sets, file names) made safe to show."""
+"""Make text from models, data sets and file names safe to show."""
 
 from __future__ import annotations
 
 import unicodedata
 
-# Control, format (bidirectional overrides, zero width), surrogate; line and paragraph separator.
+# Unicode categories: control, format (bidirectional overrides, zero width), surrogate, line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""`text` with every character that acts on a terminal or hides from the eye written as its escape.
+    r"""`text` with control characters and invisible characters replaced by their escapes.
 
-    keep: characters left as they are, "\n\t" for a block of text.
+    keep: characters to leave as they are, such as "\n\t" for several lines of text.
 
     >>> visible("\x1b[2Jred")
     '\\x1b[2Jred'
@@ -23,12 +23,12 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters of `text`; what is left out is said."""
+    """The first `limit` characters of `text`, followed by the number of characters left out."""
     if len(text) <= limit:
         return text
     return f"{text[:limit]} … ({len(text) - limit} more characters)"
 
 
 def _escape(character: str) -> str:
-    # "surrogatepass" is not needed: unicode_escape writes lone surrogates as \udXXX.
+    # unicode_escape also encodes lone surrogates, as \udXXX.
     return character.encode("unicode_escape").decode("ascii")

@@ -1,4 +1,4 @@
-"""Boxes found in truths and answers, for drawing only. Scoring has its own, strict parser (mars/rewards)."""
+"""Find boxes in truths and responses, for drawing only. Scoring uses the strict parser of mars/rewards."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import math
 from typing import Any
 
 Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2 as shares of the frame's width and height, in [0, 1]."""
+"""x1, y1, x2, y2 as fractions of the frame's width and height, in [0, 1]."""
 
-# Enough for a person to look at; text and boxes beyond are not read.
+# Text and boxes beyond these limits are not drawn.
 _MAX_CHARACTERS = 20_000
 _MAX_BOXES = 40
 
 
 def find_boxes(text: str, size: tuple[int, int] | None) -> list[Box]:
-    """The boxes written as JSON in `text`, relative to their frame `size` (width, height); [] where there are none.
+    """The boxes in `text`, as fractions of their frame. Returns [] if there are none.
 
-    Reads a bare JSON list or the last ```json fence, in the last <answer> where there is one, of
-    {"bbox_2d": [x1, y1, x2, y2]}, {"bbox": [..]} or bare lists.
+    size: width and height of the frame in the unit of the boxes; None if not known, which gives [].
+    Searches the last <answer>, or the whole text without one, for the last ```json fence or a bare JSON list. A box is
+    {"bbox_2d": [x1, y1, x2, y2]}, {"bbox": [x1, y1, x2, y2]} or [x1, y1, x2, y2].
 
     >>> find_boxes('[{"bbox_2d": [10, 20, 30, 40], "label": "person"}]', (100, 100))
     [(0.1, 0.2, 0.3, 0.4)]
@@ -38,7 +39,7 @@ def find_boxes(text: str, size: tuple[int, int] | None) -> list[Box]:
 
 
 def _answer(text: str) -> str:
-    """What is between the last <answer> and its end, all where there is none: a think may have boxes of its own."""
+    """The text of the last <answer>, because the think may also have boxes; the whole text if there is no <answer>."""
     return text.rpartition("<answer>")[2].partition("</answer>")[0]
 
 
@@ -66,7 +67,7 @@ def _relative(item: Any, size: tuple[int, int]) -> Box | None:
         return None
     try:
         x1, y1, x2, y2 = (number / side for number, side in zip(item, (*size, *size), strict=True))
-    except OverflowError:  # an integer beyond float
+    except OverflowError:  # an integer too large for a float
         return None
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         return None

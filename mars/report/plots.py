@@ -1,4 +1,4 @@
-"""The report's figures, as SVG images."""
+"""Draw the figures of a run's report as SVG images."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-# Okabe and Ito's palette, told apart with any colour vision; line styles repeat the distinction.
+# Okabe and Ito's palette, distinguishable with colour blindness. Line styles differ too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
-# From this many steps on, lines are trailing means over a twentieth of the run, with the raw values behind them.
+# Runs of at least this many steps are drawn as trailing means over 1/20 of the run, with the raw values behind them.
 _SMOOTH_FROM = 40
-# Bars of the stage figure at most; more steps are averaged in bins.
+# The stage figure has at most this many bars; longer runs are averaged in bins.
 _MAX_BARS = 100
 _ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
 
 
 def draw_figures(rows: Rows) -> list[tuple[str, bytes]]:
-    """(caption, SVG) of every figure that the rows of metrics.jsonl have numbers for."""
+    """(caption, SVG) of every figure for which the rows of metrics.jsonl have values."""
     multi = _series(rows, "critic/score/mean")
     anchors = {key: _series(rows, f"mars/anchor/{key}/mean") for key in _anchor_names(rows)}
     gains = {"over the mean of the sources": _series(rows, "mars/gain/mean")}
@@ -37,7 +37,7 @@ def draw_figures(rows: Rows) -> list[tuple[str, bytes]]:
             {"multi": multi, **{f"anchor: {name}": series for name, series in anchors.items()}},
             "mean score",
         ),
-        ("Gain: reward of the multi rollouts minus that of the anchors; 0 is no gain.", gains, "difference of scores"),
+        ("Gain: reward of the multi rollouts minus reward of the anchors.", gains, "difference of scores"),
         (
             "Response length.",
             {name: _series(rows, f"response_length/{name}") for name in ("mean", "max")},
@@ -108,7 +108,10 @@ def _stage_figure(rows: Rows, stages: Sequence[str]) -> bytes:
 
 
 def _label(name: str) -> str:
-    """Source names come from data: no mathematics, no leading underscore (matplotlib hides such labels)."""
+    """Make a source's name, which comes from the data, safe for matplotlib.
+
+    A `$` would start mathematics, and labels with a leading underscore would be hidden.
+    """
     text = visible(name).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
@@ -118,7 +121,7 @@ def _svg(draw: Any) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    # A fixed salt and no date: the same numbers give the same bytes.
+    # A fixed salt and no date, so that the same numbers give the same bytes.
     with rc_context({"svg.hashsalt": "mars", "svg.fonttype": "path", "font.size": 9, "axes.unicode_minus": True}):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: one line per step, a progress bar, the evaluation table."""
+"""A run's terminal output: one line per step over a progress bar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mars.tracking.jsonl import finite_or_none
 from mars.tracking.timer import STAGES
 from mars.types import PromptRollouts
 
-# Steps whose pace the remaining time is extrapolated from.
+# The remaining time is extrapolated from the mean duration of this many steps.
 _PACE_STEPS = 20
 
 _FIELDS = (
@@ -30,7 +30,7 @@ _FIELDS = (
 
 
 def step_line(metrics: Mapping[str, float], step: int, num_steps: int) -> str:
-    """The metrics that matter most, in one line; the rest is in metrics.jsonl.
+    """The most important metrics of a step in one line; metrics.jsonl has all of them.
 
     >>> step_line({"critic/score/mean": 0.5, "mars/gain/mean": 0.04, "timing_s/gen": 3.06}, 7, 60)
     ' 7/60  score 0.500  gain +0.040  gen 3.1s'
@@ -44,7 +44,7 @@ def step_line(metrics: Mapping[str, float], step: int, num_steps: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Whole seconds as a person reads them.
+    """Seconds as minutes and seconds, or hours and minutes, rounded to whole seconds.
 
     >>> duration(59.6), duration(3700)
     ('1m00s', '1h01m')
@@ -57,10 +57,10 @@ def duration(seconds: float) -> str:
 
 
 class ConsoleTracker:
-    """One line per step, over a progress bar with the remaining time; plain lines where there is no terminal.
+    """Prints one line per step above a progress bar with the remaining time; without a terminal, plain lines.
 
-    num_steps: last step of the run. The remaining time is the mean of the last steps times the steps left; there is
-    none before two lines, so that the start of the workers does not count as a step.
+    num_steps: last step of the run. The remaining time is the mean duration of the last 20 steps times the steps left.
+    It is shown from the second step on, because the first one includes the start of the workers.
     """
 
     def __init__(self, num_steps: int, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -89,7 +89,7 @@ class ConsoleTracker:
         self._console.print(Text(line), soft_wrap=True)
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
-        """Rollouts have files of their own."""
+        """Does nothing: RolloutFiles writes the rollouts."""
 
     def close(self) -> None:
         if self._progress is not None:

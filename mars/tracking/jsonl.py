@@ -1,4 +1,4 @@
-"""metrics.jsonl, the truth about a run: one JSON object per step."""
+"""metrics.jsonl, the complete record of a run's metrics: one JSON object per step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def finite_or_none(value: Any) -> float | int | None:
-    """A number as strict JSON can hold it: NaN and infinities, and what is no number, become None."""
+    """`value` as a number that strict JSON can hold; None for NaN, infinities and values that are not numbers."""
     if type(value) is int:
         return value
     try:
@@ -31,31 +31,31 @@ def finite_or_none(value: Any) -> float | int | None:
 
 
 def to_line(row: Mapping[str, Any]) -> bytes:
-    """One line of strict JSON. Keys sorted; floats round-trip; ASCII, so that `cat` shows no control characters."""
+    """One line of strict JSON with sorted keys. Floats round-trip. ASCII, so a terminal sees no control characters."""
     return (json.dumps(row, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
 
 
 class JsonlTracker:
-    """Writes {"step": n, key: value, ...} for each `log`, in the file before `log` returns.
+    """Writes one row {"step": n, key: value, ...} per `log`; the row is in the file when `log` returns.
 
-    resumed_step: None for a new run, whose file must not hold rows yet. A run resumed after step n keeps the rows up
-        to n and drops the abandoned attempt's later rows, so no step stands twice.
+    resumed_step: None for a new run; its file must be empty or missing. A run resumed after step n keeps the rows up to
+        n and drops later rows of the earlier attempt, so each step has one row.
 
-    Non-finite values are written as null. A row that cannot be written (disk full) is kept and written with the next
-    one, in order: a failing disk ends no run and loses no row unless it is still failing at `close`.
+    Non-finite values become null. If a row cannot be written (disk full), it is kept in memory and written with the
+    next one, in order. So a full disk does not end the run, and rows are lost only if it is still full at `close`.
 
-    Raises ConfigError: the file holds rows of another run.
+    Raises ConfigError if resumed_step is None and the file has rows.
     """
 
     def __init__(self, path: Path, resumed_step: int | None) -> None:
         self._path = path
         self._unwritten: list[bytes] = []
         self._failing = False
-        self._torn = False  # the file may end in half a row, after _size
+        self._torn = False  # True: the file may have part of a row after its first _size bytes
         path.parent.mkdir(parents=True, exist_ok=True)
         if resumed_step is None and path.exists() and path.stat().st_size:
             raise ConfigError(
-                f"run.dir: {path} holds the metrics of another run; got a new run; "
+                f"run.dir: {path} holds the metrics of another run, and a new run needs a file of its own; "
                 "choose another run.dir, or remove the old one"
             )
         if resumed_step is not None:
@@ -69,7 +69,7 @@ class JsonlTracker:
         self._flush()
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
-        """Rollouts have files of their own."""
+        """Does nothing: RolloutFiles writes the rollouts."""
 
     def close(self) -> None:
         self._flush()
@@ -87,7 +87,7 @@ class JsonlTracker:
                 block = block[self._file.write(block) :]
         except OSError as error:
             if not self._failing:
-                logger.warning("%s: %s; training goes on, the rows are kept and tried again", self._path, error)
+                logger.warning("%s: %s; training goes on, and the rows are written later", self._path, error)
             self._failing = self._torn = True
             return
         self._unwritten.clear()
@@ -97,14 +97,14 @@ class JsonlTracker:
 
 @dataclass(frozen=True)
 class MetricRows:
-    """rows: by step, each with its "step". damaged: lines that are no JSON object with a step."""
+    """rows: in step order, each with its "step". damaged: number of lines that are not a JSON object with a step."""
 
     rows: tuple[dict[str, Any], ...]
     damaged: int
 
 
 def read_metrics(path: Path) -> MetricRows:
-    """The rows of a metrics.jsonl in step order; lines of the same step are one row, the later value wins."""
+    """Read a metrics.jsonl. Lines of the same step are merged into one row, in which the later value wins."""
     rows: dict[int, dict[str, Any]] = {}
     damaged = 0
     for line in path.read_bytes().splitlines():
@@ -125,7 +125,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drop the rows after `step` and a torn last line; the file is replaced whole."""
+    """Drop rows after `step` and damaged lines. Replaces the file atomically."""
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)

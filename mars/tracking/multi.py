@@ -1,7 +1,7 @@
-"""One tracker made of several: the truth, and copies that cannot hurt a run.
+"""Send a run's records to metrics.jsonl and, without any risk for the run, to further trackers (copies).
 
-log ──> truth (metrics.jsonl), in the caller's thread
-    └─> per copy: bounded queue ──> its own thread ──> console, rollout files, wandb
+log ──> metrics.jsonl, in the caller's thread
+    └─> per copy: bounded queue ──> own thread ──> console, rollout files, wandb
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from mars.types import PromptRollouts
 logger = logging.getLogger(__name__)
 
 QUEUE_SIZE = 256
-"""Calls that wait for a copy before it counts as stuck. A bound on memory, not a tunable."""
+"""A copy with this many waiting calls counts as stuck. It bounds memory; it is not a setting."""
 
 
 @runtime_checkable
 class Abandonable(Protocol):
-    """A maker of trackers that can end, at once, what a failed one would keep the process waiting for at its exit."""
+    """A tracker factory that can kill the helper processes of a failed tracker, which would delay the run's exit."""
 
     def abandon(self) -> None: ...
 
 
 class Copy:
-    """A tracker behind a bounded queue, in a thread of its own. Nothing it does reaches the caller.
+    """A tracker in its own thread behind a bounded queue, so that it can neither block nor fail the caller.
 
-    What it raises, and a queue that is full, switches it off: `failure` says why, and the log says it once.
-    make: builds the tracker, in the thread as well, since this may wait for a network.
+    An exception of the tracker or a full queue switches the copy off: `failure` holds the reason, logged once.
+    make: builds the tracker. Called in the thread, because building may wait for a network.
     """
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
@@ -45,12 +45,12 @@ class Copy:
         self._make = make
         self._lock = threading.Lock()
         self._calls: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(QUEUE_SIZE)
-        # A daemon: a call that never returns must not keep the process alive.
+        # A daemon thread: a call that never returns must not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
 
     def offer(self, call: Callable[[Tracker], None] | None) -> None:
-        """Queue `call` without waiting; None ends the thread."""
+        """Queue `call` without waiting. None ends the thread after the queued calls."""
         if self.failure is not None:
             return
         try:
@@ -59,7 +59,7 @@ class Copy:
             self._fail(f"it does not keep up: {QUEUE_SIZE} calls wait")
 
     def join(self, deadline: float) -> None:
-        """Wait until all is written, at most until `deadline` on the monotonic clock; a failed copy is abandoned."""
+        """Wait until the thread has ended, at most until `deadline` (time.monotonic()); then abandon a failed copy."""
         if self.failure is None:
             self._thread.join(max(deadline - time.monotonic(), 0.0))
             if self._thread.is_alive():
@@ -73,7 +73,7 @@ class Copy:
             tracker = self._make()
             while (call := self._calls.get()) is not None and self.failure is None:
                 call(tracker)
-        except BaseException as error:  # noqa: BLE001 - whatever a copy raises becomes its named, counted failure
+        except BaseException as error:  # noqa: BLE001 - recorded in `failure`, logged and counted in fault/tracker
             self._fail(f"{type(error).__name__}: {error}")
         if tracker is None:
             return
@@ -87,29 +87,31 @@ class Copy:
             if self.failure is not None:
                 return
             self.failure = reason
-        logger.warning("tracker %s is switched off: %s; metrics.jsonl goes on", self._name, visible(reason))
+        logger.warning("tracker %s is switched off: %s; metrics.jsonl is not affected", self._name, visible(reason))
 
 
 class MultiTracker:
-    """Writes `truth` first and hands the same to every copy.
+    """Writes every record to `primary`, then queues it for every copy.
 
-    Adds fault/tracker (copies switched off so far) and fault/nonfinite_metrics (values of this step that are no
-    finite number) to the metrics of every step.
+    Adds two metrics to each step: fault/tracker (copies switched off so far) and fault/nonfinite_metrics (values of
+    this step that are not finite).
 
-    rollouts_every, rollout_prompts: the rollouts of step 1 and of every so many steps are sampled, so many prompts of
-        them; 0 keeps none.
-    timeout_s: longest that `close` waits, for all copies together.
+    primary: the tracker of metrics.jsonl, called in the caller's thread; its errors are raised.
+    copies: name -> function that builds the tracker.
+    rollouts_every: record rollouts at step 1 and at every multiple of this; 0 never.
+    rollout_prompts: how many prompts of such a step to record.
+    timeout_s: how long `close` waits for all copies together.
     """
 
     def __init__(
         self,
-        truth: Tracker,
+        primary: Tracker,
         copies: Mapping[str, Callable[[], Tracker]],
         rollouts_every: int,
         rollout_prompts: int,
         timeout_s: float,
     ) -> None:
-        self._truth = truth
+        self._primary = primary
         self._copies = [Copy(name, make) for name, make in copies.items()]
         self._rollouts_every = rollouts_every
         self._rollout_prompts = rollout_prompts
@@ -121,21 +123,21 @@ class MultiTracker:
             logger.warning("step %d: not finite: %s", step, visible(", ".join(f"{key}={metrics[key]}" for key in odd)))
         counts = {"fault/tracker": self._failed_copies(), "fault/nonfinite_metrics": len(odd)}
         row = {**metrics, **counts}
-        self._truth.log(row, step)
+        self._primary.log(row, step)
         for copy in self._copies:
             copy.offer(lambda tracker: tracker.log(row, step))
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
         if not self._rollouts_every or (step != 1 and step % self._rollouts_every):
             return
-        # Sampled before the queue: a whole step's token ids must not wait there.
+        # Sample before queueing, so that the queue does not hold the token ids of whole steps.
         chosen = sample_prompts(rollouts, self._rollout_prompts, step)
-        self._truth.log_rollouts(chosen, step)
+        self._primary.log_rollouts(chosen, step)
         for copy in self._copies:
             copy.offer(lambda tracker: tracker.log_rollouts(chosen, step))
 
     def close(self) -> None:
-        self._truth.close()
+        self._primary.close()
         deadline = time.monotonic() + self._timeout_s
         for copy in self._copies:
             copy.offer(None)

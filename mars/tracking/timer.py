@@ -1,4 +1,4 @@
-"""Seconds per stage of one training step."""
+"""Measure the seconds of each stage of a training step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights")
-"""The remote stages of a step, in order. The driver's own work stands in no stage."""
+"""The stages of a step in which the driver waits for other processes, in order. Other time is the driver's own."""
 
 
 class StepTimer:
-    """Measures one step, from its construction to `metrics()`.
+    """Measures one step, from its construction to `metrics()`. Use one timer per step, in one thread.
 
-    Every instant belongs to the innermost open stage, and to the driver while none is open, so the parts add up:
-    sum of stages + driver = step. A stage entered again adds to its first time. One timer per step, one thread.
+    Time counts for the innermost open stage; outside all stages it counts for the driver. So the stages and the driver
+    add up to the step. Entering a stage again adds to its time.
 
     >>> ticks = iter([0.0, 1.0, 4.0, 5.0])
     >>> timer = StepTimer(clock=lambda: next(ticks))
@@ -35,7 +35,7 @@ class StepTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as stage `name`; it is counted when the block raises, too."""
+        """Time the block as stage `name`, also if the block raises."""
         self._settle()
         self._seconds.setdefault(name, 0.0)
         self._open.append(name)
@@ -46,15 +46,17 @@ class StepTimer:
             self._open.pop()
 
     def during(self, name: str, stream: Iterable[T]) -> Iterator[T]:
-        """The stream's items; from the first that is asked for until its end is stage `name`, what is done in between
-        included. So work on the items that goes on beside the stream is not counted twice."""
+        """Yield the items of `stream`, timed as stage `name` from the first request for an item until the end.
+
+        The stage includes the consumer's work between items: it overlaps with the producer's and must not count twice.
+        """
         with self.stage(name):
             yield from stream
 
     def move(self, seconds: float, from_stage: str, to_stage: str) -> None:
-        """Book `seconds` of `from_stage`, measured by a worker inside it, as `to_stage` (old log-probs, for one).
+        """Move `seconds` from one stage to another, for a part that a worker timed, such as the old log-probs.
 
-        A worker's clock may disagree by a little: never more moves than the stage has.
+        Moves at most what `from_stage` has, since the worker's clock may differ slightly.
         """
         seconds = min(max(seconds, 0.0), self._seconds[from_stage])
         self._seconds[from_stage] -= seconds

@@ -1,4 +1,4 @@
-"""The interface of everything that records a run."""
+"""`Tracker`: the interface of everything that records a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mars.types import PromptRollouts
 
 
 class Tracker(Protocol):
-    """Receives every step's metrics and sampled rollouts."""
+    """Records the metrics of every step and some of the rollouts. step: 0 is before training, 1 the first step."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Weights & Biases as a copy of the metrics, behind `mars.tracking.multi.MultiTracker`, where it can hurt nothing."""
+"""Copy a run's metrics to Weights & Biases. Used as a copy of `MultiTracker`, so its failures do not stop a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 class WandbTracker:
-    """Sends every step's metrics to one wandb run.
+    """Sends the metrics of every step to one wandb run.
 
-    mode: "offline" writes under `folder` (`wandb sync` uploads it later); "online" falls back to offline, with a
-        notice, where the server or the login is missing.
-    timeout_s: longest that logging in, starting and finishing may take, each.
+    mode: "offline" writes to `folder`, and `wandb sync` uploads it later. "online" falls back to offline, with a
+        warning, if the server cannot be reached or the login fails.
+    timeout_s: how long each of login, start and finish may take.
 
-    The step is a metric of its own, so rows of a resumed run that go back are kept.
+    The step is logged as a metric, not as wandb's own step: wandb drops rows whose step goes back, as it does when a
+    run is resumed.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class WandbTracker:
         self._run.log({"step": step, **{key: value for key, value in numbers.items() if value is not None}})
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
-        """Rollouts stay in the run's folder: model text and images are not sent anywhere."""
+        """Does nothing: texts and images stay in the run's folder and are not uploaded."""
 
     def close(self) -> None:
         self._run.finish()
@@ -70,7 +71,7 @@ class WandbTracker:
 
 @dataclass(frozen=True)
 class WandbFactory:
-    """Builds a `WandbTracker` where it is called."""
+    """Builds a `WandbTracker` in the thread that calls it."""
 
     mode: str
     project: str
@@ -83,7 +84,7 @@ class WandbFactory:
         return WandbTracker(self.mode, self.project, self.name, self.folder, self.config, self.timeout_s)
 
     def abandon(self) -> None:
-        """Kill the wandb-core that this process started; wandb's exit hook waits for it without a limit."""
+        """Kill the wandb-core processes that this process started: wandb's exit hook would wait for them forever."""
         import psutil
 
         for child in psutil.Process().children():
@@ -97,12 +98,12 @@ class WandbFactory:
 def wandb_factory(
     mode: str, project: str, name: str, folder: Path, config: Mapping[str, Any], timeout_s: float
 ) -> WandbFactory | None:
-    """What builds the tracker, or None with a notice: mode "off", or wandb is not installed."""
+    """A factory of the tracker; None, with a log message, if mode is "off" or wandb is not installed."""
     if mode == "off":
         logger.info("wandb: off (tracking.wandb=off)")
         return None
     spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # no origin: a mere folder called wandb, such as offline runs leave
-        logger.warning("wandb: off, it is not installed; metrics.jsonl has everything; `pip install wandb` adds it")
+    if spec is None or spec.origin is None:  # no origin: only a folder named wandb, as offline runs leave behind
+        logger.warning("wandb: off, because it is not installed (`pip install wandb`); metrics.jsonl has everything")
         return None
     return WandbFactory(mode, project, name, folder, config, timeout_s)

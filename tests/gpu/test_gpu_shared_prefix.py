@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU; torch sees none")
-
-UNIT = Path(__file__).parents[1] / "unit"
-sys.path[:0] = [str(UNIT), str(UNIT / "actor")]
 
 GROUPS = [(37, [9, 4, 0, 17, 64]), (128, [30, 33]), (5, [1, 1, 1]), (260, [70])]
 
@@ -35,7 +29,7 @@ def outputs(attend, inputs, dtype):
 
 @pytest.fixture(scope="module")
 def wanted(inputs):
-    from test_prefix_attention import dense, dense_mask
+    from tests.unit.actor.test_prefix_attention import dense, dense_mask
 
     mask = dense_mask(GROUPS).cuda()
     return outputs(lambda q, k, v: dense(q, k, v, mask, 0.125), inputs, torch.float64)
@@ -115,9 +109,8 @@ def test_variable_length_attention_of_the_vision_towers(head):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    from tiny_world import TinyWorld
-
     from mars.data.synthetic.tiny_model import build_tiny
+    from tests.tiny_world import TinyWorld
 
     return TinyWorld(build_tiny(tmp_path_factory.mktemp("model") / "tiny", seed=3))
 
@@ -138,7 +131,7 @@ def pictures(tmp_path_factory):
 
 
 def test_checkpointing_recomputes_the_same(world, pictures):
-    from tiny_world import GRPO, distance, gradients
+    from tests.tiny_world import GRPO, distance, gradients
 
     batch = world.batch([world.train_prompt("a", pictures, [5, 9, 2]), world.train_prompt("text", [], [7, 3])])
     found = []
@@ -151,7 +144,7 @@ def test_checkpointing_recomputes_the_same(world, pictures):
 
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-3), ("bfloat16", 0.1)])
 def test_updates_with_packs_are_those_with_rows(world, pictures, dtype, limit):
-    from tiny_world import GRPO, distance, gradients
+    from tests.tiny_world import GRPO, distance, gradients
 
     prompts = [world.train_prompt("a", pictures, [5, 9, 2]), world.train_prompt("text", [], [7, 3])]
     found = []

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from workshop import Workshop
+
+from tests.integration.workshop import Workshop
 
 
 @pytest.fixture(scope="session")

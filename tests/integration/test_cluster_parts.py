@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import zip_longest
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,10 +20,8 @@ from mars.errors import SetupError
 from mars.rollout.engine import EngineCounts
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import ImageRef, RolloutRequest, Sampling
+from tests.builders import completions
 from tests.fakes.engine import RecordingEngine
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from generation import completions
 
 
 def request(prompt_id, view=None, samples=2, seed=0):
@@ -130,10 +127,10 @@ def test_what_is_inherited_is_put_back(monkeypatch):
 def test_a_worker_keeps_its_heap_until_it_gives_it_back():
     """80 MiB of blocks of 100 kB are freed: resident memory (MiB) before, with them, after, and when given back."""
     code = (
-        "from mars.cluster.environment import give_back_memory\n"
+        "from mars.cluster.environment import trim_heap\n"
         "def resident(): print(int(open('/proc/self/statm').read().split()[1]) * 4 // 1024)\n"
         "resident(); blocks = [b'x' * 100_000 for _ in range(800)]; resident(); del blocks; resident()\n"
-        "give_back_memory(); resident()"
+        "trim_heap(); resident()"
     )
     environment = {**os.environ, **worker_environment(1, "cpu")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import random
-import sys
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,11 +23,9 @@ from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.types import ImageRef, Message, Prompt, Source, TrainBatch, WeightUpdate
 from tests.fakes.engine import RecordingEngine
+from tests.fakes.step import EOS, GRPO, IMAGE, one_step, parts, script
 from tests.fakes.trainer import RecordingTrainer
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from step_fakes import EOS, GRPO, IMAGE, one_step, parts, script
-from test_step import make_table
+from tests.unit.test_step import make_table
 
 PLAIN = (int, float, str, bool, type(None))
 BUDGET = ImageBudget(784, 1_003_520, 14, 2)

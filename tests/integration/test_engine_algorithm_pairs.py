@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 
 import pytest
-from algorithm_pairs_job import ALGORITHMS, ANCHORS
-from workshop import LOCAL, run
+
+from tests.integration.algorithm_pairs_job import ALGORITHMS, ANCHORS
+from tests.integration.workshop import LOCAL, run
 
 
 @pytest.fixture(scope="module")

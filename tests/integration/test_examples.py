@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_recipes import ON_A_CPU, REWARD, start
-from workshop import ROOT, Workshop
+
+from tests.integration.test_recipes import ON_A_CPU, REWARD, start
+from tests.integration.workshop import ROOT, Workshop
 
 METHODS = ("grpo", "mars_grpo", "dapo", "mars_dapo")
 ROWS = 20

@@ -37,7 +37,7 @@ class Counter(Worker):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with ray_cluster(None, 100 * 2**20, 2, {"PYTHONPATH": str(Path(__file__).parent)}):
+    with ray_cluster(None, 100 * 2**20, 2, {"PYTHONPATH": str(Path(__file__).parents[2])}):
         yield
 
 

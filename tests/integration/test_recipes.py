@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from workshop import ROOT, TIMEOUT_S, Job, Workshop
+
+from tests.integration.workshop import ROOT, TIMEOUT_S, Job, Workshop
 
 DAPO = "recipe/dapo/run_dapo_qwen2.5_3b.sh"
 MARS = "recipe/mars/run_mars_qwen2.5_3b.sh"

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from workshop import LOCAL, Workshop
+
+from tests.integration.workshop import LOCAL, Workshop
 
 
 def test_a_bad_config_ends_with_2(workshop: Workshop, tmp_path: Path):

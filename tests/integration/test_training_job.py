@@ -1,14 +1,12 @@
 """The main job as a user runs it: real vLLM, real Ray, real FSDP2 ranks, real image files."""
 
 import math
-import sys
 from pathlib import Path
 
 import pytest
-from workshop import LOCAL, Job, Workshop, run
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from test_docs_metrics import undocumented
+from tests.integration.workshop import LOCAL, Job, Workshop, run
+from tests.unit.test_docs_metrics import undocumented
 
 TIMINGS = ("timing_s/", "perf/")
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-JOB = Path(__file__).with_name("two_ranks_job.py")
+ROOT = Path(__file__).parents[2]
+JOB = "tests.integration.two_ranks_job"
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,9 @@ def results(tmp_path_factory) -> dict[str, dict]:
     for world_size, packing in jobs:
         ranks = [
             subprocess.Popen(
-                [sys.executable, str(JOB), str(folder), str(rank), str(world_size), packing],
+                [sys.executable, "-m", JOB, str(folder), str(rank), str(world_size), packing],
                 env=environment,
+                cwd=ROOT,
                 stderr=subprocess.PIPE,
                 text=True,
             )

@@ -1,7 +1,7 @@
 """One FSDP rank, run by test_two_ranks.py in a process of its own.
 
-python two_ranks_job.py FOLDER RANK WORLD_SIZE PACKING -> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row
-to the reference, and the metrics of the updates.
+python -m tests.integration.two_ranks_job FOLDER RANK WORLD_SIZE PACKING
+-> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates.
 """
 
 import json
@@ -11,14 +11,12 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from tiny_world import GRPO, TinyWorld
-
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.batching.plan import plan_updates
 from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
+from tests.tiny_world import GRPO, TinyWorld
 
 TOKENS_PER_FORWARD = {"padded": 300, "shared_prefix": 50}  # 50 splits a group, and its parts go to different ranks
 EVERYTHING = {"entropy_coefficient": 0.2, "importance_cap": 1.1, "kl_coefficient": 0.3}

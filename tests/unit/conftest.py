@@ -6,26 +6,11 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the machine is shared
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from mars.types import ImageRef, Message, Prompt, Source
-
-
-def make_prompt(prompt_id: str, images: Sequence[ImageRef], names: Sequence[str] | None = None, **fields) -> Prompt:
-    """A question about `images`, the sources called s0, s1, ... unless named."""
-    names = [f"s{i}" for i in range(len(images))] if names is None else names
-    sources = tuple(Source(name, image) for name, image in zip(names, images, strict=True))
-    text = "<image>\n" * len(images) + f"Question {prompt_id}?"
-    given = {"row": f"rows.jsonl:{prompt_id}", "data_source": "test", "truth": "yes"} | fields
-    return Prompt(prompt_id=prompt_id, messages=(Message("user", text),), sources=sources, **given)
-
-
-@pytest.fixture(scope="session")
-def new_prompt() -> Callable[..., Prompt]:
-    return make_prompt
+from mars.types import ImageRef
 
 
 @pytest.fixture(scope="session")
@@ -86,20 +71,20 @@ def process_group(one_thread):
 
 @pytest.fixture(scope="session")
 def world(tiny, process_group):
-    from tiny_world import TinyWorld
+    from tests.tiny_world import TinyWorld
 
     return TinyWorld(tiny)
 
 
 @pytest.fixture(scope="session")
 def qwen3_world(tiny_qwen3, process_group):
-    from tiny_world import TinyWorld
+    from tests.tiny_world import TinyWorld
 
     return TinyWorld(tiny_qwen3)
 
 
 @pytest.fixture(scope="session")
 def tied_world(tiny_tied, process_group):
-    from tiny_world import TinyWorld
+    from tests.tiny_world import TinyWorld
 
     return TinyWorld(tiny_tied)

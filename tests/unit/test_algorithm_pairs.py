@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from step_fakes import Rounds
-from tiny_world import TinyWorld
 
 from mars.build import step_parts
 from mars.config.load import load_config
@@ -17,8 +15,11 @@ from mars.inputs import Inputs
 from mars.rollout.scripted import ScriptedEngine
 from mars.step import SamplingState, train_step
 from mars.types import RewardResult
+from tests.builders import make_prompt
 from tests.fakes.engine import RecordingEngine
+from tests.fakes.step import Rounds
 from tests.fakes.trainer import RecordingTrainer
+from tests.tiny_world import TinyWorld
 
 ALGORITHMS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo", "cispo")
 ANCHORS = ("none", "mono", "all_but_one")
@@ -87,10 +88,10 @@ def reward(algorithm, rollout, text):
 
 @pytest.mark.parametrize("anchor", ANCHORS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_one_step_of_every_pair(world, new_prompt, pictures, algorithm, anchor):
+def test_one_step_of_every_pair(world, pictures, algorithm, anchor):
     config = configure(world.folder, algorithm, anchor)
     inputs = Inputs(world.encoder, world.budget, None, None, BoxFrames("resized_pixels", world.budget), config)
-    prompts = [new_prompt(f"p{i}", pictures[:number]) for i, number in enumerate([2, 3, 1, 2, 3, 2])]
+    prompts = [make_prompt(f"p{i}", pictures[:number]) for i, number in enumerate([2, 3, 1, 2, 3, 2])]
     eos, word = world.rules.eos_ids[0], a_letter(world)
 
     def script(request, k):
@@ -132,11 +133,11 @@ def test_one_step_of_every_pair(world, new_prompt, pictures, algorithm, anchor):
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "dapo", "gspo", "cispo"])
-def test_the_mean_advantage_of_a_prompt_is_the_gain_over_the_spread(world, new_prompt, pictures, algorithm):
+def test_the_mean_advantage_of_a_prompt_is_the_gain_over_the_spread(world, pictures, algorithm):
     """critic/advantages/mean = (1 - lambda) gain / sigma, for prompts of equal sizes with one spread each."""
     config = configure(world.folder, algorithm, "mono")
     inputs = Inputs(world.encoder, world.budget, None, None, BoxFrames("resized_pixels", world.budget), config)
-    prompt = new_prompt("p", pictures[:3])
+    prompt = make_prompt("p", pictures[:3])
     eos, word = world.rules.eos_ids[0], a_letter(world)
     lengths = {None: [0, 3, 1, 4, 7]}
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_algorithm_pairs import configure
-from tiny_world import TinyWorld
 
 from mars.build import step_parts
 from mars.config.load import load_config
 from mars.data.prompts.boxes import BoxFrames
 from mars.inputs import Inputs
 from mars.rollout.scripted import ScriptedEngine
+from tests.builders import make_prompt
+from tests.tiny_world import TinyWorld
+from tests.unit.test_algorithm_pairs import configure
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def world(tiny):
 
 
 @pytest.fixture
-def requests(world, new_prompt, pictures):
+def requests(world, pictures):
     """Settings -> the requests of one prompt with three images."""
 
     def make(**changes):
@@ -29,7 +30,7 @@ def requests(world, new_prompt, pictures):
         config = config.model_copy(update={"anchor": config.anchor.model_copy(update=changes)})
         inputs = Inputs(world.encoder, world.budget, None, None, BoxFrames("resized_pixels", world.budget), config)
         parts = step_parts(config, inputs, ScriptedEngine(None, []), None, None)
-        multi, *anchors = parts.plan.requests([new_prompt("p", pictures[:3])], 1)
+        multi, *anchors = parts.plan.requests([make_prompt("p", pictures[:3])], 1)
         assert multi.view is None
         return multi, anchors
 

@@ -6,23 +6,24 @@ import random
 
 import numpy as np
 import pytest
-from step_fakes import GRPO, IMAGE, Rounds, TableScorer, parts
-from test_step import expected_advantages, make_table, seen_advantages
 
 from mars.algorithms.penalties import OverlongPenalty, overlong_penalty
 from mars.data.order.stream import PromptStream
 from mars.fit import FitSettings, fit
 from mars.step import SamplingState, train_step
+from tests.builders import make_prompt
+from tests.fakes.step import GRPO, IMAGE, Rounds, TableScorer, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.fakes.trainer import RecordingTrainer
+from tests.unit.test_step import expected_advantages, make_table, seen_advantages
 
 NOTHING = SamplingState(0, ())
 
 
 @pytest.fixture
-def new_prompts(new_prompt):
+def new_prompts():
     def make(count):
-        return [new_prompt(f"p{i}", [IMAGE] * (1 + i % 3), extra_info={"name": f"p{i}"}) for i in range(count)]
+        return [make_prompt(f"p{i}", [IMAGE] * (1 + i % 3), extra_info={"name": f"p{i}"}) for i in range(count)]
 
     return make
 

@@ -7,13 +7,14 @@ import math
 from dataclasses import replace
 
 import pytest
-from step_fakes import EOS, GRPO, IMAGE, parts
 
 from mars.data.order.stream import PromptStream
 from mars.fit import FitSettings, fit, last_step
 from mars.rollout.scripted import random_script
 from mars.types import RewardResult
+from tests.builders import make_prompt
 from tests.fakes.engine import RecordingEngine
+from tests.fakes.step import EOS, GRPO, IMAGE, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.fakes.trainer import RecordingTrainer
 
@@ -31,8 +32,8 @@ class LengthScorer:
 
 
 @pytest.fixture
-def prompts(new_prompt):
-    return [new_prompt(f"p{i}", [IMAGE] * (1 + i % 3)) for i in range(7)]
+def prompts():
+    return [make_prompt(f"p{i}", [IMAGE] * (1 + i % 3)) for i in range(7)]
 
 
 def random_parts(seed=3, trainer=None):

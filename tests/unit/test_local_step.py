@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from tiny_world import GRPO
 
 from mars.batching.collate import scoring_batch, train_batch
 from mars.cluster.local import local_workers
@@ -17,7 +16,9 @@ from mars.rollout.hf_engine import HfEngine, HfSettings
 from mars.rollout.plan import RolloutPlan
 from mars.step import StepParts
 from mars.types import RewardResult, Sampling
+from tests.builders import make_prompt
 from tests.fakes.tracker import RecordingTracker
+from tests.tiny_world import GRPO
 
 
 class LetterScorer:
@@ -75,9 +76,9 @@ def kept(metrics):
 
 
 @pytest.mark.parametrize("per_update", [2, 1])
-def test_engine_and_trainer_agree_at_every_step_and_the_run_repeats_to_the_bit(world, new_prompt, pictures, per_update):
-    prompts = [new_prompt(f"p{i}", pictures[i : i + 2], ["visible", "infrared"]) for i in range(3)]
-    prompts.append(new_prompt("text", []))
+def test_engine_and_trainer_agree_at_every_step_and_the_run_repeats_to_the_bit(world, pictures, per_update):
+    prompts = [make_prompt(f"p{i}", pictures[i : i + 2], ["visible", "infrared"]) for i in range(3)]
+    prompts.append(make_prompt("text", []))
     one = run(world, prompts, pictures, per_update)
     if per_update == 1:
         two = run(world, prompts, pictures, per_update)

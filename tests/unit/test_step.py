@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from step_fakes import GRPO, IMAGE, Rounds, one_step, parts
 
 from mars.data.prompts.views import anchor_views
 from mars.step import SamplingState, train_step
+from tests.builders import make_prompt
+from tests.fakes.step import GRPO, IMAGE, Rounds, one_step, parts
 from tests.fakes.trainer import RecordingTrainer
 
 
@@ -44,9 +45,9 @@ def seen_advantages(trainer, number=0):
 
 
 @pytest.fixture
-def prompts(new_prompt):
+def prompts():
     numbers = [1, 2, 3, 2, 1, 3, 2, 2, 3]
-    return [new_prompt(f"p{i}", [IMAGE] * n, extra_info={"name": f"p{i}"}) for i, n in enumerate(numbers)]
+    return [make_prompt(f"p{i}", [IMAGE] * n, extra_info={"name": f"p{i}"}) for i, n in enumerate(numbers)]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,4 +1,4 @@
-"""Several data sets in one run, each with its share of every step: a pure function of (seed, position)."""
+"""Mix several data sets, each with its share of every step. Batch i is a pure function of (seed, i)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mars.types import Prompt
 
 
 class PromptMixture(PromptStream):
-    """Batches without end in which set i has the share weights[i] / sum(weights), as evenly as whole prompts allow.
+    """An endless sequence of batches in which set i has the share weights[i] / sum(weights).
 
-    Every set is gone through epoch after epoch of its own, at its own pace; no prompt comes twice in one batch. A
-    batch's sets are spread evenly over it, so that every update has its share of each. An "epoch" of the mixture is as
-    many prompts as all sets have together. Like its parent, batch i depends on (seed, i) alone.
+    Shares are rounded to whole prompts so that the running total never drifts. Each set has its own epochs. No prompt
+    comes twice in a batch. Within a batch the sets alternate, so that every update of the step gets its share of each.
+    One epoch of the mixture is as many prompts as all sets have together (`len`).
 
-    Example: weights [3, 1] and 6 prompts per step: 4 + 2, 5 + 1, 4 + 2, 5 + 1 … (or the reverse), 4.5 + 1.5 on average.
+    Example: weights [3, 1] and 6 prompts per step give 4 + 2, 5 + 1, 4 + 2, 5 + 1, ...: 4.5 + 1.5 on average.
 
-    Raises ConfigError if a set has fewer prompts than its share of a step.
+    Raises ConfigError if a set has fewer prompts than its largest share of a step.
     """
 
     def __init__(
@@ -35,13 +35,15 @@ class PromptMixture(PromptStream):
         super().__init__([prompt for prompts in sets for prompt in prompts], prompts_per_step, seed, shuffle)
         exact = [Fraction(str(weight)) for weight in weights]
         self._unit = math.lcm(*((weight / sum(exact)).denominator for weight in exact))
-        self._shares = [int(weight / sum(exact) * self._unit) for weight in exact]  # of a seat, in 1 / unit
+        # Exact integers: set i gets shares[i] / unit of every place, and is owed owed[i] / unit places so far.
+        self._shares = [int(weight / sum(exact) * self._unit) for weight in exact]
         self._owed = [0] * len(sets)
         self._decks = [_Deck(prompts, f"{seed}:{number}", shuffle) for number, prompts in enumerate(sets)]
         self._batches: list[tuple[Prompt, ...]] = []
         for number, (prompts, share) in enumerate(zip(sets, self._shares, strict=True)):
-            seats = prompts_per_step * share
-            most = -(-seats // self._unit) + (seats % self._unit > 0 and len(sets) > 2)
+            places = prompts_per_step * share
+            # Rounded up. With three sets or more, rounding can give a set one place more.
+            most = -(-places // self._unit) + (places % self._unit > 0 and len(sets) > 2)
             if len(prompts) < most:
                 raise ConfigError(
                     f"data.weights: a step cannot hold the same prompt twice; got {weights[number]} for a file of "
@@ -49,7 +51,7 @@ class PromptMixture(PromptStream):
                 )
 
     def batch(self, step: int) -> tuple[Prompt, ...]:
-        """The prompts of batch `step` (0 is the first), all different."""
+        """The prompts of batch `step` (0 is the first), all different. Computes and keeps all batches before it."""
         if step < 0:
             raise ValueError(f"step must be 0 or more; got {step}")
         while len(self._batches) <= step:
@@ -57,23 +59,24 @@ class PromptMixture(PromptStream):
         return self._batches[step]
 
     def _next(self) -> tuple[Prompt, ...]:
-        seats = [0] * len(self._decks)
+        places = [0] * len(self._decks)
         for i, share in enumerate(self._shares):
             self._owed[i] += share * self.prompts_per_step
         for _ in range(self.prompts_per_step):
-            neediest = max(range(len(seats)), key=lambda i: (self._owed[i], -i))
-            self._owed[neediest] -= self._unit
-            seats[neediest] += 1
+            most_owed = max(range(len(places)), key=lambda i: (self._owed[i], -i))
+            self._owed[most_owed] -= self._unit
+            places[most_owed] += 1
+        # Prompt k of n of a set goes to the relative position (2k + 1) / 2n of the batch.
         drawn = [
             (Fraction(2 * place + 1, 2 * count), i, prompt)
-            for i, count in enumerate(seats)
+            for i, count in enumerate(places)
             for place, prompt in enumerate(self._decks[i].take(count))
         ]
         return tuple(prompt for _, _, prompt in sorted(drawn, key=lambda entry: entry[:2]))
 
 
 class _Deck:
-    """A set's prompts, dealt epoch after epoch."""
+    """Deals the prompts of one set, one epoch after the other."""
 
     def __init__(self, prompts: Sequence[Prompt], seed: str, shuffle: bool) -> None:
         self._prompts, self._seed, self._shuffle = prompts, seed, shuffle
@@ -81,7 +84,10 @@ class _Deck:
         self._left: list[int] = []
 
     def take(self, count: int) -> list[Prompt]:
-        """The next `count` prompts, all different. Those that a new epoch may not repeat at once come later in it."""
+        """The next `count` prompts, all different.
+
+        If they cross into a new epoch, prompts already taken from the old one come later in the new one.
+        """
         taken, self._left = self._left[:count], self._left[count:]
         if len(taken) < count:
             self._epoch += 1

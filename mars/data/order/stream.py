@@ -1,4 +1,4 @@
-"""The order in which prompts are trained on: a pure function of (seed, position)."""
+"""The order of the training prompts. Batch i is a pure function of (seed, i)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mars.types import Prompt
 
 
 class PromptStream:
-    """Batches of prompts without end, epoch after epoch.
+    """An endless sequence of batches, one epoch after the other.
 
-    Every prompt comes once in each epoch, and no prompt comes twice in one batch: a batch that crosses an epoch's end
-    takes its rest from prompts that are not in it yet. Batch i holds the positions i * prompts_per_step onwards; it
-    depends on (seed, i) alone, so a run resumes by asking for the next number.
+    Each epoch has every prompt once, and no batch has a prompt twice: a batch that crosses the end of an epoch is
+    completed with prompts that it does not have yet. Batch i depends on (seed, i) alone, so nothing has to be stored to
+    resume a run.
 
     Raises ConfigError if there are fewer prompts than prompts_per_step.
     """
@@ -45,7 +45,7 @@ class PromptStream:
         return tuple(self._prompts[self._index(position)] for position in range(first, first + self.prompts_per_step))
 
     def epoch(self, step: int) -> tuple[int, int]:
-        """(epoch, position in the epoch) of the first prompt of batch `step`."""
+        """(epoch, position within the epoch) of the first prompt of batch `step`."""
         return divmod(step * self.prompts_per_step, len(self._prompts))
 
     def _index(self, position: int) -> int:
@@ -53,10 +53,10 @@ class PromptStream:
         return self._order(epoch)[offset] if self._shuffle else offset
 
     def _compute_order(self, epoch: int) -> tuple[int, ...]:
-        """The permutation of one epoch.
+        """The order of one epoch, as indices of the prompts.
 
-        Where a batch crosses into the epoch, the start of the permutation depends on the end of the one before. Every
-        `cycle` epochs a batch ends exactly at an epoch's end, so the computation starts there and nothing is stored.
+        If a batch crosses into the epoch, its first prompts depend on the last ones of the epoch before, and so on back
+        to an epoch that a batch starts exactly. Those are `cycle` epochs apart, so the computation starts at the last.
         """
         size, batch = len(self._prompts), self.prompts_per_step
         cycle = batch // math.gcd(size, batch)
@@ -68,7 +68,7 @@ class PromptStream:
         return order
 
     def _permutation(self, epoch: int) -> list[int]:
-        """Sorted by hash: the same on every machine and with every library version."""
+        """A random order by hash, which is the same on every machine and with every library version."""
         prefix = f"{self._seed}:{epoch}:"
         return sorted(
             range(len(self._prompts)), key=lambda i: blake2b(f"{prefix}{i}".encode(), digest_size=16).digest()
@@ -76,7 +76,7 @@ class PromptStream:
 
 
 def _avoid_at_start(permutation: list[int], shown: set[int], length: int) -> tuple[int, ...]:
-    """The permutation with the first `length` members that are not in `shown` moved to the front.
+    """Move the first `length` indices that are not in `shown` to the front.
 
     Example: ([2, 0, 1, 3], {2}, 2) -> (0, 1, 2, 3).
     """

@@ -6,11 +6,11 @@ import threading
 from dataclasses import replace
 
 import pytest
-from tiny_world import GRPO
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
 from mars.data.pixels.images import BadImage
+from tests.tiny_world import GRPO
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_world import distance, full, real_processor
 
 from mars.data.pixels.images import decode_image
+from tests.tiny_world import distance, full, real_processor
 
 FAMILIES = ["world", "qwen3_world", "tied_world"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny_world import GRPO, TinyWorld, distance, gradients
 
 from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
+from tests.tiny_world import GRPO, TinyWorld, distance, gradients
 
 TEMPERATURE = 0.7
 KINDS = {

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_world import GRPO
 
 from mars.actor.objective import (
     Objective,
@@ -21,6 +20,7 @@ from mars.actor.objective import (
 )
 from mars.actor.update_sums import UpdateSums
 from mars.types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from tests.tiny_world import GRPO
 
 
 def row(advantage, rollout_logprobs, weight=1.0, off_policy=False, carried=False):

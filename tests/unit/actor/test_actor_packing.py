@@ -7,7 +7,8 @@ from itertools import chain
 
 import pytest
 import torch
-from tiny_world import GRPO, distance, gradients
+
+from tests.tiny_world import GRPO, distance, gradients
 
 PACKINGS = ("shared_prefix", "padded")
 WITH_KL = replace(GRPO, kl_coefficient=0.3, entropy_coefficient=0.02)

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_world import GRPO
 
 from mars.actor import reference
 from mars.actor.reference import check_reference
@@ -17,6 +16,7 @@ from mars.data.synthetic.tiny_model import build_tiny
 from mars.errors import ConfigError, SetupError
 from mars.types import MicroBatch, TrainBatch, UpdatePlan
 from tests.fakes.trainer import RecordingTrainer
+from tests.tiny_world import GRPO
 
 IN_REWARD = replace(GRPO, kl_coefficient=0.1, kl_placement="reward")
 ESTIMATES = {"k1": lambda d: d, "abs": abs, "k2": lambda d: d * d / 2, "k3": lambda d: math.exp(-d) - 1 + d}

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_world import GRPO, distance, gradients
 
 from mars.actor.state import full_state
 from mars.errors import NumericalError
 from mars.types import MicroBatch, TrainBatch, UpdatePlan
+from tests.tiny_world import GRPO, distance, gradients
 
 
 @pytest.fixture

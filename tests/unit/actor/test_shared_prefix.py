@@ -10,11 +10,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_world import distance
 
 from mars.actor.batch import forward_batch
 from mars.actor.model import ModelSettings, ScoringSettings, load_policy
 from mars.actor.shared_prefix import pack_groups
+from tests.tiny_world import distance
 
 FAMILIES = ["world", "qwen3_world", "tied_world"]
 LOGPROBS, GRADIENTS, WRONG = 1e-5, 5e-6, 1e-2

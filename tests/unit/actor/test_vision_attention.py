@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
-from tiny_world import distance
 from transformers import AutoModelForImageTextToText
 
 from mars.actor import vision_attention
 from mars.actor.model import ModelSettings, ScoringSettings, load_policy
 from mars.actor.state import save_policy
 from mars.actor.vision_attention import SEGMENTS, attend_batched, segment_attention
+from tests.tiny_world import distance
 
 # Grids in patches: whole windows only, windows cut at both edges, narrower than a window, and two alike.
 GRIDS = [(16, 24), (12, 20), (4, 4), (6, 30), (6, 30)]

@@ -16,55 +16,22 @@ from mars.algorithms.selection import select_prompts
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 from mars.types import (
-    Completion,
-    ImageRef,
-    Message,
-    Prompt,
-    PromptRollouts,
-    RewardResult,
-    Rollout,
-    RolloutGroup,
-    RolloutRequest,
     Sampling,
-    Source,
     TrainPrompt,
     TrainResponse,
 )
+from tests.builders import make_rollouts
 
 GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 0.0)
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=4)
 
 
-def group(prompt_id, view, scores):
-    """None is a rollout whose reward failed."""
-    request = RolloutRequest(prompt_id, view, (1,), (), len(scores), 0, SAMPLING)
-    rollouts = [
-        Rollout(
-            prompt_id,
-            view,
-            k,
-            "",
-            Completion((1,), (-1.0,), "stop"),
-            RewardResult(0.0, 0.0, {}, failed="raised") if score is None else RewardResult(score, 0.0, {}),
-        )
-        for k, score in enumerate(scores)
-    ]
-    return RolloutGroup(request, tuple(rollouts))
-
-
-def prompt(prompt_id, multi, **anchors):
-    sources = tuple(Source(name, ImageRef(name, (8, 8))) for name in anchors)
-    described = Prompt(prompt_id, "f:1", "set", (Message("user", "<image>" * len(sources)),), sources, "x")
-    groups = tuple(group(prompt_id, tuple(name.split("_and_")), scores) for name, scores in anchors.items())
-    return PromptRollouts(described, group(prompt_id, None, multi), groups)
-
-
 STEP = [
-    prompt("a", [1.0, 0.0], visible=[0.0], infrared=[1.0]),  # gain 0, conflict
-    prompt("b", [1.0, 1.0], visible=[0.5], infrared=[0.0]),  # gain 0.75, equal multi rewards
-    prompt("c", [0.0, 0.0, 0.0], visible=[0.0], infrared=[0.0]),  # nothing to learn
-    prompt("d", [1.0, None], visible=[None], infrared=[None]),  # one valid reward
-    prompt("e", [0.0, None, 1.0], visible=[None, 0.25], infrared=[None]),  # ragged
+    make_rollouts("a", [1.0, 0.0], visible=[0.0], infrared=[1.0]),  # gain 0, conflict
+    make_rollouts("b", [1.0, 1.0], visible=[0.5], infrared=[0.0]),  # gain 0.75, equal multi rewards
+    make_rollouts("c", [0.0, 0.0, 0.0], visible=[0.0], infrared=[0.0]),  # nothing to learn
+    make_rollouts("d", [1.0, None], visible=[None], infrared=[None]),  # one valid reward
+    make_rollouts("e", [0.0, None, 1.0], visible=[None, 0.25], infrared=[None]),  # ragged
 ]
 
 
@@ -128,14 +95,14 @@ def test_metrics_by_hand():
 
 
 def test_mean_advantage_is_the_gain_over_the_std():
-    step = [prompt("a", [1.0, 0.5, 0.25], visible=[0.0], infrared=[0.75])]
+    step = [make_rollouts("a", [1.0, 0.5, 0.25], visible=[0.0], infrared=[0.75])]
     metrics, _, advantages = metrics_of(step)
     expected = (1 - metrics["mars/lambda"]) * metrics["mars/gain/mean"] / advantages.std.item()
     assert metrics["critic/advantages/mean"] == pytest.approx(expected)
 
 
 def test_without_anchors_nothing_is_said_about_them():
-    metrics, _, _ = metrics_of([prompt("a", [1.0, 0.0])])
+    metrics, _, _ = metrics_of([make_rollouts("a", [1.0, 0.0])])
     assert not [key for key in metrics if key.startswith(("mars/gain", "mars/anchor", "mars/lambda", "mars/conflict"))]
     assert metrics["critic/advantages/mean"] == pytest.approx(0.0)
     assert metrics["mars/frac_zero_signal"] == 0.0
@@ -146,24 +113,26 @@ def test_no_prompts_no_metrics():
 
 
 def test_all_rewards_failed():
-    metrics, _, _ = metrics_of([prompt("a", [None, None], visible=[None])])
+    metrics, _, _ = metrics_of([make_rollouts("a", [None, None], visible=[None])])
     assert metrics == {"mars/frac_zero_signal": 1.0, "mars/frac_undefined": 1.0}
 
 
 def test_prompts_without_a_valid_multi_reward_are_no_zero_std():
-    metrics, _, _ = metrics_of([prompt("a", [None, None]), prompt("b", [1.0, 1.0]), prompt("c", [1.0, 0.0])])
+    metrics, _, _ = metrics_of(
+        [make_rollouts("a", [None, None]), make_rollouts("b", [1.0, 1.0]), make_rollouts("c", [1.0, 0.0])]
+    )
     assert metrics["reward/frac_zero_std"] == 1 / 2
     assert metrics["mars/frac_undefined"] == pytest.approx(1 / 3)
 
 
 def test_rounding_is_no_conflict():
     # (0.1 + 0.1 + 0.1) / 3 is above 0.1 in floating point; the reverse must not count as a conflict.
-    metrics, _, _ = metrics_of([prompt("a", [0.1, 0.1], visible=[0.1, 0.1, 0.1])])
+    metrics, _, _ = metrics_of([make_rollouts("a", [0.1, 0.1], visible=[0.1, 0.1, 0.1])])
     assert metrics["mars/conflict_rate"] == 0.0
 
 
 def test_views_of_several_sources_have_a_joined_name():
-    metrics, _, _ = metrics_of([prompt("a", [1.0, 0.0], rgb_and_depth=[0.5])])
+    metrics, _, _ = metrics_of([make_rollouts("a", [1.0, 0.0], rgb_and_depth=[0.5])])
     assert metrics["mars/anchor/rgb+depth/mean"] == 0.5
     assert view_name(None) == "multi"
 
@@ -180,7 +149,10 @@ def test_selection(rule, keep, zero_signal):
 
 
 def test_equal_multi_rewards_are_dropped_without_anchors_and_kept_with():
-    for step, kept in (([prompt("a", [1.0, 1.0])], False), ([prompt("a", [1.0, 1.0], visible=[0.0])], True)):
+    for step, kept in (
+        ([make_rollouts("a", [1.0, 1.0])], False),
+        ([make_rollouts("a", [1.0, 1.0], visible=[0.0])], True),
+    ):
         _, rewards, advantages = metrics_of(step)
         assert select_prompts(advantages, rewards.prompt_index, "nonzero_advantage").keep.tolist() == [kept]
 

@@ -7,43 +7,21 @@ from hypothesis import strategies as st
 from mars.batching.collate import train_batch
 from mars.batching.plan import assign_to_ranks, micro_batches, plan_updates
 from mars.types import (
-    Completion,
     ImageRef,
-    Message,
-    Prompt,
     PromptRollouts,
-    RewardResult,
-    Rollout,
-    RolloutGroup,
-    RolloutRequest,
     Sampling,
-    Source,
     TrainPrompt,
     TrainResponse,
 )
+from tests.builders import IMAGE, make_group, make_prompt, make_rollouts
 
 SAMPLING = Sampling(1.0, 1.0, -1, 8)
 
 
-def group(prompt_id, view, scores):
-    """A group of one rollout per score; None is a failed one. Rollout k has k + 1 tokens."""
-    image = ImageRef("a.png", (28, 28))
-    request = RolloutRequest(prompt_id, view, (1, 2, 3), (image,), len(scores), 0, SAMPLING)
-    rollouts = tuple(
-        Rollout(
-            prompt_id, view, k, "", Completion((7,) * (k + 1), (-0.5,) * (k + 1), "stop"),
-            RewardResult(score or 0.0, 0.0, {}, None if score is not None else "raised"),
-        )
-        for k, score in enumerate(scores)
-    )  # fmt: skip
-    return RolloutGroup(request, rollouts)
-
-
 def kept(prompt_id, multi, **anchors):
-    sources = tuple(Source(name, ImageRef("a.png", (28, 28))) for name in ("a", "b"))
-    prompt = Prompt(prompt_id, f"f:{prompt_id}", "d", (Message("user", "<image><image>q"),), sources, "t")
-    groups = tuple(group(prompt_id, (name,), scores) for name, scores in anchors.items())
-    return PromptRollouts(prompt, group(prompt_id, None, multi), groups)
+    """Rollout k of a group has k + 1 tokens; None is a failed reward."""
+    prompt = make_prompt(prompt_id, [IMAGE] * 2, ["a", "b"])
+    return make_rollouts(prompt, multi, **anchors)
 
 
 def collate(items, num_ranks=1):
@@ -82,7 +60,7 @@ def test_anchors_stay_with_their_prompt_in_any_order(order):
 def test_a_prompt_twice_or_a_view_as_multi_is_an_error():
     with pytest.raises(ValueError, match=r"twice.*'x'"):
         collate([kept("x", [1.0]), kept("x", [0.0])])
-    mono = PromptRollouts(kept("x", [1.0]).prompt, group("x", ("a",), [1.0]), ())
+    mono = PromptRollouts(kept("x", [1.0]).prompt, make_group("x", ("a",), [1.0]), ())
     with pytest.raises(ValueError, match="multi group"):
         collate([mono])
 

@@ -20,6 +20,7 @@ from mars.report.scores import score_file
 from mars.rollout.plan import RolloutPlan
 from mars.rollout.scripted import ScriptedEngine
 from mars.types import ImageRef, Sampling
+from tests.builders import make_prompt
 
 EOS = 9
 SOURCES = {"a": ["visible", "infrared"], "b": ["visible", "infrared"], "c": ["alone"]}
@@ -65,12 +66,12 @@ class World:
 
 
 @pytest.fixture
-def world(new_prompt):
-    return World(make_questions(new_prompt))
+def world():
+    return World(make_questions())
 
 
-def make_questions(new_prompt, samples=1, seed=0, **identity):
-    prompts = [new_prompt(name, [IMAGE] * len(names), names) for name, names in SOURCES.items()]
+def make_questions(samples=1, seed=0, **identity):
+    prompts = [make_prompt(name, [IMAGE] * len(names), names) for name, names in SOURCES.items()]
     sampling = Sampling(1.0, 1.0, 0, 60)
     encode = lambda prompt, view: ((1, 2), (IMAGE,) * (len(prompt.sources) if view is None else 1))  # noqa: E731
     plan = RolloutPlan(samples, samples, sampling, sampling, partial(anchor_views, anchor_kind="mono"), encode, seed)
@@ -182,8 +183,8 @@ def test_a_damaged_line_in_the_middle_is_refused(world, tmp_path):
         world.infer(paths)
 
 
-def test_a_question_with_some_of_its_samples_is_asked_again_as_a_whole(new_prompt, tmp_path):
-    world, paths = World(make_questions(new_prompt, samples=3)), result_paths(tmp_path / "out")
+def test_a_question_with_some_of_its_samples_is_asked_again_as_a_whole(tmp_path):
+    world, paths = World(make_questions(samples=3)), result_paths(tmp_path / "out")
     world.infer(paths)
     before = read_results(paths.folder).answers
     lines = paths.answers.read_text().splitlines(keepends=True)
@@ -212,7 +213,7 @@ def test_views_asked_one_after_the_other_make_one_result(world, tmp_path):
 @pytest.mark.parametrize(
     "change", [{"model": "other"}, {"model_fingerprint": "1"}, {"questions": "q"}, {"seed": 1}, {"template": "new"}]
 )
-def test_answers_of_another_model_or_other_questions_are_not_mixed(new_prompt, world, tmp_path, change):
+def test_answers_of_another_model_or_other_questions_are_not_mixed(world, tmp_path, change):
     paths = result_paths(tmp_path / "out")
     world.infer(paths)
     before = paths.answers.read_bytes()
@@ -223,22 +224,22 @@ def test_answers_of_another_model_or_other_questions_are_not_mixed(new_prompt, w
     assert world.starts == 1
 
 
-def test_a_call_that_ended_before_the_first_answer_binds_nobody(new_prompt, tmp_path):
+def test_a_call_that_ended_before_the_first_answer_binds_nobody(tmp_path):
     """No engine started, say: the next call may have other settings and ask for other views."""
     paths = result_paths(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
-        World(make_questions(new_prompt, seed=1), stop_after=0).infer(paths)
+        World(make_questions(seed=1), stop_after=0).infer(paths)
     assert paths.answers.read_bytes() == b""
-    World(make_questions(new_prompt, seed=2)).infer(paths, "multi")
+    World(make_questions(seed=2)).infer(paths, "multi")
     about = json.loads(paths.about.read_text())
     assert (about["identity"]["seed"], about["asked"]) == (2, {"multi": 3})
     assert score_file(tmp_path / "out", "vqa", 0.5, None)[2]["multi"]["n"] == 3
 
 
-def test_the_same_weights_at_another_place_go_on(new_prompt, tmp_path):
+def test_the_same_weights_at_another_place_go_on(tmp_path):
     paths = result_paths(tmp_path / "out")
-    World(make_questions(new_prompt, model="here", model_fingerprint="f")).infer(paths, "multi")
-    World(make_questions(new_prompt, model="there", model_fingerprint="f")).infer(paths, "all")
+    World(make_questions(model="here", model_fingerprint="f")).infer(paths, "multi")
+    World(make_questions(model="there", model_fingerprint="f")).infer(paths, "all")
 
 
 def test_two_processes_do_not_write_one_result(world, tmp_path):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from result_files import boxes_text, line, vqa_text, write_folder, write_public
 from rich.console import Console
 from scipy.stats import ttest_rel
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from mars.cli.main import app
 from mars.errors import DataError
 from mars.evaluation.compare import Scored, compare, comparison_table, legend
 from mars.report.scores import score_file
+from tests.unit.evaluation.result_files import boxes_text, line, vqa_text, write_folder, write_public
 
 
 def compared(paths, task="vqa", threshold=0.5):

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from result_files import boxes_text, line, vqa_text, write_folder, write_public
 from typer.testing import CliRunner
 
 from mars.cli.main import app
 from mars.errors import ConfigError, DataError, MarsError
 from mars.evaluation.files import result_paths
 from mars.evaluation.questions import convert_questions, first_task, readable_file
+from tests.unit.evaluation.result_files import boxes_text, line, vqa_text, write_folder, write_public
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e"

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from step_fakes import EOS, IMAGE, encode
 
 from mars.data.prompts.views import anchor_views
 from mars.evaluation.summary import EvaluationParts, eval_metrics, evaluate
@@ -14,7 +13,9 @@ from mars.rewards.contract import failed_result
 from mars.rewards.functions import RewardsBySet
 from mars.rollout.plan import RolloutPlan
 from mars.types import RewardResult, Sampling
+from tests.builders import make_prompt
 from tests.fakes.engine import RecordingEngine
+from tests.fakes.step import EOS, IMAGE, encode
 
 # (multi, {source: mono}) accuracies; None: the reward function fails.
 TRUTH = {
@@ -61,9 +62,9 @@ def evaluation(samples=1, rewards=OWN):
 
 
 @pytest.fixture
-def prompts(new_prompt):
+def prompts():
     return [
-        new_prompt(name, [IMAGE] * max(len(mono), 1), extra_info={"name": name}, data_source=f"set {name in 'ab'}")
+        make_prompt(name, [IMAGE] * max(len(mono), 1), extra_info={"name": name}, data_source=f"set {name in 'ab'}")
         for name, (_, mono) in TRUTH.items()
     ]
 

@@ -7,8 +7,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from result_files import boxes_text, line, vqa_text, write_folder, write_public
-from test_ask import World, make_questions
 from typer.testing import CliRunner
 
 from mars.cli.main import app
@@ -18,6 +16,8 @@ from mars.evaluation.files import check_out, read_results, result_paths
 from mars.output.files import check_writable, write_atomically
 from mars.report.scores import score_file
 from mars.types import ImageRef, RolloutRequest, Sampling
+from tests.unit.evaluation.result_files import boxes_text, line, vqa_text, write_folder, write_public
+from tests.unit.evaluation.test_ask import World, make_questions
 
 TRUTH = json.dumps([[0, 0, 50, 25]])
 
@@ -173,13 +173,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert (tmp_path / "x.json").read_text() == "old"
 
 
-def test_a_full_disk_stops_the_asking_with_a_reason(new_prompt, tmp_path, monkeypatch):
+def test_a_full_disk_stops_the_asking_with_a_reason(tmp_path, monkeypatch):
     """/dev/full takes no byte."""
     paths = replace(result_paths(tmp_path / "out"), answers=tmp_path / "full")
     monkeypatch.setattr("mars.evaluation.ask._open", lambda questions, paths, wanted: ())
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(SetupError, match=r"full: cannot be written .No space left on device"):
-        World(make_questions(new_prompt)).infer(paths)
+        World(make_questions()).infer(paths)
 
 
 # --- files that infer must not overwrite
@@ -201,10 +201,10 @@ def test_a_public_file_of_somebody_else_is_not_overwritten(world_paths, tmp_path
 
 
 @pytest.fixture
-def world_paths(new_prompt, tmp_path):
+def world_paths(tmp_path):
     """Results of an earlier call, whose public file is made again."""
     paths = result_paths(tmp_path / "ours.json")
-    World(make_questions(new_prompt)).infer(paths)
+    World(make_questions()).infer(paths)
     return paths
 
 
@@ -230,8 +230,8 @@ def test_pictures_of_another_folder_are_other_questions(tmp_path):
         images_fingerprint([request(tmp_path / "gone.png")])
 
 
-def test_answers_are_json_whatever_a_row_holds(new_prompt, tmp_path):
-    questions = make_questions(new_prompt)
+def test_answers_are_json_whatever_a_row_holds(tmp_path):
+    questions = make_questions()
     odd = {"n": math.nan, "deep": [{"x": -math.inf}], "fine": 0.5}
     questions = replace(questions, prompts=[replace(prompt, extra_info=odd) for prompt in questions.prompts])
     paths = result_paths(tmp_path / "out")

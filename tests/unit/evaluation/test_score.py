@@ -8,12 +8,12 @@ from math import log, sqrt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from result_files import boxes_text, line, vqa_text, write_folder, write_public
 
 from mars.errors import ConfigError, DataError
 from mars.evaluation.summary import mean_interval
 from mars.report.scores import score_file
 from mars.rewards.compat_score import is_readable
+from tests.unit.evaluation.result_files import boxes_text, line, vqa_text, write_folder, write_public
 
 TWO = [[0, 0, 10, 10], [20, 0, 40, 10]]
 TRUTH_TWO = json.dumps(TWO)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tracking_samples import make_group, make_prompt
 
 from mars.errors import DataError
 from mars.evaluation.summary import EvalRecord, summarize
@@ -17,7 +16,8 @@ from mars.report import run_page as report_module
 from mars.report.plots import draw_figures
 from mars.report.run_page import write_report
 from mars.tracking.rollouts import RolloutFiles
-from mars.types import PromptRollouts, RewardResult
+from mars.types import ImageRef, RewardResult
+from tests.builders import make_prompt, make_rollouts
 
 HOSTILE = (
     "</pre><script>alert(1)</script><img src=x onerror=alert(1)> \"'`{{7*7}} \x1b[31m \u202e \x00 \ud800 $a$ &amp;"
@@ -74,9 +74,11 @@ def metric_rows(count: int, source: str = "visible") -> list[dict]:
 
 
 def write_rollouts(run: Path, step: int, text: str, question: str = "Where?", sources=("visible", "infrared")) -> None:
-    prompt = make_prompt("p1", question, sources)
-    anchors = tuple(make_group(prompt, (name,), [text]) for name in sources)
-    item = PromptRollouts(prompt, make_group(prompt, None, [text, text]), anchors)
+    images = [ImageRef(f"{name}.png", (40, 20)) for name in sources]
+    truth = json.dumps([{"bbox_2d": [10, 5, 20, 10], "label": "person"}])
+    prompt = make_prompt("p1", images, sources, "<image>" * len(sources) + question, truth=truth, data_source="llvip")
+    scored = RewardResult(0.5, 0.25, {"format": 0.75, "iou": 0.25})
+    item = make_rollouts(prompt, [scored] * 2, text=text, **{name: [scored] for name in sources})
     RolloutFiles(run / "rollouts", frames).log_rollouts([item], step)
 
 
@@ -220,9 +222,8 @@ def test_long_answers_are_cut(tmp_path: Path) -> None:
 
 
 def test_failed_rewards_and_missing_numbers_are_shown(tmp_path: Path) -> None:
-    prompt = make_prompt("p1")
     failed = RewardResult(float("nan"), 0.0, {}, failed="ValueError: <odd>")
-    item = PromptRollouts(prompt, make_group(prompt, None, ["yes"], failed), ())
+    item = make_rollouts("p1", [failed], text="yes")
     RolloutFiles(tmp_path / "rollouts", lambda prompt, view: (None, None)).log_rollouts([item], 1)
     assert "– (reward failed: ValueError: <odd>)" in " ".join(read(tmp_path).text.split())
 

@@ -4,7 +4,6 @@ import random
 import weakref
 
 import pytest
-from generation import completions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from mars.rollout.engine import EngineCounts, FinishedSample
 from mars.rollout.metrics import engine_metrics, processed_tokens, rollout_metrics
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
+from tests.builders import completions, make_prompt
 from tests.fakes.engine import RecordingEngine
 
 SAMPLING = Sampling(1.0, 1.0, 0, 6)
@@ -39,8 +39,8 @@ def request(prompt_id, view, num_samples):
 
 
 @pytest.fixture
-def prompts(new_prompt):
-    return [new_prompt("x", [IMAGE] * 2, truth="tx"), new_prompt("y", [IMAGE], truth="ty", extra_info={"n": 1})]
+def prompts():
+    return [make_prompt("x", [IMAGE] * 2, truth="tx"), make_prompt("y", [IMAGE], truth="ty", extra_info={"n": 1})]
 
 
 def gather(prompts, requests, decode=lambda ids: "".join(map(str, ids)), scorer=None):
@@ -101,9 +101,9 @@ def scored_sample(position, index):
     st.randoms(use_true_random=False),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_whatever_the_order_in_which_samples_finish(new_prompt, views, random):
+def test_whatever_the_order_in_which_samples_finish(views, random):
     """Completion, text and reward of a sample stay together and go where its request says."""
-    prompts = [new_prompt("x", [IMAGE] * 2), new_prompt("y", [IMAGE] * 2)]
+    prompts = [make_prompt("x", [IMAGE] * 2), make_prompt("y", [IMAGE] * 2)]
     requests = [request("x", None, 3), request("y", None, 2), *(request(*wanted) for wanted in views)]
     random.shuffle(requests)
     scored = [scored_sample(i, k) for i, r in enumerate(requests) for k in range(r.num_samples)]

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from generation import completions
 
 from mars.actor.objective import truncation_nats
 from mars.rollout.engine import EngineCounts
 from mars.rollout.hf_engine import HfEngine, HfSettings, _Sampler, _SeededNoise
 from mars.types import RolloutRequest, Sampling, WeightUpdate
 from mars.types import Sequence as TokenSequence
+from tests.builders import completions
 
 FREE = Sampling(1.0, 1.0, 0, 6)
 GREEDY = Sampling(0.0, 1.0, 0, 6)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mars.data.prompts.views import anchor_views, render_view
 from mars.rollout.plan import RolloutPlan, request_seed
 from mars.types import ImageRef, Sampling
+from tests.builders import make_prompt
 
 POLICY = Sampling(1.0, 0.9, 0, 16)
 GREEDY = Sampling(0.0, 1.0, 0, 16)
@@ -30,8 +31,8 @@ def text(request):
 
 
 @pytest.fixture
-def prompts(new_prompt):
-    return [new_prompt(f"p{k}", IMAGES[:k], [f"cam{i}" for i in range(k)]) for k in (2, 1, 3)]
+def prompts():
+    return [make_prompt(f"p{k}", IMAGES[:k], [f"cam{i}" for i in range(k)]) for k in (2, 1, 3)]
 
 
 def test_every_prompt_asks_for_its_multi_view_and_right_after_it_for_its_anchors(prompts):

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tracking_samples import make_prompt, make_rollouts
 
 from mars.tracking.jsonl import JsonlTracker, read_metrics
 from mars.tracking.multi import QUEUE_SIZE, MultiTracker
+from tests.builders import make_rollouts
 
 
 class Recorder:
@@ -156,7 +156,7 @@ def test_values_that_are_not_finite_are_counted_and_named(tmp_path: Path, caplog
 def test_rollouts_are_sampled_before_they_wait(tmp_path: Path) -> None:
     copy = Recorder()
     tracker = make(tmp_path, every=3, prompts=2, copy=lambda: copy)
-    rollouts = [make_rollouts(make_prompt(str(number))) for number in range(6)]
+    rollouts = [make_rollouts(str(number), [0.5], visible=[0.5]) for number in range(6)]
     for step in range(1, 8):
         tracker.log_rollouts(rollouts if step % 2 else rollouts[::-1], step)
     tracker.close()
@@ -167,6 +167,6 @@ def test_rollouts_are_sampled_before_they_wait(tmp_path: Path) -> None:
 def test_no_rollouts_where_none_are_wanted(tmp_path: Path) -> None:
     copy = Recorder()
     tracker = make(tmp_path, every=0, copy=lambda: copy)
-    tracker.log_rollouts([make_rollouts(make_prompt("a"))], 1)
+    tracker.log_rollouts([make_rollouts("a", [0.5], visible=[0.5])], 1)
     tracker.close()
     assert copy.rollouts == []

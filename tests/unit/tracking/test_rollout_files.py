@@ -5,10 +5,10 @@ import random
 from pathlib import Path
 
 import pytest
-from tracking_samples import make_group, make_prompt, make_rollouts
 
 from mars.tracking.rollouts import RolloutFiles, sample_prompts
 from mars.types import ImageRef, PromptRollouts, RewardResult
+from tests.builders import make_group, make_prompt, make_rollouts
 
 
 def frames(prompt, view):
@@ -16,12 +16,14 @@ def frames(prompt, view):
 
 
 def test_a_file_holds_every_view_and_response(tmp_path: Path) -> None:
-    prompt = make_prompt("a")
+    visible, infrared = (ImageRef(f"{name}.png", (40, 20)) for name in ("visible", "infrared"))
+    prompt = make_prompt("a", [visible, infrared], ["visible", "infrared"], "<image><image>Where?")
+    scored = RewardResult(0.5, 0.25, {"format": 0.75, "iou": 0.25})
     failed = RewardResult(float("nan"), 0.0, {"iou": float("inf")}, failed="ValueError: odd")
     item = PromptRollouts(
         prompt,
-        make_group(prompt, None, ["one", "two\x1b[2J\ud800"]),
-        (make_group(prompt, ("infrared",), ["three"], failed),),
+        make_group("a", None, [scored, scored], ["one", "two\x1b[2J\ud800"]),
+        (make_group("a", ("infrared",), [failed], "three"),),
     )
     RolloutFiles(tmp_path / "rollouts", frames).log_rollouts([item], 10)
     path = tmp_path / "rollouts" / "step_000010.jsonl"
@@ -29,7 +31,7 @@ def test_a_file_holds_every_view_and_response(tmp_path: Path) -> None:
     assert path.read_bytes().isascii()
     assert "\x1b" not in path.read_text()
     (record,) = map(json.loads, path.read_text().splitlines())
-    assert (record["step"], record["prompt_id"], record["row"]) == (10, "a", "train.parquet:a")
+    assert (record["step"], record["prompt_id"], record["row"]) == (10, "a", "rows.jsonl:a")
     assert record["question"] == [{"role": "user", "text": "<image><image>Where?"}]
     image = record["sources"][1]["image"]
     assert ImageRef(**{**image, "size": tuple(image["size"])}) == prompt.sources[1].image
@@ -44,7 +46,7 @@ def test_a_file_holds_every_view_and_response(tmp_path: Path) -> None:
         "accuracy": 0.25,
         "parts": {"format": 0.75, "iou": 0.25},
         "failed": None,
-        "length": 4,
+        "length": 2,
         "finish_reason": "stop",
     }
     assert infrared["view"] == ["infrared"]
@@ -55,20 +57,20 @@ def test_a_file_holds_every_view_and_response(tmp_path: Path) -> None:
 
 def test_a_step_done_again_replaces_its_file(tmp_path: Path) -> None:
     files = RolloutFiles(tmp_path, frames)
-    files.log_rollouts([make_rollouts(make_prompt("a"), "old")], 1)
-    files.log_rollouts([make_rollouts(make_prompt("a"), "new")], 1)
+    files.log_rollouts([make_rollouts("a", [0.5], text="old", visible=[0.5])], 1)
+    files.log_rollouts([make_rollouts("a", [0.5], text="new", visible=[0.5])], 1)
     assert "old" not in (tmp_path / "step_000001.jsonl").read_text()
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "step_000001.jsonl").mkdir()  # os.replace cannot put a file here
     with pytest.raises(OSError, match="step_000001"):
-        RolloutFiles(tmp_path, frames).log_rollouts([make_rollouts(make_prompt("a"))], 1)
+        RolloutFiles(tmp_path, frames).log_rollouts([make_rollouts("a", [0.5], visible=[0.5])], 1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step_000001.jsonl"]
 
 
 def test_the_sample_depends_on_step_and_prompt_ids_alone() -> None:
-    rollouts = [make_rollouts(make_prompt(str(number))) for number in range(30)]
+    rollouts = [make_rollouts(str(number), [0.5], visible=[0.5]) for number in range(30)]
     shuffled = random.Random(3).sample(rollouts, 30)
     chosen = [[item.prompt.prompt_id for item in sample_prompts(order, 4, 7)] for order in (rollouts, shuffled)]
     assert chosen[0] == chosen[1]

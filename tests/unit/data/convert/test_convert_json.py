@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_sets import SIZE, depth, evaluation, picture, run_convert, talk, views, write
 
 from mars.data.pixels.images import decode_image
 from mars.data.rows.dataset import load_prompts
 from mars.errors import DataError, SetupError
+from tests.unit.data.convert.small_sets import SIZE, depth, evaluation, picture, run_convert, talk, views, write
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from small_sets import depth, evaluation, picture, run_convert, talk, views, write
 
 from mars.data.convert.spatialqa import sources, yes_or_no
 from mars.errors import DataError, SetupError
+from tests.unit.data.convert.small_sets import depth, evaluation, picture, run_convert, talk, views, write
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
 from mars.types import ImageRef
+from tests.builders import make_prompt
 
 BUDGET = ImageBudget(4 * 28 * 28, 1280 * 28 * 28, 14, 2)
 PIXELS = BoxFrames("resized_pixels", BUDGET)
@@ -13,9 +14,9 @@ LARGE, SMALL = ImageRef("visible.jpg", (1280, 1024)), ImageRef("infrared.png", (
 
 
 @pytest.fixture
-def prompt(new_prompt):
+def prompt():
     def make(*images, **fields):
-        return new_prompt("p", images, ["visible", "infrared", "depth"][: len(images)], **fields)
+        return make_prompt("p", images, ["visible", "infrared", "depth"][: len(images)], **fields)
 
     return make
 

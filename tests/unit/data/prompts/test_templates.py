@@ -13,6 +13,7 @@ from mars.data.rows.dataset import PromptSet
 from mars.data.rows.problems import RowError
 from mars.errors import ConfigError, DataError
 from mars.types import ImageRef, Message
+from tests.builders import make_prompt
 
 IMAGES = [ImageRef("a.png", (64, 48)), ImageRef("b.png", (64, 48))]
 TAGS = "First think inside <think> and </think> tags, then give the answer inside <answer> and </answer> tags. "
@@ -26,13 +27,13 @@ def template(name="grounding", box_space="resized_pixels", folder=None, text=Non
 
 
 @pytest.fixture
-def ask(new_prompt):
+def ask():
     """text of the last message -> prompt about two images."""
 
     def make(text, *before, **extra):
         messages = (*before, Message("user", text))
         sources = IMAGES if sum(message.text.count("<image>") for message in messages) else []
-        return replace(new_prompt("p", sources, extra_info=extra), messages=messages)
+        return replace(make_prompt("p", sources, extra_info=extra), messages=messages)
 
     return make
 

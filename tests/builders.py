@@ -1,0 +1,89 @@
+"""Prompts, groups and rollouts for tests: each builder takes what a test cares about and fills in the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mars.rewards.contract import failed_result
+from mars.types import (
+    Completion,
+    ImageRef,
+    Message,
+    Prompt,
+    PromptRollouts,
+    RewardResult,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Sampling,
+    Source,
+    View,
+)
+
+IMAGE = ImageRef("a.png", (28, 28))
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=16)
+Reward = float | RewardResult | None
+
+
+def make_prompt(
+    prompt_id: str = "p", images: Sequence[ImageRef] = (), names: Sequence[str] | None = None,
+    text: str | None = None, **fields,
+) -> Prompt:  # fmt: skip
+    """A question about `images`. The sources are s0, s1, ... unless named; the text shows every image once."""
+    names = [f"s{i}" for i in range(len(images))] if names is None else names
+    sources = tuple(Source(name, image) for name, image in zip(names, images, strict=True))
+    text = "<image>\n" * len(images) + f"Question {prompt_id}?" if text is None else text
+    given = {"row": f"rows.jsonl:{prompt_id}", "data_source": "test", "truth": "yes"} | fields
+    given = {"messages": (Message("user", text),)} | given
+    return Prompt(prompt_id=prompt_id, sources=sources, **given)
+
+
+def make_reward(reward: Reward) -> RewardResult:
+    """A score with accuracy 0 and no parts; None is a function that raised."""
+    if isinstance(reward, RewardResult):
+        return reward
+    return failed_result("raised") if reward is None else RewardResult(reward, 0.0, {})
+
+
+def make_group(prompt_id: str, view: View, rewards: Sequence[Reward], text: str | Sequence[str] = "") -> RolloutGroup:
+    """One rollout per reward. Rollout k has k + 1 tokens, each with log-probability -0.5, and ends by itself.
+
+    text: of every rollout, or one for each.
+    """
+    texts = [text] * len(rewards) if isinstance(text, str) else text
+    rollouts = tuple(
+        Rollout(prompt_id, view, k, said, Completion((7,) * (k + 1), (-0.5,) * (k + 1), "stop"), make_reward(reward))
+        for k, (reward, said) in enumerate(zip(rewards, texts, strict=True))
+    )
+    return RolloutGroup(RolloutRequest(prompt_id, view, (1, 2, 3), (), len(rewards), 0, SAMPLING), rollouts)
+
+
+def make_rollouts(
+    prompt: Prompt | str, multi: Sequence[Reward], *, text: str = "", **anchors: Sequence[Reward]
+) -> PromptRollouts:
+    """The rollouts of a prompt: `multi` rewards on all its images, and those of each anchor view, all with `text`.
+
+    An anchor is called as its source, or as several with `_and_` between them. A prompt given by its id alone has the
+    sources that the anchors name.
+
+    >>> item = make_rollouts("x", [1.0, None], visible=[0.5])
+    >>> [(group.request.view, len(group.rollouts)) for group in (item.multi, *item.anchors)]
+    [(None, 2), (('visible',), 1)]
+    """
+    views = {name: tuple(name.split("_and_")) for name in anchors}
+    if isinstance(prompt, str):
+        names = list(dict.fromkeys(name for view in views.values() for name in view))
+        prompt = make_prompt(prompt, [IMAGE] * len(names), names)
+    groups = tuple(make_group(prompt.prompt_id, views[name], rewards, text) for name, rewards in anchors.items())
+    return PromptRollouts(prompt, make_group(prompt.prompt_id, None, multi, text), groups)
+
+
+def completions(engine, requests):
+    """[request][sample] -> Completion, for tests that do not care when each came. Every sample comes once."""
+    by_place = {}
+    for finished in engine.generate(requests):
+        for sample in finished:
+            assert (sample.request, sample.index) not in by_place
+            by_place[sample.request, sample.index] = sample.completion
+    assert set(by_place) == {(i, k) for i, request in enumerate(requests) for k in range(request.num_samples)}
+    return [[by_place[i, k] for k in range(request.num_samples)] for i, request in enumerate(requests)]
