@@ -17,15 +17,14 @@ from mars.algorithms.penalties import OverlongPenalty
 from mars.batching.collate import scoring_batch, train_batch
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image
-from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.views import anchor_views
 from mars.evaluation.summary import EvaluationParts
-from mars.inputs import Inputs, evaluation_plan, rewards_of
+from mars.inputs import Inputs, evaluation_plan, prompt_processor, rewards_of
 from mars.rewards.contract import RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.plan import RolloutPlan
-from mars.step import StepParts
+from mars.sampling import StepParts
 from mars.tracking.console import ConsoleTracker
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 from mars.tracking.multi import MultiTracker
@@ -52,41 +51,15 @@ class EngineSpec:
     max_images: int
 
     def __call__(self, fetch: Callable[[Any], Iterable[tuple[str, Any]]]) -> RolloutEngine:
-        model, rollout, data = self.config.model, self.config.rollout, self.config.data
-        match rollout.engine:
+        match self.config.rollout.engine:
             case "vllm":
-                from mars.rollout.vllm_engine import VllmEngine, VllmSettings
+                from mars.rollout.vllm_engine import VllmEngine
 
-                settings = VllmSettings(
-                    model_path=model.path,
-                    dtype=model.dtype,
-                    device=self.config.cluster.device,
-                    trust_remote_code=model.trust_remote_code,
-                    max_images=self.max_images,
-                    min_pixels=data.min_image_pixels,
-                    max_pixels=data.max_image_pixels,
-                    max_model_len=rollout.max_model_len,
-                    max_num_seqs=rollout.max_num_seqs,
-                    tensor_parallel_size=rollout.tensor_parallel_size,
-                    enforce_eager=rollout.enforce_eager,
-                    block_size=rollout.block_size,
-                    kv_cache_memory_bytes=rollout.kv_cache_memory_bytes,
-                    gpu_memory_utilization=rollout.gpu_memory_utilization,
-                    seed=self.config.run.seed,
-                    reads_ahead=self.config.cluster.kind == "ray",
-                )
-                return VllmEngine(settings, self.rules, decode=decode_image, fetch=fetch)
+                return VllmEngine(self.config, self.rules, self.max_images, decode=decode_image, fetch=fetch)
             case "hf":
-                from mars.rollout.hf_engine import HfEngine, HfSettings
+                from mars.rollout.hf_engine import HfEngine
 
-                settings = HfSettings(
-                    model_path=model.path,
-                    dtype=model.dtype,
-                    device=self.config.cluster.device,
-                    trust_remote_code=model.trust_remote_code,
-                    max_num_seqs=rollout.max_num_seqs,
-                )
-                return HfEngine(settings, self.rules, process=_processor(self.config, self.rules), fetch=fetch)
+                return HfEngine(self.config, self.rules, process=_processor(self.config, self.rules), fetch=fetch)
             case "scripted":
                 from mars.rollout.scripted import ScriptedEngine, random_script
 
@@ -139,7 +112,6 @@ def _objective_settings(config: TrainConfig) -> ObjectiveSettings:
 
     algorithm = config.algorithm
     return ObjectiveSettings(
-        advantage=_advantage_settings(config),
         policy_loss=PolicyLossSettings(algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip),
         reduction=algorithm.reduction,
         reduction_tokens=algorithm.reduction_tokens,
@@ -166,16 +138,8 @@ def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
 
 
 def _processor(config: TrainConfig, rules: TokenRules):
-    processor = PromptProcessor(
-        config.model.path,
-        decode=decode_image,
-        min_pixels=config.data.min_image_pixels,
-        max_pixels=config.data.max_image_pixels,
-        image_token_id=rules.image_id,
-        cache_bytes=_CACHED_IMAGES * config.data.max_image_pixels * _BYTES_PER_PIXEL,
-        trust_remote_code=config.model.trust_remote_code,
-    )
-    return processor.process
+    cache_bytes = _CACHED_IMAGES * config.data.max_image_pixels * _BYTES_PER_PIXEL
+    return prompt_processor(config, rules, cache_bytes).process
 
 
 def workers(
@@ -191,22 +155,9 @@ def workers(
         alone = Rendezvous(rank=0, world_size=1, init_method=None, timeout_s=cluster.call_timeout_s)
         build_alone = None if build_trainer is None else partial(build_trainer, alone)
         return local_workers(cluster.device, cluster.threads_per_worker, build_engine, build_alone)
-    from mars.cluster.ray_launch import RaySettings, ray_workers
+    from mars.cluster.ray_launch import ray_workers
 
-    settings = RaySettings(
-        address=cluster.address,
-        device=cluster.device,
-        num_engines=config.rollout.num_workers,
-        gpus_per_engine=config.rollout.tensor_parallel_size,
-        num_trainers=config.actor.num_workers,
-        cpus_per_worker=cluster.cpus_per_worker,
-        threads_per_worker=cluster.threads_per_worker,
-        object_store_bytes=cluster.object_store_bytes,
-        start_timeout_s=cluster.start_timeout_s,
-        call_timeout_s=cluster.call_timeout_s,
-        log_dir=str(Path(config.run.dir).absolute() / "logs"),
-    )
-    return ray_workers(settings, build_engine, build_trainer)
+    return ray_workers(config, build_engine, build_trainer)
 
 
 def build_scorer(config: TrainConfig) -> RewardScorer:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mars.data.order.stream import PromptStream
-from mars.step import SamplingState, StepParts, train_step
+from mars.sampling import SamplingState, StepParts
+from mars.step import train_step
 from mars.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)

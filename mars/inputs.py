@@ -1,4 +1,4 @@
-"""What a job reads before any worker starts: the tokenizer and the checked rows."""
+"""From a configuration to what a job reads before any worker starts: the tokenizer and the checked rows."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mars.config.schema import TrainConfig
+from mars.config.schema import SftConfig, TrainConfig
 from mars.config.templates import template_file, template_folder
 from mars.data.order.mixture import PromptMixture
 from mars.data.order.stream import PromptStream
-from mars.data.pixels.images import decoded_size
-from mars.data.prompts.boxes import BoxFrames, box_space_of
-from mars.data.prompts.budget import ImageBudget, check_names, limit_sources, num_image_tokens
+from mars.data.pixels.images import decode_image, decoded_size
+from mars.data.prompts.boxes import BoxFrames, box_space_of, truth_frame
+from mars.data.prompts.budget import ImageBudget, check_names, num_image_tokens, source_budgets
 from mars.data.prompts.chat import PromptEncoder, prompt_length
-from mars.data.prompts.lengths import drop_overlong
-from mars.data.prompts.templates import PromptTemplate, TemplateOf, apply_templates
+from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_rows
+from mars.data.prompts.processor import PromptProcessor
+from mars.data.prompts.templates import PromptTemplate, TemplateOf
 from mars.data.prompts.tokenizer import model_type_of
 from mars.data.prompts.views import anchor_views, render_view
-from mars.data.rows.dataset import PromptSet, check_images, check_num_images, load_prompts
+from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
 from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
 from mars.rollout.plan import RolloutPlan
-from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, View
+from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, TokenRules, View
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How a model's prompts are written, as its files say: text, image sizes, boxes."""
+
+    encoder: PromptEncoder
+    budget: ImageBudget
+    frames: BoxFrames
 
 
 @dataclass(frozen=True)
@@ -54,43 +64,77 @@ class Inputs:
 
 
 def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
-    """Raises DataError with all unusable rows, SetupError where model files are missing."""
-    encoder = PromptEncoder.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    data = config.data
+    """Raises DataError with all unusable rows of all files, SetupError where model files are missing."""
+    data, rewards = config.data, rewards_of(config)
     if not with_training_set and not data.eval_files:
         raise ConfigError("data.eval_files: there is nothing to evaluate on; got []; give a parquet or JSONL file")
-    budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
-    model_type = model_type_of(config.model.path)
-    frames = BoxFrames(box_space_of(config.model.box_space, model_type), budget)
-    rewards = rewards_of(config)
     resolve_spec(rewards)
-    template_of = prompt_templates(data.template, rewards, frames.box_space, model_type)
-
-    def load(files: Sequence[str]) -> PromptSet:
-        truth_check = partial(_check_truth, rewards, frames)
-        rows = load_prompts(files, data.image_root, data.on_bad_sample, truth_check)
-        rewards.check_sets(prompt.data_source for prompt in rows.prompts)
-        if data.images_per_row is not None:
-            rows = check_num_images(rows, data.images_per_row, data.on_bad_sample)
-        if data.decode_at_start:
-            rows = check_images(rows, data.on_bad_sample)
-        rows = limit_sources(rows, data.source_image_pixels, budget, data.on_bad_sample)
-        rows = apply_templates(rows, template_of, data.on_bad_sample)
-        return drop_overlong(
-            rows, encoder, budget, data.max_prompt_tokens, config.anchor.image_layout, data.on_bad_sample
-        )
-
-    train = load(data.train_files) if with_training_set else None
+    form = prompt_format(config)
+    settings = row_settings(config, form)
+    files = {"train": data.train_files if with_training_set else [], "evaluation": data.eval_files}
+    prepared = {name: prepare_rows(some, settings) for name, some in files.items() if some}
+    rewards.check_sets(prompt.data_source for rows in prepared.values() for prompt in rows.rendered)
+    if data.on_bad_sample == "error":
+        problems = [problem for rows in prepared.values() for problem in rows.problems]
+        refuse_or_drop(problems, sum(rows.num_rows for rows in prepared.values()), "error")
+    usable = {name: rows.usable(data.on_bad_sample) for name, rows in prepared.items()}
+    train, evaluation = usable.get("train"), usable.get("evaluation")
     if train is not None and config.anchor.kind != "none" and all(len(p.sources) < 2 for p in train.prompts):
         raise ConfigError(
             f"anchor.kind: no row of data.train_files has two sources; got {config.anchor.kind}; use anchor=none"
         )
-    evaluation = load(data.eval_files) if data.eval_files else None
-    loaded = [prompt for rows in (train, evaluation) if rows is not None for prompt in rows.prompts]
-    check_names(data.source_image_pixels, loaded)
+    check_names(data.source_image_pixels, [prompt for rows in usable.values() for prompt in rows.prompts])
     if evaluation is not None and config.evaluation.max_samples is not None:
         evaluation = replace(evaluation, prompts=evaluation.prompts[: config.evaluation.max_samples])
-    return Inputs(encoder, budget, train, evaluation, frames, config)
+    return Inputs(form.encoder, form.budget, train, evaluation, form.frames, config)
+
+
+def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
+    """Raises SetupError where model files are missing, ConfigError where model.box_space is not known."""
+    model, data = config.model, config.data
+    encoder = PromptEncoder.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    budget = ImageBudget.from_pretrained(model.path, data.min_image_pixels, data.max_image_pixels)
+    return PromptFormat(encoder, budget, BoxFrames(box_space_of(model.box_space, model_type_of(model.path)), budget))
+
+
+def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSettings:
+    """How the rows of a run, or of a cold start, become prompts. Raises ConfigError for a template that is none."""
+    data, model_type = config.data, model_type_of(config.model.path)
+    rewards = rewards_of(config) if isinstance(config, TrainConfig) else None
+    common = RowSettings(
+        image_root=data.image_root,
+        check_truth=partial(_check_truth, rewards),
+        needs_response=isinstance(config, SftConfig),
+        images_per_row=None,
+        decode_images=True,
+        source_budgets=source_budgets(data.source_image_pixels, form.budget),
+        budget=form.budget,
+        template_of=prompt_templates(data.template, rewards, form.frames.box_space, model_type),
+        encoder=form.encoder,
+        image_layout="single",
+        max_prompt_tokens=data.max_prompt_tokens,
+    )
+    if isinstance(config, SftConfig):
+        return common
+    return replace(
+        common,
+        images_per_row=config.data.images_per_row,
+        decode_images=config.data.decode_at_start,
+        image_layout=config.anchor.image_layout,
+    )
+
+
+def prompt_processor(config: TrainConfig | SftConfig, rules: TokenRules, cache_bytes: int) -> PromptProcessor:
+    """What makes the model's tensors of prompts; see PromptProcessor."""
+    return PromptProcessor(
+        config.model.path,
+        decode=decode_image,
+        min_pixels=config.data.min_image_pixels,
+        max_pixels=config.data.max_image_pixels,
+        image_token_id=rules.image_id,
+        cache_bytes=cache_bytes,
+        trust_remote_code=config.model.trust_remote_code,
+    )
 
 
 def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStream:
@@ -126,7 +170,7 @@ def prompt_templates(setting: str, rewards: RewardsBySet | None, box_space: str,
         template = make(None)
         return lambda prompt: template
     templates = {function: make(function) for function in rewards.names}
-    return lambda prompt: templates[rewards.of(prompt.data_source)]
+    return lambda prompt: templates[rewards.of(prompt.data_source)] if rewards.has(prompt.data_source) else None
 
 
 def evaluation_plan(inputs: Inputs) -> RolloutPlan:
@@ -145,8 +189,8 @@ def evaluation_plan(inputs: Inputs) -> RolloutPlan:
     )
 
 
-def _check_truth(rewards: RewardsBySet, frames: BoxFrames, prompt: Prompt) -> str | None:
-    if not rewards.has(prompt.data_source):
-        return None  # the whole set is refused
-    truth_size, _ = frames(prompt, None)
-    return check_truth(rewards.of(prompt.data_source), prompt.truth, prompt.extra_info, truth_size)
+def _check_truth(rewards: RewardsBySet | None, prompt: Prompt) -> str | None:
+    """A TruthCheck by the prompt's reward. A set without a reward is refused as a whole, by `check_sets`."""
+    if rewards is None or not rewards.has(prompt.data_source):
+        return None
+    return check_truth(rewards.of(prompt.data_source), prompt.truth, prompt.extra_info, truth_frame(prompt))

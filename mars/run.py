@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
+from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
@@ -20,9 +21,8 @@ from mars.evaluation.summary import eval_metrics, evaluate
 from mars.fit import FitSettings, fit, last_step
 from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
 from mars.rewards.contract import RewardScorer, self_test
-from mars.rollout.collect import reward_input
 from mars.rollout.engine import RolloutEngine
-from mars.types import Prompt, RewardInput
+from mars.types import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +94,7 @@ def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]
     rewards = rewards_of(inputs.config)
     for name in rewards.names:
         some = [prompt for prompt in prompts if rewards.of(prompt.data_source) == name][:_SELF_TEST_ROWS]
-        self_test(scorer, [_well_formed(inputs, prompt) for prompt in some])
-
-
-def _well_formed(inputs: Inputs, prompt: Prompt) -> RewardInput:
-    """The truth as an answer in the expected form: a reward that cannot score that can score nothing."""
-    text = f"<think>self-test</think><answer>{prompt.truth}</answer>"
-    return reward_input(prompt, None, text, inputs.frames)
+        self_test(scorer, [answered_perfectly(prompt, None, name, inputs.frames) for prompt in some])
 
 
 def check_packages(config: TrainConfig) -> None:

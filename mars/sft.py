@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mars.config.command_line import parse_command_line
 from mars.config.schema import SftConfig
-from mars.errors import ConfigError, DataError, NumericalError
+from mars.errors import ConfigError, NumericalError
 from mars.output.progress import progress
 from mars.process import log_to, run_command
 from mars.types import Prompt
@@ -23,6 +23,8 @@ from mars.types import Prompt
 if TYPE_CHECKING:
     from mars.actor.batch import ProcessedPrompt
     from mars.data.prompts.chat import PromptEncoder
+    from mars.data.prompts.prepare import PromptSet
+    from mars.inputs import PromptFormat
 
 logger = logging.getLogger(__name__)
 
@@ -108,19 +110,19 @@ def train(config: SftConfig) -> None:
 
     from mars.actor.state import save_policy
     from mars.data.order.stream import PromptStream
-    from mars.data.prompts.chat import PromptEncoder
+    from mars.inputs import prompt_format
     from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 
     sft, run_dir = config.sft, Path(config.run.dir)
-    encoder = PromptEncoder.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    prompts = _load_rows(config, encoder)
+    form = prompt_format(config)
+    prompts = _load_rows(config, form).prompts
     if len(prompts) < sft.batch_size:
         raise ConfigError(
             f"sft.batch_size: a step cannot hold the same row twice; got {sft.batch_size} with {len(prompts)} rows; "
             f"set it to {len(prompts)} or less, or add data"
         )
     stream = PromptStream(prompts, sft.batch_size, config.run.seed, shuffle=True)
-    cold_start = ColdStart(config, encoder, prompts)
+    cold_start = ColdStart(config, form.encoder, prompts)
     tracker = JsonlTracker(run_dir / METRICS_FILE, resumed_step=None)
     log_to(config.run.dir)
     console = Console(stderr=True)
@@ -134,54 +136,30 @@ def train(config: SftConfig) -> None:
     logger.info("the model is in %s", run_dir / POLICY_FOLDER)
 
 
-def _load_rows(config: SftConfig, encoder: PromptEncoder) -> tuple[Prompt, ...]:
-    """Raises DataError where a row has no response or is too long."""
-    from mars.data.prompts.boxes import box_space_of
-    from mars.data.prompts.budget import ImageBudget, check_names, limit_sources
-    from mars.data.prompts.lengths import drop_overlong
-    from mars.data.prompts.templates import apply_templates
-    from mars.data.prompts.tokenizer import model_type_of
-    from mars.data.rows.dataset import load_prompts
-    from mars.inputs import prompt_templates
+def _load_rows(config: SftConfig, form: PromptFormat) -> PromptSet:
+    """Raises DataError where a row has no response or is a bad one otherwise."""
+    from mars.data.prompts.budget import check_names
+    from mars.data.prompts.prepare import prepare_rows
+    from mars.inputs import row_settings
 
-    data = config.data
-    budget = ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
-    rows = load_prompts(data.train_files, data.image_root, data.on_bad_sample, _missing_response)
-    rows = limit_sources(rows, data.source_image_pixels, budget, data.on_bad_sample)
-    check_names(data.source_image_pixels, rows.prompts)
-    model_type = model_type_of(config.model.path)
-    box_space = box_space_of(config.model.box_space, model_type)
-    template_of = prompt_templates(data.template, None, box_space, model_type)
-    rows = apply_templates(rows, template_of, data.on_bad_sample)
-    rows = drop_overlong(rows, encoder, budget, data.max_prompt_tokens, "single", data.on_bad_sample)
-    return rows.prompts
-
-
-def _missing_response(prompt: Prompt) -> str | None:
-    return None if prompt.response is not None else "a cold start needs a response column; this row has none"
+    rows = prepare_rows(config.data.train_files, row_settings(config, form)).usable(config.data.on_bad_sample)
+    check_names(config.data.source_image_pixels, rows.prompts)
+    return rows
 
 
 def _process_rows(
     config: SftConfig, encoder: PromptEncoder, prompts: Sequence[Prompt]
 ) -> dict[str, tuple[ProcessedPrompt, tuple[int, ...]]]:
-    from mars.data.pixels.images import decode_image
-    from mars.data.prompts.processor import PromptProcessor
+    """prompt_id -> the prompt's tensors and its response's ids."""
     from mars.data.prompts.views import render_view
+    from mars.inputs import prompt_processor
 
-    processor = PromptProcessor(
-        config.model.path,
-        decode=decode_image,
-        min_pixels=config.data.min_image_pixels,
-        max_pixels=config.data.max_image_pixels,
-        image_token_id=encoder.token_rules().image_id,
-        cache_bytes=sys.maxsize,  # the rows hold them all anyway
-        trust_remote_code=config.model.trust_remote_code,
-    )
+    processor = prompt_processor(config, encoder.token_rules(), cache_bytes=sys.maxsize)  # the rows hold all anyway
     rows = {}
     for prompt in progress(prompts, "Processing images", len(prompts)):
         messages, images = render_view(prompt, None, "single")
         if prompt.response is None:
-            raise DataError(f"{prompt.row}: {_missing_response(prompt)}")
+            raise ValueError(f"{prompt.row}: a cold start needs rows with a response")
         token_ids = encoder.encode(messages, len(images))
         rows[prompt.prompt_id] = (processor.process(token_ids, images), encoder.encode_response(prompt.response))
     return rows
@@ -196,12 +174,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     config = load_config("sft", line.overrides, line.config_dirs)
     if line.dry_run:
-        from mars.data.prompts.chat import PromptEncoder
+        from mars.inputs import prompt_format
 
-        prompts = _load_rows(
-            config, PromptEncoder.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
-        )
-        sys.stdout.write(f"{len(prompts)} rows with a response; {config.sft.num_steps} steps\n")
+        rows = _load_rows(config, prompt_format(config))
+        dropped = f", {sum(rows.dropped.values())} dropped {dict(rows.dropped)}" if rows.dropped else ""
+        sys.stdout.write(f"{len(rows.prompts)} rows with a response{dropped}; {config.sft.num_steps} steps\n")
         return 0
     train(config)
     return 0

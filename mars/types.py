@@ -1,6 +1,6 @@
 """The data of one training step, stage by stage. Every class is frozen; tensors and pixels appear in none of them.
 
-    Prompt -> RolloutRequest -> Completion -> Rollout -> RolloutGroup -> PromptRollouts -> TrainBatch -> UpdateStats
+    Prompt -> RolloutRequest -> Completion -> Rollout -> RolloutGroup -> PromptRollouts -> SampledPrompt -> TrainBatch
 
 Images travel as `ImageRef`, tokens as tuples of int. Identity is explicit: a prompt is its `prompt_id`, a view the
 tuple of source names it shows. Nothing is inferred from order, shape or text.
@@ -14,9 +14,7 @@ from typing import Any
 
 from mars.errors import DataError
 
-IMAGE_MARKER = "<image>"
-"""Stands in a message's text for one image."""
-
+IMAGE_MARKER = "<image>"  # stands in a message's text for one image
 View = tuple[str, ...] | None
 """Which sources a prompt shows: None is the multi view (all of them); ("infrared",) is a mono view."""
 
@@ -182,8 +180,8 @@ class RolloutGroup:
             raise ValueError(f"a rollout of another prompt or view in the group of {key}")
 
     @property
-    def valid_scores(self) -> tuple[float, ...]:
-        return tuple(rollout.reward.score for rollout in self.rollouts if rollout.valid)
+    def valid(self) -> tuple[Rollout, ...]:
+        return tuple(rollout for rollout in self.rollouts if rollout.valid)
 
 
 @dataclass(frozen=True)
@@ -199,24 +197,38 @@ class PromptRollouts:
             if group.request.prompt_id != self.prompt.prompt_id:
                 raise ValueError(f"group of prompt {group.request.prompt_id} under prompt {self.prompt.prompt_id}")
 
-    @property
-    def anchor_scores(self) -> tuple[float, ...]:
-        return tuple(score for group in self.anchors for score in group.valid_scores)
+
+@dataclass(frozen=True)
+class SampledPrompt:
+    """A prompt's rollouts, an advantage and a weight for each valid multi rollout; carried: from an earlier step."""
+
+    rollouts: PromptRollouts
+    advantages: tuple[float, ...]
+    weights: tuple[float, ...]
+    carried: bool = False
 
 
 @dataclass(frozen=True)
 class TrainResponse:
-    """One response to train on. `off_policy` marks rows that were not sampled under this prompt."""
+    """One response to train on; all its tokens have its advantage. off_policy: it was not sampled under this prompt.
+
+    weight: finite, >= 0; multiplies the response's loss. At 0 its tokens leave the loss and its denominators.
+    """
 
     token_ids: tuple[int, ...]
     rollout_logprobs: tuple[float, ...]
-    reward: float
+    advantage: float
+    weight: float
     off_policy: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"the weight of a response must be finite and not negative; got {self.weight}")
 
 
 @dataclass(frozen=True)
 class TrainPrompt:
-    """A prompt with all its responses and anchor rewards. Only valid responses are here.
+    """A prompt with its responses.
 
     num_prompt_tokens: length in the model's forward, images' tokens counted. carried: sampled in an earlier step.
     """
@@ -226,7 +238,6 @@ class TrainPrompt:
     num_prompt_tokens: int
     images: tuple[ImageRef, ...]
     responses: tuple[TrainResponse, ...]
-    anchor_rewards: tuple[float, ...]
     carried: bool = False
 
 
@@ -234,7 +245,7 @@ class TrainPrompt:
 class MicroBatch:
     """The rows of one forward: (position in `TrainBatch.prompts`, position in its responses).
 
-    The last `num_fillers` rows weigh nothing: they keep ranks in step (equally many forwards, images in all or none).
+    The last `num_fillers` rows are untrained: FSDP needs equally many forwards on all ranks, all or none with images.
     """
 
     rows: tuple[tuple[int, int], ...]
@@ -263,20 +274,8 @@ class TrainBatch:
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """One prompt and one response, for log-probs outside training (evaluation, parity)."""
-
-    prompt_token_ids: tuple[int, ...]
-    images: tuple[ImageRef, ...]
-    response_token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class UpdateStats:
-    """Metrics of one `PolicyTrainer.update`, already reduced over all ranks.
-
-    old_logprob_seconds: the part of the update's time that the old log-probs took; 0 where none were needed.
-    """
+    """Metrics of one `PolicyTrainer.update`, reduced over all ranks, and its seconds spent on old log-probs."""
 
     metrics: Mapping[str, float]
     old_logprob_seconds: float
@@ -292,10 +291,7 @@ class WeightUpdate:
 
 @dataclass(frozen=True)
 class TokenRules:
-    """Ids with a meaning of their own, the same for engine and trainer.
-
-    blocked_ids: media tokens and ids beyond the tokenizer; they can never be sampled, in engine and trainer alike.
-    """
+    """Special ids. blocked_ids (media tokens, ids beyond the tokenizer) have probability 0 in engine and trainer."""
 
     image_id: int
     eos_ids: tuple[int, ...]

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Score a result file: `bash scripts/eval.sh RESULTS TASK [THRESHOLD] [--json] [--html FILE] [option ...]`.
-# RESULTS: what scripts/infer.sh wrote, or a public result file. TASK: grounding or vqa. THRESHOLD: IoU of a hit.
+# RESULTS: what scripts/infer.sh wrote, or a public result file. TASK: a built-in reward (docs/rewards.md).
+# THRESHOLD: IoU above which boxes are a hit.
 # MARS_PYTHON: the Python to use; otherwise the checkout's .venv, otherwise python.
 set -euo pipefail
 if [ $# -lt 2 ]; then
-    echo "usage: bash scripts/eval.sh RESULTS grounding|vqa [THRESHOLD] [--json] [--html FILE]" >&2
+    echo "usage: bash scripts/eval.sh RESULTS TASK [THRESHOLD] [--json] [--html FILE]" >&2
     exit 2
 fi
 results=$1 task=$2

@@ -34,11 +34,11 @@ stage() {
 }
 
 make_data() {
-    "$python" -m mars.data.synthetic "$out/data/scenes" --seed 0 --train 1024 --test 400 --cold-start 4096 --bias 0.5
+    "$mars" data synth "$out/data/scenes" --seed 0 --train 1024 --test 400 --cold-start 4096 --bias 0.5
     "$mars" data convert llvip "$out/data/scenes" "$out/data" --licence "CC0-1.0 (synthetic)"
 }
 make_model() {
-    "$python" -m mars.data.synthetic.tiny_model "$out/random" --seed 0
+    "$mars" data tiny-model "$out/random" --seed 0
 }
 cold_start() {
     "$python" -m mars.sft experiment=quickstart_sft "run.dir='$out/cold_start'" "model.path='$out/random'" \

@@ -17,7 +17,7 @@ usage() {
            to train on; a test.parquet in the folder is evaluated on
 EOF
     [ "$arguments" = DATASET ] || cat <<'EOF'
-  REWARD   grounding, vqa, file.py:function, or file.py for its function compute_score
+  REWARD   a built-in reward (docs/rewards.md), file.py:function, or file.py for its function compute_score
   IMAGES   how many images every row must have (data.images_per_row), or any
 EOF
     echo "Settings (docs/config.md) win over all of these. experiment=NAME takes another experiment of"
@@ -56,13 +56,11 @@ else
     refuse "DATASET: no such folder or file; got '$dataset' (MARS_DATA='${MARS_DATA:-}')"
 fi
 
+# The check of the settings refuses a name that no built-in reward has.
+[[ $reward != *.py ]] || reward=$reward:compute_score
 case $reward in
-grounding | vqa) ;;
-*.py | *.py:?*)
-    [[ $reward == *.py ]] && reward=$reward:compute_score
-    [ -f "${reward%:*}" ] || refuse "REWARD: no such file; got '${reward%:*}'"
-    ;;
-*) refuse "REWARD is grounding, vqa, file.py or file.py:function; got '$reward'" ;;
+*.py:?*) [ -f "${reward%:*}" ] || refuse "REWARD: no such file; got '${reward%:*}'" ;;
+'' | *[!A-Za-z0-9_]*) refuse "REWARD is a built-in reward, file.py or file.py:function; got '$reward'" ;;
 esac
 
 if [ "$images" = any ]; then

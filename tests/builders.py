@@ -1,9 +1,18 @@
-"""Prompts, groups and rollouts for tests: each builder takes what a test cares about and fills in the rest."""
+"""Settings, prompts, sets, groups and rollouts for tests: each builder fills in what a test does not set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
+from mars.config.fields import check_fields
+from mars.config.keys import leaves
+from mars.config.load import load_config
+from mars.config.schema import TrainConfig
+from mars.data.prompts.prepare import PromptSet
+from mars.data.rows.dataset import TruthCheck, read_prompts
+from mars.data.rows.problems import OnBadSample, refuse_or_drop
 from mars.rewards.contract import failed_result
 from mars.types import (
     Completion,
@@ -23,6 +32,32 @@ from mars.types import (
 IMAGE = ImageRef("a.png", (28, 28))
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=16)
 Reward = float | RewardResult | None
+
+
+def train_config(values: Mapping[str, Any] | None = None, **named: Any) -> TrainConfig:
+    """The shipped settings for a small run on the CPU in this process, changed by `values` (dotted key -> value).
+
+    named: the same by the last part of a key, for keys of the sections that workers read: `packing="padded"`.
+    """
+    changes = {_key(name): value for name, value in named.items()} | dict(values or {})
+    config, problems = check_fields(TrainConfig, _small_run().dotted() | changes)
+    assert isinstance(config, TrainConfig), problems or "the settings break a rule of mars/config/rules.py"
+    return config
+
+
+@cache
+def _small_run() -> TrainConfig:
+    overrides = [
+        "data.train_files=[none.jsonl]", "model.path=none", "model.dtype=float32", "anchor=mono", "rollout=hf",
+        "rollout.top_p=1.0", "cluster=local", "cluster.device=cpu", "algorithm.kl_coefficient=0.0",
+        "actor.gradient_checkpointing=false", "actor.logprob_chunk_tokens=16", "actor.weight_decay=0.0",
+    ]  # fmt: skip
+    return load_config("train", overrides, [])
+
+
+def _key(name: str) -> str:
+    keys = [f"{section}.{name}" for section in ("actor", "algorithm", "rollout", "model", "anchor", "run", "cluster")]
+    return next(key for key in keys if key in leaves(TrainConfig))
 
 
 def make_prompt(
@@ -87,3 +122,12 @@ def completions(engine, requests):
             by_place[sample.request, sample.index] = sample.completion
     assert set(by_place) == {(i, k) for i, request in enumerate(requests) for k in range(request.num_samples)}
     return [[by_place[i, k] for k in range(request.num_samples)] for i, request in enumerate(requests)]
+
+
+def load_prompts(
+    files: Sequence[str], image_root: str | None, policy: OnBadSample, check_truth: TruthCheck
+) -> PromptSet:
+    """Files as the reader reads them, under a policy for bad rows; without limits, template or model."""
+    reading = read_prompts(files, image_root, check_truth)
+    dropped = refuse_or_drop(reading.problems, len(reading.rows), policy)
+    return PromptSet(reading.usable, dropped, reading.fingerprint, {})

@@ -16,19 +16,18 @@ from mars.actor.model import ModelSettings, ScoringSettings
 from mars.actor.objective import ObjectiveSettings
 from mars.actor.optimizer import OptimizerSettings
 from mars.actor.trainer import Rendezvous
-from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.advantages import AdvantageSettings, group_advantages
 from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.batching.plan import Packing, plan_updates
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.data.prompts.chat import PromptEncoder, prompt_length
 from mars.data.prompts.processor import PromptProcessor
-from mars.types import ImageRef, Message, TrainBatch, TrainPrompt, TrainResponse
-from mars.types import Sequence as TokenSequence
+from mars.types import ImageRef, Message, MicroBatch, RolloutRequest, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
 
 MIN_PIXELS, MAX_PIXELS = 28 * 28, 224 * 224  # as in the tiny models' own processor files
+ADVANTAGE = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
 GRPO = ObjectiveSettings(
-    advantage=AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6),
     policy_loss=PolicyLossSettings("clip", 0.2, 0.2, None),
     reduction="token_mean",
     reduction_tokens=None,
@@ -75,28 +74,25 @@ class TinyWorld:
     def train_prompt(
         self, name: str, images: Sequence[ImageRef], lengths: Sequence[int], rewards: Sequence[float] | None = None,
         anchors: Sequence[float] = (), *, rollout_logprobs: Sequence[Sequence[float]] | None = None,
+        advantage: AdvantageSettings = ADVANTAGE,
     ) -> TrainPrompt:  # fmt: skip
-        """A prompt with random responses of the given lengths."""
+        """A prompt with random responses of the given lengths, and the advantages of these rewards and anchors."""
         rewards = [k + 0.25 * len(name) for k in range(len(lengths))] if rewards is None else rewards
         ids = self.prompt_ids(name, images)
+        found = advantages_of(rewards, anchors, advantage)
         responses = []
-        for k, (length, reward) in enumerate(zip(lengths, rewards, strict=True)):
+        for k, (length, (value, weight)) in enumerate(zip(lengths, found, strict=True)):
             tokens = self.response(length, seed=hash_of(name, k))
             logprobs = (-1.0,) * length if rollout_logprobs is None else tuple(rollout_logprobs[k])
-            responses.append(TrainResponse(tokens, logprobs, reward))
+            responses.append(TrainResponse(tokens, logprobs, value, weight))
         tokens_per_image = [num_image_tokens(image.size, self.budget) for image in images]
-        return TrainPrompt(
-            name, ids, prompt_length(ids, tokens_per_image), tuple(images), tuple(responses), tuple(anchors)
-        )
+        return TrainPrompt(name, ids, prompt_length(ids, tokens_per_image), tuple(images), tuple(responses))
 
     def batch(
         self, prompts: Sequence[TrainPrompt], per_update: int = 100, tokens_per_forward: int = 600,
         packing: Packing = "shared_prefix",
     ) -> TrainBatch:  # fmt: skip
         return TrainBatch(tuple(prompts), plan_updates(prompts, per_update, 1, tokens_per_forward, packing))
-
-    def sequences(self, batch: TrainBatch) -> list[TokenSequence]:
-        return [TokenSequence(p.prompt_token_ids, p.images, r.token_ids) for p in batch.prompts for r in p.responses]
 
     # --- the trainer
 
@@ -177,6 +173,35 @@ def real_processor(folder: Path):
 
 def hash_of(name: str, k: int) -> int:
     return sum(map(ord, name)) * 1000 + k
+
+
+def advantages_of(
+    rewards: Sequence[float], anchors: Sequence[float], settings: AdvantageSettings = ADVANTAGE
+) -> list[tuple[float, float]]:
+    """(advantage, weight) of each reward of one prompt."""
+    pool = [torch.tensor(values, dtype=torch.float64) for values in (rewards, anchors)]
+    index = [torch.zeros(len(values), dtype=torch.int64) for values in (rewards, anchors)]
+    found = group_advantages(pool[0], index[0], pool[1], index[1], 1, settings)
+    return list(zip(found.values.tolist(), found.weights.tolist(), strict=True))
+
+
+def response_logprobs(trainer: FsdpTrainer, prompts: Sequence[TrainPrompt]) -> list[list[float]]:
+    """The log-probs of each response, prompt by prompt: the pass for old log-probs, each response in its own forward.
+
+    trainer: of a single rank.
+    """
+    rows = [(p, k) for p, prompt in enumerate(prompts) for k in range(len(prompt.responses))]
+    plan = UpdatePlan((tuple(MicroBatch((row,)) for row in rows),))
+    batch = TrainBatch(tuple(prompts), (plan,))
+    scored = trainer._old_logprobs(batch, [plan], trainer._processed(batch, [plan]))
+    return [scored[micro].tolist() for micro in plan.ranks[0]]
+
+
+def sampled_prompt(request: RolloutRequest, responses: Sequence[Sequence[int]]) -> TrainPrompt:
+    """What an engine was asked and answered, for `response_logprobs`."""
+    made = tuple(TrainResponse(tuple(ids), (0.0,) * len(ids), 0.0, 0.0) for ids in responses)
+    ids = request.prompt_token_ids
+    return TrainPrompt(request.prompt_id, ids, len(ids), request.images, made)
 
 
 def gradients(trainer: FsdpTrainer, batch: TrainBatch) -> list[dict[str, Tensor]]:

@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
-# MARS-GRPO on Qwen2.5-VL-3B with the paper's settings (recipe/mars/README.md); anchor=none is the baseline.
-#   bash examples/grpo_trainer/run_qwen2_5_vl-3b.sh ENGINE DATASET REWARD IMAGES [--dry-run] [key=value ...]
-set -euo pipefail
-root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
-exec bash "$root/scripts/train.sh" "$0" "$root/recipe/mars" mars_grpo_qwen2_5_vl_3b "$@"
+# MARS-GRPO on Qwen2.5-VL-3B, under the path that the paper names: recipe/mars/run_mars_qwen2.5_3b.sh.
+# shellcheck source=/dev/null
+. "$(dirname "$(readlink -f "$0")")/../../recipe/mars/run_mars_qwen2.5_3b.sh"

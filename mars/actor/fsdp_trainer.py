@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
-from collections.abc import Sequence as Sequences
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
 from mars.actor.memory import PeakMemory
 from mars.actor.model import ModelSettings, PolicyModel, ScoringSettings, load_policy, shard
-from mars.actor.objective import Objective, ObjectiveSettings, compared_update, row_advantages, row_targets
+from mars.actor.objective import Objective, ObjectiveSettings, compared_update, row_targets
 from mars.actor.optimizer import Optimizer, OptimizerSettings
 from mars.actor.reference import load_reference
 from mars.actor.shared_prefix import group_rows, pack_groups
@@ -31,7 +30,16 @@ from mars.actor.update_sums import UpdateSums
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError, NumericalError, SetupError
-from mars.types import ImageRef, MicroBatch, Sequence, TokenRules, TrainBatch, UpdatePlan, UpdateStats, WeightUpdate
+from mars.types import (
+    ImageRef,
+    MicroBatch,
+    TokenRules,
+    TrainBatch,
+    TrainResponse,
+    UpdatePlan,
+    UpdateStats,
+    WeightUpdate,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +68,7 @@ class FsdpTrainer:
         settings: TrainerSettings,
         rules: TokenRules,
         rendezvous: Rendezvous,
-        process: Callable[[Sequences[int], Sequences[ImageRef]], ProcessedPrompt],
+        process: Callable[[Sequence[int], Sequence[ImageRef]], ProcessedPrompt],
     ) -> None:
         self._settings, self._rules, self._process = settings, rules, process
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
@@ -80,17 +88,16 @@ class FsdpTrainer:
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Raises NumericalError after more than `max_skipped_updates` non-finite updates in a row."""
         memory = PeakMemory(self._device)
-        by_row = row_advantages(batch, self._settings.objective.advantage)
-        compared = compared_update(batch, by_row)
+        compared = compared_update(batch)
         later = batch.updates[1:]
         prompts = self._processed(batch, (*later, *batch.updates))
         start = time.perf_counter()
-        # The first update's are those of its own forward: the weights have not moved yet, and its ratio is 1 exactly.
+        # The first update takes them from its own forward: the weights have not moved yet, so its ratio is exactly 1.
         old = self._old_logprobs(batch, later, prompts)
         self._synchronize()
         old_seconds = time.perf_counter() - start
         results = [
-            self._update_once(batch, plan, prompts, by_row, old if i else None, compare_rollout=i == compared)
+            self._update_once(batch, plan, prompts, old if i else None, compare_rollout=i == compared)
             for i, plan in enumerate(batch.updates)
         ]
         keys = dict.fromkeys(key for result in results for key in result)
@@ -101,18 +108,8 @@ class FsdpTrainer:
         return UpdateStats(metrics | memory.metrics(), old_seconds)
 
     @torch.no_grad()
-    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
-        """One forward per sequence on every rank: exact, not fast. For evaluation and parity."""
-        scored = []
-        for sequence in sequences:
-            prompt = self._reader.submit(self._process, sequence.prompt_token_ids, sequence.images).result()
-            logprobs, _ = self._policy(self._forward_batch([(prompt, sequence.response_token_ids)]))
-            scored.append(logprobs.tolist())
-        return scored
-
-    @torch.no_grad()
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
-        """The same list on every rank. Raises ConfigError where no reference was loaded."""
+        """The same list on every rank. Raises ConfigError if no reference was loaded, ValueError for a partial plan."""
         if self._reference is None:
             raise ConfigError(
                 "algorithm.kl_coefficient: no reference model was loaded, so there is no KL to it; "
@@ -131,7 +128,7 @@ class FsdpTrainer:
             weighted = micro.rows[: len(micro.rows) - micro.num_fillers]
             by_row = TokenLayout.packed(forward.lengths).sum_by_sequence(kl)[: len(weighted)]
             sums[torch.tensor([place[row] for row in weighted], dtype=torch.long, device=self._device)] = by_row
-        dist.all_reduce(sums)  # every row is another's zero
+        dist.all_reduce(sums)  # each rank filled only its own rows; the sum gathers them
         values = iter(sums.tolist())
         return [tuple(next(values) for _ in prompt.responses) for prompt in batch.prompts]
 
@@ -153,15 +150,14 @@ class FsdpTrainer:
         batch: TrainBatch,
         plan: UpdatePlan,
         prompts: Prompts,
-        by_row: dict[Row, tuple[float, float]],
         old: dict[MicroBatch, Tensor] | None,
         compare_rollout: bool,
     ) -> dict[str, float]:
-        trained = [len(_response_ids(batch, row)) for row in plan.rows if by_row[row][1] > 0]
-        lengths = [length for length in trained if length > 0]
-        if not lengths:
+        responses = [_response(batch, row) for row in plan.rows]
+        lengths = [len(response.token_ids) for response in responses if response.weight > 0]
+        if not any(lengths):
             return {"fault/skipped_updates": 0.0}
-        denominator = self._objective.denominator(num_tokens=sum(lengths), num_sequences=len(lengths))
+        denominator = self._objective.denominator(lengths)
         settings, sums = self._settings.objective, UpdateSums.zeros(self._device)
         for micro in plan.ranks[self._rank]:
             forward = self._forward_of(batch, micro, prompts)
@@ -176,11 +172,11 @@ class FsdpTrainer:
                 None if old is None else old[micro],
                 reference,
                 forward.lengths,
-                row_targets(batch, micro, by_row),
+                row_targets(batch, micro),
                 denominator,
                 compare_rollout,
             )
-            # FSDP averages gradients over ranks; the denominator already counts them all.
+            # FSDP averages gradients over ranks, but the denominator already counts all ranks.
             (loss * self._world_size).backward()
             sums = sums.merge(part)
         return self._finish(sums)
@@ -207,21 +203,21 @@ class FsdpTrainer:
 
     @torch.no_grad()
     def _old_logprobs(
-        self, batch: TrainBatch, plans: Sequences[UpdatePlan], prompts: Prompts
+        self, batch: TrainBatch, plans: Sequence[UpdatePlan], prompts: Prompts
     ) -> dict[MicroBatch, Tensor]:
-        """Of the very forwards of the updates: another batch would round otherwise."""
+        """Log-probs of this rank's micro-batches. Same micro-batches as the update, so that rounding is identical."""
         micros = [micro for plan in plans for micro in plan.ranks[self._rank]]
         return {micro: self._policy(self._forward_of(batch, micro, prompts))[0] for micro in micros}
 
     def _synchronize(self) -> None:
-        """A GPU works behind the calls: without waiting for it, its work is booked on whatever comes next."""
+        """CUDA is asynchronous: synchronise so that time is charged to the right stage."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def _processed(self, batch: TrainBatch, plans: Sequences[UpdatePlan]) -> Prompts:
+    def _processed(self, batch: TrainBatch, plans: Sequence[UpdatePlan]) -> Prompts:
         """The prompts of this rank's rows, each processed once for all passes. plans: in the order of the forwards.
 
-        Another thread does it: the later prompts' images are read while the first forwards run.
+        One reader thread works through them, so that later prompts' images are read while the first forwards run.
         """
         micros = (micro for plan in plans for micro in plan.ranks[self._rank])
         mine = dict.fromkeys(p for micro in micros for p, _ in micro.rows)
@@ -229,9 +225,9 @@ class FsdpTrainer:
         return {p: self._reader.submit(self._process, x.prompt_token_ids, x.images) for p, x in prompts.items()}
 
     def _forward_of(self, batch: TrainBatch, micro: MicroBatch, prompts: Prompts) -> ForwardBatch:
-        return self._forward_batch([(prompts[row[0]].result(), _response_ids(batch, row)) for row in micro.rows])
+        return self._forward_batch([(prompts[row[0]].result(), _response(batch, row).token_ids) for row in micro.rows])
 
-    def _forward_batch(self, rows: Sequences[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
+    def _forward_batch(self, rows: Sequence[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
         rope_index = self._policy.backbone.model.get_rope_index
         if self._settings.model.packing == "shared_prefix":
             return pack_groups(group_rows(rows), rope_index, self._rules.image_id).to(self._device)
@@ -274,5 +270,5 @@ def _reference(settings: TrainerSettings, mesh: DeviceMesh) -> PolicyModel | Non
     return reference
 
 
-def _response_ids(batch: TrainBatch, row: Row) -> tuple[int, ...]:
-    return batch.prompts[row[0]].responses[row[1]].token_ids
+def _response(batch: TrainBatch, row: Row) -> TrainResponse:
+    return batch.prompts[row[0]].responses[row[1]]

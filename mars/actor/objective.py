@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,29 +11,24 @@ import torch
 from torch import Tensor
 
 from mars.actor.update_sums import UpdateSums
-from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.kl import KlEstimator, kl_estimate
 from mars.algorithms.mismatch import engine_kl, importance_weights, logprob_difference, num_capped
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
-from mars.algorithms.pooled_rewards import PooledRewards
-from mars.algorithms.reduction import Reduction, loss_denominator, reduce_loss
+from mars.algorithms.reduction import Reduction, loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
 from mars.types import MicroBatch, TrainBatch, TrainResponse
-
-Row = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
     """kl_coefficient: weight of the KL to the model at `kl_reference`, 0 for none.
 
-    kl_placement: "loss": a term of the loss. "reward": none here; the driver takes the KL off the rewards.
-    importance_cap: largest importance weight of a token, None for no weights.
-    truncation_nats: by how much the engine's log-probs may lie above the trainer's because it sampled from a part of
-    the distribution only: -ln(top_p), infinity with top_k.
+    kl_placement: "loss": a term of the loss. "reward": no term here; the driver subtracts the KL from the rewards.
+    importance_cap: largest importance weight of a token; None: all are 1.
+    truncation_nats: by how much the engine's log-probs may exceed the trainer's because it samples from the top_p or
+    top_k part of the distribution: -ln(top_p), infinity with top_k (`truncation_nats` below).
     """
 
-    advantage: AdvantageSettings
     policy_loss: PolicyLossSettings
     reduction: Reduction
     reduction_tokens: int | None
@@ -52,42 +47,29 @@ class ObjectiveSettings:
 
 @dataclass(frozen=True)
 class RowTarget:
-    """One row of a micro-batch: its response, advantage, and weight (0 for fillers and undefined advantages).
-
-    carried: it was sampled in an earlier step, with older weights.
-    """
+    """One row of a micro-batch. weight: the response's, but 0 for a filler. carried: sampled in an earlier step."""
 
     response: TrainResponse
-    advantage: float
     weight: float
     carried: bool
 
 
-def row_advantages(batch: TrainBatch, settings: AdvantageSettings) -> dict[Row, tuple[float, float]]:
-    """(advantage, weight) of each row (prompt, response), over all prompts of the batch; the same on every rank."""
-    advantages = PooledRewards.of_batch(batch.prompts).advantages(settings)
-    # `of_batch` keeps the order of the prompts and of each one's responses.
-    rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
-    return dict(zip(rows, zip(advantages.values.tolist(), advantages.weights.tolist(), strict=True), strict=True))
-
-
-def row_targets(batch: TrainBatch, micro: MicroBatch, advantages: Mapping[Row, tuple[float, float]]) -> list[RowTarget]:
-    """What the rows of one forward are trained towards; fillers weigh nothing."""
+def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:
+    """What the rows of one forward are trained on, in their order."""
     targets = []
     for i, (p, k) in enumerate(micro.rows):
-        advantage, weight = advantages[p, k]
-        is_filler = i >= len(micro.rows) - micro.num_fillers
         prompt = batch.prompts[p]
-        targets.append(RowTarget(prompt.responses[k], advantage, 0.0 if is_filler else weight, prompt.carried))
+        is_filler = i >= len(micro.rows) - micro.num_fillers
+        targets.append(RowTarget(prompt.responses[k], 0.0 if is_filler else prompt.responses[k].weight, prompt.carried))
     return targets
 
 
-def compared_update(batch: TrainBatch, advantages: Mapping[Row, tuple[float, float]]) -> int | None:
+def compared_update(batch: TrainBatch) -> int | None:
     """The update whose tokens are compared with the engine: the first that trains on rows sampled in this step."""
 
     def is_fresh(p: int, k: int) -> bool:
         response = batch.prompts[p].responses[k]
-        trained = advantages[p, k][1] > 0 and len(response.token_ids) > 0
+        trained = response.weight > 0 and len(response.token_ids) > 0
         return trained and not batch.prompts[p].carried and not response.off_policy
 
     return next((i for i, plan in enumerate(batch.updates) if any(is_fresh(p, k) for p, k in plan.rows)), None)
@@ -97,14 +79,16 @@ def compared_update(batch: TrainBatch, advantages: Mapping[Row, tuple[float, flo
 class TokenTargets:
     """The rows of one micro-batch token by token; every field has shape [T].
 
-    trained: tokens of rows with a weight. on_policy: those of them that were sampled under their own prompt.
+    trained: tokens of rows with a weight above 0. on_policy: those that were sampled under their own prompt.
     fresh: those of the on-policy ones that were sampled in this step.
+    weights: of the token's row, a factor of its loss. All tokens of a row have the row's advantage.
     """
 
     trained: TokenLayout
     on_policy: TokenLayout
     fresh: TokenLayout
     advantages: Tensor
+    weights: Tensor
     rollout_logprobs: Tensor
 
     @classmethod
@@ -124,7 +108,8 @@ class TokenTargets:
             trained=layout(trained),
             on_policy=layout(on_policy),
             fresh=layout(fresh),
-            advantages=packed.spread(torch.tensor([row.advantage for row in rows], **like)),
+            advantages=packed.spread(torch.tensor([row.response.advantage for row in rows], **like)),
+            weights=packed.spread(torch.tensor([row.weight for row in rows], **like)),
             rollout_logprobs=torch.tensor([x for row in rows for x in row.response.rollout_logprobs], **like),
         )
 
@@ -135,8 +120,9 @@ class Objective:
     def __init__(self, settings: ObjectiveSettings) -> None:
         self._settings = settings
 
-    def denominator(self, num_tokens: int, num_sequences: int) -> float:
-        return loss_denominator(self._settings.reduction, num_tokens, num_sequences, self._settings.reduction_tokens)
+    def denominator(self, lengths: Iterable[int]) -> float:
+        """lengths: tokens of each response with a weight above 0, over the whole update and all ranks."""
+        return loss_denominator(self._settings.reduction, *loss_counts(lengths), self._settings.reduction_tokens)
 
     def loss(
         self,
@@ -151,12 +137,14 @@ class Objective:
     ) -> tuple[Tensor, UpdateSums]:
         """This micro-batch's part of the loss (scalar, with gradient) and its sums:
 
-            policy loss x importance weights + kl_coefficient KL(policy || reference) - entropy_coefficient entropy
+            w (importance x policy loss + kl_coefficient x KL(policy || reference) - entropy_coefficient x entropy)
 
-        each reduced alike. logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one
-        after the other. old_logprobs: before the step's first update; None if this is it, so they are `logprobs`
-        themselves (ratio 1). ref_logprobs: None for no KL term. compare_rollout: whether this is the update that is
-        compared with the engine.
+        reduced over the update. w is the weight of the token's response: it scales its whole loss, not the
+        denominator, which counts every response with w > 0 in full.
+
+        logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
+        old_logprobs: before the step's first update; None in that update, whose own `logprobs` they are (ratio 1).
+        ref_logprobs: None for no KL term. compare_rollout: whether this is the update that is compared with the engine.
         """
         settings = self._settings
         tokens = TokenTargets.of(rows, lengths, logprobs)
@@ -164,16 +152,17 @@ class Objective:
         result = policy_loss(
             logprobs, old, tokens.advantages, tokens.trained, settings.policy_loss, ~tokens.on_policy.mask
         )
-        weights = self._importance_weights(old, tokens)
-        pg_loss = self._reduced(result.token_losses * weights, tokens.trained, denominator)
+        importance = self._importance_weights(old, tokens)
+        pg_loss = self._reduced(result.token_losses * importance * tokens.weights, tokens.trained, denominator)
         loss, kl_loss = pg_loss, torch.zeros_like(pg_loss)
         if ref_logprobs is not None:
             on_policy = tokens.on_policy
             kl = kl_estimate(on_policy.keep(logprobs), on_policy.keep(ref_logprobs), settings.kl_estimator)
-            kl_loss = self._reduced(kl, on_policy, denominator)
+            kl_loss = self._reduced(kl * tokens.weights, on_policy, denominator)
             loss = loss + settings.kl_coefficient * kl_loss
         if settings.entropy_coefficient > 0:
-            loss = loss - settings.entropy_coefficient * self._reduced(entropy, tokens.trained, denominator)
+            bonus = self._reduced(entropy * tokens.weights, tokens.trained, denominator)
+            loss = loss - settings.entropy_coefficient * bonus
         return loss, UpdateSums(
             loss=loss.detach(),
             pg_loss=pg_loss.detach(),
@@ -184,7 +173,7 @@ class Objective:
             num_clipped=result.num_clipped,
             num_dual_clipped=result.num_dual_clipped,
             ppo_kl=result.kl_sum,
-            importance_weight=tokens.on_policy.keep(weights).sum(),
+            importance_weight=tokens.on_policy.keep(importance).sum(),
             **self._rollout_sums(old, tokens, compare_rollout),
         )
 
@@ -192,17 +181,17 @@ class Objective:
         return reduce_loss(values, layout, self._settings.reduction, denominator)
 
     def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> Tensor:
-        """1 where there are none: without a cap, and for guests, whose log-probs are of another prompt."""
+        """All 1 without a cap; 1 for off-policy responses, whose rollout log-probs are those under another prompt."""
         if self._settings.importance_cap is None:
             return torch.ones_like(old)
         weights = importance_weights(old, tokens.rollout_logprobs, tokens.on_policy, self._settings.importance_cap)
         return torch.where(tokens.on_policy.mask, weights, 1.0)
 
     def _rollout_sums(self, old: Tensor, tokens: TokenTargets, compare: bool) -> dict[str, Tensor]:
-        """How far the engine's log-probs are from the trainer's."""
+        """How far the engine's log-probs are from the trainer's, and how many importance weights reach the cap."""
         rollout, cap = tokens.rollout_logprobs, self._settings.importance_cap
         compared = replace(tokens.fresh, mask=tokens.fresh.mask & compare)
-        # Where the engine sampled from a nucleus, its log-probs are higher by up to -ln(top_p): no mismatch.
+        # An engine that samples from a nucleus renormalises: log-probs higher by up to -ln(top_p) are no mismatch.
         forgiven = rollout - (rollout - old).clamp(0.0, self._settings.truncation_nats)
         difference = logprob_difference(old, forgiven, compared)
         return {
@@ -239,5 +228,5 @@ class Objective:
 
 
 def truncation_nats(top_p: float, top_k: int) -> float:
-    """How far sampling from a part of the distribution can raise a token's log-prob. Example: top_p 0.9 -> 0.105."""
+    """By how much top_p or top_k sampling can raise a token's log-prob. Example: top_p 0.9 -> -ln(0.9) = 0.105."""
     return math.inf if top_k > 0 else -math.log(top_p)

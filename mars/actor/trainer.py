@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 from typing import Protocol
 
-from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
+from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 
 @dataclass(frozen=True)
@@ -23,17 +22,18 @@ class PolicyTrainer(Protocol):
     """Owns the policy's weights."""
 
     def update(self, batch: TrainBatch) -> UpdateStats:
-        """Advantages, old and reference log-probs and the optimizer steps over one batch."""
-        ...
+        """Take the batch's optimizer steps, in the order of its updates; old and reference log-probs included.
 
-    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
-        """Log-probs of the response tokens, at the sampling temperature and with blocked ids masked."""
+        The batch's advantages and weights are used as they are. Metrics are those of docs/metrics.md, reduced over
+        all ranks. Raises NumericalError after too many updates in a row whose loss or gradient is not finite.
+        """
         ...
 
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
-        """For each prompt and response of the batch the KL to the reference model, summed over its tokens, in nats.
+        """KL(policy || reference) of each response, in nats, summed over its tokens: one tuple for each prompt.
 
-        With the estimator of the objective, before any update; the batch has one update plan that holds every row.
+        With the current weights and the objective's estimator; nothing is trained, advantages and weights are not
+        read. The batch's plans hold every row once. Raises ConfigError if there is no reference model.
         """
         ...
 

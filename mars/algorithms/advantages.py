@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -59,6 +60,11 @@ class Advantages:
     std: Tensor
     gain: Tensor
     multi_share: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Advantages]) -> Advantages:
+        """Those of several rounds, one after the other. Raises RuntimeError without a part."""
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
 def group_advantages(

@@ -1,23 +1,23 @@
-"""The rewards of a step as tensors, so that driver and trainer take the same advantages from the same numbers."""
+"""The rewards of sampled prompts as tensors, and their advantages handed back to the prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mars.algorithms.advantages import Advantages, AdvantageSettings, group_advantages
-from mars.types import PromptRollouts, TrainPrompt, View
+from mars.types import PromptRollouts, SampledPrompt, View
 
 
 @dataclass(frozen=True)
 class PooledRewards:
-    """Rewards of N responses and M anchor rollouts of P prompts; only valid ones.
+    """Rewards of the N valid multi rollouts and the M valid anchor rollouts of P prompts.
 
-    rewards: float64 [N]. prompt_index: int64 [N], the position of each response's prompt. Rows follow the order of
-    the prompts and, within a prompt, of its responses. anchor_rewards, anchor_prompt_index: [M], likewise.
+    rewards: float64 [N]. prompt_index: int64 [N], the position of each rollout's prompt. Rows follow the order of
+    the prompts and, within a prompt, of its rollouts. anchor_rewards, anchor_prompt_index: [M], likewise.
     """
 
     rewards: Tensor
@@ -32,24 +32,14 @@ class PooledRewards:
 
     @classmethod
     def of_rollouts(cls, prompts: Sequence[PromptRollouts]) -> PooledRewards:
-        """On the driver, for selection and metrics: multi rollouts against all anchor groups."""
-        return cls._of((prompt.multi.valid_scores, prompt.anchor_scores) for prompt in prompts)
-
-    @classmethod
-    def of_batch(cls, prompts: Sequence[TrainPrompt]) -> PooledRewards:
-        """In the trainer: every response of the batch, in order, against the anchor rewards."""
-        return cls._of(
-            (tuple(response.reward for response in prompt.responses), prompt.anchor_rewards) for prompt in prompts
+        rewards, index = _flatten([[r.reward.score for r in prompt.multi.valid] for prompt in prompts])
+        anchor_rewards, anchor_index = _flatten(
+            [[r.reward.score for group in prompt.anchors for r in group.valid] for prompt in prompts]
         )
-
-    @classmethod
-    def _of(cls, prompts: Iterable[tuple[Sequence[float], Sequence[float]]]) -> PooledRewards:
-        pairs = list(prompts)
-        rewards, index = _flatten([multi for multi, _ in pairs])
-        anchor_rewards, anchor_index = _flatten([anchors for _, anchors in pairs])
-        return cls(rewards, index, anchor_rewards, anchor_index, len(pairs))
+        return cls(rewards, index, anchor_rewards, anchor_index, len(prompts))
 
     def advantages(self, settings: AdvantageSettings) -> Advantages:
+        """`group_advantages` of these rewards: float64."""
         return group_advantages(
             self.rewards,
             self.prompt_index,
@@ -58,6 +48,19 @@ class PooledRewards:
             self.num_prompts,
             settings,
         )
+
+
+def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -> list[SampledPrompt]:
+    """Each prompt with the advantages and weights of its own multi rollouts.
+
+    advantages: of `PooledRewards.of_rollouts` of the same prompts. Raises RuntimeError for another number of them.
+    """
+    sizes = [len(prompt.multi.valid) for prompt in prompts]
+    values, weights = advantages.values.split(sizes), advantages.weights.split(sizes)
+    return [
+        SampledPrompt(prompt, tuple(own_values.tolist()), tuple(own_weights.tolist()))
+        for prompt, own_values, own_weights in zip(prompts, values, weights, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,7 @@ class AnchorViews:
 
     @classmethod
     def of_rollouts(cls, prompts: Sequence[PromptRollouts]) -> AnchorViews:
-        labels = [
-            view_name(group.request.view) for prompt in prompts for group in prompt.anchors for _ in group.valid_scores
-        ]
+        labels = [view_name(group.request.view) for prompt in prompts for group in prompt.anchors for _ in group.valid]
         names = tuple(sorted(set(labels)))
         position = {name: i for i, name in enumerate(names)}
         return cls(names, torch.tensor([position[label] for label in labels], dtype=torch.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -12,6 +13,19 @@ from mars.errors import ConfigError
 Reduction = Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
 
 
+def loss_counts(lengths: Iterable[int]) -> tuple[int, int]:
+    """(num_tokens, num_sequences) of a whole update batch over all ranks, as `loss_denominator` takes them.
+
+    lengths: trained tokens of each response. A response without a trained token is not a sequence.
+
+    Example:
+    >>> loss_counts([3, 0, 2])
+    (5, 2)
+    """
+    present = [length for length in lengths if length > 0]
+    return sum(present), len(present)
+
+
 def loss_denominator(reduction: Reduction, num_tokens: int, num_sequences: int, constant_tokens: int | None) -> float:
     """The number that `reduce_loss` divides by, from the counts of the whole update batch over all ranks.
 
@@ -20,8 +34,8 @@ def loss_denominator(reduction: Reduction, num_tokens: int, num_sequences: int, 
         seq_mean_token_mean       num_sequences                      mean over sequences of their means (GRPO's paper)
         seq_mean_token_sum_norm   num_sequences * constant_tokens    the same of sums over a constant (Dr. GRPO)
 
-    num_tokens, num_sequences: tokens in the mask and the sequences that have any. Raises ValueError if the batch
-    has no token: there is no loss to take.
+    num_tokens, num_sequences: from `loss_counts`. Raises ValueError for a batch without a token, which has no loss,
+    and ConfigError for seq_mean_token_sum_norm without constant_tokens.
 
     Example: 3 responses with 10 tokens in all: token_mean 10, seq_mean_token_sum 3.
     """

@@ -1,17 +1,15 @@
-"""Rollouts to what the trainer takes: the batch a step trains on, and batches that are scored only."""
+"""From rollouts to the trainer's batches: the one a step trains on, and one that is only scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 
 from mars.batching.plan import Packing, plan_updates
-from mars.types import PromptRollouts, RolloutGroup, RolloutRequest, TrainBatch, TrainPrompt, TrainResponse
+from mars.types import PromptRollouts, Rollout, RolloutRequest, SampledPrompt, TrainBatch, TrainPrompt, TrainResponse
 
 
 def train_batch(
-    kept: Sequence[PromptRollouts],
-    num_carried: int,
+    kept: Sequence[SampledPrompt],
     *,
     prompt_length: Callable[[RolloutRequest], int],
     prompts_per_update: int,
@@ -19,22 +17,17 @@ def train_batch(
     tokens_per_forward: int,
     packing: Packing,
 ) -> TrainBatch:
-    """Whole prompts in the given order, each with its valid multi responses and its valid anchor rewards.
+    """Whole prompts in the given order, each with its valid multi responses, their advantages and weights.
 
-    num_carried: of the first so many prompts, which were sampled in an earlier step.
-    Failed rollouts are left out. A prompt whose multi responses all failed has nothing to train on and is left out.
-    Anchor rewards come from the prompt's own groups, so no order of prompts can mix them up.
+    Failed rollouts and responses of weight 0 are left out, and so is a prompt that then has no response.
     prompt_length: tokens of a request's prompt in the model's forward, images expanded.
-    Raises ValueError if a prompt comes twice or a multi group shows a part of the sources.
+    Raises ValueError if a prompt comes twice or a multi group does not show all sources.
     """
-    ids = [item.prompt.prompt_id for item in kept]
+    ids = [item.rollouts.prompt.prompt_id for item in kept]
     if len(set(ids)) != len(ids):
         twice = sorted({prompt_id for prompt_id in ids if ids.count(prompt_id) > 1})
         raise ValueError(f"prompts come twice in one batch: {twice}")
-    candidates = (
-        replace(_train_prompt(item, prompt_length), carried=position < num_carried)
-        for position, item in enumerate(kept)
-    )
+    candidates = (_train_prompt(item, prompt_length) for item in kept)
     prompts = tuple(prompt for prompt in candidates if prompt.responses)
     return TrainBatch(prompts, plan_updates(prompts, prompts_per_update, num_ranks, tokens_per_forward, packing))
 
@@ -49,40 +42,41 @@ def scoring_batch(
 ) -> TrainBatch:
     """Every group that has a valid rollout, multi and anchor, as a prompt of its own in one plan over all ranks.
 
-    For log-probs of all rollouts, which nothing is trained on: there are no anchor rewards.
+    For scores of all rollouts (`PolicyTrainer.kl_to_reference`); nothing is trained on it, every weight is 0.
     """
-    groups = [group for item in rollouts for group in (item.multi, *item.anchors)]
-    candidates = (_responses_of(group, prompt_length, anchor_rewards=()) for group in groups)
-    prompts = tuple(prompt for prompt in candidates if prompt.responses)
+    groups = (group for item in rollouts for group in (item.multi, *item.anchors) if group.valid)
+    prompts = tuple(
+        _prompt_of(group.request, prompt_length, (_response(rollout, 0.0, 0.0) for rollout in group.valid))
+        for group in groups
+    )
     updates = plan_updates(prompts, max(len(prompts), 1), num_ranks, tokens_per_forward, packing)
     return TrainBatch(prompts, updates)
 
 
-def _train_prompt(item: PromptRollouts, prompt_length: Callable[[RolloutRequest], int]) -> TrainPrompt:
-    request = item.multi.request
-    if request.view is not None:
-        raise ValueError(f"prompt {request.prompt_id}: the multi group has view {request.view}")
-    return _responses_of(item.multi, prompt_length, item.anchor_scores)
+def _train_prompt(item: SampledPrompt, prompt_length: Callable[[RolloutRequest], int]) -> TrainPrompt:
+    multi = item.rollouts.multi
+    if multi.request.view is not None:
+        raise ValueError(f"prompt {multi.request.prompt_id}: the multi group has view {multi.request.view}")
+    rows = zip(multi.valid, item.advantages, item.weights, strict=True)
+    responses = (_response(rollout, advantage, weight) for rollout, advantage, weight in rows if weight != 0)
+    return _prompt_of(multi.request, prompt_length, responses, carried=item.carried)
 
 
-def _responses_of(
-    group: RolloutGroup, prompt_length: Callable[[RolloutRequest], int], anchor_rewards: tuple[float, ...]
+def _response(rollout: Rollout, advantage: float, weight: float) -> TrainResponse:
+    return TrainResponse(rollout.completion.token_ids, rollout.completion.logprobs, advantage, weight)
+
+
+def _prompt_of(
+    request: RolloutRequest,
+    prompt_length: Callable[[RolloutRequest], int],
+    responses: Iterable[TrainResponse],
+    carried: bool = False,
 ) -> TrainPrompt:
-    request = group.request
-    responses = tuple(
-        TrainResponse(
-            token_ids=rollout.completion.token_ids,
-            rollout_logprobs=rollout.completion.logprobs,
-            reward=rollout.reward.score,
-        )
-        for rollout in group.rollouts
-        if rollout.valid
-    )
     return TrainPrompt(
         prompt_id=request.prompt_id,
         prompt_token_ids=request.prompt_token_ids,
         num_prompt_tokens=prompt_length(request),
         images=request.images,
-        responses=responses,
-        anchor_rewards=anchor_rewards,
+        responses=tuple(responses),
+        carried=carried,
     )

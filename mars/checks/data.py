@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -17,19 +15,15 @@ from mars.config.schema import TrainConfig
 from mars.data.pixels.cells import read_cell
 from mars.data.pixels.headers import HeaderCache, cache_file
 from mars.data.pixels.images import decoded_size
-from mars.data.prompts.boxes import BoxFrames, box_space_of, truth_frame
-from mars.data.prompts.budget import ImageBudget, check_names, limited, num_image_tokens
-from mars.data.prompts.chat import PromptEncoder
-from mars.data.prompts.lengths import measure, overlong
-from mars.data.prompts.templates import apply_templates, has_instruction
-from mars.data.prompts.tokenizer import model_type_of
-from mars.data.rows.dataset import PromptSet, read_prompts, undecodable
+from mars.data.prompts.boxes import BoxFrames
+from mars.data.prompts.budget import check_names, num_image_tokens
+from mars.data.prompts.prepare import PreparedRows, RowSettings, prepare_rows
 from mars.data.rows.files import fingerprint_of, unusable_files
-from mars.data.rows.problems import Problem, report
+from mars.data.rows.problems import RowProblem, report
 from mars.errors import DataError
-from mars.inputs import prompt_templates, rewards_of
+from mars.inputs import prompt_format, rewards_of, row_settings
 from mars.rewards.contract import RewardFn
-from mars.rewards.functions import RewardsBySet, check_truth, load_reward
+from mars.rewards.functions import RewardsBySet, load_reward
 from mars.types import ImageRef, Prompt
 
 BARS = 12
@@ -37,115 +31,101 @@ BAR_WIDTH = 40
 SPLITS = ("train", "test", "val", "validation", "valid", "eval", "dev", "held_out")
 
 
-@dataclass
+@dataclass(frozen=True)
 class CheckResult:
-    """What was found. lengths: row -> tokens of its longest view. overlong: rows that a run would drop."""
+    """What was found in all files.
 
-    num_rows: int = 0
-    prompts: list[Prompt] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    overlong: list[Problem] = field(default_factory=list)
-    lengths: dict[str, int] = field(default_factory=dict)
-    image_tokens: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    repeated: int = 0
-    own_instruction: int = 0
-    header_seconds: float = 0.0
-    decoded: int = 0
+    rendered: as in PreparedRows. problems: what a run refuses, and disagreements and overlaps, in file order.
+    overlong: rows that a run drops. lengths: row -> tokens of its longest view.
+    image_tokens: source name -> tokens of each of its images. repeated: rows equal to an earlier one.
+    num_instructing, num_decoded, seconds: as in PreparedRows.
+    """
+
+    num_rows: int
+    rendered: tuple[Prompt, ...]
+    problems: list[RowProblem]
+    overlong: list[RowProblem]
+    lengths: Mapping[str, int]
+    image_tokens: Mapping[str, Sequence[int]]
+    repeated: int
+    num_instructing: int
+    num_decoded: int
+    seconds: float
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts that a run uses: neither bad nor overlong."""
+        bad = {problem.row for problem in (*self.problems, *self.overlong)}
+        return tuple(prompt for prompt in self.rendered if prompt.row not in bad)
 
 
 def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) -> CheckResult:
-    """Read, measure, decode and score all rows of `files` and `held_out`.
+    """Prepare all rows of `files` and `held_out` as a run does, and score and compare them.
 
     Every problem of every row is in the result. Rows longer than data.max_prompt_tokens are apart: they are no
     mistake, a run drops them. Images are decoded in full where data.decode_at_start says so.
-    Raises DataError for files that cannot be read, with what is wrong with the others' rows, and SetupError
-    without the model's files.
+    Raises DataError for files that cannot be read, with what is wrong with the others' rows, SetupError without the
+    model's files, and ConfigError for settings that the rows contradict.
     """
     broken = unusable_files([*files, *held_out], config.data.image_root)
     if broken:
         raise DataError("\n".join(broken))
-    model, data = config.model, config.data
-    encoder = PromptEncoder.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    budget = ImageBudget.from_pretrained(model.path, data.min_image_pixels, data.max_image_pixels)
-    model_type = model_type_of(model.path)
-    frames = BoxFrames(box_space_of(model.box_space, model_type), budget)
-    rewards = rewards_of(config)
+    form, rewards = prompt_format(config), rewards_of(config)
     reward = load_reward(rewards, config.reward.scorer)
-    template_of = prompt_templates(data.template, rewards, frames.box_space, model_type)
-    result = CheckResult()
-    for group in (files, held_out):
-        if group:
-            try:
-                _read(result, config, group, rewards)
-            except DataError as error:
-                broken.append(str(error))
-    if broken:
-        raise DataError("\n".join([*broken, *([report(result.problems, result.num_rows)] if result.problems else [])]))
-    rewards.check_sets(prompt.data_source for prompt in result.prompts)
-    start = time.perf_counter()
-    asked = []
-    for prompt in result.prompts:
-        result.own_instruction += has_instruction(prompt)
+    groups = _prepare(row_settings(config, form), [group for group in (files, held_out) if group])
+    found = [problem for group in groups for problem in group.problems]
+    problems = [problem for problem in found if problem.reason != "overlong"]
+    overlong = [problem for problem in found if problem.reason == "overlong"]
+    rendered = tuple(prompt for group in groups for prompt in group.rendered)
+    lengths = {row: length for group in groups for row, length in group.lengths.items()}
+    rewards.check_sets(prompt.data_source for prompt in rendered)
+    if not problems:  # else the rows that have the name may be those that cannot be read
+        check_names(config.data.source_image_pixels, rendered)
+    untrue = {problem.row for problem in problems if problem.reason == "truth"}
+    scorable = [prompt for prompt in rendered if prompt.row in lengths and prompt.row not in untrue]
+    problems += [*_disagreements(rewards, reward, scorable, form.frames), *_overlap(rendered, set(held_out))]
+    problems.sort(key=lambda problem: _place(problem.row, [*files, *held_out]))
+    image_tokens = defaultdict(list)
+    for source in (source for prompt in rendered if prompt.row in lengths for source in prompt.sources):
+        image_tokens[source.name].append(num_image_tokens(decoded_size(source.image), form.budget))
+    return CheckResult(
+        num_rows=sum(group.num_rows for group in groups),
+        rendered=rendered,
+        problems=problems,
+        overlong=overlong,
+        lengths=lengths,
+        image_tokens=image_tokens,
+        repeated=_num_repeated(scorable),
+        num_instructing=sum(group.num_instructing for group in groups),
+        num_decoded=sum(group.num_decoded for group in groups),
+        seconds=sum(group.seconds for group in groups),
+    )
+
+
+def _prepare(settings: RowSettings, groups: Sequence[Sequence[str]]) -> list[PreparedRows]:
+    """The rows of each group of files. Raises DataError with what is wrong with all of them if one cannot be read."""
+    prepared, broken = [], []
+    for files in groups:
         try:
-            asked += apply_templates(PromptSet((prompt,), {}, ""), template_of, "error").prompts
+            with HeaderCache(cache_file(fingerprint_of(files))) as cache:
+                prepared.append(prepare_rows(files, settings, cache.probe))
         except DataError as error:
-            result.problems.append(Problem(prompt.row, "template", str(error)))
-    if not result.problems:  # else they may hide the rows that have it
-        check_names(data.source_image_pixels, asked)
-    asked, narrow = limited(asked, data.source_image_pixels, budget)
-    result.prompts, result.problems = list(asked), [*result.problems, *narrow]
-    result.lengths, refused = measure(asked, encoder, budget, config.anchor.image_layout)
-    result.problems += refused
-    result.overlong = overlong(result.lengths, data.max_prompt_tokens)
-    for prompt in asked:
-        for source in prompt.sources:
-            result.image_tokens[source.name].append(num_image_tokens(decoded_size(source.image), budget))
-    result.header_seconds += time.perf_counter() - start
-    if data.decode_at_start:
-        result.problems += undecodable(asked)
-        result.decoded = sum(len(prompt.sources) for prompt in asked)
-    result.problems += _disagreements(rewards, reward, asked, frames)
-    result.problems += _overlap(asked, set(held_out))
-    result.repeated = _num_repeated(asked)
-    result.problems.sort(key=lambda problem: _place(problem.row, [*files, *held_out]))
-    return result
-
-
-def _read(result: CheckResult, config: TrainConfig, files: Sequence[str], rewards: RewardsBySet) -> None:
-    """Add the rows of `files` to the result."""
-    start = time.perf_counter()
-    with HeaderCache(cache_file(fingerprint_of(files))) as cache:
-        truth = partial(_problem_of_truth, rewards)
-        reading = read_prompts(files, config.data.image_root, truth, cache.probe)
-    result.header_seconds += time.perf_counter() - start
-    result.num_rows += reading.num_rows
-    result.problems += reading.problems
-    bad = {problem.row for problem in reading.problems}
-    usable = [prompt for prompt in reading.prompts if prompt.row not in bad]
-    result.prompts += usable
-    wanted = config.data.images_per_row
-    if wanted is not None:
-        result.problems += [
-            Problem(prompt.row, "num_images", f"{len(prompt.sources)} images, data.images_per_row={wanted}")
-            for prompt in usable
-            if len(prompt.sources) != wanted
-        ]
-
-
-def _problem_of_truth(rewards: RewardsBySet, prompt: Prompt) -> str | None:
-    if not rewards.has(prompt.data_source):
-        return None  # the whole set is refused
-    return check_truth(rewards.of(prompt.data_source), prompt.truth, prompt.extra_info, truth_frame(prompt))
+            broken.append(str(error))
+    if broken:
+        problems = [problem for rows in prepared for problem in rows.problems]
+        table = [report(problems, sum(rows.num_rows for rows in prepared))] if problems else []
+        raise DataError("\n".join([*broken, *table]))
+    return prepared
 
 
 def _disagreements(
     rewards: RewardsBySet, reward: RewardFn, prompts: Sequence[Prompt], frames: BoxFrames
-) -> list[Problem]:
+) -> list[RowProblem]:
     found = ((prompt, disagreement(prompt, rewards.of(prompt.data_source), reward, frames)) for prompt in prompts)
-    return [Problem(prompt.row, "agreement", reason) for prompt, reason in found if reason is not None]
+    return [RowProblem(prompt.row, "agreement", reason) for prompt, reason in found if reason is not None]
 
 
-def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[Problem]:
+def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
     """Rows with an image, or without images with a question, that a row of another split has.
 
     A row's split: held-out for `held_out` files, else the split it declares, else the one its file is named after.
@@ -160,7 +140,7 @@ def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[Problem]:
             other_row, other_split = first.setdefault(key, (prompt.row, split))
             if other_split != split:
                 detail = f"{name} is in {other_row} too: {other_split} and {split} overlap"
-                problems.append(Problem(prompt.row, "overlap", detail))
+                problems.append(RowProblem(prompt.row, "overlap", detail))
                 break
     return problems
 
@@ -218,14 +198,14 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
     bad = {problem.row for problem in result.problems}
     longer = {problem.row for problem in result.overlong} - bad
     usable = result.num_rows - len(bad) - len(longer)
-    rows_per_second = result.num_rows / max(result.header_seconds, 1e-9)
+    speed, decoded = result.num_rows / max(result.seconds, 1e-9), result.num_decoded
     limit = config.data.max_prompt_tokens
     lines = [
         f"rows           {usable} of {result.num_rows} usable, {len(bad)} with problems, {len(longer)} overlong",
-        f"sets           {_counted(prompt.data_source for prompt in result.prompts)}",
-        f"sources        {_counted(f'{len(prompt.sources)} images' for prompt in result.prompts)}",
-        f"headers        read and measured at {rows_per_second:.0f} rows/s; {result.decoded} images decoded in full",
-        f"reward         {rewards_of(config)}; {result.own_instruction} rows say themselves how to answer",
+        f"sets           {_counted(prompt.data_source for prompt in result.rendered)}",
+        f"sources        {_counted(f'{len(prompt.sources)} images' for prompt in result.rendered)}",
+        f"headers        read and measured at {speed:.0f} rows/s; {decoded} images decoded in full",
+        f"reward         {rewards_of(config)}; {result.num_instructing} rows say themselves how to answer",
     ]
     if result.repeated:
         lines.append(f"repeated       {result.repeated} rows say the same about the same images as an earlier one")

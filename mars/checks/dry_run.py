@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from mars.checks.answers import EMPTY_ANSWER, answer_of, perfect_answer
+from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.config.schema import TrainConfig
-from mars.data.pixels.images import decode_image, decoded_size
+from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import num_image_tokens
 from mars.data.prompts.chat import prompt_length
-from mars.data.prompts.lengths import longest_view
 from mars.data.prompts.tokenizer import read_json
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError, SetupError
 from mars.fit import FitSettings, last_step
-from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
+from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.functions import load_reward
+from mars.rollout.collect import reward_input
 from mars.types import RewardResult
 
 _SAMPLES = 4
@@ -71,8 +71,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
     num_anchor_views = [len(anchor_views(prompt, config.anchor.kind)) for prompt in prompts]
     anchors = fmean(num_anchor_views) * config.anchor.samples_per_view
     per_prompt = rollout.samples_per_prompt + anchors
-    layout = config.anchor.image_layout
-    lengths = [longest_view(prompt, inputs.encoder, inputs.budget, layout) for prompt in prompts]
+    lengths = list(inputs.train.lengths.values())
     row_tokens = max(lengths) + rollout.max_response_tokens
     stream = prompt_stream(config, prompts)
     fit = FitSettings(config.run.num_steps, config.run.num_epochs, 0, False, rollout.logprob_diff_alarm)
@@ -100,21 +99,12 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
     Raises DataError where the model's processor makes another number of tokens than was counted.
     """
     from mars.build import build_scorer
-    from mars.data.prompts.processor import PromptProcessor
 
     if inputs.train is None:
         raise ValueError("samples need the training set")
     prompts, frames, rewards = inputs.train.prompts, inputs.frames, rewards_of(config)
     step = max(len(prompts) // _SAMPLES, 1)
-    processor = PromptProcessor(
-        config.model.path,
-        decode=decode_image,
-        min_pixels=config.data.min_image_pixels,
-        max_pixels=config.data.max_image_pixels,
-        image_token_id=inputs.encoder.token_rules().image_id,
-        cache_bytes=0,
-        trust_remote_code=config.model.trust_remote_code,
-    )
+    processor = prompt_processor(config, inputs.encoder.token_rules(), cache_bytes=0)
     scorer = build_scorer(config)
     try:
         lines = []
@@ -124,8 +114,8 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
             expected, made = prompt_length(token_ids, counted), len(processor.process(token_ids, images).input_ids)
             if made != expected:
                 raise DataError(f"{prompt.row}: {expected} prompt tokens counted, the processor made {made}; report it")
-            answers = [perfect_answer(prompt, None, rewards.of(prompt.data_source), frames), EMPTY_ANSWER]
-            scores = scorer.score([answer_of(prompt, None, answer, frames) for answer in answers])
+            perfect = answered_perfectly(prompt, None, rewards.of(prompt.data_source), frames)
+            scores = scorer.score([perfect, reward_input(prompt, None, EMPTY_ANSWER, frames)])
             shown = " + ".join(f"{w}x{h}: {n}" for (w, h), n in zip((i.size for i in images), counted, strict=True))
             lines += [
                 f"sample            {prompt.row}",

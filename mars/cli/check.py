@@ -25,8 +25,9 @@ def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, con
     given = [f"model.path={quoted(model)}", f"data.train_files=[{listed}]"]
     if not any(override.startswith(("reward=", "reward.function=")) for override in overrides):
         from mars.evaluation.questions import task_of_rows
+        from mars.rewards.built_in import default_for
 
-        given.append(f"reward={next(filter(None, map(task_of_rows, files)), 'vqa')}")
+        given.append(f"reward={next(filter(None, map(task_of_rows, files)), default_for(''))}")
     config = load_config("train", [*given, *overrides], config_dirs)
     from mars.checks.data import check, check_lines
     from mars.data.rows.problems import report
@@ -36,5 +37,5 @@ def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, con
     sys.stdout.write("".join(f"{visible(line)}\n" for line in check_lines(result, config)))
     sys.stdout.flush()
     if result.problems:
-        remedy = "mend the rows, or train with data.on_bad_sample=drop, which leaves them out and counts them"
+        remedy = "fix the rows, or train with data.on_bad_sample=drop, which leaves them out and counts them"
         raise DataError(visible(report(result.problems, result.num_rows, remedy, most_shown=None), "\n"))

@@ -11,17 +11,18 @@ from pathlib import Path
 
 from mars.config.folders import quoted
 from mars.data.convert.public_set import PublicSet
-from mars.data.convert.write import WriteOptions, card_lines, write_set
+from mars.data.convert.write import WriteOptions, summary_lines, write_set
 from mars.data.prompts.boxes import truth_frame
 from mars.data.rows.problems import OnBadSample
-from mars.rewards.functions import check_truth
+from mars.rewards.built_in import BUILT_IN, default_for
+from mars.rewards.contract import BuiltInReward
 from mars.types import Prompt
 
 
 def run_conversion(
     public: PublicSet,
     out: Path,
-    task: str | None,
+    reward: BuiltInReward | None,
     *,
     limit: int | None,
     dry_run: bool,
@@ -30,32 +31,30 @@ def run_conversion(
 ) -> None:
     """Convert, and write the counts to stdout.
 
-    task: the reward whose truths these are, "grounding" or "vqa"; None: grounding where a truth lists boxes.
-    licence: for the card, instead of the set's own.
+    reward: the one that all truths are for; None: `default_for` says it for each truth.
+    licence: for the metadata, instead of the set's own.
     Raises DataError, see `write_set`.
     """
     if licence is not None:
         public = replace(public, licence=licence)
     options = WriteOptions(
-        limit, dry_run, on_bad_sample, partial(_problem_of_truth, task), drop_by="--on-bad-sample drop"
+        limit, dry_run, on_bad_sample, partial(_problem_of_truth, reward), drop_by="--on-bad-sample drop"
     )
-    card = write_set(public, out, options)
-    sys.stdout.write("".join(f"{_printable(line)}\n" for line in card_lines(card)))
+    metadata = write_set(public, out, options)
+    sys.stdout.write("".join(f"{_printable(line)}\n" for line in summary_lines(metadata)))
     if dry_run:
         sys.stdout.write("dry run: nothing was written\n")
         return
-    where = "" if card["image_paths_relative_to"] == "this folder" else f"; {_image_root_setting(public.image_root)}"
-    files = ", ".join(str(out / f"{name}.parquet") for name in card["splits"])
+    where = (
+        "" if metadata["image_paths_relative_to"] == "this folder" else f"; {_image_root_setting(public.image_root)}"
+    )
+    files = ", ".join(str(out / f"{name}.parquet") for name in metadata["splits"])
     sys.stdout.write(_printable(f"written      {files}{where}") + "\n")
 
 
-def task_of(truth: str) -> str:
-    """The reward that a bare truth is for: "grounding" where it is a JSON list or object, else "vqa"."""
-    return "grounding" if truth.lstrip().startswith(("[", "{", "```json")) else "vqa"
-
-
-def _problem_of_truth(task: str | None, prompt: Prompt) -> str | None:
-    return check_truth(task or task_of(prompt.truth), prompt.truth, prompt.extra_info, truth_frame(prompt))
+def _problem_of_truth(reward: BuiltInReward | None, prompt: Prompt) -> str | None:
+    reward = reward or BUILT_IN[default_for(prompt.truth)]
+    return reward.check_truth(prompt.truth, prompt.extra_info, truth_frame(prompt))
 
 
 def _image_root_setting(folder: Path) -> str:

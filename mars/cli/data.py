@@ -13,7 +13,7 @@ convert = typer.Typer(
 )  # fmt: skip
 app.add_typer(convert, name="convert")
 
-Out = Annotated[Path, typer.Argument(help="Folder for a parquet file per split, and the card dataset.json.")]
+Out = Annotated[Path, typer.Argument(help="Folder for a parquet file per split, and the metadata dataset.json.")]
 JsonSource = Annotated[Path, typer.Argument(metavar="SRC", help="JSON file, or a folder with JSON files.")]
 ImageRoot = Annotated[
     Path | None, typer.Option(help="Folder that holds the images; data.image_root then. Default: beside the source.")
@@ -23,7 +23,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and count; write n
 OnBadSample = Annotated[
     Literal["drop", "error"], typer.Option(help="Leave bad items out and list them, or refuse the set.")
 ]
-Licence = Annotated[str | None, typer.Option(help="Licence for the card, if it is not the public set's.")]
+Licence = Annotated[str | None, typer.Option(help="Licence for the metadata, if it is not the public set's.")]
 Depth = Annotated[
     Literal["spatialbot", "minmax", "colormap", "clip"], typer.Option(help="How 16-bit depth becomes RGB.")
 ]
@@ -45,6 +45,19 @@ def synth(
     write_synthetic(out, seed=seed, sizes=SetSizes(train=train, test=test, cold_start=cold_start), bias=bias)
 
 
+@app.command("tiny-model")
+def tiny_model(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")],
+    family: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Architecture.")] = "qwen2_5_vl",
+    tie_word_embeddings: Annotated[bool, typer.Option(help="Share input and output embeddings.")] = False,
+) -> None:
+    """A random vision-language model of about a million parameters, for CPUs and tests."""
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    build_tiny(out, seed=seed, family=family, tie_word_embeddings=tie_word_embeddings)
+
+
 @convert.command()
 def llvip(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with visible, infrared and Annotations.")],
@@ -61,11 +74,12 @@ def llvip(
     """LLVIP: persons in visible and infrared images, as grounding."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.llvip import QUESTION, LlvipOptions, llvip_set
+    from mars.rewards.grounding import GROUNDING
 
     options = LlvipOptions(question or QUESTION, keep_empty, tuple(split) if split else None)
     public = llvip_set(source, image_root, options)
     run_conversion(
-        public, out, "grounding", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence
+        public, out, GROUNDING, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence
     )  # fmt: skip
 
 
@@ -83,9 +97,10 @@ def spatialqa(
     """SpatialQA and SpatialBench: questions about a photograph and its depth."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.spatialqa import spatialqa_set
+    from mars.rewards.vqa import VQA
 
     public = spatialqa_set(source, image_root, f"depth_{depth}")
-    run_conversion(public, out, "vqa", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+    run_conversion(public, out, VQA, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
 @convert.command()
@@ -101,9 +116,10 @@ def nuscenes(
     """nuScenes multi-view questions (DEMON, M4-Instruct): six cameras, short answers."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.nuscenes import nuscenes_set
+    from mars.rewards.vqa import VQA
 
     public = nuscenes_set(source, image_root)
-    run_conversion(public, out, "vqa", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+    run_conversion(public, out, VQA, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
 @convert.command("ocr_vqa")
@@ -119,9 +135,10 @@ def ocr_vqa(
     """OCR-VQA with two book covers (DEMON, M4-Instruct): multiple choice."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.ocr_vqa import ocr_vqa_set
+    from mars.rewards.vqa import VQA
 
     public = ocr_vqa_set(source, image_root)
-    run_conversion(public, out, "vqa", limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
+    run_conversion(public, out, VQA, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
 @convert.command("eval_json")

@@ -12,9 +12,20 @@ evaluation = typer.Typer(
     help="Evaluate a model: ask it, score its answers, compare.", no_args_is_help=True, rich_markup_mode=None
 )
 
+
+def _known_task(task: str | None) -> str | None:
+    """Raises ConfigError for a name that no built-in reward has."""
+    from mars.errors import ConfigError
+    from mars.rewards.built_in import built_in_names, is_built_in
+
+    if task is not None and not is_built_in(task):
+        raise ConfigError(f"--task: no such built-in reward; got {task!r}; want one of {built_in_names()}")
+    return task
+
+
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Further settings.")]
 ConfigDirs = Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")]
-Task = Annotated[Literal["grounding", "vqa"], typer.Option(help="What the truths are.")]
+Task = Annotated[str, typer.Option(help="The built-in reward that the truths are for.", callback=_known_task)]
 Threshold = Annotated[
     float | None, typer.Option(help="IoU above which boxes are a hit; as evaluation.iou_threshold if not given.")
 ]
@@ -59,7 +70,8 @@ def infer(
     overrides: Overrides = None,
     views: Annotated[Literal["multi", "mono", "all"], typer.Option(help="All images, each alone, or both.")] = "all",
     task: Annotated[
-        Literal["grounding", "vqa"] | None, typer.Option(help="What the truths are; read off the first if not given.")
+        str | None,
+        typer.Option(help="The built-in reward; if not given, the first truth decides.", callback=_known_task),
     ] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
@@ -69,9 +81,11 @@ def infer(
 
     paths, given = result_paths(out), list(overrides or [])
     check_out(paths, questions)
-    if task is None and not any(override.startswith(("reward=", "reward.function=")) for override in given):
-        task = first_task(questions)
-    defaults = [f"run.dir={_quoted(str(paths.logs))}", *([f"reward={task}"] if task else [])]
+    defaults = [f"run.dir={_quoted(str(paths.logs))}"]
+    if task is not None:
+        defaults.append(f"reward.function={task}")
+    elif not any(override.startswith(("reward=", "reward.function=")) for override in given):
+        defaults.append(f"reward={first_task(questions)}")
     config = _config(model, readable_file(questions, paths), [*defaults, *given], config_dir or [])
     from mars.cluster.environment import gc_paused
 

@@ -69,7 +69,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.di
 
 @reward.command("try")
 def try_(
-    name: Annotated[str, typer.Argument(help="grounding, vqa, or path/to/file.py:function.")],
+    name: Annotated[str, typer.Argument(help="A built-in reward, or path/to/file.py:function.")],
     text: Annotated[str | None, typer.Option(help="The answer of a model.")] = None,
     file: Annotated[Path | None, typer.Option(help="JSONL file of answers instead (docs/rewards.md).")] = None,
     truth: Annotated[str | None, typer.Option(help="The right answer; for lines of a file without their own.")] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 
 from mars.cluster.environment import worker_environment
 from mars.cluster.placement import Placement, WorkerResources
@@ -13,53 +13,34 @@ from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker_group import WorkerGroup
-
-
-@dataclass(frozen=True)
-class RaySettings:
-    """Workers, their resources, and deadlines in seconds.
-
-    address: of a running Ray cluster; None starts one on this machine.
-    gpus_per_engine: ignored if device is "cpu". Each trainer rank gets one GPU.
-    """
-
-    address: str | None
-    device: str
-    num_engines: int
-    gpus_per_engine: int
-    num_trainers: int
-    cpus_per_worker: float
-    threads_per_worker: int
-    object_store_bytes: int
-    start_timeout_s: float
-    call_timeout_s: float
-    log_dir: str
+from mars.config.schema import TrainConfig
 
 
 @contextmanager
 def ray_workers(
-    settings: RaySettings, build_engine: BuildEngine, build_trainer: BuildTrainer | None
+    config: TrainConfig, build_engine: BuildEngine, build_trainer: BuildTrainer | None
 ) -> Iterator[tuple[RayEngine, RayTrainer | None]]:
     """Start the workers and build engine and trainer on them; stop them when the block ends.
 
     build_trainer: None for evaluation, which needs engines only.
     """
-    on_gpu = settings.device == "cuda"
+    cluster, log_dir = config.cluster, str(Path(config.run.dir).absolute() / "logs")
+    on_gpu = cluster.device == "cuda"
     engines = [
-        WorkerResources(f"engine-{i}", settings.cpus_per_worker, settings.gpus_per_engine if on_gpu else 0)
-        for i in range(settings.num_engines)
+        WorkerResources(f"engine-{i}", cluster.cpus_per_worker, config.rollout.tensor_parallel_size if on_gpu else 0)
+        for i in range(config.rollout.num_workers)
     ]
     trainers = [
-        WorkerResources(f"actor-{i}", settings.cpus_per_worker, int(on_gpu))
-        for i in range(settings.num_trainers if build_trainer is not None else 0)
+        WorkerResources(f"actor-{i}", cluster.cpus_per_worker, int(on_gpu))
+        for i in range(config.actor.num_workers if build_trainer is not None else 0)
     ]
-    environment = worker_environment(settings.threads_per_worker, settings.device)
+    environment = worker_environment(cluster.threads_per_worker, cluster.device)
     workers = (*engines, *trainers)
     num_cpus = max(math.ceil(sum(worker.cpus for worker in workers)), len(workers))
     with ExitStack() as stack:
-        cluster = ray_cluster(settings.address, settings.object_store_bytes, num_cpus, environment)
-        to_pass = stack.enter_context(cluster)
-        placement = Placement(workers, settings.start_timeout_s)
+        started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment)
+        to_pass = stack.enter_context(started)
+        placement = Placement(workers, cluster.start_timeout_s)
         stack.callback(placement.close)
 
         def group(worker_class, resources, first_bundle) -> WorkerGroup:
@@ -69,8 +50,8 @@ def ray_workers(
                 placement,
                 first_bundle,
                 to_pass,
-                settings.log_dir,
-                settings.call_timeout_s,
+                log_dir,
+                cluster.call_timeout_s,
             )
 
         engine = RayEngine(group(EngineWorker, engines, 0))
@@ -79,7 +60,7 @@ def ray_workers(
         engine_builds = engine.start_build(build_engine)
         if trainer is not None and build_trainer is not None:
             stack.callback(trainer.close)
-            builds = trainer.start_build(build_trainer, settings.start_timeout_s, settings.call_timeout_s)
-            trainer.finish_build(builds, settings.start_timeout_s)
-        engine.finish_build(engine_builds, settings.start_timeout_s)
+            builds = trainer.start_build(build_trainer, cluster.start_timeout_s, cluster.call_timeout_s)
+            trainer.finish_build(builds, cluster.start_timeout_s)
+        engine.finish_build(engine_builds, cluster.start_timeout_s)
         yield engine, trainer

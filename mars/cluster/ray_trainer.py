@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence as Sequences
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -11,7 +10,7 @@ import ray
 from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.worker_group import Worker, WorkerGroup
-from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
+from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
 """Pickled and called on the worker."""
@@ -37,9 +36,6 @@ class TrainerWorker(Worker):
         if self._num_updates % _TRIM_EVERY == 0:
             trim_heap()
         return self._trainer.update(batch)
-
-    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
-        return self._trainer.logprobs(sequences)
 
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
         return self._trainer.kl_to_reference(batch)
@@ -79,15 +75,12 @@ class RayTrainer:
         ]
         return [*received, *built]
 
-    def finish_build(self, references: Sequences[Any], timeout_s: float) -> None:
+    def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
         self._group.results(references, "start of the trainer", timeout_s)
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         shared = ray.put(batch)
         return self._all("update", shared)[0]
-
-    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
-        return self._all("logprobs", sequences)[0]
 
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
         shared = ray.put(batch)

@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mars.config.folders import folder_problems, groups, quoted, shipped_folder
-from mars.config.keys import leaves, mappings
-from mars.config.overrides import EXPERIMENT, Known, check_overrides, section_of
+from mars.config.keys import leaves, mappings, sections_of
+from mars.config.overrides import EXPERIMENT, Known, check_overrides
 from mars.config.problem import Problem
+from mars.config.renamed import renamed_value
 from mars.config.schema import Root
 
 
@@ -24,8 +25,8 @@ from mars.config.schema import Root
 class Composition:
     """What Hydra made of the files and of those overrides that can be used.
 
-    config: not yet resolved or checked; None where the files cannot be composed.
-    given: keys that an override sets. doubtful: keys and groups that were meant to have another value.
+    config: neither resolved nor checked; None where the files cannot be composed.
+    given: keys that an override sets. doubtful: keys, sections and groups that a refused override was to set.
     """
 
     config: DictConfig | None
@@ -35,19 +36,19 @@ class Composition:
     problems: tuple[Problem, ...]
 
     def is_doubtful(self, key: str) -> bool:
-        """Whether the value of `key` says nothing, because what should have set it was refused."""
-        return key not in self.given and not self.doubtful.isdisjoint((key, section_of(key), EXPERIMENT))
+        """Whether the value of `key` is not the user's, because the override or file that sets it was refused."""
+        return key not in self.given and not self.doubtful.isdisjoint((key, *sections_of(key), EXPERIMENT))
 
 
 def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
-    """Compose configs/<root>.yaml. Nothing is raised for a mistake of the user: it is among the problems."""
+    """Compose configs/<root>.yaml. A mistake of the user is not raised: it is among the problems."""
     folders = [Path(folder).expanduser().resolve() for folder in config_dirs]
     known = Known(tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema))
     checked = check_overrides(overrides, known)
     problems = [*folder_problems([shipped_folder(), *folders]), *checked.problems]
     doubtful = set(checked.doubtful)
     config, problem = _compose(root, folders, [*checked.accepted, *checked.choices])
-    if problem is not None:  # the files are at fault: still compose what is left, to check the other overrides
+    if problem is not None:  # a file is wrong: compose without the user's, so that the other overrides are checked
         problems.append(problem)
         doubtful.add(EXPERIMENT)
         config, _ = _compose(root, [], checked.accepted)
@@ -59,16 +60,16 @@ def _compose(root: str, folders: Sequence[Path], overrides: Sequence[str]) -> tu
     try:
         with initialize_config_dir(str(shipped_folder()), version_base="1.3"):
             return compose(root, [searchpath, *overrides]), None
-    # Hydra lets through ValueErrors (a file that is not text, defaults that are not a list) and RecursionErrors
-    # (files that name each other).
+    # Hydra itself raises a ValueError for a file that is not text and for defaults that are not a list, and a
+    # RecursionError for files that name each other.
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         return None, _composition_problem(error)
 
 
 def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict[str, Any], list[Problem]]:
-    """Dotted key -> plain value with interpolations resolved; keys that are not set (???) are left out.
+    """Dotted key -> plain value, interpolations resolved; keys that are not set (???) are left out.
 
-    mappings: the keys whose value is a mapping.
+    mappings: the keys whose value is a mapping, which is not taken apart.
     """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -91,7 +92,9 @@ def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict
                     values[key] = value
             except OmegaConfBaseException as error:
                 reason = str(error).partition("\n")[0]
-                problems.append(Problem(key, f"cannot be resolved ({reason})", "mend the ${...} or the ??? in it"))
+                problems.append(
+                    Problem(key, f"cannot be resolved ({reason})", "correct the ${...} in it, or set what it refers to")
+                )
 
     resolve(config, "")
     return values, problems
@@ -99,9 +102,12 @@ def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict
 
 def _composition_problem(error: Exception) -> Problem:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        do = f"the choices are {', '.join(error.options)}" if error.options else "there is no such group"
+        group, _, choice = str(error.missing_cfg_file).lstrip("/").rpartition("/")
+        renamed = renamed_value(group, choice)
+        do = f"renamed to {renamed}; " if renamed else ""
+        do += f"the choices are {', '.join(error.options)}" if error.options else "there is no such group"
         return Problem("defaults", "an experiment or group file names what does not exist", do, error.missing_cfg_file)
-    do = "mend the file"
+    do = "correct the file"
     if isinstance(error, HydraException):
-        do += "; its defaults change a group with `- override /group: choice`"
+        do += "; in `defaults`, a group is changed with `- override /group: choice`"
     return Problem("configuration files", f"cannot be composed ({error})", do)

@@ -1,8 +1,8 @@
-"""Types and ranges: what pydantic finds wrong with the values, in the words of docs/config.md."""
+"""Types and ranges: pydantic's errors, one line for each key, in the words of docs/config.md."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,32 +10,50 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from mars.config.keys import expected, leaves
+from mars.config.keys import expected, leaves, sections_of
 from mars.config.problem import Problem
+from mars.config.renamed import renamed_value
 from mars.config.schema import Root
 
 _RANGES = ("greater_than", "less_than", "finite_number")
 
 
 def check_fields(schema: type[Root], values: Mapping[str, Any]) -> tuple[Root | None, list[Problem]]:
-    """The configuration that `values` (dotted key -> value) make, or None and one problem for each wrong key.
+    """The configuration of `values` (dotted key -> value), or None and one problem for each wrong key.
 
-    Rules between keys are checked too, but not reported: `mars.config.rules.broken_rules` does that.
+    A broken rule between keys also gives None, but no problem: `mars.config.rules.broken_rules` reports it.
     """
-    nested: dict[str, dict[str, Any]] = {section: {} for section in schema.model_fields}
-    for key, value in values.items():
-        section, _, name = key.partition(".")
-        nested[section][name] = value
+    fields = leaves(schema)
     try:
-        return schema.model_validate(nested), []
+        return schema.model_validate(_nested(fields, values)), []
     except ValidationError as error:
-        fields = leaves(schema)
         problems: dict[str, Problem] = {}
         for details in error.errors():
-            key, place = ".".join(map(str, details["loc"][:2])), details["loc"][2:]
-            if key in fields:  # an error of the whole configuration is a rule's
+            key, place = _split(details["loc"], fields)
+            if key is not None:  # an error of the whole configuration is a rule's
                 problems.setdefault(key, _problem(key, place, fields[key], details))
         return None, list(problems.values())
+
+
+def _nested(fields: Collection[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested dictionaries, with every section there, so that pydantic names each missing key."""
+    places: dict[str, dict[str, Any]] = {"": {}}
+    for section in (section for key in fields for section in sections_of(key)):
+        parent, _, name = section.rpartition(".")
+        places.setdefault(section, places[parent].setdefault(name, {}))
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        places[section][name] = value
+    return places[""]
+
+
+def _split(location: tuple[int | str, ...], fields: Collection[str]) -> tuple[str | None, tuple[int | str, ...]]:
+    """A key and the place inside its value, from pydantic's path: ("data", "weights", 1) -> "data.weights", (1,)."""
+    for depth in range(1, len(location) + 1):
+        key = ".".join(map(str, location[:depth]))
+        if key in fields:
+            return key, location[depth:]
+    return None, ()
 
 
 def _problem(key: str, place: tuple[int | str, ...], field: FieldInfo, details: ErrorDetails) -> Problem:
@@ -46,7 +64,7 @@ def _problem(key: str, place: tuple[int | str, ...], field: FieldInfo, details: 
     if kind == "missing":
         return Problem(key, "not set", do)
     if kind == "literal_error":
-        return Problem(key, "not one of the choices", _choice_hint(field, value) + do, got=value)
+        return Problem(key, "not one of the choices", _choice_hint(key, field, value) + do, got=value)
     if kind.startswith(_RANGES):
         return Problem(key, f"out of range{where}", do, got=value)
     if kind.endswith("too_short"):
@@ -62,7 +80,10 @@ def _article(words: str) -> str:
     return "a " if words.startswith(("number", "list", "non-empty list", "mapping")) else ""
 
 
-def _choice_hint(field: FieldInfo, value: Any) -> str:
+def _choice_hint(key: str, field: FieldInfo, value: Any) -> str:
+    renamed = renamed_value(key, value)
+    if renamed is not None:
+        return f"renamed to {renamed}; "
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     if isinstance(value, bool) and not value and "off" in choices:
         return "write off in quotes (YAML reads it as false); "

@@ -1,4 +1,7 @@
-"""The dotted keys of a schema: which there are, what each takes, and which one a wrong key meant."""
+"""The dotted keys of a schema: which there are, what each takes, and which one a misspelt key stands for.
+
+A key is the names of its sections and its own, "rollout.vllm.block_size"; sections may be nested.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
-from mars.config.schema import Root
+from mars.config.schema import Section
 
 _NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", types.NoneType: "null"}
 _BOUNDS = {Gt: ("gt", ">"), Ge: ("ge", ">="), Lt: ("lt", "<"), Le: ("le", "<=")}
@@ -20,17 +23,30 @@ _PENALTY = 0.1
 _MOST_SUGGESTIONS = 3
 
 
-def leaves(schema: type[Root]) -> dict[str, FieldInfo]:
-    """Dotted key -> field, in the order of the schema."""
-    found = {}
-    for section, field in schema.model_fields.items():
-        settings: Any = field.annotation
-        found.update({f"{section}.{name}": leaf for name, leaf in settings.model_fields.items()})
+def leaves(schema: type[Section]) -> dict[str, FieldInfo]:
+    """Dotted key -> field, in the order of the schema, for every setting that is not itself a section."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in schema.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            found |= {f"{name}.{key}": leaf for key, leaf in leaves(inner).items()}
+        else:
+            found[name] = field
     return found
 
 
-def mappings(schema: type[Root]) -> frozenset[str]:
-    """The keys whose value is a mapping with names of the user's own."""
+def sections_of(key: str) -> list[str]:
+    """The sections that a key stands in, the outermost first.
+
+    >>> sections_of("rollout.vllm.block_size")
+    ['rollout', 'rollout.vllm']
+    """
+    parts = key.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def mappings(schema: type[Section]) -> frozenset[str]:
+    """The keys whose value is a mapping with names that the user chooses."""
     return frozenset(key for key, field in leaves(schema).items() if get_origin(field.annotation) is dict)
 
 
@@ -65,10 +81,11 @@ def _bound(item: Any) -> list[tuple[str, str]]:
 
 
 def nearest(key: str, known: Collection[str]) -> list[str]:
-    """The keys that a wrong key may have meant, the likeliest first; none where nothing is like it.
+    """The keys most similar to an unknown one, the most similar first; empty where none is similar.
 
-    A key whose last part exists is taken to be in the wrong or a misspelt section; any other is compared letter by
-    letter, its last part only where its section is right.
+    If the key's own name exists in some section, only the section is wrong: the candidates are the keys of that name,
+    ranked by how similar their sections are. Otherwise whole keys are compared, or the names alone within the right
+    section.
 
     >>> nearest("rolout.top_p", ["rollout.top_p", "rollout.top_k", "evaluation.top_p"])
     ['rollout.top_p']

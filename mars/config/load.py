@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mars.config.compose import Composition, compose_files, resolved_leaves
 from mars.config.fields import check_fields
-from mars.config.keys import leaves
-from mars.config.overrides import meant, section_of, unknown_key
+from mars.config.keys import leaves, sections_of
+from mars.config.overrides import meant, unknown_key
 from mars.config.problem import Problem
 from mars.config.rules import broken_rules
 from mars.config.schema import Root, SftConfig, TrainConfig
@@ -46,7 +46,7 @@ def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[
 
 
 def composed_yaml(root: RootName, overrides: Sequence[str], config_dirs: Sequence[str]) -> str:
-    """The composed and resolved configuration as YAML, not validated: what is not set is shown as ???.
+    """The composed and resolved configuration as YAML, not validated; a key that is not set is shown as ???.
 
     Raises ConfigError where it cannot be composed or resolved.
     """
@@ -64,13 +64,15 @@ def _refusal(problems: Sequence[Problem]) -> ConfigError:
 
 
 def _validate(composition: Composition, config: DictConfig, schema: type[Root]) -> tuple[Root | None, list[Problem]]:
-    """The checked configuration, or None and all problems that are not mere consequences of another one."""
+    """The checked configuration, or None and all problems but those that only follow from another one."""
     fields = leaves(schema)
     values, problems = resolved_leaves(config, composition.known.mappings)
     strays = [unknown_key(key, value, composition.known) for key, value in values.items() if key not in fields]
     meant_otherwise = {key for stray in strays for key in (stray.key, *meant(stray.key, composition.known))}
     doubtful = {
-        key for key in fields if composition.is_doubtful(key) or not meant_otherwise.isdisjoint((key, section_of(key)))
+        key
+        for key in fields
+        if composition.is_doubtful(key) or not meant_otherwise.isdisjoint((key, *sections_of(key)))
     }
     result, found = check_fields(schema, {key: value for key, value in values.items() if key in fields})
     reported = {problem.key for problem in problems}

@@ -1,4 +1,4 @@
-"""The overrides of a command line, each looked at before Hydra composes, so that all mistakes are seen at once."""
+"""The overrides of a command line, each checked before Hydra composes: Hydra would stop at the first mistake."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from mars.config.keys import nearest
+from mars.config.keys import nearest, sections_of
 from mars.config.problem import Problem
+from mars.config.renamed import renamed_key, renamed_value
 from mars.config.verl_names import translation
 
 EXPERIMENT = "experiment"
@@ -25,23 +27,29 @@ _QUOTE = "write key=value; quote a value with special characters: 'run.name=\"a=
 class Known:
     """keys: the dotted keys of the schema. groups: group -> its choices, which are file names without .yaml.
 
-    mappings: the keys whose value is a mapping with names of the user's own.
+    mappings: the keys whose value is a mapping with names that the user chooses.
     """
 
     keys: Sequence[str]
     groups: Mapping[str, Sequence[str]]
     mappings: Collection[str]
 
-    def section(self, key: str) -> list[str]:
-        """The keys of the section that `key` is or is in."""
-        return [known for known in self.keys if section_of(known) == section_of(key)]
+    @cached_property
+    def sections(self) -> Mapping[str, list[str]]:
+        """Section -> all keys in it, those of its nested sections included."""
+        keys: dict[str, list[str]] = {}
+        for key in self.keys:
+            for section in sections_of(key):
+                keys.setdefault(section, []).append(key)
+        return keys
 
 
 @dataclass
 class Overrides:
     """accepted: overrides of keys, for Hydra. given: the keys they set. choices: overrides of groups, for Hydra.
 
-    doubtful: keys and groups whose value was meant to be another one: what else is said about them would mislead.
+    doubtful: keys, sections and groups that a refused override was to set. Their value is not the one the user wants,
+    so no other problem is reported for them.
     """
 
     accepted: list[str] = field(default_factory=list)
@@ -49,10 +57,6 @@ class Overrides:
     given: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     doubtful: set[str] = field(default_factory=set)
-
-
-def section_of(key: str) -> str:
-    return key.partition(".")[0]
 
 
 def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
@@ -73,7 +77,8 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
         elif key in known.groups and not isinstance(value, dict):
             choices[key] = text
         elif key in known.mappings and isinstance(value, dict):
-            result.accepted += [f"~{key}", f"++{text.lstrip('+')}"]  # Hydra would merge it, and refuse new names
+            # Hydra merges a mapping into the one that is there, and refuses names that are new: remove it first.
+            result.accepted += [f"~{key}", f"++{text.lstrip('+')}"]
             result.given.add(key)
         else:
             result.accepted.append(text)
@@ -83,11 +88,15 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
 
 
 def unknown_key(key: str, value: Any, known: Known) -> Problem:
-    """A key that does not exist: verl's name translated, or the nearest key, or what its section has."""
-    if section_of(key) == EXPERIMENT:
-        return Problem(key, "an experiment's keys are not its own", "begin its file with the line # @package _global_")
-    if known.section(key) and "." not in key:
-        return Problem(key, "a section, not a value", f"set one of {', '.join(known.section(key))}", got=value)
+    """What to write for a key that does not exist: its new name, ours for verl's, a similar key, or the section's."""
+    if key.partition(".")[0] == EXPERIMENT:
+        wrong = "the experiment's settings stand under `experiment`, where nothing reads them"
+        return Problem(key, wrong, "begin its file with the line # @package _global_")
+    if key in known.sections:
+        return Problem(key, "a section, not a value", f"set one of {', '.join(known.sections[key])}", got=value)
+    renamed = renamed_key(key, known.keys)
+    if renamed is not None:
+        return Problem(key, "renamed", f"use {renamed}", got=value)
     for mapping in known.mappings:
         if key.startswith(f"{mapping}."):
             name = key.removeprefix(f"{mapping}.")
@@ -100,13 +109,18 @@ def unknown_key(key: str, value: Any, known: Known) -> Problem:
     likely = _likely(key, known)
     if likely:
         return Problem(key, "unknown key", f"did you mean {' or '.join(likely)}?", got=value)
-    names = ", ".join(sibling.partition(".")[2] for sibling in known.section(key))
-    do = f"the keys of {section_of(key)} are {names}" if names else "docs/config.md lists all keys"
-    return Problem(key, "unknown key", do, got=value)
+    section = next((section for section in reversed(sections_of(key)) if section in known.sections), None)
+    if section is None:
+        return Problem(key, "unknown key", "docs/config.md lists all keys", got=value)
+    names = ", ".join(sibling.removeprefix(f"{section}.") for sibling in known.sections[section])
+    return Problem(key, "unknown key", f"the keys of {section} are {names}", got=value)
 
 
 def meant(key: str, known: Known) -> list[str]:
-    """The keys and groups that an unknown key may have stood for."""
+    """The keys and groups that the user may have meant by an unknown key."""
+    renamed = renamed_key(key, known.keys)
+    if renamed is not None:
+        return [renamed]
     translated = translation(key, known.keys)
     if translated is not None:
         return [word for word in translated.split() if word in known.keys]
@@ -138,16 +152,15 @@ def _refuse_syntax(result: Overrides, text: str, error: HydraException) -> None:
 
 def _problems(override: Override, key: str, value: Any, known: Known) -> list[Problem]:
     """What is wrong with one override whose syntax is right; empty if nothing."""
-    is_section = key in map(section_of, known.keys)
     if not key:
         return [Problem(f"override {override.input_line!r}", "no key before =", _QUOTE)]
-    if section_of(key.partition("/")[0]) == "hydra":
+    if key.replace("/", ".").partition(".")[0] == "hydra":
         return [Problem(key, "Hydra's own settings have no effect here", "leave it out; --config-dir adds a folder")]
     if override.package is not None:
         return [Problem(f"{key}@{override.package}", "groups cannot be moved", f"write {key}=...", got=value)]
     if override.is_sweep_override():
         return [Problem(key, "a sweep, but a run takes one value", _QUOTE, got=override.input_line)]
-    if key not in known.keys and key not in known.groups and not is_section:
+    if key not in known.keys and key not in known.groups and key not in known.sections:
         return [unknown_key(key, value, known)]
     if override.is_delete():
         return [Problem(key, "cannot be removed, everything has a value", "give it another value")]
@@ -158,19 +171,19 @@ def _problems(override: Override, key: str, value: Any, known: Known) -> list[Pr
         return [Problem(key, "wrong type", f"give a mapping, such as {key}={{name: ...}}", got=value)]
     if key in known.keys and key not in known.mappings and isinstance(value, dict):
         return [Problem(key, "wrong type, it has no keys of its own", "give a value", got=value)]
-    if is_section and isinstance(value, dict) and value:
+    if key in known.sections and isinstance(value, dict) and value:
         return [unknown_key(name, held, known) for name, held in flat(value, key).items() if name not in known.keys]
     if key in known.groups:
         return _choice_problems(key, value, known.groups[key])
-    return [unknown_key(key, value, known)] if is_section else []
+    return [unknown_key(key, value, known)] if key in known.sections else []
 
 
 def _choice_problems(group: str, value: Any, choices: Sequence[str]) -> list[Problem]:
     problems = []
     for choice in value if isinstance(value, list) else [value]:
         if choice not in choices:
-            close = get_close_matches(str(choice), choices, n=1)
-            do = f"did you mean {close[0]}? " if close else ""
+            close, renamed = get_close_matches(str(choice), choices, n=1), renamed_value(group, choice)
+            do = f"renamed to {renamed}; " if renamed else f"did you mean {close[0]}? " if close else ""
             do += f"the choices are {', '.join(choices)}" if choices else "there are no choices here"
             problems.append(Problem(group, "no such choice", do, got=choice))
     return problems

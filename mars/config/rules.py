@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mars.config.problem import Problem
+from mars.config.templates import is_template, wanted
+from mars.rewards.built_in import built_in_names, is_built_in, is_reward, wanted_rewards
 
 
 @dataclass(frozen=True)
@@ -164,24 +166,33 @@ def _greedy_once(samples: int, sampling: str, anchor: str) -> tuple[str, str] | 
     return None
 
 
+def _known_reward(function: str, functions: Mapping[str, str]) -> tuple[str, str] | None:
+    if not functions and not is_reward(function):
+        return "no such reward", f"want one of {wanted_rewards()}"
+    return None
+
+
+def _known_rewards(functions: Mapping[str, str]) -> tuple[str, str] | None:
+    unknown = [data_source for data_source, name in functions.items() if not is_reward(name)]
+    if unknown:
+        return f"no such reward for {', '.join(unknown)}", f"want one of {wanted_rewards()}"
+    return None
+
+
 def _scorer_of_built_in(scorer: str, function: str, functions: Mapping[str, str]) -> tuple[str, str] | None:
-    if scorer == "compat" and not set(functions.values() or [function]) <= {"grounding", "vqa"}:
-        return "only the built-in rewards grounding and vqa have two scorers", "give strict"
+    if scorer == "compat" and not all(map(is_built_in, functions.values() or [function])):
+        return f"only the built-in rewards {built_in_names(' and ')} have two scorers", "give strict"
     return None
 
 
 def _template(setting: str) -> tuple[str, str] | None:
-    return _unknown_template(setting, ("auto", "grounding", "vqa", "none"))
+    return None if is_template(setting, with_reward=True) else ("no such template", f"give {wanted(with_reward=True)}")
 
 
 def _template_without_reward(setting: str) -> tuple[str, str] | None:
-    return _unknown_template(setting, ("grounding", "vqa", "none"))
-
-
-def _unknown_template(setting: str, names: tuple[str, ...]) -> tuple[str, str] | None:
-    if setting in names or setting.endswith(".jinja"):
-        return None
-    return "no such template", f"give {', '.join(names)} or path/to/file.jinja"
+    return (
+        None if is_template(setting, with_reward=False) else ("no such template", f"give {wanted(with_reward=False)}")
+    )
 
 
 def _weight_for_each_file(weights: list[float] | None, files: list[str]) -> tuple[str, str] | None:
@@ -224,6 +235,8 @@ TRAIN_RULES = (
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
+    Rule(("reward.function", "reward.functions"), _known_reward),
+    Rule(("reward.functions",), _known_rewards),
     Rule(("reward.scorer", "reward.function", "reward.functions"), _scorer_of_built_in),
     Rule(("actor.num_workers", "cluster.kind"), _one_in_process),
     Rule(("actor.num_workers", "actor.prompts_per_update"), _prompt_for_each_rank),

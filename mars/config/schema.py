@@ -1,40 +1,47 @@
-"""The settings of mars: strict, frozen, complete. No default stands here; configs/ holds every value.
+"""All settings: their types, ranges and descriptions. Defaults are in configs/, none is here.
 
-A field's description is the text of docs/config.md, which is generated from this file.
+docs/config.md is generated from this file. The classes of the engine and the trainer take these sections as they are,
+so this module imports neither torch nor hydra, and a section is frozen and can be pickled.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mars.config.rules import SFT_RULES, TRAIN_RULES, Rule, broken_rules
+from mars.rewards.built_in import built_in_names
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+_REWARDS = built_in_names()
 
 
 class Section(BaseModel):
+    """Settings that belong together. A section is passed as it is to the class or function that reads it."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def dotted(self, prefix: str = "") -> dict[str, Any]:
+        """Dotted key -> value: {"rollout.top_p": 0.9, "rollout.vllm.block_size": 32, ...} of a whole configuration."""
+        values: dict[str, Any] = {}
+        for name, value in self:
+            values |= value.dotted(f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+        return values
 
 
 class Root(Section):
-    """A whole configuration: what exists has passed the rules on settings that must fit together."""
+    """A whole configuration. Creating one checks the rules between settings."""
 
     RULES: ClassVar[tuple[Rule, ...]]
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        values = {
-            f"{section}.{key}": value
-            for section, settings in self.model_dump().items()
-            for key, value in settings.items()
-        }
-        problems = list(broken_rules(self.RULES, values))
+        problems = list(broken_rules(self.RULES, self.dotted()))
         if problems:
             raise ValueError("\n".join(str(problem) for problem in problems))
         return self
@@ -71,7 +78,7 @@ class DataConfig(Section):
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
     template: str = Field(
-        description="How prompts ask for the answer: grounding, vqa, none, file.jinja; auto follows the row's reward."
+        description=f"How prompts ask for the answer: {_REWARDS}, none, file.jinja; auto follows the row's reward."
     )
     images_per_row: PositiveInt | None = Field(description="Images that every row must have; null: any number.")
     decode_at_start: bool = Field(description="Decode every image in full before anything starts, not headers alone.")
@@ -144,6 +151,15 @@ class AnchorConfig(Section):
     pooled_statistics: Literal["mean_and_std", "mean"] = Field(description="Statistics that the anchor rewards enter.")
 
 
+class VllmConfig(Section):
+    enforce_eager: bool = Field(description="Run without CUDA graphs and compilation.")
+    block_size: PositiveInt | None = Field(description="Tokens per block of the KV cache; null: vLLM's choice.")
+    kv_cache_memory_bytes: PositiveInt | None = Field(
+        description="Size of the KV cache; null: what gpu_memory_utilization leaves for it."
+    )
+    gpu_memory_utilization: Fraction = Field(description="Share of each GPU's memory that the engine takes.")
+
+
 class RolloutConfig(Section):
     engine: Literal["vllm", "hf", "scripted"] = Field(
         description="vllm; hf: transformers (reference); scripted: a fake for tests."
@@ -157,13 +173,8 @@ class RolloutConfig(Section):
     max_response_tokens: PositiveInt = Field(description="Longest response.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together.")
     max_num_seqs: PositiveInt = Field(description="Sequences generated at once.")
-    enforce_eager: bool = Field(description="No CUDA graphs or compilation in vLLM.")
-    block_size: PositiveInt | None = Field(description="Tokens per cache block of vLLM; null: its own choice.")
-    kv_cache_memory_bytes: PositiveInt | None = Field(
-        description="Size of vLLM's cache; null: by gpu_memory_utilization."
-    )
-    gpu_memory_utilization: Fraction = Field(description="Share of a GPU's memory that vLLM takes.")
     logprob_diff_alarm: PositiveFloat = Field(description="Warn when engine and trainer log-probs differ by more.")
+    vllm: VllmConfig
 
 
 class ActorConfig(Section):
@@ -185,12 +196,12 @@ class ActorConfig(Section):
 
 
 class RewardConfig(Section):
-    function: str = Field(min_length=1, description="grounding, vqa, or path/to/file.py:function.")
+    function: str = Field(min_length=1, description=f"{_REWARDS}, or path/to/file.py:function.")
     functions: dict[str, str] = Field(
-        description="Instead, where sets differ: one for each data_source, `{llvip: grounding, spatialqa: vqa}`."
+        description="Instead, where sets differ: one for each data_source, such as `{llvip: grounding}`."
     )
     scorer: Literal["strict", "compat"] = Field(
-        description="Rules of grounding and vqa: ours, or the arithmetic of the paper's public code."
+        description="Rules of built-in rewards: ours, or the arithmetic of the paper's public code."
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
     timeout_s: PositiveFloat = Field(description="Deadline of one answer, seconds.")
@@ -223,7 +234,7 @@ class EvaluationConfig(Section):
     samples_per_prompt: PositiveInt = Field(description="Responses per view that accuracy is averaged over.")
     temperature: NonNegativeFloat = Field(description="Sampling temperature; 0 is greedy.")
     top_p: Fraction = Field(description="Nucleus of the sampling distribution.")
-    iou_threshold: Fraction = Field(description="IoU above which a grounding answer counts as a hit.")
+    iou_threshold: Fraction = Field(description="IoU above which an answer of boxes counts as a hit.")
 
 
 class TrainConfig(Root):
@@ -246,7 +257,7 @@ class TrainConfig(Root):
 
 class SftDataConfig(Section):
     train_files: list[str] = Field(min_length=1, description="Files whose rows have a `response`.")
-    template: str = Field(description="How prompts ask for the answer: grounding, vqa, none or file.jinja.")
+    template: str = Field(description=f"How prompts ask for the answer: {_REWARDS}, none or file.jinja.")
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
     max_prompt_tokens: PositiveInt = Field(

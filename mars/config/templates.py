@@ -6,33 +6,43 @@ from pathlib import Path
 
 from mars.config.folders import shipped_folder
 from mars.errors import ConfigError
+from mars.rewards.built_in import BUILT_IN, built_in_names, is_built_in
 
 BY_REWARD = "auto"
 OFF = "none"
-BUILT_IN = ("grounding", "vqa")
 SUFFIX = ".jinja"
 
 
 def template_file(setting: str, function: str | None) -> Path | None:
     """The file of `data.template`, or None where prompts stay as they are.
 
-    function: the reward function, which "auto" follows: a built-in one has a template of its own, another has none.
+    setting: the name of a built-in reward, whose template it is; "auto", "none", or a file.
+    function: the reward function, which "auto" follows: a built-in one has a template, a user's own has none.
     Raises ConfigError for a file that is not there.
     """
     if setting == BY_REWARD:
-        setting = function if function in BUILT_IN else OFF
+        setting = function if function is not None and is_built_in(function) else OFF
     if setting == OFF:
         return None
-    path = template_folder() / f"{setting}{SUFFIX}" if setting in BUILT_IN else Path(setting).expanduser()
+    if is_built_in(setting):
+        return template_folder() / f"{BUILT_IN[setting].template}{SUFFIX}"
+    path = Path(setting).expanduser()
     if not path.is_file():
-        raise ConfigError(f"data.template: no such file; got {setting!r}; give {wanted()}")
+        raise ConfigError(f"data.template: no such file; got {setting!r}; give {wanted(with_reward=True)}")
     return path
 
 
 def template_folder() -> Path:
-    """Where the shipped templates are, for templates that include them."""
+    """Where the shipped templates are; a user's template may include them."""
     return shipped_folder() / "data"
 
 
-def wanted() -> str:
-    return f"{', '.join((BY_REWARD, *BUILT_IN, OFF))} or path/to/file{SUFFIX}"
+def is_template(setting: str, *, with_reward: bool) -> bool:
+    """Whether `data.template` may read so. with_reward: there is one that "auto" can follow."""
+    return is_built_in(setting) or setting == OFF or setting.endswith(SUFFIX) or (with_reward and setting == BY_REWARD)
+
+
+def wanted(*, with_reward: bool) -> str:
+    """For messages: "auto, grounding, vqa, none or path/to/file.jinja"."""
+    auto = [BY_REWARD] if with_reward else []
+    return f"{', '.join([*auto, built_in_names(), OFF])} or path/to/file{SUFFIX}"

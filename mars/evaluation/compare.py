@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from mars.errors import DataError
 from mars.evaluation.files import Results
 from mars.evaluation.score import ScoredAnswer, Task
-from mars.evaluation.summary import EvalRecord, bounds, highest_value, mean_interval, metric_of, prompt_values
+from mars.evaluation.summary import EvalRecord, bounds, highest_value, mean_interval, prompt_values
 from mars.output.text import visible
+from mars.rewards.built_in import BUILT_IN, metric_of
 from mars.rewards.contract import ScorerName
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def compare(files: Sequence[Scored], task: Task, threshold: float) -> dict[str, 
 def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
     """In percent: the values of the first file, A, then of each other its values and the difference from A.
 
-    The compat scorer's rows are left out for VQA, where it is the strict one. `legend` says which file is A.
+    The compat scorer's rows are left out for a reward with one scorer, such as vqa. `legend` says which file is A.
     """
     from rich.table import Table
     from rich.text import Text
@@ -79,13 +80,14 @@ def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
     title = f"Comparison ({comparison['metric']}, %, 95 % intervals, n={comparison['n']} common questions)"
     table = Table(title=Text(title), title_justify="left")
     table.add_column("")
+    reward = BUILT_IN[comparison["task"]]
     first, *others = _marks(comparison)
     table.add_column(first, justify="right")
     for mark in others:
         table.add_column(mark, justify="right")
         table.add_column(f"{mark} − {first}", justify="right")
     for row in comparison["rows"]:
-        if row["scorer"] == "compat" and comparison["task"] == "vqa":
+        if row["scorer"] == "compat" and reward.compat is reward.score:
             continue
         sign = "+" if row["quantity"] == "information_gain" else ""
         cells = [_cell(row["values"][0], sign)]

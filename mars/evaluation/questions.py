@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from mars.cli.convert import task_of
 from mars.data.rows.columns import truth_of
 from mars.data.rows.files import FileError, chunks, unusable_files
 from mars.data.rows.problems import OnBadSample, RowError
 from mars.errors import DataError
 from mars.evaluation.files import ResultPaths
+from mars.rewards.built_in import default_for
 
 # What `mars data convert eval_json` does by default; other encodings are given there.
 _DEPTH = "depth_spatialbot"
@@ -25,9 +25,9 @@ def readable_file(questions: str, paths: ResultPaths) -> str:
 
 
 def first_task(questions: str) -> str:
-    """The reward that the first question's truth is for: grounding where it lists boxes, else vqa. Raises DataError.
+    """The built-in reward to assume for the questions: that of the first truth, see `default_for`. Raises DataError.
 
-    For questions whose task is not given; rows of the other kind are then refused with the rest of the bad ones.
+    For questions whose task is not given; rows of another kind are then refused with the rest of the bad ones.
     """
     broken = unusable_files([questions], None)
     if broken:
@@ -35,17 +35,17 @@ def first_task(questions: str) -> str:
     task = task_of_rows(questions)
     if task is None and Path(questions).suffix.lower() == ".json":
         raise DataError(f"{questions}: no question with a ground truth; give a list of {{role, content, ground_truth}}")
-    return task or "vqa"  # what is wrong with the file is said when all of it is read
+    return task or default_for("")  # what is wrong with the file is reported when all of it is read
 
 
 def task_of_rows(file: str) -> str | None:
-    """The reward that the first readable truth in a file of rows is for; None if there is none, or no such file."""
+    """`default_for` of the first readable truth in a file of rows; None if there is none, or no such file."""
     if unusable_files([file], None):
         return None
     try:
         for row in (row for chunk in chunks(file, 0, None) for row in chunk):
             try:
-                return task_of(truth_of(row.columns or {}))
+                return default_for(truth_of(row.columns or {}))
             except RowError:
                 continue
     except FileError:
@@ -72,5 +72,5 @@ def convert_questions(
         check_truth=lambda prompt: None,
         drop_by="data.on_bad_sample=drop",
     )
-    card = write_set(public, paths.questions, options)
-    return str(public.image_root.resolve()), Counter(reason for _, reason, _ in card["problems"])
+    metadata = write_set(public, paths.questions, options)
+    return str(public.image_root.resolve()), Counter(reason for _, reason, _ in metadata["problems"])

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from mars.errors import ConfigError
 from mars.evaluation.answers import Answer, Size
 from mars.evaluation.files import Results, refuse
-from mars.evaluation.summary import EvalRecord, metric_of, summarize
+from mars.evaluation.summary import EvalRecord, summarize
 from mars.output.progress import progress
-from mars.rewards.compat_score import verdict
+from mars.rewards.built_in import has_boxes, metric_of
+from mars.rewards.compat_score import compat_score
 from mars.rewards.functions import check_truth
 from mars.rewards.local import LocalScorer
 from mars.types import RewardInput, RewardResult
 
 logger = logging.getLogger(__name__)
 
-Task = Literal["grounding", "vqa"]
+Task = str
+"""The built-in reward that the truths are for."""
+
 Frames = tuple[Size, Size]
 """(truth_size, response_size), for answers that come without them."""
 
@@ -94,7 +97,7 @@ def _framed(results: Results, task: Task, frames: Frames | None) -> Sequence[Ans
         if frames is not None:
             raise ConfigError(f"--truth-size, --response-size: {results.path} says itself how large its images are")
         return results.answers
-    if task != "grounding":
+    if not has_boxes(task):
         return results.answers
     if frames is None:
         logger.warning(
@@ -107,7 +110,7 @@ def _framed(results: Results, task: Task, frames: Frames | None) -> Sequence[Ans
 
 
 def _frames_used(task: Task, results: Results, scored: Sequence[ScoredAnswer]) -> str | None:
-    if task != "grounding":
+    if not has_boxes(task):
         return None
     sizes = {(item.answer.response_size, item.answer.truth_size) for item in scored}
     if not results.public:
@@ -135,7 +138,7 @@ def _score(task: Task, scorer: LocalScorer, answer: Answer) -> ScoredAnswer:
         answer.view,
         result.accuracy,
         failed=result.failed is not None,
-        verdict=verdict(task, item, result),
+        compat=compat_score(task, item, result),
         metric=metric_of(task),
     )
     return ScoredAnswer(answer, result, record)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from mars.rewards.compat_score import CompatScore, verdict
-from mars.rewards.contract import RewardScorer, ScorerName
+from mars.rewards.built_in import metric_of
+from mars.rewards.compat_score import CompatScore, compat_score
+from mars.rewards.contract import MEAN_IOU, RewardScorer, ScorerName
 from mars.rewards.functions import RewardsBySet
 from mars.rollout.collect import BoxFrames, collect, reward_input, score_stream
 from mars.rollout.engine import RolloutEngine
@@ -18,9 +19,6 @@ from mars.rollout.plan import RolloutPlan
 from mars.types import Prompt, Rollout, View
 
 CONFIDENCE = 0.95
-
-ACCURACY, MEAN_IOU = "accuracy", "mean IoU"
-"""What the accuracy of an answer is called: right or wrong (or a user's own), and that of boxes."""
 
 # Training steps count from 1: no evaluation shares its seeds with one.
 EVALUATION_STEP = 0
@@ -36,8 +34,8 @@ class EvalRecord:
 
     accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
     failed: the reward function failed; counted as wrong, whatever `accuracy` says.
-    verdict: what the compat scorer says; None for a reward that has one scorer only.
-    metric: ACCURACY or MEAN_IOU.
+    compat: what the compat scorer gives; None for a user's own function.
+    metric: what the accuracy is called, see `mars.rewards.built_in.metric_of`.
     """
 
     prompt_id: str
@@ -45,7 +43,7 @@ class EvalRecord:
     view: View
     accuracy: float
     failed: bool
-    verdict: CompatScore | None = None
+    compat: CompatScore | None = None
     metric: str = field(kw_only=True)
 
     def __post_init__(self) -> None:
@@ -60,9 +58,9 @@ class EvalRecord:
             return 0.0
         if scorer == "strict":
             return self.accuracy
-        if self.verdict is None:
+        if self.compat is None:
             raise ValueError(f"prompt {self.prompt_id}: the reward has no compat scorer")
-        return self.verdict.compat
+        return self.compat.compat
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,6 @@ class EvaluationParts:
     frames: BoxFrames
     threshold: float
     rewards: RewardsBySet
-
-
-def metric_of(function: str) -> str:
-    """What the accuracy of a reward is called."""
-    return MEAN_IOU if function == "grounding" else ACCURACY
 
 
 def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, step: int, model: str) -> dict[str, Any]:
@@ -113,7 +106,7 @@ def _record(parts: EvaluationParts, prompt: Prompt, rollout: Rollout) -> EvalRec
         rollout.view,
         rollout.reward.accuracy,
         failed=not rollout.valid,
-        verdict=verdict(function, item, rollout.reward),
+        compat=compat_score(function, item, rollout.reward),
         metric=metric_of(function),
     )
 
@@ -225,7 +218,7 @@ def highest_value(records: Sequence[EvalRecord], scorer: ScorerName) -> float:
     """The most that one answer could be worth under the scorer: 1, or the compat scorer's for the largest truth."""
     if scorer == "strict":
         return 1.0
-    return max((record.verdict.highest for record in records if record.verdict is not None), default=1.0)
+    return max((record.compat.highest for record in records if record.compat is not None), default=1.0)
 
 
 def _values(views: Mapping[View, Sequence[float]], threshold: float | None) -> dict[str, float]:
@@ -244,14 +237,14 @@ def _values(views: Mapping[View, Sequence[float]], threshold: float | None) -> d
 
 
 def _summary(records: Sequence[EvalRecord], threshold: float | None) -> dict[str, Any]:
-    verdicts = [record.verdict for record in records if record.verdict is not None]
-    both = len(verdicts) == len(records)
+    scores = [record.compat for record in records if record.compat is not None]
+    both = len(scores) == len(records)
     return {
         "metric": ", ".join(sorted({record.metric for record in records})),
         "n": len({record.prompt_id for record in records}),
         "answers": len(records),
         "failed": sum(record.failed for record in records),
-        "unparseable": sum(not verdict.readable for verdict in verdicts) if both else None,
+        "unparseable": sum(not score.readable for score in scores) if both else None,
         **_quantities(records, threshold, "strict"),
         "compat": _quantities(records, None, "compat") if both else None,
     }

@@ -1,9 +1,10 @@
-"""Result files on disk: read or written whole, or a failure that names the file."""
+"""Files that are written whole or not at all, and errors that name the file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mars.errors import ConfigError, DataError, SetupError
@@ -20,12 +21,31 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give results of mars eval infer") from error
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """The file exists wholly or not at all. Raises SetupError."""
-    draft = path.with_name(f".tmp-{path.name}")
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A draft beside `path` for the block to write. It replaces `path` when the block ends, and goes if it raises.
+
+    Whoever opens `path` finds the old file or the whole new one, also after a crash. Makes the folder. Raises OSError.
+
+        with replacing(Path("metrics.jsonl")) as draft:
+            draft.write_bytes(lines)
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(path)
     try:
-        draft.write_text(content, encoding="utf-8")
+        yield draft
         os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):  # the failure itself is what must be reported
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Write a text file as `replacing` does. Raises SetupError."""
+    try:
+        with replacing(path) as draft:
+            draft.write_bytes(content.encode())
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -46,7 +66,7 @@ def check_writable(path: Path, option: str) -> None:
     """
     if path.name in ("", "..") or (os.path.exists(path) and not os.path.isfile(path)):
         raise SetupError(f"{option}: want a file; got {str(path)!r}; give a path such as folder/file")
-    draft = path.with_name(f".tmp-{path.name}")
+    draft = _draft(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.touch()
@@ -71,6 +91,10 @@ def cannot_write(path: Path, error: OSError, option: str | None = None) -> Setup
     return SetupError(f"{name}: cannot be written ({error.strerror}); make room there, or give another path")
 
 
+def _draft(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}")
+
+
 def refuse(problems: Sequence[tuple[str, str]], path: Path, total: int, what: str) -> None:
     """Raises DataError with a table of (place, problem), made safe to show; does nothing without problems."""
     if not problems:
@@ -81,5 +105,5 @@ def refuse(problems: Sequence[tuple[str, str]], path: Path, total: int, what: st
     lines += [f"  {place:<{width}}  {problem}" for place, problem in shown]
     if len(problems) > len(shown):
         lines.append(f"  and {len(problems) - len(shown)} more problems")
-    lines.append("nothing is scored: no answer may leave the denominator in silence; mend the file, or make it again")
+    lines.append("nothing is scored: no answer may leave the denominator in silence; fix the file, or make it again")
     raise DataError("\n".join(lines))

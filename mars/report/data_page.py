@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mars.data.pixels.images import BadImage, decode_image, probe_size
+from mars.data.pixels.images import BadImage, decode_image
 from mars.data.prompts.boxes import truth_frame
 from mars.data.rows.dataset import read_prompts
-from mars.data.rows.files import unusable_files
-from mars.errors import DataError, SetupError
 from mars.output.files import check_page
-from mars.output.text import shorten, visible
 from mars.report.boxes import find_boxes
+from mars.report.page import write_page
 from mars.types import ImageRef, Prompt
 
 # Enough to look at, small enough to mail.
 _SIDE = 480
 _LOSSLESS_PIXELS = 128 * 128
-_CHARACTERS = 4_000
 _PROBLEMS = 100
 
 
@@ -35,29 +31,18 @@ def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -
     """
     check_page(out, "OUT")
     root = None if image_root is None else str(image_root)
-    broken = unusable_files([str(file)], root)
-    if broken:
-        raise DataError("\n".join(broken))
-    reading = read_prompts([str(file)], root, lambda prompt: None, probe_size)
-    bad = {problem.row for problem in reading.problems}
-    usable = [prompt for prompt in reading.prompts if prompt.row not in bad]
-    page = _template().render(
+    reading = read_prompts([str(file)], root, lambda prompt: None)
+    problems, usable = reading.problems, reading.usable
+    write_page(
+        out,
+        "data_page.html.j2",
         name=file.name,
-        num_rows=reading.num_rows,
+        num_rows=len(reading.rows),
         num_usable=len(usable),
         cards=[_card(prompt) for prompt in _evenly(usable, num_rows)],
-        problems=reading.problems[:_PROBLEMS],
-        num_problems=len(reading.problems),
+        problems=problems[:_PROBLEMS],
+        num_problems=len(problems),
     )
-    draft = out.with_name(f".tmp-{out.name}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(page.encode())
-        os.replace(draft, out)
-    except OSError as error:
-        if draft.is_file():
-            draft.unlink()
-        raise SetupError(f"{out}: cannot be written: {error}; name a file in a folder with room") from error
 
 
 def _evenly(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
@@ -94,13 +79,3 @@ def _picture(name: str, ref: ImageRef) -> dict[str, Any]:
     kind = "png" if small or ref.encoding != "rgb" else "jpeg"
     data = base64.b64encode(stored.getvalue()).decode()
     return {"caption": caption, "uri": f"data:image/{kind};base64,{data}", "small": small}
-
-
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["shown"] = lambda text: visible(shorten(str(text), _CHARACTERS), keep="\n\t")
-    return environment.get_template("data_page.html.j2")

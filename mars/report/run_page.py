@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from mars.errors import DataError, MarsError
 from mars.evaluation.tables import evaluation_rows
-from mars.output.text import shorten, visible
 from mars.report.boxes import find_boxes
+from mars.report.page import write_page
 from mars.report.run_record import read_run
 from mars.tracking.jsonl import METRICS_FILE
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 from mars.types import ImageRef
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from PIL.Image import Image
 
 DecodeImage = Callable[[ImageRef], "Image"]
@@ -28,7 +26,6 @@ DecodeImage = Callable[[ImageRef], "Image"]
 # Bounds on the size of the file, not tunables: enough to look at, small enough to mail.
 _IMAGE_SIDE = 360
 _IMAGE_BYTES = 6_000_000
-_TEXT_CHARACTERS = 4_000
 _PROMPTS = 6
 
 _SUMMARY_KEYS = (
@@ -120,27 +117,7 @@ def write_evaluation_page(
 
 
 def _write_page(path: Path, **content: Any) -> None:
-    """The page exists wholly or not at all."""
-    page = _template().render(**content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".tmp-{path.name}")
-    draft.write_bytes(page.encode())
-    os.replace(draft, path)
-
-
-def _template() -> Template:
-    """The page, with autoescape, and `shown` for all text of others: control characters visible, length bounded."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-
-    def shown(text: Any, limit: int = _TEXT_CHARACTERS) -> str:
-        return visible(shorten(str(text), limit), keep="\n\t")
-
-    environment.filters["shown"] = shown
-    return environment.get_template("run_page.html.j2")
+    write_page(path, "run_page.html.j2", **content)
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -1,22 +1,29 @@
-"""The contract of a reward: one answer in, named parts out. Pure, no tensors."""
+"""The contract of a reward: one answer in, a score, an accuracy and named parts out. Pure, no tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from mars.errors import ConfigError
 from mars.types import RewardInput, RewardResult
 
 ADDED_PARTS = ("overlong_penalty", "kl_penalty")
-"""Parts that mars itself adds to a score after the reward function (mars/algorithms/penalties.py): names not to use."""
+"""Parts that mars adds to a score after the reward function (mars/algorithms/penalties.py): reserved names."""
 
 ScorerName = Literal["strict", "compat"]
-"""Whose arithmetic the score of a built-in reward is: ours (the paper's formula) or that of the paper's public code."""
+"""Whose arithmetic the score of a built-in reward is: the paper's formula, or that of the paper's public code."""
+
+ACCURACY, MEAN_IOU = "accuracy", "mean IoU"
+"""What an evaluation calls the accuracy of an answer: right or wrong (and a user's own), or boxes."""
+
+Size = tuple[int, int]
+"""Width and height."""
 
 
 class RewardFn(Protocol):
-    """Scores one answer. Anything it raises masks that sample and is counted."""
+    """Scores one answer. If it raises, that sample is masked and counted."""
 
     def __call__(self, item: RewardInput) -> RewardResult: ...
 
@@ -25,10 +32,50 @@ class RewardScorer(Protocol):
     """Scores answers, in order. A failure is a `RewardResult` with `failed` set, never an exception."""
 
     def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
-        """items: may be a stream that is waited for; what has come is scored meanwhile. Its exceptions pass through."""
+        """items: may be a slow stream; items are scored as they arrive. Exceptions of the stream are passed on."""
         ...
 
     def close(self) -> None: ...
+
+
+def _always_one(truth: str) -> float:
+    return 1.0
+
+
+def _nothing_to_prepare() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class BuiltInReward:
+    """Everything mars knows about one of its own rewards. `mars.rewards.built_in.BUILT_IN` is the table of them.
+
+    name: as in `reward.function`.
+    score, compat: the reward under `reward.scorer=strict` and under `compat`; the same function if there is only one.
+        Both give the same accuracy and parts. A part "compat", if there is one, is the public code's number; otherwise
+        that number is the accuracy.
+    check_truth: (truth, extra_info, truth_size) -> what is wrong with a ground truth, or None.
+    perfect_answer: (item) -> the response of a model that knows `item.truth`, boxes in the frame `item.response_size`;
+        `item.response` is ignored. It must score an accuracy of 1. Raises DataError for a malformed truth.
+    is_readable: (response) -> whether there is an answer to compare at all; evaluations count the others.
+    metric: what evaluations call the accuracy: ACCURACY or MEAN_IOU.
+    template: the prompt template configs/data/<template>.jinja, which asks for such answers.
+    has_boxes: truths and answers are lists of boxes, which are scaled between frames.
+    highest_compat: (truth) -> the largest number that `compat` can give for it.
+    prepare: imports what scoring needs, before the first deadline starts.
+    """
+
+    name: str
+    score: RewardFn
+    compat: RewardFn
+    check_truth: Callable[[str, Mapping[str, Any], Size | None], str | None]
+    perfect_answer: Callable[[RewardInput], str]
+    is_readable: Callable[[str], bool]
+    metric: str
+    template: str
+    has_boxes: bool = False
+    highest_compat: Callable[[str], float] = _always_one
+    prepare: Callable[[], None] = _nothing_to_prepare
 
 
 def failed_result(reason: str) -> RewardResult:
@@ -37,9 +84,9 @@ def failed_result(reason: str) -> RewardResult:
 
 
 def self_test(scorer: RewardScorer, items: Sequence[RewardInput]) -> None:
-    """Scores a few real items before a run starts. Raises ConfigError when not one of them can be scored.
+    """Scores a few real items before a run starts. Raises ConfigError if all of them fail.
 
-    A function that fails on some items only is left to the run, which masks and counts them.
+    A function that fails on only some items is accepted: the run masks and counts those.
     """
     failures = [result.failed for result in scorer.score(items) if result.failed is not None]
     if items and len(failures) == len(items):

@@ -15,11 +15,10 @@ from types import ModuleType
 from typing import Any
 
 from mars.errors import ConfigError
-from mars.rewards import grounding, vqa
+from mars.rewards.built_in import BUILT_IN, built_in_names, is_built_in, is_reward, wanted_rewards
 from mars.rewards.contract import ADDED_PARTS, RewardFn, ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
-_BUILT_IN = {"grounding": grounding, "vqa": vqa}
 _SIGNATURES = "(item: RewardInput) or (data_source, solution_str, ground_truth, extra_info)"
 
 
@@ -66,8 +65,8 @@ RewardSpec = str | RewardsBySet
 
 
 def resolve_spec(spec: RewardSpec) -> RewardSpec:
-    """`spec` with absolute paths. Raises ConfigError unless each reward is "grounding", "vqa" or "file.py:function" of
-    a file that exists. Runs nothing of the file."""
+    """`spec` with absolute paths. Raises ConfigError unless each reward is built in or "file.py:function" of a file
+    that exists. Runs nothing of the file."""
     if isinstance(spec, str):
         return _resolve("reward.function", spec)
     if not spec.by_set:
@@ -79,26 +78,30 @@ def resolve_spec(spec: RewardSpec) -> RewardSpec:
 def _resolve(setting: str, name: str) -> str:
     if is_built_in(name):
         return name
-    path, colon, function = name.rpartition(":")
-    if not colon or not path or not function.isidentifier():
-        known = ", ".join(_BUILT_IN)
-        raise ConfigError(f"{setting}: no such reward; got {name!r}; want one of {known} or path/to/file.py:name")
+    if not is_reward(name):
+        raise ConfigError(f"{setting}: no such reward; got {name!r}; want one of {wanted_rewards()}")
+    path, _, function = name.rpartition(":")
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         raise ConfigError(f"{setting}: no such file; got {name!r}; want path/to/file.py:name")
     return f"{file}:{function}"
 
 
-def is_built_in(spec: str) -> bool:
-    """Whether `spec` names one of our own rewards, which run no user's code and need no deadline."""
-    return spec in _BUILT_IN
+def perfect_answer(function: str, item: RewardInput) -> str:
+    """The response to `item` of a model that knows its truth; `item.response` is ignored.
+
+    For a user's own function: the truth, in think and answer tags. Raises DataError for a truth that a built-in reward
+    cannot read.
+    """
+    if is_built_in(function):
+        return BUILT_IN[function].perfect_answer(item)
+    return f"<think>The truth.</think><answer>{item.truth}</answer>"
 
 
 def load_reward(spec: RewardSpec, scorer: ScorerName) -> RewardFn:
-    """The function of "grounding", "vqa" or "path/to/file.py:function"; of several the one for an item's data_source.
+    """The function of a built-in name or of "path/to/file.py:function"; of several, one that follows data_source.
 
-    scorer: whose arithmetic the score of grounding is. "compat" changes nothing for vqa (see `score_vqa`), and is
-    refused for a user's function, which has rules of its own.
+    scorer: whose arithmetic the score of a built-in reward is. "compat" is refused for a user's function.
 
     A user's function has our signature, `(item: RewardInput)`, or verl's, `(data_source, solution_str, ground_truth,
     extra_info)`, recognised by the parameter names `solution_str` and `ground_truth` and called by keyword. It returns
@@ -109,14 +112,12 @@ def load_reward(spec: RewardSpec, scorer: ScorerName) -> RewardFn:
         rewards = {name: load_reward(name, scorer) for name in spec.names}
         return lambda item: rewards[spec.of(item.data_source)](item)
     if scorer != "strict" and not is_built_in(spec):
-        built_in = " and ".join(_BUILT_IN)
+        built_in = built_in_names(" and ")
         raise ConfigError(f"reward.scorer: only {built_in} have two scorers; got {scorer} with {spec}; give strict")
-    if spec == "vqa":
-        return vqa.score_vqa
-    if spec == "grounding":
-        # Loads scipy, so that the second it takes does not count towards the deadline of the first answer.
-        grounding.matched_ious([(0, 0, 1, 1)], [(0, 0, 1, 1)])
-        return grounding.score_grounding if scorer == "strict" else grounding.score_grounding_compat
+    if is_built_in(spec):
+        reward = BUILT_IN[spec]
+        reward.prepare()
+        return reward.score if scorer == "strict" else reward.compat
     path, _, name = spec.rpartition(":")
     function = getattr(_load_file(Path(path)), name, None)
     if function is None:
@@ -133,8 +134,7 @@ def check_truth(
     Nothing is known of the truths of a user's own function. `truth_size` (width, height): see `RewardInput`; boxes
     outside it are reported.
     """
-    module = _BUILT_IN.get(name)
-    return module.check_truth(truth, extra_info, truth_size) if module else None
+    return BUILT_IN[name].check_truth(truth, extra_info, truth_size) if is_built_in(name) else None
 
 
 def as_result(value: Any) -> RewardResult:

@@ -77,8 +77,13 @@ def format_score(response: ParsedResponse, *, wants_fence: bool) -> float:
 
     Non-empty: at least one character that can be seen (blanks, control and zero-width characters cannot).
     """
-    score = 0.25 * _visible(response.think) + 0.25 * _visible(response.answer)
+    score = 0.25 * has_visible(response.think) + 0.25 * has_visible(response.answer)
     return score + 0.25 * (wants_fence and response.fence is not None)
+
+
+def has_visible(text: str | None) -> bool:
+    """Whether there is a character that can be seen: blanks, control and zero-width characters cannot."""
+    return text is not None and any(char.isprintable() and not char.isspace() for char in set(text))
 
 
 def load_json(text: str) -> Any:
@@ -180,7 +185,3 @@ def _only_fence(answer: str) -> str | None:
     if end < 0 or answer[start].isalnum():  # no end; or another language whose name begins with json
         return None
     return answer[start:end]
-
-
-def _visible(text: str | None) -> bool:
-    return text is not None and any(char.isprintable() and not char.isspace() for char in set(text))

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mars.errors import DataError
+from mars.rewards.built_in import has_boxes, is_built_in
 from mars.rewards.contract import RewardScorer, ScorerName
-from mars.rewards.functions import check_truth, is_built_in
+from mars.rewards.functions import check_truth
 from mars.rewards.grounding import MAX_EXTRA_BOXES, read_truth
 from mars.rewards.local import LocalScorer
 from mars.rewards.parsing import Box, ParsedResponse, parse_response, read_boxes
@@ -73,13 +74,13 @@ def read_answer(spec: str, item: RewardInput) -> Reading:
     """What `spec` sees in the answer, within its limits. The item's truth must be a proper one."""
     response = parse_response(item.response)
     boxes, problem = None, None
-    if spec != "vqa":
-        num_true = len(read_truth(item.truth)) if spec == "grounding" else 0
+    if has_boxes(spec) or not is_built_in(spec):  # a user's own function may be about boxes
+        num_true = len(read_truth(item.truth)) if has_boxes(spec) else 0
         try:
             boxes = tuple(read_boxes(_boxes_text(response), num_true + MAX_EXTRA_BOXES))
         except ValueError as error:
             problem = f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
-    return Reading(response.think, response.answer, boxes, problem if spec == "grounding" else None)
+    return Reading(response.think, response.answer, boxes, problem if has_boxes(spec) else None)
 
 
 def read_items(file: Path, common: Mapping[str, Any]) -> list[tuple[str, RewardInput]]:

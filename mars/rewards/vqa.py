@@ -10,7 +10,8 @@ from string import ascii_lowercase
 from typing import Any
 
 from mars.errors import DataError
-from mars.rewards.parsing import format_score, load_json, parse_response, parse_truth
+from mars.rewards.contract import ACCURACY, BuiltInReward
+from mars.rewards.parsing import format_score, has_visible, load_json, parse_response, parse_truth
 from mars.types import RewardInput, RewardResult
 
 Words = tuple[str, ...]
@@ -225,3 +226,29 @@ def _character(before: str, char: str, after: str) -> str:
     category = unicodedata.category(char)
     keep = category[0] in "LMNS" and category != "Sk"
     return char if keep else " "
+
+
+def perfect_answer(item: RewardInput) -> str:
+    """The truth in think and answer tags; of several right choices ("B or D") the first."""
+    truth = parse_truth(item.truth).answer or ""
+    options = read_choices(item.extra_info)
+    if options and _Choices(options).find(truth) is None:  # an option may itself read "green or blue"
+        truth = _OR.split(truth)[0].strip()
+    return f"<think>The truth.</think><answer>{truth}</answer>"
+
+
+def is_readable(response: str) -> bool:
+    """Whether there is exactly one answer, with a visible character in it."""
+    return has_visible(parse_response(response).answer)
+
+
+VQA = BuiltInReward(
+    name="vqa",
+    score=score_vqa,
+    compat=score_vqa,
+    check_truth=check_truth,
+    perfect_answer=perfect_answer,
+    is_readable=is_readable,
+    metric=ACCURACY,
+    template="vqa",
+)

@@ -1,28 +1,17 @@
-"""Rollouts by transformers' `generate`: the reference for vLLM, and the way to run where vLLM is not."""
+"""Rollouts by transformers' `generate`: the reference that vLLM is tested against, and for machines without vLLM."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mars.config.schema import TrainConfig
 from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class HfSettings:
-    """max_num_seqs: sequences generated at once."""
-
-    model_path: str
-    dtype: str
-    device: str
-    trust_remote_code: bool
-    max_num_seqs: int
 
 
 class HfEngine:
@@ -35,7 +24,7 @@ class HfEngine:
 
     def __init__(
         self,
-        settings: HfSettings,
+        config: TrainConfig,
         rules: TokenRules,
         *,
         process: Callable[[Sequence[int], Sequence[ImageRef]], Any],
@@ -44,15 +33,14 @@ class HfEngine:
         import torch
         from transformers import AutoModelForImageTextToText, GenerationConfig
 
+        model = config.model
         self._model = AutoModelForImageTextToText.from_pretrained(
-            settings.model_path,
-            dtype=getattr(torch, settings.dtype),
-            trust_remote_code=settings.trust_remote_code,
+            model.path, dtype=getattr(torch, model.dtype), trust_remote_code=model.trust_remote_code
         )
-        self._model = self._model.to(settings.device).eval()
-        # Many models ship a repetition penalty there, which `generate` would apply on top of the request's sampling.
+        self._model = self._model.to(config.cluster.device).eval()
+        # Many models ship a repetition penalty here, which `generate` would apply on top of the request's sampling.
         self._model.generation_config = GenerationConfig()
-        self._settings, self._rules = settings, rules
+        self._config, self._rules = config, rules
         self._process, self._fetch = process, fetch
         self._counts = EngineCounts()
 
@@ -61,8 +49,8 @@ class HfEngine:
         # One batch has one sampling: greedy anchors and sampled rollouts are generated apart.
         for sampling in dict.fromkeys(request.sampling for request in requests):
             rows = [(i, k) for i, r in enumerate(requests) if r.sampling == sampling for k in range(r.num_samples)]
-            for first in range(0, len(rows), self._settings.max_num_seqs):
-                chunk = rows[first : first + self._settings.max_num_seqs]
+            for first in range(0, len(rows), self._config.rollout.max_num_seqs):
+                chunk = rows[first : first + self._config.rollout.max_num_seqs]
                 completions = self._generate_batch([(requests[i], k) for i, k in chunk])
                 yield [FinishedSample(i, k, answer) for (i, k), answer in zip(chunk, completions, strict=True)]
 
@@ -125,9 +113,9 @@ class HfEngine:
         }
         pixels = [image for prompt in prompts for image in prompt.pixel_values]
         if pixels:
-            inputs["pixel_values"] = torch.cat(pixels).to(getattr(torch, self._settings.dtype))
+            inputs["pixel_values"] = torch.cat(pixels).to(getattr(torch, self._config.model.dtype))
             inputs["image_grid_thw"] = torch.tensor([grid for prompt in prompts for grid in prompt.image_grid_thw])
-        return {name: value.to(self._settings.device) for name, value in inputs.items()}
+        return {name: value.to(self._config.cluster.device) for name, value in inputs.items()}
 
     def _completions(self, responses: list[list[int]], logprobs: list[list[float]]) -> list[Completion]:
         completions = []

@@ -10,12 +10,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from mars.config.schema import TrainConfig
 from mars.errors import SetupError
 from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
@@ -26,41 +27,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Parts of samples that have not ended, by the request's name and the sample's index.
+# (request name, sample index) -> the outputs so far of a sample that is not finished.
 _Begun = dict[tuple[str, int], list[Any]]
-# What vLLM takes by itself on most GPUs. Its encoder cache is as large: the outputs of a whole prompt must stay until
-# its last view has been read. On a CPU it would take half, and prompts of two batches end a step apart.
+# vLLM's default on most GPUs; on a CPU its default is half. The encoder cache has the same size, and must hold all
+# images of a prompt until its last view is prefilled.
 _BATCH_TOKENS = 8192
-# The images of a prompt's views are wanted one after the other: those of two prompts are cache enough.
+# The views of a prompt follow each other, so a cache for the images of two prompts is enough.
 _CACHED_PROMPTS = 2
-# A processed pixel: three colours, each twice (a still image is a film of two frames), in float32.
+# A processed pixel: 3 channels x 2 frames (a still image becomes a video of two frames) x 4 bytes (float32).
 _BYTES_PER_PIXEL = 24
-
-
-@dataclass(frozen=True)
-class VllmSettings:
-    """How the engine is built. Sizes in bytes and tokens; null leaves the choice to vLLM.
-
-    reads_ahead: whether hints are followed (`prefetch`). Not in a process that the trainer shares: its interpreter runs
-    one thread at a time, and the update would wait for more than generation gains.
-    """
-
-    model_path: str
-    dtype: str
-    device: str
-    trust_remote_code: bool
-    max_images: int
-    min_pixels: int
-    max_pixels: int
-    max_model_len: int
-    max_num_seqs: int
-    tensor_parallel_size: int
-    enforce_eager: bool
-    block_size: int | None
-    kv_cache_memory_bytes: int | None
-    gpu_memory_utilization: float
-    seed: int
-    reads_ahead: bool
 
 
 class VllmEngine:
@@ -68,13 +43,15 @@ class VllmEngine:
 
     Log-probs are those of the distribution that was sampled: blocked ids masked, temperature and nucleus applied.
 
-    decode: an image reference to an RGB image. fetch: a weight update's payload to (name, tensor) pairs.
+    max_images: most images in one prompt. decode: an image reference to an RGB image.
+    fetch: a weight update's payload to (name, tensor) pairs.
     """
 
     def __init__(
         self,
-        settings: VllmSettings,
+        config: TrainConfig,
         rules: TokenRules,
+        max_images: int,
         *,
         decode: Callable[[ImageRef], Image.Image],
         fetch: Callable[[Any], Iterable[tuple[str, torch.Tensor]]],
@@ -86,31 +63,31 @@ class VllmEngine:
             raise SetupError(
                 f"rollout.engine: vLLM cannot be imported ({error}); install mars[vllm] or mars[cpu], or use rollout=hf"
             ) from error
-        # vLLM collects garbage three times while it starts: 1 s each over the objects of all that was imported.
+        # vLLM collects garbage three times while it starts; each takes 1 s over the objects of all imported modules.
         gc.freeze()
-        optional = {"block_size": settings.block_size, "kv_cache_memory_bytes": settings.kv_cache_memory_bytes}
+        model, rollout, data = config.model, config.rollout, config.data
+        vllm = rollout.vllm
+        optional = {"block_size": vllm.block_size, "kv_cache_memory_bytes": vllm.kv_cache_memory_bytes}
         self._llm = LLM(
-            model=settings.model_path,
-            dtype=settings.dtype,
-            trust_remote_code=settings.trust_remote_code,
-            tensor_parallel_size=settings.tensor_parallel_size,
-            max_model_len=settings.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            max_num_batched_tokens=max(_BATCH_TOKENS, settings.max_model_len),
-            enforce_eager=settings.enforce_eager,
-            gpu_memory_utilization=settings.gpu_memory_utilization,
-            limit_mm_per_prompt={"image": settings.max_images, "video": 0},
-            mm_processor_kwargs={"size": {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}},
+            model=model.path,
+            dtype=model.dtype,
+            trust_remote_code=model.trust_remote_code,
+            tensor_parallel_size=rollout.tensor_parallel_size,
+            max_model_len=rollout.max_model_len,
+            max_num_seqs=rollout.max_num_seqs,
+            max_num_batched_tokens=max(_BATCH_TOKENS, rollout.max_model_len),
+            enforce_eager=vllm.enforce_eager,
+            gpu_memory_utilization=vllm.gpu_memory_utilization,
+            limit_mm_per_prompt={"image": max_images, "video": 0},
+            mm_processor_kwargs={
+                "size": {"shortest_edge": data.min_image_pixels, "longest_edge": data.max_image_pixels}
+            },
             logprobs_mode="processed_logprobs",
-            seed=settings.seed,
+            seed=config.run.seed,
             enable_prefix_caching=True,
-            # A prefill in chunks rewinds the request's random generator, which a CPU generator cannot do.
-            enable_chunked_prefill=settings.device != "cpu",
-            mm_processor_cache_gb=_CACHED_PROMPTS
-            * settings.max_images
-            * settings.max_pixels
-            * _BYTES_PER_PIXEL
-            / 2**30,
+            # A chunked prefill rewinds the request's random generator, which a CPU generator cannot do.
+            enable_chunked_prefill=config.cluster.device != "cpu",
+            mm_processor_cache_gb=_CACHED_PROMPTS * max_images * data.max_image_pixels * _BYTES_PER_PIXEL / 2**30,
             worker_extension_cls="mars.rollout.encoder_counter.EncoderCounter",
             **{key: value for key, value in optional.items() if value is not None},
         )
@@ -120,8 +97,10 @@ class VllmEngine:
         self._rules = rules
         self._blocked = dict.fromkeys(rules.blocked_ids, -math.inf)
         # An image is read for the multi view and again for a mono view right after it.
-        self._decode = lru_cache(maxsize=_CACHED_PROMPTS * settings.max_images)(decode)
-        self._reads_ahead = settings.reads_ahead
+        self._decode = lru_cache(maxsize=_CACHED_PROMPTS * max_images)(decode)
+        # In one process with the trainer, reading ahead would compete with the update for the interpreter lock, and
+        # slow the update down by more than it saves in generation.
+        self._reads_ahead = config.cluster.kind == "ray"
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
         self._ahead: dict[Any, Future[Any]] = {}
         self._fetch = fetch
@@ -147,7 +126,7 @@ class VllmEngine:
                     yield finished
         finally:
             left = [name for name, number in missing.items() if number]
-            if left:  # the caller takes no more, or something failed: nothing of this call may reach the next
+            if left:  # the caller stopped early or an error occurred: keep these samples out of the next call
                 engine.abort_request(left)
         if left:
             raise RuntimeError(f"vLLM left {len(left)} of {len(requests)} requests without all their samples")
@@ -160,7 +139,7 @@ class VllmEngine:
         self._ahead = {_content(request): self._reader.submit(self._render, request) for request in requests}
 
     def counts(self) -> EngineCounts:
-        # Every tensor-parallel worker is there for every image.
+        # Every tensor-parallel worker encodes every image.
         return replace(self._counts, encoder_runs=max(self._llm.collective_rpc("encoder_runs")))
 
     def load_weights(self, update: WeightUpdate) -> None:
@@ -194,14 +173,14 @@ class VllmEngine:
             logit_bias=self._blocked,
             logprobs=0,
             detokenize=False,
-            # Every sample is returned when it ends, not all of a request at last: its first token, then the rest.
+            # Return each sample when it finishes, not when all of its request have: its first token, then the rest.
             output_kind=RequestOutputKind.DELTA,
             stream_interval=sys.maxsize,
-            skip_clone=True,  # nobody else holds it
+            skip_clone=True,  # the object is made for this request and not used again
         )
 
     def _render(self, request: RolloutRequest) -> Any:
-        """The prompt as vLLM takes it: placeholders expanded, images read and processed. In one thread only."""
+        """The prompt as vLLM takes it: placeholders expanded, images decoded and processed. Not thread-safe."""
         prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_token_ids)}
         if request.images:
             prompt["multi_modal_data"] = {"image": [self._decode(ref) for ref in request.images]}
@@ -211,34 +190,34 @@ class VllmEngine:
 
 
 def _quiet_environment() -> None:
-    # Read by vLLM when it is imported: one process, no compilation on the CPU, no warning per step.
+    # vLLM reads these when it is imported: run in this process, log errors only, send no usage statistics.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # What it says while it is being imported: of GPU features that a CPU has not, and of its own dependencies.
+    # Hide warnings of the import itself: about GPU features missing on a CPU, and about vLLM's own dependencies.
     logging.getLogger("vllm").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")
 
 
 def _content(request: RolloutRequest) -> Any:
-    """What is rendered of a request; its seed and its number of samples are not."""
+    """The part of a request that `_render` depends on: not its seed, nor its number of samples."""
     return request.prompt_token_ids, request.images
 
 
 def _image_name(ref: ImageRef) -> str:
-    """What vLLM's caches call an image: with it they need not hash the pixels."""
+    """The key of an image in vLLM's caches, so that they do not hash its pixels."""
     return blake2b(repr(ref).encode(), digest_size=16).hexdigest()
 
 
 def _num_drawn(request: RolloutRequest) -> int:
-    """Greedy samples are all alike: vLLM takes n = 1 only."""
+    """Samples that vLLM draws: one if greedy, since all would be equal and vLLM refuses n > 1."""
     return 1 if request.sampling.temperature == 0 else request.num_samples
 
 
 def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[Any]]]:
-    """The samples that end in these outputs of vLLM, each with its output and in its parts, in order.
+    """The samples that finish in these outputs of vLLM: each with its output, and all its parts in order.
 
-    begun: parts of the samples that have not ended; kept up to date.
+    begun: the parts so far of unfinished samples; updated.
     """
     for output in outputs:
         for part in output.outputs:
@@ -249,7 +228,7 @@ def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[An
 
 
 def _samples(requests: Sequence[RolloutRequest], position: int, parts: Sequence[Any]) -> list[FinishedSample]:
-    """One of vLLM's samples as it is asked for: a greedy one as often as the request has samples."""
+    """One sample of vLLM as `FinishedSample`s: a greedy one is repeated for each sample of the request."""
     index, finish_reason = parts[-1].index, parts[-1].finish_reason
     if finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a sample of prompt {requests[position].prompt_id}: {finish_reason}")

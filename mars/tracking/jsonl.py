@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.errors import ConfigError
+from mars.output.files import replacing
 from mars.types import PromptRollouts
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,5 @@ def _keep_until(path: Path, step: int) -> None:
     kept = [line for line in lines if (row := _parse(line)) is not None and row["step"] <= step]
     if len(kept) < len(lines):
         logger.warning("%s: %d rows after step %d are dropped", path, len(lines) - len(kept), step)
-        draft = path.with_name(f".tmp-{path.name}")
-        draft.write_bytes(b"".join(kept))
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            draft.write_bytes(b"".join(kept))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mars.output.files import replacing
 from mars.tracking.jsonl import finite_or_none, to_line
 from mars.types import ImageRef, Prompt, PromptRollouts, RolloutGroup, View
 
@@ -41,14 +41,8 @@ class RolloutFiles:
         """Metrics have a file of their own."""
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step_{step:06d}.jsonl"
-        draft = path.with_name(f".tmp-{path.name}")
-        try:
+        with replacing(self._folder / f"step_{step:06d}.jsonl") as draft:
             draft.write_bytes(b"".join(to_line(self._record(item, step)) for item in rollouts))
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Every file is complete already."""

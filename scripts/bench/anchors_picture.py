@@ -1,4 +1,4 @@
-"""The picture of scripts/bench_anchors.py."""
+"""The picture of scripts/bench.py anchors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from bench.summary import STAGES
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+from scripts.bench.summary import STAGES
 
 _TOKENS = {"computed_prompt_tokens": "prompt tokens computed", "response_tokens": "response tokens"}
 _IMAGES = {"distinct_images": "distinct images", "encoder_runs": "encoder runs"}

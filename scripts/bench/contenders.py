@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.machine import busy_share
-from bench.process import ContenderFailed, run_process
-from bench.summary import Run, intervals
-from bench.training import BENCH, Job, job_overrides, run_job, step_settings
-from bench.workload import ROWS_FILE
+from scripts.bench.machine import busy_share
+from scripts.bench.process import ContenderFailed, run_process
+from scripts.bench.summary import Run, intervals
+from scripts.bench.training import BENCH, Job, job_overrides, run_job, step_settings
+from scripts.bench.workload import ROWS_FILE
 
 OURS: Mapping[str, tuple[str, ...]] = {
     "ours_ray": (),
@@ -70,8 +70,8 @@ def _run_trl(plan: Plan, number: int, busy: float) -> Run:
         "learning_rate": config.actor.learning_rate,
     }
     out = plan.folder / f"{TRL}_{number}.json"
-    command = [sys.executable, "-m", "bench.trl_contender", str(plan.folder), json.dumps(settings), str(out)]
-    environment = {"OMP_NUM_THREADS": str(plan.trl_threads), "PYTHONPATH": str(BENCH.parent)}
+    command = [sys.executable, "-m", "scripts.bench.trl_contender", str(plan.folder), json.dumps(settings), str(out)]
+    environment = {"OMP_NUM_THREADS": str(plan.trl_threads), "PYTHONPATH": str(BENCH.parents[1])}
     start = run_process(TRL, command, plan.folder, out.with_suffix(".log"), environment, plan.timeout, lambda: None)
     result = json.loads(out.read_text())
     return _timed(TRL, number, plan, start, result["ends"], result["response_tokens"], busy, ())

@@ -1,4 +1,4 @@
-"""From the metrics of runs to the figures of scripts/bench_gpu.py. No clock, no GPU: arithmetic only."""
+"""From the metrics of runs to the figures of scripts/bench.py gpu. No clock, no GPU: arithmetic only."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench.gpu_work import Flops, Group, group_flops, mfu, num_parameters
-from bench.gpu_workload import Case
-from bench.summary import stage_seconds
-
 from mars.config.schema import TrainConfig
 from mars.data.prompts.budget import ImageBudget, model_image_size
+from scripts.bench.gpu_work import Flops, Group, group_flops, mfu, num_parameters
+from scripts.bench.gpu_workload import Case
+from scripts.bench.summary import stage_seconds
 
 MFU_TARGET = 0.45
 PACKINGS = ("shared_prefix", "padded")

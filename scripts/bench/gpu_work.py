@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.trainer_floor import group_pairs, window_pairs
+from scripts.bench.trainer_floor import group_pairs, window_pairs
 
 # Dense tensor-core peak in bfloat16 with float32 sums, TFLOP/s, from NVIDIA's data sheets, by torch's device name.
 # Data sheets print twice as much where they count structured sparsity.

@@ -1,4 +1,4 @@
-"""What scripts/bench_gpu.py gives a run: a random Qwen2.5-VL of the size of the public 3B one, and random pictures."""
+"""What scripts/bench.py gpu gives a run: a random Qwen2.5-VL of the size of the public 3B one, and random pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.workload import MODEL_FOLDER, SEED, SOURCES
+from scripts.bench.workload import MODEL_FOLDER, SEED, SOURCES
 
 MODELS = ("3b", "tiny")
 FACTS_FILE = "facts.json"

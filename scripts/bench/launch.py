@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SCRIPTS = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LAUNCHES: Mapping[str, tuple[str, ...]] = {
     "ray": (),
     "local": ("cluster=local", "cluster.device=cpu", "actor.num_workers=1"),
@@ -25,8 +25,15 @@ def make_workload(folder: Path, num_prompts: int, shapes: Sequence[tuple[int, in
     """
     say("making the workload")
     done = subprocess.run(
-        [sys.executable, "-m", "bench.workload", str(folder), str(num_prompts), *(f"{n}x{side}" for n, side in shapes)],
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        [
+            sys.executable,
+            "-m",
+            "scripts.bench.workload",
+            str(folder),
+            str(num_prompts),
+            *(f"{n}x{side}" for n, side in shapes),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         check=True,
     )

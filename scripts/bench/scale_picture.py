@@ -1,4 +1,4 @@
-"""The picture of scripts/bench_scale.py."""
+"""The picture of scripts/bench.py scale."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from bench.memory import is_ours
-from bench.summary import STAGES
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+from scripts.bench.memory import is_ours
+from scripts.bench.summary import STAGES
 
 _TITLES = {
     "samples": "samples of a prompt (G)",

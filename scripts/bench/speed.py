@@ -14,7 +14,7 @@ def measured_rates() -> dict[str, float]:
 
 
 def operations_per_second() -> float:
-    """Of the fastest of many products of matrices as large as those of bench_trainer.py's mid model."""
+    """Of the fastest of many products of matrices as large as those of bench.py trainer's mid model."""
     one, other = torch.randn(2048, 512), torch.randn(512, 1536)
     return 2.0 * 2048 * 512 * 1536 / _best_seconds(lambda: one @ other)
 

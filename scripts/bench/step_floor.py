@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench.speed import measured_rates
-from bench.trainer_floor import (
+from torch import nn
+
+from mars.config.load import load_config
+from mars.config.schema import TrainConfig
+from scripts.bench.speed import measured_rates
+from scripts.bench.trainer_floor import (
     FLOAT_BYTES,
     FORWARD,
     FORWARD_AND_BACKWARD,
@@ -26,12 +30,8 @@ from bench.trainer_floor import (
     language_work,
     vision_work,
 )
-from bench.training import BENCH
-from bench.workload import prompt_tokens
-from torch import nn
-
-from mars.config.load import load_config
-from mars.config.schema import TrainConfig
+from scripts.bench.training import BENCH
+from scripts.bench.workload import prompt_tokens
 
 Images = tuple[int, int]
 """Of a prompt: how many, and the pixels of their sides."""

@@ -1,4 +1,4 @@
-"""The picture of scripts/bench_step.py."""
+"""The picture of scripts/bench.py step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from bench.summary import STAGES
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+from scripts.bench.summary import STAGES
 
 _BETWEEN, _WHOLE, _PROCESS, _TARGET = "between steps", "not divided", "whole step, one process", "target"
 _SHADES = ("#3f78b5", "#8fbf6b", "#b9a3d0", "#e08a3c", "#4aa5a0", "#8c564b", "#d0d0d0", "#9e9e9e")

@@ -1,4 +1,4 @@
-"""What bench_trainer.py times: models, prompts with two images, and the ways to lay a group out."""
+"""What bench.py trainer times: models, prompts with two images, and the ways to lay a group out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from bench.trainer_floor import FORWARD_AND_BACKWARD, Work, group_pairs, language_work, row_pairs, vision_work
 from torch import Tensor
 
 from mars.actor.batch import ForwardBatch, forward_batch
@@ -17,6 +16,7 @@ from mars.actor.prefix_attention import register
 from mars.actor.shared_prefix import pack_groups
 from mars.data.synthetic.tiny_model import build_config, build_tokenizer
 from mars.types import ImageRef
+from scripts.bench.trainer_floor import FORWARD_AND_BACKWARD, Work, group_pairs, language_work, row_pairs, vision_work
 
 ModelName = Literal["tiny", "mid"]
 MODELS: tuple[ModelName, ...] = ("tiny", "mid")

@@ -1,4 +1,4 @@
-"""The figures of bench_trainer.py as bars, with the floor beside each."""
+"""The figures of bench.py trainer as bars, with the floor beside each."""
 
 from __future__ import annotations
 

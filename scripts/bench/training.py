@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.process import ContenderFailed, run_process
-from bench.workload import MODEL_FOLDER
-
 from mars.config.folders import quoted
 from mars.config.load import load_config
 from mars.config.schema import TrainConfig
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
+from scripts.bench.process import ContenderFailed, run_process
+from scripts.bench.workload import MODEL_FOLDER
 
 BENCH = Path(__file__).resolve().parent
 EXPERIMENT = "bench_step"

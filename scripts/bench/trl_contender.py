@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from bench.reward import score_completions
-from bench.workload import MODEL_FOLDER, ROWS_FILE, SEED
+from scripts.bench.reward import score_completions
+from scripts.bench.workload import MODEL_FOLDER, ROWS_FILE, SEED
 
 if TYPE_CHECKING:
     from datasets import Dataset

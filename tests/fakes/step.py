@@ -11,7 +11,8 @@ from mars.batching.collate import scoring_batch, train_batch
 from mars.data.prompts.views import anchor_views, render_view
 from mars.rewards.contract import failed_result
 from mars.rollout.plan import RolloutPlan
-from mars.step import SamplingState, StepParts, train_step
+from mars.sampling import SamplingState, StepParts
+from mars.step import train_step
 from mars.types import ImageRef, Prompt, RewardResult, Sampling
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.trainer import RecordingTrainer
@@ -60,7 +61,7 @@ def parts(
     length = lambda request: len(request.prompt_token_ids)  # noqa: E731
     return StepParts(
         engine=RecordingEngine(script, [EOS]),
-        trainer=trainer or RecordingTrainer(GRPO),
+        trainer=trainer or RecordingTrainer(),
         scorer=scorer or TableScorer(table),
         plan=plan,
         advantage=GRPO,

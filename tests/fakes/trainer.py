@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Sequences
-
-from mars.actor.objective import RowTarget, row_advantages, row_targets
-from mars.algorithms.advantages import AdvantageSettings
-from mars.types import Sequence, TrainBatch, UpdateStats, WeightUpdate
+from mars.actor.objective import RowTarget, row_targets
+from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 
 class RecordingTrainer:
     """A `PolicyTrainer` whose weights are the number of its updates.
 
-    batches: what `update` was called with. targets: for each of them what every rank's forwards are trained towards,
-    by prompt id, in the order of updates, ranks and forwards. scored: what `kl_to_reference` was called with.
+    batches: what `update` was called with. targets: for each of them the (prompt id, row) of every forward, in the
+    order of updates, ranks and forwards. scored: what `kl_to_reference` was called with.
     kl_per_token: by prompt id, to be set; the KL of a response is that times its tokens, 0 where none is set.
     saved: paths.
     """
 
-    def __init__(self, advantage: AdvantageSettings) -> None:
+    def __init__(self) -> None:
         self.batches: list[TrainBatch] = []
         self.targets: list[list[tuple[str, RowTarget]]] = []
         self.scored: list[TrainBatch] = []
         self.kl_per_token: dict[str, float] = {}
         self.saved: list[str] = []
-        self._advantage = advantage
         self._version = 0
 
     def update(self, batch: TrainBatch) -> UpdateStats:
-        advantages = row_advantages(batch, self._advantage)
         targets = [
             (batch.prompts[p].prompt_id, target)
             for plan in batch.updates
             for rank in plan.ranks
             for micro in rank
-            for (p, _), target in zip(micro.rows, row_targets(batch, micro, advantages), strict=True)
+            for (p, _), target in zip(micro.rows, row_targets(batch, micro), strict=True)
         ]
         self.batches.append(batch)
         self.targets.append(targets)
-        loss = -sum(target.weight * target.advantage for _, target in targets)
+        loss = -sum(target.weight * target.response.advantage for _, target in targets)
         return UpdateStats({"actor/pg_loss": loss, "fault/skipped_updates": 0.0}, old_logprob_seconds=0.0)
-
-    def logprobs(self, sequences: Sequences[Sequence]) -> list[list[float]]:
-        return [[0.0] * len(sequence.response_token_ids) for sequence in sequences]
 
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
         self.scored.append(batch)

@@ -19,14 +19,14 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory) -> Path:
-    from mars.data.convert.llvip import convert_llvip
     from mars.data.synthetic.tiny_model import build_tiny
     from mars.data.synthetic.write import SetSizes, write_synthetic
+    from tests.unit.data.convert.small_sets import run_convert
 
     folder = tmp_path_factory.mktemp("gpu")
     build_tiny(folder / "model", seed=2)
     write_synthetic(folder / "data" / "scenes", seed=3, sizes=SetSizes(train=8, test=2, cold_start=0), bias=0.5)
-    convert_llvip(str(folder / "data" / "scenes"), str(folder / "data"))
+    run_convert(folder / "data", "llvip", folder / "data" / "scenes")
     return folder
 
 
@@ -91,8 +91,8 @@ def test_old_logprobs_are_those_of_the_first_update(workshop: Path, tmp_path: Pa
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM for GPUs: pip install 'mars[vllm]'")
 def test_vllm_and_the_trainer_agree_on_the_gpu(workshop: Path, tmp_path: Path):
     rows = train(
-        workshop, tmp_path / "run", "cluster.device=cuda", "rollout.kv_cache_memory_bytes=null",
-        "rollout.block_size=null", "rollout.gpu_memory_utilization=0.3",
+        workshop, tmp_path / "run", "cluster.device=cuda", "rollout.vllm.kv_cache_memory_bytes=null",
+        "rollout.vllm.block_size=null", "rollout.vllm.gpu_memory_utilization=0.3",
     )  # fmt: skip
     for row in rows:
         assert row["rollout/logprob_diff_max"] < 1e-2
@@ -111,10 +111,11 @@ def test_the_benchmark_of_the_3b_model(tmp_path: Path):
     """The smallest run of it: says whether a session of measurements would get through. Two minutes or more."""
     if torch.cuda.mem_get_info()[1] < 100 * 2**30:
         pytest.skip("needs a GPU of 100 GiB: trainer and engine of a 3B model in one process")
-    script = Path(__file__).parents[2] / "scripts" / "bench_gpu.py"
+    script = Path(__file__).parents[2] / "scripts" / "bench.py"
     command = [
-        sys.executable, str(script), "--cases", "two_640x480", "--rollout", "hf", "--prompts", "2", "--samples", "2",
-        "--response-tokens", "8", "--steps", "2", "--rounds", "1", "--peak-tflops", "1000", "--folder", str(tmp_path),
+        sys.executable, str(script), "gpu", "--cases", "two_640x480", "--rollout", "hf", "--prompts", "2",
+        "--samples", "2", "--response-tokens", "8", "--steps", "2", "--rounds", "1", "--peak-tflops", "1000",
+        "--folder", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -15,7 +15,8 @@ from mars.build import EngineSpec, TrainerSpec, build_scorer, step_parts
 from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
 from mars.inputs import load_inputs
-from mars.step import SamplingState, train_step
+from mars.sampling import SamplingState
+from mars.step import train_step
 
 ALGORITHMS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo", "cispo")
 ANCHORS = ("none", "mono", "all_but_one")

@@ -27,7 +27,8 @@ from mars.data.prompts.budget import ImageBudget, model_image_size
 from mars.data.prompts.chat import PromptEncoder
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.errors import DataError
-from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, Sequence, WeightUpdate
+from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, WeightUpdate
+from tests.tiny_world import response_logprobs, sampled_prompt
 
 TEMPERATURE = 0.7
 ANSWERS = 4
@@ -82,8 +83,8 @@ def difference(trainer: FsdpTrainer, asked: list[RolloutRequest], answers) -> fl
     """Largest |engine - trainer| over all tokens, in nats."""
     worst = 0.0
     for request, completions in zip(asked, answers, strict=True):
-        sequences = [Sequence(request.prompt_token_ids, request.images, c.token_ids) for c in completions]
-        for completion, logprobs in zip(completions, trainer.logprobs(sequences), strict=True):
+        scored = response_logprobs(trainer, [sampled_prompt(request, [c.token_ids for c in completions])])
+        for completion, logprobs in zip(completions, scored, strict=True):
             worst = max(worst, max(abs(a - b) for a, b in zip(completion.logprobs, logprobs, strict=True)))
     return worst
 

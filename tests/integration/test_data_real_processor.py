@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mars.data.pixels.images import decode_image
-from mars.data.prompts.budget import ImageBudget, limited, model_image_size, num_image_tokens
+from mars.data.prompts.budget import ImageBudget, limit_images, model_image_size, num_image_tokens, source_budgets
 from mars.data.prompts.chat import PromptEncoder, expand
 from mars.data.prompts.lengths import longest_view
 from mars.data.prompts.processor import PromptProcessor
@@ -66,7 +66,7 @@ def test_prompts_of_real_sizes_are_the_processors(model, tmp_path, size, own):
     sources = tuple(Source(path.stem, ImageRef(str(path), size)) for path in paths)
     prompt = Prompt("p", "rows:0", "t", (Message("user", "<image>\n<image>Where?"),), sources, "[]")
     budget = ImageBudget.from_pretrained(folder, *REAL_PIXELS)
-    (prompt,), _ = limited([prompt], {} if own is None else {"infrared": own}, budget)
+    prompt, _ = limit_images(prompt, source_budgets({} if own is None else {"infrared": own}, budget))
     encoder = PromptEncoder.from_pretrained(folder)
     ours = PromptProcessor(
         folder,

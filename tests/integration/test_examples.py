@@ -21,8 +21,9 @@ TINY = (
     "cluster=local", "actor.num_workers=1", "model.dtype=float32", "run.num_steps=2", "run.dir=run",
     "data.prompts_per_step=4", "actor.prompts_per_update=4", "rollout.samples_per_prompt=3", "rollout.top_p=1.0",
     "rollout.max_response_tokens=12", "rollout.max_model_len=1024", "data.max_prompt_tokens=1000",
-    "data.max_image_pixels=12544", "data.min_image_pixels=784", "rollout.enforce_eager=true", "rollout.block_size=32",
-    "rollout.kv_cache_memory_bytes=67108864", "actor.gradient_checkpointing=false", "tracking.wandb=off",
+    "data.max_image_pixels=12544", "data.min_image_pixels=784", "rollout.vllm.enforce_eager=true",
+    "rollout.vllm.block_size=32", "rollout.vllm.kv_cache_memory_bytes=67108864",
+    "actor.gradient_checkpointing=false", "tracking.wandb=off",
     "evaluation.before_training=false", "actor.learning_rate=1e-4", "actor.warmup_steps=0",
 )  # fmt: skip
 

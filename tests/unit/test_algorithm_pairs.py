@@ -13,7 +13,8 @@ from mars.config.load import load_config
 from mars.data.prompts.boxes import BoxFrames
 from mars.inputs import Inputs
 from mars.rollout.scripted import ScriptedEngine
-from mars.step import SamplingState, train_step
+from mars.sampling import SamplingState
+from mars.step import train_step
 from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.engine import RecordingEngine
@@ -99,7 +100,7 @@ def test_one_step_of_every_pair(world, pictures, algorithm, anchor):
 
     engine = RecordingEngine(script, [eos])
     parts = step_parts(config, inputs, engine, None, LengthScorer())
-    trainer = KlTrainer(parts.advantage)
+    trainer = KlTrainer()
     parts = type(parts)(**{**vars(parts), "trainer": trainer})
     result = train_step(parts, Rounds(prompts, 6), SamplingState(0, ()), 1)
 
@@ -125,7 +126,9 @@ def test_one_step_of_every_pair(world, pictures, algorithm, anchor):
             assert algorithm == "dapo"
             assert np.ptp([*multi, *anchored]) == 0
             continue
-        by_reward = sorted(target.advantage for name, target in trainer.targets[0] if name == item.prompt.prompt_id)
+        by_reward = sorted(
+            target.response.advantage for name, target in trainer.targets[0] if name == item.prompt.prompt_id
+        )
         assert by_reward == pytest.approx(sorted(advantages), abs=1e-6)
     assert result.metrics["mars/prompts_kept"] == len(trained) > 0
     assert (result.metrics["anchor/tokens"] == 0) is (anchor == "none")
@@ -145,7 +148,7 @@ def test_the_mean_advantage_of_a_prompt_is_the_gain_over_the_spread(world, pictu
         return (*[word] * lengths.get(request.view, [1, 1])[k], eos)
 
     parts = step_parts(config, inputs, ScriptedEngine(script, [eos]), None, LengthScorer())
-    parts = type(parts)(**{**vars(parts), "trainer": KlTrainer(parts.advantage)})
+    parts = type(parts)(**{**vars(parts), "trainer": KlTrainer()})
     result = train_step(parts, Rounds([prompt], 1), SamplingState(0, ()), 1)
     item = result.rollouts[0]
     multi = [r.reward.score for r in item.multi.rollouts]

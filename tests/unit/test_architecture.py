@@ -4,13 +4,14 @@ import ast
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from mars.config.keys import leaves
-from mars.config.schema import Root, SftConfig, TrainConfig
+from mars.config.schema import Root, Section, SftConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "mars").rglob("*.py"))
@@ -29,15 +30,16 @@ MAY_IMPORT = {
     "output": {"errors"},
     "data": BASE | {"output"},
     "batching": BASE,
-    "rollout": BASE,
-    "actor": BASE | {"algorithms"},
+    "rollout": BASE | {"config"},
+    "actor": BASE | {"algorithms", "config"},
     "rewards": BASE,
     "tracking": BASE | {"output"},
     "report": BASE | {"output", "tracking", "evaluation", "data"},
-    "config": BASE,
+    "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
     "process": BASE,
-    "cluster": BASE | {"rollout", "actor", "rewards"},
-    "step": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
+    "cluster": BASE | {"config", "rollout", "actor", "rewards"},
+    "sampling": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
+    "step": BASE | {"sampling", "rollout", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 
@@ -99,12 +101,18 @@ def test_settings_and_rewards_are_free_of_torch():
 
 
 def test_the_step_names_no_engine_cluster_or_configuration():
-    path = Path("mars/step.py")
-    names = {node.id for node in ast.walk(TREES[path]) if isinstance(node, ast.Name)}
-    names |= {node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
-    modules = {module.split(".")[0] for module, _ in imports(path)} | {module for module, _ in imports(path)}
-    banned = {"ray", "vllm", "hydra", "torch", "omegaconf", "config", "FSDP", "distributed"}
-    assert (names | modules) & banned == set()
+    for path in (Path("mars/step.py"), Path("mars/sampling.py")):
+        names = {node.id for node in ast.walk(TREES[path]) if isinstance(node, ast.Name)}
+        names |= {node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
+        modules = {module.split(".")[0] for module, _ in imports(path)} | {module for module, _ in imports(path)}
+        banned = {"ray", "vllm", "hydra", "torch", "omegaconf", "config", "FSDP", "distributed"}
+        assert (names | modules) & banned == set()
+
+
+def test_the_trainer_knows_no_rewards_and_no_anchors():
+    actor = [path for path in TREES if path.parts[:2] in (("mars", "actor"), ("mars", "batching"))]
+    modules = {module for path in actor for module, _ in imports(path)}
+    assert not [module for module in modules if "advantages" in module or "rewards" in module]
 
 
 @pytest.mark.parametrize("module", ["mars", "mars.types", "mars.cli.main", "mars.main", "mars.sft", "mars.config.load"])
@@ -136,9 +144,23 @@ def test_no_file_is_a_drawer_for_everything():
 # --- every setting is read
 
 
+def section_classes(schema: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """(dotted name, class) of every section of the schema, nested ones too."""
+    for name, field in schema.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield prefix + name, field.annotation
+            yield from section_classes(field.annotation, f"{prefix}{name}.")
+
+
 def section_names(tree, sections, classes):
-    """Name -> sections it stands for in a file: `data`, `x = config.data`, a parameter `x: DataConfig`."""
-    names = defaultdict(set, {section: {section} for section in sections})
+    """Name -> the sections it may stand for in a file.
+
+    `data` and `vllm` anywhere; x after `x = config.data` or `x = config.rollout.vllm`; a parameter or field
+    `x: DataConfig`, whose class may be the base of several sections.
+    """
+    names = defaultdict(set)
+    for section in sections:
+        names[section.rpartition(".")[2]].add(section)
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
             for target in node.targets:
@@ -146,17 +168,23 @@ def section_names(tree, sections, classes):
                 if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
                     pairs = list(zip(target.elts, node.value.elts, strict=False))
                 for name, value in pairs:
-                    if isinstance(value, ast.Attribute) and value.attr in sections:
-                        names[getattr(name, "id", getattr(name, "attr", None))].add(value.attr)
-        elif isinstance(node, ast.arg) and isinstance(node.annotation, ast.Name) and node.annotation.id in classes:
-            names[node.arg].add(classes[node.annotation.id])
+                    if isinstance(value, ast.Attribute):
+                        own = {section for section in sections if section.rpartition(".")[2] == value.attr}
+                        names[getattr(name, "id", getattr(name, "attr", None))] |= own
+        elif isinstance(node, ast.arg | ast.AnnAssign) and isinstance(node.annotation, ast.Name):
+            name = node.arg if isinstance(node, ast.arg) else getattr(node.target, "id", None)
+            names[name] |= classes[node.annotation.id]
     return names
 
 
 def keys_read(schema: type[Root], paths) -> set[str]:
     """The dotted keys of the schema that the files read, as `<...>.section.key` or through a name for the section."""
-    sections = set(schema.model_fields)
-    classes = {field.annotation.__name__: section for section, field in schema.model_fields.items()}
+    sections, classes = set(), defaultdict(set)
+    for section, section_class in section_classes(schema):
+        sections.add(section)
+        for base in section_class.__mro__:
+            if issubclass(base, Section) and base is not Section:
+                classes[base.__name__].add(section)
     found = set()
     for path in paths:
         names = section_names(TREES[path], sections, classes)
@@ -174,7 +202,7 @@ def test_every_setting_of_the_training_is_read():
 
 
 def test_every_setting_of_the_cold_start_is_read():
-    read = keys_read(SftConfig, [Path("mars/sft.py")])
+    read = keys_read(SftConfig, [Path("mars/sft.py"), Path("mars/inputs.py")])
     read |= {"run.name"}  # by run.dir, in configs/sft.yaml
     read |= {"model.box_space"}  # by the training only, with which the model's settings are shared
     assert [key for key in leaves(SftConfig) if key not in read] == []
@@ -186,6 +214,9 @@ def test_the_reader_of_settings_sees_what_is_read():
         "    data, x = config.data, config.rollout\n"
         "    config.run.seed = 1\n"
         "    return data.shuffle + x.top_p + part.beta1 + config.model.path + other.dtype\n"
+        "def g(rollout, run: RunConfig):\n"
+        "    settings = rollout.vllm\n"
+        "    return settings.block_size + config.rollout.vllm.enforce_eager + run.name\n"
     )
     path = Path("mars/example.py")
     TREES[path] = tree
@@ -193,4 +224,7 @@ def test_the_reader_of_settings_sees_what_is_read():
         read = keys_read(TrainConfig, [path])
     finally:
         del TREES[path]
-    assert read == {"data.shuffle", "rollout.top_p", "actor.beta1", "model.path"}
+    assert read == {"data.shuffle", "rollout.top_p", "actor.beta1", "model.path", "run.name"} | {
+        "rollout.vllm.block_size",
+        "rollout.vllm.enforce_eager",
+    }

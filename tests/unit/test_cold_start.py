@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mars.config.load import load_config
-from mars.data.prompts.chat import PromptEncoder
 from mars.errors import ConfigError, DataError, NumericalError
+from mars.inputs import prompt_format
 from mars.sft import ColdStart, _load_rows, main, train
 
 
@@ -45,9 +45,9 @@ def configure(tiny, pictures, tmp_path):
 
 
 def cold_start(config):
-    encoder = PromptEncoder.from_pretrained(config.model.path)
-    prompts = _load_rows(config, encoder)
-    return ColdStart(config, encoder, prompts), prompts
+    form = prompt_format(config)
+    prompts = _load_rows(config, form).prompts
+    return ColdStart(config, form.encoder, prompts), prompts
 
 
 def test_the_loss_falls_on_eight_rows_and_the_same_seed_gives_the_same_file(configure, tmp_path, world):

@@ -14,7 +14,7 @@ from mars.rollout.scripted import random_script
 from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.engine import RecordingEngine
-from tests.fakes.step import EOS, GRPO, IMAGE, parts
+from tests.fakes.step import EOS, IMAGE, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.fakes.trainer import RecordingTrainer
 
@@ -129,7 +129,7 @@ def test_engine_and_trainer_that_differ_are_said_loudly(prompts, caplog, differe
             return replace(stats, metrics={**stats.metrics, "rollout/logprob_diff_max": difference})
 
     with caplog.at_level(logging.WARNING, logger="mars.fit"):
-        train(prompts, made=random_parts(trainer=Differing(GRPO)), settings=replace(SETTINGS, num_steps=1))
+        train(prompts, made=random_parts(trainer=Differing()), settings=replace(SETTINGS, num_steps=1))
     assert ("rollout.logprob_diff_alarm" in caplog.text) is warned
 
 
@@ -142,5 +142,5 @@ def test_an_error_in_a_step_stops_the_loop(prompts):
 
     tracker = RecordingTracker()
     with pytest.raises(RuntimeError, match="lost"):
-        fit(random_parts(trainer=Broken(GRPO)), PromptStream(prompts, 3, 3, True), tracker, SETTINGS, None, 0)
+        fit(random_parts(trainer=Broken()), PromptStream(prompts, 3, 3, True), tracker, SETTINGS, None, 0)
     assert [step for step, _ in tracker.metrics] == [1]

@@ -12,13 +12,13 @@ from mars.data.order.stream import PromptStream
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.views import anchor_views, render_view
 from mars.fit import FitSettings, fit
-from mars.rollout.hf_engine import HfEngine, HfSettings
+from mars.rollout.hf_engine import HfEngine
 from mars.rollout.plan import RolloutPlan
-from mars.step import StepParts
+from mars.sampling import StepParts
 from mars.types import RewardResult, Sampling
-from tests.builders import make_prompt
+from tests.builders import make_prompt, train_config
 from tests.fakes.tracker import RecordingTracker
-from tests.tiny_world import GRPO
+from tests.tiny_world import ADVANTAGE, GRPO
 
 
 class LetterScorer:
@@ -43,8 +43,8 @@ def run(world, prompts, pictures, per_update, num_steps=2):
         return len(world.processor.process(request.prompt_token_ids, request.images).input_ids)
 
     sampling = Sampling(0.8, 1.0, 0, 5)
-    hf = HfSettings(str(world.folder), "float32", "cpu", False, 64)
-    build_engine = lambda fetch: HfEngine(hf, world.rules, process=world.processor.process, fetch=fetch)  # noqa: E731
+    config = train_config(path=str(world.folder))
+    build_engine = lambda fetch: HfEngine(config, world.rules, process=world.processor.process, fetch=fetch)  # noqa: E731
     build_trainer = partial(world.trainer, temperature=0.8, objective=GRPO, learning_rate=3e-3)
     tracker = RecordingTracker()
     plan_settings = {
@@ -56,7 +56,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
             trainer=trainer,
             scorer=LetterScorer(),
             plan=RolloutPlan(4, 1, sampling, sampling, partial(anchor_views, anchor_kind="mono"), encode, seed=1),
-            advantage=GRPO.advantage,
+            advantage=ADVANTAGE,
             overlong=None,
             kl_in_reward=0.0,
             selection="nonzero_advantage",

@@ -12,6 +12,7 @@ import pytest
 from mars.config.command_line import parse_command_line
 from mars.config.load import load_config
 from mars.config.schema import TrainConfig
+from mars.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = {
@@ -153,7 +154,8 @@ def test_a_data_set_is_a_folder_a_name_or_a_file(call, tmp_path):
         (["vllm", "nowhere", "grounding", "2"], "DATASET: no such folder or file; got 'nowhere'"),
         (["vllm", "", "grounding", "2"], "DATASET: no such folder or file; got ''"),
         (["vllm", "half", "grounding", "2"], "DATASET has no train.parquet; got 'half'"),
-        (["vllm", "d", "iou", "2"], "REWARD is grounding, vqa, file.py or file.py:function; got 'iou'"),
+        (["vllm", "d", "i o u", "2"], "REWARD is a built-in reward, file.py or file.py:function; got 'i o u'"),
+        (["vllm", "d", "", "2"], "REWARD is a built-in reward, file.py or file.py:function; got ''"),
         (["vllm", "d", "gone.py", "2"], "REWARD: no such file; got 'gone.py'"),
         (["vllm", "d", "gone.py:f", "2"], "REWARD: no such file; got 'gone.py'"),
         (["vllm", "d", "there.py:", "2"], "got 'there.py:'"),
@@ -175,6 +177,14 @@ def test_wrong_arguments_are_refused_with_the_usage(call, tmp_path, script, argu
     assert message in done.stderr
     assert "ENGINE DATASET REWARD IMAGES" in done.stderr
     assert Path(script).name in done.stderr
+
+
+def test_a_name_that_no_built_in_reward_has_is_refused_by_the_settings(call, tmp_path):
+    data_set(tmp_path / "here" / "d")
+    with pytest.raises(
+        ConfigError, match=r"^reward\.function: no such reward; got 'iou'; want one of grounding, vqa or"
+    ):
+        _ = call(ONE, "vllm", "d", "iou", "2").config
 
 
 @scripts

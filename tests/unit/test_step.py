@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mars.data.prompts.views import anchor_views
-from mars.step import SamplingState, train_step
+from mars.sampling import SamplingState
+from mars.step import train_step
 from tests.builders import make_prompt
-from tests.fakes.step import GRPO, IMAGE, Rounds, one_step, parts
+from tests.fakes.step import IMAGE, Rounds, one_step, parts
 from tests.fakes.trainer import RecordingTrainer
 
 
@@ -40,7 +41,7 @@ def seen_advantages(trainer, number=0):
         if target.weight:
             sample = target.response.token_ids.count(5) - 1
             assert sample not in seen.setdefault(prompt_id, {})
-            seen[prompt_id][sample] = target.advantage
+            seen[prompt_id][sample] = target.response.advantage
     return seen
 
 
@@ -76,10 +77,16 @@ def test_anchors_follow_their_prompt_and_never_its_neighbour(prompts):
     table = make_table(prompts, random.Random(0))
     made = parts(table)
     one_step(made, prompts, step=1)
+    anchors = {
+        p.prompt_id: [s for (name, view, _), s in table.items() if name == p.prompt_id and view] for p in prompts
+    }
     for item in made.trainer.batches[0].prompts:
-        own = {table[key] for key in table if key[0] == item.prompt_id and key[1] is not None}
-        assert set(item.anchor_rewards) == own
-        assert len(item.anchor_rewards) == len(own)
+        multi = [table[item.prompt_id, None, k] for k in range(4)]
+        for name, others in anchors.items():
+            pool = np.array(multi + others)
+            wanted = (multi - pool.mean()) / (pool.std(ddof=1) + 1e-6)
+            same = [r.advantage == pytest.approx(a, rel=1e-9) for r, a in zip(item.responses, wanted, strict=True)]
+            assert same == [name == item.prompt_id or anchors[item.prompt_id] == others] * 4
 
 
 def test_failed_rewards_mask_their_sample_and_are_counted(prompts):
@@ -155,7 +162,7 @@ def test_the_engine_is_told_the_next_round_before_the_update(prompts):
             announced.append(list(made.engine.prefetched))
             return super().update(batch)
 
-    made = replace(made, trainer=Watching(GRPO))
+    made = replace(made, trainer=Watching())
     rounds = Rounds(prompts, 3)
     result = train_step(made, rounds, SamplingState(0, ()), 1)
     asked_before = len(made.engine.requests)
@@ -195,7 +202,7 @@ def test_every_stage_is_timed_and_the_parts_add_up(prompts):
         def update(self, batch):
             return replace(super().update(batch), old_logprob_seconds=1e-9)
 
-    made = parts(make_table(prompts, random.Random(0)), trainer=Slow(GRPO))
+    made = parts(make_table(prompts, random.Random(0)), trainer=Slow())
     metrics = one_step(made, prompts, step=1).metrics
     stages = ["gen", "reward", "old_log_prob", "update_actor", "sync_weights", "driver"]
     assert sum(metrics[f"timing_s/{name}"] for name in stages) == pytest.approx(metrics["timing_s/step"])

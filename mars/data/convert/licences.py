@@ -1,4 +1,4 @@
-"""What the cards say of the public sets' terms of use; the publishers' own texts hold."""
+"""The public sets' terms of use in a line, for their metadata; the publishers' own texts are what holds."""
 
 from __future__ import annotations
 

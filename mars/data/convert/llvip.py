@@ -11,13 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mars.data.convert.licences import LICENCES
 from mars.data.convert.output import check_unicode
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.convert.voc import pixel_box, read_annotation
-from mars.data.convert.write import WriteOptions, write_set
 from mars.data.pixels.images import BadImage, probe_size
 from mars.data.rows.problems import RowError
 from mars.errors import DataError
@@ -82,18 +80,6 @@ def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> P
         read=partial(_read, root=around, options=options),
         left_out={"annotations_without_image": unused} if unused else {},
     )
-
-
-def convert_llvip(src: str, out: str, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
-    """Write `src` into `out` with the standard question and no further check of truths; returns the card."""
-    options = WriteOptions(
-        limit=None,
-        dry_run=False,
-        on_bad_sample="drop",
-        check_truth=lambda prompt: None,
-        drop_by="--on-bad-sample drop",
-    )
-    return write_set(llvip_set(Path(src), None, LlvipOptions(splits=tuple(splits))), Path(out), options)
 
 
 def _check_folders(root: Path, splits: Sequence[str]) -> None:

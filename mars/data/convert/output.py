@@ -1,27 +1,27 @@
-"""What every converter writes: parquet files of rows, and the card dataset.json. Each is there wholly or not at all."""
+"""What every converter writes: parquet files of rows, and the metadata dataset.json. No file is ever half written."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import DataError
+from mars.output.files import replacing, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
 
-CARD = "dataset.json"
+METADATA_FILE = "dataset.json"
 _PATHS = "image_paths_relative_to"
-_CARD_KEYS = {"data_source", "converter", "sources", _PATHS, "splits", "left_out", "image_sha256"}
+_KEYS = {"data_source", "converter", "sources", _PATHS, "splits", "left_out"}
 
 
 def check_unicode(texts: Mapping[str, str]) -> None:
-    """Raises DataError for what neither parquet nor the card can hold, such as a file's name in other bytes."""
+    """Raises DataError for text that neither parquet nor JSON can hold, such as a file name in another encoding."""
     for what, text in texts.items():
         try:
             text.encode()
@@ -30,93 +30,75 @@ def check_unicode(texts: Mapping[str, str]) -> None:
 
 
 class RowFile:
-    """A parquet file with the columns of docs/data.md, written a few rows at a time.
+    """A parquet file that is being written."""
 
-    It has its name when the block ends without an exception; before, it is a hidden file beside it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = _temporary(path)
-        self._writer: parquet.ParquetWriter | None = None
-
-    def __enter__(self) -> RowFile:
-        from pyarrow import parquet
-
-        self._writer = parquet.ParquetWriter(self._temporary, _schema())
-        return self
+    def __init__(self, writer: parquet.ParquetWriter) -> None:
+        self._writer = writer
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         import pyarrow as pa
 
-        if self._writer is None:
-            raise ValueError("not open")
         if rows:
             self._writer.write_table(pa.Table.from_pylist(list(rows), schema=_schema()))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._writer is not None:
-                self._writer.close()
-            if kind is None:
-                os.replace(self._temporary, self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+
+@contextmanager
+def row_file(path: Path) -> Iterator[RowFile]:
+    """A parquet file with the columns of docs/data.md, to append to; `path` is there only once the block has ended."""
+    from pyarrow import parquet
+
+    with replacing(path) as draft, parquet.ParquetWriter(draft, _schema()) as writer:
+        yield RowFile(writer)
 
 
-def is_card(value: Any) -> bool:
-    """Whether a file's content is what a converter wrote about its set."""
-    return isinstance(value, dict) and value.keys() >= _CARD_KEYS
+def is_metadata(value: Any) -> bool:
+    """Whether a file's content is the metadata that a converter writes."""
+    return isinstance(value, dict) and value.keys() >= _KEYS
 
 
-def read_card(path: Path) -> dict[str, Any] | None:
-    """A card that stands there. Raises DataError for anything else of this name, which is not to be overwritten."""
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """The metadata of an earlier conversion, None without the file.
+
+    Raises DataError for any other file of this name, so that it is not overwritten.
+    """
     if not path.exists():
         return None
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: cannot be read as a card: {error}; move it, or convert into another folder"
+            f"{path}: cannot be read as data set metadata: {error}; move it, or convert into another folder"
         ) from error
-    if not is_card(card):
-        raise DataError(f"{path}: not the card of a converted set; move it, or convert into another folder")
-    return card
+    if not is_metadata(metadata):
+        raise DataError(f"{path}: not the metadata of a converted set; move it, or convert into another folder")
+    return metadata
 
 
-def with_earlier_splits(card: Mapping[str, Any], earlier: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
-    """The card, and what an earlier one says of other splits of the same set whose rows are still in `folder`.
+def with_earlier_splits(metadata: Mapping[str, Any], earlier: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
+    """The metadata, joined with what `earlier` says of other splits of the same set whose rows are still in `folder`.
 
     So training and test rows may be converted one after the other.
     """
-    if earlier is None or any(earlier[key] != card[key] for key in ("data_source", "converter", _PATHS)):
-        return dict(card)
+    if earlier is None or any(earlier[key] != metadata[key] for key in ("data_source", "converter", _PATHS)):
+        return dict(metadata)
     others = {
         name: split
         for name, split in earlier["splits"].items()
-        if name not in card["splits"] and (folder / f"{name}.parquet").exists()
+        if name not in metadata["splits"] and (folder / f"{name}.parquet").exists()
     }
     if not others:
-        return dict(card)
+        return dict(metadata)
     return {
-        **card,
-        "sources": list(dict.fromkeys([*earlier["sources"], *card["sources"]])),
-        "splits": others | card["splits"],
-        "left_out": earlier["left_out"] | card["left_out"],
-        "image_sha256": dict(sorted((earlier["image_sha256"] | card["image_sha256"]).items())),
+        **metadata,
+        "sources": list(dict.fromkeys([*earlier["sources"], *metadata["sources"]])),
+        "splits": others | metadata["splits"],
+        "left_out": earlier["left_out"] | metadata["left_out"],
     }
 
 
-def write_card(card: Mapping[str, Any], path: Path) -> None:
-    temporary = _temporary(path)
-    temporary.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
+def write_metadata(metadata: Mapping[str, Any], path: Path) -> None:
+    """Raises SetupError."""
+    write_atomically(path, json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
 
 
 def _schema() -> pa.Schema:

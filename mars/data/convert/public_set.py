@@ -16,7 +16,7 @@ class Item:
     content: Any
 
     def __post_init__(self) -> None:
-        """Names of files may be anything; what messages and the card say is one line of Unicode text."""
+        """File names may hold any character; messages and metadata need one line of Unicode text."""
         if not self.label.isprintable():
             shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in self.label)
             object.__setattr__(self, "label", "".join(shown))
@@ -24,7 +24,10 @@ class Item:
 
 @dataclass(frozen=True)
 class ReadItem:
-    """columns: a row as the reader takes it (docs/data.md), image paths below the image root. counts: for the card."""
+    """columns: a row as the reader takes it (docs/data.md), image paths below the image root.
+
+    counts: what to add up over the split in the metadata.
+    """
 
     columns: Mapping[str, Any]
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -34,10 +37,10 @@ class ReadItem:
 class PublicSet:
     """A set as found on disk.
 
-    name: data_source of its rows. converter: name and version of what reads it, for the card.
+    name: data_source of its rows. converter: name and version of what reads it, for the metadata.
     image_root: folder of the rows' image paths. splits: name -> items in order; each becomes {name}.parquet.
     keep_repeated: keep a row that is there twice; a benchmark is asked as it is.
-    left_out: what was found beside the items, with its number, for the card: annotations of no image, say.
+    left_out: how many things beside the items were left out, for the metadata: annotations without an image, say.
     read: an item's row; raises RowError where it cannot be used. Called from several threads.
     """
 

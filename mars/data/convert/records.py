@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars.data.convert.output import CARD, is_card
+from mars.data.convert.output import METADATA_FILE, is_metadata
 from mars.errors import DataError
 
 SUFFIXES = (".json", ".jsonl")
@@ -60,19 +60,19 @@ def _files(source: Path) -> Iterator[Path]:
             yield source
         return
     found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    found = [path for path in found if not path.name.startswith(".") and not _holds_card(path)]
+    found = [path for path in found if not path.name.startswith(".") and not _is_metadata_file(path)]
     direct = [path for path in found if path.parent == source]
     yield from direct or found
 
 
-def _holds_card(path: Path) -> bool:
-    if path.name != CARD:
+def _is_metadata_file(path: Path) -> bool:
+    if path.name != METADATA_FILE:
         return False
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return is_card(value)
+    return is_metadata(value)
 
 
 def _parsed(path: Path) -> tuple[dict[int, Any], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""From a public set to parquet and a card: every row goes through the reader's own checks before it is written."""
+"""A public set as parquet and its metadata: every row passes the reader's own checks before it is written."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mars.data.convert.digests import Digests
-from mars.data.convert.output import CARD, RowFile, check_unicode, read_card, with_earlier_splits, write_card
+from mars.data.convert.output import (
+    METADATA_FILE,
+    RowFile,
+    check_unicode,
+    read_metadata,
+    row_file,
+    with_earlier_splits,
+    write_metadata,
+)
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.pixels.images import probe_size
 from mars.data.rows.dataset import THREADS, TruthCheck, read_row
 from mars.data.rows.files import StoredRow
-from mars.data.rows.problems import SHOWN_PROBLEMS, OnBadSample, Problem, RowError, report
+from mars.data.rows.problems import SHOWN_PROBLEMS, OnBadSample, RowError, RowProblem, report
 from mars.errors import DataError, SetupError
 from mars.output.progress import progress
 from mars.types import Prompt
@@ -35,9 +42,9 @@ ITEMS_PER_WRITE = 256
 class WriteOptions:
     """limit: rows of each split, None for all. dry_run: read and count, write nothing.
 
-    on_bad_sample: leave bad items out and list them in the card, or refuse the set with all of them in one message.
+    on_bad_sample: leave bad items out and list them in the metadata, or refuse the set with all of them in one message.
     check_truth: why a truth cannot be scored, or None; see mars.data.rows.dataset.TruthCheck.
-    drop_by: how a user asks for `on_bad_sample` "drop".
+    drop_by: how a user asks for `on_bad_sample` "drop", for messages.
     """
 
     limit: int | None
@@ -53,15 +60,15 @@ class _Split:
 
     rows: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)  # one for each item that was left out
+    problems: list[RowProblem] = field(default_factory=list)  # one for each item that was left out
 
 
 def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:
-    """Write {split}.parquet for every split and the card into the folder `out`; returns the card.
+    """Write {split}.parquet for every split, and dataset.json, into the folder `out`; returns what dataset.json says.
 
     Image paths are relative to `out` where the image root lies in it (the files need no data.image_root then), else
-    to the image root. Items keep their order; the same set gives the same bytes. An interrupted conversion starts
-    again, but does not read again the images whose sha256 it knows.
+    to the image root. Items keep their order; the same set gives the same bytes. What is returned has "problems" too:
+    (label, reason, detail) of each bad item.
     Raises DataError if a split has no usable item, or has a bad one and `on_bad_sample` is "error", and
     SetupError where `out` cannot be written.
     """
@@ -76,47 +83,42 @@ def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, 
 def _write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:
     root, target = public.image_root.resolve(), out.resolve()
     base = target if root.is_relative_to(target) else root
-    card = _empty_card(public, base == target)
-    with ExitStack() as stack:
-        digests, earlier = None, read_card(target / CARD)
-        if not options.dry_run:
-            target.mkdir(parents=True, exist_ok=True)
-            digests = stack.enter_context(Digests(target))
-        converter = _Converter(public, root, base, digests, options)
-        card["problems"] = _convert_splits(converter, public, card["splits"], None if options.dry_run else target)
-        card["sources"] = list(converter.sources)
-        card["image_sha256"] = dict(sorted(converter.sha256.items()))
-        if not options.dry_run:
-            mine = {key: value for key, value in card.items() if key != "problems"}
-            write_card(with_earlier_splits(mine, earlier, target), target / CARD)
-    return card
+    metadata, earlier = _empty_metadata(public, base == target), read_metadata(target / METADATA_FILE)
+    if not options.dry_run:
+        target.mkdir(parents=True, exist_ok=True)
+    converter = _Converter(public, root, base, options)
+    problems = _convert_splits(converter, public, metadata["splits"], None if options.dry_run else target)
+    metadata["sources"] = list(converter.sources)
+    if not options.dry_run:
+        write_metadata(with_earlier_splits(metadata, earlier, target), target / METADATA_FILE)
+    return {**metadata, "problems": problems}
 
 
 def _convert_splits(
-    converter: _Converter, public: PublicSet, cards: dict[str, Any], target: Path | None
+    converter: _Converter, public: PublicSet, splits: dict[str, Any], target: Path | None
 ) -> list[tuple[str, str, str]]:
-    """Write all splits, or none if they are refused, and fill `cards`. Returns (label, reason, detail) of bad items."""
-    problems: list[Problem] = []
+    """Write all splits, or none if they are refused, and fill `splits` (name -> metadata).
+
+    Returns (label, reason, detail) of bad items.
+    """
+    problems: list[RowProblem] = []
     with ExitStack() as stack:
         files = {
-            name: None if target is None else stack.enter_context(RowFile(target / f"{name}.parquet"))
+            name: None if target is None else stack.enter_context(row_file(target / f"{name}.parquet"))
             for name in public.splits
         }
         for name, file in files.items():
             split = converter.convert(name, file)
-            cards[name] = _split_card(split)
+            splits[name] = _split_metadata(split)
             problems += split.problems
-        _refuse(public, cards, problems, converter.options)
+        _refuse(public, splits, problems, converter.options)
     return [(problem.row, problem.reason, problem.detail) for problem in problems]
 
 
 class _Converter:
-    def __init__(
-        self, public: PublicSet, root: Path, base: Path, digests: Digests | None, options: WriteOptions
-    ) -> None:
-        self._public, self._root, self._base, self._digests = public, root, base, digests
+    def __init__(self, public: PublicSet, root: Path, base: Path, options: WriteOptions) -> None:
+        self._public, self._root, self._base = public, root, base
         self.options = options
-        self.sha256: dict[str, str] = {}
         self.sources: dict[str, None] = {}  # in the order they were seen first
         self._ids: set[str] = set()  # of the split's rows
         self._seen: set[tuple[str | None, bytes]] = set()  # declared id and hash of each of them
@@ -135,42 +137,37 @@ class _Converter:
                     if split.rows == limit:
                         break
                     position += 1
-                    if isinstance(result, Problem):
+                    if isinstance(result, RowProblem):
                         split.problems.append(result)
                         logger.info("%s: %s", item.label, result.detail)
                         continue
                     row = self._row(result[0], result[1], name, split, position)
                     if row is None:
-                        split.problems.append(Problem(item.label, "duplicate", "an earlier item is the same"))
+                        split.problems.append(RowProblem(item.label, "duplicate", "an earlier item is the same"))
                         continue
                     rows.append(row)
                 if file is not None:
                     file.append(rows)
         return split
 
-    def _read(self, item: Item) -> tuple[Prompt, ReadItem] | Problem:
+    def _read(self, item: Item) -> tuple[Prompt, ReadItem] | RowProblem:
         """The item as the reader would read its row."""
         try:
             read = self._public.read(item)
         except RowError as error:
-            return Problem(item.label, error.reason, str(error))
+            return RowProblem(item.label, error.reason, str(error))
         stored = StoredRow(file=str(self._root / item.label), file_index=0, number=0, columns=read.columns)
         result = read_row(stored, "", str(self._root), self.options.check_truth, probe_size)
-        if isinstance(result, list):
-            details = "; ".join(problem.detail for problem in result)
-            return Problem(item.label, result[0].reason, details)
-        if self._digests is not None:
-            try:
-                for source in result.sources:
-                    self._digests.of(source.image.path)
-            except OSError as error:
-                return Problem(item.label, "image_missing", str(error))
-        return result, read
+        prompt = result.prompt
+        if prompt is None or result.problems:
+            details = "; ".join(problem.detail for problem in result.problems)
+            return RowProblem(item.label, result.problems[0].reason, details)
+        return prompt, read
 
     def _row(
         self, prompt: Prompt, read: ReadItem, split_name: str, split: _Split, position: int
     ) -> dict[str, Any] | None:
-        """The row to be written, or None if it was written already."""
+        """The row to write, or None if it was written already."""
         names = [source.name for source in prompt.sources]
         encodings = [source.image.encoding for source in prompt.sources]
         paths = [os.path.relpath(source.image.path, self._base) for source in prompt.sources]
@@ -194,10 +191,8 @@ class _Converter:
             "choices": prompt.extra_info.get("choices"),
             "encodings": encodings if any(encoding != "rgb" for encoding in encodings) else None,
         }
-        for path, source in zip(paths, prompt.sources, strict=True):
-            if self._digests is not None:
-                self.sha256[Path(path).as_posix()] = self._digests.of(source.image.path)
-            self.sources.setdefault(source.name)
+        for name in names:
+            self.sources.setdefault(name)
         split.rows += 1
         split.counts.update(read.counts)
         return row
@@ -216,7 +211,7 @@ class _Converter:
         return identity
 
 
-def _empty_card(public: PublicSet, paths_in_folder: bool) -> dict[str, Any]:
+def _empty_metadata(public: PublicSet, paths_in_folder: bool) -> dict[str, Any]:
     return {
         "data_source": public.name,
         "converter": public.converter,
@@ -225,25 +220,26 @@ def _empty_card(public: PublicSet, paths_in_folder: bool) -> dict[str, Any]:
         "image_paths_relative_to": "this folder" if paths_in_folder else "the image root; set data.image_root to it",
         "splits": {},
         "left_out": dict(public.left_out),
-        "image_sha256": {},
     }
 
 
-def _refuse(public: PublicSet, cards: Mapping[str, Any], problems: Sequence[Problem], options: WriteOptions) -> None:
-    empty = [name for name, split in cards.items() if not split["rows"]]
+def _refuse(
+    public: PublicSet, splits: Mapping[str, Any], problems: Sequence[RowProblem], options: WriteOptions
+) -> None:
+    empty = [name for name, split in splits.items() if not split["rows"]]
     if not empty and not (problems and options.on_bad_sample == "error"):
         return
     lines = [f"{public.name}: no usable item in split {name!r}" for name in empty]
     if problems:
-        num_items = sum(split["rows"] for split in cards.values()) + len(problems)
+        num_items = sum(split["rows"] for split in splits.values()) + len(problems)
         shown = None if options.on_bad_sample == "error" else SHOWN_PROBLEMS
-        drop = f"mend them, or leave them out with {options.drop_by}"
-        remedy = drop if options.on_bad_sample == "error" else "mend them: a split must have an item that can be used"
+        drop = f"fix them, or leave them out with {options.drop_by}"
+        remedy = drop if options.on_bad_sample == "error" else "fix them: a split needs at least one usable item"
         lines.append(report(problems, num_items, remedy, shown))
     raise DataError("\n".join(lines))
 
 
-def _split_card(split: _Split) -> dict[str, Any]:
+def _split_metadata(split: _Split) -> dict[str, Any]:
     reasons = sorted({problem.reason for problem in split.problems})
     ids = {reason: [problem.row for problem in split.problems if problem.reason == reason] for reason in reasons}
     return {
@@ -254,14 +250,14 @@ def _split_card(split: _Split) -> dict[str, Any]:
     }
 
 
-def card_lines(card: Mapping[str, Any]) -> Iterator[str]:
-    """The card for a terminal: rows of each split, then what was left out, by reason."""
-    for name, split in card["splits"].items():
+def summary_lines(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """What `write_set` returned, for a terminal: rows of each split, then what was left out, by reason."""
+    for name, split in metadata["splits"].items():
         counts = [f"{value} {key}" for key, value in split.items() if isinstance(value, int) and key != "rows"]
         yield f"{name:<12} {split['rows']} rows{''.join(', ' + count for count in counts)}"
-    for what, count in card["left_out"].items():
+    for what, count in metadata["left_out"].items():
         yield f"left out     {count} {what}"
-    reasons = Counter(reason for _, reason, _ in card["problems"])
+    reasons = Counter(reason for _, reason, _ in metadata["problems"])
     if not reasons:
         yield "dropped      none"
         return
@@ -269,5 +265,5 @@ def card_lines(card: Mapping[str, Any]) -> Iterator[str]:
     yield f"dropped      {reasons.total()}"
     yield f"  {'reason':<{width}}  {'count':>6}  first"
     for reason, count in sorted(reasons.items()):
-        label, detail = next((label, detail) for label, why, detail in card["problems"] if why == reason)
+        label, detail = next((label, detail) for label, why, detail in metadata["problems"] if why == reason)
         yield f"  {reason:<{width}}  {count:>6}  {label}: {detail}"

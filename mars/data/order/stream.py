@@ -44,10 +44,6 @@ class PromptStream:
         first = step * self.prompts_per_step
         return tuple(self._prompts[self._index(position)] for position in range(first, first + self.prompts_per_step))
 
-    def epoch(self, step: int) -> tuple[int, int]:
-        """(epoch, position within the epoch) of the first prompt of batch `step`."""
-        return divmod(step * self.prompts_per_step, len(self._prompts))
-
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self._prompts))
         return self._order(epoch)[offset] if self._shuffle else offset

@@ -1,22 +1,24 @@
-"""Sizes of images, kept between checks of the same files so that their headers need not be read again."""
+"""A cache of image sizes, so that a second check of the same files need not read their headers again."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from mars.data.pixels.images import ENCODINGS, probe_size
+from mars.output.files import replacing
 
-SETTLED_NS = 2 * 10**9  # a file changed later than this before it was read may change again in the same tick
+SETTLED_NS = 2 * 10**9  # a file changed more recently could change again without a new modification time
 
 
 class HeaderCache:
-    """Stands in for `probe_size`. What it learns is in `path` when the block ends; only good images are kept.
+    """`probe` is `probe_size` with a cache in the file `path`, which is written when the block ends.
 
-    A file that has another length or modification time than then is read again.
+    Only images without a problem are cached, by length and modification time of their file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +31,7 @@ class HeaderCache:
             stored = json.loads(self._path.read_text(encoding="utf-8"))
             self._known = {str(key): tuple(map(int, value)) for key, value in stored.items()}
         except (OSError, ValueError, TypeError, AttributeError):
-            self._known = {}  # none yet, or not ours: everything is read
+            self._known = {}  # no cache yet, or not one of ours
         return self
 
     def probe(self, source: str | bytes, encoding: str, name: str) -> tuple[int, int]:
@@ -39,7 +41,7 @@ class HeaderCache:
         try:
             info = os.stat(source)
         except OSError:
-            return probe_size(source, encoding, name)  # which says what is wrong
+            return probe_size(source, encoding, name)  # raises BadImage with the reason
         key, stamp = f"{encoding}:{source}", (info.st_size, info.st_mtime_ns)
         known = self._known.get(key)
         if known is not None and len(known) == 4 and known[:2] == stamp:
@@ -55,16 +57,12 @@ class HeaderCache:
     ) -> None:
         if not self._new:
             return
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._known), encoding="utf-8")
-            os.replace(temporary, self._path)
-        except OSError:
-            temporary.unlink(missing_ok=True)  # a full or read-only disk costs the next check time, nothing else
+        # A full or read-only disk costs the next check time, nothing else.
+        with suppress(OSError), replacing(self._path) as draft:
+            draft.write_text(json.dumps(self._known), encoding="utf-8")
 
 
 def cache_file(fingerprint: str) -> Path:
-    """Where the sizes of a set's images are kept, by the set's fingerprint."""
+    """The cache file of the data set with this fingerprint."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "mars" / "image_headers" / f"{fingerprint[:32]}.json"

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mars.data.pixels.images import MAX_ASPECT
-from mars.data.rows.dataset import PromptSet
-from mars.data.rows.problems import OnBadSample, Problem
+from mars.data.rows.problems import RowProblem
 from mars.errors import ConfigError, SetupError
 from mars.types import Prompt, Source
 
@@ -72,39 +71,33 @@ def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
     return width * height // (budget.patch_size * budget.merge_size) ** 2
 
 
-def limit_sources(
-    prompt_set: PromptSet, source_pixels: SourcePixels, budget: ImageBudget, on_bad_sample: OnBadSample
-) -> PromptSet:
-    """The set with images `limited`. Rows it refuses are bad ones, treated as in load_prompts."""
-    prompts, problems = limited(prompt_set.prompts, source_pixels, budget)
-    return replace(prompt_set, prompts=prompts).without(problems, on_bad_sample)
+def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str, ImageBudget]:
+    """Source name -> its own limits, with the patches of `budget`."""
+    return {name: replace(budget, min_pixels=low, max_pixels=high) for name, (low, high) in source_pixels.items()}
 
 
-def limited(
-    prompts: Sequence[Prompt], source_pixels: SourcePixels, budget: ImageBudget
-) -> tuple[tuple[Prompt, ...], list[Problem]]:
-    """The prompts, with `resized` set in images of the named sources; and those whose image cannot be shown so.
+def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Prompt, list[RowProblem]]:
+    """The prompt with `resized` set in images of the sources in `budgets`; and images that cannot be shown so.
 
-    The model's image processor, whose budget is `budget`, then finds multiples of its patch within its limits and
-    leaves them as they are: the source gets the pixels of a processor with limits of its own.
-    Example: {"infrared": [3136, 200704]} and patches of 14, merge 2: an infrared image of 1280x1024 becomes 476x392,
-    238 tokens, whatever the budget of the others.
+    The model's image processor, whose budget is that of all images, then finds multiples of its patch within its
+    limits and leaves them as they are: the source gets the pixels of a processor with limits of its own.
+    Example: with [3136, 200704] for "infrared" and patches of 14, merge 2, an infrared image of 1280x1024 becomes
+    476x392, 238 tokens, whatever the budget of the others.
     """
-    budgets = {name: replace(budget, min_pixels=low, max_pixels=high) for name, (low, high) in source_pixels.items()}
     if not budgets:
-        return tuple(prompts), []
-    problems: list[Problem] = []
+        return prompt, []
+    problems: list[RowProblem] = []
 
-    def limit(prompt: Prompt, source: Source) -> Source:
+    def limit(source: Source) -> Source:
         if source.name not in budgets:
             return source
         size = model_image_size(source.image.size, budgets[source.name])
         if max(size) > MAX_ASPECT * min(size):  # a strip; rounding made it narrower still
             shown = f"source {source.name}: {size[0]}x{size[1]} by data.source_image_pixels"
-            problems.append(Problem(prompt.row, "image_size", f"{shown}; sides must be within {MAX_ASPECT}:1"))
+            problems.append(RowProblem(prompt.row, "image_size", f"{shown}; sides must be within {MAX_ASPECT}:1"))
         return replace(source, image=replace(source.image, resized=size))
 
-    return tuple(replace(p, sources=tuple(limit(p, source) for source in p.sources)) for p in prompts), problems
+    return replace(prompt, sources=tuple(map(limit, prompt.sources))), problems
 
 
 def check_names(source_pixels: SourcePixels, prompts: Sequence[Prompt]) -> None:

@@ -5,22 +5,18 @@ They are applied when prompts are loaded and never stored, so that the same rows
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mars.data.rows.columns import checked_text
-from mars.data.rows.dataset import PromptSet
-from mars.data.rows.problems import OnBadSample, Problem, RowError
+from mars.data.rows.problems import RowError
 from mars.errors import ConfigError
 from mars.types import IMAGE_MARKER, Message, Prompt
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-logger = logging.getLogger(__name__)
 
 OWN_INSTRUCTION = ("<think>", "<answer>")
 
@@ -97,19 +93,3 @@ def has_instruction(prompt: Prompt) -> bool:
 
 TemplateOf = Callable[[Prompt], PromptTemplate | None]
 """The template of a prompt; None leaves it as it is."""
-
-
-def apply_templates(prompt_set: PromptSet, template_of: TemplateOf, on_bad_sample: OnBadSample) -> PromptSet:
-    """The set with its prompts rendered. Rows that cannot be rendered are bad ones."""
-    rendered, problems, own = [], [], 0
-    for prompt in prompt_set.prompts:
-        template = template_of(prompt)
-        own += template is not None and has_instruction(prompt)
-        try:
-            rendered.append(prompt if template is None else template.apply(prompt))
-        except RowError as error:
-            rendered.append(prompt)
-            problems.append(Problem(prompt.row, error.reason, str(error)))
-    if own:
-        logger.info("data: %d of %d rows say themselves how to answer", own, len(prompt_set.prompts))
-    return replace(prompt_set, prompts=tuple(rendered)).without(problems, on_bad_sample)

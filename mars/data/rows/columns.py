@@ -87,10 +87,12 @@ def checked_text(text: str) -> str:
     return text
 
 
-def response_of(row: Row) -> str | None:
-    """The worked answer of a supervised cold start, if the row has one."""
+def response_of(row: Row, required: bool) -> str | None:
+    """The worked answer of a supervised cold start; None where the row has none and none is `required`."""
     response = row.get("response")
     if response is None:
+        if required:
+            raise RowError("response", "a cold start needs a response column; this row has none")
         return None
     if not isinstance(response, str) or not response.strip():
         raise RowError("response", f"response must be a text; got {response!r:.80}")
@@ -114,9 +116,18 @@ def extra_info_of(row: Row) -> dict[str, Any]:
         return {}
     if not isinstance(extra, dict):
         raise RowError("extra_info", f"extra_info must be a mapping; got {type(extra).__name__}")
+    return dict(extra)
+
+
+def check_box_space(extra: Row) -> None:
     if extra.get("box_space") not in (None, *BOX_SPACES):
         raise RowError("extra_info", f"box_space must be one of {', '.join(BOX_SPACES)}; got {extra['box_space']!r}")
-    return dict(extra)
+
+
+def check_choices(extra: Row) -> None:
+    """The form alone: which options there may be, and whether the truth is one, the reward says."""
+    if not isinstance(extra.get("choices"), list | dict | None):
+        raise RowError("choices", f"the choices must be a list of texts; got {extra['choices']!r:.120}")
 
 
 def source_names(extra: Row, num_images: int) -> tuple[str, ...]:

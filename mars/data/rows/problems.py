@@ -1,15 +1,22 @@
-"""Rows that cannot be used: collected, reported in one message, or dropped and counted."""
+"""Rows that cannot be used: collected, shown in one table, and refused or dropped and counted."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mars.errors import DataError
+
+logger = logging.getLogger(__name__)
+
 OnBadSample = Literal["error", "drop"]
 
 SHOWN_PROBLEMS = 30
+REMEDY = "fix the rows, or set data.on_bad_sample=drop to leave them out and count them"
+IMAGES_ELSEWHERE = "if the images are in another folder, name it: data.image_root, in mars data convert --image-root"
 
 
 class RowError(Exception):
@@ -21,7 +28,7 @@ class RowError(Exception):
 
 
 @dataclass(frozen=True)
-class Problem:
+class RowProblem:
     """row: "file:row", rows counted from 0. reason: a class such as "truth". detail: what is wrong and what to do."""
 
     row: str
@@ -29,21 +36,23 @@ class Problem:
     detail: str
 
 
-REMEDY = "mend the rows, or set data.on_bad_sample=drop to leave them out and count them"
-
-IMAGES_ELSEWHERE = (
-    "where the images lie elsewhere, name their folder: data.image_root, in mars data convert --image-root"
-)
-
-
 def report(
-    problems: Sequence[Problem], num_rows: int, remedy: str = REMEDY, most_shown: int | None = SHOWN_PROBLEMS
+    problems: Sequence[RowProblem],
+    num_rows: int,
+    remedy: str = REMEDY,
+    most_shown: int | None = SHOWN_PROBLEMS,
+    *,
+    subject: str = "data",
+    unit: str = "rows",
 ) -> str:
-    """One message for all problems: the first `most_shown` of them (None: all) as a table, the rest as counts."""
+    """One message for all problems: the first `most_shown` of them (None: all) as a table, the rest as counts.
+
+    subject: the file or set, which the message begins with. unit: what its parts are called.
+    """
     shown = problems[:most_shown]
     row_width = max(len(problem.row) for problem in shown)
     reason_width = max(len(problem.reason) for problem in shown)
-    lines = [f"data: {len({p.row for p in problems})} of {num_rows} rows cannot be used"]
+    lines = [f"{subject}: {len({p.row for p in problems})} of {num_rows} {unit} cannot be used"]
     lines += [f"  {p.row:<{row_width}}  {p.reason:<{reason_width}}  {p.detail}" for p in shown]
     if len(problems) > len(shown):
         lines.append(f"  and {len(problems) - len(shown)} more problems")
@@ -55,7 +64,23 @@ def report(
     return "\n".join(lines)
 
 
-def rows_by_reason(problems: Sequence[Problem]) -> dict[str, int]:
+def refuse_or_drop(problems: Sequence[RowProblem], num_rows: int, on_bad_sample: OnBadSample) -> dict[str, int]:
+    """The rows to leave out, counted by reason: what `data.on_bad_sample` makes of the problems of `num_rows` rows.
+
+    Raises DataError with all problems under "error", and under "drop" where no row would be left.
+    """
+    if not problems:
+        return {}
+    if on_bad_sample == "error":
+        raise DataError(report(problems, num_rows))
+    dropped = rows_by_reason(problems)
+    if sum(dropped.values()) == num_rows:
+        raise DataError(f"data.on_bad_sample: no row is left after dropping\n{report(problems, num_rows)}")
+    logger.warning("data: %d of %d rows dropped: %s", sum(dropped.values()), num_rows, dropped)
+    return dropped
+
+
+def rows_by_reason(problems: Sequence[RowProblem]) -> dict[str, int]:
     """Rows for each reason; a row with several problems counts once, under its first."""
     first = {problem.row: problem.reason for problem in reversed(problems)}
     return dict(sorted(Counter(first.values()).items()))

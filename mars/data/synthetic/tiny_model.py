@@ -5,12 +5,11 @@ chat template, special tokens, a vocabulary padded beyond the tokenizer. Engines
 the whole loop runs on a CPU in seconds. The tokenizer is byte-level BPE: any text encodes and decodes to itself; the
 words of `tiny_corpus.txt` are short.
 
-    python -m mars.data.synthetic.tiny_model OUT --seed 0
+    mars data tiny-model OUT --seed 0
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 from typing import Any, Literal
@@ -206,23 +205,3 @@ def build_tiny(
     processor.save_pretrained(path)
     logger.info("%s: %s, %d parameters", path, family, model.num_parameters())
     return path
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a random small vision-language model to a folder.")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--family", choices=("qwen2_5_vl", "qwen3_vl"), default="qwen2_5_vl")
-    parser.add_argument("--tie-word-embeddings", action="store_true")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    build_tiny(
-        arguments.out,
-        seed=arguments.seed,
-        family=arguments.family,
-        tie_word_embeddings=arguments.tie_word_embeddings,
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mars.data.pixels.images import decode_image
-from tests.tiny_world import distance, full, real_processor
+from tests.tiny_world import distance, full, real_processor, response_logprobs
 
 FAMILIES = ["world", "qwen3_world", "tied_world"]
 
@@ -40,7 +42,7 @@ def test_logprobs_of_a_batch_equal_those_of_each_sequence_alone(family, tokens_p
     assert sorted(old) == rows
     for row, expected in zip(rows, wanted, strict=True):
         torch.testing.assert_close(old[row], expected, atol=1e-5, rtol=0)
-    for scored, expected in zip(trainer.logprobs(world.sequences(batch)), wanted, strict=True):
+    for scored, expected in zip(response_logprobs(trainer, batch.prompts), wanted, strict=True):
         torch.testing.assert_close(torch.tensor(scored), expected, atol=1e-5, rtol=0)
 
 
@@ -139,7 +141,6 @@ def test_the_gradient_of_the_entropy_bears_any_weight(world, pictures):
 
 def test_an_empty_response_is_a_row_without_tokens(world, pictures):
     prompt = world.train_prompt("a", pictures[:1], [3])
-    one = world.sequences(world.batch([prompt]))[0]
-    empty = type(one)(one.prompt_token_ids, one.images, ())
-    trainer = world.trainer()
-    assert trainer.logprobs([empty, one])[0] == []
+    empty = replace(prompt.responses[0], token_ids=(), rollout_logprobs=())
+    prompt = replace(prompt, responses=(empty, *prompt.responses))
+    assert [len(row) for row in response_logprobs(world.trainer(), [prompt])] == [0, 3]

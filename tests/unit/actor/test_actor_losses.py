@@ -34,7 +34,7 @@ class Scored:
     rollout: torch.Tensor
     ref: torch.Tensor
     advantage: float
-    is_guest: bool
+    off_policy: bool
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,9 @@ class Scene:
     rows: dict[tuple[int, int], Scored]
 
 
-def advantages(prompt):
-    pool = [*(r.reward for r in prompt.responses), *prompt.anchor_rewards]
-    mean = math.fsum(pool) / len(pool)
-    std = math.sqrt(math.fsum((x - mean) ** 2 for x in pool) / (len(pool) - 1))
-    return [(r.reward - mean) / (std + 1e-6) for r in prompt.responses]
-
-
 @pytest.fixture(scope="module")
 def scene(world, pictures, tmp_path_factory) -> Scene:
-    """Four prompts of one update, a fifth of another; one response is a guest.
+    """Four prompts of one update, a fifth of another; one response is off-policy.
 
     The old log-probs are off by up to half a nat, so that all bounds decide somewhere.
     """
@@ -79,9 +72,9 @@ def scene(world, pictures, tmp_path_factory) -> Scene:
             shift, noise = draw.uniform(-0.3, 0.3), torch.tensor([draw.uniform(-0.3, 0.3) for _ in ref]).double()
             old = logprobs.detach() + shift + noise
             rollout = old + torch.tensor([draw.uniform(-0.4, 0.4) for _ in ref]).double()
-            is_guest = (p, k) == (2, 2)
-            responses.append(replace(response, rollout_logprobs=tuple(rollout.tolist()), off_policy=is_guest))
-            rows[p, k] = Scored(logprobs, entropy, old, rollout, ref, advantages(prompt)[k], is_guest)
+            off_policy = (p, k) == (2, 2)
+            responses.append(replace(response, rollout_logprobs=tuple(rollout.tolist()), off_policy=off_policy))
+            rows[p, k] = Scored(logprobs, entropy, old, rollout, ref, response.advantage, off_policy)
         prompts.append(replace(prompt, responses=tuple(responses)))
     return Scene(world, str(reference), tuple(prompts), model, rows)
 
@@ -95,9 +88,9 @@ def token_loss(settings, row, t, ratio_of_row):
         ratio = (logprob - row.old[t]).exp()
     low, high = 1 - settings.clip_low, 1 + settings.clip_high
     if settings.kind == "cispo":
-        weight = ratio.item() if row.is_guest else min(max(ratio.item(), low), high)
+        weight = ratio.item() if row.off_policy else min(max(ratio.item(), low), high)
         return -weight * advantage * logprob
-    if row.is_guest:
+    if row.off_policy:
         return -ratio * advantage
     gain = min(ratio * advantage, ratio.clamp(low, high) * advantage)
     if settings.dual_clip is not None and advantage < 0:
@@ -125,9 +118,9 @@ def plain_gradient(scene, objective):
         }[objective.reduction]
         for t in range(size):
             term = token_loss(objective.policy_loss, row, t, ratio_of_row)
-            if objective.importance_cap is not None and not row.is_guest:
+            if objective.importance_cap is not None and not row.off_policy:
                 term = term * min(math.exp(row.old[t] - row.rollout[t]), objective.importance_cap)
-            if objective.kl_coefficient and not row.is_guest:
+            if objective.kl_coefficient and not row.off_policy:
                 term = term + objective.kl_coefficient * kl(objective.kl_estimator, row.logprobs[t] - row.ref[t])
             loss = loss + share * (term - objective.entropy_coefficient * row.entropy[t])
     named = dict(scene.model.named_parameters())

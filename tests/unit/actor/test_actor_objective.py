@@ -14,7 +14,6 @@ from mars.actor.objective import (
     Objective,
     RowTarget,
     compared_update,
-    row_advantages,
     row_targets,
     truncation_nats,
 )
@@ -25,7 +24,7 @@ from tests.tiny_world import GRPO
 
 def row(advantage, rollout_logprobs, weight=1.0, off_policy=False, carried=False):
     tokens = (1,) * len(rollout_logprobs)
-    return RowTarget(TrainResponse(tokens, tuple(rollout_logprobs), 0.0, off_policy), advantage, weight, carried)
+    return RowTarget(TrainResponse(tokens, tuple(rollout_logprobs), advantage, weight, off_policy), weight, carried)
 
 
 def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denominator=None, compare=True):
@@ -34,7 +33,7 @@ def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denomi
     logprobs = torch.tensor(logprobs, requires_grad=True)
     lengths = torch.tensor([len(r.response.token_ids) for r in rows])
     weighted = [n for n, r in zip(lengths.tolist(), rows, strict=True) if r.weight]
-    denominator = denominator or made.denominator(sum(weighted), len(weighted))
+    denominator = denominator or made.denominator(weighted)
     loss, sums = made.loss(
         logprobs,
         torch.ones_like(logprobs) if entropy is None else torch.tensor(entropy),
@@ -101,7 +100,7 @@ def test_the_kl_term_and_its_gradient(estimator):
     assert gradient == pytest.approx([0.5 * slope(d) / 3 for d in gaps], abs=1e-6)
 
 
-def test_guests_are_left_out_of_clip_kl_and_comparison_but_trained_on():
+def test_off_policy_rows_are_left_out_of_clip_kl_and_comparison_but_trained_on():
     """METHOD: an off-policy row has no clip, no KL, no rollout-versus-trainer metric; the same token denominator."""
     objective = replace(GRPO, kl_coefficient=0.5)
     rows = [row(1.0, [-1.0]), row(1.0, [-9.0, -9.0], off_policy=True)]
@@ -184,31 +183,24 @@ def test_sums_are_reduced_over_the_ranks(process_group):
 
 
 def test_targets_of_rows_by_hand():
-    def prompt(name, rewards, anchors, carried=False):
-        responses = tuple(TrainResponse((2,), (0.0,), r) for r in rewards)
-        return TrainPrompt(name, (1,), 1, (), responses, tuple(anchors), carried)
+    def prompt(name, *responses, carried=False):
+        made = tuple(TrainResponse((2,), (0.0,), advantage, weight) for advantage, weight in responses)
+        return TrainPrompt(name, (1,), 1, (), made, carried)
 
     batch = TrainBatch(
-        (prompt("x", [1.0, 0.0], [0.5]), prompt("lonely", [1.0], []), prompt("y", [3.0], [1.0], carried=True)), ()
+        (prompt("x", (1.0, 1.0), (-1.0, 0.5)), prompt("y", (0.25, 0.0)), prompt("z", (0.75, 2.0), carried=True)), ()
     )
-    advantages = row_advantages(batch, replace(GRPO.advantage, epsilon=1e-12))
-    root = math.sqrt(0.5)
-    assert advantages == {
-        (0, 0): (pytest.approx(1.0), 1.0),
-        (0, 1): (pytest.approx(-1.0), 1.0),
-        (1, 0): (0.0, 0.0),
-        (2, 0): (pytest.approx(root), 1.0),
-    }
-    targets = row_targets(batch, MicroBatch(((2, 0), (1, 0), (0, 1), (0, 0)), num_fillers=1), advantages)
+    targets = row_targets(batch, MicroBatch(((2, 0), (1, 0), (0, 1), (0, 0)), num_fillers=1))
     assert [t.carried for t in targets] == [True, False, False, False]
-    assert [(t.response.reward, t.weight) for t in targets] == [(3.0, 1.0), (1.0, 0.0), (0.0, 1.0), (1.0, 0.0)]
+    found = [(t.response.advantage, t.weight) for t in targets]
+    assert found == [(0.75, 2.0), (0.25, 0.0), (-1.0, 0.5), (1.0, 0.0)]  # the last row is a filler
 
 
 # --- entropy bonus, importance weights, carried rows
 
 
 def test_the_entropy_bonus_by_hand():
-    """Reduced like the policy loss, over the same tokens: guests too, fillers not."""
+    """Reduced like the policy loss, over the same tokens: off-policy rows too, fillers not."""
     rows = [row(1.0, [-1.0]), row(-1.0, [-1.0, -1.0], off_policy=True), row(1.0, [-1.0], weight=0.0)]
     old, entropy = [-1.0] * 4, [3.0, 1.0, 2.0, math.nan]
     base = {
@@ -228,7 +220,7 @@ def test_the_entropy_bonus_by_hand():
 
 
 def test_importance_weights_by_hand():
-    """Weights 2 (bounded to 1.5), 0.5 and, of the guest, 1; on the policy loss alone."""
+    """Weights 2 (bounded to 1.5), 0.5 and, of the off-policy row, 1; on the policy loss alone."""
     objective = replace(GRPO, kl_coefficient=0.5, entropy_coefficient=0.1, importance_cap=1.5)
     rows = [row(1.0, [-1 - math.log(2), -1 + math.log(2)]), row(-2.0, [-7.0], off_policy=True)]
     old, ref, entropy = [-1.0] * 3, [-2.0, -1.0, -1.0], [1.0, 2.0, 3.0]
@@ -285,9 +277,9 @@ def test_the_ratio_is_exactly_one_where_the_old_log_probs_are_the_same(kind):
 
 
 def test_the_compared_update_is_the_first_with_fresh_rows():
-    def prompt(name, carried=False, rewards=(1.0, 0.0), tokens=(2,), off_policy=False):
-        responses = tuple(TrainResponse(tokens, (0.0,) * len(tokens), r, off_policy) for r in rewards)
-        return TrainPrompt(name, (1,), 1, (), responses, (), carried)
+    def prompt(name, carried=False, weight=1.0, tokens=(2,), off_policy=False):
+        response = TrainResponse(tokens, (0.0,) * len(tokens), 1.0, weight, off_policy)
+        return TrainPrompt(name, (1,), 1, (), (response, response), carried)
 
     def compared(*prompts):
         plans = tuple(
@@ -295,9 +287,9 @@ def test_the_compared_update_is_the_first_with_fresh_rows():
             for p, prompt in enumerate(prompts)
         )
         batch = TrainBatch(prompts, plans)
-        return compared_update(batch, row_advantages(batch, GRPO.advantage))
+        return compared_update(batch)
 
     assert compared(prompt("a"), prompt("b")) == 0
     assert compared(prompt("a", carried=True), prompt("b"), prompt("c")) == 1
-    assert compared(prompt("a", rewards=(1.0,)), prompt("b", tokens=()), prompt("c", off_policy=True), prompt("d")) == 3
+    assert compared(prompt("a", weight=0.0), prompt("b", tokens=()), prompt("c", off_policy=True), prompt("d")) == 3
     assert compared(prompt("a", carried=True)) is None

@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 import torch
 
-from tests.tiny_world import GRPO, distance, gradients
+from tests.tiny_world import GRPO, distance, gradients, response_logprobs
 
 PACKINGS = ("shared_prefix", "padded")
 WITH_KL = replace(GRPO, kl_coefficient=0.3, entropy_coefficient=0.02)
@@ -89,7 +89,7 @@ def test_log_probs_alone_are_those_in_packs(world, pictures):
     (micro,) = batch.updates[0].ranks[0]
     packed = trainer._old_logprobs(batch, batch.updates, trainer._processed(batch, batch.updates))[micro]
     place = {row: i for i, row in enumerate(batch.updates[0].rows)}
-    alone = trainer.logprobs(world.sequences(batch))
+    alone = response_logprobs(trainer, batch.prompts)
     in_order = torch.cat([torch.tensor(alone[place[row]]) for row in micro.rows])
     torch.testing.assert_close(packed, in_order, atol=1e-5, rtol=0)
 

@@ -182,7 +182,7 @@ def test_a_trainer_refuses_too_and_names_the_key(world, tiny_qwen3, tmp_path):
 
 
 def test_the_recording_trainer_gives_the_kl_it_was_told(world, batch):
-    trainer = RecordingTrainer(GRPO.advantage)
+    trainer = RecordingTrainer()
     trainer.kl_per_token["a"] = 0.5
     assert trainer.kl_to_reference(batch) == [(2.5, 4.5, 0.5), (2.0,), (3.0,), (0, 0), (0, 0)]
     assert trainer.scored == [batch]

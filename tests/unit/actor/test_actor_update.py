@@ -11,7 +11,7 @@ import torch
 from mars.actor.state import full_state
 from mars.errors import NumericalError
 from mars.types import MicroBatch, TrainBatch, UpdatePlan
-from tests.tiny_world import GRPO, distance, gradients
+from tests.tiny_world import ADVANTAGE, GRPO, distance, gradients, response_logprobs
 
 
 @pytest.fixture
@@ -24,11 +24,6 @@ def prompts(world, pictures):
     ]
 
 
-def advantages(prompt):
-    pool = torch.tensor([*(r.reward for r in prompt.responses), *prompt.anchor_rewards], dtype=torch.float64)
-    return [float((r.reward - pool.mean()) / (pool.std() + 1e-6)) for r in prompt.responses]
-
-
 def plain_gradient(world, model, reference, old, batch, plan, kl_coefficient):
     """The loss of one update written out: clipped ratio to `old`, k3 to `reference`, mean over the update's tokens."""
     rows = plan.rows
@@ -37,7 +32,7 @@ def plain_gradient(world, model, reference, old, batch, plan, kl_coefficient):
     for p, k in rows:
         prompt = batch.prompts[p]
         args = (prompt.prompt_id, prompt.images, prompt.responses[k].token_ids)
-        logprobs, advantage = world.plain_logprobs(model, *args), advantages(prompt)[k]
+        logprobs, advantage = world.plain_logprobs(model, *args), prompt.responses[k].advantage
         ratio = (logprobs - old[p, k]).exp()
         loss -= torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).sum() / num_tokens
         if kl_coefficient:
@@ -88,7 +83,7 @@ def test_a_first_update_has_ratio_one_and_no_kl(world, prompts):
     assert metrics["actor/ppo_kl"] == 0
     assert metrics["actor/pg_clipfrac"] == 0
     num_tokens = [len(r.token_ids) for p in prompts for r in p.responses]
-    values = [a for p in prompts for a in advantages(p)]
+    values = [r.advantage for p in prompts for r in p.responses]
     by_hand = -sum(a * n for a, n in zip(values, num_tokens, strict=True)) / sum(num_tokens)
     assert metrics["actor/pg_loss"] == pytest.approx(by_hand, abs=1e-6)
     assert trainer.update(world.batch(prompts)).metrics["actor/kl_loss"] > 1e-6  # the reference stayed
@@ -144,10 +139,10 @@ def test_the_same_seed_and_batch_give_the_same_weights_to_the_bit(world, prompts
 def test_training_raises_the_chance_of_the_rewarded_response(world, pictures):
     prompt = world.train_prompt("a", pictures[:2], [6, 6], rewards=[1.0, 0.0])
     trainer, batch = world.trainer(learning_rate=1e-3), world.batch([prompt])
-    before = [sum(row) for row in trainer.logprobs(world.sequences(batch))]
+    before = [sum(row) for row in response_logprobs(trainer, batch.prompts)]
     for _ in range(3):
         trainer.update(batch)
-    after = [sum(row) for row in trainer.logprobs(world.sequences(batch))]
+    after = [sum(row) for row in response_logprobs(trainer, batch.prompts)]
     assert after[0] > before[0] + 0.1
     assert after[1] < before[1] - 0.1
 
@@ -159,13 +154,13 @@ def not_finite(world, pictures, kind):
     """A NaN loss; or a finite loss whose gradient overflows."""
     if kind == "loss":
         return world.batch([world.train_prompt("bad", pictures[:1], [4, 4], rewards=[math.nan, 1.0])])
-    return world.batch([world.train_prompt("bad", pictures[:1], [4, 4], rewards=[1e25, -1e25])])
+    no_std = replace(ADVANTAGE, normalize_std=False)
+    return world.batch([world.train_prompt("bad", pictures[:1], [4, 4], rewards=[1e25, -1e25], advantage=no_std)])
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(world, prompts, pictures, kind):
-    advantage = replace(GRPO.advantage, normalize_std=kind == "loss")
-    trainer = world.trainer(objective=replace(GRPO, advantage=advantage), warmup_steps=5)
+    trainer = world.trainer(warmup_steps=5)
     good, bad = world.batch(prompts[2:]), not_finite(world, pictures, kind)
     trainer.update(good)
     before, optimizer = weights(trainer), trainer._optimizer
@@ -183,7 +178,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(world, prom
     again = trainer.update(good).metrics
     assert again["actor/lr"] == pytest.approx(stats["actor/lr"])
     assert again["fault/skipped_updates"] == 0
-    spared = world.trainer(objective=replace(GRPO, advantage=advantage), warmup_steps=5)
+    spared = world.trainer(warmup_steps=5)
     spared.update(good)
     spared.update(good)
     mine, theirs = weights(trainer), weights(spared)
@@ -235,7 +230,6 @@ def test_responses_without_tokens_are_no_update(world, pictures):
     assert all(torch.equal(before[name], value) for name, value in weights(trainer).items())
     half = replace(prompt, responses=(prompt.responses[0], empty.responses[1]))
     whole = gradients(world.trainer(), world.batch([half]))[0]
-    # Its reward is in the group's statistics, its absence in the mean over tokens.
     assert all(torch.isfinite(value).all() for value in whole.values())
 
 
@@ -252,7 +246,7 @@ def test_warm_up_and_the_rate_of_the_last_update(world, prompts):
 def test_the_difference_to_the_engine_is_measured_before_the_first_update(world, pictures):
     prompt = world.train_prompt("a", pictures[:1], [4, 6])
     trainer = world.trainer()
-    scored = trainer.logprobs(world.sequences(world.batch([prompt])))
+    scored = response_logprobs(trainer, [prompt])
     shifted = [[x + 0.25 for x in scored[0]], [*scored[1][:-1], scored[1][-1] - 0.75]]
     prompt = world.train_prompt("a", pictures[:1], [4, 6], rollout_logprobs=shifted)
     metrics = trainer.update(world.batch([prompt])).metrics
@@ -265,7 +259,7 @@ def test_the_difference_to_the_engine_is_measured_before_the_first_update(world,
 
 def test_later_updates_are_not_compared_with_the_engine(world, pictures):
     near = world.train_prompt("a", pictures[:1], [4, 6])
-    scored = world.trainer().logprobs(world.sequences(world.batch([near])))
+    scored = response_logprobs(world.trainer(), [near])
     near = world.train_prompt("a", pictures[:1], [4, 6], rollout_logprobs=scored)
     far = world.train_prompt("b", pictures[:1], [3, 3], rollout_logprobs=[[-99.0] * 3] * 2)
     metrics = world.trainer().update(world.batch([near, far], per_update=1)).metrics
@@ -275,7 +269,7 @@ def test_later_updates_are_not_compared_with_the_engine(world, pictures):
 def test_carried_prompts_are_trained_on_and_never_raise_the_alarm(world, pictures):
     """They come first in a batch; compared is then the first update with a prompt of this step, by old log-probs."""
     near = world.train_prompt("a", pictures[:1], [4, 6])
-    scored = world.trainer().logprobs(world.sequences(world.batch([near])))
+    scored = response_logprobs(world.trainer(), [near])
     near = world.train_prompt("a", pictures[:1], [4, 6], rollout_logprobs=scored)
     older = replace(world.train_prompt("b", pictures[:1], [3, 3], rollout_logprobs=[[-99.0] * 3] * 2), carried=True)
     for per_update in (1, 2):
@@ -297,7 +291,7 @@ def test_carried_prompts_are_trained_on_and_never_raise_the_alarm(world, picture
 def test_bfloat16_trains_float32_weights_and_publishes_bfloat16(world, prompts):
     trainer, exact = world.trainer(dtype="bfloat16"), world.trainer()
     batch = world.batch(prompts, per_update=2)
-    rows = zip(trainer.logprobs(world.sequences(batch)), exact.logprobs(world.sequences(batch)), strict=True)
+    rows = zip(response_logprobs(trainer, batch.prompts), response_logprobs(exact, batch.prompts), strict=True)
     difference = max(abs(a - b) for row, other in rows for a, b in zip(row, other, strict=True))
     assert 0 < difference < 0.1
     before = weights(trainer)
@@ -324,7 +318,7 @@ def test_published_weights_are_complete_and_current(family, pictures, request):
     model.load_state_dict(second.payload)
     with torch.no_grad():
         for mine, plain in zip(
-            trainer.logprobs(one.sequences(batch)), one.plain_batch_logprobs(model, batch), strict=True
+            response_logprobs(trainer, batch.prompts), one.plain_batch_logprobs(model, batch), strict=True
         ):  # fmt: skip
             torch.testing.assert_close(torch.tensor(mine), plain, atol=1e-5, rtol=0)
 
@@ -333,10 +327,10 @@ def test_published_weights_are_complete_and_current(family, pictures, request):
 def test_a_saved_policy_is_a_whole_hugging_face_folder(family, pictures, request, tmp_path):
     one = request.getfixturevalue(family)
     trainer, batch = one.trainer(), one.batch([one.train_prompt("a", pictures[:2], [4, 6])])
-    before = trainer.logprobs(one.sequences(batch))
+    before = response_logprobs(trainer, batch.prompts)
     trainer.update(batch)
     trainer.save(str(tmp_path / "policy"))
-    model, after = one.plain_model(tmp_path / "policy"), trainer.logprobs(one.sequences(batch))
+    model, after = one.plain_model(tmp_path / "policy"), response_logprobs(trainer, batch.prompts)
     for p, prompt in enumerate(batch.prompts):
         for k, response in enumerate(prompt.responses):
             with torch.no_grad():

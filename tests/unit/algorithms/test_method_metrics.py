@@ -8,17 +8,15 @@ import pytest
 import torch
 
 import mars.algorithms
-from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.advantages import Advantages, AdvantageSettings
 from mars.algorithms.metrics import method_metrics
 from mars.algorithms.mismatch import importance_weights, logprob_difference
-from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, view_name
+from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, view_name, with_advantages
 from mars.algorithms.selection import select_prompts
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 from mars.types import (
     Sampling,
-    TrainPrompt,
-    TrainResponse,
 )
 from tests.builders import make_rollouts
 
@@ -52,24 +50,35 @@ def test_only_valid_rewards_are_pooled_in_the_order_of_the_prompts():
     assert [views.names[i] for i in views.index] == ["visible", "infrared"] * 3 + ["visible"]
 
 
-def test_trainer_and_driver_take_the_same_advantages():
-    batch = [
-        TrainPrompt(
-            prompt_id=step.prompt.prompt_id,
-            prompt_token_ids=(1,),
-            num_prompt_tokens=1,
-            images=(),
-            responses=tuple(TrainResponse((1,), (-1.0,), score) for score in step.multi.valid_scores),
-            anchor_rewards=step.anchor_scores,
-        )
-        for step in STEP
+def test_every_prompt_gets_the_advantages_of_its_own_responses():
+    """One for each valid multi rollout; the second round's do not depend on the first's."""
+    sampled = with_advantages(STEP, PooledRewards.of_rollouts(STEP).advantages(GRPO))
+    assert [item.rollouts for item in sampled] == STEP
+    assert [item.weights for item in sampled] == [(1, 1), (1, 1), (1, 1, 1), (0,), (1, 1)]
+    assert not any(item.carried for item in sampled)
+    root = 3**0.5
+    by_hand = [
+        (root / 2, -root / 2),  # mean 0.5, std sqrt(1 / 3)
+        (0.375 / std([1, 1, 0.5, 0]), 0.375 / std([1, 1, 0.5, 0])),
+        (0.0, 0.0, 0.0),
+        (0.0,),
+        ((0 - 1.25 / 3) / std([0, 1, 0.25]), (1 - 1.25 / 3) / std([0, 1, 0.25])),
     ]
-    on_driver = PooledRewards.of_rollouts(STEP).advantages(GRPO)
-    in_trainer = PooledRewards.of_batch(batch).advantages(GRPO)
-    assert torch.equal(on_driver.values, in_trainer.values)
-    # A rank holds some of the prompts and must come to the same numbers.
-    rank = PooledRewards.of_batch(batch[3:]).advantages(GRPO)
-    assert torch.equal(rank.values, on_driver.values[7:])
+    assert [item.advantages for item in sampled] == [pytest.approx(values) for values in by_hand]
+    assert with_advantages(STEP[3:], PooledRewards.of_rollouts(STEP[3:]).advantages(GRPO)) == sampled[3:]
+    with pytest.raises(RuntimeError, match="split"):
+        with_advantages(STEP, PooledRewards.of_rollouts(STEP[3:]).advantages(GRPO))
+
+
+def std(values):
+    return torch.tensor(values, dtype=torch.float64).std().item()
+
+
+@pytest.mark.parametrize("cut", range(6))
+def test_rounds_joined_give_the_metrics_of_one_round_to_the_bit(cut):
+    rounds = [PooledRewards.of_rollouts(part).advantages(GRPO) for part in (STEP[:cut], STEP[cut:])]
+    rewards, views = PooledRewards.of_rollouts(STEP), AnchorViews.of_rollouts(STEP)
+    assert method_metrics(rewards, views, Advantages.joined(rounds)) == metrics_of(STEP)[0]
 
 
 def test_metrics_by_hand():

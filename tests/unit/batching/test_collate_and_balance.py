@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from mars.batching.collate import train_batch
 from mars.batching.plan import assign_to_ranks, micro_batches, plan_updates
 from mars.types import (
     ImageRef,
-    PromptRollouts,
+    SampledPrompt,
     Sampling,
     TrainPrompt,
     TrainResponse,
@@ -19,14 +20,18 @@ SAMPLING = Sampling(1.0, 1.0, -1, 8)
 
 
 def kept(prompt_id, multi, **anchors):
-    """Rollout k of a group has k + 1 tokens; None is a failed reward."""
-    prompt = make_prompt(prompt_id, [IMAGE] * 2, ["a", "b"])
-    return make_rollouts(prompt, multi, **anchors)
+    """A prompt with such multi rewards, None for a failed one; rollout k has k + 1 tokens.
+
+    The advantages are -0.5, -1.5, ..., the weights 1.
+    """
+    rollouts = make_rollouts(make_prompt(prompt_id, [IMAGE] * 2, ["a", "b"]), multi, **anchors)
+    valid = range(len(rollouts.multi.valid))
+    return SampledPrompt(rollouts, tuple(-k - 0.5 for k in valid), (1.0,) * len(valid))
 
 
 def collate(items, num_ranks=1):
     return train_batch(
-        items, 0, prompt_length=lambda request: 10, prompts_per_update=2, num_ranks=num_ranks,
+        items, prompt_length=lambda request: 10, prompts_per_update=2, num_ranks=num_ranks,
         tokens_per_forward=1000, packing="shared_prefix",
     )  # fmt: skip
 
@@ -41,26 +46,52 @@ def test_only_valid_rollouts_of_the_own_prompt():
     )
     x, z = batch.prompts
     assert (x.prompt_id, z.prompt_id) == ("x", "z")
-    assert [(r.reward, len(r.token_ids), r.off_policy) for r in x.responses] == [(1.0, 1, False), (0.5, 3, False)]
+    found = [(len(r.token_ids), r.advantage, r.weight, r.off_policy) for r in x.responses]
+    assert found == [(1, -0.5, 1.0, False), (3, -1.5, 1.0, False)]
     assert x.responses[1].rollout_logprobs == (-0.5,) * 3
-    assert (x.anchor_rewards, z.anchor_rewards) == ((0.25,), (0.75, 0.125))
     assert (x.prompt_token_ids, x.num_prompt_tokens) == ((1, 2, 3), 10)
 
 
 @given(st.permutations(range(6)))
 @settings(max_examples=30, deadline=None)
-def test_anchors_stay_with_their_prompt_in_any_order(order):
-    items = [kept(str(i), [float(i)] * 2, a=[i + 0.5], b=[i + 0.25]) for i in range(6)]
+def test_advantages_and_weights_stay_with_their_response_in_any_order(order):
+    made = [kept(str(i), [float(i)] * 2) for i in range(6)]
+    items = [replace(item, advantages=(i + 0.25, -i), weights=(0.5, i + 1.0)) for i, item in enumerate(made)]
+    items[3] = replace(items[3], carried=True)
     for prompt in collate([items[i] for i in order], num_ranks=2).prompts:
         i = int(prompt.prompt_id)
-        assert prompt.anchor_rewards == (i + 0.5, i + 0.25)
-        assert all(response.reward == i for response in prompt.responses)
+        found = [(len(r.token_ids), r.advantage, r.weight) for r in prompt.responses]
+        assert found == [(1, i + 0.25, 0.5), (2, -i, i + 1.0)]
+        assert prompt.carried is (i == 3)
+
+
+def test_a_response_of_weight_0_is_not_sent_and_a_prompt_without_others_neither():
+    x, y = kept("x", [1.0, 0.5, None, 0.0]), kept("y", [1.0, 1.0])
+    batch = collate([replace(x, weights=(1.0, 0.0, 0.25)), replace(y, weights=(0.0, 0.0))])
+    (prompt,) = batch.prompts
+    assert prompt.prompt_id == "x"
+    assert [(len(r.token_ids), r.advantage, r.weight) for r in prompt.responses] == [(1, -0.5, 1.0), (4, -2.5, 0.25)]
+    assert [plan.rows for plan in batch.updates] == [((0, 0), (0, 1))]
+    assert collate([replace(y, weights=(0.0, 0.0))]).updates == ()
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_is_finite_and_not_negative(weight):
+    with pytest.raises(ValueError, match=f"not negative; got {weight}"):
+        collate([replace(kept("x", [1.0]), weights=(weight,))])
+
+
+def test_a_prompt_has_one_advantage_and_weight_for_each_valid_response():
+    for name in ("advantages", "weights"):
+        with pytest.raises(ValueError, match="zip"):
+            collate([replace(kept("x", [1.0, None, 0.0]), **{name: (1.0,) * 3})])
 
 
 def test_a_prompt_twice_or_a_view_as_multi_is_an_error():
     with pytest.raises(ValueError, match=r"twice.*'x'"):
         collate([kept("x", [1.0]), kept("x", [0.0])])
-    mono = PromptRollouts(kept("x", [1.0]).prompt, make_group("x", ("a",), [1.0]), ())
+    item = kept("x", [1.0])
+    mono = replace(item, rollouts=replace(item.rollouts, multi=make_group("x", ("a",), [1.0])))
     with pytest.raises(ValueError, match="multi group"):
         collate([mono])
 
@@ -123,7 +154,7 @@ def test_update_plans_hold_every_response_once(described, per_update, ranks, bud
     prompts = [
         TrainPrompt(
             str(i), (1,), length, image if pictured else (),
-            tuple(TrainResponse((7,) * n, (0.0,) * n, 0.0) for n in responses), (),
+            tuple(TrainResponse((7,) * n, (0.0,) * n, 0.0, 1.0) for n in responses),
         )
         for i, (length, responses, pictured) in enumerate(described)
     ]  # fmt: skip

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mars.checks.answers import EMPTY_ANSWER, answer_of, disagreement, perfect_answer
+from mars.checks.answers import EMPTY_ANSWER, answered_perfectly, disagreement
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
-from mars.data.rows.dataset import load_prompts
 from mars.errors import DataError
 from mars.inputs import prompt_templates
 from mars.rewards.functions import RewardsBySet, load_reward
+from mars.rollout.collect import reward_input
 from mars.types import ImageRef, Message, Prompt, Source
+from tests.builders import load_prompts
 
 REAL_SIZES = [(1280, 1024), (1600, 900), (640, 480), (500, 333), (8, 1200)]
 FAMILIES = {"qwen2_5_vl": (14, "resized_pixels"), "qwen3_vl": (16, "norm_1000")}
@@ -42,10 +43,9 @@ def test_a_perfect_answer_to_a_real_size_scores_one(size, tokens, family):
     prompt, frames = make(size, truth, family, tokens)
     reward = load_reward("grounding", "strict")
     for view in (None, ("visible",), ("infrared",)):
-        answer = perfect_answer(prompt, view, "grounding", frames)
-        result = reward(answer_of(prompt, view, answer, frames))
+        result = reward(answered_perfectly(prompt, view, "grounding", frames))
         assert result.score == pytest.approx(1.75, abs=1e-9)  # 0.75 for the format, 1 for the boxes
-    assert reward(answer_of(prompt, None, EMPTY_ANSWER, frames)).accuracy == 0
+    assert reward(reward_input(prompt, None, EMPTY_ANSWER, frames)).accuracy == 0
     assert disagreement(prompt, "grounding", reward, frames) is None
     assert ("0 to 1000" in prompt.messages[0].text) == (family == "qwen3_vl")
     assert ("pixel" in prompt.messages[0].text) == (family == "qwen2_5_vl")
@@ -87,8 +87,7 @@ def test_vqa_truths_of_all_kinds(truth, extra):
     prompt, frames = make((640, 480), truth, function="vqa", question="Which?", **extra)
     reward = load_reward("vqa", "strict")
     assert disagreement(prompt, "vqa", reward, frames) is None
-    answer = perfect_answer(prompt, None, "vqa", frames)
-    assert reward(answer_of(prompt, None, answer, frames)).score == 1.5
+    assert reward(answered_perfectly(prompt, None, "vqa", frames)).score == 1.5
 
 
 def test_disagreements_are_named():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mars.config.keys import leaves, nearest
+from mars.config.keys import leaves, nearest, sections_of
 from mars.config.schema import TrainConfig
 from mars.config.verl_names import NAMES, translation
 
@@ -14,8 +14,8 @@ KEYS = list(leaves(TrainConfig))
 @st.composite
 def misspelt_keys(draw):
     """(key, the key with one letter of its last part dropped, doubled, replaced or swapped with the next)."""
-    key = draw(st.sampled_from([key for key in KEYS if len(key.partition(".")[2]) >= 5]))
-    section, _, name = key.partition(".")
+    key = draw(st.sampled_from([key for key in KEYS if len(key.rpartition(".")[2]) >= 5]))
+    section, _, name = key.rpartition(".")
     i = draw(st.integers(0, len(name) - 2))
     wrong = draw(
         st.sampled_from(
@@ -41,7 +41,7 @@ def test_a_misspelt_name_is_recognised(pair):
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(KEYS), st.integers(0, 20))
 def test_a_misspelt_section_is_recognised(key, position):
-    section, _, name = key.partition(".")
+    section, _, name = key.rpartition(".")
     i = position % len(section)
     wrong = f"{section[:i]}{section[i + 1 :]}.{name}"
     assert nearest(wrong, KEYS)[0] == key
@@ -49,6 +49,19 @@ def test_a_misspelt_section_is_recognised(key, position):
 
 def test_a_name_without_its_section_finds_all_its_homes():
     assert sorted(nearest("top_p", KEYS)) == ["evaluation.top_p", "rollout.top_p"]
+
+
+def test_a_key_in_the_wrong_one_of_nested_sections_is_recognised():
+    assert nearest("rollout.block_size", KEYS) == ["rollout.vllm.block_size"]
+    assert nearest("vllm.block_size", KEYS) == ["rollout.vllm.block_size"]
+    assert nearest("rollout.vllm.max_num_seqs", KEYS) == ["rollout.max_num_seqs"]
+    assert nearest("rollout.vllm.enforce_eagr", KEYS) == ["rollout.vllm.enforce_eager"]
+
+
+def test_the_sections_of_a_key():
+    assert sections_of("rollout.vllm.block_size") == ["rollout", "rollout.vllm"]
+    assert sections_of("run.seed") == ["run"]
+    assert sections_of("run") == []
 
 
 def test_what_is_like_nothing_has_no_neighbour():

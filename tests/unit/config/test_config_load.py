@@ -99,6 +99,23 @@ def test_numbers_keep_their_type():
     assert type(config.run.seed) is int
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["rollout.vllm.block_size=32", "rollout.vllm={block_size: 32}", "rollout={vllm: {block_size: 32}}"],
+)
+def test_a_setting_of_a_nested_section(override, experiment):
+    chosen, dirs = experiment("# @package _global_\nrollout: {vllm: {block_size: 16, enforce_eager: true}}\n")
+    vllm = load_config("train", [FILES, *chosen, override], dirs).rollout.vllm
+    assert (vllm.block_size, vllm.enforce_eager, vllm.gpu_memory_utilization) == (32, True, 0.5)
+
+
+def test_the_dotted_values_of_a_configuration():
+    values = load_config("train", [FILES, "data.source_image_pixels={infrared: [3136, 9000]}"], []).dotted()
+    assert list(values) == list(leaves(TrainConfig))
+    assert values["rollout.vllm.gpu_memory_utilization"] == 0.5
+    assert values["data.source_image_pixels"] == {"infrared": [3136, 9000]}
+
+
 def test_sft_has_its_own_settings():
     config = load_config("sft", [FILES, "sft.batch_size=3"], [])
     assert isinstance(config, SftConfig)
@@ -135,6 +152,19 @@ REFUSALS = {
     "algorthm=grpo": "algorthm: unknown key; got 'grpo'; did you mean algorithm?",
     "quantum.flux=1": "quantum.flux: unknown key; got 1; docs/config.md lists all keys",
     "ROLLOUT.TOP_P=1": "ROLLOUT.TOP_P: unknown key; got 1; did you mean rollout.top_p?",
+    # nested sections
+    "rollout.vllm.blok_size=8": "rollout.vllm.blok_size: unknown key; got 8; did you mean rollout.vllm.block_size?",
+    "rollout.vlm.block_size=8": "rollout.vlm.block_size: unknown key; got 8; did you mean rollout.vllm.block_size?",
+    "vllm.block_size=8": "vllm.block_size: unknown key; got 8; did you mean rollout.vllm.block_size?",
+    "rollout={vllm: {blok_size: 8}}": "rollout.vllm.blok_size: unknown key; got 8; did you mean rollout.vllm.block",
+    "rollout.vllm={blok_size: 8}": "rollout.vllm.blok_size: unknown key; got 8; did you mean rollout.vllm.block_size?",
+    "rollout.vllm.quantum=1": "unknown key; got 1; the keys of rollout.vllm are enforce_eager, block_size, kv_cache",
+    "rollout.quantum=1": "rollout.quantum: unknown key; got 1; the keys of rollout are engine, num_workers,",
+    "rollout.vllm=3": "rollout.vllm: a section, not a value; got 3; set one of rollout.vllm.enforce_eager, rollout.vl",
+    "~rollout.vllm": "rollout.vllm: cannot be removed, everything has a value;",
+    "rollout.vllm.block_size=0": "rollout.vllm.block_size: out of range; got 0; give an integer > 0 or null",
+    "rollout.vllm.block_size={a: 1}": "rollout.vllm.block_size: wrong type, it has no keys of its own; got {'a': 1}",
+    "rollout.vllm.enforce_eager=???": "rollout.vllm.enforce_eager: not set; give true or false",
     # groups
     "algorithm=grop": "algorithm: no such choice; got 'grop'; did you mean grpo?",
     "anchor=null": "anchor: no such choice; got null;",
@@ -200,6 +230,8 @@ REFUSALS = {
     "data.train_batch_size=8": "data.train_batch_size: verl's name; got 8; use data.prompts_per_step",
     "data.max_response_length=8": "data.max_response_length: verl's name; got 8; use rollout.max_response_tokens",
     "+algorithm.adv_estimator=grpo": "algorithm.adv_estimator: verl's name; got 'grpo'; use algorithm.estimator (grpo",
+    "actor_rollout_ref.rollout.enforce_eager=true": "verl's name; got true; use rollout.vllm.enforce_eager",
+    "worker.rollout.gpu_memory_utilization=1": "verl's name; got 1; use rollout.vllm.gpu_memory_utilization",
     "trainer.nnodes=2": "trainer.nnodes: verl's name for what mars has no key for; got 2; leave it out: workers are",
     "worker.rollout.n=8": "worker.rollout.n: verl's name; got 8; use rollout.samples_per_prompt",
     "actor_rollout_ref.actor.clip_ratio=1": "verl's name; got 1; use algorithm.clip_low and algorithm.clip_high",
@@ -307,6 +339,11 @@ def test_a_misspelt_key_does_not_count_as_not_set():
     assert the_problem("data.train_file=[a]", files=None).endswith("did you mean data.train_files?")
 
 
+def test_a_nested_section_that_is_no_section_does_not_leave_its_keys_not_set(experiment):
+    chosen, dirs = experiment("# @package _global_\nrollout: {vllm: 3}\n")
+    assert the_problem(*chosen, dirs=dirs).startswith("rollout.vllm: a section, not a value")
+
+
 def test_a_misspelt_experiment_blames_only_itself_and_what_the_command_line_sets():
     lines = problems("experiment=quikstart", "rollout.top_p=7", "cluster.device=cpu", files=None)
     assert [line.partition(":")[0] for line in lines] == ["experiment", "rollout.top_p"]
@@ -343,6 +380,9 @@ BROKEN_EXPERIMENTS = {
     "rollout: {n: 3}": "rollout.n: verl's name; got 3; use rollout.samples_per_prompt",
     "rolout: {top_p: 0.5}": "rolout.top_p: unknown key; got 0.5; did you mean rollout.top_p?",
     "rollout: {top_p: {x: 1}}": "rollout.top_p.x: unknown key; got 1; did you mean rollout.top_p?",
+    "rollout: {vllm: {blok_size: 8}}": "rollout.vllm.blok_size: unknown key; got 8; did you mean rollout.vllm.block_",
+    "rollout: {vllm: 3}": "rollout.vllm: a section, not a value; got 3; set one of rollout.vllm.enforce_eager,",
+    "rollout: {vllm: null}": "rollout.vllm: a section, not a value; got null; set one of rollout.vllm.enforce_eager,",
     "rollout: 3": "rollout: a section, not a value; got 3; set one of",
     "rollout: null": "rollout: a section, not a value; got null; set one of",
     "rollout: [1]": "configuration files: cannot be composed",

@@ -19,7 +19,7 @@ MODULES = [
     *(ROOT / "mars" / name for name in ("checks/data.py", "cli/check.py", "cli/convert.py", "report/data_page.py")),
     ROOT / "mars" / "evaluation" / "questions.py",
 ]
-HINT = re.compile(r"; (?:got|give|use|name|remove|want|mend|sides|set) .*", re.DOTALL)
+HINT = re.compile(r"; (?:got|give|use|name|remove|want|fix|sides|set) .*", re.DOTALL)
 # Said of a row or an image that the reader has refused by its reason before.
 BEHIND_OTHERS = (
     "message role must be",
@@ -49,7 +49,7 @@ def reasons() -> set[str]:
     found = {f"image_{reason}" for reason in get_args(BadImageReason)}
     found |= {f"{number}_{what}" for number in ("missing", "several")
               for what in ("visible_image", "infrared_image", "annotation")}  # fmt: skip
-    for _, call in calls(("RowError", "Problem")):
+    for _, call in calls(("RowError", "RowProblem")):
         place = 0 if call.func.id == "RowError" else 1
         reason = text_of(call.args[place]) if len(call.args) > place else None
         if reason and "…" not in reason:

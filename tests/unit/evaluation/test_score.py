@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mars.errors import ConfigError, DataError
 from mars.evaluation.summary import mean_interval
 from mars.report.scores import score_file
-from mars.rewards.compat_score import is_readable
+from mars.rewards.built_in import BUILT_IN
 from tests.unit.evaluation.result_files import boxes_text, line, vqa_text, write_folder, write_public
 
 TWO = [[0, 0, 10, 10], [20, 0, 40, 10]]
@@ -269,7 +269,7 @@ def test_any_text_of_a_model_is_scored(tmp_path_factory, text, task):
     ],
 )
 def test_what_can_be_read(function, text, readable):
-    assert is_readable(function, text) is readable
+    assert BUILT_IN[function].is_readable(text) is readable
 
 
 # --- properties of the intervals

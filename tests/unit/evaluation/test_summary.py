@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.evaluation.summary import ACCURACY, MEAN_IOU, EvalRecord, eval_metrics, mean_interval, summarize
+from mars.evaluation.summary import EvalRecord, eval_metrics, mean_interval, summarize
+from mars.rewards.contract import ACCURACY, MEAN_IOU
 
 # Rows of hand arithmetic: prompt, view, accuracy.
 ACCURACIES = [

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from mars.evaluation.summary import ACCURACY, MEAN_IOU, EvalRecord, eval_metrics, summarize
+from mars.evaluation.summary import EvalRecord, eval_metrics, summarize
 from mars.evaluation.tables import by_scorer, evaluation_rows
 from mars.report.run_page import write_report
 from mars.rewards.compat_score import CompatScore
+from mars.rewards.contract import ACCURACY, MEAN_IOU
 
 
 def result(highest: float = 1.5) -> dict:

@@ -14,18 +14,18 @@ import torch
 
 from mars.actor.objective import truncation_nats
 from mars.rollout.engine import EngineCounts
-from mars.rollout.hf_engine import HfEngine, HfSettings, _Sampler, _SeededNoise
+from mars.rollout.hf_engine import HfEngine, _Sampler, _SeededNoise
 from mars.types import RolloutRequest, Sampling, WeightUpdate
-from mars.types import Sequence as TokenSequence
-from tests.builders import completions
+from tests.builders import completions, train_config
+from tests.tiny_world import response_logprobs, sampled_prompt
 
 FREE = Sampling(1.0, 1.0, 0, 6)
 GREEDY = Sampling(0.0, 1.0, 0, 6)
 
 
 def engine_of(world, folder=None, max_num_seqs=64, rules=None):
-    settings = HfSettings(str(folder or world.folder), "float32", "cpu", False, max_num_seqs)
-    return HfEngine(settings, rules or world.rules, process=world.processor.process, fetch=lambda p: iter(p.items()))
+    config = train_config(path=str(folder or world.folder), max_num_seqs=max_num_seqs)
+    return HfEngine(config, rules or world.rules, process=world.processor.process, fetch=lambda p: iter(p.items()))
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +129,8 @@ def test_logprobs_are_the_trainers(family, temperature, request, pictures):
         for i, images in enumerate([pictures[:2], [], pictures[3:]])
     ]
     results = completions(engine_of(one), asked)
-    sequences = [
-        TokenSequence(r.prompt_token_ids, r.images, c.token_ids)
-        for r, samples in zip(asked, results, strict=True)
-        for c in samples
-    ]
-    scored = one.trainer(temperature=temperature).logprobs(sequences)
+    prompts = [sampled_prompt(r, [c.token_ids for c in row]) for r, row in zip(asked, results, strict=True)]
+    scored = response_logprobs(one.trainer(temperature=temperature), prompts)
     for mine, completion in zip(scored, (c for samples in results for c in samples), strict=True):
         assert completion.logprobs == pytest.approx(mine, abs=1e-4)
 
@@ -233,8 +229,8 @@ def test_new_weights_change_what_is_generated(family, request, pictures):
     engine.load_weights(trainer.publish_weights())
     after = completions(engine, asked)
     assert tokens(after) != tokens(before)
-    sequences = [TokenSequence(asked[0].prompt_token_ids, asked[0].images, c.token_ids) for c in after[0]]
-    for mine, completion in zip(trainer.logprobs(sequences), after[0], strict=True):
+    scored = response_logprobs(trainer, [sampled_prompt(asked[0], [c.token_ids for c in after[0]])])
+    for mine, completion in zip(scored, after[0], strict=True):
         assert completion.logprobs == pytest.approx(mine, abs=1e-4)
 
 

@@ -6,10 +6,11 @@ import io
 import pytest
 from rich.console import Console
 
-from mars.evaluation.summary import MEAN_IOU, EvalRecord, summarize
+from mars.evaluation.summary import EvalRecord, summarize
 from mars.evaluation.tables import evaluation_rows, evaluation_table
 from mars.output import text as text_module
 from mars.output.text import shorten, visible
+from mars.rewards.contract import MEAN_IOU
 from mars.tracking import console as console_module
 from mars.tracking.console import ConsoleTracker, duration, step_line
 

@@ -52,8 +52,8 @@ def evaluation(paths, text, truth, **fields):
 
 
 def run_convert(out: Path, name: str, source: Path, *options) -> tuple[list[dict[str, Any]], Any]:
-    """Rows of the files that the command writes, in order, and the card. The command in this process."""
+    """Rows of the files that the command writes, in order, and the metadata. The command in this process."""
     app(["data", "convert", name, str(source), str(out), *map(str, options)], standalone_mode=False)
     rows = [row for file in sorted(out.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
-    card = json.loads((out / "dataset.json").read_text()) if (out / "dataset.json").exists() else None
-    return rows, card
+    metadata = json.loads((out / "dataset.json").read_text()) if (out / "dataset.json").exists() else None
+    return rows, metadata

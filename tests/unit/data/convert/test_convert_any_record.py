@@ -86,4 +86,4 @@ def test_any_value_in_any_place(tmp_path_factory, kind, data):
             continue
         stored = StoredRow(str(file), 0, 0, columns)
         result = read_row(stored, "", str(folder), lambda prompt: None, probe_size)
-        assert isinstance(result, list) or result.sources == ()  # there is no image file
+        assert result.prompt is None or result.prompt.sources == ()  # there is no image file

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import shutil
 
@@ -7,9 +6,9 @@ import pytest
 from PIL import Image
 
 from mars.cli.main import app
-from mars.data.convert.llvip import LICENCE, QUESTION, LlvipOptions, convert_llvip, llvip_set
-from mars.data.rows.dataset import load_prompts
+from mars.data.convert.llvip import LICENCE, QUESTION, LlvipOptions, llvip_set
 from mars.errors import DataError
+from tests.builders import load_prompts
 
 SIZE = (40, 32)
 
@@ -67,11 +66,11 @@ def truths(out, split="train"):
 
 
 def convert(source, out, splits=("train",)):
-    return convert_llvip(str(source.root), str(out), splits)
+    return command(source, out, *(word for split in splits for word in ("--split", split)))
 
 
 def command(source, out, *options):
-    """The card that the command writes."""
+    """The metadata that the command writes."""
     app(["data", "convert", "llvip", str(source.root), str(out), *map(str, options)], standalone_mode=False)
     return json.loads((out / "dataset.json").read_text())
 
@@ -79,7 +78,7 @@ def command(source, out, *options):
 def test_a_row_in_full(source, tmp_path):
     source.scene("010002", voc((1, 1, 40, 32), (5, 6, 7, 8)))
     source.scene("190001", voc((2, 2, 2, 2)), split="test")
-    card = convert(source, tmp_path / "out", ("train", "test"))
+    stored = convert(source, tmp_path / "out", ("train", "test"))
     (row,) = rows(tmp_path / "out")
     assert row["data_source"] == "llvip"
     assert row["prompt"] == [{"role": "user", "content": f"<image><image>\n{QUESTION}"}]
@@ -104,16 +103,11 @@ def test_a_row_in_full(source, tmp_path):
         "encodings": None,
     }
     assert truths(tmp_path / "out", "test") == [[(1, 1, 2, 2)]]
-    stored = json.loads((tmp_path / "out" / "dataset.json").read_text())
-    assert stored == {key: value for key, value in card.items() if key != "problems"}
     assert stored["licence"] == LICENCE
     assert stored["converter"].startswith("llvip")
     assert stored["sources"] == ["visible", "infrared"]
     assert stored["splits"]["train"]["rows"] == 1
     assert stored["splits"]["train"]["boxes"] == 2
-    file = source.root / "infrared" / "test" / "190001.jpg"
-    assert stored["image_sha256"]["infrared/test/190001.jpg"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert len(stored["image_sha256"]) == 4
 
 
 def test_what_is_written_is_read_back(source, tmp_path):
@@ -129,8 +123,8 @@ def test_what_is_written_is_read_back(source, tmp_path):
 def test_the_own_folder_resolves_images_below_it(source, tmp_path, below):
     source.scene("a", voc((3, 3, 9, 9)))
     out = source.root if below else source.root.parent
-    card = convert(source, out)
-    assert card["image_paths_relative_to"] == "this folder"
+    metadata = convert(source, out)
+    assert metadata["image_paths_relative_to"] == "this folder"
     loaded = load_prompts([str(out / "train.parquet")], None, "error", lambda prompt: None)
     assert loaded.prompts[0].sources[0].image.path == str(source.root / "visible" / "train" / "a.jpg")
     text = (out / "dataset.json").read_text() + json.dumps(rows(out))
@@ -162,11 +156,11 @@ def test_annotations_without_images_are_counted(source, tmp_path, capsys):
     source.scene("a", voc((1, 1, 4, 4)))
     source.scene("b", voc((1, 1, 4, 4)), split="test", annotation_split="test")
     source.xml("gone", voc((1, 1, 4, 4)), "test")
-    card = command(source, tmp_path / "out")
-    assert card["left_out"] == {"annotations_without_image": 2}  # "gone" and the fixture's "unrelated"
+    metadata = command(source, tmp_path / "out")
+    assert metadata["left_out"] == {"annotations_without_image": 2}  # "gone" and the fixture's "unrelated"
     assert "left out     2 annotations_without_image" in capsys.readouterr().out
-    card = command(source, tmp_path / "out", "--split", "train")
-    assert card["left_out"] == {"annotations_without_image": 1}
+    metadata = command(source, tmp_path / "out", "--split", "train")
+    assert metadata["left_out"] == {"annotations_without_image": 1}
 
 
 def test_a_split_that_only_one_source_has_is_not_passed_over(source, tmp_path):
@@ -186,9 +180,9 @@ def test_split_annotations_come_before_flat_ones(source, tmp_path):
 
 def test_boxes_are_clipped_and_counted(source, tmp_path):
     source.scene("a", voc((0, -3, 50, 10), (1, 1, 40, 32)))
-    card = convert(source, tmp_path / "out")
+    metadata = convert(source, tmp_path / "out")
     assert truths(tmp_path / "out") == [[(0, 0, 40, 10), (0, 0, 40, 32)]]
-    assert card["splits"]["train"]["boxes_clipped"] == 1
+    assert metadata["splits"]["train"]["boxes_clipped"] == 1
 
 
 BILLION_LAUGHS = (
@@ -222,11 +216,10 @@ OUTSIDE_FILE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotatio
 def test_an_unusable_scene_is_left_out_and_listed(source, tmp_path, text, reason):
     source.scene("good", voc((1, 1, 4, 4)))
     source.scene("bad", text)
-    card = convert(source, tmp_path / "out")
-    assert card["splits"]["train"]["dropped"] == {reason: 1}
-    assert card["splits"]["train"]["dropped_ids"] == {reason: ["bad"]}
+    metadata = convert(source, tmp_path / "out")
+    assert metadata["splits"]["train"]["dropped"] == {reason: 1}
+    assert metadata["splits"]["train"]["dropped_ids"] == {reason: ["bad"]}
     assert [row["extra_info"]["id"] for row in rows(tmp_path / "out")] == ["good"]
-    assert not any("bad" in path for path in card["image_sha256"])
 
 
 def test_unusable_images_are_left_out_and_listed(source, tmp_path):
@@ -240,8 +233,8 @@ def test_unusable_images_are_left_out_and_listed(source, tmp_path):
     (source.root / "infrared" / "train" / "d.jpg").write_bytes(data[: len(data) // 2])
     picture(source.root / "visible" / "train", "e.png")
     source.scene("f", good, sizes=(SIZE, (20, 16)))
-    card = convert(source, tmp_path / "out")
-    assert card["splits"]["train"]["dropped_ids"] == {
+    metadata = convert(source, tmp_path / "out")
+    assert metadata["splits"]["train"]["dropped_ids"] == {
         "image_empty": ["c"],
         "image_undecodable": ["d"],
         "missing_infrared_image": ["a"],
@@ -249,7 +242,7 @@ def test_unusable_images_are_left_out_and_listed(source, tmp_path):
         "several_visible_image": ["e"],
         "sizes_differ": ["f"],
     }
-    assert card["splits"]["train"]["rows"] == 1
+    assert metadata["splits"]["train"]["rows"] == 1
 
 
 def test_the_same_twice_to_the_byte_and_in_order(source, tmp_path):
@@ -268,11 +261,11 @@ def test_options_of_the_command(source, tmp_path):
     source.scene("a", voc((1, 1, 4, 4)))
     source.scene("b", voc())
     source.scene("c", voc((1, 1, 4, 4), label="car"))
-    card = command(source, tmp_path / "out", "--question", "Who?", "--licence", "CC0", "--keep-empty")
+    metadata = command(source, tmp_path / "out", "--question", "Who?", "--licence", "CC0", "--keep-empty")
     assert rows(tmp_path / "out")[0]["prompt"][0]["content"] == "<image><image>\nWho?"
     assert truths(tmp_path / "out") == [[(0, 0, 4, 4)], [], []]
-    assert (card["licence"], list(card["splits"])) == ("CC0", ["train"])
-    assert card["splits"]["train"]["boxes_of_other_labels"] == 1
+    assert (metadata["licence"], list(metadata["splits"])) == ("CC0", ["train"])
+    assert metadata["splits"]["train"]["boxes_of_other_labels"] == 1
     with pytest.raises(DataError, match="<image>"):
         command(source, tmp_path / "out", "--question", "Who <image>?")
     with pytest.raises(DataError, match=r"test: no such folder"):
@@ -293,8 +286,8 @@ def test_several_sets_can_have_one_image_root(source, tmp_path):
 def test_scenes_whose_names_are_no_text(source, tmp_path):
     for name in ("good", "a\nb", "x\udcff"):
         source.scene(name, voc((1, 1, 4, 4)))
-    card = command(source, tmp_path / "out")
-    assert card["splits"]["train"]["dropped_ids"] == {"image_path": [r"a\nb", r"x\udcff"]}
+    metadata = command(source, tmp_path / "out")
+    assert metadata["splits"]["train"]["dropped_ids"] == {"image_path": [r"a\nb", r"x\udcff"]}
     with pytest.raises(DataError, match="--question: is not Unicode text"):
         command(source, tmp_path / "out", "--question", "Who\udcff?")
 

@@ -119,9 +119,9 @@ def test_a_system_turn_holds_no_image(tmp_path, convert, pair):
 
 def test_a_question_without_an_answer_is_counted(tmp_path, convert, pair):
     records = [{"id": "a", "image": pair, "conversations": talk("A cup?", "Yes", "And a plate?", "No", "A fork?")}]
-    rows, card = convert("spatialqa", write(tmp_path / "src" / "t.json", records))
+    rows, metadata = convert("spatialqa", write(tmp_path / "src" / "t.json", records))
     assert [row["extra_info"]["id"] for row in rows] == ["a-1", "a-2"]
-    assert card["splits"]["train"]["dropped_ids"] == {"prompt": ["t.json:0, question 3"]}
+    assert metadata["splits"]["train"]["dropped_ids"] == {"prompt": ["t.json:0, question 3"]}
 
 
 # DEMON and M4-Instruct
@@ -139,15 +139,15 @@ def test_instructions_that_the_file_does_not_have_are_counted(tmp_path, convert,
     names = views(tmp_path / "src")
     source = tmp_path / "src" / "full.json"
     write(source, {"data": [demon_record(1, names)], **({} if metadata is None else {"metadata": metadata})})
-    rows, card = convert("nuscenes", source)
+    rows, metadata = convert("nuscenes", source)
     assert texts(rows[0])[0][1].endswith("<image>\nQuestion: who?")
-    assert card["splits"]["train"]["without_task_instruction"] == 1
+    assert metadata["splits"]["train"]["without_task_instruction"] == 1
     write(source, {"data": [demon_record(i, names, task_instruction_id=k) for i, k in enumerate(["1", 2])],
                    "metadata": {"task_instruction": ["No.", "Look."]}})  # fmt: skip
-    rows, card = convert("nuscenes", source)
+    rows, metadata = convert("nuscenes", source)
     assert texts(rows[0])[0][1].endswith("\nLook. Question: who?")
-    assert card["splits"]["train"]["dropped"] == {"prompt": 1}
-    assert "without_task_instruction" not in card["splits"]["train"]
+    assert metadata["splits"]["train"]["dropped"] == {"prompt": 1}
+    assert "without_task_instruction" not in metadata["splits"]["train"]
 
 
 def test_tables_are_images_and_alternatives_may_be_a_list(tmp_path, convert):
@@ -155,11 +155,11 @@ def test_tables_are_images_and_alternatives_may_be_a_list(tmp_path, convert):
     task = {"context": "{table#2} and {image#1}: who?", "images_path": names}
     records = [demon_record(1, names, task_instance=task), demon_record(2, names, response=["three", "3"])]
     records += [demon_record(3, names, response=3), demon_record(4, names, response=[[1, 2, 3, 4]])]
-    rows, card = convert("nuscenes", write(tmp_path / "src" / "full.json", records))
+    rows, metadata = convert("nuscenes", write(tmp_path / "src" / "full.json", records))
     assert [image["path"] for image in rows[0]["images"]] == ["images/1.jpg", "images/0.jpg"]
     assert rows[0]["extra_info"]["sources"] == ["view_2", "view_1"]
     assert [truth(row) for row in rows] == ["a car", "three or 3", "3"]
-    assert card["splits"]["train"]["dropped_ids"] == {"truth": ["full.json:3"]}
+    assert metadata["splits"]["train"]["dropped_ids"] == {"truth": ["full.json:3"]}
 
 
 def m4_record(number, data_set, split, names):
@@ -175,19 +175,19 @@ def test_one_file_of_many_sets_and_splits(tmp_path, convert, caplog):
     records = [m4_record(i, data_set, split, names) for i, (data_set, split) in enumerate(sets)]
     records.append({**m4_record(5, "nuscenes", "train", names), "metadata": None})
     source = write(tmp_path / "src" / "m4_instruct.json", records)
-    rows, card = convert("nuscenes", source)
+    rows, metadata = convert("nuscenes", source)
     assert [(row["extra_info"]["id"], row["extra_info"]["split"]) for row in rows] == [
         ("2", "test"), ("0", "train"), ("5", "train")
     ]  # fmt: skip
-    assert card["left_out"] == {"records_of_other_sets": 3}
-    rows, card = convert("ocr_vqa", source)
+    assert metadata["left_out"] == {"records_of_other_sets": 3}
+    rows, metadata = convert("ocr_vqa", source)
     assert [row["extra_info"]["id"] for row in rows] == ["3", "1", "5"]
     assert caplog.messages == []
     # No record names the set: they are all taken for it, and that is said.
-    rows, card = convert("spatialqa", source)
+    rows, metadata = convert("spatialqa", source)
     assert "no record says that it is of spatialqa, but nuscenes, ocrvqa, other; all are taken" in caplog.text
     assert len(rows) == 6
-    assert card["left_out"] == {}
+    assert metadata["left_out"] == {}
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,8 @@ def test_the_rule_for_paths_holds_though_the_first_images_are_missing(tmp_path, 
     gone = [[f"data/LLVIP/{path.replace('1.jpg', f'gone{i}.jpg')}" for path in spectra] for i in range(60)]
     there = [f"data/LLVIP/{path}" for path in spectra]
     records = [evaluation(paths, "Detect.", [[1, 2, 3, 4]]) for paths in [*gone, there]]
-    rows, card = convert("eval_json", write(tmp_path / "src" / "llvip.json", records))
-    assert card["splits"]["llvip"]["dropped"] == {"image_missing": 60}
+    rows, metadata = convert("eval_json", write(tmp_path / "src" / "llvip.json", records))
+    assert metadata["splits"]["llvip"]["dropped"] == {"image_missing": 60}
     assert rows[0]["extra_info"]["id"] == "llvip-60", "an id says which record it is, whatever is left out"
 
 
@@ -267,9 +267,9 @@ def test_the_rule_for_paths_holds_though_the_first_images_are_missing(tmp_path, 
 )  # fmt: skip
 def test_truths_of_evaluation_files(tmp_path, convert, spectra, given, written):
     good = evaluation(spectra, "Detect.", [[9, 9, 10, 10]])
-    rows, card = convert("eval_json", write(tmp_path / "src" / "e.json", [good, evaluation(spectra, "D", given)]))
+    rows, metadata = convert("eval_json", write(tmp_path / "src" / "e.json", [good, evaluation(spectra, "D", given)]))
     assert [truth(row) for row in rows[1:]] == ([] if written is None else [written])
-    assert card["splits"]["e"]["dropped"] == ({"truth": 1} if written is None else {})
+    assert metadata["splits"]["e"]["dropped"] == ({"truth": 1} if written is None else {})
 
 
 def test_tags_in_the_text_of_an_evaluation_file(tmp_path, convert, pair):
@@ -278,22 +278,22 @@ def test_tags_in_the_text_of_an_evaluation_file(tmp_path, convert, pair):
         evaluation(pair, "Is <image> one?", "Yes"),
         evaluation(pair, "<image 1> A cup?", "Yes"),
     ]
-    rows, card = convert("eval_json", write(tmp_path / "src" / "spatialqa_eval.json", records))
+    rows, metadata = convert("eval_json", write(tmp_path / "src" / "spatialqa_eval.json", records))
     assert texts(rows[0]) == [("user", "<image>\nis the depth of <image>. A cup?")]
     assert rows[0]["extra_info"]["sources"] == ["depth", "rgb"]
-    assert card["splits"]["spatialqa_eval"]["dropped"] == {"sources": 2}
+    assert metadata["splits"]["spatialqa_eval"]["dropped"] == {"sources": 2}
 
 
 def test_a_benchmark_is_asked_as_it_is(tmp_path, convert, spectra):
     """Twice is twice; a training set has a row once, with an id or without."""
     records = [evaluation(spectra, "Detect.", [[1, 2, 3, 4]])] * 2
     records += [evaluation(spectra, "Detect.", [[1, 2, 3, 4]], extra_info={"sample_id": 0})] * 2
-    rows, card = convert("eval_json", write(tmp_path / "src" / "llvip.json", records))
+    rows, metadata = convert("eval_json", write(tmp_path / "src" / "llvip.json", records))
     assert [row["extra_info"]["id"] for row in rows] == ["llvip-0", "llvip-1", "0", "0.2"]
     line = {"problem": "<image>Who?", "answer": "Anna", "images": spectra[:1]}
-    rows, card = convert("jsonl", write(tmp_path / "src" / "llvip.json", [line, line, {**line, "id": 0}]))
+    rows, metadata = convert("jsonl", write(tmp_path / "src" / "llvip.json", [line, line, {**line, "id": 0}]))
     assert [row["extra_info"]["id"] for row in rows] == ["llvip-0", "0"]
-    assert card["splits"]["llvip"]["dropped"] == {"duplicate": 1}
+    assert metadata["splits"]["llvip"]["dropped"] == {"duplicate": 1}
 
 
 def test_no_two_rows_have_one_id(tmp_path, convert, spectra):
@@ -383,11 +383,11 @@ def test_blank_lines_count_and_a_set_may_be_called_dataset(tmp_path, convert):
     source = tmp_path / "src" / "rows.jsonl"
     good = json.dumps({"problem": "<image>Who?", "answer": "x", "images": ["images/0.jpg"]})
     source.write_text(f"{good}\n\n  \n{{broken\n")
-    _, card = convert("jsonl", source)
-    assert card["splits"]["rows"]["dropped_ids"] == {"json": ["rows.jsonl:3"]}
+    _, metadata = convert("jsonl", source)
+    assert metadata["splits"]["rows"]["dropped_ids"] == {"json": ["rows.jsonl:3"]}
     source.rename(tmp_path / "src" / "dataset.json")
     assert list(convert("jsonl", tmp_path / "src")[1]["splits"]) == ["dataset"]
-    # A card that another conversion wrote is none of it.
+    # A metadata that another conversion wrote is none of it.
     write(tmp_path / "src" / "more.json", [json.loads(good)])
     (tmp_path / "out" / "dataset.json").replace(tmp_path / "src" / "dataset.json")
     assert list(convert("jsonl", tmp_path / "src")[1]["splits"]) == ["more"]
@@ -429,11 +429,3 @@ def test_a_folder_that_cannot_be_written(tmp_path, convert, spectra):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(SetupError, match="out: cannot be written"):
         convert("eval_json", source)
-
-
-@pytest.mark.parametrize("line", ["5", "null", '{"a": 1}', "[1]", "[[], 1, 2, 3]", "[" * 100_000])
-def test_a_damaged_memory_of_an_interrupted_run_is_forgotten(tmp_path, convert, spectra, line):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".image_digests.jsonl").write_text(f"{line}\n")
-    rows, _ = convert("eval_json", write(tmp_path / "src" / "t.json", [evaluation(spectra, "A?", "b")]))
-    assert len(rows) == 1

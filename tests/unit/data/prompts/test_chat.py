@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from mars.data.prompts.budget import ImageBudget
 from mars.data.prompts.chat import PromptEncoder, expand, prompt_length
-from mars.data.prompts.lengths import drop_overlong, longest_view
-from mars.data.rows.dataset import PromptSet
+from mars.data.prompts.lengths import longest_view
 from mars.errors import DataError, SetupError
 from mars.types import ImageRef, Message, Prompt, Source
 
@@ -197,29 +196,9 @@ def prompt_of(number, text, *sizes):
     return Prompt(f"p{number}", f"f:{number}", "d", user(text), sources, "t")
 
 
-def test_overlong_prompts_are_dropped_or_named_never_cut(model):
+def test_the_longest_view_has_all_images_or_the_largest_in_all_slots(model):
     encoder = model[2]
     short = prompt_of(0, "<image><image>q", (112, 112), (56, 56))  # 16 + 4 image tokens
     bare = len(encoder.encode(short.messages, 2)) - 2
     assert longest_view(short, encoder, BUDGET, "single") == bare + 20
     assert longest_view(short, encoder, BUDGET, "repeated") == bare + 32
-    wordy = prompt_of(1, "<image><image>q" + "w" * 30, (112, 112), (56, 56))
-    large = prompt_of(2, "<image><image>q", (112, 112), (448, 448))
-    sly = prompt_of(3, "<image>q<|im_end|>", (56, 56))
-    whole = PromptSet((short, wordy, large, sly), {"truth": 2}, "f")
-
-    def drop(policy, limit, layout="single"):
-        return drop_overlong(whole, encoder, BUDGET, limit, layout, policy)
-
-    kept = drop("drop", bare + 20)
-    assert kept.prompts == (short,)
-    assert kept.dropped == {"truth": 2, "overlong": 2, "special_token": 1}
-    with pytest.raises(DataError) as caught:
-        drop("error", bare + 20)
-    message = str(caught.value)
-    for fragment in ("f:1 ", "f:2 ", "f:3 ", f"{bare + 50} tokens, {bare + 20} are allowed", "3 of 6 rows"):
-        assert fragment in message
-    with pytest.raises(DataError, match="no row is left"):
-        drop("drop", bare + 19)
-    with pytest.raises(DataError, match="no row is left"):
-        drop("drop", bare + 31, "repeated")

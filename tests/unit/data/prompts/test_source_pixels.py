@@ -13,20 +13,19 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from mars.checks.answers import answer_of, perfect_answer
+from mars.checks.answers import answered_perfectly
 from mars.data.pixels.images import decode_image, decoded_size
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import (
     ImageBudget,
     check_names,
-    limit_sources,
-    limited,
+    limit_images,
     model_image_size,
     num_image_tokens,
+    source_budgets,
 )
 from mars.data.prompts.lengths import longest_view
-from mars.data.rows.dataset import PromptSet
-from mars.errors import ConfigError, DataError
+from mars.errors import ConfigError
 from mars.rewards.functions import load_reward
 from mars.types import ImageRef, Message, Prompt, Source
 
@@ -42,18 +41,22 @@ def prompt_of(sizes, names=("visible", "infrared", "depth"), **fields):
     return Prompt("p", data_source="t", messages=(Message("user", "<image>" * len(sources)),), sources=sources, **given)
 
 
+def limited(prompt, own, budget):
+    return limit_images(prompt, source_budgets(own, budget))
+
+
 def test_only_named_sources_get_another_size():
     budget = ImageBudget(*WHOLE, 14, 2)
     prompt = prompt_of([(1280, 1024)] * 3)
-    (found,), problems = limited([prompt], OWN, budget)
+    found, problems = limited(prompt, OWN, budget)
     assert problems == []
     assert [source.image.resized for source in found.sources] == [None, (476, 392), (1120, 896)]
     assert [decoded_size(source.image) for source in found.sources] == [(1280, 1024), (476, 392), (1120, 896)]
     assert [num_image_tokens(decoded_size(source.image), budget) for source in found.sources] == [1280, 238, 1280]
     assert [source.image.size for source in found.sources] == [(1280, 1024)] * 3
-    assert limited([prompt], {}, budget) == ((prompt,), [])
+    assert limited(prompt, {}, budget) == (prompt, [])
     small = prompt_of([(64, 48)] * 3)
-    (found,), _ = limited([small], OWN, budget)
+    found, _ = limited(small, OWN, budget)
     # 16.17 times as large, each side up to the next multiple of 28.
     assert found.sources[2].image.resized == (1036, 784)
 
@@ -72,7 +75,7 @@ def test_pixels_are_to_the_bit_those_of_a_processor_with_these_limits(tmp_path, 
         found = Qwen2VLImageProcessor(size=limits, patch_size=patch)(images=[image], return_tensors="pt")
         return found["pixel_values"], found["image_grid_thw"][0].tolist()
 
-    (prompt,), _ = limited([prompt_of([size] * 3)], OWN, budget)
+    prompt, _ = limited(prompt_of([size] * 3), OWN, budget)
     for source in prompt.sources[1:]:
         stored = ImageRef(str(tmp_path / f"{source.name}.png"), size)
         ref = ImageRef(stored.path, size, resized=source.image.resized)
@@ -92,7 +95,7 @@ def test_counts_are_the_processors_for_any_size_and_limits(width, height, patch,
     low, high = sorted((data.draw(st.integers(1, 2_000_000)), data.draw(st.integers(1, 2_000_000))))
     own = sorted((data.draw(st.integers(low, high)), data.draw(st.integers(low, high))))
     budget = ImageBudget(low, high, patch, 2)
-    (prompt,), problems = limited([prompt_of([(width, height)], ["infrared"])], {"infrared": own}, budget)
+    prompt, problems = limited(prompt_of([(width, height)], ["infrared"]), {"infrared": own}, budget)
     shown = decoded_size(prompt.sources[0].image)
     once = smart_resize(height, width, factor=2 * patch, min_pixels=own[0], max_pixels=own[1])
     assert shown == once[::-1]
@@ -107,14 +110,14 @@ def test_counts_are_the_processors_for_any_size_and_limits(width, height, patch,
 
 
 def test_a_strip_that_its_limits_make_narrower_is_a_bad_row():
-    budget = ImageBudget(784, 1003520, 14, 2)
-    prompts = (prompt_of([(640, 480), (10600, 53)]), prompt_of([(640, 480), (640, 480)], row="rows.jsonl:8"))
-    whole = PromptSet(prompts, {}, "f")
-    with pytest.raises(DataError, match=r"rows\.jsonl:7.*infrared: 6832x28 .*200:1"):
-        limit_sources(whole, {"infrared": [784, 235200]}, budget, "error")
-    kept = limit_sources(whole, {"infrared": [784, 235200]}, budget, "drop")
-    assert ([prompt.row for prompt in kept.prompts], kept.dropped) == (["rows.jsonl:8"], {"image_size": 1})
-    assert kept.prompts[0].sources[1].image.resized == model_image_size((640, 480), ImageBudget(784, 235200, 14, 2))
+    budget, own = ImageBudget(784, 1003520, 14, 2), {"infrared": [784, 235200]}
+    _, (problem,) = limited(prompt_of([(640, 480), (10600, 53)]), own, budget)
+    assert (problem.row, problem.reason) == ("rows.jsonl:7", "image_size")
+    assert "infrared: 6832x28 " in problem.detail
+    assert "200:1" in problem.detail
+    shown, problems = limited(prompt_of([(640, 480), (640, 480)]), own, budget)
+    assert problems == []
+    assert shown.sources[1].image.resized == model_image_size((640, 480), ImageBudget(784, 235200, 14, 2))
 
 
 def test_a_name_that_no_row_has_is_refused():
@@ -141,7 +144,7 @@ def test_a_perfect_answer_scores_full_marks_under_any_budget(data, family, truth
     truth = json.dumps([[1, 2, width // 2, height - 1], [width // 3, 0, width, height // 4]])
     prompt = prompt_of(shapes, names, truth=truth, extra_info={"box_space": truth_space})
     budget = ImageBudget(low, high, patch, 2)
-    (prompt,), problems = limited([prompt], own, budget)
+    prompt, problems = limited(prompt, own, budget)
     assert problems == []
     frames = BoxFrames(box_space, budget)
     for view in (None, *((name,) for name in names)):
@@ -151,7 +154,7 @@ def test_a_perfect_answer_scores_full_marks_under_any_budget(data, family, truth
         once = smart_resize(*shown.image.size[::-1], 2 * patch, *limit)
         seen = smart_resize(*once, 2 * patch, low, high) if shown.name in own else once
         assert frame == ((1000, 1000) if box_space == "norm_1000" else seen[::-1])
-        answer = answer_of(prompt, view, perfect_answer(prompt, view, "grounding", frames), frames)
+        answer = answered_perfectly(prompt, view, "grounding", frames)
         assert load_reward("grounding", "strict")(answer).accuracy == pytest.approx(1.0, abs=1e-9)
 
 
@@ -169,7 +172,7 @@ def test_one_file_under_two_budgets_is_two_images(world, tmp_path):
 
 @pytest.mark.parametrize(("layout", "images"), [("single", [35, 4]), ("repeated", [35, 35])])
 def test_the_longest_view_counts_each_source_by_its_budget(world, layout, images):
-    (prompt,), _ = limited([prompt_of([(196, 140)] * 2)], {"infrared": [784, 4704]}, world.budget)
+    prompt, _ = limited(prompt_of([(196, 140)] * 2), {"infrared": [784, 4704]}, world.budget)
     ids = world.encoder.encode(prompt.messages, 2)
     assert prompt.sources[1].image.resized == (56, 56)
     assert longest_view(prompt, world.encoder, world.budget, layout) == len(ids) - 2 + sum(images)

@@ -8,10 +8,9 @@ import pytest
 
 from mars.config.templates import template_file, template_folder
 from mars.data.prompts.boxes import box_space_of
-from mars.data.prompts.templates import PromptTemplate, apply_templates
-from mars.data.rows.dataset import PromptSet
+from mars.data.prompts.templates import PromptTemplate
 from mars.data.rows.problems import RowError
-from mars.errors import ConfigError, DataError
+from mars.errors import ConfigError
 from mars.types import ImageRef, Message
 from tests.builders import make_prompt
 
@@ -121,18 +120,6 @@ def test_a_template_of_ones_own(ask, tmp_path):
 def test_what_a_template_may_not_do(ask, tmp_path, text, error, fragment):
     with pytest.raises(error, match=fragment):
         template(folder=tmp_path, text=text).apply(ask("<image><image>\nWhere?"))
-
-
-def test_rows_that_cannot_be_rendered_are_bad_rows(ask, tmp_path):
-    own = template(folder=tmp_path, text="{{ question }}{% if choices %}<image>{% endif %}")
-    good, bad = ask("<image><image>A?"), replace(ask("<image><image>B?", choices=["x"]), row="rows.jsonl:1")
-    both = PromptSet((good, bad), {}, "f")
-    kept = apply_templates(both, lambda prompt: own, "drop")
-    assert (kept.prompts, kept.dropped) == ((good,), {"template": 1})
-    with pytest.raises(DataError, match=r"rows\.jsonl:1 +template"):
-        apply_templates(both, lambda prompt: own, "error")
-    assert apply_templates(both, lambda prompt: None, "error") == both
-    assert apply_templates(both, lambda prompt: None if prompt is bad else own, "error").prompts[1] is bad
 
 
 def test_which_file_a_setting_names(tmp_path):

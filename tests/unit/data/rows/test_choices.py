@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.data.rows.choices import choices_in_text, letter_of, listed, options_of, plain_choices
-from mars.data.rows.dataset import load_prompts
 from mars.data.rows.problems import RowError
 from mars.rewards.vqa import score_vqa
 from mars.types import RewardInput
+from tests.builders import load_prompts
 
 THREE = ["not the same", "Travel", "Law"]
 SPELLINGS = [

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -11,9 +12,10 @@ from PIL import Image
 
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.views import anchor_views
-from mars.data.rows.dataset import check_images, load_prompts
+from mars.data.rows.dataset import read_prompts, undecodable
 from mars.errors import DataError
 from mars.types import ImageRef, Message
+from tests.builders import load_prompts
 
 
 def any_truth(prompt):
@@ -368,11 +370,8 @@ def test_full_decoding_finds_what_headers_hide(folder):
     data[-20] ^= 0xFF  # in the pixel data, which ends properly still
     (folder / "img" / "flip.png").write_bytes(data)
     file = jsonl(folder, [verl_row(), verl_row(["img/v0.png", "img/flip.png"])])
-    loaded = load(file)
-    assert len(loaded.prompts) == 2
-    with pytest.raises(DataError, match=rf"{file}:1 +image_undecodable +source view_2: .*flip\.png"):
-        check_images(loaded, "error")
-    checked = check_images(loaded, "drop")
-    assert [p.row for p in checked.prompts] == [f"{file}:0"]
-    assert checked.dropped == {"image_undecodable": 1}
-    assert checked.fingerprint == loaded.fingerprint
+    reading = read_prompts([file], None, any_truth)
+    assert len(reading.usable) == 2
+    (problem,) = undecodable(reading.rows)
+    assert (problem.row, problem.reason) == (f"{file}:1", "image_undecodable")
+    assert re.match(r"source view_2: .*flip\.png", problem.detail)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars.data.convert.llvip import convert_llvip
 from mars.data.convert.voc import pixel_box, read_annotation
 from mars.data.prompts.views import render_view
-from mars.data.rows.dataset import load_prompts
 from mars.data.synthetic.scenes import SIDE, Scene, make_scene
 from mars.data.synthetic.write import SetSizes, voc_xml, worked_answer, write_synthetic
 from mars.types import DataError
+from tests.builders import load_prompts
+from tests.unit.data.convert.small_sets import run_convert
 
 SCENES = [make_scene(seed, index) for seed in (0, 7) for index in range(150)]
 SIZES = SetSizes(train=6, test=4, cold_start=40)
@@ -161,9 +161,9 @@ def test_same_arguments_same_bytes(written, tmp_path):
 
 
 def test_it_converts_as_llvip_and_loads(written, tmp_path):
-    card = convert_llvip(str(written), str(tmp_path))
-    assert {split: found["rows"] for split, found in card["splits"].items()} == {"train": 6, "test": 4}
-    assert all(not found["dropped"] and not found["boxes_clipped"] for found in card["splits"].values())
+    _, metadata = run_convert(tmp_path, "llvip", written)
+    assert {split: found["rows"] for split, found in metadata["splits"].items()} == {"train": 6, "test": 4}
+    assert all(not found["dropped"] and not found["boxes_clipped"] for found in metadata["splits"].values())
     prompts = load_prompts([str(tmp_path / "test.parquet")], str(written), "error", lambda prompt: None).prompts
     for prompt in prompts:
         (truth,) = json.loads(prompt.truth)
@@ -204,7 +204,7 @@ def test_a_worked_answer_says_how_the_images_look_and_gives_the_box_of_the_belie
 
 
 def test_cold_start_prompts_read_as_those_of_training(written, tmp_path):
-    convert_llvip(str(written), str(tmp_path))
+    run_convert(tmp_path, "llvip", written)
     trained = load_prompts([str(tmp_path / "train.parquet")], str(written), "error", lambda prompt: None).prompts[0]
     for prompt in cold_start(written):
         view = None if len(prompt.sources) == 2 else (prompt.sources[0].name,)

@@ -1,11 +1,11 @@
 """What anchors cost: none, mono and leave-one-out at equal numbers of rollouts.
 
-    python scripts/bench_anchors.py --picture bench_anchors.png > bench_anchors.json
-    python scripts/bench_anchors.py --sources 3 --rollouts 9 --response-tokens 64 --rounds 5
+    python scripts/bench.py anchors --picture bench_anchors.png > bench_anchors.json
+    python scripts/bench.py anchors --sources 3 --rollouts 9 --response-tokens 64 --rounds 5
 
 With G rollouts of a prompt and K sources, anchors take m rollouts for each source from the multi view: G of it without
 anchors, G - m K of it and m for each source with them. Every run is `python -m mars.main` on the workload of
-scripts/bench_step.py, in turns. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the
+scripts/bench.py step, in turns. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the
 figures. Exit code 1: some run failed.
 """
 
@@ -22,12 +22,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from bench.launch import LAUNCHES, make_workload, say
-from bench.machine import busy_share, machine_facts
-from bench.process import ContenderFailed
-from bench.summary import check, intervals, rounded, stage_seconds
-from bench.training import Done, Job, job_overrides, run_job, step_settings
-from bench.workload import IMAGE_SIZE, MODEL_FOLDER, SOURCES, rows_file
+from scripts.bench.launch import LAUNCHES, make_workload, say
+from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.process import ContenderFailed
+from scripts.bench.summary import check, intervals, rounded, stage_seconds
+from scripts.bench.training import Done, Job, job_overrides, run_job, step_settings
+from scripts.bench.workload import IMAGE_SIZE, MODEL_FOLDER, SOURCES, rows_file
 
 KINDS = ("none", "mono", "all_but_one")
 PACKINGS = ("shared_prefix", "padded")
@@ -66,8 +66,8 @@ class Variant:
         return special if self.kind == "none" else (*special, f"anchor.samples_per_view={self.anchors}")
 
 
-def main() -> int:
-    options = parse_options()
+def main(arguments: Sequence[str]) -> int:
+    options = parse_options(arguments)
     machine = machine_facts() | {"cpu_busy_at_start": busy_share()}
     everything = variants(options.sources, options.rollouts, options.anchor_samples, options.response_tokens)
     runs: dict[Variant, list[Done]] = {variant: [] for variant in everything}
@@ -101,7 +101,7 @@ def main() -> int:
         "machine": machine | rates | {"cpu_busy_at_end": busy_share()},
     }
     if options.picture is not None:
-        from bench.anchors_picture import draw
+        from scripts.bench.anchors_picture import draw
 
         draw(report, options.picture)
     json.dump(rounded(report), sys.stdout, indent=2)
@@ -109,8 +109,10 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench.py anchors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sources", type=int, nargs="+", choices=range(2, len(SOURCES) + 1), default=[2, 3])
     parser.add_argument("--rollouts", type=int, default=8, help="of a prompt, all views together (G)")
     parser.add_argument("--anchor-samples", type=int, default=1, help="of each source (m)")
@@ -122,7 +124,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=3, help="first steps that are not counted")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a run may take")
     parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.rounds < 1 or not 1 <= options.warm_up < options.steps:
         parser.error("needs 1 round or more, and 1 <= warm-up < steps")
     if options.rollouts - options.anchor_samples * max(options.sources) < 2 or options.anchor_samples < 1:
@@ -153,7 +155,7 @@ def _floors(
     variants: Iterable[Variant], folder: Path, options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """At the end: this process is small while others are timed, and the floors need torch."""
-    from bench.step_floor import measured_floors
+    from scripts.bench.step_floor import measured_floors
 
     runs = {
         variant.name: (job_overrides(_job(variant, folder, folder, options)), (variant.sources, IMAGE_SIZE))
@@ -206,7 +208,3 @@ def checks(runs: Mapping[Variant, Sequence[Done]], warm_up: int) -> dict[str, An
             seconds = report["seconds_per_step"] / reports[without]["seconds_per_step"]
             found[f"{variant.name} / none"] = check(seconds, TIME_TARGET)
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """Advantages of a million rollouts in 100,000 ragged prompts, on one core, beside a plain Python loop.
 
-    python scripts/bench_advantages.py
-    python scripts/bench_advantages.py --prompts 10000 --rounds 5
+    python scripts/bench.py advantages
+    python scripts/bench.py advantages --prompts 10000 --rounds 5
 
 Both take the mono-anchored advantages of GRPO over the same rewards, in turns; the largest difference between their
 results stands beside the times. One JSON object on stdout. docs/performance.md explains the figures.
@@ -14,26 +14,29 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from statistics import median
 
 import torch
-from bench.machine import machine_facts
 
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
+from scripts.bench.machine import machine_facts
 
 MARS = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
 TARGET_SECONDS = 0.5
 Prompts = list[tuple[list[float], list[float]]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench.py advantages", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=100_000)
     parser.add_argument("--rollouts-per-prompt", type=int, default=8, help="multi rollouts, on average")
     parser.add_argument("--anchors-per-prompt", type=int, default=2, help="anchor rollouts, on average")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     prompts = random_prompts(options.prompts, options.rollouts_per_prompt, options.anchors_per_prompt, options.seed)
     tensors = flat_tensors(prompts)
@@ -62,6 +65,7 @@ def main() -> None:
         "target_met": medians["vectorised"] < TARGET_SECONDS,
     }
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    return 0
 
 
 def random_prompts(count: int, rollouts: int, anchors: int, seed: int) -> Prompts:
@@ -100,7 +104,3 @@ def plain_advantages(prompts: Prompts) -> list[float]:
         for reward in multi:
             advantages.append((reward - mean) / (spread + MARS.epsilon) if spread else 0.0)
     return advantages
-
-
-if __name__ == "__main__":
-    main()

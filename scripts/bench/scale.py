@@ -1,10 +1,10 @@
 """Time and memory of a step over the number of samples, prompts and sources, the size of images, and many steps.
 
-    python scripts/bench_scale.py --picture bench_scale.png > bench_scale.json
-    python scripts/bench_scale.py --sweeps samples --long-steps 0
-    python scripts/bench_scale.py --quick > /dev/null
+    python scripts/bench.py scale --picture bench_scale.png > bench_scale.json
+    python scripts/bench.py scale --sweeps samples --long-steps 0
+    python scripts/bench.py scale --quick > /dev/null
 
-Every point is a run of its own of `python -m mars.main`, on the workload of scripts/bench_step.py. One JSON object goes
+Every point is a run of its own of `python -m mars.main`, on the workload of scripts/bench.py step. One JSON object goes
 to stdout, progress to stderr. docs/performance.md explains the figures. Exit code 1: some run failed.
 """
 
@@ -20,13 +20,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from bench.launch import LAUNCHES, make_workload, say
-from bench.machine import busy_share, machine_facts
-from bench.memory import WINDOW, Memory, growth, is_ours, memory_of_child, processor_seconds_of_child
-from bench.process import ContenderFailed
-from bench.summary import check, intervals, rounded, stage_seconds
-from bench.training import Done, Job, job_overrides, run_job, step_settings
-from bench.workload import IMAGE_SIZE, MODEL_FOLDER, prompt_tokens, rows_file
+from scripts.bench.launch import LAUNCHES, make_workload, say
+from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.memory import WINDOW, Memory, growth, is_ours, memory_of_child, processor_seconds_of_child
+from scripts.bench.process import ContenderFailed
+from scripts.bench.summary import check, intervals, rounded, stage_seconds
+from scripts.bench.training import Done, Job, job_overrides, run_job, step_settings
+from scripts.bench.workload import IMAGE_SIZE, MODEL_FOLDER, prompt_tokens, rows_file
 
 GROWTH_TARGET = 0.02
 DRIVER_MEMORY_TARGET = 1.02  # the driver's, largest / smallest over samples and over image sizes
@@ -78,8 +78,8 @@ QUICK = {"samples": (2, 4), "prompts": (2, 4), "sources": (1, 2), "image_side": 
 Memories = Sequence[Mapping[str, Memory]]
 
 
-def main() -> int:
-    options = parse_options()
+def main(arguments: Sequence[str]) -> int:
+    options = parse_options(arguments)
     base = replace(BASE, anchor=options.anchor)
     if options.quick:
         base = replace(base, samples=2, prompts=2)
@@ -111,7 +111,7 @@ def main() -> int:
     report["checks"] = checks(report["sweeps"], report.get("steps"))
     report["machine"] = machine | rates | {"cpu_busy_at_end": busy_share()}
     if options.picture is not None:
-        from bench.scale_picture import draw
+        from scripts.bench.scale_picture import draw
 
         draw(report, options.picture)
     json.dump(rounded(report), sys.stdout, indent=2)
@@ -125,7 +125,7 @@ def _floors(
     """At the end: this process is small while others are timed, and the floors need torch."""
     if not points:
         return {}, {}
-    from bench.step_floor import measured_floors
+    from scripts.bench.step_floor import measured_floors
 
     names = {point: runner.job(point, num_steps).name for point in points}
     runs = {name: (job_overrides(runner.job(point, num_steps)), point.shape) for point, name in names.items()}
@@ -139,8 +139,10 @@ def _made(folder: str, name: str) -> Path:
     return path
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench.py scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sweeps", nargs="*", choices=SWEEPS, default=list(SWEEPS))
     parser.add_argument("--anchor", choices=("none", "mono", "all_but_one"), default=BASE.anchor)
     parser.add_argument("--launch", choices=LAUNCHES, default="ray", help="workers on Ray, or all in one process")
@@ -150,7 +152,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that a run may take")
     parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
     parser.add_argument("--quick", action="store_true", help="tiny sweeps and 40 steps: shows that it works, no more")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.quick:
         options.steps, options.warm_up, options.long_steps = 3, 1, FLAT_FROM - 1 + 2 * WINDOW
     if not 1 <= options.warm_up < options.steps:
@@ -268,7 +270,3 @@ def checks(sweeps: Mapping[str, Sequence[Mapping[str, Any]]], steps: Mapping[str
         grown = {name: value for name, value in steps["growth"]["rss"].items() if is_ours(name)}
         found |= {f"{name} rss growth": check(value, GROWTH_TARGET) for name, value in grown.items()}
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """What it costs the trainer to score and differentiate one group: rows, rows that share images, shared-prefix packs.
 
-    python scripts/bench_trainer.py --picture bench_trainer.png > bench_trainer.json
-    python scripts/bench_trainer.py --models mid --rounds 1 --skip-memory
+    python scripts/bench.py trainer --picture bench_trainer.png > bench_trainer.json
+    python scripts/bench.py trainer --models mid --rounds 1 --skip-memory
 
 All layouts of a case run in turns in one process, round by round; peak memory is taken in processes of its own. One
 JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
@@ -24,10 +24,13 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import torch
-from bench.machine import busy_share, machine_facts
-from bench.speed import measured_rates
-from bench.summary import rounded
-from bench.trainer_cases import (
+
+from mars.actor.batch import ForwardBatch
+from mars.actor.model import PolicyModel
+from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.speed import measured_rates
+from scripts.bench.summary import rounded
+from scripts.bench.trainer_cases import (
     LAYOUTS,
     MODELS,
     Case,
@@ -38,10 +41,7 @@ from bench.trainer_cases import (
     forwards,
     packing_of,
 )
-from bench.trainer_floor import floor_seconds
-
-from mars.actor.batch import ForwardBatch
-from mars.actor.model import PolicyModel
+from scripts.bench.trainer_floor import floor_seconds
 
 CASES = (Case(131, 24, 8), Case(600, 60, 14), Case(1500, 60, 14))
 FEW, MANY = Case(600, 60, 4), Case(600, 60, 16)
@@ -65,8 +65,8 @@ class Timing:
 Timings = Mapping[Layout, Sequence[Timing]]
 
 
-def main() -> int:
-    options = parse_options()
+def main(arguments: Sequence[str]) -> int:
+    options = parse_options(arguments)
     torch.set_num_threads(options.threads)
     machine = machine_facts() | {"threads": options.threads, "cpu_busy_at_start": busy_share()}
     rates = measured_rates()
@@ -75,7 +75,7 @@ def main() -> int:
     report["checks"] = checks(report["models"].get("mid", {}))
     report["machine"]["cpu_busy_at_end"] = busy_share()
     if options.picture is not None:
-        from bench.trainer_picture import draw
+        from scripts.bench.trainer_picture import draw
 
         draw(report, options.picture)
     json.dump(rounded(report), sys.stdout, indent=2)
@@ -83,8 +83,10 @@ def main() -> int:
     return 0
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench.py trainer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], default=[c.name for c in CASES])
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of each layout, in turns, after a first one")
@@ -93,7 +95,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--skip-memory", action="store_true")
     parser.add_argument("--skip-growth", action="store_true", help="do not run 4 and 16 responses at 600/60")
     parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("needs 1 round or more")
     return options
@@ -227,7 +229,3 @@ def in_own_process(function: Callable[..., float], *args: Any) -> float:
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

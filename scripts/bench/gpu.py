@@ -1,8 +1,8 @@
 """Steps of a random Qwen2.5-VL-3B on a GPU: time and tokens of each stage, memory, the update's share of the peak.
 
-    python scripts/bench_gpu.py --folder bench_gpu > bench_gpu.json
-    python scripts/bench_gpu.py --cases six_1600x900 --rounds 1 --overrides model.attention=flash_attention_2
-    python scripts/bench_gpu.py --smoke > /dev/null
+    python scripts/bench.py gpu --folder bench_gpu > bench_gpu.json
+    python scripts/bench.py gpu --cases six_1600x900 --rounds 1 --overrides model.attention=flash_attention_2
+    python scripts/bench.py gpu --smoke > /dev/null
 
 Every run is `python -m mars.main` with actor.packing=shared_prefix or padded, in turns. One JSON object goes to stdout,
 progress to stderr. docs/performance.md explains the figures. Exit code 1: some run failed; 4: there is no GPU, too few,
@@ -24,25 +24,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_report import PACKINGS, NotTheWork, Step, case_report, checks, run_report, step_of, work_report
-from bench.gpu_work import UnknownGpu, peak_tflops
-from bench.gpu_workload import CASES, SMOKE, Case
-from bench.launch import SCRIPTS, say
-from bench.machine import machine_facts
-from bench.process import ContenderFailed
-from bench.summary import rounded
-from bench.training import BENCH, Job, job_overrides, run_job
-from bench.workload import MODEL_FOLDER
-
 from mars.config.load import load_config
 from mars.errors import SetupError
+from scripts.bench.gpu_report import PACKINGS, NotTheWork, Step, case_report, checks, run_report, step_of, work_report
+from scripts.bench.gpu_work import UnknownGpu, peak_tflops
+from scripts.bench.gpu_workload import CASES, SMOKE, Case
+from scripts.bench.launch import ROOT, say
+from scripts.bench.machine import machine_facts
+from scripts.bench.process import ContenderFailed
+from scripts.bench.summary import rounded
+from scripts.bench.training import BENCH, Job, job_overrides, run_job
+from scripts.bench.workload import MODEL_FOLDER
 
 EXPERIMENT = "bench_gpu"
 ROLLOUTS: Mapping[str, tuple[str, ...]] = {"vllm": (), "hf": ("rollout=hf", "rollout.max_num_seqs=32")}
 
 
-def main() -> int:
-    options = parse_options()
+def main(arguments: Sequence[str]) -> int:
+    options = parse_options(arguments)
     gpus = [] if options.smoke else gpus_seen()
     try:
         peak = None if options.smoke else usable_peak(gpus, options)
@@ -65,8 +64,10 @@ def main() -> int:
     return 1 if runner.failures else 0
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench.py gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--packings", nargs="+", choices=PACKINGS, default=list(PACKINGS))
     parser.add_argument("--launch", choices=("local", "ray"), default="local", help="one process, or a GPU for each")
@@ -83,7 +84,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=None, help="where model and data stay for the next call")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that a run may take")
     parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU: shows that it works, no more")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.smoke:
         options.launch, options.trainers, options.rollout = "local", 1, "hf"
         options.prompts, options.samples, options.response_tokens = 2, 2, 4
@@ -134,9 +135,9 @@ def make_workload(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     say("making the workload")
     size, device = ("tiny", "cpu") if options.smoke else ("3b", "cuda")
     num_prompts, names = options.prompts * options.steps, [case.name for case in cases_of(options)]
-    command = [sys.executable, "-m", "bench.gpu_workload", str(folder), size, device, str(num_prompts), *names]
+    command = [sys.executable, "-m", "scripts.bench.gpu_workload", str(folder), size, device, str(num_prompts), *names]
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, stdout=subprocess.PIPE, check=True
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, check=True
     )  # fmt: skip
     return json.loads(done.stdout)
 
@@ -200,7 +201,3 @@ def run_overrides(case: Case, packing: str, options: argparse.Namespace) -> tupl
         f"rollout.max_model_len={config.data.max_prompt_tokens + options.response_tokens}",
         *options.overrides,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

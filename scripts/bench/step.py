@@ -1,7 +1,7 @@
 """How long a training step takes, and where the time goes; beside the same step in TRL's GRPOTrainer.
 
-    python scripts/bench_step.py --picture bench_step.png > bench_step.json
-    python scripts/bench_step.py --contenders ours_ray trl --rounds 5
+    python scripts/bench.py step --picture bench_step.png > bench_step.json
+    python scripts/bench.py step --contenders ours_ray trl --rounds 5
 
 Every contender runs in a fresh process, in turns, on a workload made for the purpose. One JSON object goes to stdout,
 progress to stderr. docs/performance.md explains the figures. Exit code 1: some contender failed.
@@ -21,13 +21,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.contenders import CONTENDERS, OURS, TRL, Plan, overrides, run_contender
-from bench.launch import make_workload, say
-from bench.machine import busy_share, machine_facts
-from bench.process import ContenderFailed
-from bench.summary import Run, check, contender_report, ratio, rounded
-from bench.training import step_settings
-from bench.workload import IMAGE_SIZE, MODEL_FOLDER, NUM_SOURCES
+from scripts.bench.contenders import CONTENDERS, OURS, TRL, Plan, overrides, run_contender
+from scripts.bench.launch import make_workload, say
+from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.process import ContenderFailed
+from scripts.bench.summary import Run, check, contender_report, ratio, rounded
+from scripts.bench.training import step_settings
+from scripts.bench.workload import IMAGE_SIZE, MODEL_FOLDER, NUM_SOURCES
 
 RATIO_TARGETS = {("ours_ray", TRL): 0.6, ("ours_anchored", "ours_ray"): 0.95}
 LAUNCH_TARGETS = {"ours_ray": 25.0, "ours_local": 15.0, "ours_anchored": 25.0}  # seconds
@@ -36,8 +36,8 @@ HELP_TARGET = 0.5  # seconds
 BUSY_SHARE = 0.1  # of the CPU, used by others: beyond this the figures mean little
 
 
-def main() -> int:
-    options = parse_options()
+def main(arguments: Sequence[str]) -> int:
+    options = parse_options(arguments)
     machine = machine_facts() | {"load_average_at_start": os.getloadavg(), "cpu_busy_at_start": busy_share()}
     _warn_if_busy(machine["cpu_busy_at_start"])
     runs: dict[str, list[Run]] = {contender: [] for contender in options.contenders}
@@ -77,7 +77,7 @@ def main() -> int:
         "machine": machine,
     }
     if options.picture is not None:
-        from bench.step_picture import draw
+        from scripts.bench.step_picture import draw
 
         draw(report, options.picture)
     json.dump(rounded(report), sys.stdout, indent=2)
@@ -100,8 +100,10 @@ def checks(runs: Mapping[str, Sequence[Run]], help_seconds: float) -> dict[str, 
     return found | {"mars --help": check(help_seconds, HELP_TARGET)}
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench.py step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender, in turns")
     parser.add_argument("--steps", type=int, default=12, help="steps of each process, warm-up included")
@@ -110,7 +112,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--trl-sequences-per-forward", type=int, default=64, help="must divide 128")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a process may take")
     parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.rounds < 1 or not 1 <= options.warm_up < options.steps:
         parser.error("needs 1 round or more, and 1 <= warm-up < steps")
     return options
@@ -118,7 +120,7 @@ def parse_options() -> argparse.Namespace:
 
 def _floors(plan: Plan, names: Sequence[str]) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """At the end: this process is small while others are timed, and the floors need torch."""
-    from bench.step_floor import measured_floors
+    from scripts.bench.step_floor import measured_floors
 
     images = (NUM_SOURCES, IMAGE_SIZE)
     runs = {name: (overrides(name, plan, plan.folder / name), images) for name in names}
@@ -148,7 +150,3 @@ def _say_result(run: Run, number: int) -> None:
 def _warn_if_busy(share: float) -> None:
     if share > BUSY_SHARE:
         say(f"warning: other programs use {share:.0%} of the CPU; the figures mean little")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Names that mars used before. None is accepted: an error names the one to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+KEYS: Mapping[str, str] = {
+    "actor.clip_norm": "actor.max_grad_norm",
+    "anchor.mono_samples_per_source": "anchor.samples_per_view",
+    "anchor.pooled": "anchor.pooled_statistics",
+    "rollout.block_size": "rollout.vllm.block_size",
+    "rollout.enforce_eager": "rollout.vllm.enforce_eager",
+    "rollout.gpu_memory_utilization": "rollout.vllm.gpu_memory_utilization",
+    "rollout.kv_cache_memory_bytes": "rollout.vllm.kv_cache_memory_bytes",
+    "sft.clip_norm": "sft.max_grad_norm",
+}
+
+VALUES: Mapping[str, Mapping[str, str]] = {
+    "actor.packing": {"naive": "padded"},
+    "anchor": {"leave_one_out": "all_but_one"},
+    "anchor.kind": {"leave_one_out": "all_but_one"},
+}
+"""Key or group -> its earlier value -> the value it has now."""
+
+
+def renamed_key(key: str, known: Collection[str]) -> str | None:
+    """Today's name of `key`, or of the key that `key` is the end of ("clip_norm"); None where it was never ours.
+
+    known: the keys of the program; others are not named.
+    """
+    found = {new for old, new in KEYS.items() if old == key or old.endswith(f".{key}")}
+    candidates = found.intersection(known)
+    return candidates.pop() if len(candidates) == 1 else None
+
+
+def renamed_value(key: str, value: Any) -> str | None:
+    """Today's name of a value of a key or group; None where it never was one."""
+    return VALUES.get(key, {}).get(value) if isinstance(value, str) else None

@@ -1,0 +1,194 @@
+"""Rows to the prompts of a run. Training, evaluation, `mars data check`, `--dry-run` and the cold start all call
+`prepare_rows`, so that they agree on prompts, problems and lengths."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mars.data.pixels.images import probe_size
+from mars.data.prompts.budget import ImageBudget, limit_images
+from mars.data.prompts.chat import PromptEncoder
+from mars.data.prompts.lengths import longest_view
+from mars.data.prompts.templates import TemplateOf, has_instruction
+from mars.data.prompts.views import ImageLayout
+from mars.data.rows.dataset import Probe, RowReading, TruthCheck, read_prompts, undecodable
+from mars.data.rows.problems import OnBadSample, RowError, RowProblem, refuse_or_drop
+from mars.errors import ConfigError, DataError
+from mars.types import Prompt
+
+logger = logging.getLogger(__name__)
+
+SPECIAL_TOKEN = "special_token"
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How rows become prompts. mars/inputs.py makes it from a configuration.
+
+    image_root, check_truth, needs_response: see `read_prompts`.
+    images_per_row: images that every row must have; None: any number.
+    decode_images: decode every image in full; else its header is read alone.
+    source_budgets: limits of single sources by name, see `limit_images`; `budget`: those of all images.
+    image_layout: of the views, of which the longest must fit into `max_prompt_tokens`.
+    """
+
+    image_root: str | None
+    check_truth: TruthCheck
+    needs_response: bool
+    images_per_row: int | None
+    decode_images: bool
+    source_budgets: Mapping[str, ImageBudget]
+    budget: ImageBudget
+    template_of: TemplateOf
+    encoder: PromptEncoder
+    image_layout: ImageLayout
+    max_prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of one or several files that a run uses.
+
+    dropped: rows left out, by reason. fingerprint: hash of the files' contents in order, wherever they lie.
+    lengths: row -> tokens of its longest view, images expanded.
+    """
+
+    prompts: tuple[Prompt, ...]
+    dropped: Mapping[str, int]
+    fingerprint: str
+    lengths: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """All rows of some files as a run sees them.
+
+    rendered: the prompts in file order, images limited and templates applied. Rows with problems are among them, as
+        long as they are questions with all their images.
+    problems: everything that is wrong, in file order.
+    lengths: row -> tokens of its longest view, images expanded; of every row of which it can be known.
+    num_instructing: rows that say themselves how to answer, so that no template was applied.
+    seconds: what all of it took but for decoding images, of which there were `num_decoded`.
+    """
+
+    rendered: tuple[Prompt, ...]
+    problems: tuple[RowProblem, ...]
+    lengths: Mapping[str, int]
+    num_rows: int
+    fingerprint: str
+    num_instructing: int
+    num_decoded: int
+    seconds: float
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts without a problem."""
+        bad = {problem.row for problem in self.problems}
+        return tuple(prompt for prompt in self.rendered if prompt.row not in bad)
+
+    def usable(self, on_bad_sample: OnBadSample) -> PromptSet:
+        """The prompts that a run uses. Raises DataError as `refuse_or_drop` does."""
+        dropped, prompts = refuse_or_drop(self.problems, self.num_rows, on_bad_sample), self.prompts
+        return PromptSet(prompts, dropped, self.fingerprint, {p.row: self.lengths[p.row] for p in prompts})
+
+
+def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = probe_size) -> PreparedRows:
+    """Read, check, limit, render and measure all rows of `files`.
+
+    A bad row is never raised: all its problems are returned, each found independently of the others, and none that
+    only follows from another. Raises DataError for files that cannot be read, and ConfigError for a template that
+    cannot be rendered.
+    probe: see mars.data.rows.dataset.Probe.
+    """
+    start = time.perf_counter()
+    reading = read_prompts(
+        files, settings.image_root, settings.check_truth, probe, needs_response=settings.needs_response
+    )
+    prepared = [_prepare(row, settings) for row in reading.rows]
+    seconds = time.perf_counter() - start
+    damaged = undecodable(reading.rows) if settings.decode_images else []
+    place = {row.label: i for i, row in enumerate(reading.rows)}
+    # Stable: the problems of one row stay in this order, and a dropped row counts under its first.
+    stages = [*reading.problems, *_wrong_numbers(reading.rows, settings.images_per_row), *damaged]
+    stages += [problem for row in prepared for problem in row.problems]
+    num_instructing = sum(row.prompt is not None and has_instruction(row.prompt) for row in reading.rows)
+    if num_instructing:
+        logger.info("data: %d of %d rows say themselves how to answer", num_instructing, len(reading.rows))
+    return PreparedRows(
+        rendered=tuple(row.prompt for row in prepared if row.prompt is not None),
+        problems=tuple(sorted(stages, key=lambda problem: place[problem.row])),
+        lengths={row.prompt.row: row.length for row in prepared if row.prompt is not None and row.length is not None},
+        num_rows=len(reading.rows),
+        fingerprint=reading.fingerprint,
+        num_instructing=num_instructing,
+        num_decoded=sum(len(row.sources) for row in reading.rows) if settings.decode_images else 0,
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One row. prompt: None where it could not be read or rendered. length: None where it cannot be known."""
+
+    prompt: Prompt | None
+    length: int | None
+    problems: Sequence[RowProblem]
+
+
+def _prepare(row: RowReading, settings: RowSettings) -> _Prepared:
+    """Limit the row's images, render its template and measure it."""
+    if row.prompt is None:
+        return _Prepared(None, None, ())
+    prompt, problems = limit_images(row.prompt, settings.source_budgets)
+    rendered, refusal = _render(prompt, row, settings.template_of)
+    measurable = rendered is not None and not problems
+    if refusal is not None:
+        problems.append(refusal)
+    if refusal is None or refusal.reason != SPECIAL_TOKEN:
+        shown = prompt if rendered is None else rendered
+        refused = _special_tokens(row.label, settings.encoder.encode, shown.messages, len(shown.sources))
+        problems += refused
+        measurable = measurable and not refused
+    if settings.needs_response and prompt.response is not None:
+        problems += _special_tokens(row.label, settings.encoder.encode_response, prompt.response)
+    if rendered is None or not measurable:
+        return _Prepared(rendered, None, problems)
+    length = longest_view(rendered, settings.encoder, settings.budget, settings.image_layout)
+    if length > settings.max_prompt_tokens:
+        detail = f"{length} tokens, {settings.max_prompt_tokens} are allowed (data.max_prompt_tokens)"
+        problems.append(RowProblem(row.label, "overlong", detail))
+    return _Prepared(rendered, length, problems)
+
+
+def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[Prompt | None, RowProblem | None]:
+    """The prompt with its template applied; or None, and why where the row's other problems do not say it."""
+    template = template_of(prompt)
+    try:
+        return prompt if template is None else template.apply(prompt), None
+    except RowError as error:
+        return None, RowProblem(row.label, error.reason, str(error))
+    except ConfigError:
+        if not row.problems:
+            raise
+        return None, None  # the template may only fail for what is wrong with this row
+
+
+def _special_tokens(row: str, encode: Callable[..., object], *text: object) -> list[RowProblem]:
+    """The tokenizer knows all special tokens; the reader has refused those of the usual form."""
+    try:
+        encode(*text)
+    except DataError as error:
+        return [RowProblem(row, SPECIAL_TOKEN, str(error))]
+    return []
+
+
+def _wrong_numbers(rows: Sequence[RowReading], images_per_row: int | None) -> list[RowProblem]:
+    counts = [(row.label, len(row.prompt.sources)) for row in rows if row.prompt is not None]
+    return [
+        RowProblem(label, "num_images", f"{count} images, data.images_per_row={images_per_row}")
+        for label, count in counts
+        if images_per_row is not None and count != images_per_row
+    ]

@@ -1,0 +1,60 @@
+"""The table of built-in rewards. Everything that depends on which rewards exist reads it.
+
+To add one: a module like mars/rewards/vqa.py that ends with a `BuiltInReward`, and one line in `_TABLE`.
+"""
+
+from __future__ import annotations
+
+from mars.rewards.contract import ACCURACY, BuiltInReward
+from mars.rewards.grounding import GROUNDING
+from mars.rewards.vqa import VQA
+
+_TABLE = (
+    GROUNDING,
+    VQA,
+)
+
+BUILT_IN: dict[str, BuiltInReward] = {reward.name: reward for reward in _TABLE}
+
+
+def is_built_in(function: str) -> bool:
+    """Whether `function` names a built-in reward. Those run no user's code and need no deadline."""
+    return function in BUILT_IN
+
+
+def built_in_names(separator: str = ", ") -> str:
+    """For messages and help: "grounding, vqa"."""
+    return separator.join(BUILT_IN)
+
+
+def wanted_rewards() -> str:
+    """For messages: "grounding, vqa or path/to/file.py:name"."""
+    return f"{built_in_names()} or path/to/file.py:name"
+
+
+def is_reward(name: str) -> bool:
+    """Whether `reward.function` may read so: a built-in name, or "path/to/file.py:name". Files are not looked at."""
+    path, colon, function = name.rpartition(":")
+    return is_built_in(name) or bool(colon and path and function.isidentifier())
+
+
+def metric_of(function: str) -> str:
+    """What an evaluation calls the accuracy that `function` gives; a user's own function has an ACCURACY."""
+    return BUILT_IN[function].metric if function in BUILT_IN else ACCURACY
+
+
+def has_boxes(function: str) -> bool:
+    """Whether truths and answers of `function` are boxes. Of a user's own function nothing is known: False."""
+    return function in BUILT_IN and BUILT_IN[function].has_boxes
+
+
+def default_for(truth: str) -> str:
+    """The reward to assume for a ground truth if none is named: the first one in the table whose truths look like it.
+
+    JSON lists and objects, well-formed or not, are boxes; everything else is text.
+
+    >>> default_for("[[0, 0, 640, 512]]"), default_for("three or 3")
+    ('grounding', 'vqa')
+    """
+    wants_boxes = truth.lstrip().startswith(("[", "{", "```json"))
+    return next(name for name, reward in BUILT_IN.items() if reward.has_boxes == wants_boxes)

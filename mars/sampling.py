@@ -1,0 +1,161 @@
+"""The first half of a training step: from prompts to the responses it trains on, with their advantages.
+
+    stream ── prompts ──> plan ── requests ──> engine ── samples ──> reward processes
+                                                                        │ scores
+     ┌── selection <── advantages <── penalties <── rollouts by prompt ─┘
+     │                 computed here, once, in float64
+     ├── up to `prompts_per_step` prompts ──> `Sampled.kept`: this step trains on them
+     └── kept prompts beyond that ──────────> `SamplingState.carried`: the next step trains on them first
+
+Without dynamic sampling (`selection` "all") one round of prompts is a step. With it, rounds of fresh prompts are
+sampled until enough of them have an advantage that is not 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from mars.actor.trainer import PolicyTrainer
+from mars.algorithms.advantages import Advantages, AdvantageSettings
+from mars.algorithms.metrics import method_metrics
+from mars.algorithms.penalties import OverlongPenalty, score_metrics, with_kl_penalty, with_overlong_penalty
+from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, with_advantages
+from mars.algorithms.selection import select_prompts
+from mars.rewards.contract import RewardScorer
+from mars.rollout.collect import BoxFrames, collect, score_stream
+from mars.rollout.engine import RolloutEngine
+from mars.rollout.metrics import engine_metrics, rollout_metrics
+from mars.rollout.plan import RolloutPlan
+from mars.tracking.timer import StepTimer
+from mars.types import Prompt, PromptRollouts, RolloutRequest, SampledPrompt, TrainBatch
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """Everything a step uses, made once by mars/build.py.
+
+    overlong: penalty of long responses, None for none.
+    kl_in_reward: every reward loses this many units per nat of KL to the reference model; 0: no KL is computed.
+    max_rounds: rounds of prompts that a step may sample.
+    decode: response ids to text. frames: the pixel frames of a prompt's truth and response boxes.
+    prompt_length: tokens of a request's prompt, images expanded.
+    collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
+    """
+
+    engine: RolloutEngine
+    trainer: PolicyTrainer
+    scorer: RewardScorer
+    plan: RolloutPlan
+    advantage: AdvantageSettings
+    overlong: OverlongPenalty | None
+    kl_in_reward: float
+    selection: Literal["all", "nonzero_advantage"]
+    max_rounds: int
+    decode: Callable[[Sequence[int]], str]
+    frames: BoxFrames
+    prompt_length: Callable[[RolloutRequest], int]
+    collate: Callable[[Sequence[SampledPrompt]], TrainBatch]
+    scoring_batch: Callable[[Sequence[PromptRollouts]], TrainBatch]
+
+
+class PromptRounds(Protocol):
+    """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py). Its
+    length is the number of different prompts there are."""
+
+    prompts_per_step: int
+
+    def batch(self, step: int) -> Sequence[Prompt]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class SamplingState:
+    """What a step hands to the next.
+
+    round: rounds drawn from the stream so far.
+    carried: kept prompts beyond this step's quota; the next step trains on them first.
+    """
+
+    round: int
+    carried: tuple[SampledPrompt, ...]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """rollouts: everything sampled in this step, kept or not. kept: the prompts to train on, carried ones first.
+
+    metrics: of the rollouts, by their documented names (docs/metrics.md).
+    """
+
+    rollouts: Sequence[PromptRollouts]
+    kept: Sequence[SampledPrompt]
+    state: SamplingState
+    metrics: Mapping[str, float]
+
+
+def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int, timer: StepTimer) -> Sampled:
+    """Sample rounds of fresh prompts until `prompts_per_step` prompts are kept, the carried ones included.
+
+    It ends with fewer after `max_rounds` rounds, or when the step holds every prompt of the stream. A prompt that the
+    step holds already is left out of its rounds.
+    """
+    counts_before = parts.engine.counts()
+    # Starts with the advantages of no prompts, which are what a step without rounds reports.
+    rollouts, advantages = [], [PooledRewards.of_rollouts([]).advantages(parts.advantage)]
+    kept, round_number = list(state.carried), state.round
+    carried_ids = {item.rollouts.prompt.prompt_id for item in state.carried}
+    while len(kept) < stream.prompts_per_step and round_number - state.round < parts.max_rounds:
+        present = carried_ids | {item.prompt.prompt_id for item in rollouts}
+        if len(present) == len(stream):
+            break
+        fresh = [prompt for prompt in stream.batch(round_number) if prompt.prompt_id not in present]
+        round_number += 1
+        if not fresh:
+            continue
+        of_round = scored_rollouts(parts, fresh, step, timer)
+        rewards = PooledRewards.of_rollouts(of_round)
+        advantages.append(rewards.advantages(parts.advantage))
+        selection = select_prompts(advantages[-1], rewards.prompt_index, parts.selection)
+        prompts = with_advantages(of_round, advantages[-1])
+        kept += [item for item, keep in zip(prompts, selection.keep.tolist(), strict=True) if keep]
+        rollouts += of_round
+    kept, beyond = kept[: stream.prompts_per_step], kept[stream.prompts_per_step :]
+    carried = tuple(replace(item, carried=True) for item in beyond)
+
+    metrics = _metrics(parts, rollouts, Advantages.joined(advantages))
+    metrics |= engine_metrics(parts.engine.counts() - counts_before)
+    metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(rollouts)}
+    metrics |= {"mars/prompts_kept": len(kept), "mars/prompts_carried": len(carried)}
+    return Sampled(rollouts, kept, SamplingState(round_number, carried), metrics)
+
+
+def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, timer: StepTimer) -> list[PromptRollouts]:
+    """The rollouts of each prompt with their rewards, penalties included.
+
+    One engine call generates all views of all prompts, so that multi and mono views share the engine's caches.
+    """
+    requests = parts.plan.requests(prompts, step)
+    # A response is scored as soon as it is finished, while others are generated: "gen" is the time spent waiting for
+    # the engine, "reward" what scoring takes after the last response.
+    finished = timer.during("gen", parts.engine.generate(requests))
+    with timer.stage("reward"):
+        scored = score_stream(
+            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer
+        )
+    rollouts = collect(prompts, requests, scored)
+    if parts.overlong is not None:
+        rollouts = with_overlong_penalty(rollouts, parts.overlong)
+    if parts.kl_in_reward > 0:
+        with timer.stage("ref"):
+            kl = parts.trainer.kl_to_reference(parts.scoring_batch(rollouts))
+        rollouts = with_kl_penalty(rollouts, kl, parts.kl_in_reward)
+    return rollouts
+
+
+def _metrics(parts: StepParts, rollouts: Sequence[PromptRollouts], advantages: Advantages) -> dict[str, float]:
+    rewards, views = PooledRewards.of_rollouts(rollouts), AnchorViews.of_rollouts(rollouts)
+    metrics = method_metrics(rewards, views, advantages)
+    return metrics | score_metrics(rollouts) | rollout_metrics(rollouts, parts.prompt_length)

@@ -1,0 +1,43 @@
+"""The benchmarks, behind one command.
+
+    python scripts/bench.py step --picture bench_step.png > bench_step.json
+    python scripts/bench.py gpu --smoke > /dev/null
+    python scripts/bench.py anchors --help
+
+JSON goes to stdout, progress to stderr. docs/performance.md explains every figure and has the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+BENCHMARKS = {
+    "step": "a whole training step and its stages, beside the same step in TRL",
+    "trainer": "forward and backward of one group: padded rows, shared images, shared prefixes",
+    "anchors": "what anchors cost at equal numbers of rollouts",
+    "scale": "time and memory over samples, prompts, sources, image sizes and many steps",
+    "advantages": "advantages of a million rollouts, beside a plain Python loop",
+    "gpu": "steps of a 3B model on one or more GPUs, with the share of peak FLOP/s",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    table = "\n".join(f"  {name:<12}{text}" for name, text in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="bench.py", description=f"{__doc__}\n{table}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="of the benchmark; see its --help")
+    given = parser.parse_args(arguments)
+    # Imported only when chosen: some import torch and transformers.
+    return import_module(f"scripts.bench.{given.benchmark}").main(given.options)
+
+
+if __name__ == "__main__":
+    # Python puts scripts/ first, where `scripts.bench` cannot be found.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""A file that is replaced is the old one or the whole new one, never a part."""
+
+from __future__ import annotations
+
+import pytest
+
+from mars.output.files import replacing
+
+
+def test_the_draft_takes_the_files_place_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "x.txt"
+    with replacing(path) as draft:
+        draft.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failed_block_leaves_the_old_file_and_no_draft(tmp_path, failure):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+
+    def write_half():
+        with replacing(path) as draft:
+            draft.write_text("half")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_draft_that_a_killed_process_left_is_written_over(tmp_path):
+    path = tmp_path / "x.txt"
+    with replacing(path) as draft:
+        draft.write_text("old")
+    draft.write_text("left over by a process that was killed")
+    with replacing(path) as draft:
+        draft.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]

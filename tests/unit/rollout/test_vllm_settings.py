@@ -1,0 +1,88 @@
+"""What the configuration becomes for vLLM; the engine itself is tested in tests/integration."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from mars.rollout.vllm_engine import VllmEngine
+from mars.types import TokenRules
+from tests.builders import train_config
+
+RULES = TokenRules(image_id=5, blocked_ids=(5, 6), eos_ids=(7,), pad_id=0)
+
+
+class RecordingLlm:
+    """Stands for `vllm.LLM`: keeps what it is made with."""
+
+    def __init__(self, **arguments) -> None:
+        self.arguments = arguments
+        engine_core = SimpleNamespace(shutdown=lambda: None)
+        self.llm_engine = SimpleNamespace(engine_core=engine_core)
+
+    def collective_rpc(self, method: str) -> None:
+        assert method == "count_encoder_runs"
+
+
+@pytest.fixture
+def arguments(monkeypatch):
+    """The arguments of vLLM for some settings."""
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=RecordingLlm))
+
+    def made(max_images=3, **values):
+        engine = VllmEngine(train_config(values), RULES, max_images, decode=str, fetch=iter)
+        found = engine._llm.arguments
+        engine.close()
+        return found
+
+    return made
+
+
+def test_every_setting_of_the_engine_arrives(arguments):
+    found = arguments(
+        **{
+            "model.path": "a/model",
+            "model.dtype": "bfloat16",
+            "model.trust_remote_code": True,
+            "run.seed": 11,
+            "data.min_image_pixels": 3000,
+            "data.max_image_pixels": 2**20,
+            "rollout.max_model_len": 20000,
+            "rollout.max_num_seqs": 9,
+            "rollout.vllm.enforce_eager": True,
+            "rollout.vllm.block_size": 32,
+            "rollout.vllm.kv_cache_memory_bytes": 2**26,
+            "rollout.vllm.gpu_memory_utilization": 0.3,
+        }
+    )
+    wanted = {
+        "model": "a/model",
+        "dtype": "bfloat16",
+        "trust_remote_code": True,
+        "seed": 11,
+        "tensor_parallel_size": 1,
+        "max_model_len": 20000,
+        "max_num_batched_tokens": 20000,
+        "max_num_seqs": 9,
+        "enforce_eager": True,
+        "block_size": 32,
+        "kv_cache_memory_bytes": 2**26,
+        "gpu_memory_utilization": 0.3,
+        "limit_mm_per_prompt": {"image": 3, "video": 0},
+        "mm_processor_kwargs": {"size": {"shortest_edge": 3000, "longest_edge": 2**20}},
+        "mm_processor_cache_gb": 2 * 3 * 2**20 * 24 / 2**30,  # two prompts of three images, 24 bytes a pixel
+        "enable_chunked_prefill": False,
+    }
+    assert {key: found[key] for key in wanted} == wanted
+
+
+def test_what_is_null_is_left_to_vllm(arguments):
+    values = {"rollout.vllm.block_size": None, "rollout.vllm.kv_cache_memory_bytes": None}
+    assert {"block_size", "kv_cache_memory_bytes"} & set(arguments(**values)) == set()
+
+
+def test_gpus_share_a_model_and_prefill_in_chunks(arguments):
+    found = arguments(**{"cluster.device": "cuda", "rollout.engine": "vllm", "rollout.tensor_parallel_size": 4})
+    assert (found["tensor_parallel_size"], found["enable_chunked_prefill"]) == (4, True)
