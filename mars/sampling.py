@@ -23,13 +23,14 @@ from mars.algorithms.metrics import method_metrics
 from mars.algorithms.penalties import OverlongPenalty, score_metrics, with_kl_penalty, with_overlong_penalty
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, with_advantages
 from mars.algorithms.selection import select_prompts
+from mars.answers.record import BoxFrames, PromptLength
 from mars.rewards.contract import RewardScorer
-from mars.rollout.collect import BoxFrames, collect, score_stream
+from mars.rollout.collect import collect, score_stream
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.metrics import engine_metrics, rollout_metrics
 from mars.rollout.plan import RolloutPlan
 from mars.tracking.timer import StepTimer
-from mars.types import Prompt, PromptRollouts, RolloutRequest, SampledPrompt, TrainBatch
+from mars.types import Prompt, PromptRollouts, SampledPrompt, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class StepParts:
     max_rounds: int
     decode: Callable[[Sequence[int]], str]
     frames: BoxFrames
-    prompt_length: Callable[[RolloutRequest], int]
+    prompt_length: PromptLength
     collate: Callable[[Sequence[SampledPrompt]], TrainBatch]
     scoring_batch: Callable[[Sequence[PromptRollouts]], TrainBatch]
 

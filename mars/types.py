@@ -1,9 +1,9 @@
-"""The data of one training step, stage by stage. Every class is frozen; tensors and pixels appear in none of them.
+"""The data of one training step, stage by stage. All classes are frozen, and none holds tensors or pixels.
 
     Prompt -> RolloutRequest -> Completion -> Rollout -> RolloutGroup -> PromptRollouts -> SampledPrompt -> TrainBatch
 
-Images travel as `ImageRef`, tokens as tuples of int. Identity is explicit: a prompt is its `prompt_id`, a view the
-tuple of source names it shows. Nothing is inferred from order, shape or text.
+Images are `ImageRef`s, tokens are tuples of int. Identity is explicit: a prompt is identified by its `prompt_id`, a
+view by the tuple of source names that it shows. Nothing is inferred from order, shape or text.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from typing import Any
 
 from mars.errors import DataError
 
-IMAGE_MARKER = "<image>"  # stands in a message's text for one image
+IMAGE_MARKER = "<image>"  # marks the place of one image in a message's text
 View = tuple[str, ...] | None
-"""Which sources a prompt shows: None is the multi view (all of them); ("infrared",) is a mono view."""
+"""The sources that a prompt shows: None for the multi view (all sources), ("infrared",) for a mono view."""
+
+
+def view_name(view: View) -> str:
+    """The view's name in metrics and files: "multi", or its sources joined by "+", such as "rgb+depth"."""
+    return "multi" if view is None else "+".join(view)
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Where an image is, never its pixels: a file, or a cell of a parquet file (`row`, `slot` in its `images` list).
+    """Where an image is: a file, or a cell of a parquet file (its `row` and the `slot` in that row's `images` list).
 
-    `encoding` says how stored values become RGB: "rgb" for 8 bits; 16 bits need a depth encoding (pixels/images.py).
-    `size` is (width, height) in pixels of the stored image after EXIF rotation; `resized` what decoding makes of it.
+    encoding: how stored values become RGB; "rgb" for 8 bits, a depth encoding for 16 bits (pixels/images.py).
+    size: (width, height) of the stored image in pixels, after EXIF rotation. resized: size to decode to, None: `size`.
     """
 
     path: str
@@ -45,7 +50,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Message:
-    """One chat turn. `text` holds one "<image>" marker for each image it shows, in source order."""
+    """One chat turn. `text` has one "<image>" marker per image, in the order of the sources."""
 
     role: str
     text: str
@@ -55,9 +60,8 @@ class Message:
 class Prompt:
     """One row of a data set: a question about K named sources, and its truth.
 
-    prompt_id: hash of (data set fingerprint, row); stable over runs, epochs and machines.
-    row: "file:row" for messages to the user.
-    truth: as text (boxes as JSON text). response: a worked answer for supervised cold start, else None.
+    prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", for messages.
+    truth: text (boxes as JSON text). response: an example response for the supervised cold start, else None.
     """
 
     prompt_id: str
@@ -80,7 +84,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one request is sampled. temperature 0 is greedy. Response length in tokens."""
+    """How to sample a request. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
 
     temperature: float
     top_p: float
@@ -90,9 +94,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """`num_samples` responses wanted for one view of one prompt.
+    """Asks for `num_samples` responses to one view of one prompt.
 
-    prompt_token_ids: one media placeholder per image, not yet expanded to the image's tokens.
+    prompt_token_ids: with one placeholder per image, which the engine expands to the image's tokens.
     seed: sample k is drawn with seed + k.
     """
 
@@ -107,7 +111,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled response. `logprobs` are the engine's, of the distribution it sampled from; same length."""
+    """One sampled response. logprobs: one per token, of the distribution from which the engine sampled."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -120,12 +124,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class RewardInput:
-    """What a reward function sees of one answer.
+    """The arguments of a reward function for one response.
 
-    truth_size: (width, height) of the frame the truth's boxes are written in (the first source's stored pixels, or
-        (1000, 1000) for rows whose box_space is "norm_1000"); None for a prompt without images.
-    response_size: the frame the response's boxes are expected in (the first shown image after smart_resize, or
-        (1000, 1000) for models that answer in thousandths); None without images.
+    truth_size, response_size: (width, height) of the frame of the boxes; None for prompts without images.
+    truth_size: of the first source's stored image; (1000, 1000) for rows whose box_space is "norm_1000".
+    response_size: of the first shown image after smart_resize; (1000, 1000) for models that answer in thousandths.
     """
 
     data_source: str
@@ -139,10 +142,10 @@ class RewardInput:
 
 @dataclass(frozen=True)
 class RewardResult:
-    """`score` is what is trained on; `parts` are named components for the metrics.
+    """score: used in training. parts: named values for the metrics.
 
-    accuracy: in [0, 1], what evaluation reports (VQA: right or wrong; grounding: mean IoU).
-    failed: the function raised, timed out or returned no finite number; the sample is masked and counted.
+    accuracy: in [0, 1], reported by evaluation (VQA: 1 if right, else 0; grounding: mean IoU).
+    failed: why the function gave no score (raised, timed out, not finite), else None; the sample is masked and counted.
     """
 
     score: float
@@ -153,7 +156,7 @@ class RewardResult:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One scored response. `index` is k within its group."""
+    """One scored response. index: its number within its group, from 0."""
 
     prompt_id: str
     view: View
@@ -186,7 +189,7 @@ class RolloutGroup:
 
 @dataclass(frozen=True)
 class PromptRollouts:
-    """A prompt with its multi group and its anchor groups: the unit that is kept, dropped, carried or moved."""
+    """A prompt with its multi group and its anchor groups. It is kept, dropped or carried as a whole."""
 
     prompt: Prompt
     multi: RolloutGroup
@@ -200,7 +203,7 @@ class PromptRollouts:
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt's rollouts, an advantage and a weight for each valid multi rollout; carried: from an earlier step."""
+    """A prompt's rollouts, an advantage and a weight per valid multi rollout. carried: sampled in the previous step."""
 
     rollouts: PromptRollouts
     advantages: tuple[float, ...]
@@ -210,9 +213,9 @@ class SampledPrompt:
 
 @dataclass(frozen=True)
 class TrainResponse:
-    """One response to train on; all its tokens have its advantage. off_policy: it was not sampled under this prompt.
+    """One response to train on; all its tokens have the same advantage. off_policy: not sampled from this prompt.
 
-    weight: finite, >= 0; multiplies the response's loss. At 0 its tokens leave the loss and its denominators.
+    weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 
     token_ids: tuple[int, ...]
@@ -228,10 +231,7 @@ class TrainResponse:
 
 @dataclass(frozen=True)
 class TrainPrompt:
-    """A prompt with its responses.
-
-    num_prompt_tokens: length in the model's forward, images' tokens counted. carried: sampled in an earlier step.
-    """
+    """A prompt with its responses. num_prompt_tokens: including image tokens. carried: sampled in the previous step."""
 
     prompt_id: str
     prompt_token_ids: tuple[int, ...]
@@ -243,9 +243,10 @@ class TrainPrompt:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The rows of one forward: (position in `TrainBatch.prompts`, position in its responses).
+    """The rows of one forward: (index in `TrainBatch.prompts`, index in that prompt's responses).
 
-    The last `num_fillers` rows are untrained: FSDP needs equally many forwards on all ranks, all or none with images.
+    The last `num_fillers` rows are not trained on. FSDP needs the same number of forwards on all ranks, and images in
+    the same forwards; fillers make up the difference.
     """
 
     rows: tuple[tuple[int, int], ...]
@@ -254,20 +255,20 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """One optimizer step: for each rank its micro-batches, equally many; every row of the update exactly once."""
+    """One optimizer step: the micro-batches of each rank, the same number for all. Has every row exactly once."""
 
     ranks: tuple[tuple[MicroBatch, ...], ...]
 
     @property
     def rows(self) -> tuple[tuple[int, int], ...]:
-        """All weighted rows of the update, over all ranks, in batch order."""
+        """All rows of the update over all ranks, without fillers, in batch order."""
         batches = (batch for micro_batches in self.ranks for batch in micro_batches)
         return tuple(sorted(row for b in batches for row in b.rows[: len(b.rows) - b.num_fillers]))
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """What one step trains on: whole prompts, and how they are split over updates, ranks and forwards."""
+    """What one step trains on: whole prompts, and their split into updates, ranks and forwards."""
 
     prompts: tuple[TrainPrompt, ...]
     updates: tuple[UpdatePlan, ...]
@@ -275,7 +276,7 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """Metrics of one `PolicyTrainer.update`, reduced over all ranks, and its seconds spent on old log-probs."""
+    """Metrics of one `PolicyTrainer.update`, reduced over all ranks, and the seconds it spent on old log-probs."""
 
     metrics: Mapping[str, float]
     old_logprob_seconds: float
@@ -283,7 +284,7 @@ class UpdateStats:
 
 @dataclass(frozen=True)
 class WeightUpdate:
-    """A version of the policy's weights. `payload` is what the transfer needs (a reference, never pixels)."""
+    """A version of the policy's weights. payload: what the engine needs to fetch them, such as a Ray reference."""
 
     version: int
     payload: Any
@@ -291,7 +292,7 @@ class WeightUpdate:
 
 @dataclass(frozen=True)
 class TokenRules:
-    """Special ids. blocked_ids (media tokens, ids beyond the tokenizer) have probability 0 in engine and trainer."""
+    """Special ids. blocked_ids (media tokens, ids beyond the tokenizer) get probability 0 in engine and trainer."""
 
     image_id: int
     eos_ids: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What one forward takes, and rows (prompt, response) laid out for it one by one. Every distinct image comes once."""
+"""The tensors of one forward, and their padded form: one row per (prompt, response). Each distinct image comes once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ResponseIds = tuple[int, ...]
 
 
 class ProcessedPrompt(Protocol):
-    """What a prompt must offer (mars/data/prompts/processor.py makes it)."""
+    """A prompt as tensors, from mars/data/prompts/processor.py."""
 
     input_ids: Tensor
     pixel_values: tuple[Tensor, ...]
@@ -26,14 +26,15 @@ class ProcessedPrompt(Protocol):
 
 @dataclass(frozen=True)
 class ForwardBatch:
-    """B rows, padded on the right to L tokens, with T response tokens in all; or one row that is a pack.
+    """B rows padded on the right to L tokens, or a pack as one row (B = 1); T response tokens in all.
 
     input_ids: int64 [B, L]. position_ids: int64 [3, B, L] (time, height, width).
     pixel_values: float32 [patches, patch_dim] and image_grid_thw: int64 [distinct images, 3]; None without images.
-    image_index: for every image in the tokens, row by row, its place among the distinct ones.
-    targets: int64 [T], tokens response by response; the hidden state at [token_rows, token_columns] predicts them.
+    image_index: for each image in the tokens, row by row, its index among the distinct images.
+    targets: int64 [T], response tokens, response by response; the hidden state at [token_rows, token_columns] predicts
+        each of them.
     lengths: int64 [responses], tokens of each response.
-    layout: of a pack of groups (shared_prefix.py), where B is 1; None if every row is one prompt and its response.
+    layout: of a pack (shared_prefix.py); None for padded rows.
     """
 
     input_ids: Tensor
@@ -55,7 +56,7 @@ class ForwardBatch:
 
 @dataclass(frozen=True)
 class DistinctImages:
-    """The tensors of `ForwardBatch` by their names there."""
+    """The images of a `ForwardBatch`: `pixel_values`, `image_grid_thw` and `image_index` there."""
 
     pixel_values: Tensor | None
     grid_thw: Tensor | None
@@ -65,9 +66,9 @@ class DistinctImages:
 def forward_batch(
     rows: Sequence[tuple[ProcessedPrompt, ResponseIds]], rope_index: Callable[..., Any], image_id: int, pad_id: int
 ) -> ForwardBatch:
-    """rope_index: the model's `get_rope_index`. Prompts that come several times are laid out once.
+    """Padded rows. rope_index: the model's `get_rope_index`, called once for each distinct prompt.
 
-    Response positions go on where the prompt's end: largest prompt position + 1 + j on all three axes.
+    Response token j has position (largest prompt position + 1 + j) on all three axes.
     """
     positions = {id(prompt): prompt_positions(prompt, rope_index, image_id) for prompt, _ in rows}
     longest = max(len(prompt.input_ids) + len(response) for prompt, response in rows)
@@ -112,7 +113,7 @@ def prompt_positions(prompt: ProcessedPrompt, rope_index: Callable[..., Any], im
 
 
 def distinct_images(prompts: Sequence[ProcessedPrompt]) -> DistinctImages:
-    """Every image of the prompts once, in order of appearance; `index` says which one each prompt shows in turn."""
+    """Each image of the prompts once, in order of appearance; `index` lists the images shown, prompt by prompt."""
     images: dict[ImageRef, tuple[Tensor, tuple[int, int, int]]] = {}
     for prompt in prompts:
         for key, pixels, grid in zip(prompt.image_keys, prompt.pixel_values, prompt.image_grid_thw, strict=True):

@@ -1,4 +1,4 @@
-"""The GPU memory that an update takes, as torch's allocator counts it."""
+"""Peak GPU memory of an update, as counted by torch's allocator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _GIB = 2**30
 
 
 class PeakMemory:
-    """The most memory allocated at once in this process on its GPU, from the making of this object on."""
+    """Measures the peak memory allocated on this process's GPU since the object was created."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -17,9 +17,9 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def metrics(self) -> dict[str, float]:
-        """verl's perf/max_memory_allocated_gb, in GiB, of the rank that has the most. A collective call.
+        """perf/max_memory_allocated_gb: the maximum over all ranks, in GiB as verl counts it. A collective call.
 
-        Empty on a CPU, where there is no such count.
+        Empty on a CPU, where torch does not count.
         """
         if self._device.type != "cuda":
             return {}

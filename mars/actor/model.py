@@ -15,27 +15,12 @@ from torch.utils.checkpoint import checkpoint
 from mars.actor.batch import ForwardBatch
 from mars.actor.prefix_attention import register
 from mars.actor.vision_attention import use_segments
+from mars.config.schema import ModelConfig
 from mars.errors import SetupError
 
 Packing = Literal["shared_prefix", "padded"]
 # A logit of probability 0. -inf would make the entropy 0 * -inf, and so would the lowest finite number its gradient.
 _BLOCKED = -1e30
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """dtype: of the computation, "float32" or "bfloat16"; weights, gradients and the optimizer stay in float32.
-
-    packing: of all batches the model gets: packs of groups, or rows. attention: transformers' name of the one to use;
-    with packs by the vision tower only.
-    """
-
-    path: str
-    dtype: str
-    attention: str
-    trust_remote_code: bool
-    gradient_checkpointing: bool
-    packing: Packing
 
 
 @dataclass(frozen=True)
@@ -51,19 +36,19 @@ class ScoringSettings:
 
 
 class PolicyModel(nn.Module):
-    """Scores response tokens. [tokens, vocabulary] exists for `chunk_tokens` tokens at a time, in backward as well."""
+    """Scores response tokens. Logits exist for `chunk_tokens` tokens at a time, in forward and in backward."""
 
     def __init__(self, backbone: nn.Module, scoring: ScoringSettings) -> None:
         super().__init__()
         self.backbone = backbone
         self._scoring = scoring
-        # A buffer would become part of the saved policy.
+        # Not a registered buffer, which would become part of the saved policy.
         self._blocked = torch.tensor(scoring.blocked_ids, dtype=torch.long)
 
     def forward(self, batch: ForwardBatch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """Log-probs of `batch.targets` and the entropy at their places in nats, both float32 [T].
+        """Log-probs of `batch.targets`, and the entropy of the distribution each was drawn from in nats: float32 [T].
 
-        entropy_gradient: whether the entropy has one. It costs a few more [chunk, vocabulary] tensors in backward.
+        entropy_gradient: whether the entropy has a gradient, which costs a few more [chunk, vocabulary] tensors.
         """
         hidden = self._hidden_states(batch)[batch.token_rows, batch.token_columns]
         chunks = zip(
@@ -80,7 +65,7 @@ class PolicyModel(nn.Module):
                 batch.pixel_values, batch.image_grid_thw, return_dict=True
             )
             features = {"image": _repeat_features(features, batch.image_index)}
-        # No mask: rows are padded on the right, and a causal model never looks there; packs have their layout.
+        # No mask is needed: rows are padded on the right, where a causal model never attends; packs have a layout.
         layout = {} if batch.layout is None else {"shared_prefix": batch.layout}
         outputs = self.backbone.model(
             input_ids=batch.input_ids,
@@ -101,7 +86,7 @@ class PolicyModel(nn.Module):
 
 
 class PatchConvolution(nn.Conv3d):
-    """A convolution over single patches: one product with its weight, several times faster than `conv3d`."""
+    """A convolution over single patches as one matrix product, several times faster than `conv3d`."""
 
     def forward(self, patches: Tensor) -> Tensor:
         """patches [N, channels, frames, height, width], each as large as the kernel; returns [N, outputs, 1, 1, 1]."""
@@ -109,35 +94,44 @@ class PatchConvolution(nn.Conv3d):
         return projected[:, :, None, None, None]
 
 
-def load_policy(settings: ModelSettings, scoring: ScoringSettings, key: str = "model.path") -> PolicyModel:
-    """The model of a Hugging Face folder or name, in float32 on the CPU. key: the setting that errors name."""
+def load_policy(
+    model: ModelConfig,
+    scoring: ScoringSettings,
+    packing: Packing,
+    gradient_checkpointing: bool,
+    key: str = "model.path",
+) -> PolicyModel:
+    """The model of a Hugging Face folder or name, in float32 on the CPU.
+
+    packing: the layout of every batch that the model will get. key: the setting that errors name.
+    """
     from transformers import AutoModelForImageTextToText
 
-    attention: str | dict[str, str] = settings.attention
-    if settings.packing == "shared_prefix":
-        attention = {"text_config": register(), "vision_config": settings.attention}
+    attention: str | dict[str, str] = model.attention
+    if packing == "shared_prefix":
+        attention = {"text_config": register(), "vision_config": model.attention}
     try:
         backbone = AutoModelForImageTextToText.from_pretrained(
-            settings.path,
+            model.path,
             dtype=torch.float32,
             attn_implementation=attention,
-            trust_remote_code=settings.trust_remote_code,
+            trust_remote_code=model.trust_remote_code,
         )
     except (OSError, ImportError, ValueError) as error:
-        raise SetupError(f"{key}: the model cannot be loaded; got {settings.path}: {error}") from error
-    # The vision towers of the Qwen-VL models cut images into patches before this layer, which then sees one at a time.
+        raise SetupError(f"{key}: the model cannot be loaded; got {model.path}: {error}") from error
+    # The Qwen-VL processors cut images into patches, so this layer's kernel covers exactly one patch.
     embedding = getattr(getattr(backbone.model, "visual", None), "patch_embed", None)
     if isinstance(getattr(embedding, "proj", None), nn.Conv3d):
         embedding.proj.__class__ = PatchConvolution
-        if settings.attention == "sdpa":
+        if model.attention == "sdpa":
             use_segments(backbone.model.visual)
-    if settings.gradient_checkpointing:
+    if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return PolicyModel(backbone, scoring).train()
 
 
 def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str) -> None:
-    """FSDP2: every vision block and decoder layer is a unit, the rest (embeddings, norms, head) is the root's."""
+    """Shard with FSDP2: each vision block and decoder layer is a unit; embeddings, norms and head are in the root."""
     precision = MixedPrecisionPolicy()
     if dtype == "bfloat16":
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -152,7 +146,7 @@ def _units(backbone: nn.Module) -> Iterator[nn.Module]:
 
 
 def _repeat_features(features, image_index: tuple[int, ...]):
-    """One entry per shown image from one per distinct image; Qwen3-VL's deepstack features likewise."""
+    """Features of each shown image from those of the distinct images; Qwen3-VL's deepstack features likewise."""
     features.pooler_output = tuple(features.pooler_output[i] for i in image_index)
     if getattr(features, "deepstack_features", None) is not None:
         features.deepstack_features = [tuple(layer[i] for i in image_index) for layer in features.deepstack_features]

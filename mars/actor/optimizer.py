@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up, and the guarded step: clip, check, apply or skip."""
+"""AdamW with linear warm-up, and a step that clips the gradient and is skipped if it is not finite."""
 
 from __future__ import annotations
 
@@ -10,20 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """warmup_steps: the rate rises linearly over so many steps. max_grad_norm: of the global gradient.
-
-    total_steps: after the warm-up the rate falls linearly to 0 at this step; None: it stays.
-    """
-
-    learning_rate: float
-    warmup_steps: int
-    total_steps: int | None
-    weight_decay: float
-    betas: tuple[float, float]
-    max_grad_norm: float
+from mars.config.schema import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -36,24 +23,27 @@ class StepResult:
 
 
 class Optimizer:
-    """Norms, biases and embeddings are decayed like all else, as in the reference implementations of GRPO."""
+    """AdamW. Weight decay applies to all parameters, norms and embeddings included, as GRPO implementations do.
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> None:
+    total_steps: after the warm-up the learning rate falls linearly to 0 at this step; None: it stays constant.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig, total_steps: int | None) -> None:
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._settings = settings
         self._adamw = torch.optim.AdamW(
             self._parameters,
             lr=settings.learning_rate,
-            betas=settings.betas,
+            betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
             foreach=True,
         )
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._adamw, lambda step: rate_factor(step, settings.warmup_steps, settings.total_steps)
+            self._adamw, lambda step: rate_factor(step, settings.warmup_steps, total_steps)
         )
 
     def step(self) -> StepResult:
-        """Apply the gradients that are there, or none of them if any is not finite; then clear them."""
+        """Clip and apply the gradients, or apply none if any is not finite; then clear them."""
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         grad_norm = float(_full(norm))
         learning_rate = self._schedule.get_last_lr()[0]
@@ -65,7 +55,7 @@ class Optimizer:
         return StepResult(grad_norm, learning_rate, applied)
 
     def skip(self) -> StepResult:
-        """Drop the gradients; the weights and the schedule stay."""
+        """Clear the gradients; weights and learning-rate schedule stay as they are."""
         self._adamw.zero_grad(set_to_none=True)
         return StepResult(float("nan"), self._schedule.get_last_lr()[0], applied=False)
 

@@ -1,4 +1,4 @@
-"""Attention over packs: a prompt stands once before its responses, and each of these sees the prompt and itself."""
+"""Attention over packs: each prompt comes once, then its responses; a response attends to its prompt and to itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VARLEN_DTYPES = (torch.bfloat16, torch.float16)
 class PaddedResponses:
     """n responses of one group, padded to R tokens.
 
-    tokens: int64 [n * R], places among the group's response tokens; padding repeats a response's first token.
+    tokens: int64 [n * R], indices into the group's response tokens; padding repeats a response's first token.
     """
 
     count: int
@@ -29,9 +29,9 @@ class PaddedResponses:
 
     @cached_property
     def mask(self) -> Tensor:
-        """Bool [R, P + R], where a token looks: at the whole prompt, at itself and at what is before it.
+        """Bool [R, P + R], what a token attends to: the whole prompt, the earlier response tokens and itself.
 
-        Made when it is asked for: variable-length attention needs none, and that of a long response is large.
+        Made on demand: variable-length attention needs no mask, and the mask of a long response is large.
         """
         longest = len(self.tokens) // self.count
         mask = torch.ones(longest, self.prompt_tokens + longest, dtype=torch.bool, device=self.tokens.device)
@@ -40,9 +40,10 @@ class PaddedResponses:
 
 @dataclass(frozen=True)
 class PrefixGroup:
-    """A prompt of P tokens and its responses, which together have S.
+    """A prompt of P tokens and its responses, which have S tokens in all.
 
-    padded: the responses by their length. kept: int64 [S], where each response token is among all padded ones.
+    padded: the responses in batches of similar length. kept: int64 [S], the index of each response token in these
+    batches, one after the other.
     """
 
     prompt_tokens: int
@@ -53,10 +54,10 @@ class PrefixGroup:
 
 @dataclass(frozen=True)
 class SharedPrefixLayout:
-    """Who sees whom in a pack of N tokens: prompt, its responses, next prompt, its responses, and so on.
+    """What attends to what in a pack of N tokens: prompt, its responses, next prompt, its responses, and so on.
 
-    An argument of every forward, never state: gradient checkpointing calls the attention again during backward.
-    query_ends, key_ends: int32 [segments + 1], the sums of `segments` from 0 on.
+    It is an argument of every forward and never state, because gradient checkpointing repeats forwards in backward.
+    query_ends, key_ends: int32 [segments + 1], the cumulative sums of `segments`, from 0.
     """
 
     groups: tuple[PrefixGroup, ...]
@@ -67,7 +68,7 @@ class SharedPrefixLayout:
     def of(groups: Sequence[tuple[int, Sequence[int]]]) -> SharedPrefixLayout:
         """groups: (tokens of the prompt, tokens of each of its responses), in the pack's order.
 
-        Example: [(3, [2, 1]), (4, [])] is a pack of 10 tokens; place 5 (second response) sees places 0, 1, 2 and 5.
+        Example: [(3, [2, 1]), (4, [])] is a pack of 10 tokens; token 5 (second response) attends to 0, 1, 2 and 5.
         """
         made = tuple(_group(prompt, tuple(responses)) for prompt, responses in groups)
         queries, keys = zip(*_segments(made), strict=True)
@@ -93,14 +94,14 @@ class SharedPrefixLayout:
 
     @cached_property
     def segments(self) -> tuple[tuple[int, int], ...]:
-        """(queries, keys) of each stretch that is causal at its end: (P, P) for a prompt, (R, P + R) for a response."""
+        """(queries, keys) of each segment, causal at its end: (P, P) for a prompt, (R, P + R) for a response."""
         return _segments(self.groups)
 
 
 def register() -> str:
-    """Make the attention known to transformers; returns its name.
+    """Register the attention with transformers, for the language model; returns its name.
 
-    transformers builds no mask for it. For the language model only: the vision tower has no packs.
+    transformers builds no mask for attentions that it does not know.
     """
     from transformers import AttentionInterface
 
@@ -127,7 +128,7 @@ def shared_prefix_attention(
     """
     if attention_mask is not None or dropout or sliding_window:
         raise NotImplementedError("shared-prefix packing has no mask, no attention dropout and no sliding window")
-    # Under autocast the rotary embedding leaves queries and keys in float32.
+    # In mixed precision the rotary embedding leaves queries and keys in float32; values have the model's type.
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     if takes_varlen(query):
         from torch.nn.attention.varlen import varlen_attn
@@ -137,9 +138,9 @@ def shared_prefix_attention(
 
 
 def takes_varlen(query: Tensor) -> bool:
-    """Whether `torch.nn.attention.varlen` has a kernel for it: on a GPU, in 16 bits.
+    """Whether `torch.nn.attention.varlen` has a kernel for the query: on a GPU, in 16 bits.
 
-    torch 2.12 is the first that takes fewer key heads than query heads.
+    torch 2.12 is the first version that accepts fewer key heads than query heads.
     """
     return query.is_cuda and query.dtype in _VARLEN_DTYPES and torch.__version__ >= (2, 12)
 
@@ -147,10 +148,10 @@ def takes_varlen(query: Tensor) -> bool:
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float) -> Tensor:
     """query [N, H, D], key and value [N, Hk, D] -> [N, H, D], on any device and in any type.
 
-    Prompts are causal. Responses of like length run as one batch, whose keys are the prompt's and then their own.
+    Each prompt is one causal call. Responses of similar length are one batch: their keys follow those of the prompt.
     """
     outputs = []
-    # One split instead of slices: its backward is one concatenation.
+    # One split instead of many slices, because its backward is a single concatenation.
     parts = zip(*(x.split(layout.sizes) for x in (query, key, value)), strict=True)
     for group, prompt, responses in zip(layout.groups, parts, parts, strict=False):
         prompt_query, *prefix = (x.unsqueeze(0) for x in prompt)
@@ -164,7 +165,7 @@ def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefi
 def attend_segments(
     query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float, varlen: Any
 ) -> Tensor:
-    """The same by one call of variable-length attention, without padding.
+    """`attend_padded` as one call of variable-length attention, without padding.
 
     varlen: torch.nn.attention.varlen.varlen_attn. Where a segment has more keys than queries, its causal mask must be
     aligned at the end (bottom right), as in FlashAttention from version 2.1 on.
@@ -174,7 +175,7 @@ def attend_segments(
         query,
         _keys_by_segment(key, layout),
         _keys_by_segment(value, layout),
-        # Of the layout, which is on the device: made here, every layer would wait for a copy from the CPU.
+        # On the device already; made here, they would cost every layer a copy from the CPU.
         layout.query_ends,
         layout.key_ends,
         max(queries),
@@ -186,9 +187,9 @@ def attend_segments(
 
 
 def _keys_by_segment(keys: Tensor, layout: SharedPrefixLayout) -> Tensor:
-    """[N, Hk, D] -> one prompt's rows, then for every response the prompt's rows again and its own; group by group.
+    """[N, Hk, D] -> the keys of each segment: the prompt's, then for each response the prompt's and its own.
 
-    `expand` and `split` rather than an index: the prompt's gradient is one sum, in float32 inside, in a fixed order.
+    Copies are made by `expand`, not by an index: the prompt's gradient is then one sum, in float32, in a fixed order.
     """
     parts = iter(keys.split(layout.sizes))
     rows: list[Tensor] = []
@@ -213,7 +214,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
     if grouped and query.is_cuda:
-        # CUDA's kernels with a mask take no grouped heads.
+        # The CUDA kernels that take a mask do not take grouped heads.
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
         grouped = False
     attended = scaled_dot_product_attention(query, key, value, enable_gqa=grouped, **options)
@@ -230,7 +231,7 @@ def _segments(groups: Sequence[PrefixGroup]) -> tuple[tuple[int, int], ...]:
 
 
 def _group(prompt_tokens: int, response_tokens: tuple[int, ...]) -> PrefixGroup:
-    """Responses whose lengths have the same number of binary digits are padded together: under half is padding."""
+    """Pads responses whose lengths have the same number of binary digits together: less than half is padding."""
     starts = [0, *accumulate(response_tokens)]
     kept = torch.empty(starts[-1], dtype=torch.long)
     padded, first_row = [], 0

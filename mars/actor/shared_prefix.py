@@ -1,4 +1,4 @@
-"""Groups (a prompt and its responses) to the tensors of one forward. Every prompt token and image is in it once."""
+"""Packs: groups (a prompt and its responses) as the tensors of one forward, with each prompt and image once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Group = tuple[ProcessedPrompt, Sequence[ResponseIds]]
 def pack_groups(groups: Sequence[Group], rope_index: Callable[..., Any], image_id: int) -> ForwardBatch:
     """One row of prompt, its responses, next prompt, its responses, ...; rope_index: the model's `get_rope_index`.
 
-    Its log-probs and entropies are those of `forward_batch` over the same (prompt, response) pairs, in this order. A
-    prompt may come in several groups, and its responses may be spread over several packs: each group is exact alone.
-    Positions: every response goes on where its prompt ends, at its largest position + 1, as if it were the only one.
+    Log-probs and entropies equal those of `forward_batch` over the same (prompt, response) pairs, in this order. A
+    prompt may come in several groups, in one pack or in several.
+    Positions: each response continues at its prompt's largest position + 1, as if it were the only one.
 
     Example: prompt (7, 8) with responses (1, 2) and (3,) is the row 7 8 1 2 3 at positions 0 1 2 3 2; its targets
-    1, 2 and 3 are predicted at places 1, 2 and 1.
+    1, 2 and 3 are predicted at columns 1, 2 and 1.
     """
     input_ids, position_ids, columns = [], [], []
     start = 0
@@ -36,7 +36,7 @@ def pack_groups(groups: Sequence[Group], rope_index: Callable[..., Any], image_i
             places = torch.arange(len(response))
             input_ids.append(torch.tensor(response, dtype=torch.long))
             position_ids.append((positions.max() + 1 + places).expand(3, -1))
-            # Each token is predicted one place before it; the first one at the prompt's end, wherever it stands.
+            # A token is predicted one column before it; a response's first token at the last token of its prompt.
             columns.append(torch.where(places == 0, last, start + places - 1))
             start += len(response)
     rows = [(prompt, response) for prompt, responses in groups for response in responses]
@@ -57,6 +57,6 @@ def pack_groups(groups: Sequence[Group], rope_index: Callable[..., Any], image_i
 
 
 def group_rows(rows: Iterable[tuple[ProcessedPrompt, ResponseIds]]) -> list[Group]:
-    """Neighbouring rows of one and the same prompt become its group."""
+    """Neighbouring rows of the same prompt object form a group."""
     neighbours = (list(members) for _, members in groupby(rows, key=lambda row: id(row[0])))
     return [(members[0][0], [response for _, response in members]) for members in neighbours]

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
-from mars.actor.model import ModelSettings, PolicyModel
+from mars.actor.model import PolicyModel
+from mars.config.schema import ModelConfig
 
 # 256 MB in float32: large enough to hide latency, small beside any model that needs several.
 _BUCKET_ELEMENTS = 64 * 2**20
@@ -21,8 +22,8 @@ _BUCKET_ELEMENTS = 64 * 2**20
 def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """All weights on the CPU under their Hugging Face names, tied ones included; a collective call if sharded.
 
-    Complete on rank 0, empty on the others. Tensors may share memory with the model's on a single CPU process.
-    The shards go to rank 0 in a few large gathers: one for each tensor would cost a millisecond each.
+    Complete on rank 0, empty on the others. In a single CPU process the tensors may share memory with the model.
+    Shards are gathered on rank 0 in a few large calls, because a call for each tensor costs about a millisecond.
     """
     state = {name.removeprefix("backbone."): value.detach() for name, value in policy.state_dict().items()}
     full: dict[str, Tensor] = {}
@@ -55,7 +56,7 @@ def _gathered(bucket: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
 
 
 def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
-    """Elements of a tensor that a rank holds: FSDP2 deals rows out as torch.chunk does, the last ranks get fewer."""
+    """Elements of a tensor that a rank holds: FSDP2 splits rows as torch.chunk does, so the last ranks hold fewer."""
     if not isinstance(value, DTensor):
         return value.numel()
     rows = math.ceil(value.shape[0] / ranks)
@@ -63,15 +64,15 @@ def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
     return own * (value.numel() // value.shape[0])
 
 
-def save_policy(policy: PolicyModel, settings: ModelSettings, path: str, is_writer: bool) -> None:
+def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: bool) -> None:
     """Write weights, configuration, tokenizer and processor; a collective call."""
-    state = full_state(policy, getattr(torch, settings.dtype))
+    state = full_state(policy, getattr(torch, model.dtype))
     if not is_writer:
         return
     from transformers import AutoProcessor
 
     Path(path).mkdir(parents=True, exist_ok=True)
-    policy.backbone.config.dtype = settings.dtype  # so that the folder loads in the type it is written in
+    policy.backbone.config.dtype = model.dtype  # config.json names the dtype that the weights are saved in
     policy.backbone.save_pretrained(path, state_dict=state)
-    processor = AutoProcessor.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+    processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     processor.save_pretrained(path)

@@ -1,4 +1,4 @@
-"""The interface of everything that trains the policy."""
+"""`PolicyTrainer`: the interface of everything that trains the policy."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class PolicyTrainer(Protocol):
     """Owns the policy's weights."""
 
     def update(self, batch: TrainBatch) -> UpdateStats:
-        """Take the batch's optimizer steps, in the order of its updates; old and reference log-probs included.
+        """Do one optimizer step for each of the batch's updates, in order. Computes old and reference log-probs too.
 
-        The batch's advantages and weights are used as they are. Metrics are those of docs/metrics.md, reduced over
-        all ranks. Raises NumericalError after too many updates in a row whose loss or gradient is not finite.
+        Uses the batch's advantages and weights as they are. Metrics are those of docs/metrics.md, reduced over all
+        ranks. Raises NumericalError after too many updates in a row whose loss or gradient is not finite.
         """
         ...
 
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
-        """KL(policy || reference) of each response, in nats, summed over its tokens: one tuple for each prompt.
+        """KL(policy || reference) of each response, in nats, summed over its tokens: one tuple per prompt.
 
-        With the current weights and the objective's estimator; nothing is trained, advantages and weights are not
-        read. The batch's plans hold every row once. Raises ConfigError if there is no reference model.
+        Uses the current weights and the estimator of the objective. Trains nothing and ignores advantages and weights.
+        The batch's plans must hold every row once. Raises ConfigError if there is no reference model.
         """
         ...
 
     def publish_weights(self) -> WeightUpdate:
-        """The current weights, one version after the last published."""
+        """The current weights. Each call raises the version by 1."""
         ...
 
     def save(self, path: str) -> None:
@@ -46,5 +46,5 @@ class PolicyTrainer(Protocol):
         ...
 
     def close(self) -> None:
-        """End every process and free all memory this trainer holds."""
+        """End the trainer's processes and free its memory."""
         ...

@@ -1,4 +1,4 @@
-"""The sums behind an update's metrics: additive, so that means do not depend on how the work was split."""
+"""The sums behind an update's metrics. Sums add up over any split of the work, so the means do not depend on it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class UpdateSums:
-    """Scalars of one update, additive over micro-batches and ranks; `difference_max` by maximum.
+    """Scalars of one update, added up over micro-batches and ranks; of `difference_max` the maximum is taken.
 
-    loss: what is minimised. pg_loss, kl_loss: its terms without their weights. importance_weight, num_capped: over
-    the on-policy tokens. difference, rollout_kl: over the `num_compared` tokens that are compared with the engine.
+    loss: what is minimised. pg_loss, kl_loss: its terms without their coefficients. importance_weight, num_capped:
+    over the on-policy tokens. difference, rollout_kl: over the `num_compared` tokens compared with the engine.
     """
 
     loss: Tensor
@@ -44,7 +44,7 @@ class UpdateSums:
         return UpdateSums(**merged | {"difference_max": torch.maximum(self.difference_max, other.difference_max)})
 
     def all_reduce(self) -> Mapping[str, float]:
-        """Over all ranks, in float64; by name."""
+        """The totals over all ranks in float64, by name. A collective call."""
         names = [f.name for f in fields(self)]
         added = torch.stack([getattr(self, name).double() for name in names])
         largest = self.difference_max.double().clone()

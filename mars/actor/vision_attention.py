@@ -1,7 +1,7 @@
-"""Attention of the vision towers: windows and whole images one after the other, of which none sees another.
+"""Attention of the vision towers: a sequence of segments (windows or whole images), each attending only to itself.
 
-With "sdpa" transformers calls it once for each window: 160 times in every layer for two images of 1280 x 1024. On a GPU
-the launches of these calls would take longer than all arithmetic of the model.
+With "sdpa" transformers makes one call for each window: 160 calls in every layer for two images of 1280 x 1024. On a
+GPU launching these calls would take longer than all of the model's arithmetic.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mars.actor.prefix_attention import takes_varlen
 
-# transformers hands the ends of the segments over where "flash" is in the name; elsewhere it cuts for itself.
+# transformers passes the segments' ends to attentions with "flash" in their name; for others it splits by itself.
 SEGMENTS = "mars_flash_segments"
 
 
 def use_segments(visual: nn.Module) -> None:
     """Let the vision tower of a loaded model use this attention.
 
-    Set behind transformers' back, which takes every name with "flash" for a package that it would import.
+    Sets the private attribute: through its public setter transformers would try to import a package for the name.
     """
     from transformers import AttentionInterface
 
@@ -45,8 +45,8 @@ def segment_attention(
 ) -> tuple[Tensor, None]:
     """query, key and value [1, H, N, D] -> [1, N, H, D], and no weights.
 
-    cu_seq_lens_q: int32 [segments + 1], the ends of the segments from 0 on; max_length_q: tokens of the longest.
-    Raises NotImplementedError for a mask or dropout, which these towers do not have.
+    cu_seq_lens_q: int32 [segments + 1], cumulative lengths from 0; max_length_q: tokens of the longest segment.
+    Raises NotImplementedError for a mask or dropout, which these towers do not use.
     """
     if attention_mask is not None or dropout:
         raise NotImplementedError("the vision tower's attention has no mask and no dropout")
@@ -60,7 +60,9 @@ def segment_attention(
 
 
 def attend_batched(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scale: float) -> Tensor:
-    """query, key, value [N, H, D] -> [N, H, D]; neighbours of one length are a batch. Ends as above.
+    """query, key, value [N, H, D] -> [N, H, D]; neighbouring segments of equal length are one batch.
+
+    ends: as cu_seq_lens_q.
 
     Example: ends 0 4 8 10 are two calls: a batch of two windows of 4 tokens, and one of 2.
     """

@@ -19,11 +19,11 @@ class AdvantageSettings:
     GRPO: group_norm, normalize_std (arXiv 2402.03300, section 4.1). Dr. GRPO: group_norm, not normalize_std
     (arXiv 2503.20783, section 3.2). RLOO: leave_one_out, not normalize_std (arXiv 2402.14740, section 2.2).
 
-    pooled_statistics: what the anchor rewards enter. "mean_and_std": both statistics are those of multi and anchor
-        rewards together (MARS, arXiv 2605.25437). "mean": the baseline only; the std is that of the multi rewards. That
-        std may be 0 or tiny while the baseline is shifted away: use it with a std_floor.
-    unbiased_std: divide the squares by N - 1, else by N.
-    std_floor: smallest std divided by, in units of the reward. epsilon: added to the std after the floor.
+    pooled_statistics: which statistics the anchor rewards are part of. "mean_and_std": both, over multi and anchor
+        rewards together (MARS, arXiv 2605.25437). "mean": the baseline only; the std is that of the multi rewards. It
+        may be 0 or tiny while the anchors shift the baseline: use it with a std_floor.
+    unbiased_std: divide the sum of squares by N - 1, else by N.
+    std_floor: lower bound of the std, in units of the reward. epsilon: added to the std after the floor.
     """
 
     estimator: Literal["group_norm", "leave_one_out"]
@@ -82,11 +82,10 @@ def group_advantages(
 
     rewards: [N], prompt_index: int64 [N] in [0, num_prompts); the same with M for the anchors. Rows in any order,
     groups of any size. Without anchors this is the plain estimator. Equal rewards in U give exactly 0. A prompt with
-    fewer than two rewards in U (or, where the std of the multi rewards alone is divided by, in that) has weight 0.
+    fewer than two rewards in U has weight 0; if the divisor is the std of the multi rewards, it needs two of those.
 
     Computed in float64, summed in row order; values and weights are returned in the rewards' dtype. On the CPU a
-    prompt's advantages are therefore the same to the bit in whatever batch they are computed. The order of its
-    rewards changes the last digits of float64 results, which float32 results do not have.
+    prompt's advantages are therefore bit-identical whatever other prompts are computed with it.
 
     Example: multi rewards 1 and 0, one anchor reward 0.5: mean 0.5, std 0.5, advantages +1 and -1.
     >>> group_advantages(torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([0.5]), torch.tensor([0]), 1,

@@ -1,4 +1,4 @@
-"""What one step's rewards say about the method: gain, conflict, signal, and the advantages they gave."""
+"""Metrics of the method over one step's rewards and advantages: gain, conflict, signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine samples, the trainer scores: how far their log-probs are apart, and weights that make up for it."""
+"""Mismatch of engine and trainer log-probs: how large it is, and importance weights that correct for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LogprobDifference:
 
 
 def logprob_difference(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout) -> LogprobDifference:
-    """Both in the layout's shape. Without counted tokens max is 0. Off-policy tokens belong outside the mask here.
+    """Both in the layout's shape. Without counted tokens max is 0. Leave off-policy tokens out of the mask.
 
     Example: old (-1, -2), rollout (-1.5, -2): max 0.5, sum 0.5, num_tokens 2.
     """
@@ -48,7 +48,7 @@ def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayou
 def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout, cap: float) -> Tensor:
     """min(exp(old_logprobs - rollout_logprobs), cap) at each token, 0 outside the mask; no gradient.
 
-    Multiplied onto the token losses they correct for the engine's distribution being not quite the trainer's
+    As factors of the token losses they correct for the difference between the engine's and the trainer's distribution
     (truncated importance sampling: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
     training").
 
@@ -59,5 +59,5 @@ def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: T
 
 
 def num_capped(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout, cap: float) -> Tensor:
-    """Counted tokens whose importance weight would be above `cap`: int64 scalar."""
+    """Number of counted tokens whose importance weight is cut to `cap`: int64 scalar."""
     return (layout.mask & (old_logprobs.detach() - rollout_logprobs > math.log(cap))).sum()

@@ -1,4 +1,4 @@
-"""Terms added to a rollout's score before advantages are taken: to the multi rollouts' and the anchors' alike."""
+"""Penalties added to the scores of multi and anchor rollouts alike, before advantages are computed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def with_kl_penalty(
 
 
 def add_to_scores(prompts: Sequence[PromptRollouts], part: str, amounts: Iterable[float]) -> list[PromptRollouts]:
-    """Adds an amount to each rollout's score and names it `part`; a failed rollout stays as it is.
+    """Add an amount to each rollout's score and record it as the reward part `part`; failed rollouts stay as they are.
 
     amounts: one for each rollout, in the order of the prompts, of `groups` and of the rollouts in a group.
     """

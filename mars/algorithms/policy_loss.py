@@ -11,9 +11,9 @@ from torch import Tensor
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
-# exp of it is finite in float32; a ratio this far out is clipped or broken anyway.
+# Keeps exp finite in float32; a ratio this far from 1 is clipped anyway.
 _MAX_LOG_RATIO = 20.0
-# The geometric mean over a whole response moves little: e^10 is out of every range already.
+# The geometric mean over a whole response stays close to 1: e^10 is beyond any bound.
 _MAX_SEQUENCE_LOG_RATIO = 10.0
 
 

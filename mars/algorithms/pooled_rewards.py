@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mars.algorithms.advantages import Advantages, AdvantageSettings, group_advantages
-from mars.types import PromptRollouts, SampledPrompt, View
+from mars.types import PromptRollouts, SampledPrompt, view_name
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,6 @@ class AnchorViews:
         names = tuple(sorted(set(labels)))
         position = {name: i for i, name in enumerate(names)}
         return cls(names, torch.tensor([position[label] for label in labels], dtype=torch.int64))
-
-
-def view_name(view: View) -> str:
-    """A view in metric names: its sources joined by "+"; "multi" for the multi view.
-
-    Example: ("infrared",) is "infrared", ("rgb", "depth") is "rgb+depth".
-    """
-    return "multi" if view is None else "+".join(view)
 
 
 def _flatten(groups: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:

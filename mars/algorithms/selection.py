@@ -36,7 +36,7 @@ def select_prompts(
     """
     if rule not in ("all", "nonzero_advantage"):
         raise ConfigError(f"algorithm.selection: unknown; got {rule}; use all or nonzero_advantage")
-    # Two anchor rewards define the statistics of a prompt, but leave nothing to train on if its responses all failed.
+    # Two anchor rewards suffice for the statistics, but if all responses failed there is nothing to train on.
     answered = torch.bincount(prompt_index, minlength=len(advantages.defined)) > 0
     defined = advantages.defined & answered
     keep = defined if rule == "all" else has_signal(advantages, prompt_index)

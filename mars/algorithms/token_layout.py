@@ -1,4 +1,4 @@
-"""Which sequence every token belongs to, and which tokens count. One description for padded and packed batches."""
+"""Which sequence each token belongs to and which tokens count, for padded and packed batches alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TokenLayout:
     sequence_index: int64, same shape; the sequence of each token, 0 <= index < num_sequences. Not read outside mask,
         but must be in range there too.
 
-    Values at masked places never reach a result, NaN included: every function here and in policy_loss.py replaces
+    Values outside the mask never reach a result, not even NaN: every function here and in policy_loss.py replaces
     them before computing.
 
     Example: two responses of 2 and 3 tokens, packed:

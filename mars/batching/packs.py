@@ -1,4 +1,4 @@
-"""Splitting groups (a prompt and its responses) over packs, in which every prompt stands once. Costs in tokens."""
+"""Packing prompts and their responses into forwards. A pack holds each prompt once; all costs are in tokens."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ Rows = TypeVar("Rows", bound=Sequence[Any])
 
 
 def split_responses(prompt_tokens: int, response_tokens: Sequence[int], budget: int) -> list[range]:
-    """Places of the responses in each part of a group, in order; a part costs its prompt and its responses.
+    """Split a prompt's responses, in order, into parts that each fit the budget together with the prompt.
 
-    A part is closed before it exceeds the budget. A response that does so alone gets a part of its own.
+    Returns the positions of the responses in each part. A response that exceeds the budget alone is a part of its own.
 
     Example: 10 prompt tokens, responses of 3, 3 and 4, budget 17 -> [range(0, 2), range(2, 3)].
     """
@@ -28,27 +28,28 @@ def split_responses(prompt_tokens: int, response_tokens: Sequence[int], budget: 
 
 
 def at_least(number: int, parts: Sequence[Rows], cost: Callable[[Rows], int]) -> list[Rows]:
-    """The parts, the dearest ones halved until there are `number` of them or every one is a single row.
+    """Halve the most expensive part until there are `number` parts or every part is a single row.
 
     Example: 3 parts from ["abc", "d"] at the cost of their length -> ["a", "bc", "d"].
     """
     found = list(parts)
     while len(found) < number:
-        dearest = max(range(len(found)), key=lambda i: (len(found[i]) > 1, cost(found[i])))
-        rows = found[dearest]
+        largest = max(range(len(found)), key=lambda i: (len(found[i]) > 1, cost(found[i])))
+        rows = found[largest]
         if len(rows) == 1:
             break
-        found[dearest : dearest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+        found[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
     return found
 
 
 def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -> list[list[int]]:
-    """Items of each pack: an item goes to the first pack that has room, else it opens one, at its opening cost besides.
+    """First-fit bin packing: each item goes to the first pack with room for its cost, or opens a new one.
 
-    Costs in descending order that open at no cost need at most 11/9 OPT + 6/9 packs, OPT the fewest possible (Dosa
-    2007). An item that exceeds the budget alone gets a pack of its own.
+    Opening a pack costs the item's opening cost in addition. An item that exceeds the budget alone gets a pack of its
+    own. With descending costs and no opening costs at most 11/9 OPT + 6/9 packs are used, where OPT is the fewest
+    possible (Dosa 2007).
 
-    Example: costs [6, 5, 4, 3], nothing to open, budget 10 -> [[0, 2], [1, 3]].
+    Example: costs [6, 5, 4, 3], opening costs 0, budget 10 -> [[0, 2], [1, 3]].
     """
     packs: list[list[int]] = []
     room: list[int] = []
@@ -64,11 +65,11 @@ def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -
 
 
 def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -> list[list[int]]:
-    """Items of each of `num_packs` packs of like cost: every item goes to the one that is then the smallest.
+    """Distribute items over `num_packs` packs of similar cost: each item goes to the pack that it leaves smallest.
 
-    Costs in descending order that open at no cost: the largest pack is at most 4/3 of the best possible (Graham 1969).
+    With descending costs and no opening costs the largest pack is at most 4/3 of the best possible (Graham 1969).
 
-    Example: costs [6, 5, 4, 3], nothing to open, 2 packs -> [[0, 3], [1, 2]].
+    Example: costs [6, 5, 4, 3], opening costs 0, 2 packs -> [[0, 3], [1, 2]].
     """
     packs: list[list[int]] = [[] for _ in range(num_packs)]
     totals = [0] * num_packs
@@ -81,13 +82,14 @@ def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -
 
 
 def packs_in_step(ranks: Sequence[tuple[Sequence[int], Sequence[int]]], budget: int) -> list[list[list[int]]]:
-    """Packs of each rank, given its items' (costs, opening costs); no rank needs more than the one with most of them.
+    """The packs of each rank, given its items' (costs, opening costs).
 
-    All ranks wait for the largest of their first packs, then of their second ones, and so on. So the packs of a rank
-    are of like size where the budget allows it, and the largest comes first.
+    In every forward all ranks wait for the rank with the largest pack. So each rank uses as many packs as the rank that
+    needs the most, of similar size where the budget allows it, the largest first.
 
-    Example: costs [9, 8, 2] and [7, 2, 1], nothing to open, budget 10 -> [[[1, 2], [0]], [[0], [1, 2]]], packs of 10
-    and 9, 7 and 3: 19 tokens to wait for. One pack of 10 on the second rank would be no faster, and larger.
+    Example: costs [9, 8, 2] and [7, 2, 1], opening costs 0, budget 10 -> [[[1, 2], [0]], [[0], [1, 2]]]: packs of 10
+    and 9 tokens on the first rank, 7 and 3 on the second. The ranks wait for 10 + 9 tokens; a single pack of 10 on the
+    second rank would need more memory and be no faster.
     """
     fewest = [first_fit(costs, opening, budget) for costs, opening in ranks]
     chosen = []

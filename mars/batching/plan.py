@@ -1,4 +1,4 @@
-"""Splitting work over ranks and over forward passes. Deterministic, on costs in tokens."""
+"""Splitting a batch over optimizer steps, ranks and forwards. Deterministic; all costs are in tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Packing = Literal["shared_prefix", "padded"]
 
 
 def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Indices of the items each rank takes, in ascending order, so that the ranks' total costs are near equal.
+    """Indices of the items each rank takes, in ascending order, so that the ranks' total costs are nearly equal.
 
-    Longest processing time first (Graham 1969): the dearest item left goes to the rank with the least work. The
+    Longest processing time first (Graham 1969): the most expensive remaining item goes to the least loaded rank. The
     largest total is at most 4/3 - 1/(3 num_ranks) of the best possible one. Ties go to the lower index and rank.
     With fewer items than ranks some ranks get an empty list.
 
@@ -35,9 +35,9 @@ def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 def micro_batches(costs: Sequence[int], tokens_per_forward: int, num_fillers: int = 0) -> list[list[int]]:
     """Indices of the items of each forward pass, kept in order.
 
-    costs: tokens of each item. num_fillers: rows that every micro-batch holds besides, no longer than its items.
-    A micro-batch is padded to its longest item, so it costs (len(items) + num_fillers) * max(costs) tokens and is
-    closed before that exceeds tokens_per_forward. An item that is alone over the budget gets a micro-batch of its own.
+    costs: tokens of each item. num_fillers: rows that every micro-batch holds in addition, no longer than its items.
+    A micro-batch is padded to its longest item, so it costs (len(items) + num_fillers) * max(costs) tokens; it is
+    closed before that exceeds tokens_per_forward. An item that exceeds the budget alone gets a micro-batch of its own.
 
     Example: costs [3, 3, 8, 2] with 10 tokens and no fillers -> [[0, 1], [2], [3]].
     """
@@ -58,13 +58,12 @@ def plan_updates(
 ) -> tuple[UpdatePlan, ...]:
     """Split a batch into optimizer steps of `prompts_per_update` prompts in the given order; the last may be smaller.
 
-    packing: what a forward holds, and so what it costs. "padded": rows of a prompt and one response, padded to the
+    packing: what a forward holds, which decides its cost. "padded": rows of a prompt and one response, padded to the
     longest. "shared_prefix": each prompt once, then its responses, without padding.
-    Whole prompts go to one rank, and a prompt's responses stay neighbours; as packs, a prompt is split by responses
-    where it alone exceeds `tokens_per_forward`, or where there are fewer prompts than ranks. Fillers are added so that
-    every rank runs equally many forwards (FSDP's collectives wait for all) and no forward is without an image where
-    another has one.
-    A filler is the shortest row that shows an image.
+    A prompt's responses stay together on one rank. Only packs may split them: where the prompt with all its responses
+    exceeds `tokens_per_forward`, or where there are fewer prompts than ranks.
+    FSDP's collectives need every rank to run the same modules equally often. So fillers are added until every rank has
+    equally many forwards, and until each has an image if any does. A filler is the shortest row that shows an image.
 
     Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and
     (2, 0).
@@ -84,7 +83,7 @@ def _plan_rows(
         return _cost(prompts, (row,))
 
     prompt_rows = [_rows(prompts, index) for index in indices]
-    # Neighbours of like length pad little.
+    # Sorted by length, so that the rows of a micro-batch need little padding.
     prompt_rows.sort(key=lambda rows: -max(map(cost, rows)))
     assignment = assign_to_ranks([sum(map(cost, rows)) for rows in prompt_rows], num_ranks)
     filler, is_needed = _filler(prompts, indices)
@@ -105,7 +104,7 @@ def _plan_rows(
 def _forwards(
     rows: Sequence[Row], fillers: tuple[Row, ...], cost: Callable[[Row], int], tokens_per_forward: int
 ) -> list[MicroBatch]:
-    """The rows' micro-batches, each with all the fillers, which count against the budget as well."""
+    """The rows' micro-batches, each with all fillers; these count against the budget too."""
     costs = [max(map(cost, (row, *fillers))) for row in rows]
     batches = micro_batches(costs, tokens_per_forward, len(fillers))
     return [MicroBatch((*(rows[i] for i in batch), *fillers), len(fillers)) for batch in batches]
@@ -114,7 +113,7 @@ def _forwards(
 def _plan_packs(
     prompts: Sequence[TrainPrompt], indices: Sequence[int], num_ranks: int, tokens_per_forward: int
 ) -> UpdatePlan:
-    """Text-only groups fill the room that those with images leave; a pack of text alone takes a filler in."""
+    """Text-only prompts fill the room that those with images leave; a pack without an image gets a filler if needed."""
     filler, is_needed = _filler(prompts, indices)
 
     def opening_cost(index: int) -> int:
@@ -153,12 +152,12 @@ def _rows(prompts: Sequence[TrainPrompt], index: int) -> list[Row]:
 
 
 def _cost(prompts: Sequence[TrainPrompt], rows: Sequence[Row]) -> int:
-    """Tokens of rows of one prompt that stands once before them."""
+    """Tokens of one prompt followed by the responses of `rows`, all of that prompt."""
     return prompts[rows[0][0]].num_prompt_tokens + sum(len(prompts[i].responses[k].token_ids) for i, k in rows)
 
 
 def _filler(prompts: Sequence[TrainPrompt], indices: Sequence[int]) -> tuple[Row, bool]:
-    """The shortest row that shows an image, or the shortest; and whether forwards without an image need it."""
+    """The shortest row that shows an image, else the shortest row; and whether forwards without an image need it."""
     rows = [row for index in indices for row in _rows(prompts, index)]
     with_image = [row for row in rows if prompts[row[0]].images]
     return min(with_image or rows, key=lambda row: _cost(prompts, (row,))), bool(with_image)

@@ -1,16 +1,16 @@
-"""Whether prompts and reward agree: the perfect answer to a row, in the form its prompt asks for, earns full marks."""
+"""Check that prompts and rewards agree: the perfect answer in the form that the prompt asks for has accuracy 1."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from mars.answers.record import reward_input
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.templates import has_instruction
 from mars.errors import DataError
 from mars.rewards.built_in import has_boxes, is_built_in
 from mars.rewards.contract import RewardFn
 from mars.rewards.functions import perfect_answer
-from mars.rollout.collect import reward_input
 from mars.types import Prompt, RewardInput, View
 
 EMPTY_ANSWER = "<think></think><answer></answer>"

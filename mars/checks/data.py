@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,12 +52,6 @@ class CheckResult:
     num_instructing: int
     num_decoded: int
     seconds: float
-
-    @property
-    def prompts(self) -> tuple[Prompt, ...]:
-        """The prompts that a run uses: neither bad nor overlong."""
-        bad = {problem.row for problem in (*self.problems, *self.overlong)}
-        return tuple(prompt for prompt in self.rendered if prompt.row not in bad)
 
 
 def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) -> CheckResult:
@@ -180,7 +175,7 @@ def _split_of(prompt: Prompt, held_out: set[str]) -> str:
     declared = prompt.extra_info.get("split")
     if declared:
         return str(declared)
-    words = Path(file).stem.lower().replace("-", "_").replace(".", "_").split("_")
+    words = re.split(r"[-._@:]", Path(file).stem.lower())
     return next((split for split in SPLITS if split in words), "train")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
+from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.config.schema import TrainConfig
@@ -16,11 +17,10 @@ from mars.data.prompts.chat import prompt_length
 from mars.data.prompts.tokenizer import read_json
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError, SetupError
-from mars.fit import FitSettings, last_step
+from mars.fit import last_step
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.functions import load_reward
-from mars.rollout.collect import reward_input
 from mars.types import RewardResult
 
 _SAMPLES = 4
@@ -28,7 +28,7 @@ _ANSWERS = ("perfect", "empty")
 
 
 def report(config: TrainConfig) -> None:
-    """Raises the same errors as a run would, decodes every image in full and takes some rows all the way."""
+    """Do the checks of a run, decode every image in full, and process and score some rows. Raises a run's errors."""
     data = config.data.model_copy(update={"decode_at_start": True})
     inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(rewards_of(config), config.reward.scorer)
@@ -74,8 +74,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
     lengths = list(inputs.train.lengths.values())
     row_tokens = max(lengths) + rollout.max_response_tokens
     stream = prompt_stream(config, prompts)
-    fit = FitSettings(config.run.num_steps, config.run.num_epochs, 0, False, rollout.logprob_diff_alarm)
-    steps = last_step(fit, stream)
+    steps = last_step(config.run, stream)
     dropped = sum(inputs.train.dropped.values())
     held_out = len(inputs.evaluation.prompts) if inputs.evaluation is not None else 0
     return [

@@ -1,4 +1,4 @@
-"""How much memory a worker needs, estimated from the model's files before anything is loaded (docs/clusters.md)."""
+"""Estimate the memory of each worker from the model's files, before anything is loaded (docs/clusters.md)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from mars.errors import SetupError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-# Bytes per token and hidden unit that a layer keeps in 16 bits, attention scores not stored: Korthikanti et al. 2022
-# (arXiv 2205.05198), section 4.1.
+# Bytes of activations per layer, token and hidden unit, in 16 bits, without stored attention scores: Korthikanti et al.
+# 2022 (arXiv 2205.05198), section 4.1.
 ACTIVATION_BYTES = 34
 # Logits of a chunk in float32, their log-softmax, and the gradient.
 LOGITS_COPIES = 3
@@ -22,7 +22,7 @@ LOGITS_COPIES = 3
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the sizes follow from. num_parameters: all of the checkpoint, vision tower included."""
+    """Sizes of the model. num_parameters: of the whole checkpoint, including the vision tower."""
 
     num_parameters: int
     hidden_size: int
@@ -33,9 +33,9 @@ class ModelShape:
 
 
 def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
-    """From config.json and the headers of the *.safetensors in `folder`; no weight is read.
+    """Read the sizes from config.json and the headers of the *.safetensors in `folder`, without reading weights.
 
-    Raises SetupError where one of them is not what it should be.
+    Raises SetupError if one of them is missing a size or is malformed.
     """
     text = {**config, **(config.get("text_config") or {})}
     try:
@@ -53,7 +53,7 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
 
 
 def _num_parameters(file: Path) -> int:
-    """A safetensors file begins with the length of its JSON header (8 bytes, little endian), then the header."""
+    """Count the parameters in a safetensors file: 8 bytes of header length (little endian), then the JSON header."""
     try:
         with open(file, "rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -75,13 +75,15 @@ def trainer_memory(
     gradient_checkpointing: bool,
     with_reference: bool,
 ) -> dict[str, int]:
-    """Bytes on one rank, by what they are for; P parameters, R ranks, T tokens of a forward, H hidden, L layers.
+    """Bytes on one rank, by purpose. P parameters, R ranks, T tokens per forward, hidden size H, L layers.
 
-    parameters 4 P / R, gradients 4 P / R, optimizer states 8 P / R (AdamW's two moments), all in float32 and sharded;
-    reference model 4 P / R where there is one; activations: with checkpointing the inputs of L layers, 2 T H each, and
-    one layer at work, without it L layers at work, each 34 T H in 16 bits; logits chunk: 3 copies of chunk x vocabulary
-    in float32.
-    Example: P = 10^9, R = 4 -> 10^9 bytes of parameters on a rank, as many of gradients, twice as many of states.
+    - parameters 4 P / R, gradients 4 P / R, optimizer states 8 P / R (AdamW's two moments): float32, sharded;
+    - reference model 4 P / R, if there is one;
+    - activations in 16 bits: with checkpointing 2 T H for the input of each layer and 34 T H for one layer; without it
+      34 T H for each layer;
+    - logits chunk: 3 copies of chunk x vocabulary in float32.
+
+    Example: P = 10^9, R = 4: 10^9 bytes of parameters, 10^9 of gradients, 2 * 10^9 of optimizer states.
     """
     size = DTYPE_BYTES[dtype]
     shard = -(-shape.num_parameters // num_ranks)
@@ -101,11 +103,11 @@ def trainer_memory(
 def engine_memory(
     shape: ModelShape, *, tensor_parallel_size: int, dtype: str, max_num_seqs: int, max_model_len: int
 ) -> dict[str, int]:
-    """Bytes on one GPU of an engine: the weights, and the KV cache of max_num_seqs sequences of full length.
+    """Bytes on one GPU of an engine: the weights, and the KV cache of max_num_seqs sequences of maximal length.
 
-    KV cache: 2 (keys and values) x layers x KV heads x head size x bytes, for each token. An engine with less room
-    runs fewer sequences at once.
-    Example: 36 layers, 2 KV heads of 128 in bfloat16: 36,864 bytes a token.
+    KV cache per token: 2 (keys and values) x layers x KV heads x head size x bytes. With less memory the engine runs
+    fewer sequences at once.
+    Example: 36 layers, 2 KV heads of 128 in bfloat16: 36,864 bytes per token.
     """
     return {
         "parameters": -(-shape.num_parameters * DTYPE_BYTES[dtype] // tensor_parallel_size),

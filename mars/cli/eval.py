@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 evaluation = typer.Typer(
-    help="Evaluate a model: ask it, score its answers, compare.", no_args_is_help=True, rich_markup_mode=None
+    help="Evaluate a model: ask it; score, compare and show its answers.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -27,10 +27,18 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...",
 ConfigDirs = Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")]
 Task = Annotated[str, typer.Option(help="The built-in reward that the truths are for.", callback=_known_task)]
 Threshold = Annotated[
-    float | None, typer.Option(help="IoU above which boxes are a hit; as evaluation.iou_threshold if not given.")
+    float | None, typer.Option(help="IoU above which boxes are a hit; default: evaluation.iou_threshold.")
 ]
+Html = Annotated[Path | None, typer.Option(help="Write a page with images and boxes to this file.")]
 TruthSize = Annotated[str | None, typer.Option(metavar="WxH", help="Public files: frame of the truth's boxes.")]
 ResponseSize = Annotated[str | None, typer.Option(metavar="WxH", help="Public files: frame of the answers' boxes.")]
+ResultFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RESULTS",
+        help="Folder or .jsonl of mars eval infer, a run's rollouts/*.jsonl or evaluation/*.jsonl, or a public file.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")]
 
 
@@ -44,7 +52,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Write the result to this file as JSON.")] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
-    """Accuracy of Multi, Mono per source and Union, and the information gain, with intervals."""
+    """Evaluate a model: Multi, Mono per source, Union and information gain, with intervals."""
     from mars.errors import ConfigError
     from mars.output.files import check_writable
 
@@ -66,7 +74,12 @@ def run(
 def infer(
     model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
     questions: Annotated[str, typer.Argument(help="Parquet or JSONL file, or an official evaluation file (.json).")],
-    out: Annotated[Path, typer.Argument(help="Folder for the answers; or a .json file, with ours beside it.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder for the answers; or a .json file in the public format, with the answers beside it."
+        ),
+    ],
     overrides: Overrides = None,
     views: Annotated[Literal["multi", "mono", "all"], typer.Option(help="All images, each alone, or both.")] = "all",
     task: Annotated[
@@ -75,7 +88,7 @@ def infer(
     ] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
-    """Ask a model all questions in one engine call and keep its answers. A second call asks only what is missing."""
+    """Ask a model all questions and keep its answers in files. A second call asks only what is missing."""
     from mars.evaluation.files import check_out, result_paths
     from mars.evaluation.questions import first_task, readable_file
 
@@ -90,33 +103,33 @@ def infer(
     from mars.cluster.environment import gc_paused
 
     with gc_paused():
-        from mars.evaluation.job import run_inference
+        from mars.run import run_inference
     files = run_inference(config, questions, paths, views)
     typer.echo("\n".join(map(str, files)))
 
 
 @evaluation.command()
 def score(
-    results: Annotated[Path, typer.Argument(help="Folder or .jsonl of mars eval infer, or a public result file.")],
+    results: ResultFile,
     task: Task,
     threshold: Threshold = None,
     as_json: AsJson = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with pictures and boxes to this file.")] = None,
+    html: Html = None,
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
-    """Both scorers' Multi, Mono per source, Union, information gain and conflict rate of a result file."""
+    """Score a result file: Multi, Mono per source, Union, information gain, conflict rate under both scorers."""
     from mars.output.files import check_page
-    from mars.report.scores import score_file, show_scores, write_page
+    from mars.report.scores import score_file, show_scores, write_scores_page
 
     limit = _threshold(threshold)
     if html is not None:
         check_page(html, "--html")
-    _, scored, result = score_file(results, task, limit, _frames(truth_size, response_size))
+    scored, result = score_file(results, task, limit, _frames(truth_size, response_size))
     if html is not None:
         from mars.data.pixels.images import decode_image
 
-        write_page(html, result, scored, decode_image)
+        write_scores_page(html, result, scored, decode_image)
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
@@ -127,25 +140,28 @@ def score(
 
 @evaluation.command()
 def compare(
-    results: Annotated[list[Path], typer.Argument(help="Two result files or more; the first is compared with.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="Two result files or more; the others are compared with the first.")
+    ],
     task: Task,
     threshold: Threshold = None,
     as_json: AsJson = False,
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
-    """Result files side by side, with paired intervals of the differences from the first."""
+    """Compare result files: each beside the first, with paired intervals of the differences."""
     from mars.errors import ConfigError
-    from mars.evaluation.compare import Scored, comparison_table, legend
     from mars.evaluation.compare import compare as compare_files
+    from mars.evaluation.compare import comparison_table, legend
+    from mars.evaluation.files import read_results
+    from mars.evaluation.score import score_results
     from mars.evaluation.tables import print_table
-    from mars.report.scores import score_file
 
     if len(results) < 2:
-        raise ConfigError(f"mars eval compare: two result files or more are compared; got {len(results)}")
+        raise ConfigError(f"mars eval compare: want two result files or more; got {len(results)}")
     limit, frames = _threshold(threshold), _frames(truth_size, response_size)
-    files = [Scored(*score_file(path, task, limit, frames)[:2]) for path in results]
-    comparison = compare_files(files, task, limit)
+    files = [score_results(read_results(path), task, frames) for path in results]
+    comparison = compare_files(files, limit)
     if as_json:
         typer.echo(json.dumps(comparison, indent=2, allow_nan=False))
     else:
@@ -153,8 +169,39 @@ def compare(
         typer.echo("\n".join(legend(comparison)))
 
 
+@evaluation.command()
+def show(
+    results: ResultFile,
+    html: Html = None,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="Show the first N questions; default: all, 24 on a page.")
+    ] = None,
+) -> None:
+    """Print questions, truths and answers, with the rewards given when the answers were sampled; or write a page."""
+    from mars.evaluation.files import read_partial
+    from mars.output.files import check_page
+    from mars.output.text import visible
+
+    if html is not None:
+        check_page(html, "--html")
+    found, notes = read_partial(results)
+    for note in notes:
+        typer.echo(visible(note), err=True)
+    if html is None:
+        from mars.report.answers import answer_lines
+
+        for text in answer_lines(found.answers, questions):
+            typer.echo(text)
+    else:
+        from mars.data.pixels.images import decode_image
+        from mars.report.scores import write_results_page
+
+        write_results_page(html, found, questions, notes, decode_image)
+        typer.echo(f"page: {html}")
+
+
 def _config(model: str, files: str, overrides: list[str], config_dirs: list[str]) -> Any:
-    """The configuration of a job without training; this process is ready to import torch then."""
+    """Load the configuration of a job without training, and prepare this process for importing torch."""
     from mars.config.load import load_config
 
     given = [
@@ -176,7 +223,7 @@ def _quoted(text: str) -> str:
 
 
 def _threshold(given: float | None) -> float:
-    """The option, or what a run has by default. Raises ConfigError."""
+    """The value of --threshold, by default that of evaluation.iou_threshold. Raises ConfigError."""
     import yaml
 
     from mars.config.folders import shipped_folder
@@ -197,7 +244,7 @@ def _frames(truth_size: str | None, response_size: str | None) -> Any:
     from mars.errors import ConfigError
 
     if (truth_size is None) != (response_size is None):
-        raise ConfigError("--truth-size, --response-size: one frame alone says nothing; give both or none")
+        raise ConfigError("--truth-size, --response-size: boxes need both frames; give both or none")
     fields = fields_of_options(None, None, truth_size, response_size, None, None)
     if fields["truth_size"] is None:
         return None

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import yaml
 
 from mars.config.folders import shipped_folder
+from mars.data.rows.choices import with_plain_choices
 from mars.errors import ConfigError
 from mars.output.text import shorten, visible
 from mars.rewards.contract import ScorerName
 from mars.rewards.trial import Reading, Trial, item_of, read_items, run_trials, trial_record
 from mars.types import RewardInput
 
-# Of each text and of each list of boxes, so that a broken answer does not flood the terminal. JSON shows all.
+# Limits per text and per list of boxes, so that a broken answer does not flood the terminal. JSON shows all.
 _MAX_CHARS_SHOWN = 400
 _MAX_BOXES_SHOWN = 12
 
@@ -28,13 +30,15 @@ _MAX_BOXES_SHOWN = 12
 def try_reward(
     name: str, scorer: ScorerName, text: str | None, file: Path | None, fields: Mapping[str, Any], *, as_json: bool
 ) -> None:
-    """Scores `text`, or the responses of a JSONL file, and writes what comes out to stdout.
+    """Scores `text`, or the responses of a JSONL file, and writes the results to stdout.
 
-    fields: truth, choices and the like, as of `mars.rewards.trial.item_of`; those of a line of the file come first.
-    Raises ConfigError for wrong options, a reward that cannot be loaded, and (after all is shown) answers that the
-    reward failed on; DataError for bad lines and truths.
+    fields: truth, choices and so on, as for `mars.rewards.trial.item_of`; a line's own fields override them.
+    Raises ConfigError for wrong options, for a reward that cannot be loaded, and (after all is shown) if the reward
+    failed on an answer; DataError for bad lines and truths.
     """
-    rows = _rows(text, file, fields)
+    rows = [
+        (row, replace(item, extra_info=with_plain_choices(item.extra_info))) for row, item in _rows(text, file, fields)
+    ]
     with _stdout_to_stderr():
         trials = list(run_trials(name, scorer, rows, _timeout_s()))
     if as_json:
@@ -59,7 +63,7 @@ def fields_of_options(
     data_source: str | None,
     extra_info: str | None,
 ) -> dict[str, Any]:
-    """The options of the command as `mars.rewards.trial.item_of` takes them. Raises ConfigError.
+    """The options of the command as fields for `mars.rewards.trial.item_of`. Raises ConfigError.
 
     Sizes are "1280x1024"; extra_info is JSON text.
     """
@@ -79,7 +83,7 @@ def fields_of_options(
 
 
 def describe(trial: Trial, name: str, scorer: str) -> str:
-    """A block of lines, one for each fact, safe to show in a terminal."""
+    """A block of lines, one fact each, with control characters escaped."""
     reading, result = trial.reading, trial.result
     lines = [
         ("reward", f"{visible(name)}, {scorer} scorer"),
@@ -102,7 +106,7 @@ def describe(trial: Trial, name: str, scorer: str) -> str:
 
 
 def summary(trials: list[Trial]) -> str:
-    """The means over all answers; one that failed counts 0 in the accuracy and is left out of the score."""
+    """The means over all answers. A failed one counts as accuracy 0 and is left out of the mean score."""
     scored = [trial.result for trial in trials if trial.result.failed is None]
     score = f"{fmean(result.score for result in scored):.6g}" if scored else "none"
     accuracy = sum(result.accuracy for result in scored) / len(trials)
@@ -127,13 +131,13 @@ def _rows(text: str | None, file: Path | None, fields: Mapping[str, Any]) -> lis
 
 
 def _timeout_s() -> float:
-    """The deadline that a run has by default."""
+    """The default of `reward.timeout_s`."""
     return yaml.safe_load((shipped_folder() / "reward" / "grounding.yaml").read_text(encoding="utf-8"))["timeout_s"]
 
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """What a user's function prints must not mix with the result: its process inherits file descriptor 1."""
+    """Keeps what a user's function prints out of the result: its process inherits file descriptor 1."""
     sys.stdout.flush()
     ours = os.dup(1)
     os.dup2(2, 1)

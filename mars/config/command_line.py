@@ -12,7 +12,7 @@ from mars.config.folders import groups, shipped_folder
 
 @dataclass(frozen=True)
 class CommandLine:
-    """overrides: Hydra's, with every option that is none of ours, for `load_config` to refuse among the rest.
+    """overrides: for Hydra; includes unknown options, which `load_config` reports with all other problems.
 
     show_config: print the composed configuration. dry_run: check everything, start nothing.
     """

@@ -1,4 +1,4 @@
-"""Hydra's part: which files and overrides make up one configuration."""
+"""Compose one configuration from files and overrides with Hydra."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mars.config.schema import Root
 
 @dataclass(frozen=True)
 class Composition:
-    """What Hydra made of the files and of those overrides that can be used.
+    """Hydra's configuration from the files and the valid overrides.
 
     config: neither resolved nor checked; None where the files cannot be composed.
     given: keys that an override sets. doubtful: keys, sections and groups that a refused override was to set.

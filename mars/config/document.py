@@ -1,4 +1,4 @@
-"""docs/config.md, made from the schema and the composed default values.
+"""Generate docs/config.md from the schema and the composed default values.
 
 python -m mars.config.document           writes it
 python -m mars.config.document --check   ends with 1 if it is stale

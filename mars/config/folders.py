@@ -1,4 +1,4 @@
-"""Where configuration files stand: the shipped folder, and those given with --config-dir."""
+"""The folders of configuration files: the shipped one, and those given with --config-dir."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped_folder() -> Path:
-    """The configs of an installed mars stand in the package, those of a checkout beside it."""
+    """configs/ is inside the package if mars is installed, and next to it in a checkout."""
     installed = _PACKAGE / "configs"
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
 
@@ -27,7 +27,7 @@ def groups(root: str, folders: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def folder_problems(folders: Sequence[Path]) -> list[Problem]:
-    """Folders that are not there, and files that another folder already has (Hydra would read only the first)."""
+    """Report missing folders, and files that exist in two folders (Hydra would read only the first)."""
     problems, owner = [], {}
     for folder in folders:
         if not folder.is_dir():
@@ -43,7 +43,7 @@ def folder_problems(folders: Sequence[Path]) -> list[Problem]:
 
 
 def quoted(text: str) -> str:
-    """`text` as a Hydra override's value that is read back as exactly that text.
+    """Quote `text` so that Hydra reads it as exactly this text.
 
     >>> "model.path=" + quoted("it's, here")
     "model.path='it\\\\'s, here'"

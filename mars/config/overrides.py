@@ -60,7 +60,7 @@ class Overrides:
 
 
 def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
-    """Sort the overrides into usable ones and problems. Of several choices for a group the last counts."""
+    """Sort the overrides into usable ones and problems. The last choice for a group wins."""
     result, choices = Overrides(), {}
     for text in texts:
         try:

@@ -72,11 +72,27 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(description="Run code shipped with the model. Leave false unless you read it.")
 
 
-class DataConfig(Section):
-    train_files: list[str] = Field(min_length=1, description="Parquet or JSONL files of the training set.")
-    eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
+class RowsConfig(Section):
+    """How rows become prompts, in the training (`data`) and in the cold start (`data` of `mars.sft`)."""
+
     image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
     on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
+    max_prompt_tokens: PositiveInt = Field(
+        description="Longest prompt with its image tokens; longer ones are bad rows."
+    )
+    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
+    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
+    source_image_pixels: dict[str, list[PositiveInt]] = Field(
+        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
+    )
+
+
+class DataConfig(RowsConfig):
+    train_files: list[str] = Field(
+        min_length=1,
+        description="Parquet or JSONL files of the training set, saved data sets or hub names with @split.",
+    )
+    eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
     template: str = Field(
         description=f"How prompts ask for the answer: {_REWARDS}, none, file.jinja; auto follows the row's reward."
     )
@@ -87,14 +103,6 @@ class DataConfig(Section):
     )
     prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
     shuffle: bool = Field(description="Draw prompts in a new random order each epoch.")
-    max_prompt_tokens: PositiveInt = Field(
-        description="Longest prompt with its image tokens; longer ones are bad rows."
-    )
-    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
-    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
-    source_image_pixels: dict[str, list[PositiveInt]] = Field(
-        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
-    )
 
 
 class AlgorithmConfig(Section):
@@ -177,7 +185,20 @@ class RolloutConfig(Section):
     vllm: VllmConfig
 
 
-class ActorConfig(Section):
+class OptimizerConfig(Section):
+    """AdamW, of the training (`actor`) and of the cold start (`sft`)."""
+
+    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
+    warmup_steps: NonNegativeInt = Field(
+        description="Optimizer steps of linear warm-up; then the rate stays (training) or falls linearly to 0 (sft)."
+    )
+    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
+    max_grad_norm: PositiveFloat = Field(description="Norm that the gradient of all parameters is clipped to.")
+
+
+class ActorConfig(OptimizerConfig):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
     packing: Literal["shared_prefix", "padded"] = Field(
@@ -186,12 +207,6 @@ class ActorConfig(Section):
     tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits exist at once.")
     gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
-    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
-    warmup_steps: NonNegativeInt = Field(description="Optimizer steps of linear warm-up.")
-    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
-    max_grad_norm: PositiveFloat = Field(description="Largest gradient norm.")
     max_skipped_updates: NonNegativeInt = Field(description="Non-finite updates in a row before the run ends.")
 
 
@@ -255,32 +270,16 @@ class TrainConfig(Root):
     evaluation: EvaluationConfig
 
 
-class SftDataConfig(Section):
+class SftDataConfig(RowsConfig):
     train_files: list[str] = Field(min_length=1, description="Files whose rows have a `response`.")
     template: str = Field(description=f"How prompts ask for the answer: {_REWARDS}, none or file.jinja.")
-    image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
-    on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
-    max_prompt_tokens: PositiveInt = Field(
-        description="Longest prompt with its image tokens; longer ones are bad rows."
-    )
-    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
-    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
-    source_image_pixels: dict[str, list[PositiveInt]] = Field(
-        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
-    )
 
 
-class SftSettings(Section):
+class SftSettings(OptimizerConfig):
     num_steps: PositiveInt = Field(description="Optimizer steps.")
     batch_size: PositiveInt = Field(description="Rows of one optimizer step.")
     tokens_per_forward: PositiveInt = Field(description="Padded tokens of one forward; a batch is split accordingly.")
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits exist at once.")
-    learning_rate: PositiveFloat = Field(description="Peak AdamW learning rate.")
-    warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up; then linear decay to zero.")
-    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
-    max_grad_norm: PositiveFloat = Field(description="Largest gradient norm.")
     num_threads: PositiveInt = Field(description="Compute threads.")
     device: Literal["cuda", "cpu"] = Field(description="Where the training computes.")
     log_every: PositiveInt = Field(description="Write metrics every so many steps.")

@@ -1,4 +1,4 @@
-"""The prompt template that a setting names."""
+"""Find the file of a prompt template."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""verl's and EasyR1's names for what mars sets, so that their users are told ours.
+"""verl's and EasyR1's names of settings and mars' names for them, used in error messages.
 
-A value is our key or keys, then in brackets how values differ; or "-" and why there is none.
+An entry is mars' key or keys, followed in brackets by how values differ; or "-" and why there is no such key.
 """
 
 from __future__ import annotations

@@ -1,52 +1,94 @@
-"""Answers of a model to questions, kept as they come: `mars eval infer`. A second call asks only what is missing."""
+"""Ask a model questions: `evaluate` scores the answers at once, `infer` keeps them in files and can be resumed."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import logging
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from mars.answers.files import append_answers, read_answers, write_answers
+from mars.answers.record import Answer, BoxFrames, PromptLength, answer_of, answers_of
 from mars.errors import DataError, SetupError
-from mars.evaluation.answers import Answer, to_record, view_name
-from mars.evaluation.files import ResultPaths, read_about, read_answers
+from mars.evaluation.files import ResultPaths, read_manifest
 from mars.evaluation.public import public_entries
-from mars.output.files import append, write_atomically
+from mars.evaluation.score import record_of
+from mars.evaluation.summary import summarize
+from mars.output.files import write_atomically
 from mars.output.progress import progress
-from mars.rollout.collect import BoxFrames
+from mars.rewards.contract import RewardScorer
+from mars.rewards.functions import RewardsBySet
+from mars.rollout.collect import collect, score_stream
 from mars.rollout.engine import FinishedSample, RolloutEngine
-from mars.types import Prompt, RolloutRequest, View
+from mars.rollout.plan import RolloutPlan
+from mars.types import Prompt, RolloutRequest, View, view_name
 
 logger = logging.getLogger(__name__)
 
 Views = Literal["multi", "mono", "all"]
 
-# (number, bytes) of the blocks of a file that its fingerprint reads, evenly spaced. A training step changes all of a
-# model's; four of a picture are most of it.
-_OF_WEIGHTS, _OF_IMAGES = (64, 16384), (4, 16384)
+EVALUATION_STEP = 0
+"""Step of an evaluation's sampling seeds. Training steps count from 1, so no training step has the same seeds."""
+
+
+@dataclass(frozen=True)
+class EvaluationParts:
+    """What an evaluation uses. plan: the multi view and every mono view of each prompt.
+
+    threshold: see `summarize`. rewards: which reward function `scorer` applies to which data source.
+    """
+
+    engine: RolloutEngine
+    scorer: RewardScorer
+    plan: RolloutPlan
+    decode: Callable[[Sequence[int]], str]
+    frames: BoxFrames
+    prompt_length: PromptLength
+    threshold: float
+    rewards: RewardsBySet
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """answers: with the rewards they were given. result: see `summarize`."""
+
+    answers: Sequence[Answer]
+    result: Mapping[str, Any]
+
+
+def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, step: int, model: str) -> Evaluation:
+    """Answer all views of all prompts in one engine call, score and summarize the answers.
+
+    The seeds do not depend on `step`, so that the evaluations of a run are paired.
+    """
+    requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
+    finished = parts.engine.generate(requests)
+    scored = score_stream(prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
+    rollouts = collect(prompts, requests, scored)
+    answers = answers_of(rollouts, step, frames=parts.frames, prompt_length=parts.prompt_length)
+    records = [record_of(answer, parts.rewards.of(answer.data_source)) for answer in answers]
+    return Evaluation(answers, summarize(records, name=name, step=step, model=model, threshold=parts.threshold))
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked. requests: all views of all prompts, whichever are wanted now.
+    """What `infer` asks. requests: all views of all prompts, whichever are wanted now.
 
-    prompt_length: tokens of a request's prompt, images expanded. identity: what the answers depend on beside the
-    seed, by name: the model, the questions, the settings. Answers of another identity are not mixed with these.
+    identity: by name, everything that the answers depend on (model, questions, settings). Answers of different
+    identities are not mixed in one file. dropped: bad rows that are left out, by reason.
     """
 
     prompts: Sequence[Prompt]
     requests: Sequence[RolloutRequest]
     decode: Callable[[Sequence[int]], str]
     frames: BoxFrames
-    prompt_length: Callable[[RolloutRequest], int]
+    prompt_length: PromptLength
     identity: Mapping[str, Any]
     dropped: Mapping[str, int]
 
@@ -57,12 +99,12 @@ def infer(
     views: Views,
     start_engine: Callable[[], AbstractContextManager[RolloutEngine]],
 ) -> list[Path]:
-    """Ask what `paths` does not hold yet, in one engine call, and write the public files; the files are returned.
+    """Ask what `paths` does not hold yet, in one engine call; write the public files; return all files.
 
-    Every question's answers are appended as soon as all of them are there. Without a missing answer no engine starts.
+    The answers to a request are appended as soon as all of them are there. If none is missing, no engine is started.
 
-    Raises DataError: the results there are of another model, other questions or settings, or damaged; no question has
-    such a view. SetupError: another process writes them.
+    Raises DataError: `paths` holds answers of another identity, or damaged ones; no question has such a view.
+    SetupError: another process writes the same results.
     """
     wanted = [request for request in questions.requests if _is_wanted(request.view, views)]
     if not wanted:
@@ -79,68 +121,13 @@ def infer(
         return _write_public(paths)
 
 
-def model_fingerprint(model: str) -> str | None:
-    """Hash of a model folder's config.json and of blocks of its weights; None for a hub name.
-
-    It tells checkpoints apart in a moment, whatever their paths and times; it is no proof that files are whole.
-    """
-    folder = Path(model)
-    if not folder.is_dir():
-        return None
-    whole = sha256()
-    for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
-        whole.update(path.name.encode())
-        whole.update(_blocks(path, *_OF_WEIGHTS))
-    return whole.hexdigest()
-
-
-def images_fingerprint(requests: Sequence[RolloutRequest]) -> str:
-    """Hash of sizes, encodings and blocks of the image files, in order, wherever they lie.
-
-    It tells pictures of another folder or time apart, as `model_fingerprint` does models. Images inside of parquet
-    files are part of the questions' own fingerprint. Raises DataError for a file that cannot be read.
-    """
-    whole = sha256()
-    for image in dict.fromkeys(image for request in requests for image in request.images):
-        whole.update(repr((image.size, image.encoding, image.row, image.slot)).encode())
-        if image.row is None:
-            try:
-                whole.update(_blocks(Path(image.path), *_OF_IMAGES))
-            except OSError as error:
-                raise DataError(
-                    f"{image.path}: cannot be read ({error.strerror}); it is an image of the questions"
-                ) from error
-    return whole.hexdigest()
-
-
-def prompts_fingerprint(requests: Sequence[RolloutRequest]) -> str:
-    """Hash of what the model reads: ids of every view. It changes with template, tokenizer and image layout."""
-    whole = sha256()
-    for request in requests:
-        whole.update(repr((request.prompt_id, request.view, request.prompt_token_ids)).encode())
-    return whole.hexdigest()
-
-
-def _blocks(path: Path, number: int, num_bytes: int) -> bytes:
-    """The file's size and `number` blocks of it, from its first byte to its last; all of a small file."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        if size <= number * num_bytes:
-            return f":{size}".encode() + stream.read()
-        parts = [f":{size}".encode()]
-        for block in range(number):
-            stream.seek((size - num_bytes) * block // (number - 1))
-            parts.append(stream.read(num_bytes))
-    return b"".join(parts)
-
-
 def _is_wanted(view: View, views: Views) -> bool:
     return views == "all" or (view is None) == (views == "multi")
 
 
 @contextmanager
 def _only_writer(path: Path) -> Iterator[None]:
-    """Two processes that append to one file would each ask everything. The system frees the lock with its process."""
+    """Lock the results: two writers would each ask all questions. The system releases the lock of a killed process."""
     with path.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,37 +139,38 @@ def _only_writer(path: Path) -> Iterator[None]:
 
 
 def _open(questions: Questions, paths: ResultPaths, wanted: Sequence[RolloutRequest]) -> tuple[Answer, ...]:
-    """The answers that are there and complete. Afterwards answers.jsonl holds these alone, and about.json says what
-    is asked now and was asked before."""
+    """The complete answers of earlier calls. The answers file is rewritten to hold these alone; the manifest says what
+    was asked before and is asked now."""
     asked: Counter[str] = Counter()
     for request in wanted:
         asked[view_name(request.view)] += request.num_samples
     kept: tuple[Answer, ...] = ()
-    if paths.answers.exists() and paths.answers.stat().st_size:  # else no answer came: there is nothing to mix
-        before = read_about(paths.about)
+    if paths.answers.exists() and paths.answers.stat().st_size:  # an empty file binds nobody to its manifest
+        before = read_manifest(paths.manifest)
         _check_identity(paths, before["identity"], questions.identity)
         asked = Counter({**before["asked"], **asked})
-        kept = _whole(paths, questions.requests)
-    about = {"identity": questions.identity, "asked": dict(asked), "dropped": dict(questions.dropped)}
-    write_atomically(paths.about, json.dumps(about, indent=2) + "\n")
-    write_atomically(paths.answers, "".join(map(_line, kept)))
+        kept = _complete(paths, questions.requests)
+    manifest = {"identity": questions.identity, "asked": dict(asked), "dropped": dict(questions.dropped)}
+    write_atomically(paths.manifest, json.dumps(manifest, indent=2) + "\n")
+    write_answers(paths.answers, kept)
     return kept
 
 
-def _whole(paths: ResultPaths, requests: Sequence[RolloutRequest]) -> tuple[Answer, ...]:
-    """The answers of requests that have all of theirs; the rest is asked again, with the same seeds."""
-    answers, cut = read_answers(paths.answers, drop_cut_line=True)
-    if cut:
+def _complete(paths: ResultPaths, requests: Sequence[RolloutRequest]) -> tuple[Answer, ...]:
+    """The answers of requests with all their samples; the others are asked again, with the same seeds."""
+    file = read_answers(paths.answers)
+    answers = file.checked(allow_cut=True)
+    if file.is_cut:
         logger.warning("%s: the last line was cut off; it is left out and asked again", paths.answers)
     have = Counter((answer.prompt_id, answer.view) for answer in answers)
-    whole = {(r.prompt_id, r.view) for r in requests if have[r.prompt_id, r.view] == r.num_samples}
-    return tuple(answer for answer in answers if (answer.prompt_id, answer.view) in whole)
+    complete = {(r.prompt_id, r.view) for r in requests if have[r.prompt_id, r.view] == r.num_samples}
+    return tuple(answer for answer in answers if (answer.prompt_id, answer.view) in complete)
 
 
 def _check_identity(paths: ResultPaths, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     names = list(dict.fromkeys([*before, *now]))
     if before.get("model_fingerprint") == now.get("model_fingerprint") is not None:
-        names.remove("model")  # the same weights at another place
+        names.remove("model")  # the same weights in another folder
     differing = [name for name in names if before.get(name) != now.get(name)]
     if differing:
         table = "\n".join(f"  {name}: there {before.get(name)}, now {now.get(name)}" for name in differing)
@@ -193,7 +181,7 @@ def _check_identity(paths: ResultPaths, before: Mapping[str, Any], now: Mapping[
 
 
 def _ask(questions: Questions, requests: Sequence[RolloutRequest], engine: RolloutEngine, path: Path) -> None:
-    """One engine call for all requests. The answers to a request are written together, once all of them are there."""
+    """One engine call for all requests. The answers to a request are appended together, when the last has come."""
     numbers = {prompt.prompt_id: (number, prompt) for number, prompt in enumerate(questions.prompts)}
     samples: Iterable[FinishedSample] = chain.from_iterable(engine.generate(requests))
     finished: dict[int, list[FinishedSample]] = defaultdict(list)
@@ -204,55 +192,26 @@ def _ask(questions: Questions, requests: Sequence[RolloutRequest], engine: Rollo
         group.append(sample)
         if len(group) == request.num_samples:
             number, prompt = numbers[request.prompt_id]
-            append(path, "".join(_line(_answer(questions, number, prompt, request, done)) for done in group))
+            append_answers(path, [_answer(questions, number, prompt, request, done) for done in group])
             del finished[sample.request]
 
 
 def _answer(
     questions: Questions, number: int, prompt: Prompt, request: RolloutRequest, sample: FinishedSample
 ) -> Answer:
-    truth_size, response_size = questions.frames(prompt, request.view)
-    return Answer(
-        prompt_id=prompt.prompt_id,
-        number=number,
-        row=prompt.row,
-        data_source=prompt.data_source,
-        view=request.view,
-        sample=sample.index,
-        text=questions.decode(sample.completion.token_ids),
-        truth=prompt.truth,
-        truth_size=truth_size,
-        response_size=response_size,
-        extra_info=prompt.extra_info,
-        finish_reason=sample.completion.finish_reason,
-        prompt_tokens=questions.prompt_length(request),
-        response_tokens=len(sample.completion.token_ids),
-        question=prompt.messages,
-        sources=prompt.sources,
+    completion = sample.completion
+    text = questions.decode(completion.token_ids)
+    frames, prompt_length = questions.frames, questions.prompt_length
+    return answer_of(
+        number, prompt, request, sample.index, text, completion, frames=frames, prompt_length=prompt_length
     )
 
 
 def _write_public(paths: ResultPaths) -> list[Path]:
-    answers, _ = read_answers(paths.answers, drop_cut_line=False)
+    answers = read_answers(paths.answers).checked()
     files = [paths.answers]
     for view in dict.fromkeys(answer.view for answer in answers):
         entries = public_entries([answer for answer in answers if answer.view == view])
         write_atomically(paths.public(view), json.dumps(entries, indent=1) + "\n")
         files.append(paths.public(view))
     return files
-
-
-def _line(answer: Answer) -> str:
-    record = to_record(answer)
-    record["extra_info"] = _without_nan(record["extra_info"])
-    # What JSON has no type for (a date in extra_info) becomes text.
-    return json.dumps(record, default=str, allow_nan=False) + "\n"
-
-
-def _without_nan(value: Any) -> Any:
-    """Numbers that JSON cannot hold (NaN, infinities) as null."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import DataError
 from mars.evaluation.files import Results
-from mars.evaluation.score import ScoredAnswer, Task
+from mars.evaluation.score import Scored
 from mars.evaluation.summary import EvalRecord, bounds, highest_value, mean_interval, prompt_values
+from mars.evaluation.tables import cell, quantity_label
 from mars.output.text import visible
 from mars.rewards.built_in import BUILT_IN, metric_of
 from mars.rewards.contract import ScorerName
@@ -19,29 +19,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METHOD = "mean of the differences question by question, with a Student's t interval over the questions"
-_LABELS = {
-    "multi": "Multi",
-    "union": "Union (best source)",
-    "information_gain": "Information gain",
-    "conflict_rate": "Conflict rate",
-}
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A result file with all its answers scored."""
+def compare(files: Sequence[Scored], threshold: float) -> dict[str, Any]:
+    """Every quantity of every file over the questions that all files answer, and its difference from the first file.
 
-    results: Results
-    answers: Sequence[ScoredAnswer]
-
-
-def compare(files: Sequence[Scored], task: Task, threshold: float) -> dict[str, Any]:
-    """Every quantity of every file over the questions that all of them answer, and its difference from the first file.
+    files: scored as the same task.
 
     Returns {"task", "metric", "method", "n" (common questions), "files": [{"name", "results", "model", "n",
     "left_out"}], "rows": [{"quantity", "scorer", "values": one per file, "differences": one per file, the first
     None}]}. Values and differences are {"mean", "low", "high", "n"} with 95 % intervals, or None where a file lacks
-    the quantity. A difference is paired: over the questions for which both files have the quantity.
+    the quantity. A difference is paired: taken question by question, where both files have the quantity.
 
     Raises DataError: different questions, or different truths of the same question.
 
@@ -49,6 +37,7 @@ def compare(files: Sequence[Scored], task: Task, threshold: float) -> dict[str, 
     """
     common = _common_questions(files)
     names = _names([scored.results for scored in files])
+    task = files[0].task
     rows = [row for scorer in ("strict", "compat") for row in _rows(files, common, threshold, scorer)]
     return {
         "task": task,
@@ -90,16 +79,16 @@ def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
         if row["scorer"] == "compat" and reward.compat is reward.score:
             continue
         sign = "+" if row["quantity"] == "information_gain" else ""
-        cells = [_cell(row["values"][0], sign)]
+        cells = [cell(row["values"][0], sign)]
         for value, difference in zip(row["values"][1:], row["differences"][1:], strict=True):
-            cells += [_cell(value, sign), _cell(difference, "+")]
-        label = _label(row["quantity"], threshold) + (", compat" if row["scorer"] == "compat" else "")
+            cells += [cell(value, sign), cell(difference, "+")]
+        label = quantity_label(row["quantity"], threshold) + (", compat" if row["scorer"] == "compat" else "")
         table.add_row(Text(visible(label)), *map(Text, cells))
     return table
 
 
 def legend(comparison: Mapping[str, Any]) -> list[str]:
-    """Below the table: which file each letter is, its model, how many of its questions were left out, the method."""
+    """Lines to print below the table: each letter's file, model and number of questions left out; the method."""
     lines = [
         f"{mark}: {file['name']}, model {file['model']}, {file['n']} questions, {file['left_out']} of them left out"
         for mark, file in zip(_marks(comparison), comparison["files"], strict=True)
@@ -108,7 +97,7 @@ def legend(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def _marks(comparison: Mapping[str, Any]) -> list[str]:
-    """A, B, C ... of the files; numbers from the 27th on."""
+    """The files' names in the table: A to Z, then 27, 28 ..."""
     number = len(comparison["files"])
     return [*ascii_uppercase, *map(str, range(27, number + 1))][:number]
 
@@ -117,7 +106,7 @@ def _rows(
     files: Sequence[Scored], common: frozenset[str], threshold: float, scorer: ScorerName
 ) -> list[dict[str, Any]]:
     records: list[list[EvalRecord]] = [
-        [item.record for item in scored.answers if item.answer.prompt_id in common] for scored in files
+        [record for record in scored.records if record.prompt_id in common] for scored in files
     ]
     limit = threshold if scorer == "strict" else None
     values = [prompt_values(part, limit, scorer) for part in records]
@@ -134,7 +123,7 @@ def _rows(
 
 
 def _quantities(values: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """All quantities of any file, in the order of an evaluation's table."""
+    """The quantities that any file has, in the order of the table of an evaluation."""
     found = dict.fromkeys(name for part in values for prompt in part.values() for name in prompt)
     mono = [name for name in found if name.startswith("mono/")]
     order = ["multi", *mono, "union", "information_gain", "conflict_rate", "share_over_threshold"]
@@ -167,7 +156,9 @@ def _common_questions(files: Sequence[Scored]) -> frozenset[str]:
         if first.public != scored.results.public:
             raise DataError(f"{pair}: one is a public result file, where questions have no ids; give two of one kind")
         if first.public and len(own) != len(truths[0]):
-            raise DataError(f"{pair}: {len(truths[0])} and {len(own)} of them, which only their places could pair")
+            raise DataError(
+                f"{pair}: {len(truths[0])} and {len(own)} of them, but without ids they are paired by position"
+            )
         shared = [prompt_id for prompt_id in truths[0] if prompt_id in own]
         if not shared:
             raise DataError(f"{pair}: not one is in both; ask both models the same files")
@@ -193,16 +184,3 @@ def _names(results: Sequence[Results]) -> list[str]:
     """The files' names, or their paths where two have the same name."""
     names = [result.name for result in results]
     return names if len(set(names)) == len(names) else [str(result.path) for result in results]
-
-
-def _label(quantity: str, threshold: float) -> str:
-    if quantity == "share_over_threshold":
-        return f"Share with IoU > {threshold:g}"
-    return _LABELS.get(quantity) or f"Mono {quantity.removeprefix('mono/')}"
-
-
-def _cell(estimate: Mapping[str, Any] | None, sign: str) -> str:
-    if estimate is None:
-        return "–"
-    mean, low, high = (format(100 * estimate[key], f"{sign}.1f") for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"

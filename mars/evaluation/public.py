@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mars.answers.record import Answer, by_question
+from mars.data.rows.choices import with_plain_choices
 from mars.errors import DataError
-from mars.evaluation.answers import Answer
-from mars.output.files import read_bytes, refuse
+from mars.output.files import read_bytes
+from mars.output.problems import refuse
 
 
 def read_public(path: Path) -> tuple[Answer, ...]:
-    """The answers of a file in the public format, numbered by place. Several texts of an entry are several answers.
+    """The answers of a file in the public format. An entry's position is its prompt id; each of its texts is an answer.
 
-    Raises DataError: not a list; every entry that cannot be used, in one table.
+    Raises DataError: not a list; a table of all entries that cannot be used.
     """
     try:
         entries = json.loads(read_bytes(path))
@@ -24,7 +26,8 @@ def read_public(path: Path) -> tuple[Answer, ...]:
         raise DataError(f"{path}: is not JSON: {error}; want a list of {{content: [text], ground_truth}}") from error
     if not isinstance(entries, list) or not entries:
         got = "an empty list" if entries == [] else type(entries).__name__
-        raise DataError(f"{path}: want a list of {{content: [text], ground_truth}}; got {got}")
+        hint = "the answers of a run are in .jsonl files"
+        raise DataError(f"{path}: want a list of {{content: [text], ground_truth}}; got {got}; {hint}")
     answers: list[Answer] = []
     problems: list[tuple[str, str]] = []
     for number, entry in enumerate(entries):
@@ -39,13 +42,12 @@ def read_public(path: Path) -> tuple[Answer, ...]:
 def public_entries(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """The answers to one view in the public format: a list of {content: [text], ground_truth} in question order.
 
-    Several answers to one question are several texts of its `content`. A truth that lists boxes is a list.
+    `content` holds all answers to the question. A truth that lists boxes becomes a list.
     """
-    entries: dict[str, dict[str, Any]] = {}
-    for answer in sorted(answers, key=lambda answer: answer.order):
-        entry = entries.setdefault(answer.prompt_id, {"content": [], "ground_truth": _public_truth(answer.truth)})
-        entry["content"].append(answer.text)
-    return list(entries.values())
+    return [
+        {"content": [answer.text for answer in group], "ground_truth": _public_truth(group[0].truth)}
+        for group in by_question(sorted(answers, key=lambda answer: answer.order))
+    ]
 
 
 def _public_truth(truth: str) -> Any:
@@ -68,6 +70,7 @@ def _answers(path: Path, number: int, entry: Any) -> list[Answer]:
         raise ValueError(f"content: want a list of texts; got {str(texts)[:80]!r}")
     if not isinstance(extra, dict):
         raise ValueError(f"extra_info: want an object; got {type(extra).__name__}")
+    extra = with_plain_choices(extra)
     truth, label = _truth(entry.get("ground_truth")), f"{path}:{number}"
     return [
         Answer(str(number), number, label, path.stem, None, sample, text, truth, None, None, extra)

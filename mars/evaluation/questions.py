@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from mars.data.convert.eval_json import DEFAULT_DEPTH, eval_json_set, read_json_rows
+from mars.data.convert.write import WriteOptions, write_set
 from mars.data.rows.columns import truth_of
-from mars.data.rows.files import FileError, chunks, unusable_files
+from mars.data.rows.files import chunks, unusable_files
 from mars.data.rows.problems import OnBadSample, RowError
+from mars.data.rows.saved import FileError
 from mars.errors import DataError
 from mars.evaluation.files import ResultPaths
 from mars.rewards.built_in import default_for
-
-# What `mars data convert eval_json` does by default; other encodings are given there.
-_DEPTH = "depth_spatialbot"
 
 
 def readable_file(questions: str, paths: ResultPaths) -> str:
@@ -43,7 +43,7 @@ def task_of_rows(file: str) -> str | None:
     if unusable_files([file], None):
         return None
     try:
-        for row in (row for chunk in chunks(file, 0, None) for row in chunk):
+        for row in (row for chunk in chunks(file, 0, None, read_json_rows) for row in chunk):
             try:
                 return default_for(truth_of(row.columns or {}))
             except RowError:
@@ -60,10 +60,7 @@ def convert_questions(
 
     Raises DataError as `mars.data.convert.write.write_set` does.
     """
-    from mars.data.convert.eval_json import eval_json_set
-    from mars.data.convert.write import WriteOptions, write_set
-
-    public = eval_json_set(Path(questions), None if image_root is None else Path(image_root), _DEPTH, None)
+    public = eval_json_set(Path(questions), None if image_root is None else Path(image_root), DEFAULT_DEPTH, None)
     # Truths are checked when the rows are read, by the reward that is asked for.
     options = WriteOptions(
         limit=None,

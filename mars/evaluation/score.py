@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mars.answers.record import Answer, Size, by_question
 from mars.errors import ConfigError
-from mars.evaluation.answers import Answer, Size
-from mars.evaluation.files import Results, refuse
+from mars.evaluation.files import Results
 from mars.evaluation.summary import EvalRecord, summarize
+from mars.output.problems import refuse
 from mars.output.progress import progress
 from mars.rewards.built_in import has_boxes, metric_of
 from mars.rewards.compat_score import compat_score
 from mars.rewards.functions import check_truth
 from mars.rewards.local import LocalScorer
-from mars.types import RewardInput, RewardResult
+from mars.types import RewardResult
 
 logger = logging.getLogger(__name__)
 
@@ -28,71 +29,97 @@ Frames = tuple[Size, Size]
 
 
 @dataclass(frozen=True)
-class ScoredAnswer:
-    """An answer and what the strict scorer gave; the record has what evaluation takes from it."""
+class Scored:
+    """A result file, its answers with the strict scorer's rewards, and the record of each for `summarize`."""
 
-    answer: Answer
-    result: RewardResult
-    record: EvalRecord
+    results: Results
+    task: Task
+    answers: Sequence[Answer]
+    records: Sequence[EvalRecord]
 
 
-def score_results(results: Results, task: Task, frames: Frames | None) -> list[ScoredAnswer]:
-    """Every answer scored, in the order of the file. Nothing is left out: what cannot be read is wrong.
+def score_results(results: Results, task: Task, frames: Frames | None) -> Scored:
+    """Score every answer, in the order of the results. What cannot be parsed counts as wrong; nothing is left out.
 
-    frames: for boxes of a public result file, in which nothing says how large the images are. Without them boxes and
-    truth are taken to be in the same frame, and that is said.
+    Rewards that a run gave when it sampled the answers are replaced.
+
+    frames: for boxes of a public result file, which does not say how large its images are. Without them, boxes and
+    truth are taken to be in the same frame, and a warning says so.
 
     Raises DataError with all truths that `task` cannot use; ConfigError for frames where the file has its own.
     """
-    answers = _framed(results, task, frames)
-    first = {answer.prompt_id: answer for answer in answers}.values()
-    checked = [(a.row, check_truth(task, a.truth, a.extra_info, a.truth_size)) for a in first]
+    answers = _with_frames(results, task, frames)
+    checked = [
+        (first.row, check_truth(task, first.truth, first.extra_info, first.truth_size))
+        for first, *_ in by_question(answers)
+    ]
     refuse([(row, problem) for row, problem in checked if problem], results.path, len(checked), "questions")
     scorer = LocalScorer(task, "strict")
-    return [_score(task, scorer, answer) for answer in progress(answers, "Scoring", len(answers))]
+    scored = [
+        replace(answer, reward=scorer.score([answer.reward_input])[0])
+        for answer in progress(answers, "Scoring", len(answers))
+    ]
+    return Scored(results, task, scored, [record_of(answer, task) for answer in scored])
 
 
-def result_of(results: Results, task: Task, threshold: float, scored: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    """`summarize` of the file, and besides:
-
-    "results", "task": what was scored. "frames": of the boxes. "cut_off": answers that ended at the token limit, None
-    where unknown. "dropped": bad questions that were left out before anything was asked, by reason.
-    """
-    result = summarize(
-        [item.record for item in scored],
-        name=results.name,
-        step=0,
-        model=results.model,
-        threshold=threshold,
+def record_of(answer: Answer, function: str) -> EvalRecord:
+    """What evaluation takes from an answer that reward `function` scored."""
+    reward = _reward_of(answer)
+    return EvalRecord(
+        answer.prompt_id,
+        answer.data_source,
+        answer.view,
+        reward.accuracy,
+        failed=reward.failed is not None,
+        compat=compat_score(function, answer.reward_input, reward),
+        metric=metric_of(function),
     )
-    reasons = [item.answer.finish_reason for item in scored]
+
+
+def result_of(scored: Scored, threshold: float) -> dict[str, Any]:
+    """The result of `summarize` with these keys added:
+
+    "results", "task": the file and what it was scored as. "frames": of the boxes. "cut_off": answers that ended at the
+    token limit, None where unknown. "dropped": bad questions that were left out before anything was asked, by reason.
+    """
+    results = scored.results
+    result = summarize(scored.records, name=results.name, step=0, model=results.model, threshold=threshold)
+    reasons = [answer.finish_reason for answer in scored.answers]
     return {
         **result,
         "results": str(results.path),
-        "task": task,
-        "frames": _frames_used(task, results, scored),
+        "task": scored.task,
+        "frames": _frames_used(scored),
         "cut_off": None if None in reasons else reasons.count("length"),
         "dropped": dict(results.dropped),
     }
 
 
-def sample_cards(scored: Sequence[ScoredAnswer], count: int) -> list[Mapping[str, Any]]:
-    """The questions to look at, as `mars.report.run_page` shows them: first those where a single source does best
-    over all together, then those with the lowest multi accuracy, in the order of the questions where equal."""
-    by_prompt: dict[str, list[ScoredAnswer]] = {}
-    for item in scored:
-        by_prompt.setdefault(item.answer.prompt_id, []).append(item)
+def worst_questions(scored: Scored, count: int) -> list[list[Answer]]:
+    """The answers to `count` questions worth looking at: first those where a single view beats the multi view by most,
+    then those with the lowest multi accuracy; equal ones in the order of the questions."""
 
-    def rank(items: list[ScoredAnswer]) -> tuple[float, float, int]:
-        multi = [item.record.value("strict") for item in items if item.answer.view is None]
-        mono = [item.record.value("strict") for item in items if item.answer.view is not None]
+    def rank(answers: Sequence[Answer]) -> tuple[float, float, int]:
+        multi = [_worth(answer) for answer in answers if answer.view is None]
+        mono = [_worth(answer) for answer in answers if answer.view is not None]
         mean = sum(multi) / len(multi) if multi else 0.0
-        return mean - max(mono, default=mean), mean, items[0].answer.number
+        return mean - max(mono, default=mean), mean, answers[0].number
 
-    return [_card(items) for items in sorted(by_prompt.values(), key=rank)[:count]]
+    return sorted(by_question(scored.answers), key=rank)[:count]
 
 
-def _framed(results: Results, task: Task, frames: Frames | None) -> Sequence[Answer]:
+def _worth(answer: Answer) -> float:
+    reward = _reward_of(answer)
+    return 0.0 if reward.failed is not None else reward.accuracy
+
+
+def _reward_of(answer: Answer) -> RewardResult:
+    if answer.reward is None:
+        raise ValueError(f"prompt {answer.prompt_id}: the answer is not scored")
+    return answer.reward
+
+
+def _with_frames(results: Results, task: Task, frames: Frames | None) -> Sequence[Answer]:
     if not results.public:
         if frames is not None:
             raise ConfigError(f"--truth-size, --response-size: {results.path} says itself how large its images are")
@@ -101,81 +128,20 @@ def _framed(results: Results, task: Task, frames: Frames | None) -> Sequence[Ans
         return results.answers
     if frames is None:
         logger.warning(
-            "%s: a public result file says nothing of image sizes; boxes are compared as they stand, as if answers and "
-            "truth were in the same frame; give --truth-size and --response-size where they are not",
+            "%s: a public result file does not say how large its images are; boxes of answers and truth are taken to "
+            "be in the same frame; give --truth-size and --response-size where they are not",
             results.path,
         )
         return results.answers
     return [replace(answer, truth_size=frames[0], response_size=frames[1]) for answer in results.answers]
 
 
-def _frames_used(task: Task, results: Results, scored: Sequence[ScoredAnswer]) -> str | None:
-    if not has_boxes(task):
+def _frames_used(scored: Scored) -> str | None:
+    if not has_boxes(scored.task):
         return None
-    sizes = {(item.answer.response_size, item.answer.truth_size) for item in scored}
-    if not results.public:
+    if not scored.results.public:
         return "of each image"
-    ((response, truth),) = sizes
+    ((response, truth),) = {(answer.response_size, answer.truth_size) for answer in scored.answers}
     if response is None or truth is None:
         return "as they stand"
     return f"answers {response[0]}x{response[1]}, truth {truth[0]}x{truth[1]}"
-
-
-def _score(task: Task, scorer: LocalScorer, answer: Answer) -> ScoredAnswer:
-    item = RewardInput(
-        data_source=answer.data_source,
-        view=answer.view,
-        response=answer.text,
-        truth=answer.truth,
-        truth_size=answer.truth_size,
-        response_size=answer.response_size,
-        extra_info=answer.extra_info,
-    )
-    (result,) = scorer.score([item])
-    record = EvalRecord(
-        answer.prompt_id,
-        answer.data_source,
-        answer.view,
-        result.accuracy,
-        failed=result.failed is not None,
-        compat=compat_score(task, item, result),
-        metric=metric_of(task),
-    )
-    return ScoredAnswer(answer, result, record)
-
-
-def _card(items: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    answers = [item.answer for item in items]
-    first = answers[0]
-    views = []
-    for view in dict.fromkeys(answer.view for answer in answers):
-        shown = [item for item in items if item.answer.view == view]
-        views.append(
-            {
-                "sources": None if view is None else list(view),
-                "response_size": shown[0].answer.response_size,
-                "responses": [_shown_response(item) for item in shown],
-            }
-        )
-    return {
-        "prompt_id": first.prompt_id,
-        "row": first.row,
-        "data_source": first.data_source,
-        "question": [(message.role, message.text) for message in first.question],
-        "sources": [(source.name, source.image) for source in first.sources],
-        "truth": first.truth,
-        "truth_size": first.truth_size,
-        "views": views,
-    }
-
-
-def _shown_response(item: ScoredAnswer) -> dict[str, Any]:
-    parts = {name: f"{value:.3g}" for name, value in item.result.parts.items()}
-    return {
-        "text": item.answer.text,
-        "score": f"{item.result.score:.3g}",
-        "parts": ", ".join(f"{name} {value}" for name, value in parts.items()),
-        "failed": item.result.failed,
-        "length": "–" if item.answer.response_tokens is None else item.answer.response_tokens,
-        "finish_reason": item.answer.finish_reason or "stop",
-    }

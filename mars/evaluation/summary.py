@@ -1,41 +1,34 @@
-"""Evaluation of a policy: Multi, Mono per source, Union, information gain, conflict rate (docs/method, evaluation)."""
+"""The numbers of an evaluation: Multi, Mono per source, Union, information gain, conflict rate (docs/evaluation.md)."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from mars.rewards.built_in import metric_of
-from mars.rewards.compat_score import CompatScore, compat_score
-from mars.rewards.contract import MEAN_IOU, RewardScorer, ScorerName
-from mars.rewards.functions import RewardsBySet
-from mars.rollout.collect import BoxFrames, collect, reward_input, score_stream
-from mars.rollout.engine import RolloutEngine
-from mars.rollout.plan import RolloutPlan
-from mars.types import Prompt, Rollout, View
+from mars.rewards.compat_score import CompatScore
+from mars.rewards.contract import MEAN_IOU, ScorerName
+from mars.types import View, view_name
 
 CONFIDENCE = 0.95
 
-# Training steps count from 1: no evaluation shares its seeds with one.
-EVALUATION_STEP = 0
-
-# Means of equal accuracies over other counts, and exact boxes scaled from another frame, differ by rounding. That is
-# no conflict, and no spread.
+# Means of equal accuracies over different counts, and exact boxes scaled from another frame, differ by rounding. Such
+# a difference is neither a conflict nor spread.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class EvalRecord:
-    """One scored answer to one view of one prompt.
+    """The numbers of one scored answer.
 
+    view: None for the multi view. A run's anchors of several sources (anchor=all_but_one) count like mono views.
     accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
-    failed: the reward function failed; counted as wrong, whatever `accuracy` says.
+    failed: the reward function failed; the answer counts as wrong, whatever `accuracy` says.
     compat: what the compat scorer gives; None for a user's own function.
-    metric: what the accuracy is called, see `mars.rewards.built_in.metric_of`.
+    metric: the name of the accuracy, see `mars.rewards.built_in.metric_of`.
     """
 
     prompt_id: str
@@ -49,11 +42,11 @@ class EvalRecord:
     def __post_init__(self) -> None:
         if not 0 <= self.accuracy <= 1:
             raise ValueError(f"prompt {self.prompt_id}: accuracy must be in [0, 1]; got {self.accuracy}")
-        if self.view is not None and len(self.view) != 1:
-            raise ValueError(f"prompt {self.prompt_id}: evaluation has multi and mono views; got view {self.view}")
+        if self.view == ():
+            raise ValueError(f"prompt {self.prompt_id}: a view shows one source or more; got none")
 
     def value(self, scorer: ScorerName) -> float:
-        """What the scorer gives: accuracy (strict), or the public code's number (compat)."""
+        """The answer's worth: accuracy (strict), or the public code's reward without format points (compat)."""
         if self.failed:
             return 0.0
         if scorer == "strict":
@@ -63,61 +56,13 @@ class EvalRecord:
         return self.compat.compat
 
 
-@dataclass(frozen=True)
-class EvaluationParts:
-    """What an evaluation uses. plan: the multi view and every mono view of each prompt.
-
-    threshold: see `summarize`. rewards: which reward the scorer uses for which row.
-    """
-
-    engine: RolloutEngine
-    scorer: RewardScorer
-    plan: RolloutPlan
-    decode: Callable[[Sequence[int]], str]
-    frames: BoxFrames
-    threshold: float
-    rewards: RewardsBySet
-
-
-def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, step: int, model: str) -> dict[str, Any]:
-    """One engine call for all views of all prompts, scored and summarized.
-
-    The seeds do not depend on `step`, so evaluations of one run are paired.
-    """
-    requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
-    finished = parts.engine.generate(requests)
-    scored = score_stream(prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
-    rollouts = collect(prompts, requests, scored)
-    records = [
-        _record(parts, item.prompt, rollout)
-        for item in rollouts
-        for group in (item.multi, *item.anchors)
-        for rollout in group.rollouts
-    ]
-    return summarize(records, name=name, step=step, model=model, threshold=parts.threshold)
-
-
-def _record(parts: EvaluationParts, prompt: Prompt, rollout: Rollout) -> EvalRecord:
-    function = parts.rewards.of(prompt.data_source)
-    item = reward_input(prompt, rollout.view, rollout.text, parts.frames)
-    return EvalRecord(
-        prompt.prompt_id,
-        prompt.data_source,
-        rollout.view,
-        rollout.reward.accuracy,
-        failed=not rollout.valid,
-        compat=compat_score(function, item, rollout.reward),
-        metric=metric_of(function),
-    )
-
-
 def summarize(
     records: Sequence[EvalRecord], *, name: str, step: int, model: str, threshold: float | None
 ) -> dict[str, Any]:
-    """The evaluation result, JSON-ready. Every record stays in its denominator.
+    """The evaluation result, ready for JSON. Every record counts in its denominator.
 
     Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
-    threshold: mean IoU above which a multi answer is a hit; None: none is counted.
+    threshold: mean IoU above which a multi answer is a hit; None counts no hits.
 
     Returns {"name", "step", "model", "metric" (of the records; "accuracy, mean IoU" for both), "n" (prompts),
     "answers", "failed", "unparseable" (records), "multi", "mono": {source: ..}, "union", "information_gain",
@@ -161,8 +106,8 @@ def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dic
     """Mean of values in [lowest, highest] with its 95 % interval; None without values.
 
     Values that are all `lowest` or `highest` are a proportion: Wilson's score interval (Wilson 1927). Others: Student's
-    t over the prompts, cut to the range. Equal values have no spread to go by: at most z^2 / (n + z^2) of the
-    population differs from them (Wilson's bound for 0 of n), as far as the range allows.
+    t over the prompts, cut to the range. Equal values have no spread, so the interval assumes that z^2 / (n + z^2) of
+    the population (Wilson's bound for 0 of n) lies at the ends of the range.
 
     Example: 5 of 10 right is 0.5 [0.237, 0.763].
     """
@@ -189,7 +134,7 @@ def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dic
 def prompt_values(
     records: Sequence[EvalRecord], threshold: float | None, scorer: ScorerName
 ) -> dict[str, dict[str, float]]:
-    """{prompt id: {quantity: value}}, the quantities of `summarize` for each prompt, those it has.
+    """{prompt id: {quantity: value}}: the quantities of `summarize` that each prompt has.
 
     Quantities: multi, mono/<source>, union, information_gain, conflict_rate; share_over_threshold with a threshold, for
     prompts whose metric is MEAN_IOU.
@@ -208,21 +153,21 @@ def prompt_values(
 
 
 def bounds(quantity: str, highest: float) -> tuple[float, float]:
-    """Range of a quantity of `prompt_values` where a single answer is worth 0 to `highest`."""
+    """Range of a quantity of `prompt_values`, given that one answer is worth 0 to `highest`."""
     if quantity == "information_gain":
         return -highest, highest
     return 0, 1 if quantity in ("conflict_rate", "share_over_threshold") else highest
 
 
 def highest_value(records: Sequence[EvalRecord], scorer: ScorerName) -> float:
-    """The most that one answer could be worth under the scorer: 1, or the compat scorer's for the largest truth."""
+    """The most that one answer can be worth: 1 (strict), or the compat scorer's number for the most true boxes."""
     if scorer == "strict":
         return 1.0
     return max((record.compat.highest for record in records if record.compat is not None), default=1.0)
 
 
 def _values(views: Mapping[View, Sequence[float]], threshold: float | None) -> dict[str, float]:
-    mono = {view[0]: fmean(values) for view, values in views.items() if view is not None}
+    mono = {view_name(view): fmean(values) for view, values in views.items() if view is not None}
     multi = fmean(views[None]) if None in views else None
     values = {} if multi is None else {"multi": multi}
     values |= {f"mono/{source}": value for source, value in mono.items()}

@@ -13,12 +13,30 @@ from rich.text import Text
 
 from mars.output.text import visible
 
+_LABELS = {
+    "multi": "Multi",
+    "union": "Union (best source)",
+    "information_gain": "Information gain",
+    "conflict_rate": "Conflict rate",
+}
+
+
+def quantity_label(quantity: str, threshold: float | None = None) -> str:
+    """The row of a quantity of `summary.prompt_values`: "Multi", "Mono infrared", "Share with IoU > 0.5".
+
+    A view of several sources, as the anchors of `anchor=all_but_one` have, is "Only rgb+depth".
+    """
+    if quantity == "share_over_threshold":
+        return f"Share with IoU > {threshold:g}"
+    name = quantity.removeprefix("mono/")
+    return _LABELS.get(quantity) or (f"Only {visible(name)}" if "+" in name else f"Mono {visible(name)}")
+
 
 def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """(label, one cell per result) of the evaluation table, in percent: "53.1 [48.2, 58.0] n=400".
 
-    results: what `summary.summarize` returns. A quantity that no result has is left out; one that a result
-    lacks is a dash.
+    results: what `summary.summarize` returns. A quantity that no result has is left out; a result that lacks one shows
+    a dash.
     """
     sources = list(dict.fromkeys(source for result in results for source in result["mono"]))
     thresholds = list(dict.fromkeys(hit["threshold"] for result in results if (hit := result["share_over_threshold"])))
@@ -27,17 +45,21 @@ def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, lis
         shares = [result["share_over_threshold"] for result in results]
         return [share if share and share["threshold"] == threshold else None for share in shares]
 
-    columns: list[tuple[str, list[Mapping[str, Any] | None]]] = [
-        ("Multi", [result["multi"] for result in results]),
-        *((f"Mono {visible(source)}", [result["mono"].get(source) for result in results]) for source in sources),
-        ("Union (best source)", [result["union"] for result in results]),
-        ("Information gain", [result["information_gain"] for result in results]),
-        ("Conflict rate", [result["conflict_rate"] for result in results]),
-        *((f"Share with IoU > {threshold:g}", hit_share(threshold)) for threshold in thresholds),
+    def row(quantity: str) -> tuple[str, list[Mapping[str, Any] | None]]:
+        return quantity_label(quantity), [result[quantity] for result in results]
+
+    estimated: list[tuple[str, list[Mapping[str, Any] | None]]] = [
+        row("multi"),
+        *((quantity_label(f"mono/{source}"), [result["mono"].get(source) for result in results]) for source in sources),
+        row("union"),
+        row("information_gain"),
+        row("conflict_rate"),
+        *((quantity_label("share_over_threshold", limit), hit_share(limit)) for limit in thresholds),
     ]
+    signs = {quantity_label("information_gain"): "+"}
     rows = [
-        (label, [_cell(estimate, "+" if label.startswith("Information gain") else "") for estimate in estimates])
-        for label, estimates in columns
+        (label, [_cell_with_n(estimate, signs.get(label, "")) for estimate in estimates])
+        for label, estimates in estimated
         if any(estimates)
     ]
     rows.append(("Failed rewards", [str(result["failed"]) for result in results]))
@@ -48,7 +70,7 @@ def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, lis
 
 
 def by_scorer(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A result under the strict and under the compat scorer, as results of their own; alone where it has one scorer."""
+    """A result as two results, one per scorer, strict and compat; as itself alone where it has one scorer."""
     if result.get("compat") is None:
         return [result]
     compat = {**result, **result["compat"], "name": f"{result['name']}, compat"}
@@ -68,8 +90,7 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str = "Evaluat
 
 
 def print_table(table: Table) -> None:
-    """To stdout, with every number whole: in a file as wide as it is; on a terminal that is too narrow for the longest
-    words, the terminal breaks the lines."""
+    """Print to stdout without shortening a cell: a file gets lines as long as needed, a narrow terminal wraps them."""
     console = Console()
     unlimited = console.options.update(max_width=sys.maxsize)
     needed = Measurement.get(console, unlimited, table)
@@ -77,8 +98,13 @@ def print_table(table: Table) -> None:
     Console(width=width).print(table)
 
 
-def _cell(estimate: Mapping[str, Any] | None, sign: str) -> str:
+def cell(estimate: Mapping[str, Any] | None, sign: str) -> str:
+    """In percent: "53.1 [48.2, 58.0]". sign: "+" shows the sign of positive numbers too."""
     if not estimate:
         return "–"
     mean, low, high = (format(100 * estimate[key], f"{sign}.1f") for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}] n={int(estimate['n'])}"
+    return f"{mean} [{low}, {high}]"
+
+
+def _cell_with_n(estimate: Mapping[str, Any] | None, sign: str) -> str:
+    return f"{cell(estimate, sign)} n={int(estimate['n'])}" if estimate else cell(estimate, sign)

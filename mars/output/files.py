@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mars.errors import ConfigError, DataError, SetupError
-from mars.output.text import visible
-
-_PROBLEMS_SHOWN = 30
 
 
 def read_bytes(path: Path) -> bytes:
@@ -93,17 +90,3 @@ def cannot_write(path: Path, error: OSError, option: str | None = None) -> Setup
 
 def _draft(path: Path) -> Path:
     return path.with_name(f".tmp-{path.name}")
-
-
-def refuse(problems: Sequence[tuple[str, str]], path: Path, total: int, what: str) -> None:
-    """Raises DataError with a table of (place, problem), made safe to show; does nothing without problems."""
-    if not problems:
-        return
-    shown = [(visible(place), visible(problem)) for place, problem in problems[:_PROBLEMS_SHOWN]]
-    width = max(len(place) for place, _ in shown)
-    lines = [f"{path}: {len({place for place, _ in problems})} of {total} {what} cannot be used"]
-    lines += [f"  {place:<{width}}  {problem}" for place, problem in shown]
-    if len(problems) > len(shown):
-        lines.append(f"  and {len(problems) - len(shown)} more problems")
-    lines.append("nothing is scored: no answer may leave the denominator in silence; fix the file, or make it again")
-    raise DataError("\n".join(lines))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mars.data.convert.eval_json import read_json_rows
 from mars.data.pixels.images import BadImage, decode_image
 from mars.data.prompts.boxes import truth_frame
 from mars.data.rows.dataset import read_prompts
@@ -31,7 +32,7 @@ def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -
     """
     check_page(out, "OUT")
     root = None if image_root is None else str(image_root)
-    reading = read_prompts([str(file)], root, lambda prompt: None)
+    reading = read_prompts([str(file)], root, lambda prompt: None, read_json=read_json_rows)
     problems, usable = reading.problems, reading.usable
     write_page(
         out,

@@ -1,4 +1,4 @@
-"""How every HTML page is rendered and written: one self-contained file, all text from data and models escaped."""
+"""Render and write HTML pages: self-contained files in which all text from data and models is escaped."""
 
 from __future__ import annotations
 

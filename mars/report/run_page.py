@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with everything inside, to be read in any browser or sent by mail."""
+"""Pages of a run and of answers: one HTML file each, with everything inside, for any browser or a mail."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mars.answers.record import Answer
 from mars.errors import DataError, MarsError
 from mars.evaluation.tables import evaluation_rows
-from mars.report.boxes import find_boxes
+from mars.report.answers import reward_texts
+from mars.report.boxes import Box, find_boxes
 from mars.report.page import write_page
 from mars.report.run_record import read_run
 from mars.tracking.jsonl import METRICS_FILE
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
-from mars.types import ImageRef
+from mars.types import ImageRef, view_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 DecodeImage = Callable[[ImageRef], "Image"]
 
-# Bounds on the size of the file, not tunables: enough to look at, small enough to mail.
+# Limits on the size of a page, not tunables: enough to look at, small enough to mail.
 _IMAGE_SIDE = 360
 _IMAGE_BYTES = 6_000_000
-_PROMPTS = 6
+_QUESTIONS = 6
 
 _SUMMARY_KEYS = (
     "run.num_steps",
@@ -49,27 +51,28 @@ _SUMMARY_KEYS = (
 
 
 def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage) -> Path:
-    """Write the report of `run_dir` to `out_path`, or to <run_dir>/report.html, and return where it is.
+    """Write the report of `run_dir` to `out_path`, by default <run_dir>/report.html, and return the path.
 
-    Reads what is there of metrics.jsonl, evaluation/*.json, rollouts/step_*.jsonl (the last file) and config.yaml.
-    What cannot be read is named in the report's notes. Text of models and data is escaped, never interpreted; the
-    page has no script and loads nothing.
+    Reads metrics.jsonl, evaluation/*.json, the last rollouts/step_*.jsonl and config.yaml, as far as they are there.
+    The report's notes name what cannot be read. Text of models and data is escaped; the page has no script and loads
+    nothing.
 
     decode_image: the project's decoder (mars/data/pixels/images.py), so that the page shows what the model saw.
 
-    Raises DataError: `run_dir` holds none of the files a report is made of.
+    Raises DataError: `run_dir` holds none of these files.
     """
     run_dir = Path(run_dir)
-    run = read_run(run_dir, _PROMPTS)
-    if not (run.metrics or run.evaluations or run.prompts):
+    run = read_run(run_dir, _QUESTIONS)
+    if not (run.metrics or run.evaluations or run.questions):
         raise DataError(
             f"{run_dir}: nothing to report; got no {METRICS_FILE}, evaluation/*.json or {ROLLOUTS_FOLDER}/*.jsonl "
             f"with content; give the folder of a run (run.dir)"
         )
     album = _Album(decode_image)
     out_path = Path(out_path) if out_path is not None else run_dir / "report.html"
-    _write_page(
+    write_page(
         out_path,
+        "run_page.html.j2",
         kind="report",
         name=run.setting("run.name") or run_dir.resolve().name,
         model=run.setting("model.path") or (run.evaluations[-1]["model"] if run.evaluations else None),
@@ -78,31 +81,33 @@ def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage
         config_text=run.config_text,
         figures=_figures(run.metrics),
         evaluations=_evaluations(run.evaluations),
-        samples=f"Sample rollouts of step {run.prompts[0]['step']}" if run.prompts else None,
-        prompts=[_prompt_card(prompt, album) for prompt in run.prompts],
+        samples=f"Sample rollouts of step {run.questions[0][0].step}" if run.questions else None,
+        questions=[_question(answers, album) for answers in run.questions],
         notes=run.notes,
     )
     return out_path
 
 
-def write_evaluation_page(
+def write_answers_page(
     path: Path,
     name: str,
     model: str,
     tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
-    prompts: Sequence[Mapping[str, Any]],
+    samples: str,
+    questions: Sequence[Sequence[Answer]],
     notes: Sequence[str],
     decode_image: DecodeImage,
 ) -> None:
-    """Write the page of scored answers, made as safely as a run's report.
+    """Write a page of answers, with the same precautions as a run's report.
 
-    tables: (title, results of `evaluation.summary.summarize`), a column for each. prompts: as `read_run` gives them, to
-    be shown in this order. notes: lines about the numbers.
+    tables: (title, results of `evaluation.summary.summarize`), a column for each result. samples: heading of the
+    answers. questions: the answers to each question, shown in this order. notes: lines at the top.
     """
     album = _Album(decode_image)
-    _write_page(
+    write_page(
         path,
-        kind="evaluation",
+        "run_page.html.j2",
+        kind="answers",
         name=name,
         model=model,
         steps=None,
@@ -110,14 +115,10 @@ def write_evaluation_page(
         config_text=None,
         figures=[],
         evaluations=[_table(title, part, [str(result["name"]) for result in part]) for title, part in tables],
-        samples="Samples: one source best, then the lowest accuracy",
-        prompts=[_prompt_card(prompt, album) for prompt in prompts],
+        samples=samples,
+        questions=[_question(answers, album) for answers in questions],
         notes=notes,
     )
-
-
-def _write_page(path: Path, **content: Any) -> None:
-    write_page(path, "run_page.html.j2", **content)
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -125,12 +126,12 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         return []
     from mars.report.plots import draw_figures
 
-    # As an image, not inline: an SVG in <img> cannot run anything whatever its labels say.
+    # As <img>, not inline: whatever the labels of an SVG say, it then cannot run scripts.
     return [(caption, _data_uri("image/svg+xml", svg)) for caption, svg in draw_figures(rows)]
 
 
 def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One table over all data sets, and one for each where there are several."""
+    """One table over all data sources, one for the compat scorer, and one for each of several data sources."""
     if not results:
         return []
     names = sorted({name for result in results for name in result["by_data_source"]})
@@ -156,21 +157,46 @@ def _table(title: str, results: Sequence[Mapping[str, Any]], columns: Sequence[s
     }
 
 
-def _prompt_card(prompt: Mapping[str, Any], album: _Album) -> dict[str, Any]:
-    """The prompt with its pictures; on each the true boxes, those of the multi responses and of its own anchors."""
-    truth = find_boxes(prompt["truth"], prompt["truth_size"])
-    multi = [box for view in prompt["views"] if view["sources"] is None for box in _predicted(view)]
+def _question(answers: Sequence[Answer], album: _Album) -> dict[str, Any]:
+    """One question for the template: its messages and answers, and its images with boxes.
+
+    Each image shows the boxes of the truth, of the multi answers, and of the answers to this image alone.
+    """
+    first = answers[0]
+    truth = find_boxes(first.truth, first.truth_size)
+    multi = [box for answer in answers if answer.view is None for box in _boxes(answer)]
     pictures = []
-    for name, ref in prompt["sources"]:
-        own = [box for view in prompt["views"] if view["sources"] == [name] for box in _predicted(view)]
+    for source in first.sources:
+        own = [box for answer in answers if answer.view == (source.name,) for box in _boxes(answer)]
         boxes = {"truth": truth, "multi": multi, "mono": own}
-        pictures.append({"name": name, "boxes": boxes, "picture": album.picture(ref)})
-    has_boxes = any(any(picture["boxes"].values()) for picture in pictures)
-    return {**prompt, "pictures": pictures, "has_boxes": has_boxes}
+        pictures.append({"name": source.name, "boxes": boxes, "picture": album.picture(source.image)})
+    return {
+        "prompt_id": first.prompt_id,
+        "row": first.row,
+        "data_source": first.data_source,
+        "messages": first.question,
+        "truth": first.truth,
+        "pictures": pictures,
+        "has_boxes": any(any(picture["boxes"].values()) for picture in pictures),
+        "answers": [_shown_answer(answer) for answer in answers],
+    }
 
 
-def _predicted(view: Mapping[str, Any]) -> list[tuple[float, float, float, float]]:
-    return [box for response in view["responses"] for box in find_boxes(response["text"], view["response_size"])]
+def _boxes(answer: Answer) -> list[Box]:
+    return find_boxes(answer.text, answer.response_size)
+
+
+def _shown_answer(answer: Answer) -> dict[str, Any]:
+    score, parts = reward_texts(answer)
+    return {
+        "view": view_name(answer.view),
+        "score": score,
+        "parts": parts,
+        "failed": None if answer.reward is None else answer.reward.failed,
+        "length": "–" if answer.response_tokens is None else answer.response_tokens,
+        "finish_reason": answer.finish_reason or "stop",
+        "text": answer.text,
+    }
 
 
 @dataclass(frozen=True)
@@ -184,7 +210,7 @@ class _Picture:
 
 
 class _Album:
-    """Small copies of images as data URIs, up to a total size."""
+    """Small copies of images as data URIs, up to a total size in bytes."""
 
     def __init__(self, decode_image: DecodeImage) -> None:
         self._decode_image = decode_image
@@ -198,11 +224,11 @@ class _Album:
         except (MarsError, OSError, ValueError) as error:
             return _Picture(width, height, None, str(error))
         buffer = io.BytesIO()
-        # JPEG blurs the few pixels of tiny images.
+        # JPEG would blur tiny images.
         image_format = "PNG" if max(ref.size) <= 160 else "JPEG"
         image.save(buffer, format=image_format, quality=80)
         if buffer.tell() > self._bytes_left:
-            return _Picture(width, height, None, "left out: the report's images would exceed 6 MB")
+            return _Picture(width, height, None, "left out: the images of the page would exceed 6 MB")
         self._bytes_left -= buffer.tell()
         return _Picture(width, height, _data_uri(f"image/{image_format.lower()}", buffer.getvalue()), None)
 

@@ -1,4 +1,4 @@
-"""What a run's folder holds, read leniently: what is damaged is named in the notes and left out."""
+"""The content of a run's folder for its report. Damaged parts are left out and named in the notes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.answers.files import read_answers
+from mars.answers.record import Answer, by_question
+from mars.errors import DataError
 from mars.evaluation.tables import by_scorer, evaluation_rows
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
-from mars.types import ImageRef
 
 EVALUATION_FOLDER = "evaluation"
 CONFIG_FILE = "config.yaml"
@@ -20,12 +22,12 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """metrics: rows of metrics.jsonl by step. evaluations: results by step. prompts: those of the last sampled step,
-    as `_checked_prompt` makes them. config: parsed config.yaml, and its text. notes: what is missing or damaged."""
+    """metrics: rows of metrics.jsonl by step. evaluations: results by step. questions: sampled rollouts of the last
+    step that has any, by question. config: parsed config.yaml, and its text. notes: what is missing or damaged."""
 
     metrics: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Mapping[str, Any]]
-    prompts: Sequence[Mapping[str, Any]]
+    questions: Sequence[Sequence[Answer]]
     config: Any
     config_text: str | None
     notes: Sequence[str]
@@ -38,14 +40,14 @@ class RunRecord:
         return value
 
 
-def read_run(run_dir: Path, max_prompts: int) -> RunRecord:
-    """Everything a report shows of the run in `run_dir`; at most `max_prompts` sampled prompts."""
+def read_run(run_dir: Path, max_questions: int) -> RunRecord:
+    """Everything a report shows of the run in `run_dir`, with the rollouts of at most `max_questions` questions."""
     notes: list[str] = []
     metrics = _read_rows(run_dir / METRICS_FILE, notes)
     evaluations = _read_evaluations(run_dir / EVALUATION_FOLDER, notes)
-    prompts = _read_rollouts(run_dir / ROLLOUTS_FOLDER, max_prompts, notes)
+    questions = _read_rollouts(run_dir / ROLLOUTS_FOLDER, max_questions, notes)
     config, text = _read_config(run_dir / CONFIG_FILE, notes)
-    return RunRecord(metrics, evaluations, prompts, config, text, notes)
+    return RunRecord(metrics, evaluations, questions, config, text, notes)
 
 
 def _read_rows(path: Path, notes: list[str]) -> Sequence[dict[str, Any]]:
@@ -59,7 +61,7 @@ def _read_rows(path: Path, notes: list[str]) -> Sequence[dict[str, Any]]:
 
 
 def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
-    """The evaluation results of a run, first to last; files that are none are left out."""
+    """The evaluation results of a run in the order of steps; files that are no results are left out."""
     return _read_evaluations(Path(run_dir) / EVALUATION_FOLDER, [])
 
 
@@ -75,67 +77,19 @@ def _read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     return sorted(results, key=lambda result: (result["step"], result["name"] != "before", result["name"]))
 
 
-def _read_rollouts(folder: Path, max_prompts: int, notes: list[str]) -> list[dict[str, Any]]:
-    """Prompts of the last sampled step."""
+def _read_rollouts(folder: Path, max_questions: int, notes: list[str]) -> list[list[Answer]]:
+    """The answers to the first questions of the last sampled step."""
     files = [path for path in folder.glob("step_*.jsonl") if re.fullmatch(r"step_\d+\.jsonl", path.name)]
     if not files:
         return []
     path = max(files, key=lambda path: int(path.stem.removeprefix("step_")))
-    prompts = []
-    for number, line in enumerate(path.read_bytes().splitlines()[:max_prompts], start=1):
-        try:
-            prompts.append(_checked_prompt(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            notes.append(f"{ROLLOUTS_FOLDER}/{path.name}:{number}: left out ({type(error).__name__}: {error})")
-    return prompts
-
-
-def _checked_prompt(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a rollout record that the page shows; raises where it is none (see rollouts.py)."""
-    return {
-        "step": int(record["step"]),
-        "prompt_id": str(record["prompt_id"]),
-        "row": str(record["row"]),
-        "data_source": str(record["data_source"]),
-        "question": [(str(message["role"]), str(message["text"])) for message in record["question"]],
-        "sources": [
-            (str(source["name"]), ImageRef(**{**source["image"], "size": tuple(map(int, source["image"]["size"]))}))
-            for source in record["sources"]
-        ],
-        "truth": str(record["truth"]),
-        "truth_size": _size(record["truth_size"]),
-        "views": [
-            {
-                "sources": None if view["view"] is None else [str(name) for name in view["view"]],
-                "response_size": _size(view["response_size"]),
-                "responses": [_checked_response(response) for response in view["responses"]],
-            }
-            for view in record["views"]
-        ],
-    }
-
-
-def _checked_response(response: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {str(name): _number(value) for name, value in response["parts"].items()}
-    return {
-        "text": str(response["text"]),
-        "score": _number(response["score"]),
-        "parts": ", ".join(f"{name} {value}" for name, value in parts.items()),
-        "failed": response["failed"],
-        "length": int(response["length"]),
-        "finish_reason": str(response["finish_reason"]),
-    }
-
-
-def _size(value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    width, height = map(int, value)
-    return width, height
-
-
-def _number(value: Any) -> str:
-    return "–" if value is None else f"{float(value):.3g}"
+    try:
+        file = read_answers(path)
+    except DataError as error:
+        notes.append(str(error))
+        return []
+    notes += file.notes
+    return by_question(file.answers)[:max_questions]
 
 
 def _read_config(path: Path, notes: list[str]) -> tuple[Any, str | None]:

@@ -1,4 +1,4 @@
-"""What `mars eval score` prints and the page it writes."""
+"""What `mars eval score` prints, and the pages of `mars eval score` and `mars eval show`."""
 
 from __future__ import annotations
 
@@ -9,50 +9,62 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from mars.answers.record import by_question
 from mars.evaluation.files import Results, read_results
-from mars.evaluation.score import Frames, ScoredAnswer, Task, result_of, sample_cards, score_results
+from mars.evaluation.score import Frames, Scored, Task, result_of, score_results, worst_questions
 from mars.evaluation.tables import by_scorer, evaluation_table, print_table
-from mars.output.files import cannot_write
 from mars.output.text import visible
-from mars.report.run_page import DecodeImage, write_evaluation_page
+from mars.report.run_page import DecodeImage, write_answers_page
 
-# Questions with their pictures on a page: enough to look at, small enough to mail.
-_SAMPLES = 24
+# Questions with their images on a page: enough to look at, small enough to mail.
+_QUESTIONS = 24
 
 
-def score_file(
-    path: Path, task: Task, threshold: float, frames: Frames | None
-) -> tuple[Results, list[ScoredAnswer], dict[str, Any]]:
-    """The file, its scored answers, and the result as `result_of` gives it. Raises as `read_results` and
-    `score_results` do."""
-    results = read_results(path)
-    scored = score_results(results, task, frames)
-    return results, scored, result_of(results, task, threshold, scored)
+def score_file(path: Path, task: Task, threshold: float, frames: Frames | None) -> tuple[Scored, dict[str, Any]]:
+    """The scored answers of a result file, and the result as `result_of` gives it.
+
+    Raises as `read_results` and `score_results` do.
+    """
+    scored = score_results(read_results(path), task, frames)
+    return scored, result_of(scored, threshold)
 
 
 def show_scores(result: Mapping[str, Any]) -> None:
-    """The tables, and what else a reader must know, to stdout."""
+    """Print the tables and the facts that a reader needs to judge them."""
     show_tables(result)
     for line in _facts(result):
         Console(highlight=False).print(Text(visible(line)), soft_wrap=True)
 
 
 def show_tables(result: Mapping[str, Any]) -> None:
-    """Both scorers side by side, over everything and for each data source where there are several, to stdout."""
+    """Print both scorers side by side, over everything and for each of several data sources."""
     for title, part in _parts(result):
         print_table(evaluation_table(by_scorer(part), title))
 
 
-def write_page(
-    path: Path, result: Mapping[str, Any], scored: Sequence[ScoredAnswer], decode_image: DecodeImage
-) -> None:
-    """The tables, and samples with pictures, boxes and answers, as one HTML file. Text of others is escaped."""
+def write_scores_page(path: Path, result: Mapping[str, Any], scored: Scored, decode_image: DecodeImage) -> None:
+    """Write the tables and the worst questions, with images, boxes and answers, as one HTML file.
+
+    Raises SetupError where it cannot be written.
+    """
     tables = [(title, by_scorer(part)) for title, part in _parts(result)]
     name, model = str(result["name"]), str(result["model"])
-    try:
-        write_evaluation_page(path, name, model, tables, sample_cards(scored, _SAMPLES), _facts(result), decode_image)
-    except OSError as error:
-        raise cannot_write(path, error, "--html") from error
+    samples = "Samples: one source best, then the lowest accuracy"
+    questions, facts = worst_questions(scored, _QUESTIONS), _facts(result)
+    write_answers_page(path, name, model, tables, samples, questions, facts, decode_image)
+
+
+def write_results_page(
+    path: Path, results: Results, max_questions: int | None, notes: Sequence[str], decode_image: DecodeImage
+) -> None:
+    """Write the answers of a file, scored or not, as one HTML file; the first 24 questions unless `max_questions`.
+
+    Raises SetupError where it cannot be written.
+    """
+    questions = by_question(results.answers)
+    shown = questions[: max_questions or _QUESTIONS]
+    samples = f"Answers to {len(shown)} of {len(questions)} questions"
+    write_answers_page(path, results.name, results.model, [], samples, shown, notes, decode_image)
 
 
 def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -65,7 +77,7 @@ def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _facts(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of the numbers must know and the table does not say."""
+    """What a reader of the numbers needs to know and the table does not say."""
     lines = [f"{result['answers']} answers to {result['n']} questions; unparseable ones count as wrong"]
     if result["cut_off"]:
         lines.append(f"{result['cut_off']} answers were cut off at the token limit")

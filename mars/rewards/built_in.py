@@ -5,6 +5,7 @@ To add one: a module like mars/rewards/vqa.py that ends with a `BuiltInReward`, 
 
 from __future__ import annotations
 
+from mars.plugin import is_spec
 from mars.rewards.contract import ACCURACY, BuiltInReward
 from mars.rewards.grounding import GROUNDING
 from mars.rewards.vqa import VQA
@@ -34,8 +35,7 @@ def wanted_rewards() -> str:
 
 def is_reward(name: str) -> bool:
     """Whether `reward.function` may read so: a built-in name, or "path/to/file.py:name". Files are not looked at."""
-    path, colon, function = name.rpartition(":")
-    return is_built_in(name) or bool(colon and path and function.isidentifier())
+    return is_built_in(name) or is_spec(name)
 
 
 def metric_of(function: str) -> str:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from mars.errors import ConfigError
+from mars.plugin import load, resolve
 from mars.rewards.built_in import BUILT_IN, built_in_names, is_built_in, is_reward, wanted_rewards
 from mars.rewards.contract import ADDED_PARTS, RewardFn, ScorerName, failed_result
 from mars.types import RewardInput, RewardResult
 
-_SIGNATURES = "(item: RewardInput) or (data_source, solution_str, ground_truth, extra_info)"
+_VERL_NAMES = ("data_source", "solution_str", "ground_truth", "extra_info")
+_SIGNATURES = f"(item: RewardInput) or ({', '.join(_VERL_NAMES)})"
 
 
 @dataclass(frozen=True)
 class RewardsBySet:
-    """The reward of every row: `function`; or, where `by_set` is not empty, that of its data_source.
+    """Which reward scores a row: `by_set[data_source]`, or `function` for every row if `by_set` is empty.
 
     function: `reward.function`. by_set: `reward.functions`, data_source -> reward.
     Example: RewardsBySet("grounding", {"llvip": "grounding", "spatialqa": "vqa"}).of("spatialqa") == "vqa".
@@ -50,8 +46,8 @@ class RewardsBySet:
         return not self.by_set or data_source in self.by_set
 
     def check_sets(self, data_sources: Iterable[str]) -> None:
-        """Raises ConfigError with all sets that have no reward. Rewards of sets without rows are no mistake: an
-        evaluation may be of one set of a run."""
+        """Raises ConfigError that names all sets without a reward. `by_set` may name further sets, because an
+        evaluation may use only some of a run's."""
         without = sorted({data_source for data_source in data_sources if not self.has(data_source)})
         if without:
             raise ConfigError(
@@ -61,7 +57,7 @@ class RewardsBySet:
 
 
 RewardSpec = str | RewardsBySet
-"""A reward for all rows, or for each set its own."""
+"""One reward for all rows, or one for each set."""
 
 
 def resolve_spec(spec: RewardSpec) -> RewardSpec:
@@ -80,11 +76,14 @@ def _resolve(setting: str, name: str) -> str:
         return name
     if not is_reward(name):
         raise ConfigError(f"{setting}: no such reward; got {name!r}; want one of {wanted_rewards()}")
-    path, _, function = name.rpartition(":")
-    file = Path(path).expanduser().absolute()
-    if not file.is_file():
-        raise ConfigError(f"{setting}: no such file; got {name!r}; want path/to/file.py:name")
-    return f"{file}:{function}"
+    return resolve(setting, name, "want path/to/file.py:name")
+
+
+def user_functions(spec: RewardSpec) -> tuple[str, ...]:
+    """The rewards that come from users' files, as "/absolute/file.py:function". Raises as `resolve_spec` does."""
+    resolved = resolve_spec(spec)
+    names = (resolved,) if isinstance(resolved, str) else resolved.names
+    return tuple(name for name in names if not is_built_in(name))
 
 
 def perfect_answer(function: str, item: RewardInput) -> str:
@@ -118,21 +117,17 @@ def load_reward(spec: RewardSpec, scorer: ScorerName) -> RewardFn:
         reward = BUILT_IN[spec]
         reward.prepare()
         return reward.score if scorer == "strict" else reward.compat
-    path, _, name = spec.rpartition(":")
-    function = getattr(_load_file(Path(path)), name, None)
-    if function is None:
-        raise ConfigError(f"reward.function: {path} has no {name!r}")
-    call = _caller(function, spec)
+    call = _caller(spec)
     return lambda item: as_result(call(item))
 
 
 def check_truth(
     name: str, truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None = None
 ) -> str | None:
-    """What is wrong with the ground truth of one row for reward `name`, or None. For data checks, before anything runs.
+    """What is wrong with the ground truth of one row for reward `name`, or None.
 
-    Nothing is known of the truths of a user's own function. `truth_size` (width, height): see `RewardInput`; boxes
-    outside it are reported.
+    Truths of a user's own function are not checked. `truth_size` (width, height): see `RewardInput`; boxes outside it
+    are reported.
     """
     return BUILT_IN[name].check_truth(truth, extra_info, truth_size) if is_built_in(name) else None
 
@@ -141,9 +136,9 @@ def as_result(value: Any) -> RewardResult:
     """What a user's function returned, as a result; anything but finite numbers gives `failed` with the reason.
 
     - a number (int, float, NumPy's): the score; accuracy is the score clipped to [0, 1];
-    - a mapping with "score": the same; "accuracy" or "acc" in it is the accuracy, its other numbers are parts, and
-      what is no number is left out;
-    - a RewardResult: taken as it is, once its numbers are found finite and its accuracy in [0, 1].
+    - a mapping with "score": the score; "accuracy" or "acc" is the accuracy (else as above), other numbers are parts,
+      everything else is ignored;
+    - a RewardResult: itself, if its numbers are finite and its accuracy is in [0, 1].
     """
     if isinstance(value, RewardResult):
         if value.failed is not None:
@@ -180,52 +175,20 @@ def _not_finite(number: Any) -> str | None:
         return f"is not a finite number; got one of {type(number).__name__} beyond the range of float"
 
 
-def _load_file(path: Path) -> ModuleType:
-    name = f"mars_user_reward_{sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"reward.function: {path} is not a Python file; want path/to/file.py:name")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up here
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ConfigError(f"reward.function: {path} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
+def _caller(spec: str) -> Callable[[RewardInput], Any]:
+    """The function of a user's file as a function of one RewardInput."""
+    function = load("reward.function", spec, _SIGNATURES)
+    parameters = function.signature.parameters
+    if "solution_str" not in parameters or "ground_truth" not in parameters:
+        function.check_call(None)
+        return function.call
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    names = [name for name in _VERL_NAMES if open_ended or name in parameters]
+    function.check_call(**dict.fromkeys(names))
 
+    def call(item: RewardInput) -> Any:
+        values = (item.data_source, item.response, item.truth, dict(item.extra_info))
+        given = dict(zip(_VERL_NAMES, values, strict=True))
+        return function.call(**{name: given[name] for name in names})
 
-def _caller(function: Any, spec: str) -> Callable[[RewardInput], Any]:
-    """`function` as a function of one RewardInput."""
-    if not callable(function) or inspect.isclass(function) or inspect.iscoroutinefunction(function):
-        kind = "an async function" if inspect.iscoroutinefunction(function) else type(function).__name__
-        raise ConfigError(f"reward.function: {spec} is no plain function; got {kind}; want {_SIGNATURES}")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"reward.function: {spec} has no readable signature; want {_SIGNATURES}") from error
-    parameters = signature.parameters
-    if "solution_str" in parameters and "ground_truth" in parameters:
-        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        verl_names = ("data_source", "solution_str", "ground_truth", "extra_info")
-        names = [name for name in verl_names if open_ended or name in parameters]
-        _bind(signature, spec, **dict.fromkeys(names))
-        return lambda item: function(**{name: value for name, value in _verl_arguments(item).items() if name in names})
-    _bind(signature, spec, None)
-    return function
-
-
-def _verl_arguments(item: RewardInput) -> dict[str, Any]:
-    return {
-        "data_source": item.data_source,
-        "solution_str": item.response,
-        "ground_truth": item.truth,
-        "extra_info": dict(item.extra_info),
-    }
-
-
-def _bind(signature: inspect.Signature, spec: str, *arguments: None, **named: None) -> None:
-    try:
-        signature.bind(*arguments, **named)
-    except TypeError as error:
-        raise ConfigError(f"reward.function: {spec} takes {signature} ({error}); want {_SIGNATURES}") from error
+    return call

@@ -1,6 +1,6 @@
-"""Scores boxes against boxes (docs/rewards.md). Two scorers of the same parse and matching.
+"""Scores predicted boxes against true boxes (docs/rewards.md).
 
-Both results hold the same accuracy and parts; a scorer decides only what `score` is made of.
+There are two scorers. They parse and match alike and return the same accuracy and parts; only `score` differs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from mars.rewards.parsing import (
 )
 from mars.types import RewardInput, RewardResult
 
-# An answer with this many boxes more than the truth is not looked at: matching takes cubic time.
+# An answer with more extra boxes than this is not matched and has accuracy 0: matching takes cubic time.
 MAX_EXTRA_BOXES = 100
-# For the same reason; matching this many takes up to half a second.
+# Matching this many takes up to half a second.
 MAX_TRUE_BOXES = 1000
 
 # Constants of the public code's reward.
@@ -39,16 +39,15 @@ _MAX_PENALTY = 1.0
 def score_grounding(item: RewardInput) -> RewardResult:
     """score = format (0 to 0.75) + accuracy (0 to 1). The `strict` scorer, the paper's formula.
 
-    accuracy: the mean over the ground-truth boxes of the IoU with the predicted box that one-to-one matching (of
-    largest total IoU) gives them, 0 for those left over. Labels are not compared.
-    - Predictions beyond the truth's number cost nothing, as in the paper; the part `extra_boxes`
-      (their number over the number of true boxes) shows a policy that learns to spray them. More than
-      `MAX_EXTRA_BOXES` of them: accuracy 0.
+    accuracy: the mean IoU over the true boxes. Predicted and true boxes are matched one to one so that the total IoU
+    is largest; a true box without a match counts 0. Labels are not compared.
+    - More predictions than true boxes cost nothing, as in the paper; the part `extra_boxes` (the surplus over the
+      number of true boxes) shows a policy that learns to predict too many. Above `MAX_EXTRA_BOXES`: accuracy 0.
     - A malformed box (NaN, inverted, no area, not four numbers) matches nothing; the others still count.
     - An empty scene (truth "[]"): accuracy 1 for an empty list, 0 for boxes and for text that is no list.
-    - Predictions are scaled from `response_size` to `truth_size`; without images (both None) they stay.
+    - Predictions are scaled from `response_size` to `truth_size`; without images (both None) they are not scaled.
 
-    parts: format, accuracy, extra_boxes, and compat: what `compat_reward` gives the same answer.
+    parts: format, accuracy, extra_boxes, and compat (`compat_reward` of the same answer).
     Raises DataError when the truth is malformed or only one of the sizes is known.
 
     Example: truth [[0, 0, 10, 10], [20, 0, 30, 10]], answer [[0, 0, 10, 5]]: IoU 0.5 and 0, accuracy 0.25.
@@ -60,24 +59,24 @@ def score_grounding(item: RewardInput) -> RewardResult:
 def score_grounding_compat(item: RewardInput) -> RewardResult:
     """score = format (0 to 0.75) + the part `compat` (0 to 1 + 0.3 ln n_gt). The `compat` scorer.
 
-    compat: the arithmetic of the paper's public code, see `compat_reward`. accuracy stays the mean IoU of
-    `score_grounding`, so that evaluations under either scorer can be compared; so do parts and errors.
+    compat: the arithmetic of the paper's public code, see `compat_reward`. Accuracy, parts and errors are those of
+    `score_grounding`, so that evaluations under the two scorers can be compared.
     """
     parts = _parts(item)
     return RewardResult(score=parts["format"] + parts["compat"], accuracy=parts["accuracy"], parts=parts)
 
 
 def matched_ious(predicted: Sequence[Box], truth: Sequence[Box]) -> list[float]:
-    """IoU of the matched pairs, min(n_pred, n_gt) numbers in [0, 1]: one-to-one, of the largest total IoU.
+    """IoU of the matched pairs: min(n_pred, n_gt) numbers in [0, 1].
 
-    Hungarian method, so no greedy choice costs a better total.
+    The Hungarian method finds the one-to-one matching with the largest total IoU; greedy matching may miss it.
 
     >>> matched_ious([(0, 0, 10, 10), (0, 0, 10, 9)], [(0, 0, 10, 10)])
     [1.0]
     """
     if not predicted or not truth:
         return []
-    import numpy as np  # here, so that checking truths does not load numpy and scipy
+    import numpy as np  # not at the top: the check of truths needs neither numpy nor scipy
     from scipy.optimize import linear_sum_assignment
 
     ours, true = np.array(predicted)[:, None], np.array(truth)[None, :]

@@ -17,7 +17,7 @@ _MAX_TRACEBACK_CHARS = 8000
 
 @dataclass(frozen=True)
 class Scored:
-    """One scored answer. For what was raised: `kind` tells distinct errors apart (its type and place), `traceback`."""
+    """One scored answer; after an exception also its `kind` (type and place, to log each once) and its `traceback`."""
 
     result: RewardResult
     kind: str = ""
@@ -68,9 +68,8 @@ class FailureLog:
 
 
 class LocalScorer:
-    """Scores in this process, one answer after another: same results as `RewardPool`, but **no deadline** and no
-    protection. An answer that hangs hangs the caller, one that ends the process ends the caller. For tests, debugging
-    and built-in rewards."""
+    """Scores in this process, one answer after another, like `RewardPool` but without deadline and protection:
+    a reward that hangs or exits takes the caller with it. For tests, debugging and built-in rewards."""
 
     def __init__(self, spec: RewardSpec, scorer: ScorerName) -> None:
         self._reward = load_reward(spec, scorer)

@@ -1,7 +1,7 @@
-"""Reads `<think>…</think><answer>…</answer>` and boxes out of text a model wrote. Linear time, raises nothing.
+"""Parses `<think>…</think><answer>…</answer>` and boxes in text that a model wrote, in linear time.
 
-Model text is data: it may be anything. Only counts, substring searches and a JSON parser behind a length, a nesting
-and a number limit look at it; no regular expression here can backtrack.
+Model text is untrusted. It is only searched for substrings and parsed as JSON with limits on length, nesting and
+numbers; there is no regular expression that could backtrack.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from itertools import accumulate
 from typing import Any
 
 Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2 with x1 < x2 and y1 < y2, in whatever frame the text uses."""
+"""x1, y1, x2, y2 with x1 < x2 and y1 < y2, in the frame of the text."""
 
-# Limits of what is looked at, far beyond any honest answer. They bound time and memory, so they are no settings.
+# Limits on what is parsed, far above any real answer. They bound time and memory, so they are constants, not settings.
 MAX_JSON_CHARS = 100_000
 MAX_NESTING = 32
 MAX_COORDINATE = 1e6
@@ -27,12 +27,12 @@ _NO_BRACKETS = bytes(set(range(256)) - set(_STEP))
 
 @dataclass(frozen=True)
 class ParsedResponse:
-    """The parts of one response. A part is None when it is missing or there is more than one of it.
+    """The parts of one response. A part is None if there is none or more than one.
 
     think, answer: the text between the tags.
     fence: the text of the answer's only ```json fence.
-    boxes_text: where the answer's JSON is: the fence, or the whole answer when it has no ```json fence; None when it
-        has several, for it is not for the scorer to choose between two answers.
+    boxes_text: the text to parse as JSON: the fence, or the whole answer if it has no ```json fence; None if it has
+        several, because the scorer must not choose between two answers.
     """
 
     think: str | None
@@ -42,10 +42,10 @@ class ParsedResponse:
 
 
 def parse_response(text: str) -> ParsedResponse:
-    """The single think and the single answer of a response, in any order. What is inside the think is not said.
+    """The think and the answer of a response, in any order.
 
-    Tags are exact and lower-case. "Single" means one opening and one closing tag of the name, in this order: text with
-    two answers has no answer. Tags inside a well-formed think do not count.
+    Tags are exact and lower-case. Each counts only if there is one opening and, after it, one closing tag: text with
+    two answers has no answer. Tags inside a well-formed think are ignored. Raises nothing.
 
     >>> parse_response("<think>a car? <answer>no</answer></think><answer>yes</answer>").answer
     'yes'
@@ -55,7 +55,7 @@ def parse_response(text: str) -> ParsedResponse:
     think = _only_block(text, "think")
     if think is not None:
         start, end = think
-        # A blank keeps the text before and after from growing together into a tag.
+        # The space keeps the text before and after the think from joining into a new tag.
         text, thought = f"{text[: start - len('<think>')]} {text[end + len('</think>') :]}", text[start:end]
     else:
         thought = None
@@ -68,15 +68,12 @@ def parse_response(text: str) -> ParsedResponse:
 
 
 def parse_truth(truth: str) -> ParsedResponse:
-    """The same for a ground truth, whose `<answer>` tags may be missing: then all of it is the answer."""
+    """`parse_response` for a ground truth: without `<answer>` tags all of it is the answer."""
     return parse_response(truth if "<answer>" in truth else f"<answer>{truth}</answer>")
 
 
 def format_score(response: ParsedResponse, *, wants_fence: bool) -> float:
-    """0.25 for one non-empty think, 0.25 for one non-empty answer, and for grounding 0.25 for one ```json fence.
-
-    Non-empty: at least one character that can be seen (blanks, control and zero-width characters cannot).
-    """
+    """0.25 for a think and 0.25 for an answer with a visible character; wants_fence: 0.25 for one ```json fence."""
     score = 0.25 * has_visible(response.think) + 0.25 * has_visible(response.answer)
     return score + 0.25 * (wants_fence and response.fence is not None)
 
@@ -87,10 +84,10 @@ def has_visible(text: str | None) -> bool:
 
 
 def load_json(text: str) -> Any:
-    """The value of a JSON text, all numbers as float. Raises ValueError for anything that is not harmless JSON.
+    """The value of a JSON text, all numbers as float. Raises ValueError: not JSON, too long, or too deeply nested.
 
-    NaN and Infinity are read as such (a box with one is malformed, its neighbours are not). Brackets inside strings
-    count towards the nesting limit.
+    NaN and Infinity are allowed, so that a box with one is malformed but its neighbours are not. Brackets inside
+    strings count towards the nesting limit.
     """
     if len(text) > MAX_JSON_CHARS:
         raise ValueError(f"longer than {MAX_JSON_CHARS} characters")

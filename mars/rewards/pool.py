@@ -26,14 +26,14 @@ from mars.types import RewardInput, RewardResult
 
 logger = logging.getLogger(__name__)
 
-# Answers handed to a worker at once: enough to hide the way to and fro, few enough to share the work evenly.
+# Answers sent to a worker at once: enough to hide the latency of its socket, few enough to balance the workers.
 _CHUNK = 8
-# An answer whose worker died is tried once more: the machine, not the answer, may have ended it (out of memory).
+# An answer whose worker died is tried once more: the cause may be the machine (out of memory) and not the answer.
 _ATTEMPTS = 2
 
 
 class RewardPool:
-    """A `RewardScorer`. Items may come slowly: a thread of the pool serves the workers while the next one is awaited.
+    """A `RewardScorer`. Items may arrive slowly: a thread serves the workers while the caller waits for the next item.
 
     Results are in the order of the items, and one bad answer costs one answer:
 
@@ -41,7 +41,7 @@ class RewardPool:
     - one that ends its worker (a crash, os._exit) twice: failed "its worker died";
     - one on which the function raises, or returns no finite number: failed with the reason.
 
-    Raises ConfigError when the function cannot be loaded, WorkerError when no worker can be started any more.
+    Raises ConfigError if the function cannot be loaded, WorkerError if no worker can be started any more.
     """
 
     def __init__(self, spec: RewardSpec, scorer: ScorerName, num_workers: int, timeout_s: float) -> None:
@@ -88,7 +88,7 @@ class RewardPool:
             batch.abandoned = True
             self._wake()
             thread.join()
-            # After an exception (Ctrl-C) some still hold answers that nobody waits for; the next call replaces them.
+            # After an exception (Ctrl-C) some workers still score answers of this call; the next call replaces them.
             for worker in [worker for worker in self._workers if worker.assigned]:
                 self._end(worker)
         if batch.error is not None:
@@ -112,7 +112,7 @@ class RewardPool:
         return tuple(worker.pid for worker in self._workers)
 
     def _serve(self, batch: _Batch) -> None:
-        """Until every item is scored. The thread's exception is the caller's."""
+        """The thread of `score`: runs until every item is scored. `score` raises its exception."""
         try:
             self._start_missing()
             while batch.is_open:
@@ -125,8 +125,8 @@ class RewardPool:
             batch.error = error
 
     def _wake(self) -> None:
-        """Makes `_receive` look again."""
-        with suppress(BlockingIOError):  # the pipe is full: it will look
+        """Interrupts the wait in `_receive`, so that new items and flags are seen."""
+        with suppress(BlockingIOError):  # the pipe is full: `_receive` will wake anyway
             os.write(self._wake_write, b"x")
 
     def _start_missing(self) -> None:
@@ -140,7 +140,7 @@ class RewardPool:
                 worker.assigned.extend(batch.pending.popleft() for _ in range(size))
                 try:
                     worker.send([batch.payloads[index] for index in worker.assigned])
-                except OSError:  # it ended, or it stands still and reads nothing
+                except OSError:  # it ended, or it is stopped and reads nothing
                     self._lost(worker, batch, "its worker could not be reached")
 
     def _receive(self, batch: _Batch) -> None:
@@ -174,7 +174,10 @@ class RewardPool:
                 self._lost(worker, batch, f"timed out after {self._timeout_s:g} s", timed_out=True)
 
     def _lost(self, worker: WorkerProcess, batch: _Batch, reason: str, *, timed_out: bool = False) -> None:
-        """Ends a worker that died or hangs and starts another; its answer at hand is charged, the rest put back."""
+        """Ends a worker that died or hangs and starts another.
+
+        The answer it was scoring fails, or is tried once more; its other answers are queued again.
+        """
         status = self._end(worker)
         if not worker.ready:
             self._start_error = f"reward.function: a worker ended or hung while it loaded {self._spec}; {status}"
@@ -193,9 +196,9 @@ class RewardPool:
 
 
 class _Batch:
-    """The items of one call: what is still to hand out, and what came back.
+    """The items of one call of `score`: those still to send, and the results.
 
-    Two threads share it without a lock: `add` is the caller's, everything else the serving thread's.
+    Two threads share it without a lock: the caller uses only `add` and the flags, the serving thread everything else.
     complete: no more items come. abandoned: nobody waits for the results. error: why the serving thread ended.
     """
 

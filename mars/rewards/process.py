@@ -16,18 +16,18 @@ from multiprocessing.connection import Connection
 from mars.rewards.contract import ScorerName
 from mars.rewards.functions import RewardSpec
 
-# Bounds a module that hangs while it is imported; generous, for it may import torch from a slow disk.
+# Deadline for loading a reward's file; generous, because it may import torch from a slow disk.
 _START_TIMEOUT_S = 120.0
-# A killed process is gone at once unless the kernel holds it, in a stuck file system say; then it is left behind.
+# A killed process ends at once unless the kernel holds it (in a stuck file system, say); then we stop waiting for it.
 _END_TIMEOUT_S = 10.0
 
 
 class WorkerProcess:
-    """A worker, the socket to it, and the answers it has been given.
+    """A worker, the socket to it, and the answers it has been sent.
 
-    connection: raises OSError instead of blocking longer than the deadline when the worker stands still.
-    assigned: indices of the answers sent and not yet back, in order; the worker is at the first.
-    deadline: when the next message is due (time.monotonic); None while nothing is.
+    connection: raises OSError instead of blocking longer than the deadline, if the worker is stopped.
+    assigned: indices of the answers sent and not yet returned, in order; the worker scores the first.
+    deadline: when the next message is due (time.monotonic); None if none is.
     """
 
     def __init__(self, spec: RewardSpec, scorer: ScorerName, timeout_s: float) -> None:
@@ -39,13 +39,13 @@ class WorkerProcess:
         limit = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
-        # Never written to. When this process ends, however it ends, its end closes and the kernel ends the worker.
-        # One for each worker: the request for the signal belongs to the open pipe, the last to ask would get it alone.
+        # Nobody writes to this pipe. When this process ends, in any way, its end closes and the kernel ends the worker.
+        # Each worker has its own pipe, because the kernel signals only the last process that asked for it.
         lifeline_read, self._lifeline = os.pipe()
         fds = (theirs.fileno(), lifeline_read)
         try:
             # Not multiprocessing: its children import the main module of this process, and torch with it.
-            # A session of its own: Ctrl-C stays with the driver, and what a reward starts can be ended with it.
+            # A new session: Ctrl-C reaches only the driver, and killing the group ends what the reward started too.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "mars.rewards.worker", *map(str, fds)],
                 pass_fds=fds,
@@ -72,12 +72,12 @@ class WorkerProcess:
         self.deadline = None
 
     def send(self, payloads: list[bytes]) -> None:
-        """Hands over the pickled items of `assigned`. Raises OSError when the worker is gone or reads nothing."""
+        """Sends the pickled items of `assigned`. Raises OSError if the worker is gone or does not read."""
         self.restart_clock()
         self.connection.send(payloads)
 
     def restart_clock(self) -> None:
-        """The next answer's time begins."""
+        """Starts the deadline of the next answer."""
         self.deadline = time.monotonic() + self._timeout_s if self.assigned else None
 
     def end(self) -> str:

@@ -1,4 +1,4 @@
-"""Scores given answers one by one, with what is read in them and the time it takes: behind `mars reward try`."""
+"""Scores given answers one by one and shows what was parsed and how long it took: the work of `mars reward try`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _FIELDS = ("response", "truth", "data_source", "extra_info", "choices", "truth_s
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read in an answer.
+    """What was parsed in an answer.
 
     think, answer: the text between the tags, None where there is not exactly one pair.
-    boxes: for each entry of the answer's list the box, or what is wrong with it; None where there is no list.
-    no_boxes: why there is no list; None where there is one, and for a reward that has nothing to do with boxes.
+    boxes: for each entry of the answer's list the box, or what is wrong with it; None if there is no list.
+    no_boxes: why there is no list; None if there is one, and for rewards without boxes.
     """
 
     think: str | None
@@ -41,10 +41,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Trial:
-    """One scored answer. row: "file:line", or "" for one that is in no file.
+    """One scored answer. row: "file:line", or "" for an answer from the command line.
 
     seconds: for a built-in reward processor time, so that other work on the machine does not count; for a user's
-        function wall time, with the way to its process and back.
+        function wall time, including the transfer to its process and back.
     """
 
     row: str
@@ -57,11 +57,11 @@ class Trial:
 def run_trials(
     spec: str, scorer: ScorerName, rows: Sequence[tuple[str, RewardInput]], timeout_s: float
 ) -> Iterator[Trial]:
-    """Scores (name of the row, item) in order, each as soon as the one before is taken.
+    """Scores rows of (name, item) in order, each when the iterator asks for it.
 
-    Built-in rewards run in this process; a user's function in one that is killed after `timeout_s` seconds an answer,
-    as in a run. Raises ConfigError for a reward that cannot be loaded, and DataError with all truths that a built-in
-    reward cannot use, both before the first answer is scored.
+    Built-in rewards run in this process; a user's function runs in a worker that is killed if one answer takes longer
+    than `timeout_s` seconds, as in a run. Raises, before the first answer is scored, ConfigError for a reward that
+    cannot be loaded and DataError with all truths that a built-in reward cannot use.
     """
     problems = [(row, check_truth(spec, item.truth, item.extra_info, item.truth_size)) for row, item in rows]
     _raise_all([f"{row}: {problem}" if row else problem for row, problem in problems if problem is not None])
@@ -71,7 +71,7 @@ def run_trials(
 
 
 def read_answer(spec: str, item: RewardInput) -> Reading:
-    """What `spec` sees in the answer, within its limits. The item's truth must be a proper one."""
+    """What reward `spec` parses in the answer. The item's truth must be well-formed."""
     response = parse_response(item.response)
     boxes, problem = None, None
     if has_boxes(spec) or not is_built_in(spec):  # a user's own function may be about boxes
@@ -86,8 +86,8 @@ def read_answer(spec: str, item: RewardInput) -> Reading:
 def read_items(file: Path, common: Mapping[str, Any]) -> list[tuple[str, RewardInput]]:
     """(file:line, item) of a JSONL file. Raises DataError with all bad lines.
 
-    On each line an object with the keys of `item_of`, or a bare JSON text, the response; blank lines are skipped. What
-    a line leaves out is taken from `common`.
+    Each line is an object with the keys of `item_of`, or a JSON string, the response. Keys that a line lacks are taken
+    from `common`. Blank lines are skipped.
     """
     try:
         lines = file.read_bytes().split(b"\n")

@@ -37,8 +37,8 @@ def score_vqa(item: RewardInput) -> RewardResult:
       both ("B. Travel"). The truth may be given either way, with alternatives ("B or D") as well.
     An empty answer is wrong, and so is one of more than `MAX_CHARS` characters unless yes or no is asked for.
 
-    It is the `strict` and the `compat` scorer: of the public code's comparison nothing is specified but a mistake (an
-    empty answer earned full marks), and that is wrong here under either.
+    Both scorers are this function: of the public code's comparison only a mistake is known, which is not repeated here
+    (an empty answer earned full marks).
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)
@@ -147,31 +147,19 @@ def _judge_choice(truth: str, options: Sequence[str]) -> Callable[[str], bool]:
 
 
 def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options of `extra_info["choices"]` in letter order, without letters of their own; () when there are none.
+    """The options of `extra_info["choices"]` in the letters' order; () when there are none. Raises DataError.
 
-    A list of texts ("Travel" or "B. Travel") or a mapping from letter to text. Raises DataError.
+    They are texts without letters of their own, as the reader of rows makes them of every form it knows.
     """
     given = extra_info.get("choices")
     if given is None:
         return ()
-    if isinstance(given, Mapping):
-        letters = sorted(given, key=str)
-        given = [given[letter] for letter in letters] if _are_letters(letters) else given
-    elif hasattr(given, "tolist"):  # a column of a parquet file may come as an array
-        given = given.tolist()
     if not isinstance(given, list | tuple) or not all(isinstance(option, str) for option in given):
         raise DataError(f"extra_info.choices: want a list of texts; got {str(given)[:80]}")
-    labels = [_LABEL.match(option) for option in given]
-    if all(labels) and _are_letters([label[1] for label in labels if label]):
-        given = [option[label.end() :].strip() for option, label in zip(given, labels, strict=True) if label]
     if len(given) > len(ascii_lowercase) or not all(len(text) <= MAX_CHARS and _words(text) for text in given):
         limits = f"at most {len(ascii_lowercase)} texts of 1 to {MAX_CHARS} characters"
         raise DataError(f"extra_info.choices: want {limits}; got {len(given)}: {str(given)[:80]}")
     return tuple(given)
-
-
-def _are_letters(keys: Sequence[Any]) -> bool:
-    return [str(key).lower() for key in keys] == list(ascii_lowercase[: len(keys)])
 
 
 def _alternatives(truth: str) -> set[str]:

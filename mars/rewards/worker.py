@@ -1,4 +1,4 @@
-"""A reward worker process: loads one reward function, then scores what comes through a socket until it closes.
+"""A reward worker process: loads the reward, then scores the items that arrive on a socket until it closes.
 
 Started by mars/rewards/pool.py as `python -m mars.rewards.worker SOCKET_FD LIFELINE_FD`. Protocol: (spec, scorer) in;
 None or the text of a ConfigError out; then lists of pickled RewardInputs in, and one `Scored` out for each.
@@ -22,7 +22,7 @@ from mars.rewards.local import Scored, describe_error, score_one
 def main(socket_fd: int, lifeline_fd: int) -> None:
     _die_with_parent(lifeline_fd)
     for fd in (socket_fd, lifeline_fd):
-        os.set_inheritable(fd, False)  # a program the reward starts must not keep them open
+        os.set_inheritable(fd, False)  # a program that the reward starts must not keep them open
     connection = Connection(socket_fd)
     try:
         _serve(connection)
@@ -31,15 +31,25 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
 
 
 def _serve(connection: Connection) -> None:
+    pid = os.getpid()
     try:
         reward = load_reward(*connection.recv())
     except ConfigError as error:
         connection.send(str(error))
         return
+    _end_copy_of(pid)
     connection.send(None)
     while True:
         for payload in connection.recv():
-            connection.send(_score(reward, payload))
+            scored = _score(reward, payload)
+            _end_copy_of(pid)
+            connection.send(scored)
+
+
+def _end_copy_of(pid: int) -> None:
+    """Ends this process if the user's code forked it: only the worker itself may answer, each answer once."""
+    if os.getpid() != pid:
+        os._exit(1)
 
 
 def _score(reward: RewardFn, payload: bytes) -> Scored:

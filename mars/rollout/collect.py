@@ -1,4 +1,4 @@
-"""From the engine's stream to scored rollouts, each under its prompt."""
+"""From the engine's stream of samples to scored rollouts, grouped by prompt and view."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
+from mars.answers.record import BoxFrames, reward_input
 from mars.rollout.engine import FinishedSample
 from mars.types import (
     Prompt,
@@ -18,10 +19,6 @@ from mars.types import (
     RolloutRequest,
     View,
 )
-
-Size = tuple[int, int]
-BoxFrames = Callable[[Prompt, View], tuple[Size | None, Size | None]]
-"""(truth_size, response_size) of a view, as in `RewardInput`."""
 
 
 class Scorer(Protocol):
@@ -46,7 +43,7 @@ def score_stream(
     frames: BoxFrames,
     scorer: Scorer,
 ) -> list[ScoredSample]:
-    """finished: the engine's stream. The scorer gets each sample when it comes, while others are being generated."""
+    """Decode and score the engine's stream `finished`. Each sample goes to the scorer as soon as it is generated."""
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     taken: list[tuple[FinishedSample, str]] = []
 
@@ -64,9 +61,9 @@ def score_stream(
 def collect(
     prompts: Sequence[Prompt], requests: Sequence[RolloutRequest], scored: Iterable[ScoredSample]
 ) -> list[PromptRollouts]:
-    """All rollouts of each prompt in the order of `prompts`, whatever the order of `requests` and of `scored`.
+    """All rollouts of each prompt, in the order of `prompts`; `requests` and `scored` may come in any order.
 
-    Raises ValueError if a request does not have each of its samples once, or a prompt lacks its multi request.
+    Raises ValueError if a request does not have each of its samples exactly once, or a prompt lacks its multi request.
     """
     rollouts: list[dict[int, Rollout]] = [{} for _ in requests]
     for item in scored:
@@ -93,17 +90,3 @@ def _prompt_rollouts(prompt: Prompt, groups: dict[View, RolloutGroup]) -> Prompt
         raise ValueError(f"prompt {prompt.prompt_id} has no multi rollouts")
     anchors = tuple(group for view, group in groups.items() if view is not None)
     return PromptRollouts(prompt, groups[None], anchors)
-
-
-def reward_input(prompt: Prompt, view: View, text: str, frames: BoxFrames) -> RewardInput:
-    """What the reward function sees of one answer to one view."""
-    truth_size, response_size = frames(prompt, view)
-    return RewardInput(
-        data_source=prompt.data_source,
-        view=view,
-        response=text,
-        truth=prompt.truth,
-        truth_size=truth_size,
-        response_size=response_size,
-        extra_info=prompt.extra_info,
-    )

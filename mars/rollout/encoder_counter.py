@@ -1,4 +1,4 @@
-"""Counts the images that pass the vision encoder. vLLM mixes this class into its workers; it imports nothing."""
+"""Count the images that pass vLLM's vision encoder. Imports nothing, because vLLM mixes the class into its workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class EncoderCounter:
     model_runner: Any
 
     def count_encoder_runs(self) -> None:
-        """From now on. The model's `embed_multimodal` returns one array for each image that it encodes."""
+        """Start counting. The model's `embed_multimodal` returns one array per image that it encodes."""
         model = self.model_runner.model
         encode, self._encoder_runs = model.embed_multimodal, 0
 

@@ -1,4 +1,4 @@
-"""The interface of everything that generates responses."""
+"""`RolloutEngine`: the interface of everything that generates responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mars.types import Completion, RolloutRequest, WeightUpdate
 
 @dataclass(frozen=True)
 class FinishedSample:
-    """Sample `index` of the request at position `request` of the call."""
+    """Sample `index` of request number `request` of the call. Both count from 0."""
 
     request: int
     index: int
@@ -20,12 +20,12 @@ class FinishedSample:
 
 @dataclass(frozen=True)
 class EngineCounts:
-    """Work since the engine was made. It only grows; the difference of two is the work between them.
+    """Work of the engine since it was built. Counts only grow; subtract two to get the work between them.
 
-    images: distinct images of a call, summed over calls (and engines, where there are several).
-    encoder_runs: images that passed the vision encoder; `images` if each passed once in its call.
-    prompt_tokens: of all samples, images' tokens included. cached_tokens: those among them that came from the prefix
-    cache and were not computed again.
+    images: distinct images of a call, summed over calls and engines.
+    encoder_runs: images that passed the vision encoder; equal to `images` if each passed once per call.
+    prompt_tokens: prompt tokens of all samples, including image tokens.
+    cached_tokens: prompt tokens that came from the prefix cache instead of being computed.
     """
 
     images: int = 0
@@ -44,34 +44,34 @@ class RolloutEngine(Protocol):
     """Generates responses with a versioned policy."""
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
-        """Samples as they finish, those that finish together in one list.
+        """Yield samples as they finish; samples that finish together are in one list.
 
-        Each of the `num_samples` of every request comes exactly once, or an exception is raised. One call at a time;
-        closing the iterator ends it.
+        Yields each of the `num_samples` samples of every request exactly once, or raises. Only one call may run at a
+        time. Closing the iterator ends the call.
         """
         ...
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        """A hint, which changes no result: these requests come next.
+        """A hint that these requests come next, so that the engine can read and process their images in advance.
 
-        Their images may be read and processed while nothing is generated; only the last hint counts. What is wrong
-        with an image is raised by the `generate` that needs it.
+        It changes no result. A new hint replaces the last one. An image that cannot be read raises in the `generate`
+        that needs it, not here.
         """
         ...
 
     def counts(self) -> EngineCounts:
-        """Up to the last sample that was taken."""
+        """The engine's work up to the last sample that the caller has taken."""
         ...
 
     def load_weights(self, update: WeightUpdate) -> None:
-        """Make `update` the policy; every cache that depends on the weights is emptied."""
+        """Generate with these weights from now on. Empties every cache that depends on the weights."""
         ...
 
     def close(self) -> None:
-        """End every process and free all memory this engine holds."""
+        """End the engine's processes and free its memory."""
         ...
 
 
 def distinct_images(requests: Sequence[RolloutRequest]) -> int:
-    """How many different images the requests show together."""
+    """The number of distinct images in all requests."""
     return len({image for request in requests for image in request.images})

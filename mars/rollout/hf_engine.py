@@ -1,4 +1,4 @@
-"""Rollouts by transformers' `generate`: the reference that vLLM is tested against, and for machines without vLLM."""
+"""Rollouts with transformers' `generate`: the reference for tests of vLLM, and the engine for machines without it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HfEngine:
             model.path, dtype=getattr(torch, model.dtype), trust_remote_code=model.trust_remote_code
         )
         self._model = self._model.to(config.cluster.device).eval()
-        # Many models ship a repetition penalty here, which `generate` would apply on top of the request's sampling.
+        # Discard the model's own generation settings: many have a repetition penalty, which `generate` would apply.
         self._model.generation_config = GenerationConfig()
         self._config, self._rules = config, rules
         self._process, self._fetch = process, fetch
@@ -46,7 +46,7 @@ class HfEngine:
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
         self._counts += EngineCounts(images=distinct_images(requests))
-        # One batch has one sampling: greedy anchors and sampled rollouts are generated apart.
+        # `generate` takes one sampling per batch, so greedy anchors and sampled rollouts are in different batches.
         for sampling in dict.fromkeys(request.sampling for request in requests):
             rows = [(i, k) for i, r in enumerate(requests) if r.sampling == sampling for k in range(r.num_samples)]
             for first in range(0, len(rows), self._config.rollout.max_num_seqs):
@@ -61,7 +61,7 @@ class HfEngine:
         return self._counts
 
     def load_weights(self, update: WeightUpdate) -> None:
-        """Raises RuntimeError where a weight is missing, tied ones too, or is not the model's."""
+        """Raises RuntimeError if the update lacks a weight (tied ones included) or has one that the model lacks."""
         self._model.load_state_dict(dict(self._fetch(update.payload)), strict=True)
 
     def close(self) -> None:
@@ -91,11 +91,11 @@ class HfEngine:
         return self._completions(responses.tolist(), process_logits.chosen_logprobs())
 
     def _inputs(self, requests: Sequence[RolloutRequest]) -> dict[str, Tensor]:
-        """Left-padded prompts with their images."""
+        """The model's inputs: left-padded prompts and their images."""
         import torch
 
         prompts = [self._process(request.prompt_token_ids, request.images) for request in requests]
-        # Every row has its images and its prompt computed for itself.
+        # Nothing is shared: the model computes the prompt and the images of every row.
         self._counts += EngineCounts(
             encoder_runs=sum(len(prompt.pixel_values) for prompt in prompts),
             prompt_tokens=sum(len(prompt.input_ids) for prompt in prompts),
@@ -143,10 +143,10 @@ class _SeededNoise:
 
 
 class _Sampler:
-    """A logits processor after which taking the largest logit is a draw from the sampling distribution.
+    """A logits processor that makes greedy decoding sample: it adds Gumbel noise to the log-probs.
 
-    Adding Gumbel noise to log-probs and taking the largest samples exactly (Gumbel 1954; the Gumbel-max trick).
-    Keeps the log-prob of every step's choice, of the distribution drawn from.
+    The largest of log-probs plus Gumbel noise is an exact sample of the distribution (Gumbel 1954; the Gumbel-max
+    trick). Keeps the log-prob of each sampled token under that distribution. noise: None for greedy decoding.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class _Sampler:
         return keys
 
     def chosen_logprobs(self) -> list[list[float]]:
-        """Row by row, one for each step; those after a row's end mean nothing."""
+        """Log-probs of the sampled tokens, [rows][steps]. Values after the end of a response are meaningless."""
         import torch
 
         return torch.cat(self._chosen, dim=1).tolist()

@@ -1,4 +1,4 @@
-"""Metrics of a step's rollouts: lengths, reward parts, failures, and what the anchors cost."""
+"""Metrics of a step's rollouts: lengths, reward parts, failures, and the cost of the anchors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mars.types import PromptRollouts, Rollout, RolloutGroup, RolloutRequest
 def rollout_metrics(
     prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]
 ) -> dict[str, float]:
-    """response_length/* and reward/<part>/mean are of the multi rollouts; tokens and failures of all.
+    """Lengths and reward parts over the multi rollouts; tokens and failures over all rollouts.
 
-    prompt_length: tokens of a request's prompt in the model's forward. Without prompts there are no metrics.
+    prompt_length: tokens of a request's prompt, including image tokens. Returns {} without prompts.
     """
     if not prompts:
         return {}
@@ -41,7 +41,7 @@ def rollout_metrics(
 
 
 def engine_metrics(counts: EngineCounts) -> dict[str, float]:
-    """What the engine was spared. The hit rate is left out where no prompt was computed (the scripted engine).
+    """Metrics of the engine's caches. The hit rate is missing if no prompt was computed (the scripted engine).
 
     Example: 3 images, 3 encoder runs, 400 prompt tokens of which 300 came from the cache: 3, 3 and 0.75.
     """
@@ -55,17 +55,17 @@ def engine_metrics(counts: EngineCounts) -> dict[str, float]:
 
 
 def processed_tokens(prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]) -> int:
-    """Prompt and response tokens of all rollouts: what perf/throughput counts."""
+    """Prompt and response tokens of all rollouts, for perf/throughput."""
     groups: list[RolloutGroup] = [group for item in prompts for group in (item.multi, *item.anchors)]
     return sum(len(g.rollouts) * prompt_length(g.request) + _tokens(g.rollouts) for g in groups)
 
 
 def anchor_share(prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]) -> float:
-    """Share of the anchors in the tokens the engine computes: each view's prompt once, and all response tokens.
+    """The anchors' share of the tokens that the engine computes: each view's prompt once, and all response tokens.
 
-    What multi and anchor rollouts cost in one engine call cannot be told apart by the clock. 0 without prompts.
+    Used to attribute time, because one engine call generates multi and anchor rollouts together. 0 without prompts.
 
-    Example: a multi prompt of 10 tokens with 2 x 5 response tokens and an anchor of 6 with 4: 10 / 30.
+    Example: a multi prompt of 10 tokens with 2 x 5 response tokens, an anchor prompt of 6 with 4: 10 / 30.
     """
 
     def computed(groups: Sequence[RolloutGroup]) -> int:

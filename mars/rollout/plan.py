@@ -1,4 +1,4 @@
-"""Which responses a step asks for: one multi request and the anchor requests of every prompt, neighbours of it."""
+"""Make the requests of a step: for every prompt one multi request, followed by its anchor requests."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from hashlib import blake2b
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, View
 
 EncodeView = Callable[[Prompt, View], tuple[tuple[int, ...], tuple[ImageRef, ...]]]
-"""A view of a prompt as (prompt ids with one placeholder per image, its images)."""
+"""(prompt, view) -> (prompt ids with one placeholder per image, images of the view)."""
 
 
 @dataclass(frozen=True)
 class RolloutPlan:
-    """What is sampled for every prompt.
+    """What to sample for every prompt.
 
     multi_samples: responses to the multi view (G). anchor_samples: responses to each anchor view (m).
-    anchor_views: the anchor views of a prompt. encode: makes the prompt ids of a view.
-    seed: of the run; with step, prompt and view it gives every request its own seed.
+    anchor_views: prompt -> its anchor views. encode: (prompt, view) -> prompt ids and images.
+    seed: seed of the run. A request's seed is a hash of it with step, prompt and view.
     """
 
     multi_samples: int
@@ -30,7 +30,7 @@ class RolloutPlan:
     seed: int
 
     def requests(self, prompts: Sequence[Prompt], step: int) -> list[RolloutRequest]:
-        """For each prompt its multi view, then its anchor views, in order."""
+        """The requests of all prompts in order: each prompt's multi view, then its anchor views."""
         return [request for prompt in prompts for request in self._prompt_requests(prompt, step)]
 
     def _prompt_requests(self, prompt: Prompt, step: int) -> list[RolloutRequest]:
@@ -57,7 +57,9 @@ class RolloutPlan:
 
 
 def request_seed(run_seed: int, step: int, prompt_id: str, view: View) -> int:
-    """48-bit seed of a request. Sample k uses seed + k, so samples of one request and of different ones all differ
-    (two of a million samples share a seed with probability 0.2 %)."""
+    """48-bit seed of a request. Sample k uses seed + k.
+
+    All samples of a step get different seeds in practice: with a million samples, two are equal with probability 0.2 %.
+    """
     key = repr((run_seed, step, prompt_id, view)).encode()
     return int.from_bytes(blake2b(key, digest_size=6).digest(), "big")

@@ -1,4 +1,4 @@
-"""Rollouts by vLLM, in this process: one fused call for all views of all prompts."""
+"""Rollouts with vLLM, in this process: one call for all views of all prompts."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# (request name, sample index) -> the outputs so far of a sample that is not finished.
+# (request name, sample index) -> outputs so far of a sample that has not finished.
 _Begun = dict[tuple[str, int], list[Any]]
-# vLLM's default on most GPUs; on a CPU its default is half. The encoder cache has the same size, and must hold all
-# images of a prompt until its last view is prefilled.
+# Tokens per engine step: vLLM's default on most GPUs, twice its default on CPUs. It is also the size of the encoder
+# cache, which must hold all images of a prompt until its last view is prefilled.
 _BATCH_TOKENS = 8192
-# The views of a prompt follow each other, so a cache for the images of two prompts is enough.
+# The views of a prompt are neighbours, so caching the images of two prompts is enough.
 _CACHED_PROMPTS = 2
-# A processed pixel: 3 channels x 2 frames (a still image becomes a video of two frames) x 4 bytes (float32).
+# Size of a processed pixel: 3 channels x 2 frames (an image is processed as a video of two frames) x 4 bytes (float32).
 _BYTES_PER_PIXEL = 24
 
 
 class VllmEngine:
     """A `RolloutEngine` over vLLM's `LLM`.
 
-    Log-probs are those of the distribution that was sampled: blocked ids masked, temperature and nucleus applied.
+    Log-probs are those of the sampled distribution: after blocked ids, temperature, top_p and top_k.
 
     max_images: most images in one prompt. decode: an image reference to an RGB image.
     fetch: a weight update's payload to (name, tensor) pairs.
@@ -85,7 +85,7 @@ class VllmEngine:
             logprobs_mode="processed_logprobs",
             seed=config.run.seed,
             enable_prefix_caching=True,
-            # A chunked prefill rewinds the request's random generator, which a CPU generator cannot do.
+            # Off on CPUs: a chunked prefill rewinds the request's random generator, which CPU generators cannot do.
             enable_chunked_prefill=config.cluster.device != "cpu",
             mm_processor_cache_gb=_CACHED_PROMPTS * max_images * data.max_image_pixels * _BYTES_PER_PIXEL / 2**30,
             worker_extension_cls="mars.rollout.encoder_counter.EncoderCounter",
@@ -96,7 +96,7 @@ class VllmEngine:
         self._counts = EngineCounts()
         self._rules = rules
         self._blocked = dict.fromkeys(rules.blocked_ids, -math.inf)
-        # An image is read for the multi view and again for a mono view right after it.
+        # The multi view and the mono views right after it use the same images.
         self._decode = lru_cache(maxsize=_CACHED_PROMPTS * max_images)(decode)
         # In one process with the trainer, reading ahead would compete with the update for the interpreter lock, and
         # slow the update down by more than it saves in generation.
@@ -126,7 +126,7 @@ class VllmEngine:
                     yield finished
         finally:
             left = [name for name, number in missing.items() if number]
-            if left:  # the caller stopped early or an error occurred: keep these samples out of the next call
+            if left:  # the caller stopped early or an error occurred: the next call must not get these samples
                 engine.abort_request(left)
         if left:
             raise RuntimeError(f"vLLM left {len(left)} of {len(requests)} requests without all their samples")
@@ -173,14 +173,14 @@ class VllmEngine:
             logit_bias=self._blocked,
             logprobs=0,
             detokenize=False,
-            # Return each sample when it finishes, not when all of its request have: its first token, then the rest.
+            # Return each sample when it finishes, not when its whole request does: its first token, then the rest.
             output_kind=RequestOutputKind.DELTA,
             stream_interval=sys.maxsize,
-            skip_clone=True,  # the object is made for this request and not used again
+            skip_clone=True,  # safe, because this object is used for one request only
         )
 
     def _render(self, request: RolloutRequest) -> Any:
-        """The prompt as vLLM takes it: placeholders expanded, images decoded and processed. Not thread-safe."""
+        """The prompt in vLLM's form: placeholders expanded, images decoded and processed. Not thread-safe."""
         prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_token_ids)}
         if request.images:
             prompt["multi_modal_data"] = {"image": [self._decode(ref) for ref in request.images]}
@@ -190,34 +190,34 @@ class VllmEngine:
 
 
 def _quiet_environment() -> None:
-    # vLLM reads these when it is imported: run in this process, log errors only, send no usage statistics.
+    # Read when vLLM is imported: run the engine in this process, log only errors, send no usage statistics.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # Hide warnings of the import itself: about GPU features missing on a CPU, and about vLLM's own dependencies.
+    # Hide warnings of the import: GPU features missing on a CPU, and deprecations in vLLM's dependencies.
     logging.getLogger("vllm").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")
 
 
 def _content(request: RolloutRequest) -> Any:
-    """The part of a request that `_render` depends on: not its seed, nor its number of samples."""
+    """The part of a request that `_render` uses: not its seed or number of samples."""
     return request.prompt_token_ids, request.images
 
 
 def _image_name(ref: ImageRef) -> str:
-    """The key of an image in vLLM's caches, so that they do not hash its pixels."""
+    """The key of an image in vLLM's caches. Without it, vLLM would hash the pixels."""
     return blake2b(repr(ref).encode(), digest_size=16).hexdigest()
 
 
 def _num_drawn(request: RolloutRequest) -> int:
-    """Samples that vLLM draws: one if greedy, since all would be equal and vLLM refuses n > 1."""
+    """How many samples vLLM draws: one if greedy, because all are equal and vLLM refuses n > 1."""
     return 1 if request.sampling.temperature == 0 else request.num_samples
 
 
 def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[Any]]]:
-    """The samples that finish in these outputs of vLLM: each with its output, and all its parts in order.
+    """Yield (output, parts in order) for each sample that finishes in these outputs of vLLM.
 
-    begun: the parts so far of unfinished samples; updated.
+    begun: parts so far of unfinished samples; updated.
     """
     for output in outputs:
         for part in output.outputs:
@@ -228,7 +228,7 @@ def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[An
 
 
 def _samples(requests: Sequence[RolloutRequest], position: int, parts: Sequence[Any]) -> list[FinishedSample]:
-    """One sample of vLLM as `FinishedSample`s: a greedy one is repeated for each sample of the request."""
+    """One sample of vLLM as `FinishedSample`s. A greedy sample is repeated for every sample of the request."""
     index, finish_reason = parts[-1].index, parts[-1].finish_reason
     if finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a sample of prompt {requests[position].prompt_id}: {finish_reason}")

@@ -23,7 +23,7 @@ from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.types import ImageRef, Message, Prompt, Source, TrainBatch, WeightUpdate
 from tests.fakes.engine import RecordingEngine
-from tests.fakes.step import EOS, GRPO, IMAGE, one_step, parts, script
+from tests.fakes.step import EOS, IMAGE, one_step, parts, script
 from tests.fakes.trainer import RecordingTrainer
 from tests.unit.test_step import make_table
 
@@ -135,7 +135,7 @@ def step_on_wires(monkeypatch, image: ImageRef, samples: int = 4):
         Prompt(f"p{i}", f"rows:{i}", "test", question, sources, "yes", extra_info={"name": f"p{i}"}) for i in range(4)
     ]
     engines = [RecordingEngine(script, [EOS]) for _ in range(2)]
-    trainers = [HeavyTrainer(GRPO) for _ in range(2)]
+    trainers = [HeavyTrainer() for _ in range(2)]
     made = parts(make_table(prompts, random.Random(0), samples), samples=samples, kl_in_reward=0.1)
     length = lambda r: len(r.prompt_token_ids) + sum(num_image_tokens(i.size, BUDGET) for i in r.images)  # noqa: E731
     made = dataclasses.replace(

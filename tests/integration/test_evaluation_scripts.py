@@ -97,7 +97,7 @@ def test_an_interrupted_call_ends_with_the_same_answers(asked, questions, model,
     """Sampled at temperature 1: what is asked again has the seeds it had."""
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("about.json", "answers.jsonl"):
+    for name in ("manifest.json", "answers.jsonl"):
         (out / name).write_bytes((asked / name).read_bytes())
     content = (out / "answers.jsonl").read_bytes()
     lines = content.splitlines(keepends=True)

@@ -1,5 +1,7 @@
 """The main job as a user runs it: real vLLM, real Ray, real FSDP2 ranks, real image files."""
 
+import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -18,7 +20,8 @@ def untimed(job: Job) -> list[dict]:
 @pytest.fixture(scope="module")
 def ray_job(workshop: Workshop, tmp_path_factory) -> Job:
     """One engine worker and two FSDP ranks on a Ray cluster of this machine."""
-    job = workshop.train(tmp_path_factory.mktemp("ray") / "run", "evaluation.before_training=true")
+    folder = tmp_path_factory.mktemp("ray") / "run"
+    job = workshop.train(folder, "evaluation.before_training=true", "evaluation.every=2")
     assert job.returncode == 0, job.stderr[-3000:]
     return job
 
@@ -87,6 +90,39 @@ def test_the_saved_policy_is_evaluated_in_a_fresh_process(workshop: Workshop, ra
     assert out.is_file()
 
 
+def evaluate(ray_job: Job, *arguments: object) -> str:
+    """What `mars eval` prints."""
+    command = ["-m", "mars.cli.main", "eval", *map(str, arguments)]
+    job = run(command, ray_job.run_dir)
+    assert job.returncode == 0, job.stderr[-3000:]
+    return job.stdout
+
+
+def test_what_the_run_kept_is_scored_compared_and_shown(ray_job: Job):
+    """Random text scores no box, under both scorers; every answer counts all the same."""
+    evaluations = [ray_job.run_dir / "evaluation" / f"step_{step:06d}.jsonl" for step in (0, 2)]
+    rollouts = ray_job.run_dir / "rollouts" / "step_000001.jsonl"
+    for file in (rollouts, *evaluations):
+        result = json.loads(evaluate(ray_job, "score", file, "--task", "grounding", "--json"))
+        assert result["answers"] == len(file.read_text().splitlines()) > 0
+        assert (result["failed"], result["multi"]["mean"], result["compat"]["multi"]["mean"]) == (0, 0, 0)
+        assert list(result["mono"]) == ["visible", "infrared"]
+        assert result["frames"] == "of each image"
+    reported = json.loads(evaluations[1].with_suffix(".json").read_text())
+    assert (reported["step"], reported["answers"]) == (2, result["answers"])
+    compared = json.loads(evaluate(ray_job, "compare", *evaluations, "--task", "grounding", "--json"))
+    assert (compared["n"], compared["rows"][0]["differences"][1]["mean"]) == (result["n"], 0)
+    shown = evaluate(ray_job, "show", rollouts)
+    assert shown.count("multi 0 · score ") == num_questions(rollouts)
+    page = ray_job.run_dir / "page.html"
+    evaluate(ray_job, "show", evaluations[1], "--html", page, "--questions", 3)
+    assert page.read_text().count("data:image/") == 6
+
+
+def num_questions(file: Path) -> int:
+    return len({json.loads(line)["prompt_id"] for line in file.read_text().splitlines()})
+
+
 def test_a_failing_reward_costs_its_samples_alone(workshop: Workshop, tmp_path: Path):
     reward = Path(__file__).with_name("varied_reward.py")
     job = workshop.train(
@@ -96,6 +132,9 @@ def test_a_failing_reward_costs_its_samples_alone(workshop: Workshop, tmp_path: 
     (row,) = job.metrics
     assert 0 < row["reward/failed"] < 24
     assert math.isfinite(row["actor/pg_loss"])
+    (used,) = json.loads((tmp_path / "run" / "plugins.json").read_text())["reward.function"]
+    assert (used["file"], used["function"]) == (str(reward), "sometimes_raises")
+    assert used["sha256"] == hashlib.sha256(reward.read_bytes()).hexdigest()
 
 
 def test_several_updates_of_one_step_use_old_log_probs(workshop: Workshop, tmp_path: Path):

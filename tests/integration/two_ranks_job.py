@@ -13,9 +13,9 @@ import torch
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
-from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.batching.plan import plan_updates
 from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
+from tests.builders import altered
 from tests.tiny_world import GRPO, TinyWorld
 
 TOKENS_PER_FORWARD = {"padded": 300, "shared_prefix": 50}  # 50 splits a group, and its parts go to different ranks
@@ -23,14 +23,24 @@ EVERYTHING = {"entropy_coefficient": 0.2, "importance_cap": 1.1, "kl_coefficient
 
 
 def prompts(world: TinyWorld, refs: list[ImageRef]) -> list[TrainPrompt]:
-    """Text-only prompts on one rank beside pictures on the other, and responses of unequal lengths."""
+    """Text-only prompts on one rank beside pictures on the other; responses of unequal lengths and weights."""
     made = [
         world.train_prompt("a", refs[:2], [5, 9, 1]),
         world.train_prompt("text", [], [17, 3]),
         world.train_prompt("bb", [refs[1]], [4, 12, 6], rewards=[0.0, 1.0, 0.25], anchors=[0.5]),
     ]
     made.append(replace(world.train_prompt("c", [refs[2]], [3, 8]), carried=True))
-    return [replace(prompt, responses=tuple(map(as_if_sampled, prompt.responses))) for prompt in made]
+    weights = {"a": (1.0, 0.5, 1.0), "text": (1.0, 0.0), "bb": (2.0, 1.0, 0.5), "c": (1.0, 1.0)}
+    return [
+        replace(
+            prompt,
+            responses=tuple(
+                replace(as_if_sampled(response), weight=weight)
+                for response, weight in zip(prompt.responses, weights[prompt.prompt_id], strict=True)
+            ),
+        )
+        for prompt in made
+    ]
 
 
 def as_if_sampled(response: TrainResponse) -> TrainResponse:
@@ -44,11 +54,11 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     refs = [ImageRef(str(folder / f"{i}.png"), size) for i, size in enumerate([(64, 48), (56, 56), (96, 40)])]
     rows = tuple(prompts(world, refs))
     meeting = None if world_size == 1 else f"file://{folder}/meeting-{packing}"
-    loss = PolicyLossSettings("gspo", 3e-4, 4e-4, None)
-    objective = replace(GRPO, policy_loss=loss, kl_reference=str(folder / "reference"), **EVERYTHING)
-    settings = world.settings(objective=objective, temperature=0.7, packing=packing)
+    loss = {"loss": "gspo", "clip_low": 3e-4, "clip_high": 4e-4}
+    objective = altered(GRPO, **loss, kl_reference=str(folder / "reference"), **EVERYTHING)
+    config = world.config(objective=objective, temperature=0.7, packing=packing)
     rendezvous = Rendezvous(rank, world_size, meeting, timeout_s=120.0)
-    trainer = FsdpTrainer(settings, world.rules, rendezvous, world.processor.process)
+    trainer = FsdpTrainer(config, world.rules, rendezvous, world.processor.process)
     budget = TOKENS_PER_FORWARD[packing]
     scored = TrainBatch(rows, plan_updates(rows, len(rows), world_size, budget, packing))
     trained = TrainBatch(rows, plan_updates(rows, 2, world_size, budget, packing))

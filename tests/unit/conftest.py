@@ -13,6 +13,17 @@ import pytest
 from mars.types import ImageRef
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_composition():
+    """Configurations come from few compositions. tests/unit/config, which tests composing, goes the long way."""
+    from mars.config import compose
+    from tests.quick_composition import quick_compose
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "_compose", quick_compose)
+        yield
+
+
 @pytest.fixture(scope="session")
 def one_thread() -> None:
     import torch

@@ -28,17 +28,19 @@ MAY_IMPORT = {
     "types": {"errors"},
     "algorithms": BASE,
     "output": {"errors"},
+    "answers": BASE | {"output"},
     "data": BASE | {"output"},
     "batching": BASE,
-    "rollout": BASE | {"config"},
+    "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config"},
-    "rewards": BASE,
-    "tracking": BASE | {"output"},
-    "report": BASE | {"output", "tracking", "evaluation", "data"},
+    "plugin": {"errors"},
+    "rewards": BASE | {"plugin"},
+    "tracking": BASE | {"answers", "output"},
+    "report": BASE | {"answers", "output", "tracking", "evaluation", "data"},
     "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
     "process": BASE,
     "cluster": BASE | {"config", "rollout", "actor", "rewards"},
-    "sampling": BASE | {"algorithms", "rollout", "actor", "rewards", "tracking"},
+    "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
@@ -155,25 +157,25 @@ def section_classes(schema: type[Section], prefix: str = "") -> Iterator[tuple[s
 def section_names(tree, sections, classes):
     """Name -> the sections it may stand for in a file.
 
-    `data` and `vllm` anywhere; x after `x = config.data` or `x = config.rollout.vllm`; a parameter or field
-    `x: DataConfig`, whose class may be the base of several sections.
+    `data` and `vllm` anywhere; a parameter or field `x: DataConfig`, whose class may be the base of several sections;
+    x after `x = config.rollout.vllm` or `self._x = y` where y is such a name.
     """
     names = defaultdict(set)
     for section in sections:
         names[section.rpartition(".")[2]].add(section)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                pairs = [(target, node.value)]
-                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                    pairs = list(zip(target.elts, node.value.elts, strict=False))
-                for name, value in pairs:
-                    if isinstance(value, ast.Attribute):
-                        own = {section for section in sections if section.rpartition(".")[2] == value.attr}
-                        names[getattr(name, "id", getattr(name, "attr", None))] |= own
-        elif isinstance(node, ast.arg | ast.AnnAssign) and isinstance(node.annotation, ast.Name):
+        if isinstance(node, ast.arg | ast.AnnAssign) and isinstance(node.annotation, ast.Name):
             name = node.arg if isinstance(node, ast.arg) else getattr(node.target, "id", None)
             names[name] |= classes[node.annotation.id]
+    for node in ast.walk(tree):
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=False))
+            for name, value in pairs:
+                if isinstance(value, ast.Attribute | ast.Name):
+                    read = getattr(value, "attr", getattr(value, "id", None))
+                    names[getattr(name, "id", getattr(name, "attr", None))] |= names.get(read, set())
     return names
 
 
@@ -202,7 +204,8 @@ def test_every_setting_of_the_training_is_read():
 
 
 def test_every_setting_of_the_cold_start_is_read():
-    read = keys_read(SftConfig, [Path("mars/sft.py"), Path("mars/inputs.py")])
+    actor = [Path("mars/actor/model.py"), Path("mars/actor/optimizer.py")]
+    read = keys_read(SftConfig, [Path("mars/sft.py"), Path("mars/inputs.py"), *actor])
     read |= {"run.name"}  # by run.dir, in configs/sft.yaml
     read |= {"model.box_space"}  # by the training only, with which the model's settings are shared
     assert [key for key in leaves(SftConfig) if key not in read] == []
@@ -216,7 +219,8 @@ def test_the_reader_of_settings_sees_what_is_read():
         "    return data.shuffle + x.top_p + part.beta1 + config.model.path + other.dtype\n"
         "def g(rollout, run: RunConfig):\n"
         "    settings = rollout.vllm\n"
-        "    return settings.block_size + config.rollout.vllm.enforce_eager + run.name\n"
+        "    self._model = model\n"
+        "    return self._model.dtype + settings.block_size + config.rollout.vllm.enforce_eager + run.name\n"
     )
     path = Path("mars/example.py")
     TREES[path] = tree
@@ -225,6 +229,7 @@ def test_the_reader_of_settings_sees_what_is_read():
     finally:
         del TREES[path]
     assert read == {"data.shuffle", "rollout.top_p", "actor.beta1", "model.path", "run.name"} | {
+        "model.dtype",
         "rollout.vllm.block_size",
         "rollout.vllm.enforce_eager",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,3 +152,33 @@ def test_dry_run_counts_the_rows(configure, tiny, pictures, tmp_path, capsys):
              f"data.image_root={config.data.image_root}", "sft.num_steps=7"]  # fmt: skip
     assert main(["--dry-run", *given]) == 0
     assert capsys.readouterr().out == "8 rows with a response; 7 steps\n"
+
+
+def test_a_damaged_image_is_refused_or_dropped_and_counted(configure, pictures, tmp_path, capsys, caplog):
+    """Row 1 shows it: a header that is fine, and pixels that cannot be decoded."""
+    config = configure()
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for image in pictures[:2]:
+        name = image.path.rsplit("/", 1)[-1]
+        (folder / name).write_bytes(Path(image.path).read_bytes())
+    rows = [json.loads(line) for line in Path(config.data.train_files[0]).read_text().splitlines()]
+    rows[1]["images"] = ["damaged.png"]
+    damaged = bytearray((folder / "0.png").read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    (folder / "damaged.png").write_bytes(damaged)
+    file = tmp_path / "damaged.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [f"model.path={config.model.path}", f"data.train_files=[{file}]", f"data.image_root={folder}"]
+    with pytest.raises(DataError, match=r"1 of 8 rows .*\n.*damaged\.jsonl:1 +image_undecodable"):
+        main(["--dry-run", *given])
+    assert main(["--dry-run", *given, "data.on_bad_sample=drop", "sft.num_steps=7"]) == 0
+    assert capsys.readouterr().out == "7 rows with a response, 1 dropped {'image_undecodable': 1}; 7 steps\n"
+    data = config.data.model_copy(
+        update={"train_files": [str(file)], "image_root": str(folder), "on_bad_sample": "drop"}
+    )
+    caplog.clear()
+    made, prompts = cold_start(config.model_copy(update={"data": data}))
+    assert "1 of 8 rows dropped: {'image_undecodable': 1}" in caplog.text
+    assert len(prompts) == 7
+    assert math.isfinite(made.step(prompts)["sft/loss"])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mars.algorithms.penalties import OverlongPenalty, overlong_penalty
 from mars.data.order.stream import PromptStream
-from mars.fit import FitSettings, fit
+from mars.fit import fit
 from mars.sampling import SamplingState
 from mars.step import train_step
-from tests.builders import make_prompt
+from mars.types import SampledPrompt
+from tests.builders import make_prompt, train_config
 from tests.fakes.step import IMAGE, Rounds, TableScorer, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.fakes.trainer import RecordingTrainer
@@ -102,6 +104,24 @@ def test_rounds_go_on_until_the_step_is_full_and_the_rest_is_carried(new_prompts
     # p12 to p15 have none, then round 4 starts again with p1, p4 and p5, which are trained on in this step.
     assert [p.prompt_id for p in made.trainer.batches[1].prompts] == ["p9", "p10", "p1", "p4"]
     assert ids(second.state.carried) == ["p5"]
+
+
+def test_what_is_trained_on_are_the_advantages_that_the_prompts_have(new_prompts):
+    """A carried prompt keeps those it was given, and so does a prompt that something changed before the batch."""
+    prompts = new_prompts(8)
+    made = parts(make_table(prompts, random.Random(0)), selection="nonzero_advantage", max_rounds=10)
+    first = train_step(made, Rounds(prompts[:7], 7), NOTHING, 1)
+    assert first.state.carried == ()
+    (rollouts,) = [item for item in first.rollouts if item.prompt == prompts[0]]
+    older = SampledPrompt(rollouts, (9.0, 8.0, 7.0, 6.0), (1.0,) * 4, carried=True)
+    collate = made.collate
+    made = replace(made, collate=lambda kept: collate([kept[0], replace(kept[1], weights=(0.5, 2.0, 1.0, 0.0))]))
+    train_step(made, Rounds([prompts[0], prompts[7]], 2), replace(first.state, carried=(older,)), 2)
+    carried, fresh = made.trainer.batches[-1].prompts
+    assert [(r.advantage, r.weight) for r in carried.responses] == [(9.0, 1.0), (8.0, 1.0), (7.0, 1.0), (6.0, 1.0)]
+    assert carried.carried
+    assert [r.weight for r in fresh.responses] == [0.5, 2.0, 1.0]
+    assert not fresh.carried
 
 
 def test_the_round_limit_trains_on_a_part_and_on_nothing_without_an_error(new_prompts):
@@ -230,8 +250,7 @@ def test_epochs_end_the_run_by_prompts_shown_not_by_steps(new_prompts):
     table = flat(make_table(prompts, random.Random(0)), {f"p{i}" for i in range(0, 12, 2)})
     made = parts(table, selection="nonzero_advantage", max_rounds=2)
     tracker = RecordingTracker()
-    settings = FitSettings(None, 2, 0, False, 1.0)
-    fit(made, PromptStream(prompts, 4, 0, shuffle=False), tracker, settings, None, 0)
+    fit(made, PromptStream(prompts, 4, 0, shuffle=False), tracker, train_config(num_epochs=2), None, 0)
     assert [metrics["data/epoch"] for _, metrics in tracker.metrics] == pytest.approx([8 / 12, 16 / 12, 2.0])
 
 
@@ -243,6 +262,6 @@ def test_a_step_that_has_had_every_prompt_draws_no_empty_rounds(new_prompts, per
         flat(make_table(prompts, random.Random(0)), {"p0", "p1"}), selection="nonzero_advantage", max_rounds=10
     )
     tracker = RecordingTracker()
-    fit(made, PromptStream(prompts, per_step, 0, shuffle=True), tracker, FitSettings(None, 2, 0, False, 1.0), None, 0)
+    fit(made, PromptStream(prompts, per_step, 0, shuffle=True), tracker, train_config(num_epochs=2), None, 0)
     assert [metrics["data/epoch"] for _, metrics in tracker.metrics] == pytest.approx(epochs)
     assert [metrics["mars/prompts_kept"] for _, metrics in tracker.metrics] == [6, 6]

@@ -9,8 +9,8 @@ import pytest
 from mars.checks.dry_run import check_model_files, report, summary
 from mars.config.load import load_config
 from mars.errors import ConfigError, DataError, SetupError
-from mars.evaluation.job import _questions
 from mars.inputs import evaluation_plan, load_inputs, prompt_stream
+from mars.run import _questions
 
 
 def row(images, truth="[[1, 2, 20, 30]]", question="Find the person.", **extra):

@@ -14,7 +14,7 @@ from mars.checks.data import check, check_lines
 from mars.checks.dry_run import report
 from mars.config.load import load_config
 from mars.errors import ConfigError, DataError
-from mars.evaluation.summary import evaluate
+from mars.evaluation.ask import evaluate
 from mars.inputs import load_inputs, prompt_stream, rewards_of
 from mars.rewards.contract import failed_result
 from mars.rewards.functions import RewardsBySet
@@ -128,7 +128,7 @@ def test_an_evaluation_tells_the_sets_apart(configure, files, take_turns):
     inputs = load_inputs(config, with_training_set=False)
     scorer = LocalScorer(rewards_of(config), "strict")
     parts = evaluation_parts(config, inputs, take_turns(inputs), scorer)
-    result = evaluate(parts, inputs.evaluation.prompts, name="e", step=0, model="m")
+    result = evaluate(parts, inputs.evaluation.prompts, name="e", step=0, model="m").result
     scenes, questions = result["by_data_source"]["scenes"], result["by_data_source"]["questions"]
     assert (scenes["metric"], questions["metric"]) == ("mean IoU", "accuracy")
     assert (scenes["multi"]["mean"], questions["multi"]["mean"]) == (pytest.approx(0.5), 0.5)

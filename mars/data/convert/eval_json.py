@@ -6,22 +6,39 @@ Truth stays as it is: boxes in pixels of the stored image, letters, words with a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mars.data.convert.licences import LICENCES, NOT_STATED
 from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, numbered, question_set
 from mars.data.convert.spatialqa import depth_places
 from mars.data.convert.spatialqa import sources as rgb_and_depth
+from mars.data.rows.problems import RowError
+
+DEFAULT_DEPTH = "depth_spatialbot"  # encoding of 16-bit depth, which these files do not declare
 
 
 def eval_json_set(source: Path, image_root: Path | None, depth: str, name: str | None) -> PublicSet:
     """name: data_source of the rows; None: the public set that a file's name names, else the file's name."""
     public = question_set(source, image_root, lambda path: _rules(name or _name_of(path), depth))
     return replace(public, keep_repeated=True)
+
+
+def read_json_rows(file: str, image_root: str | None) -> Iterator[Mapping[str, Any] | RowError]:
+    """The rows of a public .json file without converting it: each record's columns, or why it is no row.
+
+    image_root: where images are looked up; None: beside the file. Raises DataError for a file that cannot be read.
+    """
+    public = eval_json_set(Path(file), None if image_root is None else Path(image_root), DEFAULT_DEPTH, None)
+    for item in (item for items in public.splits.values() for item in items):
+        try:
+            yield public.read(item).columns
+        except RowError as error:
+            yield error
 
 
 def _rules(name: str, depth: str) -> SetRules:

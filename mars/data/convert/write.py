@@ -28,8 +28,9 @@ from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.pixels.images import probe_size
 from mars.data.rows.dataset import THREADS, TruthCheck, read_row
 from mars.data.rows.files import StoredRow
-from mars.data.rows.problems import SHOWN_PROBLEMS, OnBadSample, RowError, RowProblem, report
+from mars.data.rows.problems import OnBadSample, RowError, RowProblem, report
 from mars.errors import DataError, SetupError
+from mars.output.problems import SHOWN_PROBLEMS
 from mars.output.progress import progress
 from mars.types import Prompt
 

@@ -1,10 +1,10 @@
-"""Images stored as bytes in the cells of a parquet file."""
+"""Images stored as bytes in the cells of a parquet file, or of an arrow file as `datasets` writes it."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow
@@ -16,14 +16,11 @@ CACHED_ROW_GROUPS = 2
 def read_cell(path: str, row: int, slot: int) -> bytes:
     """The encoded image at position `slot` of a row's image list.
 
-    Reads the images of that row's row group only, and keeps the last two row groups. Raises OSError or ValueError
-    (pyarrow's errors derive from them) if the file is not parquet, and LookupError if it has no such image.
+    Of a parquet file it reads the images of that row's row group, and keeps the last two row groups in memory; an arrow
+    file is mapped into memory. Raises OSError or ValueError (pyarrow's errors derive from them) if the file is
+    neither, and LookupError if it has no such image.
     """
-    starts = _row_group_starts(path)
-    if not 0 <= row < starts[-1]:
-        raise LookupError(f"no row {row} among {starts[-1]}")
-    group = bisect_right(starts, row) - 1
-    cell = _row_group_images(path, group)[row - starts[group]].as_py()
+    cell = (_arrow_cell if path.endswith(".arrow") else _parquet_cell)(path, row).as_py()
     images = cell if isinstance(cell, list) else [cell]
     item = images[slot] if slot < len(images) else None
     data = item.get("bytes") if isinstance(item, dict) else item
@@ -35,6 +32,42 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
 def image_column(names: list[str]) -> str | None:
     """The column that holds a file's images, if any."""
     return next((name for name in IMAGE_COLUMNS if name in names), None)
+
+
+def open_arrow(path: str) -> pyarrow.Table:
+    """An arrow file, mapped into memory: what is not looked at is not read. Raises OSError or ValueError."""
+    import pyarrow
+
+    with pyarrow.ipc.open_stream(pyarrow.memory_map(path)) as reader:
+        return reader.read_all()
+
+
+def _arrow_cell(path: str, row: int) -> pyarrow.Scalar:
+    images = _arrow_images(path)
+    if not 0 <= row < len(images):
+        raise LookupError(f"no row {row} among {len(images)}")
+    return images[row]
+
+
+@lru_cache(maxsize=64)
+def _arrow_images(path: str) -> pyarrow.ChunkedArray:
+    table = open_arrow(path)
+    return table.column(_images_of(table.column_names))
+
+
+def _parquet_cell(path: str, row: int) -> pyarrow.Scalar:
+    starts = _row_group_starts(path)
+    if not 0 <= row < starts[-1]:
+        raise LookupError(f"no row {row} among {starts[-1]}")
+    group = bisect_right(starts, row) - 1
+    return _row_group_images(path, group)[row - starts[group]]
+
+
+def _images_of(names: list[str]) -> str:
+    column = image_column(names)
+    if column is None:
+        raise LookupError(f"no column {' or '.join(IMAGE_COLUMNS)}")
+    return column
 
 
 @lru_cache(maxsize=64)
@@ -54,7 +87,5 @@ def _row_group_images(path: str, group: int) -> pyarrow.ChunkedArray:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
-        column: Any = image_column(file.schema_arrow.names)
-        if column is None:
-            raise LookupError(f"no column {' or '.join(IMAGE_COLUMNS)}")
+        column = _images_of(file.schema_arrow.names)
         return file.read_row_group(group, columns=[column]).column(column)

@@ -1,4 +1,4 @@
-"""A cache of image sizes, so that a second check of the same files need not read their headers again."""
+"""Cache image sizes, so that a second check of the same files does not read their headers again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SETTLED_NS = 2 * 10**9  # a file changed more recently could change again withou
 
 
 class HeaderCache:
-    """`probe` is `probe_size` with a cache in the file `path`, which is written when the block ends.
+    """A context manager whose `probe` is `probe_size` with a cache. The file `path` is written when the block ends.
 
-    Only images without a problem are cached, by length and modification time of their file.
+    Caches only images without a problem, by the length and modification time of their files.
     """
 
     def __init__(self, path: Path) -> None:

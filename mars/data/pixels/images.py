@@ -1,7 +1,7 @@
-"""The only image decoder.
+"""The only image decoder: engine and trainer see the same pixels.
 
-Both engines see the pixels this file returns: rotated as EXIF says, alpha on white, first frame, 8-bit RGB. What is
-not plainly an 8-bit image is refused unless its encoding is declared.
+Applies EXIF rotation, puts alpha on white, takes the first frame, and returns 8-bit RGB. An image that is not 8-bit is
+refused unless its encoding is declared.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ BadImageReason = Literal["missing", "empty", "undecodable", "bit_depth", "size",
 
 
 class BadImage(DataError):
-    """An image that is not what it claims. `reason` is its class in counts and metrics."""
+    """An image that cannot be used. `reason` is its class in counts and metrics."""
 
     def __init__(self, reason: BadImageReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
-        """So that a worker's failure reaches the driver as what it is."""
+        """Pickle with the reason, so that the driver gets a worker's BadImage as it was raised."""
         return BadImage, (self.reason, str(self))
 
 
 def decode_image(ref: ImageRef) -> Image.Image:
-    """The image as 8-bit RGB, size `decoded_size(ref)`. Raises BadImage (a DataError) that names the file."""
+    """Decode to 8-bit RGB of size `decoded_size(ref)`. Raises BadImage (a DataError) with the file's name."""
     name = describe(ref.path, ref.row, ref.slot)
     with _opened(_source(ref, name), ref.encoding, name) as image:
         decoded = _to_rgb(image, ref.encoding)
@@ -58,7 +58,7 @@ def decode_image(ref: ImageRef) -> Image.Image:
 
 
 def decoded_size(ref: ImageRef) -> tuple[int, int]:
-    """(width, height) of what decode_image gives: the stored image, or what its source's budget makes of it."""
+    """(width, height) that decode_image returns: that of the stored image, or `resized` if its source has a budget."""
     return ref.size if ref.resized is None else ref.resized
 
 
@@ -88,7 +88,7 @@ def _source(ref: ImageRef, name: str) -> str | bytes:
 
 
 def describe(path: str, row: int | None, slot: int | None) -> str:
-    """How messages name an image: its path, or for a parquet cell "file.parquet:row, image slot"."""
+    """The name of an image in messages: its path, or "file.parquet:row, image slot" for a parquet cell."""
     return path if row is None else f"{path}:{row}, image {slot}"
 
 
@@ -149,7 +149,7 @@ def _check_header(image: Image.Image, encoding: str, name: str) -> None:
 
 
 def _stored_bits(image: Image.Image) -> int:
-    """Bits per channel in the file, where Pillow would reduce them to 8 in silence."""
+    """Bits per channel in the file, for formats that Pillow would silently reduce to 8 bits."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (8,)))
     for tile in image.tile:
@@ -160,7 +160,7 @@ def _stored_bits(image: Image.Image) -> int:
 
 
 def _header_is_enough(image: Image.Image) -> bool:
-    """Whether the file ends as its format says and its header holds all that matters for the size."""
+    """Whether the file's end is as its format requires and its header has everything that determines the size."""
     fp, here = image.fp, image.fp.tell()
     size = fp.seek(0, os.SEEK_END)
     try:
@@ -215,7 +215,7 @@ def _to_rgb(image: Image.Image, encoding: str) -> Image.Image:
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bicubic by torchvision on 8 bits: to the bit what Qwen-VL's image processor does, which Pillow's is not."""
+    """Resize with torchvision's bicubic on 8 bits: bit-identical to Qwen-VL's image processor, unlike Pillow's."""
     from torchvision.transforms.v2 import InterpolationMode, functional
 
     pixels = functional.pil_to_tensor(image)

@@ -23,10 +23,9 @@ _SPACES: dict[str, BoxSpace] = {"qwen2_5_vl": "resized_pixels", "qwen2_vl": "nor
 class BoxFrames:
     """(truth_size, response_size) of a view, both (width, height); None for a prompt without images.
 
-    Truth is in stored pixels of the first source, or in thousandths where the row's box_space says so. A model
-    answers in pixels of the image after smart_resize (Qwen2.5-VL), here the first one it is shown, by the budget of its
-    source where that has its own (data/prompts/budget.py), or in thousandths (Qwen3-VL). All sources show the same
-    scene, so a box is carried over by its share of width and height.
+    Truth: stored pixels of the first source, or thousandths if the row's box_space says so. Response: pixels of the
+    first shown image after smart_resize (Qwen2.5-VL), with the budget of its source (data/prompts/budget.py), or
+    thousandths (Qwen3-VL). All sources show the same scene, so boxes are converted relative to width and height.
 
     Example: 1280x1024 images and at most 1280 image tokens: truth (1280, 1024), response (1120, 896).
     """
@@ -45,7 +44,7 @@ class BoxFrames:
 
 
 def box_space_of(setting: Literal["auto"] | BoxSpace, model_type: str) -> BoxSpace:
-    """What `model.box_space` means for a model of this type. Raises ConfigError where "auto" does not know it."""
+    """Resolve `model.box_space` for a model type. Raises ConfigError if it is "auto" and the type is not known."""
     if setting != "auto":
         return setting
     for family, space in _SPACES.items():
@@ -58,7 +57,7 @@ def box_space_of(setting: Literal["auto"] | BoxSpace, model_type: str) -> BoxSpa
 
 
 def truth_frame(prompt: Prompt) -> Size | None:
-    """(width, height) of the frame that the truth's boxes are written in, whatever the model; see BoxFrames."""
+    """(width, height) of the frame of the truth's boxes, which does not depend on the model; see BoxFrames."""
     if not prompt.sources:
         return None
     return THOUSANDTHS if prompt.extra_info.get("box_space") == "norm_1000" else prompt.sources[0].image.size

@@ -1,4 +1,4 @@
-"""How large the model sees an image: the budget of all images, and those of single sources by name."""
+"""Compute the size at which the model sees an image, from the pixel budget of all images or of a source."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
 
 
 def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str, ImageBudget]:
-    """Source name -> its own limits, with the patches of `budget`."""
+    """Source name -> budget with the limits of that source and the patch sizes of `budget`."""
     return {name: replace(budget, min_pixels=low, max_pixels=high) for name, (low, high) in source_pixels.items()}
 
 
@@ -101,7 +101,7 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
 
 
 def check_names(source_pixels: SourcePixels, prompts: Sequence[Prompt]) -> None:
-    """Raises ConfigError where a budget's source is in none of the prompts: its name is misspelt."""
+    """Raises ConfigError if no prompt has the source of a budget, because its name is then misspelt."""
     known = list(dict.fromkeys(source.name for prompt in prompts for source in prompt.sources))
     unknown = [name for name in source_pixels if name not in known]
     if unknown:

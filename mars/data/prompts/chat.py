@@ -1,4 +1,4 @@
-"""The only tokenisation path: messages to prompt ids, ids to text, and the ids that are special."""
+"""Tokenization: messages to prompt ids, ids to text, and the special ids. All code tokenizes through this module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CACHED_PROMPTS = 4096
 
 
 class PromptEncoder:
-    """A model's tokenizer and chat template. Holds no weights and no torch model."""
+    """A model's tokenizer and chat template, without the model."""
 
     def __init__(self, tokenizer: Any, rules: TokenRules) -> None:
         self._tokenizer = tokenizer
@@ -31,7 +31,7 @@ class PromptEncoder:
 
     @classmethod
     def from_pretrained(cls, model_path: str, *, trust_remote_code: bool = False) -> PromptEncoder:
-        """From a Hugging Face folder or hub name. Raises SetupError if a needed file or id is missing."""
+        """Load from a Hugging Face folder or hub name. Raises SetupError if a needed file or id is missing."""
         tokenizer = load_tokenizer(model_path, trust_remote_code)
         if tokenizer.chat_template is None:
             template = read_json(model_path, "chat_template.json").get("chat_template")
@@ -43,7 +43,7 @@ class PromptEncoder:
         return cls(tokenizer, _token_rules(model_path, tokenizer, config, generation))
 
     def token_rules(self) -> TokenRules:
-        """Ids of images, ends, padding, and those that may never be sampled."""
+        """The ids of images, end of sequence and padding, and the ids that may never be sampled."""
         return self._rules
 
     def encode(self, messages: Sequence[Message], num_images: int) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ class PromptEncoder:
         return self._encode(tuple(messages), num_images)
 
     def encode_response(self, text: str) -> tuple[int, ...]:
-        """Ids of an assistant's answer, ended by the end-of-turn token: the target of supervised training."""
+        """Ids of an assistant's response with the end-of-turn token: the target of supervised training."""
         self._check_plain(text, "response")
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return (*ids, self._rules.eos_ids[0])
@@ -152,5 +152,5 @@ def _token_rules(model_path: str, tokenizer: Any, config: dict[str, Any], genera
 
 
 def _is_media(token: str) -> bool:
-    """Tokens such as <|image_pad|> and <|vision_start|>."""
+    """Whether a token marks media, such as <|image_pad|> and <|vision_start|>."""
     return token.startswith("<") and any(word in token.lower() for word in MEDIA_WORDS)

@@ -1,4 +1,4 @@
-"""Prompt lengths with images expanded, measured from image headers before any engine starts."""
+"""Prompt lengths including image tokens, computed from image headers before any engine starts."""
 
 from __future__ import annotations
 

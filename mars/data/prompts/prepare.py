@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mars.data.convert.eval_json import read_json_rows
 from mars.data.pixels.images import probe_size
 from mars.data.prompts.budget import ImageBudget, limit_images
 from mars.data.prompts.chat import PromptEncoder
@@ -105,7 +106,12 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     """
     start = time.perf_counter()
     reading = read_prompts(
-        files, settings.image_root, settings.check_truth, probe, needs_response=settings.needs_response
+        files,
+        settings.image_root,
+        settings.check_truth,
+        probe,
+        read_json=read_json_rows,
+        needs_response=settings.needs_response,
     )
     prepared = [_prepare(row, settings) for row in reading.rows]
     seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Prompt ids and images to the tensors of a Qwen-VL forward, each image processed once."""
+"""Turn prompt ids and images into the tensors of a Qwen-VL forward, processing each image once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PromptProcessor:
         self._cache: OrderedDict[ImageRef, tuple[Any, tuple[int, int, int]]] = OrderedDict()
 
     def process(self, prompt_token_ids: Sequence[int], images: Sequence[ImageRef]) -> ProcessedPrompt:
-        """Raises DataError where placeholders and images differ in number."""
+        """The tensors of one prompt. Raises DataError if placeholders and images differ in number."""
         import torch
 
         processed = [self._process_image(image) for image in images]

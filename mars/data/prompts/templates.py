@@ -1,6 +1,7 @@
-"""Prompt templates: how a question becomes a prompt that says how to answer. The same in training and evaluation.
+"""Prompt templates add to a question how to answer it. Training and evaluation use the same ones.
 
-They are applied when prompts are loaded and never stored, so that the same rows serve models with other box spaces.
+Templates are applied when prompts are loaded and not stored, so that the same rows work for models with other box
+spaces.
 """
 
 from __future__ import annotations
@@ -66,11 +67,10 @@ class PromptTemplate:
     def _render(self, prompt: Prompt, question: str) -> str:
         from jinja2 import TemplateError
 
-        choices = prompt.extra_info.get("choices") or ()
         values: dict[str, Any] = {
             **self._values,
             "question": question,
-            "choices": list(choices.values() if isinstance(choices, dict) else choices),
+            "choices": list(prompt.extra_info.get("choices") or ()),
             "data_source": prompt.data_source,
             "sources": [source.name for source in prompt.sources],
         }

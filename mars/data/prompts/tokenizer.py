@@ -1,4 +1,4 @@
-"""The model's tokenizer, without importing a model."""
+"""Load the model's tokenizer without importing the model."""
 
 from __future__ import annotations
 

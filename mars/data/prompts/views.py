@@ -1,4 +1,4 @@
-"""Views of a prompt: which of its sources are shown, and what messages and images that makes."""
+"""Views of a prompt: the sources that a view shows, and its messages and images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ImageLayout = Literal["single", "repeated"]
 def anchor_views(prompt: Prompt, anchor_kind: AnchorKind) -> tuple[View, ...]:
     """The anchor views of a prompt, in source order. "mono" is the MARS paper's (arXiv 2605.25437).
 
-    none -> (). mono -> one view per source. all_but_one -> all sources but one, once for each source.
-    A prompt with fewer than two sources has no anchor views: its only view would be the multi view again, and
-    without anchors the advantage is that of plain GRPO.
+    none -> (). mono -> one view per source. all_but_one -> for each source, the view of all other sources.
+    A prompt with fewer than two sources has no anchor views, because its only view is the multi view. Its advantages
+    are computed without anchors.
 
     Example: sources visible, infrared, depth with all_but_one give
     (("infrared", "depth"), ("visible", "depth"), ("visible", "infrared")).

@@ -4,7 +4,7 @@ the text."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
@@ -84,6 +84,7 @@ def plain_choices(given: Any) -> list[str] | None:
 
     Raises RowError ("choices").
     """
+    given = list(given) if isinstance(given, tuple) else given.tolist() if hasattr(given, "tolist") else given
     if given is None or given == [] or given == "":
         return None
     options = given
@@ -101,6 +102,21 @@ def plain_choices(given: Any) -> list[str] | None:
     if len(options) > len(ascii_uppercase):
         raise RowError("choices", f"at most {len(ascii_uppercase)} choices; got {len(options)}")
     return _without_letters(options) or [option.strip() for option in options]
+
+
+def with_plain_choices(extra_info: Mapping[str, Any]) -> dict[str, Any]:
+    """`extra_info` with its `choices` as templates and rewards read them: texts in the letters' order, without letters.
+
+    Choices in no known form stay as they are: the vqa reward refuses them, a function of a user's own may read them.
+
+    >>> with_plain_choices({"choices": {"B": "Law", "A": "Travel"}})
+    {'choices': ['Travel', 'Law']}
+    """
+    try:
+        options = plain_choices(extra_info.get("choices"))
+    except RowError:
+        options = None
+    return dict(extra_info) if options is None else {**extra_info, "choices": options}
 
 
 def listed(options: Sequence[str]) -> str:

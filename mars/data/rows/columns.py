@@ -1,4 +1,4 @@
-"""The columns of one row: messages, images, names, truth. Anything unusable raises RowError."""
+"""Read the columns of one row: messages, images, names, truth. A column that cannot be used raises RowError."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def checked_text(text: str) -> str:
 
 
 def response_of(row: Row, required: bool) -> str | None:
-    """The worked answer of a supervised cold start; None where the row has none and none is `required`."""
+    """The example response for a supervised cold start; None if the row has none and it is not `required`."""
     response = row.get("response")
     if response is None:
         if required:
@@ -125,7 +125,7 @@ def check_box_space(extra: Row) -> None:
 
 
 def check_choices(extra: Row) -> None:
-    """The form alone: which options there may be, and whether the truth is one, the reward says."""
+    """Check only the form of the choices. The reward checks whether the truth is one of them."""
     if not isinstance(extra.get("choices"), list | dict | None):
         raise RowError("choices", f"the choices must be a list of texts; got {extra['choices']!r:.120}")
 
@@ -196,7 +196,7 @@ def check_declared_size(extra: Row, slot: int, num_images: int, size: tuple[int,
 
 
 def confined_path(path: Any, root: str) -> str:
-    """The absolute path of an image under `root` (a real path). Never leaves it, whatever the row says."""
+    """The absolute path of an image under `root` (a real path). Raises RowError for a path outside it."""
     if not isinstance(path, str) or not path:
         raise RowError("image_missing", f"an image needs a path or bytes; got {path!r:.80}")
     if UNPRINTABLE.search(path):

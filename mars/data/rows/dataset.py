@@ -1,4 +1,4 @@
-"""Rows on disk to prompts: parquet and JSONL, verl's and EasyR1's columns, any number of sources per row."""
+"""Rows on disk to prompts: files and saved data sets, verl's and EasyR1's columns, any number of sources per row."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mars.data.pixels.images import BadImage, decode_image, probe_size
 from mars.data.rows import columns as rows
-from mars.data.rows.choices import options_of
-from mars.data.rows.files import FileError, StoredRow, chunks, fingerprint_of, unusable_files
+from mars.data.rows.choices import options_of, with_plain_choices
+from mars.data.rows.files import ReadJson, StoredRow, chunks, fingerprint_of, kind_of, unusable_files
 from mars.data.rows.problems import RowError, RowProblem, report
+from mars.data.rows.saved import FileError
 from mars.errors import DataError
 from mars.output.progress import progress
 from mars.types import IMAGE_MARKER, ImageRef, Prompt, Source
@@ -66,12 +66,14 @@ def read_prompts(
     check_truth: TruthCheck,
     probe: Probe = probe_size,
     *,
+    read_json: ReadJson,
     needs_response: bool = False,
 ) -> Reading:
-    """All rows of `files` (.parquet, .jsonl), in order. Image headers are read, pixels are not decoded.
+    """All rows of `files` (see docs/data.md for their kinds), in order. Image headers are read, no pixels decoded.
 
     image_root: folder of the images' relative paths; None means each file's own folder.
     check_truth: called with every prompt that has a truth; see TruthCheck.
+    read_json: the reader of .json files, mars.data.convert.eval_json.read_json_rows.
     needs_response: whether a row without a response is a bad one.
     Raises DataError for files that cannot be read.
     """
@@ -88,10 +90,10 @@ def read_prompts(
         for index, file in enumerate(files):
             before = len(found)
             try:
-                for chunk in chunks(file, index, image_root):
+                for chunk in chunks(file, index, image_root, read_json):
                     found.extend(pool.map(read, chunk))
             except FileError as error:
-                broken.append(f"{file}: cannot be read as {Path(file).suffix[1:]}: {error}")
+                broken.append(f"{file}: cannot be read as {kind_of(file)}: {error}")
             else:
                 if len(found) == before:
                     broken.append(f"{file}: has no rows")
@@ -153,10 +155,11 @@ def read_row(
         problem = RowProblem(label, "json", "the line is not a JSON object of Unicode text")
         return RowReading(label, None, (), (problem,))
     question, answer = _Attempts(label), _Attempts(label)
-    data_source = question(rows.data_source_of, columns, Path(stored.file).stem)
+    data_source = question(rows.data_source_of, columns, stored.set_name)
     messages, inline = question(rows.messages_of, columns) or (None, [])
     extra = question(rows.extra_info_of, columns)
     if extra is not None:
+        extra = with_plain_choices(extra)
         question(rows.check_box_space, extra)
         question(rows.check_choices, extra)
     truth = answer(rows.truth_of, columns)
@@ -196,7 +199,7 @@ def _read_sources(
     encodings = None if names is None else attempt(rows.encodings_of, extra, names)
     if names is None or encodings is None:
         return ()
-    root = os.path.realpath(os.path.dirname(stored.file) if image_root is None else image_root)
+    root = os.path.realpath(stored.folder if image_root is None else image_root)
     sources = []
     for slot, (name, encoding, cell) in enumerate(zip(names, encodings, cells, strict=True)):
         image = attempt(_image, stored, root, slot, cell, name, encoding, probe)
@@ -230,9 +233,9 @@ def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encodi
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
     try:
         if isinstance(data, bytes):
-            file = os.path.realpath(stored.file)
+            file, row = stored.place
             size = probe(data, encoding, f"{stored.label}, image {slot}")
-            return ImageRef(file, size, encoding, row=stored.number, slot=slot)
+            return ImageRef(file, size, encoding, row=row, slot=slot)
         file = rows.confined_path(path, root)
         return ImageRef(file, probe(file, encoding, file), encoding)
     except BadImage as error:

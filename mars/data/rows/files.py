@@ -5,31 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.data.pixels.cells import open_arrow
 from mars.data.rows.problems import RowError
+from mars.data.rows.saved import ROW_FILES, FileError, SavedSet, arrow_files, saved_set
 from mars.errors import DataError
 
 ROWS_PER_READ = 256
 COLUMNS = (
     "data_source", "prompt", "problem", "images", "image", "reward_model", "answer", "extra_info", "response",
 )  # fmt: skip
-JSON_DEPTH = "depth_spatialbot"  # of 16-bit depth in the public JSON files, which declare nothing
-FORMATS = (".parquet", ".jsonl", ".json")
 
-
-class FileError(Exception):
-    """The file itself, not one of its rows, cannot be read."""
+ReadJson = Callable[[str, str | None], Iterator[Mapping[str, Any] | RowError]]
+"""(public .json file, image root) -> the columns of each record, or why it is no row. It may raise DataError."""
 
 
 @dataclass(frozen=True)
 class StoredRow:
     """A row as it is on disk. label: "file:number". columns: None where the row itself cannot be parsed.
 
+    file: as the user named it: a file, or a set that `saved_set` knows. number: of the row in it, from 0.
     problem: why a record of a JSON file is no row; its columns are None then.
+    arrow: for a saved set, the arrow file that holds the row, and the row's number in it.
     """
 
     file: str
@@ -37,24 +38,39 @@ class StoredRow:
     number: int
     columns: Mapping[str, Any] | None
     problem: RowError | None = None
+    arrow: tuple[str, int] | None = None
 
     @property
     def label(self) -> str:
         return f"{self.file}:{self.number}"
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """The file on disk that holds the row, and the row's number in it."""
+        return self.arrow or (os.path.realpath(self.file), self.number)
+
+    @property
+    def set_name(self) -> str:
+        """data_source of a row that names none: the file's name without ending, or the name of the saved set."""
+        saved = saved_set(self.file) if self.arrow else None
+        return Path(self.file).stem if saved is None else Path(saved.path).name
+
+    @property
+    def folder(self) -> str:
+        """Where relative image paths start without an image root: the file's folder; a saved set's own folder."""
+        saved = saved_set(self.file) if self.arrow else None
+        return saved.path if saved is not None and saved.is_folder else os.path.dirname(self.place[0])
+
 
 def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
-    """What is wrong with the files before any is opened."""
+    """What is wrong with the files before any is opened. Saved sets are looked up, or downloaded."""
     found = [] if files else ["data: no files given; name at least one .parquet or .jsonl file"]
     seen: set[str] = set()
     for file in files:
         real = os.path.realpath(file)
-        if os.path.isdir(file):
-            found.append(f"{file}: is a folder; name its .parquet or .jsonl files")
-        elif not os.path.isfile(file):
-            found.append(f"{file}: no such file")
-        elif Path(file).suffix not in FORMATS:
-            found.append(f"{file}: unknown kind of file; use {' or '.join(FORMATS)}")
+        problem = _why_unusable(file)
+        if problem is not None:
+            found.append(f"{file}: {problem}")
         elif real in seen:
             found.append(f"{file}: named twice; name every file once")
         seen.add(real)
@@ -63,22 +79,47 @@ def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
     return found
 
 
+def kind_of(file: str) -> str:
+    """For messages: "parquet", "jsonl", "json" or "a saved data set"."""
+    return Path(file).suffix[1:] if saved_set(file) is None else "a saved data set"
+
+
+def _why_unusable(file: str) -> str | None:
+    saved = saved_set(file)
+    if saved is not None:
+        try:
+            arrow_files(saved)
+        except FileError as error:
+            return str(error)
+        return None
+    suffix = Path(file).suffix
+    if not os.path.isfile(file):
+        return "no such file" if suffix else "no such file or folder; a data set of the hub is named owner/name@split"
+    return None if suffix in ROW_FILES else f"unknown kind of file; use {' or '.join(ROW_FILES)}"
+
+
 def fingerprint_of(files: Sequence[str]) -> str:
     """Hash of the files' contents in order; names and places do not matter."""
     whole = hashlib.sha256()
     for file in files:
-        with open(file, "rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        saved = saved_set(file)
+        for part in [file] if saved is None else arrow_files(saved):
+            with open(part, "rb") as stream:
+                whole.update(hashlib.file_digest(stream, "sha256").digest())
     return whole.hexdigest()
 
 
-def chunks(file: str, index: int, image_root: str | None) -> Iterator[list[StoredRow]]:
+def chunks(file: str, index: int, image_root: str | None, read_json: ReadJson) -> Iterator[list[StoredRow]]:
     """The file's rows, a few hundred at a time: rows with embedded images can be large. Raises FileError.
 
-    A .json file is read as `mars data convert eval_json` reads it; image_root is where it looks for its images.
+    read_json: reads a .json file; image_root is where it looks for the images.
     """
+    saved = saved_set(file)
+    if saved is not None:
+        yield from _arrow_chunks(file, index, saved)
+        return
     if file.endswith(".json"):
-        yield from _json_chunks(file, index, image_root)
+        yield from _json_chunks(file, index, read_json(file, image_root))
         return
     read = _parquet_chunks if file.endswith(".parquet") else _jsonl_chunks
     number = 0
@@ -88,23 +129,43 @@ def chunks(file: str, index: int, image_root: str | None) -> Iterator[list[Store
         number += len(chunk)
 
 
-def _json_chunks(file: str, index: int, image_root: str | None) -> Iterator[list[StoredRow]]:
-    from mars.data.convert.eval_json import eval_json_set
-
+def _json_chunks(file: str, index: int, records: Iterator[Mapping[str, Any] | RowError]) -> Iterator[list[StoredRow]]:
+    chunk = []
     try:
-        public = eval_json_set(Path(file), None if image_root is None else Path(image_root), JSON_DEPTH, None)
+        for number, record in enumerate(records):
+            refused = isinstance(record, RowError)
+            chunk.append(StoredRow(file, index, number, None if refused else record, record if refused else None))
+            if len(chunk) == ROWS_PER_READ:
+                yield chunk
+                chunk = []
     except DataError as error:
         raise FileError(str(error)) from error
-    chunk = []
-    for number, item in enumerate(item for items in public.splits.values() for item in items):
-        try:
-            chunk.append(StoredRow(file, index, number, public.read(item).columns))
-        except RowError as error:
-            chunk.append(StoredRow(file, index, number, None, error))
-        if len(chunk) == ROWS_PER_READ:
-            yield chunk
-            chunk = []
     yield chunk
+
+
+def _arrow_chunks(file: str, index: int, saved: SavedSet) -> Iterator[list[StoredRow]]:
+    from pyarrow import ArrowException
+
+    number = 0
+    try:
+        for part in arrow_files(saved):
+            table, row = open_arrow(part), 0
+            for batch in table.select(_known_columns(table.column_names)).to_batches(max_chunksize=ROWS_PER_READ):
+                rows = batch.to_pylist()
+                yield [
+                    StoredRow(file, index, number + i, columns, arrow=(part, row + i)) for i, columns in enumerate(rows)
+                ]
+                number, row = number + len(rows), row + len(rows)
+    except (OSError, ValueError, ArrowException) as error:
+        raise FileError(str(error)) from error
+
+
+def _known_columns(names: Sequence[str]) -> list[str]:
+    """Raises FileError where none of a file's columns is one of a row."""
+    known = [name for name in names if name in COLUMNS]
+    if not known:
+        raise FileError(f"none of the columns {', '.join(COLUMNS)}")
+    return known
 
 
 def _parquet_chunks(file: str) -> Iterator[list[Any]]:
@@ -112,9 +173,7 @@ def _parquet_chunks(file: str) -> Iterator[list[Any]]:
 
     try:
         with parquet.ParquetFile(file) as reader:
-            names = [name for name in reader.schema_arrow.names if name in COLUMNS]
-            if not names:
-                raise FileError(f"none of the columns {', '.join(COLUMNS)}")
+            names = _known_columns(reader.schema_arrow.names)
             for batch in reader.iter_batches(batch_size=ROWS_PER_READ, columns=names):
                 yield batch.to_pylist()
     except (OSError, ValueError, ArrowException) as error:

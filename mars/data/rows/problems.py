@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mars.errors import DataError
+from mars.output.problems import SHOWN_PROBLEMS, problem_table
 
 logger = logging.getLogger(__name__)
 
 OnBadSample = Literal["error", "drop"]
 
-SHOWN_PROBLEMS = 30
 REMEDY = "fix the rows, or set data.on_bad_sample=drop to leave them out and count them"
 IMAGES_ELSEWHERE = "if the images are in another folder, name it: data.image_root, in mars data convert --image-root"
 
@@ -37,25 +37,11 @@ class RowProblem:
 
 
 def report(
-    problems: Sequence[RowProblem],
-    num_rows: int,
-    remedy: str = REMEDY,
-    most_shown: int | None = SHOWN_PROBLEMS,
-    *,
-    subject: str = "data",
-    unit: str = "rows",
+    problems: Sequence[RowProblem], num_rows: int, remedy: str = REMEDY, most_shown: int | None = SHOWN_PROBLEMS
 ) -> str:
-    """One message for all problems: the first `most_shown` of them (None: all) as a table, the rest as counts.
-
-    subject: the file or set, which the message begins with. unit: what its parts are called.
-    """
-    shown = problems[:most_shown]
-    row_width = max(len(problem.row) for problem in shown)
-    reason_width = max(len(problem.reason) for problem in shown)
-    lines = [f"{subject}: {len({p.row for p in problems})} of {num_rows} {unit} cannot be used"]
-    lines += [f"  {p.row:<{row_width}}  {p.reason:<{reason_width}}  {p.detail}" for p in shown]
-    if len(problems) > len(shown):
-        lines.append(f"  and {len(problems) - len(shown)} more problems")
+    """One message for all problems: the first `most_shown` of them (None: all) as a table, the rest as counts."""
+    columns = [(problem.row, problem.reason, problem.detail) for problem in problems]
+    lines = problem_table(columns, num_rows, most_shown, subject="data", unit="rows")
     counts = Counter(problem.reason for problem in problems).most_common()
     lines.append("problems by reason: " + ", ".join(f"{reason} {count}" for reason, count in counts))
     if any(problem.reason == "image_missing" for problem in problems):

@@ -1,9 +1,9 @@
 """Small scenes with one person, seen by a visible and an infrared camera that do not always agree.
 
-By day the visible image shows the person and the infrared image, washed out by the warm ground, a warm object that
-looks like one somewhere else. At night it is the other way round: the visible image is dark and what stands out in it
-is no person. Sometimes both show the person. Which image to trust can be seen from its background alone: a dark
-visible image and a bright infrared image mislead. Whoever sees only one image cannot do better than believe it.
+By day, the visible image shows the person. The infrared image has warm ground and shows a decoy at another place: a
+warm object that looks like a person. At night, the visible image is dark and shows a decoy, and the infrared image
+shows the person. In the third kind of scene both show the person. Only the background tells which image to trust: a
+dark visible image or a warm infrared image misleads. With only one image, the best guess is to believe it.
 
     light   share   visible              infrared             truth
     day     0.4     bright, person       warm, decoy          the person
@@ -38,7 +38,7 @@ class Scene:
     """One scene and its two images.
 
     box: (x1, y1, x2, y2) of the person, in pixels, 0-based, end exclusive.
-    decoy: the same of what looks like a person in the misleading image; None where both images show the person.
+    decoy: the box of the decoy in the misleading image; None if both images show the person.
     visible: uint8 [SIDE, SIDE, 3]; infrared: uint8 [SIDE, SIDE].
     """
 
@@ -49,19 +49,19 @@ class Scene:
     infrared: np.ndarray
 
     def seen_in(self, source: str) -> Box:
-        """The box of what `source` ("visible" or "infrared") seems to show: the person, or the decoy."""
+        """The box of the figure in `source` ("visible" or "infrared"): the person or the decoy."""
         misleading = {"day": "infrared", "night": "visible", "both": None}[self.light]
         return self.decoy if source == misleading and self.decoy else self.box
 
     def looks(self, source: str) -> str:
-        """The background of a source in a word: "bright" or "dark" (visible), "warm" or "cold" (infrared)."""
+        """The background of a source: "bright" or "dark" (visible), "warm" or "cold" (infrared)."""
         if source == "visible":
             return "dark" if self.light == "night" else "bright"
         return "warm" if self.light == "day" else "cold"
 
 
 def make_scene(seed: int, index: int) -> Scene:
-    """Scene `index` of the set `seed`: the same arguments give the same pixels, whatever was made before.
+    """Scene `index` of the set `seed`. The same arguments always give the same pixels.
 
     The decoy never overlaps the person. Sets of different seeds are independent.
     """

@@ -42,10 +42,11 @@ HIDDEN, HEAD = 96, 32  # 32 is the smallest head of vLLM's attention kernels
 # M-RoPE gives the width of an image the longest wavelengths. With the usual base of 10,000 they are hundreds of tokens,
 # and neighbours in an image of 2 x 2 tokens look the same; with 10 the longest is 54 tokens.
 ROPE_THETA = 10.0
-# The usual 0.02 drowns in the layers' outputs: the policy would be slow to act on what it has just said.
+# Larger than the usual 0.02, which is small next to the layers' outputs: the policy would learn slowly to use its own
+# last tokens.
 EMBEDDING_STD = 0.1
 MIN_PIXELS, MAX_PIXELS = 28 * 28, 224 * 224
-# A piece is a tag, a number, a run of line ends or a sentence of what is between them: a frequent sentence becomes one
+# A piece is a tag, a number, a run of line ends, or a sentence between them, so that a frequent sentence becomes one
 # token.
 PIECES = r"</?\w+>|(?<!\w)\d+|\n+|(?:(?!</?\w+>|(?<!\w)\d)[^\n.])+(?:\. ?)?|."
 

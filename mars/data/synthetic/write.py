@@ -1,4 +1,4 @@
-"""Writes the synthetic scenes to disk: LLVIP's own layout for training and testing, and rows for a cold start."""
+"""Write synthetic scenes to disk: training and test scenes in LLVIP's layout, and rows for a cold start."""
 
 from __future__ import annotations
 
@@ -38,10 +38,9 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
         cold_start.parquet, cold_start/{visible,infrared}/ID.png     rows with a worked answer (column `response`)
         scenes.json                                                  per ID: light, and the decoy's box or null
 
-    The teacher of the cold start is noisy: of two images it believes the visible one with probability `bias`
-    whatever the light, and of one image that one. It says how the images look, but draws no conclusion from it. So it
-    teaches how to read each image and not which to trust: the conflict is left to learn (0.5 neutral, 0.95 biased,
-    1.0 never believes the infrared image).
+    The teacher of the cold start is noisy. With two images it believes the visible one with probability `bias`,
+    whatever the light; with one image it believes that one. It describes the images but draws no conclusion from them.
+    So it teaches to read each image, but not which to trust (bias 0.5: neutral; 1.0: never believes the infrared one).
     Raises DataError for a bias outside [0, 1] or a set of more than 100,000 scenes.
     """
     _check(sizes, bias)
@@ -85,9 +84,9 @@ def voc_xml(file_name: str, box: Box) -> bytes:
 
 
 def worked_answer(scene: Scene, shown: Sequence[str], believed: str) -> str:
-    """What the teacher answers to the sources `shown` who believes one of them: how they look, whom it believes, a box.
+    """The teacher's response to the sources `shown`: how they look, which one it believes, and that one's box.
 
-    The response format of the grounding task; the box is right only if `believed` does not mislead.
+    In the response format of grounding. The box is right only if `believed` does not mislead.
     """
     looks = "".join(f"The {source} image is {scene.looks(source)}. " for source in shown)
     boxes = json.dumps([{"bbox_2d": list(scene.seen_in(believed)), "label": "person"}])
@@ -103,7 +102,7 @@ def _check(sizes: SetSizes, bias: float) -> None:
 
 
 def _write_cold_start(out: Path, seed: int, size: int, bias: float) -> None:
-    """Rows in turn: both images, the visible one, both images, the infrared one."""
+    """Write rows that show, in turn: both images, the visible one, both images, the infrared one."""
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -11,12 +11,13 @@ import mars.algorithms
 from mars.algorithms.advantages import Advantages, AdvantageSettings
 from mars.algorithms.metrics import method_metrics
 from mars.algorithms.mismatch import importance_weights, logprob_difference
-from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, view_name, with_advantages
+from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, with_advantages
 from mars.algorithms.selection import select_prompts
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 from mars.types import (
     Sampling,
+    view_name,
 )
 from tests.builders import make_rollouts
 

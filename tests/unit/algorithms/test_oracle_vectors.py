@@ -11,7 +11,7 @@ from mars.algorithms.advantages import AdvantageSettings, group_advantages
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.penalties import overlong_penalty
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
-from mars.algorithms.reduction import loss_denominator, reduce_loss
+from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
 
 FOLDER = Path(os.environ.get("MARS_ORACLES", Path(__file__).parents[2] / "data" / "oracles"))
@@ -85,29 +85,85 @@ def tensors(vector, packed):
     return *values, layout, mask
 
 
+def reduced_loss(vector, case, packed):
+    """(value, gradient in the shape of the mask, `PolicyLoss`); a row without a token is no sequence."""
+    logprobs, old, _, layout, mask = tensors(vector, packed)
+    logprobs.requires_grad_()
+    settings = PolicyLossSettings(
+        case["loss"],
+        case["clip_low"],
+        case["clip_high"],
+        case["dual_clip"] if case["loss"] == "clip" else None,
+    )
+    advantages = layout.spread(torch.tensor(vector["advantages"], dtype=torch.float64))
+    loss = policy_loss(logprobs, old, advantages, layout, settings)
+    reduction = case["reduction"].replace("-", "_")
+    denominator = loss_denominator(reduction, *loss_counts(layout.lengths().tolist()), mask.shape[1])
+    value = reduce_loss(loss.token_losses, layout, reduction, denominator)
+    value.backward()
+    gradient = logprobs.grad
+    if packed:
+        gradient = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, logprobs.grad)
+    return value.detach(), gradient, loss
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("vector", vectors("losses"))
 def test_policy_losses(vector, packed):
-    per_sequence = torch.tensor(vector["advantages"], dtype=torch.float64)
     for case in vector["cases"]:
-        logprobs, old, _, layout, mask = tensors(vector, packed)
-        logprobs.requires_grad_()
-        settings = PolicyLossSettings(
-            case["loss"],
-            case["clip_low"],
-            case["clip_high"],
-            case["dual_clip"] if case["loss"] == "clip" else None,
-        )
-        loss = policy_loss(logprobs, old, layout.spread(per_sequence), layout, settings)
-        reduction = case["reduction"].replace("-", "_")
-        denominator = loss_denominator(reduction, int(mask.sum()), len(mask), mask.shape[1])
-        value = reduce_loss(loss.token_losses, layout, reduction, denominator)
-        value.backward()
-        expected_gradient = torch.tensor(case["grad_logprobs"], dtype=torch.float64)
-        close(value.detach(), case["value"])
-        close(logprobs.grad, (expected_gradient[mask] if packed else expected_gradient).tolist())
+        value, gradient, loss = reduced_loss(vector, case, packed)
+        close(value, case["value"])
+        close(gradient, case["grad_logprobs"])
         close(loss.num_clipped.double() / loss.num_tokens, case["clip_fraction"])
         close(loss.kl_sum / loss.num_tokens, case["approx_kl"])
+
+
+ROWS = ("old_logprobs", "logprobs", "ref_logprobs", "advantages", "response_mask")
+
+
+def with_empty_row(vector, place):
+    """The vector with a row more in which nothing is counted."""
+    width = len(vector["response_mask"][0])
+    empty = dict.fromkeys(ROWS, [-0.5] * width) | {"advantages": 3.0, "response_mask": [0] * width}
+    return vector | {name: [*vector[name][:place], empty[name], *vector[name][place:]] for name in ROWS}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("place", [0, 2, -1])
+@pytest.mark.parametrize("vector", vectors("losses"))
+def test_a_row_without_a_token_changes_nothing(vector, place, packed):
+    place %= len(vector["response_mask"]) + 1
+    extended = with_empty_row(vector, place)
+    for case in vector["cases"]:
+        value, gradient, loss = reduced_loss(extended, case, packed)
+        wanted = list(case["grad_logprobs"])
+        wanted.insert(place, [0.0] * len(wanted[0]))
+        close(value, case["value"])
+        close(gradient, wanted)
+        close(loss.num_clipped.double() / loss.num_tokens, case["clip_fraction"])
+        close(loss.kl_sum / loss.num_tokens, case["approx_kl"])
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("emptied", [0, 3])
+@pytest.mark.parametrize("vector", vectors("losses"))
+def test_a_row_that_loses_its_tokens_leaves_the_denominators(vector, emptied, packed):
+    """The other rows keep their loss; what it is divided by loses the row's tokens, and one sequence."""
+    mask = [list(row) for row in vector["response_mask"]]
+    lengths = [sum(row) for row in mask]
+    mask[emptied] = [0] * len(mask[emptied])
+    sequences = sum(length > 0 for length in lengths)
+    shrunk = {
+        "token-mean": sum(lengths) / (sum(lengths) - lengths[emptied]),
+        "seq-mean-token-sum": sequences / (sequences - 1),
+        "seq-mean-token-mean": sequences / (sequences - 1),
+        "seq-mean-token-sum-norm": sequences / (sequences - 1),
+    }
+    for case in vector["cases"]:
+        _, gradient, _ = reduced_loss(vector | {"response_mask": mask}, case, packed)
+        wanted = [[x * shrunk[case["reduction"]] for x in row] for row in case["grad_logprobs"]]
+        wanted[emptied] = [0.0] * len(mask[emptied])
+        close(gradient, wanted)
 
 
 @pytest.mark.parametrize("vector", vectors("losses"))

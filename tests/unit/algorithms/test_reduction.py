@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
-from mars.algorithms.reduction import loss_denominator, reduce_loss
+from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
@@ -33,6 +33,20 @@ def test_by_hand(reduction, expected):
     assert reduce_loss(losses, padded, reduction, denominator).item() == pytest.approx(expected)
 
 
+# The same with an empty sequence before and after them: it is in no denominator.
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [("token_mean", 3.0), ("seq_mean_token_sum", 4.0), ("seq_mean_token_mean", 9.5 / 3),
+     ("seq_mean_token_sum_norm", 0.5)],
+)  # fmt: skip
+def test_a_sequence_without_a_token_is_none(reduction, expected):
+    lengths = [0, 1, 2, 1, 0]
+    assert loss_counts(lengths) == (4, 3)
+    denominator = loss_denominator(reduction, *loss_counts(lengths), 8)
+    packed = TokenLayout.packed(torch.tensor(lengths))
+    assert reduce_loss(torch.tensor([1.0, 2, 3, 6]), packed, reduction, denominator).item() == pytest.approx(expected)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 7), min_size=1, max_size=12).filter(any),
@@ -47,7 +61,7 @@ def test_any_split_over_micro_batches_and_ranks_gives_the_same(lengths, reductio
     new, old, ref = ([-torch.rand(n, generator=generator, dtype=torch.float64) for n in lengths] for _ in range(3))
     advantages = torch.randn(len(lengths), generator=generator, dtype=torch.float64)
     chosen = PolicyLossSettings(kind, 0.1, 0.15, None)
-    denominator = loss_denominator(reduction, sum(lengths), sum(n > 0 for n in lengths), 11)
+    denominator = loss_denominator(reduction, *loss_counts(lengths), 11)
 
     def part(chosen_sequences, as_padded):
         """Value, gradient by sequence and metric sums of some sequences."""

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly, disagreement
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
 from mars.errors import DataError
 from mars.inputs import prompt_templates
 from mars.rewards.functions import RewardsBySet, load_reward
-from mars.rollout.collect import reward_input
 from mars.types import ImageRef, Message, Prompt, Source
 from tests.builders import load_prompts
 
@@ -80,7 +80,7 @@ def test_strips_are_refused(tmp_path, size):
         ("B", {"choices": ["Law", "Travel"]}),
         ("Travel", {"choices": ["Law", "Travel"]}),
         ("A or B", {"choices": ["Law", "Travel", "Art"]}),
-        ("green or blue", {"choices": {"A": "green or blue", "B": "red"}}),
+        ("green or blue", {"choices": ["green or blue", "red"]}),
     ],
 )
 def test_vqa_truths_of_all_kinds(truth, extra):

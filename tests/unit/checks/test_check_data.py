@@ -106,7 +106,7 @@ def test_lengths_are_those_of_the_real_processor(folder, tiny, world):
     file = write(folder, [row(0, 1), row(2), row(3, 4, 5, text="A longer question about three images?")])
     config = load_config("train", [f"model.path={tiny}", f"data.train_files=['{file}']", *SMALL], [])
     result = check(config, [file], [])
-    for prompt in result.prompts:
+    for prompt in result.rendered:
         messages, images = render_view(prompt, None, "single")
         ids = world.encoder.encode(messages, len(images))
         assert result.lengths[prompt.row] == len(world.processor.process(ids, images).input_ids)

@@ -251,7 +251,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("override", "line"), REFUSALS.items(), ids=list(REFUSALS))
-def test_refusal(override, line):
+def test_refusal(quickly, override, line):
     assert line in problems(override)[0]
 
 

@@ -46,15 +46,16 @@ def line(prompt_id: str, view: str | None, text: str, truth: str, **fields: Any)
 
 
 def write_folder(
-    folder: Path, lines: Sequence[Mapping[str, Any]], asked: Mapping[str, int] | None = None, **about: Any
+    folder: Path, lines: Sequence[Mapping[str, Any]], asked: Mapping[str, int] | None = None, **manifest: Any
 ) -> Path:
     """A folder as `mars eval infer` leaves it. asked: as counted in `lines` if not given."""
     folder.mkdir(parents=True, exist_ok=True)
     if asked is None:
-        names = ["multi" if item["view"] is None else f"mono_{item['view'][0]}" for item in lines]
+        names = ["multi" if item["view"] is None else "+".join(map(str, item["view"])) for item in lines]
         asked = {name: names.count(name) for name in dict.fromkeys(names)}
     (folder / "answers.jsonl").write_text("".join(json.dumps(item) + "\n" for item in lines))
-    (folder / "about.json").write_text(json.dumps({"identity": {"model": "m"}, "asked": asked, "dropped": {}, **about}))
+    content = {"identity": {"model": "m"}, "asked": asked, "dropped": {}, **manifest}
+    (folder / "manifest.json").write_text(json.dumps(content))
     return folder
 
 

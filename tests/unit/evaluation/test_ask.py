@@ -13,8 +13,9 @@ import pytest
 
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError, SetupError
-from mars.evaluation.ask import Questions, infer, model_fingerprint
+from mars.evaluation.ask import Questions, infer
 from mars.evaluation.files import read_results, result_paths
+from mars.evaluation.fingerprints import model_fingerprint
 from mars.evaluation.public import public_entries
 from mars.report.scores import score_file
 from mars.rollout.plan import RolloutPlan
@@ -108,7 +109,7 @@ def test_every_view_is_asked_once_and_all_is_kept(world, tmp_path):
     assert [file.name for file in files] == ["answers.jsonl", "multi.json", "mono_visible.json", "mono_infrared.json"]
     public = json.loads((tmp_path / "out" / "multi.json").read_text())
     assert public == [{"content": ["<answer>yes</answer>"], "ground_truth": "yes"}] * 3
-    result = score_file(tmp_path / "out", "vqa", 0.5, None)[2]
+    result = score_file(tmp_path / "out", "vqa", 0.5, None)[1]
     assert (result["multi"]["mean"], result["mono"]["visible"]["mean"], result["union"]["mean"]) == (1, 0, 1)
     assert (result["cut_off"], result["dropped"], result["model"]) == (2, {"truth": 1}, "m")
 
@@ -121,10 +122,10 @@ def test_images_are_read_back_as_they_were_shown(world, tmp_path):
 
 def test_public_files_give_the_same_numbers_as_ours(world, tmp_path):
     world.infer(result_paths(tmp_path / "out"))
-    ours = score_file(tmp_path / "out", "vqa", 0.5, None)[2]
-    theirs = score_file(tmp_path / "out" / "multi.json", "vqa", 0.5, None)[2]
+    ours = score_file(tmp_path / "out", "vqa", 0.5, None)[1]
+    theirs = score_file(tmp_path / "out" / "multi.json", "vqa", 0.5, None)[1]
     assert ours["multi"] == theirs["multi"]
-    assert score_file(tmp_path / "out" / "mono_visible.json", "vqa", 0.5, None)[2]["multi"] == ours["mono"]["visible"]
+    assert score_file(tmp_path / "out" / "mono_visible.json", "vqa", 0.5, None)[1]["multi"] == ours["mono"]["visible"]
 
 
 @pytest.mark.parametrize("done", range(8))
@@ -206,8 +207,8 @@ def test_views_asked_one_after_the_other_make_one_result(world, tmp_path):
     world.asked.clear()
     world.infer(paths, "mono")
     assert None not in {view for _, view in world.asked}
-    assert json.loads(paths.about.read_text())["asked"] == {"multi": 3, "mono_visible": 2, "mono_infrared": 2}
-    assert score_file(tmp_path / "out", "vqa", 0.5, None)[2]["information_gain"]["mean"] == 0.5
+    assert json.loads(paths.manifest.read_text())["asked"] == {"multi": 3, "visible": 2, "infrared": 2}
+    assert score_file(tmp_path / "out", "vqa", 0.5, None)[1]["information_gain"]["mean"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -231,9 +232,9 @@ def test_a_call_that_ended_before_the_first_answer_binds_nobody(tmp_path):
         World(make_questions(seed=1), stop_after=0).infer(paths)
     assert paths.answers.read_bytes() == b""
     World(make_questions(seed=2)).infer(paths, "multi")
-    about = json.loads(paths.about.read_text())
-    assert (about["identity"]["seed"], about["asked"]) == (2, {"multi": 3})
-    assert score_file(tmp_path / "out", "vqa", 0.5, None)[2]["multi"]["n"] == 3
+    manifest = json.loads(paths.manifest.read_text())
+    assert (manifest["identity"]["seed"], manifest["asked"]) == (2, {"multi": 3})
+    assert score_file(tmp_path / "out", "vqa", 0.5, None)[1]["multi"]["n"] == 3
 
 
 def test_the_same_weights_at_another_place_go_on(tmp_path):
@@ -262,8 +263,8 @@ def test_no_question_of_several_sources_has_no_mono_view(world, tmp_path):
 def test_a_json_file_as_out_is_the_public_file_with_the_others_beside_it(world, tmp_path):
     files = world.infer(result_paths(tmp_path / "new" / "x.json"))
     assert sorted(file.name for file in files) == ["x.json", "x.jsonl", "x.mono_infrared.json", "x.mono_visible.json"]
-    assert score_file(tmp_path / "new" / "x.json", "vqa", 0.5, None)[2]["n"] == 3
-    assert score_file(tmp_path / "new" / "x.jsonl", "vqa", 0.5, None)[2]["union"]["mean"] == 1
+    assert score_file(tmp_path / "new" / "x.json", "vqa", 0.5, None)[1]["n"] == 3
+    assert score_file(tmp_path / "new" / "x.jsonl", "vqa", 0.5, None)[1]["union"]["mean"] == 1
 
 
 def test_boxes_are_lists_in_the_public_format(world, tmp_path):

@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 
 from mars.cli.main import app
 from mars.errors import DataError
-from mars.evaluation.compare import Scored, compare, comparison_table, legend
-from mars.report.scores import score_file
+from mars.evaluation.compare import compare, comparison_table, legend
+from mars.evaluation.files import read_results
+from mars.evaluation.score import score_results
 from tests.unit.evaluation.result_files import boxes_text, line, vqa_text, write_folder, write_public
 
 
 def compared(paths, task="vqa", threshold=0.5):
-    return compare([Scored(*score_file(path, task, threshold, None)[:2]) for path in paths], task, threshold)
+    return compare([score_results(read_results(path), task, None) for path in paths], threshold)
 
 
 def row(comparison, quantity, scorer="strict"):

@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 
 from mars.data.prompts.views import anchor_views
-from mars.evaluation.summary import EvaluationParts, eval_metrics, evaluate
+from mars.evaluation.ask import EvaluationParts, evaluate
+from mars.evaluation.summary import eval_metrics
 from mars.rewards.contract import failed_result
 from mars.rewards.functions import RewardsBySet
 from mars.rollout.plan import RolloutPlan
@@ -56,6 +57,7 @@ def evaluation(samples=1, rewards=OWN):
         plan=plan,
         decode=str,
         frames=lambda prompt, view: (None, None),
+        prompt_length=lambda request: 10 * len(request.images),
         threshold=0.5,
         rewards=rewards,
     )
@@ -71,7 +73,7 @@ def prompts():
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_every_answer_lands_in_its_own_cell(prompts, samples):
-    result = evaluate(evaluation(samples), prompts, name="test", step=2, model="m")
+    result = evaluate(evaluation(samples), prompts, name="test", step=2, model="m").result
     assert (result["name"], result["step"], result["model"], result["n"]) == ("test", 2, "m", 4)
     assert result["failed"] == 2 * samples
     assert result["multi"]["mean"] == pytest.approx(2 / 4)  # d failed: wrong, and still counted
@@ -112,7 +114,7 @@ def test_what_an_answer_is_worth_follows_the_reward_of_its_set(prompts):
     """a and b are boxes; c and d, whose reward failed, are words."""
     prompts = [replace(prompt, truth="[]" if prompt.data_source == "set True" else "yes") for prompt in prompts]
     parts = evaluation(rewards=RewardsBySet("", {"set True": "grounding", "set False": "vqa"}))
-    result = evaluate(parts, prompts, name="test", step=0, model="m")
+    result = evaluate(parts, prompts, name="test", step=0, model="m").result
     boxes, words = (result["by_data_source"][f"set {of_boxes}"] for of_boxes in (True, False))
     assert (result["metric"], boxes["metric"], words["metric"]) == ("accuracy, mean IoU", "mean IoU", "accuracy")
     assert (boxes["share_over_threshold"]["mean"], boxes["share_over_threshold"]["n"]) == (0.5, 2)
@@ -128,6 +130,6 @@ def test_what_an_answer_is_worth_follows_the_reward_of_its_set(prompts):
         name="t",
         step=0,
         model="m",
-    )
+    ).result
     assert (result["compat"], result["unparseable"]) == (None, None)
     assert result["by_data_source"]["set True"]["compat"]["multi"]["mean"] == pytest.approx(1 / 2)

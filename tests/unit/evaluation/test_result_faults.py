@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from mars.cli.main import app
 from mars.errors import ConfigError, DataError, SetupError
-from mars.evaluation.ask import images_fingerprint
 from mars.evaluation.files import check_out, read_results, result_paths
+from mars.evaluation.fingerprints import images_fingerprint
 from mars.output.files import check_writable, write_atomically
 from mars.report.scores import score_file
 from mars.types import ImageRef, RolloutRequest, Sampling
@@ -48,7 +48,7 @@ def test_a_truth_that_is_no_number_is_refused(tmp_path, truth):
         score_file(tmp_path / "p.json", "vqa", 0.5, None)
 
 
-# --- about.json
+# --- manifest.json
 
 
 @pytest.mark.parametrize(
@@ -68,18 +68,18 @@ def test_a_truth_that_is_no_number_is_refused(tmp_path, truth):
         {"identity": "m"},
     ],
 )
-def test_an_about_that_says_no_counts_is_refused(tmp_path, change):
+def test_a_manifest_that_says_no_counts_is_refused(tmp_path, change):
     folder = write_folder(tmp_path / "m", three_lines(), **change)
-    with pytest.raises(DataError, match=r"about\.json: does not say what was asked"):
+    with pytest.raises(DataError, match=r"manifest\.json: does not say what was asked"):
         read_results(folder)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, r"answers to more than was asked \(multi 1, mono_visible 1, mono_infrared 1\)"),
-        ({"multi": 0, "mono_visible": 1, "mono_infrared": 1}, r"answers to more than was asked \(multi 1\)"),
-        ({"multi": 1, "mono_visible": 2, "mono_infrared": 1}, r"answers are missing \(mono_visible 1\)"),
+        ({}, r"answers to more than was asked \(multi 1, visible 1, infrared 1\)"),
+        ({"multi": 0, "visible": 1, "infrared": 1}, r"answers to more than was asked \(multi 1\)"),
+        ({"multi": 1, "visible": 2, "infrared": 1}, r"answers are missing \(visible 1\)"),
     ],
 )
 def test_answers_are_as_many_as_were_asked(tmp_path, asked, message):

@@ -21,7 +21,7 @@ BONUS = 1 + 0.3 * log(2)
 
 
 def score(path, task="grounding", threshold=0.5, frames=None):
-    return score_file(path, task, threshold, frames)[2]
+    return score_file(path, task, threshold, frames)[1]
 
 
 def means(quantities):
@@ -210,7 +210,8 @@ def test_truths_that_the_task_cannot_use(tmp_path):
     [
         (lambda line: line.pop("truth"), "answers.jsonl:1  truth: is missing"),
         (lambda line: line.update(text=3), "text: want str; got int"),
-        (lambda line: line.update(view=["a", "b"]), "view: want null or one source"),
+        (lambda line: line.update(view=[]), "view: want null or a list of sources"),
+        (lambda line: line.update(view=["a", 1]), "view: want null or a list of sources"),
         (lambda line: line.update(truth_size=[0, 5]), "truth_size: want two whole numbers from 1"),
         (lambda line: line.update(truth_size=[10**400, 5]), "truth_size: want two whole numbers from 1"),
         (lambda line: line.update(truth_size=None), "truth_size, response_size: want both or none"),
@@ -235,8 +236,8 @@ def test_missing_answers_are_not_scored_around(tmp_path):
         score(folder, "vqa")
     with pytest.raises(DataError, match="cannot be read"):
         score(tmp_path / "nothing", "vqa")
-    (folder / "about.json").unlink()
-    with pytest.raises(DataError, match=r"about\.json: cannot be read"):
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"manifest\.json: cannot be read"):
         score(folder, "vqa")
 
 

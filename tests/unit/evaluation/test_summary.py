@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.evaluation.summary import EvalRecord, eval_metrics, mean_interval, summarize
+from mars.evaluation.tables import evaluation_rows
 from mars.rewards.contract import ACCURACY, MEAN_IOU
 
 # Rows of hand arithmetic: prompt, view, accuracy.
@@ -189,5 +190,14 @@ def test_what_cannot_be_summarized_is_refused() -> None:
         summary([])
     with pytest.raises(ValueError, match="prompt b: no answer to its multi view"):
         summary(records([("a", None, 1.0), ("b", ("s",), 1.0)]))
-    with pytest.raises(ValueError, match="multi and mono views"):
-        EvalRecord("a", "set", ("visible", "infrared"), 1.0, False, metric=ACCURACY)
+    with pytest.raises(ValueError, match="a view shows one source or more"):
+        EvalRecord("a", "set", (), 1.0, False, metric=ACCURACY)
+
+
+def test_anchors_of_several_sources_count_like_mono_views() -> None:
+    """Gain 0.5 - (1 + 0.5) / 2 = -0.25, in conflict with the better anchor."""
+    result = summary(records([("a", None, 0.5), ("a", ("rgb", "depth"), 1.0), ("a", ("rgb", "thermal"), 0.5)]))
+    assert {name: value["mean"] for name, value in result["mono"].items()} == {"rgb+depth": 1.0, "rgb+thermal": 0.5}
+    assert (result["union"]["mean"], result["conflict_rate"]["mean"]) == (1.0, 1.0)
+    assert result["information_gain"]["mean"] == -0.25
+    assert "Only rgb+depth" in dict(evaluation_rows([result]))

@@ -79,7 +79,7 @@ def write_rollouts(run: Path, step: int, text: str, question: str = "Where?", so
     prompt = make_prompt("p1", images, sources, "<image>" * len(sources) + question, truth=truth, data_source="llvip")
     scored = RewardResult(0.5, 0.25, {"format": 0.75, "iou": 0.25})
     item = make_rollouts(prompt, [scored] * 2, text=text, **{name: [scored] for name in sources})
-    RolloutFiles(run / "rollouts", frames).log_rollouts([item], step)
+    RolloutFiles(run / "rollouts", frames, lambda request: 9).log_rollouts([item], step)
 
 
 def write_evaluation(run: Path, name: str, step: int, data_sources=("llvip",), source: str = "visible") -> None:
@@ -177,8 +177,8 @@ def test_what_is_damaged_is_named_and_left_out(tmp_path: Path) -> None:
         "evaluation/b.json: left out",
         "evaluation/c.json: left out",
         "evaluation/d.json: left out",
-        "rollouts/step_000003.jsonl:2: left out",
-        "rollouts/step_000003.jsonl:3: left out",
+        "rollouts/step_000003.jsonl:4: left out (view: is missing)",
+        "rollouts/step_000003.jsonl:5: left out",
         "config.yaml: cannot be read",
     ):
         assert note in page.text
@@ -224,7 +224,7 @@ def test_long_answers_are_cut(tmp_path: Path) -> None:
 def test_failed_rewards_and_missing_numbers_are_shown(tmp_path: Path) -> None:
     failed = RewardResult(float("nan"), 0.0, {}, failed="ValueError: <odd>")
     item = make_rollouts("p1", [failed], text="yes")
-    RolloutFiles(tmp_path / "rollouts", lambda prompt, view: (None, None)).log_rollouts([item], 1)
+    RolloutFiles(tmp_path / "rollouts", lambda prompt, view: (None, None), lambda request: 9).log_rollouts([item], 1)
     assert "– (reward failed: ValueError: <odd>)" in " ".join(read(tmp_path).text.split())
 
 

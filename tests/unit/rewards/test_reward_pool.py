@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mars.errors import ConfigError, WorkerError
+from mars.rewards.functions import RewardsBySet
 from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
 from mars.types import RewardInput
@@ -59,6 +61,9 @@ def test_order_and_empty_batches(pool: RewardPool, make_item) -> None:
         ("crash", "its worker died; killed by SIGSEGV"),
         ("null", "its worker died; killed by SIGSEGV"),
         ("close", "its worker died"),
+        ("stop", TIMED_OUT),
+        ("group", "its worker died; killed by SIGKILL"),
+        ("patch", "its worker died"),
         ("raise me", "ValueError: cannot read me"),
         ("leave", "SystemExit: 4"),
         ("recurse", "RecursionError"),
@@ -78,6 +83,34 @@ def test_faults_side_by_side(pool: RewardPool, make_item) -> None:
     results = pool.score([make_item(text) for text in texts])
     scores = [None if result.failed else result.score for result in results]
     assert scores == [None, None, 1.0, None, 2.0, None, None, 3.0] * 2
+
+
+def test_files_import_what_lies_beside_them_from_any_folder(make_item, tmp_path: Path, monkeypatch) -> None:
+    by_set = {}
+    for name, points in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "helper.py").write_text(f"POINTS = {points}")
+        (tmp_path / name / "reward.py").write_text("import helper\ndef f(item): return helper.POINTS")
+        by_set[name] = f"{tmp_path / name / 'reward.py'}:f"
+    monkeypatch.chdir("/")
+    pool = RewardPool(RewardsBySet("", by_set), "strict", num_workers=2, timeout_s=10.0)
+    items = [replace(make_item(""), data_source=name) for name in ("one", "two", "two", "one") * 3]
+    assert [result.score for result in pool.score(items)] == [1.0, 2.0, 2.0, 1.0] * 3
+    pool.close()
+
+
+@pytest.mark.parametrize("response", ["fork", "print"])
+def test_an_answer_whose_reward_forks_or_prints_is_scored_once(pool: RewardPool, make_item, capfd, response) -> None:
+    texts = ["a", "bb", response, "cccc", "ddddd", "eeeeee"] * 3
+    results = pool.score([make_item(text) for text in texts])
+    assert [result.score for result in results] == [len(text) for text in texts]
+
+
+def test_a_file_that_forks_while_it_loads_answers_once(make_item, tmp_path: Path) -> None:
+    (tmp_path / "reward.py").write_text("import os\nos.fork()\ndef f(item): return float(len(item.response))")
+    pool = RewardPool(f"{tmp_path / 'reward.py'}:f", "strict", num_workers=1, timeout_s=10.0)
+    assert [result.score for result in pool.score([make_item("x" * n) for n in range(20)])] == list(range(20))
+    pool.close()
 
 
 def test_the_same_results_as_in_process(make_item) -> None:

@@ -286,7 +286,10 @@ def test_exit_codes_and_streams_of_the_command(tmp_path: Path) -> None:
     bad_truth = run("vqa", "--text", "a", "--truth", "")
     assert (bad_truth.returncode, bad_truth.stdout) == (3, "")
     assert bad_truth.stderr.startswith("truth: empty")
-    (tmp_path / "noisy.py").write_text("print('loading')\ndef f(item):\n    print('scoring')\n    return 1.0\n")
+    (tmp_path / "helper.py").write_text("WORD = 'scoring'")
+    (tmp_path / "noisy.py").write_text(
+        "print('loading')\ndef f(item):\n    import helper\n    print(helper.WORD)\n    return 1.0\n"
+    )
     noisy = run(f"{tmp_path / 'noisy.py'}:f", "--text", "a", "--truth", "b", "--json")
     assert (noisy.returncode, len(records(noisy.stdout))) == (0, 1)
     assert noisy.stderr.splitlines() == ["loading", "scoring"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 from mars.types import RewardInput, RewardResult
 
@@ -95,6 +97,14 @@ async def later(item):
     return 1.0
 
 
+async def stream(item):
+    yield 1.0
+
+
+def steps(item):
+    yield 1.0
+
+
 class Judge:
     def __init__(self, strictness=1.0):
         self.strictness = strictness
@@ -103,7 +113,14 @@ class Judge:
         return self.strictness
 
 
+class Later:
+    async def __call__(self, item):
+        return 1.0
+
+
 judge = Judge(0.5)
+later_judge = Later()
+partly_later = partial(later)
 not_a_function = 3
 
 
@@ -138,6 +155,18 @@ def misbehave(item: RewardInput) -> float:
         ctypes.string_at(0)
     elif what == "close":
         os.closerange(3, 100)
+    elif what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == "group":
+        os.killpg(0, signal.SIGKILL)
+    elif what == "patch":
+        builtins.len = None
+    elif what == "fork":
+        os.fork()  # both copies go on
+    elif what == "print":
+        sys.stdout.write("x" * 100_000)
+        sys.stdout.flush()
+        os.write(2, b"x" * 1000)
     elif what == "raise":
         raise ValueError(f"cannot read {argument}")
     elif what == "leave":

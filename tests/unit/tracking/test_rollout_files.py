@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mars.answers.files import read_answers
+from mars.errors import SetupError
 from mars.tracking.rollouts import RolloutFiles, sample_prompts
 from mars.types import ImageRef, PromptRollouts, RewardResult
 from tests.builders import make_group, make_prompt, make_rollouts
@@ -13,6 +15,10 @@ from tests.builders import make_group, make_prompt, make_rollouts
 
 def frames(prompt, view):
     return (40, 20), (80, 40) if view is None else (20, 10)
+
+
+def prompt_length(request):
+    return len(request.prompt_token_ids)
 
 
 def test_a_file_holds_every_view_and_response(tmp_path: Path) -> None:
@@ -25,38 +31,42 @@ def test_a_file_holds_every_view_and_response(tmp_path: Path) -> None:
         make_group("a", None, [scored, scored], ["one", "two\x1b[2J\ud800"]),
         (make_group("a", ("infrared",), [failed], "three"),),
     )
-    RolloutFiles(tmp_path / "rollouts", frames).log_rollouts([item], 10)
+    RolloutFiles(tmp_path / "rollouts", frames, prompt_length).log_rollouts([item], 10)
     path = tmp_path / "rollouts" / "step_000010.jsonl"
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     assert path.read_bytes().isascii()
     assert "\x1b" not in path.read_text()
-    (record,) = map(json.loads, path.read_text().splitlines())
-    assert (record["step"], record["prompt_id"], record["row"]) == (10, "a", "rows.jsonl:a")
-    assert record["question"] == [{"role": "user", "text": "<image><image>Where?"}]
-    image = record["sources"][1]["image"]
+    multi, other, infrared = map(json.loads, path.read_text().splitlines())
+    assert (multi["step"], multi["prompt_id"], multi["row"], multi["number"]) == (10, "a", "rows.jsonl:a", 0)
+    assert multi["question"] == [{"role": "user", "text": "<image><image>Where?"}]
+    image = multi["sources"][1]["image"]
     assert ImageRef(**{**image, "size": tuple(image["size"])}) == prompt.sources[1].image
-    multi, infrared = record["views"]
-    assert (record["truth_size"], multi["response_size"], infrared["response_size"]) == ([40, 20], [80, 40], [20, 10])
-    assert [response["text"] for response in multi["responses"]] == ["one", "two\x1b[2J\ud800"]
-    assert multi["view"] is None
-    assert multi["responses"][1] == {
-        "index": 1,
-        "text": "two\x1b[2J\ud800",
-        "score": 0.5,
-        "accuracy": 0.25,
-        "parts": {"format": 0.75, "iou": 0.25},
-        "failed": None,
-        "length": 2,
-        "finish_reason": "stop",
-    }
-    assert infrared["view"] == ["infrared"]
-    assert infrared["responses"][0]["score"] is None
-    assert infrared["responses"][0]["parts"] == {"iou": None}
-    assert infrared["responses"][0]["failed"] == "ValueError: odd"
+    assert (multi["truth_size"], multi["response_size"], infrared["response_size"]) == ([40, 20], [80, 40], [20, 10])
+    assert [(record["view"], record["sample"]) for record in (multi, other, infrared)] == [
+        (None, 0), (None, 1), (["infrared"], 0)
+    ]  # fmt: skip
+    assert (multi["text"], other["text"]) == ("one", "two\x1b[2J\ud800")
+    assert (other["response_tokens"], other["prompt_tokens"], other["finish_reason"]) == (2, 3, "stop")
+    assert other["reward"] == {
+        "score": 0.5, "accuracy": 0.25, "parts": {"format": 0.75, "iou": 0.25}, "failed": None
+    }  # fmt: skip
+    assert infrared["reward"] == {
+        "score": None, "accuracy": 0.0, "parts": {"iou": None}, "failed": "ValueError: odd"
+    }  # fmt: skip
+
+
+def test_a_prompt_that_a_step_samples_twice_is_one_question_with_more_samples(tmp_path: Path) -> None:
+    """As where the second round of dynamic sampling begins the next epoch."""
+    rollouts = [make_rollouts(name, [0.5, 1.0], visible=[0.5]) for name in ("a", "b", "a")]
+    RolloutFiles(tmp_path, frames, prompt_length).log_rollouts(rollouts, 3)
+    answers = read_answers(tmp_path / "step_000003.jsonl").checked()
+    assert [(a.prompt_id, a.number, a.sample) for a in answers if a.view is None] == [
+        ("a", 0, 0), ("a", 0, 1), ("a", 0, 2), ("a", 0, 3), ("b", 1, 0), ("b", 1, 1)
+    ]  # fmt: skip
 
 
 def test_a_step_done_again_replaces_its_file(tmp_path: Path) -> None:
-    files = RolloutFiles(tmp_path, frames)
+    files = RolloutFiles(tmp_path, frames, prompt_length)
     files.log_rollouts([make_rollouts("a", [0.5], text="old", visible=[0.5])], 1)
     files.log_rollouts([make_rollouts("a", [0.5], text="new", visible=[0.5])], 1)
     assert "old" not in (tmp_path / "step_000001.jsonl").read_text()
@@ -64,8 +74,8 @@ def test_a_step_done_again_replaces_its_file(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "step_000001.jsonl").mkdir()  # os.replace cannot put a file here
-    with pytest.raises(OSError, match="step_000001"):
-        RolloutFiles(tmp_path, frames).log_rollouts([make_rollouts("a", [0.5], visible=[0.5])], 1)
+    with pytest.raises(SetupError, match="step_000001"):
+        RolloutFiles(tmp_path, frames, prompt_length).log_rollouts([make_rollouts("a", [0.5], visible=[0.5])], 1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step_000001.jsonl"]
 
 

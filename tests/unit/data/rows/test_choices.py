@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from string import ascii_lowercase
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.data.rows.choices import choices_in_text, letter_of, listed, options_of, plain_choices
+from mars.data.rows.choices import choices_in_text, letter_of, listed, options_of, plain_choices, with_plain_choices
 from mars.data.rows.problems import RowError
-from mars.rewards.vqa import score_vqa
+from mars.rewards.functions import check_truth
+from mars.rewards.vqa import normalise, read_choices, score_vqa
 from mars.types import RewardInput
 from tests.builders import load_prompts
 
@@ -143,6 +146,51 @@ def test_choices_beside_the_text():
         assert caught.value.reason == "choices"
 
 
+def test_choices_of_a_row_are_parsed_once():
+    """Each form that a row may have becomes the texts in the letters' order; what is none of them stays."""
+    for form in (["A. red", "B. green or blue"], {"b": "green or blue", "a": "red"}, ("red", "green or blue")):
+        parsed = with_plain_choices({"choices": form, "id": 7})
+        assert parsed == {"choices": ["red", "green or blue"], "id": 7}
+        assert with_plain_choices(parsed) == parsed
+    for odd in ({"x": "red"}, 5, "red, green", ["red", None], [["red"], ["green"]]):
+        assert with_plain_choices({"choices": odd}) == {"choices": odd}
+    assert with_plain_choices({}) == {}
+    assert with_plain_choices({"choices": []}) == {"choices": []}
+    assert "at most 26 texts" in check_truth("vqa", "A", with_plain_choices({"choices": ["A. red", "B."]}))
+
+
+def scored_options(given):
+    """The options that the vqa reward once parsed itself from what a row holds; None where it refused them."""
+    if isinstance(given, dict):
+        letters = sorted(given, key=str)
+        if [str(letter).lower() for letter in letters] != list(ascii_lowercase[: len(letters)]):
+            return None
+        given = [given[letter] for letter in letters]
+    labels = [re.match(r"\(?([a-z])[.:)]", option, re.IGNORECASE) for option in given]
+    if all(labels) and [label[1].lower() for label in labels] == list(ascii_lowercase[: len(given)]):
+        given = [option[label.end() :].strip() for option, label in zip(given, labels, strict=True)]
+    return given if len(given) <= 26 and all(normalise(option) for option in given) else None
+
+
+TEXT = st.sampled_from(["red", "the same", "A. Milne", "D. H. Lawrence", "B", "(c) x", "3", "", "?"])
+LETTERED = st.lists(TEXT, max_size=5).flatmap(
+    lambda texts: st.sampled_from(["{}. {}", "({}) {}", "{}) {}", "{}: {}", "{}.{}"]).map(
+        lambda form: [form.format(letter, text) for letter, text in zip("ABCDE", texts, strict=False)]
+    )
+)
+MAPPING = st.lists(TEXT, max_size=4).flatmap(
+    lambda texts: st.permutations(list(zip("abcd" if len(texts) % 2 else "ABCD", texts, strict=False))).map(dict)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TEXT, max_size=5) | LETTERED | MAPPING)
+def test_a_row_is_scored_by_the_same_options_as_when_the_reward_parsed_them(given):
+    expected = scored_options(given)
+    if expected is not None:
+        assert read_choices(with_plain_choices({"choices": given})) == tuple(expected)
+
+
 OPTION = st.text(st.characters(codec="utf-8", exclude_characters="[]"), min_size=1, max_size=20).filter(
     lambda text: text.strip() and ", " not in text and "\n" not in text and text == " ".join(text.split())
 )
@@ -195,3 +243,11 @@ def test_choices_of_the_row_come_before_those_of_its_text(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     (prompt,) = load_prompts([str(tmp_path / "rows.jsonl")], None, "error", lambda prompt: None).prompts
     assert prompt.extra_info["choices"] == ["u", "v"]
+    row["extra_info"]["choices"] = {"A": "u", "B": "v"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    (prompt,) = load_prompts([str(tmp_path / "rows.jsonl")], None, "error", lambda prompt: None).prompts
+    assert prompt.extra_info["choices"] == ["u", "v"]
+    row["extra_info"]["choices"] = []  # the row says that it has none
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    (prompt,) = load_prompts([str(tmp_path / "rows.jsonl")], None, "error", lambda prompt: None).prompts
+    assert prompt.extra_info["choices"] == []

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mars.data.convert.eval_json import read_json_rows
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.views import anchor_views
 from mars.data.rows.dataset import read_prompts, undecodable
@@ -370,7 +371,7 @@ def test_full_decoding_finds_what_headers_hide(folder):
     data[-20] ^= 0xFF  # in the pixel data, which ends properly still
     (folder / "img" / "flip.png").write_bytes(data)
     file = jsonl(folder, [verl_row(), verl_row(["img/v0.png", "img/flip.png"])])
-    reading = read_prompts([file], None, any_truth)
+    reading = read_prompts([file], None, any_truth, read_json=read_json_rows)
     assert len(reading.usable) == 2
     (problem,) = undecodable(reading.rows)
     assert (problem.row, problem.reason) == (f"{file}:1", "image_undecodable")

@@ -1,0 +1,167 @@
+"""One answer of a model, as `mars eval infer`, the sampled rollouts and the evaluations of a run keep it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mars.types import (
+    Completion,
+    Message,
+    Prompt,
+    PromptRollouts,
+    RewardInput,
+    RewardResult,
+    RolloutRequest,
+    Source,
+    View,
+    view_name,
+)
+
+Size = tuple[int, int]
+BoxFrames = Callable[[Prompt, View], tuple[Size | None, Size | None]]
+"""(truth_size, response_size) of a view, as in `RewardInput`."""
+
+PromptLength = Callable[[RolloutRequest], int]
+"""Tokens of a request's prompt, images expanded."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to one view of one question, with everything needed to score and show it.
+
+    prompt_id: hash of data set and row, see `Prompt`. number: position of the question among those of the file.
+    row: "file:row" of the question. view: None for the multi view, ("infrared",) for a mono view.
+    sample: k among the answers to this view.
+    truth_size, response_size: frames of the boxes as in `RewardInput`; None for both where unknown.
+    finish_reason: "stop" or "length". finish_reason, prompt_tokens and response_tokens are None where unknown.
+    question, sources: all messages and sources of the question, whichever the view shows; () where unknown.
+    reward: what the run's reward function gave when the answer was sampled, penalties included; None if not scored.
+    step: training step in which a run kept the answer; None outside of a run.
+    """
+
+    prompt_id: str
+    number: int
+    row: str
+    data_source: str
+    view: View
+    sample: int
+    text: str
+    truth: str
+    truth_size: Size | None
+    response_size: Size | None
+    extra_info: Mapping[str, Any]
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    response_tokens: int | None = None
+    question: tuple[Message, ...] = ()
+    sources: tuple[Source, ...] = ()
+    reward: RewardResult | None = None
+    step: int | None = None
+
+    @property
+    def key(self) -> tuple[str, View, int]:
+        """Identifies the answer within a file."""
+        return self.prompt_id, self.view, self.sample
+
+    @property
+    def order(self) -> tuple[int, str, tuple[int, ...], str, int]:
+        """Sort key: question; multi view, then views in the order of the question's sources; sample."""
+        names = [source.name for source in self.sources]
+        places = tuple(names.index(name) if name in names else len(names) for name in self.view or ())
+        return self.number, self.prompt_id, places, view_name(self.view), self.sample
+
+    @property
+    def reward_input(self) -> RewardInput:
+        """What a reward function sees of this answer."""
+        return RewardInput(
+            data_source=self.data_source,
+            view=self.view,
+            response=self.text,
+            truth=self.truth,
+            truth_size=self.truth_size,
+            response_size=self.response_size,
+            extra_info=self.extra_info,
+        )
+
+
+def reward_input(prompt: Prompt, view: View, text: str, frames: BoxFrames) -> RewardInput:
+    """What a reward function sees of `text` as an answer to one view of a prompt."""
+    truth_size, response_size = frames(prompt, view)
+    return RewardInput(
+        data_source=prompt.data_source,
+        view=view,
+        response=text,
+        truth=prompt.truth,
+        truth_size=truth_size,
+        response_size=response_size,
+        extra_info=prompt.extra_info,
+    )
+
+
+def answer_of(
+    number: int,
+    prompt: Prompt,
+    request: RolloutRequest,
+    sample: int,
+    text: str,
+    completion: Completion,
+    *,
+    frames: BoxFrames,
+    prompt_length: PromptLength,
+) -> Answer:
+    """The record of one completion, not scored yet."""
+    truth_size, response_size = frames(prompt, request.view)
+    return Answer(
+        prompt_id=prompt.prompt_id,
+        number=number,
+        row=prompt.row,
+        data_source=prompt.data_source,
+        view=request.view,
+        sample=sample,
+        text=text,
+        truth=prompt.truth,
+        truth_size=truth_size,
+        response_size=response_size,
+        extra_info=prompt.extra_info,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=prompt_length(request),
+        response_tokens=len(completion.token_ids),
+        question=prompt.messages,
+        sources=prompt.sources,
+    )
+
+
+def answers_of(
+    rollouts: Sequence[PromptRollouts], step: int, *, frames: BoxFrames, prompt_length: PromptLength
+) -> list[Answer]:
+    """All responses to all views, with their rewards. Questions are numbered in the order of `rollouts`.
+
+    A prompt that occurs twice (a step of several rounds may reach it again) is one question with more samples.
+    """
+    numbers: dict[str, int] = {}
+    samples: Counter[tuple[str, View]] = Counter()
+    answers = []
+    for item in rollouts:
+        number = numbers.setdefault(item.prompt.prompt_id, len(numbers))
+        for group in (item.multi, *item.anchors):
+            request = group.request
+            for rollout in group.rollouts:
+                sample = samples[request.prompt_id, request.view]
+                samples[request.prompt_id, request.view] += 1
+                answer = answer_of(
+                    number, item.prompt, request, sample, rollout.text, rollout.completion,
+                    frames=frames, prompt_length=prompt_length,
+                )  # fmt: skip
+                answers.append(replace(answer, reward=rollout.reward, step=step))
+    return answers
+
+
+def by_question(answers: Iterable[Answer]) -> list[list[Answer]]:
+    """The answers to each question, in the order in which questions first occur."""
+    groups: dict[str, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault(answer.prompt_id, []).append(answer)
+    return list(groups.values())

@@ -1,0 +1,69 @@
+"""Fingerprints of what answers depend on: the weights, the images, the prompts. They ignore paths and times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from mars.errors import DataError
+from mars.types import RolloutRequest
+
+# (number, bytes) of the evenly spaced blocks that are read of a file. A training step changes every block of the
+# weights; four blocks cover most of an image file.
+_OF_WEIGHTS, _OF_IMAGES = (64, 16384), (4, 16384)
+
+
+def model_fingerprint(model: str) -> str | None:
+    """Hash of config.json and of blocks of the weights in a model folder; None for a hub name.
+
+    Reads a megabyte per weight file: enough to tell checkpoints apart, not to prove that a file is intact.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return None
+    whole = sha256()
+    for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        whole.update(path.name.encode())
+        whole.update(_blocks(path, *_OF_WEIGHTS))
+    return whole.hexdigest()
+
+
+def images_fingerprint(requests: Sequence[RolloutRequest]) -> str:
+    """Hash of size, encoding and blocks of every image file, in the order of the requests.
+
+    The bytes of images in parquet files are not read: the fingerprint of the questions covers them.
+    Raises DataError for a file that cannot be read.
+    """
+    whole = sha256()
+    for image in dict.fromkeys(image for request in requests for image in request.images):
+        whole.update(repr((image.size, image.encoding, image.row, image.slot)).encode())
+        if image.row is None:
+            try:
+                whole.update(_blocks(Path(image.path), *_OF_IMAGES))
+            except OSError as error:
+                raise DataError(
+                    f"{image.path}: cannot be read ({error.strerror}); it is an image of the questions"
+                ) from error
+    return whole.hexdigest()
+
+
+def prompts_fingerprint(requests: Sequence[RolloutRequest]) -> str:
+    """Hash of the token ids of every view: it changes with template, tokenizer and image layout."""
+    whole = sha256()
+    for request in requests:
+        whole.update(repr((request.prompt_id, request.view, request.prompt_token_ids)).encode())
+    return whole.hexdigest()
+
+
+def _blocks(path: Path, number: int, num_bytes: int) -> bytes:
+    """The size of the file and `number` blocks from its first byte to its last; the whole content of a small file."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if size <= number * num_bytes:
+            return f":{size}".encode() + stream.read()
+        parts = [f":{size}".encode()]
+        for block in range(number):
+            stream.seek((size - num_bytes) * block // (number - 1))
+            parts.append(stream.read(num_bytes))
+    return b"".join(parts)

@@ -1,0 +1,48 @@
+"""One message for everything that is wrong with the rows, lines or entries of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mars.errors import DataError
+from mars.output.text import visible
+
+SHOWN_PROBLEMS = 30
+
+
+def problem_table(
+    problems: Sequence[tuple[str, ...]],
+    total: int,
+    most_shown: int | None = SHOWN_PROBLEMS,
+    *,
+    subject: str,
+    unit: str,
+) -> list[str]:
+    """Lines of text: how many rows cannot be used, then a line for each problem, then how many problems are not shown.
+
+    problems: columns of text; the first names the row, the last says what is wrong. total: of all rows.
+    most_shown: None shows all. subject: the file or set. unit: what its rows are called.
+
+    >>> problem_table([("a:1", "no truth"), ("a:10", "no image")], 20, subject="a", unit="rows")
+    ['a: 2 of 20 rows cannot be used', '  a:1   no truth', '  a:10  no image']
+    """
+    shown = problems[:most_shown]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)][:-1]
+    lines = [f"{subject}: {len({problem[0] for problem in problems})} of {total} {unit} cannot be used"]
+    for *columns, detail in shown:
+        padded = [f"{text:<{width}}" for text, width in zip(columns, widths, strict=True)]
+        lines.append("  " + "  ".join([*padded, detail]))
+    if len(problems) > len(shown):
+        lines.append(f"  and {len(problems) - len(shown)} more problems")
+    return lines
+
+
+def refuse(problems: Sequence[tuple[str, str]], path: Path, total: int, unit: str) -> None:
+    """Raises DataError with a table of (place, problem), control characters escaped; does nothing without problems."""
+    if not problems:
+        return
+    shown = [(visible(place), visible(problem)) for place, problem in problems]
+    lines = problem_table(shown, total, subject=str(path), unit=unit)
+    lines.append("nothing is scored, because leaving answers out would change the mean; fix the file, or make it again")
+    raise DataError("\n".join(lines))

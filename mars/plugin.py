@@ -1,0 +1,205 @@
+"""Functions in users' own Python files, named "path/to/file.py:function". Nothing here knows what they are for.
+
+spec = resolve("reward.function", "my_rewards.py:count", "want path/to/file.py:name")  # absolute; runs nothing
+function = load("reward.function", spec, "(item: RewardInput)")                        # runs the file
+function.check_call(None)                                                              # it takes one argument
+record(run_dir, {"reward.function": [spec]})                                           # its sha256: plugins.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from mars.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "plugins.json"
+
+
+def is_spec(text: str) -> bool:
+    """Whether `text` has the form "path/to/file.py:function". Does not look for the file."""
+    path, colon, name = text.rpartition(":")
+    return bool(colon and path and name.isidentifier())
+
+
+def resolve(setting: str, text: str, wanted: str) -> str:
+    """`text` with an absolute path, which means the same in every process. Runs nothing of the file.
+
+    setting: the key that `text` was given for, for messages. wanted: what it should look like.
+    Raises ConfigError for a file that is not there.
+    """
+    path, _, name = text.rpartition(":")
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise ConfigError(f"{setting}: no such file; got {text!r}; {wanted}")
+    return f"{file}:{name}"
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """A function of a user's file.
+
+    call: calls it. signature: what it takes. setting, spec, wanted: as `load` was given them.
+    """
+
+    call: Callable[..., Any]
+    signature: inspect.Signature
+    setting: str
+    spec: str
+    wanted: str
+
+    def check_call(self, *arguments: Any, **named: Any) -> None:
+        """Raises ConfigError unless it can be called with these arguments. It is not called."""
+        try:
+            self.signature.bind(*arguments, **named)
+        except TypeError as error:
+            takes = f"{self.spec} takes {self.signature} ({error})"
+            raise ConfigError(f"{self.setting}: {takes}; want {self.wanted}") from error
+
+
+def load(setting: str, spec: str, wanted: str) -> UserFunction:
+    """Runs the file of a resolved `spec` and returns its function.
+
+    The file may import modules that lie beside it, at once or inside its functions, whatever the current folder is.
+    Each load has its own copy of them: files in different folders may all `import helper`.
+
+    wanted: the parameters that it should have, for messages. Raises ConfigError for a file that cannot be loaded, a
+    name that it lacks, and what is no plain function: a class, an async function, a generator.
+    """
+    path, _, name = spec.rpartition(":")
+    imports = _FolderImports(str(Path(path).parent))
+    function = getattr(_run_file(setting, Path(path), imports), name, None)
+    if function is None:
+        raise ConfigError(f"{setting}: {path} has no {name!r}")
+    kind = _kind_refused(function)
+    if kind is not None:
+        raise ConfigError(f"{setting}: {spec} is no plain function; got {kind}; want {wanted}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{setting}: {spec} has no readable signature; want {wanted}") from error
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        with imports:
+            return function(*arguments, **named)
+
+    return UserFunction(call, signature, setting, spec, wanted)
+
+
+def self_test(setting: str, failures: Sequence[str | None], remedy: str) -> None:
+    """Judges a function by what it did with a few real items, before a run starts. Raises ConfigError if all failed.
+
+    failures: for each item why it failed, or None. A function that fails on only some items is accepted: the run has
+    to cope with those. remedy: what to do, for the message.
+    """
+    reasons = [reason for reason in failures if reason is not None]
+    if reasons and len(reasons) == len(failures):
+        count = len(failures)
+        raise ConfigError(
+            f"{setting}: failed on each of the {count} items of its self-test; the first: {reasons[0]}; {remedy}"
+        )
+
+
+def record(run_dir: Path, specs: Mapping[str, Sequence[str]]) -> None:
+    """Notes which users' code a run uses: the sha256 of each file, in the log and in <run_dir>/plugins.json.
+
+    specs: setting -> its resolved specs. The file is {setting: [{"file", "function", "sha256"}]}.
+    Raises ConfigError for a file that cannot be read.
+    """
+    entries = {setting: [_entry(setting, spec) for spec in listed] for setting, listed in specs.items() if listed}
+    for setting, listed in entries.items():
+        for entry in listed:
+            logger.info("%s: %s of %s, sha256 %s", setting, entry["function"], entry["file"], entry["sha256"])
+    (run_dir / RECORD_FILE).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def _entry(setting: str, spec: str) -> dict[str, str]:
+    path, _, name = spec.rpartition(":")
+    try:
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{setting}: {path} cannot be read: {error.strerror}; give a readable file") from error
+    return {"file": path, "function": name, "sha256": digest}
+
+
+def _run_file(setting: str, path: Path, imports: _FolderImports) -> ModuleType:
+    name = f"mars_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{setting}: {path} is not a Python file; want path/to/file.py:name")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up here
+    importlib.invalidate_caches()  # a module beside the file may have been written a moment ago
+    try:
+        with imports:
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
+        raise ConfigError(f"{setting}: {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _kind_refused(function: Any) -> str | None:
+    """What `function` is instead of a plain function or an object that can be called like one."""
+    if not callable(function) or inspect.isclass(function):
+        return type(function).__name__
+    for called in (function, type(function).__call__):
+        if inspect.iscoroutinefunction(called):
+            return "an async function"
+        if inspect.isasyncgenfunction(called):
+            return "an async generator"
+        if inspect.isgeneratorfunction(called):
+            return "a generator"
+    return None
+
+
+class _FolderImports:
+    """A context in which modules in `folder` can be imported by name, as if a script in it were run.
+
+    Python keeps one module for each name, so on leaving they are taken out of `sys.modules`, and put back on entering
+    again. What stood there under their names comes back too.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._modules: dict[str, ModuleType] = {}
+        self._displaced: dict[str, ModuleType] = {}
+        self._before: set[str] = set()
+
+    def __enter__(self) -> None:
+        sys.path.insert(0, self._folder)
+        self._displaced = {name: sys.modules[name] for name in self._modules if name in sys.modules}
+        sys.modules.update(self._modules)
+        self._before = set(sys.modules)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with suppress(ValueError):  # the file may have changed sys.path
+            sys.path.remove(self._folder)
+        self._modules |= {name: sys.modules[name] for name in set(sys.modules) - self._before if self._is_ours(name)}
+        for name in self._modules:
+            sys.modules.pop(name, None)
+        sys.modules.update(self._displaced)
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a new module was found in the folder: itself, or the package that it is a part of."""
+        top = name.partition(".")[0]
+        if top in self._before and top not in self._modules:
+            return False  # a package that everybody shares, such as mars, may lie in the folder
+        module = sys.modules.get(top)
+        places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None)]
+        return places[0] is not None and str(Path(places[0]).parent) == self._folder

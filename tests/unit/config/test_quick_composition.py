@@ -1,0 +1,39 @@
+"""The shortcut of tests/quick_composition.py and Hydra make the same configurations and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mars.config import compose
+from mars.config.load import load_config
+from mars.errors import ConfigError
+from tests.quick_composition import quick_compose
+
+ROOT = Path(__file__).parents[3]
+RECIPE = [str(ROOT / "recipe" / "dapo")]
+
+
+def loaded(overrides, folders):
+    try:
+        return load_config("train", overrides, folders)
+    except ConfigError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "folders"),
+    [
+        (["data.train_files=[a, b]", "run.seed=3", "run.seed=4", "model.path='a b'"], []),
+        (["experiment=mars_dapo_tiny", "data.train_files=[a]", "rollout=hf", "anchor=none", "run.name=null"], RECIPE),
+        (["data.train_files=[a]", "data.source_image_pixels={a: [3136, 9000]}", "anchor=mono"], []),
+        (["data={train_files: [a], shuffle: false}"], []),
+        (["data.train_files=[a]", "run.dir=${run.name}/x", "rollout.top_p=2", "anchor=stereo"], []),
+        (["experiment=none_such", "data.train_files=[a]"], RECIPE),
+    ],
+)
+def test_both_ways_are_one(monkeypatch, overrides, folders):
+    slow = loaded(overrides, folders)
+    monkeypatch.setattr(compose, "_compose", quick_compose)
+    assert loaded(overrides, folders) == loaded(overrides, folders) == slow

@@ -1,0 +1,211 @@
+"""Check, dry run, training, evaluation and cold start see the same prompts, problems and lengths in the same files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import product
+from random import Random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mars import sft
+from mars.checks import data as check_data
+from mars.checks import dry_run
+from mars.config.load import load_config
+from mars.data.prompts.prepare import prepare_rows
+from mars.data.rows.problems import report
+from mars.errors import DataError
+from mars.inputs import load_inputs, prompt_format, row_settings
+
+DEFECTS = (
+    "false_truth", "no_truth", "missing", "damaged", "third", "special", "long", "strip", "choices", "repeated_id",
+    "no_response",
+)  # fmt: skip
+EXCLUSIVE = ({"false_truth", "no_truth"}, {"missing", "strip"})
+LIMITS = {"none": {}, "narrow": {"infrared": [784, 235200]}}
+TEMPLATES = ("none", "grounding", "own")
+MAX_TOKENS = {"tight": 260, "wide": 4000}
+OF_CHECK_ALONE = {"agreement", "overlap"}
+
+
+def defects_of_rows() -> list[set[str]]:
+    """Of each row: none, each one, and some several."""
+    draw = Random(7)
+    several = [set(draw.sample(DEFECTS, draw.randint(2, 5))) for _ in range(40)]
+    fitting = [some for some in several if not any(pair <= some for pair in EXCLUSIVE)]
+    return [set(), *({defect} for defect in DEFECTS), *fitting[:14], set()]
+
+
+ROWS = defects_of_rows()
+
+
+def row(number: int, defects: set[str]) -> dict:
+    images = ["visible.png", "missing.png" if "missing" in defects else "infrared.png"]
+    images[1] = "strip.png" if "strip" in defects else images[1]
+    images[0] = "damaged.png" if "damaged" in defects else images[0]
+    names = ["visible", "infrared"]
+    if "third" in defects:
+        images, names = [*images, "depth.png"], [*names, "depth"]
+    text = "<image>" * len(images) + f"\nFind person {number}." + " word" * (400 if "long" in defects else 0)
+    return {
+        "data_source": "test",
+        "prompt": [{"role": "user", "content": text + ("<|im_end|>" if "special" in defects else "")}],
+        "images": images,
+        "reward_model": {
+            "ground_truth": None if "no_truth" in defects else
+                            "[[9, 9, 1, 1]]" if "false_truth" in defects else "[[1, 2, 20, 30]]"
+        },
+        "extra_info": {
+            "id": "0" if "repeated_id" in defects else str(number),
+            "sources": names,
+            "choices": ["a person", "none"] if "choices" in defects else None,
+        },
+        "response": None if "no_response" in defects else "<think>Here.</think><answer>[]</answer>",
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    limit: str
+    template: str
+    max_tokens: str
+
+    def reasons(self, defects: set[str], cold_start: bool) -> set[str]:
+        """What each way to read the row must find: independent of `mars`, from the defects alone."""
+        found = {"truth"} if "no_truth" in defects else set()
+        found |= {"image_missing"} if "missing" in defects else set()
+        found |= {"image_undecodable"} if "damaged" in defects else set()
+        found |= {"special_token"} if "special" in defects else set()
+        found |= {"response"} if "no_response" in defects and cold_start else set()
+        if defects & {"missing", "special"}:
+            return found  # no question with all its images: nothing else can be known
+        found |= {"truth"} if "false_truth" in defects and not cold_start else set()
+        found |= {"duplicate_id"} if "repeated_id" in defects else set()
+        found |= {"num_images"} if "third" in defects and not cold_start else set()
+        narrow = "strip" in defects and self.limit == "narrow"
+        marker_added = "choices" in defects and self.template == "own"
+        found |= {"image_size"} if narrow else set()
+        found |= {"template"} if marker_added else set()
+        if self.max_tokens == "tight" and defects & {"long", "strip"} and not narrow and not marker_added:
+            found |= {"overlong"}
+        return found
+
+
+CASES = [Case(*values) for values in product(LIMITS, TEMPLATES, MAX_TOKENS)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    noise = np.random.default_rng(5)
+    for name in ("visible", "infrared", "depth", "damaged"):
+        Image.fromarray(noise.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    damaged = bytearray((folder / "damaged.png").read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    (folder / "damaged.png").write_bytes(damaged)
+    Image.new("RGB", (10600, 53)).save(folder / "strip.png")
+    (folder / "own.jinja").write_text("{{ question }}{% if choices %}<image>{% endif %} Answer with a box.")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row(i, some)) + "\n" for i, some in enumerate(ROWS)))
+    (folder / "more.jsonl").write_text("".join(json.dumps(row(i, some)) + "\n" for i, some in enumerate(ROWS[:4])))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def configs(tiny, folder):
+    """(training, cold start) of a case and a policy; composed once."""
+    shared = [f"model.path={tiny}", f"data.train_files=[{folder / 'rows.jsonl'}]", "data.min_image_pixels=784",
+              "data.max_image_pixels=1003520"]  # fmt: skip
+    own = [f"data.eval_files=[{folder / 'more.jsonl'}]", "data.images_per_row=2"]
+    composed = load_config("train", [*shared, *own], []), load_config("sft", shared, [])
+
+    def make(case: Case, policy: str):
+        changes = {
+            "source_image_pixels": LIMITS[case.limit],
+            "template": str(folder / "own.jinja") if case.template == "own" else case.template,
+            "max_prompt_tokens": MAX_TOKENS[case.max_tokens],
+            "on_bad_sample": policy,
+        }
+        return tuple(c.model_copy(update={"data": c.data.model_copy(update=changes)}) for c in composed)
+
+    return make
+
+
+@pytest.fixture
+def dry_run_inputs(monkeypatch):
+    """config -> what `--dry-run` goes on with."""
+    seen = []
+    monkeypatch.setattr(dry_run, "summary", lambda config, inputs: seen.append(inputs) or [])
+    monkeypatch.setattr(dry_run, "sample_lines", lambda config, inputs: [])
+    monkeypatch.setattr(dry_run, "memory_lines", lambda config: [])
+    monkeypatch.setattr(dry_run, "check_model_files", lambda *args, **kwargs: None)
+
+    def load(config):
+        dry_run.report(config)
+        return seen[-1]
+
+    return load
+
+
+def reasons_by_row(problems) -> list[set[str]]:
+    found = [set() for _ in ROWS]
+    for problem in problems:
+        found[int(problem.row.rpartition(":")[2])].add(problem.reason)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.limit}-{case.template}-{case.max_tokens}")
+def test_all_commands_see_the_same(case, configs, folder, dry_run_inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = str(folder / "rows.jsonl")
+    strict, cold_strict = configs(case, "error")
+    lenient, cold_lenient = configs(case, "drop")
+    checked = check_data.check(strict, [file], [])
+    bad = [problem for problem in checked.problems if problem.reason not in OF_CHECK_ALONE]
+    told = sorted([*bad, *checked.overlong], key=lambda problem: int(problem.row.rpartition(":")[2]))
+    expected = [case.reasons(some, cold_start=False) for some in ROWS]
+    assert reasons_by_row(told) == expected
+    assert len(told) == sum(map(len, expected)), "each problem once"
+
+    # Training and the dry run refuse with exactly these problems, and those of the evaluation set.
+    more = check_data.check(strict, [str(folder / "more.jsonl")], [])
+    told += [problem for problem in more.problems if problem.reason not in OF_CHECK_ALONE] + more.overlong
+    for load in (lambda config: load_inputs(config, with_training_set=True), dry_run_inputs):
+        with pytest.raises(DataError) as refused:
+            load(strict)
+        assert str(refused.value) == report(told, checked.num_rows + more.num_rows)
+        inputs = load(lenient)
+        good = [i for i, reasons in enumerate(expected) if not reasons]
+        assert [prompt.row for prompt in inputs.train.prompts] == [f"{file}:{i}" for i in good]
+        assert inputs.train.prompts == tuple(p for p in checked.rendered if p.row in inputs.train.lengths)
+        assert inputs.train.lengths == {p.row: checked.lengths[p.row] for p in inputs.train.prompts}
+        assert sum(inputs.train.dropped.values()) == len(ROWS) - len(good)
+        assert [p.row for p in inputs.evaluation.prompts] == [
+            f"{folder / 'more.jsonl'}:{i}" for i in good if i < more.num_rows
+        ]
+
+    # The cold start knows no reward and no fixed number of images, and needs responses; the rest is the same.
+    form = prompt_format(cold_strict)
+    cold = prepare_rows([file], row_settings(cold_strict, form))
+    expected = [case.reasons(some, cold_start=True) for some in ROWS]
+    assert reasons_by_row(cold.problems) == expected
+    shared = {p for p in told if p.row.startswith(file) and p.reason != "num_images"}
+    shared = {p for p in shared if p.reason != "truth" or "no ground truth" in p.detail}
+    assert {problem for problem in cold.problems if problem.reason != "response"} == shared
+    assert cold.rendered == checked.rendered
+    assert cold.lengths == checked.lengths
+    with pytest.raises(DataError) as refused:
+        sft._load_rows(cold_strict, form)
+    assert str(refused.value) == report(cold.problems, len(ROWS))
+    kept = sft._load_rows(cold_lenient, form)
+    assert [p.row for p in kept.prompts] == [f"{file}:{i}" for i, reasons in enumerate(expected) if not reasons]
+    assert sum(kept.dropped.values()) == sum(map(bool, expected))
+
+
+def test_the_cases_hold_every_defect_and_every_reason():
+    assert {defect for some in ROWS for defect in some} == set(DEFECTS)
+    reasons = {r for case in CASES for some in ROWS for cold in (True, False) for r in case.reasons(some, cold)}
+    assert reasons == {"truth", "image_missing", "image_undecodable", "special_token", "response", "duplicate_id",
+                       "num_images", "image_size", "template", "overlong"}  # fmt: skip
