@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from mars.config.fields import check_fields
 from mars.config.keys import leaves
 from mars.config.load import load_config
-from mars.config.schema import Section, TrainConfig
+from mars.config.schema import TrainConfig
+from mars.config.section import Section
 from mars.data.convert.eval_json import read_json_rows
 from mars.data.prompts.prepare import PromptSet
 from mars.data.rows.dataset import TruthCheck, read_prompts
