@@ -28,7 +28,7 @@ _ANSWERS = ("perfect", "empty")
 
 
 def report(config: TrainConfig) -> None:
-    """Raises the same errors as a run would, decodes every image in full and takes some rows all the way."""
+    """Print what a run would do. Raises the errors of a run; decodes every image and scores answers to some rows."""
     data = config.data.model_copy(update={"decode_at_start": True})
     inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(rewards_of(config), config.reward.scorer)
