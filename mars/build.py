@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -32,9 +32,6 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
 from mars.tracking.tracker import Tracker
 from mars.tracking.wandb import wandb_factory
 from mars.types import Sampling, TokenRules
-
-if TYPE_CHECKING:
-    from mars.actor.objective import ObjectiveSettings
 
 # Processed images a worker keeps: those of one prompt, for its next view. More would grow for as long as no image comes
 # again, and split its heap. A pixel: three colours, each in two frames, in float32.
@@ -75,54 +72,9 @@ class TrainerSpec:
     rules: TokenRules
 
     def __call__(self, rendezvous: Rendezvous) -> PolicyTrainer:
-        from mars.actor.fsdp_trainer import FsdpTrainer, TrainerSettings
-        from mars.actor.model import ModelSettings, ScoringSettings
-        from mars.actor.optimizer import OptimizerSettings
+        from mars.actor.fsdp_trainer import FsdpTrainer
 
-        config, actor = self.config, self.config.actor
-        settings = TrainerSettings(
-            model=ModelSettings(
-                path=config.model.path,
-                dtype=config.model.dtype,
-                attention=config.model.attention,
-                trust_remote_code=config.model.trust_remote_code,
-                gradient_checkpointing=actor.gradient_checkpointing,
-                packing=actor.packing,
-            ),
-            scoring=ScoringSettings(config.rollout.temperature, self.rules.blocked_ids, actor.logprob_chunk_tokens),
-            optimizer=OptimizerSettings(
-                learning_rate=actor.learning_rate,
-                warmup_steps=actor.warmup_steps,
-                total_steps=None,
-                weight_decay=actor.weight_decay,
-                betas=(actor.beta1, actor.beta2),
-                max_grad_norm=actor.max_grad_norm,
-            ),
-            objective=_objective_settings(config),
-            device=config.cluster.device,
-            seed=config.run.seed,
-            max_skipped_updates=actor.max_skipped_updates,
-        )
-        return FsdpTrainer(settings, self.rules, rendezvous, _processor(config, self.rules))
-
-
-def _objective_settings(config: TrainConfig) -> ObjectiveSettings:
-    from mars.actor.objective import ObjectiveSettings, truncation_nats
-    from mars.algorithms.policy_loss import PolicyLossSettings
-
-    algorithm = config.algorithm
-    return ObjectiveSettings(
-        policy_loss=PolicyLossSettings(algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip),
-        reduction=algorithm.reduction,
-        reduction_tokens=algorithm.reduction_tokens,
-        kl_coefficient=algorithm.kl_coefficient,
-        kl_estimator=algorithm.kl_estimator,
-        kl_reference=algorithm.kl_reference,
-        kl_placement=algorithm.kl_placement,
-        entropy_coefficient=algorithm.entropy_coefficient,
-        importance_cap=algorithm.importance_cap,
-        truncation_nats=truncation_nats(config.rollout.top_p, config.rollout.top_k),
-    )
+        return FsdpTrainer(self.config, self.rules, rendezvous, _processor(self.config, self.rules))
 
 
 def _advantage_settings(config: TrainConfig) -> AdvantageSettings:

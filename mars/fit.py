@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from mars.config.schema import TrainConfig, TrainRunConfig
 from mars.data.order.stream import PromptStream
 from mars.sampling import SamplingState, StepParts
 from mars.step import train_step
@@ -15,25 +15,11 @@ from mars.tracking.tracker import Tracker
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """num_steps: steps to train; None: train num_epochs instead. evaluate_every: steps; 0: never during training.
-
-    logprob_diff_alarm: engine-versus-trainer difference in nats above which a warning is logged.
-    """
-
-    num_steps: int | None
-    num_epochs: int | None
-    evaluate_every: int
-    evaluate_before: bool
-    logprob_diff_alarm: float
-
-
 def fit(
     parts: StepParts,
     stream: PromptStream,
     tracker: Tracker,
-    settings: FitSettings,
+    config: TrainConfig,
     evaluate: Callable[[int], dict[str, float]] | None,
     num_dropped: int,
 ) -> None:
@@ -44,41 +30,42 @@ def fit(
     """
     # The engine starts with the trainer's weights, so that both have the same version and dtype.
     parts.engine.load_weights(parts.trainer.publish_weights())
-    if evaluate is not None and settings.evaluate_before:
+    if evaluate is not None and config.evaluation.before_training:
         tracker.log(evaluate(0), 0)
     state = SamplingState(round=0, carried=())
-    for step in range(1, last_step(settings, stream) + 1):
-        if _is_over(settings, stream, state):
+    for step in range(1, last_step(config.run, stream) + 1):
+        if _is_over(config.run, stream, state):
             break
         result = train_step(parts, stream, state, step)
         state = result.state
         metrics = dict(result.metrics)
         metrics["data/epoch"] = state.round * stream.prompts_per_step / len(stream)
         metrics["data/dropped"] = num_dropped
-        _warn_of_mismatch(metrics, step, settings.logprob_diff_alarm)
-        if evaluate is not None and settings.evaluate_every and step % settings.evaluate_every == 0:
+        _warn_of_mismatch(metrics, step, config.rollout.logprob_diff_alarm)
+        every = config.evaluation.every
+        if evaluate is not None and every and step % every == 0:
             metrics |= evaluate(step)
         tracker.log(metrics, step)
         tracker.log_rollouts(result.rollouts, step)
 
 
-def last_step(settings: FitSettings, stream: PromptStream) -> int:
+def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
     """num_steps, or the steps that draw every prompt num_epochs times at one round a step.
 
     Dynamic sampling draws several rounds a step and may need fewer steps: see `_is_over`.
     """
-    if settings.num_steps is not None:
-        return settings.num_steps
-    if settings.num_epochs is None:
+    if run.num_steps is not None:
+        return run.num_steps
+    if run.num_epochs is None:
         raise ValueError("num_steps and num_epochs are both None")
-    return math.ceil(settings.num_epochs * len(stream) / stream.prompts_per_step)
+    return math.ceil(run.num_epochs * len(stream) / stream.prompts_per_step)
 
 
-def _is_over(settings: FitSettings, stream: PromptStream, state: SamplingState) -> bool:
+def _is_over(run: TrainRunConfig, stream: PromptStream, state: SamplingState) -> bool:
     """Whether num_epochs have been drawn already: a step of several rounds draws more prompts than one round."""
-    if settings.num_steps is not None or settings.num_epochs is None:
+    if run.num_steps is not None or run.num_epochs is None:
         return False
-    return state.round * stream.prompts_per_step >= settings.num_epochs * len(stream)
+    return state.round * stream.prompts_per_step >= run.num_epochs * len(stream)
 
 
 def _warn_of_mismatch(metrics: dict[str, float], step: int, alarm: float) -> None:

@@ -26,7 +26,7 @@ from mars.evaluation.files import ResultPaths
 from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, prompts_fingerprint
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
-from mars.fit import FitSettings, fit, last_step
+from mars.fit import fit, last_step
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.output.files import write_atomically
 from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
@@ -49,16 +49,9 @@ def run(config: TrainConfig) -> None:
         inputs = load_inputs(config, with_training_set=True)
     assert inputs.train is not None  # with_training_set
     stream = prompt_stream(config, inputs.train.prompts)
-    settings = FitSettings(
-        num_steps=config.run.num_steps,
-        num_epochs=config.run.num_epochs,
-        evaluate_every=config.evaluation.every,
-        evaluate_before=config.evaluation.before_training,
-        logprob_diff_alarm=config.rollout.logprob_diff_alarm,
-    )
     run_dir = Path(config.run.dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    tracker = build_tracker(config, inputs, last_step(settings, stream))
+    tracker = build_tracker(config, inputs, last_step(config.run, stream))
     try:
         (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
         plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
@@ -71,7 +64,7 @@ def run(config: TrainConfig) -> None:
                     step_parts(config, inputs, engine, trainer, scorer),
                     stream,
                     tracker,
-                    settings,
+                    config,
                     _evaluation(config, inputs, engine, scorer),
                     num_dropped=sum(inputs.train.dropped.values()),
                 )

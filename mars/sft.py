@@ -37,34 +37,18 @@ class ColdStart:
     def __init__(self, config: SftConfig, encoder: PromptEncoder, prompts: Sequence[Prompt]) -> None:
         import torch
 
-        from mars.actor.model import ModelSettings, ScoringSettings, load_policy
-        from mars.actor.optimizer import Optimizer, OptimizerSettings
+        from mars.actor.model import ScoringSettings, load_policy
+        from mars.actor.optimizer import Optimizer
 
-        sft, model = config.sft, config.model
+        sft = config.sft
         torch.set_num_threads(sft.num_threads)
         torch.manual_seed(config.run.seed)
         self._config, self._rules = config, encoder.token_rules()
-        self.model_settings = ModelSettings(
-            path=model.path,
-            dtype=model.dtype,
-            attention=model.attention,
-            trust_remote_code=model.trust_remote_code,
-            gradient_checkpointing=False,
-            packing="padded",  # every prompt has one answer
-        )
         scoring = ScoringSettings(1.0, self._rules.blocked_ids, sft.logprob_chunk_tokens)
-        self.policy = load_policy(self.model_settings, scoring).to(sft.device)
-        self._optimizer = Optimizer(
-            self.policy.parameters(),
-            OptimizerSettings(
-                learning_rate=sft.learning_rate,
-                warmup_steps=sft.warmup_steps,
-                total_steps=sft.num_steps,
-                weight_decay=sft.weight_decay,
-                betas=(sft.beta1, sft.beta2),
-                max_grad_norm=sft.max_grad_norm,
-            ),
-        )
+        # "padded": no two rows share a prompt.
+        policy = load_policy(config.model, scoring, packing="padded", gradient_checkpointing=False)
+        self.policy = policy.to(sft.device)
+        self._optimizer = Optimizer(self.policy.parameters(), sft, total_steps=sft.num_steps)
         self._rows = _process_rows(config, encoder, prompts)
 
     def step(self, prompts: Sequence[Prompt]) -> dict[str, float]:
@@ -132,7 +116,7 @@ def train(config: SftConfig) -> None:
             tracker.log(metrics, step)
             console.print(f"{step}/{sft.num_steps}  loss {metrics['sft/loss']:.3f}", highlight=False)
     tracker.close()
-    save_policy(cold_start.policy, cold_start.model_settings, str(run_dir / POLICY_FOLDER), is_writer=True)
+    save_policy(cold_start.policy, config.model, str(run_dir / POLICY_FOLDER), is_writer=True)
     logger.info("the model is in %s", run_dir / POLICY_FOLDER)
 
 

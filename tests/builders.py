@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from mars.config.fields import check_fields
 from mars.config.keys import leaves
 from mars.config.load import load_config
 from mars.config.schema import TrainConfig
+from mars.config.section import Section
 from mars.data.convert.eval_json import read_json_rows
 from mars.data.prompts.prepare import PromptSet
 from mars.data.rows.dataset import TruthCheck, read_prompts
@@ -33,6 +34,7 @@ from mars.types import (
 IMAGE = ImageRef("a.png", (28, 28))
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=16)
 Reward = float | RewardResult | None
+SomeSection = TypeVar("SomeSection", bound=Section)
 
 
 def train_config(values: Mapping[str, Any] | None = None, **named: Any) -> TrainConfig:
@@ -44,6 +46,11 @@ def train_config(values: Mapping[str, Any] | None = None, **named: Any) -> Train
     config, problems = check_fields(TrainConfig, _small_run().dotted() | changes)
     assert isinstance(config, TrainConfig), problems or "the settings break a rule of mars/config/rules.py"
     return config
+
+
+def altered(section: SomeSection, **changes: Any) -> SomeSection:
+    """A copy of a section with other values, checked as if read from a file."""
+    return type(section).model_validate(section.model_dump() | changes)
 
 
 @cache

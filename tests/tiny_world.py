@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mars.actor.fsdp_trainer import FsdpTrainer, TrainerSettings
-from mars.actor.model import ModelSettings, ScoringSettings
-from mars.actor.objective import ObjectiveSettings
-from mars.actor.optimizer import OptimizerSettings
+from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
-from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.batching.plan import Packing, plan_updates
+from mars.config.schema import AlgorithmConfig, TrainConfig
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.data.prompts.chat import PromptEncoder, prompt_length
 from mars.data.prompts.processor import PromptProcessor
 from mars.types import ImageRef, Message, MicroBatch, RolloutRequest, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from tests.builders import train_config
 
 MIN_PIXELS, MAX_PIXELS = 28 * 28, 224 * 224  # as in the tiny models' own processor files
 ADVANTAGE = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
-GRPO = ObjectiveSettings(
-    policy_loss=PolicyLossSettings("clip", 0.2, 0.2, None),
-    reduction="token_mean",
-    reduction_tokens=None,
-    kl_coefficient=0.0,
-    kl_estimator="k3",
-    kl_reference=None,
-    kl_placement="loss",
-    entropy_coefficient=0.0,
-    importance_cap=None,
-    truncation_nats=0.0,
-)
+GRPO = train_config(kl_reference=None).algorithm
 
 
 class TinyWorld:
@@ -96,28 +82,14 @@ class TinyWorld:
 
     # --- the trainer
 
-    def settings(self, **changes) -> TrainerSettings:
-        """Settings of a trainer; `changes` are fields of any of its parts. The reference is the model itself."""
-        base = TrainerSettings(
-            model=ModelSettings(str(self.folder), "float32", "sdpa", False, False, "shared_prefix"),
-            scoring=ScoringSettings(1.0, self.rules.blocked_ids, 16),
-            optimizer=OptimizerSettings(1e-3, 0, None, 0.0, (0.9, 0.999), 1.0),
-            objective=GRPO,
-            device="cpu",
-            seed=0,
-            max_skipped_updates=2,
-        )
-        parts = {}
-        for name, part in vars(base).items():
-            own = {key: changes.pop(key) for key in list(changes) if key in getattr(part, "__dataclass_fields__", ())}
-            parts[name] = replace(part, **own) if own else part
-        made = TrainerSettings(**parts | changes)
-        if made.objective.kl_reference is None:
-            made = replace(made, objective=replace(made.objective, kl_reference=str(self.folder)))
-        return made
+    def config(self, objective: AlgorithmConfig = GRPO, **named) -> TrainConfig:
+        """Settings of a trainer; `named` are other keys (tests/builders.py). A null reference is the model itself."""
+        reference = objective.kl_reference or str(self.folder)
+        values = {"model.path": str(self.folder), **objective.dotted("algorithm."), "algorithm.kl_reference": reference}
+        return train_config(values, **{"learning_rate": 1e-3} | named)
 
     def trainer(self, **changes) -> FsdpTrainer:
-        return FsdpTrainer(self.settings(**changes), self.rules, Rendezvous(0, 1, None, 60.0), self.processor.process)
+        return FsdpTrainer(self.config(**changes), self.rules, Rendezvous(0, 1, None, 60.0), self.processor.process)
 
     # --- plain transformers
 

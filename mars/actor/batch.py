@@ -18,10 +18,14 @@ ResponseIds = tuple[int, ...]
 class ProcessedPrompt(Protocol):
     """A prompt as tensors, from mars/data/prompts/processor.py."""
 
-    input_ids: Tensor
-    pixel_values: tuple[Tensor, ...]
-    image_grid_thw: tuple[tuple[int, int, int], ...]
-    image_keys: tuple[ImageRef, ...]
+    @property
+    def input_ids(self) -> Tensor: ...
+    @property
+    def pixel_values(self) -> tuple[Tensor, ...]: ...
+    @property
+    def image_grid_thw(self) -> tuple[tuple[int, int, int], ...]: ...
+    @property
+    def image_keys(self) -> tuple[ImageRef, ...]: ...
 
 
 @dataclass(frozen=True)

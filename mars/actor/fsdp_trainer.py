@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import timedelta
 from statistics import fmean
 from typing import Any
@@ -19,9 +18,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
 from mars.actor.memory import PeakMemory
-from mars.actor.model import ModelSettings, PolicyModel, ScoringSettings, load_policy, shard
-from mars.actor.objective import Objective, ObjectiveSettings, compared_update, row_targets
-from mars.actor.optimizer import Optimizer, OptimizerSettings
+from mars.actor.model import PolicyModel, ScoringSettings, load_policy, shard
+from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
+from mars.actor.optimizer import Optimizer
 from mars.actor.reference import load_reference
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import full_state, save_policy
@@ -29,6 +28,7 @@ from mars.actor.trainer import Rendezvous
 from mars.actor.update_sums import UpdateSums
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.token_layout import TokenLayout
+from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, NumericalError, SetupError
 from mars.types import (
     ImageRef,
@@ -47,41 +47,30 @@ Row = tuple[int, int]
 Prompts = dict[int, Future[ProcessedPrompt]]
 
 
-@dataclass(frozen=True)
-class TrainerSettings:
-    """max_skipped_updates: non-finite updates in a row that are tolerated."""
-
-    model: ModelSettings
-    scoring: ScoringSettings
-    optimizer: OptimizerSettings
-    objective: ObjectiveSettings
-    device: str
-    seed: int
-    max_skipped_updates: int
-
-
 class FsdpTrainer:
     """A `PolicyTrainer`. process: prompt ids and images to tensors (mars/data/prompts/processor.py)."""
 
     def __init__(
         self,
-        settings: TrainerSettings,
+        config: TrainConfig,
         rules: TokenRules,
         rendezvous: Rendezvous,
         process: Callable[[Sequence[int], Sequence[ImageRef]], ProcessedPrompt],
     ) -> None:
-        self._settings, self._rules, self._process = settings, rules, process
+        self._config, self._rules, self._process = config, rules, process
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
         self._rank, self._world_size = rendezvous.rank, rendezvous.world_size
-        self._owns_group = _join_group(rendezvous, settings.device)
-        self._device = torch.device(settings.device, torch.cuda.current_device() if settings.device == "cuda" else None)
-        torch.manual_seed(settings.seed)
-        mesh = init_device_mesh(settings.device, (self._world_size,))
-        self._policy = load_policy(settings.model, settings.scoring)
-        shard(self._policy, mesh, settings.model.dtype)
-        self._optimizer = Optimizer(self._policy.parameters(), settings.optimizer)
-        self._reference = _reference(settings, mesh)
-        self._objective = Objective(settings.objective)
+        model, rollout, actor, device = config.model, config.rollout, config.actor, config.cluster.device
+        self._owns_group = _join_group(rendezvous, device)
+        self._device = torch.device(device, torch.cuda.current_device() if device == "cuda" else None)
+        torch.manual_seed(config.run.seed)
+        mesh = init_device_mesh(device, (self._world_size,))
+        scoring = ScoringSettings(rollout.temperature, rules.blocked_ids, actor.logprob_chunk_tokens)
+        self._policy = load_policy(model, scoring, actor.packing, actor.gradient_checkpointing)
+        shard(self._policy, mesh, model.dtype)
+        self._optimizer = Optimizer(self._policy.parameters(), actor, total_steps=None)
+        self._reference = _reference(config, scoring, mesh)
+        self._objective = Objective(config.algorithm, truncation_nats(rollout.top_p, rollout.top_k))
         self._version = 0
         self._skipped_in_a_row = 0
 
@@ -113,7 +102,7 @@ class FsdpTrainer:
         if self._reference is None:
             raise ConfigError(
                 "algorithm.kl_coefficient: no reference model was loaded, so there is no KL to it; "
-                f"got {self._settings.objective.kl_coefficient}; give a number > 0"
+                f"got {self._config.algorithm.kl_coefficient}; give a number > 0"
             )
         rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
         if sorted(row for plan in batch.updates for row in plan.rows) != rows:
@@ -124,7 +113,7 @@ class FsdpTrainer:
         for micro in (micro for plan in batch.updates for micro in plan.ranks[self._rank]):
             forward = self._forward_of(batch, micro, prompts)
             logprobs, reference = self._policy(forward)[0].double(), self._reference(forward)[0].double()
-            kl = kl_estimate(logprobs, reference, self._settings.objective.kl_estimator)
+            kl = kl_estimate(logprobs, reference, self._config.algorithm.kl_estimator)
             weighted = micro.rows[: len(micro.rows) - micro.num_fillers]
             by_row = TokenLayout.packed(forward.lengths).sum_by_sequence(kl)[: len(weighted)]
             sums[torch.tensor([place[row] for row in weighted], dtype=torch.long, device=self._device)] = by_row
@@ -135,10 +124,10 @@ class FsdpTrainer:
     def publish_weights(self) -> WeightUpdate:
         """The full weights in the engine's type, on the CPU of rank 0; empty on the others."""
         self._version += 1
-        return WeightUpdate(self._version, full_state(self._policy, getattr(torch, self._settings.model.dtype)))
+        return WeightUpdate(self._version, full_state(self._policy, getattr(torch, self._config.model.dtype)))
 
     def save(self, path: str) -> None:
-        save_policy(self._policy, self._settings.model, path, is_writer=self._rank == 0)
+        save_policy(self._policy, self._config.model, path, is_writer=self._rank == 0)
 
     def close(self) -> None:
         self._reader.shutdown(cancel_futures=True)
@@ -158,12 +147,12 @@ class FsdpTrainer:
         if not any(lengths):
             return {"fault/skipped_updates": 0.0}
         denominator = self._objective.denominator(lengths)
-        settings, sums = self._settings.objective, UpdateSums.zeros(self._device)
+        algorithm, sums = self._config.algorithm, UpdateSums.zeros(self._device)
         for micro in plan.ranks[self._rank]:
             forward = self._forward_of(batch, micro, prompts)
-            logprobs, entropy = self._policy(forward, entropy_gradient=settings.entropy_coefficient > 0)
+            logprobs, entropy = self._policy(forward, entropy_gradient=algorithm.entropy_coefficient > 0)
             reference = None
-            if self._reference is not None and settings.kl_in_loss:
+            if self._reference is not None and self._objective.kl_in_loss:
                 with torch.no_grad():
                     reference, _ = self._reference(forward)
             loss, part = self._objective.loss(
@@ -187,7 +176,7 @@ class FsdpTrainer:
         metrics = self._objective.metrics(totals)
         result = self._optimizer.step() if math.isfinite(totals["loss"]) else self._optimizer.skip()
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row > self._settings.max_skipped_updates:
+        if self._skipped_in_a_row > self._config.actor.max_skipped_updates:
             raise NumericalError(
                 f"actor: {self._skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
                 f"(last: loss {totals['loss']}, gradient norm {result.grad_norm}); "
@@ -229,7 +218,7 @@ class FsdpTrainer:
 
     def _forward_batch(self, rows: Sequence[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
         rope_index = self._policy.backbone.model.get_rope_index
-        if self._settings.model.packing == "shared_prefix":
+        if self._config.actor.packing == "shared_prefix":
             return pack_groups(group_rows(rows), rope_index, self._rules.image_id).to(self._device)
         return forward_batch(rows, rope_index, self._rules.image_id, self._rules.pad_id).to(self._device)
 
@@ -259,14 +248,14 @@ def _join_group(rendezvous: Rendezvous, device: str) -> bool:
     return True
 
 
-def _reference(settings: TrainerSettings, mesh: DeviceMesh) -> PolicyModel | None:
-    objective = settings.objective
-    if objective.kl_coefficient == 0:
+def _reference(config: TrainConfig, scoring: ScoringSettings, mesh: DeviceMesh) -> PolicyModel | None:
+    algorithm = config.algorithm
+    if algorithm.kl_coefficient == 0:
         return None
-    if objective.kl_reference is None:
+    if algorithm.kl_reference is None:
         raise ConfigError("algorithm.kl_reference: a KL term needs a reference model; got null; name one")
-    reference = load_reference(objective.kl_reference, settings.model, settings.scoring)
-    shard(reference, mesh, settings.model.dtype)
+    reference = load_reference(algorithm.kl_reference, config.model, scoring, config.actor.packing)
+    shard(reference, mesh, config.model.dtype)
     return reference
 
 

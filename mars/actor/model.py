@@ -15,27 +15,12 @@ from torch.utils.checkpoint import checkpoint
 from mars.actor.batch import ForwardBatch
 from mars.actor.prefix_attention import register
 from mars.actor.vision_attention import use_segments
+from mars.config.schema import ModelConfig
 from mars.errors import SetupError
 
 Packing = Literal["shared_prefix", "padded"]
 # A logit of probability 0. -inf would make the entropy 0 * -inf, and so would the lowest finite number its gradient.
 _BLOCKED = -1e30
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """dtype: of the computation, "float32" or "bfloat16"; weights, gradients and the optimizer stay in float32.
-
-    packing: of all batches the model gets: packs of groups, or rows. attention: transformers' name of the one to use;
-    with packs by the vision tower only.
-    """
-
-    path: str
-    dtype: str
-    attention: str
-    trust_remote_code: bool
-    gradient_checkpointing: bool
-    packing: Packing
 
 
 @dataclass(frozen=True)
@@ -109,29 +94,38 @@ class PatchConvolution(nn.Conv3d):
         return projected[:, :, None, None, None]
 
 
-def load_policy(settings: ModelSettings, scoring: ScoringSettings, key: str = "model.path") -> PolicyModel:
-    """The model of a Hugging Face folder or name, in float32 on the CPU. key: the setting that errors name."""
+def load_policy(
+    model: ModelConfig,
+    scoring: ScoringSettings,
+    packing: Packing,
+    gradient_checkpointing: bool,
+    key: str = "model.path",
+) -> PolicyModel:
+    """The model of a Hugging Face folder or name, in float32 on the CPU.
+
+    packing: the layout of every batch that the model will get. key: the setting that errors name.
+    """
     from transformers import AutoModelForImageTextToText
 
-    attention: str | dict[str, str] = settings.attention
-    if settings.packing == "shared_prefix":
-        attention = {"text_config": register(), "vision_config": settings.attention}
+    attention: str | dict[str, str] = model.attention
+    if packing == "shared_prefix":
+        attention = {"text_config": register(), "vision_config": model.attention}
     try:
         backbone = AutoModelForImageTextToText.from_pretrained(
-            settings.path,
+            model.path,
             dtype=torch.float32,
             attn_implementation=attention,
-            trust_remote_code=settings.trust_remote_code,
+            trust_remote_code=model.trust_remote_code,
         )
     except (OSError, ImportError, ValueError) as error:
-        raise SetupError(f"{key}: the model cannot be loaded; got {settings.path}: {error}") from error
+        raise SetupError(f"{key}: the model cannot be loaded; got {model.path}: {error}") from error
     # The Qwen-VL processors cut images into patches, so this layer's kernel covers exactly one patch.
     embedding = getattr(getattr(backbone.model, "visual", None), "patch_embed", None)
     if isinstance(getattr(embedding, "proj", None), nn.Conv3d):
         embedding.proj.__class__ = PatchConvolution
-        if settings.attention == "sdpa":
+        if model.attention == "sdpa":
             use_segments(backbone.model.visual)
-    if settings.gradient_checkpointing:
+    if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return PolicyModel(backbone, scoring).train()
 

@@ -5,44 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mars.actor.update_sums import UpdateSums
-from mars.algorithms.kl import KlEstimator, kl_estimate
+from mars.algorithms.kl import kl_estimate
 from mars.algorithms.mismatch import engine_kl, importance_weights, logprob_difference, num_capped
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
-from mars.algorithms.reduction import Reduction, loss_counts, loss_denominator, reduce_loss
+from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
+from mars.config.schema import AlgorithmConfig
 from mars.types import MicroBatch, TrainBatch, TrainResponse
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """kl_coefficient: weight of the KL to the model at `kl_reference`, 0 for none.
-
-    kl_placement: "loss": a term of the loss. "reward": no term here; the driver subtracts the KL from the rewards.
-    importance_cap: largest importance weight of a token; None: all are 1.
-    truncation_nats: by how much the engine's log-probs may exceed the trainer's because it samples from the top_p or
-    top_k part of the distribution: -ln(top_p), infinity with top_k (`truncation_nats` below).
-    """
-
-    policy_loss: PolicyLossSettings
-    reduction: Reduction
-    reduction_tokens: int | None
-    kl_coefficient: float
-    kl_estimator: KlEstimator
-    kl_reference: str | None
-    kl_placement: Literal["loss", "reward"]
-    entropy_coefficient: float
-    importance_cap: float | None
-    truncation_nats: float
-
-    @property
-    def kl_in_loss(self) -> bool:
-        return self.kl_coefficient > 0 and self.kl_placement == "loss"
 
 
 @dataclass(frozen=True)
@@ -115,14 +89,26 @@ class TokenTargets:
 
 
 class Objective:
-    """Policy loss, KL term and entropy bonus over the rows of one micro-batch."""
+    """Policy loss, KL term and entropy bonus over the rows of one micro-batch.
 
-    def __init__(self, settings: ObjectiveSettings) -> None:
-        self._settings = settings
+    truncation_nats: by how much the engine's log-probs may exceed the trainer's because it samples from the top_p or
+    top_k part of the distribution (`truncation_nats` below).
+    """
+
+    def __init__(self, algorithm: AlgorithmConfig, truncation_nats: float) -> None:
+        self._algorithm, self._truncation_nats = algorithm, truncation_nats
+        self._policy_loss = PolicyLossSettings(
+            algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip
+        )
+
+    @property
+    def kl_in_loss(self) -> bool:
+        """Whether the loss has a KL term; with kl_placement "reward" the driver subtracts the KL from the rewards."""
+        return self._algorithm.kl_coefficient > 0 and self._algorithm.kl_placement == "loss"
 
     def denominator(self, lengths: Iterable[int]) -> float:
         """lengths: tokens of each response with a weight above 0, over the whole update and all ranks."""
-        return loss_denominator(self._settings.reduction, *loss_counts(lengths), self._settings.reduction_tokens)
+        return loss_denominator(self._algorithm.reduction, *loss_counts(lengths), self._algorithm.reduction_tokens)
 
     def loss(
         self,
@@ -146,23 +132,23 @@ class Objective:
         old_logprobs: before the step's first update; None in that update, whose own `logprobs` they are (ratio 1).
         ref_logprobs: None for no KL term. compare_rollout: whether this is the update that is compared with the engine.
         """
-        settings = self._settings
+        algorithm = self._algorithm
         tokens = TokenTargets.of(rows, lengths, logprobs)
         old = logprobs.detach() if old_logprobs is None else old_logprobs
         result = policy_loss(
-            logprobs, old, tokens.advantages, tokens.trained, settings.policy_loss, ~tokens.on_policy.mask
+            logprobs, old, tokens.advantages, tokens.trained, self._policy_loss, ~tokens.on_policy.mask
         )
         importance = self._importance_weights(old, tokens)
         pg_loss = self._reduced(result.token_losses * importance * tokens.weights, tokens.trained, denominator)
         loss, kl_loss = pg_loss, torch.zeros_like(pg_loss)
         if ref_logprobs is not None:
             on_policy = tokens.on_policy
-            kl = kl_estimate(on_policy.keep(logprobs), on_policy.keep(ref_logprobs), settings.kl_estimator)
+            kl = kl_estimate(on_policy.keep(logprobs), on_policy.keep(ref_logprobs), algorithm.kl_estimator)
             kl_loss = self._reduced(kl * tokens.weights, on_policy, denominator)
-            loss = loss + settings.kl_coefficient * kl_loss
-        if settings.entropy_coefficient > 0:
+            loss = loss + algorithm.kl_coefficient * kl_loss
+        if algorithm.entropy_coefficient > 0:
             bonus = self._reduced(entropy * tokens.weights, tokens.trained, denominator)
-            loss = loss - settings.entropy_coefficient * bonus
+            loss = loss - algorithm.entropy_coefficient * bonus
         return loss, UpdateSums(
             loss=loss.detach(),
             pg_loss=pg_loss.detach(),
@@ -178,21 +164,21 @@ class Objective:
         )
 
     def _reduced(self, values: Tensor, layout: TokenLayout, denominator: float) -> Tensor:
-        return reduce_loss(values, layout, self._settings.reduction, denominator)
+        return reduce_loss(values, layout, self._algorithm.reduction, denominator)
 
     def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> Tensor:
         """All 1 without a cap; 1 for off-policy responses, whose rollout log-probs are those under another prompt."""
-        if self._settings.importance_cap is None:
+        if self._algorithm.importance_cap is None:
             return torch.ones_like(old)
-        weights = importance_weights(old, tokens.rollout_logprobs, tokens.on_policy, self._settings.importance_cap)
+        weights = importance_weights(old, tokens.rollout_logprobs, tokens.on_policy, self._algorithm.importance_cap)
         return torch.where(tokens.on_policy.mask, weights, 1.0)
 
     def _rollout_sums(self, old: Tensor, tokens: TokenTargets, compare: bool) -> dict[str, Tensor]:
         """How far the engine's log-probs are from the trainer's, and how many importance weights reach the cap."""
-        rollout, cap = tokens.rollout_logprobs, self._settings.importance_cap
+        rollout, cap = tokens.rollout_logprobs, self._algorithm.importance_cap
         compared = replace(tokens.fresh, mask=tokens.fresh.mask & compare)
         # An engine that samples from a nucleus renormalises: log-probs higher by up to -ln(top_p) are no mismatch.
-        forgiven = rollout - (rollout - old).clamp(0.0, self._settings.truncation_nats)
+        forgiven = rollout - (rollout - old).clamp(0.0, self._truncation_nats)
         difference = logprob_difference(old, forgiven, compared)
         return {
             "num_capped": old.new_zeros(()) if cap is None else num_capped(old, rollout, tokens.on_policy, cap),
@@ -204,7 +190,7 @@ class Objective:
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """From sums over all micro-batches and ranks of one update."""
-        settings = self._settings
+        algorithm = self._algorithm
         tokens = max(sums["num_tokens"], 1.0)
         on_policy = max(sums["num_on_policy"], 1.0)
         metrics = {
@@ -215,9 +201,9 @@ class Objective:
             "actor/pg_clipfrac_lower": sums["num_dual_clipped"] / on_policy,
             "actor/ppo_kl": sums["ppo_kl"] / on_policy,
         }
-        if settings.kl_in_loss:
-            metrics["actor/kl_coef"] = settings.kl_coefficient
-        if settings.importance_cap is not None:
+        if self.kl_in_loss:
+            metrics["actor/kl_coef"] = algorithm.kl_coefficient
+        if algorithm.importance_cap is not None:
             metrics["rollout/importance_weight/mean"] = sums["importance_weight"] / on_policy
             metrics["rollout/importance_weight/capped"] = sums["num_capped"] / on_policy
         if sums["num_compared"]:

@@ -10,20 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """warmup_steps: the rate rises linearly over so many steps. max_grad_norm: of the global gradient.
-
-    total_steps: after the warm-up the rate falls linearly to 0 at this step; None: it stays.
-    """
-
-    learning_rate: float
-    warmup_steps: int
-    total_steps: int | None
-    weight_decay: float
-    betas: tuple[float, float]
-    max_grad_norm: float
+from mars.config.schema import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -36,20 +23,23 @@ class StepResult:
 
 
 class Optimizer:
-    """AdamW. Weight decay applies to all parameters, norms and embeddings included, as GRPO implementations do."""
+    """AdamW. Weight decay applies to all parameters, norms and embeddings included, as GRPO implementations do.
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> None:
+    total_steps: after the warm-up the learning rate falls linearly to 0 at this step; None: it stays constant.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig, total_steps: int | None) -> None:
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._settings = settings
         self._adamw = torch.optim.AdamW(
             self._parameters,
             lr=settings.learning_rate,
-            betas=settings.betas,
+            betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
             foreach=True,
         )
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._adamw, lambda step: rate_factor(step, settings.warmup_steps, settings.total_steps)
+            self._adamw, lambda step: rate_factor(step, settings.warmup_steps, total_steps)
         )
 
     def step(self) -> StepResult:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from mars.actor.model import ModelSettings, PolicyModel, ScoringSettings, load_policy
+from mars.actor.model import Packing, PolicyModel, ScoringSettings, load_policy
+from mars.config.schema import ModelConfig
 from mars.errors import ConfigError, SetupError
 
 _KEY = "algorithm.kl_reference"
 _ADVICE = "name a model of the policy's family with its vocabulary, such as the one that the policy was trained from"
 
 
-def load_reference(path: str, policy: ModelSettings, scoring: ScoringSettings) -> PolicyModel:
+def load_reference(path: str, policy: ModelConfig, scoring: ScoringSettings, packing: Packing) -> PolicyModel:
     """The model at `path` (Hugging Face folder or name) in float32 on the CPU, without gradients.
 
-    policy: settings that the policy was loaded with. Raises what `check_reference` raises.
+    policy, scoring, packing: what the policy was loaded with. Raises what `check_reference` raises.
     """
     if path != policy.path:
         check_reference(path, policy.path, trust_remote_code=policy.trust_remote_code)
-    settings = replace(policy, path=path, gradient_checkpointing=False)
-    return load_policy(settings, scoring, _KEY).requires_grad_(False).eval()
+    model = policy.model_copy(update={"path": path})
+    return load_policy(model, scoring, packing, gradient_checkpointing=False, key=_KEY).requires_grad_(False).eval()
 
 
 def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> None:

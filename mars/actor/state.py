@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
-from mars.actor.model import ModelSettings, PolicyModel
+from mars.actor.model import PolicyModel
+from mars.config.schema import ModelConfig
 
 # 256 MB in float32: large enough to hide latency, small beside any model that needs several.
 _BUCKET_ELEMENTS = 64 * 2**20
@@ -63,15 +64,15 @@ def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
     return own * (value.numel() // value.shape[0])
 
 
-def save_policy(policy: PolicyModel, settings: ModelSettings, path: str, is_writer: bool) -> None:
+def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: bool) -> None:
     """Write weights, configuration, tokenizer and processor; a collective call."""
-    state = full_state(policy, getattr(torch, settings.dtype))
+    state = full_state(policy, getattr(torch, model.dtype))
     if not is_writer:
         return
     from transformers import AutoProcessor
 
     Path(path).mkdir(parents=True, exist_ok=True)
-    policy.backbone.config.dtype = settings.dtype  # config.json names the dtype that the weights are saved in
+    policy.backbone.config.dtype = model.dtype  # config.json names the dtype that the weights are saved in
     policy.backbone.save_pretrained(path, state_dict=state)
-    processor = AutoProcessor.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+    processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     processor.save_pretrained(path)

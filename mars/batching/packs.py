@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Rows = TypeVar("Rows", bound=Sequence[Any])
 
@@ -38,7 +38,8 @@ def at_least(number: int, parts: Sequence[Rows], cost: Callable[[Rows], int]) ->
         rows = found[largest]
         if len(rows) == 1:
             break
-        found[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+        halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+        found[largest : largest + 1] = cast(tuple[Rows, Rows], halves)  # a slice has the type of the whole
     return found
 
 

@@ -17,7 +17,7 @@ from mars.data.prompts.chat import prompt_length
 from mars.data.prompts.tokenizer import read_json
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError, SetupError
-from mars.fit import FitSettings, last_step
+from mars.fit import last_step
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.functions import load_reward
@@ -28,7 +28,7 @@ _ANSWERS = ("perfect", "empty")
 
 
 def report(config: TrainConfig) -> None:
-    """Print what a run would do. Raises the errors of a run; decodes every image and scores answers to some rows."""
+    """Do the checks of a run, decode every image in full, and process and score some rows. Raises a run's errors."""
     data = config.data.model_copy(update={"decode_at_start": True})
     inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(rewards_of(config), config.reward.scorer)
@@ -74,8 +74,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
     lengths = list(inputs.train.lengths.values())
     row_tokens = max(lengths) + rollout.max_response_tokens
     stream = prompt_stream(config, prompts)
-    fit = FitSettings(config.run.num_steps, config.run.num_epochs, 0, False, rollout.logprob_diff_alarm)
-    steps = last_step(fit, stream)
+    steps = last_step(config.run, stream)
     dropped = sum(inputs.train.dropped.values())
     held_out = len(inputs.evaluation.prompts) if inputs.evaluation is not None else 0
     return [

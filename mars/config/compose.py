@@ -18,7 +18,7 @@ from mars.config.keys import leaves, mappings, sections_of
 from mars.config.overrides import EXPERIMENT, Known, check_overrides
 from mars.config.problem import Problem
 from mars.config.renamed import renamed_value
-from mars.config.schema import Root
+from mars.config.section import Root
 
 
 @dataclass(frozen=True)

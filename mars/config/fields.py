@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from mars.config.keys import expected, leaves, sections_of
 from mars.config.problem import Problem
 from mars.config.renamed import renamed_value
-from mars.config.schema import Root
+from mars.config.section import Root
 
 _RANGES = ("greater_than", "less_than", "finite_number")
 

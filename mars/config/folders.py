@@ -35,9 +35,7 @@ def folder_problems(folders: Sequence[Path]) -> list[Problem]:
         for path in sorted(folder.glob("*/*.yaml")):
             name = path.relative_to(folder)
             if name in owner:
-                problems.append(
-                    Problem(str(path), f"{owner[name] / name} has this name and is read first", "rename it")
-                )
+                problems.append(Problem(str(path), f"hidden by {owner[name] / name}, which is read first", "rename it"))
             owner.setdefault(name, folder)
     return problems
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
-from mars.config.schema import Section
+from mars.config.section import Section
 
 _NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", types.NoneType: "null"}
 _BOUNDS = {Gt: ("gt", ">"), Ge: ("ge", ">="), Lt: ("lt", "<"), Le: ("le", "<=")}

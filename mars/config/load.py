@@ -16,7 +16,8 @@ from mars.config.keys import leaves, sections_of
 from mars.config.overrides import meant, unknown_key
 from mars.config.problem import Problem
 from mars.config.rules import broken_rules
-from mars.config.schema import Root, SftConfig, TrainConfig
+from mars.config.schema import SftConfig, TrainConfig
+from mars.config.section import Root
 from mars.errors import ConfigError
 
 RootName = Literal["train", "sft"]

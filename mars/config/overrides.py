@@ -100,10 +100,10 @@ def unknown_key(key: str, value: Any, known: Known) -> Problem:
     for mapping in known.mappings:
         if key.startswith(f"{mapping}."):
             name = key.removeprefix(f"{mapping}.")
-            return Problem(key, f"a part of {mapping}", f"write {mapping}={{{name}: ...}}", got=value)
+            return Problem(key, f"one entry of {mapping}", f"write {mapping}={{{name}: ...}}", got=value)
     translated = translation(key, known.keys)
     if translated is not None and translated.startswith("- "):
-        return Problem(key, "verl's name for what mars has no key for", f"leave it out: {translated[2:]}", got=value)
+        return Problem(key, "verl's name, and mars has no such setting", f"leave it out: {translated[2:]}", got=value)
     if translated is not None:
         return Problem(key, "verl's name", f"use {translated}", got=value)
     likely = _likely(key, known)
@@ -132,7 +132,7 @@ def _likely(key: str, known: Known) -> list[str]:
 
 
 def flat(value: Any, key: str) -> dict[str, Any]:
-    """{"a": {"b": 1}} under "x" -> {"x.a.b": 1}; anything but a filled mapping is a value."""
+    """Dotted keys of a nested mapping: {"a": {"b": 1}} under "x" gives {"x.a.b": 1}. An empty mapping is a value."""
     if not isinstance(value, dict) or not value:
         return {key: value}
     return {name: leaf for part, held in value.items() for name, leaf in flat(held, f"{key}.{part}").items()}
@@ -151,7 +151,7 @@ def _refuse_syntax(result: Overrides, text: str, error: HydraException) -> None:
 
 
 def _problems(override: Override, key: str, value: Any, known: Known) -> list[Problem]:
-    """What is wrong with one override whose syntax is right; empty if nothing."""
+    """What is wrong with one override that Hydra can parse; empty if nothing."""
     if not key:
         return [Problem(f"override {override.input_line!r}", "no key before =", _QUOTE)]
     if key.replace("/", ".").partition(".")[0] == "hydra":
@@ -163,14 +163,14 @@ def _problems(override: Override, key: str, value: Any, known: Known) -> list[Pr
     if key not in known.keys and key not in known.groups and key not in known.sections:
         return [unknown_key(key, value, known)]
     if override.is_delete():
-        return [Problem(key, "cannot be removed, everything has a value", "give it another value")]
+        return [Problem(key, "cannot be removed, every key needs a value", "give it another value")]
     choice = key in known.groups and not isinstance(value, dict)
     if override.is_add() or (choice and override.is_force_add()):
-        return [Problem(key, "exists already, + is for what does not", "leave out the +", got=value)]
+        return [Problem(key, "exists already, and + adds new keys", "leave out the +", got=value)]
     if key in known.mappings and not isinstance(value, dict):
         return [Problem(key, "wrong type", f"give a mapping, such as {key}={{name: ...}}", got=value)]
     if key in known.keys and key not in known.mappings and isinstance(value, dict):
-        return [Problem(key, "wrong type, it has no keys of its own", "give a value", got=value)]
+        return [Problem(key, "a value, not a mapping", "give one value", got=value)]
     if key in known.sections and isinstance(value, dict) and value:
         return [unknown_key(name, held, known) for name, held in flat(value, key).items() if name not in known.keys]
     if key in known.groups:

@@ -14,7 +14,7 @@ class Problem:
     """`str()` gives "dotted.key: what is wrong; got X; do Y".
 
     key: the dotted key to change, or the override as typed where no key could be read from it.
-    wrong: what is wrong. got: the value met, left out where there is none. do: what to do about it.
+    wrong: what is wrong. got: the value found; left out if there is none. do: how to correct it.
 
     >>> str(Problem("rollout.top_p", "out of range", "give a number > 0 and <= 1", got=1.5))
     'rollout.top_p: out of range; got 1.5; give a number > 0 and <= 1'
@@ -31,7 +31,7 @@ class Problem:
 
 
 def shown(value: Any) -> str:
-    """A value as one writes it in YAML, on one line, cut when it is long."""
+    """A value as it is written in YAML, on one line, cut after 120 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)

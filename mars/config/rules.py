@@ -1,4 +1,4 @@
-"""Settings that must fit together. Each rule names the keys it looks at; the first is the one to change."""
+"""Rules between settings. Each rule lists the keys it reads; its error names the first."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def broken_rules(rules: tuple[Rule, ...], values: Mapping[str, Any]) -> Iterator
                 yield Problem(rule.keys[0], *found, got=values[rule.keys[0]])
 
 
-def _some_length(num_steps: int | None, num_epochs: int | None) -> tuple[str, str] | None:
+def _has_length(num_steps: int | None, num_epochs: int | None) -> tuple[str, str] | None:
     if num_steps is None and num_epochs is None:
-        return "the run has no length, run.num_epochs is null too", "set one of the two"
+        return "the run has no length: run.num_epochs is null too", "set one of the two"
     return None
 
 
@@ -43,10 +43,16 @@ def _pixels_ordered(smallest: int, largest: int) -> tuple[str, str] | None:
 def _source_pixels(budgets: Mapping[str, list[int]], smallest: int, largest: int) -> tuple[str, str] | None:
     for name, pixels in budgets.items():
         if len(pixels) != 2 or pixels[0] > pixels[1]:
-            return f"the pixels of {name} are no range", "give [smallest, largest], such as {infrared: [3136, 250880]}"
+            return (
+                f"the limits of {name} are not [smallest, largest]",
+                "give two integers, such as {infrared: [3136, 250880]}",
+            )
         if pixels[0] < smallest or pixels[1] > largest:
             limits = f"data.min_image_pixels={smallest} to data.max_image_pixels={largest}"
-            return f"the range of {name} leaves that of all images, {limits}", "give a narrower one, or widen those"
+            return (
+                f"the limits of {name} go beyond those of all images, {limits}",
+                "give narrower ones, or widen those of all images",
+            )
     return None
 
 
@@ -67,13 +73,13 @@ def _updates_divide_step(per_update: int, per_step: int) -> tuple[str, str] | No
 def _prompt_for_each_rank(ranks: int, per_update: int) -> tuple[str, str] | None:
     if ranks > per_update:
         wrong = f"more ranks than the actor.prompts_per_update={per_update} prompts of an update"
-        return wrong, "use fewer ranks, or more prompts: every rank trains on whole prompts"
+        return wrong, "use fewer ranks or more prompts: every rank trains on whole prompts"
     return None
 
 
 def _group_has_signal(samples: int, anchor: str) -> tuple[str, str] | None:
     if samples < 2 and anchor == "none":
-        return "a group of one has no advantage", "give 2 or more, or anchors (anchor=mono)"
+        return "a single rollout has no advantage", "give 2 or more, or anchors (anchor=mono)"
     return None
 
 
@@ -86,7 +92,7 @@ def _context_holds_both(context: int, prompt: int, response: int) -> tuple[str, 
 
 def _one_in_process(workers: int, kind: str) -> tuple[str, str] | None:
     if kind == "local" and workers != 1:
-        return "cluster.kind=local has one of each worker", "give 1, or cluster=ray"
+        return "cluster.kind=local runs one engine and one trainer", "give 1, or cluster=ray"
     return None
 
 
@@ -104,7 +110,7 @@ def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
 
 def _attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
     if device == "cpu" and attention == "flash_attention_2":
-        return "needs a GPU, and the device is the CPU", "give sdpa"
+        return "needs a GPU, and the device is cpu", "give sdpa"
     return None
 
 
@@ -114,29 +120,29 @@ def _layout_of_one_source(layout: str, anchor: str) -> tuple[str, str] | None:
     return None
 
 
-def _spread_of_multi_alone(
+def _std_of_multi_rewards(
     pooled_statistics: str, normalize_std: bool, std_floor: float, samples: int, anchor: str
 ) -> tuple[str, str] | None:
     if anchor == "none" or pooled_statistics != "mean" or not normalize_std:
         return None
     if samples < 2:
-        wrong = "a single multi rollout (rollout.samples_per_prompt=1) has no spread of its own to divide by"
+        wrong = "a single multi rollout (rollout.samples_per_prompt=1) has no standard deviation to divide by"
         return wrong, "give mean_and_std, or algorithm.normalize_std=false"
     if std_floor == 0:
-        wrong = "equal multi rewards have no spread, and their distance to the pooled mean is divided by epsilon alone"
+        wrong = "if all multi rewards are equal, their standard deviation is 0 and only epsilon divides"
         return wrong, "set algorithm.std_floor (0.1, say), or algorithm.normalize_std=false"
     return None
 
 
-def _floor_of_a_spread(std_floor: float, normalize_std: bool) -> tuple[str, str] | None:
+def _floor_of_a_std(std_floor: float, normalize_std: bool) -> tuple[str, str] | None:
     if std_floor > 0 and not normalize_std:
-        return "has no effect with algorithm.normalize_std=false, nothing is divided", "set it to 0.0"
+        return "has no effect with algorithm.normalize_std=false: nothing is divided", "set it to 0.0"
     return None
 
 
 def _rounds_of_selection(rounds: int, selection: str) -> tuple[str, str] | None:
     if rounds == 0:
-        return "a step without a round samples nothing", "give 1 or more (10, say, with nonzero_advantage)"
+        return "a step with 0 rounds samples nothing", "give 1 or more (10, say, with nonzero_advantage)"
     if selection == "all" and rounds != 1:
         return "algorithm.selection=all keeps every prompt of one round", "give 1, or selection=nonzero_advantage"
     return None
@@ -144,7 +150,10 @@ def _rounds_of_selection(rounds: int, selection: str) -> tuple[str, str] | None:
 
 def _reference_for_kl(coefficient: float, reference: str | None) -> tuple[str, str] | None:
     if coefficient > 0 and not reference:
-        return "a KL term needs a reference model, algorithm.kl_reference is empty", "name one, or give 0.0"
+        return (
+            "a KL term needs a reference model, and algorithm.kl_reference is empty",
+            "set algorithm.kl_reference, or give 0.0",
+        )
     return None
 
 
@@ -162,7 +171,7 @@ def _buffer_in_response(buffer: int | None, longest: int) -> tuple[str, str] | N
 
 def _greedy_once(samples: int, sampling: str, anchor: str) -> tuple[str, str] | None:
     if sampling == "greedy" and samples > 1 and anchor != "none":
-        return "greedy rollouts of one view are all alike (anchor.sampling=greedy)", "give 1, or anchor.sampling=policy"
+        return "with anchor.sampling=greedy all rollouts of a view are equal", "give 1, or anchor.sampling=policy"
     return None
 
 
@@ -207,7 +216,7 @@ _PIXELS = (
 )
 
 TRAIN_RULES = (
-    Rule(("run.num_steps", "run.num_epochs"), _some_length),
+    Rule(("run.num_steps", "run.num_epochs"), _has_length),
     Rule(("model.attention", "cluster.device"), _attention_on_cpu),
     Rule(("data.template",), _template),
     Rule(("data.weights", "data.train_files"), _weight_for_each_file),
@@ -219,7 +228,7 @@ TRAIN_RULES = (
     Rule(("algorithm.max_rounds", "algorithm.selection"), _rounds_of_selection),
     Rule(("anchor.samples_per_view", "anchor.sampling", "anchor.kind"), _greedy_once),
     Rule(("anchor.image_layout", "anchor.kind"), _layout_of_one_source),
-    Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_spread),
+    Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_std),
     Rule(
         (
             "anchor.pooled_statistics",
@@ -228,7 +237,7 @@ TRAIN_RULES = (
             "rollout.samples_per_prompt",
             "anchor.kind",
         ),
-        _spread_of_multi_alone,
+        _std_of_multi_rewards,
     ),
     Rule(("rollout.num_workers", "cluster.kind"), _one_in_process),
     Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),

@@ -1,16 +1,17 @@
 """All settings: their types, ranges and descriptions. Defaults are in configs/, none is here.
 
 docs/config.md is generated from this file. The classes of the engine and the trainer take these sections as they are,
-so this module imports neither torch nor hydra, and a section is frozen and can be pickled.
+so this module imports neither torch nor hydra.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
-from mars.config.rules import SFT_RULES, TRAIN_RULES, Rule, broken_rules
+from mars.config.rules import SFT_RULES, TRAIN_RULES
+from mars.config.section import Root, Section
 from mars.rewards.built_in import built_in_names
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -19,32 +20,6 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 _REWARDS = built_in_names()
-
-
-class Section(BaseModel):
-    """Settings that belong together. A section is passed as it is to the class or function that reads it."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def dotted(self, prefix: str = "") -> dict[str, Any]:
-        """Dotted key -> value: {"rollout.top_p": 0.9, "rollout.vllm.block_size": 32, ...} of a whole configuration."""
-        values: dict[str, Any] = {}
-        for name, value in self:
-            values |= value.dotted(f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
-        return values
-
-
-class Root(Section):
-    """A whole configuration. Creating one checks the rules between settings."""
-
-    RULES: ClassVar[tuple[Rule, ...]]
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        problems = list(broken_rules(self.RULES, self.dotted()))
-        if problems:
-            raise ValueError("\n".join(str(problem) for problem in problems))
-        return self
 
 
 class RunConfig(Section):
@@ -56,15 +31,17 @@ class RunConfig(Section):
 
 
 class TrainRunConfig(RunConfig):
-    num_steps: PositiveInt | None = Field(description="Training steps; null counts `run.num_epochs` instead.")
-    num_epochs: PositiveInt | None = Field(description="Passes over the training set; used where num_steps is null.")
+    num_steps: PositiveInt | None = Field(description="Training steps; null: train `run.num_epochs` epochs.")
+    num_epochs: PositiveInt | None = Field(description="Passes over the training set; used if num_steps is null.")
 
 
 class ModelConfig(Section):
     path: str = Field(min_length=1, description="Hugging Face model folder or hub name.")
-    dtype: Literal["float32", "bfloat16"] = Field(description="Type of the computation; weights are kept in float32.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        description="Data type of the computation; the trainer keeps its weights in float32."
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        description="Attention of the trainer's forward; with actor.packing=shared_prefix of its vision tower only."
+        description="Attention of the trainer's model; with actor.packing=shared_prefix of its vision tower only."
     )
     box_space: Literal["auto", "resized_pixels", "norm_1000"] = Field(
         description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL), 0 to 1000 (Qwen3-VL), or auto."
@@ -72,75 +49,86 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(description="Run code shipped with the model. Leave false unless you read it.")
 
 
-class DataConfig(Section):
-    train_files: list[str] = Field(
-        min_length=1,
-        description="Parquet or JSONL files of the training set, saved data sets or hub names with @split.",
+class RowsConfig(Section):
+    """How rows become prompts, in the training (`data`) and in the cold start (`data` of `mars.sft`)."""
+
+    image_root: str | None = Field(description="Folder that image paths are relative to; null: the folder of the file.")
+    on_bad_sample: Literal["error", "drop"] = Field(
+        description="error: refuse to start if a row is bad; drop: leave bad rows out and count them."
     )
-    eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
-    image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
-    on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
-    template: str = Field(
-        description=f"How prompts ask for the answer: {_REWARDS}, none, file.jinja; auto follows the row's reward."
-    )
-    images_per_row: PositiveInt | None = Field(description="Images that every row must have; null: any number.")
-    decode_at_start: bool = Field(description="Decode every image in full before anything starts, not headers alone.")
-    weights: list[PositiveFloat] | None = Field(
-        description="Share of each training file in every step; null: all rows together, each once an epoch."
-    )
-    prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
-    shuffle: bool = Field(description="Draw prompts in a new random order each epoch.")
     max_prompt_tokens: PositiveInt = Field(
         description="Longest prompt with its image tokens; longer ones are bad rows."
     )
     min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
     max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
     source_image_pixels: dict[str, list[PositiveInt]] = Field(
-        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
+        description="Limits of single sources by name, within those two: `{infrared: [3136, 250880]}`."
     )
+
+
+class DataConfig(RowsConfig):
+    train_files: list[str] = Field(
+        min_length=1,
+        description="Parquet or JSONL files of the training set, saved data sets or hub names with @split.",
+    )
+    eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
+    template: str = Field(
+        description=f"How prompts ask for the answer: {_REWARDS}, none, file.jinja; auto follows the row's reward."
+    )
+    images_per_row: PositiveInt | None = Field(description="Images that every row must have; null: any number.")
+    decode_at_start: bool = Field(
+        description="Decode every image completely before training; false: read only its header."
+    )
+    weights: list[PositiveFloat] | None = Field(
+        description="Share of each training file in every step; null: mix all files, every row once an epoch."
+    )
+    prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
+    shuffle: bool = Field(description="Shuffle the prompts anew each epoch.")
 
 
 class AlgorithmConfig(Section):
     estimator: Literal["group_norm", "leave_one_out"] = Field(
-        description="Baseline of the advantage: the pool's mean, or RLOO."
+        description="Baseline of the advantage: mean reward of the pool, or of the pool without the response (RLOO)."
     )
     normalize_std: bool = Field(description="Divide by the standard deviation (GRPO) or not (Dr. GRPO).")
     unbiased_std: bool = Field(description="Standard deviation with N - 1 (the paper's) or N.")
-    std_floor: NonNegativeFloat = Field(description="Smallest standard deviation divided by; 0 is the paper's.")
-    epsilon: PositiveFloat = Field(description="Added to the standard deviation.")
+    std_floor: NonNegativeFloat = Field(
+        description="Lower bound of the standard deviation in the division; 0 (the paper's): none."
+    )
+    epsilon: PositiveFloat = Field(description="Added to the standard deviation before the division.")
     loss: Literal["clip", "gspo", "cispo"] = Field(
         description="Policy loss: clipped ratio of each token (PPO, GRPO, DAPO), of the sequence (GSPO), or CISPO."
     )
     clip_low: PositiveFloat = Field(description="Ratio clip below 1.")
     clip_high: PositiveFloat = Field(description="Ratio clip above 1.")
     dual_clip: Annotated[float, Field(gt=1)] | None = Field(
-        description="Bound of the clipped loss where advantages are negative; null: off."
+        description="Upper bound of the ratio where advantages are negative (dual clip); null: off."
     )
     reduction: Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = Field(
-        description="How token losses become one number; denominators count the whole update batch."
+        description="How token losses are averaged; denominators count the whole update, over all ranks."
     )
     reduction_tokens: PositiveInt | None = Field(description="Constant divisor of seq_mean_token_sum_norm.")
     kl_coefficient: NonNegativeFloat = Field(
-        description="Weight of the KL term to algorithm.kl_reference; 0 loads none."
+        description="Weight of the KL to algorithm.kl_reference; 0: no reference model is loaded."
     )
     kl_estimator: Literal["k1", "k2", "k3", "abs"] = Field(description="Estimator of the KL term.")
-    kl_reference: str | None = Field(description="Model folder or name that the KL term is measured against.")
+    kl_reference: str | None = Field(description="Reference model of the KL term: Hugging Face folder or hub name.")
     kl_placement: Literal["loss", "reward"] = Field(
-        description="KL term added to the loss, or taken off every reward, the anchors' too."
+        description="Add the KL to the loss, or subtract it from every reward, also from the anchors'."
     )
     entropy_coefficient: NonNegativeFloat = Field(description="Weight of the entropy bonus in the loss; 0: none.")
     importance_cap: PositiveFloat | None = Field(
-        description="Token losses are weighted by trainer / engine probability, at most this; null: no weights."
+        description="Largest importance weight (trainer / engine probability) of a token's loss; null: no weights."
     )
     overlong_buffer_tokens: PositiveInt | None = Field(
-        description="The reward falls over the last so many tokens of the longest response; null: it does not."
+        description="Length penalty over the last so many tokens before rollout.max_response_tokens; null: none."
     )
-    overlong_factor: PositiveFloat = Field(description="What the longest response loses.")
+    overlong_factor: PositiveFloat = Field(description="Length penalty of a response of rollout.max_response_tokens.")
     selection: Literal["all", "nonzero_advantage"] = Field(
-        description="Prompts trained on: all, or those with any signal (dynamic sampling)."
+        description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
     )
     max_rounds: NonNegativeInt = Field(
-        description="Rounds of data.prompts_per_step fresh prompts, until so many with signal are there."
+        description="Most sampling rounds of a step; a further one is sampled while selection kept too few prompts."
     )
 
 
@@ -149,9 +137,13 @@ class AnchorConfig(Section):
         description="Anchor views: none, each source alone, all but one."
     )
     samples_per_view: PositiveInt = Field(description="Rollouts of each anchor view (m; the paper's is 1).")
-    sampling: Literal["policy", "greedy"] = Field(description="Sample anchors as the multi rollouts, or greedily.")
-    image_layout: Literal["single", "repeated"] = Field(description="An anchor's image once, or in all image slots.")
-    pooled_statistics: Literal["mean_and_std", "mean"] = Field(description="Statistics that the anchor rewards enter.")
+    sampling: Literal["policy", "greedy"] = Field(description="Sample anchors like the multi rollouts, or greedily.")
+    image_layout: Literal["single", "repeated"] = Field(
+        description="Show an anchor's image once, or in every image slot of the prompt."
+    )
+    pooled_statistics: Literal["mean_and_std", "mean"] = Field(
+        description="Statistics that anchor rewards are pooled into: mean and standard deviation, or mean only."
+    )
 
 
 class VllmConfig(Section):
@@ -171,40 +163,51 @@ class RolloutConfig(Section):
     tensor_parallel_size: PositiveInt = Field(description="GPUs of one replica.")
     samples_per_prompt: PositiveInt = Field(description="Multi rollouts per prompt (G).")
     temperature: PositiveFloat = Field(description="Sampling temperature of the rollouts.")
-    top_p: Fraction = Field(description="Nucleus of the sampling distribution.")
-    top_k: Annotated[int, Field(ge=0)] = Field(description="Most likely tokens sampled from; 0: all.")
-    max_response_tokens: PositiveInt = Field(description="Longest response.")
-    max_model_len: PositiveInt = Field(description="Longest prompt and response together.")
+    top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
+    top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from so many most likely tokens; 0: all.")
+    max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
+    max_model_len: PositiveInt = Field(description="Longest prompt and response together, in tokens.")
     max_num_seqs: PositiveInt = Field(description="Sequences generated at once.")
-    logprob_diff_alarm: PositiveFloat = Field(description="Warn when engine and trainer log-probs differ by more.")
+    logprob_diff_alarm: PositiveFloat = Field(
+        description="Warn if log-probs of engine and trainer differ by more, in nats."
+    )
     vllm: VllmConfig
 
 
-class ActorConfig(Section):
+class OptimizerConfig(Section):
+    """AdamW, of the training (`actor`) and of the cold start (`sft`)."""
+
+    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
+    warmup_steps: NonNegativeInt = Field(
+        description="Optimizer steps of linear warm-up; then the rate stays (training) or falls linearly to 0 (sft)."
+    )
+    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
+    max_grad_norm: PositiveFloat = Field(description="Norm that the gradient of all parameters is clipped to.")
+
+
+class ActorConfig(OptimizerConfig):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
     packing: Literal["shared_prefix", "padded"] = Field(
-        description="What a forward computes: every prompt once for all its responses, or once for each (slower)."
+        description="Compute a prompt once for all its responses, or with each response anew (slower)."
     )
     tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
-    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits exist at once.")
+    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
     gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
-    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
-    warmup_steps: NonNegativeInt = Field(description="Optimizer steps of linear warm-up.")
-    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
-    max_grad_norm: PositiveFloat = Field(description="Largest gradient norm.")
-    max_skipped_updates: NonNegativeInt = Field(description="Non-finite updates in a row before the run ends.")
+    max_skipped_updates: NonNegativeInt = Field(
+        description="Updates in a row that may be skipped because they are not finite; one more ends the run."
+    )
 
 
 class RewardConfig(Section):
     function: str = Field(min_length=1, description=f"{_REWARDS}, or path/to/file.py:function.")
     functions: dict[str, str] = Field(
-        description="Instead, where sets differ: one for each data_source, such as `{llvip: grounding}`."
+        description="Reward of each data_source, instead of reward.function: `{llvip: grounding}`; empty: off."
     )
     scorer: Literal["strict", "compat"] = Field(
-        description="Rules of built-in rewards: ours, or the arithmetic of the paper's public code."
+        description="Rules of the built-in rewards: strict, or compat with the paper's public code."
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
     timeout_s: PositiveFloat = Field(description="Deadline of one answer, seconds.")
@@ -216,7 +219,7 @@ class ClusterConfig(Section):
     address: str | None = Field(description="Ray cluster to join (host:port or auto); null starts one on this machine.")
     cpus_per_worker: PositiveFloat = Field(description="Ray CPUs reserved for each worker.")
     threads_per_worker: PositiveInt = Field(description="Compute threads of each worker process.")
-    object_store_bytes: PositiveInt = Field(description="Ray object store of a cluster started here.")
+    object_store_bytes: PositiveInt = Field(description="Size of the Ray object store, if the cluster is started here.")
     start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, seconds.")
     call_timeout_s: PositiveFloat = Field(description="Deadline of one call to a worker, seconds.")
 
@@ -225,18 +228,18 @@ class TrackingConfig(Section):
     console: bool = Field(description="Progress and metrics in the terminal.")
     wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off where it is not installed.")
     wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
-    timeout_s: PositiveFloat = Field(description="Longest a tracker may hold up the end of a run, seconds.")
-    rollouts_every: NonNegativeInt = Field(description="Write sampled rollouts every so many steps; 0: never.")
+    timeout_s: PositiveFloat = Field(description="Longest wait for a tracker at the end of a run, seconds.")
+    rollouts_every: NonNegativeInt = Field(description="Write sampled rollouts to files every so many steps; 0: never.")
     rollout_prompts: PositiveInt = Field(description="Prompts whose rollouts are written.")
 
 
 class EvaluationConfig(Section):
     every: NonNegativeInt = Field(description="Evaluate every so many steps; 0: never during training.")
     before_training: bool = Field(description="Evaluate before the first step.")
-    max_samples: PositiveInt | None = Field(description="First rows of the held-out set that are used; null: all.")
-    samples_per_prompt: PositiveInt = Field(description="Responses per view that accuracy is averaged over.")
+    max_samples: PositiveInt | None = Field(description="Evaluate on the first so many rows; null: on all.")
+    samples_per_prompt: PositiveInt = Field(description="Responses of each view; accuracy is their average.")
     temperature: NonNegativeFloat = Field(description="Sampling temperature; 0 is greedy.")
-    top_p: Fraction = Field(description="Nucleus of the sampling distribution.")
+    top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
     iou_threshold: Fraction = Field(description="IoU above which an answer of boxes counts as a hit.")
 
 
@@ -258,32 +261,18 @@ class TrainConfig(Root):
     evaluation: EvaluationConfig
 
 
-class SftDataConfig(Section):
+class SftDataConfig(RowsConfig):
     train_files: list[str] = Field(min_length=1, description="Files whose rows have a `response`.")
     template: str = Field(description=f"How prompts ask for the answer: {_REWARDS}, none or file.jinja.")
-    image_root: str | None = Field(description="Folder the image paths are relative to; null: the file's own folder.")
-    on_bad_sample: Literal["error", "drop"] = Field(description="Refuse to start, or drop and count the bad rows.")
-    max_prompt_tokens: PositiveInt = Field(
-        description="Longest prompt with its image tokens; longer ones are bad rows."
-    )
-    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
-    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
-    source_image_pixels: dict[str, list[PositiveInt]] = Field(
-        description="Own limits of some sources, by name, within those two: `{infrared: [3136, 250880]}`."
-    )
 
 
-class SftSettings(Section):
+class SftSettings(OptimizerConfig):
     num_steps: PositiveInt = Field(description="Optimizer steps.")
     batch_size: PositiveInt = Field(description="Rows of one optimizer step.")
-    tokens_per_forward: PositiveInt = Field(description="Padded tokens of one forward; a batch is split accordingly.")
-    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits exist at once.")
-    learning_rate: PositiveFloat = Field(description="Peak AdamW learning rate.")
-    warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up; then linear decay to zero.")
-    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW first moment.")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW second moment.")
-    max_grad_norm: PositiveFloat = Field(description="Largest gradient norm.")
+    tokens_per_forward: PositiveInt = Field(
+        description="Tokens of one forward, padding included; a batch is split into several."
+    )
+    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
     num_threads: PositiveInt = Field(description="Compute threads.")
     device: Literal["cuda", "cpu"] = Field(description="Where the training computes.")
     log_every: PositiveInt = Field(description="Write metrics every so many steps.")

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-_GPUS = "- workers are counted, not GPUs: actor.num_workers and rollout.num_workers, over all nodes"
+_GPUS = "- set the number of workers over all nodes instead: actor.num_workers and rollout.num_workers"
 _SAVING = "- the policy is saved when the run ends, in run.dir"
-_OFFLOAD = "- FSDP2 shards everything and offloads nothing"
+_OFFLOAD = "- FSDP2 shards weights, gradients and optimizer states; none is offloaded to the CPU"
 _MICRO_BATCH = "actor.tokens_per_forward (micro-batches are counted in padded tokens, not rows)"
 _ADVANTAGE = "algorithm.estimator (grpo is group_norm, rloo is leave_one_out)"
 _KL_ESTIMATOR = "algorithm.kl_estimator (kl is k1, mse is k2, low_var_kl is k3, abs is abs)"
 _WARMUP = "actor.warmup_steps (a number of optimizer steps, not a share)"
 _NO_LIMIT = "rollout.top_k (0 is all, not -1)"
-_COLUMN = "- columns are found by their names, see docs/data.md"
+_COLUMN = "- columns have fixed names, see docs/data.md"
 
 _SHARED = {
     "algorithm.adv_estimator": _ADVANTAGE,
-    "algorithm.gamma": "- rewards are given at the end of a response and not discounted",
+    "algorithm.gamma": "- a reward belongs to the whole response, nothing is discounted",
     "algorithm.lam": "- there is no critic",
     "algorithm.use_kl_in_reward": "algorithm.kl_placement (reward)",
     "data.answer_key": _COLUMN,
@@ -95,7 +95,7 @@ _VERL = {
     "algorithm.norm_adv_by_std_in_grpo": "algorithm.normalize_std",
     "custom_reward_function.name": "reward.function (path/to/file.py:name)",
     "custom_reward_function.path": "reward.function (path/to/file.py:name)",
-    "data.gen_batch_size": "- a round has data.prompts_per_step prompts; what is over is trained on in the next step",
+    "data.gen_batch_size": "- a round has data.prompts_per_step prompts; surplus kept prompts go to the next step",
     "data.train_batch_size": "data.prompts_per_step",
     "reward_model.overlong_buffer.enable": "algorithm.overlong_buffer_tokens (null is off)",
     "reward_model.overlong_buffer.len": "algorithm.overlong_buffer_tokens",
@@ -159,9 +159,9 @@ NAMES = {**_SHARED, **_VERL, **_EASY_R1}
 
 
 def translation(key: str, known: Collection[str]) -> str | None:
-    """The entry of verl's (or EasyR1's) name `key`, or of the one that `key` is the end of ("rollout.n").
+    """The entry of `key`, a name of verl or EasyR1 or the end of one ("rollout.n").
 
-    None where there is no such name, where it could be several, and where our key is not among the `known` ones.
+    None if there is no such name, if it ends names with different entries, or if `known` lacks mars' key.
     """
     ends = {entry for name, entry in NAMES.items() if name.endswith("." + key)}
     entry = NAMES.get(key) or (ends.pop() if len(ends) == 1 else None)

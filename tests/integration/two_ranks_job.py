@@ -13,9 +13,9 @@ import torch
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
-from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.batching.plan import plan_updates
 from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
+from tests.builders import altered
 from tests.tiny_world import GRPO, TinyWorld
 
 TOKENS_PER_FORWARD = {"padded": 300, "shared_prefix": 50}  # 50 splits a group, and its parts go to different ranks
@@ -54,11 +54,11 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     refs = [ImageRef(str(folder / f"{i}.png"), size) for i, size in enumerate([(64, 48), (56, 56), (96, 40)])]
     rows = tuple(prompts(world, refs))
     meeting = None if world_size == 1 else f"file://{folder}/meeting-{packing}"
-    loss = PolicyLossSettings("gspo", 3e-4, 4e-4, None)
-    objective = replace(GRPO, policy_loss=loss, kl_reference=str(folder / "reference"), **EVERYTHING)
-    settings = world.settings(objective=objective, temperature=0.7, packing=packing)
+    loss = {"loss": "gspo", "clip_low": 3e-4, "clip_high": 4e-4}
+    objective = altered(GRPO, **loss, kl_reference=str(folder / "reference"), **EVERYTHING)
+    config = world.config(objective=objective, temperature=0.7, packing=packing)
     rendezvous = Rendezvous(rank, world_size, meeting, timeout_s=120.0)
-    trainer = FsdpTrainer(settings, world.rules, rendezvous, world.processor.process)
+    trainer = FsdpTrainer(config, world.rules, rendezvous, world.processor.process)
     budget = TOKENS_PER_FORWARD[packing]
     scored = TrainBatch(rows, plan_updates(rows, len(rows), world_size, budget, packing))
     trained = TrainBatch(rows, plan_updates(rows, 2, world_size, budget, packing))

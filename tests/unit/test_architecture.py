@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 from mars.config.keys import leaves
-from mars.config.schema import Root, Section, SftConfig, TrainConfig
+from mars.config.schema import SftConfig, TrainConfig
+from mars.config.section import Root, Section
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "mars").rglob("*.py"))
@@ -21,27 +20,50 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 LONGER_FOR_A_REASON: dict[str, str] = {}
 
-# Package -> the other parts of mars it may import. What is not here is wiring: it may import anything, without cycles.
+# Part of mars -> the other parts it may import, from the bottom up: a part imports only parts above it in this table.
 BASE = {"types", "errors"}
+READING = BASE | {"output", "data.pixels", "data.rows", "data.convert"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
-    "algorithms": BASE,
+    "process": BASE,
+    "plugin": {"errors"},
     "output": {"errors"},
-    "answers": BASE | {"output"},
-    "data": BASE | {"output"},
+    "algorithms": BASE,
     "batching": BASE,
+    "rewards": BASE | {"plugin"},
+    "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
+    "answers": BASE | {"output"},
+    "data.order": BASE,
+    "data.pixels": BASE | {"output"},
+    "data.rows": BASE | {"output", "data.pixels"},
+    "data.convert": READING - {"data.convert"},
+    "data.prompts": READING,
+    "data.synthetic": BASE | {"output", "data.convert"},
+    "tracking": BASE | {"answers", "output"},
     "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config"},
-    "plugin": {"errors"},
-    "rewards": BASE | {"plugin"},
-    "tracking": BASE | {"answers", "output"},
-    "report": BASE | {"answers", "output", "tracking", "evaluation", "data"},
-    "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
-    "process": BASE,
     "cluster": BASE | {"config", "rollout", "actor", "rewards"},
+    "evaluation": READING - {"data.pixels"} | {"answers", "rewards", "rollout"},
+    "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
+    "fit": BASE | {"step", "sampling", "data.order", "tracking", "config"},
+    # What follows connects the parts.
+    "inputs": READING | {"config", "data.order", "data.prompts", "rewards", "rollout"},
+    "build": READING
+    | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
+    | {"rewards", "rollout", "sampling", "tracking"},
+    "checks": READING | {"actor", "answers", "build", "config", "data.prompts", "fit", "inputs", "rewards"},
+    "run": BASE
+    | {"answers", "build", "checks", "cluster", "config", "evaluation", "fit", "inputs", "output", "plugin", "report"}
+    | {"rewards", "rollout"},
+    "sft": BASE
+    | {"actor", "batching", "config", "data.order", "data.prompts", "inputs", "output", "process", "tracking"},
+    "main": BASE | {"checks", "cluster", "config", "process", "run"},
+    "cli": READING
+    | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
+    | {"report", "rewards", "run", "sft"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 
@@ -57,8 +79,9 @@ def imports(path):
 
 
 def part(module):
-    """The part of mars a module belongs to: "mars.data.rows.columns" -> "data"."""
-    return module.split(".")[1]
+    """The part of mars that a module or a name in it belongs to: "mars.data.rows.columns" -> "data.rows"."""
+    names = module.split(".")
+    return ".".join(names[1:3]) if names[1] == "data" else names[1]
 
 
 def importers(*packages):
@@ -74,11 +97,34 @@ def importers(*packages):
 def test_imports_point_in_one_direction():
     wrong = []
     for path in TREES:
-        own = path.parts[1].removesuffix(".py")
+        own = part(".".join(path.with_suffix("").parts)) if len(path.parts) > 2 else path.stem
+        if path.name == "__init__.py":
+            assert not list(imports(path)), f"{path}: a package imports nothing"
+            continue
         for module, line in imports(path):
-            if module.startswith("mars.") and own in MAY_IMPORT and part(module) not in MAY_IMPORT[own] | {own}:
+            if module.startswith("mars.") and part(module) not in MAY_IMPORT[own] | {own}:
                 wrong.append(f"{path}:{line} imports {module}")
     assert wrong == []
+
+
+def test_the_table_of_imports_points_upwards_and_names_every_part():
+    order = list(MAY_IMPORT)
+    assert all(order.index(other) < order.index(own) for own, others in MAY_IMPORT.items() for other in others)
+    packages = {part(".".join(path.parts[:-1]) + ".x") for path in TREES if len(path.parts) > 2} - {"data.x"}
+    assert packages | {path.stem for path in TREES if len(path.parts) == 2} - {"__init__"} == set(order)
+
+
+def test_the_product_knows_no_test_and_holds_no_fake():
+    assert importers("tests", "pytest", "hypothesis", "unittest", "scripts") == set()
+    fakes = ("Recording", "Fake", "Mock", "Stub", "Dummy")
+    classes = [
+        f"{path}:{node.lineno} {node.name}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and node.name.startswith(fakes)
+    ]
+    assert classes == []
+    assert {path.stem for path in SOURCES} & {"recorder", "recording", "fakes", "fake", "mock"} == set()
 
 
 def test_nothing_imports_in_a_circle():
@@ -117,11 +163,17 @@ def test_the_trainer_knows_no_rewards_and_no_anchors():
     assert not [module for module in modules if "advantages" in module or "rewards" in module]
 
 
-@pytest.mark.parametrize("module", ["mars", "mars.types", "mars.cli.main", "mars.main", "mars.sft", "mars.config.load"])
-def test_what_starts_a_process_imports_nothing_heavy(module):
-    code = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
+def test_what_starts_a_process_imports_nothing_heavy():
+    """In one process, one module after the other: the first that brings something in is named."""
+    modules = ("mars", "mars.types", "mars.config.load", "mars.cli.main", "mars.main", "mars.sft")
+    code = f"""
+import importlib, sys
+for module in {modules}:
+    importlib.import_module(module)
+    print(module, [name for name in {HEAVY} if name in sys.modules])
+"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.splitlines() == [f"{module} []" for module in modules]
 
 
 def test_files_and_functions_are_short():
@@ -157,25 +209,25 @@ def section_classes(schema: type[Section], prefix: str = "") -> Iterator[tuple[s
 def section_names(tree, sections, classes):
     """Name -> the sections it may stand for in a file.
 
-    `data` and `vllm` anywhere; x after `x = config.data` or `x = config.rollout.vllm`; a parameter or field
-    `x: DataConfig`, whose class may be the base of several sections.
+    `data` and `vllm` anywhere; a parameter or field `x: DataConfig`, whose class may be the base of several sections;
+    x after `x = config.rollout.vllm` or `self._x = y` where y is such a name.
     """
     names = defaultdict(set)
     for section in sections:
         names[section.rpartition(".")[2]].add(section)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                pairs = [(target, node.value)]
-                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                    pairs = list(zip(target.elts, node.value.elts, strict=False))
-                for name, value in pairs:
-                    if isinstance(value, ast.Attribute):
-                        own = {section for section in sections if section.rpartition(".")[2] == value.attr}
-                        names[getattr(name, "id", getattr(name, "attr", None))] |= own
-        elif isinstance(node, ast.arg | ast.AnnAssign) and isinstance(node.annotation, ast.Name):
+        if isinstance(node, ast.arg | ast.AnnAssign) and isinstance(node.annotation, ast.Name):
             name = node.arg if isinstance(node, ast.arg) else getattr(node.target, "id", None)
             names[name] |= classes[node.annotation.id]
+    for node in ast.walk(tree):
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=False))
+            for name, value in pairs:
+                if isinstance(value, ast.Attribute | ast.Name):
+                    read = getattr(value, "attr", getattr(value, "id", None))
+                    names[getattr(name, "id", getattr(name, "attr", None))] |= names.get(read, set())
     return names
 
 
@@ -204,7 +256,8 @@ def test_every_setting_of_the_training_is_read():
 
 
 def test_every_setting_of_the_cold_start_is_read():
-    read = keys_read(SftConfig, [Path("mars/sft.py"), Path("mars/inputs.py")])
+    actor = [Path("mars/actor/model.py"), Path("mars/actor/optimizer.py")]
+    read = keys_read(SftConfig, [Path("mars/sft.py"), Path("mars/inputs.py"), *actor])
     read |= {"run.name"}  # by run.dir, in configs/sft.yaml
     read |= {"model.box_space"}  # by the training only, with which the model's settings are shared
     assert [key for key in leaves(SftConfig) if key not in read] == []
@@ -218,7 +271,8 @@ def test_the_reader_of_settings_sees_what_is_read():
         "    return data.shuffle + x.top_p + part.beta1 + config.model.path + other.dtype\n"
         "def g(rollout, run: RunConfig):\n"
         "    settings = rollout.vllm\n"
-        "    return settings.block_size + config.rollout.vllm.enforce_eager + run.name\n"
+        "    self._model = model\n"
+        "    return self._model.dtype + settings.block_size + config.rollout.vllm.enforce_eager + run.name\n"
     )
     path = Path("mars/example.py")
     TREES[path] = tree
@@ -227,6 +281,7 @@ def test_the_reader_of_settings_sees_what_is_read():
     finally:
         del TREES[path]
     assert read == {"data.shuffle", "rollout.top_p", "actor.beta1", "model.path", "run.name"} | {
+        "model.dtype",
         "rollout.vllm.block_size",
         "rollout.vllm.enforce_eager",
     }

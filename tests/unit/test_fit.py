@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 
 from mars.data.order.stream import PromptStream
-from mars.fit import FitSettings, fit, last_step
+from mars.fit import fit, last_step
 from mars.rollout.scripted import random_script
 from mars.types import RewardResult
-from tests.builders import make_prompt
+from tests.builders import altered, make_prompt, train_config
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.step import EOS, IMAGE, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.fakes.trainer import RecordingTrainer
 
-SETTINGS = FitSettings(num_steps=3, num_epochs=None, evaluate_every=0, evaluate_before=False, logprob_diff_alarm=0.5)
+SETTINGS = train_config({"run.num_steps": 3, "evaluation.every": 0, "evaluation.before_training": False})
 
 
 class LengthScorer:
@@ -93,7 +93,7 @@ def test_evaluation_comes_before_and_every_so_many_steps(prompts):
         asked.append((step, made.engine.updates[-1].version))
         return {"eval/multi/mean": step / 10}
 
-    settings = replace(SETTINGS, num_steps=5, evaluate_every=2, evaluate_before=True)
+    settings = train_config({"run.num_steps": 5, "evaluation.every": 2, "evaluation.before_training": True})
     _, tracker = train(prompts, settings=settings, evaluate=evaluate, made=made)
     assert asked == [(0, 1), (2, 3), (4, 5)]  # with the weights after the step
     assert tracker.metrics[0] == (0, {"eval/multi/mean": 0.0})
@@ -109,16 +109,16 @@ def test_evaluation_comes_before_and_every_so_many_steps(prompts):
 )  # 7 prompts by threes: every prompt was shown `epochs` times
 def test_epochs_to_steps(prompts, epochs, steps):
     stream = PromptStream(prompts, 3, 0, True)
-    assert last_step(replace(SETTINGS, num_steps=None, num_epochs=epochs), stream) == steps
+    assert last_step(altered(SETTINGS.run, num_steps=None, num_epochs=epochs), stream) == steps
     shown = [p.prompt_id for step in range(steps) for p in stream.batch(step)]
     assert min(shown.count(p.prompt_id) for p in prompts) >= epochs
 
 
 def test_a_number_of_steps_wins_over_epochs(prompts):
     stream = PromptStream(prompts, 3, 0, True)
-    assert last_step(replace(SETTINGS, num_steps=2, num_epochs=9), stream) == 2
+    assert last_step(altered(SETTINGS.run, num_steps=2, num_epochs=9), stream) == 2
     with pytest.raises(ValueError, match="num_steps"):
-        last_step(replace(SETTINGS, num_steps=None), stream)
+        last_step(altered(SETTINGS.run, num_steps=None, num_epochs=None), stream)
 
 
 @pytest.mark.parametrize(("difference", "warned"), [(0.1, False), (0.5, False), (0.6, True), (math.nan, True)])
@@ -129,7 +129,9 @@ def test_engine_and_trainer_that_differ_are_said_loudly(prompts, caplog, differe
             return replace(stats, metrics={**stats.metrics, "rollout/logprob_diff_max": difference})
 
     with caplog.at_level(logging.WARNING, logger="mars.fit"):
-        train(prompts, made=random_parts(trainer=Differing()), settings=replace(SETTINGS, num_steps=1))
+        train(
+            prompts, made=random_parts(trainer=Differing()), settings=train_config(num_steps=1, logprob_diff_alarm=0.5)
+        )
     assert ("rollout.logprob_diff_alarm" in caplog.text) is warned
 
 

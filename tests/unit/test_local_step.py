@@ -11,7 +11,7 @@ from mars.cluster.local import local_workers
 from mars.data.order.stream import PromptStream
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.views import anchor_views, render_view
-from mars.fit import FitSettings, fit
+from mars.fit import fit
 from mars.rollout.hf_engine import HfEngine
 from mars.rollout.plan import RolloutPlan
 from mars.sampling import StepParts
@@ -43,7 +43,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
         return len(world.processor.process(request.prompt_token_ids, request.images).input_ids)
 
     sampling = Sampling(0.8, 1.0, 0, 5)
-    config = train_config(path=str(world.folder))
+    config = train_config(path=str(world.folder), num_steps=num_steps, logprob_diff_alarm=1e-3)
     build_engine = lambda fetch: HfEngine(config, world.rules, process=world.processor.process, fetch=fetch)  # noqa: E731
     build_trainer = partial(world.trainer, temperature=0.8, objective=GRPO, learning_rate=3e-3)
     tracker = RecordingTracker()
@@ -67,7 +67,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
             collate=partial(train_batch, prompts_per_update=per_update, **plan_settings),
             scoring_batch=partial(scoring_batch, **plan_settings),
         )
-        fit(parts, PromptStream(prompts, 2, 1, True), tracker, FitSettings(num_steps, None, 0, False, 1e-3), None, 0)
+        fit(parts, PromptStream(prompts, 2, 1, True), tracker, config, None, 0)
     return tracker
 
 

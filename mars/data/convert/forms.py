@@ -1,4 +1,4 @@
-"""The forms in which public JSON files write a question, all read into one."""
+"""Read the question of a record in any of the forms of public JSON files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Question:
 
 
 def count_questions(record: Any) -> int:
-    """How many questions a record asks: as many as its conversation has answers, one more if it ends unanswered."""
+    """The number of questions of a record: one per answer of its conversation, and one more if it ends unanswered."""
     turns = record.get("conversations") if isinstance(record, dict) else None
     if not isinstance(turns, list):
         return 1

@@ -1,4 +1,4 @@
-"""The public sets' terms of use in a line, for their metadata; the publishers' own texts are what holds."""
+"""One line on each public set's terms of use, for its metadata. The publishers' own texts are binding."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True)
 class LlvipOptions:
-    """question: the prompt's text below the two markers; how to answer is the template's to say (data.template).
+    """question: the prompt's text after the two markers. The template adds how to answer (data.template).
 
     keep_empty: scenes without a person are rows too (truth []); else they are left out.
     splits: None for those that are there.
@@ -45,7 +45,7 @@ class LlvipOptions:
 
 @dataclass(frozen=True)
 class _Scene:
-    """One scene's files as found. images: the candidates for each source, exactly one where all is well."""
+    """The files of one scene. images: the candidates for each source; exactly one in a valid scene."""
 
     name: str
     images: Mapping[str, Sequence[Path]]
@@ -53,7 +53,7 @@ class _Scene:
 
 
 def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> PublicSet:
-    """The set in the folder `source`. image_root: a folder around it that paths are relative to; None: `source`.
+    """The set in the folder `source`. image_root: a parent folder that paths are relative to; None: `source`.
 
     Raises DataError if a folder is missing.
     """
@@ -108,7 +108,7 @@ def _scenes(root: Path, split: str) -> list[_Scene]:
 
 
 def _unused_annotations(root: Path, scenes: Mapping[str, Sequence[_Scene]]) -> int:
-    """Annotations of no image, flat ones and those of the splits at hand."""
+    """The number of annotations without an image, in Annotations/ and in its folders of the chosen splits."""
     folders = [root / "Annotations", *(root / "Annotations" / split for split in scenes)]
     named = {scene.name for found in scenes.values() for scene in found}
     there = [_by_stem(folder, (".xml",)) for folder in folders if folder.is_dir()]

@@ -1,4 +1,4 @@
-"""Where the images of a JSON file are: its paths were written on another machine."""
+"""Find the images of a JSON file whose paths were written on another machine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SAMPLED = 500  # paths that a rule is chosen by
 
 @dataclass(frozen=True)
 class PathRule:
-    """How paths of a file are read: without their first `drop` parts, below `folder` of the image root."""
+    """How to convert the paths of a file: remove the first `drop` parts, and prepend `folder`."""
 
     drop: int
     folder: str
 
     def __call__(self, path: str) -> str:
-        """The path below the image root, with "/"; one that the rule does not fit (shorter, a URL, "..") as it is."""
+        """The path below the image root, with "/". Returns a path that is too short, a URL or has ".." unchanged."""
         if (self.drop == 0 and not self.folder and "\\" not in path) or not self.fits(path):
             return path
         return PurePosixPath(self.folder, *_parts(path)[self.drop :]).as_posix()
@@ -33,9 +33,9 @@ class PathRule:
 
 
 def find_rule(paths: Iterable[str], root: Path, folders: Sequence[str]) -> PathRule:
-    """The rule under which most of the paths name a file below `root`; of equal ones the first and plainest.
+    """The rule that finds most of the paths below `root`; on a tie, the one that drops least.
 
-    At most `SAMPLED` of the paths are looked up. folders: where images may lie below the root.
+    Tries at most `SAMPLED` of the paths. folders: folders below the root that may have the images.
 
     Example: "data/images/LLVIP/visible/test/1.jpg" and the root /data/LLVIP, which holds visible/test/1.jpg: drop 3.
     """

@@ -17,7 +17,7 @@ def count_tags(texts: Sequence[str]) -> int:
 
 
 def has_numbers(text: str) -> bool:
-    """Whether a text says by its tags which image belongs where."""
+    """Whether a text has numbered image tags."""
     return any(match.lastgroup for match in _TAG.finditer(text))
 
 

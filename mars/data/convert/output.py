@@ -1,4 +1,4 @@
-"""What every converter writes: parquet files of rows, and the metadata dataset.json. No file is ever half written."""
+"""Write a converted set: parquet files of rows, and the metadata dataset.json. Every file is written atomically."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RowFile:
 
 @contextmanager
 def row_file(path: Path) -> Iterator[RowFile]:
-    """A parquet file with the columns of docs/data.md, to append to; `path` is there only once the block has ended."""
+    """A parquet file with the columns of docs/data.md to append rows to. `path` appears when the block has ended."""
     from pyarrow import parquet
 
     with replacing(path) as draft, parquet.ParquetWriter(draft, _schema()) as writer:

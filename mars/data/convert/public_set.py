@@ -1,4 +1,4 @@
-"""What a converter knows of a set before anything is written: its items, and how one item becomes a row."""
+"""A public set before it is written: its items, and the function that turns an item into a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Item:
-    """One thing of a set that becomes one row. label: what messages call it. content: what `PublicSet.read` takes."""
+    """One item of a set, which becomes one row. label: its name in messages. content: passed to `PublicSet.read`."""
 
     label: str
     content: Any
@@ -24,9 +24,9 @@ class Item:
 
 @dataclass(frozen=True)
 class ReadItem:
-    """columns: a row as the reader takes it (docs/data.md), image paths below the image root.
+    """columns: the row's columns (docs/data.md), with image paths relative to the image root.
 
-    counts: what to add up over the split in the metadata.
+    counts: numbers that the metadata adds up over the split.
     """
 
     columns: Mapping[str, Any]

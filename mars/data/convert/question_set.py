@@ -1,4 +1,4 @@
-"""Sets whose questions stand in JSON files: what all of them have in common."""
+"""Convert sets whose questions are in JSON files: the code that all of them share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def numbered(word: str, paths: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class SetRules:
-    """What is particular to a set.
+    """The rules of one set.
 
     sources: image paths -> names, in the order the record lists them.
     all_images: (paths below the image root) -> those with what the record leaves out (SpatialBench's depth); asked
@@ -59,7 +59,7 @@ class SetRules:
 
 @dataclass(frozen=True)
 class _Content:
-    """What an item holds: question `number` of a record, and how the paths of its file are read."""
+    """The content of an item: question `number` of a record, and the rule for the paths of its file."""
 
     record: Any
     number: int
@@ -126,7 +126,7 @@ def _items(file: RecordFile, root: Path, rules: SetRules) -> Iterator[tuple[Any,
 
 
 def _paths(file: RecordFile) -> Iterator[str]:
-    """Image paths of records from all over the file."""
+    """A sample of image paths of records, spread over the file."""
     for record in file.records[:: max(len(file.records) // SAMPLED, 1)]:
         try:
             images = read_question(record, 0, file.metadata).images
@@ -211,7 +211,7 @@ def _in_order(values: Any, order: Sequence[int]) -> Any:
 
 
 def _check_unicode(record: Any) -> None:
-    """Half a surrogate pair is no text: it could be neither tokenised nor written."""
+    """Refuse half of a surrogate pair, which could neither be tokenized nor written."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -248,7 +248,7 @@ def _encodings(
 
 
 def _is_8_bit(path: str, encoding: str, root: Path) -> bool:
-    """Whether a depth image is stored as colours or greys already; one that cannot be read is left to the reader."""
+    """Whether a depth image has 8 bits per channel. False for an image that cannot be read; the reader refuses it."""
     try:
         probe_size(confined_path(path, str(root.resolve())), encoding, path)
     except BadImage as error:

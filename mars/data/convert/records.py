@@ -1,4 +1,4 @@
-"""The JSON files of a set: their records in order, and the metadata that DEMON keeps beside them."""
+"""Read the JSON files of a set: their records in order, and DEMON's metadata."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def spatialqa_set(source: Path, image_root: Path | None, depth: str) -> PublicSe
 
 
 def sources(paths: Sequence[str]) -> tuple[str, ...]:
-    """rgb and depth: in this order unless only the first lies in a folder for depth."""
+    """rgb and depth, in this order unless only the first image is in a folder for depth."""
     if len(paths) == 1:
         return ("depth",) if depth_places(paths) == [0] else ("rgb",)
     if len(paths) == 2:
@@ -42,7 +42,7 @@ def sources(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def depth_places(paths: Sequence[str]) -> list[int]:
-    """Which of the paths lie in a folder for depth: X_d, or one called so. Folders that all share say nothing.
+    """Indices of the paths in a folder for depth: named X_d or "depth". Folders that all paths share are ignored.
 
     >>> depth_places(["depth/existence/1.jpg", "depth/existence_d/1.png"])
     [1]
@@ -55,7 +55,7 @@ def depth_places(paths: Sequence[str]) -> list[int]:
 
 
 def with_depth(paths: Sequence[str]) -> list[str]:
-    """A photograph alone, and its depth beside it: existence/7.jpg -> existence/7.jpg, existence_d/7.png."""
+    """Add the path of the depth to that of a single photograph: existence/7.jpg -> also existence_d/7.png."""
     if len(paths) != 1:
         return list(paths)
     image = PurePosixPath(paths[0])
@@ -65,7 +65,7 @@ def with_depth(paths: Sequence[str]) -> list[str]:
 
 
 def yes_or_no(answer: Any) -> Any:
-    """A sentence that answers yes or no, as that word; any other answer stays.
+    """Reduce a sentence that answers yes or no to that word. Other answers are returned unchanged.
 
     >>> [yes_or_no(answer) for answer in ("Yes, on the left.", "No there is not.", "The answer is no.")]
     ['Yes', 'No', 'no']

@@ -1,4 +1,4 @@
-"""Which records of which files of a public set are its training rows, its test rows, and another set's."""
+"""Decide the split of each record of a public set, and whether the record belongs to the set."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _HELD_OUT = ("test", "val", "valid", "validation", "eval", "evaluation", "dev", 
 
 
 def split_names(files: Sequence[RecordFile], keep_names: Collection[str]) -> dict[str, str]:
-    """File -> split: what DEMON's metadata or the file's name say, test for a benchmark's questions, else train.
+    """File -> split: by DEMON's metadata or the file's name; "test" for a benchmark's questions, else "train".
 
-    Files in `keep_names`, and files that would be one split, keep their names.
+    Files in `keep_names`, and several files of the same split, keep their names.
     """
     names = {file.name: file.name if file.name in keep_names else _train_or_test(file) for file in files}
     several = {name for name, count in Counter(names.values()).items() if count > 1}
@@ -26,7 +26,7 @@ def split_names(files: Sequence[RecordFile], keep_names: Collection[str]) -> dic
 
 
 def split_of(record: Any, file: RecordFile, name: str) -> str:
-    """The split of a record that says its own (M4-Instruct's metadata); else its file's, `name`."""
+    """The split in the record's own metadata (M4-Instruct), else that of its file, `name`."""
     declared = _declared(_metadata(record).get("split"))
     if declared is None or declared == _train_or_test(file):
         return name
@@ -34,9 +34,9 @@ def split_of(record: Any, file: RecordFile, name: str) -> str:
 
 
 def belongs(file: RecordFile, name: str) -> Callable[[Any], bool]:
-    """Whether a record is the set's: M4-Instruct's one file holds many sets, each record says of which it is.
+    """Whether a record belongs to the set. M4-Instruct's file has many sets; each record names its own.
 
-    Only in files where some record names the set; names are compared by letters and digits ("OCR-VQA" is ocr_vqa).
+    Used for files in which some record names the set. Names are compared by letters and digits ("OCR-VQA" is ocr_vqa).
     """
     own = _plain(name)
     named = {_plain(_metadata(record).get("dataset", "")) for record in file.records} - {""}

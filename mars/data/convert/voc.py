@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a file says, as written.
+    """The values of an annotation file, unchanged.
 
     size: (width, height), None if missing, empty or 0. objects: (label, (xmin, ymin, xmax, ymax)).
     """

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import pytest
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
 from mars.data.pixels.images import BadImage
+from tests.builders import altered
 from tests.tiny_world import GRPO
 
 
@@ -24,7 +24,7 @@ def batch(world, pictures):
 
 
 def trainer_of(world, process, objective=GRPO):
-    return FsdpTrainer(world.settings(objective=objective), world.rules, Rendezvous(0, 1, None, 60.0), process)
+    return FsdpTrainer(world.config(objective=objective), world.rules, Rendezvous(0, 1, None, 60.0), process)
 
 
 def in_the_order_of_forwards(batch):
@@ -62,7 +62,7 @@ def test_old_reference_and_update_passes_share_what_was_processed(world, batch):
         processed.append(images)
         return world.processor.process(ids, images)
 
-    trainer = trainer_of(world, process, replace(GRPO, kl_coefficient=0.1))
+    trainer = trainer_of(world, process, altered(GRPO, kl_coefficient=0.1))
     for name in ("_policy", "_reference"):
         getattr(trainer, name).register_forward_pre_hook(lambda *_, name=name: forwards.append(name))
     trainer.update(batch)

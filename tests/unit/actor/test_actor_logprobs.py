@@ -31,7 +31,7 @@ def mixed_batch(world, pictures, tokens_per_forward):
 def test_logprobs_of_a_batch_equal_those_of_each_sequence_alone(family, tokens_per_forward, pictures, request):
     world = request.getfixturevalue(family)
     batch = mixed_batch(world, pictures, tokens_per_forward)
-    trainer, model = world.trainer(temperature=0.7, chunk_tokens=3), world.plain_model()
+    trainer, model = world.trainer(temperature=0.7, logprob_chunk_tokens=3), world.plain_model()
     with torch.no_grad():
         wanted = world.plain_batch_logprobs(model, batch, temperature=0.7)
     old = {}
@@ -79,7 +79,7 @@ def test_an_image_passes_the_vision_tower_once_per_forward(world, pictures):
 
 def test_the_tokens_by_vocabulary_never_exist_at_once(world, pictures):
     batch = world.batch([world.train_prompt("a", pictures[:1], [20, 15]), world.train_prompt("text", [], [10])])
-    trainer, sizes = world.trainer(chunk_tokens=8), []
+    trainer, sizes = world.trainer(logprob_chunk_tokens=8), []
     trainer._policy.backbone.lm_head.register_forward_hook(lambda module, args, out: sizes.append(tuple(out.shape)))
     trainer.update(batch)
     vocabulary = trainer._policy.backbone.config.text_config.vocab_size

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from mars.algorithms.policy_loss import PolicyLossSettings
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
+from tests.builders import altered
 from tests.tiny_world import GRPO, TinyWorld, distance, gradients
 
 TEMPERATURE = 0.7
 KINDS = {
-    "clip": PolicyLossSettings("clip", 0.2, 0.28, None),
-    "dual": PolicyLossSettings("clip", 0.2, 0.2, 1.3),
-    "gspo": PolicyLossSettings("gspo", 0.1, 0.15, None),
-    "cispo": PolicyLossSettings("cispo", 0.5, 0.4, None),
+    "clip": {"loss": "clip", "clip_low": 0.2, "clip_high": 0.28},
+    "dual": {"loss": "clip", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": 1.3},
+    "gspo": {"loss": "gspo", "clip_low": 0.1, "clip_high": 0.15},
+    "cispo": {"loss": "cispo", "clip_low": 0.5, "clip_high": 0.4},
 }
 WEIGHTS = {(0, 1): 0.5, (1, 1): 0.0, (2, 0): 1.75}
 REDUCTIONS = ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
@@ -85,12 +85,12 @@ def scene(world, pictures, tmp_path_factory) -> Scene:
 def token_loss(settings, row, t, ratio_of_row):
     """Of token t, in scalars. Written from the papers, not from the code."""
     advantage, logprob = row.advantage, row.logprobs[t]
-    if settings.kind == "gspo":
+    if settings.loss == "gspo":
         ratio = ratio_of_row * (logprob - logprob.detach()).exp()
     else:
         ratio = (logprob - row.old[t]).exp()
     low, high = 1 - settings.clip_low, 1 + settings.clip_high
-    if settings.kind == "cispo":
+    if settings.loss == "cispo":
         weight = ratio.item() if row.off_policy else min(max(ratio.item(), low), high)
         return -weight * advantage * logprob
     if row.off_policy:
@@ -120,7 +120,7 @@ def plain_gradient(scene, objective):
             "seq_mean_token_sum_norm": 1 / len(rows) / (objective.reduction_tokens or 1),
         }[objective.reduction]
         for t in range(size):
-            term = token_loss(objective.policy_loss, row, t, ratio_of_row)
+            term = token_loss(objective, row, t, ratio_of_row)
             if objective.importance_cap is not None and not row.off_policy:
                 term = term * min(math.exp(row.old[t] - row.rollout[t]), objective.importance_cap)
             if objective.kl_coefficient and not row.off_policy:
@@ -141,8 +141,10 @@ def trainer_gradient(scene, objective, tokens_per_forward=100_000, chunk_tokens=
         batch = TrainBatch(batch.prompts, tuple(UpdatePlan((rank,)) for rank in ranks))
     # The first update's old log-probs are always its own: it is the other one, and moves no weight.
     batch = TrainBatch(batch.prompts, batch.updates[::-1])
-    objective = replace(objective, kl_reference=scene.reference)
-    trainer = world.trainer(objective=objective, temperature=TEMPERATURE, chunk_tokens=chunk_tokens, learning_rate=0.0)
+    objective = altered(objective, kl_reference=scene.reference)
+    trainer = world.trainer(
+        objective=objective, temperature=TEMPERATURE, logprob_chunk_tokens=chunk_tokens, learning_rate=1e-30
+    )
     micros = [micro for plan in batch.updates for micro in plan.ranks[0]]
     old = {micro: torch.cat([scene.rows[row].old.float() for row in micro.rows]) for micro in micros}
     trainer._old_logprobs = lambda *_: old
@@ -159,50 +161,50 @@ def check(scene, objective):
 @pytest.mark.parametrize("kind", KINDS)
 def test_policy_losses(scene, kind, reduction):
     constant = 12 if reduction == "seq_mean_token_sum_norm" else None
-    check(scene, replace(GRPO, policy_loss=KINDS[kind], reduction=reduction, reduction_tokens=constant))
+    check(scene, altered(GRPO, **KINDS[kind], reduction=reduction, reduction_tokens=constant))
 
 
 def test_the_losses_differ_here(scene):
     """So that the tests above tell them apart: each bound decides for some token."""
-    found = [plain_gradient(scene, replace(GRPO, policy_loss=KINDS[kind])) for kind in KINDS]
-    free = plain_gradient(scene, replace(GRPO, policy_loss=PolicyLossSettings("clip", 0.99, 99.0, None)))
+    found = [plain_gradient(scene, altered(GRPO, **KINDS[kind])) for kind in KINDS]
+    free = plain_gradient(scene, altered(GRPO, loss="clip", clip_low=0.99, clip_high=99.0))
     for i, one in enumerate(found):
         assert all(distance(one, other) > 0.02 for other in (free, *found[:i]))
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "abs"])
 def test_kl_in_the_loss(scene, estimator):
-    objective = replace(GRPO, kl_coefficient=0.7, kl_estimator=estimator, reduction="seq_mean_token_mean")
+    objective = altered(GRPO, kl_coefficient=0.7, kl_estimator=estimator, reduction="seq_mean_token_mean")
     check(scene, objective)
-    assert distance(plain_gradient(scene, objective), plain_gradient(scene, replace(objective, kl_coefficient=0))) > 0.1
+    assert distance(plain_gradient(scene, objective), plain_gradient(scene, altered(objective, kl_coefficient=0))) > 0.1
 
 
 def test_kl_in_the_reward_is_no_term_of_the_loss(scene):
     """The driver has taken it off the rewards before; the trainer would count it twice."""
-    objective = replace(GRPO, kl_coefficient=0.7, kl_placement="reward")
+    objective = altered(GRPO, kl_coefficient=0.7, kl_placement="reward")
     assert distance(trainer_gradient(scene, objective), plain_gradient(scene, GRPO)) < 2e-5
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_the_entropy_bonus(scene, reduction):
     constant = 12 if reduction == "seq_mean_token_sum_norm" else None
-    objective = replace(GRPO, entropy_coefficient=0.8, reduction=reduction, reduction_tokens=constant)
+    objective = altered(GRPO, entropy_coefficient=0.8, reduction=reduction, reduction_tokens=constant)
     check(scene, objective)
-    plain = plain_gradient(scene, replace(objective, entropy_coefficient=0.0))
+    plain = plain_gradient(scene, altered(objective, entropy_coefficient=0.0))
     assert distance(plain_gradient(scene, objective), plain) > 0.05
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_importance_weights(scene, kind):
-    objective = replace(GRPO, policy_loss=KINDS[kind], importance_cap=1.2)
+    objective = altered(GRPO, **KINDS[kind], importance_cap=1.2)
     check(scene, objective)
-    without = plain_gradient(scene, replace(objective, importance_cap=None))
+    without = plain_gradient(scene, altered(objective, importance_cap=None))
     assert distance(plain_gradient(scene, objective), without) > 0.05
 
 
 def test_all_terms_at_once_however_the_work_is_cut(scene):
     everything = {"kl_coefficient": 0.3, "kl_estimator": "k2", "entropy_coefficient": 0.2, "importance_cap": 1.1}
-    objective = replace(GRPO, policy_loss=KINDS["gspo"], reduction="seq_mean_token_mean", **everything)
+    objective = altered(GRPO, **KINDS["gspo"], reduction="seq_mean_token_mean", **everything)
     check(scene, objective)
     wanted = plain_gradient(scene, objective)
     assert distance(trainer_gradient(scene, objective), wanted) < 2e-5
@@ -214,8 +216,8 @@ def test_all_terms_at_once_however_the_work_is_cut(scene):
 @pytest.mark.parametrize("kind", ["clip", "gspo", "cispo"])
 def test_ratios_are_exactly_one_at_the_first_update(scene, kind, dtype):
     """Its old log-probs are its own; those of a second update have a pass before. Text-only rows have fillers."""
-    narrow = replace(GRPO.policy_loss, kind=kind, clip_low=1e-9, clip_high=1e-9)
-    objective = replace(GRPO, policy_loss=narrow, entropy_coefficient=0.1, importance_cap=1.5)
+    narrow = {"loss": kind, "clip_low": 1e-9, "clip_high": 1e-9}
+    objective = altered(GRPO, **narrow, entropy_coefficient=0.1, importance_cap=1.5)
     for per_update in (4, 100):
         trainer = scene.world.trainer(objective=objective, dtype=dtype, gradient_checkpointing=True)
         seen, passes = [], []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from mars.actor.objective import (
 )
 from mars.actor.update_sums import UpdateSums
 from mars.types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from tests.builders import altered
 from tests.tiny_world import GRPO
 
 
@@ -27,9 +27,9 @@ def row(advantage, rollout_logprobs, weight=1.0, off_policy=False, carried=False
     return RowTarget(TrainResponse(tokens, tuple(rollout_logprobs), advantage, weight, off_policy), weight, carried)
 
 
-def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denominator=None, compare=True):
+def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denominator=None, compare=True, nats=0.0):
     """(loss, sums by name, metrics, gradient) of one micro-batch that is the whole update."""
-    made = Objective(objective)
+    made = Objective(objective, nats)
     logprobs = torch.tensor(logprobs, requires_grad=True)
     lengths = torch.tensor([len(r.response.token_ids) for r in rows])
     weighted = [n for n, r in zip(lengths.tolist(), rows, strict=True) if r.weight]
@@ -51,7 +51,7 @@ def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denomi
 
 def test_two_rows_by_hand():
     """Row 1, A = 1: ratios 1.5 (clipped to 1.2) and 1. Row 2, A = -2: ratios 0.5 (clipped to 0.8), 1.1 and 4 (dual)."""
-    objective = replace(GRPO, policy_loss=replace(GRPO.policy_loss, dual_clip=3.0))
+    objective = altered(GRPO, dual_clip=3.0)
     old = [-1.0, -1.0, -2.0, -2.0, -2.0]
     ratios = [1.5, 1.0, 0.5, 1.1, 4.0]
     logprobs = [o + math.log(r) for o, r in zip(old, ratios, strict=True)]
@@ -87,7 +87,7 @@ def test_without_old_logprobs_the_ratio_is_one_and_the_gradient_flows():
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "abs"])
 def test_the_kl_term_and_its_gradient(estimator):
-    objective = replace(GRPO, kl_coefficient=0.5, kl_estimator=estimator)
+    objective = altered(GRPO, kl_coefficient=0.5, kl_estimator=estimator)
     logprobs, ref = [-1.0, -2.0, -0.5], [-1.5, -1.0, -0.5]
     loss, _, metrics, gradient = evaluate([row(0.0, [0.0] * 3)], logprobs, logprobs, ref, objective)
     gaps = [a - b for a, b in zip(logprobs, ref, strict=True)]
@@ -102,7 +102,7 @@ def test_the_kl_term_and_its_gradient(estimator):
 
 def test_off_policy_rows_are_left_out_of_clip_kl_and_comparison_but_trained_on():
     """METHOD: an off-policy row has no clip, no KL, no rollout-versus-trainer metric; the same token denominator."""
-    objective = replace(GRPO, kl_coefficient=0.5)
+    objective = altered(GRPO, kl_coefficient=0.5)
     rows = [row(1.0, [-1.0]), row(1.0, [-9.0, -9.0], off_policy=True)]
     old, logprobs, ref = [-1.0, -2.0, -2.0], [-1.0, -1.0, -2.0], [-1.0, 0.0, 0.0]
     loss, sums, metrics, gradient = evaluate(rows, logprobs, old, ref, objective)
@@ -116,7 +116,7 @@ def test_off_policy_rows_are_left_out_of_clip_kl_and_comparison_but_trained_on()
 
 def test_fillers_weigh_nothing_whatever_they_hold():
     rows = [row(1.0, [-1.0, -2.0]), row(5.0, [-7.0, -7.0], weight=0.0)]
-    objective = replace(GRPO, kl_coefficient=0.5)
+    objective = altered(GRPO, kl_coefficient=0.5)
     args = {"old": [-1.0, -2.0, -1.0, -1.0], "ref": [-2.0, -2.0, -4.0, math.nan], "objective": objective}
     loss, sums, metrics, gradient = evaluate(rows, [-1.0, -2.0, math.nan, -math.inf], **args)
     alone = evaluate(rows[:1], [-1.0, -2.0], [-1.0, -2.0], [-2.0, -2.0], objective)
@@ -132,11 +132,11 @@ def test_an_engine_that_sampled_from_a_nucleus_is_no_mismatch():
     assert full_distribution["rollout/logprob_diff_max"] == pytest.approx(0.5)
     nats = truncation_nats(0.9, top_k=0)
     assert nats == pytest.approx(0.10536, abs=1e-5)
-    metrics = evaluate([row(1.0, rollout)], old, old, objective=replace(GRPO, truncation_nats=nats))[2]
+    metrics = evaluate([row(1.0, rollout)], old, old, nats=nats)[2]
     assert metrics["rollout/logprob_diff_max"] == pytest.approx(0.5 - nats)
     assert metrics["rollout/logprob_diff_mean"] == pytest.approx((0.5 - nats + 0.2) / 5)
-    top_k = replace(GRPO, truncation_nats=truncation_nats(1.0, top_k=5))
-    assert evaluate([row(1.0, rollout)], old, old, objective=top_k)[2]["rollout/logprob_diff_max"] == pytest.approx(0.2)
+    metrics = evaluate([row(1.0, rollout)], old, old, nats=truncation_nats(1.0, top_k=5))[2]
+    assert metrics["rollout/logprob_diff_max"] == pytest.approx(0.2)
     assert truncation_nats(1.0, top_k=0) == 0
     # What the engine says has no part in the loss.
     assert evaluate([row(1.0, rollout)], old, old)[0] == evaluate([row(1.0, [0.0] * 5)], old, old)[0]
@@ -152,8 +152,8 @@ def test_only_the_first_update_of_a_step_is_compared():
 @settings(max_examples=60, deadline=None)
 def test_sums_and_losses_add_up_over_any_split(described, data):
     generator = torch.Generator().manual_seed(len(described))
-    changes = {"kl_coefficient": 0.1, "entropy_coefficient": 0.2, "importance_cap": 1.5, "truncation_nats": 0.1}
-    objective = Objective(replace(GRPO, reduction="seq_mean_token_mean", **changes))
+    changes = {"kl_coefficient": 0.1, "entropy_coefficient": 0.2, "importance_cap": 1.5}
+    objective = Objective(altered(GRPO, reduction="seq_mean_token_mean", **changes), truncation_nats=0.1)
     rows = [row(a, [-1.0] * n, off_policy=off, carried=a > 1) for n, a, off in described]
     parts = [torch.randn(4, n, generator=generator, dtype=torch.float64) for n, _, _ in described]
 
@@ -173,7 +173,7 @@ def test_sums_and_losses_add_up_over_any_split(described, data):
 
 
 def test_sums_are_reduced_over_the_ranks(process_group):
-    objective = Objective(GRPO)
+    objective = Objective(GRPO, truncation_nats=0.0)
     _, sums = objective.loss(
         torch.tensor([-1.0, -2.0]), torch.ones(2), None, None, torch.tensor([2]), [row(1.0, [-1.5, -2.0])], 2.0, True
     )
@@ -209,7 +209,7 @@ def test_the_entropy_bonus_by_hand():
         "seq_mean_token_mean": ((-1 + 1) / 2, (3 + 1.5) / 2),
     }
     for reduction, (pg_loss, bonus) in base.items():
-        objective = replace(GRPO, reduction=reduction, entropy_coefficient=0.25)
+        objective = altered(GRPO, reduction=reduction, entropy_coefficient=0.25)
         loss, sums, metrics, _ = evaluate(rows, old, old, objective=objective, entropy=entropy)
         assert loss == pytest.approx(pg_loss - 0.25 * bonus, abs=1e-6)
         assert sums["loss"] == pytest.approx(loss)
@@ -221,7 +221,7 @@ def test_the_entropy_bonus_by_hand():
 
 def test_importance_weights_by_hand():
     """Weights 2 (bounded to 1.5), 0.5 and, of the off-policy row, 1; on the policy loss alone."""
-    objective = replace(GRPO, kl_coefficient=0.5, entropy_coefficient=0.1, importance_cap=1.5)
+    objective = altered(GRPO, kl_coefficient=0.5, entropy_coefficient=0.1, importance_cap=1.5)
     rows = [row(1.0, [-1 - math.log(2), -1 + math.log(2)]), row(-2.0, [-7.0], off_policy=True)]
     old, ref, entropy = [-1.0] * 3, [-2.0, -1.0, -1.0], [1.0, 2.0, 3.0]
     loss, _, metrics, gradient = evaluate(rows, old, old, ref, objective, entropy)
@@ -237,8 +237,8 @@ def test_importance_weights_by_hand():
 
 def test_importance_weights_are_of_the_engines_own_log_probs():
     """What a nucleus explains is forgiven in the comparison, not in the weights; a difference of 0 is not capped."""
-    objective = replace(GRPO, importance_cap=1.0, truncation_nats=0.2)
-    metrics = evaluate([row(1.0, [-0.9, -1.0])], [-1.0, -1.0], None, objective=objective)[2]
+    objective = altered(GRPO, importance_cap=1.0)
+    metrics = evaluate([row(1.0, [-0.9, -1.0])], [-1.0, -1.0], None, objective=objective, nats=0.2)[2]
     assert metrics["rollout/logprob_diff_max"] == 0
     assert metrics["rollout/importance_weight/mean"] == pytest.approx((math.exp(-0.1) + 1) / 2, rel=1e-6)
     assert metrics["rollout/importance_weight/capped"] == 0
@@ -247,7 +247,7 @@ def test_importance_weights_are_of_the_engines_own_log_probs():
 
 def test_carried_rows_are_trained_on_but_not_compared_with_the_engine():
     fresh, old, logprobs = row(1.0, [-1.5]), [-1.0, -2.0], [-1.0, -1.9]
-    objective = replace(GRPO, importance_cap=2.0)
+    objective = altered(GRPO, importance_cap=2.0)
     carried = evaluate([fresh, row(1.0, [-9.0], carried=True)], logprobs, old, objective=objective)
     ordinary = evaluate([fresh, row(1.0, [-9.0])], logprobs, old, objective=objective)
     assert (carried[0], carried[3]) == (ordinary[0], ordinary[3])
@@ -264,11 +264,10 @@ def test_carried_rows_are_trained_on_but_not_compared_with_the_engine():
 @pytest.mark.parametrize("kind", ["clip", "gspo", "cispo"])
 def test_the_ratio_is_exactly_one_where_the_old_log_probs_are_the_same(kind):
     """With the narrow bounds of GSPO too, and with importance weights: nothing is clipped, and the gradient is -A."""
-    loss = replace(GRPO.policy_loss, kind=kind, clip_low=1e-7, clip_high=1e-7)
     rows = [row(1.0, [-1.3, -2.0, -1.0]), row(-0.5, [-1.0, -1.0])]
     logprobs = [-1.1, -2.7, -0.3, -17.3, -0.01]
     for cap, weights in [(None, [1.0] * 5), (1.5, [math.exp(0.2), math.exp(-0.7), 1.5, math.exp(-16.3), 1.5])]:
-        objective = replace(GRPO, policy_loss=loss, importance_cap=cap)
+        objective = altered(GRPO, loss=kind, clip_low=1e-7, clip_high=1e-7, importance_cap=cap)
         for old in (None, logprobs):
             _, _, metrics, gradient = evaluate(rows, logprobs, old, objective=objective)
             assert (metrics["actor/pg_clipfrac"], metrics["actor/ppo_kl"]) == (0, 0)
@@ -310,8 +309,8 @@ def gradients_with(weight, reduction, kind):
 
     Row 1 of three has the weight; None leaves it out.
     """
-    loss = replace(GRPO.policy_loss, kind=kind, clip_low=0.2, clip_high=0.28)
-    made = Objective(replace(GRPO, policy_loss=loss, reduction=reduction, reduction_tokens=8, **ALL_TERMS))
+    loss = {"loss": kind, "clip_low": 0.2, "clip_high": 0.28}
+    made = Objective(altered(GRPO, **loss, reduction=reduction, reduction_tokens=8, **ALL_TERMS), truncation_nats=0.0)
     middle = [] if weight is None else [row(-1.5, [-0.6, -2.0, -1.9], weight=weight)]
     rows = [row(1.0, [-1.0, -2.0]), *middle, row(0.5, [-0.4])]
     lengths = [len(r.response.token_ids) for r in rows]

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mars.actor.optimizer import Optimizer, OptimizerSettings, rate_factor
+from mars.actor.optimizer import Optimizer, rate_factor
+from mars.config.schema import OptimizerConfig
 
 
 @pytest.mark.parametrize(
@@ -24,9 +25,9 @@ def test_rate_factors(warmup, total, factors):
 
 
 def settings(**changes):
-    values = {"learning_rate": 0.1, "warmup_steps": 2, "total_steps": None, "weight_decay": 0.1,
-              "betas": (0.8, 0.9), "max_grad_norm": 1.5}  # fmt: skip
-    return OptimizerSettings(**values | changes)
+    values = {"learning_rate": 0.1, "warmup_steps": 2, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9,
+              "max_grad_norm": 1.5}  # fmt: skip
+    return OptimizerConfig(**values | changes)
 
 
 def parameters():
@@ -39,7 +40,7 @@ def test_five_steps_written_out_in_float64():
     mine = parameters()
     weights = [p.detach().double().clone() for p in mine]
     means, squares = ([torch.zeros_like(w) for w in weights] for _ in range(2))
-    optimizer = Optimizer(mine, settings())
+    optimizer = Optimizer(mine, settings(), total_steps=None)
     for step in range(5):
         gradients = [torch.full_like(p, 0.1 * (step + 1)) * torch.sign(p.detach()) * 10**step for p in mine]
         for parameter, gradient in zip(mine, gradients, strict=True):
@@ -64,7 +65,7 @@ def test_five_steps_written_out_in_float64():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_one_gradient_that_is_not_finite_changes_no_weight_moment_or_rate(bad):
     mine = parameters()
-    optimizer = Optimizer(mine, settings())
+    optimizer = Optimizer(mine, settings(), total_steps=None)
     for p in mine:
         p.grad = torch.ones_like(p)
     optimizer.step()
@@ -86,7 +87,7 @@ def test_one_gradient_that_is_not_finite_changes_no_weight_moment_or_rate(bad):
 
 def test_skipping_drops_the_gradient_and_keeps_the_rate():
     mine = parameters()
-    optimizer, before = Optimizer(mine, settings()), [p.detach().clone() for p in mine]
+    optimizer, before = Optimizer(mine, settings(), total_steps=None), [p.detach().clone() for p in mine]
     for p in mine:
         p.grad = torch.ones_like(p)
     result = optimizer.skip()
@@ -99,7 +100,7 @@ def test_frozen_parameters_stay():
     mine = parameters()
     mine[0].requires_grad_(False)
     frozen = mine[0].clone()
-    optimizer = Optimizer(mine, settings())
+    optimizer = Optimizer(mine, settings(), total_steps=None)
     mine[1].grad = torch.ones_like(mine[1])
     assert optimizer.step().grad_norm == pytest.approx(2.0)
     assert torch.equal(mine[0], frozen)

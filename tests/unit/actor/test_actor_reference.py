@@ -15,10 +15,11 @@ from mars.actor.reference import check_reference
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.errors import ConfigError, SetupError
 from mars.types import MicroBatch, TrainBatch, UpdatePlan
+from tests.builders import altered
 from tests.fakes.trainer import RecordingTrainer
 from tests.tiny_world import GRPO
 
-IN_REWARD = replace(GRPO, kl_coefficient=0.1, kl_placement="reward")
+IN_REWARD = altered(GRPO, kl_coefficient=0.1, kl_placement="reward")
 ESTIMATES = {"k1": lambda d: d, "abs": abs, "k2": lambda d: d * d / 2, "k3": lambda d: math.exp(-d) - 1 + d}
 
 
@@ -53,8 +54,8 @@ def plain_kl(world, model, ref_model, batch, estimator, temperature):
 
 @pytest.mark.parametrize("estimator", ESTIMATES)
 def test_kl_of_every_response_against_plain_transformers(world, batch, other, estimator):
-    objective = replace(IN_REWARD, kl_estimator=estimator, kl_reference=str(other))
-    trainer = world.trainer(objective=objective, temperature=0.7, chunk_tokens=7)
+    objective = altered(IN_REWARD, kl_estimator=estimator, kl_reference=str(other))
+    trainer = world.trainer(objective=objective, temperature=0.7, logprob_chunk_tokens=7)
     (rank,) = batch.updates[0].ranks
     filled = UpdatePlan((tuple(MicroBatch((*m.rows, (0, 1), (3, 0)), m.num_fillers + 2) for m in rank),))
     found = trainer.kl_to_reference(replace(batch, updates=(filled,)))
@@ -80,7 +81,7 @@ def test_the_kl_is_that_of_the_current_policy_to_a_model_that_stays(world, batch
 
 
 def test_the_kl_does_not_depend_on_how_the_work_is_cut(world, batch, other):
-    trainer = world.trainer(objective=replace(IN_REWARD, kl_reference=str(other)))
+    trainer = world.trainer(objective=altered(IN_REWARD, kl_reference=str(other)))
     first, *others = (
         trainer.kl_to_reference(world.batch(batch.prompts, tokens_per_forward=tokens)) for tokens in (300, 1, 10_000)
     )
@@ -111,8 +112,10 @@ def test_the_reference_is_loaded_once_and_scores_updates_only_for_the_loss(
     world, batch, other, monkeypatch, coefficient, placement, loads
 ):
     loaded, load = [], reference.load_policy
-    monkeypatch.setattr(reference, "load_policy", lambda s, *rest: loaded.append(s.path) or load(s, *rest))
-    objective = replace(GRPO, kl_coefficient=coefficient, kl_placement=placement, kl_reference=str(other))
+    monkeypatch.setattr(
+        reference, "load_policy", lambda s, *rest, **named: loaded.append(s.path) or load(s, *rest, **named)
+    )
+    objective = altered(GRPO, kl_coefficient=coefficient, kl_placement=placement, kl_reference=str(other))
     trainer, forwards = world.trainer(objective=objective), []
     assert loaded == [str(other)] * loads
     if loads:
@@ -172,13 +175,13 @@ def test_a_reference_with_other_words_is_refused(tiny, tmp_path):
 
 def test_a_trainer_refuses_too_and_names_the_key(world, tiny_qwen3, tmp_path):
     with pytest.raises(ConfigError, match=r"algorithm\.kl_reference: its model_type is qwen3_vl"):
-        world.trainer(objective=replace(IN_REWARD, kl_reference=str(tiny_qwen3)))
+        world.trainer(objective=altered(IN_REWARD, kl_reference=str(tiny_qwen3)))
     with pytest.raises(SetupError, match=r"algorithm\.kl_reference: .*nowhere"):
-        world.trainer(objective=replace(IN_REWARD, kl_reference=str(tmp_path / "nowhere")))
+        world.trainer(objective=altered(IN_REWARD, kl_reference=str(tmp_path / "nowhere")))
     bare = changed(world.folder, tmp_path / "bare")
     (bare / "model.safetensors").unlink()
     with pytest.raises(SetupError, match=r"algorithm\.kl_reference: the model cannot be loaded"):
-        world.trainer(objective=replace(IN_REWARD, kl_reference=str(bare)))
+        world.trainer(objective=altered(IN_REWARD, kl_reference=str(bare)))
 
 
 def test_the_recording_trainer_gives_the_kl_it_was_told(world, batch):

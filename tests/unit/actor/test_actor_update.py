@@ -11,6 +11,7 @@ import torch
 from mars.actor.state import full_state
 from mars.errors import NumericalError
 from mars.types import MicroBatch, TrainBatch, UpdatePlan
+from tests.builders import altered
 from tests.tiny_world import ADVANTAGE, GRPO, distance, gradients, response_logprobs
 
 
@@ -57,7 +58,7 @@ def weights(trainer):
 def test_two_updates_follow_the_loss_written_out(world, prompts):
     """Old log-probs are those before the first update, and the KL is to the model that the run started from."""
     kl_coefficient = 0.5
-    objective = replace(GRPO, kl_coefficient=kl_coefficient)
+    objective = altered(GRPO, kl_coefficient=kl_coefficient)
     trainer, batch = world.trainer(objective=objective, learning_rate=3e-3), world.batch(prompts, per_update=2)
     assert len(batch.updates) == 2
     mine = gradients(trainer, batch)
@@ -77,7 +78,7 @@ def test_two_updates_follow_the_loss_written_out(world, prompts):
 
 
 def test_a_first_update_has_ratio_one_and_no_kl(world, prompts):
-    trainer = world.trainer(objective=replace(GRPO, kl_coefficient=0.1))
+    trainer = world.trainer(objective=altered(GRPO, kl_coefficient=0.1))
     metrics = trainer.update(world.batch(prompts)).metrics
     assert metrics["actor/kl_loss"] == pytest.approx(0, abs=1e-10)
     assert metrics["actor/ppo_kl"] == 0
@@ -102,11 +103,11 @@ def test_without_a_kl_term_no_reference_model_is_held(world):
 
 
 def test_the_gradient_does_not_depend_on_how_the_work_is_cut(world, prompts):
-    objective = replace(GRPO, reduction="seq_mean_token_mean")
+    objective = altered(GRPO, reduction="seq_mean_token_mean")
     results = {}
     for tokens_per_forward, chunk_tokens in [(100_000, 1000), (1, 1000), (400, 7), (100_000, 3)]:
         batch = world.batch(prompts, tokens_per_forward=tokens_per_forward)
-        trainer = world.trainer(objective=objective, chunk_tokens=chunk_tokens)
+        trainer = world.trainer(objective=objective, logprob_chunk_tokens=chunk_tokens)
         results[len(batch.updates[0].ranks[0]), chunk_tokens] = gradients(trainer, batch)[0]
     assert {forwards for forwards, _ in results} >= {1, 9}
     first, *others = results.values()
@@ -261,7 +262,7 @@ def test_the_difference_to_the_engine_is_measured_before_the_first_update(world,
     assert metrics["rollout/logprob_diff_max"] == pytest.approx(0.75, abs=1e-5)
     assert metrics["rollout/logprob_diff_mean"] == pytest.approx((4 * 0.25 + 0.75) / 10, abs=1e-5)
     # Half as much and more is what a nucleus of that size explains.
-    nucleus = world.trainer(objective=replace(GRPO, truncation_nats=0.3))
+    nucleus = world.trainer(top_p=math.exp(-0.3))
     assert nucleus.update(world.batch([prompt])).metrics["rollout/logprob_diff_mean"] == pytest.approx(0.075, abs=1e-5)
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mars.actor.model import ModelSettings, PatchConvolution, ScoringSettings, load_policy
+from mars.actor.model import PatchConvolution, ScoringSettings, load_policy
 from mars.data.synthetic.tiny_model import build_tiny
+from tests.builders import train_config
 
 KERNEL = (2, 14, 14)
 
@@ -33,8 +34,7 @@ def test_the_policy_has_it_and_keeps_the_names_of_its_weights(tmp_path, family):
     from transformers import AutoModelForImageTextToText
 
     build_tiny(tmp_path, seed=0, family=family)
-    settings = ModelSettings(str(tmp_path), "float32", "sdpa", False, False, "padded")
-    policy = load_policy(settings, ScoringSettings(1.0, (), 64))
+    policy = load_policy(train_config(path=str(tmp_path)).model, ScoringSettings(1.0, (), 64), "padded", False)
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32)
     assert type(policy.backbone.model.visual.patch_embed.proj) is PatchConvolution
     assert list(policy.backbone.state_dict()) == list(plain.state_dict())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mars.actor.batch import forward_batch
-from mars.actor.model import ModelSettings, ScoringSettings, load_policy
+from mars.actor.model import ScoringSettings, load_policy
 from mars.actor.shared_prefix import pack_groups
 from tests.tiny_world import distance
 
@@ -29,8 +29,8 @@ class Models:
         self.rope_index = self.padded.backbone.model.get_rope_index
 
     def load(self, packing, checkpointing):
-        settings = ModelSettings(str(self.world.folder), "float32", "sdpa", False, checkpointing, packing)
-        policy = load_policy(settings, ScoringSettings(1.0, self.world.rules.blocked_ids, 16))
+        scoring = ScoringSettings(1.0, self.world.rules.blocked_ids, 16)
+        policy = load_policy(self.world.config().model, scoring, packing, checkpointing)
         noise = torch.Generator().manual_seed(7)
         with torch.no_grad():
             for parameter in policy.parameters():

@@ -9,9 +9,10 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from mars.actor import vision_attention
-from mars.actor.model import ModelSettings, ScoringSettings, load_policy
+from mars.actor.model import ScoringSettings, load_policy
 from mars.actor.state import save_policy
 from mars.actor.vision_attention import SEGMENTS, attend_batched, segment_attention
+from tests.builders import train_config
 from tests.tiny_world import distance
 
 # Grids in patches: whole windows only, windows cut at both edges, narrower than a window, and two alike.
@@ -23,8 +24,8 @@ def towers(request):
     """transformers' vision tower and ours, with the same hot weights."""
     folder = request.getfixturevalue(request.param)
     plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).model.visual
-    settings = ModelSettings(str(folder), "float32", "sdpa", False, False, "shared_prefix")
-    mine = load_policy(settings, ScoringSettings(1.0, (), 16)).backbone.model.visual
+    model = train_config(path=str(folder)).model
+    mine = load_policy(model, ScoringSettings(1.0, (), 16), "shared_prefix", False).backbone.model.visual
     noise = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in plain.parameters():
@@ -85,9 +86,9 @@ def test_on_a_gpu_it_is_one_call_of_variable_length_attention(monkeypatch):
 
 
 def test_a_saved_model_names_no_attention_of_ours(tiny, tmp_path):
-    settings = ModelSettings(str(tiny), "float32", "sdpa", False, False, "shared_prefix")
-    policy = load_policy(settings, ScoringSettings(1.0, (), 16))
-    save_policy(policy, settings, str(tmp_path / "saved"), is_writer=True)
+    model = train_config(path=str(tiny)).model
+    policy = load_policy(model, ScoringSettings(1.0, (), 16), "shared_prefix", False)
+    save_policy(policy, model, str(tmp_path / "saved"), is_writer=True)
     assert "mars_" not in json.dumps(json.loads((tmp_path / "saved" / "config.json").read_text()))
 
 

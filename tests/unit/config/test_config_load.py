@@ -64,8 +64,9 @@ def test_a_mapping_on_the_command_line_replaces_that_of_the_experiment(experimen
     assert "cam.front-2:\n" in composed_yaml(root, [FILES, *chosen, depth], dirs)
     lines = problems(*chosen, depth, "data.min_image_pixels=4000", root=root, dirs=dirs)
     assert lines == [f"data.source_image_pixels: {line}" for line in (
-        "the range of cam.front-2 leaves that of all images, data.min_image_pixels=4000 to "
-        "data.max_image_pixels=1003520; got {'cam.front-2': [3136, 3136]}; give a narrower one, or widen those",
+        "the limits of cam.front-2 go beyond those of all images, data.min_image_pixels=4000 to "
+        "data.max_image_pixels=1003520; got {'cam.front-2': [3136, 3136]}; give narrower ones, "
+        "or widen those of all images",
     )]  # fmt: skip
 
 
@@ -161,9 +162,9 @@ REFUSALS = {
     "rollout.vllm.quantum=1": "unknown key; got 1; the keys of rollout.vllm are enforce_eager, block_size, kv_cache",
     "rollout.quantum=1": "rollout.quantum: unknown key; got 1; the keys of rollout are engine, num_workers,",
     "rollout.vllm=3": "rollout.vllm: a section, not a value; got 3; set one of rollout.vllm.enforce_eager, rollout.vl",
-    "~rollout.vllm": "rollout.vllm: cannot be removed, everything has a value;",
+    "~rollout.vllm": "rollout.vllm: cannot be removed, every key needs a value;",
     "rollout.vllm.block_size=0": "rollout.vllm.block_size: out of range; got 0; give an integer > 0 or null",
-    "rollout.vllm.block_size={a: 1}": "rollout.vllm.block_size: wrong type, it has no keys of its own; got {'a': 1}",
+    "rollout.vllm.block_size={a: 1}": "rollout.vllm.block_size: a value, not a mapping; got {'a': 1}",
     "rollout.vllm.enforce_eager=???": "rollout.vllm.enforce_eager: not set; give true or false",
     # groups
     "algorithm=grop": "algorithm: no such choice; got 'grop'; did you mean grpo?",
@@ -172,11 +173,11 @@ REFUSALS = {
     "experiment=quikstart": "experiment: no such choice; got 'quikstart'; did you mean quickstart?",
     "run=3": "run: a section, not a value; got 3; set one of run.name, run.dir,",
     "rollout@x=vllm": "rollout@x: groups cannot be moved; got 'vllm'; write rollout=...",
-    "+anchor=none": "anchor: exists already, + is for what does not; got 'none'; leave out the +",
-    "++anchor=none": "anchor: exists already, + is for what does not; got 'none'; leave out the +",
+    "+anchor=none": "anchor: exists already, and + adds new keys; got 'none'; leave out the +",
+    "++anchor=none": "anchor: exists already, and + adds new keys; got 'none'; leave out the +",
     "hydra.run.dir=x": "hydra.run.dir: Hydra's own settings have no effect here;",
-    "~rollout.top_p": "rollout.top_p: cannot be removed, everything has a value;",
-    "~anchor": "anchor: cannot be removed, everything has a value;",
+    "~rollout.top_p": "rollout.top_p: cannot be removed, every key needs a value;",
+    "~anchor": "anchor: cannot be removed, every key needs a value;",
     # syntax
     "a b": "override 'a b': malformed",
     "x==": "override 'x==': malformed (extraneous input '='); write key=value;",
@@ -196,7 +197,7 @@ REFUSALS = {
     "run.name=null": "run.name: wrong type; got null; give non-empty text",
     "data.shuffle=1": "data.shuffle: wrong type; got 1; give true or false",
     "data.eval_files=b.parquet": "got 'b.parquet'; give a list of text, such as data.eval_files=[b.parquet]",
-    "data.eval_files={a: b}": "data.eval_files: wrong type, it has no keys of its own; got {'a': 'b'}; give a value",
+    "data.eval_files={a: b}": "data.eval_files: a value, not a mapping; got {'a': 'b'}; give one value",
     "run.seed=[1]": "run.seed: wrong type; got [1]; give an integer >= 0 and < 2147483648",
     "data.source_image_pixels={a: 9}": "data.source_image_pixels: wrong type at [a]; got 9; give a mapping of text to",
     "data.source_image_pixels={a: [9.0, 9]}": "data.source_image_pixels: wrong type at [a]; got 9.0; give a mapping",
@@ -205,7 +206,7 @@ REFUSALS = {
     "data.source_image_pixels=[9,9]": "got [9, 9]; give a mapping, such as data.source_image_pixels={name: ...}",
     "data.source_image_pixels.a=[9,9]": "got [9, 9]; write data.source_image_pixels={a: ...}",
     "data={source_image_pixels: {a: [9, 9]}}": "got [9, 9]; write data.source_image_pixels={a: ...}",
-    "+data.source_image_pixels={a: [9, 9]}": "data.source_image_pixels: exists already, + is for what does not; got",
+    "+data.source_image_pixels={a: [9, 9]}": "data.source_image_pixels: exists already, and + adds new keys; got",
     "data.source_image_pixel={a: [9, 9]}": "unknown key; got {'a': [9, 9]}; did you mean data.source_image_pixels?",
     "data.eval_files=[b,3]": "data.eval_files: wrong type at [1]; got 3; give a list of text",
     # ranges
@@ -232,19 +233,19 @@ REFUSALS = {
     "+algorithm.adv_estimator=grpo": "algorithm.adv_estimator: verl's name; got 'grpo'; use algorithm.estimator (grpo",
     "actor_rollout_ref.rollout.enforce_eager=true": "verl's name; got true; use rollout.vllm.enforce_eager",
     "worker.rollout.gpu_memory_utilization=1": "verl's name; got 1; use rollout.vllm.gpu_memory_utilization",
-    "trainer.nnodes=2": "trainer.nnodes: verl's name for what mars has no key for; got 2; leave it out: workers are",
+    "trainer.nnodes=2": "trainer.nnodes: verl's name, and mars has no such setting; got 2; leave it out: set the numbe",
     "worker.rollout.n=8": "worker.rollout.n: verl's name; got 8; use rollout.samples_per_prompt",
     "actor_rollout_ref.actor.clip_ratio=1": "verl's name; got 1; use algorithm.clip_low and algorithm.clip_high",
     # keys that must fit together
-    "run.num_epochs=null": "run.num_steps: the run has no length, run.num_epochs is null too; got null;",
+    "run.num_epochs=null": "run.num_steps: the run has no length: run.num_epochs is null too; got null;",
     "data.min_image_pixels=2000000": "data.min_image_pixels: larger than data.max_image_pixels=1003520; got 2000000;",
     "algorithm.reduction_tokens=9": "has no effect with algorithm.reduction=token_mean; got 9;",
     "algorithm.reduction=seq_mean_token_sum_norm": "algorithm.reduction_tokens: algorithm.reduction=",
     "data.prompts_per_step=100": "actor.prompts_per_update: does not divide data.prompts_per_step=100; got 32;",
     "actor.num_workers=33": "actor.num_workers: more ranks than the actor.prompts_per_update=32 prompts",
-    "data.source_image_pixels={a: [9, 9, 9]}": "data.source_image_pixels: the pixels of a are no range; got {'a': [9,",
-    "data.source_image_pixels={a: [5000, 4000]}": "data.source_image_pixels: the pixels of a are no range; got {'a': [",
-    "data.source_image_pixels={a: [3136, 3136], b: [3135, 4000]}": "the range of b leaves that of all images, data.min",
+    "data.source_image_pixels={a: [9, 9, 9]}": "the limits of a are not [smallest, largest]; got {'a': [9,",
+    "data.source_image_pixels={a: [5000, 4000]}": "the limits of a are not [smallest, largest]; got {'a': [",
+    "data.source_image_pixels={a: [3136, 3136], b: [3135, 4000]}": "the limits of b go beyond those of all images, dat",
     "data.source_image_pixels={a: [3136, 1003521]}": "to data.max_image_pixels=1003520; got {'a': [3136, 1003521]}",
     "rollout.max_model_len=12287": "max_response_tokens=8192; got 12287; give 12288 or more",
 }
@@ -260,10 +261,10 @@ def test_refusal(quickly, override, line):
     [
         (
             ["rollout.samples_per_prompt=1", "anchor=none"],
-            "rollout.samples_per_prompt: a group of one has no advantage",
+            "rollout.samples_per_prompt: a single rollout has no advantage",
         ),
-        (["cluster=local", "rollout.num_workers=2"], "rollout.num_workers: cluster.kind=local has one of each"),
-        (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local has one of each"),
+        (["cluster=local", "rollout.num_workers=2"], "rollout.num_workers: cluster.kind=local runs one engine"),
+        (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local runs one engine"),
         (
             ["rollout=hf", "rollout.tensor_parallel_size=2"],
             "rollout.tensor_parallel_size: rollout.engine=hf has no tensor parallelism; got 2; give 1",
@@ -275,11 +276,11 @@ def test_refusal(quickly, override, line):
         (["cluster.device=cpu", "model.attention=flash_attention_2"], "model.attention: needs a GPU"),
         (
             ["anchor=mono", "anchor.pooled_statistics=mean"],
-            "anchor.pooled_statistics: equal multi rewards have no spread",
+            "anchor.pooled_statistics: if all multi rewards are equal, their standard deviation is 0",
         ),
         (
             ["anchor=mono", "anchor.pooled_statistics=mean", "algorithm.std_floor=0.1", "rollout.samples_per_prompt=1"],
-            "anchor.pooled_statistics: a single multi rollout (rollout.samples_per_prompt=1) has no spread",
+            "anchor.pooled_statistics: a single multi rollout (rollout.samples_per_prompt=1) has no standard deviation",
         ),
         (["algorithm=rloo", "algorithm.std_floor=0.1"], "algorithm.std_floor: has no effect with algorithm.normalize"),
         (["algorithm.kl_reference=''"], "algorithm.kl_coefficient: a KL term needs a reference model"),
