@@ -11,7 +11,6 @@ from jinja2 import Template
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from mars.cli.main import app
 from mars.config.templates import template_folder
 from mars.data.convert.llvip import QUESTION
 from mars.data.prompts.chat import PromptEncoder, expand
@@ -174,8 +173,7 @@ def test_same_seed_same_weights_whatever_the_random_state(tmp_path):
 
 
 def test_tied_embeddings_share_one_matrix(tmp_path):
-    app(["data", "tiny-model", str(tmp_path), "--seed", "0", "--tie-word-embeddings"], standalone_mode=False)
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    model = AutoModelForImageTextToText.from_pretrained(build_tiny(tmp_path, seed=0, tie_word_embeddings=True))
     assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
