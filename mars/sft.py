@@ -121,7 +121,7 @@ def train(config: SftConfig) -> None:
 
 
 def _load_rows(config: SftConfig, form: PromptFormat) -> PromptSet:
-    """Raises DataError where a row has no response or is a bad one otherwise."""
+    """The rows to train on. Raises DataError for rows that are bad or have no response, see `refuse_or_drop`."""
     from mars.data.prompts.budget import check_names
     from mars.data.prompts.prepare import prepare_rows
     from mars.inputs import row_settings

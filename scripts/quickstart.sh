@@ -38,7 +38,7 @@ make_data() {
     "$mars" data convert llvip "$out/data/scenes" "$out/data" --licence "CC0-1.0 (synthetic)"
 }
 make_model() {
-    "$mars" data tiny-model "$out/random" --seed 0
+    "$mars" data synth "$out/random" --model tiny --seed 0
 }
 cold_start() {
     "$python" -m mars.sft experiment=quickstart_sft "run.dir='$out/cold_start'" "model.path='$out/random'" \

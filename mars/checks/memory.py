@@ -16,8 +16,8 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 # Bytes of activations per layer, token and hidden unit, in 16 bits, without stored attention scores: Korthikanti et al.
 # 2022 (arXiv 2205.05198), section 4.1.
 ACTIVATION_BYTES = 34
-# Logits of a chunk in float32, their log-softmax, and the gradient.
-LOGITS_COPIES = 3
+# Logits of a chunk in float32, and their exponentials (mars/actor/token_scores.py).
+LOGITS_COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def trainer_memory(
     - reference model 4 P / R, if there is one;
     - activations in 16 bits: with checkpointing 2 T H for the input of each layer and 34 T H for one layer; without it
       34 T H for each layer;
-    - logits chunk: 3 copies of chunk x vocabulary in float32.
+    - logits chunk: 2 copies of chunk x vocabulary in float32.
 
     Example: P = 10^9, R = 4: 10^9 bytes of parameters, 10^9 of gradients, 2 * 10^9 of optimizer states.
     """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
@@ -101,3 +103,15 @@ def _peak_mib(pid: int, otherwise: float) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return otherwise
+
+
+def status_mib(field: str) -> float:
+    """A line such as "VmHWM:   812345 kB" of this process' status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) / 1024
+
+
+def in_own_process(function: Callable[..., float], *args: Any) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,6 +27,7 @@ import torch
 from mars.actor.batch import ForwardBatch
 from mars.actor.model import PolicyModel
 from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.memory import in_own_process, status_mib
 from scripts.bench.speed import measured_rates
 from scripts.bench.summary import rounded
 from scripts.bench.trainer_cases import (
@@ -209,22 +209,10 @@ def peak_memory_mib(name: ModelName, case: Case, layout: Layout, options: argpar
         parameter.grad = torch.zeros_like(parameter)
     # Linux: the high-water mark starts anew at what is resident now (proc_pid_clear_refs(5)).
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status_mib("VmRSS")
+    before = status_mib("VmRSS")
     for batch in batches:
         policy(batch)[0].sum().backward()
-    return _status_mib("VmHWM") - before
-
-
-def _status_mib(field: str) -> float:
-    """A line such as "VmHWM:   812345 kB" of this process' status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return int(line.split()[1]) / 1024
-
-
-def in_own_process(function: Callable[..., float], *args: Any) -> float:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, args)
+    return status_mib("VmHWM") - before
 
 
 def say(text: str) -> None:

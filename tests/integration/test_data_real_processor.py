@@ -12,7 +12,7 @@ from mars.data.prompts.budget import ImageBudget, limit_images, model_image_size
 from mars.data.prompts.chat import PromptEncoder, expand
 from mars.data.prompts.lengths import longest_view
 from mars.data.prompts.processor import PromptProcessor
-from mars.data.synthetic.tiny_model import MAX_PIXELS, MIN_PIXELS, build_config, build_processor
+from mars.data.synthetic.tiny_model import MAX_PIXELS, MIN_PIXELS, build_config, build_processor, build_tokenizer
 from mars.errors import SetupError
 from mars.types import ImageRef, Message, Prompt, Source
 
@@ -26,7 +26,7 @@ def noise(width, height):
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    processor = build_processor(request.param)
+    processor = build_processor(request.param, build_tokenizer("tiny", seed=0))
     processor.save_pretrained(folder)
     build_config(request.param, processor.tokenizer, tie_word_embeddings=False).save_pretrained(folder)
     return str(folder), processor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -219,6 +220,38 @@ def test_the_licence_is_whole():
     text = text_of(ROOT / "LICENSE")
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+# --- what README lets a newcomer type
+
+
+def block_after(marker: str) -> str:
+    """README's code block behind an HTML comment."""
+    return FENCE.search(text_of(ROOT / "README.md").partition(f"<!-- {marker} -->")[2])[2]
+
+
+def test_the_rows_of_the_readme_are_usable(tiny, tmp_path):
+    from PIL import Image
+
+    from mars.inputs import load_inputs
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(block_after("own-data"), encoding="utf-8")
+    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    for name in (name for line in lines for name in line["images"]):
+        Image.new("RGB", (56, 56)).save(tmp_path / name)
+    given = ["reward=vqa", f"model.path='{tiny}'", f"data.train_files=['{rows}']", "data.max_image_pixels=12544"]
+    train = load_inputs(load_config("train", given, []), with_training_set=True).train
+    assert len(train.prompts) == len(lines) == 5
+    assert train.prompts[4].extra_info["choices"]
+
+
+def test_the_reward_of_the_readme_scores(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_reward.py").write_text(block_after("own-reward"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    line = next(words for words in command_lines(ROOT / "README.md") if words[:3] == ["mars", "reward", "try"])
+    app(line[1:], standalone_mode=False)
+    assert re.search(r"accuracy\s+1\b", capsys.readouterr().out)
 
 
 # --- the checks can fail
