@@ -77,7 +77,7 @@ def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]
 
 
 def _source(ref: ImageRef, name: str) -> str | bytes:
-    """The file's path, or the bytes of the parquet cell."""
+    """The file's path, or the bytes of the cell of a parquet or arrow file."""
     if ref.row is None or ref.slot is None:
         return ref.path
     _check_file(ref.path, name)
@@ -175,7 +175,7 @@ def _header_is_enough(image: Image.Image) -> bool:
 
 
 def _png_is_regular(fp: IO[bytes], size: int) -> bool:
-    """Whether all chunks are there and none after the pixels can hold EXIF data, which could swap the sides."""
+    """Whether all chunks are there, and none after the pixels can hold EXIF data, which could swap width and height."""
     position, pixels_seen = 8, False
     while position + 12 <= size:
         head = _read_at(fp, position, 8)

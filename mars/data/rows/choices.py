@@ -17,8 +17,8 @@ _LONE_LETTER = re.compile(r"\s*\(?([A-Za-z])[.:)]{0,2}\s*")
 _LABEL = r"(?P<open>\(?)(?P<letter>[Aa])(?P<close>[.):])(?P<space>\s*)(?=\S)"
 _FIRST_LABEL = re.compile(_LABEL)
 _UNHEADED = re.compile(rf"(?:^|(?<=\s)){_LABEL}")
-_MOST_STARTS = 8  # looked at for a list without a heading, so that no text takes long
-_SEPARATORS = "\n;, "  # what stands before the letters of one list, the plainest first
+_MOST_STARTS = 8  # places where a list without a heading is tried, so that long texts stay fast
+_SEPARATORS = "\n;, "  # between the options of one list, the most reliable first
 _QUOTED_LIST = re.compile(r"\s*[\"'](.*?)[\"']\s*\]", re.DOTALL)
 _BETWEEN_QUOTES = re.compile(r"[\"']\s*,\s*[\"']")
 _AFTER_LIST = re.compile(r"\n|(?<=[.?!])\s{1,9}(?:answer|please|your|choose|select|respond|give|pick|reply)\b", re.I)
@@ -28,7 +28,7 @@ _AFTER_LIST = re.compile(r"\n|(?<=[.?!])\s{1,9}(?:answer|please|your|choose|sele
 class TextChoices:
     """The options of a list in a text, without their letters. span: the list, brackets included.
 
-    lettered: whether the text shows the letters; else they are the list's order.
+    lettered: whether the text shows letters; otherwise an option's place gives its letter.
     """
 
     options: list[str]
@@ -43,8 +43,8 @@ def choices_in_text(text: str, truth: Any) -> TextChoices | None:
       "Choices:", "Options:" and the like, in brackets or not;
     - "Choice list:['…', '…']", without letters;
     - without such a word: "A. … B. …", "(A) … (B) …", in a line or each on its own.
-    All but a bracketed choice list count only where `truth` is a letter or one of the options: other text may look
-    like this. Letters come in order, so commas, brackets and initials inside an option do not end it.
+    Any form but a bracketed "Choice list" is accepted only if `truth` is a letter or one of the options, since other
+    text may look the same. Letters come in order, so commas, brackets and initials inside an option do not end it.
 
     >>> choices_in_text("Who? Choice list : [A. D. H. Lawrence, B. not the same, C. Poe, Edgar].", "C").options
     ['D. H. Lawrence', 'not the same', 'Poe, Edgar']
@@ -60,9 +60,9 @@ def choices_in_text(text: str, truth: Any) -> TextChoices | None:
 
 
 def options_of(text: str, truth: str) -> list[str] | None:
-    """The options among which a row's truth chooses, where only its text lists them; None if it does not.
+    """The options of a row whose text alone lists them; None if it lists none.
 
-    Options without letters are no choice of letters unless the truth is one.
+    Options without letters count only if the truth is a letter: otherwise the answer is a text.
     """
     found = choices_in_text(text, truth)
     return found.options if found and (found.lettered or is_letter(truth)) else None
@@ -74,7 +74,7 @@ def is_letter(truth: Any) -> bool:
 
 
 def merged(known: Sequence[str], shown: Sequence[str]) -> list[str]:
-    """The choices of a record whose text lists them too: in the text's order, for its letters are what is seen."""
+    """The choices of a record whose text lists them too, in the text's order: its letters are what the model sees."""
     same = sorted(map(_comparable, known)) == sorted(map(_comparable, shown))
     return list(shown if same else known)
 
@@ -127,7 +127,7 @@ def listed(options: Sequence[str]) -> str:
 def letter_of(answer: str, options: Sequence[str]) -> str:
     """The letter of the option that an answer names by letter, text, or both; any other answer as it is.
 
-    A letter is a letter, even where another option's text is that letter.
+    An answer that is a letter means that option, even if the text of another option is this letter.
 
     >>> [letter_of(answer, ["Travel", "Law"]) for answer in ("law.", "(b)", "B. Law", "A. Law")]
     ['B', 'B', 'B', 'A. Law']
@@ -145,7 +145,7 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 
 
 def _headed(text: str) -> tuple[TextChoices | None, bool]:
-    """The list behind the last heading that has one; whether it is bracketed and lettered behind "Choice list"."""
+    """The list after the last heading that has one, and whether it has the sure form "Choice list : [A. …, B. …]"."""
     for heading in reversed(list(_HEADING.finditer(text))):
         start, bracketed = heading.end(), text[heading.end() : heading.end() + 1] == "["
         found = _letters(text, start + bracketed, bracketed) or (_quoted(text, start + 1) if bracketed else None)

@@ -28,8 +28,8 @@ ReadJson = Callable[[str, str | None], Iterator[Mapping[str, Any] | RowError]]
 class StoredRow:
     """A row as it is on disk. label: "file:number". columns: None where the row itself cannot be parsed.
 
-    file: as the user named it: a file, or a set that `saved_set` knows. number: of the row in it, from 0.
-    problem: why a record of a JSON file is no row; its columns are None then.
+    file: the name that the user gave, of a file or of a saved set. number: of the row in it, from 0.
+    problem: why a record of a .json file is no row; columns is None then.
     arrow: for a saved set, the arrow file that holds the row, and the row's number in it.
     """
 

@@ -1,6 +1,6 @@
 """Random small Qwen2.5-VL and Qwen3-VL models, as complete Hugging Face folders.
 
-They have everything of the real ones, about a thousandth of the size: vision tower, merger, M-RoPE, image processor,
+They have all parts of the real models at about a thousandth of the size: vision tower, merger, M-RoPE, image processor,
 chat template, special tokens, a vocabulary padded beyond the tokenizer. Engines and trainers load them unchanged, so
 the whole loop runs on a CPU in seconds. The tokenizer is byte-level BPE: any text encodes and decodes to itself; the
 words of `tiny_corpus.txt` are short.
