@@ -39,7 +39,7 @@ class RewardPool:
 
     - one that hangs longer than `timeout_s` seconds, in Python or in C, is killed: failed "timed out after N s";
     - one that ends its worker (a crash, os._exit) twice: failed "its worker died";
-    - one on which the function raises, or returns no finite number: failed with the reason.
+    - one on which the function raises, or returns no finite number, or too large a score: failed with the reason.
 
     Raises ConfigError if the function cannot be loaded, WorkerError if no worker can be started any more.
     """
