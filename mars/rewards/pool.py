@@ -39,7 +39,7 @@ class RewardPool:
 
     - scoring it takes longer than `timeout_s` seconds, in Python or in C: "timed out after N s"; its worker is killed;
     - it ends its worker (a crash, os._exit) twice: "its worker died";
-    - the function raises, or returns no finite number: the reason.
+    - the function raises, or returns a score that is not finite or too large: the reason.
 
     Raises ConfigError if the function cannot be loaded, WorkerError if no more worker can be started.
     """

@@ -20,7 +20,7 @@ from mars.types import ImageRef
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_composition():
-    """Configurations come from few compositions. tests/unit/config, which tests composing, goes the long way."""
+    """Configurations come from few compositions; tests/unit/config/test_quick_composition.py compares both ways."""
     from mars.config import compose
     from tests.quick_composition import quick_compose
 
