@@ -9,7 +9,7 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the machine is shared
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -26,6 +26,19 @@ def quick_composition():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compose, "_compose", quick_compose)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_read_once():
+    """Typer reads the annotations of all commands for every call of one, which takes 30 ms."""
+    import typer.main
+    import typer.testing
+
+    once = cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", once)
+        patch.setattr(typer.testing, "_get_command", once)
         yield
 
 
