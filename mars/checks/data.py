@@ -1,4 +1,4 @@
-"""`mars data check`: prepare rows as a run does, score answers to them, and find rows that are in two splits."""
+"""`mars data check`: prepare rows as a run does, score two answers to each, and find splits that overlap."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SPLITS = ("train", "test", "val", "validation", "valid", "eval", "dev", "held_ou
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found in all files.
+    """The result for all files. Fields without a line here are those of PreparedRows.
 
-    problems: all but the overlong rows, with those that only this check finds ("agreement", "overlap"), in file order.
+    problems: all problems except overlong rows, in file order. Only this check finds "agreement" and "overlap".
     overlong: the rows that are too long. image_tokens: source name -> tokens of each of its images.
-    repeated: number of rows equal to an earlier one. The rest: see PreparedRows.
+    repeated: number of rows that are equal to an earlier one.
     """
 
     num_rows: int
@@ -54,12 +54,14 @@ class CheckResult:
 
 
 def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) -> CheckResult:
-    """Prepare all rows of `files` and `held_out` as a run does, then score answers to them and compare the splits.
+    """Prepare all rows of `files` and `held_out` as a run does, score two answers to each, compare the splits.
 
     The result has all problems of all rows. Rows longer than data.max_prompt_tokens are listed separately, because
-    they are not mistakes. Images are decoded in full if data.decode_at_start is set.
-    Raises DataError for files that cannot be read, together with the problems of the others' rows; SetupError without
-    the model's files; ConfigError for a reward or a source's limits that no row has.
+    they are not mistakes. Images are decoded in full if data.decode_at_start is true. The two answers are a perfect and
+    an empty one (mars/checks/answers.py).
+    Raises DataError if a file cannot be read (the message also has the bad rows of the other files), SetupError if the
+    model's files are missing, and ConfigError if a data set has no reward or data.source_image_pixels names a source
+    that no row has.
     """
     broken = unusable_files([*files, *held_out], config.data.image_root)
     if broken:
@@ -73,7 +75,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     rendered = tuple(prompt for group in groups for prompt in group.rendered)
     lengths = {row: length for group in groups for row, length in group.lengths.items()}
     rewards.check_sets(prompt.data_source for prompt in rendered)
-    if not problems:  # otherwise the rows with that source may be the ones that cannot be read
+    if not problems:  # an unreadable row may have the source that seems to be missing
         check_names(config.data.source_image_pixels, rendered)
     untrue = {problem.row for problem in problems if problem.reason == "truth"}
     scorable = [prompt for prompt in rendered if prompt.row in lengths and prompt.row not in untrue]
@@ -97,7 +99,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
 
 
 def _prepare(settings: RowSettings, groups: Sequence[Sequence[str]]) -> list[PreparedRows]:
-    """The rows of each group of files. If a file cannot be read, raises DataError with the problems of all groups."""
+    """Prepare each group of files. If a file cannot be read, raises DataError with the problems of all groups."""
     prepared, broken = [], []
     for files in groups:
         try:
@@ -120,10 +122,10 @@ def _disagreements(
 
 
 def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
-    """Rows that share an image with a row of another split; for rows without images, the question.
+    """Rows that share an image with a row of another split. Rows without images are compared by their question.
 
-    A row's split is "held-out" in `held_out` files, otherwise the split it declares, otherwise the one in its file's
-    name.
+    The split of a row is "held-out" in the files of `held_out`; otherwise its extra_info.split, or else the one that
+    its file's name contains.
     """
     first: dict[str, tuple[str, str]] = {}
     problems = []
@@ -141,7 +143,7 @@ def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
 
 
 class _ImageIdentity:
-    """A key of each image that is equal for equal bytes. Only files that share their length are read."""
+    """Gives images with equal bytes the same key. Only files that have the length of another one are read."""
 
     def __init__(self, images: Sequence[ImageRef]) -> None:
         files = {image.path for image in images if image.row is None}
@@ -163,7 +165,7 @@ class _ImageIdentity:
 
 
 def _place(row: str, files: Sequence[str]) -> tuple[int, int]:
-    """Sort key of a row "file:number"."""
+    """Sort key of a row "file:number": its file's position, its number."""
     file, _, number = row.rpartition(":")
     return files.index(file), int(number)
 
@@ -184,12 +186,12 @@ def _text(prompt: Prompt) -> str:
 
 
 def _num_repeated(prompts: Sequence[Prompt]) -> int:
-    """Number of rows with the text, truth and images of an earlier one."""
+    """Number of rows with the same text, truth and images as an earlier row."""
     return len(prompts) - len({(_text(p), p.truth, tuple(source.image for source in p.sources)) for p in prompts})
 
 
 def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
-    """The result for a terminal, one fact per line, without the table of problems."""
+    """The result for a terminal, without the table of problems."""
     bad = {problem.row for problem in result.problems}
     longer = {problem.row for problem in result.overlong} - bad
     usable = result.num_rows - len(bad) - len(longer)
@@ -203,7 +205,7 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
         f"reward         {rewards_of(config)}; {result.num_instructing} rows say how to answer in their own text",
     ]
     if result.repeated:
-        lines.append(f"repeated       {result.repeated} rows say the same about the same images as an earlier one")
+        lines.append(f"repeated       {result.repeated} rows have the text, truth and images of an earlier row")
     for name, tokens in result.image_tokens.items():
         lines.append(f"image tokens   {name}: {min(tokens)} to {max(tokens)}, mean {fmean(tokens):.0f}")
     if result.lengths:

@@ -75,8 +75,10 @@ def inherited(environment: Mapping[str, str]) -> Iterator[None]:
 def gc_paused() -> Iterator[None]:
     """Pause garbage collection while long-lived objects are created, then freeze them.
 
-    Imports, rows and models are about a million objects that live until the process ends. Scanning them again and again
-    takes a quarter of the start-up time. Frozen objects are skipped by later collections too.
+    Imports, rows and models are one to two million objects that live until the process ends; each collection scans all
+    of them. Measured in processor seconds, three runs each: one step in one process with rollout=hf takes 6.7 (6.0 to
+    7.4) instead of 7.5 (7.1 to 8.1); vLLM's start, which collects three times itself, takes 1.1 instead of 4.7.
+    Frozen objects are skipped by later collections too.
     """
     gc.disable()
     try:

@@ -41,7 +41,7 @@ class ModelConfig(Section):
         description="Data type of the computation; the trainer keeps its weights in float32."
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        description="Attention of the trainer's model; with actor.packing=shared_prefix of its vision tower only."
+        description="Attention of the trainer's model. With actor.packing=shared_prefix only its vision tower uses it."
     )
     box_space: Literal["auto", "resized_pixels", "norm_1000"] = Field(
         description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL), 0 to 1000 (Qwen3-VL), or auto."
@@ -62,7 +62,7 @@ class RowsConfig(Section):
     min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
     max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
     source_image_pixels: dict[str, list[PositiveInt]] = Field(
-        description="Limits of single sources by name, within those two: `{infrared: [3136, 250880]}`."
+        description="Narrower pixel limits for some sources: `{infrared: [3136, 250880]}`."
     )
 
 
@@ -80,7 +80,7 @@ class DataConfig(RowsConfig):
         description="Decode every image completely before training; false: read only its header."
     )
     weights: list[PositiveFloat] | None = Field(
-        description="Share of each training file in every step; null: mix all files, every row once an epoch."
+        description="Share of each training file in every step; null: every row of all files once an epoch."
     )
     prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
     shuffle: bool = Field(description="Shuffle the prompts anew each epoch.")
@@ -121,14 +121,14 @@ class AlgorithmConfig(Section):
         description="Largest importance weight (trainer / engine probability) of a token's loss; null: no weights."
     )
     overlong_buffer_tokens: PositiveInt | None = Field(
-        description="Length penalty over the last so many tokens before rollout.max_response_tokens; null: none."
+        description="Penalise length in this many tokens before rollout.max_response_tokens; null: no penalty."
     )
     overlong_factor: PositiveFloat = Field(description="Length penalty of a response of rollout.max_response_tokens.")
     selection: Literal["all", "nonzero_advantage"] = Field(
         description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
     )
     max_rounds: NonNegativeInt = Field(
-        description="Most sampling rounds of a step; a further one is sampled while selection kept too few prompts."
+        description="Most sampling rounds of a step. Another round follows while too few prompts are kept."
     )
 
 
@@ -142,7 +142,7 @@ class AnchorConfig(Section):
         description="Show an anchor's image once, or in every image slot of the prompt."
     )
     pooled_statistics: Literal["mean_and_std", "mean"] = Field(
-        description="Statistics that anchor rewards are pooled into: mean and standard deviation, or mean only."
+        description="Statistics that anchor rewards are part of: mean and standard deviation, or mean only."
     )
 
 
@@ -184,20 +184,22 @@ class OptimizerConfig(Section):
     weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
-    max_grad_norm: PositiveFloat = Field(description="Norm that the gradient of all parameters is clipped to.")
+    max_grad_norm: PositiveFloat = Field(
+        description="Largest norm of the gradient over all parameters; a larger gradient is scaled down to it."
+    )
 
 
 class ActorConfig(OptimizerConfig):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
     packing: Literal["shared_prefix", "padded"] = Field(
-        description="Compute a prompt once for all its responses, or with each response anew (slower)."
+        description="shared_prefix: compute a prompt once for all its responses; padded: once per response."
     )
     tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
     gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
     max_skipped_updates: NonNegativeInt = Field(
-        description="Updates in a row that may be skipped because they are not finite; one more ends the run."
+        description="Non-finite updates that may be skipped in a row; one more ends the run."
     )
 
 
@@ -207,7 +209,7 @@ class RewardConfig(Section):
         description="Reward of each data_source, instead of reward.function: `{llvip: grounding}`; empty: off."
     )
     scorer: Literal["strict", "compat"] = Field(
-        description="Rules of the built-in rewards: strict, or compat with the paper's public code."
+        description="Score formula of built-in rewards: of the paper (strict), or of its public code (compat)."
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
     timeout_s: PositiveFloat = Field(description="Deadline of one answer, seconds.")

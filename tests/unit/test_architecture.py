@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config"},
     "cluster": BASE | {"config", "rollout", "actor", "rewards"},
-    "evaluation": READING - {"data.pixels"} | {"answers", "rewards", "rollout"},
+    "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},

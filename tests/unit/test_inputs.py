@@ -34,7 +34,8 @@ def configure(tiny, pictures, tmp_path):
             files[name] = tmp_path / f"{name}.jsonl"
             files[name].write_text("".join(json.dumps(one) + "\n" for one in some))
         given = [
-            "cluster=local", "cluster.device=cpu", f"model.path={tiny}", f"run.dir={tmp_path / 'run'}",
+            "cluster=local", "cluster.device=cpu", "reward.num_workers=1", f"model.path={tiny}",
+            f"run.dir={tmp_path / 'run'}",
             f"data.train_files=[{files['train']}]", f"data.image_root={pictures[0].path.rsplit('/', 1)[0]}",
             "data.prompts_per_step=2", "actor.prompts_per_update=1", "data.max_prompt_tokens=200",
             "data.min_image_pixels=784", "data.max_image_pixels=50176", "rollout.samples_per_prompt=3",

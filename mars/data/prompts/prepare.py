@@ -30,13 +30,14 @@ SPECIAL_TOKEN = "special_token"
 
 @dataclass(frozen=True)
 class RowSettings:
-    """The settings that `prepare_rows` needs. mars/inputs.py makes them from a configuration.
+    """What `prepare_rows` needs; mars/inputs.py makes it from a configuration.
 
     image_root, check_truth, needs_response: see `read_prompts`.
     images_per_row: the number of images that every row must have; None allows any number.
-    decode_images: decode every image in full; otherwise only its header is read.
-    source_budgets: pixel limits of single sources by name, see `limit_images`. budget: the limits of all images.
-    image_layout: how views show their images; the longest view must fit into `max_prompt_tokens`.
+    decode_images: decode every image in full. If false, only headers are read.
+    source_budgets: source name -> pixel limits of its images, see `limit_images`. budget: pixel limits of all images.
+    image_layout: whether mono views show one image or repeat it (`anchor.image_layout`).
+    max_prompt_tokens: the most tokens that the longest view of a prompt may have.
     """
 
     image_root: str | None
@@ -56,7 +57,7 @@ class RowSettings:
 class PromptSet:
     """The prompts that a run uses, from one or several files.
 
-    dropped: number of dropped rows by reason. fingerprint: hash of the files' contents, independent of their paths.
+    dropped: reason -> number of dropped rows. fingerprint: hash of the files' contents, independent of their paths.
     lengths: row -> tokens of its longest view, images expanded.
     """
 
@@ -70,12 +71,12 @@ class PromptSet:
 class PreparedRows:
     """All rows of some files, prepared.
 
-    rendered: the prompts in file order, with limited images and applied templates. Rows with problems are included if
-        their question and all their images could be read and the template could be applied.
+    rendered: the prompts in file order, with images limited and templates applied. A row with problems is included if
+        its question and images could be read and its template could be applied.
     problems: all problems of all rows, in file order.
-    lengths: row -> tokens of its longest view, images expanded. Rows whose length cannot be known are missing.
+    lengths: row -> tokens of its longest view, images expanded. Rows that cannot be measured are missing.
     num_instructing: rows whose own text says how to answer; no template is applied to them.
-    num_decoded: images that were decoded in full. seconds: time of everything except that decoding.
+    num_decoded: images that were decoded in full. seconds: time without decoding images in full.
     """
 
     rendered: tuple[Prompt, ...]
@@ -102,8 +103,8 @@ class PreparedRows:
 def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = probe_size) -> PreparedRows:
     """Read, check, limit, render and measure all rows of `files`.
 
-    Bad rows raise nothing. The result has all problems of every row; a check is skipped if an earlier problem of the
-    same row makes its result meaningless (a row with a missing image has no length, so it is never overlong).
+    A bad row does not raise; the result lists all problems of all rows. A check is skipped if an earlier problem makes
+    it meaningless: a row with a missing image has no length, so it cannot be overlong.
 
     probe: see mars.data.rows.dataset.Probe.
     Raises DataError for files that cannot be read, and ConfigError for a template that cannot be rendered.
@@ -121,7 +122,7 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     seconds = time.perf_counter() - start
     damaged = undecodable(reading.rows) if settings.decode_images else []
     place = {row.label: i for i, row in enumerate(reading.rows)}
-    # sorted() is stable: problems of a row keep the order of the checks, and a dropped row counts under the first.
+    # sorted() is stable, so a row's problems stay in the order of the checks. A dropped row counts under its first.
     stages = [*reading.problems, *_wrong_numbers(reading.rows, settings.images_per_row), *damaged]
     stages += [problem for row in prepared for problem in row.problems]
     num_instructing = sum(row.prompt is not None and has_instruction(row.prompt) for row in reading.rows)
@@ -141,7 +142,7 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
 
 @dataclass(frozen=True)
 class _Prepared:
-    """One row. prompt: None if it cannot be read or rendered. length: None if it cannot be known."""
+    """One row. prompt: None if it cannot be read or rendered. length: tokens of the longest view, None if unknown."""
 
     prompt: Prompt | None
     length: int | None
@@ -174,7 +175,10 @@ def _prepare(row: RowReading, settings: RowSettings) -> _Prepared:
 
 
 def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[Prompt | None, RowProblem | None]:
-    """Apply the template. Returns (prompt, None), or (None, problem); the problem is None if others explain it."""
+    """Apply the template. Returns (prompt, None) or (None, problem).
+
+    If the template fails on a row that has problems already, the result is (None, None).
+    """
     template = template_of(prompt)
     try:
         return prompt if template is None else template.apply(prompt), None
@@ -183,11 +187,11 @@ def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[P
     except ConfigError:
         if not row.problems:
             raise
-        return None, None  # the template may fail only because this row is bad
+        return None, None  # the template may be right and fail because the row is bad
 
 
 def _special_tokens(row: str, encode: Callable[..., object], *text: object) -> list[RowProblem]:
-    """Refuse text that the tokenizer turns into special tokens. The reader has refused the `<|...|>` form already."""
+    """A problem if the tokenizer turns text into special tokens. The reader has refused those like `<|...|>` before."""
     try:
         encode(*text)
     except DataError as error:

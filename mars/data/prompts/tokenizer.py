@@ -21,7 +21,8 @@ def load_tokenizer(model_path: str, trust_remote_code: bool) -> Any:
     """transformers' tokenizer of a Hugging Face folder or hub name.
 
     Raises SetupError where there is none. For the Qwen-VL models its class is taken directly: AutoTokenizer
-    imports half of transformers and torch's compiler, which makes up half of the seconds before the first row is read.
+    imports half of transformers and torch's compiler. In a fresh process this takes 1.9 processor seconds instead of
+    3.6 (three runs each, within 0.1).
     """
     import transformers
 

@@ -1,4 +1,4 @@
-"""Rows on disk to prompts: files and saved data sets, verl's and EasyR1's columns, any number of sources per row."""
+"""Read the rows of files and saved data sets as prompts. Columns are those of verl or EasyR1."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mars.types import IMAGE_MARKER, ImageRef, Prompt, Source
 
 THREADS = 8
 TruthCheck = Callable[[Prompt], str | None]
-"""Says why the reward cannot use a prompt's truth, or None if it can. May raise DataError instead of returning."""
+"""Returns why the reward cannot use a prompt's truth, or None. It may raise DataError with the reason instead."""
 
 Probe = Callable[[str | bytes, str, str], tuple[int, int]]
 """(file or bytes, encoding, name) -> size of the image from its header, like mars.data.pixels.images.probe_size."""
@@ -29,12 +29,12 @@ Probe = Callable[[str | bytes, str, str], tuple[int, int]]
 
 @dataclass(frozen=True)
 class RowReading:
-    """What was read of one row.
+    """One row after reading.
 
     label: "file:number". problems: all problems of the row.
-    prompt: None if the question or one of its images cannot be used. If only truth, response or id are bad, there is a
-        prompt for later checks; a truth that cannot be used is "" in it, such a response None.
-    sources: all images whose headers are good.
+    prompt: None if the question or one of its images is bad. If only truth, response or id is bad, there is a prompt,
+        so that later checks can run. In it a bad truth is "" and a bad response is None.
+    sources: the images whose headers could be read.
     """
 
     label: str
@@ -123,7 +123,7 @@ def undecodable(readings: Sequence[RowReading]) -> list[RowProblem]:
 
 
 class _Attempts:
-    """Calls the steps of reading a row and collects the problems they raise."""
+    """Calls functions that read parts of a row, and collects the problems they raise."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -168,7 +168,7 @@ def read_row(
     if messages is not None and cells is not None:
         question(_check_markers, messages, len(cells))
     sources = () if cells is None else _read_sources(stored, image_root, cells, extra or {}, question, probe)
-    if extra is None:  # unreadable, so it cannot declare the encoding that 16-bit images need
+    if extra is None:  # 16-bit images need an encoding from extra_info, which is unreadable and reported already
         question.problems = [problem for problem in question.problems if problem.reason != "image_bit_depth"]
     if question.problems:
         return RowReading(label, None, sources, (*question.problems, *answer.problems))
@@ -245,7 +245,7 @@ def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encodi
 
 
 def _with_duplicate_ids(found: Sequence[RowReading]) -> tuple[RowReading, ...]:
-    """Add a problem to each row whose extra_info.id an earlier good row of the same data_source and split has."""
+    """Add a problem to each row that repeats the extra_info.id of an earlier good row of its data_source and split."""
     first: dict[tuple[str, str, str], str] = {}
     checked = []
     for row in found:

@@ -37,7 +37,7 @@ def configure(tiny, pictures, tmp_path):
             f"data.image_root='{pictures[0].path.rsplit('/', 1)[0]}'", "data.prompts_per_step=2",
             "actor.prompts_per_update=2", "data.max_prompt_tokens=300", "data.min_image_pixels=784",
             "data.max_image_pixels=50176", "rollout.samples_per_prompt=3", "rollout.max_response_tokens=50",
-            "rollout.max_model_len=400",
+            "rollout.max_model_len=400", "reward.num_workers=1",
         ]  # fmt: skip
         return load_config("train", [*given, *overrides], [])
 

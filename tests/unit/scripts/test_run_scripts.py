@@ -14,7 +14,7 @@ from mars.config.load import load_config
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXPERIMENTS = {
     "recipe/dapo/run_dapo_qwen2.5_3b.sh": "mars_dapo_qwen2_5_vl_3b",
     "recipe/mars/run_mars_qwen2.5_3b.sh": "mars_grpo_qwen2_5_vl_3b",
