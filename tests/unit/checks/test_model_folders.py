@@ -313,7 +313,10 @@ def test_a_context_beyond_the_models_is_a_wrong_setting(tiny):
 def test_the_reference_of_a_kl_term_is_checked_too(broken, tiny):
     reference = broken("cut", cut)
     config = configured(tiny, kl_coefficient=0.1, kl_reference=str(reference))
-    with pytest.raises(SetupError, match=r"algorithm\.kl_reference: .*model\.safetensors: want"), model_check(config, in_process=True):
+    with (
+        pytest.raises(SetupError, match=r"algorithm\.kl_reference: .*model\.safetensors: want"),
+        model_check(config, in_process=True),
+    ):
         pass
 
 
