@@ -56,7 +56,7 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
 
 
 def _text(content: Any, inline: list[Any]) -> str:
-    """A turn's text with markers. Images of a content list are appended to `inline`."""
+    """The text of a message, with image markers. If `content` is a list of parts, its images are appended to `inline`."""
     if isinstance(content, str):
         return checked_text(content)
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
