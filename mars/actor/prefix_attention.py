@@ -204,7 +204,10 @@ def _keys_by_segment(keys: Tensor, layout: SharedPrefixLayout) -> Tensor:
 def _attend_responses(
     batch: PaddedResponses, prefix: list[Tensor], responses: tuple[Tensor, ...], scale: float
 ) -> Tensor:
-    """[n * R, H, D] of responses [S, ...] after a prefix of keys and values [1, P, Hk, D]."""
+    """One batch of n responses, padded to R tokens, attends to its prompt and to itself. Returns [n * R, H, D].
+
+    prefix: the prompt's keys and values, [1, P, Hk, D] each. responses: query, key and value of all S response tokens.
+    """
     query, *own = (x.index_select(0, batch.tokens).unflatten(0, (batch.count, -1)) for x in responses)
     key, value = (torch.cat([p.expand(batch.count, -1, -1, -1), o], dim=1) for p, o in zip(prefix, own, strict=True))
     return _attend(query, key, value, scale=scale, attn_mask=batch.mask)

@@ -72,8 +72,8 @@ def _check_patches(model_path: str, name: str, settings: Mapping[str, Any]) -> N
 def model_image_size(size: tuple[int, int], budget: ImageBudget) -> tuple[int, int]:
     """(width, height) the model sees: Qwen-VL's smart_resize (Wang et al. 2024, arXiv 2409.12191, section 2.1).
 
-    Both sides become the nearest multiple of patch_size * merge_size; if the area then leaves the budget, both sides
-    are scaled by the same factor and rounded into it.
+    Both sides become the nearest multiple of patch_size * merge_size. If the area is then outside the budget, both
+    sides are scaled by the same factor and rounded to multiples that are inside.
     Example: 1280x1024 with patches of 14, merge 2 and at most 1280 * 28 * 28 pixels -> (1120, 896), 1280 tokens.
     """
     width, height = size
