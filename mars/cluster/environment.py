@@ -48,8 +48,8 @@ def prepare_process(kind: str, threads: int, device: str) -> None:
 def trim_heap() -> None:
     """Return free heap pages to the system. Does nothing without glibc.
 
-    Call it every few dozen updates: without it the heap keeps every page that any step has used. Not at every update:
-    the next update must allocate the pages again, which costs 20 % of a small one.
+    Without it the heap keeps every page that any step has used. Call it every few dozen updates, not at every update:
+    the next update must allocate the pages again, which takes 20 % of the time of a small update.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
