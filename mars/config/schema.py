@@ -91,7 +91,7 @@ class AlgorithmConfig(Section):
         description="Baseline of the advantage: mean reward of the pool, or of the pool without the response (RLOO)."
     )
     normalize_std: bool = Field(description="Divide by the standard deviation (GRPO) or not (Dr. GRPO).")
-    unbiased_std: bool = Field(description="Standard deviation with N - 1 (the paper's) or N.")
+    unbiased_std: bool = Field(description="Divide the variance by N - 1 (true, the paper's) or by N.")
     std_floor: NonNegativeFloat = Field(
         description="Lower bound of the standard deviation in the division; 0 (the paper's): none."
     )
@@ -99,8 +99,8 @@ class AlgorithmConfig(Section):
     loss: Literal["clip", "gspo", "cispo"] = Field(
         description="Policy loss: clipped ratio of each token (PPO, GRPO, DAPO), of the sequence (GSPO), or CISPO."
     )
-    clip_low: PositiveFloat = Field(description="Ratio clip below 1.")
-    clip_high: PositiveFloat = Field(description="Ratio clip above 1.")
+    clip_low: PositiveFloat = Field(description="How far below 1 the ratio is clipped.")
+    clip_high: PositiveFloat = Field(description="How far above 1 the ratio is clipped.")
     dual_clip: Annotated[float, Field(gt=1)] | None = Field(
         description="Upper bound of the ratio where advantages are negative (dual clip); null: off."
     )
@@ -123,7 +123,9 @@ class AlgorithmConfig(Section):
     overlong_buffer_tokens: PositiveInt | None = Field(
         description="Penalise length in this many tokens before rollout.max_response_tokens; null: no penalty."
     )
-    overlong_factor: PositiveFloat = Field(description="Length penalty of a response of rollout.max_response_tokens.")
+    overlong_factor: PositiveFloat = Field(
+        description="Largest length penalty, for a response with rollout.max_response_tokens tokens."
+    )
     selection: Literal["all", "nonzero_advantage"] = Field(
         description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
     )
@@ -164,12 +166,12 @@ class RolloutConfig(Section):
     samples_per_prompt: PositiveInt = Field(description="Multi rollouts per prompt (G).")
     temperature: PositiveFloat = Field(description="Sampling temperature of the rollouts.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
-    top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from so many most likely tokens; 0: all.")
+    top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from this many most likely tokens; 0: all.")
     max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together, in tokens.")
     max_num_seqs: PositiveInt = Field(description="Sequences generated at once.")
     logprob_diff_alarm: PositiveFloat = Field(
-        description="Warn if log-probs of engine and trainer differ by more, in nats."
+        description="Warn if a log-prob differs by more nats between engine and trainer."
     )
     vllm: VllmConfig
 
@@ -231,14 +233,14 @@ class TrackingConfig(Section):
     wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off where it is not installed.")
     wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
     timeout_s: PositiveFloat = Field(description="Longest wait for a tracker at the end of a run, seconds.")
-    rollouts_every: NonNegativeInt = Field(description="Write sampled rollouts to files every so many steps; 0: never.")
+    rollouts_every: NonNegativeInt = Field(description="Write rollouts to files every this many steps; 0: never.")
     rollout_prompts: PositiveInt = Field(description="Prompts whose rollouts are written.")
 
 
 class EvaluationConfig(Section):
-    every: NonNegativeInt = Field(description="Evaluate every so many steps; 0: never during training.")
+    every: NonNegativeInt = Field(description="Evaluate every this many steps; 0: never during training.")
     before_training: bool = Field(description="Evaluate before the first step.")
-    max_samples: PositiveInt | None = Field(description="Evaluate on the first so many rows; null: on all.")
+    max_samples: PositiveInt | None = Field(description="Evaluate on the first rows only, this many; null: on all.")
     samples_per_prompt: PositiveInt = Field(description="Responses of each view; accuracy is their average.")
     temperature: NonNegativeFloat = Field(description="Sampling temperature; 0 is greedy.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
@@ -277,7 +279,7 @@ class SftSettings(OptimizerConfig):
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
     num_threads: PositiveInt = Field(description="Compute threads.")
     device: Literal["cuda", "cpu"] = Field(description="Where the training computes.")
-    log_every: PositiveInt = Field(description="Write metrics every so many steps.")
+    log_every: PositiveInt = Field(description="Write metrics every this many steps.")
 
 
 class SftConfig(Root):
