@@ -57,7 +57,7 @@ def write_scores_page(path: Path, result: Mapping[str, Any], scored: Scored, dec
 def write_results_page(
     path: Path, results: Results, max_questions: int | None, notes: Sequence[str], decode_image: DecodeImage
 ) -> None:
-    """Write the answers of a file, scored or not, as one HTML file; the first 24 questions unless `max_questions`.
+    """Write the answers of a file, scored or not, as one HTML file. It has `max_questions` questions; None: 24.
 
     Raises SetupError where it cannot be written.
     """
