@@ -145,24 +145,34 @@ def test_a_row_without_a_token_changes_nothing(vector, place, packed):
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("emptied", [0, 3])
+@pytest.mark.parametrize("emptied", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize("has_empty_row", [False, True], ids=["as_it_is", "with_an_empty_row"])
 @pytest.mark.parametrize("vector", vectors("losses"))
-def test_a_row_that_loses_its_tokens_leaves_the_denominators(vector, emptied, packed):
-    """The other rows keep their loss; what it is divided by loses the row's tokens, and one sequence."""
+def test_a_row_that_loses_its_tokens_leaves_the_denominators(vector, has_empty_row, emptied, packed):
+    """The other rows keep their loss; what it is divided by loses the row's tokens, and one sequence.
+
+    emptied: which of the rows with tokens. A row that is empty already was never in the denominators.
+    """
+    before = vector["response_mask"]
+    if has_empty_row:
+        vector = with_empty_row(vector, 0)
     mask = [list(row) for row in vector["response_mask"]]
     lengths = [sum(row) for row in mask]
-    mask[emptied] = [0] * len(mask[emptied])
-    sequences = sum(length > 0 for length in lengths)
+    present = [i for i, length in enumerate(lengths) if length > 0]
+    assert len(present) >= 2, "a vector of one response has no loss without it"
+    row, sequences = present[emptied], len(present)
+    mask[row] = [0] * len(mask[row])
     shrunk = {
-        "token-mean": sum(lengths) / (sum(lengths) - lengths[emptied]),
+        "token-mean": sum(lengths) / (sum(lengths) - lengths[row]),
         "seq-mean-token-sum": sequences / (sequences - 1),
         "seq-mean-token-mean": sequences / (sequences - 1),
         "seq-mean-token-sum-norm": sequences / (sequences - 1),
     }
     for case in vector["cases"]:
+        gradient_before = [[0.0] * len(mask[0])] * (len(mask) - len(before)) + case["grad_logprobs"]
         _, gradient, _ = reduced_loss(vector | {"response_mask": mask}, case, packed)
-        wanted = [[x * shrunk[case["reduction"]] for x in row] for row in case["grad_logprobs"]]
-        wanted[emptied] = [0.0] * len(mask[emptied])
+        wanted = [[x * shrunk[case["reduction"]] for x in gradients] for gradients in gradient_before]
+        wanted[row] = [0.0] * len(mask[row])
         close(gradient, wanted)
 
 
