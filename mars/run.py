@@ -18,6 +18,7 @@ from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
+from mars.checks.model import ModelCheck
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
 from mars.errors import SetupError
@@ -41,12 +42,15 @@ POLICY_FOLDER = "policy"
 _SELF_TEST_ROWS = 4
 
 
-def run(config: TrainConfig) -> None:
-    """Train, and save the policy to <run.dir>/policy. Rows and settings are checked before any worker starts."""
+def run(config: TrainConfig, model_check: ModelCheck) -> None:
+    """Train, and save the policy to <run.dir>/policy. Rows, settings and the model are checked before any worker
+    starts.
+
+    model_check: entered by the caller, so that it checks while this module is imported.
+    """
     check_packages(config)
     check_kl_reference(config)
-    with gc_paused():
-        inputs = load_inputs(config, with_training_set=True)
+    inputs = _checked_inputs(config, model_check, with_training_set=True)
     assert inputs.train is not None  # with_training_set
     stream = prompt_stream(config, inputs.train.prompts)
     run_dir = Path(config.run.dir)
@@ -79,8 +83,8 @@ def run(config: TrainConfig) -> None:
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:
     """Evaluate `model.path` on `data.eval_files`; return the result, and write it to `out` as JSON."""
     check_packages(config)
-    with gc_paused():
-        inputs = load_inputs(config, with_training_set=False)
+    with _model_check(config) as model_check:
+        inputs = _checked_inputs(config, model_check, with_training_set=False)
     scorer = build_scorer(config)
     try:
         with workers(config, inputs, with_trainer=False) as (engine, _):
@@ -90,6 +94,17 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
     if out is not None:
         write_result(result, out)
     return result
+
+
+def _checked_inputs(config: TrainConfig, model_check: ModelCheck, with_training_set: bool) -> Inputs:
+    with gc_paused():
+        inputs = load_inputs(config, with_training_set)
+        model_check.finish()
+    return inputs
+
+
+def _model_check(config: TrainConfig) -> ModelCheck:
+    return ModelCheck(config, in_process=config.cluster.kind == "local")
 
 
 def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
@@ -165,8 +180,8 @@ def run_inference(config: TrainConfig, questions: str, paths: ResultPaths, views
     if [questions] != config.data.eval_files:
         root, dropped = convert_questions(questions, paths, config.data.image_root, config.data.on_bad_sample)
         config = config.model_copy(update={"data": config.data.model_copy(update={"image_root": root})})
-    with gc_paused():
-        inputs = load_inputs(config, with_training_set=False)
+    with _model_check(config) as model_check:
+        inputs = _checked_inputs(config, model_check, with_training_set=False)
 
     @contextmanager
     def start_engine() -> Iterator[RolloutEngine]:

@@ -93,12 +93,14 @@ def train(config: SftConfig) -> None:
     from rich.console import Console
 
     from mars.actor.state import save_policy
+    from mars.checks.model import model_check
     from mars.data.order.stream import PromptStream
     from mars.inputs import prompt_format
     from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 
     sft, run_dir = config.sft, Path(config.run.dir)
-    form = prompt_format(config)
+    with model_check(config, in_process=True):
+        form = prompt_format(config)
     prompts = _load_rows(config, form).prompts
     if len(prompts) < sft.batch_size:
         raise ConfigError(
@@ -158,9 +160,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     config = load_config("sft", line.overrides, line.config_dirs)
     if line.dry_run:
+        from mars.checks.model import model_check
         from mars.inputs import prompt_format
 
-        rows = _load_rows(config, prompt_format(config))
+        with model_check(config, in_process=True):
+            rows = _load_rows(config, prompt_format(config))
         dropped = f", {sum(rows.dropped.values())} dropped {dict(rows.dropped)}" if rows.dropped else ""
         sys.stdout.write(f"{len(rows.prompts)} rows with a response{dropped}; {config.sft.num_steps} steps\n")
         return 0

@@ -109,6 +109,7 @@ def load_policy(
             dtype=torch.float32,
             attn_implementation=attention,
             trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,  # a pickle could run code
         )
     except (OSError, ImportError, ValueError) as error:
         raise SetupError(f"{key}: the model cannot be loaded; got {model.path}: {error}") from error

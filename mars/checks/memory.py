@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.checks.weights import read_headers
 from mars.errors import SetupError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -41,7 +40,7 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
     try:
         heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
         return ModelShape(
-            num_parameters=sum(_num_parameters(file) for file in sorted(folder.glob("*.safetensors"))),
+            num_parameters=sum(math.prod(tensor.shape) for tensor in read_headers(folder).values()),
             hidden_size=hidden,
             num_layers=int(text["num_hidden_layers"]),
             num_kv_heads=int(text.get("num_key_value_heads") or heads),
@@ -50,19 +49,6 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SetupError(f"model.path: config.json of {folder} lacks or misstates {error}") from error
-
-
-def _num_parameters(file: Path) -> int:
-    """Count the parameters in a safetensors file: 8 bytes of header length (little endian), then the JSON header."""
-    try:
-        with open(file, "rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > file.stat().st_size:
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(stream.read(length))
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise SetupError(f"model.path: {file} is no safetensors file: {error}; download it again") from error
 
 
 def trainer_memory(

@@ -60,7 +60,7 @@ def summarize(
 
     Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
     threshold: mean IoU above which a multi answer is a hit; None counts no hits.
-    Values that differ by SCORE_TOLERANCE or less are equal: neither a conflict nor spread nor above the threshold.
+    Values that differ by SCORE_TOLERANCE or less count as equal: for conflicts, for intervals and for the threshold.
 
     Returns {"name", "step", "model", "metric" (of the records; "accuracy, mean IoU" for both), "n" (prompts),
     "answers", "failed", "unparseable" (records), "multi", "mono": {source: ..}, "union", "information_gain",

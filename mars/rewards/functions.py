@@ -30,7 +30,7 @@ class RewardsBySet:
     by_set: Mapping[str, str]
 
     def __str__(self) -> str:
-        """For messages: "grounding", or "llvip: grounding, spatialqa: vqa"."""
+        """The rewards, for messages: "grounding", or "llvip: grounding, spatialqa: vqa"."""
         return ", ".join(f"{data_source}: {name}" for data_source, name in self.by_set.items()) or self.function
 
     @property

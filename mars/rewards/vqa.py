@@ -16,7 +16,7 @@ from mars.types import RewardInput, RewardResult
 
 Words = tuple[str, ...]
 
-# Unicode normalisation takes quadratic time on adversarial accents, so only this much of an answer is looked at.
+# Unicode normalisation takes quadratic time on adversarial accents, so longer answers are not normalised as a whole.
 MAX_CHARS = 300
 
 _POLAR = {"yes", "no"}
@@ -28,17 +28,17 @@ _LABEL = re.compile(r"\(?([a-z])[.:)]", re.IGNORECASE)
 
 
 def score_vqa(item: RewardInput) -> RewardResult:
-    """score = format (0 to 0.5) + accuracy (0 or 1). Raises DataError when the truth is malformed.
+    """score = format (0 to 0.5) + accuracy (0 or 1). Raises DataError if the truth is malformed.
 
-    accuracy 1, on the text of the only `<answer>`, compared as `normalise` says:
+    The text of the only `<answer>` is normalised (`normalise`) and compared with the truth. The accuracy is 1 if
     - the answer equals the truth or one of its alternatives ("three or 3"); or
-    - the truth is yes or no, and so is the answer's last word (but "yes or no" is no answer); or
-    - `extra_info["choices"]` lists the options A, B, …: the answer is the right one's letter ("B", "(b)"), its text, or
-      both ("B. Travel"). The truth may be given either way, with alternatives ("B or D") as well.
-    An empty answer is wrong, and so is one of more than `MAX_CHARS` characters unless yes or no is asked for.
+    - the truth is yes or no and the last word of the answer is the same (but "yes or no" is wrong); or
+    - `extra_info["choices"]` lists the options A, B, … and the answer is the right option's letter ("B", "(b)"), its
+      text, or both ("B. Travel"). The truth may be a letter, a text or both, with alternatives ("B or D").
+    An empty answer is wrong. An answer of more than `MAX_CHARS` characters is wrong unless the truth is yes or no.
 
-    Both scorers are this function: of the public code's comparison only a mistake is known, which is not repeated here
-    (an empty answer earned full marks).
+    This function is the strict and the compat scorer. All that is known of the public code's comparison is a mistake:
+    an empty answer gets full marks. It is not repeated here.
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)
@@ -48,11 +48,11 @@ def score_vqa(item: RewardInput) -> RewardResult:
 
 
 def normalise(text: str) -> str:
-    """How answers are compared. Two texts are the same answer when this is the same.
+    """The text in the form in which answers are compared: two answers are the same if their normal forms are equal.
 
-    In this order: Unicode NFKC; casefold; apostrophes, thousands commas and invisible characters dropped; other
-    punctuation to blanks, but for decimal points and minus signs; articles (a, an, the) before another word dropped;
-    blanks collapsed. Currency and mathematical signs stay. Text of punctuation only stays as it is.
+    In this order: apply Unicode NFKC; casefold; drop apostrophes, thousands commas and invisible characters; replace
+    other punctuation by blanks, except decimal points and minus signs; drop articles (a, an, the) before another word;
+    collapse blanks. Currency and mathematical signs are kept. A text that is only punctuation is not changed.
 
     >>> normalise("  The Dunkin’ Donuts, at 1,200.5 m. ")
     'dunkin donuts at 1200.5 m'
@@ -63,7 +63,7 @@ def normalise(text: str) -> str:
 
 
 def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:
-    """What is wrong with a truth, or None: empty, an empty alternative, a letter or text that is not in the choices."""
+    """Why a truth cannot be scored, or None. For example: it is empty, or its letter is not in the choices."""
     try:
         _judge(truth, extra_info)
     except DataError as error:
@@ -80,7 +80,7 @@ class _Choices:
         self.normal = [normalise(option) for option in options]
 
     def find(self, text: str) -> int | None:
-        """Position of the option that `text` names. Its letter, its text, or its letter and its text."""
+        """Position of the option that `text` names by its letter, its text, or both; None if it names none."""
         words = _words(text)
         if not words:
             return None
@@ -97,7 +97,7 @@ class _Choices:
 
 
 def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
-    """The test for answers that the truth asks for. Raises DataError."""
+    """A function that says whether an answer is right. Raises DataError if the truth is malformed."""
     text = (parse_truth(truth).answer or "").strip()
     if len(text) > MAX_CHARS or not _words(text):
         raise DataError(f"truth: empty or longer than {MAX_CHARS} characters; got {truth[:80]!r}; want a short answer")
@@ -117,7 +117,7 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
 
 
 def _is_json_list(text: str) -> bool:
-    """Whether a truth is a JSON list or object, such as boxes: nothing that an answer could be compared with."""
+    """Whether a truth is a JSON list or object, such as boxes. Answers cannot be compared with it as text."""
     if (text[0], text[-1]) not in (("[", "]"), ("{", "}")):
         return False
     try:
@@ -147,9 +147,9 @@ def _judge_choice(truth: str, options: Sequence[str]) -> Callable[[str], bool]:
 
 
 def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options of `extra_info["choices"]` in the letters' order; () when there are none. Raises DataError.
+    """The options of `extra_info["choices"]` in order of letter, () if there are none. Raises DataError.
 
-    They are texts without letters of their own, as the reader of rows makes them of every form it knows.
+    The texts have no letters: the reader of rows has removed them (mars/data/rows/choices.py).
     """
     given = extra_info.get("choices")
     if given is None:
@@ -163,7 +163,7 @@ def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _alternatives(truth: str) -> set[str]:
-    """The normalised alternatives of "three or 3", and the whole of it."""
+    """The normal forms of all alternatives ("three", "3") and of the whole truth ("three or 3")."""
     words = _words(truth)
     cuts = [-1, *(place for place, word in enumerate(words) if word == "or"), len(words)]
     parts = [words[start + 1 : end] for start, end in pairwise(cuts)]
@@ -177,7 +177,7 @@ def _equals(answer: str, accepted: set[str]) -> bool:
 
 
 def _last_polar_word(answer: str) -> str | None:
-    """The last word, or None when it comes right after its opposite ("yes or no", "yes/no")."""
+    """The last word of an answer to a yes/no question. None if it follows its opposite ("yes or no", "yes/no")."""
     words = _words(answer[-MAX_CHARS:])
     if len(answer) > MAX_CHARS:
         words = words[1:]  # the first may be the end of a longer word
@@ -188,12 +188,12 @@ def _last_polar_word(answer: str) -> str | None:
 
 
 def _without_articles(words: Words) -> Words:
-    """An article goes only when another word follows: the answer "A" and "vitamin A" keep theirs."""
+    """Drop articles that another word follows. The answers "A" and "vitamin A" keep theirs."""
     return tuple(word for word in words[:-1] if word not in _ARTICLES) + words[-1:]
 
 
 def _words(text: str) -> Words:
-    """Casefolded words of a text, articles included; see `normalise`."""
+    """The words of a text, normalised except for articles; see `normalise`."""
     text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold())
     visible = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf"))
     padded = f" {visible} "
@@ -204,7 +204,7 @@ def _words(text: str) -> Words:
 
 
 def _character(before: str, char: str, after: str) -> str:
-    """`char` itself, "" to drop it, or a blank."""
+    """What `normalise` replaces `char` by: itself, "" or a blank."""
     if char in _APOSTROPHES:
         return ""
     if char == "." and after.isdigit() and not before.isalpha():
@@ -217,7 +217,7 @@ def _character(before: str, char: str, after: str) -> str:
 
 
 def perfect_answer(item: RewardInput) -> str:
-    """The truth in think and answer tags; of several right choices ("B or D") the first."""
+    """The truth as an answer with think and answer tags. If several options are right ("B or D"), the first."""
     truth = parse_truth(item.truth).answer or ""
     options = read_choices(item.extra_info)
     if options and _Choices(options).find(truth) is None:  # an option may itself read "green or blue"
@@ -226,7 +226,7 @@ def perfect_answer(item: RewardInput) -> str:
 
 
 def is_readable(response: str) -> bool:
-    """Whether there is exactly one answer, with a visible character in it."""
+    """Whether the response has exactly one answer, with at least one visible character."""
     return has_visible(parse_response(response).answer)
 
 

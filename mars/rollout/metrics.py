@@ -78,7 +78,7 @@ def anchor_share(prompts: Sequence[PromptRollouts], prompt_length: Callable[[Rol
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Parts may be any finite numbers: infinity if their sum is beyond the range of floats."""
+    """The mean, or infinity if the sum exceeds the range of floats: parts may be any finite numbers."""
     try:
         return fmean(values)
     except OverflowError:

@@ -59,7 +59,18 @@ MAY_IMPORT = {
     | {"answers", "build", "checks", "cluster", "config", "evaluation", "fit", "inputs", "output", "plugin", "report"}
     | {"rewards", "rollout"},
     "sft": BASE
-    | {"actor", "batching", "config", "data.order", "data.prompts", "inputs", "output", "process", "tracking"},
+    | {
+        "actor",
+        "batching",
+        "checks",
+        "config",
+        "data.order",
+        "data.prompts",
+        "inputs",
+        "output",
+        "process",
+        "tracking",
+    },
     "main": BASE | {"checks", "cluster", "config", "process", "run"},
     "cli": READING
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from mars.checks.dry_run import check_model_files, report, summary
+from mars.checks.dry_run import report, summary
+from mars.checks.model import check_model
 from mars.config.load import load_config
 from mars.errors import ConfigError, DataError, SetupError
 from mars.inputs import evaluation_plan, load_inputs, prompt_stream
@@ -230,11 +231,11 @@ def test_dry_run_decodes_every_image_and_looks_at_the_model_files(configure, pic
     report(config)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SetupError, match=r"model\.path.*safetensors"):
-        check_model_files(str(tmp_path / "empty"))
+        check_model(str(tmp_path / "empty"))
     (tmp_path / "empty" / "model.safetensors").write_bytes(b"")
     with pytest.raises(SetupError, match=r"model\.path"):
-        check_model_files(str(tmp_path / "empty"))
-    check_model_files(str(tiny))
+        check_model(str(tmp_path / "empty"))
+    check_model(str(tiny))
     with pytest.raises(ConfigError, match=r"reward\.function"):
         report(configure([row(pictures[:2])] * 2, "reward.function=nowhere.py:score"))
     with pytest.raises(ConfigError, match=r"data\.prompts_per_step"):

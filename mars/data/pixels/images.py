@@ -192,7 +192,7 @@ def _stored_bits(image: Image.Image) -> int:
 
 
 def _header_is_enough(image: Image.Image) -> bool:
-    """Whether the file's end is as its format requires and its header has everything that determines the size."""
+    """Whether reading the header suffices: the file ends as its format requires, and nothing later changes the size."""
     fp, here = image.fp, image.fp.tell()
     size = fp.seek(0, os.SEEK_END)
     try:

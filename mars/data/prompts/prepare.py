@@ -202,7 +202,7 @@ def _special_tokens(row: str, encode: Callable[..., object], *text: object) -> l
 def _wrong_numbers(rows: Sequence[RowReading], images_per_row: int | None) -> list[RowProblem]:
     counts = [(row.label, len(row.prompt.sources)) for row in rows if row.prompt is not None]
     return [
-        RowProblem(label, "num_images", f"{count} images, data.images_per_row={images_per_row}")
+        RowProblem(label, "num_images", f"the row has {count} images, data.images_per_row={images_per_row}")
         for label, count in counts
         if images_per_row is not None and count != images_per_row
     ]

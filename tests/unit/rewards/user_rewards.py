@@ -139,7 +139,7 @@ def misbehave(item: RewardInput) -> float:
     what, _, argument = item.response.partition(" ")
     if what == "hang":
         while True:
-            pass
+            signal.pause()
     elif what == "regex":  # a C loop that holds the interpreter
         os.write(1, b"hanging\n")
         re.match(r"(a+)+$", "a" * 60 + "b")
