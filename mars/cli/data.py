@@ -53,7 +53,7 @@ def synth(
     if model is not None:
         given = [name for name, value in sizes.items() if value is not None]
         if given:
-            raise ConfigError(f"{', '.join(given)}: only for scenes; got --model {model} too; give one or the other")
+            raise ConfigError(f"{', '.join(given)}: of scenes; got --model {model} too; make one thing at a time")
         from mars.data.synthetic.tiny_model import build_tiny
 
         real = model == "real-vocabulary"

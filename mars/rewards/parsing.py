@@ -141,7 +141,7 @@ def read_boxes(text: str, limit: int) -> list[Box | str]:
 
 
 def parse_boxes(text: str | None, limit: int) -> list[Box | None] | None:
-    """`read_boxes` without reasons: None for an entry that is no proper box, None as a whole, or for no text.
+    """As `read_boxes`, without reasons: None in place of a malformed box, or None if there is no list of boxes.
 
     >>> parse_boxes('[{"bbox_2d": [0, 0, 4, 2], "label": "person"}, [3, 3, 1, 1]]', limit=10)
     [(0.0, 0.0, 4.0, 2.0), None]
