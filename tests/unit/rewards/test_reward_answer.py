@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mars.rewards.box_answers import read_boxes
 from mars.rewards.functions import load_reward
 from mars.rewards.grounding import score_grounding, score_grounding_compat
-from mars.rewards.parsing import format_score, parse_boxes, parse_response
+from mars.rewards.parsing import format_score, parse_response
 from mars.rewards.vqa import score_vqa
 from mars.types import RewardInput
 
@@ -216,6 +217,17 @@ def test_any_text_scores_within_bounds_and_raises_nothing(frame: tuple[str, str]
     vqa = score_vqa(item(text, TRUTHS["vqa"]))
     assert vqa.parts["format"] in (0.0, 0.25, 0.5)
     assert vqa.accuracy in (0.0, 1.0)
+
+
+def parse_boxes(text: str | None, limit: int) -> list[Any] | None:
+    """The boxes of a text in a fence: None for an entry that is no box, None as a whole if there is no list."""
+    if text is None:
+        return None
+    try:
+        boxes = read_boxes(parse_response(f"<answer>```json\n{text}\n```</answer>"), limit)
+    except ValueError:
+        return None
+    return [None if isinstance(box, str) else box for box in boxes]
 
 
 JSON = st.recursive(

@@ -1,0 +1,271 @@
+"""Reads boxes in an answer, in the spellings that models use, in linear time (docs/rewards.md has the table).
+
+Nothing is evaluated: a text that is no JSON is rewritten with substitutions that each pass over it once, and parsed
+again. A text that could mean two lists of boxes means none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from mars.rewards.answer_words import word_set
+from mars.rewards.parsing import (
+    MAX_JSON_CHARS,
+    Box,
+    ParsedResponse,
+    box_entries,
+    is_four_numbers,
+    load_json,
+    read_box,
+)
+
+_KEYS = ("bbox_2d", "bbox", "box_2d")
+_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
+_MAX_PROSE = 400
+_MAX_QUOTES = 4000
+
+_CURLY = str.maketrans(dict.fromkeys("“”„‟＂", '"') | dict.fromkeys("‘’‚‛", "'"))
+_ROUND = str.maketrans("()", "[]")
+_STRING = re.compile(r""""(?:[^"\\]++|\\.)*+"?|'(?:[^'\\]++|\\.)*+'?""", re.DOTALL)
+_TRAILING_COMMA = re.compile(r",\s*+(?=[\]}]|\Z)")
+_PYTHON_WORD = re.compile(r"\b(?:True|False|None)\b")
+_PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
+_NEXT_ENTRY = re.compile(r"([\]}])\s*+[,;]?+\s*+(?=[\[{])")
+_TAGGED = re.compile(r"<box>([^<]*+)</box>")
+_REFERENCE = re.compile(r"<ref>[^<]*+</ref>")
+_QWEN_TAGS = {
+    "<|box_start|>": "<box>",
+    "<|box_end|>": "</box>",
+    "<|object_ref_start|>": "<ref>",
+    "<|object_ref_end|>": "</ref>",
+}
+_NUMBER_TEXT = re.compile(r"\s*-?(?:[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})\s*")
+
+# Words around a list after which it is not, or not surely, the answer.
+_WITHDRAWS = word_set(
+    "or either neither nor maybe perhaps possibly might unsure uncertain guess except but instead rather wrong "
+    "incorrect false wait actually alternatively if would unless example format cannot doubt however though "
+    "although"
+)
+_NEGATIONS = word_set(
+    "no not never none nothing nobody without isn aren don didn wasn weren doesn isnt arent dont zero"
+)
+_NUMBER_IN_BRACKETS = re.compile(r"\(\s*-?\d")
+
+_THINGS = (
+    "persons?|people|pedestrians?|humans?|m[ae]n|wom[ae]n|child|children|individuals?|bod(?:y|ies)|cars?|vehicles?|trucks?|"
+    "bus|buses|bicycles?|bikes?|motorcycles?|cyclists?|riders?|animals?|dogs?|cats?|birds?|faces?|boats?|ships?|planes?|"
+    "buildings?|signs?|lights?|objects?|targets?|instances?|things?|boxes|box|bounding boxes|detections?"
+)
+_SOME = rf"(?:(?:visible|such|detectable|matching|relevant) )?(?:{_THINGS})(?: (?:or|and) (?:{_THINGS}))?"
+_SEEN = r"(?: (?:is|are|was|were|can be|could be))?(?: (?:visible|present|detected|found|seen|shown|here|there))?"
+_PLACE = (
+    r"(?: (?:in|on|of) (?:(?:the|this|these|either|both|any|each|either of the|any of the|both of the) )?(?:two )?"
+    r"(?:given |provided )?(?:images?|scene|pictures?|photos?|views?|frames?|pair))?"
+)
+_LEAD = (
+    r"(?:there (?:is|are|was|were) |i (?:can )?(?:see|find|detect|found|detected) |"
+    r"(?:the|this) (?:image|scene|picture|photo) (?:contains|shows|has) |"
+    r"the (?:images|pictures) (?:contain|show|have) )?"
+)
+_EMPTY_SCENE = re.compile(
+    rf"{_LEAD}(?:no|not any|zero|0) {_SOME}{_SEEN}{_PLACE}"
+    r"|i (?:do not|can not|cannot|did not|could not) (?:see|find|detect) (?:any )?"
+    rf"(?:{_SOME}|anyone|anybody|anything){_PLACE}"
+    rf"|{_LEAD}(?:none|nothing){_SEEN}{_PLACE}|{_LEAD}(?:nobody|no one) (?:is|was|in|can be){_SEEN}{_PLACE}"
+    r"|(?:the|this) (?:scene|image|picture|list) is empty|(?:an )?empty(?: list| scene)?"
+)
+
+
+def read_boxes(response: ParsedResponse, limit: int) -> list[Box | str]:
+    """The boxes of an answer, in order; for an entry that is no proper box, what is wrong with it.
+
+    Raises ValueError as a whole: no answer, no list, two lists, or more than `limit` entries. An empty list is an
+    answer, "nothing".
+
+    >>> from mars.rewards.parsing import parse_response
+    >>> read_boxes(parse_response("<answer>I see one: [{'bbox': ['0', 0, 4, 2]}, [1, 2, 3],]</answer>"), limit=10)
+    [(0.0, 0.0, 4.0, 2.0), 'is not four numbers']
+    """
+    entries = read_entries(response)
+    if len(entries) > limit:
+        raise ValueError(f"{len(entries)} boxes, at most {limit} are looked at")
+    return [_box_or_problem(entry) for entry in entries]
+
+
+def read_entries(response: ParsedResponse) -> list[Any]:
+    """The entries of the answer's list, which may still be no boxes. Raises ValueError."""
+    if response.answer is None:
+        raise ValueError("there is no answer")
+    text = response.boxes_text
+    if text is None:
+        raise ValueError("want one closed ```json fence, or none")
+    try:
+        return _entries(load_json(text))
+    except RecursionError as error:  # the caller's own stack may be nearly full
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        if len(text) > MAX_JSON_CHARS:
+            raise
+        other = _tagged(text) if "box" in text and "<" in text else None
+        if other is None:
+            other = _rewritten(text, error) if response.fenced else _in_prose(text, error)
+        return other
+
+
+def _entries(value: Any) -> list[Any]:
+    """The entries of a JSON value: a list, one box, or an object that holds one list."""
+    if isinstance(value, dict) and not _box_of(value):
+        lists = [held for held in value.values() if isinstance(held, list)]
+        of_entries = [held for held in lists if held and all(isinstance(entry, list | dict) for entry in held)]
+        flat = [held for held in lists if not held or is_four_numbers(_as_numbers(held))]
+        for kind in (of_entries, flat):
+            if len(kind) == 1 or (kind and not any(kind)):
+                return _entries(kind[0])
+        if of_entries or flat:
+            raise ValueError("an object with several lists")
+    if isinstance(value, list) and (is_four_numbers(_as_numbers(value)) or _are_corners(value)):
+        return [value]
+    return box_entries(value)
+
+
+def _box_or_problem(entry: Any) -> Box | str:
+    try:
+        return read_box(_canonical(entry))
+    except ValueError as error:
+        return str(error)
+
+
+def _canonical(entry: Any) -> Any:
+    """An entry as `[x1, y1, x2, y2]` where it spells four numbers in another way; else as it is."""
+    if isinstance(entry, dict):
+        boxes = [None if isinstance(value, dict) else _canonical(value) for value in _box_of(entry)]
+        return boxes[0] if boxes and all(box == boxes[0] for box in boxes) and isinstance(boxes[0], list) else entry
+    if isinstance(entry, str):
+        entry = entry.strip().removeprefix("[").removesuffix("]").split(",")
+    if _are_corners(entry):
+        entry = [*entry[0], *entry[1]]
+    return _as_numbers(entry)
+
+
+def _box_of(entry: dict[str, Any]) -> list[Any]:
+    """The values of an object that are its box, one for each of the keys that it has."""
+    named = [entry[key] for key in _KEYS if key in entry]
+    return named + [[entry[key] for key in keys] for keys in _CORNERS if all(key in entry for key in keys)]
+
+
+def _are_corners(value: Any) -> bool:
+    """Whether a value is `[[x1, y1], [x2, y2]]`."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(corner, list) and len(corner) == 2 for corner in value)
+        and is_four_numbers(_as_numbers([*value[0], *value[1]]))
+    )
+
+
+def _as_numbers(value: Any) -> Any:
+    """A list of four with its numbers in text ("12", "3.5") as numbers; else as it is."""
+    if not isinstance(value, list) or len(value) != 4:
+        return value
+    return [float(side) if isinstance(side, str) and _NUMBER_TEXT.fullmatch(side) else side for side in value]
+
+
+def _rewritten(text: str, why: ValueError) -> list[Any]:
+    """The entries of a text that is almost JSON; else raises `why`, the reason why it is not."""
+    repaired = _with_double_quotes(text.translate(_CURLY), why).translate(_ROUND)
+    repaired = _PYTHON_WORD.sub(lambda match: _PYTHON_WORDS[match[0]], repaired)
+    repaired = _TRAILING_COMMA.sub("", repaired)
+    value, error = _try(load_json, repaired)
+    if error is None:
+        return _entries(value)
+    value, error = _try(load_json, "[" + _NEXT_ENTRY.sub(r"\1,", repaired) + "]")
+    if error is not None or not value:
+        raise why
+    if len(value) == 1 and isinstance(value[0], list):  # commas were missing inside the list
+        return _entries(value[0])
+    if _are_corners(value):
+        return [value]
+    if not all(
+        isinstance(entry, dict) or _are_corners(entry) or is_four_numbers(_as_numbers(entry)) for entry in value
+    ):
+        raise ValueError("more than one list")
+    return value
+
+
+def _with_double_quotes(text: str, why: ValueError) -> str:
+    if "'" not in text:
+        return text
+    if '"' not in text and "\\" not in text:
+        return text.replace("'", '"')
+    if text.count("'") + text.count('"') > _MAX_QUOTES:
+        raise why
+    return _STRING.sub(lambda match: _as_json_string(match[0]), text)
+
+
+def _as_json_string(literal: str) -> str:
+    if literal[0] == '"' or len(literal) < 2:
+        return literal
+    return json.dumps(literal[1:-1].replace("\\'", "'"), ensure_ascii=False)
+
+
+def _in_prose(text: str, why: ValueError) -> list[Any]:
+    """The entries of the only list in a text, or none where a sentence says that there is nothing."""
+    starts = [place for place in map(text.find, "[{") if place >= 0] or [
+        place for place in [text.find("(")] if place >= 0
+    ]
+    if not starts:
+        if len(text) <= _MAX_PROSE and _EMPTY_SCENE.fullmatch(" ".join(_words(text))):
+            return []
+        raise why
+    start = min(starts)
+    end = 1 + max(text.rfind("]"), text.rfind("}"), -1 if text[start] != "(" else text.rfind(")"))
+    before, after = text[:start], text[max(end, start) :]
+    entries = _rewritten(text[start:end] + ("," if after.strip() == "," else ""), why)
+    _check_prose(f"{before} {after}", not entries)
+    return entries
+
+
+def _tagged(text: str) -> list[Any] | None:
+    """The entries of `<box>…</box>`; None if there is none. Raises ValueError for what is no box, or doubtful prose."""
+    for tag, plain in _QWEN_TAGS.items():
+        text = text.replace(tag, plain)
+    inside = _TAGGED.findall(text)
+    if not inside:
+        return None
+    prose = _REFERENCE.sub(" ", _TAGGED.sub(" ", text))
+    if any(char in prose for char in "[]{}<>"):
+        raise ValueError("boxes with and without <box>")
+    _check_prose(prose, False)
+    entries = load_json("[[" + "],[".join(inside).translate(_ROUND) + "]]")
+    return [box for entry in entries for box in _boxes_in_tag(entry)]
+
+
+def _boxes_in_tag(entry: Any) -> list[Any]:
+    while isinstance(entry, list) and len(entry) == 1 and isinstance(entry[0], list):
+        entry = entry[0]
+    if isinstance(entry, list) and entry and all(isinstance(box, list) and len(box) == 4 for box in entry):
+        return entry
+    return [entry]
+
+
+def _check_prose(text: str, is_empty: bool) -> None:
+    """Raises ValueError where the words around a list make it doubtful. An empty list may stand beside a "no"."""
+    words = set(_words(text)) if len(text) <= _MAX_PROSE else {"or"}
+    if words & _WITHDRAWS or (words & _NEGATIONS and not is_empty) or _NUMBER_IN_BRACKETS.search(text):
+        raise ValueError("the words around the list make it doubtful")
+
+
+def _words(text: str) -> list[str]:
+    text = text.casefold().replace("’", "'").replace("can't", "can not").replace("n't", " not")
+    return re.findall(r"[^\W_]+", text)
+
+
+def _try(load: Callable[[str], Any], text: str) -> tuple[Any, Exception | None]:
+    try:
+        return load(text), None
+    except (ValueError, RecursionError) as error:
+        return None, error
