@@ -44,7 +44,7 @@ _LEADS = [
     r"(?:so|thus|therefore|hence|well|ok|okay|finally|overall|in conclusion|in short|in summary)\b[,:]? ",
     r"(?:the |my |our |its )?(?:(?:final|correct|right|best|short) )*"
     r"(?:answer|ans|choice|option|letter|result|solution)(?: (?:to the question|here|choice|option|letter))?"
-    rf"(?: (?:is|are|would be|must be|should be) {_ADVERBS}| ?[:=-]+ ?| )",
+    rf"(?: (?:is|are|would be|must be|should be)(?: ?: ?| ){_ADVERBS}| ?[:=-]+ ?| )",
     r"(?:the )?(?:correct|right|best) (?:one )?(?:is |: ?)",
     rf"(?:it is|it['’]?s|this is|that is|that['’]?s|these are|they are|there is|there['’]s|there are) {_ADVERBS}",
     r"i (?:can )?(?:see|count|counted|think|believe|choose|chose|pick|select|say) (?:that )?",
@@ -101,9 +101,9 @@ def without_markup(text: str) -> str:
     ('B', '1/2', 'B.Travel')
     """
     text = compatible(text)
+    text = _FRAC.sub(lambda match: f" {match[1] or match[3]}/{match[2] or match[4]} ", text)
     for _ in range(3):
         text = _COMMANDS.sub(r" \1 ", text)
-    text = _FRAC.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]}", text)
     text = text.replace("\\%", "%").replace("\\$", "＄")  # a price, not the edge of a formula
     if text.count("$") % 2 == 0:
         text = _MATHS.sub(r" \1 ", text)
@@ -125,17 +125,22 @@ def lone_letter(text: str) -> tuple[str, bool] | None:
 
 
 def letter_and_text(text: str) -> list[tuple[str, str, bool]]:
-    """The letter at the start, or in brackets at the end, and the other words; whether more than a blank is between.
+    """The letter at the start, or in brackets at the end, and the other words; whether it can be no article.
+
+    "A" before a blank and a small letter may be one: "A dog", but not "A Travel".
 
     >>> letter_and_text("[B] Travel"), letter_and_text("B Travel"), letter_and_text("Travel (B)")
-    ([('b', 'Travel', True)], [('b', 'Travel', False)], [('b', 'Travel', True)])
+    ([('b', 'Travel', True)], [('b', 'Travel', True)], [('b', 'Travel', True)])
+    >>> letter_and_text("A dog")
+    [('a', 'dog', False)]
     """
     text = text.strip()
     found = []
     label = _LABEL.match(text)
     if label:
         rest = _RIGHT_BEHIND.sub("", text[label.end() :])
-        found.append((label[1].lower(), rest, bool(label[2].strip())))
+        is_article = not label[2].strip() and label[1] in "aA" and (label[1] == "a" or rest[:1].islower())
+        found.append((label[1].lower(), rest, not is_article))
     behind = _LETTER_BEHIND.fullmatch(text)
     if behind:
         found.append((behind[2].lower(), behind[1], True))

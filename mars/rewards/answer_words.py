@@ -22,6 +22,7 @@ _BEHIND_A_DIGIT = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉⁰-⁹²³¹])")
 _SHARP = re.compile(r"(?<=[a-z])#(?!\w)")
 _GRADE = re.compile(r"\b([a-z]{1,2})[-−](?!\s*\w)")
 _FRACTION = re.compile(r"(?<![\d/⁄])(\d+) ?[/⁄] ?(\d+)(?![\d/⁄])")
+_MINUS_POINT = re.compile(r"(?<!\w)[-−](?=\.\d)")
 _PER_MILLE = "‰‱"
 
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
@@ -149,7 +150,8 @@ def words_of(text: str, *, marks: bool = True) -> Words:
     text = _THOUSANDS.sub("", compatible(text).casefold())
     visible = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf"))
     if marks:
-        visible = _FRACTION.sub(r"\1⁄\2", _GRADE.sub(r"\1⁻", _SHARP.sub("♯", visible)))
+        visible = _MINUS_POINT.sub("-0", _GRADE.sub(r"\1⁻", _SHARP.sub("♯", visible)))
+        visible = _FRACTION.sub(r"\1⁄\2", visible)
     else:
         visible = visible.replace("⁄", " ").replace("♯", " ")
     padded = f" {visible} "

@@ -79,28 +79,38 @@ class _Choices:
                         f"extra_info.choices: two options read the same; got {pair}; want texts that differ"
                     )
 
-    def find(self, text: str) -> int | None:
-        """Position of the option that `text` names: its letter, its text, or its letter and its text."""
-        found = (self._find(reading) for reading in readings(text))
-        return next((index for index in found if index is not None), self._agreed(text))
+    def find(self, text: str, *, letters: bool = False) -> int | None:
+        """Position of the option that `text` names: its letter, its text, or its letter and its text.
 
-    def contradicts(self, text: str) -> bool:
-        """Whether a text begins with a letter of the options and goes on with other words than that option's."""
+        letters: a bare letter is a letter even where it is the text of an option ("A" among the blood types O, A, B).
+        """
+        found = (self._find(reading, letters) for reading in readings(text))
+        return next((index for index in found if index is not None), self._agreed(text, letters))
+
+    def has_letter(self, text: str) -> bool:
+        """Whether a text names an option by its letter beyond doubt: "B. Travel", "(B)", "option B"."""
+        letter = lone_letter(text)
+        return (letter is not None and letter[1]) or (self.find(text) is not None and self.has_letter_and_more(text))
+
+    def has_letter_and_more(self, text: str) -> bool:
+        """Whether a text has a letter of the options and more words. If `find` finds none, the two do not agree."""
         labels = [label for reading in readings(text) for label in letter_and_text(reading)]
-        return any(letter in self._letters and (apart or letter != "a") for letter, _, apart in labels)
+        return any(letter in self._letters and sure for letter, _, sure in labels)
 
-    def _find(self, text: str) -> int | None:
+    def _find(self, text: str, letters: bool) -> int | None:
         words, letter = words_of(text), lone_letter(text)
-        if words in self._words and not (letter and letter[1]):  # "AB" or "A dog" as an option; a bare "B" if one is so
+        index = self._position(letter[0]) if letter else None
+        called = letter is not None and (letter[1] or letters)
+        if words in self._words and (index is None or not called):  # an option may read "A dog", or "B"
             return self._words.index(words)
-        if letter:
-            return self._position(letter[0])
-        labels = [(self._position(name), rest, apart) for name, rest, apart in letter_and_text(text)]
+        if index is not None:
+            return index
+        labels = [(self._position(name), rest, sure) for name, rest, sure in letter_and_text(text)]
         labels = [label for label in labels if label[0] is not None]
         for index, rest, _ in labels:
             if index is not None and comparable(rest) == self._texts[index]:
                 return index
-        if any(apart for _, _, apart in labels):
+        if any(sure for _, _, sure in labels):
             return None  # the letter of one option and the text of another
         whole = comparable(text)
         return self._texts.index(whole) if whole in self._texts else None
@@ -108,12 +118,15 @@ class _Choices:
     def _position(self, letter: str) -> int | None:
         return self._letters.index(letter) if letter in self._letters else None
 
-    def _agreed(self, text: str) -> int | None:
+    def _agreed(self, text: str, letters: bool) -> int | None:
         """Of several lines or sentences that each name an option, the one that all of them name."""
         pieces = [piece.strip() for piece in _PIECE_END.split(text[: MAX_CHARS + 1]) if piece.strip()]
         if len(text) > MAX_CHARS or not 1 < len(pieces) <= 3:
             return None
-        found = {next((i for i in map(self._find, readings(piece)) if i is not None), None) for piece in pieces}
+        found = set()
+        for piece in pieces:
+            named = (self._find(reading, letters) for reading in readings(piece))
+            found.add(next((index for index in named if index is not None), None))
         return found.pop() if len(found) == 1 else None
 
 
@@ -151,6 +164,7 @@ def _is_json_list(text: str) -> bool:
 
 def _judge_choice(truth: str, options: tuple[str, ...]) -> Callable[[str], bool]:
     choices = _choices(options)
+    letters = any(choices.has_letter(part) for part in (truth, *_OR.split(truth)))
     whole = choices.find(truth)  # before its alternatives: an option may itself read "green or blue"
     found = [whole] if whole is not None else [choices.find(part.strip()) for part in _OR.split(truth)]
     right = [index for index in found if index is not None]
@@ -161,10 +175,10 @@ def _judge_choice(truth: str, options: tuple[str, ...]) -> Callable[[str], bool]
     polar = accepted & POLAR
 
     def judge(answer: str) -> bool:
-        index = choices.find(answer)
+        index = choices.find(answer, letters=letters)
         if index is not None:
             return choices.normal[index] in accepted
-        return len(polar) == 1 and not choices.contradicts(answer) and yes_or_no(answer) in polar
+        return len(polar) == 1 and not choices.has_letter_and_more(answer) and yes_or_no(answer) in polar
 
     return judge
 

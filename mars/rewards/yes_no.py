@@ -69,14 +69,14 @@ def yes_or_no(answer: str) -> str | None:
     >>> yes_or_no("I see one, so yes"), yes_or_no("not yes"), yes_or_no("There is no car."), yes_or_no("yes or no")
     ('yes', None, 'no', None)
     """
-    words = words_of(answer[-MAX_CHARS:])
+    tail = answer[-MAX_CHARS:]
+    words = words_of(tail)
     if len(answer) > MAX_CHARS:
         words = words[1:]  # the first may be the end of a longer word
-    words = tuple(word for word in words if word not in ("or", "and"))
-    if not words:
-        return None
-    if words[-1] in POLAR:
-        return None if set(words[-2:]) == POLAR else _last_word(words, answer[-MAX_CHARS:])
+    for text, found in [(tail, words), *((reading, words_of(reading)) for reading in readings(answer))]:
+        found = tuple(word for word in found if word not in ("or", "and"))
+        if found and found[-1] in POLAR:
+            return None if set(found[-2:]) == POLAR else _last_word(found, text)
     for reading in readings(answer):
         text = _spelt_out(reading)
         said = _first_word(text) or _statement(text)
