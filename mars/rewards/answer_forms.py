@@ -34,7 +34,7 @@ _RIGHT_BEHIND = re.compile(
     r" is (?:the )?(?:correct|right|best)(?: (?:answer|option|choice|one))?[.!]*$", re.IGNORECASE
 )
 
-_ADVERBS = r"(?:(?:clearly|definitely|certainly|indeed|simply|just|therefore|thus|also|probably) )?"
+_ADVERBS = r"(?:(?:clearly|definitely|certainly|indeed|simply|just|exactly|only|therefore|thus|also|probably) )?"
 _OF = r"(?: of (?:the |these |those |this )?(?!other\b|wrong\b|rest\b)\w+)?"
 _QUALITIES = (
     "colou?r|number|total|total number|count|total count|name|author|title|genre|field|subject|category|type|shape|size"
@@ -45,8 +45,12 @@ _LEADS = [
     r"(?:the |my |our |its )?(?:(?:final|correct|right|best|short) )*"
     r"(?:answer|ans|choice|option|letter|result|solution)(?: (?:to the question|here|choice|option|letter))?"
     rf"(?: (?:is|are|would be|must be|should be)(?: ?: ?| ){_ADVERBS}| ?[:=-]+ ?| )",
-    r"(?:the )?(?:correct|right|best) (?:one )?(?:is |: ?)",
-    rf"(?:it is|it['’]?s|this is|that is|that['’]?s|these are|they are|there is|there['’]s|there are) {_ADVERBS}",
+    r"(?:the )?(?:correct|right|best)(?: one)?(?: is |: ?)",
+    r"(?:(?:clearly|definitely|certainly|obviously|exactly|only|just)\b,? |= ?|ans\. ?)",
+    r"(?:response|selected|selection|total|count|output|prediction) ?[:=] ?",
+    r"(?:i )?(?:choose|select|pick) ",
+    r"(?:it is|it['’]?s|this is|that is|that['’]?s|these are|they are|there is|there['’]s|there are|there['’]re"
+    rf"|(?:that|this|it) would be) {_ADVERBS}",
     r"i (?:can )?(?:see|count|counted|think|believe|choose|chose|pick|select|say) (?:that )?",
     r"(?:i would|i['’]d|i will|i['’]ll|we) (?:say|choose|pick|select|answer|go with) ",
     rf"the (?:{_QUALITIES}){_OF} (?:is|are|was|would be) {_ADVERBS}",
@@ -60,8 +64,8 @@ _ONE_OF = word_set(
 )
 _MANY = {"people", "men", "women", "children", "sheep", "fish", "mice", "feet", "teeth", "geese", "deer", "aircraft"}
 _NOT_THINGS = word_set(
-    "yes dozens tens hundreds thousands millions billions pairs halves thirds quarters fifths sixths eighths tenths "
-    "hundredths percents points plus minus less was is its this as us"
+    "yes dozens tens hundreds thousands millions billions pairs halves thirds quarters fourths fifths sixths "
+    "sevenths eighths ninths tenths hundredths percents points plus minus less was is its this as us"
 )
 _NOT_ADJECTIVES = word_set(
     "more fewer less other of or and out to not no by from than over under at about dozen hundred thousand million "
@@ -108,7 +112,9 @@ def without_markup(text: str) -> str:
     if text.count("$") % 2 == 0:
         text = _MATHS.sub(r" \1 ", text)
     text = _SPACES.sub(" ", _DEGREES.sub("°", text))
-    text = _MARKDOWN.sub("", _TAGS.sub(" ", text).strip()).replace("＄", "$")
+    if "</" in text:
+        text = _TAGS.sub(" ", text)
+    text = _MARKDOWN.sub("", text.strip()).replace("＄", "$")
     return _BEFORE_STOP.sub("", " ".join(text.split()))
 
 

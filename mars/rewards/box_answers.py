@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mars.rewards.answer_words import word_set
+from mars.rewards.box_prose import check_prose, says_nothing_is_there
 from mars.rewards.parsing import (
     MAX_JSON_CHARS,
     Box,
@@ -24,7 +24,6 @@ from mars.rewards.parsing import (
 
 _KEYS = ("bbox_2d", "bbox", "box_2d")
 _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
-_MAX_PROSE = 400
 # Only so much of a text that is no JSON is rewritten. Five hundred boxes in any of the spellings are below it.
 _MAX_QUOTES = 4000
 _MAX_BRACKETS = 2000
@@ -35,7 +34,8 @@ _ROUND = [("(", "["), (")", "]")]
 _STRING = re.compile(r""""(?:[^"\\]++|\\.)*+"?|'(?:[^'\\]++|\\.)*+'?""", re.DOTALL)
 _TRAILING_COMMA = re.compile(r",\s*+(?=[\]}]|\Z)")
 _PYTHON_WORDS = [("True", "true"), ("False", "false"), ("None", "null")]
-_NEXT_ENTRY = re.compile(r"([\]}])\s*+[,;]?+\s*+(?=[\[{])")
+_NEXT_ENTRY = re.compile(r"([\]}])\s*+[,;]?+\s*+(?:and\b\s*+)?(?=[\[{])")
+_LINE = re.compile(r"\s*([^\[\]{}()\n]{0,40}+)([\[{(].*[\]})])\s*[,;.]?\s*")
 _TAGGED = re.compile(r"<box>([^<]*+)</box>")
 _REFERENCE = re.compile(r"<ref>[^<]*+</ref>")
 _QWEN_TAGS = {
@@ -45,41 +45,6 @@ _QWEN_TAGS = {
     "<|object_ref_end|>": "</ref>",
 }
 _NUMBER_TEXT = re.compile(r"\s*-?(?:[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})\s*")
-
-# Words around a list after which it is not, or not surely, the answer.
-_WITHDRAWS = word_set(
-    "or either neither nor maybe perhaps possibly might unsure uncertain guess except but instead rather wrong "
-    "incorrect false wait actually alternatively if would unless example format cannot doubt however though "
-    "although"
-)
-_NEGATIONS = word_set(
-    "no not never none nothing nobody without isn aren don didn wasn weren doesn isnt arent dont zero"
-)
-_NUMBER_IN_BRACKETS = re.compile(r"\(\s*-?\d")
-
-_THINGS = (
-    "persons?|people|pedestrians?|humans?|m[ae]n|wom[ae]n|child|children|individuals?|bod(?:y|ies)|cars?|vehicles?|trucks?|"
-    "bus|buses|bicycles?|bikes?|motorcycles?|cyclists?|riders?|animals?|dogs?|cats?|birds?|faces?|boats?|ships?|planes?|"
-    "buildings?|signs?|lights?|objects?|targets?|instances?|things?|boxes|box|bounding boxes|detections?"
-)
-_SOME = rf"(?:(?:visible|such|detectable|matching|relevant) )?(?:{_THINGS})(?: (?:or|and) (?:{_THINGS}))?"
-_SEEN = r"(?: (?:is|are|was|were|can be|could be))?(?: (?:visible|present|detected|found|seen|shown|here|there))?"
-_PLACE = (
-    r"(?: (?:in|on|of) (?:(?:the|this|these|either|both|any|each|either of the|any of the|both of the) )?(?:two )?"
-    r"(?:given |provided )?(?:images?|scene|pictures?|photos?|views?|frames?|pair))?"
-)
-_LEAD = (
-    r"(?:there (?:is|are|was|were) |i (?:can )?(?:see|find|detect|found|detected) |"
-    r"(?:the|this) (?:image|scene|picture|photo) (?:contains|shows|has) |"
-    r"the (?:images|pictures) (?:contain|show|have) )?"
-)
-_EMPTY_SCENE = re.compile(
-    rf"{_LEAD}(?:no|not any|zero|0) {_SOME}{_SEEN}{_PLACE}"
-    r"|i (?:do not|can not|cannot|did not|could not) (?:see|find|detect) (?:any )?"
-    rf"(?:{_SOME}|anyone|anybody|anything){_PLACE}"
-    rf"|{_LEAD}(?:none|nothing){_SEEN}{_PLACE}|(?!nobody$){_LEAD}(?:nobody|no one){_SEEN}{_PLACE}"
-    r"|(?:the|this) (?:scene|image|picture|list) is empty|(?:an )?empty(?: list| scene)?"
-)
 
 
 def read_boxes(response: ParsedResponse, limit: int) -> list[Box | str]:
@@ -120,7 +85,14 @@ def read_entries(response: ParsedResponse) -> list[Any]:
 
 def _entries(value: Any) -> list[Any]:
     """The entries of a JSON value: a list, one box, or an object that holds one list."""
-    if isinstance(value, dict) and not _box_of(value):
+    if isinstance(value, dict):
+        named = _box_of(value)
+        if named:  # one box, or all boxes under the key of one
+            several = len(named) == 1 and isinstance(named[0], list) and named[0]
+            return named[0] if several and all(isinstance(box, list) and len(box) == 4 for box in several) else [value]
+        inner = [held for held in value.values() if isinstance(held, list | dict)]
+        if len(inner) == 1 and isinstance(inner[0], dict):
+            return _entries(inner[0])
         lists = [held for held in value.values() if isinstance(held, list)]
         of_entries = [held for held in lists if held and all(isinstance(entry, list | dict) for entry in held)]
         flat = [held for held in lists if not held or is_four_numbers(_as_numbers(held))]
@@ -169,6 +141,10 @@ def _are_corners(value: Any) -> bool:
     )
 
 
+def _is_flat(value: Any) -> bool:
+    return isinstance(value, list) and not any(isinstance(side, list | dict) for side in value)
+
+
 def _as_numbers(value: Any) -> Any:
     """A list of four with its numbers in text ("12", "3.5") as numbers; else as it is."""
     if not isinstance(value, list) or len(value) != 4:
@@ -192,9 +168,7 @@ def _rewritten(text: str, why: ValueError) -> list[Any]:
         return _entries(value[0])
     if _are_corners(value):
         return [value]
-    if not all(
-        isinstance(entry, dict) or _are_corners(entry) or is_four_numbers(_as_numbers(entry)) for entry in value
-    ):
+    if not all(isinstance(entry, dict) or _are_corners(entry) or _is_flat(entry) for entry in value):
         raise ValueError("more than one list")
     return value
 
@@ -227,14 +201,30 @@ def _in_prose(text: str, why: ValueError) -> list[Any]:
         place for place in [text.find("(")] if place >= 0
     ]
     if not starts:
-        if len(text) <= _MAX_PROSE and _EMPTY_SCENE.fullmatch(" ".join(_words(text))):
+        if says_nothing_is_there(text):
             return []
         raise why
+    if "\n" in text.strip():
+        try:
+            return _in_lines(text, why)
+        except ValueError:
+            pass  # the list may be one that goes over several lines
     start = min(starts)
     end = 1 + max(text.rfind("]"), text.rfind("}"), -1 if text[start] != "(" else text.rfind(")"))
     before, after = text[:start], text[max(end, start) :]
     entries = _rewritten(text[start:end] + ("," if after.strip() == "," else ""), why)
-    _check_prose(f"{before} {after}", not entries)
+    check_prose(f"{before} {after}", not entries)
+    return entries
+
+
+def _in_lines(text: str, why: ValueError) -> list[Any]:
+    """The entries of several lines with one box each, behind a bullet or a few words ("Person 1: [...]")."""
+    matches = [_LINE.fullmatch(line) for line in text.strip().split("\n", _MAX_BRACKETS) if line.strip()]
+    boxes = [match for match in matches if match]
+    if len(boxes) < 2 or len(boxes) < len(matches):
+        raise why
+    entries = _rewritten("\n".join(match[2] for match in boxes), why)
+    check_prose(" ".join(match[1] for match in boxes), False)
     return entries
 
 
@@ -248,7 +238,7 @@ def _tagged(text: str) -> list[Any] | None:
     prose = _REFERENCE.sub(" ", _TAGGED.sub(" ", text))
     if any(char in prose for char in "[]{}<>"):
         raise ValueError("boxes with and without <box>")
-    _check_prose(prose, False)
+    check_prose(prose, False)
     entries = load_json("[[" + _replaced("],[".join(inside), _ROUND) + "]]")
     return [box for entry in entries for box in _boxes_in_tag(entry)]
 
@@ -259,20 +249,6 @@ def _boxes_in_tag(entry: Any) -> list[Any]:
     if isinstance(entry, list) and entry and all(isinstance(box, list) and len(box) == 4 for box in entry):
         return entry
     return [entry]
-
-
-def _check_prose(text: str, is_empty: bool) -> None:
-    """Raises ValueError where the words around a list make it doubtful. An empty list may stand beside a "no"."""
-    if len(text) > _MAX_PROSE or "<" in text:
-        raise ValueError("more text around the list than is read")
-    words = set(_words(text))
-    if words & _WITHDRAWS or (words & _NEGATIONS and not is_empty) or _NUMBER_IN_BRACKETS.search(text):
-        raise ValueError("the words around the list make it doubtful")
-
-
-def _words(text: str) -> list[str]:
-    text = text.casefold().replace("’", "'").replace("can't", "can not").replace("n't", " not")
-    return re.findall(r"[^\W_]+", text)
 
 
 def _try(load: Callable[[str], Any], text: str) -> tuple[Any, Exception | None]:

@@ -14,13 +14,15 @@ _SHORT_NOT = re.compile(r"\b(is|are|was|were|does|do|did|has|have|had|would|coul
 _CAN_NOT = re.compile(r"\b(?:can['’‘`´]?t|cannot)\b")
 _WILL_NOT = re.compile(r"\bwon['’]?t\b")
 _CLAUSE_END = re.compile(
-    r"[.!?;,\n—]+|\s[-–]+\s|(?<!\bnot)(?<!\bsay)(?<!\bis)(?<!\bbe)(?<!\banswer):|\b(?:so|therefore|hence|thus|but)\b"
+    r"[.!?;,\n—]+|\s[-–]+\s|(?<!\bnot)(?<!\bsay)(?<!\bis)(?<!\bbe)(?<!\banswer):"
+    r"|\b(?:so|therefore|hence|thus|(?<!anything )but)\b"
 )
 
 # Words that turn around or withdraw the yes or no that follows them in a clause.
 _WITHDRAWS = word_set(
     "not never cannot neither nor hardly wrong incorrect false untrue doubt deny refuse refute reject without "
-    "unable instead rather than if whether opposite contrary hard difficult impossible far also saying either"
+    "unable instead rather than if whether opposite contrary hard difficult impossible far also saying either "
+    "hesitate disagree anything means contradicts"
 )
 _HEDGES = {"maybe", "perhaps", "possibly", "either", "could", "might"}
 # Words after which the first word of a sentence no longer stands.
@@ -52,8 +54,14 @@ _ABSENT = re.compile(
     rf"|no (?P<bare>\w+)(?: \w+)* (?:is|are|was|were|can be|could be) {_SEEN}\b.*"
     rf"|no (?:(?P<kind>\w+) )?(?:{_THINGS})(?: (?:visible|present|here|there|detected|found))?"
     r"(?: (?:in|on) (?:the|this|either|both|any) (?:two )?\w+)?"
+    rf"|no (?:{_THINGS}) (?:is|are|was|were) .+"
+    r"|there (?:does|do) not (?:appear|seem) to be (?:an?|any) (?P<seeming>\w+).*"
 )
-_PRESENT = re.compile(rf"{_THERE} (?:an?|one|some|two|three|several|many|multiple|\d{{1,4}}) (?P<thing>\w+).*")
+_PRESENT = re.compile(
+    rf"{_THERE} (?:an?|one|some|two|three|several|many|multiple|\d{{1,4}}) (?P<thing>\w+).*"
+    r"|there are (?P<plural>\w+s)(?: in .*)?"
+)
+_OR_ONE_MORE = re.compile(r" or (?:an? |any )?(?P<word>\w+)$")
 _SHORT = re.compile(r"(?:it|there|they|he|she|this|that) (?:is|are|does|do|did|was|were|has|have|can)(?P<no> not)?")
 _IS_THERE = re.compile(r"(?:there|it|they|he|she) (?:is|are|was|were|does|do)")
 
@@ -91,6 +99,8 @@ def _last_word(words: tuple[str, ...], text: str) -> str | None:
         return None
     clauses = [clause for clause in map(_words, _CLAUSE_END.split(_spelt_out(text))) if clause]
     before = set(clauses[-1][:-1])
+    if before and text.rstrip("\"'”’ ").endswith("?"):
+        return None
     return None if before & _WITHDRAWS or _OPPOSITE[last] in before else last
 
 
@@ -104,7 +114,8 @@ def _first_word(text: str) -> str | None:
     apart = start >= 0 and re.match(r"[\"'”’)*]*\s?(?:[,.;:!(\n–—]|- )", text[end:]) is not None
     if not apart and rest[0] not in _CLAUSE_STARTS:
         return None
-    if set(rest) & _REVISES or _OPPOSITE[first] in rest or rest[0].isdigit():
+    revises = _REVISES if first == "yes" else _REVISES - {"only", "other"}
+    if set(rest) & revises or _OPPOSITE[first] in rest or rest[0].isdigit():
         return None
     negated = bool(set(rest) & _NEGATIONS)
     sentence = " ".join(rest)
@@ -117,10 +128,13 @@ def _statement(text: str) -> str | None:
     """A single sentence that says that something is there or is not."""
     if re.search(r"[.!?;\n]\s*\w", text):
         return None
-    words = _words(text)
+    sentence = " ".join(_words(text))
+    more = _OR_ONE_MORE.search(sentence)
+    if more and more["word"] not in _NEGATIONS | POLAR:  # "There is no car or truck"
+        sentence = f"{sentence[: more.start()]} {more['word']}"
+    words = sentence.split()
     if set(words) & _REVISES:
         return None
-    sentence = " ".join(words)
     short = _SHORT.fullmatch(sentence)
     if short:
         return "no" if short["no"] else "yes"
@@ -130,7 +144,7 @@ def _statement(text: str) -> str | None:
         thing = next((found for found in absent.groupdict().values() if found), "")
         return "no" if negations == 1 and thing not in _NO_THING else None
     present = _PRESENT.fullmatch(sentence)
-    return "yes" if present and not negations and present["thing"] not in _NO_THING else None
+    return "yes" if present and not negations and not set(present.groupdict().values()) & _NO_THING else None
 
 
 def _spelt_out(text: str) -> str:
