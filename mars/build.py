@@ -1,4 +1,4 @@
-"""From a configuration to a running job. The only file that names concrete classes."""
+"""Build the parts of a job from its configuration: choose the classes behind the interfaces."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from mars.tracking.tracker import Tracker
 from mars.tracking.wandb import wandb_factory
 from mars.types import Sampling, TokenRules
 
-# Processed images a worker keeps: those of one prompt, for its next view. More would grow for as long as no image comes
-# again, and split its heap. A pixel: three colours, each in two frames, in float32.
+# Processed images that a worker caches, enough for one prompt: its other views use them next. More would only hold
+# images that are not used again, and fragment the heap. A pixel has 3 channels x 2 frames x 4 bytes (float32).
 _CACHED_IMAGES = 8
 _BYTES_PER_PIXEL = 24
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Builds the rollout engine, on whatever process it is called on."""
+    """Builds the rollout engine in the process that calls it. For Ray workers it is pickled and called there."""
 
     config: TrainConfig
     rules: TokenRules
@@ -66,7 +66,7 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class TrainerSpec:
-    """Builds one rank of the trainer, on whatever process it is called on."""
+    """Builds one rank of the trainer in the process that calls it."""
 
     config: TrainConfig
     rules: TokenRules
@@ -97,7 +97,7 @@ def _processor(config: TrainConfig, rules: TokenRules):
 def workers(
     config: TrainConfig, inputs: Inputs, with_trainer: bool
 ) -> AbstractContextManager[tuple[RolloutEngine, PolicyTrainer | None]]:
-    """Engine and trainer where `cluster.kind` says; the trainer is None if it is not wanted."""
+    """Engine and trainer, in this process or on Ray workers (`cluster.kind`). No trainer unless with_trainer."""
     rules, cluster = inputs.encoder.token_rules(), config.cluster
     build_engine = EngineSpec(config, rules, inputs.max_images)
     build_trainer = TrainerSpec(config, rules) if with_trainer else None

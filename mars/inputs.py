@@ -98,7 +98,10 @@ def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
 
 
 def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSettings:
-    """How to turn rows into prompts, for a run or a cold start. Raises ConfigError for an invalid template."""
+    """How to turn rows into prompts, for a run or a cold start. Raises ConfigError for an invalid template.
+
+    A cold start has no reward to check truths with, takes any number of images per row, and decodes all images anyway.
+    """
     data, model_type = config.data, model_type_of(config.model.path)
     rewards = rewards_of(config) if isinstance(config, TrainConfig) else None
     common = RowSettings(

@@ -30,10 +30,13 @@ def main(argv: Sequence[str]) -> int:
         return 0
     log_to(config.run.dir)
     prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
-    with gc_paused():
-        from mars.run import run
+    from mars.checks.model import ModelCheck
 
-    run(config)
+    with ModelCheck(config, in_process=config.cluster.kind == "local") as model_check:
+        with gc_paused():
+            from mars.run import run
+
+        run(config, model_check)
     return 0
 
 

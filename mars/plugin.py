@@ -62,7 +62,7 @@ class UserFunction:
     wanted: str
 
     def check_call(self, *arguments: Any, **named: Any) -> None:
-        """Raises ConfigError unless it can be called with these arguments. It is not called."""
+        """Raises ConfigError if the function does not take these arguments. Checks the signature without calling it."""
         try:
             self.signature.bind(*arguments, **named)
         except TypeError as error:

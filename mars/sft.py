@@ -1,7 +1,7 @@
 """`python -m mars.sft [key=value ...]`: a supervised cold start, so that a policy knows the response format.
 
-Next-token cross-entropy on the `response` column, in one process: for models that fit there. A larger one comes from
-any supervised trainer, as a Hugging Face folder.
+It minimises next-token cross-entropy on the `response` column, in one process, for models that fit into it. Train a
+larger model with another supervised trainer and give its Hugging Face folder as `model.path`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POLICY_FOLDER = "policy"
 
 
 class ColdStart:
-    """The model, its optimizer and the rows as tensors. Every image is processed once, before the first step."""
+    """Holds the model, the optimizer and the rows as tensors. Images are processed once, before the first step."""
 
     def __init__(self, config: SftConfig, encoder: PromptEncoder, prompts: Sequence[Prompt]) -> None:
         import torch
@@ -45,14 +45,14 @@ class ColdStart:
         torch.manual_seed(config.run.seed)
         self._config, self._rules = config, encoder.token_rules()
         scoring = ScoringSettings(1.0, self._rules.blocked_ids, sft.logprob_chunk_tokens)
-        # "padded": no two rows share a prompt.
+        # "padded", because no two rows share a prompt.
         policy = load_policy(config.model, scoring, packing="padded", gradient_checkpointing=False)
         self.policy = policy.to(sft.device)
         self._optimizer = Optimizer(self.policy.parameters(), sft, total_steps=sft.num_steps)
         self._rows = _process_rows(config, encoder, prompts)
 
     def step(self, prompts: Sequence[Prompt]) -> dict[str, float]:
-        """One optimizer step. Raises NumericalError where the gradient is not finite."""
+        """One optimizer step. Raises NumericalError if the gradient is not finite."""
         import torch
 
         from mars.actor.batch import forward_batch
@@ -93,12 +93,14 @@ def train(config: SftConfig) -> None:
     from rich.console import Console
 
     from mars.actor.state import save_policy
+    from mars.checks.model import model_check
     from mars.data.order.stream import PromptStream
     from mars.inputs import prompt_format
     from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 
     sft, run_dir = config.sft, Path(config.run.dir)
-    form = prompt_format(config)
+    with model_check(config, in_process=True):
+        form = prompt_format(config)
     prompts = _load_rows(config, form).prompts
     if len(prompts) < sft.batch_size:
         raise ConfigError(
@@ -121,7 +123,7 @@ def train(config: SftConfig) -> None:
 
 
 def _load_rows(config: SftConfig, form: PromptFormat) -> PromptSet:
-    """Raises DataError where a row has no response or is a bad one otherwise."""
+    """The rows to train on. A row without a response is bad. Raises DataError as `refuse_or_drop` does."""
     from mars.data.prompts.budget import check_names
     from mars.data.prompts.prepare import prepare_rows
     from mars.inputs import row_settings
@@ -134,11 +136,11 @@ def _load_rows(config: SftConfig, form: PromptFormat) -> PromptSet:
 def _process_rows(
     config: SftConfig, encoder: PromptEncoder, prompts: Sequence[Prompt]
 ) -> dict[str, tuple[ProcessedPrompt, tuple[int, ...]]]:
-    """prompt_id -> the prompt's tensors and its response's ids."""
+    """prompt_id -> (the prompt's tensors, the response's token ids)."""
     from mars.data.prompts.views import render_view
     from mars.inputs import prompt_processor
 
-    processor = prompt_processor(config, encoder.token_rules(), cache_bytes=sys.maxsize)  # the rows hold all anyway
+    processor = prompt_processor(config, encoder.token_rules(), cache_bytes=sys.maxsize)  # `rows` keeps all anyway
     rows = {}
     for prompt in progress(prompts, "Processing images", len(prompts)):
         messages, images = render_view(prompt, None, "single")
@@ -158,9 +160,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     config = load_config("sft", line.overrides, line.config_dirs)
     if line.dry_run:
+        from mars.checks.model import model_check
         from mars.inputs import prompt_format
 
-        rows = _load_rows(config, prompt_format(config))
+        with model_check(config, in_process=True):
+            rows = _load_rows(config, prompt_format(config))
         dropped = f", {sum(rows.dropped.values())} dropped {dict(rows.dropped)}" if rows.dropped else ""
         sys.stdout.write(f"{len(rows.prompts)} rows with a response{dropped}; {config.sft.num_steps} steps\n")
         return 0

@@ -15,6 +15,7 @@ from typing import Any
 from mars.errors import DataError
 
 IMAGE_MARKER = "<image>"  # marks the place of one image in a message's text
+MAX_SCORE = 1e6  # bound of |score|, penalties included; the squares of larger numbers lose digits or overflow
 View = tuple[str, ...] | None
 """The sources that a prompt shows: None for the multi view (all sources), ("infrared",) for a mono view."""
 
@@ -142,10 +143,9 @@ class RewardInput:
 
 @dataclass(frozen=True)
 class RewardResult:
-    """score: used in training. parts: named values for the metrics.
-
+    """score: used in training, within -MAX_SCORE to MAX_SCORE. parts: named values for the metrics.
     accuracy: in [0, 1], reported by evaluation (VQA: 1 if right, else 0; grounding: mean IoU).
-    failed: why the function gave no score (raised, timed out, not finite), else None; the sample is masked and counted.
+    failed: why the function gave no score (raised, timed out, bad number), else None; the sample is masked and counted.
     """
 
     score: float

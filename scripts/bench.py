@@ -18,6 +18,7 @@ from pathlib import Path
 BENCHMARKS = {
     "step": "a whole training step and its stages, beside the same step in TRL",
     "trainer": "forward and backward of one group: padded rows, shared images, shared prefixes",
+    "head": "log-probs and entropies at a vocabulary of 151,936, beside the products they need",
     "anchors": "what anchors cost at equal numbers of rollouts",
     "scale": "time and memory over samples, prompts, sources, image sizes and many steps",
     "advantages": "advantages of a million rollouts, beside a plain Python loop",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a trained tiny model and a report: `bash scripts/quickstart.sh [key=value ...]`.
 # The settings are those of configs/experiment/quickstart.yaml; the arguments change them.
-# QUICKSTART_DIR: where everything goes (runs/quickstart). A second run reuses what stands there.
+# QUICKSTART_DIR: the folder for everything (default runs/quickstart). A second run reuses its complete parts.
 set -euo pipefail
 started=$(pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,12 +19,12 @@ mars=$PWD/.venv/bin/mars
 
 say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 
-# stage NAME FOLDER COMMAND...: run the command unless FOLDER is complete; what an interrupted run left is made again.
+# stage NAME FOLDER COMMAND...: run the command unless FOLDER is complete. An incomplete FOLDER is deleted first.
 stage() {
     local name=$1 folder=$2
     shift 2
     if [ -e "$folder/.complete" ]; then
-        say "$name: stands already"
+        say "$name: already done"
         return
     fi
     say "$name"
@@ -38,7 +38,7 @@ make_data() {
     "$mars" data convert llvip "$out/data/scenes" "$out/data" --licence "CC0-1.0 (synthetic)"
 }
 make_model() {
-    "$mars" data tiny-model "$out/random" --seed 0
+    "$mars" data synth "$out/random" --model tiny --seed 0
 }
 cold_start() {
     "$python" -m mars.sft experiment=quickstart_sft "run.dir='$out/cold_start'" "model.path='$out/random'" \
@@ -59,7 +59,7 @@ evaluate() {
 stage "synthetic visible + infrared scenes" "$out/data" make_data
 stage "tiny model" "$out/random" make_model
 stage "supervised cold start" "$out/cold_start" cold_start
-# A run with other settings is another run: the old one is kept beside it.
+# A run with other settings gets a new folder; the old one is renamed.
 settings=$(printf '%s\n' "$@" | cat configs/experiment/quickstart.yaml - | cksum | cut -d ' ' -f 1)
 if [ -e "$out/run/.complete" ] && [ "$(cat "$out/run/.settings" 2>/dev/null)" != "$settings" ]; then
     old=1

@@ -1,7 +1,7 @@
 """Make the companions of a CPU-only torch importable: torchvision, torchaudio, torchcodec.
 
-The registry's wheels of these three are linked to CUDA torch. Beside a CPU-only torch their compiled parts do not
-load, and with them neither do transformers nor vLLM, although nothing of these parts is ever called here.
+The usual wheels of these three are linked to CUDA torch. With a CPU-only torch their compiled parts do not load, so
+that transformers and vLLM cannot be imported either, although mars never calls these parts.
 
 - torchvision: declaring the two operator schemas it asks for first is enough. It has to happen in every Python
   process of the environment, so a `.pth` file installs an import hook that costs nothing until torchvision is

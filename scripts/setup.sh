@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make or complete the environment in .venv: `bash scripts/setup.sh [extra ...]`, default extra: cpu.
-# The configured package sources come first; PyTorch's own CPU index only where they lack the CPU build of torch.
+# Uses the configured package sources; adds PyTorch's CPU index only if they lack the CPU build of torch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,7 +8,7 @@ torch=2.13.0+cpu
 [ $# -gt 0 ] || set -- cpu
 extras=$(IFS=,; echo "$*")
 wanted=$(cat pyproject.toml scripts/setup.sh scripts/repair_torch_companions.py | cksum)
-# A stamp .venv/.mars:EXTRA:EXTRA... says what is installed, and from which of these files.
+# The stamp .venv/.mars:EXTRA:EXTRA... names the installed extras and holds a checksum of the files above.
 for stamp in .venv/.mars:*; do
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         complete=yes
@@ -36,8 +36,8 @@ if [[ ",$extras," == *,cpu,* ]] && ! .venv/bin/python -c "import torch, sys; sys
     fi
     rm -rf "$found"
 fi
-echo "installing mars[$extras] into .venv (a few minutes the first time)" >&2
-# Bytecode is compiled when a module is first imported, not for the thousands that never are.
+echo "installing mars with extras $extras into .venv (a few minutes the first time)" >&2
+# --no-compile: bytecode is compiled at the first import, and most modules are never imported.
 "${pip[@]}" install --quiet --progress-bar on --no-compile "${sources[@]}" -e ".[$extras]"
 .venv/bin/python scripts/repair_torch_companions.py
 echo "$wanted" >".venv/.mars:${extras//,/:}"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What the run scripts of recipe/ and examples/ share: four positional arguments, then settings.
+# Shared by the run scripts of recipe/ and examples/: four positional arguments, then settings.
 #   scripts/train.sh SCRIPT CONFIG_DIR EXPERIMENT ENGINE DATASET REWARD IMAGES [--dry-run] [key=value ...]
-# SCRIPT is the name shown in messages; CONFIG_DIR and EXPERIMENT say what is run; the rest is the user's: `usage`.
-# MARS_ARGUMENTS: the arguments that SCRIPT leaves to its user, for the usage; all four if not given.
+# SCRIPT: the name for messages. CONFIG_DIR, EXPERIMENT: what to run. The rest comes from the user; see `usage`.
+# MARS_ARGUMENTS: the arguments shown in the usage, if SCRIPT sets some itself; default: all four.
 # MARS_PYTHON: the Python to use; otherwise the checkout's .venv, otherwise python.
 set -euo pipefail
 script=$1 config_dir=$2 experiment=$3
@@ -28,7 +28,7 @@ refuse() {
     usage >&2
     exit 2
 }
-# quoted TEXT: a value of a Hydra override that is read back as exactly this text.
+# quoted TEXT: TEXT as the value of a Hydra override, quoted so that Hydra reads back exactly TEXT.
 quoted() { printf "'%s'" "$(printf '%s' "$1" | sed -E "s/(\\\\*)'/\\1\\1\\\\'/g; s/(\\\\+)\$/\\1\\1/")"; }
 
 case ${1:-} in -h | --help) usage && exit 0 ;; esac

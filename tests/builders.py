@@ -22,6 +22,7 @@ from mars.types import (
     Message,
     Prompt,
     PromptRollouts,
+    RewardInput,
     RewardResult,
     Rollout,
     RolloutGroup,
@@ -79,6 +80,17 @@ def make_prompt(
     given = {"row": f"rows.jsonl:{prompt_id}", "data_source": "test", "truth": "yes"} | fields
     given = {"messages": (Message("user", text),)} | given
     return Prompt(prompt_id=prompt_id, sources=sources, **given)
+
+
+def make_item(
+    response: str,
+    truth: str = "",
+    truth_size: tuple[int, int] | None = None,
+    response_size: tuple[int, int] | None = None,
+    **extra_info: Any,
+) -> RewardInput:
+    """What a reward is asked about an answer."""
+    return RewardInput("test", None, response, truth, truth_size, response_size, extra_info)
 
 
 def make_reward(reward: Reward) -> RewardResult:

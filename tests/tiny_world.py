@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mars.actor.fsdp_trainer import FsdpTrainer
+from mars.actor.objective import Objective
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
 from mars.batching.plan import Packing, plan_updates
@@ -174,6 +175,13 @@ def sampled_prompt(request: RolloutRequest, responses: Sequence[Sequence[int]]) 
     made = tuple(TrainResponse(tuple(ids), (0.0,) * len(ids), 0.0, 0.0) for ids in responses)
     ids = request.prompt_token_ids
     return TrainPrompt(request.prompt_id, ids, len(ids), request.images, made)
+
+
+def with_algorithm(trainer: FsdpTrainer, algorithm: AlgorithmConfig) -> FsdpTrainer:
+    """The trainer with another loss, which is quicker than a second trainer. A KL term needs its reference model."""
+    trainer._config = trainer._config.model_copy(update={"algorithm": algorithm})
+    trainer._objective = Objective(algorithm, truncation_nats=0.0)
+    return trainer
 
 
 def gradients(trainer: FsdpTrainer, batch: TrainBatch) -> list[dict[str, Tensor]]:

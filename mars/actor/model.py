@@ -10,17 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import checkpoint
 
 from mars.actor.batch import ForwardBatch
 from mars.actor.prefix_attention import register
+from mars.actor.token_scores import token_scores
 from mars.actor.vision_attention import use_segments
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
 
 Packing = Literal["shared_prefix", "padded"]
-# A logit of probability 0. -inf would make the entropy 0 * -inf, and so would the lowest finite number its gradient.
-_BLOCKED = -1e30
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,18 @@ class PolicyModel(nn.Module):
     def forward(self, batch: ForwardBatch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probs of `batch.targets`, and the entropy of the distribution each was drawn from in nats: float32 [T].
 
-        entropy_gradient: whether the entropy has a gradient, which costs a few more [chunk, vocabulary] tensors.
+        entropy_gradient: whether the entropy has a gradient.
         """
         hidden = self._hidden_states(batch)[batch.token_rows, batch.token_columns]
-        chunks = zip(
-            hidden.split(self._scoring.chunk_tokens), batch.targets.split(self._scoring.chunk_tokens), strict=True
+        return token_scores(
+            hidden,
+            self.backbone.lm_head.weight,
+            batch.targets,
+            blocked=self._blocked.to(hidden.device),
+            temperature=self._scoring.temperature,
+            chunk_tokens=self._scoring.chunk_tokens,
+            entropy_gradient=entropy_gradient,
         )
-        scored = [checkpoint(self._score, h, t, entropy_gradient, use_reentrant=False) for h, t in chunks]
-        logprobs, entropies = zip(*scored, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
 
     def _hidden_states(self, batch: ForwardBatch) -> Tensor:
         features = None
@@ -75,14 +76,6 @@ class PolicyModel(nn.Module):
             **layout,
         )
         return outputs.last_hidden_state
-
-    def _score(self, hidden: Tensor, targets: Tensor, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
-        logits = self.backbone.lm_head(hidden).float() / self._scoring.temperature
-        logits = logits.index_fill(-1, self._blocked.to(logits.device), _BLOCKED)
-        normalizer = logits.logsumexp(dim=-1)
-        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            entropy = normalizer - (logits.softmax(dim=-1) * logits).sum(dim=-1)
-        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normalizer, entropy
 
 
 class PatchConvolution(nn.Conv3d):
@@ -116,6 +109,7 @@ def load_policy(
             dtype=torch.float32,
             attn_implementation=attention,
             trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,  # a pickle could run code
         )
     except (OSError, ImportError, ValueError) as error:
         raise SetupError(f"{key}: the model cannot be loaded; got {model.path}: {error}") from error

@@ -148,7 +148,8 @@ def takes_varlen(query: Tensor) -> bool:
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float) -> Tensor:
     """query [N, H, D], key and value [N, Hk, D] -> [N, H, D], on any device and in any type.
 
-    Each prompt is one causal call. Responses of similar length are one batch: their keys follow those of the prompt.
+    Makes one causal call for each prompt, and one for each batch of responses of similar length. The keys of a response
+    are those of its prompt followed by its own.
     """
     outputs = []
     # One split instead of many slices, because its backward is a single concatenation.
@@ -203,7 +204,10 @@ def _keys_by_segment(keys: Tensor, layout: SharedPrefixLayout) -> Tensor:
 def _attend_responses(
     batch: PaddedResponses, prefix: list[Tensor], responses: tuple[Tensor, ...], scale: float
 ) -> Tensor:
-    """[n * R, H, D] of responses [S, ...] after a prefix of keys and values [1, P, Hk, D]."""
+    """One batch of n responses, padded to R tokens, attends to its prompt and to itself. Returns [n * R, H, D].
+
+    prefix: the prompt's keys and values, [1, P, Hk, D] each. responses: query, key and value of all S response tokens.
+    """
     query, *own = (x.index_select(0, batch.tokens).unflatten(0, (batch.count, -1)) for x in responses)
     key, value = (torch.cat([p.expand(batch.count, -1, -1, -1), o], dim=1) for p, o in zip(prefix, own, strict=True))
     return _attend(query, key, value, scale=scale, attn_mask=batch.mask)

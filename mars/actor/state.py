@@ -13,7 +13,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
 from mars.actor.model import PolicyModel
+from mars.actor.model_files import carry_files
 from mars.config.schema import ModelConfig
+from mars.errors import SetupError
 
 # 256 MB in float32: large enough to hide latency, small beside any model that needs several.
 _BUCKET_ELEMENTS = 64 * 2**20
@@ -65,14 +67,47 @@ def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
 
 
 def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: bool) -> None:
-    """Write weights, configuration, tokenizer and processor; a collective call."""
+    """Write weights and config.json, then carry over the other files of the model's folder; a collective call.
+
+    Raises SetupError if a file cannot be written. The weights are on disk then, unless the disk refuses them.
+    """
     state = full_state(policy, getattr(torch, model.dtype))
     if not is_writer:
         return
-    from transformers import AutoProcessor
+    from transformers import GenerationConfig
 
-    Path(path).mkdir(parents=True, exist_ok=True)
-    policy.backbone.config.dtype = model.dtype  # config.json names the dtype that the weights are saved in
-    policy.backbone.save_pretrained(path, state_dict=state)
-    processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    processor.save_pretrained(path)
+    backbone, generation = policy.backbone, policy.backbone.generation_config
+    backbone.config.dtype = model.dtype  # config.json names the dtype that the weights are saved in
+    # transformers refuses to write generation settings that it does not use; the model's own file is carried over.
+    backbone.generation_config = GenerationConfig()
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        backbone.save_pretrained(path, state_dict=dict(state))
+    except Exception as error:
+        file = _save_weights(state, Path(path), error)
+        raise SetupError(
+            f"{path}: the policy was not saved whole: {type(error).__name__}: {error}; its weights are in {file}; "
+            f"copy the other files of {model.path} beside it"
+        ) from error
+    finally:
+        backbone.generation_config = generation
+    (Path(path) / "generation_config.json").unlink(missing_ok=True)  # unless the model has one
+    failed = carry_files(model.path, path)
+    if failed:
+        raise SetupError(
+            f"{path}: the weights and config.json of the policy are saved there, but not {', '.join(failed)}; "
+            f"copy what is missing from {model.path}"
+        )
+
+
+def _save_weights(state: Mapping[str, Tensor], folder: Path, reason: Exception) -> Path:
+    """Write the weights alone. Raises SetupError if that fails too."""
+    from safetensors.torch import save_file
+
+    file = folder / "model.safetensors"
+    try:
+        # Copies, because tied weights share memory, which the format does not allow.
+        save_file({name: value.clone().contiguous() for name, value in state.items()}, file, {"format": "pt"})
+    except Exception as error:
+        raise SetupError(f"{folder}: the policy cannot be saved: {reason}; nor its weights alone: {error}") from error
+    return file

@@ -1,7 +1,7 @@
-"""Attention of the vision towers: a sequence of segments (windows or whole images), each attending only to itself.
+"""Attention of the vision towers over a sequence of segments (windows or whole images). Each attends only to itself.
 
-With "sdpa" transformers makes one call for each window: 160 calls in every layer for two images of 1280 x 1024. On a
-GPU launching these calls would take longer than all of the model's arithmetic.
+With "sdpa", transformers makes one call per window: 160 calls in every layer for two images of 1280 x 1024. Launching
+these calls on a GPU would take longer than all of the model's arithmetic.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mars.actor.prefix_attention import takes_varlen
 
-# transformers passes the segments' ends to attentions with "flash" in their name; for others it splits by itself.
+# transformers passes the segments' ends only to attentions with "flash" in their name; for others it makes the calls.
 SEGMENTS = "mars_flash_segments"
 
 
 def use_segments(visual: nn.Module) -> None:
     """Let the vision tower of a loaded model use this attention.
 
-    Sets the private attribute: through its public setter transformers would try to import a package for the name.
+    Sets a private attribute, because transformers' public setter would try to import a package for the name.
     """
     from transformers import AttentionInterface
 
@@ -60,11 +60,11 @@ def segment_attention(
 
 
 def attend_batched(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scale: float) -> Tensor:
-    """query, key, value [N, H, D] -> [N, H, D]; neighbouring segments of equal length are one batch.
+    """query, key, value [N, H, D] -> [N, H, D]. Adjacent segments of equal length are computed as one batch.
 
-    ends: as cu_seq_lens_q.
+    ends: [segments + 1], cumulative lengths from 0.
 
-    Example: ends 0 4 8 10 are two calls: a batch of two windows of 4 tokens, and one of 2.
+    Example: ends 0 4 8 10 make two calls, one for a batch of two windows of 4 tokens and one for a window of 2.
     """
     runs = [(length, len(list(run))) for length, run in groupby(ends.diff().tolist())]
     outputs = []

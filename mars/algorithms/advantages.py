@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.errors import ConfigError
+from mars.types import MAX_SCORE
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class AdvantageSettings:
 class Advantages:
     """Advantages of N responses in P prompts, and the statistics they came from.
 
-    values: [N], 0 where the weight is 0. weights: [N], 1, or 0 where the prompt has too few rewards for statistics.
+    values: [N], 0 where the weight is 0 or the rewards are equal.
+    weights: [N], 1, or 0 where the prompt has too few rewards for statistics.
     defined: bool [P], the prompts of weight 1.
     mean, std: float64 [P], what was subtracted (before leave-one-out) and, floored, divided by.
     gain: float64 [P], mean multi reward - mean anchor reward; NaN where either is missing.
@@ -81,8 +84,12 @@ def group_advantages(
         leave_one_out  A_i = r_i - mean(U without r_i)        divided likewise if normalize_std
 
     rewards: [N], prompt_index: int64 [N] in [0, num_prompts); the same with M for the anchors. Rows in any order,
-    groups of any size. Without anchors this is the plain estimator. Equal rewards in U give exactly 0. A prompt with
-    fewer than two rewards in U has weight 0; if the divisor is the std of the multi rewards, it needs two of those.
+    groups of any size. Without anchors this is the plain estimator. A prompt with fewer than two rewards in U has
+    weight 0; if the divisor is the std of the multi rewards, it needs two of those.
+
+    All advantages of a prompt are exactly 0 if max(U) - min(U) <= SCORE_TOLERANCE, or if every multi reward is within
+    SCORE_TOLERANCE of mean(U): such differences are rounding, which the division by std(U) would enlarge.
+    Raises ValueError for a reward that is not within -MAX_SCORE to MAX_SCORE; rollouts with such rewards are masked.
 
     Computed in float64, summed in row order; values and weights are returned in the rewards' dtype. On the CPU a
     prompt's advantages are therefore bit-identical whatever other prompts are computed with it.
@@ -98,6 +105,8 @@ def group_advantages(
     pool = _Group.of(
         torch.cat([multi.rewards, anchors.rewards]), torch.cat([prompt_index, anchor_prompt_index]), num_prompts
     )
+    if not bool((pool.rewards.abs() <= MAX_SCORE).all()):
+        raise ValueError(f"rewards must be within -{MAX_SCORE:g} to {MAX_SCORE:g}")
     spread = pool if settings.pooled_statistics == "mean_and_std" else multi
     std = spread.std(settings.unbiased_std)
     defined = pool.count >= 2
@@ -105,12 +114,12 @@ def group_advantages(
         defined = defined & (spread.count >= 2)
 
     deviation = multi.rewards - pool.mean[prompt_index]
+    differs = torch.bincount(prompt_index[deviation.abs() > SCORE_TOLERANCE], minlength=num_prompts) > 0
+    informative = (defined & differs & ~pool.all_equal())[prompt_index]
     if settings.estimator == "leave_one_out":
         deviation = deviation * (pool.count / (pool.count - 1).clamp(min=1))[prompt_index]
     if settings.normalize_std:
         deviation = deviation / (std.clamp(min=settings.std_floor) + settings.epsilon)[prompt_index]
-    # Equality is tested, not left to rounding: the mean of equal rewards need not equal them.
-    informative = (defined & ~pool.all_equal())[prompt_index]
     return Advantages(
         values=torch.where(informative, deviation, 0.0).to(dtype),
         weights=defined[prompt_index].to(dtype),
@@ -147,4 +156,4 @@ class _Group:
     def all_equal(self) -> Tensor:
         low = torch.zeros_like(self.mean).scatter_reduce_(0, self.index, self.rewards, "amin", include_self=False)
         high = torch.zeros_like(self.mean).scatter_reduce_(0, self.index, self.rewards, "amax", include_self=False)
-        return low == high
+        return high - low <= SCORE_TOLERANCE

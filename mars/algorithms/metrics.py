@@ -7,20 +7,20 @@ from torch import Tensor
 
 from mars.algorithms.advantages import Advantages
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards
-from mars.algorithms.selection import has_signal
-
-# Means of equal rewards over different counts differ by rounding; that is no conflict.
-_ROUNDING = 1e-9
+from mars.algorithms.selection import has_signal, with_advantage
+from mars.algorithms.tolerance import SCORE_TOLERANCE
 
 
 def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advantages) -> dict[str, float]:
     """Metrics of one step, over all prompts that were sampled in it (before any selection). Shares are in [0, 1].
+    Rewards and means are equal if they differ by SCORE_TOLERANCE or less.
 
     critic/rewards/mean|min|max       the multi rollouts' rewards, what their advantages are taken from
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std
     reward/frac_zero_std              share of prompts whose multi rewards are all equal
     mars/frac_zero_signal             share of prompts without any advantage that is not 0
-    mars/frac_undefined               share of prompts with too few valid rewards for an advantage
+    mars/frac_undefined               share of prompts without an advantage: too few valid rewards, or no valid multi
+                                      response
     and over the prompts that have both multi and anchor rewards:
     mars/lambda                       mean share of the multi rewards in the pool, G / (G + M)
     mars/gain/mean|std                information gain: mean multi reward - mean anchor reward; std is unbiased
@@ -35,11 +35,11 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     metrics |= _spread("critic/advantages", advantages.values[advantages.weights > 0])
     if rewards.num_prompts:
         metrics["mars/frac_zero_signal"] = _mean(~has_signal(advantages, rewards.prompt_index))
-        metrics["mars/frac_undefined"] = _mean(~advantages.defined)
+        metrics["mars/frac_undefined"] = _mean(~with_advantage(advantages, rewards.prompt_index))
     low, high = _extremes(rewards.rewards, rewards.prompt_index, rewards.num_prompts)
     sampled = low <= high
     if sampled.any():
-        metrics["reward/frac_zero_std"] = _mean((low == high)[sampled])
+        metrics["reward/frac_zero_std"] = _mean((high - low <= SCORE_TOLERANCE)[sampled])
     both = ~advantages.gain.isnan()
     if both.any():
         gain = advantages.gain[both]
@@ -66,7 +66,7 @@ def _view_metrics(rewards: PooledRewards, views: AnchorViews, both: Tensor) -> d
         for name, mean in zip(views.names, source_means, strict=True)
         if not mean.isnan()
     }
-    metrics["mars/conflict_rate"] = _mean((multi_mean < best - _ROUNDING)[both])
+    metrics["mars/conflict_rate"] = _mean((multi_mean < best - SCORE_TOLERANCE)[both])
     return metrics
 
 

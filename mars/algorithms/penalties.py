@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from mars.errors import ConfigError
-from mars.types import PromptRollouts, RolloutGroup
+from mars.errors import ConfigError, NumericalError
+from mars.types import MAX_SCORE, PromptRollouts, RewardResult, RolloutGroup
 
 OVERLONG_PART = "overlong_penalty"
 KL_PART = "kl_penalty"
@@ -63,7 +64,13 @@ def with_kl_penalty(
     """The same rollouts with -coefficient * KL in every valid score and as a part of its own.
 
     kl: nats, summed over a response's tokens; for each group that has a valid rollout, in order, one for each of them.
+    A rollout whose KL is not finite fails, see `add_to_scores`. Raises NumericalError if that is true of all of them.
     """
+    if any(kl) and not any(isfinite(value) for group in kl for value in group):
+        raise NumericalError(
+            f"algorithm.kl_coefficient: the KL to the reference model is not finite for any of "
+            f"{sum(map(len, kl))} responses; the policy's weights are likely not finite; lower actor.learning_rate"
+        )
     values = (value for group in kl for value in group)
     rollouts = [rollout for item in prompts for group in groups(item) for rollout in group.rollouts]
     penalties = [-coefficient * next(values) if rollout.valid else 0.0 for rollout in rollouts]
@@ -75,6 +82,9 @@ def with_kl_penalty(
 def add_to_scores(prompts: Sequence[PromptRollouts], part: str, amounts: Iterable[float]) -> list[PromptRollouts]:
     """Add an amount to each rollout's score and record it as the reward part `part`; failed rollouts stay as they are.
 
+    A rollout whose score is then not within -MAX_SCORE to MAX_SCORE (or NaN) fails, like one whose reward function
+    returns such a score.
+
     amounts: one for each rollout, in the order of the prompts, of `groups` and of the rollouts in a group.
     """
     remaining = iter(amounts)
@@ -84,7 +94,7 @@ def add_to_scores(prompts: Sequence[PromptRollouts], part: str, amounts: Iterabl
         for rollout in group.rollouts:
             amount, reward = next(remaining), rollout.reward
             if rollout.valid:
-                reward = replace(reward, score=reward.score + amount, parts={**reward.parts, part: amount})
+                reward = _added(reward, part, amount)
             rollouts.append(replace(rollout, reward=reward))
         return replace(group, rollouts=tuple(rollouts))
 
@@ -92,6 +102,14 @@ def add_to_scores(prompts: Sequence[PromptRollouts], part: str, amounts: Iterabl
         replace(item, multi=added(item.multi), anchors=tuple(added(group) for group in item.anchors))
         for item in prompts
     ]
+
+
+def _added(reward: RewardResult, part: str, amount: float) -> RewardResult:
+    score = reward.score + amount
+    if not abs(score) <= MAX_SCORE:
+        reason = f"score with {part} is not in [-{MAX_SCORE:g}, {MAX_SCORE:g}]; got {score}"
+        return RewardResult(score=0.0, accuracy=0.0, parts={}, failed=reason)
+    return replace(reward, score=score, parts={**reward.parts, part: amount})
 
 
 def score_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""From token losses to one number, with denominators that count the whole update batch."""
+"""Reduces token losses to one number. Denominators count the whole update batch."""
 
 from __future__ import annotations
 

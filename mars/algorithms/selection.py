@@ -1,4 +1,4 @@
-"""Which prompts of a step are trained on."""
+"""Selects the prompts of a step that are trained on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from mars.errors import ConfigError
 
 @dataclass(frozen=True)
 class Selection:
-    """keep: bool [P]. Of the prompts left out, `num_undefined` had too few valid rewards for an advantage and
-    `num_zero_signal` had advantages that are all 0."""
+    """keep: bool [P], the prompts to train on.
+
+    num_undefined: prompts left out because they have no advantage (`with_advantage`). num_zero_signal: prompts left out
+    because all their advantages are 0.
+    """
 
     keep: Tensor
     num_undefined: int
@@ -25,26 +28,33 @@ class Selection:
 def select_prompts(
     advantages: Advantages, prompt_index: Tensor, rule: Literal["all", "nonzero_advantage"]
 ) -> Selection:
-    """Decide over whole prompts. prompt_index: int64 [N], as it was given to `group_advantages`.
+    """Keep or drop whole prompts. prompt_index: int64 [N], as for `group_advantages`.
 
-    all: every prompt whose advantages are defined. nonzero_advantage: those with any advantage that is not 0
-    (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2; with anchors a group of equal multi rewards can carry
-    signal, so the rewards' std is not the test). A prompt without advantages is never kept: it has weight 0.
+    "all" keeps every prompt that has an advantage. "nonzero_advantage" keeps those with at least one advantage that is
+    not 0 (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2). It does not test the std of the rewards, because with
+    anchors a group of equal multi rewards can have advantages that are not 0. A prompt without advantages is never
+    kept; its weight is 0.
 
     Example: three prompts with advantages (1, -1), (0, 0) and one single reward: nonzero_advantage keeps the first;
     num_zero_signal = 1, num_undefined = 1.
     """
     if rule not in ("all", "nonzero_advantage"):
         raise ConfigError(f"algorithm.selection: unknown; got {rule}; use all or nonzero_advantage")
-    # Two anchor rewards suffice for the statistics, but if all responses failed there is nothing to train on.
-    answered = torch.bincount(prompt_index, minlength=len(advantages.defined)) > 0
-    defined = advantages.defined & answered
+    defined = with_advantage(advantages, prompt_index)
     keep = defined if rule == "all" else has_signal(advantages, prompt_index)
     return Selection(
         keep=keep,
         num_undefined=int((~defined).sum()),
         num_zero_signal=int((defined & ~keep).sum()),
     )
+
+
+def with_advantage(advantages: Advantages, prompt_index: Tensor) -> Tensor:
+    """Prompts with enough valid rewards for statistics and at least one valid multi response: bool [P].
+
+    Two anchor rewards suffice for the statistics, but if all multi responses failed there is nothing to train on.
+    """
+    return advantages.defined & (torch.bincount(prompt_index, minlength=len(advantages.defined)) > 0)
 
 
 def has_signal(advantages: Advantages, prompt_index: Tensor) -> Tensor:

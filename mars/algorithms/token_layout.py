@@ -62,5 +62,5 @@ class TokenLayout:
         return self.sum_by_sequence(self.mask.long())
 
     def spread(self, per_sequence: Tensor) -> Tensor:
-        """The value of its sequence ([num_sequences]) at every token: the layout's shape."""
+        """Give every token the value of its sequence: [num_sequences] -> the layout's shape."""
         return per_sequence[self.sequence_index]

@@ -1,4 +1,4 @@
-"""From rollouts to the trainer's batches: the one a step trains on, and one that is only scored."""
+"""Makes the trainer's batches from rollouts: one to train on, and one whose responses are only scored."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ def answered_perfectly(prompt: Prompt, view: View, function: str, frames: BoxFra
 
 
 def disagreement(prompt: Prompt, function: str, reward: RewardFn, frames: BoxFrames) -> str | None:
-    """Why prompt and built-in reward do not agree on a row, or None.
+    """Why the prompt of a row does not fit its built-in reward, or None.
 
     The prompt must ask for think and answer tags (for boxes also for a json block), a perfect answer must score an
-    accuracy of 1 and an empty one 0. A user's own function is not called: nothing is known of what it wants.
+    accuracy of 1 and an empty one 0. A user's own function is not checked, because its answer format is unknown.
     """
     if not is_built_in(function):
         return None

@@ -1,4 +1,4 @@
-"""`mars data check`: everything that can be wrong with files of rows, before any run, in one table."""
+"""`mars data check`: prepare rows as a run does, score two answers to each, and find splits that overlap."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ SPLITS = ("train", "test", "val", "validation", "valid", "eval", "dev", "held_ou
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found in all files.
+    """The result for all files. Fields without a line here are those of PreparedRows.
 
-    rendered: as in PreparedRows. problems: what a run refuses, and disagreements and overlaps, in file order.
-    overlong: rows that a run drops. lengths: row -> tokens of its longest view.
-    image_tokens: source name -> tokens of each of its images. repeated: rows equal to an earlier one.
-    num_instructing, num_decoded, seconds: as in PreparedRows.
+    problems: all problems except overlong rows, in file order. Only this check finds "agreement" and "overlap".
+    overlong: the rows that are too long. image_tokens: source name -> tokens of each of its images.
+    repeated: number of rows that are equal to an earlier one.
     """
 
     num_rows: int
@@ -55,12 +54,14 @@ class CheckResult:
 
 
 def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) -> CheckResult:
-    """Prepare all rows of `files` and `held_out` as a run does, and score and compare them.
+    """Prepare all rows of `files` and `held_out` as a run does, score two answers to each, compare the splits.
 
-    Every problem of every row is in the result. Rows longer than data.max_prompt_tokens are apart: they are no
-    mistake, a run drops them. Images are decoded in full where data.decode_at_start says so.
-    Raises DataError for files that cannot be read, with what is wrong with the others' rows, SetupError without the
-    model's files, and ConfigError for settings that the rows contradict.
+    The result has all problems of all rows. Rows longer than data.max_prompt_tokens are listed separately, because
+    they are not mistakes. Images are decoded in full if data.decode_at_start is true. The two answers are a perfect and
+    an empty one (mars/checks/answers.py).
+    Raises DataError if a file cannot be read (the message also has the bad rows of the other files), SetupError if the
+    model's files are missing, and ConfigError if a data set has no reward or data.source_image_pixels names a source
+    that no row has.
     """
     broken = unusable_files([*files, *held_out], config.data.image_root)
     if broken:
@@ -74,7 +75,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     rendered = tuple(prompt for group in groups for prompt in group.rendered)
     lengths = {row: length for group in groups for row, length in group.lengths.items()}
     rewards.check_sets(prompt.data_source for prompt in rendered)
-    if not problems:  # else the rows that have the name may be those that cannot be read
+    if not problems:  # an unreadable row may have the source that seems to be missing
         check_names(config.data.source_image_pixels, rendered)
     untrue = {problem.row for problem in problems if problem.reason == "truth"}
     scorable = [prompt for prompt in rendered if prompt.row in lengths and prompt.row not in untrue]
@@ -98,7 +99,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
 
 
 def _prepare(settings: RowSettings, groups: Sequence[Sequence[str]]) -> list[PreparedRows]:
-    """The rows of each group of files. Raises DataError with what is wrong with all of them if one cannot be read."""
+    """Prepare each group of files. If a file cannot be read, raises DataError with the problems of all groups."""
     prepared, broken = [], []
     for files in groups:
         try:
@@ -121,9 +122,10 @@ def _disagreements(
 
 
 def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
-    """Rows with an image, or without images with a question, that a row of another split has.
+    """Rows that share an image with a row of another split. Rows without images are compared by their question.
 
-    A row's split: held-out for `held_out` files, else the split it declares, else the one its file is named after.
+    The split of a row is "held-out" in the files of `held_out`; otherwise its extra_info.split, or else the one that
+    its file's name contains.
     """
     first: dict[str, tuple[str, str]] = {}
     problems = []
@@ -141,7 +143,7 @@ def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
 
 
 class _ImageIdentity:
-    """Equal for images of equal bytes. Only files of equal length are read."""
+    """Gives images with equal bytes the same key. Only files that have the length of another one are read."""
 
     def __init__(self, images: Sequence[ImageRef]) -> None:
         files = {image.path for image in images if image.row is None}
@@ -163,7 +165,7 @@ class _ImageIdentity:
 
 
 def _place(row: str, files: Sequence[str]) -> tuple[int, int]:
-    """Where a row "file:number" stands."""
+    """Sort key of a row "file:number": its file's position, its number."""
     file, _, number = row.rpartition(":")
     return files.index(file), int(number)
 
@@ -184,12 +186,12 @@ def _text(prompt: Prompt) -> str:
 
 
 def _num_repeated(prompts: Sequence[Prompt]) -> int:
-    """Rows that say the same about the same images as an earlier one."""
+    """Number of rows with the same text, truth and images as an earlier row."""
     return len(prompts) - len({(_text(p), p.truth, tuple(source.image for source in p.sources)) for p in prompts})
 
 
 def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
-    """The result for a terminal, one fact per line; the table of problems is apart."""
+    """The result for a terminal, without the table of problems."""
     bad = {problem.row for problem in result.problems}
     longer = {problem.row for problem in result.overlong} - bad
     usable = result.num_rows - len(bad) - len(longer)
@@ -200,10 +202,10 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
         f"sets           {_counted(prompt.data_source for prompt in result.rendered)}",
         f"sources        {_counted(f'{len(prompt.sources)} images' for prompt in result.rendered)}",
         f"headers        read and measured at {speed:.0f} rows/s; {decoded} images decoded in full",
-        f"reward         {rewards_of(config)}; {result.num_instructing} rows say themselves how to answer",
+        f"reward         {rewards_of(config)}; {result.num_instructing} rows say how to answer in their own text",
     ]
     if result.repeated:
-        lines.append(f"repeated       {result.repeated} rows say the same about the same images as an earlier one")
+        lines.append(f"repeated       {result.repeated} rows have the text, truth and images of an earlier row")
     for name, tokens in result.image_tokens.items():
         lines.append(f"image tokens   {name}: {min(tokens)} to {max(tokens)}, mean {fmean(tokens):.0f}")
     if result.lengths:
@@ -211,15 +213,13 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
         lines.append(f"prompt tokens  {min(lengths)} to {max(lengths)}, mean {fmean(lengths):.0f}; {limit} are allowed")
         lines += _histogram(lengths)
     if longer:
-        lines.append(
-            f"overlong       {len(longer)} rows are dropped and counted with data.on_bad_sample=drop, else refused:"
-        )
+        lines.append(f"overlong       {len(longer)} rows, dropped with data.on_bad_sample=drop and refused with error:")
         lines += [f"  {problem.row}  {problem.detail}" for problem in result.overlong if problem.row in longer]
     return lines
 
 
 def _histogram(lengths: Sequence[int]) -> list[str]:
-    """Bars over equal ranges of tokens."""
+    """A bar for each of up to BARS equal ranges of tokens."""
     low, high = min(lengths), max(lengths)
     width = max(-(-(high - low + 1) // BARS), 1)
     counts = Counter((length - low) // width for length in lengths)

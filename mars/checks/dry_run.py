@@ -10,13 +10,14 @@ from statistics import fmean
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
+from mars.checks.model import model_check
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import num_image_tokens
 from mars.data.prompts.chat import prompt_length
 from mars.data.prompts.tokenizer import read_json
 from mars.data.prompts.views import anchor_views
-from mars.errors import DataError, SetupError
+from mars.errors import DataError
 from mars.fit import last_step
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
@@ -30,29 +31,13 @@ _ANSWERS = ("perfect", "empty")
 def report(config: TrainConfig) -> None:
     """Do the checks of a run, decode every image in full, and process and score some rows. Raises a run's errors."""
     data = config.data.model_copy(update={"decode_at_start": True})
-    inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
+    with model_check(config, in_process=True):
+        inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(rewards_of(config), config.reward.scorer)
-    check_model_files(config.model.path, trust_remote_code=config.model.trust_remote_code)
     check_kl_reference(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
     lines.append("dry run: settings, data and model files are in order")
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
-
-
-def check_model_files(model_path: str, *, trust_remote_code: bool = False) -> None:
-    """A local folder must hold weights and a configuration that transformers knows; a hub name is only looked up.
-
-    Raises SetupError.
-    """
-    from transformers import AutoConfig
-
-    folder = Path(model_path)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise SetupError(f"model.path: no *.safetensors in {model_path}; give a complete Hugging Face folder")
-    try:
-        AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise SetupError(f"model.path: {error}") from error
 
 
 def check_kl_reference(config: TrainConfig) -> None:

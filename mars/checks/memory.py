@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.checks.weights import read_headers
 from mars.errors import SetupError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 # Bytes of activations per layer, token and hidden unit, in 16 bits, without stored attention scores: Korthikanti et al.
 # 2022 (arXiv 2205.05198), section 4.1.
 ACTIVATION_BYTES = 34
-# Logits of a chunk in float32, their log-softmax, and the gradient.
-LOGITS_COPIES = 3
+# Logits of a chunk in float32, and their exponentials (mars/actor/token_scores.py).
+LOGITS_COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
     try:
         heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
         return ModelShape(
-            num_parameters=sum(_num_parameters(file) for file in sorted(folder.glob("*.safetensors"))),
+            num_parameters=sum(math.prod(tensor.shape) for tensor in read_headers(folder).values()),
             hidden_size=hidden,
             num_layers=int(text["num_hidden_layers"]),
             num_kv_heads=int(text.get("num_key_value_heads") or heads),
@@ -50,19 +49,6 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SetupError(f"model.path: config.json of {folder} lacks or misstates {error}") from error
-
-
-def _num_parameters(file: Path) -> int:
-    """Count the parameters in a safetensors file: 8 bytes of header length (little endian), then the JSON header."""
-    try:
-        with open(file, "rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > file.stat().st_size:
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(stream.read(length))
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise SetupError(f"model.path: {file} is no safetensors file: {error}; download it again") from error
 
 
 def trainer_memory(
@@ -81,7 +67,7 @@ def trainer_memory(
     - reference model 4 P / R, if there is one;
     - activations in 16 bits: with checkpointing 2 T H for the input of each layer and 34 T H for one layer; without it
       34 T H for each layer;
-    - logits chunk: 3 copies of chunk x vocabulary in float32.
+    - logits chunk: 2 copies of chunk x vocabulary in float32.
 
     Example: P = 10^9, R = 4: 10^9 bytes of parameters, 10^9 of gradients, 2 * 10^9 of optimizer states.
     """

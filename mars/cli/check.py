@@ -12,9 +12,10 @@ from mars.errors import ConfigError, DataError
 
 
 def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, config_dirs: Sequence[str]) -> None:
-    """Write what was found to stdout. The settings are those of training; the reward follows the first readable truth.
+    """Check files with the settings of training and print the result.
 
-    arguments: files, and overrides such as reward=vqa: what has "=" in it and names no file.
+    arguments: files and overrides such as reward=vqa; an argument with "=" that names no file is an override. Without
+    a reward among them, the first readable truth decides which one is used.
     Raises DataError with one table of all problems, and ConfigError for wrong settings.
     """
     overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
@@ -37,5 +38,5 @@ def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, con
     sys.stdout.write("".join(f"{visible(line)}\n" for line in check_lines(result, config)))
     sys.stdout.flush()
     if result.problems:
-        remedy = "fix the rows, or train with data.on_bad_sample=drop, which leaves them out and counts them"
+        remedy = "fix the rows, or train with data.on_bad_sample=drop, which drops and counts them"
         raise DataError(visible(report(result.problems, result.num_rows, remedy, most_shown=None), "\n"))

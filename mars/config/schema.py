@@ -41,7 +41,7 @@ class ModelConfig(Section):
         description="Data type of the computation; the trainer keeps its weights in float32."
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        description="Attention of the trainer's model; with actor.packing=shared_prefix of its vision tower only."
+        description="Attention of the trainer's model. With actor.packing=shared_prefix only its vision tower uses it."
     )
     box_space: Literal["auto", "resized_pixels", "norm_1000"] = Field(
         description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL), 0 to 1000 (Qwen3-VL), or auto."
@@ -62,7 +62,7 @@ class RowsConfig(Section):
     min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
     max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
     source_image_pixels: dict[str, list[PositiveInt]] = Field(
-        description="Limits of single sources by name, within those two: `{infrared: [3136, 250880]}`."
+        description="Narrower pixel limits for some sources: `{infrared: [3136, 250880]}`."
     )
 
 
@@ -80,7 +80,7 @@ class DataConfig(RowsConfig):
         description="Decode every image completely before training; false: read only its header."
     )
     weights: list[PositiveFloat] | None = Field(
-        description="Share of each training file in every step; null: mix all files, every row once an epoch."
+        description="Share of each training file in every step; null: every row of all files once an epoch."
     )
     prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
     shuffle: bool = Field(description="Shuffle the prompts anew each epoch.")
@@ -91,7 +91,7 @@ class AlgorithmConfig(Section):
         description="Baseline of the advantage: mean reward of the pool, or of the pool without the response (RLOO)."
     )
     normalize_std: bool = Field(description="Divide by the standard deviation (GRPO) or not (Dr. GRPO).")
-    unbiased_std: bool = Field(description="Standard deviation with N - 1 (the paper's) or N.")
+    unbiased_std: bool = Field(description="Divide the variance by N - 1 (true, the paper's) or by N.")
     std_floor: NonNegativeFloat = Field(
         description="Lower bound of the standard deviation in the division; 0 (the paper's): none."
     )
@@ -99,8 +99,8 @@ class AlgorithmConfig(Section):
     loss: Literal["clip", "gspo", "cispo"] = Field(
         description="Policy loss: clipped ratio of each token (PPO, GRPO, DAPO), of the sequence (GSPO), or CISPO."
     )
-    clip_low: PositiveFloat = Field(description="Ratio clip below 1.")
-    clip_high: PositiveFloat = Field(description="Ratio clip above 1.")
+    clip_low: PositiveFloat = Field(description="How far below 1 the ratio is clipped.")
+    clip_high: PositiveFloat = Field(description="How far above 1 the ratio is clipped.")
     dual_clip: Annotated[float, Field(gt=1)] | None = Field(
         description="Upper bound of the ratio where advantages are negative (dual clip); null: off."
     )
@@ -121,14 +121,16 @@ class AlgorithmConfig(Section):
         description="Largest importance weight (trainer / engine probability) of a token's loss; null: no weights."
     )
     overlong_buffer_tokens: PositiveInt | None = Field(
-        description="Length penalty over the last so many tokens before rollout.max_response_tokens; null: none."
+        description="Penalise length in this many tokens before rollout.max_response_tokens; null: no penalty."
     )
-    overlong_factor: PositiveFloat = Field(description="Length penalty of a response of rollout.max_response_tokens.")
+    overlong_factor: PositiveFloat = Field(
+        description="Largest length penalty, for a response with rollout.max_response_tokens tokens."
+    )
     selection: Literal["all", "nonzero_advantage"] = Field(
         description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
     )
     max_rounds: NonNegativeInt = Field(
-        description="Most sampling rounds of a step; a further one is sampled while selection kept too few prompts."
+        description="Most sampling rounds of a step. Another round follows while too few prompts are kept."
     )
 
 
@@ -142,7 +144,7 @@ class AnchorConfig(Section):
         description="Show an anchor's image once, or in every image slot of the prompt."
     )
     pooled_statistics: Literal["mean_and_std", "mean"] = Field(
-        description="Statistics that anchor rewards are pooled into: mean and standard deviation, or mean only."
+        description="Statistics that anchor rewards are part of: mean and standard deviation, or mean only."
     )
 
 
@@ -164,12 +166,12 @@ class RolloutConfig(Section):
     samples_per_prompt: PositiveInt = Field(description="Multi rollouts per prompt (G).")
     temperature: PositiveFloat = Field(description="Sampling temperature of the rollouts.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
-    top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from so many most likely tokens; 0: all.")
+    top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from this many most likely tokens; 0: all.")
     max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together, in tokens.")
     max_num_seqs: PositiveInt = Field(description="Sequences generated at once.")
     logprob_diff_alarm: PositiveFloat = Field(
-        description="Warn if log-probs of engine and trainer differ by more, in nats."
+        description="Warn if a log-prob differs by more nats between engine and trainer."
     )
     vllm: VllmConfig
 
@@ -184,20 +186,22 @@ class OptimizerConfig(Section):
     weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
-    max_grad_norm: PositiveFloat = Field(description="Norm that the gradient of all parameters is clipped to.")
+    max_grad_norm: PositiveFloat = Field(
+        description="Largest norm of the gradient over all parameters; a larger gradient is scaled down to it."
+    )
 
 
 class ActorConfig(OptimizerConfig):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
     packing: Literal["shared_prefix", "padded"] = Field(
-        description="Compute a prompt once for all its responses, or with each response anew (slower)."
+        description="shared_prefix: compute a prompt once for all its responses; padded: once per response."
     )
     tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
     gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
     max_skipped_updates: NonNegativeInt = Field(
-        description="Updates in a row that may be skipped because they are not finite; one more ends the run."
+        description="Non-finite updates that may be skipped in a row; one more ends the run."
     )
 
 
@@ -207,7 +211,7 @@ class RewardConfig(Section):
         description="Reward of each data_source, instead of reward.function: `{llvip: grounding}`; empty: off."
     )
     scorer: Literal["strict", "compat"] = Field(
-        description="Rules of the built-in rewards: strict, or compat with the paper's public code."
+        description="Score formula of built-in rewards: of the paper (strict), or of its public code (compat)."
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
     timeout_s: PositiveFloat = Field(description="Deadline of one answer, seconds.")
@@ -229,14 +233,14 @@ class TrackingConfig(Section):
     wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off where it is not installed.")
     wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
     timeout_s: PositiveFloat = Field(description="Longest wait for a tracker at the end of a run, seconds.")
-    rollouts_every: NonNegativeInt = Field(description="Write sampled rollouts to files every so many steps; 0: never.")
+    rollouts_every: NonNegativeInt = Field(description="Write rollouts to files every this many steps; 0: never.")
     rollout_prompts: PositiveInt = Field(description="Prompts whose rollouts are written.")
 
 
 class EvaluationConfig(Section):
-    every: NonNegativeInt = Field(description="Evaluate every so many steps; 0: never during training.")
+    every: NonNegativeInt = Field(description="Evaluate every this many steps; 0: never during training.")
     before_training: bool = Field(description="Evaluate before the first step.")
-    max_samples: PositiveInt | None = Field(description="Evaluate on the first so many rows; null: on all.")
+    max_samples: PositiveInt | None = Field(description="Evaluate on the first rows only, this many; null: on all.")
     samples_per_prompt: PositiveInt = Field(description="Responses of each view; accuracy is their average.")
     temperature: NonNegativeFloat = Field(description="Sampling temperature; 0 is greedy.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
@@ -275,7 +279,7 @@ class SftSettings(OptimizerConfig):
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
     num_threads: PositiveInt = Field(description="Compute threads.")
     device: Literal["cuda", "cpu"] = Field(description="Where the training computes.")
-    log_every: PositiveInt = Field(description="Write metrics every so many steps.")
+    log_every: PositiveInt = Field(description="Write metrics every this many steps.")
 
 
 class SftConfig(Root):

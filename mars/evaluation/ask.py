@@ -181,7 +181,7 @@ def _check_identity(paths: ResultPaths, before: Mapping[str, Any], now: Mapping[
 
 
 def _ask(questions: Questions, requests: Sequence[RolloutRequest], engine: RolloutEngine, path: Path) -> None:
-    """One engine call for all requests. The answers to a request are appended together, when the last has come."""
+    """Ask all requests in one engine call. The answers to a request are written together, when all have arrived."""
     numbers = {prompt.prompt_id: (number, prompt) for number, prompt in enumerate(questions.prompts)}
     samples: Iterable[FinishedSample] = chain.from_iterable(engine.generate(requests))
     finished: dict[int, list[FinishedSample]] = defaultdict(list)

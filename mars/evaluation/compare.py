@@ -59,7 +59,7 @@ def compare(files: Sequence[Scored], threshold: float) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
-    """In percent: the values of the first file, A, then of each other its values and the difference from A.
+    """The table in percent: the values of the first file (A), then those of each other file and their difference to A.
 
     The compat scorer's rows are left out for a reward with one scorer, such as vqa. `legend` says which file is A.
     """

@@ -1,7 +1,7 @@
-"""Result files: where `mars eval infer` puts its answers, and the one reader of every kind of result.
+"""Paths of the files that `mars eval infer` writes, and the reader of all kinds of result files.
 
-Kinds of results: those of `mars eval infer` (answers and a manifest), a file of answers that a run kept
-(rollouts/step_000010.jsonl, evaluation/step_000010.jsonl), and a JSON list in the public format.
+There are three kinds: answers and a manifest, written by `mars eval infer`; a file of answers from a training run
+(rollouts/step_000010.jsonl, evaluation/step_000010.jsonl); and a JSON list in the public format.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from mars.types import View, view_name
 class ResultPaths:
     """The files of one model's answers to one set of questions.
 
-    manifest: what was asked. lock: held while the results are written. logs: run.dir of the job, for logs of workers.
-    questions: folder of an official evaluation file converted to rows. prefix: starts the names of public files; None
-    if the results have a folder of their own.
+    manifest: what was asked. lock: held while the results are written. logs: run.dir of the job, for its workers' logs.
+    questions: folder for the rows converted from an official evaluation file.
+    prefix: start of the names of public files; None if the results have a folder of their own.
     """
 
     answers: Path
@@ -42,7 +42,7 @@ class ResultPaths:
     prefix: str | None
 
     def public(self, view: View) -> Path:
-        """The file in the public format: multi.json, mono_infrared.json; OUT.json, OUT.mono_infrared.json."""
+        """The view's file in the public format: multi.json, mono_infrared.json; or OUT.json, OUT.mono_infrared.json."""
         mono = f"mono_{view_name(view)}"
         if self.prefix is None:
             return self.folder / ("multi.json" if view is None else f"{mono}.json")
@@ -50,9 +50,10 @@ class ResultPaths:
 
 
 def result_paths(out: Path) -> ResultPaths:
-    """If OUT is a folder: answers.jsonl, manifest.json, multi.json, mono_<source>.json in it.
+    """The files for the argument OUT.
 
-    If OUT ends with .json or .jsonl: OUT.jsonl, OUT.manifest.json, OUT.json, OUT.mono_<source>.json beside each other.
+    A folder holds answers.jsonl, manifest.json, multi.json and mono_<source>.json. For a name that ends with .json or
+    .jsonl, the files are OUT.jsonl, OUT.manifest.json, OUT.json and OUT.mono_<source>.json.
     """
     if out.suffix in (".json", ".jsonl") and not os.path.isdir(out):
         folder, stem = out.parent, out.stem
@@ -79,8 +80,8 @@ def result_paths(out: Path) -> ResultPaths:
 def check_out(paths: ResultPaths, questions: str) -> None:
     """Create the folder of the results and check that they can be written, before anything slow starts.
 
-    Raises SetupError where nothing can be written; ConfigError where OUT is the file of questions itself;
-    DataError where OUT holds a file of the public format that `mars eval infer` did not write.
+    Raises SetupError if the folder cannot be written, ConfigError if OUT is the file of questions, and DataError if OUT
+    holds a file of the public format that `mars eval infer` did not write.
     """
     public = paths.public(None)
     if Path(questions).resolve() in {path.resolve() for path in (public, paths.answers, paths.manifest)}:
@@ -94,8 +95,8 @@ def check_out(paths: ResultPaths, questions: str) -> None:
 class Results:
     """The answers of one result file, sorted by question, view and sample.
 
-    manifest: what `mars eval infer` was asked (see `read_manifest`); {} for the other kinds.
-    public: read from the public format, which has no sources, image sizes and prompt ids.
+    manifest: what `mars eval infer` was asked (see `read_manifest`); {} for the other kinds of files.
+    public: the file has the public format, so there are no sources, image sizes or prompt ids.
     """
 
     path: Path
@@ -114,21 +115,22 @@ class Results:
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Bad questions that were left out before anything was asked, by reason."""
+        """reason -> number of bad questions, which were left out before the model was asked."""
         return self.manifest.get("dropped", {})
 
 
 def read_results(path: Path) -> Results:
-    """Complete results of any kind: a folder or .jsonl file of answers, or a JSON list in the public format.
+    """Read complete results of any kind: a folder or .jsonl file of answers, or a JSON list in the public format.
 
-    Raises DataError: no such file; a table of all lines or entries that cannot be used; answers that are still missing.
+    Raises DataError if there is no such file, if lines or entries cannot be used (with a table of all of them), or if
+    answers are still missing.
     """
     if not _holds_answers(path):
         return Results(path, path.stem, read_public(path), {}, public=True)
     paths = result_paths(path)
     answers = read_answers(paths.answers).checked()
-    if answers and all(answer.step is not None for answer in answers):  # a run writes its files whole: no manifest
-        manifest: Mapping[str, Any] = {}
+    if answers and all(answer.step is not None for answer in answers):
+        manifest: Mapping[str, Any] = {}  # a training run writes complete files without a manifest
     else:
         manifest = read_manifest(paths.manifest)
         _check_complete(path, answers, manifest)
@@ -137,8 +139,10 @@ def read_results(path: Path) -> Results:
 
 
 def read_partial(path: Path) -> tuple[Results, list[str]]:
-    """As `read_results`, for looking at answers while some are missing or damaged: the usable ones, and notes on the
-    others. Raises DataError where nothing can be read."""
+    """Read results in which answers may be missing or damaged. Returns the usable answers, and notes on the others.
+
+    Raises DataError if nothing can be read.
+    """
     if not _holds_answers(path):
         return read_results(path), []
     paths = result_paths(path)
@@ -148,9 +152,9 @@ def read_partial(path: Path) -> tuple[Results, list[str]]:
 
 
 def read_manifest(path: Path) -> Mapping[str, Any]:
-    """{"identity": what the answers depend on, by name, "asked": {view: answers}, "dropped": {reason: rows}}.
+    """Read {"identity": {setting: value}, "asked": {view: answers}, "dropped": {reason: rows}}.
 
-    Raises DataError where there is none.
+    identity: everything that the answers depend on. Raises DataError if the file is missing or not a manifest.
     """
     try:
         manifest = json.loads(read_bytes(path))
@@ -186,7 +190,7 @@ def _check_complete(path: Path, answers: Sequence[Answer], manifest: Mapping[str
 
 
 def _check_multi(path: Path, answers: Sequence[Answer]) -> None:
-    """Raises DataError where only some questions have an answer to their multi view."""
+    """Raises DataError if some questions have an answer to the multi view and others do not."""
     with_multi = {answer.prompt_id for answer in answers if answer.view is None}
     without = {answer.prompt_id: answer.row for answer in answers if answer.prompt_id not in with_multi}
     if with_multi:

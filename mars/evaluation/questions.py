@@ -1,4 +1,4 @@
-"""The file of questions that `mars eval infer` is given: which task it is, and official evaluation files as parquet."""
+"""The file of questions of `mars eval infer`: find out its task, and convert official evaluation files to parquet."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mars.rewards.built_in import default_for
 
 
 def readable_file(questions: str, paths: ResultPaths) -> str:
-    """The file that the reader of rows takes: `questions` itself, or what `convert_questions` makes of a .json file."""
+    """The file to read rows from: `questions` itself; for a .json file, the one that `convert_questions` writes."""
     if Path(questions).suffix.lower() != ".json":
         return questions
     return str(paths.questions / f"{Path(questions).stem}.parquet")
 
 
 def first_task(questions: str) -> str:
-    """The built-in reward to assume for the questions: that of the first truth, see `default_for`. Raises DataError.
+    """The built-in reward for questions whose task is not given: `default_for` of the first truth. Raises DataError.
 
-    For questions whose task is not given; rows of another kind are then refused with the rest of the bad ones.
+    Questions of another task have truths that this reward cannot score; they are refused later, as bad rows.
     """
     broken = unusable_files([questions], None)
     if broken:
@@ -39,7 +39,7 @@ def first_task(questions: str) -> str:
 
 
 def task_of_rows(file: str) -> str | None:
-    """`default_for` of the first readable truth in a file of rows; None if there is none, or no such file."""
+    """`default_for` of the first readable truth in a file of rows; None without a readable truth or file."""
     if unusable_files([file], None):
         return None
     try:
@@ -56,7 +56,7 @@ def task_of_rows(file: str) -> str | None:
 def convert_questions(
     questions: str, paths: ResultPaths, image_root: str | None, on_bad_sample: OnBadSample
 ) -> tuple[str, Mapping[str, int]]:
-    """Write a .json file of questions as parquet; the folder of its image paths, and the dropped ones by reason.
+    """Write a .json file of questions as parquet. Returns the root of its image paths and {reason: dropped questions}.
 
     Raises DataError as `mars.data.convert.write.write_set` does.
     """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.answers.record import Answer, Size, by_question
 from mars.errors import ConfigError
 from mars.evaluation.files import Results
@@ -99,11 +100,13 @@ def worst_questions(scored: Scored, count: int) -> list[list[Answer]]:
     """The answers to `count` questions worth looking at: first those where a single view beats the multi view by most,
     then those with the lowest multi accuracy; equal ones in the order of the questions."""
 
-    def rank(answers: Sequence[Answer]) -> tuple[float, float, int]:
+    def rank(answers: Sequence[Answer]) -> tuple[int, int, int]:
         multi = [_worth(answer) for answer in answers if answer.view is None]
         mono = [_worth(answer) for answer in answers if answer.view is not None]
         mean = sum(multi) / len(multi) if multi else 0.0
-        return mean - max(mono, default=mean), mean, answers[0].number
+        # In whole multiples of the tolerance, so that rounding orders nothing.
+        beaten = round((mean - max(mono, default=mean)) / SCORE_TOLERANCE)
+        return beaten, round(mean / SCORE_TOLERANCE), answers[0].number
 
     return sorted(by_question(scored.answers), key=rank)[:count]
 

@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
+from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.rewards.compat_score import CompatScore
 from mars.rewards.contract import MEAN_IOU, ScorerName
 from mars.types import View, view_name
 
 CONFIDENCE = 0.95
-
-# Means of equal accuracies over different counts, and exact boxes scaled from another frame, differ by rounding. Such
-# a difference is neither a conflict nor spread.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,7 @@ def summarize(
 
     Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
     threshold: mean IoU above which a multi answer is a hit; None counts no hits.
+    Values that differ by SCORE_TOLERANCE or less count as equal: for conflicts, for intervals and for the threshold.
 
     Returns {"name", "step", "model", "metric" (of the records; "accuracy, mean IoU" for both), "n" (prompts),
     "answers", "failed", "unparseable" (records), "multi", "mono": {source: ..}, "union", "information_gain",
@@ -115,10 +113,10 @@ def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dic
         return None
     n, mean, width = len(values), fmean(values), highest - lowest
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    if max(values) - min(values) <= _ROUNDING:
+    if max(values) - min(values) <= SCORE_TOLERANCE:
         unseen = z * z / (n + z * z)
         low, high = mean - unseen * (mean - lowest), mean + unseen * (highest - mean)
-    elif all(min(value - lowest, highest - value) <= _ROUNDING for value in values):
+    elif all(min(value - lowest, highest - value) <= SCORE_TOLERANCE for value in values):
         share = (mean - lowest) / width
         centre = (share + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
@@ -175,9 +173,9 @@ def _values(views: Mapping[View, Sequence[float]], threshold: float | None) -> d
         values["union"] = max(mono.values())
     if mono and multi is not None:
         values["information_gain"] = multi - fmean(mono.values())
-        values["conflict_rate"] = float(multi < values["union"] - _ROUNDING)
+        values["conflict_rate"] = float(multi < values["union"] - SCORE_TOLERANCE)
     if multi is not None and threshold is not None:
-        values["share_over_threshold"] = fmean(value > threshold for value in views[None])
+        values["share_over_threshold"] = fmean(value > threshold + SCORE_TOLERANCE for value in views[None])
     return values
 
 

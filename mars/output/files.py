@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mars.errors import ConfigError, DataError, SetupError
 
+_SPECIAL = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def special_kind(mode: int) -> str | None:
+    """What something that `os.stat` gave this mode is, unless it is a file: "a named pipe", "a folder" ..."""
+    return None if stat.S_ISREG(mode) else _SPECIAL.get(stat.S_IFMT(mode), "no file")
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises OSError, with the reason in `strerror`, for what is no file: opening a named pipe waits for its writer."""
+    special = special_kind(os.stat(path).st_mode)
+    if special is not None:
+        raise OSError(errno.EINVAL, f"it is {special}, not a file", os.fspath(path))
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file. Raises OSError, also for what is no file."""
+    check_regular(path)
+    return path.read_bytes()
+
 
 def read_bytes(path: Path) -> bytes:
-    """Raises DataError."""
+    """The bytes of a file of results. Raises DataError."""
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give results of mars eval infer") from error
 

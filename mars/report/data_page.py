@@ -28,7 +28,7 @@ def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -
 
     Each source is shown as the model gets it (depth as its encoding makes it) with the boxes of the truth on it, then
     the question, the truth and the rest of the row. Text is escaped. Raises DataError if the file cannot be read,
-    SetupError if `out` cannot be written, and ConfigError if its name is not a page's.
+    SetupError if `out` cannot be written, and ConfigError if its name does not end with .html.
     """
     check_page(out, "OUT")
     root = None if image_root is None else str(image_root)

@@ -1,4 +1,4 @@
-"""Pages of a run and of answers: one HTML file each, with everything inside, for any browser or a mail."""
+"""HTML pages of a run and of answers. Each is one file without external parts, so it can be sent by mail."""
 
 from __future__ import annotations
 

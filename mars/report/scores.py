@@ -57,7 +57,7 @@ def write_scores_page(path: Path, result: Mapping[str, Any], scored: Scored, dec
 def write_results_page(
     path: Path, results: Results, max_questions: int | None, notes: Sequence[str], decode_image: DecodeImage
 ) -> None:
-    """Write the answers of a file, scored or not, as one HTML file; the first 24 questions unless `max_questions`.
+    """Write the answers of a file, scored or not, as one HTML file. It has `max_questions` questions; None: 24.
 
     Raises SetupError where it cannot be written.
     """
@@ -77,7 +77,7 @@ def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _facts(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of the numbers needs to know and the table does not say."""
+    """Lines below the table: how many answers, which were cut off or dropped, and the frames of the boxes."""
     lines = [f"{result['answers']} answers to {result['n']} questions; unparseable ones count as wrong"]
     if result["cut_off"]:
         lines.append(f"{result['cut_off']} answers were cut off at the token limit")

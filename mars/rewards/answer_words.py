@@ -79,12 +79,12 @@ def word_set(text: str) -> frozenset[str]:
 
 
 def normalise(text: str) -> str:
-    """The words of a text as one text. Two texts that agree in it are the same answer.
+    """The text in the form in which answers are compared: two answers are the same if their normal forms are equal.
 
-    In this order: Unicode NFKC; casefold; apostrophes, thousands commas and invisible characters dropped; other
-    punctuation to blanks, but for decimal points, minus signs, and marks that make another word ("C#", "A-", "1/2",
-    "5‰"); articles (a, an, the) before another word dropped; blanks collapsed. Currency and mathematical signs stay.
-    Text of punctuation only stays as it is.
+    In this order: apply Unicode NFKC; casefold; drop apostrophes, thousands commas and invisible characters; replace
+    other punctuation by blanks, except decimal points, minus signs and marks that are part of a word ("C#", "A-",
+    "1/2", "5‰"); drop articles (a, an, the) before another word; collapse blanks. Currency and mathematical signs are
+    kept. A text that is only punctuation is not changed.
 
     >>> normalise("  The Dunkin’ Donuts, at 1,200.5 m. ")
     'dunkin donuts at 1200.5 m'
@@ -146,7 +146,7 @@ def is_number(text: str) -> bool:
 
 
 def words_of(text: str, *, marks: bool = True) -> Words:
-    """Casefolded words, articles included; see `normalise`, and `loosely` for marks=False."""
+    """The words of a text, normalised except for articles; see `normalise`, and `loosely` for marks=False."""
     text = _THOUSANDS.sub("", compatible(text).casefold())
     visible = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf"))
     if marks:
@@ -172,12 +172,12 @@ def compatible(text: str) -> str:
 
 
 def without_articles(words: Words) -> Words:
-    """An article goes only when another word follows: the answer "A" and "vitamin A" keep theirs."""
+    """Drop articles that another word follows. The answers "A" and "vitamin A" keep theirs."""
     return tuple(word for word in words[:-1] if word not in ARTICLES) + words[-1:]
 
 
 def _character(before: str, char: str, after: str, marks: bool) -> str:
-    """`char` itself, "" to drop it, or a blank."""
+    """What `normalise` replaces `char` by: itself, "" or a blank."""
     if char in _APOSTROPHES:
         return ""
     if char == "." and after.isdigit() and not before.isalpha():

@@ -1,4 +1,4 @@
-"""The table of built-in rewards. Everything that depends on which rewards exist reads it.
+"""The table of built-in rewards. All code that needs to know which rewards exist reads it.
 
 To add one: a module like mars/rewards/vqa.py that ends with a `BuiltInReward`, and one line in `_TABLE`.
 """
@@ -19,39 +19,39 @@ BUILT_IN: dict[str, BuiltInReward] = {reward.name: reward for reward in _TABLE}
 
 
 def is_built_in(function: str) -> bool:
-    """Whether `function` names a built-in reward. Those run no user's code and need no deadline."""
+    """Whether `function` names a built-in reward, which runs no user's code and needs no deadline."""
     return function in BUILT_IN
 
 
 def built_in_names(separator: str = ", ") -> str:
-    """For messages and help: "grounding, vqa"."""
+    """The names of the built-in rewards, for messages and help: "grounding, vqa"."""
     return separator.join(BUILT_IN)
 
 
 def wanted_rewards() -> str:
-    """For messages: "grounding, vqa or path/to/file.py:name"."""
+    """The values that `reward.function` takes, for messages: "grounding, vqa or path/to/file.py:name"."""
     return f"{built_in_names()} or path/to/file.py:name"
 
 
 def is_reward(name: str) -> bool:
-    """Whether `reward.function` may read so: a built-in name, or "path/to/file.py:name". Files are not looked at."""
+    """Whether `name` has the form of a reward: a built-in name, or "path/to/file.py:name". The file is not opened."""
     return is_built_in(name) or is_spec(name)
 
 
 def metric_of(function: str) -> str:
-    """What an evaluation calls the accuracy that `function` gives; a user's own function has an ACCURACY."""
+    """The name of the accuracy of `function` in evaluations; ACCURACY for a user's own function."""
     return BUILT_IN[function].metric if function in BUILT_IN else ACCURACY
 
 
 def has_boxes(function: str) -> bool:
-    """Whether truths and answers of `function` are boxes. Of a user's own function nothing is known: False."""
+    """Whether truths and answers of `function` are boxes. False for a user's own function."""
     return function in BUILT_IN and BUILT_IN[function].has_boxes
 
 
 def default_for(truth: str) -> str:
-    """The reward to assume for a ground truth if none is named: the first one in the table whose truths look like it.
+    """The reward for a ground truth if no reward is named: the first in the table for boxes, or the first for text.
 
-    JSON lists and objects, well-formed or not, are boxes; everything else is text.
+    A truth that starts like a JSON list or object counts as boxes, even if it is malformed; any other is text.
 
     >>> default_for("[[0, 0, 640, 512]]"), default_for("three or 3")
     ('grounding', 'vqa')

@@ -1,4 +1,4 @@
-"""What evaluations report of an answer to a built-in reward beside its accuracy."""
+"""The compat score and the readability of an answer to a built-in reward, which evaluations report."""
 
 from __future__ import annotations
 

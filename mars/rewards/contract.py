@@ -13,10 +13,10 @@ ADDED_PARTS = ("overlong_penalty", "kl_penalty")
 """Parts that mars adds to a score after the reward function (mars/algorithms/penalties.py): reserved names."""
 
 ScorerName = Literal["strict", "compat"]
-"""Whose arithmetic the score of a built-in reward is: the paper's formula, or that of the paper's public code."""
+"""The formula of a built-in reward's score: the paper's ("strict"), or that of its public code ("compat")."""
 
 ACCURACY, MEAN_IOU = "accuracy", "mean IoU"
-"""What an evaluation calls the accuracy of an answer: right or wrong (and a user's own), or boxes."""
+"""The names of an accuracy in evaluations: ACCURACY for right or wrong and for users' rewards, MEAN_IOU for boxes."""
 
 Size = tuple[int, int]
 """Width and height."""
@@ -51,13 +51,13 @@ class BuiltInReward:
     """Everything mars knows about one of its own rewards. `mars.rewards.built_in.BUILT_IN` is the table of them.
 
     name: as in `reward.function`.
-    score, compat: the reward under `reward.scorer=strict` and under `compat`; the same function if there is only one.
-        Both give the same accuracy and parts. A part "compat", if there is one, is the public code's number; otherwise
-        that number is the accuracy.
+    score, compat: the reward with `reward.scorer=strict` and with `compat`; the same function if there is only one.
+        Both give the same accuracy and parts. The public code's number is the part "compat", or the accuracy if there
+        is no such part.
     check_truth: (truth, extra_info, truth_size) -> what is wrong with a ground truth, or None.
     perfect_answer: (item) -> the response of a model that knows `item.truth`, boxes in the frame `item.response_size`;
         `item.response` is ignored. It must score an accuracy of 1. Raises DataError for a malformed truth.
-    is_readable: (response) -> whether there is an answer to compare at all; evaluations count the others.
+    is_readable: (response) -> whether it has an answer that can be compared; evaluations count those without.
     metric: what evaluations call the accuracy: ACCURACY or MEAN_IOU.
     template: the prompt template configs/data/<template>.jinja, which asks for such answers.
     has_boxes: truths and answers are lists of boxes, which are scaled between frames.

@@ -12,7 +12,7 @@ from mars.errors import ConfigError
 from mars.plugin import load, resolve
 from mars.rewards.built_in import BUILT_IN, built_in_names, is_built_in, is_reward, wanted_rewards
 from mars.rewards.contract import ADDED_PARTS, RewardFn, ScorerName, failed_result
-from mars.types import RewardInput, RewardResult
+from mars.types import MAX_SCORE, RewardInput, RewardResult
 
 _VERL_NAMES = ("data_source", "solution_str", "ground_truth", "extra_info")
 _SIGNATURES = f"(item: RewardInput) or ({', '.join(_VERL_NAMES)})"
@@ -30,7 +30,7 @@ class RewardsBySet:
     by_set: Mapping[str, str]
 
     def __str__(self) -> str:
-        """For messages: "grounding", or "llvip: grounding, spatialqa: vqa"."""
+        """The rewards, for messages: "grounding", or "llvip: grounding, spatialqa: vqa"."""
         return ", ".join(f"{data_source}: {name}" for data_source, name in self.by_set.items()) or self.function
 
     @property
@@ -133,7 +133,8 @@ def check_truth(
 
 
 def as_result(value: Any) -> RewardResult:
-    """What a user's function returned, as a result; anything but finite numbers gives `failed` with the reason.
+    """What a user's function returned, as a result. Anything but finite numbers gives `failed` with the reason, and so
+    does a score that is not within -MAX_SCORE to MAX_SCORE.
 
     - a number (int, float, NumPy's): the score; accuracy is the score clipped to [0, 1];
     - a mapping with "score": the score; "accuracy" or "acc" is the accuracy (else as above), other numbers are parts,
@@ -160,6 +161,8 @@ def as_result(value: Any) -> RewardResult:
     if not parts.keys().isdisjoint(ADDED_PARTS):
         return failed_result(f"a part has a name that mars adds itself; got {sorted(parts)}; avoid {ADDED_PARTS}")
     score = float(score)
+    if abs(score) > MAX_SCORE:
+        return failed_result(f"score is not in [-{MAX_SCORE:g}, {MAX_SCORE:g}]; got {score}")
     accuracy = min(max(score, 0.0), 1.0) if accuracy is None else float(accuracy)
     if not 0 <= accuracy <= 1:
         return failed_result(f"accuracy is not in [0, 1]; got {accuracy}")

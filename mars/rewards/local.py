@@ -68,8 +68,9 @@ class FailureLog:
 
 
 class LocalScorer:
-    """Scores in this process, one answer after another, like `RewardPool` but without deadline and protection:
-    a reward that hangs or exits takes the caller with it. For tests, debugging and built-in rewards."""
+    """Scores one answer after another in this process, with the same results as `RewardPool` but without deadline.
+
+    A reward that hangs or exits hangs or ends the caller. Used for tests, debugging and built-in rewards."""
 
     def __init__(self, spec: RewardSpec, scorer: ScorerName) -> None:
         self._reward = load_reward(spec, scorer)

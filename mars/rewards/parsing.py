@@ -138,7 +138,7 @@ def _numbers(values: list[Any]) -> bool:
 
 
 def _only_block(text: str, tag: str) -> tuple[int, int] | None:
-    """Start and end of the content of the only `<tag>…</tag>`."""
+    """Start and end of the content of `<tag>…</tag>`; None unless there is exactly one."""
     opening, closing = f"<{tag}>", f"</{tag}>"
     if text.count(opening) != 1 or text.count(closing) != 1:
         return None

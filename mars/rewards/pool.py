@@ -1,7 +1,7 @@
-"""Scores answers in worker processes that can be killed: one deadline per answer, one bad answer costs one answer.
+"""Scores answers in worker processes. Each answer has a deadline; a worker that misses it is killed and replaced.
 
-Workers are fresh interpreters in process groups of their own: no fork of a process that holds CUDA or threads, and no
-import of its main module. A pool is for one thread at a time.
+Workers are new interpreters, each in its own process group. They are not forked, because the driver may hold CUDA or
+threads, and they do not import its main module. Only one thread at a time may use a pool.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from mars.types import RewardInput, RewardResult
 
 logger = logging.getLogger(__name__)
 
-# Answers sent to a worker at once: enough to hide the latency of its socket, few enough to balance the workers.
+# Answers sent to a worker at once: enough to hide the socket's latency, few enough to keep all workers busy.
 _CHUNK = 8
-# An answer whose worker died is tried once more: the cause may be the machine (out of memory) and not the answer.
+# An answer whose worker died is tried once more, because the machine may be the cause (out of memory).
 _ATTEMPTS = 2
 
 
 class RewardPool:
-    """A `RewardScorer`. Items may arrive slowly: a thread serves the workers while the caller waits for the next item.
+    """A `RewardScorer` over worker processes. A thread serves them while `score` waits for the next item.
 
-    Results are in the order of the items, and one bad answer costs one answer:
+    Results are in the order of the items. A bad answer gets a failed result and affects no other answer:
 
-    - one that hangs longer than `timeout_s` seconds, in Python or in C, is killed: failed "timed out after N s";
-    - one that ends its worker (a crash, os._exit) twice: failed "its worker died";
-    - one on which the function raises, or returns no finite number: failed with the reason.
+    - scoring it takes longer than `timeout_s` seconds, in Python or in C: "timed out after N s"; its worker is killed;
+    - it ends its worker (a crash, os._exit) twice: "its worker died";
+    - the function raises, or returns a score that is not finite or too large: the reason.
 
-    Raises ConfigError if the function cannot be loaded, WorkerError if no worker can be started any more.
+    Raises ConfigError if the function cannot be loaded, WorkerError if no more worker can be started.
     """
 
     def __init__(self, spec: RewardSpec, scorer: ScorerName, num_workers: int, timeout_s: float) -> None:
@@ -88,7 +88,8 @@ class RewardPool:
             batch.abandoned = True
             self._wake()
             thread.join()
-            # After an exception (Ctrl-C) some workers still score answers of this call; the next call replaces them.
+            # After an exception (Ctrl-C), workers may still score answers of this call. End them; the next call starts
+            # new ones.
             for worker in [worker for worker in self._workers if worker.assigned]:
                 self._end(worker)
         if batch.error is not None:
@@ -98,7 +99,7 @@ class RewardPool:
         return [scored.result for scored in batch.scored]
 
     def close(self) -> None:
-        """Ends all workers and whatever they started. May be called twice."""
+        """Ends all workers and their child processes. May be called twice."""
         for worker in list(self._workers):
             self._end(worker)
         if not self._closed:
@@ -108,11 +109,11 @@ class RewardPool:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The workers' process ids at the moment; each leads a process group of its own."""
+        """The process ids of the current workers; each is also the id of its process group."""
         return tuple(worker.pid for worker in self._workers)
 
     def _serve(self, batch: _Batch) -> None:
-        """The thread of `score`: runs until every item is scored. `score` raises its exception."""
+        """What the thread of `score` runs, until every item is scored. `score` raises its exception."""
         try:
             self._start_missing()
             while batch.is_open:
@@ -125,8 +126,8 @@ class RewardPool:
             batch.error = error
 
     def _wake(self) -> None:
-        """Interrupts the wait in `_receive`, so that new items and flags are seen."""
-        with suppress(BlockingIOError):  # the pipe is full: `_receive` will wake anyway
+        """Interrupts the wait in `_receive`, so that it sees new items and flags."""
+        with suppress(BlockingIOError):  # a full pipe already interrupts it
             os.write(self._wake_write, b"x")
 
     def _start_missing(self) -> None:
@@ -140,11 +141,11 @@ class RewardPool:
                 worker.assigned.extend(batch.pending.popleft() for _ in range(size))
                 try:
                     worker.send([batch.payloads[index] for index in worker.assigned])
-                except OSError:  # it ended, or it is stopped and reads nothing
+                except OSError:  # the worker ended, or it is stopped and does not read
                     self._lost(worker, batch, "its worker could not be reached")
 
     def _receive(self, batch: _Batch) -> None:
-        """Waits for messages and new items, at most until the next deadline."""
+        """Waits for messages and new items until the next deadline, and handles the messages."""
         busy = {worker.connection: worker for worker in self._workers if worker.deadline is not None}
         deadlines = [worker.deadline for worker in busy.values() if worker.deadline is not None]
         timeout = max(min(deadlines) - time.monotonic(), 0) if deadlines else None
@@ -196,10 +197,11 @@ class RewardPool:
 
 
 class _Batch:
-    """The items of one call of `score`: those still to send, and the results.
+    """The items of one call of `score` and their results. pending: indices of the items still to send.
 
-    Two threads share it without a lock: the caller uses only `add` and the flags, the serving thread everything else.
-    complete: no more items come. abandoned: nobody waits for the results. error: why the serving thread ended.
+    Two threads share it without a lock. The caller uses `add` and the flags until the serving thread has ended; the
+    serving thread uses the rest.
+    complete: no more items come. abandoned: the caller no longer waits. error: what ended the serving thread.
     """
 
     def __init__(self) -> None:
@@ -229,7 +231,7 @@ class _Batch:
             self.pending.append(index)
 
     def charge(self, index: int) -> bool:
-        """Counts a death of the worker that was at this answer. True when it may not be tried again."""
+        """Counts that a worker died while scoring this answer. True if the answer must not be tried again."""
         self._deaths[index] += 1
         return self._deaths[index] >= _ATTEMPTS
 

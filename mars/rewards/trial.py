@@ -1,4 +1,4 @@
-"""Scores given answers one by one and shows what was parsed and how long it took: the work of `mars reward try`."""
+"""Scores given answers for `mars reward try`, and shows for each what was parsed and how long it took."""
 
 from __future__ import annotations
 

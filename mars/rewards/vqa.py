@@ -22,18 +22,19 @@ _PIECE_END = re.compile(r"\n+|(?<=\w\w[.!]) +")
 
 
 def score_vqa(item: RewardInput) -> RewardResult:
-    """score = format (0 to 0.5) + accuracy (0 or 1). Raises DataError when the truth is malformed.
+    """score = format (0 to 0.5) + accuracy (0 or 1). Raises DataError if the truth is malformed.
 
-    accuracy 1, on the text of the only `<answer>` (docs/rewards.md has the table of forms):
-    - the answer equals the truth or one of its alternatives ("three or 3"), as `normalise` and `comparable` say, also
-      in markup or after a phrase such as "the answer is"; or
-    - the truth is yes or no, and `yes_or_no` reads the same in the answer; or
-    - `extra_info["choices"]` lists the options A, B, …: the answer is the right one's letter ("B", "(b)"), its text, or
-      both ("B. Travel"). The truth may be given either way, with alternatives ("B or D") as well.
-    An empty answer is wrong, and so is one of more than `MAX_CHARS` characters unless yes or no is asked for.
+    The text of the only `<answer>` is compared with the truth, in the forms that docs/rewards.md lists. The accuracy is
+    1 if
+    - the answer equals the truth or one of its alternatives ("three or 3"), as `normalise` and `comparable` define it,
+      also in markup or after a phrase such as "the answer is"; or
+    - the truth is yes or no and `yes_or_no` finds the same in the answer; or
+    - `extra_info["choices"]` lists the options A, B, … and the answer is the right option's letter ("B", "(b)"), its
+      text, or both ("B. Travel"). The truth may be a letter, a text or both, with alternatives ("B or D").
+    An empty answer is wrong. An answer of more than `MAX_CHARS` characters is wrong unless the truth is yes or no.
 
-    Both scorers are this function: of the public code's comparison only a mistake is known, which is not repeated here
-    (an empty answer earned full marks).
+    This function is the strict and the compat scorer. All that is known of the public code's comparison is a mistake:
+    an empty answer gets full marks. It is not repeated here.
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)
@@ -43,10 +44,9 @@ def score_vqa(item: RewardInput) -> RewardResult:
 
 
 def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:
-    """What is wrong with a truth or its choices, or None.
+    """Why a truth cannot be scored, or None. For example: it is empty, or its letter is not in the choices.
 
-    The truth is empty, has an empty alternative, or is neither a letter nor a text of the choices; or two of the
-    choices differ in punctuation or spelling alone.
+    Choices that differ only in punctuation or spelling cannot be scored either.
 
     >>> check_truth("C#", {"choices": ["Java", "C#", "Python"]}, None)
     >>> check_truth("A", {"choices": ["50%", "50‰"]}, None)
@@ -131,7 +131,7 @@ class _Choices:
 
 
 def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
-    """The test for answers that the truth asks for. Raises DataError."""
+    """A function that says whether an answer is right. Raises DataError if the truth is malformed."""
     text = (parse_truth(truth).answer or "").strip()
     if len(text) > MAX_CHARS or not words_of(text):
         raise DataError(f"truth: empty or longer than {MAX_CHARS} characters; got {truth[:80]!r}; want a short answer")
@@ -152,7 +152,7 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
 
 
 def _is_json_list(text: str) -> bool:
-    """Whether a truth is a JSON list or object, such as boxes: nothing that an answer could be compared with."""
+    """Whether a truth is a JSON list or object, such as boxes. Answers cannot be compared with it as text."""
     if (text[0], text[-1]) not in (("[", "]"), ("{", "}")):
         return False
     try:
@@ -184,9 +184,9 @@ def _judge_choice(truth: str, options: tuple[str, ...]) -> Callable[[str], bool]
 
 
 def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options of `extra_info["choices"]` in the letters' order; () when there are none. Raises DataError.
+    """The options of `extra_info["choices"]` in order of letter, () if there are none. Raises DataError.
 
-    They are texts without letters of their own, as the reader of rows makes them of every form it knows.
+    The texts have no letters: the reader of rows has removed them (mars/data/rows/choices.py).
     """
     given = extra_info.get("choices")
     if given is None:
@@ -200,7 +200,7 @@ def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _alternatives(truth: str) -> set[str]:
-    """The normalised alternatives of "three or 3", and the whole of it."""
+    """The normal forms of all alternatives ("three", "3") and of the whole truth ("three or 3")."""
     words = words_of(truth)
     cuts = [-1, *(place for place, word in enumerate(words) if word == "or"), len(words)]
     parts = [words[start + 1 : end] for start, end in pairwise(cuts)]
@@ -221,7 +221,7 @@ def _choices(options: tuple[str, ...]) -> _Choices:
 
 
 def perfect_answer(item: RewardInput) -> str:
-    """The truth in think and answer tags; of several right choices ("B or D") the first."""
+    """The truth as an answer with think and answer tags. If several options are right ("B or D"), the first."""
     truth = parse_truth(item.truth).answer or ""
     options = read_choices(item.extra_info)
     if options and _choices(options).find(truth) is None:  # an option may itself read "green or blue"
@@ -230,7 +230,7 @@ def perfect_answer(item: RewardInput) -> str:
 
 
 def is_readable(response: str) -> bool:
-    """Whether there is exactly one answer, with a visible character in it."""
+    """Whether the response has exactly one answer, with at least one visible character."""
     return has_visible(parse_response(response).answer)
 
 

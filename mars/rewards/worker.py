@@ -61,10 +61,10 @@ def _score(reward: RewardFn, payload: bytes) -> Scored:
 
 
 def _die_with_parent(lifeline_fd: int) -> None:
-    """Asks the kernel for SIGIO (which ends a process) to this process group once the lifeline's other end closes.
+    """Asks the kernel to send SIGIO to this process group when the parent ends. SIGIO ends all its processes.
 
-    It works even while a regular expression or a C loop keeps the interpreter busy, where no thread could watch. Nobody
-    ever writes to the lifeline, so its only event is the parent's end.
+    The parent holds the other end of the lifeline and never writes to it, so the only event is that it closes. A thread
+    could not watch for this, because a regular expression or a C loop may hold the interpreter.
     """
     fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)

@@ -35,7 +35,10 @@ class HfEngine:
 
         model = config.model
         self._model = AutoModelForImageTextToText.from_pretrained(
-            model.path, dtype=getattr(torch, model.dtype), trust_remote_code=model.trust_remote_code
+            model.path,
+            dtype=getattr(torch, model.dtype),
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,  # a pickle could run code
         )
         self._model = self._model.to(config.cluster.device).eval()
         # Discard the model's own generation settings: many have a repetition penalty, which `generate` would apply.

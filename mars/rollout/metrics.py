@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -37,7 +38,7 @@ def rollout_metrics(
         if rollout.valid:
             for name, value in rollout.reward.parts.items():
                 parts[name].append(value)
-    return metrics | {f"reward/{name}/mean": fmean(values) for name, values in sorted(parts.items())}
+    return metrics | {f"reward/{name}/mean": _mean(values) for name, values in sorted(parts.items())}
 
 
 def engine_metrics(counts: EngineCounts) -> dict[str, float]:
@@ -74,6 +75,14 @@ def anchor_share(prompts: Sequence[PromptRollouts], prompt_length: Callable[[Rol
     anchors = sum(computed(item.anchors) for item in prompts)
     everything = anchors + sum(computed([item.multi]) for item in prompts)
     return anchors / everything if everything else 0.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean, or infinity if the sum exceeds the range of floats: parts may be any finite numbers."""
+    try:
+        return fmean(values)
+    except OverflowError:
+        return math.inf
 
 
 def _tokens(rollouts: Sequence[Rollout]) -> int:

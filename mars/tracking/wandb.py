@@ -104,6 +104,6 @@ def wandb_factory(
         return None
     spec = importlib.util.find_spec("wandb")
     if spec is None or spec.origin is None:  # no origin: only a folder named wandb, as offline runs leave behind
-        logger.warning("wandb: off, because it is not installed (`pip install wandb`); metrics.jsonl has everything")
+        logger.warning("wandb: off, because it is not installed (`pip install -e .`); metrics.jsonl has everything")
         return None
     return WandbFactory(mode, project, name, folder, config, timeout_s)

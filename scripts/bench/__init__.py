@@ -1,1 +1,1 @@
-"""The benchmarks behind scripts/bench.py. A package with a file of its own: otherwise bench.py would hide it."""
+"""The benchmarks behind scripts/bench.py. Without this file Python would import bench.py as `scripts.bench`."""

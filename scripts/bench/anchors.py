@@ -1,12 +1,12 @@
-"""What anchors cost: none, mono and leave-one-out at equal numbers of rollouts.
+"""The cost of anchors: none, mono and all_but_one at equal numbers of rollouts.
 
     python scripts/bench.py anchors --picture bench_anchors.png > bench_anchors.json
     python scripts/bench.py anchors --sources 3 --rollouts 9 --response-tokens 64 --rounds 5
 
-With G rollouts of a prompt and K sources, anchors take m rollouts for each source from the multi view: G of it without
-anchors, G - m K of it and m for each source with them. Every run is `python -m mars.main` on the workload of
+Every variant samples G rollouts per prompt. With K sources and m anchor samples per source, the multi view gets
+G - m K of them; without anchors it gets all G. Every run is `python -m mars.main` on the workload of
 scripts/bench.py step, in turns. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the
-figures. Exit code 1: some run failed.
+figures. Exit code 1: a run failed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Variant:
-    """sources: of a prompt. multi: rollouts of its multi view. anchors: of each other view. tokens: of a response."""
+    """sources: per prompt. multi, anchors: rollouts of the multi view and of each anchor view. tokens: per response."""
 
     kind: str
     sources: int
@@ -135,8 +135,10 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def variants(sources: Sequence[int], rollouts: int, anchor_samples: int, tokens: Sequence[int]) -> list[Variant]:
-    """Every kind for every number of sources and of tokens, all with `rollouts` rollouts of a prompt. With two sources,
-    to leave one out is to show the other: both kinds are the same work."""
+    """Every kind of anchor for every number of sources and of tokens, each with `rollouts` rollouts per prompt.
+
+    With two sources, mono and all_but_one are the same work: leaving one image out shows the other alone.
+    """
     found = []
     for number, length, kind in product(dict.fromkeys(sources), dict.fromkeys(tokens), KINDS):
         anchors = 0 if kind == "none" else anchor_samples
@@ -154,7 +156,7 @@ def _job(variant: Variant, folder: Path, run_dir: Path, options: argparse.Namesp
 def _floors(
     variants: Iterable[Variant], folder: Path, options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """At the end: this process is small while others are timed, and the floors need torch."""
+    """Called after all runs: floors need torch, and this process must stay small while others are timed."""
     from scripts.bench.step_floor import measured_floors
 
     runs = {
@@ -165,7 +167,7 @@ def _floors(
 
 
 def variant_report(runs: Sequence[Done], warm_up: int) -> dict[str, Any]:
-    """Medians over all steps of all runs after the warm-up; work of the engine in means per step."""
+    """Median times over all steps after the warm-up, and the engine's mean work per step."""
     rows = [row for run in runs for row in run.rows[warm_up:]]
     return {
         "seconds_per_step": median(seconds for run in runs for seconds in intervals(run.ends, warm_up)),
@@ -176,9 +178,9 @@ def variant_report(runs: Sequence[Done], warm_up: int) -> dict[str, Any]:
 
 
 def engine_work(rows: Rows) -> dict[str, float]:
-    """Per step: tokens the engine computed, and what its caches spared it.
+    """Tokens per step that the engine computed, and those that its caches saved.
 
-    prompt_tokens: of all rollouts, images' tokens included; computed_prompt_tokens: those that came from no cache.
+    prompt_tokens: of all rollouts, including image tokens. computed_prompt_tokens: those not found in a cache.
     Example: 100 prompt and 20 response tokens, hit rate 0.75 -> 25 prompt tokens computed, 45 tokens in all.
     """
     response = fmean(row["rollout/tokens"] for row in rows)
@@ -195,7 +197,7 @@ def engine_work(rows: Rows) -> dict[str, float]:
 
 
 def checks(runs: Mapping[Variant, Sequence[Done]], warm_up: int) -> dict[str, Any]:
-    """Time with anchors over time without, and encoder runs over distinct images; as far as it ran."""
+    """Time with anchors / time without, and encoder runs / distinct images, for the variants that ran."""
     found = {}
     reports = {variant: variant_report(done, warm_up) for variant, done in runs.items()}
     for variant, report in reports.items():

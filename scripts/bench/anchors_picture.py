@@ -52,7 +52,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _floors(axis: Axes, variants: Iterable[Mapping[str, Any]], stage: str, left: Sequence[float]) -> None:
-    """Thin bars where those of the stage begin."""
+    """Draw each stage's floor as a thin bar at the start of the stage."""
     floors = [variant.get("floor", {}).get(stage, {}).get("floor_seconds", 0.0) for variant in variants]
     if any(floors):
         axis.barh(range(len(floors)), floors, left=left, height=0.3, color="black", label="floor")

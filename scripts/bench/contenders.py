@@ -27,7 +27,7 @@ CONTENDERS = (*OURS, TRL)
 
 @dataclass(frozen=True)
 class Plan:
-    """folder: the workload's. warm_up: first steps that are not counted. Times in seconds."""
+    """folder: of the workload. warm_up: number of first steps that are not counted. timeout: in seconds."""
 
     folder: Path
     num_steps: int
@@ -38,7 +38,7 @@ class Plan:
 
 
 def overrides(contender: str, plan: Plan, run_dir: Path) -> list[str]:
-    """Of one of our contenders: the experiment, what is special about it, and where its files are."""
+    """The overrides of one of our contenders: the experiment, its differences, and the paths of its files."""
     return job_overrides(_job(contender, plan, run_dir))
 
 
@@ -47,7 +47,7 @@ def _job(contender: str, plan: Plan, run_dir: Path) -> Job:
 
 
 def run_contender(contender: str, plan: Plan, number: int) -> Run:
-    """number: of the run, for the names of its files. Raises ContenderFailed."""
+    """Run a contender once. number: of the round, part of the file names. Raises ContenderFailed."""
     busy = busy_share()
     return _run_trl(plan, number, busy) if contender == TRL else _run_ours(contender, plan, number, busy)
 

@@ -5,8 +5,8 @@
     python scripts/bench.py gpu --smoke > /dev/null
 
 Every run is `python -m mars.main` with actor.packing=shared_prefix or padded, in turns. One JSON object goes to stdout,
-progress to stderr. docs/performance.md explains the figures. Exit code 1: some run failed; 4: there is no GPU, too few,
-or one whose peak is not known. --smoke goes the whole way on a CPU with a tiny model; its figures say nothing.
+progress to stderr. docs/performance.md explains the figures. Exit code 1: a run failed; 4: there are too few GPUs, or
+their peak is unknown. --smoke runs the whole benchmark on a CPU with a tiny model; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def gpus_seen() -> list[dict[str, Any]]:
-    """Name and memory of each GPU, found by a process of its own: this one holds none of their memory."""
+    """Name and memory of each GPU. A separate process asks CUDA, so that this one allocates no GPU memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_gpu_facts)
 
@@ -114,7 +114,7 @@ def _gpu_facts() -> list[dict[str, Any]]:
 
 
 def usable_peak(gpus: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> float:
-    """TFLOP/s of one GPU. Raises SetupError or UnknownGpu where nothing could be measured or said."""
+    """Peak TFLOP/s of one GPU. Raises SetupError for too few or mixed GPUs, UnknownGpu if the peak is unknown."""
     if not gpus:
         raise SetupError("no GPU: torch.cuda.is_available() is false; run this on one, or give --smoke")
     needed = 1 if options.launch == "local" else options.trainers + 1
@@ -131,7 +131,7 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
 
 
 def make_workload(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """By a process of its own, which gives the GPU's memory back."""
+    """Write model and data in a separate process, which frees the GPU's memory when it ends."""
     say("making the workload")
     size, device = ("tiny", "cpu") if options.smoke else ("3b", "cuda")
     num_prompts, names = options.prompts * options.steps, [case.name for case in cases_of(options)]
@@ -144,7 +144,7 @@ def make_workload(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Runner:
-    """peak: TFLOP/s of one GPU, None to claim no MFU. failures: where runs that failed are noted."""
+    """peak: TFLOP/s of one GPU, or None to report no MFU. failures: failed runs are appended here."""
 
     folder: Path
     options: argparse.Namespace
@@ -152,7 +152,7 @@ class Runner:
     failures: list[dict[str, Any]]
 
     def run(self, case: Case) -> dict[str, Any]:
-        """Both packings in turns; every other round the other way round."""
+        """Run the packings in turns, in reversed order every second round."""
         runs: dict[str, list[dict[str, Any]]] = {packing: [] for packing in self.options.packings}
         work: dict[str, Any] = {}
         for number in range(self.options.rounds):
@@ -185,7 +185,7 @@ class Runner:
 
 
 def run_overrides(case: Case, packing: str, options: argparse.Namespace) -> tuple[str, ...]:
-    """Of the experiment. With two updates in a step its old log-probs take a pass of their own, which is timed too."""
+    """The overrides of one run. A step has two updates, so that the pass for old log-probs is timed too."""
     config = load_config("train", [f"experiment={EXPERIMENT}", "data.train_files=[none]"], [str(BENCH)])
     return (
         f"cluster={options.launch}",

@@ -1,4 +1,4 @@
-"""From the metrics of runs to the figures of scripts/bench.py gpu. No clock, no GPU: arithmetic only."""
+"""Compute the figures of scripts/bench.py gpu from the metrics of its runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Rows = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Step:
-    """What each step of a run works on. sampled: response tokens. needed: prompt tokens once, and response tokens."""
+    """The work of one step. sampled: response tokens. needed: prompt tokens (each prompt once) and response tokens."""
 
     groups: tuple[Group, ...]
     parts: Mapping[str, Flops]
@@ -42,13 +42,13 @@ class Step:
 
 
 class NotTheWork(Exception):
-    """A run did not do the work that its FLOPs are counted for."""
+    """The run's work differs from the work whose FLOPs are counted."""
 
 
 def step_of(case: Case, config: TrainConfig, model: Any, rows: Rows) -> Step:
-    """From the settings, the model's configuration and the lengths in metrics.jsonl.
+    """Derive the work from the settings, the model's configuration and the lengths in metrics.jsonl.
 
-    Raises NotTheWork where these are not the same for all prompts and responses: then nothing could be counted.
+    Raises NotTheWork if prompts or responses differ in length: FLOPs are counted for equal lengths only.
     """
     response = config.rollout.max_response_tokens
     lengths = {row[f"response_length/{kind}"] for row in rows for kind in ("min", "max")}
@@ -76,7 +76,7 @@ def image_grid(case: Case, config: TrainConfig, model: Any) -> tuple[int, int]:
 
 
 def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: float | None) -> dict[str, Any]:
-    """One run. rows: without warm-up. peak: TFLOP/s of one GPU; None claims no MFU."""
+    """The figures of one run. rows: without warm-up. peak: TFLOP/s of one GPU, or None to report no MFU."""
     seconds = stage_seconds(rows)
     # The first update's old log-probs are its own.
     later = 1 - config.actor.prompts_per_update / config.data.prompts_per_step
@@ -101,7 +101,7 @@ def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: fl
 
 
 def work_report(step: Step) -> dict[str, Any]:
-    """What the figures of a case are counted from."""
+    """The token and FLOP counts behind a case's figures."""
     (group, *_) = step.groups
     return {
         "prompts": len(step.groups),
@@ -118,7 +118,7 @@ def work_report(step: Step) -> dict[str, Any]:
 
 
 def case_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """All runs of a case by packing, and what sharing the prompt gained in each round."""
+    """All runs of a case by packing, and the speed-up of shared prefixes in each round."""
     report: dict[str, Any] = {"packings": {packing: list(found) for packing, found in runs.items()}}
     report["padded/shared_prefix"] = {
         stage: {"value": median(ratios), "of_each_round": ratios}
@@ -129,14 +129,14 @@ def case_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, An
 
 
 def _ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> list[float]:
-    """Of the runs of one round each: they ran next to each other."""
+    """Ratios within each round, whose runs followed each other directly."""
     padded = {run["round"]: run["seconds"][stage] for run in runs.get("padded", ())}
     packs = {run["round"]: run["seconds"][stage] for run in runs.get("shared_prefix", ())}
     return [padded[number] / seconds for number, seconds in packs.items() if number in padded and seconds]
 
 
 def checks(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The MFU of shared-prefix updates, as far as it was taken."""
+    """The MFU of shared-prefix updates, where it was measured."""
     found = {}
     for name, case in cases.items():
         values = [run["update_mfu"] for run in case["packings"].get("shared_prefix", ()) if "update_mfu" in run]

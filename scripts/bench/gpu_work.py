@@ -1,9 +1,9 @@
-"""Model FLOPs of a step, from the configuration of a Qwen2.5-VL alone, and what share of a GPU's peak they are.
+"""Model FLOPs of a step, computed from a Qwen2.5-VL's configuration, and their fraction of a GPU's peak (MFU).
 
-FLOPs are the multiplications and additions of matrix products, each counted. Counted is what an update needs at
-least, whatever the layout: every prompt token once, every response token once, the head at response tokens only, each
-image once. Attention counts the pairs its mask leaves. A backward is two forwards: for the gradients of the inputs
-and of the weights; the pixels need none. Recomputation (activation checkpointing) is not counted, so the result is
+FLOPs count each multiplication and each addition of the matrix products that an update needs in any layout: every
+prompt token once, every response token once, the head at response tokens only, each image once. Attention counts the
+pairs that its mask keeps. A backward is two forwards, one for the gradients of the inputs and one for those of the
+weights; pixels need no gradient. Recomputation (activation checkpointing) is not counted, so the result is
 model FLOPs utilisation, MFU (Chowdhery et al. 2022, arXiv 2204.02311, appendix B), not hardware FLOPs utilisation.
 """
 
@@ -31,12 +31,12 @@ PEAK_TFLOPS = {
 
 
 class UnknownGpu(Exception):
-    """No peak is known for a GPU."""
+    """The GPU's peak is not in the table."""
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one forward, and of the backward that belongs to it."""
+    """FLOPs of one forward and of its backward."""
 
     forward: float
     backward: float
@@ -64,7 +64,7 @@ class Group:
 
 
 def products(forward: float) -> Flops:
-    """Of matrix products whose inputs and weights both need a gradient."""
+    """FLOPs of matrix products whose inputs and weights both need a gradient."""
     return Flops(forward, 2 * forward)
 
 
@@ -116,7 +116,7 @@ def mfu(flops: float, seconds: float, peak_tflops: float, num_gpus: int) -> floa
 
 
 def peak_tflops(name: str, given: float | None) -> float:
-    """The given number, else the table's. Raises UnknownGpu: a wrong peak would make every share wrong."""
+    """The given number, else the table's. Raises UnknownGpu if it is in neither."""
     if given is not None:
         return given
     if name not in PEAK_TFLOPS:

@@ -1,4 +1,4 @@
-"""What scripts/bench.py gpu gives a run: a random Qwen2.5-VL of the size of the public 3B one, and random pictures."""
+"""The workload of scripts/bench.py gpu: a random Qwen2.5-VL of the public 3B model's size, and random pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUESTION = "What do the images show? Look at all of them."
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts of so many images; max_pixels: data.max_image_pixels, what recipe/mars gives so many images."""
+    """Prompts with `num_images` images. max_pixels: data.max_image_pixels, as in recipe/mars for this many images."""
 
     name: str
     num_images: int
@@ -46,7 +46,7 @@ SMOKE = Case("smoke", 2, 112, 84, 12_544)
 
 
 def config_3b(tokenizer: Any) -> Any:
-    """The public Qwen2.5-VL-3B-Instruct, written out; ids are those of `tokenizer`."""
+    """The configuration of the public Qwen2.5-VL-3B-Instruct, with the token ids of `tokenizer`."""
     from transformers import Qwen2_5_VLConfig
 
     return Qwen2_5_VLConfig(
@@ -94,14 +94,14 @@ def config_3b(tokenizer: Any) -> Any:
 def full_tokenizer() -> Any:
     """The tiny tokenizer with as many words as the public one, so that special tokens have their public ids.
 
-    The words it was not trained on come in no text that it encodes; they decode to letters.
+    The added words never result from encoding a text; they decode to letters.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     from mars.data.synthetic.tiny_model import SPECIAL_TOKENS, build_tokenizer
 
-    backend = json.loads(build_tokenizer().backend_tokenizer.to_str())
+    backend = json.loads(build_tokenizer("tiny", seed=0).backend_tokenizer.to_str())
     words = backend["model"]["vocab"]
     number = 0
     while len(words) < FIRST_SPECIAL_ID:
@@ -127,9 +127,9 @@ def _word(number: int) -> str:
 def write_model(folder: Path, size: str, device: str) -> dict[str, Any]:
     """A complete Hugging Face folder with random weights in bfloat16 (tiny: float32), made on `device`.
 
-    Its responses all have the full length: one unit of the residual stream is 1 at every token and no layer writes to
-    it; every logit reads it alike, but the end token's reads it 30 times over with the other sign. Nothing about the
-    cost changes. Returns what a reader of the figures needs.
+    Every response has the full length: one unit of the residual stream is constantly 1, and the end token's row of the
+    head reads it with weight -30, so that the end token is never sampled. The cost of the model stays the same.
+    Returns the facts for the report.
     """
     import torch
     from transformers import (
@@ -141,7 +141,7 @@ def write_model(folder: Path, size: str, device: str) -> dict[str, Any]:
 
     from mars.data.synthetic.tiny_model import CHAT_TEMPLATE, build_config, build_tokenizer
 
-    tokenizer = full_tokenizer() if size == "3b" else build_tokenizer()
+    tokenizer = full_tokenizer() if size == "3b" else build_tokenizer("tiny", seed=0)
     config = config_3b(tokenizer) if size == "3b" else build_config("qwen2_5_vl", tokenizer, tie_word_embeddings=True)
     torch.manual_seed(SEED)
     with torch.device(device):
@@ -206,7 +206,7 @@ def _sources(case: Case) -> tuple[str, ...]:
 
 
 def prepare(folder: Path, size: str, device: str, num_prompts: int, cases: list[Case]) -> dict[str, Any]:
-    """The model, unless the folder has it from an earlier call, and rows of each case."""
+    """Write the model, unless an earlier call has done so, and the rows of each case."""
     facts = folder / FACTS_FILE
     if not facts.exists():
         facts.write_text(json.dumps(write_model(folder, size, device)))

@@ -1,4 +1,4 @@
-"""What the benchmarks of whole runs share: how a run is started, its workload, and progress on stderr."""
+"""Shared by the benchmarks of whole runs: launch settings, the workload, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LAUNCHES: Mapping[str, tuple[str, ...]] = {
 
 
 def make_workload(folder: Path, num_prompts: int, shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Model and rows in `folder`, by a process of its own: this one stays small while others are timed.
+    """Write model and rows to `folder` in a separate process, so that this one stays small while others are timed.
 
-    shapes: (images of a prompt, pixels of their sides), a file of rows for each.
+    shapes: (images per prompt, pixels of their sides); each gets a file of rows.
     """
     say("making the workload")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What a reader must know of the machine to judge the figures."""
+"""Facts about the machine that a reader needs to judge the figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def busy_share() -> float:
-    """Share of the CPU that others use right now, watched for one second: 0 is an idle machine."""
+    """Fraction of the CPU that other programs use now, measured for one second; 0 on an idle machine."""
     return psutil.cpu_percent(interval=1.0) / 100
 
 

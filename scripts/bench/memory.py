@@ -1,22 +1,24 @@
-"""Memory of a run and its processes, watched from outside."""
+"""Memory of a run's processes, read from outside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
-WINDOW = 10  # steps whose median is compared: one allocation more or less does not decide
+WINDOW = 10  # steps per median, so that a single allocation does not decide
 _WORKERS = {"ray::EngineWorker": "engine", "ray::TrainerWorker": "trainer"}
 _REWARDS, _RAY = "rewards", "ray"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """In MiB. rss: resident, with what is shared. uss: of this process alone. peak: highest rss since its start."""
+    """In MiB. rss: resident, shared pages included. uss: of this process alone. peak: highest rss so far."""
 
     rss: float
     uss: float
@@ -27,7 +29,7 @@ class Memory:
 
 
 def memory_of_child() -> dict[str, Memory]:
-    """Of the run that is this process' only child, see `named`; empty if it has just ended."""
+    """Memory of the run that is this process's only child, by the names of `named`; empty if it has just ended."""
     children = psutil.Process().children()
     if not children:
         return {}
@@ -42,7 +44,7 @@ def memory_of_child() -> dict[str, Memory]:
 
 
 def processor_seconds_of_child() -> float | None:
-    """Of the driver of that run alone, all its threads, since its start; None if it has just ended."""
+    """Processor seconds of that run's driver process since its start, all threads; None if it has just ended."""
     for driver in psutil.Process().children():
         try:
             times = driver.cpu_times()
@@ -74,15 +76,15 @@ def named(processes: Iterable[tuple[int, str, Memory]], driver: int) -> dict[str
 
 
 def is_ours(name: str) -> bool:
-    """Whether a process holds the policy, rows or rollouts; not the reward workers and what belongs to Ray."""
+    """Whether the process is the driver, an engine or a trainer, not a reward worker or one of Ray's own processes."""
     return name not in (_REWARDS, _RAY)
 
 
 def growth(values: Sequence[float], first: int) -> float:
-    """How much larger the last values are than those from step `first` on (the first step is 1), as a share.
+    """Relative growth from the values at step `first` (steps count from 1) to the last values.
 
     Compares medians of WINDOW steps. Example: 100 up to step 100 and 103 from there to 200, first 20 -> 0.03.
-    Raises ValueError where the windows overlap.
+    Raises ValueError if the windows overlap.
     """
     early, late = values[first - 1 : first - 1 + WINDOW], values[-WINDOW:]
     if first < 1 or len(values) < first - 1 + 2 * WINDOW:
@@ -101,3 +103,15 @@ def _peak_mib(pid: int, otherwise: float) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return otherwise
+
+
+def status_mib(field: str) -> float:
+    """A line such as "VmHWM:   812345 kB" of this process' status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) / 1024
+
+
+def in_own_process(function: Callable[..., float], *args: Any) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)

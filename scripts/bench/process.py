@@ -1,4 +1,4 @@
-"""A child process that is watched from outside."""
+"""Run a child process and watch it from outside."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def run_process(
     timeout: float,
     watch: Callable[[], None],
 ) -> float:
-    """Runs `command` in `folder` to its end, calling `watch` all the while and once more. Returns when it was started.
+    """Run `command` in `folder` to its end. Calls `watch` every 10 ms and once after the end. Returns the start time.
 
-    Raises ContenderFailed if it ends with another code than 0, or takes longer than `timeout` seconds.
+    Raises ContenderFailed if its exit code is not 0 or it takes longer than `timeout` seconds.
     """
     # An empty PYTHONDONTWRITEBYTECODE lets Python keep the bytecode of what it imports: without it every process
     # start compiles torch, transformers and vLLM anew, and start-up takes twice as long.
@@ -59,7 +59,7 @@ def run_process(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Time enough to end Ray's processes, too."""
+    """Terminate the process; kill it if it has not ended in time. It may have to end Ray's processes first."""
     process.terminate()
     try:
         process.wait(_END_SECONDS)

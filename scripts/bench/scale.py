@@ -1,11 +1,11 @@
-"""Time and memory of a step over the number of samples, prompts and sources, the size of images, and many steps.
+"""How time and memory of a step scale with samples, prompts, sources and image size, and over many steps.
 
     python scripts/bench.py scale --picture bench_scale.png > bench_scale.json
     python scripts/bench.py scale --sweeps samples --long-steps 0
     python scripts/bench.py scale --quick > /dev/null
 
-Every point is a run of its own of `python -m mars.main`, on the workload of scripts/bench.py step. One JSON object goes
-to stdout, progress to stderr. docs/performance.md explains the figures. Exit code 1: some run failed.
+Every point is one run of `python -m mars.main` on the workload of scripts/bench.py step. One JSON object goes
+to stdout, progress to stderr. docs/performance.md explains the figures. Exit code 1: a run failed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ FLAT_FROM = 20  # step
 
 @dataclass(frozen=True)
 class Point:
-    """samples: rollouts of a prompt. prompts: of a step. sources: images of a prompt. image_side: their pixels.
+    """samples: rollouts per prompt. prompts: per step. sources: images per prompt. image_side: in pixels.
 
-    anchor: what one more response to each mono view, or to each view that leaves one out, is sampled for.
+    anchor: anchor.kind; each anchor view gets one sample.
     """
 
     samples: int
@@ -53,9 +53,9 @@ class Point:
         return self.sources, self.image_side
 
     def overrides(self) -> tuple[str, ...]:
-        """Images are processed in full size, and prompts have room for them.
+        """The settings of the point: images are processed in full size, and prompts have room for them.
 
-        They are not decoded at the start, which the driver does in eight threads: steps are what is looked at.
+        Images are not decoded at the start, because the benchmark looks at steps.
         """
         settings = step_settings()
         tokens = max(prompt_tokens(*self.shape), settings.data.max_prompt_tokens)
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         runner = Runner(_made(folder, "sweeps"), options.launch, options.timeout, report["failures"])
         distinct = list(dict.fromkeys(point for sweep in points.values() for point in sweep))
         if distinct:
-            # As many rows for each: they are in the driver's memory.
+            # The same number of rows for each point, because the driver holds them in memory.
             num_rows = max(point.prompts * options.steps for point in distinct)
             shapes = sorted({point.shape for point in distinct})
             report["workload"]["sweeps"] = make_workload(runner.folder, num_rows, shapes)
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str]) -> int:
 def _floors(
     points: Sequence[Point], runner: Runner, num_steps: int
 ) -> tuple[dict[str, float], dict[Point, dict[str, Any]]]:
-    """At the end: this process is small while others are timed, and the floors need torch."""
+    """Called after all runs: floors need torch, and this process must stay small while others are timed."""
     if not points:
         return {}, {}
     from scripts.bench.step_floor import measured_floors
@@ -163,13 +163,13 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def sweep_points(base: Point, sweeps: Mapping[str, Sequence[int]]) -> dict[str, list[Point]]:
-    """One number varies in each sweep, the others are those of `base`."""
+    """In each sweep one number varies; the others are those of `base`."""
     return {name: [replace(base, **{name: value}) for value in values] for name, values in sweeps.items()}
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs points one after another. failures: where those that failed are noted."""
+    """Runs points one after another. failures: failed runs are appended here."""
 
     folder: Path
     launch: str
@@ -214,9 +214,9 @@ class Runner:
 
 
 def point_report(point: Point, done: Done, memories: Memories, driver: Sequence[float], warm_up: int) -> dict[str, Any]:
-    """Medians over the steps after the warm-up; the resident and the highest memory of each process.
+    """Median times after the warm-up, and median and peak memory of each process.
 
-    driver: its processor seconds since its start, after each step.
+    driver: the driver's processor seconds since its start, after each step.
     """
     seconds = median(intervals(done.ends, warm_up))
     names = dict.fromkeys(name for memory in memories for name in memory)
@@ -232,8 +232,7 @@ def point_report(point: Point, done: Done, memories: Memories, driver: Sequence[
 
 
 def long_report(done: Done, memories: Memories, warm_up: int) -> dict[str, Any]:
-    """Memory after each step, and how much it grew after step FLAT_FROM; processes that did not live through are left
-    out."""
+    """Memory after each step and its growth from step FLAT_FROM on, for processes that lived through the whole run."""
     names = [name for name in memories[0] if all(name in memory for memory in memories)]
     values = {
         kind: {name: [getattr(memory[name], kind) for memory in memories] for name in names} for kind in ("rss", "uss")
@@ -250,9 +249,10 @@ def long_report(done: Done, memories: Memories, warm_up: int) -> dict[str, Any]:
 
 
 def checks(sweeps: Mapping[str, Sequence[Mapping[str, Any]]], steps: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The driver over samples and image sizes, and resident memory of every process of ours over the long run.
+    """Compare the driver across samples and image sizes, and resident memory of our processes over the long run.
 
-    The driver reads the answers, so that its time grows with the samples, but not for each of them; it sees no image.
+    The driver reads the answers: its time per rollout must not grow. It sees no image: its time must not depend on
+    their size.
     """
     found = {}
     samples, sides = (sweeps.get(name, []) for name in ("samples", "image_side"))

@@ -1,10 +1,10 @@
-"""How long a training step takes, and where the time goes; beside the same step in TRL's GRPOTrainer.
+"""Time of a training step and its stages, compared with the same step in TRL's GRPOTrainer.
 
     python scripts/bench.py step --picture bench_step.png > bench_step.json
     python scripts/bench.py step --contenders ours_ray trl --rounds 5
 
-Every contender runs in a fresh process, in turns, on a workload made for the purpose. One JSON object goes to stdout,
-progress to stderr. docs/performance.md explains the figures. Exit code 1: some contender failed.
+Every contender runs in a fresh process, in turns, on the same generated workload. One JSON object goes to stdout,
+progress to stderr. docs/performance.md explains the figures. Exit code 1: a contender failed.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def checks(runs: Mapping[str, Sequence[Run]], help_seconds: float) -> dict[str, Any]:
-    """Every figure that has a target, as far as its contenders ran."""
+    """Every figure that has a target, for the contenders that ran."""
     found = {
         f"{over}/{under}": ratio(runs[over], runs[under], target)
         for (over, under), target in RATIO_TARGETS.items()
@@ -119,7 +119,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _floors(plan: Plan, names: Sequence[str]) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """At the end: this process is small while others are timed, and the floors need torch."""
+    """Called after all runs: floors need torch, and this process must stay small while others are timed."""
     from scripts.bench.step_floor import measured_floors
 
     images = (NUM_SOURCES, IMAGE_SIZE)
@@ -129,7 +129,7 @@ def _floors(plan: Plan, names: Sequence[str]) -> tuple[dict[str, float], dict[st
 
 
 def _help_seconds() -> float:
-    """Median of five starts, after one that fills the file cache."""
+    """Median seconds of five starts of `mars --help`, after one that fills the file cache."""
     command = Path(sys.executable).with_name("mars")
     seconds = []
     for _ in range(6):

@@ -1,7 +1,7 @@
-"""What the stages of a step cannot do without: operations and bytes, counted from the settings of the run.
+"""The floors of a step's stages: operations and bytes that cannot be avoided, counted from the settings of the run.
 
-Generation and update multiply matrices, the weight sync moves bytes; the other stages do neither. docs/performance.md
-explains the figures.
+Generation and update multiply matrices, and the weight sync moves bytes; the other stages have no floor.
+docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Images = tuple[int, int]
 
 @dataclass(frozen=True)
 class View:
-    """Tokens of its prompt, those of its images included, and how many responses it gets."""
+    """prompt: tokens, image tokens included. samples: responses."""
 
     prompt: int
     samples: int
@@ -47,7 +47,7 @@ class View:
 
 @dataclass(frozen=True)
 class StepShape:
-    """A step whose prompts are all alike.
+    """A step whose prompts all have the same shape.
 
     views: of a prompt; the first one shows all its images and is trained on, the others are anchors. images: of a
     prompt, squares of image_side pixels. response: tokens of every sample. ranks: of the trainer.
@@ -76,7 +76,7 @@ def measured_floors(
 
 
 def step_shape(config: TrainConfig, images: Images) -> StepShape:
-    """Of prompts of the workload (bench/workload.py).
+    """The shape of a step on the prompts of scripts/bench/workload.py.
 
     Example: two sources of 112 pixels, anchor=mono, 6 + 1 + 1 samples -> a view of 131 tokens, two of 113.
     """
@@ -95,7 +95,7 @@ def step_shape(config: TrainConfig, images: Images) -> StepShape:
 
 
 def skeleton(folder: Path) -> nn.Module:
-    """The model of a folder without its numbers: layers and their sizes."""
+    """The model of a folder on the meta device: layers and sizes, without weights."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     with torch.device("meta"):
@@ -103,21 +103,21 @@ def skeleton(folder: Path) -> nn.Module:
 
 
 def stage_works(backbone: nn.Module, shape: StepShape) -> dict[str, Work]:
-    """By the names of `timing_s/*`."""
+    """The work of each stage, by the names of `timing_s/*`."""
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return {
         "gen": generation_work(backbone, shape),
         "update_actor": update_work(backbone, shape),
-        # The engine has weights of its own: each is read once and written once.
+        # The engine has its own copy of the weights: each is read once and written once.
         "sync_weights": Work(0.0, 2.0 * FLOAT_BYTES * weights),
     }
 
 
 def generation_work(backbone: nn.Module, shape: StepShape) -> Work:
-    """One engine, all samples at once: R forwards, the first over the prompts, the others over a token of each sample.
+    """The work of one engine that runs all samples at once in R forwards, where R is the length of a response.
 
-    Each image passes the vision tower once and the prompt of each view the decoder once, for all its samples; it gives
-    their first token, and the last token is fed to nothing. Prompts share nothing with each other.
+    The first forward computes each image and each view's prompt once and gives the first token of all samples; each
+    later one computes one token per sample. The last token is not fed. Prompts share nothing with each other.
     """
     config = backbone.model.language_model.config
     prompts = shape.prompts * len(shape.views)
@@ -136,7 +136,7 @@ def generation_work(backbone: nn.Module, shape: StepShape) -> Work:
 
 
 def update_work(backbone: nn.Module, shape: StepShape) -> Work:
-    """Of the rank with most groups, in one forward and backward: the prompt and its images once, all its responses."""
+    """The work of the rank with most groups in one forward and backward: each prompt and image once, all responses."""
     groups = -(-shape.prompts // shape.ranks)
     multi = shape.views[0]
     responses = [shape.response] * multi.samples
@@ -148,7 +148,7 @@ def update_work(backbone: nn.Module, shape: StepShape) -> Work:
 
 
 def cache_reads(shape: StepShape) -> int:
-    """Tokens whose keys and values are read while responses are fed: a prompt's once for all its samples.
+    """Tokens whose keys and values are read during decoding; a prompt's are read once for all its samples.
 
     Example: prompt 5, 2 samples of 3 tokens, so 2 are fed: 2 * 5 + 2 * (1 + 2) = 16.
     """
@@ -157,12 +157,12 @@ def cache_reads(shape: StepShape) -> int:
 
 
 def cache_token_bytes(config: Any) -> int:
-    """Of the keys and values of one token in all layers. config: the decoder's."""
+    """Bytes of one token's keys and values in all layers. config: of the decoder."""
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config) * FLOAT_BYTES
 
 
 def floor_report(works: Mapping[str, Work], rates: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """rates: `measured_rates`."""
+    """Work and least seconds of each stage. rates: from `measured_rates`."""
     return {
         stage: {
             "operations": work.operations,

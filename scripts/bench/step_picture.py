@@ -23,7 +23,7 @@ _HEIGHT = 0.5  # of a contender's bar; contenders are 1 apart
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Seconds of a step by stages, and each stage beside its floor; a row for each contender. Writes a PNG file."""
+    """Draw the stages of a step, and each stage beside its floor, with a row per contender. Writes a PNG file."""
     contenders = report["contenders"]
     figure, (steps, stages) = plt.subplots(
         1, 2, figsize=(14, 2.2 + 0.9 * len(contenders)), sharey=True, width_ratios=(3, 2), layout="constrained"
@@ -59,7 +59,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _step(axis: Axes, place: int, found: Mapping[str, Any]) -> None:
-    """Medians of the stages, which need not add up to that of the step; a trainer without stages is one bar."""
+    """Draw the median of each stage; a trainer without stages is one bar. Medians need not add up to the step's."""
     parts = {_WHOLE: found["seconds_per_step"]}
     if "stages" in found:
         parts = {**found["stages"], _BETWEEN: found["between_steps"]}
@@ -75,7 +75,7 @@ def _step(axis: Axes, place: int, found: Mapping[str, Any]) -> None:
 
 
 def _targets(axis: Axes, contenders: Mapping[str, Any], checks: Mapping[str, Any]) -> None:
-    """Where the bar of `over` has to end by, for each check "over/under"."""
+    """Mark where the bar of `over` must end for each check "over/under"."""
     places = list(contenders)
     for name, check in checks.items():
         over, _, under = name.partition("/")
@@ -87,7 +87,7 @@ def _targets(axis: Axes, contenders: Mapping[str, Any], checks: Mapping[str, Any
 
 
 def _above_floors(axis: Axes, place: int, found: Mapping[str, Any]) -> None:
-    """On a logarithmic axis the length of a bar is how many times its floor a stage took."""
+    """Draw each stage from its floor to its time; on the logarithmic axis a bar's length is their ratio."""
     floors = {stage: floor["floor_seconds"] for stage, floor in found.get("floor", {}).items()}
     height = 0.8 / max(len(floors), 1)
     for number, (stage, floor) in enumerate(floors.items()):

@@ -1,4 +1,4 @@
-"""From the times of single steps to the figures of the report. No clock, no process: arithmetic only."""
+"""Compute the figures of the report from the times of single steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STAGES = ("gen", "reward", "old_log_prob", "update_actor", "sync_weights", "driv
 class Run:
     """One child process, in round `number` (from 0). All times in seconds.
 
-    step_seconds: from the end of a step to the end of the next one, warm-up left out.
+    step_seconds: from the end of one step to the end of the next, without the warm-up.
     launch_to_first_step: from the start of the process to the end of its first step.
     rows: the rows of metrics.jsonl of the same steps; empty for a trainer that writes none.
     """
@@ -42,7 +42,7 @@ def intervals(ends: Sequence[float], warm_up: int) -> tuple[float, ...]:
 
 
 def stage_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Median seconds of each stage over the steps; a stage that a step did not have took it 0 s.
+    """Median seconds of each stage over the steps; a stage missing from a step counts as 0 s.
 
     Medians of parts need not add up to the median of the whole.
     """
@@ -74,7 +74,7 @@ def contender_report(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def ratio(numerator: Sequence[Run], denominator: Sequence[Run], target: float) -> dict[str, Any]:
-    """Quotient of the medians, and that of each round both took part in: their spread is what the machine adds."""
+    """Ratio of the medians, and the ratio of each common round, whose spread shows the machine's noise."""
     over, under = (median(s for run in runs for s in run.step_seconds) for runs in (numerator, denominator))
     beside = {run.number: median(run.step_seconds) for run in denominator}
     rounds = [median(run.step_seconds) / beside[run.number] for run in numerator if run.number in beside]
@@ -82,12 +82,12 @@ def ratio(numerator: Sequence[Run], denominator: Sequence[Run], target: float) -
 
 
 def check(value: float, target: float) -> dict[str, Any]:
-    """A figure, the most it may be, and whether it is."""
+    """A figure, its upper limit, and whether it meets it."""
     return {"value": value, "target": target, "met": value <= target}
 
 
 def rounded(value: Any, digits: int = 4) -> Any:
-    """Every float in nested dicts and lists, to `digits` decimals."""
+    """Round every float in nested dicts and lists to `digits` decimals."""
     if isinstance(value, float):
         return round(value, digits)
     if isinstance(value, Mapping):

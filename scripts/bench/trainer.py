@@ -1,9 +1,9 @@
-"""What it costs the trainer to score and differentiate one group: rows, rows that share images, shared-prefix packs.
+"""Time and memory of forward and backward of one group: padded rows, rows that share images, shared-prefix packs.
 
     python scripts/bench.py trainer --picture bench_trainer.png > bench_trainer.json
     python scripts/bench.py trainer --models mid --rounds 1 --skip-memory
 
-All layouts of a case run in turns in one process, round by round; peak memory is taken in processes of its own. One
+All layouts of a case run in turns in one process. Peak memory is measured in a separate process for each. One
 JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
 """
 
@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,6 +27,7 @@ import torch
 from mars.actor.batch import ForwardBatch
 from mars.actor.model import PolicyModel
 from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.memory import in_own_process, status_mib
 from scripts.bench.speed import measured_rates
 from scripts.bench.summary import rounded
 from scripts.bench.trainer_cases import (
@@ -127,7 +127,7 @@ def bench_model(name: ModelName, options: argparse.Namespace, rates: Mapping[str
 def timed_in_turns(
     model: str, label: str, runs: Mapping[Any, tuple[PolicyModel, Sequence[ForwardBatch]]], rounds: int
 ) -> dict[Any, list[Timing]]:
-    """The first round warms up and checks that all layouts of a case compute the same."""
+    """Time all runs in turns. The first round warms up and checks that all layouts compute the same."""
     found: dict[Any, list[Timing]] = {key: [] for key in runs}
     sums: dict[Any, float] = {}
     for number in range(rounds + 1):
@@ -142,7 +142,7 @@ def timed_in_turns(
 
 
 def run_once(policy: PolicyModel, batches: Sequence[ForwardBatch]) -> tuple[Timing, float]:
-    """Its time, and the mean log-prob of all response tokens."""
+    """The time of one run, and the mean log-prob of all response tokens."""
     policy.zero_grad(set_to_none=True)
     forward = backward = total = 0.0
     for batch in batches:
@@ -178,13 +178,13 @@ def growth_report(timings: Mapping[str, Sequence[Timing]]) -> dict[str, Any]:
 
 
 def ratio(over: Sequence[Timing], under: Sequence[Timing]) -> dict[str, Any]:
-    """Median over the rounds of the quotient within a round: both ran next to each other."""
+    """Median of the ratios within each round, whose runs followed each other directly."""
     rounds = [one.total / other.total for one, other in zip(over, under, strict=True)]
     return {"value": median(rounds), "of_each_round": rounds}
 
 
 def checks(mid: Mapping[str, Any]) -> dict[str, Any]:
-    """Every figure that has a target, as far as it was taken."""
+    """Every measured figure that has a target."""
     found = {}
     for name, case in mid.get("cases", {}).items():
         value = case["padded/shared_prefix"]["value"]
@@ -201,7 +201,7 @@ def checks(mid: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def peak_memory_mib(name: ModelName, case: Case, layout: Layout, options: argparse.Namespace) -> float:
-    """What forward and backward need beyond the model and its gradients; in a fresh process only."""
+    """Peak memory of forward and backward beyond the model and its gradients. Call it in a fresh process."""
     torch.set_num_threads(options.threads)
     policy = build_policy(name, packing_of(layout))
     batches = forwards(case, layout, policy, options.tokens_per_forward)
@@ -209,22 +209,10 @@ def peak_memory_mib(name: ModelName, case: Case, layout: Layout, options: argpar
         parameter.grad = torch.zeros_like(parameter)
     # Linux: the high-water mark starts anew at what is resident now (proc_pid_clear_refs(5)).
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status_mib("VmRSS")
+    before = status_mib("VmRSS")
     for batch in batches:
         policy(batch)[0].sum().backward()
-    return _status_mib("VmHWM") - before
-
-
-def _status_mib(field: str) -> float:
-    """A line such as "VmHWM:   812345 kB" of this process' status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return int(line.split()[1]) / 1024
-
-
-def in_own_process(function: Callable[..., float], *args: Any) -> float:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, args)
+    return status_mib("VmHWM") - before
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What bench.py trainer times: models, prompts with two images, and the ways to lay a group out."""
+"""The cases of bench.py trainer: models, prompts with two images, and layouts of a group."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What `mars.actor.batch.ProcessedPrompt` asks for."""
+    """A prompt as tensors; implements `mars.actor.batch.ProcessedPrompt`."""
 
     input_ids: Tensor
     pixel_values: tuple[Tensor, ...]
@@ -58,8 +58,8 @@ class Prompt:
 
 
 def model_config(name: ModelName) -> Any:
-    """tiny: the quick start's, 0.8 million parameters. mid: the same vocabulary, 32 million."""
-    config = build_config("qwen2_5_vl", build_tokenizer(), tie_word_embeddings=False)
+    """tiny: the quick start's model with 0.8 million parameters. mid: 32 million with the same vocabulary."""
+    config = build_config("qwen2_5_vl", build_tokenizer("tiny", seed=0), tie_word_embeddings=False)
     if name == "mid":
         text = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 9, "num_attention_heads": 8}
         rope = {**config.text_config.rope_parameters, "mrope_section": [8, 12, 12]}
@@ -87,7 +87,7 @@ def packing_of(layout: Layout) -> Packing:
 
 
 def make_group(case: Case, config: Any) -> tuple[Prompt, list[tuple[int, ...]]]:
-    """Random words and pixels around two square images; the same for the same case."""
+    """Random words around two random square images; equal for equal cases."""
     noise, pixels = random.Random(1), torch.Generator().manual_seed(1)
     words = range(config.text_config.vocab_size - 8 * NUM_IMAGES - 64)
     image_tokens = case.side**2 // config.vision_config.spatial_merge_size**2
@@ -107,7 +107,7 @@ def make_group(case: Case, config: Any) -> tuple[Prompt, list[tuple[int, ...]]]:
 
 
 def forwards(case: Case, layout: Layout, policy: PolicyModel, tokens_per_forward: int) -> list[ForwardBatch]:
-    """All responses of the group, in forwards of at most so many tokens (a pack is never cut here)."""
+    """All responses of the group in forwards of at most `tokens_per_forward` tokens; a pack is never split here."""
     config, rope_index = policy.backbone.config, policy.backbone.model.get_rope_index
     prompt, responses = make_group(case, config)
     if layout == "shared_prefix":
@@ -123,7 +123,7 @@ def forwards(case: Case, layout: Layout, policy: PolicyModel, tokens_per_forward
 
 
 def case_work(case: Case, layout: Layout, policy: PolicyModel, num_forwards: int) -> Work:
-    """The floor of a group's forward and backward."""
+    """The least work of a group's forward and backward."""
     responses: Sequence[int] = [case.response] * case.group
     scored = sum(responses)
     if layout == "shared_prefix":
@@ -136,5 +136,5 @@ def case_work(case: Case, layout: Layout, policy: PolicyModel, num_forwards: int
 
 
 def _with_own_images(prompt: Prompt, row: int) -> Prompt:
-    """Keys of its own, as if no other row showed these pictures."""
+    """Give the images keys of their own, as if no other row showed them."""
     return replace(prompt, image_keys=tuple(replace(key, row=row, slot=0) for key in prompt.image_keys))

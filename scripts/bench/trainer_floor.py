@@ -1,4 +1,4 @@
-"""What forward and backward cannot do without: operations and bytes. Arithmetic only, no clock."""
+"""The floor of a forward and backward: the operations and bytes that no implementation can avoid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 FLOAT_BYTES = 4
 FORWARD = 1
-# Backward multiplies twice as often as forward: for the gradients of the inputs and of the weights.
+# A backward costs two forwards: one for the gradients of the inputs, one for those of the weights.
 FORWARD_AND_BACKWARD = 3
 
 
@@ -18,7 +18,7 @@ FORWARD_AND_BACKWARD = 3
 class Work:
     """operations: multiplications and additions of all matrix products.
 
-    bytes: every weight and every input and output of a linear layer moved once in each pass: FORWARD is one,
+    bytes: every weight, input and output of each linear layer, moved once per pass. FORWARD is one pass,
     FORWARD_AND_BACKWARD three.
     """
 
@@ -41,12 +41,12 @@ def causal_pairs(tokens: int, before: int = 0) -> int:
 
 
 def row_pairs(prompt: int, responses: Sequence[int]) -> int:
-    """Every response in a row of its own, its prompt before it."""
+    """Pairs where each response has its own row, after its prompt."""
     return sum(causal_pairs(prompt + response) for response in responses)
 
 
 def group_pairs(prompt: int, responses: Sequence[int]) -> int:
-    """The prompt once. Example: prompt 2, responses 1 and 2 -> 3 + 3 + 7 = 13; in rows 6 + 10 = 16."""
+    """Pairs if the prompt is computed once. Example: prompt 2, responses 1 and 2 -> 3 + 3 + 7 = 13; in rows 16."""
     return causal_pairs(prompt) + sum(causal_pairs(response, prompt) for response in responses)
 
 
@@ -60,7 +60,7 @@ def window_pairs(height: int, width: int, window: int) -> int:
 
 
 def linear_work(module: nn.Module, tokens: int, passes: int) -> Work:
-    """Of all linear layers in `module`, each over `tokens` inputs at once."""
+    """The work of all linear layers in `module`, each applied to `tokens` inputs at once."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     weights = sum(layer.weight.numel() for layer in layers)
     moved = sum(tokens * (layer.in_features + layer.out_features) + layer.weight.numel() for layer in layers)
@@ -68,17 +68,17 @@ def linear_work(module: nn.Module, tokens: int, passes: int) -> Work:
 
 
 def attention_work(width: int, pairs: int, layers: int, passes: int) -> Work:
-    """width: heads times their size. Scores and weighted values; what they move is in the linear layers' bytes."""
+    """Scores and weighted values. width: heads * head size. Their bytes are counted with the linear layers."""
     return Work(passes * 4.0 * width * pairs * layers, 0.0)
 
 
 def vision_work(visual: nn.Module, side: int, images: int, passes: int) -> Work:
-    """Of so many square images of side * side patches in Qwen2.5-VL's tower, all at once."""
+    """The work of Qwen2.5-VL's vision tower for `images` square images of side * side patches at once."""
     config, patches = visual.config, images * side * side
     window = config.window_size // config.patch_size
     full = len(config.fullatt_block_indexes)
     pairs = images * (full * side**4 + (config.depth - full) * window_pairs(side, side, window))
-    # Nothing needs the gradient of the pixels.
+    # Pixels need no gradient.
     embedding = Work(max(passes - 1, FORWARD) * 2.0 * visual.patch_embed.proj.weight.numel() * patches, 0.0)
     return (
         embedding
@@ -89,7 +89,7 @@ def vision_work(visual: nn.Module, side: int, images: int, passes: int) -> Work:
 
 
 def language_work(backbone: nn.Module, tokens: int, pairs: int, scored: int, passes: int) -> Work:
-    """tokens through the decoder at once, `pairs` in each attention, `scored` of them through the head."""
+    """The work of the decoder for `tokens` at once, with `pairs` in each attention and `scored` tokens in the head."""
     decoder = backbone.model.language_model
     return (
         linear_work(decoder, tokens, passes)
@@ -99,15 +99,15 @@ def language_work(backbone: nn.Module, tokens: int, pairs: int, scored: int, pas
 
 
 def decoder_attention(config: Any, pairs: int, passes: int) -> Work:
-    """`pairs` in each layer. config: the decoder's."""
+    """Attention work of all decoder layers with `pairs` in each. config: of the decoder."""
     return attention_work(config.num_attention_heads * head_size(config), pairs, config.num_hidden_layers, passes)
 
 
 def head_size(config: Any) -> int:
-    """Of the decoder's attention."""
+    """Head size of the decoder's attention."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def floor_seconds(work: Work, operations_per_second: float, bytes_per_second: float) -> float:
-    """No faster than either lets it be."""
+    """The larger of the times that the operations and the bytes need."""
     return max(work.operations / operations_per_second, work.bytes / bytes_per_second)

@@ -1,4 +1,4 @@
-"""The figures of bench.py trainer as bars, with the floor beside each."""
+"""The picture of scripts/bench.py trainer."""
 
 from __future__ import annotations
 

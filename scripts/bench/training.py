@@ -1,4 +1,4 @@
-"""A training run of ours, started as a user starts it and watched from outside."""
+"""Start a training run as a user does and watch it from outside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPERIMENT = "bench_step"
 
 @dataclass(frozen=True)
 class Job:
-    """special: overrides of the experiment. folder: the workload's. timeout: seconds for all of it.
+    """special: overrides of the experiment. folder: of the workload. timeout: of the whole run, in seconds.
 
     experiment: a file of bench/experiment.
     """
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """When the process was started and when each step ended, in seconds since the epoch; the rows of metrics.jsonl."""
+    """start, ends: when the process started and each step ended, in seconds since the epoch. rows: of metrics.jsonl."""
 
     start: float
     ends: Sequence[float]
@@ -47,12 +47,12 @@ class Done:
 
 
 def step_settings() -> TrainConfig:
-    """The experiment all contenders take their settings from."""
+    """The experiment that all contenders share."""
     return load_config("train", [f"experiment={EXPERIMENT}", "data.train_files=[none]"], [str(BENCH)])
 
 
 def job_overrides(job: Job) -> list[str]:
-    """The experiment, what is special about the job, and where its files are."""
+    """The experiment, the job's own overrides, and the paths of its files."""
     settings = {
         "run.dir": quoted(str(job.run_dir)),
         "run.num_steps": job.num_steps,
@@ -64,10 +64,10 @@ def job_overrides(job: Job) -> list[str]:
 
 
 def run_job(job: Job, after_step: Callable[[int], None] = lambda _: None) -> Done:
-    """`python -m mars.main` to its end. A step ends when its row is in metrics.jsonl.
+    """Run `python -m mars.main` to its end. A step ends when its row is in metrics.jsonl.
 
-    after_step: called with the number of steps done whenever it has grown, while the next one runs.
-    Raises ContenderFailed, also where a step had no gradient.
+    after_step: called with the number of finished steps each time it grows, while the next step runs.
+    Raises ContenderFailed, also if a step had no gradient.
     """
     command = [sys.executable, "-m", "mars.main", "--config-dir", str(BENCH), *job_overrides(job)]
     metrics, ends, size = job.run_dir / METRICS_FILE, [], 0

@@ -1,6 +1,6 @@
 """The same training step in TRL's GRPOTrainer, in a process of its own.
 
-    python -m bench.trl_contender WORKLOAD_FOLDER SETTINGS_JSON OUT_FILE
+    python -m scripts.bench.trl_contender WORKLOAD_FOLDER SETTINGS_JSON OUT_FILE
 
 OUT_FILE receives JSON: "ends", when each step ended, in seconds since the epoch; "response_tokens", their mean.
 """
@@ -66,7 +66,7 @@ def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(settings: dict[str, Any], blocked_ids: Sequence[int], folder: str) -> GRPOConfig:
-    """As scripts/bench/experiment/bench_step.yaml, in TRL's words."""
+    """The settings of scripts/bench/experiment/bench_step.yaml under TRL's names."""
     from trl import GRPOConfig
 
     sequences = settings["prompts_per_step"] * settings["samples_per_prompt"]
@@ -77,7 +77,7 @@ def _config(settings: dict[str, Any], blocked_ids: Sequence[int], folder: str) -
         gradient_accumulation_steps=sequences // settings["sequences_per_forward"],
         num_generations=settings["samples_per_prompt"],
         max_completion_length=settings["response_tokens"],
-        # The same tokens that ours never samples.
+        # The tokens that mars never samples either.
         generation_kwargs={"suppress_tokens": list(blocked_ids)},
         temperature=1.0,
         top_p=1.0,
@@ -101,7 +101,7 @@ def _config(settings: dict[str, Any], blocked_ids: Sequence[int], folder: str) -
 
 
 def _dataset(folder: Path) -> Dataset:
-    """Rows whose image files are read and decoded when they are used, as ours are."""
+    """Rows whose images are read and decoded when used, as in mars."""
     from datasets import Dataset, Image, List
 
     rows = Dataset.from_parquet(str(folder / ROWS_FILE)).to_list()

@@ -1,4 +1,4 @@
-"""What every contender is given: a tiny model that never ends early, and prompts with images, on disk."""
+"""The workload of all contenders on disk: a tiny model whose responses never end early, and prompts with images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL_FOLDER = "model"
 
 
 def prompt_tokens(num_sources: int, image_side: int = IMAGE_SIZE) -> int:
-    """Of every prompt with so many images; each has one token before and after its own.
+    """Tokens of every prompt with `num_sources` images; each image has one extra token before and after it.
 
     Example: 2 images of 112 pixels -> 95 + 2 * (16 + 2) = 131.
     """
@@ -37,9 +37,9 @@ Shape = tuple[int, int]
 
 
 def write_workload(folder: Path, num_prompts: int, shapes: Sequence[Shape]) -> dict[str, Any]:
-    """Model, images and a file of `num_prompts` rows for each shape. Returns the facts a reader needs.
+    """Write model, images and a file of `num_prompts` rows for each shape. Returns the facts for the report.
 
-    Every step has prompts of its own: an image cache helps within a step only, as it would on a large data set.
+    Every step has new prompts, so that image caches help only within a step, as on a large data set.
     """
     num_parameters = _write_model(folder / MODEL_FOLDER)
     for shape in shapes:
@@ -51,8 +51,8 @@ def write_workload(folder: Path, num_prompts: int, shapes: Sequence[Shape]) -> d
 def _write_model(folder: Path) -> int:
     """A random tiny Qwen2.5-VL whose responses all have the full length. Returns the number of parameters.
 
-    One unit of the residual stream is 1 at every token and no layer writes to it. The end token's logit is -30 times
-    that unit after the last norm, and no other logit reads it. Nothing about the cost of the model changes.
+    One unit of the residual stream is constantly 1, and only the end token's row of the head reads it, with weight -30,
+    so that the end token is never sampled. The cost of the model stays the same.
     """
     from safetensors.torch import load_file, save_file
 
@@ -105,7 +105,7 @@ def _write_rows(folder: Path, num_prompts: int, num_sources: int, side: int) -> 
 
 
 def _question_writer(model: Path, num_sources: int):
-    """index -> a question about it, filled up so that every prompt has exactly `prompt_tokens` tokens.
+    """index -> a question, padded so that every prompt has exactly `prompt_tokens` tokens.
 
     The text is the same whatever the size of the images.
     """
@@ -120,7 +120,7 @@ def _question_writer(model: Path, num_sources: int):
 
     def question(index: int) -> str:
         text = f"Scene {index}: what do the two images show? "
-        # The tiny tokenizer knows no merge of this sign: each is one token.
+        # The tiny tokenizer has no merge for this character: each is one token.
         text += "~" * (wanted - length(text))
         if length(text) != wanted:
             raise ValueError(f"a prompt has {length(text)} tokens, not {wanted}")

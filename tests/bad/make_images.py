@@ -25,10 +25,27 @@ def png(width: int, height: int, bit_depth: int, colour_type: int, pixels: bytes
     )
 
 
-def encoded(image: Image.Image, kind: str) -> bytes:
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def cut_jpeg(data: bytes, share: float) -> bytes:
+    """The file with this share of the data behind its first scan header, and an end marker."""
+    start = data.find(b"\xff\xda") + 14
+    return data[: start + int((len(data) - start) * share)].rstrip(b"\xff") + b"\xff\xd9"
+
+
+def without_interval(data: bytes) -> bytes:
+    """A JPEG file with restart markers without what stands between the second and the third."""
+    return data[: data.find(b"\xff\xd1")] + data[data.find(b"\xff\xd2") :]
+
+
+def patched_tiff(data: bytes, tag: int, kind: int, value: int) -> bytes:
+    """A little-endian TIFF file with another value of a tag that stores one number."""
+    place = data.find(struct.pack("<HHI", tag, kind, 1))
+    return data[: place + 8] + struct.pack("<I", value) + data[place + 12 :]
 
 
 def corpus() -> dict[str, tuple[bytes, str]]:
@@ -39,6 +56,10 @@ def corpus() -> dict[str, tuple[bytes, str]]:
     flipped[len(flipped) // 2] ^= 0xFF
     depth = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     row16 = bytes(1 + 8 * 6)
+    photo = noise.resize((24, 24))
+    jpeg, progressive = encoded(photo, "JPEG"), encoded(photo, "JPEG", progressive=True)
+    restarts = encoded(photo, "JPEG", restart_marker_blocks=1, subsampling=0)
+    rows = bytes(1 + 16 * 3)
     return {
         "empty.png": (b"", "0 bytes"),
         "truncated.jpg": (good_jpg[: len(good_jpg) * 2 // 3], "cannot be decoded"),
@@ -50,6 +71,21 @@ def corpus() -> dict[str, tuple[bytes, str]]:
         "vector.png": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "cannot be decoded"),
         "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n(x) show\n", "cannot be decoded"),
         "signature_only.png": (b"\x89PNG\r\n\x1a\n", "cannot be decoded"),
+        "cut_after_header.jpg": (cut_jpeg(jpeg, 0), "cannot be decoded"),
+        "cut_in_the_middle.jpg": (cut_jpeg(jpeg, 0.5), "cannot be decoded"),
+        "cut_near_the_end.jpg": (cut_jpeg(jpeg, 0.95), "cannot be decoded"),
+        "cut_grey.jpg": (cut_jpeg(encoded(photo.convert("L"), "JPEG"), 0.5), "cannot be decoded"),
+        "cut_first_scan.jpg": (cut_jpeg(progressive, 0.1), "before its last scan"),
+        "cut_last_scan.jpg": (cut_jpeg(progressive, 0.97), "before its last block"),
+        "lost_interval.jpg": (without_interval(restarts), "between restart markers"),
+        "no_pixels.png": (png(16, 16, 8, 2, b""), "too few pixels: 0 bytes of 784"),
+        "half_the_pixels.png": (png(16, 16, 8, 2, rows * 8), "too few pixels: 392 bytes of 784"),
+        "one_byte_of_pixels_short.png": (png(16, 16, 8, 2, (rows * 16)[:-1]), "too few pixels: 783 bytes of 784"),
+        "short_strip.tiff": (patched_tiff(encoded(noise, "TIFF"), 279, 4, 300), "too few pixels: 300 bytes of 768"),
+        "signed.tiff": (
+            encoded(noise.convert("L"), "TIFF", tiffinfo={339: 2}),
+            "signed pixels of 8 bits",
+        ),
         "bomb.png": (png(60000, 60000, 8, 2, bytes(64)), "decompression bomb"),
         "bomb_beyond_pillow.png": (png(9000, 9000, 8, 2, bytes(64)), "9000x9000"),
         "strip.png": (encoded(Image.new("1", (1, 70000)), "PNG"), "1x70000"),

@@ -88,7 +88,7 @@ def test_old_logprobs_are_those_of_the_first_update(workshop: Path, tmp_path: Pa
         assert row["actor/pg_clipfrac"] == 0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM for GPUs: pip install 'mars[vllm]'")
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM for GPUs: pip install -e '.[vllm]'")
 def test_vllm_and_the_trainer_agree_on_the_gpu(workshop: Path, tmp_path: Path):
     rows = train(
         workshop, tmp_path / "run", "cluster.device=cuda", "rollout.vllm.kv_cache_memory_bytes=null",

@@ -1,5 +1,8 @@
 """Prompt ids and image sizes against the processors of Qwen2.5-VL and Qwen3-VL themselves."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from mars.data.prompts.budget import ImageBudget, limit_images, model_image_size
 from mars.data.prompts.chat import PromptEncoder, expand
 from mars.data.prompts.lengths import longest_view
 from mars.data.prompts.processor import PromptProcessor
-from mars.data.synthetic.tiny_model import MAX_PIXELS, MIN_PIXELS, build_config, build_processor
+from mars.data.synthetic.tiny_model import MAX_PIXELS, MIN_PIXELS, build_config, build_processor, build_tokenizer
 from mars.errors import SetupError
 from mars.types import ImageRef, Message, Prompt, Source
 
@@ -26,10 +29,20 @@ def noise(width, height):
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    processor = build_processor(request.param)
+    processor = build_processor(request.param, build_tokenizer("tiny", seed=0))
     processor.save_pretrained(folder)
     build_config(request.param, processor.tokenizer, tie_word_embeddings=False).save_pretrained(folder)
     return str(folder), processor
+
+
+def test_the_compiler_of_torch_is_not_imported_for_a_tokenizer(model):
+    """mars/data/prompts/tokenizer.py says what it would cost."""
+    code = (
+        "import sys; from mars.data.prompts.chat import PromptEncoder; PromptEncoder.from_pretrained(sys.argv[1]);"
+        "print(*{'torch._dynamo', 'sympy', 'torch.distributed.tensor'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, model[0]], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 def test_expanded_ids_are_the_processors(model):

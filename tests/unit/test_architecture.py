@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config"},
     "cluster": BASE | {"config", "rollout", "actor", "rewards"},
-    "evaluation": READING - {"data.pixels"} | {"answers", "rewards", "rollout"},
+    "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
@@ -59,7 +59,18 @@ MAY_IMPORT = {
     | {"answers", "build", "checks", "cluster", "config", "evaluation", "fit", "inputs", "output", "plugin", "report"}
     | {"rewards", "rollout"},
     "sft": BASE
-    | {"actor", "batching", "config", "data.order", "data.prompts", "inputs", "output", "process", "tracking"},
+    | {
+        "actor",
+        "batching",
+        "checks",
+        "config",
+        "data.order",
+        "data.prompts",
+        "inputs",
+        "output",
+        "process",
+        "tracking",
+    },
     "main": BASE | {"checks", "cluster", "config", "process", "run"},
     "cli": READING
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -179,6 +180,56 @@ def test_the_layout_names_every_part_of_mars():
     assert {name for name in named if f"`{name}`" not in layout} == set()
 
 
+QUESTIONS = (
+    "change the anchors' statistics",
+    "add a reward of your own",
+    "add a built-in reward",
+    "add a data set",
+    "swap the engine",
+    "weight a prompt's advantages",
+    "see where the policy is saved",
+    "see what a step costs",
+)
+
+
+def places() -> dict[str, tuple[str, str]]:
+    """The table "Where to change what": question -> (file, the function, class or table it names there)."""
+    section = text_of(ROOT / "docs" / "architecture.md").partition("## Where to change what\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| `([\w/.]+)` \| `(\w+)`: ", section, re.MULTILINE)
+    assert len(rows) == section.count("\n| ") - 1, "a row does not name one file and one definition"  # - 1: the head
+    return {question: (file, name) for question, file, name in rows}
+
+
+def test_the_architecture_answers_a_newcomers_questions_first():
+    headings = re.findall(r"^## (.+)$", text_of(ROOT / "docs" / "architecture.md"), re.MULTILINE)
+    assert headings[0] == "Where to change what"
+    assert "architecture.md#where-to-change-what" in text_of(ROOT / "README.md")
+    assert set(places()) == set(QUESTIONS)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_file_for_a_change_defines_what_the_table_names(question):
+    file, name = places()[question]
+    statements = ast.parse(text_of(ROOT / file)).body
+    defined = {node.name for node in statements if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assigned = [target for node in statements if isinstance(node, ast.Assign) for target in node.targets]
+    assert name in defined | {ast.unparse(target) for target in assigned}
+
+
+def test_what_the_table_says_about_those_files_is_in_the_code():
+    """The lines that each answer depends on: without one of them, the row of the table is wrong."""
+    needed = {
+        "change the anchors' statistics": "settings.pooled_statistics",
+        "add a data set": "-> PublicSet",
+        "swap the engine": 'case "hf":',
+        "weight a prompt's advantages": "= with_advantages(",
+        "see where the policy is saved": "trainer.save(str((run_dir / POLICY_FOLDER)",
+        "see what a step costs": "timing_s/",
+    }
+    assert {q for q, line in needed.items() if line not in text_of(ROOT / places()[q][0])} == set()
+    assert "from mars.data.convert.ocr_vqa import ocr_vqa_set" in text_of(ROOT / "mars" / "cli" / "data.py")
+
+
 def test_every_reason_for_a_bad_row_is_documented():
     data = ROOT / "mars" / "data"
     code = "\n".join(
@@ -219,6 +270,38 @@ def test_the_licence_is_whole():
     text = text_of(ROOT / "LICENSE")
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+# --- what README lets a newcomer type
+
+
+def block_after(marker: str) -> str:
+    """README's code block behind an HTML comment."""
+    return FENCE.search(text_of(ROOT / "README.md").partition(f"<!-- {marker} -->")[2])[2]
+
+
+def test_the_rows_of_the_readme_are_usable(tiny, tmp_path):
+    from PIL import Image
+
+    from mars.inputs import load_inputs
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(block_after("own-data"), encoding="utf-8")
+    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    for name in (name for line in lines for name in line["images"]):
+        Image.new("RGB", (56, 56)).save(tmp_path / name)
+    given = ["reward=vqa", f"model.path='{tiny}'", f"data.train_files=['{rows}']", "data.max_image_pixels=12544"]
+    train = load_inputs(load_config("train", given, []), with_training_set=True).train
+    assert len(train.prompts) == len(lines) == 5
+    assert train.prompts[4].extra_info["choices"]
+
+
+def test_the_reward_of_the_readme_scores(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_reward.py").write_text(block_after("own-reward"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    line = next(words for words in command_lines(ROOT / "README.md") if words[:3] == ["mars", "reward", "try"])
+    app(line[1:], standalone_mode=False)
+    assert re.search(r"accuracy\s+1\b", capsys.readouterr().out)
 
 
 # --- the checks can fail

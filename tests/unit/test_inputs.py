@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from mars.checks.dry_run import check_model_files, report, summary
+from mars.checks.dry_run import report, summary
+from mars.checks.model import check_model
 from mars.config.load import load_config
 from mars.errors import ConfigError, DataError, SetupError
 from mars.inputs import evaluation_plan, load_inputs, prompt_stream
@@ -33,7 +34,8 @@ def configure(tiny, pictures, tmp_path):
             files[name] = tmp_path / f"{name}.jsonl"
             files[name].write_text("".join(json.dumps(one) + "\n" for one in some))
         given = [
-            "cluster=local", "cluster.device=cpu", f"model.path={tiny}", f"run.dir={tmp_path / 'run'}",
+            "cluster=local", "cluster.device=cpu", "reward.num_workers=1", f"model.path={tiny}",
+            f"run.dir={tmp_path / 'run'}",
             f"data.train_files=[{files['train']}]", f"data.image_root={pictures[0].path.rsplit('/', 1)[0]}",
             "data.prompts_per_step=2", "actor.prompts_per_update=1", "data.max_prompt_tokens=200",
             "data.min_image_pixels=784", "data.max_image_pixels=50176", "rollout.samples_per_prompt=3",
@@ -229,11 +231,11 @@ def test_dry_run_decodes_every_image_and_looks_at_the_model_files(configure, pic
     report(config)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SetupError, match=r"model\.path.*safetensors"):
-        check_model_files(str(tmp_path / "empty"))
+        check_model(str(tmp_path / "empty"))
     (tmp_path / "empty" / "model.safetensors").write_bytes(b"")
     with pytest.raises(SetupError, match=r"model\.path"):
-        check_model_files(str(tmp_path / "empty"))
-    check_model_files(str(tiny))
+        check_model(str(tmp_path / "empty"))
+    check_model(str(tiny))
     with pytest.raises(ConfigError, match=r"reward\.function"):
         report(configure([row(pictures[:2])] * 2, "reward.function=nowhere.py:score"))
     with pytest.raises(ConfigError, match=r"data\.prompts_per_step"):

@@ -67,6 +67,7 @@ def configure(files, tiny, pictures, tmp_path):
             "actor.prompts_per_update=3", "actor.num_workers=2", "data.max_prompt_tokens=300", "run.num_steps=1",
             "data.min_image_pixels=784", "data.max_image_pixels=50176", "rollout.samples_per_prompt=4",
             "rollout.max_response_tokens=200", "rollout.max_model_len=500", "actor.tokens_per_forward=2000",
+            "reward.num_workers=1",
         ]  # fmt: skip
         return load_config("train", [*given, *overrides], [])
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mars.data.prompts.views import anchor_views
+from mars.rewards.local import LocalScorer
 from mars.sampling import SamplingState
 from mars.step import train_step
 from tests.builders import make_prompt
@@ -108,6 +109,18 @@ def test_failed_rewards_mask_their_sample_and_are_counted(prompts):
     assert result.metrics["reward/part/mean"] == pytest.approx(np.mean(valid))
 
 
+def test_a_score_beyond_the_bound_masks_its_sample(prompts, tmp_path):
+    """1e308 would overflow, 1e155 would square to infinity. The run goes on with the other samples."""
+    (tmp_path / "r.py").write_text("def f(item): return [1e308, 1e155, 0.0, 1.0][int(item.response)]\n")
+    made = parts({}, scorer=LocalScorer(f"{tmp_path / 'r.py'}:f", "strict"))
+    result = one_step(made, prompts, step=1)
+    views = sum(len(anchor_views(p, "mono")) for p in prompts)
+    assert result.metrics["reward/failed"] == 2 * len(prompts) + 2 * views  # both samples of an anchor view
+    assert result.metrics["critic/rewards/max"] == 1.0
+    for advantages in seen_advantages(made.trainer).values():
+        assert advantages == pytest.approx({2: -(0.5**0.5), 3: 0.5**0.5}, rel=1e-5)
+
+
 def test_a_prompt_with_fewer_than_two_valid_rewards_trains_nothing(prompts):
     table = make_table(prompts, random.Random(2))
     for key in table:
@@ -120,7 +133,7 @@ def test_a_prompt_with_fewer_than_two_valid_rewards_trains_nothing(prompts):
     seen = seen_advantages(made.trainer)
     assert set(seen) == {p.prompt_id for p in prompts} - {"p0", "p1"}
     assert result.metrics["mars/prompts_kept"] == len(prompts) - 2
-    assert result.metrics["mars/frac_undefined"] == pytest.approx(1 / len(prompts))  # p1 has statistics, no response
+    assert result.metrics["mars/frac_undefined"] == pytest.approx(2 / len(prompts))
 
 
 @pytest.mark.parametrize("multi", [None, 0.5])

@@ -53,9 +53,9 @@ def _rules(name: str, depth: str) -> SetRules:
 
 
 def sources(paths: Sequence[str]) -> tuple[str, ...]:
-    """visible and infrared, or rgb and depth (folders X and X_d), where the paths say so; else view_1, view_2 …
+    """Source names from the paths: visible and infrared, or rgb and depth (folders X and X_d); else view_1, view_2 …
 
-    A single image is called "image", as the reader calls it.
+    A single image is called "image", as in rows without source names.
     """
     if len(paths) == 1:
         return ("image",)

@@ -16,10 +16,10 @@ CHOICES = ("choice_list", "choices", "options")
 
 @dataclass(frozen=True)
 class Question:
-    """One question as written: its image tags are still those of its format, its paths those of its file.
+    """One question with the image tags of its format and the image paths of its file, both unchanged.
 
     turns: (role, text) up to the question itself. answer: text, number or list of boxes.
-    instruction: DEMON's, in front of the question; None where the record names one that the file does not have.
+    instruction: DEMON's text before the question; None if the record names an instruction that the file does not have.
     extra: the row's own extra_info.
     """
 

@@ -11,7 +11,7 @@ from mars.data.convert.question_set import SetRules, question_set
 
 
 def jsonl_set(source: Path, image_root: Path | None, depth: str, name: str | None) -> PublicSet:
-    """name: data_source of rows that name none; None: the file's or folder's name."""
+    """name: data_source of the rows that have none. If it is None, they get the name of the file or folder."""
     rules = SetRules(
         name=name or source.stem,
         converter="jsonl 2",

@@ -35,7 +35,7 @@ class LlvipOptions:
     """question: the prompt's text after the two markers. The template adds how to answer (data.template).
 
     keep_empty: scenes without a person are rows too (truth []); else they are left out.
-    splits: None for those that are there.
+    splits: None converts those that are there.
     """
 
     question: str = QUESTION

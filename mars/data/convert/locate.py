@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mars.data.rows.columns import URL
 
-SAMPLED = 500  # paths that a rule is chosen by
+SAMPLED = 500  # paths that are looked up to choose a rule
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,11 @@ class SetRules:
     """The rules of one set.
 
     sources: image paths -> names, in the order the record lists them.
-    all_images: (paths below the image root) -> those with what the record leaves out (SpatialBench's depth); asked
-        where the text has not just as many image tags as the record has images.
+    all_images: (paths below the image root) -> these and images that the record does not list (SpatialBench's depth);
+        called if the text does not have as many image tags as the record has images.
     depth: encoding of the source called "depth" where its file has more than 8 bits.
     truth: the answer as it is scored.
-    keep_file_names: a split is called like its file; else train or test, so that run scripts find it.
+    keep_file_names: name a split after its file; otherwise it is train or test, as the run scripts expect.
     tidy: put leading image tags on a line of their own, the task instruction behind them.
     """
 

@@ -16,9 +16,9 @@ _HELD_OUT = ("test", "val", "valid", "validation", "eval", "evaluation", "dev", 
 
 
 def split_names(files: Sequence[RecordFile], keep_names: Collection[str]) -> dict[str, str]:
-    """File -> split: by DEMON's metadata or the file's name; "test" for a benchmark's questions, else "train".
+    """File name -> split. DEMON's metadata or the file's name decides; else a benchmark is "test", all others "train".
 
-    Files in `keep_names`, and several files of the same split, keep their names.
+    Files in `keep_names` get their own name as split, and so do several files that would share a split.
     """
     names = {file.name: file.name if file.name in keep_names else _train_or_test(file) for file in files}
     several = {name for name, count in Counter(names.values()).items() if count > 1}
@@ -26,7 +26,7 @@ def split_names(files: Sequence[RecordFile], keep_names: Collection[str]) -> dic
 
 
 def split_of(record: Any, file: RecordFile, name: str) -> str:
-    """The split in the record's own metadata (M4-Instruct), else that of its file, `name`."""
+    """The split in the record's own metadata (M4-Instruct). If it has none, `name`, the split of its file."""
     declared = _declared(_metadata(record).get("split"))
     if declared is None or declared == _train_or_test(file):
         return name
@@ -34,9 +34,10 @@ def split_of(record: Any, file: RecordFile, name: str) -> str:
 
 
 def belongs(file: RecordFile, name: str) -> Callable[[Any], bool]:
-    """Whether a record belongs to the set. M4-Instruct's file has many sets; each record names its own.
+    """A function that says whether a record belongs to the set `name`. A file of M4-Instruct has records of many sets.
 
-    Used for files in which some record names the set. Names are compared by letters and digits ("OCR-VQA" is ocr_vqa).
+    Each record may name its set; a record without a name belongs. If no record names this set, all belong. Names are
+    compared by letters and digits ("OCR-VQA" is ocr_vqa).
     """
     own = _plain(name)
     named = {_plain(_metadata(record).get("dataset", "")) for record in file.records} - {""}

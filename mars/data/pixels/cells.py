@@ -1,4 +1,4 @@
-"""Images stored as bytes in the cells of a parquet file, or of an arrow file as `datasets` writes it."""
+"""Read images that are stored as bytes in a parquet file, or in an arrow file written by `datasets`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CACHED_ROW_GROUPS = 2
 def read_cell(path: str, row: int, slot: int) -> bytes:
     """The encoded image at position `slot` of a row's image list.
 
-    Of a parquet file it reads the images of that row's row group, and keeps the last two row groups in memory; an arrow
-    file is mapped into memory. Raises OSError or ValueError (pyarrow's errors derive from them) if the file is
-    neither, and LookupError if it has no such image.
+    A parquet file is read by row groups; the images of the last two stay in memory. An arrow file is memory-mapped.
+    Raises OSError or ValueError (the bases of pyarrow's errors) if the file cannot be read, and LookupError if it has
+    no such image.
     """
     cell = (_arrow_cell if path.endswith(".arrow") else _parquet_cell)(path, row).as_py()
     images = cell if isinstance(cell, list) else [cell]
@@ -30,12 +30,12 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
 
 
 def image_column(names: list[str]) -> str | None:
-    """The column that holds a file's images, if any."""
+    """The name of the column with images; None if there is none."""
     return next((name for name in IMAGE_COLUMNS if name in names), None)
 
 
 def open_arrow(path: str) -> pyarrow.Table:
-    """An arrow file, mapped into memory: what is not looked at is not read. Raises OSError or ValueError."""
+    """Memory-map an arrow file; only the cells that are used are read. Raises OSError or ValueError."""
     import pyarrow
 
     with pyarrow.ipc.open_stream(pyarrow.memory_map(path)) as reader:
@@ -72,7 +72,7 @@ def _images_of(names: list[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _row_group_starts(path: str) -> tuple[int, ...]:
-    """First row of each row group, then the number of rows."""
+    """The first row of each row group, followed by the total number of rows."""
     from pyarrow import parquet
 
     metadata = parquet.read_metadata(path)

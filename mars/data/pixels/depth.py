@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mars.data.pixels.bands import bands
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
@@ -26,21 +28,34 @@ def depth_to_rgb(image: Image.Image, encoding: str) -> Image.Image:
     import numpy as np
     from PIL import Image
 
-    depth = np.asarray(image).astype(np.float64)
-    if not np.isfinite(depth).all() or depth.min() < 0 or depth.max() > MAX_DEPTH:
-        raise ValueError(f"depth must be finite and within 0 to {MAX_DEPTH} millimetres")
+    low, high = MAX_DEPTH, 0.0
+    for _, band in bands(image):
+        depth = np.asarray(band)
+        if not np.isfinite(depth).all() or depth.min() < 0 or depth.max() > MAX_DEPTH:
+            raise ValueError(f"depth must be finite and within 0 to {MAX_DEPTH} millimetres")
+        low, high = min(low, float(depth.min())), max(high, float(depth.max()))
+    rgb = Image.new("RGB", image.size)
+    for top, band in bands(image):
+        encoded = _encode(np.asarray(band).astype(np.float64), encoding, low, high)
+        rgb.paste(Image.fromarray(encoded), (0, top))
+    return rgb
+
+
+def _encode(depth: np.ndarray, encoding: str, low: float, high: float) -> np.ndarray:
+    """float64 [H, W] -> uint8 [H, W, 3]. low, high: the smallest and largest depth of the whole image."""
+    import numpy as np
+
     if encoding == "depth_spatialbot":
-        return Image.fromarray(_spatialbot(depth))
+        return _spatialbot(depth)
     if encoding == "depth_clip":
         grey = _to_bytes(np.minimum(depth, CLIP_MM) / CLIP_MM)
     elif encoding in ("depth_minmax", "depth_colormap"):
-        low, high = depth.min(), depth.max()
         grey = _to_bytes((depth - low) / (high - low) if high > low else np.zeros_like(depth))
     else:
         raise ValueError(f"unknown depth encoding {encoding!r}")
     if encoding == "depth_colormap":
-        return Image.fromarray(_colormap()[grey])
-    return Image.fromarray(np.repeat(grey[..., None], 3, axis=2))
+        return _colormap()[grey]
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def _spatialbot(depth: np.ndarray) -> np.ndarray:

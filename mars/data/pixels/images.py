@@ -1,36 +1,44 @@
 """The only image decoder: engine and trainer see the same pixels.
 
 Applies EXIF rotation, puts alpha on white, takes the first frame, and returns 8-bit RGB. An image that is not 8-bit is
-refused unless its encoding is declared.
+refused unless its encoding is declared, and so is a file that lacks pixels.
+
+Memory: the bytes of the file, and up to 8 bytes for each pixel (11 for a progressive JPEG): 270 MB (370 MB) for
+MAX_PIXELS. Each thread that decodes needs as much.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import stat
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Literal
 
+from mars.data.pixels.bands import bands
 from mars.data.pixels.cells import read_cell
 from mars.data.pixels.depth import DEPTH_ENCODINGS, depth_to_rgb
+from mars.data.pixels.whole import load_whole
 from mars.errors import DataError
+from mars.output.files import special_kind
 from mars.types import ImageRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from PIL import Image
+    from PIL.ImageFile import ImageFile
 
 ENCODINGS = ("rgb", *DEPTH_ENCODINGS)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that runs another program to decode
-MAX_PIXELS = 2**26
+MAX_PIXELS = 2**25
+MAX_FILE_BYTES = 2**28
 MIN_SIDE = 4  # image processors take a side of 1 or 3 pixels for the colour channels
 MAX_ASPECT = 200  # limit of Qwen-VL's smart_resize
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+COLOUR_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB")
 SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
 TAILS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "GIF": b";"}
-TIFF_BITS_PER_SAMPLE = 258
+TIFF_BITS_PER_SAMPLE, TIFF_COMPRESSION, TIFF_SAMPLE_FORMAT, TIFF_SUBSAMPLING = 258, 259, 339, 530
 
 BadImageReason = Literal["missing", "empty", "undecodable", "bit_depth", "size", "changed"]
 
@@ -51,7 +59,7 @@ def decode_image(ref: ImageRef) -> Image.Image:
     """Decode to 8-bit RGB of size `decoded_size(ref)`. Raises BadImage (a DataError) with the file's name."""
     name = describe(ref.path, ref.row, ref.slot)
     with _opened(_source(ref, name), ref.encoding, name) as image:
-        decoded = _to_rgb(image, ref.encoding)
+        decoded = _decoded(image, ref.encoding)
     if decoded.size != tuple(ref.size):
         raise BadImage("changed", f"{name}: the image changed after loading; got {decoded.size}, was {ref.size}")
     return decoded if ref.resized is None else _resize(decoded, ref.resized)
@@ -71,16 +79,16 @@ def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]
     """
     with _opened(source, encoding, name) as image:
         if not _header_is_enough(image):
-            return _to_rgb(image, encoding).size
+            return _decoded(image, encoding).size
         width, height = image.size
         return (height, width) if _orientation(image) in SWAPPING_ORIENTATIONS else (width, height)
 
 
 def _source(ref: ImageRef, name: str) -> str | bytes:
-    """The file's path, or the bytes of the parquet cell."""
+    """The file's path, or the bytes of the cell of a parquet or arrow file."""
     if ref.row is None or ref.slot is None:
         return ref.path
-    _check_file(ref.path, name)
+    _check_file(ref.path, name, is_image=False)
     try:
         return read_cell(ref.path, ref.row, ref.slot)
     except (OSError, ValueError, LookupError) as error:
@@ -93,7 +101,7 @@ def describe(path: str, row: int | None, slot: int | None) -> str:
 
 
 @contextmanager
-def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[Image.Image]:
+def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile]:
     """The opened and checked image. Any failure of a decoder inside the block becomes a BadImage."""
     from PIL import Image
 
@@ -117,15 +125,19 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[Image.Ima
         raise BadImage("undecodable", f"{name}: cannot be decoded: {reason}") from error
 
 
-def _check_file(path: str, name: str) -> None:
+def _check_file(path: str, name: str, *, is_image: bool = True) -> None:
+    """Before a file is opened, since opening a named pipe waits for its writer. is_image: or a file of rows."""
     try:
         info = os.stat(path)
     except OSError as error:
         raise BadImage("missing", f"{name}: no such image ({error.strerror})") from error
-    if not stat.S_ISREG(info.st_mode):
-        raise BadImage("missing", f"{name}: not a file")
+    special = special_kind(info.st_mode)
+    if special is not None:
+        raise BadImage("missing", f"{name}: not a file; it is {special}; give the image file itself")
     if info.st_size == 0:
         raise BadImage("empty", f"{name}: the image has 0 bytes")
+    if is_image and info.st_size > MAX_FILE_BYTES:
+        raise BadImage("size", f"{name}: unusable size; got {info.st_size} bytes; at most {MAX_FILE_BYTES} are read")
 
 
 def _check_header(image: Image.Image, encoding: str, name: str) -> None:
@@ -144,8 +156,26 @@ def _check_header(image: Image.Image, encoding: str, name: str) -> None:
             f"{name}: more than 8 bits per channel (mode {image.mode}); declare how it becomes RGB in "
             f"extra_info.encodings: {', '.join(DEPTH_ENCODINGS)}",
         )
+    unknown = _unknown_pixels(image)
+    if unknown is not None:
+        raise BadImage("undecodable", f"{name}: cannot be decoded: {unknown} are not read; save the image as RGB")
     if encoding != "rgb" and not depth:
         raise BadImage("bit_depth", f"{name}: {encoding} needs one channel of 16 or 32 bits; got mode {image.mode}")
+
+
+def _unknown_pixels(image: Image.Image) -> str | None:
+    """The kind of pixels, if Pillow would read them as other ones or does not convert them to RGB."""
+    if image.mode not in (*COLOUR_MODES, *DEEP_MODES):
+        return f"pixels of mode {image.mode}"
+    if image.format != "TIFF":
+        return None
+    tags = image.tag_v2
+    if image.mode not in DEEP_MODES and tags.get(TIFF_SAMPLE_FORMAT, (1,))[0] != 1:
+        return "signed pixels of 8 bits"
+    is_raw = tags.get(TIFF_COMPRESSION, 1) == 1
+    if image.mode == "YCbCr" and is_raw and tuple(tags.get(TIFF_SUBSAMPLING, (2, 2))) != (1, 1):
+        return "uncompressed pixels with subsampled colour"
+    return None
 
 
 def _stored_bits(image: Image.Image) -> int:
@@ -154,13 +184,15 @@ def _stored_bits(image: Image.Image) -> int:
         return max(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (8,)))
     for tile in image.tile:
         parts = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-        if any((isinstance(part, str) and ";16" in part) or (isinstance(part, int) and part > 255) for part in parts):
+        if any(isinstance(part, str) and ";16" in part for part in parts):
+            return 16
+        if image.format == "PPM" and any(isinstance(part, int) and part > 255 for part in parts):  # the largest value
             return 16
     return 8
 
 
 def _header_is_enough(image: Image.Image) -> bool:
-    """Whether the file's end is as its format requires and its header has everything that determines the size."""
+    """Whether reading the header suffices: the file ends as its format requires, and nothing later changes the size."""
     fp, here = image.fp, image.fp.tell()
     size = fp.seek(0, os.SEEK_END)
     try:
@@ -175,7 +207,7 @@ def _header_is_enough(image: Image.Image) -> bool:
 
 
 def _png_is_regular(fp: IO[bytes], size: int) -> bool:
-    """Whether all chunks are there and none after the pixels can hold EXIF data, which could swap the sides."""
+    """Whether all chunks are there, and none after the pixels can hold EXIF data, which could swap width and height."""
     position, pixels_seen = 8, False
     while position + 12 <= size:
         head = _read_at(fp, position, 8)
@@ -201,17 +233,38 @@ def _orientation(image: Image.Image) -> int:
     return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
 
 
-def _to_rgb(image: Image.Image, encoding: str) -> Image.Image:
-    from PIL import Image, ImageOps
+def _decoded(image: ImageFile, encoding: str) -> Image.Image:
+    """The opened image as upright RGB."""
+    from PIL.ExifTags import Base
+    from PIL.Image import Transpose
 
-    upright = ImageOps.exif_transpose(image)
-    if encoding != "rgb":
-        return depth_to_rgb(upright, encoding)
-    if upright.has_transparency_data:
-        coloured = upright.convert("RGBA")
+    turn = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    whole = load_whole(image)
+    rgb = _to_rgb(whole) if encoding == "rgb" else depth_to_rgb(whole, encoding)
+    turned = turn.get(whole.getexif().get(Base.Orientation, 1))
+    return rgb if turned is None else rgb.transpose(turned)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB, with alpha on white."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    rgb = Image.new("RGB", image.size)
+    for top, band in bands(image):
+        coloured = (band.convert("LA") if band.mode == "La" else band).convert("RGBA")
         white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, coloured).convert("RGB")
-    return upright.convert("RGB")
+        rgb.paste(Image.alpha_composite(white, coloured).convert("RGB"), (0, top))
+    return rgb
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 from mars.data.pixels.images import MAX_ASPECT
+from mars.data.prompts.tokenizer import read_json
 from mars.data.rows.problems import RowProblem
 from mars.errors import ConfigError, SetupError
 from mars.types import Prompt, Source
@@ -32,25 +32,48 @@ class ImageBudget:
 
     @classmethod
     def from_pretrained(cls, model_path: str, min_pixels: int, max_pixels: int) -> ImageBudget:
-        """Patch and merge size from the model's image processor file. Raises SetupError without one."""
-        from transformers.utils import cached_file
-
+        """Patch and merge size from the model's image processor file. Raises SetupError without one or for bad ones."""
         for name in ("processor_config.json", "preprocessor_config.json"):
-            path = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
-            settings = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+            settings = read_json(model_path, name)
             settings = settings.get("image_processor", settings)
-            if "patch_size" in settings and "merge_size" in settings:
+            if isinstance(settings, dict) and "patch_size" in settings and "merge_size" in settings:
+                _check_patches(model_path, name, settings)
                 return cls(min_pixels, max_pixels, settings["patch_size"], settings["merge_size"])
         raise SetupError(
             f"model.path: no image processor with patch_size and merge_size; got {model_path}; use a Qwen-VL model"
         )
 
 
+def _check_patches(model_path: str, name: str, settings: Mapping[str, Any]) -> None:
+    """Compare the image processor's file `name` with config.json's vision_config. Raises SetupError."""
+    vision = read_json(model_path, "config.json").get("vision_config")
+    keys = {
+        "patch_size": "patch_size",
+        "merge_size": "spatial_merge_size",
+        "temporal_patch_size": "temporal_patch_size",
+    }
+    for key, model_key in keys.items():
+        if key not in settings:  # temporal_patch_size has a default
+            continue
+        value = settings[key]
+        if type(value) is not int or value < 1:
+            raise SetupError(
+                f"model.path: {model_path}/{name}: {key} must be a whole number, at least 1; got {value!r}; "
+                "download the file again"
+            )
+        model_value = vision.get(model_key, value) if isinstance(vision, dict) else value
+        if model_value != value or type(model_value) is not int:
+            raise SetupError(
+                f"model.path: {model_path}/{name}: {key} must be the model's, {model_value!r} by config.json's "
+                f"vision_config.{model_key}; got {value}; use the processor files of this model"
+            )
+
+
 def model_image_size(size: tuple[int, int], budget: ImageBudget) -> tuple[int, int]:
     """(width, height) the model sees: Qwen-VL's smart_resize (Wang et al. 2024, arXiv 2409.12191, section 2.1).
 
-    Both sides become the nearest multiple of patch_size * merge_size; if the area then leaves the budget, both sides
-    are scaled by the same factor and rounded into it.
+    Both sides become the nearest multiple of patch_size * merge_size. If the area is then outside the budget, both
+    sides are scaled by the same factor and rounded to multiples that are inside.
     Example: 1280x1024 with patches of 14, merge 2 and at most 1280 * 28 * 28 pixels -> (1120, 896), 1280 tokens.
     """
     width, height = size

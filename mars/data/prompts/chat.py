@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from mars.data.prompts.chat_template import render, try_template
+from mars.data.prompts.token_rules import token_rules
 from mars.data.prompts.tokenizer import load_tokenizer, read_json
 from mars.errors import DataError, SetupError
 from mars.types import IMAGE_MARKER, Message, TokenRules
 
 ROLES = ("system", "user", "assistant")
-MEDIA_WORDS = ("image", "video", "vision", "audio")
-MEDIA_ID_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id")
 # Views of a round and of the next are asked for several times; more would only fill memory, 1 kB and more for each.
 CACHED_PROMPTS = 4096
 
@@ -40,7 +40,9 @@ class PromptEncoder:
             tokenizer.chat_template = template
         config = read_json(model_path, "config.json")
         generation = read_json(model_path, "generation_config.json")
-        return cls(tokenizer, _token_rules(model_path, tokenizer, config, generation))
+        rules = token_rules(model_path, tokenizer, config, generation)
+        try_template(tokenizer, model_path)
+        return cls(tokenizer, rules)
 
     def token_rules(self) -> TokenRules:
         """The ids of images, end of sequence and padding, and the ids that may never be sampled."""
@@ -73,7 +75,7 @@ class PromptEncoder:
                 message.text.replace(IMAGE_MARKER, ""), message.role
             )  # views join the texts around markers
         turns = [{"role": message.role, "content": _content(message.text)} for message in messages]
-        rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        rendered = render(self._tokenizer, turns)
         ids = tuple(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
         placeholders = ids.count(self._rules.image_id)
         if placeholders != num_images:
@@ -120,37 +122,3 @@ def _content(text: str) -> str | list[dict[str, str]]:
         if piece:
             content.append({"type": "text", "text": piece})
     return content
-
-
-def _token_rules(model_path: str, tokenizer: Any, config: dict[str, Any], generation: dict[str, Any]) -> TokenRules:
-    vocab_size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
-    if "image_token_id" not in config or vocab_size is None:
-        raise SetupError(
-            f"model.path: config.json lacks image_token_id or vocab_size; got {model_path}; use a vision-language model"
-        )
-    known = set(tokenizer.get_vocab().values())
-    if max(known) >= vocab_size:
-        raise SetupError(
-            f"model.path: the tokenizer's ids reach {max(known)} but the model has {vocab_size}; got {model_path}; "
-            "use the tokenizer of this model"
-        )
-    declared = generation.get("eos_token_id")
-    ends = [tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])]
-    eos_ids = tuple(dict.fromkeys(id_ for id_ in ends if id_ is not None))
-    if not eos_ids:
-        raise SetupError(f"model.path: no end-of-sequence token; got {model_path}; use an instruction-tuned model")
-    pads = (tokenizer.pad_token_id, generation.get("pad_token_id"), eos_ids[0])
-    media = {config[key] for key in MEDIA_ID_KEYS if config.get(key) is not None}
-    media |= {id_ for id_, token in tokenizer.added_tokens_decoder.items() if _is_media(token.content)}
-    blocked = (media | (set(range(vocab_size)) - known)) - set(eos_ids)
-    return TokenRules(
-        image_id=config["image_token_id"],
-        eos_ids=eos_ids,
-        pad_id=next(id_ for id_ in pads if id_ is not None),
-        blocked_ids=tuple(sorted(blocked)),
-    )
-
-
-def _is_media(token: str) -> bool:
-    """Whether a token marks media, such as <|image_pad|> and <|vision_start|>."""
-    return token.startswith("<") and any(word in token.lower() for word in MEDIA_WORDS)

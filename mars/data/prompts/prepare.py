@@ -1,5 +1,8 @@
-"""Rows to the prompts of a run. Training, evaluation, `mars data check`, `--dry-run` and the cold start all call
-`prepare_rows`, so that they agree on prompts, problems and lengths."""
+"""Turn the rows of files into the prompts of a run.
+
+Training, evaluation, `mars data check`, `--dry-run` and the cold start all call `prepare_rows`, so that they agree on
+prompts, problems and lengths.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,14 @@ SPECIAL_TOKEN = "special_token"
 
 @dataclass(frozen=True)
 class RowSettings:
-    """How rows become prompts. mars/inputs.py makes it from a configuration.
+    """What `prepare_rows` needs; mars/inputs.py makes it from a configuration.
 
     image_root, check_truth, needs_response: see `read_prompts`.
-    images_per_row: images that every row must have; None: any number.
-    decode_images: decode every image in full; else its header is read alone.
-    source_budgets: limits of single sources by name, see `limit_images`; `budget`: those of all images.
-    image_layout: of the views, of which the longest must fit into `max_prompt_tokens`.
+    images_per_row: the number of images that every row must have; None allows any number.
+    decode_images: decode every image in full. If false, only headers are read.
+    source_budgets: source name -> pixel limits of its images, see `limit_images`. budget: pixel limits of all images.
+    image_layout: whether mono views show one image or repeat it (`anchor.image_layout`).
+    max_prompt_tokens: the most tokens that the longest view of a prompt may have.
     """
 
     image_root: str | None
@@ -51,9 +55,9 @@ class RowSettings:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The prompts of one or several files that a run uses.
+    """The prompts that a run uses, from one or several files.
 
-    dropped: rows left out, by reason. fingerprint: hash of the files' contents in order, wherever they lie.
+    dropped: reason -> number of dropped rows. fingerprint: hash of the files' contents, independent of their paths.
     lengths: row -> tokens of its longest view, images expanded.
     """
 
@@ -65,14 +69,14 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class PreparedRows:
-    """All rows of some files as a run sees them.
+    """All rows of some files, prepared.
 
-    rendered: the prompts in file order, images limited and templates applied. Rows with problems are among them, as
-        long as they are questions with all their images.
-    problems: everything that is wrong, in file order.
-    lengths: row -> tokens of its longest view, images expanded; of every row of which it can be known.
-    num_instructing: rows that say themselves how to answer, so that no template was applied.
-    seconds: what all of it took but for decoding images, of which there were `num_decoded`.
+    rendered: the prompts in file order, with images limited and templates applied. A row with problems is included if
+        its question and images could be read and its template could be applied.
+    problems: all problems of all rows, in file order.
+    lengths: row -> tokens of its longest view, images expanded. Rows that cannot be measured are missing.
+    num_instructing: rows whose own text says how to answer; no template is applied to them.
+    num_decoded: images that were decoded in full. seconds: time without decoding images in full.
     """
 
     rendered: tuple[Prompt, ...]
@@ -86,12 +90,12 @@ class PreparedRows:
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        """The prompts without a problem."""
+        """The prompts of the rows without problems."""
         bad = {problem.row for problem in self.problems}
         return tuple(prompt for prompt in self.rendered if prompt.row not in bad)
 
     def usable(self, on_bad_sample: OnBadSample) -> PromptSet:
-        """The prompts that a run uses. Raises DataError as `refuse_or_drop` does."""
+        """Apply `data.on_bad_sample`. Raises DataError as `refuse_or_drop` does."""
         dropped, prompts = refuse_or_drop(self.problems, self.num_rows, on_bad_sample), self.prompts
         return PromptSet(prompts, dropped, self.fingerprint, {p.row: self.lengths[p.row] for p in prompts})
 
@@ -99,10 +103,11 @@ class PreparedRows:
 def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = probe_size) -> PreparedRows:
     """Read, check, limit, render and measure all rows of `files`.
 
-    A bad row is never raised: all its problems are returned, each found independently of the others, and none that
-    only follows from another. Raises DataError for files that cannot be read, and ConfigError for a template that
-    cannot be rendered.
+    A bad row does not raise; the result lists all problems of all rows. A check is skipped if an earlier problem makes
+    it meaningless: a row with a missing image has no length, so it cannot be overlong.
+
     probe: see mars.data.rows.dataset.Probe.
+    Raises DataError for files that cannot be read, and ConfigError for a template that cannot be rendered.
     """
     start = time.perf_counter()
     reading = read_prompts(
@@ -117,12 +122,12 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     seconds = time.perf_counter() - start
     damaged = undecodable(reading.rows) if settings.decode_images else []
     place = {row.label: i for i, row in enumerate(reading.rows)}
-    # Stable: the problems of one row stay in this order, and a dropped row counts under its first.
+    # sorted() is stable, so a row's problems stay in the order of the checks. A dropped row counts under its first.
     stages = [*reading.problems, *_wrong_numbers(reading.rows, settings.images_per_row), *damaged]
     stages += [problem for row in prepared for problem in row.problems]
     num_instructing = sum(row.prompt is not None and has_instruction(row.prompt) for row in reading.rows)
     if num_instructing:
-        logger.info("data: %d of %d rows say themselves how to answer", num_instructing, len(reading.rows))
+        logger.info("data: %d of %d rows say how to answer in their own text", num_instructing, len(reading.rows))
     return PreparedRows(
         rendered=tuple(row.prompt for row in prepared if row.prompt is not None),
         problems=tuple(sorted(stages, key=lambda problem: place[problem.row])),
@@ -137,7 +142,7 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
 
 @dataclass(frozen=True)
 class _Prepared:
-    """One row. prompt: None where it could not be read or rendered. length: None where it cannot be known."""
+    """One row. prompt: None if it cannot be read or rendered. length: tokens of the longest view, None if unknown."""
 
     prompt: Prompt | None
     length: int | None
@@ -170,7 +175,10 @@ def _prepare(row: RowReading, settings: RowSettings) -> _Prepared:
 
 
 def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[Prompt | None, RowProblem | None]:
-    """The prompt with its template applied; or None, and why where the row's other problems do not say it."""
+    """Apply the template. Returns (prompt, None) or (None, problem).
+
+    If the template fails on a row that has problems already, the result is (None, None).
+    """
     template = template_of(prompt)
     try:
         return prompt if template is None else template.apply(prompt), None
@@ -179,11 +187,11 @@ def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[P
     except ConfigError:
         if not row.problems:
             raise
-        return None, None  # the template may only fail for what is wrong with this row
+        return None, None  # the template may be right and fail because the row is bad
 
 
 def _special_tokens(row: str, encode: Callable[..., object], *text: object) -> list[RowProblem]:
-    """The tokenizer knows all special tokens; the reader has refused those of the usual form."""
+    """A problem if the tokenizer turns text into special tokens. The reader has refused those like `<|...|>` before."""
     try:
         encode(*text)
     except DataError as error:
@@ -194,7 +202,7 @@ def _special_tokens(row: str, encode: Callable[..., object], *text: object) -> l
 def _wrong_numbers(rows: Sequence[RowReading], images_per_row: int | None) -> list[RowProblem]:
     counts = [(row.label, len(row.prompt.sources)) for row in rows if row.prompt is not None]
     return [
-        RowProblem(label, "num_images", f"{count} images, data.images_per_row={images_per_row}")
+        RowProblem(label, "num_images", f"the row has {count} images, data.images_per_row={images_per_row}")
         for label, count in counts
         if images_per_row is not None and count != images_per_row
     ]

@@ -45,7 +45,7 @@ class PromptTemplate:
         try:
             self._template: Template = environment.from_string(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, TemplateError) as error:
-            raise ConfigError(f"data.template: {file} is no jinja template: {error}; mend it") from error
+            raise ConfigError(f"data.template: {file} is no jinja template: {error}; fix it") from error
         self._file, self._values = file, {"box_space": box_space, "model_type": model_type}
 
     def apply(self, prompt: Prompt) -> Prompt:
@@ -78,7 +78,7 @@ class PromptTemplate:
             return self._template.render(values)
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise ConfigError(
-                f"data.template: {self._file} cannot be rendered for {prompt.row}: {error}; mend the template"
+                f"data.template: {self._file} cannot be rendered for {prompt.row}: {error}; fix the template"
             ) from error
 
 

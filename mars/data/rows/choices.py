@@ -1,5 +1,4 @@
-"""Multiple choice as the public formats write it: "Choice list : [A. Travel, B. Law]" and the like, or a list beside
-the text."""
+"""Find the options of a multiple-choice question: in its text ("Choice list : [A. Travel, B. Law]") or in a field."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ _LONE_LETTER = re.compile(r"\s*\(?([A-Za-z])[.:)]{0,2}\s*")
 _LABEL = r"(?P<open>\(?)(?P<letter>[Aa])(?P<close>[.):])(?P<space>\s*)(?=\S)"
 _FIRST_LABEL = re.compile(_LABEL)
 _UNHEADED = re.compile(rf"(?:^|(?<=\s)){_LABEL}")
-_MOST_STARTS = 8  # looked at for a list without a heading, so that no text takes long
-_SEPARATORS = "\n;, "  # what stands before the letters of one list, the plainest first
+_MOST_STARTS = 8  # a list without a heading is searched at the last 8 labels only, so that long texts stay fast
+_SEPARATORS = "\n;, "  # between the options of one list, the most reliable first
 _QUOTED_LIST = re.compile(r"\s*[\"'](.*?)[\"']\s*\]", re.DOTALL)
 _BETWEEN_QUOTES = re.compile(r"[\"']\s*,\s*[\"']")
 _AFTER_LIST = re.compile(r"\n|(?<=[.?!])\s{1,9}(?:answer|please|your|choose|select|respond|give|pick|reply)\b", re.I)
@@ -26,9 +25,10 @@ _AFTER_LIST = re.compile(r"\n|(?<=[.?!])\s{1,9}(?:answer|please|your|choose|sele
 
 @dataclass(frozen=True)
 class TextChoices:
-    """The options of a list in a text, without their letters. span: the list, brackets included.
+    """The options of a list in a text, without their letters.
 
-    lettered: whether the text shows the letters; else they are the list's order.
+    span: start and end of the list in the text, brackets included.
+    lettered: whether the text shows letters. If not, the first option is A, the second B, and so on.
     """
 
     options: list[str]
@@ -39,12 +39,13 @@ class TextChoices:
 def choices_in_text(text: str, truth: Any) -> TextChoices | None:
     """The options of the last list of choices in a text; None if there is none.
 
-    - "Choice list : [A. …, B. …]", letters in any of the usual forms ("(A) …", "A) …", "A: …", one on a line), after
-      "Choices:", "Options:" and the like, in brackets or not;
-    - "Choice list:['…', '…']", without letters;
-    - without such a word: "A. … B. …", "(A) … (B) …", in a line or each on its own.
-    All but a bracketed choice list count only where `truth` is a letter or one of the options: other text may look
-    like this. Letters come in order, so commas, brackets and initials inside an option do not end it.
+    Three forms are known. A label is "A.", "A)", "A:" or "(A)"; labels are in one line or each starts a line.
+    - with a heading and labels: "Choice list : [A. …, B. …]", "Options: (A) … (B) …", in brackets or not;
+    - with a heading and quotes: "Choice list:['…', '…']";
+    - labels alone: "A. … B. …".
+    Only a bracketed "Choice list" with labels is certain. Other text may look like the other forms, so they count only
+    if `truth` is a letter or one of the options. An option ends where the next letter's label starts; it may contain
+    commas, brackets and initials.
 
     >>> choices_in_text("Who? Choice list : [A. D. H. Lawrence, B. not the same, C. Poe, Edgar].", "C").options
     ['D. H. Lawrence', 'not the same', 'Poe, Edgar']
@@ -60,29 +61,34 @@ def choices_in_text(text: str, truth: Any) -> TextChoices | None:
 
 
 def options_of(text: str, truth: str) -> list[str] | None:
-    """The options among which a row's truth chooses, where only its text lists them; None if it does not.
+    """The options that a row's text lists, for a row without a field of choices; None if it lists none.
 
-    Options without letters are no choice of letters unless the truth is one.
+    Options without letters count only if the truth is a letter. Otherwise the model answers with text, not a letter.
     """
     found = choices_in_text(text, truth)
     return found.options if found and (found.lettered or is_letter(truth)) else None
 
 
 def is_letter(truth: Any) -> bool:
-    """Whether a truth may be the letter of a choice: "B", "(b)", "B."."""
+    """Whether a truth looks like the letter of an option: "B", "(b)", "B."."""
     return isinstance(truth, str) and _LONE_LETTER.fullmatch(truth) is not None
 
 
 def merged(known: Sequence[str], shown: Sequence[str]) -> list[str]:
-    """The choices of a record whose text lists them too: in the text's order, for its letters are what is seen."""
+    """The choices of a record that has them in a field (`known`) and in its text (`shown`).
+
+    If both are the same options, the result has the text's order, because the model sees the text's letters. Otherwise
+    it is `known`.
+    """
     same = sorted(map(_comparable, known)) == sorted(map(_comparable, shown))
     return list(shown if same else known)
 
 
 def plain_choices(given: Any) -> list[str] | None:
-    """A record's choices (a list, or letter -> text) without letters of their own; None if none.
+    """A record's choices as texts without letters; None if it has none.
 
-    Raises RowError ("choices").
+    given: a list of texts, a mapping of letters to texts, or a text such as "[A. Travel, B. Law]".
+    Raises RowError ("choices") for other values and for more than 26 choices.
     """
     given = list(given) if isinstance(given, tuple) else given.tolist() if hasattr(given, "tolist") else given
     if given is None or given == [] or given == "":
@@ -105,9 +111,9 @@ def plain_choices(given: Any) -> list[str] | None:
 
 
 def with_plain_choices(extra_info: Mapping[str, Any]) -> dict[str, Any]:
-    """`extra_info` with its `choices` as templates and rewards read them: texts in the letters' order, without letters.
+    """`extra_info` with its `choices` as templates and rewards expect them: texts in order of letter, without letters.
 
-    Choices in no known form stay as they are: the vqa reward refuses them, a function of a user's own may read them.
+    Choices in an unknown form are not changed. The vqa reward refuses them; a user's reward function may read them.
 
     >>> with_plain_choices({"choices": {"B": "Law", "A": "Travel"}})
     {'choices': ['Travel', 'Law']}
@@ -120,15 +126,15 @@ def with_plain_choices(extra_info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed(options: Sequence[str]) -> str:
-    """The options as the official evaluation files list them: "[A. Travel, B. Law]"."""
+    """The options in the form of the official evaluation files: "[A. Travel, B. Law]"."""
     return f"[{', '.join(f'{letter}. {option}' for letter, option in _lettered(options))}]"
 
 
 def letter_of(answer: str, options: Sequence[str]) -> str:
-    """The letter of the option that an answer names by letter, text, or both; any other answer as it is.
+    """The letter of the option that an answer names by letter, text, or both; the answer itself if it names none.
 
-    A letter stays a letter, even where another option's text is that letter. But there a text stays a text: as a bare
-    letter it would be read as the other option.
+    A letter means the option with this letter, even if the text of another option is the same letter. A text that is
+    the letter of another option is not turned into a letter, because a bare letter would be read as that text.
 
     >>> [letter_of(answer, ["Travel", "Law"]) for answer in ("law.", "(b)", "B. Law", "A. Law")]
     ['B', 'B', 'B', 'A. Law']
@@ -170,7 +176,7 @@ def _read_as_letters(options: Sequence[str]) -> bool:
 
 
 def _headed(text: str) -> tuple[TextChoices | None, bool]:
-    """The list behind the last heading that has one; whether it is bracketed and lettered behind "Choice list"."""
+    """The list after the last heading that is followed by one, and whether its form is certain (`choices_in_text`)."""
     for heading in reversed(list(_HEADING.finditer(text))):
         start, bracketed = heading.end(), text[heading.end() : heading.end() + 1] == "["
         found = _letters(text, start + bracketed, bracketed) or (_quoted(text, start + 1) if bracketed else None)
@@ -187,7 +193,11 @@ def _unheaded(text: str) -> TextChoices | None:
 
 
 def _letters(text: str, start: int, bracketed: bool) -> TextChoices | None:
-    """Options "A. …, B. …" from `start` on; they end with the bracket, or with the line or an instruction."""
+    """Options "A. …, B. …" from `start` on.
+
+    The last option ends at the closing bracket. Without brackets it ends at the end of its line, or at an instruction
+    such as "Please answer".
+    """
     first = _FIRST_LABEL.match(text, start)
     if first is None:
         return None
@@ -218,7 +228,7 @@ def _before_separator(option: str) -> str:
 
 
 def _separator(text: str, place: int) -> str:
-    """What stands before `place`: a line break, ";" (or "|"), "," or blanks; "" if it is anything else."""
+    """The separator before `place`: a line break, ";" (also for "|"), "," or a blank; "" if there is none of these."""
     before = place
     while before and text[before - 1].isspace():
         before -= 1
@@ -229,7 +239,7 @@ def _separator(text: str, place: int) -> str:
 
 
 def _closing_bracket(text: str, start: int, last: int) -> int:
-    """Where the bracket that was open at `start` closes; `last` if brackets inside do not pair."""
+    """Position of the bracket that closes the list around `start`; `last` if the brackets are not balanced."""
     depth = 0
     for place in range(start, last):
         depth += {"[": 1, "]": -1}.get(text[place], 0)
@@ -244,7 +254,7 @@ def _end_of_last(text: str, start: int) -> int:
 
 
 def _quoted(text: str, start: int) -> TextChoices | None:
-    """Options "'…', '…']" from `start` on. Quotes inside an option may be escaped or not."""
+    """Options "'…', '…']" from `start` on. Quotes inside an option may be escaped or plain."""
     body = _QUOTED_LIST.match(text, start)
     if body is None:
         return None
@@ -254,7 +264,7 @@ def _quoted(text: str, start: int) -> TextChoices | None:
 
 
 def _without_letters(options: Sequence[str]) -> list[str] | None:
-    """The options without the letters A, B, … that each begins with; None where they do not."""
+    """The options without their letters; None if they do not begin with A, B, … in order."""
     labels = [_LABELLED.fullmatch(option.strip()) for option in options]
     if [label[1].upper() for label in labels if label] != list(ascii_uppercase[: len(options)]):
         return None

@@ -56,7 +56,7 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
 
 
 def _text(content: Any, inline: list[Any]) -> str:
-    """A turn's text with markers. Images of a content list are appended to `inline`."""
+    """The text of a message, with image markers. The images of a list of parts are appended to `inline`."""
     if isinstance(content, str):
         return checked_text(content)
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
@@ -131,7 +131,7 @@ def check_choices(extra: Row) -> None:
 
 
 def source_names(extra: Row, num_images: int) -> tuple[str, ...]:
-    """extra_info.sources; undeclared sources are called view_1, view_2 ..., a single one "image"."""
+    """extra_info.sources. If it is missing: view_1, view_2 ..., or "image" for a single image."""
     declared = extra.get("sources")
     if declared is None:
         return ("image",) if num_images == 1 else tuple(f"view_{i}" for i in range(1, num_images + 1))

@@ -1,4 +1,4 @@
-"""Rows on disk to prompts: files and saved data sets, verl's and EasyR1's columns, any number of sources per row."""
+"""Read the rows of files and saved data sets as prompts. Columns are those of verl or EasyR1."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from mars.types import IMAGE_MARKER, ImageRef, Prompt, Source
 
 THREADS = 8
 TruthCheck = Callable[[Prompt], str | None]
-"""Why a prompt's truth cannot be scored, or None. It may raise DataError instead."""
+"""Returns why the reward cannot use a prompt's truth, or None. It may raise DataError with the reason instead."""
 
 Probe = Callable[[str | bytes, str, str], tuple[int, int]]
-"""Reads the size of an image from its header, as mars.data.pixels.images.probe_size does."""
+"""(file or bytes, encoding, name) -> size of the image from its header, like mars.data.pixels.images.probe_size."""
 
 
 @dataclass(frozen=True)
 class RowReading:
-    """One row as it was read.
+    """One row after reading.
 
-    label: "file:number". problems: everything that is wrong with it.
-    prompt: None where the problems leave no question with all its images. A row whose truth, response or id alone is
-        bad still has one, so that later checks see it; an unusable truth or response is "" in it.
-    sources: the images whose headers can be read, whatever else is wrong.
+    label: "file:number". problems: all problems of the row.
+    prompt: None if the question or one of its images is bad. If only truth, response or id is bad, there is a prompt,
+        so that later checks can run. In it a bad truth is "" and a bad response is None.
+    sources: the images whose headers could be read.
     """
 
     label: str
@@ -45,7 +45,7 @@ class RowReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """All rows of some files, in order. fingerprint: hash of the files' contents in order, wherever they lie."""
+    """All rows of some files, in order. fingerprint: hash of the files' contents, independent of their paths."""
 
     rows: tuple[RowReading, ...]
     fingerprint: str
@@ -56,7 +56,7 @@ class Reading:
 
     @property
     def usable(self) -> tuple[Prompt, ...]:
-        """The prompts of the rows without a problem."""
+        """The prompts of the rows without problems."""
         return tuple(row.prompt for row in self.rows if row.prompt is not None and not row.problems)
 
 
@@ -71,10 +71,10 @@ def read_prompts(
 ) -> Reading:
     """All rows of `files` (see docs/data.md for their kinds), in order. Image headers are read, no pixels decoded.
 
-    image_root: folder of the images' relative paths; None means each file's own folder.
+    image_root: the folder that image paths are relative to; None means each file's own folder.
     check_truth: called with every prompt that has a truth; see TruthCheck.
     read_json: the reader of .json files, mars.data.convert.eval_json.read_json_rows.
-    needs_response: whether a row without a response is a bad one.
+    needs_response: whether a row without a response is bad.
     Raises DataError for files that cannot be read.
     """
     broken = unusable_files(files, image_root)
@@ -105,7 +105,7 @@ def read_prompts(
 
 
 def undecodable(readings: Sequence[RowReading]) -> list[RowProblem]:
-    """The images that cannot be decoded in full, found with a progress bar. Those with a bad header are not asked."""
+    """Decode all images with good headers in full, with a progress bar; returns those that fail."""
 
     def problems_of(row: RowReading) -> list[RowProblem]:
         found = []
@@ -116,21 +116,21 @@ def undecodable(readings: Sequence[RowReading]) -> list[RowProblem]:
                 found.append(RowProblem(row.label, f"image_{error.reason}", f"source {source.name}: {error}"))
         return found
 
-    # Decoding is bound by the cores, and each thread holds an image.
+    # Decoding is bound by the CPU, and each thread holds a decoded image in memory.
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         decoded = progress(pool.map(problems_of, readings), "Decoding images", len(readings))
         return [problem for found in decoded for problem in found]
 
 
 class _Attempts:
-    """Calls the steps of reading a row, and collects what they refuse."""
+    """Calls functions that read parts of a row, and collects the problems they raise."""
 
     def __init__(self, label: str) -> None:
         self._label = label
         self.problems: list[RowProblem] = []
 
     def __call__(self, step: Callable[..., Any], *args: Any) -> Any:
-        """The step's result; None where it raises RowError."""
+        """The step's result, or None if it raises RowError."""
         try:
             return step(*args)
         except RowError as error:
@@ -147,7 +147,7 @@ def read_row(
     *,
     needs_response: bool = False,
 ) -> RowReading:
-    """The row's prompt, and everything that is wrong with it. Arguments as for `read_prompts`."""
+    """Read one row. Arguments as for `read_prompts`."""
     columns, label = stored.columns, stored.label
     if stored.problem is not None:
         return RowReading(label, None, (), (RowProblem(label, stored.problem.reason, str(stored.problem)),))
@@ -168,11 +168,11 @@ def read_row(
     if messages is not None and cells is not None:
         question(_check_markers, messages, len(cells))
     sources = () if cells is None else _read_sources(stored, image_root, cells, extra or {}, question, probe)
-    if extra is None:  # it would say how deep images are encoded
+    if extra is None:  # 16-bit images need an encoding from extra_info, which is unreadable and reported already
         question.problems = [problem for problem in question.problems if problem.reason != "image_bit_depth"]
     if question.problems:
         return RowReading(label, None, sources, (*question.problems, *answer.problems))
-    assert messages is not None  # else there was a problem
+    assert messages is not None  # otherwise `question` has a problem
     assert extra is not None  # the same
     if extra.get("choices") is None and truth is not None and (options := options_of(messages[-1].text, truth)):
         extra["choices"] = options
@@ -195,7 +195,7 @@ def read_row(
 def _read_sources(
     stored: StoredRow, image_root: str | None, cells: Sequence[Any], extra: rows.Row, attempt: _Attempts, probe: Probe
 ) -> tuple[Source, ...]:
-    """The images that can be read, with their names; `attempt` collects what is wrong with the others."""
+    """The images with good headers, by name; `attempt` collects the problems of the others."""
     names = attempt(rows.source_names, extra, len(cells))
     encodings = None if names is None else attempt(rows.encodings_of, extra, names)
     if names is None or encodings is None:
@@ -230,7 +230,7 @@ def _check_markers(messages: Sequence[Any], num_images: int) -> None:
 
 
 def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encoding: str, probe: Probe) -> ImageRef:
-    """A reference to one stored image, its header read."""
+    """Read the header of one stored image and return a reference to it."""
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
     try:
         if isinstance(data, bytes):
@@ -246,7 +246,7 @@ def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encodi
 
 
 def _with_duplicate_ids(found: Sequence[RowReading]) -> tuple[RowReading, ...]:
-    """The rows; one whose extra_info.id a usable earlier row of its data_source and split has gets a problem."""
+    """Add a problem to each row that repeats the extra_info.id of an earlier good row of its data_source and split."""
     first: dict[tuple[str, str, str], str] = {}
     checked = []
     for row in found:

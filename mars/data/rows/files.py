@@ -1,4 +1,4 @@
-"""The files of a data set: their rows as stored, and the fingerprint of their contents."""
+"""Read the rows of data files without interpreting them, and hash the files' contents."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ COLUMNS = (
 )  # fmt: skip
 
 ReadJson = Callable[[str, str | None], Iterator[Mapping[str, Any] | RowError]]
-"""(public .json file, image root) -> the columns of each record, or why it is no row. It may raise DataError."""
+"""(public .json file, image root) -> each record's columns, or the RowError that refuses it. May raise DataError."""
 
 
 @dataclass(frozen=True)
 class StoredRow:
-    """A row as it is on disk. label: "file:number". columns: None where the row itself cannot be parsed.
+    """A row as stored. label: "file:number".
 
-    file: as the user named it: a file, or a set that `saved_set` knows. number: of the row in it, from 0.
-    problem: why a record of a JSON file is no row; its columns are None then.
-    arrow: for a saved set, the arrow file that holds the row, and the row's number in it.
+    file: the file or saved set, as the user named it. number: the row's position in it, from 0.
+    columns: None if the row cannot be parsed, or if `problem` is set.
+    problem: why a record of a .json file cannot be a row.
+    arrow: for a saved set, the arrow file that holds the row, and the row's position in it.
     """
 
     file: str
@@ -46,24 +47,24 @@ class StoredRow:
 
     @property
     def place(self) -> tuple[str, int]:
-        """The file on disk that holds the row, and the row's number in it."""
+        """The file on disk that holds the row, and the row's position in it."""
         return self.arrow or (os.path.realpath(self.file), self.number)
 
     @property
     def set_name(self) -> str:
-        """data_source of a row that names none: the file's name without ending, or the name of the saved set."""
+        """The default data_source: the file's name without its ending, or the name of the saved set."""
         saved = saved_set(self.file) if self.arrow else None
         return Path(self.file).stem if saved is None else Path(saved.path).name
 
     @property
     def folder(self) -> str:
-        """Where relative image paths start without an image root: the file's folder; a saved set's own folder."""
+        """The folder of relative image paths if there is no image root: the file's folder, or that of the saved set."""
         saved = saved_set(self.file) if self.arrow else None
         return saved.path if saved is not None and saved.is_folder else os.path.dirname(self.place[0])
 
 
 def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
-    """What is wrong with the files before any is opened. Saved sets are looked up, or downloaded."""
+    """Problems of the files that show without reading a row. Saved sets are looked up, and downloaded if needed."""
     found = [] if files else ["data: no files given; name at least one .parquet or .jsonl file"]
     seen: set[str] = set()
     for file in files:
@@ -80,7 +81,7 @@ def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
 
 
 def kind_of(file: str) -> str:
-    """For messages: "parquet", "jsonl", "json" or "a saved data set"."""
+    """The kind of a file as messages name it: "parquet", "jsonl", "json" or "a saved data set"."""
     return Path(file).suffix[1:] if saved_set(file) is None else "a saved data set"
 
 
@@ -99,7 +100,7 @@ def _why_unusable(file: str) -> str | None:
 
 
 def fingerprint_of(files: Sequence[str]) -> str:
-    """Hash of the files' contents in order; names and places do not matter."""
+    """Hash of the contents of the files, in order. It does not depend on their names or folders."""
     whole = hashlib.sha256()
     for file in files:
         saved = saved_set(file)
@@ -110,9 +111,9 @@ def fingerprint_of(files: Sequence[str]) -> str:
 
 
 def chunks(file: str, index: int, image_root: str | None, read_json: ReadJson) -> Iterator[list[StoredRow]]:
-    """The file's rows, a few hundred at a time: rows with embedded images can be large. Raises FileError.
+    """The file's rows in lists of up to ROWS_PER_READ, because rows with embedded images are large. Raises FileError.
 
-    read_json: reads a .json file; image_root is where it looks for the images.
+    read_json: reads a .json file; it looks for the images in `image_root`.
     """
     saved = saved_set(file)
     if saved is not None:
@@ -124,7 +125,7 @@ def chunks(file: str, index: int, image_root: str | None, read_json: ReadJson) -
     read = _parquet_chunks if file.endswith(".parquet") else _jsonl_chunks
     number = 0
     for chunk in read(file):
-        # Blank lines of a JSONL file hold no row but keep their number.
+        # A blank line of a JSONL file is skipped but counted, so that row numbers are line numbers from 0.
         yield [StoredRow(file, index, number + i, row) for i, row in enumerate(chunk) if row != {}]
         number += len(chunk)
 
@@ -161,7 +162,7 @@ def _arrow_chunks(file: str, index: int, saved: SavedSet) -> Iterator[list[Store
 
 
 def _known_columns(names: Sequence[str]) -> list[str]:
-    """Raises FileError where none of a file's columns is one of a row."""
+    """The columns to read. Raises FileError if the file has none of them."""
     known = [name for name in names if name in COLUMNS]
     if not known:
         raise FileError(f"none of the columns {', '.join(COLUMNS)}")
@@ -195,12 +196,12 @@ def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """A JSON object, {} for a blank line, None for anything else."""
+    """The line's JSON object; {} for a blank line, None for anything else."""
     if not line.strip():
         return {}
     try:
         row = json.loads(line)
-        if b"\\ud" in line.lower():  # half a surrogate pair is no text: it could be neither tokenised nor logged
+        if b"\\ud" in line.lower():  # a lone surrogate can be neither tokenised nor logged: refuse it
             json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: collected, shown in one table, and refused or dropped and counted."""
+"""Problems of rows: one message for all of them, and the choice to refuse the files or to drop and count bad rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES_ELSEWHERE = "if the images are in another folder, name it: data.image_roo
 
 
 class RowError(Exception):
-    """A row that cannot be used. `reason` is its class in counts and metrics, the text says what is wrong."""
+    """A row cannot be used. reason: the class of the problem, for counts and metrics. The text says what is wrong."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -29,7 +29,7 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class RowProblem:
-    """row: "file:row", rows counted from 0. reason: a class such as "truth". detail: what is wrong and what to do."""
+    """row: "file:number", from 0. reason: the problem's class, such as "truth". detail: what is wrong, what to do."""
 
     row: str
     reason: str
@@ -39,7 +39,7 @@ class RowProblem:
 def report(
     problems: Sequence[RowProblem], num_rows: int, remedy: str = REMEDY, most_shown: int | None = SHOWN_PROBLEMS
 ) -> str:
-    """One message for all problems: the first `most_shown` of them (None: all) as a table, the rest as counts."""
+    """One message for all problems: a table of the first `most_shown` (None: all), and the number of each reason."""
     columns = [(problem.row, problem.reason, problem.detail) for problem in problems]
     lines = problem_table(columns, num_rows, most_shown, subject="data", unit="rows")
     counts = Counter(problem.reason for problem in problems).most_common()
@@ -51,9 +51,9 @@ def report(
 
 
 def refuse_or_drop(problems: Sequence[RowProblem], num_rows: int, on_bad_sample: OnBadSample) -> dict[str, int]:
-    """The rows to leave out, counted by reason: what `data.on_bad_sample` makes of the problems of `num_rows` rows.
+    """Apply `data.on_bad_sample` to the problems of `num_rows` rows; returns the number of dropped rows by reason.
 
-    Raises DataError with all problems under "error", and under "drop" where no row would be left.
+    Raises DataError with all problems for "error", and for "drop" if no row is left.
     """
     if not problems:
         return {}
@@ -67,6 +67,6 @@ def refuse_or_drop(problems: Sequence[RowProblem], num_rows: int, on_bad_sample:
 
 
 def rows_by_reason(problems: Sequence[RowProblem]) -> dict[str, int]:
-    """Rows for each reason; a row with several problems counts once, under its first."""
+    """Number of rows by reason. A row with several problems counts once, under its first."""
     first = {problem.row: problem.reason for problem in reversed(problems)}
     return dict(sorted(Counter(first.values()).items()))

@@ -1,7 +1,7 @@
 """Data sets that the library `datasets` reads: folders of `save_to_disk`, and names of the Hugging Face hub.
 
-Both are arrow files in the end. `datasets` finds them (and downloads what is not there yet); their rows are then read
-like those of any other file.
+Both consist of arrow files. `datasets` finds these files, downloading what is not there yet; mars/data/rows/files.py
+reads their rows.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class FileError(Exception):
 
 @dataclass(frozen=True)
 class SavedSet:
-    """A data set by its name.
+    """What the name of a data set says.
 
-    path: folder, or name on the hub ("owner/name"). config: of a hub name, None for its only one.
+    path: folder, or name on the hub ("owner/name"). config: configuration on the hub; None for the only one.
     split: None for a folder that is one split itself.
 
     >>> saved_set("owner/name:small@train")
@@ -85,7 +85,7 @@ def _folder_files(saved: SavedSet) -> list[str]:
     return _files_of(found[saved.split])
 
 
-@lru_cache(maxsize=64)  # so that a process asks the hub once, and sees one revision
+@lru_cache(maxsize=64)  # a process asks the hub once, and sees one revision
 def _hub_files(saved: SavedSet) -> tuple[str, ...]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -105,7 +105,7 @@ def _hub_files(saved: SavedSet) -> tuple[str, ...]:
 
 
 def _files_of(found) -> list[str]:
-    """The arrow files of a data set, which must hold its rows and no others."""
+    """The arrow files of a data set. Raises FileError if they hold other rows than it does."""
     from datasets import Dataset
 
     files = [os.path.realpath(entry["filename"]) for entry in found.cache_files]

@@ -1,20 +1,26 @@
 """Random small Qwen2.5-VL and Qwen3-VL models, as complete Hugging Face folders.
 
-They have everything of the real ones, about a thousandth of the size: vision tower, merger, M-RoPE, image processor,
+They have all parts of the real models at about a thousandth of the size: vision tower, merger, M-RoPE, image processor,
 chat template, special tokens, a vocabulary padded beyond the tokenizer. Engines and trainers load them unchanged, so
 the whole loop runs on a CPU in seconds. The tokenizer is byte-level BPE: any text encodes and decodes to itself; the
 words of `tiny_corpus.txt` are short.
 
-    mars data tiny-model OUT --seed 0
+With the vocabulary "real" the model has 151,936 ids, as Qwen2.5-VL has, and 15 million parameters, nearly all of them
+embeddings: for measuring what depends on the vocabulary.
+
+    mars data synth OUT --model tiny --seed 0
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import random
 from pathlib import Path
 from typing import Any, Literal
 
 Family = Literal["qwen2_5_vl", "qwen3_vl"]
+Vocabulary = Literal["tiny", "real"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +41,8 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 MERGED_TOKENS = 640
+REAL_IDS = 151_936  # rows of Qwen2.5-VL's embedding
+LONGEST_TOKEN = 12  # bytes of the tokens that are made up to fill a real vocabulary
 NUMBERS = 113  # the integers below are single tokens
 VOCAB_MULTIPLE = 64  # the model's vocabulary is padded to the next multiple, as real models do
 MAX_POSITIONS = 4096
@@ -77,11 +85,12 @@ CHAT_TEMPLATE = """\
 """
 
 
-def build_tokenizer() -> Any:
+def build_tokenizer(vocabulary: Vocabulary, seed: int) -> Any:
     """A byte-level BPE tokenizer trained on `tiny_corpus.txt`: same text, same ids, on every machine.
 
     Normalises nothing: decode(encode(text)) == text for any text without special tokens. The integers 0 to 112, the
     words of the instructions and the frame of a grounding answer are single tokens.
+    "real": filled up to 151,936 ids with merges drawn from `seed`. "tiny" does not depend on the seed.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -102,6 +111,11 @@ def build_tokenizer() -> Any:
         show_progress=False,
     )
     backend.train_from_iterator(corpus, trainer)
+    if vocabulary == "real":
+        trained = json.loads(backend.to_str())["model"]
+        merges = [tuple(merge) for merge in trained["merges"]]
+        vocab, merges = filled(trained["vocab"], merges, REAL_IDS - len(SPECIAL_TOKENS), seed)
+        backend.model = models.BPE(vocab, merges)
     backend.add_special_tokens(list(SPECIAL_TOKENS))
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -113,8 +127,24 @@ def build_tokenizer() -> Any:
     )
 
 
-def build_processor(family: Family) -> Any:
-    """The family's own processor class around the tiny tokenizer. Images: smart_resize between MIN and MAX pixels."""
+def filled(
+    vocab: dict[str, int], merges: list[tuple[str, str]], size: int, seed: int
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """A BPE vocabulary of `size` tokens: the given one, then tokens that each join two earlier ones at random."""
+    vocab, merges = dict(vocab), list(merges)
+    tokens, generator = sorted(vocab, key=lambda token: vocab[token]), random.Random(seed)
+    while len(tokens) < size:
+        left, right = generator.choice(tokens), generator.choice(tokens)
+        token = left + right
+        if len(token) <= LONGEST_TOKEN and token not in vocab:
+            vocab[token] = len(tokens)
+            tokens.append(token)
+            merges.append((left, right))
+    return vocab, merges
+
+
+def build_processor(family: Family, tokenizer: Any) -> Any:
+    """The family's own processor class around `tokenizer`. Images: smart_resize between MIN and MAX pixels."""
     from transformers import (
         Qwen2_5_VLProcessor,
         Qwen2VLImageProcessor,
@@ -123,7 +153,6 @@ def build_processor(family: Family) -> Any:
         Qwen3VLVideoProcessor,
     )
 
-    tokenizer = build_tokenizer()
     limits = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     if family == "qwen3_vl":
         images = Qwen2VLImageProcessor(size=limits, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
@@ -136,6 +165,9 @@ def build_config(family: Family, tokenizer: Any, *, tie_word_embeddings: bool) -
     """A model configuration of about a million parameters for the ids of `tokenizer`."""
     from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
 
+    vocab_size = len(tokenizer)
+    if vocab_size < REAL_IDS:
+        vocab_size = (vocab_size // VOCAB_MULTIPLE + 1) * VOCAB_MULTIPLE
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
         for name, token in {
@@ -146,7 +178,7 @@ def build_config(family: Family, tokenizer: Any, *, tie_word_embeddings: bool) -
         }.items()
     }
     text = {
-        "vocab_size": (len(tokenizer) // VOCAB_MULTIPLE + 1) * VOCAB_MULTIPLE,
+        "vocab_size": vocab_size,
         "hidden_size": HIDDEN,
         "intermediate_size": 2 * HIDDEN,
         "num_hidden_layers": 3,
@@ -180,7 +212,12 @@ def build_config(family: Family, tokenizer: Any, *, tie_word_embeddings: bool) -
 
 
 def build_tiny(
-    path: str | Path, *, seed: int, family: Family = "qwen2_5_vl", tie_word_embeddings: bool = False
+    path: str | Path,
+    *,
+    seed: int,
+    family: Family = "qwen2_5_vl",
+    tie_word_embeddings: bool = False,
+    vocabulary: Vocabulary = "tiny",
 ) -> Path:
     """Write a random small model with its processor and tokenizer to the folder `path`, in float32.
 
@@ -190,7 +227,7 @@ def build_tiny(
     import torch
     from transformers import AutoModelForImageTextToText
 
-    processor = build_processor(family)
+    processor = build_processor(family, build_tokenizer(vocabulary, seed))
     config = build_config(family, processor.tokenizer, tie_word_embeddings=tie_word_embeddings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

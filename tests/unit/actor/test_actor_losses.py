@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
+from mars.actor.fsdp_trainer import FsdpTrainer
+from mars.config.schema import AlgorithmConfig
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
 from tests.builders import altered
-from tests.tiny_world import GRPO, TinyWorld, distance, gradients
+from tests.tiny_world import GRPO, TinyWorld, distance, gradients, with_algorithm
 
 TEMPERATURE = 0.7
 KINDS = {
@@ -46,6 +48,8 @@ class Scene:
     prompts: tuple[TrainPrompt, ...]
     model: torch.nn.Module
     rows: dict[tuple[int, int], Scored]
+    plain: dict[AlgorithmConfig, dict[str, torch.Tensor]] = field(default_factory=dict)
+    trainers: dict[int, FsdpTrainer] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,13 @@ def kl(estimator, d):
 
 
 def plain_gradient(scene, objective):
+    """`computed_gradient`, once for each objective."""
+    if objective not in scene.plain:
+        scene.plain[objective] = computed_gradient(scene, objective)
+    return scene.plain[objective]
+
+
+def computed_gradient(scene, objective):
     """The loss of the four prompts' update, token by token in float64, and its gradient by the model's own autograd."""
     rows = [row for (p, _), row in scene.rows.items() if p < 4 and row.weight > 0]
     num_tokens = sum(len(row.old) for row in rows)
@@ -141,14 +152,21 @@ def trainer_gradient(scene, objective, tokens_per_forward=100_000, chunk_tokens=
         batch = TrainBatch(batch.prompts, tuple(UpdatePlan((rank,)) for rank in ranks))
     # The first update's old log-probs are always its own: it is the other one, and moves no weight.
     batch = TrainBatch(batch.prompts, batch.updates[::-1])
-    objective = altered(objective, kl_reference=scene.reference)
-    trainer = world.trainer(
-        objective=objective, temperature=TEMPERATURE, logprob_chunk_tokens=chunk_tokens, learning_rate=1e-30
-    )
+    trainer = with_algorithm(trainer_of(scene, chunk_tokens), objective)
     micros = [micro for plan in batch.updates for micro in plan.ranks[0]]
     old = {micro: torch.cat([scene.rows[row].old.float() for row in micro.rows]) for micro in micros}
     trainer._old_logprobs = lambda *_: old
     return gradients(trainer, batch)[1]
+
+
+def trainer_of(scene, chunk_tokens):
+    """One for all objectives, since its steps are too small to move a weight."""
+    if chunk_tokens not in scene.trainers:
+        scene.trainers[chunk_tokens] = scene.world.trainer(
+            objective=altered(GRPO, kl_coefficient=1.0, kl_reference=scene.reference),
+            temperature=TEMPERATURE, logprob_chunk_tokens=chunk_tokens, learning_rate=1e-30,
+        )  # fmt: skip
+    return scene.trainers[chunk_tokens]
 
 
 def check(scene, objective):

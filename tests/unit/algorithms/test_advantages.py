@@ -9,7 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
+from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.errors import ConfigError
+from mars.types import MAX_SCORE
 
 GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
 EXACT = replace(GRPO, epsilon=0.0)
@@ -194,6 +196,60 @@ def test_equal_rewards_give_exactly_zero(value, size, anchors, chosen):
 def test_one_anchor_that_differs_gives_equal_multi_rewards_a_signal():
     assert one([1.0, 1.0], [0.0], GRPO).values.min() > 0
     assert one([0.0, 0.0], [1.0], GRPO).values.max() < 0
+
+
+# Two scores of the same perfect boxes, scaled from images of two sizes.
+PERFECT, ROUNDED = 1.75, 1.7499999999999996
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([PERFECT, ROUNDED]), min_size=1, max_size=20),
+    st.lists(st.sampled_from([PERFECT, ROUNDED]), max_size=8),
+    st.sampled_from([1.0, 1e-3, -100.0, 1e5, 5e5]),
+    choices,
+)
+def test_rewards_that_differ_by_rounding_alone_give_exactly_zero(multi, anchors, scale, chosen):
+    result = one([value * scale for value in multi], [value * scale for value in anchors], chosen)
+    assert result.values.tolist() == [0.0] * len(multi)
+
+
+@pytest.mark.parametrize("multi", [[0.1, 0.1, 0.1], [0.7, 0.7], [1.75] * 6, [0.3] * 14])
+@pytest.mark.parametrize("gap", [0.1, 0.3, 1.0])
+def test_multi_rewards_that_equal_the_baseline_but_for_rounding_give_exactly_zero(multi, gap):
+    """The anchors lie symmetrically around them: mean(U) is the multi reward, up to its rounding."""
+    anchors = [multi[0] - gap, multi[0] + gap]
+    for chosen in (GRPO, EXACT, replace(GRPO, estimator="leave_one_out", normalize_std=False)):
+        assert one(multi, anchors, chosen).values.tolist() == [0.0] * len(multi)
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-6, 2e-8])
+@pytest.mark.parametrize("level", [0.0, 1.75, -1000.0])
+def test_a_small_real_difference_counts(gap, level):
+    assert (one([level, level + gap, level], [], EXACT).values != 0).all()
+    two_levels = math.sqrt(1 * 4 / (4 * 5))  # G = 4, M = 1
+    values = one([level + gap] * 4, [level], EXACT).values
+    assert values.tolist() == pytest.approx([two_levels] * 4, rel=1e-3)
+    assert (one([level + 1e-6] * 128, [level], EXACT).values > 0).all()
+
+
+def test_the_tolerance_is_absolute():
+    for level in (0.0, 1.0, 1000.0):
+        assert one([level, level + SCORE_TOLERANCE * 0.5], [], EXACT).values.tolist() == [0.0, 0.0]
+        assert (one([level, level + SCORE_TOLERANCE * 4], [], EXACT).values != 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-MAX_SCORE, MAX_SCORE), min_size=2, max_size=12), st.floats(-MAX_SCORE, MAX_SCORE), choices)
+def test_every_reward_within_the_bound_has_a_finite_advantage(multi, anchor, chosen):
+    assert torch.isfinite(one(multi, [anchor], chosen).values).all()
+
+
+@pytest.mark.parametrize("score", [1.01e6, -1.01e6, 1e155, 1e308, math.inf, math.nan])
+def test_a_reward_beyond_the_bound_is_refused(score):
+    for multi, anchors in (([0.0, score], []), ([0.0, 1.0], [score])):
+        with pytest.raises(ValueError, match="rewards must be within -1e\\+06 to 1e\\+06"):
+            one(multi, anchors, GRPO)
 
 
 def test_hand_computed():

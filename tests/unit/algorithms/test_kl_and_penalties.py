@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mars.algorithms.kl import kl_estimate
-from mars.algorithms.penalties import overlong_penalty
-from mars.errors import ConfigError
+from mars.algorithms.penalties import OverlongPenalty, overlong_penalty, with_kl_penalty, with_overlong_penalty
+from mars.errors import ConfigError, NumericalError
+from tests.builders import make_rollouts
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,39 @@ def test_overlong_penalty_by_hand():
 def test_a_buffer_that_cannot_be_is_refused(buffer):
     with pytest.raises(ConfigError, match="overlong_buffer_tokens"):
         overlong_penalty(torch.tensor([5]), 100, buffer, 1.0)
+
+
+def rewards_of(prompt):
+    return [rollout.reward for group in (prompt.multi, *prompt.anchors) for rollout in group.rollouts]
+
+
+def test_a_score_that_a_penalty_takes_beyond_the_bound_is_masked_with_a_reason():
+    prompt = make_rollouts("a", [1.0, 1.0, None, 999_999.0], visible=[0.5, -999_999.5])
+    (after,) = with_kl_penalty([prompt], [[2.0, 4e6, -10.0], [1e9, 1.0]], 0.5)
+    assert [reward.failed for reward in rewards_of(after)] == [
+        None,
+        "score with kl_penalty is not in [-1e+06, 1e+06]; got -1999999.0",
+        "raised",
+        "score with kl_penalty is not in [-1e+06, 1e+06]; got 1000004.0",
+        "score with kl_penalty is not in [-1e+06, 1e+06]; got -499999999.5",
+        None,
+    ]
+    assert [reward.score for reward in rewards_of(after)] == [0.0, 0, 0, 0, 0, -1e6]
+    assert rewards_of(after)[0].parts == {"kl_penalty": -1.0}
+
+
+def test_the_length_penalty_is_bounded_too():
+    """Rollout k has k + 1 tokens: of at most 4 with a buffer of 2, the second is free and the fourth pays all."""
+    (after,) = with_overlong_penalty([make_rollouts("a", [1.0] * 4)], OverlongPenalty(4, 2, 1.5e6))
+    assert [reward.failed is None for reward in rewards_of(after)] == [True, True, True, False]
+    assert rewards_of(after)[2].score == pytest.approx(1 - 0.75e6)
+
+
+def test_one_kl_that_is_no_number_masks_its_sample_and_all_of_them_end_the_run():
+    prompt = make_rollouts("a", [1.0, 1.0], visible=[0.5])
+    (after,) = with_kl_penalty([prompt], [[math.nan, 0.0], [math.inf]], 1.0)
+    assert [reward.failed is None for reward in rewards_of(after)] == [False, True, False]
+    with pytest.raises(NumericalError, match=r"^algorithm\.kl_coefficient: .* any of 3 responses"):
+        with_kl_penalty([prompt], [[math.nan, math.inf], [math.nan]], 1.0)
+    failed = make_rollouts("b", [None, None])
+    assert with_kl_penalty([failed], [], 1.0) == [failed]

@@ -141,6 +141,38 @@ def test_rounding_is_no_conflict():
     assert metrics["mars/conflict_rate"] == 0.0
 
 
+ROUNDED = [1.75, 1.7499999999999996, 1.75]
+
+
+def test_rounding_is_no_signal():
+    """Of perfect answers, some boxes were scaled from another frame."""
+    step = [
+        make_rollouts("a", ROUNDED, visible=[1.75], infrared=[1.7499999999999996]),
+        make_rollouts("b", [1.7499999999999996, 1.7499999999999996], visible=[1.75]),
+        make_rollouts("c", [1.75, 1.75 - 1e-6], visible=[1.75]),  # small, and real
+    ]
+    metrics, rewards, advantages = metrics_of(step)
+    assert select_prompts(advantages, rewards.prompt_index, "nonzero_advantage").keep.tolist() == [False, False, True]
+    assert select_prompts(advantages, rewards.prompt_index, "all").keep.tolist() == [True, True, True]
+    assert metrics["reward/frac_zero_std"] == metrics["mars/frac_zero_signal"] == pytest.approx(2 / 3)
+    assert metrics["mars/conflict_rate"] == pytest.approx(1 / 3)
+
+
+def test_prompts_whose_multi_rewards_all_failed_are_undefined():
+    """As in selection: two anchor rewards suffice for statistics, but there is no response to train on."""
+    step = [
+        make_rollouts("a", [None, None], visible=[1.0], infrared=[0.0]),
+        make_rollouts("b", [1.0, None], visible=[0.0]),
+        make_rollouts("c", [1.0, None], visible=[None]),
+        make_rollouts("d", [None], visible=[1.0, 1.0]),
+    ]
+    metrics, rewards, advantages = metrics_of(step)
+    assert metrics["mars/frac_undefined"] == 3 / 4
+    for rule in ("all", "nonzero_advantage"):
+        selection = select_prompts(advantages, rewards.prompt_index, rule)
+        assert (selection.num_undefined, selection.keep.tolist()) == (3, [False, True, False, False])
+
+
 def test_views_of_several_sources_have_a_joined_name():
     metrics, _, _ = metrics_of([make_rollouts("a", [1.0, 0.0], rgb_and_depth=[0.5])])
     assert metrics["mars/anchor/rgb+depth/mean"] == 0.5

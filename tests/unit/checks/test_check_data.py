@@ -184,7 +184,7 @@ def test_declared_splits_decide(folder, check):
 def test_repeated_rows_are_told(folder, check):
     text, message = check(write(folder, [row(0)] * 3 + [row(1)]))
     assert message is None
-    assert "2 rows say the same" in text
+    assert "2 rows have the text, truth and images of an earlier row" in text
 
 
 def test_the_reward_follows_the_truth_or_the_setting(folder, check):

@@ -1,5 +1,6 @@
 """How a process ends: messages, exit codes, and where tracebacks go. And the command lines of mars."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from mars.config.command_line import parse_command_line
 from mars.errors import ConfigError, DataError, MarsError, NumericalError, SetupError, WorkerError
-from mars.process import LOG_FILE
+from mars.process import LOG_FILE, log_to, run_command
 
 
 def python(code, *arguments):
@@ -17,19 +18,27 @@ def python(code, *arguments):
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
 
 
-def end_with(statement, log_dir=None):
-    """What run_command makes of a main that logs to `log_dir` and then executes `statement`."""
-    code = f"""
-import logging
-from mars.process import log_to, run_command
-from mars.errors import *
-def main():
-    if {log_dir!r}: log_to({log_dir!r})
-    logging.getLogger("mars.part").info("the run begins")
-    {statement}
-run_command(main)
-"""
-    return python(code)
+@pytest.fixture
+def end_with(ended):
+    """What run_command makes of a main that logs to `log_dir` and then calls `last`."""
+
+    def run(last, log_dir=None):
+        def main():
+            if log_dir is not None:
+                log_to(str(log_dir))
+            logging.getLogger("mars.part").info("the run begins")
+            return last()
+
+        return ended(lambda: run_command(main))
+
+    return run
+
+
+def raising(failure):
+    def last():
+        raise failure
+
+    return last
 
 
 def test_a_terminal_that_lacks_characters_gets_the_rest():
@@ -42,8 +51,8 @@ def test_a_terminal_that_lacks_characters_gets_the_rest():
 
 
 @pytest.mark.parametrize("failure", [MarsError, ConfigError, DataError, SetupError, WorkerError, NumericalError])
-def test_a_known_failure_is_its_message_and_its_code(failure):
-    result = end_with(f"raise {failure.__name__}('rollout.top_p: too much')")
+def test_a_known_failure_is_its_message_and_its_code(end_with, failure):
+    result = end_with(raising(failure("rollout.top_p: too much")))
     assert result.returncode == failure.exit_code
     assert result.stderr.endswith("rollout.top_p: too much\n")
     assert "Traceback" not in result.stderr
@@ -51,38 +60,42 @@ def test_a_known_failure_is_its_message_and_its_code(failure):
 
 
 @pytest.mark.parametrize("code", [0, 1, 75])
-def test_the_code_that_main_returns_is_the_process(code):
-    assert end_with(f"return {code}").returncode == code
+def test_the_code_that_main_returns_is_that_of_the_command(end_with, code):
+    assert end_with(lambda: code).returncode == code
 
 
-def test_an_interruption_is_130():
-    result = end_with("raise KeyboardInterrupt")
+def test_the_code_is_that_of_the_process():
+    assert python("from mars.process import run_command; run_command(lambda: 75)").returncode == 75
+
+
+def test_an_interruption_is_130(end_with):
+    result = end_with(raising(KeyboardInterrupt()))
     assert (result.returncode, "Traceback" in result.stderr) == (130, False)
 
 
-@pytest.mark.parametrize(("failure", "code"), [("DataError", 3), ("ZeroDivisionError", 1)])
-def test_the_traceback_is_in_the_log_of_the_run(tmp_path, failure, code):
-    result = end_with(f"raise {failure}('what happened')", str(tmp_path))
+@pytest.mark.parametrize(("failure", "code"), [(DataError, 3), (ZeroDivisionError, 1)])
+def test_the_traceback_is_in_the_log_of_the_run(end_with, tmp_path, failure, code):
+    result = end_with(raising(failure("what happened")), tmp_path)
     log = (tmp_path / LOG_FILE).read_text()
     assert result.returncode == code
     assert "what happened" in result.stderr
     assert str(tmp_path / LOG_FILE) in result.stderr
     assert "Traceback" not in result.stderr
     assert "Traceback" in log
-    assert f"{failure}: what happened" in log
+    assert f"{failure.__name__}: what happened" in log
     assert "INFO mars.part: the run begins" in log
 
 
-def test_an_unknown_error_without_a_run_folder_keeps_its_traceback(tmp_path):
-    result = end_with("raise ZeroDivisionError('what happened')", str(tmp_path / "nothing"))
+def test_an_unknown_error_without_a_run_folder_keeps_its_traceback(end_with, tmp_path):
+    result = end_with(raising(ZeroDivisionError("what happened")), tmp_path / "nothing")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
     assert not (tmp_path / "nothing").exists()
 
 
-def test_the_log_is_appended_to(tmp_path):
+def test_the_log_is_appended_to(end_with, tmp_path):
     for _ in range(2):
-        end_with("return 0", str(tmp_path))
+        end_with(lambda: 0, tmp_path)
     assert (tmp_path / LOG_FILE).read_text().count("the run begins") == 2
 
 
@@ -95,14 +108,9 @@ def test_options_may_stand_among_the_overrides():
     assert parse_command_line("train", "mars", ["--cfg", "job"]).show_config
 
 
-def module(name, *arguments, cwd=None):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", name, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
-
-
 def test_a_bad_configuration_ends_with_2_and_leaves_nothing_behind(tmp_path):
-    result = module("mars.main", "experiment=quickstart", "rolout.top_p=1", "--oops", cwd=tmp_path)
+    command = [sys.executable, "-m", "mars.main", "experiment=quickstart", "rolout.top_p=1", "--oops"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
         "rolout.top_p: unknown key; got 1; did you mean rollout.top_p?",
@@ -112,10 +120,10 @@ def test_a_bad_configuration_ends_with_2_and_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_composed_configuration_is_shown_whole(tmp_path):
+def test_the_composed_configuration_is_shown_whole(mars):
     import yaml
 
-    result = module("mars.main", "--cfg", "job", "run.seed=5", cwd=tmp_path)
+    result = mars("train", "--cfg", "job", "run.seed=5")
     assert result.returncode == 0
     assert yaml.safe_load(result.stdout)["run"] == {
         **{"name": "mars", "dir": "runs/mars", "seed": 5},
@@ -123,13 +131,10 @@ def test_the_composed_configuration_is_shown_whole(tmp_path):
     }
 
 
-def test_help_lists_the_groups():
-    result = module("mars.main", "--help")
+def test_help_lists_the_groups(mars):
+    result = mars("train", "--help")
     assert result.returncode == 0
     assert "anchor=all_but_one|mono|none" in result.stdout
-
-
-COMMAND = "import sys; from mars.cli.main import main; sys.argv[0] = 'mars'; main()"
 
 
 @pytest.mark.parametrize(
@@ -145,8 +150,8 @@ COMMAND = "import sys; from mars.cli.main import main; sys.argv[0] = 'mars'; mai
         (["eval", "run", "model"], 2, "DATA"),
     ],
 )
-def test_the_mars_command(arguments, code, output):
-    result = python(COMMAND, *arguments)
+def test_the_mars_command(mars, arguments, code, output):
+    result = mars(*arguments)
     assert (result.returncode, "Traceback" in result.stderr) == (code, False)
     assert output in result.stdout + result.stderr
 
@@ -173,11 +178,11 @@ def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path,
     assert "mine" in capsys.readouterr().out
 
 
-def test_data_is_made_and_converted(tmp_path):
+def test_data_is_made_and_converted(mars, tmp_path):
     sizes = ["--train", "2", "--test", "1", "--cold-start", "1"]
-    result = python(COMMAND, "data", "synth", str(tmp_path), "--seed", "3", *sizes, "--bias", "0.5")
+    result = mars("data", "synth", str(tmp_path), "--seed", "3", *sizes, "--bias", "0.5")
     assert (result.returncode, result.stderr) == (0, "")
-    result = python(COMMAND, "data", "convert", "llvip", str(tmp_path), str(tmp_path))
+    result = mars("data", "convert", "llvip", str(tmp_path), str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert {"train.parquet", "test.parquet", "cold_start.parquet"} <= {path.name for path in tmp_path.iterdir()}
 

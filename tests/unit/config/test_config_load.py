@@ -252,7 +252,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("override", "line"), REFUSALS.items(), ids=list(REFUSALS))
-def test_refusal(quickly, override, line):
+def test_refusal(override, line):
     assert line in problems(override)[0]
 
 

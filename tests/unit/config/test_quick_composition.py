@@ -9,7 +9,7 @@ import pytest
 from mars.config import compose
 from mars.config.load import load_config
 from mars.errors import ConfigError
-from tests.quick_composition import quick_compose
+from tests.quick_composition import quick_compose, real_compose
 
 ROOT = Path(__file__).parents[3]
 RECIPE = [str(ROOT / "recipe" / "dapo")]
@@ -34,6 +34,7 @@ def loaded(overrides, folders):
     ],
 )
 def test_both_ways_are_one(monkeypatch, overrides, folders):
+    monkeypatch.setattr(compose, "_compose", real_compose)
     slow = loaded(overrides, folders)
     monkeypatch.setattr(compose, "_compose", quick_compose)
     assert loaded(overrides, folders) == loaded(overrides, folders) == slow

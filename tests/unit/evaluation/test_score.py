@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.errors import ConfigError, DataError
+from mars.evaluation.score import worst_questions
 from mars.evaluation.summary import mean_interval
 from mars.report.scores import score_file
 from mars.rewards.built_in import BUILT_IN
@@ -75,6 +76,24 @@ def test_boxes_are_scaled_from_the_frame_of_each_answer(tmp_path):
         ],
     )
     assert score(folder)["multi"]["mean"] == pytest.approx(1.0)
+
+
+def test_worst_questions_first_and_rounding_orders_nothing(tmp_path):
+    """a, b and c are answered perfectly in frames of many sizes; in d a single view is better, e is all wrong."""
+    truth = [[3, 1, 10, 8]]
+    lines = []
+    for name, frames in (("a", [(77, 41), (100, 50)]), ("b", [(100, 50), (77, 41)]), ("c", [(93, 61), (33, 29)])):
+        for view, (width, height) in zip((None, "visible"), frames, strict=True):
+            boxes = [[x1 * width / 100, y1 * height / 50, x2 * width / 100, y2 * height / 50]
+                     for x1, y1, x2, y2 in truth]  # fmt: skip
+            lines.append(line(name, view, boxes_text(boxes), json.dumps(truth), response_size=[width, height]))
+    lines += [line("d", None, boxes_text([[3, 1, 10, 7]]), json.dumps(truth))]
+    lines += [line("d", "visible", boxes_text(truth), json.dumps(truth))]
+    lines += [line("e", view, boxes_text([]), json.dumps(truth)) for view in (None, "visible")]
+    scored, result = score_file(write_folder(tmp_path / "m", lines), "grounding", 0.5, None)
+    assert len({record.accuracy for record in scored.records if record.prompt_id in "abc"}) > 1, "they do differ"
+    assert result["conflict_rate"]["mean"] == 1 / 5
+    assert [answers[0].prompt_id for answers in worst_questions(scored, 5)] == ["d", "e", "a", "b", "c"]
 
 
 def test_the_public_format_is_scored_as_it_is(tmp_path, caplog):

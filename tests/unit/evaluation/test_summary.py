@@ -95,6 +95,14 @@ def test_rounding_is_no_conflict() -> None:
     assert summary(records(rows))["conflict_rate"]["mean"] == 0
 
 
+def test_rounding_lies_above_no_threshold() -> None:
+    """An IoU of 0.5 that was computed in another frame is 0.5; 0.500001 is above it."""
+    rows = [("a", None, 0.5 + 1e-13), ("b", None, 0.5), ("c", None, 0.500001), ("d", None, 0.1 + 0.4)]
+    assert summary(records(rows), threshold=0.5)["share_over_threshold"]["mean"] == 0.25
+    small = [("a", None, 0.5), ("a", ("s",), 0.500001), ("b", None, 0.5), ("b", ("s",), 0.5 + 1e-13)]
+    assert summary(records(small))["conflict_rate"]["mean"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("values", "bounds", "low", "high"),
     [

@@ -256,9 +256,10 @@ def test_the_same_run_gives_the_same_figures() -> None:
     assert all(len(svg) < 200_000 for _, svg in first)
 
 
-@pytest.mark.parametrize("source", [r"$\frac{$", "$$", "_hidden", "a" * 300, "\x00", "漢字"])
-def test_any_source_name_can_be_drawn(source: str) -> None:
-    assert len(draw_figures(metric_rows(3, source))) == 4
+def test_any_source_name_can_be_drawn() -> None:
+    sources = [r"$\frac{$", "$$", "_hidden", "a" * 300, "\x00", "漢字"]
+    rows = [{key: value for source in sources for key, value in metric_rows(3, source)[i].items()} for i in range(3)]
+    assert len(draw_figures(rows)) == 4
 
 
 def test_runs_without_anchors_or_times_have_fewer_figures() -> None:

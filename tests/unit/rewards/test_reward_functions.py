@@ -13,18 +13,19 @@ from mars.rewards.contract import self_test
 from mars.rewards.functions import as_result, check_truth, load_reward
 from mars.rewards.local import LocalScorer
 from mars.types import RewardResult
+from tests.builders import make_item
 
 FILE = Path(__file__).parent / "user_rewards.py"
 
 
-def test_built_in_rewards(make_item) -> None:
+def test_built_in_rewards() -> None:
     assert load_reward("vqa", "strict")(make_item("<answer>yes</answer>", "yes")).score == 1.25
     assert (
         load_reward("grounding", "strict")(make_item("<answer>[[0, 0, 1, 1]]</answer>", "[[0, 0, 1, 1]]")).score == 1.25
     )
 
 
-def test_both_signatures(make_item) -> None:
+def test_both_signatures() -> None:
     assert load_reward(f"{FILE}:length", "strict")(make_item("abc")) == RewardResult(6.0, 1.0, {})
     assert load_reward(f"{FILE}:judge", "strict")(make_item("abc")) == RewardResult(0.5, 0.5, {})
     item = make_item("red", "red", bonus=2)
@@ -33,7 +34,7 @@ def test_both_signatures(make_item) -> None:
     assert load_reward(f"{FILE}:verl_open", "strict")(item).parts == {"number_of_others": 2.0}
 
 
-def test_relative_paths(make_item, monkeypatch) -> None:
+def test_relative_paths(monkeypatch) -> None:
     monkeypatch.chdir(FILE.parent)
     assert load_reward("user_rewards.py:length", "strict")(make_item("abc")).score == 6.0
 
@@ -91,11 +92,13 @@ def test_not_a_python_file(tmp_path: Path) -> None:
         ("half", RewardResult(0.5, 0.5, {})),
         ("fraction", RewardResult(0.25, 0.25, {})),
         ("minus", RewardResult(-3.0, 0.0, {})),
+        ("at the bound", RewardResult(-1e6, 0.0, {})),
+        ("dict large part", RewardResult(1.0, 1.0, {"time": 1.7e18})),
         ("dict", RewardResult(3.0, 1.0, {"acc": 1.0, "steps": 4.0})),
         ("result", RewardResult(1.25, 0.5, {"format": 0.75, "accuracy": 0.5})),
     ],
 )
-def test_good_returns(make_item, name: str, expected: RewardResult) -> None:
+def test_good_returns(name: str, expected: RewardResult) -> None:
     scorer = LocalScorer(f"{FILE}:returns", "strict")
     assert scorer.score([make_item(name)]) == [expected]
     scorer.close()
@@ -108,6 +111,10 @@ def test_good_returns(make_item, name: str, expected: RewardResult) -> None:
         ("inf", "score is not a finite number; got inf"),
         ("minus inf", "score is not a finite number; got -inf"),
         ("huge", "score is not a finite number; got one of int beyond the range of float"),
+        ("beyond", "score is not in [-1e+06, 1e+06]; got 1e+308"),
+        ("below", "score is not in [-1e+06, 1e+06]; got -1010000.0"),
+        ("dict beyond", "score is not in [-1e+06, 1e+06]; got 1e+155"),
+        ("result beyond", "score is not in [-1e+06, 1e+06]; got 2000000.0"),
         ("none", "score is not a number; got NoneType None"),
         ("true", "score is not a number; got bool True"),
         ("text", "score is not a number; got str '1.0'"),
@@ -129,7 +136,7 @@ def test_good_returns(make_item, name: str, expected: RewardResult) -> None:
         ("unheard of", "KeyError: 'unheard of'"),
     ],
 )
-def test_bad_returns_are_failures_with_a_reason(make_item, name: str, reason: str) -> None:
+def test_bad_returns_are_failures_with_a_reason(name: str, reason: str) -> None:
     (result,) = LocalScorer(f"{FILE}:returns", "strict").score([make_item(name)])
     assert result.failed is not None
     assert reason in result.failed
@@ -145,7 +152,7 @@ def test_numpy_numbers_are_numbers() -> None:
     assert as_result(np.array([0.5])).failed is not None
 
 
-def test_a_malformed_truth_fails_its_sample_only(make_item) -> None:
+def test_a_malformed_truth_fails_its_sample_only() -> None:
     good = make_item("<answer>yes</answer>", "yes")
     results = LocalScorer("vqa", "strict").score([good, make_item("<answer>yes</answer>", ""), good])
     assert [result.score for result in results] == [1.25, 0.0, 1.25]
@@ -153,7 +160,7 @@ def test_a_malformed_truth_fails_its_sample_only(make_item) -> None:
     assert "DataError: truth: empty" in results[1].failed
 
 
-def test_each_distinct_error_is_logged_once_with_its_traceback(make_item, caplog) -> None:
+def test_each_distinct_error_is_logged_once_with_its_traceback(caplog) -> None:
     scorer = LocalScorer(f"{FILE}:misbehave", "strict")
     with caplog.at_level(logging.ERROR):
         scorer.score([make_item("raise one"), make_item("raise \x1b[2J"), make_item("nan"), make_item("nan")])
@@ -166,19 +173,19 @@ def test_each_distinct_error_is_logged_once_with_its_traceback(make_item, caplog
     assert "score is not a finite number" in texts[1]
 
 
-def test_control_characters_of_an_error_are_escaped(make_item, caplog) -> None:
+def test_control_characters_of_an_error_are_escaped(caplog) -> None:
     (result,) = LocalScorer(f"{FILE}:misbehave", "strict").score([make_item("raise \x1b[2J\ud800")])
     assert result.failed == "ValueError: cannot read \\x1b[2J\\ud800"
     assert "\x1b" not in caplog.text
 
 
-def test_ctrl_c_is_not_a_failed_sample(make_item, tmp_path: Path) -> None:
+def test_ctrl_c_is_not_a_failed_sample(tmp_path: Path) -> None:
     (tmp_path / "reward.py").write_text("def f(item): raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         LocalScorer(f"{tmp_path / 'reward.py'}:f", "strict").score([make_item("")])
 
 
-def test_self_test(make_item) -> None:
+def test_self_test() -> None:
     scorer = LocalScorer(f"{FILE}:misbehave", "strict")
     self_test(scorer, [make_item("raise"), make_item("fine")])
     self_test(scorer, [])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mars.errors import DataError
 from mars.rewards.functions import check_truth
 from mars.rewards.grounding import MAX_TRUE_BOXES, matched_ious, mean_iou, score_grounding
+from tests.builders import make_item
 
 
 def boxes_text(boxes: list) -> str:
@@ -87,7 +88,7 @@ def test_mean_iou_is_the_best_of_all_matchings(predicted: list, truth: list) -> 
     assert mean_of(predicted, truth) == pytest.approx(best / len(truth), abs=1e-12)
 
 
-def test_score_is_format_plus_accuracy(make_item) -> None:
+def test_score_is_format_plus_accuracy() -> None:
     truth = "[[0, 0, 10, 10], [20, 0, 30, 10]]"
     result = score_grounding(make_item(boxes_text([[20, 0, 30, 5]]), truth))
     assert (result.score, result.accuracy) == (1.0, 0.25)
@@ -96,13 +97,13 @@ def test_score_is_format_plus_accuracy(make_item) -> None:
     assert score_grounding(make_item(boxes_text([[20, 0, 30, 10], [0, 0, 10, 10]]), truth)).score == 1.75
 
 
-def test_extra_boxes_cost_nothing_but_are_shown(make_item) -> None:
+def test_extra_boxes_cost_nothing_but_are_shown() -> None:
     boxes = [[0, 0, 10, 10], [50, 50, 60, 60], [1, 1, 0, 0]]
     result = score_grounding(make_item(boxes_text(boxes), "[[0, 0, 10, 10]]"))
     assert (result.accuracy, result.parts["extra_boxes"]) == (1.0, 2.0)
 
 
-def test_no_more_than_100_extra_boxes_are_looked_at(make_item) -> None:
+def test_no_more_than_100_extra_boxes_are_looked_at() -> None:
     truth = "[[0, 0, 10, 10]]"
     spray = [[0, 0, 10, 10]] * 101
     assert score_grounding(make_item(boxes_text(spray), truth)).accuracy == 1.0
@@ -123,13 +124,13 @@ def test_no_more_than_100_extra_boxes_are_looked_at(make_item) -> None:
         ("null", 0.0),
     ],
 )
-def test_an_empty_scene_wants_an_empty_list(make_item, answer: str, accuracy: float) -> None:
+def test_an_empty_scene_wants_an_empty_list(answer: str, accuracy: float) -> None:
     text = f"<think>t</think><answer>```json\n{answer}\n```</answer>"
     assert score_grounding(make_item(text, "[]")).accuracy == accuracy
     assert score_grounding(make_item("<think>t</think>", "[]")).accuracy == 0.0
 
 
-def test_boxes_are_scaled_to_the_frame_of_the_truth(make_item) -> None:
+def test_boxes_are_scaled_to_the_frame_of_the_truth() -> None:
     truth = "[[320, 256, 640, 512]]"  # in 1280 x 1024
     half = make_item(boxes_text([[160, 128, 320, 256]]), truth, (1280, 1024), (640, 512))
     assert score_grounding(half).accuracy == pytest.approx(1.0)
@@ -140,14 +141,14 @@ def test_boxes_are_scaled_to_the_frame_of_the_truth(make_item) -> None:
     assert score_grounding(same).accuracy == 0.0
 
 
-def test_one_side_scaled_by_hand(make_item) -> None:
+def test_one_side_scaled_by_hand() -> None:
     # x doubles, y stays: [0, 5] x [0, 10] becomes [0, 10] x [0, 10].
     item = make_item(boxes_text([[0, 0, 5, 10]]), "[[0, 0, 10, 10]]", (20, 10), (10, 10))
     assert score_grounding(item).accuracy == 1.0
 
 
 @pytest.mark.parametrize(("truth_size", "response_size"), [((10, 10), None), (None, (10, 10)), ((10, 10), (0, 10))])
-def test_half_known_frames_are_refused(make_item, truth_size, response_size) -> None:
+def test_half_known_frames_are_refused(truth_size, response_size) -> None:
     with pytest.raises(DataError, match="response_size and truth_size"):
         score_grounding(make_item(boxes_text([]), "[]", truth_size, response_size))
 
@@ -162,7 +163,7 @@ def test_half_known_frames_are_refused(make_item, truth_size, response_size) -> 
         "[0, 0, 10, 10]",
     ],
 )
-def test_ways_to_write_a_truth(make_item, truth: str) -> None:
+def test_ways_to_write_a_truth(truth: str) -> None:
     assert check_truth("grounding", truth, {}, (10, 10)) is None
     assert score_grounding(make_item(boxes_text([[0, 0, 10, 10]]), truth)).accuracy == 1.0
 
@@ -183,7 +184,7 @@ def test_ways_to_write_a_truth(make_item, truth: str) -> None:
         ("[[0, 0, 1" + "0" * 5000 + ", 10]]", "not finite"),
     ],
 )
-def test_malformed_truths_are_named(make_item, truth: str, fragment: str) -> None:
+def test_malformed_truths_are_named(truth: str, fragment: str) -> None:
     problem = check_truth("grounding", truth, {})
     assert problem is not None
     assert fragment in problem

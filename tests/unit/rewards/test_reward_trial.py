@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,6 @@ FILE = Path(__file__).parent / "user_rewards.py"
 TRUTH = "[[320, 256, 640, 512]]"
 BOXES = '<think>two</think><answer>```json\n[{"bbox_2d": [160, 128, 320, 256]}, [1, 2, 3]]\n```</answer>'
 SIZES = {"truth_size": [1280, 1024], "response_size": [640, 512]}
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mars.cli.main", "reward", "try", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def one(spec: str, scorer: str = "strict", **fields):
@@ -279,20 +275,14 @@ def test_wrong_extra_info_on_the_command_line(text: str) -> None:
         fields_of_options("a", None, None, None, None, text)
 
 
-def test_exit_codes_and_streams_of_the_command(tmp_path: Path) -> None:
+def test_exit_codes_and_streams_of_the_command(mars, tmp_path: Path) -> None:
+    run = partial(mars, "reward", "try")
     good = run("vqa", "--text", "<answer>yes</answer>", "--truth", "yes", "--json")
     assert (good.returncode, good.stderr, records(good.stdout)[0]["score"]) == (0, "", 1.25)
     assert "score     1.25" in run("vqa", "--text", "<answer>yes</answer>", "--truth", "yes").stdout
     bad_truth = run("vqa", "--text", "a", "--truth", "")
     assert (bad_truth.returncode, bad_truth.stdout) == (3, "")
     assert bad_truth.stderr.startswith("truth: empty")
-    (tmp_path / "helper.py").write_text("WORD = 'scoring'")
-    (tmp_path / "noisy.py").write_text(
-        "print('loading')\ndef f(item):\n    import helper\n    print(helper.WORD)\n    return 1.0\n"
-    )
-    noisy = run(f"{tmp_path / 'noisy.py'}:f", "--text", "a", "--truth", "b", "--json")
-    assert (noisy.returncode, len(records(noisy.stdout))) == (0, 1)
-    assert noisy.stderr.splitlines() == ["loading", "scoring"]
     for arguments, fragment in (
         (("vq", "--text", "a", "--truth", "b"), "want one of grounding, vqa or path/to/file.py:name"),
         ((f"{FILE}:length", "--text", "a", "--truth", "b", "--scorer", "compat"), "reward.scorer: only grounding"),
@@ -303,6 +293,18 @@ def test_exit_codes_and_streams_of_the_command(tmp_path: Path) -> None:
         assert refused.returncode == 2
         assert fragment in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_what_a_reward_prints_is_not_on_stdout(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("WORD = 'scoring'")
+    (tmp_path / "noisy.py").write_text(
+        "print('loading')\ndef f(item):\n    import helper\n    print(helper.WORD)\n    return 1.0\n"
+    )
+    arguments = [f"{tmp_path / 'noisy.py'}:f", "--text", "a", "--truth", "b", "--json"]
+    command = [sys.executable, "-m", "mars.cli.main", "reward", "try", *arguments]
+    noisy = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (noisy.returncode, len(records(noisy.stdout))) == (0, 1)
+    assert noisy.stderr.splitlines() == ["loading", "scoring"]
 
 
 def test_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:

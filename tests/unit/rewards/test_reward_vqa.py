@@ -11,10 +11,11 @@ from mars.errors import DataError
 from mars.rewards.functions import check_truth
 from mars.rewards.vqa import normalise, score_vqa
 from mars.types import RewardInput
+from tests.builders import make_item
 
 
 @pytest.fixture(scope="session")
-def is_right(make_item):
+def is_right():
     """Whether an answer to a row with this `extra_info` is right."""
 
     def right(answer: str, truth: str, **extra_info) -> bool:
@@ -342,7 +343,7 @@ def test_choices_from_an_array(is_right) -> None:
         ("A", ["red", "x" * 400], "1 to 300 characters"),
     ],
 )
-def test_malformed_truths_are_named(make_item, truth: str, choices, fragment: str) -> None:
+def test_malformed_truths_are_named(truth: str, choices, fragment: str) -> None:
     problem = check_truth("vqa", truth, {"choices": choices})
     assert problem is not None
     assert fragment in problem
@@ -358,7 +359,7 @@ def test_good_truths_pass(truth: str) -> None:
     assert check_truth("vqa", truth, {}) is None
 
 
-def test_only_the_answer_is_searched(make_item) -> None:
+def test_only_the_answer_is_searched() -> None:
     assert score_vqa(make_item("<think>yes</think> yes", "yes")).score == 0.25
     assert score_vqa(make_item("<think>t</think><answer>no</answer> yes", "yes")).score == 0.5
     assert score_vqa(make_item("<think>t</think><answer>yes</answer>", "yes")).score == 1.5

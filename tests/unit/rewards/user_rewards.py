@@ -38,6 +38,12 @@ RETURNED = {
     "inf": float("inf"),
     "minus inf": float("-inf"),
     "huge": 10**5000,
+    "beyond": 1e308,
+    "below": -1.01e6,
+    "at the bound": -1e6,
+    "dict beyond": {"score": 1e155, "acc": 1.0},
+    "result beyond": RewardResult(2e6, 1.0, {}),
+    "dict large part": {"score": 1.0, "time": 1.7e18},
     "none": None,
     "true": True,
     "text": "1.0",
@@ -133,7 +139,7 @@ def misbehave(item: RewardInput) -> float:
     what, _, argument = item.response.partition(" ")
     if what == "hang":
         while True:
-            pass
+            signal.pause()
     elif what == "regex":  # a C loop that holds the interpreter
         os.write(1, b"hanging\n")
         re.match(r"(a+)+$", "a" * 60 + "b")

@@ -12,7 +12,7 @@ from mars.rollout.engine import EngineCounts, FinishedSample
 from mars.rollout.metrics import engine_metrics, processed_tokens, rollout_metrics
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
-from tests.builders import completions, make_prompt
+from tests.builders import completions, make_prompt, make_rollouts
 from tests.fakes.engine import RecordingEngine
 
 SAMPLING = Sampling(1.0, 1.0, 0, 6)
@@ -163,6 +163,12 @@ def test_metrics_by_hand(prompts):
         "reward/format/mean": pytest.approx((0 + 2 + 5) / 3),
     }
     assert processed_tokens(rollouts, lambda r: 10 if r.prompt_id == "x" else 20) == 5 * 10 + 20 + 16
+
+
+def test_parts_may_be_any_finite_numbers():
+    huge = RewardResult(1.0, 1.0, {"time": 1.5e308, "steps": 2.0})
+    metrics = rollout_metrics([make_rollouts("a", [huge, huge, 1.0])], lambda r: 1)
+    assert (metrics["reward/time/mean"], metrics["reward/steps/mean"]) == (float("inf"), 2.0)
 
 
 def test_a_response_without_an_end_was_cut_at_the_limit():

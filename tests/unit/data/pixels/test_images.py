@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -8,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
-from mars.data.pixels.images import BadImage, decode_image, probe_size
+from mars.data.pixels.images import MAX_FILE_BYTES, MAX_PIXELS, BadImage, decode_image, probe_size
 from mars.data.prompts.budget import ImageBudget, model_image_size, num_image_tokens
 from mars.errors import DataError
 from mars.types import ImageRef
@@ -37,7 +39,15 @@ def test_a_bad_image_is_refused_with_its_name(name):
     assert path in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(set(EXPECTED) - {"bit_flip.png"}))
+# Header and end of these files are whole.
+FOUND_BY_DECODING = {
+    "bit_flip.png", "cut_after_header.jpg", "cut_first_scan.jpg", "cut_grey.jpg", "cut_in_the_middle.jpg",
+    "cut_last_scan.jpg", "cut_near_the_end.jpg", "lost_interval.jpg", "no_pixels.png", "half_the_pixels.png",
+    "one_byte_of_pixels_short.png",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(EXPECTED) - FOUND_BY_DECODING))
 def test_a_bad_image_is_found_by_the_probe(name):
     with pytest.raises(BadImage) as caught:
         probe_size(str(BAD / name), "rgb", "row 7")
@@ -45,12 +55,21 @@ def test_a_bad_image_is_found_by_the_probe(name):
     assert str(caught.value).startswith("row 7: ")
 
 
-def test_missing_files_folders_and_unknown_encodings(tmp_path):
+def test_missing_files_folders_and_unknown_encodings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(BadImage, match=r"nothing\.png: no such image") as caught:
         decode_image(ImageRef(str(tmp_path / "nothing.png"), (8, 8)))
     assert caught.value.reason == "missing"
     with pytest.raises(BadImage, match="not a file"):
         decode_image(ImageRef(str(tmp_path), (8, 8)))
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for a writer
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+        special = {"pipe.png": "a named pipe", "socket.png": "a socket", "/dev/zero": "a device", ".": "a folder"}
+        for name, kind in special.items():
+            for read in (decode, lambda path: decode_image(ImageRef(str(path), (8, 8)))):
+                with pytest.raises(BadImage, match=f"not a file; it is {kind}"):
+                    read(tmp_path / name)
     with pytest.raises(DataError, match="unknown image encoding; got 'depth_magic'"):
         decode_image(ImageRef(str(tmp_path), (8, 8), "depth_magic"))
 
@@ -115,6 +134,37 @@ def test_alpha_lands_on_white(tmp_path):
     assert decode(tmp_path / "p.png").getpixel((7, 0)) == (255, 255, 255)
     Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "key.png", transparency=(1, 2, 3))
     assert decode(tmp_path / "key.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_the_largest_image_needs_8_bytes_a_pixel(tmp_path, monkeypatch):
+    assert MAX_PIXELS * 8 < 2.7e8
+    with Image.new("1", (8192, MAX_PIXELS // 8192 + 1)) as image:
+        image.save(tmp_path / "large.png")
+    with pytest.raises(BadImage, match=f"got 8192x4097; .* {MAX_PIXELS} pixels"):
+        probe_size(str(tmp_path / "large.png"), "rgb", "x")
+    with open(tmp_path / "long.jpg", "wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # a hole: takes no space
+    with pytest.raises(BadImage, match=f"got {MAX_FILE_BYTES + 1} bytes"):
+        probe_size(str(tmp_path / "long.jpg"), "rgb", "x")
+
+
+def test_wide_images_of_8_bits_are_no_images_of_16(tmp_path):
+    for name in ("wide.bmp", "wide.ppm", "wide.tiff"):
+        photo(400, 16).save(tmp_path / name)
+        assert decode(tmp_path / name).tobytes() == photo(400, 16).tobytes(), name
+
+
+def test_lab_becomes_the_colour_that_it_means(tmp_path):
+    srgb, lab = (ImageCms.createProfile(space) for space in ("sRGB", "LAB"))
+    colour = Image.new("RGB", (8, 8), (200, 30, 60))
+    ImageCms.applyTransform(colour, ImageCms.buildTransform(srgb, lab, "RGB", "LAB")).save(tmp_path / "lab.tiff")
+    shown = decode(tmp_path / "lab.tiff").getpixel((0, 0))
+    assert max(abs(a - b) for a, b in zip(shown, (200, 30, 60), strict=True)) <= 1
+    data = (tmp_path / "lab.tiff").read_bytes()
+    for photometric in (9, 10):  # ICC's and ITU's L*a*b*, which Pillow does not know
+        other = data.replace(struct.pack("<HHIHH", 262, 3, 1, 8, 0), struct.pack("<HHIHH", 262, 3, 1, photometric, 0))
+        with pytest.raises(BadImage):
+            probe_size(other, "rgb", "x")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGB"])

@@ -1,8 +1,6 @@
 """The tokenizer that is loaded directly is the one AutoTokenizer would load."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -39,14 +37,3 @@ def test_code_of_the_model_is_not_executed(tmp_path):
     declare(tmp_path, tokenizer_class="Qwen2Tokenizer", auto_map={"AutoTokenizer": ["own.Slow", "own.Fast"]})
     (tmp_path / "own.py").write_text("raise SystemExit('executed')")
     assert load_tokenizer(str(tmp_path), trust_remote_code=False)(TEXT)["input_ids"]
-
-
-def test_the_compiler_of_torch_is_not_imported(tmp_path):
-    """A quarter of the time from the start to the first worker."""
-    write_model(tmp_path)
-    code = (
-        "import sys; from mars.data.prompts.chat import PromptEncoder; PromptEncoder.from_pretrained(sys.argv[1]);"
-        "print(*{'torch._dynamo', 'sympy', 'torch.distributed.tensor'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr

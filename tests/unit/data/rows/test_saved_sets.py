@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import pytest
 from PIL import Image
 
@@ -214,6 +215,14 @@ def test_a_set_of_the_hub_that_cannot_be_had(monkeypatch, error, message):
         saved.arrow_files(SavedSet("someone/gone", None, "train"))
     with pytest.raises(DataError, match=rf"someone/gone@train: .*{message}"):
         load("someone/gone@train")
+
+
+def test_a_set_of_the_hub_without_a_network(monkeypatch):
+    """The library's own error, from the arguments that it is really called with."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"nobody/nothing@train: no such file or folder, and the hub cannot be reached"):
+        load("nobody/nothing@train")
 
 
 def test_files_of_rows_do_not_import_datasets(tmp_path):

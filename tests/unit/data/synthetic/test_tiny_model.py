@@ -11,16 +11,18 @@ from jinja2 import Template
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+from mars.cli.main import app
 from mars.config.templates import template_folder
 from mars.data.convert.llvip import QUESTION
 from mars.data.prompts.chat import PromptEncoder, expand
+from mars.data.synthetic import tiny_model
 from mars.data.synthetic.scenes import make_scene
-from mars.data.synthetic.tiny_model import build_tiny, build_tokenizer
+from mars.data.synthetic.tiny_model import SPECIAL_TOKENS, build_tiny, build_tokenizer
 from mars.data.synthetic.write import worked_answer
 from mars.types import Message
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
-TOKENIZER = build_tokenizer()
+TOKENIZER = build_tokenizer("tiny", seed=0)
 PROMPT = Template((template_folder() / "grounding.jinja").read_text()).render(question=QUESTION, box_space="pixels")
 
 
@@ -164,7 +166,8 @@ def test_same_seed_same_weights_whatever_the_random_state(tmp_path):
     one = build_tiny(tmp_path / "one", seed=4)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(99)
-    again = build_tiny(tmp_path / "again", seed=4)
+    again = tmp_path / "again"
+    app(["data", "synth", str(again), "--model", "tiny", "--seed", "4"], standalone_mode=False)
     other = build_tiny(tmp_path / "other", seed=5)
     assert weights_digest(one) == weights_digest(again) != weights_digest(other)
     for name in ("tokenizer.json", "config.json"):
@@ -174,3 +177,25 @@ def test_same_seed_same_weights_whatever_the_random_state(tmp_path):
 def test_tied_embeddings_share_one_matrix(tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(build_tiny(tmp_path, seed=0, tie_word_embeddings=True))
     assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+
+
+def test_a_vocabulary_is_filled_up_with_merges_of_earlier_tokens(monkeypatch):
+    monkeypatch.setattr(tiny_model, "REAL_IDS", 3000)
+    one, again, other = (build_tokenizer("real", seed) for seed in (5, 5, 6))
+    assert len(one) == 3000
+    assert one.get_vocab() == again.get_vocab() != other.get_vocab()
+    assert {"<think>", "</answer>", "112"} <= one.get_vocab().keys()
+    for text in ("<think> the person </think>", "Grüße, 東京 \U0001f600\n\t x=3.5", "".join(map(chr, range(32, 127)))):
+        assert one.decode(one.encode(text, add_special_tokens=False)) == text
+    assert max(one.convert_tokens_to_ids(SPECIAL_TOKENS)) == 2999
+
+
+def test_scenes_and_models_are_made_one_at_a_time(tmp_path):
+    from mars.cli.data import synth
+    from mars.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="--train: of scenes"):
+        synth(tmp_path / "a", seed=0, train=3, model="tiny")
+    with pytest.raises(ConfigError, match="--test, --cold-start, --bias: not set"):
+        synth(tmp_path / "a", seed=0, train=3)
+    assert not (tmp_path / "a").exists()

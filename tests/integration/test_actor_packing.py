@@ -8,9 +8,8 @@ from itertools import chain
 import pytest
 import torch
 
-from mars.actor.objective import Objective
 from tests.builders import altered
-from tests.tiny_world import GRPO, distance, gradients, response_logprobs
+from tests.tiny_world import GRPO, distance, gradients, response_logprobs, with_algorithm
 
 PACKINGS = ("shared_prefix", "padded")
 WITH_KL = altered(GRPO, kl_coefficient=0.3, entropy_coefficient=0.02)
@@ -139,10 +138,7 @@ def test_bfloat16_packs_are_as_near_to_float32_as_rows_are(world, pictures):
 
 
 def with_objective(trainer, **changes):
-    algorithm = altered(trainer._config.algorithm, **changes)
-    trainer._config = trainer._config.model_copy(update={"algorithm": algorithm})
-    trainer._objective = Objective(algorithm, truncation_nats=0.0)
-    return trainer
+    return with_algorithm(trainer, altered(trainer._config.algorithm, **changes))
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

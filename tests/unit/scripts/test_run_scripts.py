@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from mars.config.command_line import parse_command_line
-from mars.config.load import load_config
-from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
+from tests.fakes.python import call_script
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXPERIMENTS = {
     "recipe/dapo/run_dapo_qwen2.5_3b.sh": "mars_dapo_qwen2_5_vl_3b",
     "recipe/mars/run_mars_qwen2.5_3b.sh": "mars_grpo_qwen2_5_vl_3b",
@@ -23,49 +19,12 @@ EXPERIMENTS = {
 ONE = "recipe/dapo/run_dapo_qwen2.5_3b.sh"
 scripts = pytest.mark.parametrize("script", EXPERIMENTS)
 
-# Stands in for Python: has a package mars, and writes down what it is asked to run.
-RECORDER = """#!/usr/bin/env bash
-[ "$1" = -c ] && exit 0
-printf '%s\\0' "$PWD" "$@" >"$RECORD"
-"""
-
-
-@dataclass(frozen=True)
-class Call:
-    returncode: int
-    stdout: str
-    stderr: str
-    argv: list[str] | None
-
-    @property
-    def config(self) -> TrainConfig:
-        assert self.argv is not None, self.stderr
-        _, module, program, *rest = self.argv
-        assert (module, program) == ("-m", "mars.main")
-        line = parse_command_line("train", "mars", rest)
-        return load_config("train", line.overrides, line.config_dirs)
-
 
 @pytest.fixture
 def call(tmp_path):
     """script, arguments -> what it runs, started from a folder that is not the project's."""
-    recorder = tmp_path / "python"
-    recorder.write_text(RECORDER)
-    recorder.chmod(0o755)
-    here = tmp_path / "here"
-    here.mkdir()
-
-    def run(script: str, *arguments: str, **environment: str) -> Call:
-        record = tmp_path / "record"
-        record.unlink(missing_ok=True)
-        given = {**os.environ, "MARS_PYTHON": str(recorder), "RECORD": str(record), **environment}
-        done = subprocess.run(
-            ["bash", str(ROOT / script), *arguments], cwd=here, env=given, capture_output=True, text=True, timeout=60
-        )
-        argv = record.read_text().split("\0")[:-1] if record.exists() else None
-        return Call(done.returncode, done.stdout, done.stderr, argv)
-
-    return run
+    (tmp_path / "here").mkdir()
+    return partial(call_script, folder=tmp_path, cwd=tmp_path / "here")
 
 
 def data_set(folder: Path) -> Path:

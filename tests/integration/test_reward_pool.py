@@ -20,8 +20,9 @@ from mars.rewards.functions import RewardsBySet
 from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
 from mars.types import RewardInput
+from tests.builders import make_item
 
-FILE = Path(__file__).parent / "user_rewards.py"
+FILE = Path(__file__).parents[1] / "unit" / "rewards" / "user_rewards.py"
 TIMED_OUT = "timed out after 1 s"
 
 
@@ -45,7 +46,7 @@ def assert_ended(pid: int) -> None:
         os.close(fd)
 
 
-def test_order_and_empty_batches(pool: RewardPool, make_item) -> None:
+def test_order_and_empty_batches(pool: RewardPool) -> None:
     lengths = [(37 * number) % 101 for number in range(150)]
     assert [result.score for result in pool.score([make_item("x" * length) for length in lengths])] == lengths
     assert pool.score([]) == []
@@ -70,7 +71,7 @@ def test_order_and_empty_batches(pool: RewardPool, make_item) -> None:
         ("nan", "score is not a finite number; got nan"),
     ],
 )
-def test_a_bad_answer_costs_its_sample_only(pool: RewardPool, make_item, response: str, reason: str) -> None:
+def test_a_bad_answer_costs_its_sample_only(pool: RewardPool, response: str, reason: str) -> None:
     texts = ["a", "bb", response, "cccc", "ddddd", "eeeeee"]
     results = pool.score([make_item(text) for text in texts])
     assert results[2].failed is not None
@@ -78,14 +79,14 @@ def test_a_bad_answer_costs_its_sample_only(pool: RewardPool, make_item, respons
     assert [result.score for result in results if result.failed is None] == [1, 2, 4, 5, 6]
 
 
-def test_faults_side_by_side(pool: RewardPool, make_item) -> None:
+def test_faults_side_by_side(pool: RewardPool) -> None:
     texts = ["exit", "hang", "a", "nan", "bb", "deaf", "raise", "ccc"] * 2
     results = pool.score([make_item(text) for text in texts])
     scores = [None if result.failed else result.score for result in results]
     assert scores == [None, None, 1.0, None, 2.0, None, None, 3.0] * 2
 
 
-def test_files_import_what_lies_beside_them_from_any_folder(make_item, tmp_path: Path, monkeypatch) -> None:
+def test_files_import_what_lies_beside_them_from_any_folder(tmp_path: Path, monkeypatch) -> None:
     by_set = {}
     for name, points in (("one", 1.0), ("two", 2.0)):
         (tmp_path / name).mkdir()
@@ -100,41 +101,41 @@ def test_files_import_what_lies_beside_them_from_any_folder(make_item, tmp_path:
 
 
 @pytest.mark.parametrize("response", ["fork", "print"])
-def test_an_answer_whose_reward_forks_or_prints_is_scored_once(pool: RewardPool, make_item, capfd, response) -> None:
+def test_an_answer_whose_reward_forks_or_prints_is_scored_once(pool: RewardPool, capfd, response) -> None:
     texts = ["a", "bb", response, "cccc", "ddddd", "eeeeee"] * 3
     results = pool.score([make_item(text) for text in texts])
     assert [result.score for result in results] == [len(text) for text in texts]
 
 
-def test_a_file_that_forks_while_it_loads_answers_once(make_item, tmp_path: Path) -> None:
+def test_a_file_that_forks_while_it_loads_answers_once(tmp_path: Path) -> None:
     (tmp_path / "reward.py").write_text("import os\nos.fork()\ndef f(item): return float(len(item.response))")
     pool = RewardPool(f"{tmp_path / 'reward.py'}:f", "strict", num_workers=1, timeout_s=10.0)
     assert [result.score for result in pool.score([make_item("x" * n) for n in range(20)])] == list(range(20))
     pool.close()
 
 
-def test_the_same_results_as_in_process(make_item) -> None:
+def test_the_same_results_as_in_process() -> None:
     items = [make_item(f"<think>t</think><answer>{word}</answer>", truth) for word in "abc" for truth in ("a", "b", "")]
     pool = RewardPool("vqa", "strict", num_workers=1, timeout_s=5.0)
     assert pool.score(items) == LocalScorer("vqa", "strict").score(items)
     pool.close()
 
 
-def test_a_reward_started_program_ends_with_its_answer(pool: RewardPool, make_item, tmp_path: Path) -> None:
+def test_a_reward_started_program_ends_with_its_answer(pool: RewardPool, tmp_path: Path) -> None:
     file = tmp_path / "pid"
     (result,) = pool.score([make_item(f"child {file}")])
     assert result.failed == TIMED_OUT
     assert_ended(int(file.read_text()))
 
 
-def test_idle_workers_that_are_killed_cost_nothing(pool: RewardPool, make_item) -> None:
+def test_idle_workers_that_are_killed_cost_nothing(pool: RewardPool) -> None:
     pool.score([make_item("a")])
     for pid in pool.pids:
         os.kill(pid, signal.SIGKILL)
     assert [result.score for result in pool.score([make_item("a")] * 9)] == [1.0] * 9
 
 
-def test_a_stopped_worker_is_replaced(make_item) -> None:
+def test_a_stopped_worker_is_replaced() -> None:
     # A deadline of its own: on a busy machine the other worker must not be late as well.
     pool = RewardPool(f"{FILE}:misbehave", "strict", num_workers=2, timeout_s=2.0)
     try:
@@ -149,13 +150,13 @@ def test_a_stopped_worker_is_replaced(make_item) -> None:
         pool.close()
 
 
-def test_items_that_cannot_travel_fail_alone(pool: RewardPool, make_item) -> None:
+def test_items_that_cannot_travel_fail_alone(pool: RewardPool) -> None:
     results = pool.score([make_item("a"), make_item("b", secret=lambda: None), make_item("cc", text="\ud800")])
     assert [result.score for result in results if result.failed is None] == [1.0, 2.0]
     assert results[1].failed is not None
 
 
-def test_an_interrupted_batch_leaves_nothing_for_the_next(pool: RewardPool, make_item, monkeypatch) -> None:
+def test_an_interrupted_batch_leaves_nothing_for_the_next(pool: RewardPool, monkeypatch) -> None:
     def interrupted(batch: object) -> None:
         raise KeyboardInterrupt
 
@@ -166,7 +167,7 @@ def test_an_interrupted_batch_leaves_nothing_for_the_next(pool: RewardPool, make
     assert [result.score for result in pool.score([make_item("b")] * 4)] == [1.0] * 4
 
 
-def test_distinct_failures_are_logged_once(make_item, caplog) -> None:
+def test_distinct_failures_are_logged_once(caplog) -> None:
     pool = RewardPool(f"{FILE}:misbehave", "strict", num_workers=1, timeout_s=5.0)
     with caplog.at_level(logging.ERROR):
         pool.score([make_item(text) for text in ("raise one", "raise two", "nan")])
@@ -178,7 +179,7 @@ def test_distinct_failures_are_logged_once(make_item, caplog) -> None:
     assert "in misbehave" in texts[0]
 
 
-def test_close_ends_all_workers_even_hanging_ones(make_item) -> None:
+def test_close_ends_all_workers_even_hanging_ones() -> None:
     pool = RewardPool(f"{FILE}:misbehave", "strict", num_workers=2, timeout_s=60.0)
     pids = pool.pids
     assert len(pids) == 2
@@ -210,7 +211,7 @@ def test_a_wrong_name_is_found_before_any_process_starts() -> None:
         RewardPool("/nowhere/reward.py:f", "strict", num_workers=1, timeout_s=1.0)
 
 
-def test_no_worker_left(make_item, tmp_path: Path) -> None:
+def test_no_worker_left(tmp_path: Path) -> None:
     file = tmp_path / "reward.py"
     file.write_text("import os\ndef f(item): os._exit(1) if item.response else None")
     pool = RewardPool(f"{file}:f", "strict", num_workers=1, timeout_s=5.0)
@@ -282,7 +283,7 @@ def pipe(tmp_path: Path) -> Path:
     return tmp_path / "pipe"
 
 
-def test_an_answer_is_scored_while_the_next_one_is_awaited(make_item, pipe: Path) -> None:
+def test_an_answer_is_scored_while_the_next_one_is_awaited(pipe: Path) -> None:
     pool = RewardPool(f"{pipe.parent / 'reward.py'}:f", "strict", num_workers=1, timeout_s=30.0)
 
     def answers() -> Iterator[RewardInput]:
@@ -294,7 +295,7 @@ def test_an_answer_is_scored_while_the_next_one_is_awaited(make_item, pipe: Path
     pool.close()
 
 
-def test_the_deadline_passes_while_the_next_answer_is_awaited(make_item, pipe: Path) -> None:
+def test_the_deadline_passes_while_the_next_answer_is_awaited(pipe: Path) -> None:
     pool = RewardPool(f"{pipe.parent / 'reward.py'}:f", "strict", num_workers=1, timeout_s=1.0)
 
     def answers() -> Iterator[RewardInput]:
@@ -309,7 +310,7 @@ def test_the_deadline_passes_while_the_next_answer_is_awaited(make_item, pipe: P
     assert (fine.failed, fine.score) == (None, 1.0)
 
 
-def test_what_the_stream_raises_ends_the_call_and_leaves_nothing(pool: RewardPool, make_item) -> None:
+def test_what_the_stream_raises_ends_the_call_and_leaves_nothing(pool: RewardPool) -> None:
     def answers() -> Iterator[RewardInput]:
         yield make_item("a")
         yield make_item("hang")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from random import Random
@@ -140,7 +141,7 @@ def dry_run_inputs(monkeypatch):
     monkeypatch.setattr(dry_run, "summary", lambda config, inputs: seen.append(inputs) or [])
     monkeypatch.setattr(dry_run, "sample_lines", lambda config, inputs: [])
     monkeypatch.setattr(dry_run, "memory_lines", lambda config: [])
-    monkeypatch.setattr(dry_run, "check_model_files", lambda *args, **kwargs: None)
+    monkeypatch.setattr(dry_run, "model_check", lambda config, in_process: nullcontext())
 
     def load(config):
         dry_run.report(config)

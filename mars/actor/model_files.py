@@ -1,0 +1,62 @@
+"""Carry a model's tokenizer, processor and generation settings over to the folder of the policy trained from it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+# Files besides weights and config.json. transformers would write some of them anew in another form, and refuses to
+# write some that it has read, such as generation settings that contradict each other.
+_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".py")
+# Of a hub name, whose files cannot be listed.
+_HUB_FILES = (
+    "generation_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+
+
+def carry_files(model_path: str, folder: str) -> list[str]:
+    """Copy them byte for byte. Returns "name (reason)" of each file that cannot be copied, after copying the others."""
+    failed = []
+    for name, source in _carried(model_path):
+        target = Path(folder) / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        except shutil.SameFileError:  # saved over the model it came from
+            continue
+        except OSError as error:
+            failed.append(f"{name} ({error.strerror or error})")
+    return failed
+
+
+def _carried(model_path: str) -> list[tuple[str, Path]]:
+    """(name, path) of the files to be copied."""
+    folder = Path(model_path)
+    if not folder.is_dir():
+        found = [(name, _hub_file(model_path, name)) for name in _HUB_FILES]
+        return [(name, path) for name, path in found if path is not None]
+    files = sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/*.jinja")])
+    return [(str(file.relative_to(folder)), file) for file in files if file.is_file() and _is_carried(file.name)]
+
+
+def _is_carried(name: str) -> bool:
+    return name.endswith(_SUFFIXES) and name != "config.json" and not name.endswith(".index.json")
+
+
+def _hub_file(model_path: str, name: str) -> Path | None:
+    """A file of a hub repository in the local cache, downloaded if need be; None if there is no such file."""
+    from transformers.utils import cached_file
+
+    found = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
+    return Path(found) if found else None

@@ -1,0 +1,214 @@
+"""Compare a checkpoint with the architecture of its config.json, and try what saving the policy will do.
+
+Slow to import: it needs transformers' model classes. `python -m mars.checks.architecture PATH KEY TRUST` prints the
+error as JSON, for a driver that needs none of them (mars/checks/model.py).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mars.checks.weights import TensorHeader, read_headers
+from mars.data.prompts.tokenizer import read_json_file
+from mars.errors import SetupError
+
+_SHOWN = 3  # tensors in a message
+
+
+def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
+    """Raises SetupError if the model's folder cannot be loaded and saved as it is. A hub name is only looked up.
+
+    - transformers reads config.json, the processor and the image processor;
+    - the weights are exactly those of the architecture: nothing missing (it would start random), nothing left over;
+    - the configuration can be saved, so that the trained policy can be.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
+
+    folder = Path(path)
+    with _naming(key, folder / "config.json" if folder.is_dir() else path):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    if not folder.is_dir():
+        return
+    check_weights(config, folder, key)
+    check_added_tokens(config, folder, key)
+    file, declared = _image_processor(folder, key)
+    hint = "set image_processor_type to a class that it knows, such as Qwen2VLImageProcessor"
+    with _naming(key, file, f"transformers cannot load the image processor {declared}", hint):
+        AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+        AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+    check_saving(config, folder, key)
+
+
+def check_weights(config: Any, folder: Path, key: str) -> None:
+    """Load the headers of the checkpoint, as tensors without data, into the architecture built without data.
+
+    This is transformers' own loading, with its renaming of old checkpoints and its tied weights.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    headers = read_headers(folder, key)
+    if getattr(config, "auto_map", None):
+        return  # code that comes with the model decides how its weights are loaded
+    classes: Any = AutoModelForImageTextToText._model_mapping
+    if type(config) not in classes:
+        raise SetupError(
+            f"{key}: {folder / 'config.json'}: model_type must be a vision-language model's; "
+            f"got {config.model_type!r}; use a Qwen-VL model"
+        )
+    with _naming(key, folder / "config.json"), torch.device("meta"):
+        model = classes[type(config)](config)
+        tensors = {name: torch.empty(header.shape, dtype=torch.float32) for name, header in headers.items()}
+    renaming: list[Any] = list(get_model_conversion_mapping(model))
+    loading = LoadStateDictConfig(
+        ignore_mismatched_sizes=True,
+        device_map={"": torch.device("meta")},
+        dtype=torch.float32,
+        weight_mapping=renaming,
+    )
+    with _naming(key, folder), _quiet():
+        found, _ = model._load_pretrained_model(model, tensors, None, loading)
+        model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
+        model._adjust_missing_and_unexpected_keys(found)
+    _refuse_differences(found, model, headers, folder, key)
+
+
+def _refuse_differences(found: Any, model: Any, headers: Mapping[str, TensorHeader], folder: Path, key: str) -> None:
+    embedding = model.get_input_embeddings().weight
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    sizes = {name: (tuple(stored), tuple(wanted)) for name, stored, wanted in found.mismatched_keys}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    stored, wanted = sizes.get(names.get(id(embedding), ""), ((), ()))
+    if stored and stored[1:] == wanted[1:]:
+        raise SetupError(
+            f"{key}: {folder / 'config.json'}: vocab_size is {vocabulary}, but the embedding in the weights has "
+            f"{stored[0]} rows; set it to {stored[0]}, or use the weights of this configuration"
+        )
+    problems = []
+    if found.missing_keys:
+        problems.append(f"lack {_some(found.missing_keys)}, which would start with random values")
+    if found.unexpected_keys:
+        problems.append(f"hold {_some(found.unexpected_keys)}, which the model has no place for")
+    if sizes:
+        name, (stored, wanted) = min(sizes.items())
+        others = f" and {len(sizes) - 1} more" if len(sizes) > 1 else ""
+        problems.append(f"hold {name} of shape {list(stored)} where config.json makes it {list(wanted)}{others}")
+    problems += [f"cannot be converted: {_some(map(str, found.conversion_errors.values()))}"] * bool(
+        found.conversion_errors
+    )
+    if problems:
+        files = ", ".join(sorted({header.file for header in headers.values()})[:_SHOWN])
+        raise SetupError(
+            f"{key}: {folder}: the weights ({files}) are not those of config.json: they {'; they '.join(problems)}; "
+            "use the configuration and the weights of one model"
+        )
+
+
+def check_added_tokens(config: Any, folder: Path, key: str) -> None:
+    """Every token that the tokenizer's files declare must have a row in the embedding.
+
+    The tokenizers library gives a declared id that leaves a gap another value without a word.
+    """
+    vocabulary = config.get_text_config().vocab_size
+    for file, token, id_ in _declared_tokens(folder, key):
+        if type(id_) is not int or not 0 <= id_ < vocabulary:
+            raise SetupError(
+                f"{key}: {folder / file}: the added token {token!r} must have an id below vocab_size {vocabulary}; "
+                f"got {id_!r}; use the tokenizer of this model"
+            )
+
+
+def _declared_tokens(folder: Path, key: str) -> Iterator[tuple[str, str, Any]]:
+    """(file, token, id) of every added token."""
+    files = {name: folder / name for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")}
+    read = {name: read_json_file(path, key) if path.is_file() else {} for name, path in files.items()}
+    for entry in read["tokenizer.json"].get("added_tokens") or ():
+        yield "tokenizer.json", entry.get("content", ""), entry.get("id")
+    for id_, entry in (read["tokenizer_config.json"].get("added_tokens_decoder") or {}).items():
+        yield "tokenizer_config.json", entry.get("content", ""), int(id_) if id_.isdigit() else id_
+    for token, id_ in read["added_tokens.json"].items():
+        yield "added_tokens.json", token, id_
+
+
+def check_saving(config: Any, folder: Path, key: str) -> None:
+    """Save what the trained policy's folder gets besides weights, into a temporary folder."""
+    from mars.actor.model_files import carry_files
+
+    with tempfile.TemporaryDirectory(prefix="mars-save-") as temporary:
+        with _naming(key, folder / "config.json", "cannot be saved"):
+            config.save_pretrained(temporary)
+        failed = carry_files(str(folder), temporary)
+    if failed:
+        raise SetupError(
+            f"{key}: {folder}: cannot be copied to the trained policy: {', '.join(failed)}; make it readable"
+        )
+
+
+def _image_processor(folder: Path, key: str) -> tuple[Path, Any]:
+    """The file that declares the image processor, and the class it names."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        settings = read_json_file(folder / name, key) if (folder / name).is_file() else {}
+        settings = settings.get("image_processor", settings)
+        if isinstance(settings, dict) and "image_processor_type" in settings:
+            return folder / name, settings["image_processor_type"]
+    return folder, "of config.json's model_type"
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+@contextmanager
+def _naming(
+    key: str, what: object, failure: str = "cannot be read", hint: str = "download it again, or correct it"
+) -> Iterator[None]:
+    """Whatever transformers raises in the block becomes a SetupError that names the file."""
+    try:
+        yield
+    except SetupError:
+        raise
+    except Exception as error:
+        lines = f"{type(error).__name__}: {error}".split(", or one of the following")[0]  # a hundred names follow
+        reason = " ".join(lines.split())
+        raise SetupError(f"{key}: {what}: {failure}: {reason:.400}; {hint}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report of missing weights and its progress bar: `_refuse_differences` reports."""
+    from transformers.utils import logging as transformers_logging
+
+    logger, bar = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def main(path: str, key: str, trust_remote_code: str) -> None:
+    try:
+        check_architecture(path, key, trust_remote_code == "1")
+        error = None
+    except SetupError as found:
+        error = str(found)
+    sys.stdout.write(json.dumps({"error": error}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,191 @@
+"""Check a model's folder before anything starts: its files, its weights' headers, and that it loads and saves.
+
+Used by training, the cold start, evaluation and `--dry-run`. No weight is read. What needs transformers' model classes
+is in mars/checks/architecture.py, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mars.checks.weights import read_headers
+from mars.config.schema import SftConfig, TrainConfig
+from mars.data.prompts.tokenizer import read_json, read_json_file
+from mars.errors import ConfigError, SetupError
+
+_JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+)
+# Types of rope_parameters whose factor does not lengthen the context beyond max_position_embeddings, as vLLM counts.
+_ROPE_WITHIN_POSITIONS = (
+    "default", "mrope", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling",
+)  # fmt: skip
+_TIMEOUT_S = 300.0  # imports from a slow disk
+
+
+class ModelCheck:
+    """Checks the policy, and the reference of the KL term, in a `with` block that does other work until `finish`.
+
+    On entry: what is quick. At `finish`: what needs transformers' model classes. A process of its own imports them
+    meanwhile, unless `in_process`: for jobs that need them in this process anyway.
+    Both raise SetupError for a broken model, ConfigError for a setting that does not fit it.
+    """
+
+    def __init__(self, config: TrainConfig | SftConfig, *, in_process: bool) -> None:
+        self._config, self._in_process = config, in_process
+        self._models = _models(config)
+        self._children: list[_ArchitectureCheck] = []
+
+    def __enter__(self) -> ModelCheck:
+        for key, path in self._models.items():
+            check_files(path, key)
+        if isinstance(self._config, TrainConfig):
+            check_context(self._config)
+        if not self._in_process:
+            trust = self._config.model.trust_remote_code
+            for key, path in self._models.items():
+                self._children.append(_ArchitectureCheck(path, key, trust))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            child.close()
+
+    def finish(self) -> None:
+        for child in self._children:
+            child.wait()
+        if self._in_process:
+            from mars.checks.architecture import check_architecture
+
+            for key, path in self._models.items():
+                check_architecture(path, key, self._config.model.trust_remote_code)
+
+
+@contextmanager
+def model_check(config: TrainConfig | SftConfig, *, in_process: bool) -> Iterator[None]:
+    """A `ModelCheck` that finishes after the block. An error of the block goes first."""
+    with ModelCheck(config, in_process=in_process) as check:
+        yield
+        check.finish()
+
+
+def check_model(path: str, key: str = "model.path", *, trust_remote_code: bool = False) -> None:
+    """All checks of one model, in this process. key: the setting that errors name. Raises SetupError."""
+    from mars.checks.architecture import check_architecture
+
+    check_files(path, key)
+    check_architecture(path, key, trust_remote_code)
+
+
+def check_files(path: str, key: str) -> None:
+    """Every small file of a folder must be a JSON object, and its weights whole safetensors. Raises SetupError.
+
+    Nothing is checked for a hub name, whose files transformers downloads when they are needed.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    for name in _JSON_FILES:
+        if (folder / name).exists():
+            read_json_file(folder / name, key)
+    read_headers(folder, key)
+    if not (folder / "config.json").is_file():
+        raise SetupError(f"{key}: the folder has no config.json; got {path}; give a complete Hugging Face folder")
+
+
+def check_context(config: TrainConfig) -> None:
+    """Raises ConfigError if rollout.max_model_len is beyond the positions the model was made for."""
+    path, folder = config.model.path, Path(config.model.path)
+    values = read_json_file(folder / "config.json") if folder.is_dir() else read_json(path, "config.json")
+    wanted, longest = config.rollout.max_model_len, max_positions(values)
+    if longest is not None and wanted > longest:
+        raise ConfigError(
+            f"rollout.max_model_len: the model has {longest} positions (config.json: max_position_embeddings); "
+            f"got {wanted}; set it to {longest} or less"
+        )
+
+
+def max_positions(config: Mapping[str, Any]) -> int | None:
+    """The longest sequence by config.json: max_position_embeddings, times the factor of a RoPE that is scaled linearly
+    or dynamically; None if it does not say."""
+    nested = config.get("text_config")
+    text = {**config, **nested} if isinstance(nested, dict) else config
+    positions = text.get("max_position_embeddings")
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    rope = rope if isinstance(rope, dict) else {}
+    factor = rope.get("factor")
+    if type(positions) is not int:
+        return None
+    if isinstance(factor, int | float) and rope.get("rope_type", rope.get("type")) not in _ROPE_WITHIN_POSITIONS:
+        return int(positions * factor)
+    return positions
+
+
+def _models(config: TrainConfig | SftConfig) -> dict[str, str]:
+    """Setting -> the model it names."""
+    models = {"model.path": config.model.path}
+    if isinstance(config, TrainConfig):
+        algorithm = config.algorithm
+        if algorithm.kl_coefficient > 0 and algorithm.kl_reference not in (None, config.model.path):
+            models["algorithm.kl_reference"] = str(algorithm.kl_reference)
+    return models
+
+
+class _ArchitectureCheck:
+    """`check_architecture` in a process of its own, until `close`."""
+
+    def __init__(self, path: str, key: str, trust_remote_code: bool) -> None:
+        self._path, self._key = path, key
+        arguments = [path, key, str(int(trust_remote_code))]
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mars.checks.architecture", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "CUDA_VISIBLE_DEVICES": "",
+                "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+            },
+        )
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None  # a pipe
+        self._process.stdout.close()
+
+    def wait(self) -> None:
+        """Raises SetupError for what the process found, or if it did not come to an end by itself."""
+        try:
+            output, _ = self._process.communicate(timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise SetupError(
+                f"{self._key}: the check of {self._path} did not end within {_TIMEOUT_S:g} s; "
+                "the disk may be too slow, or a file in the folder never ends"
+            ) from None
+        lines = output.decode(errors="replace").splitlines()
+        try:
+            found = json.loads(lines[-1])["error"]
+        except (IndexError, ValueError, KeyError, TypeError):
+            tail = " | ".join(lines[-3:]) or "no output"
+            code = self._process.returncode
+            raise SetupError(f"{self._key}: the check of {self._path} ended with code {code}: {tail}") from None
+        if found is not None:
+            raise SetupError(found)

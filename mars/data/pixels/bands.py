@@ -1,0 +1,18 @@
+"""Work on an image in bands of rows, so that a step of the decoder needs memory for a band, not for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_PIXELS = 2**18
+
+
+def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, copy of the rows) of every band, from top to bottom."""
+    rows = max(1, _PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))

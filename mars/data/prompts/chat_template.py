@@ -1,0 +1,136 @@
+"""Render a model's chat template, which is a program that comes with the model.
+
+transformers runs it in jinja's sandbox, which keeps it away from the interpreter but lets it loop for ever or fill the
+memory. So each template is first rendered in a process that can be killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from mars.errors import SetupError
+
+_DEADLINE_S = 10.0  # a real template takes milliseconds; the rest is for a busy machine
+_MEMORY_BYTES = 2**30  # beyond what the process has when it starts
+_IMAGE = {"type": "image"}
+_TEXT = {"type": "text", "text": "Is there a bus?"}
+
+Turns = list[Mapping[str, Any]]
+
+# What rows can hold. The first must be rendered without an error; some templates refuse a system message, or turns
+# after the first, and then the rows that have them are refused.
+_CONVERSATIONS: tuple[Turns, ...] = (
+    [{"role": "user", "content": [_IMAGE, _TEXT]}],
+    [{"role": "user", "content": "Is there a bus?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [_IMAGE, _IMAGE, _IMAGE, _TEXT]}],
+    [
+        {"role": "user", "content": [_TEXT, _IMAGE]},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "And a car?"},
+    ],
+)
+
+
+def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a conversation with the generation prompt at its end.
+
+    Raises SetupError if the template fails. The template must have passed `try_template`.
+    """
+    try:
+        return tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        roles = ", ".join(str(turn["role"]) for turn in turns)
+        raise SetupError(
+            f"model.path: {_template_file(tokenizer.name_or_path)}: {_failure(error)} for a conversation of {roles}; "
+            "use a model whose template takes these messages, or correct the file"
+        ) from error
+
+
+def try_template(tokenizer: Any, model_path: str) -> None:
+    """Render some conversations in a process of its own. Raises SetupError if it fails or does not end."""
+    template = tokenizer.chat_template
+    key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)
+    _try_once(_Template(key, model_path, tokenizer))
+
+
+class _Template:
+    """A template to be tried, equal to others with the same text and file."""
+
+    def __init__(self, text: str, model_path: str, tokenizer: Any) -> None:
+        self.identity, self.model_path, self.tokenizer = (text, model_path), model_path, tokenizer
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Template) and self.identity == other.identity
+
+
+@lru_cache(maxsize=8)
+def _try_once(template: _Template) -> None:
+    file = _template_file(template.model_path)
+    # Forked, because a new interpreter would need a second to import the tokenizer. The child renders and ends: it
+    # takes no lock of a thread of this process and starts none.
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_render_all, args=(template.tokenizer, theirs), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        if not ours.poll(_DEADLINE_S):
+            raise SetupError(
+                f"model.path: {file}: the chat template was not rendered within {_DEADLINE_S:g} s; "
+                "it may loop for ever; correct it, or download the file again"
+            )
+        try:
+            failure = ours.recv()
+        except EOFError:
+            child.join()
+            raise SetupError(
+                f"model.path: {file}: the chat template ended the process that rendered it "
+                f"(exit code {child.exitcode}); correct it, or download the file again"
+            ) from None
+        if failure:
+            raise SetupError(f"model.path: {file}: {failure}; correct it, or download the file again")
+    finally:
+        ours.close()
+        child.kill()
+        child.join()
+
+
+def _render_all(tokenizer: Any, connection: Connection) -> None:
+    """In the child: send None, or why the first conversation is not rendered. The others may fail, but must end."""
+    with suppress(OSError, ValueError):  # a system without /proc, or a lower limit
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + _MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    failure = None
+    for i, turns in enumerate(_CONVERSATIONS):
+        try:
+            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # noqa: BLE001 - a template can raise anything
+            if i == 0 or isinstance(error, MemoryError):
+                failure = _failure(error)
+                break
+    connection.send(failure)
+
+
+def _failure(error: Exception) -> str:
+    where = getattr(error, "lineno", None)
+    line = f" in line {where}" if isinstance(where, int) else ""
+    return f"the chat template fails{line} with {type(error).__name__}: {error}"
+
+
+def _template_file(model_path: str) -> str:
+    """The file that holds the template, as transformers looks for it."""
+    for name in ("chat_template.jinja", "chat_template.json"):
+        if (Path(model_path) / name).is_file():
+            return f"{model_path}/{name}"
+    return f"{model_path}/tokenizer_config.json"

@@ -1,0 +1,97 @@
+"""The special ids of a model, checked: images, ends, padding, and the ids that may never be sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mars.errors import SetupError
+from mars.types import TokenRules
+
+MEDIA_WORDS = ("image", "video", "vision", "audio")
+MEDIA_ID_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id")
+
+
+def token_rules(
+    model_path: str, tokenizer: Any, config: Mapping[str, Any], generation: Mapping[str, Any]
+) -> TokenRules:
+    """config, generation: config.json and generation_config.json. Raises SetupError that names file and key."""
+    vocab_size, media = _vocab_size(model_path, config), _media_ids(model_path, config)
+    words = tokenizer.get_vocab()
+    known = set(words.values())
+    if max(known) >= vocab_size:
+        last = max(words, key=words.__getitem__)
+        raise SetupError(
+            f"model.path: the tokenizer's ids reach {max(known)} ({last!r}) but the model has {vocab_size} "
+            f"(config.json: vocab_size); got {model_path}; use the tokenizer of this model"
+        )
+    for key, id_ in media.items():
+        if id_ >= vocab_size:
+            raise SetupError(
+                f"model.path: {model_path}/config.json: {key} must be below vocab_size {vocab_size}; got {id_}; "
+                "download the file again"
+            )
+    if media["image_token_id"] not in known:
+        raise SetupError(
+            f"model.path: {model_path}/config.json: image_token_id must be an id of the tokenizer; "
+            f"got {media['image_token_id']}; use the tokenizer of this model"
+        )
+    declared_ends = _ids(model_path, generation, "eos_token_id", vocab_size)
+    eos_ids = tuple(dict.fromkeys(id_ for id_ in (tokenizer.eos_token_id, *declared_ends) if id_ is not None))
+    if not eos_ids:
+        raise SetupError(f"model.path: no end-of-sequence token; got {model_path}; use an instruction-tuned model")
+    pads = (tokenizer.pad_token_id, *_ids(model_path, generation, "pad_token_id", vocab_size), eos_ids[0])
+    never = set(media.values())
+    never |= {id_ for id_, token in tokenizer.added_tokens_decoder.items() if _is_media(token.content)}
+    blocked = (never | (set(range(vocab_size)) - known)) - set(eos_ids)
+    return TokenRules(
+        image_id=media["image_token_id"],
+        eos_ids=eos_ids,
+        pad_id=next(id_ for id_ in pads if id_ is not None),
+        blocked_ids=tuple(sorted(blocked)),
+    )
+
+
+def _vocab_size(model_path: str, config: Mapping[str, Any]) -> int:
+    """The language model's: in text_config, whose value counts where a second one stands beside it."""
+    text = config.get("text_config")
+    nested = isinstance(text, dict) and "vocab_size" in text
+    found, key = (text["vocab_size"], "text_config.vocab_size") if nested else (config.get("vocab_size"), "vocab_size")
+    if found is None or "image_token_id" not in config:
+        raise SetupError(
+            f"model.path: config.json lacks image_token_id or vocab_size; got {model_path}; use a vision-language model"
+        )
+    if type(found) is not int or found < 1:
+        raise SetupError(
+            f"model.path: {model_path}/config.json: {key} must be a whole number, at least 1; got {found!r}; "
+            "download the file again"
+        )
+    return found
+
+
+def _media_ids(model_path: str, config: Mapping[str, Any]) -> dict[str, int]:
+    found = {key: config[key] for key in MEDIA_ID_KEYS if config.get(key) is not None or key == "image_token_id"}
+    for key, id_ in found.items():
+        if type(id_) is not int or id_ < 0:
+            raise SetupError(
+                f"model.path: {model_path}/config.json: {key} must be a token id, a whole number; got {id_!r}; "
+                "download the file again"
+            )
+    return found
+
+
+def _ids(model_path: str, generation: Mapping[str, Any], key: str, vocab_size: int) -> list[int]:
+    """The id or ids of a key in generation_config.json; none if it is missing or null."""
+    value = generation.get(key)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(id_) is not int or not 0 <= id_ < vocab_size for id_ in ids):
+        raise SetupError(
+            f"model.path: {model_path}/generation_config.json: {key} must be token ids below {vocab_size}; "
+            f"got {value!r}; download the file again"
+        )
+    return ids
+
+
+def _is_media(token: str) -> bool:
+    """Whether a token marks media, such as <|image_pad|> and <|vision_start|>."""
+    return token.startswith("<") and any(word in token.lower() for word in MEDIA_WORDS)

@@ -1,0 +1,327 @@
+"""Model folders that are broken in one place: each is refused before anything starts, with file and key."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from mars.checks.model import check_context, check_model, max_positions, model_check
+from mars.checks.weights import read_headers
+from mars.data.prompts import chat_template
+from mars.data.prompts.budget import ImageBudget
+from mars.data.prompts.chat import PromptEncoder
+from mars.errors import ConfigError, SetupError
+from mars.inputs import prompt_format
+from mars.types import Message
+from tests.builders import train_config
+
+
+@pytest.fixture
+def broken(tiny, tmp_path):
+    """name, change(folder) -> a copy of the tiny model's folder with the change made; its weights are hard links."""
+
+    def make(name: str, change, source: Path = tiny) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in source.iterdir():
+            copy = os.link if file.suffix == ".safetensors" else shutil.copyfile
+            copy(file, folder / file.name)
+        change(folder)
+        return folder
+
+    return make
+
+
+def edit(file: str, change):
+    """A change of a JSON file, in place."""
+
+    def at(folder: Path) -> None:
+        path = folder / file
+        values = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(change(values) or values))
+
+    return at
+
+
+def text(file: str, content: str | bytes):
+    def at(folder: Path) -> None:
+        (folder / file).unlink(missing_ok=True)
+        (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return at
+
+
+def tensors(change):
+    """A change of the tensors' names, or of the tensors, in the weights."""
+
+    def at(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        values = load_file(folder / "model.safetensors")
+        change(values)
+        (folder / "model.safetensors").unlink()  # a hard link
+        save_file(values, folder / "model.safetensors", {"format": "pt"})
+
+    return at
+
+
+def cut(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    text("model.safetensors", data[:-100])(folder)
+
+
+def pickled(folder: Path) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(folder / "ran"), "w"))
+
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+
+
+def shards(without: str | None = None, rename: tuple[str, str] | None = None):
+    """Split the weights into two shards with an index; then leave a shard out, or place a tensor where it is not."""
+
+    def at(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        values = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        names = sorted(values)
+        files = {"one.safetensors": names[:20], "two.safetensors": names[20:]}
+        for file, some in files.items():
+            save_file({name: values[name] for name in some}, folder / file, {"format": "pt"})
+        weight_map = {name: file for file, some in files.items() for name in some}
+        if rename:
+            weight_map[rename[0]] = rename[1]
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        if without:
+            (folder / without).unlink()
+
+    return at
+
+
+def configured(folder: Path, max_model_len: int = 400, **named):
+    """Settings of a run whose prompts fit into the tiny models."""
+    lengths = {"data.max_prompt_tokens": 300, "rollout.max_response_tokens": 50, "rollout.max_model_len": max_model_len}
+    return train_config({"model.path": str(folder), **lengths}, **{"kl_coefficient": 0.0} | named)
+
+
+def refusal(folder: Path) -> str:
+    """What the start of a run says about the folder."""
+    config = configured(folder)
+    with pytest.raises(SetupError) as caught, model_check(config, in_process=True):
+        prompt_format(config)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+def check_all(broken, cases: dict) -> None:
+    for name, (change, *expected) in cases.items():
+        message = refusal(broken(name, change))
+        for part in expected:
+            assert part in message, f"{name}: {message}"
+
+
+def nested(section: str, **values):
+    def change(config):
+        config[section] |= values
+
+    return edit("config.json", change)
+
+
+def test_files_that_are_no_json_objects(broken):
+    files = ["config.json", "generation_config.json", "tokenizer_config.json", "processor_config.json",
+             "preprocessor_config.json", "special_tokens_map.json", "tokenizer.json", "chat_template.json"]  # fmt: skip
+    contents = {"text": "not json", "list": "[]", "empty": "", "latin": b'{"a": "\xff"}', "deep": "[" * 100_000}
+    for file in files:
+        for kind, content in contents.items():
+            assert f"{file}: " in refusal(broken(f"{file}-{kind}", text(file, content)))
+
+
+def test_values_of_the_configuration(broken):
+    check_all(broken, {
+        "vocabulary as text": (nested("text_config", vocab_size="640"), "config.json: text_config.vocab_size", "'640'"),
+        "vocabulary 0": (nested("text_config", vocab_size=0), "config.json: text_config.vocab_size"),
+        "vocabulary too large": (nested("text_config", vocab_size=4096), "config.json: vocab_size is 4096", "640 rows"),
+        "image as text": (edit("config.json", lambda c: c.update(image_token_id="608")), "image_token_id", "'608'"),
+        "image missing": (edit("config.json", lambda c: c.pop("image_token_id") and None), "image_token_id"),
+        "image beyond": (edit("config.json", lambda c: c.update(image_token_id=640)), "image_token_id", "640"),
+        "image unknown": (edit("config.json", lambda c: c.update(image_token_id=630)), "image_token_id", "630"),
+        "video true": (edit("config.json", lambda c: c.update(video_token_id=True)), "video_token_id", "True"),
+        "end as text": (edit("generation_config.json", lambda c: c.update(eos_token_id="598")),
+                        "generation_config.json: eos_token_id"),
+        "no vision": (edit("config.json", lambda c: c.update(vision_config=[])), "config.json"),
+        "layers as text": (nested("text_config", num_hidden_layers="3"), "config.json", "num_hidden_layers"),
+        "heads 0": (nested("text_config", num_attention_heads=0), "config.json"),
+    })  # fmt: skip
+
+
+def old_processor(image_processor_type: str):
+    """The image processor's settings in a file of their own, as older folders have them."""
+
+    def at(folder: Path) -> None:
+        settings = json.loads((folder / "processor_config.json").read_text())["image_processor"]
+        (folder / "processor_config.json").unlink()
+        values = settings | {"image_processor_type": image_processor_type}
+        (folder / "preprocessor_config.json").write_text(json.dumps(values))
+
+    return at
+
+
+def test_patches_that_are_none_or_not_the_models(broken):
+    def patch(key, value):
+        return edit("processor_config.json", lambda c: c["image_processor"].update({key: value}))
+
+    check_all(broken, {
+        "text": (patch("patch_size", "14"), "processor_config.json: patch_size", "'14'"),
+        "zero": (patch("patch_size", 0), "processor_config.json: patch_size", "got 0"),
+        "other": (patch("patch_size", 16), "processor_config.json: patch_size", "14", "got 16"),
+        "merge": (patch("merge_size", 4), "processor_config.json: merge_size", "got 4"),
+        "frames": (patch("temporal_patch_size", 1), "processor_config.json: temporal_patch_size", "got 1"),
+        "model": (nested("vision_config", patch_size="14"), "vision_config.patch_size"),
+        "old class": (old_processor("Qwen2_5_VLImageProcessor"), "preprocessor_config.json", "Qwen2_5_VL"),
+        "class": (patch("image_processor_type", "Qwen9ImageProcessor"), "processor_config.json", "Qwen9ImageProcessor"),
+    })  # fmt: skip
+
+
+def test_weights_that_are_not_those_of_the_configuration(broken):
+    layer = "model.layers.1.mlp.up_proj.weight"
+    check_all(broken, {
+        "cut": (cut, "model.safetensors: want", "bytes"),
+        "empty": (text("model.safetensors", b""), "model.safetensors: not a safetensors file"),
+        "html": (text("model.safetensors", "<html>" * 100), "model.safetensors: not a safetensors file"),
+        "pointer": (text("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), "model.safetensors"),
+        "pickled": (pickled, "pytorch_model.bin", "pickle"),
+        "none": (lambda folder: (folder / "model.safetensors").unlink(), "got none"),
+        "missing": (tensors(lambda t: t.pop(layer)), "layers.1.mlp.up_proj.weight", "random"),
+        "renamed": (tensors(lambda t: t.update(other=t.pop(layer))), "layers.1.mlp.up_proj.weight", "other"),
+        "extra": (tensors(lambda t: t.update({"model.layers.3.mlp.up_proj.weight": t[layer].clone()})), "layers.3"),
+        "shape": (tensors(lambda t: t.update({layer: t[layer][:5].clone()})), "[5, 96]", "[192, 96]"),
+        "layers": (nested("text_config", num_hidden_layers=2, layer_types=["full_attention"] * 2), "layers.2"),
+        "shard missing": (shards(without="two.safetensors"), "index.json", "two.safetensors"),
+        "shard outside": (shards(rename=("lm_head.weight", "../one.safetensors")), "../one.safetensors"),
+        "shard lacks": (shards(rename=("zzz", "one.safetensors")), "one.safetensors: lacks zzz"),
+        "index": (lambda f: (shards()(f), text("model.safetensors.index.json", "[]")(f)), "index.json"),
+    })  # fmt: skip
+    assert not list(broken("ran", pickled).glob("ran")), "the pickle was loaded"
+
+
+def test_added_tokens_beyond_the_embedding(broken):
+    far = {"content": "<|far|>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
+           "special": True}  # fmt: skip
+    many = {f"<|{i}|>": 611 + i for i in range(40)}
+
+    def extended(*tokens):
+        return edit("tokenizer.json", lambda t: t["added_tokens"].extend(tokens))
+
+    check_all(broken, {
+        "tokenizer": (extended(far | {"id": 900}), "tokenizer.json", "<|far|>", "900"),
+        "decoder": (edit("tokenizer_config.json", lambda t: t.update(added_tokens_decoder={"900": far})),
+                    "tokenizer_config.json", "900"),
+        "list": (edit("added_tokens.json", lambda t: t.update({"<|far|>": 900})), "added_tokens.json", "900"),
+        "vocabulary": (edit("tokenizer.json", lambda t: t["model"]["vocab"].update({"far": 900})), "900", "'far'"),
+        "many": (extended(*(far | {"content": content, "id": id_} for content, id_ in many.items())), "649 ('<|39|>')"),
+    })  # fmt: skip
+
+
+def test_folders_that_are_right(broken, tiny_tied, tiny_qwen3):
+    """A vocab_size at the top level is an old spelling; text_config's counts. Tied weights are stored once. Shards."""
+    stale = broken("stale", edit("config.json", lambda c: c.update(vocab_size=151_936)))
+    check_model(str(stale))
+    assert max(PromptEncoder.from_pretrained(str(stale)).token_rules().blocked_ids) == 639
+    for folder in (
+        broken("shards", shards()),
+        broken("old", old_processor("Qwen2VLImageProcessor")),
+        tiny_tied,
+        tiny_qwen3,
+    ):
+        check_model(str(folder))
+        ImageBudget.from_pretrained(str(folder), 784, 50176)
+    assert len(read_headers(broken("again", shards()))) == len(read_headers(tiny_tied)) + 1  # lm_head.weight
+
+
+def template(content: str, *parts: str):
+    return text("chat_template.jinja", content), "chat_template.jinja: the chat template", *parts
+
+
+def test_chat_templates_that_fail(broken):
+    check_all(broken, {
+        "range": template("{% for a in range(100000000) %}{% endfor %}", "OverflowError"),
+        "syntax": template("{% for message in messages %}\n{{ message", "line 2", "TemplateSyntaxError"),
+        "raises": template("{{ raise_exception('not for you') }}", "not for you"),
+        "class": template("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        "memory": template("{{ 'a' * 10 ** 12 }}", "MemoryError"),
+        "type": template("{{ messages + 1 }}", "TypeError"),
+    })  # fmt: skip
+
+
+def test_chat_templates_that_loop(broken, monkeypatch):
+    monkeypatch.setattr(chat_template, "_DEADLINE_S", 0.5)
+    loop = "{%- for a in range(99999) -%}{%- for b in range(99999) -%}{%- endfor -%}{%- endfor -%}"
+    check_all(broken, {
+        "always": template(loop, "not rendered within 0.5 s"),
+        "at a system message": template(f"{{% if messages[0].role == 'system' %}}{loop}{{% endif %}}", "0.5 s"),
+    })  # fmt: skip
+
+
+def test_a_template_that_refuses_some_messages_is_named_when_a_row_has_them(broken):
+    refusing = "{% if messages[0].role == 'system' %}{{ ''.__class__.__mro__ }}{% endif %}{{ messages[0].content }}"
+    folder = broken("system", text("chat_template.jinja", refusing))
+    encoder = PromptEncoder.from_pretrained(str(folder))
+    assert encoder.encode((Message("user", "Is there a bus?"),), 0)
+    with pytest.raises(SetupError, match=r"chat_template\.jinja: .* a conversation of system, user; "):
+        encoder.encode((Message("system", "Be brief."), Message("user", "?")), 0)
+
+
+def test_a_template_is_tried_once_and_leaves_no_process(tiny, monkeypatch):
+    import multiprocessing
+
+    PromptEncoder.from_pretrained(str(tiny))
+    start = time.perf_counter()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: pytest.fail("tried again"))
+    PromptEncoder.from_pretrained(str(tiny))
+    assert time.perf_counter() - start < 5
+    assert multiprocessing.active_children() == []
+
+
+def test_positions_of_a_model():
+    assert max_positions({}) is None
+    assert max_positions({"max_position_embeddings": 4096}) == 4096
+    assert max_positions({"max_position_embeddings": 9, "text_config": {"max_position_embeddings": 4096}}) == 4096
+    for rope in ({"rope_type": "linear", "factor": 4.0}, {"type": "dynamic", "factor": 4}):
+        assert max_positions({"text_config": {"max_position_embeddings": 4096, "rope_scaling": rope}}) == 16384
+    for rope in ({"rope_type": "default"}, {"type": "mrope"}, {"rope_type": "yarn", "factor": 4.0}):
+        assert max_positions({"text_config": {"max_position_embeddings": 4096, "rope_parameters": rope}}) == 4096
+
+
+def test_a_context_beyond_the_models_is_a_wrong_setting(tiny):
+    check_context(configured(tiny, max_model_len=4096))
+    with pytest.raises(ConfigError, match=r"rollout\.max_model_len: the model has 4096 positions .*; got 4097; "):
+        check_context(configured(tiny, max_model_len=4097))
+
+
+def test_the_reference_of_a_kl_term_is_checked_too(broken, tiny):
+    reference = broken("cut", cut)
+    config = configured(tiny, kl_coefficient=0.1, kl_reference=str(reference))
+    with (
+        pytest.raises(SetupError, match=r"algorithm\.kl_reference: .*model\.safetensors: want"),
+        model_check(config, in_process=True),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 4, struct.pack("<Q", 10**15) + b"{}", struct.pack("<Q", 2) + b"[]"])
+def test_headers_that_are_none(tmp_path, data):
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(SetupError, match=r"model\.path: .*model\.safetensors: not a safetensors file"):
+        read_headers(tmp_path)
