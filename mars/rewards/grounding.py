@@ -11,13 +11,14 @@ from math import log
 from typing import Any
 
 from mars.errors import DataError
+from mars.rewards.box_answers import read_boxes, read_entries
 from mars.rewards.contract import MEAN_IOU, BuiltInReward
 from mars.rewards.parsing import (
     Box,
+    ParsedResponse,
     box_entries,
     format_score,
     load_json,
-    parse_boxes,
     parse_response,
     parse_truth,
     read_box,
@@ -117,7 +118,7 @@ def _parts(item: RewardInput) -> dict[str, float]:
     truth = read_truth(item.truth)
     scale_x, scale_y = _scale(item)
     response = parse_response(item.response)
-    entries = parse_boxes(response.boxes_text, limit=len(truth) + MAX_EXTRA_BOXES)
+    entries = _boxes(response, limit=len(truth) + MAX_EXTRA_BOXES)
     if entries is None:
         accuracy, compat, extra = 0.0, 0.0, 0
     elif not truth:
@@ -134,6 +135,14 @@ def _parts(item: RewardInput) -> dict[str, float]:
         "compat": compat,
         "extra_boxes": extra / max(len(truth), 1),
     }
+
+
+def _boxes(response: ParsedResponse, limit: int) -> list[Box | None] | None:
+    """The boxes of an answer: None for an entry that is no proper box, None as a whole if there is no one list."""
+    try:
+        return [None if isinstance(box, str) else box for box in read_boxes(response, limit)]
+    except ValueError:
+        return None
 
 
 def read_truth(truth: str) -> list[Box]:
@@ -194,12 +203,9 @@ def perfect_answer(item: RewardInput) -> str:
 
 def is_readable(response: str) -> bool:
     """Whether there is exactly one answer with one JSON list (or one box) in it. The boxes may still be malformed."""
-    text = parse_response(response).boxes_text
-    if text is None:
-        return False
     try:
-        box_entries(load_json(text))
-    except (ValueError, RecursionError):
+        read_entries(parse_response(response))
+    except ValueError:
         return False
     return True
 

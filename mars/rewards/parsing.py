@@ -1,4 +1,4 @@
-"""Parses `<think>…</think><answer>…</answer>` and boxes in text that a model wrote, in linear time.
+"""Parses `<think>…</think><answer>…</answer>` and boxes in JSON, in linear time.
 
 Model text is untrusted. It is only searched for substrings and parsed as JSON with limits on length, nesting and
 numbers; there is no regular expression that could backtrack.
@@ -31,14 +31,16 @@ class ParsedResponse:
 
     think, answer: the text between the tags.
     fence: the text of the answer's only ```json fence.
-    boxes_text: the text to parse as JSON: the fence, or the whole answer if it has no ```json fence; None if it has
-        several, because the scorer must not choose between two answers.
+    boxes_text: the text of the boxes: the fence, the text of the only fence without a language or of "JSON" in any
+        case, or the whole answer if it has no fence; None if it has several, because the scorer must not choose.
+    fenced: whether boxes_text stood in a fence.
     """
 
     think: str | None
     answer: str | None
     fence: str | None
     boxes_text: str | None
+    fenced: bool
 
 
 def parse_response(text: str) -> ParsedResponse:
@@ -61,10 +63,14 @@ def parse_response(text: str) -> ParsedResponse:
         thought = None
     block = _only_block(text, "answer")
     if block is None:
-        return ParsedResponse(thought, None, None, None)
+        return ParsedResponse(thought, None, None, None, False)
     answer = text[block[0] : block[1]]
     fence = _only_fence(answer)
-    return ParsedResponse(thought, answer, fence, answer if _FENCE_OPEN not in answer else fence)
+    if _FENCE_OPEN in answer:
+        return ParsedResponse(thought, answer, fence, fence, True)
+    if _FENCE_CLOSE in answer:
+        return ParsedResponse(thought, answer, None, _only_plain_fence(answer), True)
+    return ParsedResponse(thought, answer, None, answer, False)
 
 
 def parse_truth(truth: str) -> ParsedResponse:
@@ -101,7 +107,7 @@ def load_json(text: str) -> Any:
 
 def box_entries(value: Any) -> list[Any]:
     """The entries of a JSON value that lists boxes. One bare box is a list of one. Raises ValueError."""
-    if isinstance(value, dict) or (isinstance(value, list) and len(value) == 4 and _numbers(value)):
+    if isinstance(value, dict) or is_four_numbers(value):
         return [value]
     if isinstance(value, list):
         return value
@@ -112,7 +118,7 @@ def read_box(entry: Any) -> Box:
     """`{"bbox_2d": [x1, y1, x2, y2], …}` or `[x1, y1, x2, y2]`. Raises ValueError with what is wrong with it."""
     if isinstance(entry, dict):
         entry = entry.get("bbox_2d")
-    if not isinstance(entry, list) or len(entry) != 4 or not _numbers(entry):
+    if not is_four_numbers(entry):
         raise ValueError("is not four numbers")
     if not all(abs(number) <= MAX_COORDINATE for number in entry):  # false for NaN as well
         raise ValueError(f"has a coordinate that is not finite or beyond {MAX_COORDINATE:g}")
@@ -122,43 +128,9 @@ def read_box(entry: Any) -> Box:
     return x1, y1, x2, y2
 
 
-def read_boxes(text: str, limit: int) -> list[Box | str]:
-    """The boxes of a JSON text, in order; for an entry that is no proper box, what is wrong with it.
-
-    Raises ValueError as a whole: not JSON, not a list, or more than `limit` entries. An empty list is an answer:
-    "nothing".
-
-    >>> read_boxes('[{"bbox_2d": [0, 0, 4, 2], "label": "person"}, [1, 2, 3]]', limit=10)
-    [(0.0, 0.0, 4.0, 2.0), 'is not four numbers']
-    """
-    try:
-        entries = box_entries(load_json(text))
-    except RecursionError as error:  # the caller's own stack may be nearly full
-        raise ValueError("nested too deeply") from error
-    if len(entries) > limit:
-        raise ValueError(f"{len(entries)} boxes, at most {limit} are looked at")
-    return [_box_or_problem(entry) for entry in entries]
-
-
-def parse_boxes(text: str | None, limit: int) -> list[Box | None] | None:
-    """As `read_boxes`, without reasons: None in place of a malformed box, or None if there is no list of boxes.
-
-    >>> parse_boxes('[{"bbox_2d": [0, 0, 4, 2], "label": "person"}, [3, 3, 1, 1]]', limit=10)
-    [(0.0, 0.0, 4.0, 2.0), None]
-    """
-    if text is None:
-        return None
-    try:
-        return [None if isinstance(box, str) else box for box in read_boxes(text, limit)]
-    except ValueError:
-        return None
-
-
-def _box_or_problem(entry: Any) -> Box | str:
-    try:
-        return read_box(entry)
-    except ValueError as error:
-        return str(error)
+def is_four_numbers(value: Any) -> bool:
+    """Whether a value of `load_json` is a list of four numbers."""
+    return isinstance(value, list) and len(value) == 4 and _numbers(value)
 
 
 def _numbers(values: list[Any]) -> bool:
@@ -182,3 +154,15 @@ def _only_fence(answer: str) -> str | None:
     if end < 0 or answer[start].isalnum():  # no end; or another language whose name begins with json
         return None
     return answer[start:end]
+
+
+def _only_plain_fence(answer: str) -> str | None:
+    """The text of the only fence of an answer, if that names no language but JSON, in any case."""
+    if answer.count(_FENCE_CLOSE) != 2:
+        return None
+    inside = answer[answer.index(_FENCE_CLOSE) + len(_FENCE_CLOSE) : answer.rindex(_FENCE_CLOSE)]
+    language = inside[: len("json")].casefold() == "json"
+    inside = inside[len("json") :] if language else inside
+    if inside[:1].isalnum() or (language and inside[:1] and inside[0] in "_+-"):
+        return None
+    return inside

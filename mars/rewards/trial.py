@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mars.errors import DataError
+from mars.rewards.box_answers import read_boxes
 from mars.rewards.built_in import has_boxes, is_built_in
 from mars.rewards.contract import RewardScorer, ScorerName
 from mars.rewards.functions import check_truth
 from mars.rewards.grounding import MAX_EXTRA_BOXES, read_truth
 from mars.rewards.local import LocalScorer
-from mars.rewards.parsing import Box, ParsedResponse, parse_response, read_boxes
+from mars.rewards.parsing import Box, parse_response
 from mars.rewards.pool import RewardPool
 from mars.types import RewardInput, RewardResult
 
@@ -77,7 +78,7 @@ def read_answer(spec: str, item: RewardInput) -> Reading:
     if has_boxes(spec) or not is_built_in(spec):  # a user's own function may be about boxes
         num_true = len(read_truth(item.truth)) if has_boxes(spec) else 0
         try:
-            boxes = tuple(read_boxes(_boxes_text(response), num_true + MAX_EXTRA_BOXES))
+            boxes = tuple(read_boxes(response, num_true + MAX_EXTRA_BOXES))
         except ValueError as error:
             problem = f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
     return Reading(response.think, response.answer, boxes, problem if has_boxes(spec) else None)
@@ -164,14 +165,6 @@ def _trial(spec: str, scores: RewardScorer, row: str, item: RewardInput) -> Tria
     (result,) = scores.score([item])
     seconds = clock() - start
     return Trial(row, item, read_answer(spec, item), result, seconds)
-
-
-def _boxes_text(response: ParsedResponse) -> str:
-    if response.answer is None:
-        raise ValueError("there is no answer")
-    if response.boxes_text is None:
-        raise ValueError("want one closed ```json fence, or none")
-    return response.boxes_text
 
 
 def _line_fields(line: bytes, common: Mapping[str, Any]) -> dict[str, Any]:

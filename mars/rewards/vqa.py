@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from functools import lru_cache
+from itertools import combinations, pairwise
 from string import ascii_lowercase
 from typing import Any
 
 from mars.errors import DataError
+from mars.rewards.answer_forms import equals_one_of, letter_and_text, lone_letter, readings
+from mars.rewards.answer_words import MAX_CHARS, comparable, loosely, normalise, without_articles, words_of
 from mars.rewards.contract import ACCURACY, BuiltInReward
 from mars.rewards.parsing import format_score, has_visible, load_json, parse_response, parse_truth
+from mars.rewards.yes_no import POLAR, yes_or_no
 from mars.types import RewardInput, RewardResult
 
-Words = tuple[str, ...]
-
-# Unicode normalisation takes quadratic time on adversarial accents, so longer answers are not normalised as a whole.
-MAX_CHARS = 300
-
-_POLAR = {"yes", "no"}
-_ARTICLES = {"a", "an", "the"}
-_APOSTROPHES = "'’‘`´"
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d\d\d(?!\d))")
 _OR = re.compile(r"\bor\b", re.IGNORECASE)
-_LABEL = re.compile(r"\(?([a-z])[.:)]", re.IGNORECASE)
+_PIECE_END = re.compile(r"\n+|(?<=\w\w[.!]) +")
 
 
 def score_vqa(item: RewardInput) -> RewardResult:
     """score = format (0 to 0.5) + accuracy (0 or 1). Raises DataError if the truth is malformed.
 
-    The text of the only `<answer>` is normalised (`normalise`) and compared with the truth. The accuracy is 1 if
-    - the answer equals the truth or one of its alternatives ("three or 3"); or
-    - the truth is yes or no and the last word of the answer is the same (but "yes or no" is wrong); or
+    The text of the only `<answer>` is compared with the truth, in the forms that docs/rewards.md lists. The accuracy is
+    1 if
+    - the answer equals the truth or one of its alternatives ("three or 3"), as `normalise` and `comparable` define it,
+      also in markup or after a phrase such as "the answer is"; or
+    - the truth is yes or no and `yes_or_no` finds the same in the answer; or
     - `extra_info["choices"]` lists the options A, B, … and the answer is the right option's letter ("B", "(b)"), its
       text, or both ("B. Travel"). The truth may be a letter, a text or both, with alternatives ("B or D").
     An empty answer is wrong. An answer of more than `MAX_CHARS` characters is wrong unless the truth is yes or no.
@@ -47,23 +43,15 @@ def score_vqa(item: RewardInput) -> RewardResult:
     return RewardResult(score=form + accuracy, accuracy=accuracy, parts={"format": form, "accuracy": accuracy})
 
 
-def normalise(text: str) -> str:
-    """The text in the form in which answers are compared: two answers are the same if their normal forms are equal.
-
-    In this order: apply Unicode NFKC; casefold; drop apostrophes, thousands commas and invisible characters; replace
-    other punctuation by blanks, except decimal points and minus signs; drop articles (a, an, the) before another word;
-    collapse blanks. Currency and mathematical signs are kept. A text that is only punctuation is not changed.
-
-    >>> normalise("  The Dunkin’ Donuts, at 1,200.5 m. ")
-    'dunkin donuts at 1200.5 m'
-    >>> normalise("A")
-    'a'
-    """
-    return " ".join(_without_articles(_words(text)))
-
-
 def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:
-    """Why a truth cannot be scored, or None. For example: it is empty, or its letter is not in the choices."""
+    """Why a truth cannot be scored, or None. For example: it is empty, or its letter is not in the choices.
+
+    Choices that differ only in punctuation or spelling cannot be scored either.
+
+    >>> check_truth("C#", {"choices": ["Java", "C#", "Python"]}, None)
+    >>> check_truth("A", {"choices": ["50%", "50‰"]}, None)
+    "extra_info.choices: two options read the same; got A '50%' and B '50‰'; want texts that differ"
+    """
     try:
         _judge(truth, extra_info)
     except DataError as error:
@@ -72,34 +60,80 @@ def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int
 
 
 class _Choices:
-    """Options A, B, … of a multiple-choice question."""
+    """Options A, B, … of a multiple-choice question. Raises DataError where two of them could be the same answer."""
 
     def __init__(self, options: Sequence[str]) -> None:
         self._letters = list(ascii_lowercase[: len(options)])
-        self._plain = [_words(option) for option in options]
+        self._words = [words_of(option) for option in options]
+        self._texts = [comparable(option) for option in options]
         self.normal = [normalise(option) for option in options]
+        self._check_distinct(options)
 
-    def find(self, text: str) -> int | None:
-        """Position of the option that `text` names by its letter, its text, or both; None if it names none."""
-        words = _words(text)
-        if not words:
+    def _check_distinct(self, options: Sequence[str]) -> None:
+        for comparison in (self._texts, [loosely(option) for option in options]):
+            for (first, one), (second, other) in combinations(enumerate(comparison), 2):
+                if one == other:
+                    letters = self._letters[first].upper(), self._letters[second].upper()
+                    pair = f"{letters[0]} {options[first]!r} and {letters[1]} {options[second]!r}"
+                    raise DataError(
+                        f"extra_info.choices: two options read the same; got {pair}; want texts that differ"
+                    )
+
+    def find(self, text: str, *, letters: bool = False) -> int | None:
+        """Position of the option that `text` names: its letter, its text, or its letter and its text.
+
+        letters: a bare letter is a letter even where it is the text of an option ("A" among the blood types O, A, B).
+        """
+        found = (self._find(reading, letters) for reading in readings(text))
+        return next((index for index in found if index is not None), self._agreed(text, letters))
+
+    def has_letter(self, text: str) -> bool:
+        """Whether a text names an option by its letter beyond doubt: "B. Travel", "(B)", "option B"."""
+        letter = lone_letter(text)
+        return (letter is not None and letter[1]) or (self.find(text) is not None and self.has_letter_and_more(text))
+
+    def has_letter_and_more(self, text: str) -> bool:
+        """Whether a text has a letter of the options and more words. If `find` finds none, the two do not agree."""
+        labels = [label for reading in readings(text) for label in letter_and_text(reading)]
+        return any(letter in self._letters and sure for letter, _, sure in labels)
+
+    def _find(self, text: str, letters: bool) -> int | None:
+        words, letter = words_of(text), lone_letter(text)
+        index = self._position(letter[0]) if letter else None
+        called = letter is not None and (letter[1] or letters)
+        if words in self._words and (index is None or not called):  # an option may read "A dog", or "B"
+            return self._words.index(words)
+        if index is not None:
+            return index
+        labels = [(self._position(name), rest, sure) for name, rest, sure in letter_and_text(text)]
+        labels = [label for label in labels if label[0] is not None]
+        for index, rest, _ in labels:
+            if index is not None and comparable(rest) == self._texts[index]:
+                return index
+        if any(sure for _, _, sure in labels):
+            return None  # the letter of one option and the text of another
+        whole = comparable(text)
+        return self._texts.index(whole) if whole in self._texts else None
+
+    def _position(self, letter: str) -> int | None:
+        return self._letters.index(letter) if letter in self._letters else None
+
+    def _agreed(self, text: str, letters: bool) -> int | None:
+        """Of several lines or sentences that each name an option, the one that all of them name."""
+        pieces = [piece.strip() for piece in _PIECE_END.split(text[: MAX_CHARS + 1]) if piece.strip()]
+        if len(text) > MAX_CHARS or not 1 < len(pieces) <= 3:
             return None
-        if len(words) == 1 and words[0] in self._letters:
-            return self._letters.index(words[0])
-        if words in self._plain:  # before labels: the option may itself read "D. H. Lawrence"
-            return self._plain.index(words)
-        label = _LABEL.match(text)
-        if label and label[1].lower() in self._letters:
-            index = self._letters.index(label[1].lower())
-            return index if normalise(text[label.end() :]) == self.normal[index] else None
-        normal = " ".join(_without_articles(words))
-        return self.normal.index(normal) if normal in self.normal else None
+        found = set()
+        for piece in pieces:
+            named = (self._find(reading, letters) for reading in readings(piece))
+            found.add(next((index for index in named if index is not None), None))
+        return found.pop() if len(found) == 1 else None
 
 
 def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
     """A function that says whether an answer is right. Raises DataError if the truth is malformed."""
     text = (parse_truth(truth).answer or "").strip()
-    if len(text) > MAX_CHARS or not _words(text):
+    if len(text) > MAX_CHARS or not words_of(text):
         raise DataError(f"truth: empty or longer than {MAX_CHARS} characters; got {truth[:80]!r}; want a short answer")
     if _is_json_list(text):
         raise DataError(f"truth: a list or an object; got {text[:80]!r}; want a text (boxes are for grounding)")
@@ -107,13 +141,14 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
     if options:
         return _judge_choice(text, options)
     accepted = _alternatives(text)
-    polar = accepted & _POLAR
-    if polar == _POLAR:
+    spellings = {comparable(alternative) for alternative in accepted}
+    polar = accepted & POLAR
+    if polar == POLAR:
         raise DataError(f"truth: accepts both yes and no; got {text!r}")
     if polar:
-        others = accepted - polar  # "none" of the truth "no or none"
-        return lambda answer: _last_polar_word(answer) in polar or (bool(others) and _equals(answer, others))
-    return lambda answer: _equals(answer, accepted)
+        others = accepted - polar, spellings - polar  # "none" of the truth "no or none"
+        return lambda answer: yes_or_no(answer) in polar or _equals(answer, *others)
+    return lambda answer: _equals(answer, accepted, spellings)
 
 
 def _is_json_list(text: str) -> bool:
@@ -127,8 +162,9 @@ def _is_json_list(text: str) -> bool:
     return True
 
 
-def _judge_choice(truth: str, options: Sequence[str]) -> Callable[[str], bool]:
-    choices = _Choices(options)
+def _judge_choice(truth: str, options: tuple[str, ...]) -> Callable[[str], bool]:
+    choices = _choices(options)
+    letters = any(choices.has_letter(part) for part in (truth, *_OR.split(truth)))
     whole = choices.find(truth)  # before its alternatives: an option may itself read "green or blue"
     found = [whole] if whole is not None else [choices.find(part.strip()) for part in _OR.split(truth)]
     right = [index for index in found if index is not None]
@@ -136,12 +172,13 @@ def _judge_choice(truth: str, options: Sequence[str]) -> Callable[[str], bool]:
         letters = f"A-{ascii_lowercase[len(options) - 1].upper()}"
         raise DataError(f"truth: neither a letter {letters} nor an option of {list(options)}; got {truth!r}")
     accepted = {choices.normal[index] for index in right}
-    polar = accepted & _POLAR
+    polar = accepted & POLAR
 
     def judge(answer: str) -> bool:
-        index = choices.find(answer) if len(answer) <= MAX_CHARS else None
-        named = None if index is None else choices.normal[index]
-        return named in accepted or (index is None and len(polar) == 1 and _last_polar_word(answer) in polar)
+        index = choices.find(answer, letters=letters)
+        if index is not None:
+            return choices.normal[index] in accepted
+        return len(polar) == 1 and not choices.has_letter_and_more(answer) and yes_or_no(answer) in polar
 
     return judge
 
@@ -156,7 +193,7 @@ def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     if not isinstance(given, list | tuple) or not all(isinstance(option, str) for option in given):
         raise DataError(f"extra_info.choices: want a list of texts; got {str(given)[:80]}")
-    if len(given) > len(ascii_lowercase) or not all(len(text) <= MAX_CHARS and _words(text) for text in given):
+    if len(given) > len(ascii_lowercase) or not all(len(text) <= MAX_CHARS and words_of(text) for text in given):
         limits = f"at most {len(ascii_lowercase)} texts of 1 to {MAX_CHARS} characters"
         raise DataError(f"extra_info.choices: want {limits}; got {len(given)}: {str(given)[:80]}")
     return tuple(given)
@@ -164,63 +201,30 @@ def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _alternatives(truth: str) -> set[str]:
     """The normal forms of all alternatives ("three", "3") and of the whole truth ("three or 3")."""
-    words = _words(truth)
+    words = words_of(truth)
     cuts = [-1, *(place for place, word in enumerate(words) if word == "or"), len(words)]
     parts = [words[start + 1 : end] for start, end in pairwise(cuts)]
     if not all(parts) and len(words) > 1:
         raise DataError(f'truth: an empty alternative beside "or"; got {truth!r}')
-    return {" ".join(_without_articles(part)) for part in [words, *parts] if part}
+    return {" ".join(without_articles(part)) for part in [words, *parts] if part}
 
 
-def _equals(answer: str, accepted: set[str]) -> bool:
-    return len(answer) <= MAX_CHARS and normalise(answer) in accepted
+def _equals(answer: str, accepted: set[str], spellings: set[str]) -> bool:
+    """accepted: `normalise`d texts. spellings: the same, `comparable`."""
+    return len(answer) <= MAX_CHARS and (normalise(answer) in accepted or equals_one_of(answer, spellings))
 
 
-def _last_polar_word(answer: str) -> str | None:
-    """The last word of an answer to a yes/no question. None if it follows its opposite ("yes or no", "yes/no")."""
-    words = _words(answer[-MAX_CHARS:])
-    if len(answer) > MAX_CHARS:
-        words = words[1:]  # the first may be the end of a longer word
-    words = [word for word in words if word not in ("or", "and")]
-    if not words or set(words[-2:]) == _POLAR:
-        return None
-    return words[-1]
-
-
-def _without_articles(words: Words) -> Words:
-    """Drop articles that another word follows. The answers "A" and "vitamin A" keep theirs."""
-    return tuple(word for word in words[:-1] if word not in _ARTICLES) + words[-1:]
-
-
-def _words(text: str) -> Words:
-    """The words of a text, normalised except for articles; see `normalise`."""
-    text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold())
-    visible = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf"))
-    padded = f" {visible} "
-    kept = (
-        _character(before, char, after) for before, char, after in zip(padded[:-2], visible, padded[2:], strict=True)
-    )
-    return tuple("".join(kept).split()) or tuple(visible.split())
-
-
-def _character(before: str, char: str, after: str) -> str:
-    """What `normalise` replaces `char` by: itself, "" or a blank."""
-    if char in _APOSTROPHES:
-        return ""
-    if char == "." and after.isdigit() and not before.isalpha():
-        return char
-    if char in "-−" and after.isdigit() and not before.isalnum():
-        return "-"
-    category = unicodedata.category(char)
-    keep = category[0] in "LMNS" and category != "Sk"
-    return char if keep else " "
+@lru_cache(maxsize=128)
+def _choices(options: tuple[str, ...]) -> _Choices:
+    """A question is asked many times in a row. Errors are not kept."""
+    return _Choices(options)
 
 
 def perfect_answer(item: RewardInput) -> str:
     """The truth as an answer with think and answer tags. If several options are right ("B or D"), the first."""
     truth = parse_truth(item.truth).answer or ""
     options = read_choices(item.extra_info)
-    if options and _Choices(options).find(truth) is None:  # an option may itself read "green or blue"
+    if options and _choices(options).find(truth) is None:  # an option may itself read "green or blue"
         truth = _OR.split(truth)[0].strip()
     return f"<think>The truth.</think><answer>{truth}</answer>"
 

@@ -17,7 +17,7 @@ from mars.data.convert.public_set import Item, PublicSet, ReadItem
 from mars.data.convert.records import RecordFile, read_record_files
 from mars.data.convert.splits import belongs, split_names, split_of
 from mars.data.pixels.images import BadImage, probe_size
-from mars.data.rows.choices import choices_in_text, is_letter, letter_of, listed, merged, plain_choices
+from mars.data.rows.choices import choices_in_text, clear_letter, is_letter, letter_of, listed, merged, plain_choices
 from mars.data.rows.columns import WRAPPED_TRUTH, confined_path, encodings_of, source_names
 from mars.data.rows.problems import RowError
 from mars.errors import DataError
@@ -191,6 +191,8 @@ def _truth_and_choices(question: Question, text: str, rules: SetRules) -> tuple[
         text = f"{text.rstrip()} Choice list : {listed(choices)}."
     elif rules.tidy and shown is not None and not shown.lettered:
         text = text[: shown.span[0]] + listed(choices) + text[shown.span[1] :]
+    if shown is not None and shown.lettered and is_letter(truth):
+        truth = clear_letter(truth, choices)
     return letter_of(truth, choices), choices, text
 
 

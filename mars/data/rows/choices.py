@@ -133,7 +133,8 @@ def listed(options: Sequence[str]) -> str:
 def letter_of(answer: str, options: Sequence[str]) -> str:
     """The letter of the option that an answer names by letter, text, or both; the answer itself if it names none.
 
-    A letter means the option with this letter, even if the text of another option is the same letter.
+    A letter means the option with this letter, even if the text of another option is the same letter. A text that is
+    the letter of another option is not turned into a letter, because a bare letter would be read as that text.
 
     >>> [letter_of(answer, ["Travel", "Law"]) for answer in ("law.", "(b)", "B. Law", "A. Law")]
     ['B', 'B', 'B', 'A. Law']
@@ -143,11 +144,35 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
         return lone[1].upper()
     texts = [_comparable(option) for option in options]
     if _comparable(answer) in texts:
+        if _read_as_letters(options):
+            return answer
         return ascii_uppercase[texts.index(_comparable(answer))]
     label = _LABELLED.fullmatch(answer.strip())
-    if label and (label[1].upper(), _comparable(label[2])) in _lettered(texts):
+    if label and (label[1].upper(), _comparable(label[2])) in _lettered(texts) and not _read_as_letters(options):
         return label[1].upper()
     return answer
+
+
+def clear_letter(truth: str, options: Sequence[str]) -> str:
+    """A truth that is the letter of a list with letters; with its text where the letter is also an option's text.
+
+    >>> clear_letter("A", ["O", "A", "B", "AB"]), clear_letter("A", ["Travel", "Law"])
+    ('A. O', 'A')
+    """
+    lone = _LONE_LETTER.fullmatch(truth)
+    index = ascii_uppercase.index(lone[1].upper()) if lone else len(options)
+    if index >= len(options) or not _read_as_letters(options):
+        return truth
+    return f"{ascii_uppercase[index]}. {options[index]}"
+
+
+def _read_as_letters(options: Sequence[str]) -> bool:
+    """Whether an option's text is the letter of another option."""
+    letters = ascii_uppercase[: len(options)]
+    lone = [_LONE_LETTER.fullmatch(option) for option in options]
+    return any(
+        match and match[1].upper() in letters.replace(own, "") for match, own in zip(lone, letters, strict=False)
+    )
 
 
 def _headed(text: str) -> tuple[TextChoices | None, bool]:

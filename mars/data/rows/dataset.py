@@ -11,7 +11,7 @@ from typing import Any
 
 from mars.data.pixels.images import BadImage, decode_image, probe_size
 from mars.data.rows import columns as rows
-from mars.data.rows.choices import options_of, with_plain_choices
+from mars.data.rows.choices import clear_letter, options_of, with_plain_choices
 from mars.data.rows.files import ReadJson, StoredRow, chunks, fingerprint_of, kind_of, unusable_files
 from mars.data.rows.problems import RowError, RowProblem, report
 from mars.data.rows.saved import FileError
@@ -176,6 +176,7 @@ def read_row(
     assert extra is not None  # the same
     if extra.get("choices") is None and truth is not None and (options := options_of(messages[-1].text, truth)):
         extra["choices"] = options
+        truth = clear_letter(truth, options)
     prompt = Prompt(
         prompt_id=_prompt_id(fingerprint, stored.file_index, stored.number),
         row=label,

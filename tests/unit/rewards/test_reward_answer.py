@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mars.rewards.box_answers import read_boxes
 from mars.rewards.functions import load_reward
 from mars.rewards.grounding import score_grounding, score_grounding_compat
-from mars.rewards.parsing import format_score, parse_boxes, parse_response
+from mars.rewards.parsing import format_score, parse_response
 from mars.rewards.vqa import score_vqa
 from mars.types import RewardInput
 
@@ -110,6 +111,8 @@ TIMED_ITEMS = [
     ("grounding", json.dumps([[20 * number, 0, 20 * number + 15, 15] for number in range(100)]), {}),
     ("vqa", "yes", {}),
     ("vqa", "three or 3", {}),
+    ("vqa", "1/2", {}),
+    ("vqa", "A", {"choices": ["Yes", "No"]}),
     ("vqa", "B", {"choices": ["a dog", "D. H. Lawrence", "the same"]}),
 ]
 
@@ -188,6 +191,40 @@ FAMILIES = {
 }
 
 
+PLAIN = ("<think>t</think><answer>```\n", "\n```</answer>")
+SPELLINGS_OF_BOXES = [
+    "'", "\"'", '"\\"', "“", "“bbox”,", "(", "()", "(1,2,3,4),", "[,", "[,]", ",\n", "[1,2,3,4]\n",
+    "{'bbox':[1,2,3,4]}\n", '["1","2","3","4"],', "[[1,2],[3,4]],", "<box>", "<box></box>", "<box>(1,2),(3,4)</box>",
+    "<|box_start|>", "<ref>a</ref>", "True ", "no person ", "there are no persons in the ", "] , [", "} {", "``` ",
+    "```JSON\n", "Person 1: [1,2,3,4]\n",
+]  # fmt: skip
+SPELLINGS_OF_WORDS = [
+    "\\boxed{", "\\text{a}", "\\frac{1}{2}", "{", "$", "$1$", "**B** ", "B, ", "B or ", "not yes, ", "yes there is ",
+    "I cannot say no, ", "the answer is ", "so ", "the color of the ", "no a is ", "is the ", "1½", "50‰ ", "5m ",
+    "3 cars ", "twenty ", "【B】", "isn't ", "B.\n",
+]  # fmt: skip
+
+
+def assert_quick_for(reward: str, text: str) -> None:
+    score = load_reward(reward, "strict")
+    for name, truth, extra_info in TIMED_ITEMS:
+        if name == reward:
+            taken = seconds(score, item(text, truth, **extra_info))
+            assert taken < MAX_SECONDS, f"{truth!r}: {taken * 1000:.1f} ms for {text[:80]!a}"
+
+
+@pytest.mark.parametrize(("before", "after"), [ANSWERED, FENCED, PLAIN, ("<answer>boxes: [", "]</answer>")])
+def test_the_spellings_of_boxes_take_less_than_10_ms(before: str, after: str) -> None:
+    for unit in SPELLINGS_OF_BOXES:
+        assert_quick_for("grounding", filled(before, unit, after))
+
+
+def test_the_spellings_of_words_take_less_than_10_ms() -> None:
+    for unit in SPELLINGS_OF_WORDS:  # only a short answer is read word by word
+        assert_quick_for("vqa", filled(ANSWERED[0], unit, ANSWERED[1]))
+        assert_quick_for("vqa", ANSWERED[0] + (unit * 300)[:300] + ANSWERED[1])
+
+
 @pytest.mark.parametrize("text", FAMILIES.values(), ids=FAMILIES.keys())
 def test_a_family_of_attacks_takes_less_than_10_ms(text: str) -> None:
     assert_quick(text)
@@ -216,6 +253,17 @@ def test_any_text_scores_within_bounds_and_raises_nothing(frame: tuple[str, str]
     vqa = score_vqa(item(text, TRUTHS["vqa"]))
     assert vqa.parts["format"] in (0.0, 0.25, 0.5)
     assert vqa.accuracy in (0.0, 1.0)
+
+
+def parse_boxes(text: str | None, limit: int) -> list[Any] | None:
+    """The boxes of a text in a fence: None for an entry that is no box, None as a whole if there is no list."""
+    if text is None:
+        return None
+    try:
+        boxes = read_boxes(parse_response(f"<answer>```json\n{text}\n```</answer>"), limit)
+    except ValueError:
+        return None
+    return [None if isinstance(box, str) else box for box in boxes]
 
 
 JSON = st.recursive(

@@ -12,9 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mars.rewards.answer_forms
+import mars.rewards.answer_words
+import mars.rewards.box_answers
+import mars.rewards.box_prose
 import mars.rewards.grounding
 import mars.rewards.parsing
 import mars.rewards.vqa
+import mars.rewards.yes_no
 from mars.build import build_scorer
 from mars.errors import ConfigError, DataError
 from mars.rewards.functions import load_reward
@@ -164,6 +169,13 @@ def test_a_function_of_ones_own_has_one_scorer(tmp_path) -> None:
 
 
 def test_the_examples_in_the_docstrings() -> None:
-    for module in (mars.rewards.parsing, mars.rewards.grounding, mars.rewards.vqa):
+    modules = [mars.rewards.parsing, mars.rewards.grounding, mars.rewards.vqa, mars.rewards.box_answers]
+    for module in [
+        *modules,
+        mars.rewards.answer_words,
+        mars.rewards.answer_forms,
+        mars.rewards.yes_no,
+        mars.rewards.box_prose,
+    ]:
         result = doctest.testmod(module)
         assert (result.failed, result.attempted > 0) == (0, True)

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.data.rows.choices import choices_in_text, letter_of, listed, options_of, plain_choices, with_plain_choices
+from mars.data.rows.choices import (
+    choices_in_text,
+    clear_letter,
+    letter_of,
+    listed,
+    options_of,
+    plain_choices,
+    with_plain_choices,
+)
 from mars.data.rows.problems import RowError
 from mars.rewards.functions import check_truth
 from mars.rewards.vqa import normalise, read_choices, score_vqa
@@ -123,6 +131,35 @@ def test_letters_of_answers(answer, letter):
 def test_a_letter_is_a_letter_though_an_option_reads_so():
     assert letter_of("A", ["B", "A"]) == "A"
     assert letter_of("b", ["B vitamins", "A"]) == "B"
+
+
+BLOOD = ["O", "A", "B", "AB"]
+
+
+def test_a_text_that_is_another_options_letter_stays_what_it_is():
+    """Beside the options, "A" is the blood type; as the letter of a list in the question it is the first option."""
+    assert [letter_of(answer, BLOOD) for answer in ("O", "A. O", "AB", "A")] == ["O", "A. O", "AB", "A"]
+    assert [clear_letter(answer, BLOOD) for answer in ("A", "(b)", "O", "AB")] == ["A. O", "B. A", "O", "AB"]
+    assert [clear_letter(answer, THREE) for answer in ("A", "(b)", "Law")] == ["A", "(b)", "Law"]
+
+    def right(answer, truth):
+        text = f"<answer>{answer}</answer>"
+        return score_vqa(RewardInput("test", None, text, truth, None, None, {"choices": BLOOD})).accuracy
+
+    assert [right(answer, "A") for answer in ("A", "B. A", "O", "B")] == [1, 1, 0, 0]
+    assert [right(answer, "O") for answer in ("O", "A. O", "A", "B")] == [1, 1, 0, 0]
+    assert [right(answer, "A. O") for answer in ("A", "O", "A. O", "B", "B. A", "AB")] == [1, 1, 1, 0, 0, 0]
+
+
+def test_the_letter_of_a_list_in_the_question_is_a_letter(tmp_path):
+    text = "Which blood type? Choice list : [A. O, B. A, C. B, D. AB]."
+    row = {"prompt": [{"role": "user", "content": text}], "images": [], "reward_model": {"ground_truth": "A"}}
+    assert options_of(text, "A") == BLOOD
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row))
+    (prompt,) = load_prompts([str(file)], None, "error", lambda prompt: None).prompts
+    assert check_truth("vqa", prompt.truth, prompt.extra_info) is None
+    assert (prompt.truth, prompt.extra_info["choices"]) == ("A. O", BLOOD)
 
 
 def test_choices_beside_the_text():

@@ -1,0 +1,236 @@
+"""What counts as the same short text: its words, its number, its unit (docs/rewards.md)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from fractions import Fraction
+
+Words = tuple[str, ...]
+
+# Unicode normalisation takes quadratic time on adversarial accents, so only this much of an answer is looked at.
+MAX_CHARS = 300
+
+ARTICLES = {"a", "an", "the"}
+_APOSTROPHES = "'’‘`´"
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d\d\d(?!\d))")
+
+# NFKC would join the two: "1½" would read 11/2, and "10²" would read 102.
+_BEHIND_A_DIGIT = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉⁰-⁹²³¹])")
+
+# Punctuation that is part of a word gets a sign that survives: "c#", the grade or blood type "a-", "1/2", "5‰".
+_SHARP = re.compile(r"(?<=[a-z])#(?!\w)")
+_GRADE = re.compile(r"\b([a-z]{1,2})[-−](?!\s*\w)")
+_FRACTION = re.compile(r"(?<![\d/⁄])(\d+) ?[/⁄] ?(\d+)(?![\d/⁄])")
+_MINUS_POINT = re.compile(r"(?<!\w)[-−](?=\.\d)")
+_PER_MILLE = "‰‱"
+
+_NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
+_FRACTION_WORD = re.compile(r"\d{1,9}⁄\d{1,9}")
+_NUMBER_AND_UNIT = re.compile(r"(-?[\d.]*\d)([^\d.].*)")
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NAMED = {name: value for value, name in enumerate(_SMALL.split())} | {
+    name: 10 * value for value, name in enumerate(_TENS.split(), start=2)
+}
+
+_SPELLINGS = {
+    "m": "meter meters metre metres",
+    "cm": "centimeter centimeters centimetre centimetres",
+    "mm": "millimeter millimeters millimetre millimetres",
+    "km": "kilometer kilometers kilometre kilometres",
+    "ft": "foot feet",
+    "in": "inch inches",
+    "mi": "mile miles",
+    "kg": "kilogram kilograms kilo kilos",
+    "g": "gram grams",
+    "lb": "lbs pound pounds",
+    "s": "sec secs second seconds",
+    "ms": "millisecond milliseconds",
+    "min": "mins minute minutes",
+    "h": "hr hrs hour hours",
+    "l": "liter liters litre litres",
+    "ml": "milliliter milliliters millilitre millilitres",
+    "°": "degree degrees",
+    "°c": "",
+    "°f": "",
+    "hz": "hertz",
+    "khz": "",
+    "mhz": "",
+    "ghz": "",
+    "w": "watt watts",
+    "kw": "kilowatt kilowatts",
+    "v": "volt volts",
+    "px": "pixel pixels",
+    "‰": "permille",
+    "‱": "",
+}
+UNITS = set(_SPELLINGS)
+_UNIT_OF = {spelling: unit for unit, listed in _SPELLINGS.items() for spelling in (unit, *listed.split())}
+_PERCENT = ({"percent"}, {"per", "cent"}, {"pct"})
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text that lists them."""
+    return frozenset(text.split())
+
+
+def normalise(text: str) -> str:
+    """The text in the form in which answers are compared: two answers are the same if their normal forms are equal.
+
+    In this order: apply Unicode NFKC; casefold; drop apostrophes, thousands commas and invisible characters; replace
+    other punctuation by blanks, except decimal points, minus signs and marks that are part of a word ("C#", "A-",
+    "1/2", "5‰"); drop articles (a, an, the) before another word; collapse blanks. Currency and mathematical signs are
+    kept. A text that is only punctuation is not changed.
+
+    >>> normalise("  The Dunkin’ Donuts, at 1,200.5 m. ")
+    'dunkin donuts at 1200.5 m'
+    >>> normalise("A"), normalise("C#") == normalise("C")
+    ('a', False)
+    """
+    return " ".join(without_articles(words_of(text)))
+
+
+def loosely(text: str) -> str:
+    """`normalise` that also drops the marks: "C#" and "C", "1/2" and "1 2", "5%" and "5‰" agree.
+
+    Options of one question must differ in it, so that no careless spelling of one of them is another.
+    """
+    return " ".join(without_articles(words_of(text, marks=False)))
+
+
+def comparable(text: str) -> str:
+    """`normalise`, and the spellings of one number or unit made one.
+
+    A number at the start in digits: "three", ".5", "3.0"; its unit or percent after it: "5m", "5 meters", "50 percent".
+    An "and" between words is dropped, as "&" is.
+
+    >>> comparable("5m") == comparable("5 meters"), comparable("twenty-one") == comparable("21")
+    (True, True)
+    >>> comparable("50 percent") == comparable("50%"), comparable(".50") == comparable("0.5")
+    (True, True)
+    """
+    words = list(without_articles(words_of(text)))
+    words = [word for place, word in enumerate(words) if word != "and" or place in (0, len(words) - 1)]
+    glued = _NUMBER_AND_UNIT.fullmatch(words[0]) if words else None
+    if glued and glued[2] in _UNIT_OF:
+        words[:1] = [glued[1], glued[2]]
+    number, rest = _leading_number(words)
+    if number is None:
+        return " ".join(words)
+    if rest[:2] == ["per", "mille"]:
+        rest = ["‰", *rest[2:]]
+    if set(rest) in _PERCENT:
+        rest = []
+    if (len(rest) == 2 and rest[0] == "°") or (len(rest) == 2 and rest[0] in ("degree", "degrees")):
+        rest = [{"c": "°c", "celsius": "°c", "f": "°f", "fahrenheit": "°f"}.get(rest[1], " ".join(rest))]
+    if len(rest) == 1:
+        rest = [_UNIT_OF.get(rest[0], rest[0])]
+    return " ".join([number, *rest])
+
+
+def same_number(one: str, other: str) -> bool:
+    """Whether one of two `comparable` texts is a fraction and the other the decimal of the same value (1/2 and 0.5)."""
+    if ("⁄" in one) == ("⁄" in other) or "." not in one + other:
+        return False
+    first, second = _value(one), _value(other)
+    return first is not None and first == second
+
+
+def is_number(text: str) -> bool:
+    """Whether a `comparable` text is a number in digits and nothing else."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def words_of(text: str, *, marks: bool = True) -> Words:
+    """The words of a text, normalised except for articles; see `normalise`, and `loosely` for marks=False."""
+    text = _THOUSANDS.sub("", compatible(text).casefold())
+    visible = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf"))
+    if marks:
+        visible = _MINUS_POINT.sub("-0", _GRADE.sub(r"\1⁻", _SHARP.sub("♯", visible)))
+        visible = _FRACTION.sub(r"\1⁄\2", visible)
+    else:
+        visible = visible.replace("⁄", " ").replace("♯", " ")
+    padded = f" {visible} "
+    kept = (
+        _character(before, char, after, marks)
+        for before, char, after in zip(padded[:-2], visible, padded[2:], strict=True)
+    )
+    return tuple("".join(kept).split()) or tuple(visible.split())
+
+
+def compatible(text: str) -> str:
+    """Unicode NFKC: full-width letters and the like become the usual ones. A fraction behind a digit stays apart.
+
+    >>> compatible("Ｂ．"), compatible("1½")
+    ('B.', '1 1⁄2')
+    """
+    return unicodedata.normalize("NFKC", _BEHIND_A_DIGIT.sub(" ", text))
+
+
+def without_articles(words: Words) -> Words:
+    """Drop articles that another word follows. The answers "A" and "vitamin A" keep theirs."""
+    return tuple(word for word in words[:-1] if word not in ARTICLES) + words[-1:]
+
+
+def _character(before: str, char: str, after: str, marks: bool) -> str:
+    """What `normalise` replaces `char` by: itself, "" or a blank."""
+    if char in _APOSTROPHES:
+        return ""
+    if char == "." and after.isdigit() and not before.isalpha():
+        return char
+    if char in "-−" and after.isdigit() and not before.isalnum():
+        return "-"
+    if char in _PER_MILLE:
+        return char if marks else " "
+    category = unicodedata.category(char)
+    keep = category[0] in "LMNS" and category != "Sk"
+    return char if keep else " "
+
+
+def _leading_number(words: list[str]) -> tuple[str | None, list[str]]:
+    """The number that the words begin with, in digits, and the words after it."""
+    if not words:
+        return None, words
+    first = words[0]
+    if _NUMBER.fullmatch(first):
+        if len(words) > 1 and _FRACTION_WORD.fullmatch(words[1]):
+            return f"{first} {words[1]}", words[2:]
+        return _shortest(first), words[1:]
+    if _FRACTION_WORD.fullmatch(first):
+        return first, words[1:]
+    if first not in _NAMED:
+        return None, words
+    value = _NAMED[first]
+    if value >= 20 and len(words) > 1 and 0 < _NAMED.get(words[1], 0) < 10:
+        return str(value + _NAMED[words[1]]), words[2:]
+    return str(value), words[1:]
+
+
+def _shortest(number: str) -> str:
+    """A number without zeros that mean nothing. "007" stays: it is a name rather than a number."""
+    sign, digits = ("-", number[1:]) if number.startswith("-") else ("", number)
+    whole, _, decimals = digits.partition(".")
+    if len(whole) > 1 and whole.startswith("0"):
+        return number
+    decimals = decimals.rstrip("0")
+    short = f"{whole or '0'}.{decimals}" if decimals else whole or "0"
+    return short if short == "0" else sign + short
+
+
+def _value(text: str) -> Fraction | None:
+    """The value of a `comparable` number, fraction or mixed number of at most 20 characters."""
+    if len(text) > 20:
+        return None
+    total = Fraction(0)
+    for word in text.split():
+        if not (_NUMBER.fullmatch(word) or _FRACTION_WORD.fullmatch(word)):
+            return None
+        top, _, bottom = word.partition("⁄")
+        if bottom and not int(bottom):
+            return None
+        total += Fraction(top) / int(bottom or 1)
+    return total
