@@ -12,7 +12,7 @@ from mars.actor.state import full_state
 from mars.errors import NumericalError
 from mars.types import MicroBatch, TrainBatch, UpdatePlan
 from tests.builders import altered
-from tests.tiny_world import ADVANTAGE, GRPO, distance, gradients, response_logprobs
+from tests.tiny_world import GRPO, distance, gradients, response_logprobs
 
 
 @pytest.fixture
@@ -160,17 +160,17 @@ def test_training_raises_the_chance_of_the_rewarded_response(world, pictures):
 
 
 def not_finite(world, pictures, kind):
-    """A NaN loss; or a finite loss whose gradient overflows."""
-    if kind == "loss":
-        return world.batch([world.train_prompt("bad", pictures[:1], [4, 4], rewards=[math.nan, 1.0])])
-    no_std = replace(ADVANTAGE, normalize_std=False)
-    return world.batch([world.train_prompt("bad", pictures[:1], [4, 4], rewards=[1e25, -1e25], advantage=no_std)])
+    """A prompt with a NaN loss; or with a finite loss whose gradient overflows."""
+    values = {"loss": (math.nan, 1.0), "gradient": (1e25, -1e25)}[kind]
+    prompt = world.train_prompt("bad", pictures[:1], [4, 4], rewards=[1.0, 0.0])
+    responses = [replace(r, advantage=value) for r, value in zip(prompt.responses, values, strict=True)]
+    return replace(prompt, responses=tuple(responses))
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(world, prompts, pictures, kind):
     trainer = world.trainer(warmup_steps=5)
-    good, bad = world.batch(prompts[2:]), not_finite(world, pictures, kind)
+    good, bad = world.batch(prompts[2:]), world.batch([not_finite(world, pictures, kind)])
     trainer.update(good)
     before, optimizer = weights(trainer), trainer._optimizer
     moments = [{k: v.clone() for k, v in state.items()} for state in optimizer._adamw.state.values()]
@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_is_skipped_even_where_the_gradient_is(world, 
 
 
 def test_too_many_in_a_row_end_the_run(world, prompts, pictures):
-    trainer, bad = world.trainer(max_skipped_updates=1), not_finite(world, pictures, "loss")
+    trainer, bad = world.trainer(max_skipped_updates=1), world.batch([not_finite(world, pictures, "loss")])
     trainer.update(bad)
     trainer.update(world.batch(prompts))  # not in a row
     trainer.update(bad)
@@ -220,7 +220,7 @@ def test_too_many_in_a_row_end_the_run(world, prompts, pictures):
 
 
 def test_one_bad_update_of_a_step_does_not_stop_the_others(world, prompts, pictures):
-    bad = world.train_prompt("bad", pictures[:1], [4, 4], rewards=[math.nan, 1.0])
+    bad = not_finite(world, pictures, "loss")
     trainer = world.trainer()
     before = weights(trainer)
     metrics = trainer.update(world.batch([bad, prompts[0]], per_update=1)).metrics
