@@ -217,7 +217,7 @@ def highest_compat(truth: str) -> float:
 
 
 def _import_scipy() -> None:
-    """It takes a second, which must not count towards the deadline of the first answer."""
+    """Imports scipy early: this takes a second, which must not count towards the deadline of the first answer."""
     matched_ious([(0, 0, 1, 1)], [(0, 0, 1, 1)])
 
 
