@@ -33,7 +33,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a file. Raises OSError, also for what is no file."""
+    """The bytes of a file. Raises OSError, also if the path is a folder, a pipe or a device."""
     check_regular(path)
     return path.read_bytes()
 

@@ -33,8 +33,8 @@ def score_vqa(item: RewardInput) -> RewardResult:
       text, or both ("B. Travel"). The truth may be a letter, a text or both, with alternatives ("B or D").
     An empty answer is wrong. An answer of more than `MAX_CHARS` characters is wrong unless the truth is yes or no.
 
-    This function is the strict and the compat scorer. All that is known of the public code's comparison is a mistake:
-    an empty answer gets full marks. It is not repeated here.
+    This function is both the strict and the compat scorer. Only one thing is known about the public code's comparison:
+    it has a bug that gives an empty answer full marks. This function does not reproduce that bug.
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)
