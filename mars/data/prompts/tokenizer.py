@@ -64,7 +64,7 @@ def read_json(model_path: str, name: str) -> dict[str, Any]:
 
 
 def read_json_file(path: Path, key: str = "model.path") -> dict[str, Any]:
-    """The object in one of the model's JSON files. key: the setting that errors name. Raises SetupError."""
+    """The object in one of the model's JSON files. key: the setting to name in errors. Raises SetupError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
