@@ -57,7 +57,10 @@ def says_nothing_is_there(text: str) -> bool:
 
 
 def check_prose(text: str, is_empty: bool) -> None:
-    """Raises ValueError if the words around a list withdraw or negate it. Around an empty list, negations are allowed."""
+    """Raises ValueError if the text around a list makes the list doubtful, for example by withdrawing or negating it.
+
+    Next to an empty list, negations are allowed.
+    """
     if len(text) > _MAX_PROSE or "<" in text:
         raise ValueError("more text around the list than is read")
     words = set(_words(text))

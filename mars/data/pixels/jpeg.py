@@ -140,7 +140,7 @@ def _scan(header: bytes, start: int, end: int, interval: int) -> _Scan:
 def _check_restarts(data: bytes, frame: _Frame, scan: _Scan) -> None:
     """Raises ValueError unless all restart markers are there in order.
 
-    If some are missing, the decoder reports no error and invents the pixels between those that are left.
+    If some are missing, the decoder fills the gaps between the others.
     """
     markers = b"".join(_RESTART.findall(data, scan.start, scan.end))
     expected = -(-frame.num_units(scan.components) // scan.interval) - 1 if scan.interval else 0
