@@ -93,7 +93,10 @@ class _Choices:
         return (letter is not None and letter[1]) or (self.find(text) is not None and self.has_letter_and_more(text))
 
     def has_letter_and_more(self, text: str) -> bool:
-        """Whether a text has a letter of the options and more words. If `find` finds none, the two do not agree."""
+        """Whether a text has the letter of an option followed or preceded by more words, such as "B. Travel".
+
+        If this is true and `find` returns None, the letter and the words name different options.
+        """
         labels = [label for reading in readings(text) for label in letter_and_text(reading)]
         return any(letter in self._letters and sure for letter, _, sure in labels)
 
