@@ -87,7 +87,7 @@ def append(path: Path, content: str) -> None:
 def check_writable(path: Path, option: str) -> None:
     """Make the folder that the file `path` goes to. Raises SetupError where no file can be written there.
 
-    For files that are written at the end of something long. option: what names the path, such as "--html".
+    Called before a long job that writes the file at its end. option: what names the path, such as "--html".
     """
     if path.name in ("", "..") or (os.path.exists(path) and not os.path.isfile(path)):
         raise SetupError(f"{option}: want a file; got {str(path)!r}; give a path such as folder/file")
