@@ -169,8 +169,8 @@ def _kind_refused(function: Any) -> str | None:
 class _FolderImports:
     """A context in which modules in `folder` can be imported by name, as if a script in it were run.
 
-    Python keeps one module for each name, so on leaving they are taken out of `sys.modules`, and put back on entering
-    again. What stood there under their names comes back too.
+    Python keeps one module for each name. So leaving the context removes these modules from `sys.modules` and restores
+    the modules that had the same names before; entering it again puts these modules back.
     """
 
     def __init__(self, folder: str) -> None:

@@ -19,7 +19,7 @@ class PeakMemory:
     def metrics(self) -> dict[str, float]:
         """perf/max_memory_allocated_gb: the maximum over all ranks, in GiB as verl counts it. A collective call.
 
-        Empty on a CPU, where torch does not count.
+        Empty on a CPU, where torch does not track allocated memory.
         """
         if self._device.type != "cuda":
             return {}

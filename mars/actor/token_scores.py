@@ -89,7 +89,7 @@ class _TokenScores(Function):
 
 
 def _scores(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-prob of each target, entropy and log of the normalizer of each row of `logits`, which is left as it is."""
+    """Log-prob of the target, entropy and log of the normalizer for each row of `logits`. `logits` is not modified."""
     largest = logits.max(dim=-1, keepdim=True).values
     weights = (logits - largest).exp_()
     total = weights.sum(dim=-1)

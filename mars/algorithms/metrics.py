@@ -27,7 +27,7 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     mars/conflict_rate                share of prompts whose multi mean is below their best single view's mean
     mars/anchor/<view>/mean           mean reward of that view's rollouts
 
-    A key whose set is empty is left out (no anchors, no mars/gain), gain/std below two prompts.
+    A key without values is left out: mars/gain if there are no anchors, gain/std if there are fewer than two prompts.
 
     Example: multi 1, 0 (mean 0.5); infrared 1, visible 0: gain 0, conflict_rate 1, lambda 0.5.
     """

@@ -66,7 +66,7 @@ def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -
 
 
 def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -> list[list[int]]:
-    """Distribute items over `num_packs` packs of similar cost: each item goes to the pack that it leaves smallest.
+    """Distribute items over `num_packs` packs of similar cost: each item goes to the pack whose total is then smallest.
 
     With descending costs and no opening costs the largest pack is at most 4/3 of the best possible (Graham 1969).
 

@@ -113,7 +113,10 @@ def _forwards(
 def _plan_packs(
     prompts: Sequence[TrainPrompt], indices: Sequence[int], num_ranks: int, tokens_per_forward: int
 ) -> UpdatePlan:
-    """Text-only prompts fill the room that those with images leave; a pack without an image gets a filler if needed."""
+    """The plan with shared-prefix packs. Prompts with images are placed first; text-only prompts fill the rest.
+
+    If any prompt of the update has an image, a pack without one gets a filler that has one.
+    """
     filler, is_needed = _filler(prompts, indices)
 
     def opening_cost(index: int) -> int:

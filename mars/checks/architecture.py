@@ -140,7 +140,7 @@ def _declared_tokens(folder: Path, key: str) -> Iterator[tuple[str, str, Any]]:
 
 
 def check_saving(config: Any, folder: Path, key: str) -> None:
-    """Save what the trained policy's folder gets besides weights, into a temporary folder."""
+    """Try, in a temporary folder, to save all files of a trained policy except its weights. Raises SetupError."""
     from mars.actor.model_files import carry_files
 
     with tempfile.TemporaryDirectory(prefix="mars-save-") as temporary:

@@ -147,7 +147,7 @@ def _models(config: TrainConfig | SftConfig) -> dict[str, str]:
 
 
 class _ArchitectureCheck:
-    """`check_architecture` in a process of its own, until `close`."""
+    """Runs `check_architecture` in a separate process, which `close` kills if it still runs."""
 
     def __init__(self, path: str, key: str, trust_remote_code: bool) -> None:
         self._path, self._key = path, key

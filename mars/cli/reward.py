@@ -149,7 +149,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 
 def _write(text: str) -> None:
-    """To stdout, whatever characters it can show."""
+    """Write to stdout. Characters that its encoding lacks are written as escapes."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 

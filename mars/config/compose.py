@@ -41,7 +41,7 @@ class Composition:
 
 
 def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
-    """Compose configs/<root>.yaml. A mistake of the user is not raised: it is among the problems."""
+    """Compose configs/<root>.yaml. Mistakes of the user are not raised but returned in `problems`."""
     folders = [Path(folder).expanduser().resolve() for folder in config_dirs]
     known = Known(tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema))
     checked = check_overrides(overrides, known)

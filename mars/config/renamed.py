@@ -35,5 +35,5 @@ def renamed_key(key: str, known: Collection[str]) -> str | None:
 
 
 def renamed_value(key: str, value: Any) -> str | None:
-    """Today's name of a value of a key or group; None where it never was one."""
+    """The current name of a former value of a key or group; None if it is not a former value."""
     return VALUES.get(key, {}).get(value) if isinstance(value, str) else None

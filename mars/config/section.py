@@ -1,4 +1,4 @@
-"""What every section of the settings is: strict, frozen and without defaults."""
+"""The base class of all sections of settings: strict, frozen and without defaults."""
 
 from __future__ import annotations
 

@@ -43,6 +43,6 @@ def is_template(setting: str, *, with_reward: bool) -> bool:
 
 
 def wanted(*, with_reward: bool) -> str:
-    """The values that `data.template` takes, for messages: "auto, grounding, vqa, none or path/to/file.jinja"."""
+    """The values of `data.template`, for error messages: "auto, grounding, vqa, none or path/to/file.jinja"."""
     auto = [BY_REWARD] if with_reward else []
     return f"{', '.join([*auto, built_in_names(), OFF])} or path/to/file{SUFFIX}"

@@ -56,7 +56,7 @@ class EvaluationParts:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """answers: with the rewards they were given. result: see `summarize`."""
+    """answers: each with its reward. result: what `summarize` returns for them."""
 
     answers: Sequence[Answer]
     result: Mapping[str, Any]

@@ -33,7 +33,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a file. Raises OSError, also for what is no file."""
+    """The bytes of a file. Raises OSError, also if the path is a folder, a pipe or a device."""
     check_regular(path)
     return path.read_bytes()
 
@@ -87,7 +87,7 @@ def append(path: Path, content: str) -> None:
 def check_writable(path: Path, option: str) -> None:
     """Make the folder that the file `path` goes to. Raises SetupError where no file can be written there.
 
-    For files that are written at the end of something long. option: what names the path, such as "--html".
+    Called before a long job that writes the file at its end. option: what names the path, such as "--html".
     """
     if path.name in ("", "..") or (os.path.exists(path) and not os.path.isfile(path)):
         raise SetupError(f"{option}: want a file; got {str(path)!r}; give a path such as folder/file")

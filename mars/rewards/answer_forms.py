@@ -154,7 +154,9 @@ def letter_and_text(text: str) -> list[tuple[str, str, bool]]:
 
 
 def equals_one_of(answer: str, accepted: set[str]) -> bool:
-    """Whether one reading of an answer is one of the `comparable` texts, or a number of things for a bare number.
+    """Whether one reading of an answer is one of the accepted texts, which are in `comparable` form.
+
+    If an accepted text is a bare number, that number of things is equal to it.
 
     >>> equals_one_of("There are 3 red cars.", {"3"}), equals_one_of("3 of 4 cars", {"3"}), equals_one_of("½", {"0.5"})
     (True, False, True)

@@ -103,9 +103,10 @@ def loosely(text: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """`normalise`, and the spellings of one number or unit made one.
+    """The `normalise`d text, with all spellings of a number or unit replaced by one.
 
-    A number at the start in digits: "three", ".5", "3.0"; its unit or percent after it: "5m", "5 meters", "50 percent".
+    Covers a number at the start, as a word or in digits ("three", ".5", "3.0"), and the unit or percent after it ("5m",
+    "5 meters", "50 percent").
     An "and" between words is dropped, as "&" is.
 
     >>> comparable("5m") == comparable("5 meters"), comparable("twenty-one") == comparable("21")

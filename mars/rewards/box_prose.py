@@ -57,7 +57,10 @@ def says_nothing_is_there(text: str) -> bool:
 
 
 def check_prose(text: str, is_empty: bool) -> None:
-    """Raises ValueError where the words around a list make it doubtful. An empty list may stand beside a "no"."""
+    """Raises ValueError if the text around a list makes the list doubtful, for example by withdrawing or negating it.
+
+    Next to an empty list, negations are allowed.
+    """
     if len(text) > _MAX_PROSE or "<" in text:
         raise ValueError("more text around the list than is read")
     words = set(_words(text))

@@ -47,7 +47,7 @@ class RewardsBySet:
 
     def check_sets(self, data_sources: Iterable[str]) -> None:
         """Raises ConfigError that names all sets without a reward. `by_set` may name further sets, because an
-        evaluation may use only some of a run's."""
+        evaluation may use only some of the sets of a run."""
         without = sorted({data_source for data_source in data_sources if not self.has(data_source)})
         if without:
             raise ConfigError(

@@ -138,7 +138,7 @@ def _parts(item: RewardInput) -> dict[str, float]:
 
 
 def _boxes(response: ParsedResponse, limit: int) -> list[Box | None] | None:
-    """The boxes of an answer: None for an entry that is no proper box, None as a whole if there is no one list."""
+    """The boxes of an answer, with None for each malformed entry. Returns None unless there is exactly one list."""
     try:
         return [None if isinstance(box, str) else box for box in read_boxes(response, limit)]
     except ValueError:
@@ -217,7 +217,7 @@ def highest_compat(truth: str) -> float:
 
 
 def _import_scipy() -> None:
-    """It takes a second, which must not count towards the deadline of the first answer."""
+    """Imports scipy early: this takes a second, which must not count towards the deadline of the first answer."""
     matched_ious([(0, 0, 1, 1)], [(0, 0, 1, 1)])
 
 

@@ -33,8 +33,8 @@ def score_vqa(item: RewardInput) -> RewardResult:
       text, or both ("B. Travel"). The truth may be a letter, a text or both, with alternatives ("B or D").
     An empty answer is wrong. An answer of more than `MAX_CHARS` characters is wrong unless the truth is yes or no.
 
-    This function is the strict and the compat scorer. All that is known of the public code's comparison is a mistake:
-    an empty answer gets full marks. It is not repeated here.
+    This function is both the strict and the compat scorer. Only one thing is known about the public code's comparison:
+    it has a bug that gives an empty answer full marks. This function does not reproduce that bug.
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)
@@ -82,7 +82,8 @@ class _Choices:
     def find(self, text: str, *, letters: bool = False) -> int | None:
         """Position of the option that `text` names: its letter, its text, or its letter and its text.
 
-        letters: a bare letter is a letter even where it is the text of an option ("A" among the blood types O, A, B).
+        letters: read a bare letter as the letter of an option, even if it is also the text of one ("A" among the blood
+            types O, A, B).
         """
         found = (self._find(reading, letters) for reading in readings(text))
         return next((index for index in found if index is not None), self._agreed(text, letters))
@@ -93,7 +94,10 @@ class _Choices:
         return (letter is not None and letter[1]) or (self.find(text) is not None and self.has_letter_and_more(text))
 
     def has_letter_and_more(self, text: str) -> bool:
-        """Whether a text has a letter of the options and more words. If `find` finds none, the two do not agree."""
+        """Whether a text has the letter of an option followed or preceded by more words, such as "B. Travel".
+
+        If this is true and `find` returns None, the letter and the words name different options.
+        """
         labels = [label for reading in readings(text) for label in letter_and_text(reading)]
         return any(letter in self._letters and sure for letter, _, sure in labels)
 

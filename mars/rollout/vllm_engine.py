@@ -218,7 +218,7 @@ def _num_drawn(request: RolloutRequest) -> int:
 def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[Any]]]:
     """Yield (output, parts in order) for each sample that finishes in these outputs of vLLM.
 
-    begun: parts so far of unfinished samples; updated.
+    begun: the parts of each unfinished sample so far; updated in place.
     """
     for output in outputs:
         for part in output.outputs:

@@ -25,7 +25,7 @@ def sample_prompts(rollouts: Sequence[PromptRollouts], count: int, step: int) ->
 class RolloutFiles:
     """A tracker that writes all responses to the given prompts to <folder>/step_<step>.jsonl.
 
-    A file exists wholly or not at all. If a step is repeated after a resume, its file is replaced. Raises SetupError.
+    Each file is written atomically. If a step is repeated after a resume, its file is replaced. Raises SetupError.
     """
 
     def __init__(self, folder: Path, frames: BoxFrames, prompt_length: PromptLength) -> None:

@@ -39,8 +39,9 @@ class PublicSet:
 
     name: data_source of its rows. converter: name and version of what reads it, for the metadata.
     image_root: folder of the rows' image paths. splits: name -> items in order; each becomes {name}.parquet.
-    keep_repeated: keep a row that is there twice; a benchmark is asked as it is.
-    left_out: how many things beside the items were left out, for the metadata: annotations without an image, say.
+    keep_repeated: keep duplicate rows, because a benchmark is used unchanged.
+    left_out: name -> number of things that did not become items (such as annotations without an image), for the
+        metadata.
     read: an item's row; raises RowError where it cannot be used. Called from several threads.
     """
 

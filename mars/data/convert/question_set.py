@@ -126,7 +126,7 @@ def _items(file: RecordFile, root: Path, rules: SetRules) -> Iterator[tuple[Any,
 
 
 def _paths(file: RecordFile) -> Iterator[str]:
-    """A sample of image paths of records, spread over the file."""
+    """The image paths of a sample of records that are evenly spread over the file."""
     for record in file.records[:: max(len(file.records) // SAMPLED, 1)]:
         try:
             images = read_question(record, 0, file.metadata).images

@@ -199,7 +199,7 @@ class _Converter:
         return row
 
     def _identity(self, declared: str | None, default: str, row: dict[str, Any]) -> str | None:
-        """The declared id, or the default, with ".2" and so on if another row has it; None for a row to leave out."""
+        """The declared id, or the default, with ".2" and so on if another row has it; None for a duplicate to skip."""
         key = (declared, hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest())
         if key in self._seen and not self._public.keep_repeated:
             return None

@@ -126,7 +126,10 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile
 
 
 def _check_file(path: str, name: str, *, is_image: bool = True) -> None:
-    """Before a file is opened, since opening a named pipe waits for its writer. is_image: or a file of rows."""
+    """Check a path before it is opened, because opening a named pipe blocks until it has a writer.
+
+    is_image: whether the file is an image; if not, it is a file of rows.
+    """
     try:
         info = os.stat(path)
     except OSError as error:

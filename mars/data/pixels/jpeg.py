@@ -138,7 +138,10 @@ def _scan(header: bytes, start: int, end: int, interval: int) -> _Scan:
 
 
 def _check_restarts(data: bytes, frame: _Frame, scan: _Scan) -> None:
-    """Raises ValueError unless all restart markers are there in order: the decoder fills the gaps between others."""
+    """Raises ValueError unless all restart markers are there in order.
+
+    If some are missing, the decoder fills the gaps between the others.
+    """
     markers = b"".join(_RESTART.findall(data, scan.start, scan.end))
     expected = -(-frame.num_units(scan.components) // scan.interval) - 1 if scan.interval else 0
     if len(markers) < expected or any(marker != 0xD0 + i % 8 for i, marker in enumerate(markers)):

@@ -41,7 +41,7 @@ def _content(image: ImageFile) -> bytes:
 def _check_tiff(image: ImageFile) -> None:
     """Raises where the strips or tiles of the first image lack pixels that Pillow would make up.
 
-    Compressed ones are checked by their decoders, except for JPEG, which is decoded here as a JPEG file is.
+    The decoders check compressed strips and tiles, except those in JPEG, which are checked here as JPEG files are.
     """
     tags = image.tag_v2
     sizes, offsets = (

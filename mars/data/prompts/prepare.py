@@ -191,7 +191,7 @@ def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[P
 
 
 def _special_tokens(row: str, encode: Callable[..., object], *text: object) -> list[RowProblem]:
-    """A problem if the tokenizer turns text into special tokens. The reader has refused those like `<|...|>` before."""
+    """A problem if the tokenizer turns text into special tokens. The reader has already refused `<|...|>`."""
     try:
         encode(*text)
     except DataError as error:

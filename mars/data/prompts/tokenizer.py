@@ -55,16 +55,19 @@ def model_type_of(model_path: str) -> str:
 def read_json(model_path: str, name: str) -> dict[str, Any]:
     """A JSON file of the model's folder or hub repository; empty if the model has no such file.
 
-    Raises SetupError if the file cannot be read or holds anything but a JSON object.
+    Raises SetupError if there is no such model, or if the file cannot be read or holds anything but a JSON object.
     """
     from transformers.utils import cached_file
 
-    path = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
+    try:
+        path = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
+        raise SetupError(f"model.path: no such folder or hub model; got {model_path}: {error}") from error
     return read_json_file(Path(path)) if path else {}
 
 
 def read_json_file(path: Path, key: str = "model.path") -> dict[str, Any]:
-    """The object in one of the model's JSON files. key: the setting that errors name. Raises SetupError."""
+    """The object in one of the model's JSON files. key: the setting to name in errors. Raises SetupError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -33,7 +33,7 @@ def data_source_of(row: Row, default: str) -> str:
 
 
 def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
-    """The chat turns, and the images that content lists carry themselves (the evaluation files do).
+    """The chat turns, and the images embedded in their content lists (as in the evaluation files).
 
     Reads verl's `prompt` (a list of turns) and EasyR1's `problem` or `prompt` (the user's text).
     """

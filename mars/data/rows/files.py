@@ -64,7 +64,7 @@ class StoredRow:
 
 
 def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
-    """Problems of the files that show without reading a row. Saved sets are looked up, and downloaded if needed."""
+    """Problems of the files that are found without reading rows. Saved sets are looked up, and downloaded if needed."""
     found = [] if files else ["data: no files given; name at least one .parquet or .jsonl file"]
     seen: set[str] = set()
     for file in files:

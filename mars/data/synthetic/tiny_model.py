@@ -45,7 +45,7 @@ REAL_IDS = 151_936  # rows of Qwen2.5-VL's embedding
 LONGEST_TOKEN = 12  # bytes of the tokens that are made up to fill a real vocabulary
 NUMBERS = 113  # the integers below are single tokens
 VOCAB_MULTIPLE = 64  # the model's vocabulary is padded to the next multiple, as real models do
-MAX_POSITIONS = 4096
+MAX_POSITIONS = 32_768
 HIDDEN, HEAD = 96, 32  # 32 is the smallest head of vLLM's attention kernels
 # M-RoPE gives the width of an image the longest wavelengths. With the usual base of 10,000 they are hundreds of tokens,
 # and neighbours in an image of 2 x 2 tokens look the same; with 10 the longest is 54 tokens.

@@ -305,9 +305,14 @@ def test_positions_of_a_model():
 
 
 def test_a_context_beyond_the_models_is_a_wrong_setting(tiny):
-    check_context(configured(tiny, max_model_len=4096))
-    with pytest.raises(ConfigError, match=r"rollout\.max_model_len: the model has 4096 positions .*; got 4097; "):
-        check_context(configured(tiny, max_model_len=4097))
+    check_context(configured(tiny, max_model_len=32768))
+    with pytest.raises(ConfigError, match=r"rollout\.max_model_len: the model has 32768 positions .*; got 32769; "):
+        check_context(configured(tiny, max_model_len=32769))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, tiny):
+    with pytest.raises(SetupError, match=r"model\.path: no such folder or hub model; got .*/nowhere"):
+        check_context(configured(tmp_path / "nowhere"))
 
 
 def test_the_reference_of_a_kl_term_is_checked_too(broken, tiny):
