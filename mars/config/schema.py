@@ -91,9 +91,9 @@ class AlgorithmConfig(Section):
         description="Baseline of the advantage: mean reward of the pool, or of the pool without the response (RLOO)."
     )
     normalize_std: bool = Field(description="Divide by the standard deviation (GRPO) or not (Dr. GRPO).")
-    unbiased_std: bool = Field(description="Divide the variance by N - 1 (true, the paper's) or by N.")
+    unbiased_std: bool = Field(description="Divide the variance by N - 1 (true, as in verl) or by N.")
     std_floor: NonNegativeFloat = Field(
-        description="Lower bound of the standard deviation in the division; 0 (the paper's): none."
+        description="Lower bound of the standard deviation in the division; 0 (default): none."
     )
     epsilon: PositiveFloat = Field(description="Added to the standard deviation before the division.")
     loss: Literal["clip", "gspo", "cispo"] = Field(
@@ -102,7 +102,7 @@ class AlgorithmConfig(Section):
     clip_low: PositiveFloat = Field(description="How far below 1 the ratio is clipped.")
     clip_high: PositiveFloat = Field(description="How far above 1 the ratio is clipped.")
     dual_clip: Annotated[float, Field(gt=1)] | None = Field(
-        description="Upper bound of the ratio where advantages are negative (dual clip); null: off."
+        description="Upper bound of the ratio where advantages are negative (dual clip); null: off. verl: 3."
     )
     reduction: Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = Field(
         description="How token losses are averaged; denominators count the whole update, over all ranks."

@@ -38,7 +38,7 @@ _MAX_PENALTY = 1.0
 
 
 def score_grounding(item: RewardInput) -> RewardResult:
-    """score = format (0 to 0.75) + accuracy (0 to 1). The `strict` scorer, the paper's formula.
+    """score = format (0 to 0.75) + accuracy (0 to 1). The `strict` scorer: the paper's mean IoU.
 
     accuracy: the mean IoU over the true boxes. Predicted and true boxes are matched one to one so that the total IoU
     is largest; a true box without a match counts 0. Labels are not compared.
