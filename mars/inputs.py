@@ -18,7 +18,7 @@ from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_rows
 from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.templates import PromptTemplate, TemplateOf
 from mars.data.prompts.tokenizer import model_type_of
-from mars.data.prompts.views import anchor_views, render_view
+from mars.data.prompts.views import AnchorKind, anchor_views, render_view
 from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
 from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
@@ -119,12 +119,20 @@ def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSett
     )
     if isinstance(config, SftConfig):
         return common
-    return replace(
+    settings = replace(
         common,
         images_per_row=config.data.images_per_row,
         decode_images=config.data.decode_at_start,
         image_layout=config.anchor.image_layout,
     )
+    if config.anchor.wording == "same":
+        return settings
+    return replace(settings, worded_views=partial(_anchor_and_mono_views, config.anchor.kind))
+
+
+def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[View, ...]:
+    """The views beside the multi view that training (anchors) and evaluation (mono) ask, each once."""
+    return tuple(dict.fromkeys((*anchor_views(prompt, anchor_kind), *anchor_views(prompt, "mono"))))
 
 
 def prompt_processor(config: TrainConfig | SftConfig, rules: TokenRules, cache_bytes: int) -> PromptProcessor:

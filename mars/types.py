@@ -62,6 +62,7 @@ class Prompt:
     """One row of a data set: a question about K named sources, and its truth.
 
     prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", for messages.
+    view_messages: the messages of the views that have a wording of their own (anchor.wording=per_view).
     truth: text (boxes as JSON text). response: an example response for the supervised cold start, else None.
     """
 
@@ -73,6 +74,7 @@ class Prompt:
     truth: str
     extra_info: Mapping[str, Any] = field(default_factory=dict)
     response: str | None = None
+    view_messages: Mapping[View, tuple[Message, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         markers = sum(message.text.count(IMAGE_MARKER) for message in self.messages)
@@ -125,10 +127,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class RewardInput:
-    """The arguments of a reward function for one response.
+    """The arguments of a reward function for one response. Its sizes are (width, height); None without images.
 
-    truth_size, response_size: (width, height) of the frame of the boxes; None for prompts without images.
-    truth_size: of the first source's stored image; (1000, 1000) for rows whose box_space is "norm_1000".
+    truth_size: the frame of the truth's boxes: the first source's stored image; (1000, 1000) if box_space is norm_1000.
     response_size: of the first shown image after smart_resize; (1000, 1000) for models that answer in thousandths.
     """
 
@@ -214,7 +215,6 @@ class SampledPrompt:
 @dataclass(frozen=True)
 class TrainResponse:
     """One response to train on; all its tokens have the same advantage. off_policy: not sampled from this prompt.
-
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 

@@ -19,6 +19,7 @@ from mars.data.pixels.images import decoded_size
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import check_names, num_image_tokens
 from mars.data.prompts.prepare import PreparedRows, RowSettings, prepare_rows
+from mars.data.prompts.wording import unshown_images
 from mars.data.rows.files import fingerprint_of, unusable_files
 from mars.data.rows.problems import RowProblem, report
 from mars.errors import DataError
@@ -27,6 +28,7 @@ from mars.rewards.contract import RewardFn
 from mars.rewards.functions import RewardsBySet, load_reward
 from mars.types import ImageRef, Prompt
 
+EXAMPLES = 3
 BARS = 12
 BAR_WIDTH = 40
 SPLITS = ("train", "test", "val", "validation", "valid", "eval", "dev", "held_out")
@@ -39,6 +41,7 @@ class CheckResult:
     problems: all problems except overlong rows, in file order. Only this check finds "agreement" and "overlap".
     overlong: the rows that are too long. image_tokens: source name -> tokens of each of its images.
     repeated: number of rows that are equal to an earlier one.
+    unshown: row -> (mono view, words of its text that speak of images which this view does not show).
     """
 
     num_rows: int
@@ -48,6 +51,7 @@ class CheckResult:
     lengths: Mapping[str, int]
     image_tokens: Mapping[str, Sequence[int]]
     repeated: int
+    unshown: Mapping[str, tuple[str, str]]
     num_instructing: int
     num_decoded: int
     seconds: float
@@ -92,6 +96,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
         lengths=lengths,
         image_tokens=image_tokens,
         repeated=_num_repeated(scorable),
+        unshown={prompt.row: words for prompt in rendered if (words := unshown_images(prompt)) is not None},
         num_instructing=sum(group.num_instructing for group in groups),
         num_decoded=sum(group.num_decoded for group in groups),
         seconds=sum(group.seconds for group in groups),
@@ -206,6 +211,7 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
     ]
     if result.repeated:
         lines.append(f"repeated       {result.repeated} rows have the text, truth and images of an earlier row")
+    lines += _wording_lines(result, config)
     for name, tokens in result.image_tokens.items():
         lines.append(f"image tokens   {name}: {min(tokens)} to {max(tokens)}, mean {fmean(tokens):.0f}")
     if result.lengths:
@@ -216,6 +222,22 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
         lines.append(f"overlong       {len(longer)} rows, dropped with data.on_bad_sample=drop and refused with error:")
         lines += [f"  {problem.row}  {problem.detail}" for problem in result.overlong if problem.row in longer]
     return lines
+
+
+def _wording_lines(result: CheckResult, config: TrainConfig) -> list[str]:
+    """How many rows have mono views whose text speaks of images that they do not show, with examples."""
+    several = sum(len(prompt.sources) > 1 for prompt in result.rendered)
+    if not several or config.anchor.image_layout == "repeated":  # repeated: the view shows as many as the text says
+        return []
+    wording = f"(anchor.wording={config.anchor.wording})"
+    if not result.unshown:
+        return [f"mono views     no text of {several} rows speaks of images that the view does not show {wording}"]
+    lines = [
+        f"mono views     in {len(result.unshown)} of {several} rows with several images the text speaks of images that "
+        f"the view does not show {wording}:"
+    ]
+    examples = list(result.unshown.items())[:EXAMPLES]
+    return lines + [f'  {row}  {view}: "{words}"' for row, (view, words) in examples]
 
 
 def _histogram(lengths: Sequence[int]) -> list[str]:

@@ -120,6 +120,12 @@ def _layout_of_one_source(layout: str, anchor: str) -> tuple[str, str] | None:
     return None
 
 
+def _wording_of_one_slot(wording: str, layout: str) -> tuple[str, str] | None:
+    if wording == "per_view" and layout == "repeated":
+        return "anchor.image_layout=repeated shows the text of all images", "give same, or anchor.image_layout=single"
+    return None
+
+
 def _std_of_multi_rewards(
     pooled_statistics: str, normalize_std: bool, std_floor: float, samples: int, anchor: str
 ) -> tuple[str, str] | None:
@@ -228,6 +234,7 @@ TRAIN_RULES = (
     Rule(("algorithm.max_rounds", "algorithm.selection"), _rounds_of_selection),
     Rule(("anchor.samples_per_view", "anchor.sampling", "anchor.kind"), _greedy_once),
     Rule(("anchor.image_layout", "anchor.kind"), _layout_of_one_source),
+    Rule(("anchor.wording", "anchor.image_layout"), _wording_of_one_slot),
     Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_std),
     Rule(
         (

@@ -143,6 +143,9 @@ class AnchorConfig(Section):
     image_layout: Literal["single", "repeated"] = Field(
         description="Show an anchor's image once, or in every image slot of the prompt."
     )
+    wording: Literal["same", "per_view"] = Field(
+        description="Text of mono and anchor views: that of the multi view, or written for the images they show."
+    )
     pooled_statistics: Literal["mean_and_std", "mean"] = Field(
         description="Statistics that anchor rewards are part of: mean and standard deviation, or mean only."
     )

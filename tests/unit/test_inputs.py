@@ -6,12 +6,16 @@ import json
 
 import pytest
 
+from mars.build import step_parts
 from mars.checks.dry_run import report, summary
 from mars.checks.model import check_model
 from mars.config.load import load_config
+from mars.data.prompts.views import render_view
 from mars.errors import ConfigError, DataError, SetupError
 from mars.inputs import evaluation_plan, load_inputs, prompt_stream
+from mars.rollout.scripted import ScriptedEngine
 from mars.run import _questions
+from mars.types import Message
 
 
 def row(images, truth="[[1, 2, 20, 30]]", question="Find the person.", **extra):
@@ -71,6 +75,63 @@ def test_the_repeated_layout_reaches_the_prompts(configure, pictures, world):
     ids, images = inputs.encode(inputs.train.prompts[0], ("view_2",))
     assert [image.size for image in images] == [pictures[1].size] * 2
     assert ids.count(world.rules.image_id) == 2
+
+
+OWN_WORDS = (
+    "{% if sources | length > 1 %}{{ sources | length }} images of one scene: {{ sources | join(', ') }}."
+    "{% else %}Only {{ sources[0] }}.{{ ' word' * 20 }}{% endif %}{{ '\\n' }}{{ question }}"
+)
+
+
+def test_views_in_a_wording_of_their_own(configure, pictures, world, tmp_path):
+    """Template and question are those of the shown sources, in training and evaluation alike; multi never changes."""
+    (tmp_path / "own.jinja").write_text(OWN_WORDS)
+    lines = row(pictures[:3], sources=["a", "b", "c"])
+    lines["prompt"][0]["content"] = "A: <image>\nB: <image>\nC: <image>\nWho?"
+
+    def load(*overrides):
+        settings = (f"data.template={tmp_path / 'own.jinja'}", "anchor=all_but_one", *overrides)
+        return load_inputs(configure([lines, row(pictures[:1])], *settings, held_out=[lines]), with_training_set=True)
+
+    same, own = load(), load("anchor.wording=per_view")
+    words = {
+        None: "3 images of one scene: a, b, c.\nA: <image>\nB: <image>\nC: <image>\nWho?",
+        ("a",): f"Only a.{' word' * 20}\nA: <image>\nWho?",
+        ("b",): f"Only b.{' word' * 20}\nB: <image>\nWho?",
+        ("c",): f"Only c.{' word' * 20}\nC: <image>\nWho?",
+        ("b", "c"): "2 images of one scene: b, c.\nB: <image>\nC: <image>\nWho?",
+        ("a", "c"): "2 images of one scene: a, c.\nA: <image>\nC: <image>\nWho?",
+        ("a", "b"): "2 images of one scene: a, b.\nA: <image>\nB: <image>\nWho?",
+    }
+    training = step_parts(own.config, own, ScriptedEngine(None, []), None, None).plan
+    prompt, held_out = own.train.prompts[0], own.evaluation.prompts[0]
+    asked = [*training.requests([prompt], 1), *evaluation_plan(own).requests([held_out], 0)]
+    assert [request.view for request in asked] == [
+        None,
+        ("b", "c"),
+        ("a", "c"),
+        ("a", "b"),
+        None,
+        ("a",),
+        ("b",),
+        ("c",),
+    ]
+    for request in asked:
+        shown = 3 if request.view is None else len(request.view)
+        assert request.prompt_token_ids == world.encoder.encode([Message("user", words[request.view])], shown)
+        assert len(request.images) == shown
+    assert own.train.lengths[prompt.row] == own.evaluation.lengths[held_out.row] == max(map(own.prompt_length, asked))
+    for inputs in (same, own):
+        assert inputs.train.prompts[0].messages == (Message("user", words[None]),)
+    assert own.train.prompts[1].view_messages == {}, "a prompt of one image has its multi view alone"
+    # The default cuts the text of all images.
+    cut = render_view(same.train.prompts[0], ("c",), "single")[0][-1].text
+    assert cut == "3 images of one scene: a, b, c.\nA:\nB:\nC: <image>\nWho?"
+
+
+def test_a_wording_of_ones_own_needs_one_slot_for_each_image(configure, pictures):
+    with pytest.raises(ConfigError, match=r"anchor\.wording: .*image_layout=repeated .*; got 'per_view'; give same"):
+        configure([row(pictures[:2])], "anchor.wording=per_view", "anchor.image_layout=repeated")
 
 
 def test_a_source_may_have_a_budget_of_its_own(configure, pictures, world, capsys):

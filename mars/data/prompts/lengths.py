@@ -12,12 +12,18 @@ from mars.types import Prompt
 def longest_view(prompt: Prompt, encoder: PromptEncoder, budget: ImageBudget, image_layout: ImageLayout) -> int:
     """Tokens of the prompt's longest view, images expanded.
 
-    With the layout "single" that is the multi view: other views have a part of its text and images. With "repeated"
-    it is the view of the source with the most tokens, in all slots.
+    With the layout "single" that is the multi view, because other views have a part of its text and images; those with
+    a wording of their own (`view_messages`) are measured too. With "repeated" it is the view of the source with the
+    most tokens, in all slots.
     Raises DataError for texts that the encoder refuses.
     """
     tokens = [num_image_tokens(decoded_size(source.image), budget) for source in prompt.sources]
     ids = encoder.encode(prompt.messages, len(tokens))
     if image_layout == "repeated" and tokens:
         tokens = [max(tokens)] * len(tokens)
-    return prompt_length(ids, tokens)
+    by_name = {source.name: number for source, number in zip(prompt.sources, tokens, strict=True)}
+    lengths = [prompt_length(ids, tokens)]
+    for view, messages in prompt.view_messages.items():
+        shown = [by_name[name] for name in view or ()]
+        lengths.append(prompt_length(encoder.encode(messages, len(shown)), shown))
+    return max(lengths)

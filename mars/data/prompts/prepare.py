@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mars.data.convert.eval_json import read_json_rows
 from mars.data.pixels.images import probe_size
@@ -17,11 +17,11 @@ from mars.data.prompts.budget import ImageBudget, limit_images
 from mars.data.prompts.chat import PromptEncoder
 from mars.data.prompts.lengths import longest_view
 from mars.data.prompts.templates import TemplateOf, has_instruction
-from mars.data.prompts.views import ImageLayout
+from mars.data.prompts.views import ImageLayout, alone
 from mars.data.rows.dataset import Probe, RowReading, TruthCheck, read_prompts, undecodable
 from mars.data.rows.problems import OnBadSample, RowError, RowProblem, refuse_or_drop
 from mars.errors import ConfigError, DataError
-from mars.types import Prompt
+from mars.types import Message, Prompt, View, view_name
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class RowSettings:
     decode_images: decode every image in full. If false, only headers are read.
     source_budgets: source name -> pixel limits of its images, see `limit_images`. budget: pixel limits of all images.
     image_layout: whether mono views show one image or repeat it (`anchor.image_layout`).
+    worded_views: the views of a prompt that get a wording of their own (`anchor.wording`).
     max_prompt_tokens: the most tokens that the longest view of a prompt may have.
     """
 
@@ -51,6 +52,7 @@ class RowSettings:
     encoder: PromptEncoder
     image_layout: ImageLayout
     max_prompt_tokens: int
+    worded_views: Callable[[Prompt], Sequence[View]] = lambda prompt: ()
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,17 @@ def _prepare(row: RowReading, settings: RowSettings) -> _Prepared:
         return _Prepared(None, None, ())
     prompt, problems = limit_images(row.prompt, settings.source_budgets)
     rendered, refusal = _render(prompt, row, settings.template_of)
+    if rendered is not None:
+        views, refusal = _view_messages(prompt, row, settings)
+        rendered = None if views is None else replace(rendered, view_messages=views)
     measurable = rendered is not None and not problems
     if refusal is not None:
         problems.append(refusal)
     if refusal is None or refusal.reason != SPECIAL_TOKEN:
         shown = prompt if rendered is None else rendered
         refused = _special_tokens(row.label, settings.encoder.encode, shown.messages, len(shown.sources))
+        for view, messages in shown.view_messages.items():
+            refused = refused or _special_tokens(row.label, settings.encoder.encode, messages, len(view or ()))
         problems += refused
         measurable = measurable and not refused
     if settings.needs_response and prompt.response is not None:
@@ -172,6 +179,24 @@ def _prepare(row: RowReading, settings: RowSettings) -> _Prepared:
         detail = f"{length} tokens, {settings.max_prompt_tokens} are allowed (data.max_prompt_tokens)"
         problems.append(RowProblem(row.label, "overlong", detail))
     return _Prepared(rendered, length, problems)
+
+
+def _view_messages(
+    prompt: Prompt, row: RowReading, settings: RowSettings
+) -> tuple[Mapping[View, tuple[Message, ...]] | None, RowProblem | None]:
+    """The messages of the views with a wording of their own: each view's question, rendered with its sources alone.
+
+    Returns (messages, None) or (None, problem), like `_render`.
+    """
+    found: dict[View, tuple[Message, ...]] = {}
+    for view in settings.worded_views(prompt):
+        if view is None:
+            continue
+        rendered, refusal = _render(alone(prompt, view), row, settings.template_of)
+        if rendered is None:
+            return None, refusal and replace(refusal, detail=f"view {view_name(view)}: {refusal.detail}")
+        found[view] = rendered.messages
+    return found, None
 
 
 def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[Prompt | None, RowProblem | None]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
+from mars.data.prompts.labels import without_labels
 from mars.types import IMAGE_MARKER, ImageRef, Message, Prompt, View
 
 PUNCTUATION = tuple(".,;:!?)")
@@ -39,29 +41,60 @@ def render_view(
     """Messages and images of one view, with as many "<image>" markers as images.
 
     view None: the messages as they are and all images.
-    "single": one marker and one image for each shown source; the other sources' markers go, with the white space
-        around them, so that "<image>\\n<image>\\nHow many?" reads "<image>\\nHow many?".
+    "single": one marker and one image for each shown source. The messages are `prompt.view_messages[view]`; without
+        those, the prompt's own without the other sources' markers and the white space around them, so that
+        "<image>\\n<image>\\nHow many?" reads "<image>\\nHow many?".
     "repeated": the messages stay, and the one source of a mono view fills every slot. Views of several sources
         have no such layout and raise ValueError, as do unknown sources.
     """
     if view is None:
         return prompt.messages, tuple(source.image for source in prompt.sources)
-    images = {source.name: source.image for source in prompt.sources}
-    if not view or set(view) - set(images) or len(set(view)) != len(view):
-        raise ValueError(f"{prompt.row}: view {view} of sources {tuple(images)}")
+    images = _images(prompt, view)
     if image_layout == "repeated":
         if len(view) != 1:
             raise ValueError(f"image_layout 'repeated' shows one source in all slots; got view {view}")
         return prompt.messages, (images[view[0]],) * len(prompt.sources)
     if image_layout != "single":
         raise ValueError(f"image_layout must be single or repeated; got {image_layout!r}")
+    shown = tuple(image for name, image in images.items() if name in view)
+    if view in prompt.view_messages:
+        return prompt.view_messages[view], shown
     kept = iter([source.name in view for source in prompt.sources])
     messages = []
     for message in prompt.messages:
         pieces = message.text.split(IMAGE_MARKER)
         keep = [next(kept) for _ in pieces[1:]]
         messages.append(Message(message.role, _join(pieces, keep)))
-    return tuple(messages), tuple(image for name, image in images.items() if name in view)
+    return tuple(messages), shown
+
+
+def alone(prompt: Prompt, view: tuple[str, ...]) -> Prompt:
+    """The prompt of a view's sources alone, without the markers and labels of the others: what a template gets under
+    anchor.wording=per_view. "Visible: <image>\\nInfrared: <image>" reads "Infrared: <image>" for the infrared view.
+
+    Raises ValueError for a view that the prompt does not have.
+    """
+    _images(prompt, view)
+    messages, first = [], 0
+    for message in prompt.messages:
+        sources = prompt.sources[first : first + message.text.count(IMAGE_MARKER)]
+        names = [source.name for source in sources]
+        keep = [name in view for name in names]
+        text = message.text
+        if not all(keep):
+            text = _join(without_labels(text, names, keep, first_number=first + 1), keep)
+        messages.append(Message(message.role, text))
+        first += len(sources)
+    shown = tuple(source for source in prompt.sources if source.name in view)
+    return replace(prompt, messages=tuple(messages), sources=shown, view_messages={})
+
+
+def _images(prompt: Prompt, view: tuple[str, ...]) -> dict[str, ImageRef]:
+    """All sources' images by name. Raises ValueError for a view that the prompt does not have."""
+    images = {source.name: source.image for source in prompt.sources}
+    if not view or set(view) - set(images) or len(set(view)) != len(view):
+        raise ValueError(f"{prompt.row}: view {view} of sources {tuple(images)}")
+    return images
 
 
 def _join(pieces: Sequence[str], keep: Sequence[bool]) -> str:

@@ -181,6 +181,31 @@ def test_declared_splits_decide(folder, check):
     assert "duplicate_id" not in message
 
 
+def test_texts_that_speak_of_images_a_mono_view_lacks_are_counted_and_are_no_mistake(folder, check):
+    names = ["visible", "infrared"]
+    rows = [
+        row(0, 1, text="Find both persons in the two images.", sources=names),
+        row(2, 3, text="Find the person.", sources=names),
+        row(4, text="Find the person in both images.", sources=["visible"]),
+        row(5, 6, sources=names),
+    ]
+    rows[3]["prompt"][0]["content"] = "Visible: <image>\nInfrared: <image>\nFind the person."
+    file = write(folder, rows)
+    text, message = check(file)
+    assert message is None
+    assert (
+        "mono views     in 2 of 3 rows with several images the text speaks of images that the view does not show "
+        "(anchor.wording=same):\n"
+    ) in text
+    assert f'  {file}:0  visible: "both"\n  {file}:3  visible: "Infrared:"\n' in text
+    text, message = check(file, "anchor.wording=per_view")
+    assert message is None
+    assert "in 1 of 3 rows" in text
+    assert f"{file}:3" not in text
+    assert "mono views" not in check(file, "anchor.image_layout=repeated")[0]
+    assert "mono views     no text of 1 rows" in check(write(folder, rows[1:2]))[0]
+
+
 def test_repeated_rows_are_told(folder, check):
     text, message = check(write(folder, [row(0)] * 3 + [row(1)]))
     assert message is None

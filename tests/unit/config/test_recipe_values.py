@@ -60,6 +60,7 @@ ANCHORS = {
     "anchor.samples_per_view": 1,
     "anchor.sampling": "policy",
     "anchor.image_layout": "single",
+    "anchor.wording": "same",
     "anchor.pooled_statistics": "mean_and_std",
 }
 

@@ -139,6 +139,33 @@ def test_a_template_that_makes_a_special_token_is_told_once(prepare, template):
     assert found(prepare(row("a", text="~"), template_of=template("none"))) == ["template", "special_token"]
 
 
+def mono(prompt):
+    return [(source.name,) for source in prompt.sources]
+
+
+def test_a_views_own_wording_is_measured_and_checked(prepare, template, encoder):
+    longer = template("{{ question }}{% if sources | length == 1 %}{{ ' word' * 50 }}{% endif %}")
+    prepared = prepare(row("a", "b"), row("a"), template_of=longer, worded_views=mono)
+    both = prepared.rendered[0]
+    assert both.messages[0].text == "<image><image>Where?"
+    text = "<image>Where?" + " word" * 50
+    assert [messages[0].text for messages in both.view_messages.values()] == [text, text]
+    bare = len(encoder.encode(both.view_messages[("view_1",)], 1)) - 1
+    assert list(prepared.lengths.values()) == [bare + 16, bare + 4]
+    (problem,) = prepare(row("a", "b"), template_of=longer, worded_views=mono, max_prompt_tokens=bare + 15).problems
+    assert problem.reason == "overlong"
+
+
+def test_a_template_that_fails_for_a_view_names_it(prepare, template):
+    adds = template("{{ question }}{% if sources == ['view_2'] %}<image>{% endif %}")
+    assert prepare(row("a", "b"), template_of=adds).problems == ()
+    (problem,) = prepare(row("a", "b"), template_of=adds, worded_views=mono).problems
+    assert (problem.reason, problem.detail.partition(": ")[0]) == ("template", "view view_2")
+    assert problem.detail.endswith("own.jinja makes 2 markers of 1")
+    special = template("{{ question }}{% if sources == ['view_2'] %}~{% endif %}")
+    assert found(prepare(row("a", "b"), template_of=special, worded_views=mono)) == ["special_token"]
+
+
 def test_responses_are_looked_at_where_they_are_needed(prepare):
     with_tilde = {**row("a"), "response": "~"}
     assert found(prepare(with_tilde)) == []

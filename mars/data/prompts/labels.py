@@ -1,0 +1,213 @@
+"""Labels of images in a prompt's text: "Infrared: <image>". A view of fewer sources loses those of the others.
+
+A label is text right before or behind a marker, on its line or on a line of its own:
+
+    Infrared: <image>     the infrared image <image>     (b) <image>     <infrared><image></infrared>     ### Infrared
+    <image> (infrared)    <image> infrared                                                                <image>
+
+It belongs to one image if it names that image's source or number ("Image 2:"), or if every image of the message has a
+label. Otherwise ("Images: <image><image>") it belongs to all images and stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from mars.types import IMAGE_MARKER
+
+NOUN = r"(?:(?:image|photo|photograph|picture|view|frame|figure|map|scan|source|sensor|camera|channel)s?)"
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+_ARTICLE = r"(?:(?:the|an?|this is (?:the|an?))\s+)?"
+_DECORATION = r"[*_#\"'<\[(\s]*"
+_CLOSING = r"[*_\"'>\])]*"
+_BULLET = re.compile(r"(?:^|(?<=\n))[ \t]*(?:[-*•#>]+|\(?\w{1,2}[.)])?[ \t]*$")
+_SENTENCE_END = re.compile(r"[.!?;|:：]\s+|\n")
+# What may stand between two images of an enumeration: "<image>, <image> and <image>", "<image>, then at <image>".
+_WORD = r"(?:and|or|with|versus|vs\.?|to|against|then|followed by)(?:\s+(?:at|in|of|on|by|from))?(?!\w)"
+_SEPARATOR = re.compile(rf"\s*(?:[,;|/&+]\s*)?(?:\b{_WORD}\s*)?", re.IGNORECASE)
+_IN_BRACKETS = r"[(\[]([^()\[\]\n]{1,40})[)\]]"
+_PAIRS = {"(": ")", "[": "]", "{": "}", '"': '"', "'": "'"}
+# A longer text, or one that begins like this, is a sentence, such as the question itself.
+_MOST_WORDS, _MOST_WORDS_UNNAMED = 15, 5
+_MOST_CHARS = 300
+_QUESTION = re.compile(
+    r"\W*(?:how|what|which|who|where|when|why|is|are|was|were|do|does|did|can|could|count|find|detect|locate|tell|answer)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class _Label:
+    """text: with the white space between it and the marker. is_named: it names the image that it stands beside."""
+
+    text: str
+    is_named: bool
+
+
+_NONE = _Label("", is_named=False)
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """The text between two markers, or at an end of the message.
+
+    tail: label of the marker before it. middle: text of no image. head: label of the marker after it.
+    """
+
+    tail: _Label
+    middle: str
+    head: _Label
+
+
+@dataclass(frozen=True)
+class _Names:
+    """own: pattern of what names an image: its source or its number. others: of the names of the other sources."""
+
+    own: str
+    others: str
+
+    def name_only(self, text: str) -> bool:
+        return bool(re.search(self.own, text, re.IGNORECASE)) and not re.search(self.others, text, re.IGNORECASE)
+
+
+def without_labels(text: str, sources: Sequence[str], keep: Sequence[bool], first_number: int) -> list[str]:
+    """The pieces of a message around its markers, without the labels of the images that are not kept.
+
+    sources: name of each marker's source. first_number: the first marker's number among those of the prompt, from 1.
+    Of an enumeration, the separators of removed images go too ("Compare <image> with <image>"). White space around a
+    removed marker stays; `mars.data.prompts.views` closes the gap.
+
+    >>> without_labels("Visible: <image>\\nInfrared: <image>", ["visible", "infrared"], [False, True], 1)
+    ['', '\\nInfrared: ', '']
+    """
+    gaps = _gaps(text.split(IMAGE_MARKER), sources, first_number)
+    all_heads = len(keep) > 1 and all(gap.head.text for gap in gaps[:-1])
+    all_tails = len(keep) > 1 and all(gap.tail.text for gap in gaps[1:])
+    pieces: list[str] = []
+    ends_sentence = False  # whether the image before was removed with a sentence of its own, whose full stop goes too
+    for i, gap in enumerate(gaps):
+        removed_before, removed_behind = i > 0 and not keep[i - 1], i < len(keep) and not keep[i]
+        loses_tail = removed_before and (gap.tail.is_named or all_tails)
+        loses_head = removed_behind and (gap.head.is_named or all_heads)
+        middle = gap.middle
+        if 0 < i < len(keep) and middle.strip() and _SEPARATOR.fullmatch(middle) and not _joins_kept(gaps, keep, i):
+            middle = "\n" if "\n" in middle else " " if middle != middle.strip() else ""
+        elif ends_sentence:
+            middle = re.sub(r"^\s*[.;,](?=\s|$)", "", middle)
+        begins = middle.strip() == "" if i == 0 else middle.rstrip()[-1:] in tuple(".!?;:") or middle.endswith("\n")
+        ends_sentence = begins and loses_head and bool(gap.head.text)
+        pieces.append(("" if loses_tail else gap.tail.text) + middle + ("" if loses_head else gap.head.text))
+    return pieces
+
+
+def name_pattern(source: str) -> str:
+    """A regular expression of a source's name in a text: "view_1" is also written "View 1" and "view-1"."""
+    words = [re.escape(word) for word in re.split(r"[_.\-]+", source) if word]
+    return r"(?<![^\W_])" + r"[\s_.#-]*".join(words) + r"(?![^\W_])"
+
+
+def _joins_kept(gaps: Sequence[_Gap], keep: Sequence[bool], i: int) -> bool:
+    """Whether the separator in gap i stands between two kept images, perhaps with removed ones of its enumeration."""
+    if not keep[i]:
+        return False
+    for before in range(i - 1, -1, -1):
+        if keep[before]:
+            return True
+        if before == 0 or not _SEPARATOR.fullmatch(gaps[before].middle):
+            return False
+    return False
+
+
+def _gaps(pieces: Sequence[str], sources: Sequence[str], first_number: int) -> list[_Gap]:
+    names = [_names(tuple(sources), i, first_number + i) for i in range(len(sources))]
+    # "(a) <image> (b) <image>": then brackets stand in front of their images, otherwise behind them.
+    brackets_before = re.search(rf"{_IN_BRACKETS}\s*$", pieces[0]) is not None
+    gaps = []
+    for i, piece in enumerate(pieces):
+        tail, head, separator = _NONE, _NONE, 0
+        if i > 0:
+            tail = _tail(pieces[i - 1], piece[:_MOST_CHARS], names[i - 1], brackets_before)
+            piece = piece[len(tail.text) :]
+            found = _SEPARATOR.match(piece)
+            separator = found.end() if found else 0
+        if i < len(sources):
+            head = _head(piece[max(separator, len(piece) - _MOST_CHARS) :], pieces[i + 1], names[i])
+        gaps.append(_Gap(tail, piece[: len(piece) - len(head.text)], head))
+    return gaps
+
+
+@lru_cache(maxsize=1024)
+def _names(sources: tuple[str, ...], i: int, number: int) -> _Names:
+    ordinal = f"|{_ORDINALS[number - 1]}" if number <= len(_ORDINALS) else ""
+    numbered = rf"{NOUN}[\s_#.-]*(?:no\.?\s*)?{number}(?!\d)|\b(?:{number}(?:st|nd|rd|th){ordinal})\b"
+    others = "|".join(name_pattern(name) for name in sources if name != sources[i]) or r"(?!)"
+    return _Names(rf"(?:{name_pattern(sources[i])}|{numbered})", rf"(?:{others})")
+
+
+def _head(piece: str, behind: str, names: _Names) -> _Label:
+    """The label at the end of `piece`, in front of a marker. behind: the text after that marker."""
+    body = piece.rstrip()
+    if body and behind.lstrip()[:1] == _PAIRS.get(body[-1], " "):
+        inner = _head(body[:-1], "", names)
+        return _Label(piece[len(body) - 1 - len(inner.text) :], is_named=True)
+    plain = body.rstrip("*_\"'")
+    in_sentence = False
+    if plain.endswith((":", "：", "=")):
+        start = _colon_label(plain, names)
+    else:
+        start, in_sentence = _label_without_colon(piece, names)
+    if start is None:
+        return _NONE
+    bullet = _BULLET.search(piece[:start])
+    label = piece[bullet.start() if bullet else start :]
+    return _Label(label, names.name_only(label) and not in_sentence)
+
+
+def _colon_label(body: str, names: _Names) -> int | None:
+    """Start of the label that ends with the colon of `body`. None for a sentence."""
+    ends = [found.end() for found in _SENTENCE_END.finditer(body, 0, len(body) - 1)]
+    start = ends[-1] if ends else 0
+    comma = body.rfind(",", start)
+    if comma >= 0 and (len(body[start:].split()) > _MOST_WORDS_UNNAMED or _QUESTION.match(body[start:])):
+        start = comma + 1
+    label = body[start:].lstrip()
+    most = _MOST_WORDS if names.name_only(label) else _MOST_WORDS_UNNAMED
+    return None if len(label.split()) > most or _QUESTION.match(label) else len(body) - len(label)
+
+
+def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
+    """Start of "(a)", "the infrared image", "infrared" or "### Infrared" in front of a marker, None without one; and
+    whether it may as well be a word of a sentence ("Is it visible <image>")."""
+    body = piece.rstrip()
+    bracketed = re.search(rf"{_IN_BRACKETS}$", body)
+    if bracketed:
+        return bracketed.start(), False
+    end = rf"{names.own}(?:\s+{NOUN})?{_CLOSING}(?:\s*[-–—])?$"
+    line = body.rfind("\n") + 1
+    if re.fullmatch(rf"{_DECORATION}{_ARTICLE}{_DECORATION}{end}", body[line:], re.IGNORECASE):
+        return line + len(body[line:]) - len(body[line:].lstrip()), False
+    if "\n" in piece[len(body) :]:  # a sentence on the line above, whose last word is a name
+        return None, False
+    phrase = rf"(?<=\s)(?:the|an?)\s+{_DECORATION}{end}|(?<=\s){names.own}\s+{NOUN}{_CLOSING}$"
+    found = re.search(phrase, body, re.IGNORECASE)
+    word = found or re.search(rf"(?<=\s){_DECORATION}{end}", body, re.IGNORECASE)
+    return (word.start() if word else None), found is None
+
+
+def _tail(before: str, piece: str, names: _Names, brackets_before: bool) -> _Label:
+    """The label at the start of `piece`, behind a marker. before: the text in front of that marker."""
+    closed = before.rstrip()[-1:]
+    if closed and _PAIRS.get(closed) == piece.lstrip()[:1]:
+        return _Label(piece[: len(piece) - len(piece.lstrip()) + 1], is_named=True)
+    element = re.match(rf"\s*</{names.own}>", piece, re.IGNORECASE)
+    if element:
+        return _Label(element[0], is_named=True)
+    bracketed = None if brackets_before else re.match(rf"[ \t]*{_IN_BRACKETS}", piece)
+    if bracketed:
+        return _Label(bracketed[0], names.name_only(bracketed[1]))
+    name = rf"[ \t]*[:=–—-]?[ \t]*{_ARTICLE}[*_]*{names.own}(?:[ \t]+{NOUN})?[*_]*[.,;]?[ \t]*(?=\n|$)"
+    line = re.match(name, piece, re.IGNORECASE)
+    return _Label(line[0], is_named=True) if line else _NONE

@@ -1,0 +1,76 @@
+"""Finds what a view's text says about images that the view does not show: "two images", "both", "Infrared:"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from functools import lru_cache
+
+from mars.data.prompts.labels import NOUN, name_pattern
+from mars.data.prompts.views import alone, render_view
+from mars.types import IMAGE_MARKER, Prompt, view_name
+
+_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_PLURAL = r"(?:images|photos|photographs|pictures|views|frames|scans|sources|sensors|cameras|modalities)"
+_SINGULAR = r"(?:image|photo|photograph|picture|view|frame|scan|source|sensor|camera|modality)"
+_ORDINALS = "first|second|third|fourth|fifth|sixth|1st|2nd|3rd|4th|5th|6th"
+_SEVERAL = re.compile(
+    rf"\b(?:{'|'.join(_NUMBERS)}|[2-9]|[1-9]\d|several|multiple|all|pair of)(?:\s+[\w-]+){{0,2}}\s+{_PLURAL}\b"
+    rf"|\b(?:the|these|those|following|given|provided)\s+(?:[\w-]+\s+)?{_PLURAL}\b"
+    rf"|\b{_PLURAL}\s*:|\bboth\b|\b(?:other|another|each|either|every|{_ORDINALS})\s+{_SINGULAR}\b",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(rf"\b{_SINGULAR}[\s_#-]*(\d{{1,2}})\b", re.IGNORECASE)
+
+
+def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
+    """(view, words) of the first mono view whose text speaks of images that it does not show, or None.
+
+    Reads the text that is sent with `anchor.image_layout=single`, in the wording that the prompt was prepared with.
+    Counts and plurals of images, "both", numbers of other images, and labels of other sources count; a source's name
+    in a sentence ("Is the person visible?") does not. It is a guess from words, for a person to look at.
+
+    Example: "Here are two images.\\n<image>\\n<image>" with sources a and b gives ("a", "two images").
+    """
+    names = tuple(source.name for source in prompt.sources)
+    if len(names) < 2:
+        return None
+    for i, name in enumerate(names):
+        text = "\n".join(message.text for message in render_view(prompt, (name,), "single")[0])
+        words = _words(text, names, i) or ("" if (name,) in prompt.view_messages else _left_over(prompt, name))
+        if words:
+            return view_name((name,)), " ".join(words.split())
+    return None
+
+
+def _words(text: str, names: Sequence[str], own: int) -> str:
+    found = _SEVERAL.search(text) or _label_of_others(tuple(names), own).search(text)
+    if found:
+        return found[0]
+    numbered = (found for found in _NUMBERED.finditer(text) if 0 < int(found[1]) <= len(names))
+    return next((found[0] for found in numbered if int(found[1]) != own + 1), "")
+
+
+@lru_cache(maxsize=1024)
+def _label_of_others(names: tuple[str, ...], own: int) -> re.Pattern[str]:
+    name = "(?:" + "|".join(name_pattern(name) for name in names if name != names[own]) + ")"
+    return re.compile(
+        rf"{name}(?:\s+{NOUN}\b|[*_]*\s*[:：=]|\s*[)\]>|])|[(\[<]\s*{name}|^[ \t#*_>•-]*{name}[ \t*_.,]*$",
+        re.IGNORECASE | re.MULTILINE,
+    )
+
+
+def _left_over(prompt: Prompt, name: str) -> str:
+    """The first words that the view of source `name` has and `alone` would remove with a marker: labels of its image,
+    and the words of an enumeration, such as "with" of "Compare <image> with <image>"."""
+    cut, _ = render_view(prompt, (name,), "single")
+    for shown, wanted in zip(cut, alone(prompt, (name,)).messages, strict=True):
+        words, kept = shown.text.split(), wanted.text.split()
+        if words == kept:
+            continue
+        for kind, start, end, _, _ in SequenceMatcher(None, words, kept, autojunk=False).get_opcodes():
+            lost = " ".join(words[start:end]).replace(IMAGE_MARKER, "").strip(" ,.;!?")
+            if kind in ("delete", "replace") and any(char.isalnum() for char in lost):
+                return lost
+    return ""
