@@ -67,8 +67,8 @@ def check_weights(config: Any, folder: Path, key: str) -> None:
         )
     with _naming(key, folder / "config.json"), torch.device("meta"):
         model = classes[type(config)](config)
+        renaming: list[Any] = list(get_model_conversion_mapping(model))
         tensors = {name: torch.empty(header.shape, dtype=torch.float32) for name, header in headers.items()}
-    renaming: list[Any] = list(get_model_conversion_mapping(model))
     loading = LoadStateDictConfig(
         ignore_mismatched_sizes=True,
         device_map={"": torch.device("meta")},

@@ -103,16 +103,35 @@ def check_files(path: str, key: str) -> None:
     for name in _JSON_FILES:
         if (folder / name).exists():
             read_json_file(folder / name, key)
-    read_headers(folder, key)
+    headers = read_headers(folder, key)
     if not (folder / "config.json").is_file():
         raise SetupError(f"{key}: the folder has no config.json; got {path}; give a complete Hugging Face folder")
+    _refuse_layers(read_json_file(folder / "config.json", key), len(headers), folder, key)
+
+
+def _refuse_layers(section: Mapping[str, Any], num_tensors: int, folder: Path, key: str) -> None:
+    """A layer has a tensor at least. Building more layers than that would fill the memory for a typing error."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            _refuse_layers(value, num_tensors, folder, key)
+        elif name in ("num_hidden_layers", "depth") and isinstance(value, int) and value > num_tensors:
+            raise SetupError(
+                f"{key}: {folder / 'config.json'}: {name} is {value}, but the weights have {num_tensors} tensors; "
+                "use the configuration and the weights of one model"
+            )
 
 
 def check_context(config: TrainConfig) -> None:
-    """Raises ConfigError if rollout.max_model_len is beyond the positions the model was made for."""
+    """Raises ConfigError if rollout.max_model_len is beyond the positions the model was made for, SetupError if it has
+    none."""
     path, folder = config.model.path, Path(config.model.path)
     values = read_json_file(folder / "config.json") if folder.is_dir() else read_json(path, "config.json")
     wanted, longest = config.rollout.max_model_len, max_positions(values)
+    if longest is not None and longest < 1:
+        raise SetupError(
+            f"model.path: {path}/config.json: max_position_embeddings must be at least 1; got {longest}; "
+            "download the file again"
+        )
     if longest is not None and wanted > longest:
         raise ConfigError(
             f"rollout.max_model_len: the model has {longest} positions (config.json: max_position_embeddings); "

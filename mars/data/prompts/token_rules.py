@@ -11,6 +11,9 @@ from mars.types import TokenRules
 MEDIA_WORDS = ("image", "video", "vision", "audio")
 MEDIA_ID_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id")
 
+# Many times the largest vocabulary of today (262,144). A typing error must not fill the memory with ids.
+_MAX_VOCABULARY = 2**22
+
 
 def token_rules(
     model_path: str, tokenizer: Any, config: Mapping[str, Any], generation: Mapping[str, Any]
@@ -61,10 +64,10 @@ def _vocab_size(model_path: str, config: Mapping[str, Any]) -> int:
         raise SetupError(
             f"model.path: config.json lacks image_token_id or vocab_size; got {model_path}; use a vision-language model"
         )
-    if type(found) is not int or found < 1:
+    if type(found) is not int or not 1 <= found <= _MAX_VOCABULARY:
         raise SetupError(
-            f"model.path: {model_path}/config.json: {key} must be a whole number, at least 1; got {found!r}; "
-            "download the file again"
+            f"model.path: {model_path}/config.json: {key} must be a whole number from 1 to {_MAX_VOCABULARY}; "
+            f"got {found!r}; download the file again"
         )
     return found
 
