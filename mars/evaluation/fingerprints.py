@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from mars.errors import DataError
+from mars.output.files import check_regular
 from mars.types import RolloutRequest
 
 # (number, bytes) of the evenly spaced blocks that are read of a file. A training step changes every block of the
@@ -24,8 +25,9 @@ def model_fingerprint(model: str) -> str | None:
         return None
     whole = sha256()
     for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
-        whole.update(path.name.encode())
-        whole.update(_blocks(path, *_OF_WEIGHTS))
+        if path.is_file():
+            whole.update(path.name.encode())
+            whole.update(_blocks(path, *_OF_WEIGHTS))
     return whole.hexdigest()
 
 
@@ -58,6 +60,7 @@ def prompts_fingerprint(requests: Sequence[RolloutRequest]) -> str:
 
 def _blocks(path: Path, number: int, num_bytes: int) -> bytes:
     """The size of the file and `number` blocks from its first byte to its last; the whole content of a small file."""
+    check_regular(path)
     size = path.stat().st_size
     with path.open("rb") as stream:
         if size <= number * num_bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,17 @@ from mars.data.prompts.boxes import truth_frame
 from mars.data.rows.dataset import read_prompts
 from mars.output.files import check_page
 from mars.report.boxes import find_boxes
-from mars.report.page import write_page
+from mars.report.page import FULL, TINY_SIDE, Page
 from mars.types import ImageRef, Prompt
 
-# Enough to look at, small enough to mail.
-_SIDE = 480
-_LOSSLESS_PIXELS = 128 * 128
 _PROBLEMS = 100
+_ENTRIES = 50  # of extra_info, of one row
 
 
 def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -> None:
     """Write `num_rows` usable rows of `file`, evenly over it, and what is wrong with the others, to `out`.
+
+    The page has at most 10 MB: where they do not fit, it says so and shows fewer, again from all parts of the file.
 
     Each source is shown as the model gets it (depth as its encoding makes it) with the boxes of the truth on it, then
     the question, the truth and the rest of the row. Text is escaped. Raises DataError if the file cannot be read,
@@ -34,14 +32,21 @@ def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -
     root = None if image_root is None else str(image_root)
     reading = read_prompts([str(file)], root, lambda prompt: None, read_json=read_json_rows)
     problems, usable = reading.problems, reading.usable
-    write_page(
+    wanted, page = _evenly(usable, num_rows), Page("data_parts.html.j2")
+    # The problems first: they are short, and the cards may fill the page.
+    listed = page.parts("problem", problems[:_PROBLEMS])
+    order = _coarse_to_fine(len(wanted))
+    cards = page.parts("card", order, lambda place: _card(wanted[place], page))
+    page.write(
         out,
         "data_page.html.j2",
         name=file.name,
         num_rows=len(reading.rows),
         num_usable=len(usable),
-        cards=[_card(prompt) for prompt in _evenly(usable, num_rows)],
-        problems=problems[:_PROBLEMS],
+        num_wanted=len(wanted),
+        full=FULL,
+        cards=[card for _, card in sorted(zip(order, cards, strict=False), key=lambda item: item[0])],
+        problems=listed,
         num_problems=len(problems),
     )
 
@@ -54,29 +59,42 @@ def _evenly(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
     return [prompts[last if number == 1 else i * last // (number - 1)] for i in range(number)]
 
 
-def _card(prompt: Prompt) -> dict[str, Any]:
+def _coarse_to_fine(number: int) -> list[int]:
+    """0 … number - 1 in an order whose beginnings are spread over all of them: the bits of the positions reversed.
+
+    >>> _coarse_to_fine(6)
+    [0, 4, 2, 1, 5, 3]
+    """
+    width = max(number - 1, 1).bit_length()
+    reversed_bits = (int(f"{place:0{width}b}"[::-1], 2) for place in range(2**width))
+    return [place for place in reversed_bits if place < number]
+
+
+def _card(prompt: Prompt, page: Page) -> dict[str, Any]:
     boxes = find_boxes(prompt.truth, truth_frame(prompt))
+    extra = [(key, value) for key, value in prompt.extra_info.items() if value is not None]
     return {
         "row": prompt.row.rpartition(":")[2],
         "data_source": prompt.data_source,
         "messages": prompt.messages,
         "truth": prompt.truth,
         "response": prompt.response,
-        "extra": {key: value for key, value in prompt.extra_info.items() if value is not None},
+        "extra": dict(extra[:_ENTRIES]) | ({"…": f"{len(extra)} entries"} if len(extra) > _ENTRIES else {}),
         "boxes": boxes,
-        "pictures": [_picture(source.name, source.image) for source in prompt.sources],
+        "pictures": [_picture(source.name, source.image, page) for source in prompt.sources],
     }
 
 
-def _picture(name: str, ref: ImageRef) -> dict[str, Any]:
+def _picture(name: str, ref: ImageRef, page: Page) -> dict[str, Any]:
     caption = f"{name}, {ref.size[0]} x {ref.size[1]}" + ("" if ref.encoding == "rgb" else f", {ref.encoding}")
     try:
         image = decode_image(ref)
     except BadImage as error:
-        return {"caption": caption, "error": str(error)}
-    image.thumbnail((_SIDE, _SIDE))
-    stored, small = io.BytesIO(), image.width * image.height <= _LOSSLESS_PIXELS
-    image.save(stored, format="PNG" if small or ref.encoding != "rgb" else "JPEG", quality=90)
-    kind = "png" if small or ref.encoding != "rgb" else "jpeg"
-    data = base64.b64encode(stored.getvalue()).decode()
-    return {"caption": caption, "uri": f"data:image/{kind};base64,{data}", "small": small}
+        return {"caption": caption, "uri": None, "small": False, "error": str(error)}
+    uri = page.picture(image, lossless=ref.encoding != "rgb")
+    return {
+        "caption": caption,
+        "uri": uri,
+        "small": max(image.size) <= TINY_SIDE,
+        "error": f"left out: {FULL}" if uri is None else None,
+    }

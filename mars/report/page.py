@@ -1,22 +1,91 @@
-"""Render and write HTML pages: self-contained files in which all text from data and models is escaped."""
+"""Render and write HTML pages: self-contained files of at most 10 MB in which all text of others is escaped."""
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mars.output.files import write_atomically
 from mars.output.text import shorten, visible
 
-MAX_CHARACTERS = 4_000  # of one text on a page, so that it stays small enough to mail
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from PIL.Image import Image
+
+MAX_CHARACTERS = 4_000  # of one text on a page
+MAX_PAGE_BYTES = 10_000_000  # small enough to mail
+IMAGE_BYTES = 7_000_000  # the part of them that images may take
+FULL = "a page has at most 10 MB"
+PICTURE_SIDE = 340  # pixels, as wide as the pages draw an image
+TINY_SIDE = 160  # images up to this size are drawn enlarged, and JPEG would blur them
+_FRAME_BYTES = 1_000_000  # kept for what is not a part: style, headings, one long text of settings
+
+Item = TypeVar("Item")
 
 
-def write_page(path: Path, template: str, **content: Any) -> None:
-    """Render `template`, a file beside this one, and write it to `path`. Raises SetupError where it cannot be written.
+class Page:
+    """The parts of one page, rendered until it is full.
 
-    The template's filter `shown` is for text from data and models: it makes control characters visible and cuts the
-    text at MAX_CHARACTERS, or at the number that it is given.
+    Every part whose number or size depends on data is rendered by `parts`, so that the page stays within its limit.
+    macros: the file beside this one that has the macros of the parts.
     """
+
+    def __init__(self, macros: str) -> None:
+        self._environment = _environment()
+        self._macros: Any = self._environment.get_template(macros).module
+        self._bytes_left = MAX_PAGE_BYTES - _FRAME_BYTES
+        self._image_bytes_left = IMAGE_BYTES
+        self._is_full = False
+
+    def parts(self, macro: str, items: Iterable[Item], make: Callable[[Item], Any] = lambda item: item) -> list[Markup]:
+        """`macro(make(item))` for each item, up to the item with which the page is full.
+
+        The number that is returned may be smaller than that of the items; the page must say so.
+        """
+        rendered: list[Markup] = []
+        for item in items:
+            if self._is_full:
+                break
+            part = getattr(self._macros, macro)(make(item))
+            size = len(part.encode())
+            if size > self._bytes_left:
+                self._is_full = True
+                break
+            self._bytes_left -= size
+            rendered.append(part)
+        return rendered
+
+    def picture(self, image: Image, *, lossless: bool = False) -> str | None:
+        """A data URI of the image, small; None if it would not fit any more. Changes `image`."""
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        lossless = lossless or max(image.size) <= TINY_SIDE
+        stored = io.BytesIO()
+        image.convert("RGB").save(stored, format="PNG" if lossless else "JPEG", quality=85)
+        uri = data_uri("image/png" if lossless else "image/jpeg", stored.getvalue())
+        if len(uri) > self._image_bytes_left:
+            self._is_full = True
+            return None
+        self._image_bytes_left -= len(uri)
+        return uri
+
+    def write(self, path: Path, template: str, **content: Any) -> None:
+        """Render `template`, a file beside this one, and write it. Raises SetupError where it cannot be written.
+
+        content: what `parts` returned, and little else. Lists of others' texts belong into parts.
+        """
+        write_atomically(path, self._environment.get_template(template).render(**content))
+
+
+def data_uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _environment() -> Any:
+    """The templates' filter `shown` is for text from data and models: it makes control characters visible and cuts the
+    text at MAX_CHARACTERS, or at the number that it is given."""
     import jinja2
 
     def shown(text: Any, limit: int = MAX_CHARACTERS) -> str:
@@ -26,4 +95,4 @@ def write_page(path: Path, template: str, **content: Any) -> None:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["shown"] = shown
-    write_atomically(path, environment.get_template(template).render(**content))
+    return environment

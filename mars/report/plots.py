@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mars.output.text import visible
+from mars.output.text import shorten, visible
 from mars.tracking.timer import STAGES
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ _STYLES = ("-", "--", "-.", ":")
 _SMOOTH_FROM = 40
 # The stage figure has at most this many bars; longer runs are averaged in bins.
 _MAX_BARS = 100
+_FONT = "DejaVu Sans"  # comes with matplotlib
+_LABEL_CHARACTERS = 60
 _ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
 
 
@@ -110,9 +112,16 @@ def _stage_figure(rows: Rows, stages: Sequence[str]) -> bytes:
 def _label(name: str) -> str:
     """Make a source's name, which comes from the data, safe for matplotlib.
 
-    A `$` would start mathematics, and labels with a leading underscore would be hidden.
+    A `$` would start mathematics, and labels with a leading underscore would be hidden. Characters that the font lacks
+    become their escapes: the figure would show boxes, with a warning for each.
     """
-    text = visible(name).replace("$", r"\$")
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont(_FONT))
+    text = "".join(
+        character if font.get_char_index(ord(character)) else character.encode("unicode_escape").decode()
+        for character in visible(shorten(name, _LABEL_CHARACTERS))
+    ).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
@@ -122,7 +131,14 @@ def _svg(draw: Any) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     # A fixed salt and no date, so that the same numbers give the same bytes.
-    with rc_context({"svg.hashsalt": "mars", "svg.fonttype": "path", "font.size": 9, "axes.unicode_minus": True}):
+    settings = {
+        "svg.hashsalt": "mars",
+        "svg.fonttype": "path",
+        "font.family": _FONT,
+        "font.size": 9,
+        "axes.unicode_minus": True,
+    }
+    with rc_context(settings):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()
         draw(axes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from mars.errors import DataError, MarsError
 from mars.evaluation.tables import evaluation_rows
 from mars.report.answers import reward_texts
 from mars.report.boxes import Box, find_boxes
-from mars.report.page import write_page
+from mars.report.page import FULL, Page, data_uri
 from mars.report.run_record import read_run
 from mars.tracking.jsonl import METRICS_FILE
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
@@ -25,10 +23,8 @@ if TYPE_CHECKING:
 
 DecodeImage = Callable[[ImageRef], "Image"]
 
-# Limits on the size of a page, not tunables: enough to look at, small enough to mail.
-_IMAGE_SIDE = 360
-_IMAGE_BYTES = 6_000_000
 _QUESTIONS = 6
+_ANSWERS = 64  # to one question
 
 _SUMMARY_KEYS = (
     "run.num_steps",
@@ -68,9 +64,14 @@ def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage
             f"{run_dir}: nothing to report; got no {METRICS_FILE}, evaluation/*.json or {ROLLOUTS_FOLDER}/*.jsonl "
             f"with content; give the folder of a run (run.dir)"
         )
-    album = _Album(decode_image)
+    page = Page("run_parts.html.j2")
     out_path = Path(out_path) if out_path is not None else run_dir / "report.html"
-    write_page(
+    notes, evaluations, figures = (
+        page.parts("note", run.notes),
+        page.parts("table", _evaluations(run.evaluations)),
+        page.parts("figure", _figures(run.metrics)),
+    )
+    page.write(
         out_path,
         "run_page.html.j2",
         kind="report",
@@ -79,11 +80,13 @@ def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage
         steps=run.metrics[-1]["step"] if run.metrics else None,
         settings=[(key, value) for key in _SUMMARY_KEYS if (value := run.setting(key)) not in (None, {})],
         config_text=run.config_text,
-        figures=_figures(run.metrics),
-        evaluations=_evaluations(run.evaluations),
+        figures=figures,
+        evaluations=evaluations,
         samples=f"Sample rollouts of step {run.questions[0][0].step}" if run.questions else None,
-        questions=[_question(answers, album) for answers in run.questions],
-        notes=run.notes,
+        num_questions=len(run.questions),
+        questions=page.parts("question", run.questions, lambda answers: _question(answers, page, decode_image)),
+        full=FULL,
+        notes=notes,
     )
     return out_path
 
@@ -103,8 +106,10 @@ def write_answers_page(
     tables: (title, results of `evaluation.summary.summarize`), a column for each result. samples: heading of the
     answers. questions: the answers to each question, shown in this order. notes: lines at the top.
     """
-    album = _Album(decode_image)
-    write_page(
+    page = Page("run_parts.html.j2")
+    made = [_table(title, part, [str(result["name"]) for result in part]) for title, part in tables]
+    shown_notes, shown_tables = page.parts("note", notes), page.parts("table", made)
+    page.write(
         path,
         "run_page.html.j2",
         kind="answers",
@@ -114,20 +119,22 @@ def write_answers_page(
         settings=[],
         config_text=None,
         figures=[],
-        evaluations=[_table(title, part, [str(result["name"]) for result in part]) for title, part in tables],
+        evaluations=shown_tables,
         samples=samples,
-        questions=[_question(answers, album) for answers in questions],
-        notes=notes,
+        num_questions=len(questions),
+        questions=page.parts("question", questions, lambda answers: _question(answers, page, decode_image)),
+        full=FULL,
+        notes=shown_notes,
     )
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     if not rows:
         return []
     from mars.report.plots import draw_figures
 
     # As <img>, not inline: whatever the labels of an SVG say, it then cannot run scripts.
-    return [(caption, _data_uri("image/svg+xml", svg)) for caption, svg in draw_figures(rows)]
+    return [{"caption": caption, "uri": data_uri("image/svg+xml", svg)} for caption, svg in draw_figures(rows)]
 
 
 def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -157,7 +164,7 @@ def _table(title: str, results: Sequence[Mapping[str, Any]], columns: Sequence[s
     }
 
 
-def _question(answers: Sequence[Answer], album: _Album) -> dict[str, Any]:
+def _question(answers: Sequence[Answer], page: Page, decode_image: DecodeImage) -> dict[str, Any]:
     """One question for the template: its messages and answers, and its images with boxes.
 
     Each image shows the boxes of the truth, of the multi answers, and of the answers to this image alone.
@@ -169,7 +176,7 @@ def _question(answers: Sequence[Answer], album: _Album) -> dict[str, Any]:
     for source in first.sources:
         own = [box for answer in answers if answer.view == (source.name,) for box in _boxes(answer)]
         boxes = {"truth": truth, "multi": multi, "mono": own}
-        pictures.append({"name": source.name, "boxes": boxes, "picture": album.picture(source.image)})
+        pictures.append({"name": source.name, "boxes": boxes, "picture": _picture(source.image, page, decode_image)})
     return {
         "prompt_id": first.prompt_id,
         "row": first.row,
@@ -178,7 +185,8 @@ def _question(answers: Sequence[Answer], album: _Album) -> dict[str, Any]:
         "truth": first.truth,
         "pictures": pictures,
         "has_boxes": any(any(picture["boxes"].values()) for picture in pictures),
-        "answers": [_shown_answer(answer) for answer in answers],
+        "num_answers": len(answers),
+        "answers": [_shown_answer(answer) for answer in answers[:_ANSWERS]],
     }
 
 
@@ -209,29 +217,10 @@ class _Picture:
     problem: str | None
 
 
-class _Album:
-    """Small copies of images as data URIs, up to a total size in bytes."""
-
-    def __init__(self, decode_image: DecodeImage) -> None:
-        self._decode_image = decode_image
-        self._bytes_left = _IMAGE_BYTES
-
-    def picture(self, ref: ImageRef) -> _Picture:
-        width, height = ref.size
-        try:
-            image = self._decode_image(ref).convert("RGB")
-            image.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
-        except (MarsError, OSError, ValueError) as error:
-            return _Picture(width, height, None, str(error))
-        buffer = io.BytesIO()
-        # JPEG would blur tiny images.
-        image_format = "PNG" if max(ref.size) <= 160 else "JPEG"
-        image.save(buffer, format=image_format, quality=80)
-        if buffer.tell() > self._bytes_left:
-            return _Picture(width, height, None, "left out: the images of the page would exceed 6 MB")
-        self._bytes_left -= buffer.tell()
-        return _Picture(width, height, _data_uri(f"image/{image_format.lower()}", buffer.getvalue()), None)
-
-
-def _data_uri(media_type: str, content: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+def _picture(ref: ImageRef, page: Page, decode_image: DecodeImage) -> _Picture:
+    width, height = ref.size
+    try:
+        uri = page.picture(decode_image(ref).convert("RGB"))
+    except (MarsError, OSError, ValueError) as error:
+        return _Picture(width, height, None, str(error))
+    return _Picture(width, height, uri, f"left out: {FULL}" if uri is None else None)

@@ -13,6 +13,7 @@ from mars.answers.files import read_answers
 from mars.answers.record import Answer, by_question
 from mars.errors import DataError
 from mars.evaluation.tables import by_scorer, evaluation_rows
+from mars.output.files import read_regular
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
@@ -69,7 +70,7 @@ def _read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     results = []
     for path in sorted(folder.glob("*.json")):
         try:
-            result = json.loads(path.read_bytes())
+            result = json.loads(read_regular(path))
             evaluation_rows([*by_scorer(result), *result["by_data_source"].values()])
             results.append({**result, "step": int(result["step"]), "name": str(result["name"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -29,6 +29,8 @@ from mars.types import RewardInput, RewardResult
 MAX_EXTRA_BOXES = 100
 # Matching this many takes up to half a second.
 MAX_TRUE_BOXES = 1000
+# A corner of a true box may be this many pixels outside of the image.
+ROUNDING = 0.1
 
 # Constants of the public code's reward.
 _MIN_IOU = 0.3
@@ -163,7 +165,10 @@ def read_truth(truth: str) -> list[Box]:
 
 
 def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:
-    """What is wrong with a truth, or None: malformed, or a box outside the image of `truth_size` (width, height)."""
+    """What is wrong with a truth, or None: malformed, or a box outside the image of `truth_size` (width, height).
+
+    A corner may be ROUNDING pixels outside: x + w of a COCO box may be 640.0000001 in an image of width 640.
+    """
     try:
         boxes = read_truth(truth)
     except DataError as error:
@@ -172,7 +177,7 @@ def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int
         return None
     width, height = truth_size
     for number, (x1, y1, x2, y2) in enumerate(boxes, start=1):
-        if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+        if min(x1, y1) < -ROUNDING or x2 > width + ROUNDING or y2 > height + ROUNDING:
             box = f"[{x1:g}, {y1:g}, {x2:g}, {y2:g}]"
             return f"truth: box {number} of {len(boxes)} is outside the image of {width} x {height}; got {box}"
     return None

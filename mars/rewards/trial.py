@@ -90,6 +90,8 @@ def read_items(file: Path, common: Mapping[str, Any]) -> list[tuple[str, RewardI
     Each line is an object with the keys of `item_of`, or a JSON string, the response. Keys that a line lacks are taken
     from `common`. Blank lines are skipped.
     """
+    if file.exists() and not file.is_file():  # opening a named pipe would wait for its writer
+        raise DataError(f"{file}: cannot be read: it is not a file; want a JSONL file of responses")
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mars.data.convert.markers import has_numbers
-from mars.data.rows.columns import extra_info_of, image_cells, messages_of
+from mars.data.rows.columns import extra_info_of, image_cells, messages_of, refuse_videos
 from mars.data.rows.problems import RowError
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -55,6 +55,7 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
     """
     if not isinstance(record, dict):
         raise RowError("json", f"a record must be a JSON object; got {type(record).__name__}")
+    refuse_videos(record)
     if record.get("conversations") is not None:
         return _conversation(record, number, metadata)
     if record.get("task_instance") is not None:

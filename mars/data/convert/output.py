@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import DataError
-from mars.output.files import replacing, write_atomically
+from mars.output.files import read_regular, replacing, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +64,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: cannot be read as data set metadata: {error}; move it, or convert into another folder"

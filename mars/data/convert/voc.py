@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.data.rows.problems import RowError
+from mars.output.files import check_regular
 
 Box = tuple[float, float, float, float]
 
@@ -28,6 +29,7 @@ def read_annotation(path: Path) -> Annotation:
     from defusedxml import ElementTree
 
     try:
+        check_regular(path)
         root = ElementTree.parse(path).getroot()
     except (OSError, SyntaxError, ValueError, LookupError) as error:
         raise RowError("annotation", f"{path}: cannot be read as XML: {error}") from error

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow
+    import pyarrow.parquet
+
+    _Columns = Mapping[str, pyarrow.ChunkedArray]
 
 IMAGE_COLUMNS = ("images", "image")
 CACHED_ROW_GROUPS = 2
@@ -20,7 +24,10 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
     Raises OSError or ValueError (the bases of pyarrow's errors) if the file cannot be read, and LookupError if it has
     no such image.
     """
-    cell = (_arrow_cell if path.endswith(".arrow") else _parquet_cell)(path, row).as_py()
+    columns, place = (_arrow_place if path.endswith(".arrow") else _parquet_place)(path, row)
+    cells = {name: column[place].as_py() for name, column in columns.items()}
+    name = image_column(cells)
+    cell = None if name is None else cells[name]
     images = cell if isinstance(cell, list) else [cell]
     item = images[slot] if slot < len(images) else None
     data = item.get("bytes") if isinstance(item, dict) else item
@@ -29,9 +36,15 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
     return data
 
 
-def image_column(names: list[str]) -> str | None:
-    """The name of the column with images; None if there is none."""
-    return next((name for name in IMAGE_COLUMNS if name in names), None)
+def image_column(row: Mapping[str, Any]) -> str | None:
+    """The name of the column that holds the row's images; None if none does. The rows of one file may differ in it."""
+    given = [name for name in IMAGE_COLUMNS if row.get(name) is not None]
+    return next((name for name in given if _is_filled(row[name])), given[0] if given else None)
+
+
+def _is_filled(cell: Any) -> bool:
+    items = cell if isinstance(cell, list) else [cell]
+    return any(any(item.values()) if isinstance(item, dict) else item for item in items)
 
 
 def open_arrow(path: str) -> pyarrow.Table:
@@ -42,32 +55,34 @@ def open_arrow(path: str) -> pyarrow.Table:
         return reader.read_all()
 
 
-def _arrow_cell(path: str, row: int) -> pyarrow.Scalar:
-    images = _arrow_images(path)
-    if not 0 <= row < len(images):
-        raise LookupError(f"no row {row} among {len(images)}")
-    return images[row]
+def _arrow_place(path: str, row: int) -> tuple[_Columns, int]:
+    """The columns of images, and the row's position in them."""
+    columns = _arrow_images(path)
+    length = len(next(iter(columns.values())))
+    if not 0 <= row < length:
+        raise LookupError(f"no row {row} among {length}")
+    return columns, row
 
 
 @lru_cache(maxsize=64)
-def _arrow_images(path: str) -> pyarrow.ChunkedArray:
+def _arrow_images(path: str) -> _Columns:
     table = open_arrow(path)
-    return table.column(_images_of(table.column_names))
+    return {name: table.column(name) for name in _image_columns(table.column_names)}
 
 
-def _parquet_cell(path: str, row: int) -> pyarrow.Scalar:
+def _parquet_place(path: str, row: int) -> tuple[_Columns, int]:
     starts = _row_group_starts(path)
     if not 0 <= row < starts[-1]:
         raise LookupError(f"no row {row} among {starts[-1]}")
     group = bisect_right(starts, row) - 1
-    return _row_group_images(path, group)[row - starts[group]]
+    return _row_group_images(path, group), row - starts[group]
 
 
-def _images_of(names: list[str]) -> str:
-    column = image_column(names)
-    if column is None:
+def _image_columns(names: Sequence[str]) -> list[str]:
+    columns = [name for name in IMAGE_COLUMNS if name in names]
+    if not columns:
         raise LookupError(f"no column {' or '.join(IMAGE_COLUMNS)}")
-    return column
+    return columns
 
 
 @lru_cache(maxsize=64)
@@ -83,9 +98,19 @@ def _row_group_starts(path: str) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=CACHED_ROW_GROUPS)
-def _row_group_images(path: str, group: int) -> pyarrow.ChunkedArray:
+def _row_group_images(path: str, group: int) -> _Columns:
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
-        column = _images_of(file.schema_arrow.names)
-        return file.read_row_group(group, columns=[column]).column(column)
+    metadata = parquet.read_metadata(path)
+    chunks = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+    # An image that is repeated in the file is held once.
+    packed = [chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY" and amplifies(chunk)]
+    with parquet.ParquetFile(path, read_dictionary=packed) as file:
+        columns = _image_columns(file.schema_arrow.names)
+        table = file.read_row_group(group, columns=columns)
+    return {name: table.column(name) for name in columns}
+
+
+def amplifies(chunk: pyarrow.parquet.ColumnChunkMetaData) -> bool:
+    """Whether the column may hold a repeated value, or a common beginning of values, only once."""
+    return any("DICTIONARY" in name or name == "DELTA_BYTE_ARRAY" for name in chunk.encodings)

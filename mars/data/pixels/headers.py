@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mars.data.pixels.images import ENCODINGS, probe_size
-from mars.output.files import replacing
+from mars.output.files import read_regular, replacing
 
 SETTLED_NS = 2 * 10**9  # a file changed more recently could change again without a new modification time
 
@@ -28,7 +28,7 @@ class HeaderCache:
 
     def __enter__(self) -> HeaderCache:
         try:
-            stored = json.loads(self._path.read_text(encoding="utf-8"))
+            stored = json.loads(read_regular(self._path))
             self._known = {str(key): tuple(map(int, value)) for key, value in stored.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             self._known = {}  # no cache yet, or not one of ours

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.errors import SetupError
+from mars.output.files import read_regular
 
 # What AutoTokenizer takes for these classes in the tokenizer_config.json of these models.
 _CLASSES = {
@@ -78,7 +79,7 @@ def read_json(model_path: str, name: str) -> dict[str, Any]:
 def read_json_file(path: Path, key: str = "model.path") -> dict[str, Any]:
     """The object in one of the model's JSON files. key: the setting to name in errors. Raises SetupError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise SetupError(f"{key}: {path}: not a readable JSON file: {error}; download it again") from error
     if not isinstance(value, dict):

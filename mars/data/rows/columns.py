@@ -17,6 +17,10 @@ ROLES = ("system", "user", "assistant")
 BOX_SPACES = ("original_pixels", "norm_1000")
 CONTROL_TOKEN = re.compile(r"<\|[^\s<>|]{1,64}\|>")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+MEDIA_COLUMNS = ("videos", "video", "audios", "audio")
+MEDIA_MARKER = re.compile(r"<(?:video|audio)>")
+MESSAGES_TEXT = re.compile(r"\s*\[?\s*\{\s*[\"'](?:role|content)[\"']\s*:")
+PARTS_TEXT = re.compile(r"\s*\[\s*\{\s*[\"'](?:type|text|image)[\"']\s*:")
 WRAPPED_TRUTH = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:)")
@@ -35,11 +39,11 @@ def data_source_of(row: Row, default: str) -> str:
 def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
     """The chat turns, and the images embedded in their content lists (as in the evaluation files).
 
-    Reads verl's `prompt` (a list of turns) and EasyR1's `problem` or `prompt` (the user's text).
+    Reads verl's `prompt` (a list of turns, or its JSON text) and EasyR1's `problem` or `prompt` (the user's text).
     """
     turns = row.get("prompt") if row.get("prompt") is not None else row.get("problem")
     if isinstance(turns, str):
-        turns = [{"role": "user", "content": turns}]
+        turns = _listed(turns, MESSAGES_TEXT) or [{"role": "user", "content": turns}]
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         raise RowError("prompt", "needs a column prompt (a list of messages) or problem (a text)")
     inline: list[Any] = []
@@ -58,7 +62,10 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
 def _text(content: Any, inline: list[Any]) -> str:
     """The text of a message, with image markers. The images of a list of parts are appended to `inline`."""
     if isinstance(content, str):
-        return checked_text(content)
+        parts = _listed(content, PARTS_TEXT)
+        if parts is None:
+            return checked_text(content)
+        content = parts
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise RowError("prompt", f"message content must be a text or a list of parts; got {type(content).__name__}")
     has_images = any(part.get("type") == "image" for part in content)
@@ -69,7 +76,8 @@ def _text(content: Any, inline: list[Any]) -> str:
             texts.append(IMAGE_MARKER)
             inline.append(part.get("image"))
         elif part.get("type") != "text" or not isinstance(text, str):
-            raise RowError("prompt", f"content parts must be of type text or image; got {part.get('type')!r}")
+            reason = "video" if str(part.get("type")).startswith(("video", "audio")) else "prompt"
+            raise RowError(reason, f"content parts must be of type text or image; got {part.get('type')!r}")
         elif has_images and IMAGE_MARKER in text:
             raise RowError("special_token", f"the text of a content list with images holds {IMAGE_MARKER}; remove it")
         else:
@@ -77,8 +85,33 @@ def _text(content: Any, inline: list[Any]) -> str:
     return checked_text("".join(texts))
 
 
+def _listed(text: str, start: re.Pattern[str]) -> list[Any] | None:
+    """The list that a text holds as JSON, if it starts like one of messages or of parts; else None."""
+    if not start.match(text):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RowError(
+            "prompt", f"the text starts like a list of messages but is no JSON ({error}); store the list itself"
+        ) from error
+    return found if isinstance(found, list) else [found]
+
+
+def refuse_videos(row: Row) -> None:
+    """Raises RowError ("video") for a row with a video or sound in a column of its own: the model would not get it."""
+    filled = [name for name in MEDIA_COLUMNS if row.get(name) not in (None, "", [], {})]
+    if filled:
+        raise RowError(
+            "video", f"the row has a value in the column {filled[0]}, which is not read; use rows with images"
+        )
+
+
 def checked_text(text: str) -> str:
     """Refuse text that is, or becomes when a view removes markers, a special token or another marker."""
+    media = MEDIA_MARKER.search(text)
+    if media:
+        raise RowError("video", f"the text holds {media.group()}, but only images are read; use rows with images")
     bare = text.replace(IMAGE_MARKER, "")
     found = CONTROL_TOKEN.search(bare)
     if found or IMAGE_MARKER in bare:
@@ -101,7 +134,7 @@ def response_of(row: Row, required: bool) -> str | None:
 
 def image_cells(row: Row, inline: Sequence[Any]) -> list[Any]:
     """The row's images as they are stored: paths, bytes, or {bytes, path}."""
-    column = image_column([name for name, value in row.items() if value is not None])
+    column = image_column(row)
     cells = row[column] if column else None
     if cells is None:
         return list(inline)

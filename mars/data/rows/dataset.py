@@ -155,6 +155,7 @@ def read_row(
         problem = RowProblem(label, "json", "the line is not a JSON object of Unicode text")
         return RowReading(label, None, (), (problem,))
     question, answer = _Attempts(label), _Attempts(label)
+    question(rows.refuse_videos, columns)
     data_source = question(rows.data_source_of, columns, stored.set_name)
     messages, inline = question(rows.messages_of, columns) or (None, [])
     extra = question(rows.extra_info_of, columns)

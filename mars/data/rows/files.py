@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from mars.data.pixels.cells import open_arrow
+from mars.data.rows.columns import MEDIA_COLUMNS
+from mars.data.rows.parquet import ROWS_PER_READ, parquet_chunks, rows_of
 from mars.data.rows.problems import RowError
 from mars.data.rows.saved import ROW_FILES, FileError, SavedSet, arrow_files, saved_set
 from mars.errors import DataError
+from mars.output.files import special_kind
 
-ROWS_PER_READ = 256
 COLUMNS = (
     "data_source", "prompt", "problem", "images", "image", "reward_model", "answer", "extra_info", "response",
+    *MEDIA_COLUMNS,
 )  # fmt: skip
 
 ReadJson = Callable[[str, str | None], Iterator[Mapping[str, Any] | RowError]]
@@ -94,6 +97,8 @@ def _why_unusable(file: str) -> str | None:
             return str(error)
         return None
     suffix = Path(file).suffix
+    if os.path.exists(file) and not os.path.isfile(file):
+        return f"it is {special_kind(os.stat(file).st_mode)}, not a file; name a file of rows"
     if not os.path.isfile(file):
         return "no such file" if suffix else "no such file or folder; a data set of the hub is named owner/name@split"
     return None if suffix in ROW_FILES else f"unknown kind of file; use {' or '.join(ROW_FILES)}"
@@ -122,20 +127,26 @@ def chunks(file: str, index: int, image_root: str | None, read_json: ReadJson) -
     if file.endswith(".json"):
         yield from _json_chunks(file, index, read_json(file, image_root))
         return
-    read = _parquet_chunks if file.endswith(".parquet") else _jsonl_chunks
     number = 0
-    for chunk in read(file):
+    for chunk in parquet_chunks(file, COLUMNS) if file.endswith(".parquet") else _jsonl_chunks(file):
         # A blank line of a JSONL file is skipped but counted, so that row numbers are line numbers from 0.
-        yield [StoredRow(file, index, number + i, row) for i, row in enumerate(chunk) if row != {}]
+        yield [_stored(file, index, number + i, row) for i, row in enumerate(chunk) if row != {}]
         number += len(chunk)
+
+
+def _stored(
+    file: str, index: int, number: int, row: Mapping[str, Any] | RowError | None, arrow: tuple[str, int] | None = None
+) -> StoredRow:
+    if isinstance(row, RowError):
+        return StoredRow(file, index, number, None, row, arrow)
+    return StoredRow(file, index, number, row, None, arrow)
 
 
 def _json_chunks(file: str, index: int, records: Iterator[Mapping[str, Any] | RowError]) -> Iterator[list[StoredRow]]:
     chunk = []
     try:
         for number, record in enumerate(records):
-            refused = isinstance(record, RowError)
-            chunk.append(StoredRow(file, index, number, None if refused else record, record if refused else None))
+            chunk.append(_stored(file, index, number, record))
             if len(chunk) == ROWS_PER_READ:
                 yield chunk
                 chunk = []
@@ -152,10 +163,8 @@ def _arrow_chunks(file: str, index: int, saved: SavedSet) -> Iterator[list[Store
         for part in arrow_files(saved):
             table, row = open_arrow(part), 0
             for batch in table.select(_known_columns(table.column_names)).to_batches(max_chunksize=ROWS_PER_READ):
-                rows = batch.to_pylist()
-                yield [
-                    StoredRow(file, index, number + i, columns, arrow=(part, row + i)) for i, columns in enumerate(rows)
-                ]
+                rows = rows_of(batch)
+                yield [_stored(file, index, number + i, found, (part, row + i)) for i, found in enumerate(rows)]
                 number, row = number + len(rows), row + len(rows)
     except (OSError, ValueError, ArrowException) as error:
         raise FileError(str(error)) from error
@@ -167,18 +176,6 @@ def _known_columns(names: Sequence[str]) -> list[str]:
     if not known:
         raise FileError(f"none of the columns {', '.join(COLUMNS)}")
     return known
-
-
-def _parquet_chunks(file: str) -> Iterator[list[Any]]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        with parquet.ParquetFile(file) as reader:
-            names = _known_columns(reader.schema_arrow.names)
-            for batch in reader.iter_batches(batch_size=ROWS_PER_READ, columns=names):
-                yield batch.to_pylist()
-    except (OSError, ValueError, ArrowException) as error:
-        raise FileError(str(error)) from error
 
 
 def _jsonl_chunks(file: str) -> Iterator[list[Any]]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePath
 
+from mars.output.files import special_kind
+
 ROW_FILES = (".parquet", ".jsonl", ".json")
 
 _WRITTEN_BY_SAVE_TO_DISK = ("state.json", "dataset_dict.json")
@@ -71,6 +73,12 @@ def _folder_files(saved: SavedSet) -> list[str]:
         raise FileError("is a folder; name its .parquet or .jsonl files, or a folder that save_to_disk wrote")
     from datasets import Dataset, load_from_disk
 
+    for folder, _, names in os.walk(saved.path):
+        for name in names:
+            path = os.path.join(folder, name)
+            kind = special_kind(os.stat(path).st_mode) if os.path.exists(path) else None
+            if kind is not None:  # opening a named pipe would wait for its writer
+                raise FileError(f"holds {kind}, {name}; remove it")
     try:
         found = load_from_disk(saved.path, keep_in_memory=False)
     except (OSError, ValueError, LookupError) as error:

@@ -4,6 +4,7 @@ import base64
 import json
 import random
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from PIL import Image
 
 from mars.errors import DataError
 from mars.evaluation.summary import EvalRecord, summarize
-from mars.report import run_page as report_module
-from mars.report.plots import draw_figures
+from mars.report import page as page_module
+from mars.report.plots import _label, draw_figures
 from mars.report.run_page import write_report
 from mars.tracking.rollouts import RolloutFiles
 from mars.types import ImageRef, RewardResult
@@ -199,10 +200,10 @@ def test_an_image_that_cannot_be_shown_says_why(tmp_path: Path) -> None:
 
 def test_images_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rollouts(tmp_path, 1, "yes")
-    monkeypatch.setattr(report_module, "_IMAGE_BYTES", 3000)  # noise of 40 x 20 pixels takes 2,500 bytes
+    monkeypatch.setattr(page_module, "IMAGE_BYTES", 4000)  # noise of 40 x 20 pixels takes 2,500 bytes, 3,400 in base64
     page = read(tmp_path)
     assert len(page.of("img", "src")) == 1
-    assert "would exceed" in page.text
+    assert "left out: a page has at most 10 MB" in page.text
 
 
 def test_large_images_become_small(tmp_path: Path) -> None:
@@ -257,9 +258,13 @@ def test_the_same_run_gives_the_same_figures() -> None:
 
 
 def test_any_source_name_can_be_drawn() -> None:
-    sources = [r"$\frac{$", "$$", "_hidden", "a" * 300, "\x00", "漢字"]
+    sources = [r"$\frac{$", "$$", "_hidden", "a" * 300, "\x00", "漢字", "한국어", "عربي", "😀", "\ue000"]
     rows = [{key: value for source in sources for key, value in metric_rows(3, source)[i].items()} for i in range(3)]
-    assert len(draw_figures(rows)) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of characters that its font lacks
+        assert len(draw_figures(rows)) == 4
+    assert _label("漢字 é") == r"\u6f22\u5b57 é"
+    assert _label("🧠$") == r"\U0001f9e0\$"
 
 
 def test_runs_without_anchors_or_times_have_fewer_figures() -> None:

@@ -195,6 +195,12 @@ def test_malformed_truths_are_named(truth: str, fragment: str) -> None:
             score_grounding(make_item(response, truth))
 
 
+def test_rounding_at_the_edge_of_an_image_is_no_mistake() -> None:
+    for box in ([0, 0, 10.0000001, 8], [-1e-9, 0, 5, 5], [0, 0, 5, 8.01], [359.17, 0, 359.17 + 280.84, 8]):
+        width = 640 if box[0] > 100 else 10
+        assert check_truth("grounding", json.dumps([box]), {}, (width, 8)) is None, box
+
+
 @pytest.mark.parametrize("box", [[-1, 0, 5, 5], [0, -0.5, 5, 5], [0, 0, 11, 5], [0, 0, 5, 9], [20, 20, 30, 30]])
 def test_a_truth_outside_its_image_is_named(box: list) -> None:
     problem = check_truth("grounding", json.dumps([[0, 0, 10, 8], box]), {}, (10, 8))

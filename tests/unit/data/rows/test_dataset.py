@@ -376,3 +376,87 @@ def test_full_decoding_finds_what_headers_hide(folder):
     (problem,) = undecodable(reading.rows)
     assert (problem.row, problem.reason) == (f"{file}:1", "image_undecodable")
     assert re.match(r"source view_2: .*flip\.png", problem.detail)
+
+
+def test_rows_with_videos_are_refused_by_name(folder):
+    for change in (
+        {"videos": ["a.mp4"]},
+        {"video": "a.mp4"},
+        {"videos": [{"bytes": "x", "path": None}], "images": ()},
+        {"prompt": [{"role": "user", "content": "<video>What happens?"}], "images": ()},
+        {"problem": "<image><image><video>What happens?", "prompt": None},
+        {"prompt": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "q"}]}], "images": ()},
+        {"response": "<video> shows it"},
+    ):
+        assert refused(folder, verl_row(**change), "video") == {"video": 1}, change
+    assert len(load(jsonl(folder, [verl_row(videos=[]), verl_row(videos=None, video="")])).prompts) == 2
+    file = parquet(folder, [verl_row(videos=["a.mp4"]), verl_row(videos=[])])
+    assert load(file, policy="drop").dropped == {"video": 1}
+    turns = [{"from": "human", "value": "<video>\nq"}, {"from": "gpt", "value": "a"}]
+    for name, record in {
+        "llava": {"id": "1", "video": "a.mp4", "conversations": turns},
+        "easy": {"problem": "q", "answer": "a", "videos": ["a.mp4"]},
+    }.items():
+        (folder / f"{name}.json").write_text(json.dumps([record, {"problem": "q", "answer": "a"}]))
+        assert load(str(folder / f"{name}.json"), policy="drop").dropped == {"video": 1}, name
+
+
+def test_a_prompt_that_is_a_json_text_of_messages_is_read_as_messages(folder):
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "<image><image>Where?"}]
+    parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Where?"}]
+    rows = [
+        verl_row(prompt=turns),
+        verl_row(prompt=json.dumps(turns)),
+        verl_row(prompt=f"\n {json.dumps(turns, indent=2)}"),
+        verl_row(prompt=None, problem=json.dumps(turns)),
+        verl_row(prompt=[turns[0], {"role": "user", "content": json.dumps(parts)}]),
+    ]
+    assert {prompt.messages for prompt in load(jsonl(folder, rows)).prompts} == {
+        (Message("system", "Be short."), Message("user", "<image><image>Where?"))
+    }
+    assert refused(folder, verl_row(prompt=str(turns)), "starts like a list of messages but is no JSON") == {
+        "prompt": 1
+    }
+    assert refused(folder, verl_row(prompt=json.dumps(turns)[:-3]), "store the list itself") == {"prompt": 1}
+    for text in ('<image><image>What is {"a": 1}?', "<image><image>[1, 2] or {}?"):
+        assert load(jsonl(folder, [verl_row(text=text)])).prompts[0].messages[-1].text == text
+
+
+def encoded(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def test_two_sets_of_a_file_that_fill_different_columns(folder):
+    def rows(first, second):
+        one, two = verl_row(text="<image>q"), verl_row(text="<image><image>q")
+        empty = {"bytes": None, "path": None}
+        return [
+            one | {"image": first, "images": None},
+            two | {"image": None, "images": [first, second]},
+            one | {"image": second, "images": []},
+            two | {"image": empty, "images": [second, first]},
+        ]
+
+    red, blue = encoded((255, 0, 0)), encoded((0, 0, 255))
+    for file in (parquet(folder, rows(red, blue)), parquet(folder, rows(red, blue), "b.parquet", row_group_size=2)):
+        shown = [
+            [decode_image(source.image).getpixel((0, 0)) for source in prompt.sources] for prompt in load(file).prompts
+        ]
+        assert shown == [[(255, 0, 0)], [(255, 0, 0), (0, 0, 255)], [(0, 0, 255)], [(0, 0, 255), (255, 0, 0)]], file
+
+
+def test_pipes_devices_and_folders_are_refused_at_once(folder):
+    os.mkfifo(folder / "pipe.jsonl")  # opening it would wait for a writer
+    os.mkfifo(folder / "pipe.png")
+    os.symlink(folder / "pipe.jsonl", folder / "link.parquet")
+    for name, what in (("pipe.jsonl", "a named pipe"), ("link.parquet", "a named pipe"), ("/dev/null", "a device")):
+        with pytest.raises(DataError, match=f"it is {what}, not a file; name a file of rows"):
+            load(str(folder / name))
+    assert refused(folder, verl_row(("pipe.png", "img/v0.png")), "it is a named pipe") == {"image_missing": 1}
+    (folder / "saved").mkdir()
+    (folder / "saved" / "state.json").write_text("{}")
+    os.mkfifo(folder / "saved" / "data-00000-of-00001.arrow")
+    with pytest.raises(DataError, match=r"holds a named pipe, data-00000-of-00001\.arrow; remove it"):
+        load(str(folder / "saved"))

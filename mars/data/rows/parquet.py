@@ -1,0 +1,172 @@
+"""Read the rows of parquet files and arrow batches, within bounds on what they unpack to.
+
+A row that is too large, or that holds a value that Python has no type for, is a problem of this row alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mars.data.pixels.cells import IMAGE_COLUMNS, amplifies
+from mars.data.rows import sizes as limits
+from mars.data.rows.problems import RowError
+from mars.data.rows.saved import FileError
+from mars.data.rows.sizes import refusal, row_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow
+    from pyarrow.parquet import ColumnChunkMetaData, ParquetFile
+
+ROWS_PER_READ = 256
+MAX_GROUP_BYTES = 2**30  # of a row group, which readers of images hold in memory
+MAX_FILE_TEXT = 2**31  # of all rows without their images, which stay in memory
+MAX_REPETITION = 256  # of images: all together may have this many times the bytes of the file
+_BYTES_PER_READ = 2**28
+_BYTES_OF_ITEM = 64  # of an element of a list, which the file may hold in a fraction of a bit
+_MANY_VALUES = 2**22
+
+Row = dict[str, Any] | RowError
+
+
+def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
+    """The rows in lists of up to ROWS_PER_READ: their columns, or why a row cannot be used.
+
+    columns: those to read; what others unpack to does not matter. Raises FileError.
+    """
+    from pyarrow import ArrowException, parquet
+
+    try:
+        with parquet.ParquetFile(file) as reader:
+            known = [name for name in reader.schema_arrow.names if name in columns]
+            if not known:
+                raise FileError(f"none of the columns {', '.join(columns)}")
+            _check_groups(reader, known)
+            with parquet.ParquetFile(file, read_dictionary=_texts(reader, known)) as packed:
+                yield from _rows(reader, packed, known, os.path.getsize(file))
+    except (OSError, ValueError, ArrowException) as error:
+        raise FileError(str(error)) from error
+
+
+def rows_of(batch: pyarrow.RecordBatch | pyarrow.Table) -> list[Row]:
+    """The columns of each row, or why the row cannot be used: its size, or a value that Python cannot hold."""
+    refusals = [refusal(*size) for size in zip(*_measured(batch), strict=True)]
+    if not any(refusals):
+        with suppress(Exception):  # if a value cannot be read, the rows are read one by one, to name the row
+            return batch.to_pylist()
+    return [refused or _row(batch.slice(i, 1)) for i, refused in enumerate(refusals)]
+
+
+def _row(batch: pyarrow.RecordBatch | pyarrow.Table) -> Row:
+    values = {}
+    for name in batch.schema.names:
+        column = batch.column(name)
+        try:
+            values[name] = column[0].as_py()
+        except Exception as error:  # noqa: BLE001 - OverflowError, UnicodeDecodeError, an unknown time zone ...
+            return RowError("value", f"the column {name} holds a value that cannot be read ({column.type}): {error}")
+    return values
+
+
+def _check_groups(reader: ParquetFile, columns: Sequence[str]) -> None:
+    """Raises FileError for a row group that unpacks to more than MAX_GROUP_BYTES by the file's own account."""
+    first = 0
+    for number in range(reader.num_row_groups):
+        num_rows = reader.metadata.row_group(number).num_rows
+        last = first + num_rows - 1
+        chunks = _chunks(reader, number, columns)
+        unpacked = sum(c.total_uncompressed_size + _BYTES_OF_ITEM * max(c.num_values - num_rows, 0) for c in chunks)
+        if unpacked > MAX_GROUP_BYTES:
+            raise FileError(
+                f"rows {first} to {last} are a row group that unpacks to {unpacked} bytes; at most {MAX_GROUP_BYTES} "
+                "are read; write smaller row groups (row_group_size), or shorten the rows"
+            )
+        first = last + 1
+
+
+def _chunks(reader: ParquetFile, group: int, columns: Sequence[str]) -> list[ColumnChunkMetaData]:
+    """The metadata of the parts of a row group that hold these columns."""
+    metadata = reader.metadata.row_group(group)
+    chunks = (metadata.column(i) for i in range(metadata.num_columns))
+    return [chunk for chunk in chunks if _belongs(chunk.path_in_schema, columns)]
+
+
+def _belongs(path: str, columns: Sequence[str]) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for name in columns)
+
+
+def _texts(reader: ParquetFile, columns: Sequence[str]) -> list[str]:
+    parts = (reader.schema.column(i) for i in range(len(reader.schema)))
+    return [part.path for part in parts if part.physical_type == "BYTE_ARRAY" and _belongs(part.path, columns)]
+
+
+def _rows(reader: ParquetFile, packed: ParquetFile, columns: Sequence[str], file_bytes: int) -> Iterator[list[Row]]:
+    """packed: a reader of the same file that leaves repeated texts in their dictionaries."""
+    allowed = {"texts": MAX_FILE_TEXT, "images": MAX_GROUP_BYTES + MAX_REPETITION * file_bytes}
+    unpacked = dict.fromkeys(allowed, 0)
+    for group in range(reader.num_row_groups):
+        texts, images = _sizes(reader, packed, group, columns)
+        unpacked["texts"] += int(texts[texts <= limits.MAX_TEXT_BYTES].sum())
+        unpacked["images"] += int(images[images <= limits.MAX_IMAGE_BYTES].sum())
+        for what, most in allowed.items():
+            if unpacked[what] > most:
+                raise FileError(
+                    f"the {what} of its rows unpack to {unpacked[what]} bytes up to row group {group}; at most {most} "
+                    "are read; shorten them, or divide the rows among several files"
+                )
+        is_large = texts.max(initial=0) > limits.MAX_TEXT_BYTES or images.max(initial=0) > limits.MAX_IMAGE_BYTES
+        number = max(1, min(ROWS_PER_READ, _BYTES_PER_READ // int((texts + images).max(initial=1))))
+        if is_large:
+            table = packed.read_row_group(group, columns=list(columns))
+            for start in range(0, table.num_rows, number):
+                yield rows_of(table.slice(start, number))
+        else:
+            for batch in reader.iter_batches(batch_size=number, row_groups=[group], columns=list(columns)):
+                yield rows_of(batch)
+
+
+def _sizes(
+    reader: ParquetFile, packed: ParquetFile, group: int, columns: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [rows]: bytes of each row's texts, and of its images.
+
+    Columns that cannot make a row much larger than others are not read; their bytes are divided evenly.
+    """
+    chunks = _chunks(reader, group, columns)
+    to_measure = [chunk.path_in_schema for chunk in chunks if _must_measure(chunk)]
+    num_rows = reader.metadata.row_group(group).num_rows
+    sizes = _measured(packed.read_row_group(group, columns=to_measure)) if to_measure else _zeros(num_rows)
+    for chunk in chunks:
+        if chunk.path_in_schema not in to_measure:
+            sizes[_belongs(chunk.path_in_schema, IMAGE_COLUMNS)][:] += chunk.total_uncompressed_size // max(num_rows, 1)
+    return sizes
+
+
+def _must_measure(chunk: ColumnChunkMetaData) -> bool:
+    is_image, stored = _belongs(chunk.path_in_schema, IMAGE_COLUMNS), chunk.total_uncompressed_size
+    if chunk.num_values > _MANY_VALUES or (amplifies(chunk) and not is_image):
+        return True
+    most = stored * chunk.num_values if amplifies(chunk) else stored
+    return most > (limits.MAX_IMAGE_BYTES if is_image else limits.MAX_TEXT_BYTES)
+
+
+def _measured(batch: pyarrow.RecordBatch | pyarrow.Table) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [rows]: bytes of each row's texts, and of its images."""
+    import numpy as np
+
+    sizes = _zeros(batch.num_rows)
+    for name in batch.schema.names:
+        column = batch.column(name)
+        parts = [row_bytes(part) for part in getattr(column, "chunks", [column])]
+        if parts:
+            sizes[name in IMAGE_COLUMNS][:] += np.concatenate(parts)
+    return sizes
+
+
+def _zeros(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    import numpy as np
+
+    return np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)

@@ -1,0 +1,63 @@
+"""The bytes that rows of arrow arrays become, known before they are turned into Python objects.
+
+A dictionary holds a repeated value once, and a million equal values take a few bytes, so that a small file may unpack
+to more than the memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mars.data.rows.problems import RowError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow
+
+MAX_TEXT_BYTES = 2**26
+MAX_IMAGE_BYTES = 2**28
+_PER_VALUE = 16  # about what a number, a null or an element of a list costs
+
+
+def row_bytes(array: pyarrow.Array) -> np.ndarray:
+    """int64 [rows]: bytes of the texts and of the other values of each row."""
+    import numpy as np
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    kind = array.type
+    if types.is_dictionary(kind):
+        values = row_bytes(array.dictionary)
+        places = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        return np.where(array.is_null(), 0, values[places] if len(values) else 0) + _PER_VALUE
+    if types.is_struct(kind):
+        return np.sum([np.full(len(array), _PER_VALUE), *map(row_bytes, array.flatten())], axis=0)
+    if types.is_fixed_size_list(kind):
+        ends = np.cumsum(np.where(array.is_null(), 0, kind.list_size))
+        return _sums(row_bytes(array.flatten()), np.concatenate([[0], ends])) + _PER_VALUE
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
+        offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        items = [array.keys, array.items] if types.is_map(kind) else [array.values]
+        inner = np.sum([row_bytes(item[offsets[0] : offsets[-1]]) for item in items], axis=0)
+        return _sums(inner, offsets - offsets[0]) + _PER_VALUE
+    if types.is_string(kind) or types.is_binary(kind) or types.is_large_string(kind) or types.is_large_binary(kind):
+        lengths = pc.call_function("binary_length", [array]).fill_null(0).to_numpy(zero_copy_only=False)
+        return lengths.astype(np.int64) + _PER_VALUE
+    return np.full(len(array), _PER_VALUE, np.int64)
+
+
+def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The sum of values[offsets[i] : offsets[i + 1]] for each i."""
+    import numpy as np
+
+    before = np.concatenate([[0], np.cumsum(values)])
+    return before[offsets[1:]] - before[offsets[:-1]]
+
+
+def refusal(text_bytes: int, image_bytes: int) -> RowError | None:
+    """Why a row of this size is not read."""
+    for what, number, limit in (("texts", text_bytes, MAX_TEXT_BYTES), ("images", image_bytes, MAX_IMAGE_BYTES)):
+        if number > limit:
+            detail = f"the row's {what} unpack to {number} bytes; at most {limit} are read; remove or shorten the row"
+            return RowError("row_size", detail)
+    return None
