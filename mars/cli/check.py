@@ -28,7 +28,7 @@ def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, con
         from mars.evaluation.questions import task_of_rows
         from mars.rewards.built_in import default_for
 
-        given.append(f"reward={next(filter(None, map(task_of_rows, files)), default_for(''))}")
+        given.append(f"reward.function={next(filter(None, map(task_of_rows, files)), default_for(''))}")
     config = load_config("train", [*given, *overrides], config_dirs)
     from mars.checks.data import check, check_lines
     from mars.data.rows.problems import report

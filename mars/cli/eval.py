@@ -98,7 +98,7 @@ def infer(
     if task is not None:
         defaults.append(f"reward.function={task}")
     elif not any(override.startswith(("reward=", "reward.function=")) for override in given):
-        defaults.append(f"reward={first_task(questions)}")
+        defaults.append(f"reward.function={first_task(questions)}")
     config = _config(model, readable_file(questions, paths), [*defaults, *given], config_dir or [])
     from mars.cluster.environment import gc_paused
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mars.errors import ConfigError
+from mars.rewards.built_in import wanted_rewards
 from mars.rewards.contract import self_test
 from mars.rewards.functions import as_result, check_truth, load_reward
 from mars.rewards.local import LocalScorer
@@ -42,7 +43,7 @@ def test_relative_paths(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("spec", "fragment"),
     [
-        ("groundning", "want one of grounding, vqa or path/to/file.py:name"),
+        ("groundning", f"want one of {wanted_rewards()}"),
         ("", "no such reward"),
         ("user_rewards.py", "no such reward"),
         (":length", "no such reward"),

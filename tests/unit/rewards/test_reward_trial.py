@@ -12,6 +12,7 @@ import pytest
 
 from mars.cli.reward import describe, fields_of_options, summary, try_reward
 from mars.errors import ConfigError, DataError
+from mars.rewards.built_in import wanted_rewards
 from mars.rewards.trial import item_of, read_items, run_trials, trial_record
 
 FILE = Path(__file__).parent / "user_rewards.py"
@@ -284,7 +285,7 @@ def test_exit_codes_and_streams_of_the_command(mars, tmp_path: Path) -> None:
     assert (bad_truth.returncode, bad_truth.stdout) == (3, "")
     assert bad_truth.stderr.startswith("truth: empty")
     for arguments, fragment in (
-        (("vq", "--text", "a", "--truth", "b"), "want one of grounding, vqa or path/to/file.py:name"),
+        (("vq", "--text", "a", "--truth", "b"), f"want one of {wanted_rewards()}"),
         ((f"{FILE}:length", "--text", "a", "--truth", "b", "--scorer", "compat"), "reward.scorer: only grounding"),
         (("vqa", "--text", "a", "--truth", "b", "--scorer", "lax"), "'strict', 'compat'"),
         ((f"{FILE}:misbehave", "--text", "nan", "--truth", "b"), "failed on 1 of 1 answers; the first: score is not"),

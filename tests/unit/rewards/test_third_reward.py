@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 from mars.build import evaluation_parts
 from mars.checks.answers import answered_perfectly
 from mars.checks.data import check, check_lines
+from mars.cli.check import run_check
 from mars.cli.main import app
 from mars.config.load import load_config
 from mars.config.templates import template_file, template_folder
 from mars.errors import ConfigError
 from mars.evaluation.ask import evaluate
 from mars.inputs import load_inputs, rewards_of
-from mars.rewards.built_in import BUILT_IN
+from mars.rewards.built_in import BUILT_IN, built_in_names
 from mars.rewards.contract import BuiltInReward
 from mars.rewards.local import LocalScorer
 from mars.rewards.parsing import format_score, parse_response
@@ -89,10 +90,10 @@ def test_the_settings_take_its_name_and_say_it(configure):
     assert configure(["3"], "reward.scorer=compat").reward.scorer == "compat"
     assert configure(["3"], "reward.functions={counting: count}").reward.functions == {"counting": "count"}
     with pytest.raises(
-        ConfigError, match=r"^reward\.function: .*'counting'; want one of grounding, vqa, count or path"
+        ConfigError, match=r"^reward\.function: .*'counting'; want one of grounding, vqa,.* count or path"
     ):
         configure(["3"], "reward.function=counting")
-    with pytest.raises(ConfigError, match=r"^data\.template: .*; give auto, grounding, vqa, count, none or path"):
+    with pytest.raises(ConfigError, match=r"^data\.template: .*; give auto, grounding, vqa,.* count, none or path"):
         configure(["3"], "data.template=counting")
 
 
@@ -114,6 +115,14 @@ def test_the_check_judges_truths_and_agreement_by_it(configure, tmp_path, monkey
     assert {(problem.reason, problem.detail) for problem in result.problems} == {
         ("agreement", "a perfect answer scores 0.000, not 1")
     }
+
+
+def test_the_check_takes_it_where_no_reward_is_given(configure, tiny, monkeypatch, capsys):
+    config = configure(["3", "12"])
+    monkeypatch.delitem(BUILT_IN, "vqa")  # the first of the table for texts is now "count"
+    (file,) = config.data.train_files
+    run_check([file, f"data.image_root={config.data.image_root}", "data.min_image_pixels=784"], [], str(tiny), [])
+    assert "reward         count" in capsys.readouterr().out
 
 
 def test_the_self_test_answers_perfectly(configure):
@@ -192,7 +201,7 @@ def test_a_task_that_is_none_is_refused_with_the_names(results):
     result = CliRunner().invoke(app, ["eval", "score", results[0], "--task", "counting"])
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception) == (
-        "--task: no such built-in reward; got 'counting'; want one of grounding, vqa, count"
+        f"--task: no such built-in reward; got 'counting'; want one of {built_in_names()}"
     )
 
 
