@@ -60,7 +60,7 @@ class ForwardBatch:
 
 @dataclass(frozen=True)
 class DistinctImages:
-    """The images of a `ForwardBatch`: `pixel_values`, `image_grid_thw` and `image_index` there."""
+    """The distinct images of a batch: `pixel_values`, `image_grid_thw` and `image_index` of its `ForwardBatch`."""
 
     pixel_values: Tensor | None
     grid_thw: Tensor | None

@@ -96,7 +96,7 @@ def load_policy(
 ) -> PolicyModel:
     """The model of a Hugging Face folder or name, in float32 on the CPU.
 
-    packing: the layout of every batch that the model will get. key: the setting that errors name.
+    packing: the layout of every batch that the model will get. key: the setting that holds `path`, for messages.
     """
     from transformers import AutoModelForImageTextToText
 

@@ -1,4 +1,4 @@
-"""One answer of a model, as `mars eval infer`, the sampled rollouts and the evaluations of a run keep it."""
+"""The record of one model answer, in files of `mars eval infer` and in a run's rollout and evaluation files."""
 
 from __future__ import annotations
 
