@@ -131,7 +131,7 @@ def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSett
 
 
 def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[View, ...]:
-    """The views besides the multi view of which training (anchors) or evaluation (mono) samples responses, each once."""
+    """All views but the multi view that training (anchors) or evaluation (mono) requests, without duplicates."""
     return tuple(dict.fromkeys((*anchor_views(prompt, anchor_kind), *anchor_views(prompt, "mono"))))
 
 
