@@ -173,7 +173,8 @@ def evaluation_parts(
     )
 
 
-def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int) -> Tracker:
+def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int, resumed_step: int | None) -> Tracker:
+    """resumed_step: as JsonlTracker's."""
     run_dir, tracking = Path(config.run.dir), config.tracking
     copies: dict[str, Callable[[], Tracker]] = {
         "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
@@ -186,7 +187,7 @@ def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int) -> Tracke
     if send_to_wandb is not None:
         copies["wandb"] = send_to_wandb
     return MultiTracker(
-        JsonlTracker(run_dir / METRICS_FILE, resumed_step=None),
+        JsonlTracker(run_dir / METRICS_FILE, resumed_step),
         copies,
         tracking.rollouts_every,
         tracking.rollout_prompts,

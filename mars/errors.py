@@ -35,3 +35,15 @@ class NumericalError(MarsError):
     """Losses or gradients were not finite, and training cannot go on."""
 
     exit_code = 6
+
+
+class InterruptedRun(MarsError):
+    """A signal ended the process. Ctrl-C has the exit code 130 instead."""
+
+    exit_code = 75
+
+
+class CheckpointError(MarsError):
+    """A checkpoint is damaged, does not belong to this run, or cannot be written."""
+
+    exit_code = 7

@@ -5,12 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
+from mars import interrupts
+from mars.actor.trainer import PolicyTrainer
+from mars.checkpoint.saver import Checkpoints
+from mars.checkpoint.state import START, RunState
 from mars.config.schema import TrainConfig, TrainRunConfig
 from mars.data.order.stream import PromptStream
 from mars.sampling import SamplingState, StepParts
 from mars.step import train_step
 from mars.tracking.tracker import Tracker
+from mars.types import TrainBatch, UpdateStats
 
 logger = logging.getLogger(__name__)
 
@@ -21,32 +29,76 @@ def fit(
     tracker: Tracker,
     config: TrainConfig,
     evaluate: Callable[[int], dict[str, float]] | None,
+    checkpoints: Checkpoints,
+    start: RunState,
     num_dropped: int,
-) -> None:
-    """Train from the first step to the last. Steps count from 1.
+) -> RunState:
+    """Train from the state `start` to the last step, and return the state after it. Steps count from 1.
 
     evaluate: step -> metrics of an evaluation, or None where there is no held-out set.
     num_dropped: rows left out of the training set, for data/dropped.
+
+    A signal (KeyboardInterrupt) abandons a step that samples and waits for one that updates the policy. Either way the
+    state after the last finished step is saved before the exception goes on.
     """
     # The engine starts with the trainer's weights, so that both have the same version and dtype.
     parts.engine.load_weights(parts.trainer.publish_weights())
-    if evaluate is not None and config.evaluation.before_training:
+    if start == START and evaluate is not None and config.evaluation.before_training:
         tracker.log(evaluate(0), 0)
-    state = SamplingState(round=0, carried=())
-    for step in range(1, last_step(config.run, stream) + 1):
-        if _is_over(config.run, stream, state):
-            break
-        result = train_step(parts, stream, state, step)
-        state = result.state
-        metrics = dict(result.metrics)
-        metrics["data/epoch"] = state.round * stream.prompts_per_step / len(stream)
-        metrics["data/dropped"] = num_dropped
-        _warn_of_mismatch(metrics, step, config.rollout.logprob_diff_alarm)
-        every = config.evaluation.every
-        if evaluate is not None and every and step % every == 0:
-            metrics |= evaluate(step)
-        tracker.log(metrics, step)
-        tracker.log_rollouts(result.rollouts, step)
+    parts = replace(parts, trainer=cast(PolicyTrainer, _UninterruptedUpdates(parts.trainer)))
+    finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
+    state = start
+    try:
+        state = finish(state, checkpoints.failures)
+        for step in range(state.step + 1, last_step(config.run, stream) + 1):
+            if _is_over(config.run, stream, state.sampling):
+                break
+            result = train_step(parts, stream, state.sampling, step)
+            metrics = dict(result.metrics)
+            metrics["data/epoch"] = result.state.round * stream.prompts_per_step / len(stream)
+            metrics["data/dropped"] = num_dropped
+            _warn_of_mismatch(metrics, step, config.rollout.logprob_diff_alarm)
+            tracker.log_rollouts(result.rollouts, step)
+            state = RunState(step, result.state, metrics, logged=False)
+            interrupts.allow()  # deferred since the update began
+            state = finish(state, checkpoints.failures)
+            checkpoints.save_if_due(state)
+    except KeyboardInterrupt:
+        checkpoints.save_now(state)
+        raise
+    checkpoints.save_now(state)
+    return state
+
+
+class _UninterruptedUpdates:
+    """A `PolicyTrainer`. An interruption waits from the beginning of an update until `interrupts.allow`."""
+
+    def __init__(self, trainer: PolicyTrainer) -> None:
+        self._trainer = trainer
+
+    def update(self, batch: TrainBatch) -> UpdateStats:
+        interrupts.defer()
+        return self._trainer.update(batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
+
+
+def _finish_step(
+    state: RunState,
+    failed_checkpoints: int,
+    tracker: Tracker,
+    evaluate: Callable[[int], dict[str, float]] | None,
+    every: int,
+) -> RunState:
+    """Evaluate if it is time, and write the row of the state's step, unless that is done."""
+    if state.logged:
+        return state
+    metrics = {**state.metrics, "fault/checkpoint": failed_checkpoints}
+    if evaluate is not None and every and state.step % every == 0:
+        metrics |= evaluate(state.step)
+    tracker.log(metrics, state.step)
+    return replace(state, metrics=metrics, logged=True)
 
 
 def last_step(run: TrainRunConfig, stream: PromptStream) -> int:

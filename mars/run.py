@@ -16,11 +16,15 @@ import yaml
 from mars import plugin
 from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
+from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
+from mars.checkpoint.resume import StartingPoint, starting_point
+from mars.checkpoint.saver import Checkpoints
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
 from mars.checks.model import ModelCheck
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
+from mars.data.order.stream import PromptStream
 from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
 from mars.evaluation.files import ResultPaths
@@ -34,7 +38,9 @@ from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
 from mars.rewards.contract import RewardScorer, self_test
 from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
+from mars.tracking.tracker import Tracker
 from mars.types import Prompt
+from mars.versions import package_versions
 
 logger = logging.getLogger(__name__)
 
@@ -54,30 +60,50 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
     assert inputs.train is not None  # with_training_set
     stream = prompt_stream(config, inputs.train.prompts)
     run_dir = Path(config.run.dir)
+    by_id = {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
+    start = starting_point(run_dir, config.run.resume, by_id, inputs.train.fingerprint)
     run_dir.mkdir(parents=True, exist_ok=True)
-    tracker = build_tracker(config, inputs, last_step(config.run, stream))
+    tracker = build_tracker(config, inputs, last_step(config.run, stream), start.logged_step)
     try:
         (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
         plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
         scorer = build_scorer(config)
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)
-            with workers(config, inputs, with_trainer=True) as (engine, trainer):
-                assert trainer is not None  # with_trainer
-                fit(
-                    step_parts(config, inputs, engine, trainer, scorer),
-                    stream,
-                    tracker,
-                    config,
-                    _evaluation(config, inputs, engine, scorer),
-                    num_dropped=sum(inputs.train.dropped.values()),
-                )
-                trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
+            _train(config, inputs, stream, tracker, scorer, start)
         finally:
             scorer.close()
     finally:
         tracker.close()
     logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
+
+
+def _train(
+    config: TrainConfig,
+    inputs: Inputs,
+    stream: PromptStream,
+    tracker: Tracker,
+    scorer: RewardScorer,
+    start: StartingPoint,
+) -> None:
+    assert inputs.train is not None  # `run` reads it
+    run_dir = Path(config.run.dir)
+    with workers(config, inputs, with_trainer=True) as (engine, trainer):
+        assert trainer is not None  # with_trainer
+        if start.shards is not None:
+            trainer.load_checkpoint(str(start.shards.absolute()))
+        catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER)
+        fit(
+            step_parts(config, inputs, engine, trainer, scorer),
+            stream,
+            tracker,
+            config,
+            _evaluation(config, inputs, engine, scorer),
+            Checkpoints(catalogue, trainer, config.checkpoint, package_versions(), inputs.train.fingerprint),
+            start.state,
+            num_dropped=sum(inputs.train.dropped.values()),
+        )
+        trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
 
 
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:

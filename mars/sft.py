@@ -48,7 +48,7 @@ class ColdStart:
         # "padded", because no two rows share a prompt.
         policy = load_policy(config.model, scoring, packing="padded", gradient_checkpointing=False)
         self.policy = policy.to(sft.device)
-        self._optimizer = Optimizer(self.policy.parameters(), sft, total_steps=sft.num_steps)
+        self._optimizer = Optimizer(dict(self.policy.named_parameters()), sft, total_steps=sft.num_steps)
         self._rows = _process_rows(config, encoder, prompts)
 
     def step(self, prompts: Sequence[Prompt]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from statistics import fmean
@@ -22,6 +22,7 @@ from mars.actor.model import PolicyModel, ScoringSettings, load_policy, shard
 from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
 from mars.actor.optimizer import Optimizer
 from mars.actor.reference import load_reference
+from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import full_state, save_policy
 from mars.actor.trainer import Rendezvous
@@ -30,6 +31,7 @@ from mars.algorithms.kl import kl_estimate
 from mars.algorithms.token_layout import TokenLayout
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, NumericalError, SetupError
+from mars.output.digests import FileDigest
 from mars.types import (
     ImageRef,
     MicroBatch,
@@ -68,9 +70,10 @@ class FsdpTrainer:
         scoring = ScoringSettings(rollout.temperature, rules.blocked_ids, actor.logprob_chunk_tokens)
         self._policy = load_policy(model, scoring, actor.packing, actor.gradient_checkpointing)
         shard(self._policy, mesh, model.dtype)
-        self._optimizer = Optimizer(self._policy.parameters(), actor, total_steps=None)
+        self._optimizer = Optimizer(dict(self._policy.named_parameters()), actor, total_steps=None)
         self._reference = _reference(config, scoring, mesh)
         self._objective = Objective(config.algorithm, truncation_nats(rollout.top_p, rollout.top_k))
+        self._shards = ShardWriter()
         self._version = 0
         self._skipped_in_a_row = 0
 
@@ -129,7 +132,18 @@ class FsdpTrainer:
     def save(self, path: str) -> None:
         save_policy(self._policy, self._config.model, path, is_writer=self._rank == 0)
 
+    def start_checkpoint(self, folder: str) -> None:
+        state = trainer_state(self._policy, self._optimizer, self._skipped_in_a_row, self._rank)
+        self._shards.start(state, folder)
+
+    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
+        return self._shards.finish(wait)
+
+    def load_checkpoint(self, folder: str) -> None:
+        self._skipped_in_a_row = load_trainer_state(self._policy, self._optimizer, self._rank, folder)
+
     def close(self) -> None:
+        self._shards.close()
         self._reader.shutdown(cancel_futures=True)
         if self._owns_group and dist.is_initialized():
             dist.destroy_process_group()

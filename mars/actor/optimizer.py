@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mars.config.schema import OptimizerConfig
+
+_MEANS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter: running means of the gradient and of its square."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,18 @@ class StepResult:
 class Optimizer:
     """AdamW. Weight decay applies to all parameters, norms and embeddings included, as GRPO implementations do.
 
+    parameters: by name; those that need no gradient are left alone.
     total_steps: after the warm-up the learning rate falls linearly to 0 at this step; None: it stays constant.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig, total_steps: int | None) -> None:
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], settings: OptimizerConfig, total_steps: int | None
+    ) -> None:
+        self._named = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        self._parameters = list(self._named.values())
         self._settings = settings
+        self._total_steps = total_steps
+        self._num_steps = 0
         self._adamw = torch.optim.AdamW(
             self._parameters,
             lr=settings.learning_rate,
@@ -38,26 +47,57 @@ class Optimizer:
             weight_decay=settings.weight_decay,
             foreach=True,
         )
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._adamw, lambda step: rate_factor(step, settings.warmup_steps, total_steps)
-        )
 
     def step(self) -> StepResult:
         """Clip and apply the gradients, or apply none if any is not finite; then clear them."""
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         grad_norm = float(_full(norm))
-        learning_rate = self._schedule.get_last_lr()[0]
+        learning_rate = self._learning_rate()
         applied = math.isfinite(grad_norm)
         if applied:
+            for group in self._adamw.param_groups:
+                group["lr"] = learning_rate
             self._adamw.step()
-            self._schedule.step()
+            self._num_steps += 1
         self._adamw.zero_grad(set_to_none=True)
         return StepResult(grad_norm, learning_rate, applied)
 
     def skip(self) -> StepResult:
         """Clear the gradients; weights and learning-rate schedule stay as they are."""
         self._adamw.zero_grad(set_to_none=True)
-        return StepResult(float("nan"), self._schedule.get_last_lr()[0], applied=False)
+        return StepResult(float("nan"), self._learning_rate(), applied=False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, for a checkpoint. Means are float32, sharded like their parameters, and not copied.
+
+        "steps": int64 [1 + parameters], the steps applied, and of these the steps of each parameter: one without a
+        gradient takes no step. A parameter without a step has no means.
+        """
+        counts = [int(self._adamw.state[p]["step"]) if p in self._adamw.state else 0 for p in self._parameters]
+        found = {"steps": torch.tensor([self._num_steps, *counts])}
+        for (name, parameter), count in zip(self._named.items(), counts, strict=True):
+            if count:
+                state = self._adamw.state[parameter]
+                found |= {f"{key}.{name}": state[key] for key in _MEANS}
+        return found
+
+    def prepare_load(self, steps: Tensor) -> None:
+        """Take over the counts of `tensors()["steps"]` and make room for the means, which are then read in place.
+
+        Raises ValueError for a state of other parameters.
+        """
+        total, *counts = steps.tolist()
+        if len(counts) != len(self._parameters):
+            raise ValueError(f"the optimizer has {len(self._parameters)} parameters, the checkpoint {len(counts)}")
+        self._num_steps = total
+        for parameter, count in zip(self._parameters, counts, strict=True):
+            if count:
+                means = {key: torch.zeros_like(parameter) for key in _MEANS}
+                self._adamw.state[parameter] = {"step": torch.tensor(float(count)), **means}
+
+    def _learning_rate(self) -> float:
+        factor = rate_factor(self._num_steps, self._settings.warmup_steps, self._total_steps)
+        return self._settings.learning_rate * factor
 
 
 def rate_factor(step: int, warmup_steps: int, total_steps: int | None) -> float:

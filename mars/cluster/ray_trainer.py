@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -10,6 +10,7 @@ import ray
 from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.worker_group import Worker, WorkerGroup
+from mars.output.digests import FileDigest
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
@@ -48,6 +49,15 @@ class TrainerWorker(Worker):
     def save(self, path: str) -> None:
         self._trainer.save(path)
 
+    def start_checkpoint(self, folder: str) -> None:
+        self._trainer.start_checkpoint(folder)
+
+    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
+        return self._trainer.finish_checkpoint(wait)
+
+    def load_checkpoint(self, folder: str) -> None:
+        self._trainer.load_checkpoint(folder)
+
     def close(self) -> None:
         if hasattr(self, "_trainer"):
             self._trainer.close()
@@ -58,6 +68,7 @@ class RayTrainer:
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
+        self._files: dict[int, Mapping[str, FileDigest]] = {}
 
     def start_build(self, build_trainer: BuildTrainer, timeout_s: float, call_timeout_s: float) -> list[Any]:
         """Start building every rank; returns Ray references for `finish_build`.
@@ -92,8 +103,27 @@ class RayTrainer:
     def save(self, path: str) -> None:
         self._all("save", path)
 
+    def start_checkpoint(self, folder: str) -> None:
+        self._all("start_checkpoint", folder)
+
+    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
+        """A rank that is done keeps its files until all are, so that every rank gives them up in the same call."""
+        self._files |= {rank: files for rank, files in self._finished(wait) if files is not None}
+        if len(self._files) < len(self._group.workers):
+            return None
+        files, self._files = self._files, {}
+        return {name: digest for of_rank in files.values() for name, digest in of_rank.items()}
+
+    def load_checkpoint(self, folder: str) -> None:
+        self._all("load_checkpoint", folder)
+
     def close(self) -> None:
         self._group.close()
+
+    def _finished(self, wait: bool) -> list[tuple[int, Mapping[str, FileDigest] | None]]:
+        ranks = [rank for rank in range(len(self._group.workers)) if rank not in self._files]
+        references = [self._group.workers[rank].finish_checkpoint.remote(wait) for rank in ranks]
+        return list(zip(ranks, self._group.results(references, "finish_checkpoint"), strict=True))
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         references = [getattr(worker, method).remote(*arguments) for worker in self._group.workers]

@@ -33,6 +33,7 @@ class RunConfig(Section):
 class TrainRunConfig(RunConfig):
     num_steps: PositiveInt | None = Field(description="Training steps; null: train `run.num_epochs` epochs.")
     num_epochs: PositiveInt | None = Field(description="Passes over the training set; used if num_steps is null.")
+    resume: bool = Field(description="Go on from the newest checkpoint in run.dir; false: run.dir must be new.")
 
 
 class ModelConfig(Section):
@@ -240,6 +241,16 @@ class TrackingConfig(Section):
     rollout_prompts: PositiveInt = Field(description="Prompts whose rollouts are written.")
 
 
+class CheckpointConfig(Section):
+    every: NonNegativeInt = Field(description="Save a checkpoint every this many steps; 0: at the end only.")
+    keep_last: Annotated[int, Field(ge=2)] = Field(description="Newest checkpoints that are kept.")
+    keep_best: str | None = Field(
+        description="Also keep the checkpoint with the largest value of this metric, such as eval/multi/mean; "
+        "null: none."
+    )
+    grace_s: PositiveFloat = Field(description="Longest time from a signal to the end of the process, seconds.")
+
+
 class EvaluationConfig(Section):
     every: NonNegativeInt = Field(description="Evaluate every this many steps; 0: never during training.")
     before_training: bool = Field(description="Evaluate before the first step.")
@@ -265,6 +276,7 @@ class TrainConfig(Root):
     reward: RewardConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
+    checkpoint: CheckpointConfig
     evaluation: EvaluationConfig
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from mars.actor.objective import RowTarget, row_targets
+from mars.output.digests import FileDigest, write_durably
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 
@@ -12,7 +16,7 @@ class RecordingTrainer:
     batches: what `update` was called with. targets: for each of them the (prompt id, row) of every forward, in the
     order of updates, ranks and forwards. scored: what `kl_to_reference` was called with.
     kl_per_token: by prompt id, to be set; the KL of a response is that times its tokens, 0 where none is set.
-    saved: paths.
+    saved: paths. loaded: updates of the checkpoint that was loaded.
     """
 
     def __init__(self) -> None:
@@ -21,6 +25,7 @@ class RecordingTrainer:
         self.scored: list[TrainBatch] = []
         self.kl_per_token: dict[str, float] = {}
         self.saved: list[str] = []
+        self.loaded = 0
         self._version = 0
 
     def update(self, batch: TrainBatch) -> UpdateStats:
@@ -49,6 +54,15 @@ class RecordingTrainer:
 
     def save(self, path: str) -> None:
         self.saved.append(path)
+
+    def start_checkpoint(self, folder: str) -> None:
+        self._digest = write_durably(Path(folder) / "updates", str(len(self.batches) + self.loaded).encode())
+
+    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
+        return {"updates": self._digest}
+
+    def load_checkpoint(self, folder: str) -> None:
+        self.loaded = int((Path(folder) / "updates").read_bytes())
 
     def close(self) -> None:
         """Nothing is held."""

@@ -1,0 +1,131 @@
+"""The trainer's state in a checkpoint: each rank writes its shards as one safetensors file, in the background.
+
+torch's distributed checkpoint plans who writes what, copies the tensors to CPU memory before the call returns, and
+reads them back onto any number of ranks. The files are safetensors, so that loading one executes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint import async_save, load
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from mars.actor.model import PolicyModel
+from mars.actor.optimizer import Optimizer
+from mars.errors import CheckpointError
+from mars.output.digests import FileDigest, file_digest, sync_folder
+
+_RANDOM = "random"
+
+
+class ShardWriter:
+    """Writes one checkpoint at a time. Every method is a collective call."""
+
+    def __init__(self) -> None:
+        self._group: dist.ProcessGroup | None = None
+        self._written: Future[dict[str, FileDigest]] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+
+    def start(self, state: Mapping[str, Tensor], folder: str) -> None:
+        """Copy the state to CPU memory and write it to `folder` in a thread.
+
+        Raises RuntimeError if a checkpoint is being written.
+        """
+        if self._written is not None:
+            raise RuntimeError("a checkpoint is being written already")
+        if self._group is None:  # of its own, because the threads' collectives run beside those of the training
+            self._group = dist.new_group(backend="gloo")
+        writer = HuggingFaceStorageWriter(folder, save_distributed=True)
+        saved = async_save(dict(state), storage_writer=writer, process_group=self._group)
+        assert isinstance(saved, Future)
+        self._written = self._thread.submit(_digests, saved, Path(folder))
+
+    def finish(self, wait: bool) -> dict[str, FileDigest] | None:
+        """The files that this rank has written, by name; None if some are still being written and `wait` is false.
+
+        Raises CheckpointError if one could not be written.
+        """
+        if self._written is None:
+            return {}
+        if not wait and not self._written.done():
+            return None
+        written, self._written = self._written, None
+        return written.result()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def trainer_state(policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: int, rank: int) -> dict[str, Tensor]:
+    """All tensors of a trainer by name. Parameters and means are the trainer's own, so loading fills them in place."""
+    state = {f"model.{name}": value.detach() for name, value in _weights(policy).items()}
+    state |= {f"optimizer.{name}": value for name, value in optimizer.tensors().items()}
+    state["trainer.skipped_in_a_row"] = torch.tensor([skipped_in_a_row])
+    state[f"{_RANDOM}.cpu.{rank}"] = torch.random.get_rng_state()
+    if torch.cuda.is_available():
+        state[f"{_RANDOM}.cuda.{rank}"] = torch.cuda.get_rng_state()
+    return state
+
+
+def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, folder: str) -> int:
+    """Read a checkpoint into the policy and the optimizer, on any number of ranks; returns skipped_in_a_row.
+
+    Raises CheckpointError if the checkpoint is of another model.
+    """
+    reader = HuggingFaceStorageReader(folder)
+    try:
+        stored = reader.read_metadata().state_dict_metadata
+        steps = {"optimizer.steps": torch.zeros(stored["optimizer.steps"].size, dtype=torch.int64)}
+        load(steps, storage_reader=reader)
+        optimizer.prepare_load(steps["optimizer.steps"])
+        state = trainer_state(policy, optimizer, skipped_in_a_row=0, rank=rank)
+        # Other ranks than those that saved start with the random numbers of their seed.
+        state = {name: value for name, value in state.items() if not name.startswith(_RANDOM) or name in stored}
+        load(state, storage_reader=reader)
+    except (CheckpointException, KeyError, ValueError, RuntimeError, OSError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot be loaded into this trainer: {_reason(error)}; "
+            "resume with the model that the run was started with"
+        ) from error
+    for name, set_state in (("cpu", torch.random.set_rng_state), ("cuda", _set_cuda_rng_state)):
+        if (value := state.get(f"{_RANDOM}.{name}.{rank}")) is not None:
+            set_state(value)
+    return int(state["trainer.skipped_in_a_row"])
+
+
+def _weights(policy: PolicyModel) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, each once: tied parameters have two names in the state."""
+    owned = {name for name, _ in (*policy.named_parameters(), *policy.named_buffers())}
+    return {name: value for name, value in policy.state_dict().items() if name in owned}
+
+
+def _set_cuda_rng_state(state: Tensor) -> None:
+    torch.cuda.set_rng_state(state.cpu())
+
+
+def _digests(saved: Future, folder: Path) -> dict[str, FileDigest]:
+    try:
+        saved.result()
+        sync_folder(folder)
+        own = folder.glob(f"shard-{dist.get_rank() + 1:05d}-*.safetensors")
+        return {path.name: file_digest(path) for path in own}
+    except (CheckpointException, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong on a rank; torch wraps it in a text with tracebacks."""
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (failure, *_) = next(iter(error.failures.items()))
+        return f"rank {rank}: {type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,150 @@
+"""The checkpoints in a run's folder. One exists wholly or not at all.
+
+.tmp-step_000012/       being written; removed at the next start
+step_000012/            complete: renamed after its manifest is on the disk
+LATEST                  the name of the newest one, for people and scripts
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mars import faults
+from mars.checkpoint.manifest import MANIFEST_FILE, Manifest, damaged_files, read_manifest, write_manifest
+from mars.errors import CheckpointError
+from mars.output.digests import sync_folder
+from mars.output.files import replacing
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS_FOLDER = "checkpoints"
+LATEST_FILE = "LATEST"
+_PREFIX = "step_"
+_DRAFT = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint whose files are as they were written."""
+
+    folder: Path
+    manifest: Manifest
+
+
+class Catalogue:
+    """The checkpoints in one folder. The folder need not exist."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def steps(self) -> list[int]:
+        """The steps of the complete checkpoints, ascending. Their files are not looked at."""
+        if not self.folder.is_dir():
+            return []
+        names = [path.name for path in self.folder.iterdir() if (path / MANIFEST_FILE).is_file()]
+        return sorted(int(name[len(_PREFIX) :]) for name in names if _is_checkpoint(name))
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"{_PREFIX}{step:06d}"
+
+    def load(self, step: int) -> Checkpoint:
+        """Raises CheckpointError, naming every bad file, unless all files are as they were written."""
+        folder = self.path(step)
+        manifest = read_manifest(folder)
+        problems = damaged_files(folder, manifest)
+        if manifest.step != step:
+            problems.append(f"{MANIFEST_FILE}: it is of step {manifest.step}")
+        if problems:
+            raise CheckpointError("; ".join(f"{folder}/{problem}" for problem in problems))
+        return Checkpoint(folder, manifest)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is undamaged, None if there is no checkpoint. Damaged ones are logged.
+
+        Raises CheckpointError if there are checkpoints but all are damaged.
+        """
+        problems = []
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step)
+            except CheckpointError as error:
+                logger.warning("a damaged checkpoint is left out: %s", error)
+                problems.append(str(error))
+        if problems:
+            raise CheckpointError(
+                f"{self.folder}: every checkpoint is damaged: {'; '.join(problems)}; "
+                "restore one of them from a copy, or start a new run in another run.dir"
+            )
+        return None
+
+    def draft(self, step: int) -> Path:
+        """An empty folder to write the checkpoint of a step to. Raises OSError."""
+        folder = self._draft(step)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit(self, manifest: Manifest) -> Path:
+        """Make the draft of `manifest.step` a checkpoint; its files must be on the disk. Raises OSError."""
+        draft, target = self._draft(manifest.step), self.path(manifest.step)
+        faults.point("checkpoint.before_manifest")
+        write_manifest(draft, manifest)
+        sync_folder(draft)
+        faults.point("checkpoint.before_rename")
+        if target.exists():  # a damaged one of an earlier attempt
+            shutil.rmtree(target)
+        os.rename(draft, target)
+        sync_folder(self.folder)
+        faults.point("checkpoint.before_latest")
+        with replacing(self.folder / LATEST_FILE) as latest:
+            latest.write_text(f"{target.name}\n")
+        return target
+
+    def remove_draft(self, step: int) -> None:
+        shutil.rmtree(self._draft(step), ignore_errors=True)
+
+    def remove_drafts(self) -> None:
+        """Remove what an earlier attempt left half written."""
+        for draft in self.folder.glob(f"{_DRAFT}*") if self.folder.is_dir() else ():
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def prune(self, keep_last: int, keep_best: str | None) -> list[int]:
+        """Remove all but the newest `keep_last` checkpoints and the best one; returns the steps that were removed.
+
+        keep_best: a metric of the checkpoints' steps; the one with its largest value stays.
+        """
+        steps = self.steps()
+        kept = {*steps[-keep_last:], *self._best(steps, keep_best)}
+        removed = [step for step in steps if step not in kept]
+        for step in removed:
+            # Without its manifest a folder is no checkpoint, so one that is half removed is never loaded.
+            (self.path(step) / MANIFEST_FILE).unlink()
+            shutil.rmtree(self.path(step), ignore_errors=True)
+        return removed
+
+    def _best(self, steps: Sequence[int], metric: str | None) -> list[int]:
+        if metric is None:
+            return []
+        values: dict[int, float] = {}
+        for step in steps:
+            try:
+                value = read_manifest(self.path(step)).metrics.get(metric)
+            except CheckpointError:  # reported by whoever loads it
+                continue
+            if value is not None and math.isfinite(value):
+                values[step] = value
+        return [max(values, key=lambda step: (values[step], step))] if values else []
+
+    def _draft(self, step: int) -> Path:
+        return self.folder / f"{_DRAFT}{_PREFIX}{step:06d}"
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.startswith(_PREFIX) and name[len(_PREFIX) :].isdecimal() and name.isascii()

@@ -1,0 +1,84 @@
+"""The manifest of a checkpoint: which files it has, with their sizes and SHA-256 sums. Written last.
+
+A folder without a manifest is no checkpoint. The loaders of torch and safetensors accept a flipped byte without a
+word, so every file is compared with its sum before it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mars.errors import CheckpointError
+from mars.output.digests import FileDigest, file_digest, write_durably
+
+MANIFEST_FILE = "MANIFEST.json"
+FORMAT = 1
+_SUM = "manifest_sha256"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """step: the training step after which the checkpoint was made.
+
+    files: name in the folder -> digest, of every file but the manifest.
+    versions: of the packages that wrote it. data: fingerprint of the training set.
+    metrics: of the step, evaluation included; `checkpoint.keep_best` chooses by them.
+    """
+
+    step: int
+    files: Mapping[str, FileDigest]
+    versions: Mapping[str, str]
+    data: str
+    metrics: Mapping[str, float | None]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Raises OSError."""
+    content = {"format": FORMAT, **asdict(manifest)}
+    content[_SUM] = _sum_of(content)
+    write_durably(folder / MANIFEST_FILE, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises CheckpointError, naming the file, if it is missing, damaged or of another format."""
+    path = folder / MANIFEST_FILE
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged: no JSON") from error
+    if not isinstance(content, dict) or content.pop(_SUM, None) != _sum_of(content):
+        raise CheckpointError(f"{path}: damaged: its content does not match its checksum")
+    if content.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{path}: written in another format; this version of mars reads format {FORMAT}")
+    try:
+        files = {name: FileDigest(**digest) for name, digest in content.pop("files").items()}
+        return Manifest(files=files, **content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged: not the content of a manifest") from error
+
+
+def damaged_files(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files of a checkpoint, as "name: reason"; empty if all are as they were written."""
+    problems = []
+    for name, expected in manifest.files.items():
+        try:
+            found = file_digest(folder / name)
+        except OSError as error:
+            problems.append(f"{name}: cannot be read ({error.strerror})")
+            continue
+        if found.size != expected.size:
+            problems.append(f"{name}: {found.size} bytes instead of {expected.size}")
+        elif found != expected:
+            problems.append(f"{name}: its content has changed since it was written")
+    return problems
+
+
+def _sum_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

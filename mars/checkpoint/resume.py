@@ -1,0 +1,60 @@
+"""Where a run starts: at its beginning, or at its newest undamaged checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue, Checkpoint
+from mars.checkpoint.saver import SHARDS_FOLDER
+from mars.checkpoint.state import START, STATE_FILE, RunState, state_from_json
+from mars.errors import CheckpointError
+from mars.types import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """state: what training starts from. shards: folder for `PolicyTrainer.load_checkpoint`, None for a new policy.
+
+    logged_step: the last step whose row of metrics.jsonl stays; None for a new run, which has no rows yet.
+    """
+
+    state: RunState
+    shards: Path | None
+    logged_step: int | None
+
+
+def starting_point(run_dir: Path, resume: bool, prompts: Mapping[str, Prompt], data: str) -> StartingPoint:
+    """prompts: the training set by ids. data: its fingerprint.
+
+    Without a checkpoint a run to be resumed starts again. Raises CheckpointError if all checkpoints are damaged or
+    if the data has changed.
+    """
+    if not resume:
+        return StartingPoint(START, None, None)
+    catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER)
+    catalogue.remove_drafts()
+    checkpoint = catalogue.newest()
+    if checkpoint is None:
+        logger.warning("%s: no checkpoint yet; the run starts at its beginning", catalogue.folder)
+        return StartingPoint(START, None, -1)
+    state = _state_of(checkpoint, prompts, data)
+    logger.info("resuming after step %d from %s", state.step, checkpoint.folder)
+    return StartingPoint(state, checkpoint.folder / SHARDS_FOLDER, state.step if state.logged else state.step - 1)
+
+
+def _state_of(checkpoint: Checkpoint, prompts: Mapping[str, Prompt], data: str) -> RunState:
+    if checkpoint.manifest.data != data:
+        raise CheckpointError(
+            f"{checkpoint.folder}: it was trained on other rows than data.train_files has now; resume with the files "
+            "that the run was started with, or start a new run from its policy (model.path)"
+        )
+    try:
+        content = (checkpoint.folder / STATE_FILE).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint.folder}/{STATE_FILE}: cannot be read ({error.strerror})") from error
+    return state_from_json(content, prompts)
