@@ -13,7 +13,8 @@ from mars import interrupts
 from mars.actor.trainer import PolicyTrainer
 from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import START, RunState
-from mars.config.schema import TrainConfig, TrainRunConfig
+from mars.config.run_sections import TrainRunConfig
+from mars.config.schema import TrainConfig
 from mars.data.order.stream import PromptStream
 from mars.sampling import SamplingState, StepParts
 from mars.step import train_step

@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
-from mars import plugin
+from mars import interrupts, plugin
 from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
-from mars.checkpoint.resume import StartingPoint, starting_point
+from mars.checkpoint.changes import accept, changes, read_settings
+from mars.checkpoint.resume import StartingPoint, data_fingerprint, starting_point
 from mars.checkpoint.saver import Checkpoints
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
@@ -61,7 +62,10 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
     stream = prompt_stream(config, inputs.train.prompts)
     run_dir = Path(config.run.dir)
     by_id = {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
-    start = starting_point(run_dir, config.run.resume, by_id, inputs.train.fingerprint)
+    data = data_fingerprint(by_id)
+    if config.run.resume and (run_dir / CONFIG_FILE).exists():
+        accept(changes(read_settings(run_dir / CONFIG_FILE), config.dotted()))
+    start = starting_point(run_dir, config.run.resume, by_id, data)
     run_dir.mkdir(parents=True, exist_ok=True)
     tracker = build_tracker(config, inputs, last_step(config.run, stream), start.logged_step)
     try:
@@ -70,7 +74,7 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
         scorer = build_scorer(config)
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)
-            _train(config, inputs, stream, tracker, scorer, start)
+            _train(config, inputs, stream, tracker, scorer, start, data)
         finally:
             scorer.close()
     finally:
@@ -85,6 +89,7 @@ def _train(
     tracker: Tracker,
     scorer: RewardScorer,
     start: StartingPoint,
+    data: str,
 ) -> None:
     assert inputs.train is not None  # `run` reads it
     run_dir = Path(config.run.dir)
@@ -92,6 +97,7 @@ def _train(
         assert trainer is not None  # with_trainer
         if start.shards is not None:
             trainer.load_checkpoint(str(start.shards.absolute()))
+        interrupts.set_grace(config.checkpoint.grace_s)
         catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER)
         fit(
             step_parts(config, inputs, engine, trainer, scorer),
@@ -99,7 +105,7 @@ def _train(
             tracker,
             config,
             _evaluation(config, inputs, engine, scorer),
-            Checkpoints(catalogue, trainer, config.checkpoint, package_versions(), inputs.train.fingerprint),
+            Checkpoints(catalogue, trainer, config.checkpoint, package_versions(), data),
             start.state,
             num_dropped=sum(inputs.train.dropped.values()),
         )

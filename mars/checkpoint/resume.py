@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,13 @@ class StartingPoint:
     logged_step: int | None
 
 
+def data_fingerprint(prompt_ids: Iterable[str]) -> str:
+    """Of the prompts in their order: an id is a hash of its set's contents and its row."""
+    return hashlib.sha256("\n".join(prompt_ids).encode()).hexdigest()
+
+
 def starting_point(run_dir: Path, resume: bool, prompts: Mapping[str, Prompt], data: str) -> StartingPoint:
-    """prompts: the training set by ids. data: its fingerprint.
+    """prompts: the training set by ids. data: their fingerprint.
 
     Without a checkpoint a run to be resumed starts again. Raises CheckpointError if all checkpoints are damaged or
     if the data has changed.

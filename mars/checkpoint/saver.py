@@ -16,7 +16,7 @@ from mars.actor.trainer import PolicyTrainer
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.manifest import Manifest
 from mars.checkpoint.state import STATE_FILE, RunState, state_to_json
-from mars.config.schema import CheckpointConfig
+from mars.config.run_sections import CheckpointConfig
 from mars.errors import CheckpointError
 from mars.output.digests import FileDigest, write_durably
 from mars.tracking.jsonl import finite_or_none

@@ -10,30 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.rules import SFT_RULES, TRAIN_RULES
+from mars.config.run_sections import CheckpointConfig, ClusterConfig, RunConfig, TrackingConfig, TrainRunConfig
 from mars.config.section import Root, Section
 from mars.rewards.built_in import built_in_names
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
 _REWARDS = built_in_names()
-
-
-class RunConfig(Section):
-    name: str = Field(min_length=1, description="Name of the run, shown in trackers and the report.")
-    dir: str = Field(min_length=1, description="Folder that receives everything the run writes.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        description="Seed of the data order, the sampling and the initialisation."
-    )
-
-
-class TrainRunConfig(RunConfig):
-    num_steps: PositiveInt | None = Field(description="Training steps; null: train `run.num_epochs` epochs.")
-    num_epochs: PositiveInt | None = Field(description="Passes over the training set; used if num_steps is null.")
-    resume: bool = Field(description="Go on from the newest checkpoint in run.dir; false: run.dir must be new.")
 
 
 class ModelConfig(Section):
@@ -219,36 +202,6 @@ class RewardConfig(Section):
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
     timeout_s: PositiveFloat = Field(description="Deadline of one answer, seconds.")
-
-
-class ClusterConfig(Section):
-    kind: Literal["ray", "local"] = Field(description="ray: worker processes; local: everything in this process.")
-    device: Literal["cuda", "cpu"] = Field(description="Where engine and trainer compute.")
-    address: str | None = Field(description="Ray cluster to join (host:port or auto); null starts one on this machine.")
-    cpus_per_worker: PositiveFloat = Field(description="Ray CPUs reserved for each worker.")
-    threads_per_worker: PositiveInt = Field(description="Compute threads of each worker process.")
-    object_store_bytes: PositiveInt = Field(description="Size of the Ray object store, if the cluster is started here.")
-    start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, seconds.")
-    call_timeout_s: PositiveFloat = Field(description="Deadline of one call to a worker, seconds.")
-
-
-class TrackingConfig(Section):
-    console: bool = Field(description="Progress and metrics in the terminal.")
-    wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off where it is not installed.")
-    wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
-    timeout_s: PositiveFloat = Field(description="Longest wait for a tracker at the end of a run, seconds.")
-    rollouts_every: NonNegativeInt = Field(description="Write rollouts to files every this many steps; 0: never.")
-    rollout_prompts: PositiveInt = Field(description="Prompts whose rollouts are written.")
-
-
-class CheckpointConfig(Section):
-    every: NonNegativeInt = Field(description="Save a checkpoint every this many steps; 0: at the end only.")
-    keep_last: Annotated[int, Field(ge=2)] = Field(description="Newest checkpoints that are kept.")
-    keep_best: str | None = Field(
-        description="Also keep the checkpoint with the largest value of this metric, such as eval/multi/mean; "
-        "null: none."
-    )
-    grace_s: PositiveFloat = Field(description="Longest time from a signal to the end of the process, seconds.")
 
 
 class EvaluationConfig(Section):

@@ -26,6 +26,9 @@ READING = BASE | {"output", "data.pixels", "data.rows", "data.convert"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
+    "faults": set(),
+    "interrupts": {"errors"},
+    "versions": set(),
     "process": BASE,
     "plugin": {"errors"},
     "output": {"errors"},
@@ -42,13 +45,14 @@ MAY_IMPORT = {
     "data.synthetic": BASE | {"output", "data.convert"},
     "tracking": BASE | {"answers", "output"},
     "rollout": BASE | {"answers", "config"},
-    "actor": BASE | {"algorithms", "config"},
-    "cluster": BASE | {"config", "rollout", "actor", "rewards"},
+    "actor": BASE | {"algorithms", "config", "output"},
+    "cluster": BASE | {"actor", "config", "output", "rewards", "rollout"},
     "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
-    "fit": BASE | {"step", "sampling", "data.order", "tracking", "config"},
+    "checkpoint": BASE | {"actor", "config", "faults", "output", "sampling", "tracking"},
+    "fit": BASE | {"actor", "checkpoint", "config", "data.order", "interrupts", "sampling", "step", "tracking"},
     # What follows connects the parts.
     "inputs": READING | {"config", "data.order", "data.prompts", "rewards", "rollout"},
     "build": READING
@@ -56,7 +60,8 @@ MAY_IMPORT = {
     | {"rewards", "rollout", "sampling", "tracking"},
     "checks": READING | {"actor", "answers", "build", "config", "data.prompts", "fit", "inputs", "rewards"},
     "run": BASE
-    | {"answers", "build", "checks", "cluster", "config", "evaluation", "fit", "inputs", "output", "plugin", "report"}
+    | {"answers", "build", "checkpoint", "checks", "cluster", "data.order", "interrupts", "tracking", "versions"}
+    | {"config", "evaluation", "fit", "inputs", "output", "plugin", "report"}
     | {"rewards", "rollout"},
     "sft": BASE
     | {
@@ -73,6 +78,7 @@ MAY_IMPORT = {
     },
     "main": BASE | {"checks", "cluster", "config", "process", "run"},
     "cli": READING
+    | {"checkpoint", "interrupts", "versions"}
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
     | {"report", "rewards", "run", "sft"},
 }

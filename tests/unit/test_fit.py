@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from mars.checkpoint.catalogue import Catalogue
+from mars.checkpoint.saver import Checkpoints
+from mars.checkpoint.state import START
 from mars.data.order.stream import PromptStream
 from mars.fit import fit, last_step
 from mars.rollout.scripted import random_script
@@ -48,9 +53,12 @@ def random_parts(seed=3, trainer=None):
     )
 
 
-def train(prompts, seed=3, settings=SETTINGS, evaluate=None, made=None):
-    tracker, made = RecordingTracker(), made or random_parts(seed)
-    fit(made, PromptStream(prompts, 3, seed, True), tracker, settings, evaluate, num_dropped=4)
+def train(prompts, seed=3, settings=SETTINGS, evaluate=None, made=None, tracker=None):
+    tracker, made = tracker or RecordingTracker(), made or random_parts(seed)
+    with TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Catalogue(Path(folder)), made.trainer, settings.checkpoint, {}, "data")
+        stream = PromptStream(prompts, 3, seed, True)
+        fit(made, stream, tracker, settings, evaluate, checkpoints, START, num_dropped=4)
     return made, tracker
 
 
@@ -144,5 +152,5 @@ def test_an_error_in_a_step_stops_the_loop(prompts):
 
     tracker = RecordingTracker()
     with pytest.raises(RuntimeError, match="lost"):
-        fit(random_parts(trainer=Broken()), PromptStream(prompts, 3, 3, True), tracker, SETTINGS, None, 0)
+        train(prompts, made=random_parts(trainer=Broken()), tracker=tracker)
     assert [step for step, _ in tracker.metrics] == [1]

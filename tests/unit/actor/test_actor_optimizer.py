@@ -35,12 +35,16 @@ def parameters():
     return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 2), (4,)]]
 
 
+def named(tensors):
+    return {f"p{i}": tensor for i, tensor in enumerate(tensors)}
+
+
 def test_five_steps_written_out_in_float64():
     """AdamW (Loshchilov and Hutter 2019) of the gradient cut to the norm, at the rate of the warm-up."""
     mine = parameters()
     weights = [p.detach().double().clone() for p in mine]
     means, squares = ([torch.zeros_like(w) for w in weights] for _ in range(2))
-    optimizer = Optimizer(mine, settings(), total_steps=None)
+    optimizer = Optimizer(named(mine), settings(), total_steps=None)
     for step in range(5):
         gradients = [torch.full_like(p, 0.1 * (step + 1)) * torch.sign(p.detach()) * 10**step for p in mine]
         for parameter, gradient in zip(mine, gradients, strict=True):
@@ -65,7 +69,7 @@ def test_five_steps_written_out_in_float64():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_one_gradient_that_is_not_finite_changes_no_weight_moment_or_rate(bad):
     mine = parameters()
-    optimizer = Optimizer(mine, settings(), total_steps=None)
+    optimizer = Optimizer(named(mine), settings(), total_steps=None)
     for p in mine:
         p.grad = torch.ones_like(p)
     optimizer.step()
@@ -87,7 +91,7 @@ def test_one_gradient_that_is_not_finite_changes_no_weight_moment_or_rate(bad):
 
 def test_skipping_drops_the_gradient_and_keeps_the_rate():
     mine = parameters()
-    optimizer, before = Optimizer(mine, settings(), total_steps=None), [p.detach().clone() for p in mine]
+    optimizer, before = Optimizer(named(mine), settings(), total_steps=None), [p.detach().clone() for p in mine]
     for p in mine:
         p.grad = torch.ones_like(p)
     result = optimizer.skip()
@@ -100,7 +104,34 @@ def test_frozen_parameters_stay():
     mine = parameters()
     mine[0].requires_grad_(False)
     frozen = mine[0].clone()
-    optimizer = Optimizer(mine, settings(), total_steps=None)
+    optimizer = Optimizer(named(mine), settings(), total_steps=None)
     mine[1].grad = torch.ones_like(mine[1])
     assert optimizer.step().grad_norm == pytest.approx(2.0)
     assert torch.equal(mine[0], frozen)
+
+
+def test_a_loaded_state_goes_on_like_the_one_it_was_taken_from():
+    """The second parameter has no gradient in the first step, so it has taken one step less."""
+    mine = parameters()
+    optimizer = Optimizer(named(mine), settings(), total_steps=None)
+    mine[0].grad = torch.ones_like(mine[0])
+    optimizer.step()
+    for p in mine:
+        p.grad = torch.full_like(p, 0.5)
+    optimizer.step()
+    state = {name: value.clone() for name, value in optimizer.tensors().items()}
+    assert state["steps"].tolist() == [2, 2, 1]
+    other = [torch.nn.Parameter(p.detach().clone()) for p in mine]
+    loaded = Optimizer(named(other), settings(), total_steps=None)
+    loaded.prepare_load(state["steps"])
+    for name, value in loaded.tensors().items():
+        value.copy_(state[name])
+    for p in [*mine, *other]:
+        p.grad = torch.full_like(p, -0.3)
+    assert optimizer.step() == loaded.step()
+    assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
+
+
+def test_the_state_of_another_number_of_parameters_is_refused():
+    with pytest.raises(ValueError, match="2 parameters, the checkpoint 3"):
+        Optimizer(named(parameters()), settings(), total_steps=None).prepare_load(torch.tensor([0, 0, 0, 0]))

@@ -1,0 +1,94 @@
+"""Settings that differ between the attempts of a run: which ones may change when it is resumed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mars.config.keys import leaves
+from mars.config.schema import TrainConfig
+from mars.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+# Where and for how long the run computes, and what it reports. Which rows train_files has is compared by itself.
+FREE = (
+    "run.name", "run.dir", "run.num_steps", "run.num_epochs", "run.resume", "cluster", "tracking", "checkpoint",
+    "evaluation", "data.train_files", "data.eval_files", "data.image_root", "data.decode_at_start",
+    "rollout.num_workers",
+    "rollout.tensor_parallel_size", "rollout.max_num_seqs", "rollout.logprob_diff_alarm", "rollout.vllm",
+    "actor.num_workers", "actor.gradient_checkpointing", "reward.num_workers", "reward.timeout_s",
+)  # fmt: skip
+# They say what the saved position in the data means.
+REFUSED = ("run.seed", "data.prompts_per_step", "data.shuffle", "data.weights")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """ "key: before -> now" of each changed setting. All that is neither free nor refused is warned of."""
+
+    free: tuple[str, ...]
+    warned: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+    """before, now: dotted key -> value. A key that only one of them has was added or removed by another version."""
+    found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
+    for key in sorted({*before, *now}):
+        if before.get(key, _UNSET) != now.get(key, _UNSET):
+            kind = "refused" if _is_in(key, REFUSED) else "free" if _is_in(key, FREE) else "warned"
+            found[kind].append(f"{key}: {before.get(key, _UNSET)} -> {now.get(key, _UNSET)}")
+    return Changes(**{kind: tuple(lines) for kind, lines in found.items()})
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Dotted key -> value of a run's config.yaml. Raises CheckpointError."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: the settings of the run to be resumed cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: the settings of the run to be resumed are missing; restore the file")
+    return dict(_dotted(content, ""))
+
+
+def _dotted(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    known = leaves(TrainConfig)
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and key not in known:
+            yield from _dotted(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def accept(found: Changes) -> None:
+    """Log the changes. Raises ConfigError if one is refused."""
+    if found.refused:
+        raise ConfigError(
+            "run.resume: these settings say what the saved position in the data means, and cannot change:\n"
+            + "\n".join(f"  {line}" for line in found.refused)
+            + "\nset them back, or start a new run in another run.dir (model.path: the policy of this one)"
+        )
+    for line in found.free:
+        logger.info("resuming with another setting: %s", line)
+    for line in found.warned:
+        logger.warning("resuming with another setting, which changes the training from here on: %s", line)
+
+
+def _is_in(key: str, group: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in group)
+
+
+class _Unset:
+    def __str__(self) -> str:
+        return "(not set)"
+
+
+_UNSET = _Unset()
