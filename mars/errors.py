@@ -35,3 +35,9 @@ class NumericalError(MarsError):
     """Losses or gradients were not finite, and training cannot go on."""
 
     exit_code = 6
+
+
+class InterruptedRun(MarsError):
+    """A signal ended the process. Ctrl-C has the exit code 130 instead."""
+
+    exit_code = 75
