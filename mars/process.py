@@ -63,9 +63,10 @@ def log_to(run_dir: str) -> None:
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run `main` and exit with the code that it returns, or with the code of its failure.
 
-    A MarsError prints its message and exits with its exit_code. SIGTERM and SIGHUP exit with 75, Ctrl-C with 130
-    (mars/interrupts.py). Any other exception exits with 1 and prints where its traceback is: in the run's log, or on
-    stderr if there is no log. What is printed has its control characters escaped and no key of the environment.
+    A MarsError prints its message and exits with its exit_code. SIGTERM, SIGHUP and Ctrl-C exit with 75, a second
+    Ctrl-C with 130 (mars/interrupts.py). Any other exception exits with 1 and prints where its traceback is: in the
+    run's log, or on stderr if there is no log. What is printed has its control characters escaped and no key of the
+    environment.
     """
     _use_utf8()
     with escaped_output(), interrupts.handled(_report):

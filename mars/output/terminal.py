@@ -56,4 +56,5 @@ def _escaping(stream: TextIO) -> TextIO:
     except (AttributeError, OSError):  # closed (None), or in memory
         return stream
     stream.flush()
-    return VisibleStream(fd, stream.encoding, line_buffering=stream.line_buffering or stream.write_through)
+    unbuffered = isinstance(stream, io.TextIOWrapper) and stream.write_through  # python -u
+    return VisibleStream(fd, stream.encoding, line_buffering=bool(stream.line_buffering) or unbuffered)
