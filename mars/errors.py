@@ -38,7 +38,7 @@ class NumericalError(MarsError):
 
 
 class InterruptedRun(MarsError):
-    """A signal ended the process. Ctrl-C has the exit code 130 instead."""
+    """SIGTERM, SIGHUP or Ctrl-C ended the process. A second Ctrl-C ends it at once, with exit code 130."""
 
     exit_code = 75
 

@@ -22,7 +22,7 @@ from mars.errors import InterruptedRun, MarsError
 _GRACE_S = 6.0
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _STOP = b"\0"  # no signal's number
-_CTRL_C_EXIT_CODE = 130
+_SECOND_CTRL_C_EXIT_CODE = 130
 
 
 class _Interrupts:
@@ -67,10 +67,7 @@ class _Interrupts:
             return first
 
     def of_signal(self, number: int) -> InterruptedRun:
-        error = InterruptedRun(f"interrupted by {signal.Signals(number).name}; {self.consequence}")
-        if number == signal.SIGINT:
-            error.exit_code = _CTRL_C_EXIT_CODE
-        return error
+        return InterruptedRun(f"interrupted by {signal.Signals(number).name}; {self.consequence}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.begin(self.of_signal(number))
@@ -98,10 +95,9 @@ class _Interrupts:
             number = byte[0]
             if number in self.signals:
                 num_signals += 1
-                error = self.of_signal(number)
-                self.begin(error)
+                self.begin(self.of_signal(number))
                 if num_signals > 1:
-                    os._exit(error.exit_code)
+                    os._exit(_SECOND_CTRL_C_EXIT_CODE if number == signal.SIGINT else InterruptedRun.exit_code)
             if self.reason is not None and deadline is None:
                 deadline = time.monotonic() + self.grace_s
 
