@@ -31,6 +31,10 @@ class WorkerError(MarsError):
     exit_code = 5
 
 
+class WorkerLost(WorkerError):
+    """A worker process died or did not answer in time. Another one can take its place."""
+
+
 class NumericalError(MarsError):
     """Losses or gradients were not finite, and training cannot go on."""
 

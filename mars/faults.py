@@ -1,8 +1,9 @@
 """Named places at which a test makes a process fail: MARS_FAULT="checkpoint.before_rename:kill@2".
 
 MARS_FAULT lists `point:action` or `point:action@n` (the n-th time that the process passes the point; 1 if not given),
-separated by commas. Actions: kill (SIGKILL to the own process), stop (SIGSTOP), no_space (OSError ENOSPC from then on).
-Without the variable a point costs one lookup.
+separated by commas. Actions: kill (SIGKILL to the own process), stop (SIGSTOP), raise (RuntimeError), no_space (OSError
+ENOSPC, also at every later pass). With MARS_FAULT_ONCE=folder each entry acts once for all processes together: the
+folder remembers it. Without MARS_FAULT a point costs one lookup.
 """
 
 from __future__ import annotations
@@ -11,35 +12,46 @@ import errno
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
-_VARIABLE = "MARS_FAULT"
+_PLAN, _ONCE = "MARS_FAULT", "MARS_FAULT_ONCE"
 _passed: Counter[str] = Counter()
 
 
 def point(name: str) -> None:
-    """Fail here if MARS_FAULT says so. Raises OSError for no_space, ValueError for a MARS_FAULT that is malformed."""
-    planned = os.environ.get(_VARIABLE)
-    if planned is None:
+    """Fail here if MARS_FAULT says so. Raises what its action says, and ValueError for a malformed MARS_FAULT."""
+    plan = os.environ.get(_PLAN)
+    if plan is None:
         return
     _passed[name] += 1
-    for entry in planned.split(","):
+    for entry in plan.split(","):
         place, colon, action = entry.strip().partition(":")
-        if not colon:
-            raise ValueError(f"{_VARIABLE}: want point:action@number; got {entry!r}")
-        if place == name:
-            action, _, number = action.partition("@")
-            _act(action, int(number or 1), _passed[name])
+        action, _, number = action.partition("@")
+        if not colon or action not in ("kill", "stop", "raise", "no_space"):
+            raise ValueError(f"{_PLAN}: want point:kill, stop, raise or no_space, then @number; got {entry!r}")
+        due = int(number or 1)
+        if place == name and (_passed[name] == due or (action == "no_space" and _passed[name] > due)) and _first(entry):
+            _fail(action, name)
 
 
-def _act(action: str, number: int, passed: int) -> None:
+def _first(entry: str) -> bool:
+    folder = os.environ.get(_ONCE)
+    if folder is None:
+        return True
+    try:
+        (Path(folder) / entry.strip()).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _fail(action: str, name: str) -> None:
     match action:
-        case "kill" if passed == number:
+        case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        case "stop" if passed == number:
+        case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        case "no_space" if passed >= number:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        case "kill" | "stop" | "no_space":
-            return
+        case "raise":
+            raise RuntimeError(f"fault at {name}")
         case _:
-            raise ValueError(f"{_VARIABLE}: want kill, stop or no_space; got {action!r}")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -50,7 +50,7 @@ def fit(
     finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
     state = start
     try:
-        state = finish(state, checkpoints.failures)
+        state = finish(state, _faults(parts, checkpoints))
         for step in range(state.step + 1, last_step(config.run, stream) + 1):
             if _is_over(config.run, stream, state.sampling):
                 break
@@ -62,7 +62,7 @@ def fit(
             tracker.log_rollouts(result.rollouts, step)
             state = RunState(step, result.state, metrics, logged=False)
             interrupts.allow()  # deferred since the update began
-            state = finish(state, checkpoints.failures)
+            state = finish(state, _faults(parts, checkpoints))
             checkpoints.save_if_due(state)
     except KeyboardInterrupt:
         checkpoints.save_now(state)
@@ -87,7 +87,7 @@ class _UninterruptedUpdates:
 
 def _finish_step(
     state: RunState,
-    failed_checkpoints: int,
+    faults: Mapping[str, int],
     tracker: Tracker,
     evaluate: Callable[[int], dict[str, float]] | None,
     every: int,
@@ -95,11 +95,16 @@ def _finish_step(
     """Evaluate if it is time, and write the row of the state's step, unless that is done."""
     if state.logged:
         return state
-    metrics = {**state.metrics, "fault/checkpoint": failed_checkpoints}
+    metrics = {**state.metrics, **faults}
     if evaluate is not None and every and state.step % every == 0:
         metrics |= evaluate(state.step)
     tracker.log(metrics, state.step)
     return replace(state, metrics=metrics, logged=True)
+
+
+def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
+    """Counts since the process started."""
+    return {"fault/checkpoint": checkpoints.failures, "fault/engine_restarts": parts.engine.counts().restarts}
 
 
 def last_step(run: TrainRunConfig, stream: PromptStream) -> int:

@@ -19,20 +19,18 @@ from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.changes import accept, changes, read_settings
 from mars.checkpoint.resume import StartingPoint, data_fingerprint, starting_point
-from mars.checkpoint.saver import Checkpoints
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
 from mars.checks.model import ModelCheck
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
-from mars.data.order.stream import PromptStream
 from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
 from mars.evaluation.files import ResultPaths
 from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, prompts_fingerprint
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
-from mars.fit import fit, last_step
+from mars.fit import last_step
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.output.files import write_atomically
 from mars.output.secrets import redacted
@@ -41,8 +39,8 @@ from mars.rewards.contract import RewardScorer, self_test
 from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
 from mars.tracking.tracker import Tracker
+from mars.train import TrainingJob, train
 from mars.types import Prompt
-from mars.versions import package_versions
 
 logger = logging.getLogger(__name__)
 
@@ -56,65 +54,40 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
 
     model_check: entered by the caller, so that it checks while this module is imported.
     """
-    interrupts.say_consequence(
-        "there are no checkpoints yet, so the run starts again from its first step; "
-        f"start it with another run.dir, or remove {config.run.dir} first"
-    )
+    interrupts.say_consequence("go on with run.resume=true")
     check_packages(config)
     check_kl_reference(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
     assert inputs.train is not None  # with_training_set
     stream = prompt_stream(config, inputs.train.prompts)
     run_dir = Path(config.run.dir)
-    by_id = {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
-    data = data_fingerprint(by_id)
     if config.run.resume and (run_dir / CONFIG_FILE).exists():
         accept(changes(read_settings(run_dir / CONFIG_FILE), config.dotted()))
-    start = starting_point(run_dir, config.run.resume, by_id, data)
+    prompts = {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
+    catalogue, data = Catalogue(run_dir / CHECKPOINTS_FOLDER), data_fingerprint(prompts)
+    start = starting_point(catalogue, config.run.resume, prompts, data)
     run_dir.mkdir(parents=True, exist_ok=True)
-    tracker = build_tracker(config, inputs, last_step(config.run, stream), start.logged_step)
+
+    def open_tracker(start: StartingPoint) -> Tracker:
+        return build_tracker(config, inputs, last_step(config.run, stream), start.logged_step)
+
+    (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(redacted(config.model_dump()), sort_keys=False))
+    plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
+    scorer = build_scorer(config)
     try:
-        (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(redacted(config.model_dump()), sort_keys=False))
-        plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
-        scorer = build_scorer(config)
-        try:
-            _try_rewards(scorer, inputs, inputs.train.prompts)
-            _train(config, inputs, stream, tracker, scorer, start, data)
-        finally:
-            scorer.close()
+        _try_rewards(scorer, inputs, inputs.train.prompts)
+        with workers(config, inputs, with_trainer=True) as (engine, trainer):
+            assert trainer is not None  # with_trainer
+            interrupts.set_grace(config.checkpoint.grace_s)
+            parts = step_parts(config, inputs, engine, trainer, scorer)
+            evaluate = _evaluation(config, inputs, engine, scorer)
+            dropped = sum(inputs.train.dropped.values())
+            job = TrainingJob(config, parts, stream, evaluate, dropped, open_tracker, catalogue, prompts, data)
+            train(job, start)
+            trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
     finally:
-        tracker.close()
+        scorer.close()
     logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
-
-
-def _train(
-    config: TrainConfig,
-    inputs: Inputs,
-    stream: PromptStream,
-    tracker: Tracker,
-    scorer: RewardScorer,
-    start: StartingPoint,
-    data: str,
-) -> None:
-    assert inputs.train is not None  # `run` reads it
-    run_dir = Path(config.run.dir)
-    with workers(config, inputs, with_trainer=True) as (engine, trainer):
-        assert trainer is not None  # with_trainer
-        if start.shards is not None:
-            trainer.load_checkpoint(str(start.shards.absolute()))
-        interrupts.set_grace(config.checkpoint.grace_s)
-        catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER)
-        fit(
-            step_parts(config, inputs, engine, trainer, scorer),
-            stream,
-            tracker,
-            config,
-            _evaluation(config, inputs, engine, scorer),
-            Checkpoints(catalogue, trainer, config.checkpoint, package_versions(), data),
-            start.state,
-            num_dropped=sum(inputs.train.dropped.values()),
-        )
-        trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
 
 
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mars.output.digests import FileDigest
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
@@ -68,4 +68,16 @@ class PolicyTrainer(Protocol):
 
     def close(self) -> None:
         """End the trainer's processes and free its memory."""
+        ...
+
+
+@runtime_checkable
+class RestartableTrainer(PolicyTrainer, Protocol):
+    """A trainer whose processes may be lost (WorkerLost) while the run goes on."""
+
+    def restart(self) -> None:
+        """End what is left of its processes and build it again with the weights of model.path.
+
+        Raises WorkerError if that fails.
+        """
         ...

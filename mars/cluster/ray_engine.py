@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
 
+from mars import faults
 from mars.cluster.environment import gc_paused
+from mars.cluster.restarts import RestartBudget
 from mars.cluster.worker_group import Worker, WorkerGroup
+from mars.errors import WorkerError, WorkerLost
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine
 from mars.types import RolloutRequest, WeightUpdate
+
+logger = logging.getLogger(__name__)
 
 BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
 """Builds an engine from a function that turns a `WeightUpdate.payload` into (name, tensor) pairs.
@@ -27,13 +33,16 @@ class EngineWorker(Worker):
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample] | EngineCounts]:
         """Yield the finished samples, one message per list, then the engine's counts as the last message."""
-        yield from self._engine.generate(requests)
+        for samples in self._engine.generate(requests):
+            faults.point("engine.samples")
+            yield samples
         yield self._engine.counts()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         self._engine.prefetch(requests)
 
     def load_weights(self, update: WeightUpdate) -> None:
+        faults.point("engine.load_weights")
         self._engine.load_weights(update)
 
     def close(self) -> None:
@@ -42,27 +51,43 @@ class EngineWorker(Worker):
 
 
 class RayEngine:
-    """Splits each call over the engines of the group. All requests of a prompt go to the same engine."""
+    """Splits each call over the engines of the group. All requests of a prompt go to the same engine.
+
+    An engine that dies, hangs or raises is replaced: the new one gets the current weights and repeats the requests of
+    the lost one with the same seeds, and samples that have arrived already are not given out again.
+    """
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
         self._counts = [EngineCounts() for _ in group.workers]
+        # What the engines before this one had counted, for each worker.
+        self._counted_before = [EngineCounts() for _ in group.workers]
+        self._restarts = RestartBudget()
+        self._weights: WeightUpdate | None = None
 
     def start_build(self, build_engine: BuildEngine) -> list[Any]:
         """Start building every engine; returns one Ray reference per engine for `finish_build`."""
+        self._build_engine = build_engine
         return [worker.build.remote(build_engine) for worker in self._group.workers]
 
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
+        self._start_timeout_s = timeout_s
         self._group.results(references, "start of the engine", timeout_s)
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
         shares = split_by_prompt(requests, len(self._group.workers))
         arguments = [[requests[i] for i in share] for share in shares]
-        for engine, message in self._group.streams("generate", arguments):
+        given_out: set[tuple[int, int]] = set()
+        for engine, message in self._group.streams("generate", arguments, self._replace):
             if isinstance(message, EngineCounts):
-                self._counts[engine] = message
-            else:
-                yield [FinishedSample(shares[engine][s.request], s.index, s.completion) for s in message]
+                self._counts[engine] = self._counted_before[engine] + message
+                continue
+            samples = [FinishedSample(shares[engine][s.request], s.index, s.completion) for s in message]
+            fresh = [sample for sample in samples if (sample.request, sample.index) not in given_out]
+            given_out.update((sample.request, sample.index) for sample in fresh)
+            if fresh:
+                yield fresh
+        self._restarts.progress()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         shares = split_by_prompt(requests, len(self._group.workers))
@@ -70,16 +95,39 @@ class RayEngine:
             worker.prefetch.remote([requests[i] for i in share])
             for worker, share in zip(self._group.workers, shares, strict=True)
         ]
-        self._group.results(hints, "prefetch")
+        self._replace_failed(self._group.outcomes(hints, "prefetch"))
 
     def counts(self) -> EngineCounts:
-        return sum(self._counts, EngineCounts())
+        return sum(self._counts, EngineCounts(restarts=self._restarts.total))
 
     def load_weights(self, update: WeightUpdate) -> None:
-        self._group.results([worker.load_weights.remote(update) for worker in self._group.workers], "load_weights")
+        self._weights = update
+        loads = [worker.load_weights.remote(update) for worker in self._group.workers]
+        self._replace_failed(self._group.outcomes(loads, "load_weights"))
 
     def close(self) -> None:
         self._group.close()
+
+    def _replace_failed(self, outcomes: Sequence[Any]) -> None:
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, WorkerError):
+                self._replace(index, outcome)
+
+    def _replace(self, index: int, error: WorkerError) -> None:
+        """Raises WorkerError if too many engines in a row were lost."""
+        while True:
+            self._restarts.spend(error)
+            logger.warning("%s; the engine is replaced, and its prompts are sampled again", error)
+            self._counted_before[index] = self._counts[index]
+            self._group.replace(index)
+            worker = self._group.workers[index]
+            try:
+                self._group.results([worker.build.remote(self._build_engine)], "build", self._start_timeout_s)
+                if self._weights is not None:
+                    self._group.results([worker.load_weights.remote(self._weights)], "load_weights")
+                return
+            except WorkerLost as again:
+                error = again
 
 
 def split_by_prompt(requests: Sequence[RolloutRequest], num_engines: int) -> list[list[int]]:

@@ -7,10 +7,12 @@ from typing import Any
 
 import ray
 
+from mars import faults
 from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
 from mars.cluster.worker_group import Worker, WorkerGroup
+from mars.errors import WorkerError, WorkerLost
 from mars.output.digests import FileDigest
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
@@ -37,7 +39,10 @@ class TrainerWorker(Worker):
         self._num_updates += 1
         if self._num_updates % _TRIM_EVERY == 0:
             trim_heap()
-        return self._trainer.update(batch)
+        faults.point("actor.before_update")
+        stats = self._trainer.update(batch)
+        faults.point("actor.after_update")
+        return stats
 
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
         return self._trainer.kl_to_reference(batch)
@@ -76,6 +81,7 @@ class RayTrainer:
 
         timeout_s: how long to wait for the address of rank 0. call_timeout_s: deadline of the ranks' collectives.
         """
+        self._built = (build_trainer, timeout_s, call_timeout_s)
         workers = self._group.workers
         address_of_first = workers[0].address.remote()
         # A call before `build`, so that the ranks import torch while the process of rank 0 still starts.
@@ -89,6 +95,14 @@ class RayTrainer:
 
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
         self._group.results(references, "start of the trainer", timeout_s)
+
+    def restart(self) -> None:
+        """End all ranks and build them anew, with the weights of model.path: what is left of a group without one of its
+        ranks waits for it."""
+        for index in range(len(self._group.workers)):
+            self._group.replace(index)
+        self._files = {}
+        self.finish_build(self.start_build(*self._built), self._built[1])
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         check_head()
@@ -129,6 +143,14 @@ class RayTrainer:
         return list(zip(ranks, self._group.results(references, "finish_checkpoint"), strict=True))
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        check_head()
         references = [getattr(worker, method).remote(*arguments) for worker in self._group.workers]
-        return self._group.results(references, method)
+        try:
+            return self._group.results(references, method)
+        except WorkerLost:
+            raise
+        except WorkerError as error:
+            # The others fail first when a rank dies: their connection to it breaks before Ray sees its death.
+            lost = self._group.lost()
+            if lost:
+                raise WorkerLost(f"{error}; {', '.join(lost)} died") from error
+            raise

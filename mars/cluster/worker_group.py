@@ -7,7 +7,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mars.cluster.head import check_head
 from mars.cluster.placement import Placement, WorkerResources
-from mars.errors import MarsError, WorkerError
+from mars.cluster.worker_process import WorkerProcess, end_process, this_process
+from mars.errors import MarsError, WorkerError, WorkerLost
 from mars.output.text import shorten
 
 _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
+_LOST_TIMEOUT_S = 2.0
 _REASON_CHARS = 500
 
 
@@ -38,6 +40,9 @@ class Worker:
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
             level=logging.INFO,
         )
+
+    def process(self) -> WorkerProcess:
+        return this_process()
 
     def address(self) -> str:
         """A free host:port on this worker's node."""
@@ -64,81 +69,155 @@ class WorkerGroup:
         log_dir: str,
         timeout_s: float,
     ) -> None:
-        self._names = [worker.name for worker in resources]
+        self._resources = resources
+        self._placement, self._first_bundle = placement, first_bundle
+        self._environment = dict(environment)
         self._timeout_s = timeout_s
         self._log_dir = log_dir
-        remote_class = ray.remote(worker_class)
-        self.workers = [
-            remote_class.options(
-                num_cpus=worker.cpus,
-                num_gpus=worker.gpus,
-                runtime_env={"env_vars": dict(environment)} if environment else None,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    placement.group, placement_group_bundle_index=first_bundle + i
-                ),
-            ).remote(worker.name, log_dir)
-            for i, worker in enumerate(resources)
-        ]
+        self._remote_class = ray.remote(worker_class)
+        self._processes: dict[int, Any] = {}
+        self.workers = [self._start(i) for i in range(len(resources))]
+
+    def _start(self, index: int) -> Any:
+        worker = self._resources[index]
+        handle = self._remote_class.options(
+            num_cpus=worker.cpus,
+            num_gpus=worker.gpus,
+            runtime_env={"env_vars": self._environment} if self._environment else None,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                self._placement.group, placement_group_bundle_index=self._first_bundle + index
+            ),
+        ).remote(worker.name, self._log_dir)
+        self._processes[index] = handle.process.remote()
+        return handle
+
+    def replace(self, index: int) -> None:
+        """End a worker, whether it is dead, hangs or works, and start a new one on its resources."""
+        ray.kill(self.workers[index])
+        known, _ = ray.wait([self._processes[index]], timeout=0)
+        try:
+            if known:
+                end_process(ray.get(known[0]))  # a stopped process does not see what Ray asks of it
+        except RayError:
+            pass  # it died before it could say which process it was
+        self.workers[index] = self._start(index)
 
     def results(self, references: Sequence[Any], call: str, timeout_s: float | None = None) -> list[Any]:
-        """Wait for the results of `references`, in order. call: name of the call in error messages.
+        """Wait for the results of `references`, one of each worker. call: name of the call in error messages.
 
-        Raises a MarsError of a worker as it is; WorkerError if a worker died, raised anything else, or missed the
-        deadline.
+        Raises a MarsError of a worker as it is; WorkerLost if a worker died or missed the deadline; WorkerError if it
+        raised anything else. The first failure ends the wait.
         """
         deadline = self._timeout_s if timeout_s is None else timeout_s
-        with self._named(call, deadline):
+        end = time.monotonic() + deadline
+        place = {reference: i for i, reference in enumerate(references)}
+        found: dict[int, Any] = {}
+        while len(found) < len(place):
             check_head()
-            return ray.get(list(references), timeout=deadline)
-
-    def streams(self, method: str, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
-
-        arguments: one per worker. The deadline holds for the whole call. Raises the same errors as `results`.
-        """
-        end = time.monotonic() + self._timeout_s
-        running = {
-            getattr(worker, method).options(num_returns="streaming").remote(argument): i
-            for i, (worker, argument) in enumerate(zip(self.workers, arguments, strict=True))
-        }
-        while running:
-            with self._named(method, self._timeout_s):
-                check_head()
-                ready, _ = ray.wait(list(running), timeout=max(end - time.monotonic(), 0))
+            waiting = [reference for reference, i in place.items() if i not in found]
+            with self._named(call, deadline, [place[reference] for reference in waiting]):
+                ready, _ = ray.wait(waiting, timeout=max(end - time.monotonic(), 0))
                 if not ready:
                     raise GetTimeoutError
-                try:
-                    item = ray.get(next(ready[0]))
-                except StopIteration:
-                    del running[ready[0]]
-                    continue
-            yield running[ready[0]], item
+            with self._named(call, deadline, [place[ready[0]]]):
+                found[place[ready[0]]] = ray.get(ready[0])
+        return [found[i] for i in range(len(place))]
+
+    def lost(self) -> list[str]:
+        """Names of the workers whose processes have died. Takes up to 2 s; a busy worker counts as alive."""
+        asked = [worker.process.remote() for worker in self.workers]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_LOST_TIMEOUT_S)
+        names = []
+        for reference, worker in zip(asked, self._resources, strict=True):
+            try:
+                if reference in answered:
+                    ray.get(reference)
+            except RayError:
+                names.append(worker.name)
+        return names
+
+    def outcomes(self, references: Sequence[Any], call: str) -> list[Any]:
+        """As `results`, but a WorkerError of a worker takes the place of its result, and all others are waited for."""
+        found = []
+        end = time.monotonic() + self._timeout_s
+        for i, reference in enumerate(references):
+            try:
+                with self._named(call, self._timeout_s, [i]):
+                    check_head()
+                    found.append(ray.get(reference, timeout=max(end - time.monotonic(), 0)))
+            except WorkerError as error:
+                found.append(error)
+        return found
+
+    def streams(
+        self, method: str, arguments: Sequence[Any], recover: Callable[[int, WorkerError], None] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
+
+        arguments: one per worker. Each item has the deadline, counted from the worker's item before.
+        recover: called for a worker that failed with a WorkerError, and its error; it may `replace` the worker. Then
+            the call is repeated on this worker, which yields its items from the first one on.
+        Raises the same errors as `results`; without `recover` also the WorkerError.
+        """
+        running = {self._stream(i, method, argument): i for i, argument in enumerate(arguments)}
+        last_item = dict.fromkeys(range(len(arguments)), time.monotonic())
+        while running:
+            check_head()
+            oldest = min(running, key=lambda stream: last_item[running[stream]])
+            wait_s = max(last_item[running[oldest]] + self._timeout_s - time.monotonic(), 0)
+            ready, _ = ray.wait(list(running), timeout=wait_s)
+            stream = ready[0] if ready else oldest
+            index = running[stream]
+            try:
+                with self._named(method, self._timeout_s, [index]):
+                    if not ready:
+                        raise GetTimeoutError
+                    item = ray.get(next(stream))
+            except StopIteration:
+                del running[stream]
+                continue
+            except WorkerError as error:
+                if recover is None:
+                    raise
+                recover(index, error)
+                del running[stream]
+                running[self._stream(index, method, arguments[index])] = index
+                last_item[index] = time.monotonic()
+                continue
+            last_item[index] = time.monotonic()
+            yield index, item
+
+    def _stream(self, index: int, method: str, argument: Any) -> Any:
+        return getattr(self.workers[index], method).options(num_returns="streaming").remote(argument)
 
     def close(self) -> None:
         """Call close() on every worker, then kill it."""
         try:
             ray.get([worker.close.remote() for worker in self.workers], timeout=_CLOSE_TIMEOUT_S)
         except RayError as error:
-            logging.getLogger(__name__).debug("workers %s did not close: %s", self._names, error)
+            logging.getLogger(__name__).debug(
+                "workers %s did not close: %s", [worker.name for worker in self._resources], error
+            )
         for worker in self.workers:
             ray.kill(worker)
 
     @contextmanager
-    def _named(self, call: str, deadline: float) -> Iterator[None]:
-        """Turn Ray's errors inside the block into MarsErrors that name the call and the reason."""
+    def _named(self, call: str, deadline: float, indices: Sequence[int]) -> Iterator[None]:
+        """Turn Ray's errors inside the block into MarsErrors that name the call, the workers and the reason."""
         try:
             yield
         except RayTaskError as error:
             if isinstance(error.cause, MarsError):
                 raise error.cause from error
-            raise WorkerError(self._describe(call, _one_line(error.cause))) from error
+            raise WorkerError(self._describe(call, _one_line(error.cause), indices)) from error
         except GetTimeoutError as error:
-            raise WorkerError(self._describe(call, f"no answer within {deadline:g} s")) from error
+            raise WorkerLost(self._describe(call, f"no answer within {deadline:g} s", indices)) from error
         except RayError as error:
-            raise WorkerError(self._describe(call, _lost(error))) from error
+            raise WorkerLost(self._describe(call, _lost(error), indices)) from error
 
-    def _describe(self, call: str, reason: str) -> str:
-        return f"cluster: {call} failed on one of {', '.join(self._names)}: {reason}; their logs are in {self._log_dir}"
+    def _describe(self, call: str, reason: str, indices: Sequence[int]) -> str:
+        names = ", ".join(self._resources[i].name for i in indices)
+        return f"cluster: {call} failed on {names}: {reason}; the workers' logs are in {self._log_dir}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -26,12 +26,14 @@ class EngineCounts:
     encoder_runs: images that passed the vision encoder; equal to `images` if each passed once per call.
     prompt_tokens: prompt tokens of all samples, including image tokens.
     cached_tokens: prompt tokens that came from the prefix cache instead of being computed.
+    restarts: engines that were lost and replaced.
     """
 
     images: int = 0
     encoder_runs: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    restarts: int = 0
 
     def __add__(self, other: EngineCounts) -> EngineCounts:
         return EngineCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))

@@ -46,13 +46,16 @@ MAY_IMPORT = {
     "tracking": BASE | {"answers", "output"},
     "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config", "output"},
-    "cluster": BASE | {"actor", "config", "interrupts", "output", "rewards", "rollout"},
+    "cluster": BASE | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout"},
     "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
     "checkpoint": BASE | {"actor", "config", "faults", "output", "sampling", "tracking"},
     "fit": BASE | {"actor", "checkpoint", "config", "data.order", "interrupts", "sampling", "step", "tracking"},
+    "train": BASE
+    | {"actor", "checkpoint", "cluster", "config", "data.order", "fit", "interrupts", "sampling", "tracking"}
+    | {"versions"},
     # What follows connects the parts.
     "inputs": READING | {"config", "data.order", "data.prompts", "rewards", "rollout"},
     "build": READING
@@ -60,7 +63,7 @@ MAY_IMPORT = {
     | {"rewards", "rollout", "sampling", "tracking"},
     "checks": READING | {"actor", "answers", "build", "config", "data.prompts", "fit", "inputs", "rewards"},
     "run": BASE
-    | {"answers", "build", "checkpoint", "checks", "cluster", "data.order", "interrupts", "tracking", "versions"}
+    | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "inputs", "output", "plugin", "report"}
     | {"rewards", "rollout"},
     "sft": BASE

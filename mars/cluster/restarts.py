@@ -1,0 +1,37 @@
+"""How often lost workers are replaced before the run gives up."""
+
+from __future__ import annotations
+
+from mars.errors import WorkerError
+
+MAX_RESTARTS = 3
+
+
+class RestartBudget:
+    """Allows `limit` restarts in a row; progress between two of them gives all of them back.
+
+    So a machine that loses a worker every hour goes on, and a fault that comes back at once ends the run.
+
+    >>> budget = RestartBudget(limit=1)
+    >>> budget.spend(WorkerError("engine-0 died"))
+    >>> budget.progress()
+    >>> budget.spend(WorkerError("engine-0 died"))
+    >>> budget.total
+    2
+    """
+
+    def __init__(self, limit: int = MAX_RESTARTS) -> None:
+        self._limit = limit
+        self._in_a_row = 0
+        self.total = 0
+
+    def spend(self, error: WorkerError) -> None:
+        """Count a restart because of `error`. Raises WorkerError if it is one too many."""
+        if self._in_a_row == self._limit:
+            raise WorkerError(f"{error}; given up after {self._limit} restarts in a row") from error
+        self._in_a_row += 1
+        self.total += 1
+
+    def progress(self) -> None:
+        """Work was done since the last restart."""
+        self._in_a_row = 0

@@ -1,0 +1,65 @@
+"""Which operating-system process a worker is, and how to end it, wherever it runs and whatever it does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+logger = logging.getLogger(__name__)
+
+_END_TIMEOUT_S = 10.0
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    """node: Ray's id of the machine. started: start time in the kernel's ticks, since a pid may be given out again."""
+
+    node: str
+    pid: int
+    started: int
+
+
+def this_process() -> WorkerProcess:
+    pid = os.getpid()
+    return WorkerProcess(ray.get_runtime_context().get_node_id(), pid, _started(pid) or 0)
+
+
+def end_process(process: WorkerProcess) -> None:
+    """Kill it on its node, and wait until it is gone and its GPU is free. A stopped process (SIGSTOP) ends too."""
+    if process.node == ray.get_runtime_context().get_node_id():
+        _kill(process.pid, process.started)
+        return
+    there = NodeAffinitySchedulingStrategy(process.node, soft=False)
+    killed = ray.remote(_kill).options(num_cpus=0, scheduling_strategy=there).remote(process.pid, process.started)
+    try:
+        ray.get(killed, timeout=2 * _END_TIMEOUT_S)
+    except (RayError, GetTimeoutError) as error:  # the node is gone, and the process with it
+        logger.warning("process %d of node %s could not be ended: %s", process.pid, process.node, error)
+
+
+def _kill(pid: int, started: int) -> None:
+    end = time.monotonic() + _END_TIMEOUT_S
+    while _started(pid) == started and time.monotonic() < end:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        time.sleep(_POLL_S)
+
+
+def _started(pid: int) -> int | None:
+    """Field 22 of /proc/<pid>/stat; None for a process that is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])

@@ -1,0 +1,84 @@
+"""Train from a starting point to the last step; again from the newest checkpoint where the trainer lost a rank."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mars import interrupts
+from mars.actor.trainer import RestartableTrainer
+from mars.checkpoint.catalogue import Catalogue
+from mars.checkpoint.resume import StartingPoint, starting_point
+from mars.checkpoint.saver import Checkpoints
+from mars.cluster.restarts import RestartBudget
+from mars.config.schema import TrainConfig
+from mars.data.order.stream import PromptStream
+from mars.errors import WorkerLost
+from mars.fit import fit
+from mars.sampling import StepParts
+from mars.tracking.tracker import Tracker
+from mars.types import Prompt
+from mars.versions import package_versions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What `train` needs besides where it starts.
+
+    evaluate, num_dropped: as for `fit`. open_tracker: starting point -> a tracker that goes on from there.
+    prompts: the training set by ids. data: its fingerprint.
+    """
+
+    config: TrainConfig
+    parts: StepParts
+    stream: PromptStream
+    evaluate: Callable[[int], dict[str, float]] | None
+    num_dropped: int
+    open_tracker: Callable[[StartingPoint], Tracker]
+    catalogue: Catalogue
+    prompts: Mapping[str, Prompt]
+    data: str
+
+    def newest(self) -> StartingPoint:
+        return starting_point(self.catalogue, True, self.prompts, self.data)
+
+
+def train(job: TrainingJob, start: StartingPoint) -> None:
+    """Raises WorkerError if the trainer is lost too often in a row; what `fit` raises otherwise."""
+    restarts = RestartBudget()
+    while True:
+        tracker = job.open_tracker(start)
+        try:
+            if start.shards is not None:
+                job.parts.trainer.load_checkpoint(str(start.shards.absolute()))
+            settings, trainer = job.config.checkpoint, job.parts.trainer
+            checkpoints = Checkpoints(job.catalogue, trainer, settings, package_versions(), job.data)
+            fit(job.parts, job.stream, tracker, job.config, job.evaluate, checkpoints, start.state, job.num_dropped)
+            return
+        except WorkerLost as error:
+            interrupts.allow()  # an update may have failed
+            start = _restart(job, start, restarts, error)
+        finally:
+            tracker.close()
+
+
+def _restart(job: TrainingJob, before: StartingPoint, restarts: RestartBudget, error: WorkerLost) -> StartingPoint:
+    """Rebuild the trainer. Returns the newest checkpoint, which counts as progress if it is newer than `before`."""
+    trainer = job.parts.trainer
+    if not isinstance(trainer, RestartableTrainer):
+        raise error
+    start = job.newest()
+    if start.state.step > before.state.step:
+        restarts.progress()
+    while True:
+        restarts.spend(error)
+        logger.warning("%s; the trainer is built again and goes on after step %d", error, start.state.step)
+        try:
+            trainer.restart()
+        except WorkerLost as again:
+            error = again
+        else:
+            return start
