@@ -45,21 +45,32 @@ class TrainingJob:
     def newest(self) -> StartingPoint:
         return starting_point(self.catalogue, True, self.prompts, self.data)
 
+    def checkpoints(self) -> Checkpoints:
+        config = self.config
+        return Checkpoints(
+            self.catalogue,
+            self.parts.trainer,
+            config.actor.num_workers,
+            config.checkpoint,
+            package_versions(),
+            self.data,
+            config.cluster.call_timeout_s,
+        )
+
 
 def train(job: TrainingJob, start: StartingPoint) -> None:
     """Raises WorkerError if the trainer is lost too often in a row; what `fit` raises otherwise."""
     restarts = RestartBudget()
     while True:
-        tracker = job.open_tracker(start)
+        tracker, checkpoints = job.open_tracker(start), job.checkpoints()
         try:
             if start.shards is not None:
                 job.parts.trainer.load_checkpoint(str(start.shards.absolute()))
-            settings, trainer = job.config.checkpoint, job.parts.trainer
-            checkpoints = Checkpoints(job.catalogue, trainer, settings, package_versions(), job.data)
             fit(job.parts, job.stream, tracker, job.config, job.evaluate, checkpoints, start.state, job.num_dropped)
             return
         except WorkerLost as error:
             interrupts.allow()  # an update may have failed
+            checkpoints.abandon()
             start = _restart(job, start, restarts, error)
         finally:
             tracker.close()

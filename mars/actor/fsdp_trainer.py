@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from statistics import fmean
 
@@ -30,7 +30,6 @@ from mars.algorithms.kl import kl_estimate
 from mars.algorithms.token_layout import TokenLayout
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, NumericalError
-from mars.output.digests import FileDigest
 from mars.types import (
     ImageRef,
     MicroBatch,
@@ -134,9 +133,6 @@ class FsdpTrainer:
     def start_checkpoint(self, folder: str) -> None:
         state = trainer_state(self._policy, self._optimizer, self._skipped_in_a_row, self._rank)
         self._shards.start(state, folder)
-
-    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
-        return self._shards.finish(wait)
 
     def load_checkpoint(self, folder: str) -> None:
         self._skipped_in_a_row = load_trainer_state(self._policy, self._optimizer, self._rank, folder)

@@ -18,47 +18,34 @@ from torch.distributed.checkpoint import async_save, load
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from mars import faults
 from mars.actor.model import PolicyModel
 from mars.actor.optimizer import Optimizer
+from mars.actor.shard_report import ShardReport, write_report
 from mars.errors import CheckpointError
-from mars.output.digests import FileDigest, file_digest, sync_folder
+from mars.output.digests import file_digest, sync_folder
 
 _RANDOM = "random"
 
 
 class ShardWriter:
-    """Writes one checkpoint at a time. Every method is a collective call."""
+    """Writes one checkpoint at a time."""
 
     def __init__(self) -> None:
         self._group: dist.ProcessGroup | None = None
-        self._written: Future[dict[str, FileDigest]] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def start(self, state: Mapping[str, Tensor], folder: str) -> None:
-        """Copy the state to CPU memory and write it to `folder` in a thread.
+        """Copy the state to CPU memory, and write it to `folder` and report it (shard_report.py) in a thread.
 
-        Raises RuntimeError if a checkpoint is being written.
+        A collective call. The checkpoint before must be reported by all ranks.
         """
-        if self._written is not None:
-            raise RuntimeError("a checkpoint is being written already")
         if self._group is None:  # of its own, because the threads' collectives run beside those of the training
             self._group = dist.new_group(backend="gloo")
         writer = HuggingFaceStorageWriter(folder, save_distributed=True)
         saved = async_save(dict(state), storage_writer=writer, process_group=self._group)
         assert isinstance(saved, Future)
-        self._written = self._thread.submit(_digests, saved, Path(folder))
-
-    def finish(self, wait: bool) -> dict[str, FileDigest] | None:
-        """The files that this rank has written, by name; None if some are still being written and `wait` is false.
-
-        Raises CheckpointError if one could not be written.
-        """
-        if self._written is None:
-            return {}
-        if not wait and not self._written.done():
-            return None
-        written, self._written = self._written, None
-        return written.result()
+        self._thread.submit(_report, saved, Path(folder), dist.get_rank())
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -111,14 +98,16 @@ def _set_cuda_rng_state(state: Tensor) -> None:
     torch.cuda.set_rng_state(state.cpu())
 
 
-def _digests(saved: Future, folder: Path) -> dict[str, FileDigest]:
+def _report(saved: Future, folder: Path, rank: int) -> None:
     try:
         saved.result()
+        faults.point("actor.shard_written")
         sync_folder(folder)
-        own = folder.glob(f"shard-{dist.get_rank() + 1:05d}-*.safetensors")
-        return {path.name: file_digest(path) for path in own}
+        own = folder.glob(f"shard-{rank + 1:05d}-*.safetensors")
+        report = ShardReport({path.name: file_digest(path) for path in own}, None)
     except (CheckpointException, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: {_reason(error)}") from error
+        report = ShardReport({}, _reason(error))
+    write_report(folder, rank, report)
 
 
 def _reason(error: BaseException) -> str:

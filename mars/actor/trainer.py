@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from mars.output.digests import FileDigest
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 
@@ -50,13 +48,9 @@ class PolicyTrainer(Protocol):
     def start_checkpoint(self, folder: str) -> None:
         """Copy weights, optimizer and random state to CPU memory and write them to `folder` in the background.
 
-        `finish_checkpoint` must have returned the files of the checkpoint before. Raises CheckpointError.
+        Every rank reports there when its files are on the disk (shard_report.py), also if they could not be written.
+        The checkpoint before must be reported by all ranks.
         """
-        ...
-
-    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
-        """The files of the checkpoint that was started, once all are on the disk; None if `wait` is false and some are
-        not. Raises CheckpointError if one could not be written."""
         ...
 
     def load_checkpoint(self, folder: str) -> None:

@@ -1,17 +1,20 @@
 """Save checkpoints while training goes on: the step waits only until the trainer has copied its tensors.
 
-save    trainer copies its state ──> training goes on
-                 └── threads write shards to .tmp-step_N
-next call: shards written? ──> manifest, rename, LATEST, remove old ones
+save     trainer copies its state ──> training goes on
+                  └── its threads write shards to .tmp-step_N and report there
+thread   all reports are there ──> manifest, rename, LATEST, remove old checkpoints
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
 
 from mars import faults
+from mars.actor.shard_report import ShardReport, take_reports
 from mars.actor.trainer import PolicyTrainer
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.manifest import Manifest
@@ -24,22 +27,15 @@ from mars.tracking.jsonl import finite_or_none
 logger = logging.getLogger(__name__)
 
 _MAX_FAILURES = 3
+_POLL_S = 0.05
 SHARDS_FOLDER = "trainer"
 
 
-@dataclass(frozen=True)
-class _Pending:
-    """A checkpoint whose shards are being written. state: digest of the file with the run's state."""
-
-    step: int
-    state: FileDigest
-    metrics: Mapping[str, float | None]
-
-
 class Checkpoints:
-    """Saves the run's state to `catalogue`.
+    """Saves the run's state to `catalogue`, one checkpoint at a time.
 
-    versions: of the packages. data: fingerprint of the training set; both go into the manifest.
+    num_ranks: of the trainer. versions: of the packages. data: fingerprint of the training set.
+    timeout_s: deadline for a checkpoint to be written.
     A checkpoint that cannot be written is given up with a warning and counted in `failures`; the third in a row raises
     CheckpointError.
     """
@@ -48,62 +44,65 @@ class Checkpoints:
         self,
         catalogue: Catalogue,
         trainer: PolicyTrainer,
+        num_ranks: int,
         settings: CheckpointConfig,
         versions: Mapping[str, str],
         data: str,
+        timeout_s: float,
     ) -> None:
-        self._catalogue, self._trainer, self._settings = catalogue, trainer, settings
-        self._versions, self._data = versions, data
-        self._pending: _Pending | None = None
+        self._catalogue, self._trainer, self._num_ranks, self._settings = catalogue, trainer, num_ranks, settings
+        self._versions, self._data, self._timeout_s = versions, data, timeout_s
+        self._writing: _Writing | None = None
         self._saved_step: int | None = None
         self._failures_in_a_row = 0
         self.failures = 0
 
     def save_if_due(self, state: RunState) -> None:
-        """Start a checkpoint every `checkpoint.every` steps; complete the one before as soon as it is written."""
-        self._complete(wait=False)
+        """Start a checkpoint every `checkpoint.every` steps."""
+        if self._writing is not None and self._writing.done:
+            self._finish()
         every = self._settings.every
         if every and state.step % every == 0:
             self._start(state)
 
     def save_now(self, state: RunState) -> None:
         """Save the state, unless it is saved, and wait until the checkpoint is complete."""
-        self._complete(wait=True)
+        self._finish()
         if state.step > 0 and state.step != self._saved_step:
             self._start(state)
-            self._complete(wait=True)
+            self._finish()
+
+    def abandon(self) -> None:
+        """Give up the checkpoint that is being written: the trainer is lost."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
 
     def _start(self, state: RunState) -> None:
-        self._complete(wait=True)  # one at a time: a second copy of the state may not fit in memory
+        self._finish()  # a second copy of the state may not fit in memory
         try:
             folder = self._catalogue.draft(state.step)
             (folder / SHARDS_FOLDER).mkdir()
             digest = write_durably(folder / STATE_FILE, state_to_json(state))
             self._trainer.start_checkpoint(str((folder / SHARDS_FOLDER).absolute()))
-        except (OSError, CheckpointError) as error:
+        except OSError as error:
             self._give_up(state.step, error)
             return
-        self._pending = _Pending(state.step, digest, {k: finite_or_none(v) for k, v in state.metrics.items()})
+        metrics = {name: finite_or_none(value) for name, value in state.metrics.items()}
+        manifest = Manifest(state.step, {STATE_FILE: digest}, self._versions, self._data, metrics)
+        self._writing = _Writing(self._catalogue, manifest, folder, self._num_ranks, self._timeout_s)
         faults.point("checkpoint.started")
 
-    def _complete(self, wait: bool) -> None:
-        pending = self._pending
-        if pending is None:
+    def _finish(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is None:
             return
-        try:
-            shards = self._trainer.finish_checkpoint(wait)
-            if shards is None:
-                return
-            self._pending = None
-            files = {STATE_FILE: pending.state, **{f"{SHARDS_FOLDER}/{name}": d for name, d in shards.items()}}
-            manifest = Manifest(pending.step, files, self._versions, self._data, pending.metrics)
-            self._catalogue.commit(manifest)
-        except (OSError, CheckpointError) as error:
-            self._pending = None
-            self._give_up(pending.step, error)
+        error = writing.wait()
+        if error is not None:
+            self._give_up(writing.step, error)
             return
         self._failures_in_a_row = 0
-        self._saved_step = pending.step
+        self._saved_step = writing.step
         try:
             self._catalogue.prune(self._settings.keep_last, self._settings.keep_best)
         except OSError as error:
@@ -119,3 +118,60 @@ class Checkpoints:
                 "make room or give the run another disk, then resume with run.resume=true"
             ) from error
         logger.warning("step %d: no checkpoint: %s; training goes on", step, error)
+
+
+class _Writing:
+    """Waits in a thread for the shards of a checkpoint, and commits it. manifest: without the shards' files."""
+
+    def __init__(
+        self, catalogue: Catalogue, manifest: Manifest, folder: Path, num_ranks: int, timeout_s: float
+    ) -> None:
+        self.step = manifest.step
+        self._catalogue, self._manifest, self._folder = catalogue, manifest, folder
+        self._num_ranks, self._timeout_s = num_ranks, timeout_s
+        self._error: Exception | None = None
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(self) -> Exception | None:
+        """Wait until the checkpoint is complete; returns why it is not."""
+        self._thread.join()
+        return self._error
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            reports = self._reports()
+            if reports is None:
+                return
+            faults.point("checkpoint.shards_written")
+            shards = {f"{SHARDS_FOLDER}/{name}": digest for report in reports for name, digest in report.files.items()}
+            self._catalogue.commit(self._with(shards))
+        except (OSError, CheckpointError) as error:
+            self._error = error
+
+    def _reports(self) -> list[ShardReport] | None:
+        """None if it was cancelled. Raises CheckpointError if a rank failed or the deadline has passed."""
+        end = time.monotonic() + self._timeout_s
+        while time.monotonic() < end:
+            reports = take_reports(self._folder / SHARDS_FOLDER, self._num_ranks)
+            if reports is not None:
+                errors = [report.error for report in reports if report.error is not None]
+                if errors:
+                    raise CheckpointError(errors[0])
+                return reports
+            if self._cancelled.wait(_POLL_S):
+                return None
+        raise CheckpointError(f"not written within {self._timeout_s:g} s")
+
+    def _with(self, shards: Mapping[str, FileDigest]) -> Manifest:
+        before = self._manifest
+        return Manifest(before.step, {**before.files, **shards}, before.versions, before.data, before.metrics)

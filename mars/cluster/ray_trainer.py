@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -13,7 +13,6 @@ from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.errors import WorkerError, WorkerLost
-from mars.output.digests import FileDigest
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
@@ -58,9 +57,6 @@ class TrainerWorker(Worker):
     def start_checkpoint(self, folder: str) -> None:
         self._trainer.start_checkpoint(folder)
 
-    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
-        return self._trainer.finish_checkpoint(wait)
-
     def load_checkpoint(self, folder: str) -> None:
         self._trainer.load_checkpoint(folder)
 
@@ -74,7 +70,6 @@ class RayTrainer:
 
     def __init__(self, group: WorkerGroup) -> None:
         self._group = group
-        self._files: dict[int, Mapping[str, FileDigest]] = {}
 
     def start_build(self, build_trainer: BuildTrainer, timeout_s: float, call_timeout_s: float) -> list[Any]:
         """Start building every rank; returns Ray references for `finish_build`.
@@ -101,7 +96,6 @@ class RayTrainer:
         ranks waits for it."""
         for index in range(len(self._group.workers)):
             self._group.replace(index)
-        self._files = {}
         self.finish_build(self.start_build(*self._built), self._built[1])
 
     def update(self, batch: TrainBatch) -> UpdateStats:
@@ -123,24 +117,11 @@ class RayTrainer:
     def start_checkpoint(self, folder: str) -> None:
         self._all("start_checkpoint", folder)
 
-    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
-        """A rank that is done keeps its files until all are, so that every rank gives them up in the same call."""
-        self._files |= {rank: files for rank, files in self._finished(wait) if files is not None}
-        if len(self._files) < len(self._group.workers):
-            return None
-        files, self._files = self._files, {}
-        return {name: digest for of_rank in files.values() for name, digest in of_rank.items()}
-
     def load_checkpoint(self, folder: str) -> None:
         self._all("load_checkpoint", folder)
 
     def close(self) -> None:
         self._group.close()
-
-    def _finished(self, wait: bool) -> list[tuple[int, Mapping[str, FileDigest] | None]]:
-        ranks = [rank for rank in range(len(self._group.workers)) if rank not in self._files]
-        references = [self._group.workers[rank].finish_checkpoint.remote(wait) for rank in ranks]
-        return list(zip(ranks, self._group.results(references, "finish_checkpoint"), strict=True))
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         references = [getattr(worker, method).remote(*arguments) for worker in self._group.workers]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from mars.actor.objective import RowTarget, row_targets
-from mars.output.digests import FileDigest, write_durably
+from mars.actor.shard_report import ShardReport, write_report
+from mars.output.digests import write_durably
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
 
@@ -56,10 +56,8 @@ class RecordingTrainer:
         self.saved.append(path)
 
     def start_checkpoint(self, folder: str) -> None:
-        self._digest = write_durably(Path(folder) / "updates", str(len(self.batches) + self.loaded).encode())
-
-    def finish_checkpoint(self, wait: bool) -> Mapping[str, FileDigest] | None:
-        return {"updates": self._digest}
+        digest = write_durably(Path(folder) / "updates", str(len(self.batches) + self.loaded).encode())
+        write_report(Path(folder), 0, ShardReport({"updates": digest}, None))
 
     def load_checkpoint(self, folder: str) -> None:
         self.loaded = int((Path(folder) / "updates").read_bytes())

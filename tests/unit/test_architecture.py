@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "data.synthetic": BASE | {"output", "data.convert"},
     "tracking": BASE | {"answers", "output"},
     "rollout": BASE | {"answers", "config"},
-    "actor": BASE | {"algorithms", "config", "output"},
+    "actor": BASE | {"algorithms", "config", "faults", "output"},
     "cluster": BASE | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout"},
     "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},

@@ -56,7 +56,9 @@ def random_parts(seed=3, trainer=None):
 def train(prompts, seed=3, settings=SETTINGS, evaluate=None, made=None, tracker=None):
     tracker, made = tracker or RecordingTracker(), made or random_parts(seed)
     with TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Catalogue(Path(folder)), made.trainer, settings.checkpoint, {}, "data")
+        checkpoints = Checkpoints(
+            Catalogue(Path(folder)), made.trainer, 1, settings.checkpoint, {}, "data", timeout_s=10.0
+        )
         stream = PromptStream(prompts, 3, seed, True)
         fit(made, stream, tracker, settings, evaluate, checkpoints, START, num_dropped=4)
     return made, tracker

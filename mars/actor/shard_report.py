@@ -1,0 +1,46 @@
+"""How a rank tells that its shards of a checkpoint are on the disk: a small file beside them.
+
+The driver sees it while the rank trains on, so a checkpoint is complete as soon as its last shard is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mars.output.digests import FileDigest
+from mars.output.files import replacing
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """files: name -> digest of what the rank wrote. error: why it could not be written, else None."""
+
+    files: Mapping[str, FileDigest]
+    error: str | None
+
+
+def write_report(folder: Path, rank: int, report: ShardReport) -> None:
+    """Raises OSError."""
+    with replacing(_path(folder, rank)) as draft:
+        draft.write_text(json.dumps(asdict(report)))
+
+
+def take_reports(folder: Path, num_ranks: int) -> list[ShardReport] | None:
+    """The reports of all ranks, whose files are then removed; None while one is missing. Raises OSError."""
+    paths = [_path(folder, rank) for rank in range(num_ranks)]
+    if not all(path.exists() for path in paths):
+        return None
+    contents = [json.loads(path.read_text()) for path in paths]
+    for path in paths:
+        path.unlink()
+    return [
+        ShardReport({name: FileDigest(**digest) for name, digest in content["files"].items()}, content["error"])
+        for content in contents
+    ]
+
+
+def _path(folder: Path, rank: int) -> Path:
+    return folder / f"rank_{rank:05d}.json"
