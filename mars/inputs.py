@@ -53,7 +53,7 @@ class Inputs:
         return max(len(prompt.sources) for prompt_set in sets for prompt in prompt_set.prompts)
 
     def prompt_length(self, request: RolloutRequest) -> int:
-        """Tokens of the request's prompt, including image tokens."""
+        """Number of tokens in the request's prompt, including image tokens."""
         tokens = [num_image_tokens(decoded_size(image), self.budget) for image in request.images]
         return prompt_length(request.prompt_token_ids, tokens)
 

@@ -25,7 +25,7 @@ BoxFrames = Callable[[Prompt, View], tuple[Size | None, Size | None]]
 """(truth_size, response_size) of a view, as in `RewardInput`."""
 
 PromptLength = Callable[[RolloutRequest], int]
-"""Tokens of a request's prompt, images expanded."""
+"""Number of tokens in a request's prompt, images expanded."""
 
 
 @dataclass(frozen=True)

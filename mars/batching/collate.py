@@ -20,7 +20,7 @@ def train_batch(
     """Whole prompts in the given order, each with its valid multi responses, their advantages and weights.
 
     Failed rollouts and responses of weight 0 are left out, and so is a prompt that then has no response.
-    prompt_length: tokens of a request's prompt in the model's forward, images expanded.
+    prompt_length: number of tokens in a request's prompt in the model's forward, images expanded.
     Raises ValueError if a prompt comes twice or a multi group does not show all sources.
     """
     ids = [item.rollouts.prompt.prompt_id for item in kept]

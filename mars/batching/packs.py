@@ -11,7 +11,8 @@ Rows = TypeVar("Rows", bound=Sequence[Any])
 def split_responses(prompt_tokens: int, response_tokens: Sequence[int], budget: int) -> list[range]:
     """Split a prompt's responses, in order, into parts that each fit the budget together with the prompt.
 
-    Returns the positions of the responses in each part. A response that exceeds the budget alone is a part of its own.
+    Returns the positions of the responses in each part. If the prompt and one response already exceed
+    the budget, that response is a part of its own.
 
     Example: 10 prompt tokens, responses of 3, 3 and 4, budget 17 -> [range(0, 2), range(2, 3)].
     """

@@ -155,7 +155,7 @@ def _rows(prompts: Sequence[TrainPrompt], index: int) -> list[Row]:
 
 
 def _cost(prompts: Sequence[TrainPrompt], rows: Sequence[Row]) -> int:
-    """Tokens of one prompt followed by the responses of `rows`, all of that prompt."""
+    """Number of tokens of one prompt followed by the responses of `rows`, all of that prompt."""
     return prompts[rows[0][0]].num_prompt_tokens + sum(len(prompts[i].responses[k].token_ids) for i, k in rows)
 
 

@@ -29,7 +29,7 @@ Names = Callable[[Sequence[str]], tuple[str, ...]]
 
 
 def numbered(word: str, paths: Sequence[str]) -> tuple[str, ...]:
-    """numbered("view", two paths) -> ("view_1", "view_2")."""
+    """One name per path: `word` and a number. Example: "view" and two paths -> ("view_1", "view_2")."""
     return tuple(f"{word}_{number}" for number in range(1, len(paths) + 1))
 
 

@@ -89,7 +89,7 @@ def model_image_size(size: tuple[int, int], budget: ImageBudget) -> tuple[int, i
 
 
 def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
-    """Tokens of one image in the language model. Example: (112, 112) with patches of 14 and merge 2 -> 16."""
+    """Number of tokens of one image in the language model. Example: (112, 112) with patches of 14 and merge 2 -> 16."""
     width, height = model_image_size(size, budget)
     return width * height // (budget.patch_size * budget.merge_size) ** 2
 

@@ -31,7 +31,7 @@ class PromptEncoder:
 
     @classmethod
     def from_pretrained(cls, model_path: str, *, trust_remote_code: bool = False) -> PromptEncoder:
-        """Load from a Hugging Face folder or hub name. Raises SetupError if a needed file or id is missing."""
+        """Load from a Hugging Face folder or hub name. Raises SetupError if a needed file or token id is missing."""
         tokenizer = load_tokenizer(model_path, trust_remote_code)
         if tokenizer.chat_template is None:
             template = read_json(model_path, "chat_template.json").get("chat_template")
@@ -106,7 +106,7 @@ def expand(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int], ima
 
 
 def prompt_length(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int]) -> int:
-    """Tokens of the expanded prompt. Example: 50 ids with two images of 16 tokens -> 50 - 2 + 32 = 80."""
+    """Number of tokens in the expanded prompt. Example: 50 ids with two images of 16 tokens -> 50 - 2 + 32 = 80."""
     return len(prompt_token_ids) - len(tokens_per_image) + sum(tokens_per_image)
 
 

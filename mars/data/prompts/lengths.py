@@ -10,7 +10,7 @@ from mars.types import Prompt
 
 
 def longest_view(prompt: Prompt, encoder: PromptEncoder, budget: ImageBudget, image_layout: ImageLayout) -> int:
-    """Tokens of the prompt's longest view, images expanded.
+    """Number of tokens in the prompt's longest view, images expanded.
 
     With the layout "single" that is the multi view, because other views have a part of its text and images; those with
     a wording of their own (`view_messages`) are measured too. With "repeated" it is the view of the source with the

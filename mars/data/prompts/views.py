@@ -107,9 +107,10 @@ def _join(pieces: Sequence[str], keep: Sequence[bool]) -> str:
 
 
 def _close_gap(left: str, right: str, is_last: bool) -> str:
-    """Join the texts around a removed marker: of the white space on both sides the larger one stays.
+    """Join the texts around a removed marker, and keep only one of the white spaces before and after it.
 
-    At the start and the end of the message, and in front of punctuation, nothing stays.
+    The one with more line breaks is kept; if equal, the longer one. None is kept at the start or the end of the
+    message, nor before punctuation unless it has a line break.
     """
     before, after = left.rstrip(), right.lstrip()
     if not before:
