@@ -154,7 +154,7 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 
 
 def clear_letter(truth: str, options: Sequence[str]) -> str:
-    """A truth that is the letter of a list with letters; with its text where the letter is also an option's text.
+    """A truth that is an option's letter, followed by the option's text if a letter is also the text of another option.
 
     >>> clear_letter("A", ["O", "A", "B", "AB"]), clear_letter("A", ["Travel", "Law"])
     ('A. O', 'A')
