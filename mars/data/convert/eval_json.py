@@ -1,4 +1,4 @@
-"""The official evaluation files of all four sets: [{role, content: [images, text], ground_truth, extra_info?}].
+"""The paper's evaluation files of its four sets: [{role, content: [images, text], ground_truth, extra_info?}].
 
 Truth stays as it is: boxes in pixels of the stored image, letters, words with alternatives.
 """
