@@ -1,4 +1,4 @@
-"""Read the public evaluation files of LLVIP, SpatialQA, nuScenes and OCR-VQA.
+"""Read the paper's evaluation files of LLVIP, SpatialQA, nuScenes and OCR-VQA.
 
 They hold [{role, content: [images, text], ground_truth, extra_info?}]. The ground truth is not changed: boxes in pixels
 of the stored image, letters, words with alternatives.
