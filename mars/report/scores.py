@@ -57,9 +57,9 @@ def write_scores_page(path: Path, result: Mapping[str, Any], scored: Scored, dec
 def write_results_page(
     path: Path, results: Results, max_questions: int | None, notes: Sequence[str], decode_image: DecodeImage
 ) -> None:
-    """Write the answers of a file, scored or not, as one HTML file. It has `max_questions` questions; None: 24.
+    """Write the answers of a file, scored or not, to the HTML page `path`. Raises SetupError if that fails.
 
-    Raises SetupError where it cannot be written.
+    max_questions: how many questions the page shows at most; None: 24.
     """
     questions = by_question(results.answers)
     shown = questions[: max_questions or _QUESTIONS]

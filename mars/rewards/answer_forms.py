@@ -83,9 +83,9 @@ _PLACE = re.compile(
 
 
 def readings(text: str) -> list[str]:
-    """The text without markup; and, where it begins with a phrase such as "the answer is", what stands after it.
+    """The text without markup, then what remains each time a phrase such as "the answer is" is cut from its start.
 
-    At most four. None for a text of more than `MAX_CHARS` characters.
+    At most four entries; empty for a text of more than `MAX_CHARS` characters.
 
     >>> readings("**Answer:** the option $B$.")
     ['Answer: the option B.', 'the option B.', 'B.']
@@ -126,7 +126,9 @@ def without_markup(text: str) -> str:
 
 
 def lone_letter(text: str) -> tuple[str, bool] | None:
-    """The letter, if a text is nothing but a letter used as one; and whether it is called one: "(B)", "option B".
+    """The option letter of a text that is only an option letter, and whether brackets or a word mark it as an option.
+
+    The letter is in lower case, and None for any other text.
 
     >>> lone_letter("B."), lone_letter("(b)"), lone_letter("option B"), lone_letter("B is correct.")
     (('b', False), ('b', True), ('b', True), ('b', False))

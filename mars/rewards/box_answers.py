@@ -1,4 +1,4 @@
-"""Reads boxes in an answer, in the spellings that models use, in linear time (docs/rewards.md has the table).
+"""Reads boxes in an answer, in the forms that models use, in linear time (docs/rewards.md has the table).
 
 Nothing is evaluated: a text that is no JSON is rewritten with substitutions that each pass over it once, and parsed
 again. A text that could mean two lists of boxes means none.

@@ -85,7 +85,7 @@ class LocalScorer:
         return results
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing: this scorer has no processes to stop."""
 
 
 def _printable(text: str) -> str:

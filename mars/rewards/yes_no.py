@@ -18,7 +18,7 @@ _CLAUSE_END = re.compile(
     r"|\b(?:so|therefore|hence|thus|(?<!anything )but)\b"
 )
 
-# Words that turn around or withdraw the yes or no that follows them in a clause.
+# Words that negate or withdraw the yes or no that follows them in a clause.
 _WITHDRAWS = word_set(
     "not never cannot neither nor hardly wrong incorrect false untrue doubt deny refuse refute reject without "
     "unable instead rather than if whether opposite contrary hard difficult impossible far also saying either "
@@ -69,8 +69,8 @@ _IS_THERE = re.compile(r"(?:there|it|they|he|she) (?:is|are|was|were|does|do)")
 def yes_or_no(answer: str) -> str | None:
     """ "yes", "no", or None where the answer is neither, or both.
 
-    - The last word, unless its clause turns it around ("not yes", "I cannot say no") or it follows its opposite.
-    - The first word, set apart from a sentence that does not take it back: "Yes, there is a car."
+    - The last word, unless its clause negates it ("not yes", "I cannot say no") or it follows its opposite.
+    - The first word, separated from a sentence that does not contradict it: "Yes, there is a car."
     - One sentence about what is there: "There is no car.", "It is not."
     Of a long answer only the last `MAX_CHARS` characters are read, and only the first of these rules is used.
 
