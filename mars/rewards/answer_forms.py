@@ -9,6 +9,10 @@ import re
 
 from mars.rewards.answer_words import MAX_CHARS, UNITS, comparable, compatible, is_number, same_number, word_set
 
+# A character may become 18 in NFKC, but none of markup or a blank more than 3: what is longer than this has more than
+# `MAX_CHARS` characters without its markup.
+_MAX_UNFOLDED = 4 * MAX_CHARS
+
 _COMMANDS = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname) ?\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dt]?frac ?(?:\{ ?(\d{1,9}) ?\} ?\{ ?(\d{1,9}) ?\}|(\d)(\d))")
 _MATHS = re.compile(r"\$\$?([^$]+)\$\$?")
@@ -87,6 +91,9 @@ def readings(text: str) -> list[str]:
     ['Answer: the option B.', 'the option B.', 'B.']
     """
     if len(text) > MAX_CHARS:
+        return []
+    text = compatible(text)
+    if len(text) > _MAX_UNFOLDED:
         return []
     found = [without_markup(text)]
     while len(found) < 4:

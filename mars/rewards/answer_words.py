@@ -24,6 +24,7 @@ _GRADE = re.compile(r"\b([a-z]{1,2})[-−](?!\s*\w)")
 _FRACTION = re.compile(r"(?<![\d/⁄])(\d+) ?[/⁄] ?(\d+)(?![\d/⁄])")
 _MINUS_POINT = re.compile(r"(?<!\w)[-−](?=\.\d)")
 _PER_MILLE = "‰‱"
+_SIGN = re.compile(r"[^\w\s]|_")  # letters, digits and blanks stay as they are
 
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
 _FRACTION_WORD = re.compile(r"\d{1,9}⁄\d{1,9}")
@@ -149,18 +150,15 @@ def is_number(text: str) -> bool:
 def words_of(text: str, *, marks: bool = True) -> Words:
     """The words of a text, normalised except for articles; see `normalise`, and `loosely` for marks=False."""
     text = _THOUSANDS.sub("", compatible(text).casefold())
-    visible = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf"))
+    invisible = {char for char in set(text) if unicodedata.category(char) in ("Cc", "Cf") and not char.isspace()}
+    visible = "".join(char for char in text if char not in invisible) if invisible else text
     if marks:
         visible = _MINUS_POINT.sub("-0", _GRADE.sub(r"\1⁻", _SHARP.sub("♯", visible)))
         visible = _FRACTION.sub(r"\1⁄\2", visible)
     else:
         visible = visible.replace("⁄", " ").replace("♯", " ")
-    padded = f" {visible} "
-    kept = (
-        _character(before, char, after, marks)
-        for before, char, after in zip(padded[:-2], visible, padded[2:], strict=True)
-    )
-    return tuple("".join(kept).split()) or tuple(visible.split())
+    kept = _SIGN.sub(lambda match: _character(match, marks), visible)
+    return tuple(kept.split()) or tuple(visible.split())
 
 
 def compatible(text: str) -> str:
@@ -177,8 +175,10 @@ def without_articles(words: Words) -> Words:
     return tuple(word for word in words[:-1] if word not in ARTICLES) + words[-1:]
 
 
-def _character(before: str, char: str, after: str, marks: bool) -> str:
-    """What `normalise` replaces `char` by: itself, "" or a blank."""
+def _character(sign: re.Match[str], marks: bool) -> str:
+    """What `normalise` replaces a sign by: itself, "" or a blank."""
+    text, place = sign.string, sign.start()
+    char, before, after = text[place], text[max(place - 1, 0) : place], text[place + 1 : place + 2]
     if char in _APOSTROPHES:
         return ""
     if char == "." and after.isdigit() and not before.isalpha():

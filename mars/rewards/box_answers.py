@@ -34,7 +34,7 @@ _ROUND = [("(", "["), (")", "]")]
 _STRING = re.compile(r""""(?:[^"\\]++|\\.)*+"?|'(?:[^'\\]++|\\.)*+'?""", re.DOTALL)
 _TRAILING_COMMA = re.compile(r",\s*+(?=[\]}]|\Z)")
 _PYTHON_WORDS = [("True", "true"), ("False", "false"), ("None", "null")]
-_NEXT_ENTRY = re.compile(r"([\]}])\s*+[,;]?+\s*+(?:and\b\s*+)?(?=[\[{])")
+_NEXT_ENTRY = re.compile(r"(?<=[\]}])\s*+[,;]?+\s*+(?:and\b\s*+)?(?=[\[{])")
 _LINE = re.compile(r"\s*([^\[\]{}()\n]{0,40}+)([\[{(].*[\]})])\s*[,;.]?\s*")
 _TAGGED = re.compile(r"<box>([^<]*+)</box>")
 _REFERENCE = re.compile(r"<ref>[^<]*+</ref>")
@@ -142,7 +142,7 @@ def _are_corners(value: Any) -> bool:
 
 
 def _is_flat(value: Any) -> bool:
-    return isinstance(value, list) and not any(isinstance(side, list | dict) for side in value)
+    return isinstance(value, list) and {list, dict}.isdisjoint(map(type, value))
 
 
 def _as_numbers(value: Any) -> Any:
@@ -161,7 +161,7 @@ def _rewritten(text: str, why: ValueError) -> list[Any]:
     value, error = _try(load_json, repaired)
     if error is None:
         return _entries(value)
-    value, error = _try(load_json, "[" + _NEXT_ENTRY.sub(r"\1,", repaired) + "]")
+    value, error = _try(load_json, "[" + _NEXT_ENTRY.sub(",", repaired) + "]")
     if error is not None or not value:
         raise why
     if len(value) == 1 and isinstance(value[0], list):  # commas were missing inside the list

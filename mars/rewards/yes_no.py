@@ -81,11 +81,12 @@ def yes_or_no(answer: str) -> str | None:
     words = words_of(tail)
     if len(answer) > MAX_CHARS:
         words = words[1:]  # the first may be only the end of a word
-    for text, found in [(tail, words), *((reading, words_of(reading)) for reading in readings(answer))]:
+    readable = readings(answer)
+    for text, found in [(tail, words), *((reading, words_of(reading)) for reading in readable)]:
         found = tuple(word for word in found if word not in ("or", "and"))
         if found and found[-1] in POLAR:
             return None if set(found[-2:]) == POLAR else _last_word(found, text)
-    for reading in readings(answer):
+    for reading in readable:
         text = _spelt_out(reading)
         said = _first_word(text) or _statement(text)
         if said:
