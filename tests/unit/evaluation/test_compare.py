@@ -144,7 +144,7 @@ def test_different_questions_are_refused_with_the_reason(tmp_path):
     with pytest.raises(DataError, match="one is in the public format"):
         compared([first, public])
     longer = write_public(tmp_path / "q.json", [(vqa_text("yes"), "yes")] * 3)
-    with pytest.raises(DataError, match="2 and 3 of them"):
+    with pytest.raises(DataError, match="they have 2 and 3"):
         compared([public, longer])
     others = write_public(tmp_path / "r.json", [(vqa_text("yes"), "no")] * 2)
     with pytest.raises(DataError, match="truth of question 0"):
