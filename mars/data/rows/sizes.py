@@ -45,7 +45,7 @@ def row_bytes(array: pyarrow.Array) -> np.ndarray:
 
 
 def _integers(array: pyarrow.Array) -> np.ndarray:
-    """int64 [rows]: an array of integers, 0 for null. `Array.to_numpy` would import pandas, which takes half a second."""
+    """int64 [rows]: an array of integers, 0 for null. `Array.to_numpy` would import pandas, half a second."""
     import numpy as np
 
     kind, buffer = np.dtype(str(array.type)), array.buffers()[1]
