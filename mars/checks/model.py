@@ -77,7 +77,7 @@ def model_check(config: TrainConfig | SftConfig, *, in_process: bool) -> Iterato
 
 
 def check_model(path: str, key: str = "model.path", *, trust_remote_code: bool = False) -> None:
-    """All checks of one model, in this process. key: the setting that errors name. Raises SetupError."""
+    """All checks of one model, in this process. key: the setting that holds `path`, for messages. Raises SetupError."""
     from mars.checks.architecture import check_architecture
 
     check_files(path, key)

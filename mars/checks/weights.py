@@ -33,7 +33,8 @@ class TensorHeader:
 def read_headers(folder: Path, key: str = "model.path") -> dict[str, TensorHeader]:
     """Tensor name -> header, of model.safetensors or of the shards that its index names, as transformers picks them.
 
-    key: the setting that errors name. Raises SetupError for weights that are missing, cut off or no safetensors.
+    key: the setting that holds the folder, for messages.
+    Raises SetupError for weights that are missing, cut off or no safetensors.
     """
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file():

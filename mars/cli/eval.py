@@ -74,7 +74,9 @@ def run(
 @evaluation.command()
 def infer(
     model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
-    questions: Annotated[str, typer.Argument(help="Parquet or JSONL file, or an official evaluation file (.json).")],
+    questions: Annotated[
+        str, typer.Argument(help="Parquet or JSONL file, or an evaluation file of the paper (.json).")
+    ],
     out: Annotated[
         Path,
         typer.Argument(

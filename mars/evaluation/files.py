@@ -29,7 +29,7 @@ class ResultPaths:
     """The files of one model's answers to one set of questions.
 
     manifest: what was asked. lock: held while the results are written. logs: run.dir of the job, for its workers' logs.
-    questions: folder for the rows converted from an official evaluation file.
+    questions: folder for the rows converted from one of the paper's evaluation files.
     prefix: start of the names of public files; None if the results have a folder of their own.
     """
 

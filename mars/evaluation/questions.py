@@ -1,4 +1,4 @@
-"""The file of questions of `mars eval infer`: find out its task, and convert official evaluation files to parquet."""
+"""The file of questions of `mars eval infer`: find its task, and convert the paper's evaluation files to parquet."""
 
 from __future__ import annotations
 

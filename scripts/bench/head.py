@@ -1,4 +1,4 @@
-"""Scoring tokens at a real vocabulary: log-probs, entropies and their gradients, beside the matrix products they need.
+"""Scoring tokens at a real vocabulary: log-probs, entropies and their gradients, compared with their matrix products.
 
     python scripts/bench.py head
     python scripts/bench.py head --tokens 256 --rounds 3 --hidden 96

@@ -1,4 +1,4 @@
-"""Labels of images in a prompt's text: "Infrared: <image>". A view of fewer sources loses those of the others.
+"""Labels of images in a prompt's text: "Infrared: <image>". Views omit labels of images that they omit.
 
 A label is text right before or behind a marker, on its line or on a line of its own:
 
@@ -33,7 +33,7 @@ _SEPARATOR = re.compile(rf"\s*(?:[,;|/&+，、；]\s*)?(?:(?:\b{_WORD}|以及|[�
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]{1,12}(?:图像|圖像|图片|圖片|照片|影像|图|圖|画像|写真)$")
 _IN_BRACKETS = r"[(\[]([^()\[\]\n]{1,40})[)\]]"
 _PAIRS = {"(": ")", "[": "]", "{": "}", '"': '"', "'": "'"}
-# A longer text, or one that begins like this, is a sentence, such as the question itself.
+# A text of more words or characters, or that begins like _QUESTION, is a sentence and no label.
 _MOST_WORDS, _MOST_WORDS_UNNAMED = 15, 5
 _MOST_CHARS, _MOST_CHARS_UNNAMED = 300, 60
 _LABEL_SIGN = re.compile(rf"[\d①-⓿]|\b{NOUN}\b|[^\w\s.,;]\W*$", re.IGNORECASE)
@@ -47,7 +47,7 @@ _QUESTION = re.compile(
 
 @dataclass(frozen=True)
 class _Label:
-    """text: with the white space between it and the marker. is_named: it names the image that it stands beside."""
+    """text: the label, with the white space up to the marker. is_named: it names the image beside it."""
 
     text: str
     is_named: bool
@@ -60,7 +60,7 @@ _NONE = _Label("", is_named=False)
 class _Gap:
     """The text between two markers, or at an end of the message.
 
-    tail: label of the marker before it. middle: text of no image. head: label of the marker after it.
+    tail: label of the image before the gap. middle: text that labels no image. head: label of the image after it.
     """
 
     tail: _Label
@@ -70,7 +70,7 @@ class _Gap:
 
 @dataclass(frozen=True)
 class _Names:
-    """own: pattern of what names an image: its source or its number. others: of the names of the other sources."""
+    """own: pattern of an image's names: its source and its number. others: pattern of the other sources' names."""
 
     own: str
     others: str
@@ -82,9 +82,9 @@ class _Names:
 def without_labels(text: str, sources: Sequence[str], keep: Sequence[bool], first_number: int) -> list[str]:
     """The pieces of a message around its markers, without the labels of the images that are not kept.
 
-    sources: name of each marker's source. first_number: the first marker's number among those of the prompt, from 1.
-    Of an enumeration, the separators of removed images go too ("Compare <image> with <image>"). White space around a
-    removed marker stays; `mars.data.prompts.views` closes the gap.
+    sources: name of each marker's source. first_number: number of the message's first marker in the prompt, from 1.
+    In an enumeration ("Compare <image> with <image>"), separators of removed images are removed too. White space
+    around a removed marker stays; `mars.data.prompts.views` closes the gap.
 
     >>> without_labels("Visible: <image>\\nInfrared: <image>", ["visible", "infrared"], [False, True], 1)
     ['', '\\nInfrared: ', '']
@@ -94,7 +94,7 @@ def without_labels(text: str, sources: Sequence[str], keep: Sequence[bool], firs
     all_heads = len(keep) > 1 and all(gap.head.text for gap in gaps[:-1])
     all_tails = len(keep) > 1 and all(gap.tail.text for gap in gaps[1:])
     pieces: list[str] = []
-    ends_sentence = False  # whether the image before was removed with a sentence of its own, whose full stop goes too
+    ends_sentence = False  # the previous image was removed with a whole sentence: remove its full stop too
     for i, gap in enumerate(gaps):
         removed_before, removed_behind = i > 0 and not keep[i - 1], i < len(keep) and not keep[i]
         loses_tail = removed_before and (gap.tail.is_named or all_tails)
@@ -117,7 +117,7 @@ def name_pattern(source: str) -> str:
 
 
 def _joins_kept(gaps: Sequence[_Gap], keep: Sequence[bool], i: int) -> bool:
-    """Whether the separator in gap i stands between two kept images, perhaps with removed ones of its enumeration."""
+    """Whether the separator in gap i joins two kept images; removed images of the enumeration may be between them."""
     if not keep[i]:
         return False
     for before in range(i - 1, -1, -1):
@@ -183,7 +183,7 @@ def _is_short(text: str) -> bool:
 
 def _gaps(pieces: Sequence[str], sources: Sequence[str], first_number: int) -> list[_Gap]:
     names = [_names(tuple(sources), i, first_number + i) for i in range(len(sources))]
-    # "(a) <image> (b) <image>": then brackets stand in front of their images, otherwise behind them.
+    # In "(a) <image> (b) <image>", brackets label the image after them; otherwise the image before them.
     brackets_before = re.search(rf"{_IN_BRACKETS}\s*$", pieces[0]) is not None
     gaps = []
     for i, piece in enumerate(pieces):
@@ -239,8 +239,8 @@ def _colon_label(body: str, names: _Names) -> int | None:
 
 
 def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
-    """Start of "(a)", "the infrared image", "infrared" or "### Infrared" in front of a marker, None without one; and
-    whether it may as well be a word of a sentence ("Is it visible <image>")."""
+    """Start of a label such as "(a)", "the infrared image" or "### Infrared" in front of a marker, None without one;
+    and whether the label may be a word of a sentence instead ("Is it visible <image>")."""
     body = piece.rstrip()
     bracketed = re.search(rf"{_IN_BRACKETS}$", body)
     if bracketed:
@@ -252,7 +252,7 @@ def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
     line = body.rfind("\n") + 1
     if re.fullmatch(rf"{_DECORATION}{_ARTICLE}{_DECORATION}{end}", body[line:], re.IGNORECASE):
         return line + len(body[line:]) - len(body[line:].lstrip()), False
-    if "\n" in piece[len(body) :]:  # a sentence on the line above, whose last word is a name
+    if "\n" in piece[len(body) :]:  # the name is the last word of a sentence on the line above
         return None, False
     phrase = rf"(?<=\s){_THE}\s+{_DECORATION}{end}|(?<=\s){names.own}\s+{NOUN}{_CLOSING}$"
     found = re.search(phrase, body, re.IGNORECASE)

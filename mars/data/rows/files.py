@@ -63,13 +63,13 @@ class StoredRow:
 
     @property
     def folder(self) -> str:
-        """The folder of relative image paths if there is no image root: the file's folder, or that of the saved set."""
+        """The folder of image paths without an image root: the file's folder, or that of the saved set."""
         saved = saved_set(self.file) if self.arrow else None
         return saved.path if saved is not None and saved.is_folder else os.path.dirname(self.place[0])
 
 
 def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
-    """Problems of the files that are found without reading rows. Saved sets are looked up, and downloaded if needed."""
+    """The files' problems that show without reading rows. Saved sets are looked up, and downloaded if needed."""
     found = [] if files else ["data: no files given; name at least one .parquet or .jsonl file"]
     seen: set[str] = set()
     for file in files:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ColumnChunkMetaData, ParquetFile
 
 ROWS_PER_READ = 256
-MAX_GROUP_BYTES = 2**30  # of a row group, which readers of images hold in memory
-MAX_FILE_TEXT = 2**31  # of all rows without their images, which stay in memory
-MAX_REPETITION = 256  # of images: all together may have this many times the bytes of the file
+MAX_GROUP_BYTES = 2**30  # most bytes of a row group, which is in memory while its images are read
+MAX_FILE_TEXT = 2**31  # most bytes of all rows without images, which stay in memory
+MAX_REPETITION = 256  # most bytes of all images, as a multiple of the file's size
 _BYTES_PER_READ = 2**28
-_BYTES_OF_ITEM = 64  # of an element of a list, which the file may hold in a fraction of a bit
+_BYTES_OF_ITEM = 64  # of a list element in memory; in the file it may take less than a bit
 _MANY_VALUES = 2**22
 
 Row = dict[str, Any] | RowError
@@ -36,7 +36,7 @@ Row = dict[str, Any] | RowError
 def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
     """The rows in lists of up to ROWS_PER_READ: their columns, or why a row cannot be used.
 
-    columns: those to read; what others unpack to does not matter. Raises FileError.
+    columns: those to read; the size limits do not count other columns. Raises FileError.
     """
     from pyarrow import ArrowException, parquet
 
@@ -109,7 +109,7 @@ def _check_groups(reader: ParquetFile, columns: Sequence[str]) -> None:
 
 
 def _chunks(reader: ParquetFile, group: int, columns: Sequence[str]) -> list[ColumnChunkMetaData]:
-    """The metadata of the parts of a row group that hold these columns."""
+    """The metadata of these columns in a row group."""
     metadata = reader.metadata.row_group(group)
     chunks = (metadata.column(i) for i in range(metadata.num_columns))
     return [chunk for chunk in chunks if _belongs(chunk.path_in_schema, columns)]
@@ -125,7 +125,7 @@ def _texts(reader: ParquetFile, columns: Sequence[str]) -> list[str]:
 
 
 def _rows(reader: ParquetFile, packed: ParquetFile, columns: Sequence[str], file_bytes: int) -> Iterator[list[Row]]:
-    """packed: a reader of the same file that leaves repeated texts in their dictionaries."""
+    """packed: a reader of the same file that keeps repeated texts in dictionaries."""
     allowed = {"texts": MAX_FILE_TEXT, "images": MAX_GROUP_BYTES + MAX_REPETITION * file_bytes}
     unpacked = dict.fromkeys(allowed, 0)
     for group in range(reader.num_row_groups):
