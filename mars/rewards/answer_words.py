@@ -15,10 +15,10 @@ ARTICLES = {"a", "an", "the"}
 _APOSTROPHES = "'’‘`´"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d\d\d(?!\d))")
 
-# NFKC would join the two: "1½" would read 11/2, and "10²" would read 102.
+# NFKC would join the digit and the character: "1½" would become 11/2, and "10²" would become 102.
 _BEHIND_A_DIGIT = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉⁰-⁹²³¹])")
 
-# Punctuation that is part of a word gets a sign that survives: "c#", the grade or blood type "a-", "1/2", "5‰".
+# Punctuation that is part of a word becomes a mark that is kept: "c#", the grade or blood type "a-", "1/2", "5‰".
 _SHARP = re.compile(r"(?<=[a-z])#(?!\w)")
 _GRADE = re.compile(r"\b([a-z]{1,2})[-−](?!\s*\w)")
 _FRACTION = re.compile(r"(?<![\d/⁄])(\d+) ?[/⁄] ?(\d+)(?![\d/⁄])")
@@ -75,7 +75,7 @@ _PERCENT = ({"percent"}, {"per", "cent"}, {"pct"})
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of a text that lists them."""
+    """The words of a text, split at white space."""
     return frozenset(text.split())
 
 
@@ -98,7 +98,7 @@ def normalise(text: str) -> str:
 def loosely(text: str) -> str:
     """`normalise` that also drops the marks: "C#" and "C", "1/2" and "1 2", "5%" and "5‰" agree.
 
-    Options of one question must differ in it, so that no careless spelling of one of them is another.
+    The options of a question must differ in this form, so that a careless spelling of one is never another one.
     """
     return " ".join(without_articles(words_of(text, marks=False)))
 
@@ -162,7 +162,7 @@ def words_of(text: str, *, marks: bool = True) -> Words:
 
 
 def compatible(text: str) -> str:
-    """Unicode NFKC: full-width letters and the like become the usual ones. A fraction behind a digit stays apart.
+    """Unicode NFKC: full-width letters and the like become the usual ones. A blank separates a digit and a fraction.
 
     >>> compatible("Ｂ．"), compatible("1½")
     ('B.', '1 1⁄2')
@@ -212,7 +212,7 @@ def _leading_number(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _shortest(number: str) -> str:
-    """A number without zeros that mean nothing. "007" stays: it is a name rather than a number."""
+    """A number without needless zeros (3.0 -> 3). "007" stays: it is a name rather than a number."""
     sign, digits = ("-", number[1:]) if number.startswith("-") else ("", number)
     whole, _, decimals = digits.partition(".")
     if len(whole) > 1 and whole.startswith("0"):

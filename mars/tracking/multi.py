@@ -22,7 +22,7 @@ from mars.types import PromptRollouts
 logger = logging.getLogger(__name__)
 
 QUEUE_SIZE = 256
-"""A copy with this many waiting calls counts as stuck. It bounds memory; it is not a setting."""
+"""A copy with this many waiting calls counts as stuck. This bounds memory. It is a constant, not a setting."""
 
 
 @runtime_checkable
