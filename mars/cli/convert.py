@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -59,7 +60,7 @@ def _problem_of_truth(reward: BuiltInReward | None, prompt: Prompt) -> str | Non
 
 def _image_root_setting(folder: Path) -> str:
     """The override data.image_root=..., with an absolute path, quoted for the shell and for Hydra where needed."""
-    path = str(folder.resolve())
+    path = os.path.realpath(folder)
     plain = re.fullmatch(r"[\w./-]+", path, re.ASCII) is not None
     return shlex.quote(f"data.image_root={path if plain else quoted(path)}")
 

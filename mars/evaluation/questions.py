@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,4 +71,4 @@ def convert_questions(
         drop_by="data.on_bad_sample=drop",
     )
     metadata = write_set(public, paths.questions, options)
-    return str(public.image_root.resolve()), Counter(reason for _, reason, _ in metadata["problems"])
+    return os.path.realpath(public.image_root), Counter(reason for _, reason, _ in metadata["problems"])

@@ -60,8 +60,8 @@ def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> P
     if IMAGE_MARKER in options.question:
         raise DataError(f"the question must not hold {IMAGE_MARKER}; got {options.question!r}")
     check_unicode({"--question": options.question})
-    root = source.resolve()
-    around = root if image_root is None else image_root.resolve()
+    root = Path(os.path.realpath(source))
+    around = root if image_root is None else Path(os.path.realpath(image_root))
     if not root.is_relative_to(around):
         raise DataError(f"--image-root: does not contain {root}; got {around}; give {root}, or a folder around it")
     splits = options.splits

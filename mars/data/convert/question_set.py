@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -252,7 +253,7 @@ def _encodings(
 def _is_8_bit(path: str, encoding: str, root: Path) -> bool:
     """Whether a depth image has 8 bits per channel. False for an image that cannot be read; the reader refuses it."""
     try:
-        probe_size(confined_path(path, str(root.resolve())), encoding, path)
+        probe_size(confined_path(path, os.path.realpath(root)), encoding, path)
     except BadImage as error:
         return error.reason == "bit_depth"
     return False

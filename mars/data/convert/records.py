@@ -10,6 +10,7 @@ from typing import Any
 
 from mars.data.convert.output import METADATA_FILE, is_metadata
 from mars.errors import DataError
+from mars.output.files import read_regular
 
 SUFFIXES = (".json", ".jsonl")
 
@@ -69,7 +70,7 @@ def _is_metadata_file(path: Path) -> bool:
     if path.name != METADATA_FILE:
         return False
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError):
         return False
     return is_metadata(value)
@@ -77,7 +78,7 @@ def _is_metadata_file(path: Path) -> bool:
 
 def _parsed(path: Path) -> tuple[dict[int, Any], dict[str, Any]]:
     """The records by their position in the file, and the file's metadata."""
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_regular(path).decode("utf-8-sig")
     if path.suffix.lower() == ".jsonl":
         return _lines(text), {}
     try:

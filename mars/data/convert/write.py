@@ -82,7 +82,7 @@ def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, 
 
 
 def _write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:
-    root, target = public.image_root.resolve(), out.resolve()
+    root, target = Path(os.path.realpath(public.image_root)), Path(os.path.realpath(out))
     base = target if root.is_relative_to(target) else root
     metadata, earlier = _empty_metadata(public, base == target), read_metadata(target / METADATA_FILE)
     if not options.dry_run:

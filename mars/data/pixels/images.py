@@ -120,6 +120,8 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile
         raise
     except Image.DecompressionBombError as error:
         raise BadImage("size", f"{name}: unusable size: {error}") from error
+    except Image.UnidentifiedImageError as error:  # its own text holds the path or the address of an object
+        raise BadImage("undecodable", f"{name}: cannot be decoded: it is no image of a known format") from error
     except Exception as error:  # decoders raise anything on damaged files
         reason = str(error) or type(error).__name__
         raise BadImage("undecodable", f"{name}: cannot be decoded: {reason}") from error

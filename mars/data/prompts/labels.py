@@ -20,19 +20,25 @@ from mars.types import IMAGE_MARKER
 
 NOUN = r"(?:(?:image|photo|photograph|picture|view|frame|figure|map|scan|source|sensor|camera|channel)s?)"
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-_ARTICLE = r"(?:(?:the|an?|this is (?:the|an?))\s+)?"
+_THE = r"(?:the|an?|its|their|this|that)(?:\s+(?:corresponding|matching|aligned|paired))?"
+_ARTICLE = rf"(?:(?:{_THE}|this is (?:the|an?))\s+)?"
 _DECORATION = r"[*_#\"'<\[(\s]*"
 _CLOSING = r"[*_\"'>\])]*"
 _BULLET = re.compile(r"(?:^|(?<=\n))[ \t]*(?:[-*•#>]+|\(?\w{1,2}[.)])?[ \t]*$")
-_SENTENCE_END = re.compile(r"[.!?;|:：]\s+|\n")
+_SENTENCE_END = re.compile(r"[.!?;|:：]\s+|[。！？；，、]\s*|\n")
 # What may stand between two images of an enumeration: "<image>, <image> and <image>", "<image>, then at <image>".
 _WORD = r"(?:and|or|with|versus|vs\.?|to|against|then|followed by)(?:\s+(?:at|in|of|on|by|from))?(?!\w)"
-_SEPARATOR = re.compile(rf"\s*(?:[,;|/&+]\s*)?(?:\b{_WORD}\s*)?", re.IGNORECASE)
+_SEPARATOR = re.compile(rf"\s*(?:[,;|/&+，、；]\s*)?(?:(?:\b{_WORD}|以及|[和与與及跟])\s*)?", re.IGNORECASE)
+# "红外图像<image>": words that are written without spaces, up to one for an image.
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]{1,12}(?:图像|圖像|图片|圖片|照片|影像|图|圖|画像|写真)$")
 _IN_BRACKETS = r"[(\[]([^()\[\]\n]{1,40})[)\]]"
 _PAIRS = {"(": ")", "[": "]", "{": "}", '"': '"', "'": "'"}
 # A text of more words or characters, or that begins like _QUESTION, is a sentence and no label.
 _MOST_WORDS, _MOST_WORDS_UNNAMED = 15, 5
-_MOST_CHARS = 300
+_MOST_CHARS, _MOST_CHARS_UNNAMED = 300, 60
+_LABEL_SIGN = re.compile(rf"[\d①-⓿]|\b{NOUN}\b|[^\w\s.,;]\W*$", re.IGNORECASE)
+_LINE_ABOVE = re.compile(r"(?:^|(?<=\n))[^\n]*\S[^\n]*\n\s*$")
+_LINE_BELOW = re.compile(r"\s*\n[ \t]*\S[^\n]*(?=\n)")
 _QUESTION = re.compile(
     r"\W*(?:how|what|which|who|where|when|why|is|are|was|were|do|does|did|can|could|count|find|detect|locate|tell|answer)\b",
     re.IGNORECASE,
@@ -83,7 +89,8 @@ def without_labels(text: str, sources: Sequence[str], keep: Sequence[bool], firs
     >>> without_labels("Visible: <image>\\nInfrared: <image>", ["visible", "infrared"], [False, True], 1)
     ['', '\\nInfrared: ', '']
     """
-    gaps = _gaps(text.split(IMAGE_MARKER), sources, first_number)
+    split = text.split(IMAGE_MARKER)
+    gaps = _gaps_of_lines(split) or _gaps(split, sources, first_number)
     all_heads = len(keep) > 1 and all(gap.head.text for gap in gaps[:-1])
     all_tails = len(keep) > 1 and all(gap.tail.text for gap in gaps[1:])
     pieces: list[str] = []
@@ -119,6 +126,59 @@ def _joins_kept(gaps: Sequence[_Gap], keep: Sequence[bool], i: int) -> bool:
         if before == 0 or not _SEPARATOR.fullmatch(gaps[before].middle):
             return False
     return False
+
+
+def _gaps_of_lines(pieces: Sequence[str]) -> list[_Gap] | None:
+    """The gaps of images that stand on lines of their own, each behind a short text, or each below or above a short
+    line of one kind: there the place alone makes a label, in any language. None for other texts.
+
+        📷 <image>          View 1: front          <image>
+        🌡 <image>          <image>                Figure 1: visible
+    """
+    num_images = len(pieces) - 1
+    if num_images < 2 or not all("\n" in piece for piece in pieces[1:-1]):
+        return None
+    rests = [piece.partition("\n")[0] for piece in pieces[1:]]
+    if any(rest.strip(" \t.,;。，；") for rest in rests):
+        return None
+    heads = [piece[piece.rfind("\n") + 1 :] for piece in pieces[:-1]]
+    if not any(head.strip() for head in heads):
+        above = [_LINE_ABOVE.search(piece) for piece in pieces[:-1]]
+        if all(above) and _are_captions([found[0] for found in above if found], pieces[1:-1]):
+            heads = [found[0] for found in above if found]
+        elif pieces[0].strip():
+            return None
+        else:
+            below = [_LINE_BELOW.match(piece) for piece in pieces[1:]]
+            tails = [found[0] for found in below if found]
+            if len(tails) < num_images or not _are_captions(tails, pieces[1:-1]):
+                return None
+            labels = [_NONE, *(_Label(tail, is_named=True) for tail in tails)]
+            return [_Gap(label, piece[len(label.text) :], _NONE) for label, piece in zip(labels, pieces, strict=True)]
+    elif not all(map(_is_short, heads)):
+        return None
+    labels = [*(_Label(head, is_named=True) for head in heads), _NONE]
+    return [
+        _Gap(_NONE, piece[: len(piece) - len(label.text)], label) for label, piece in zip(labels, pieces, strict=True)
+    ]
+
+
+def _are_captions(lines: Sequence[str], between: Sequence[str]) -> bool:
+    """Whether the lines are short and of one kind, and all that stands between two images."""
+    words = [line.split() for line in lines]
+    alike = len({len(line) for line in words}) == 1 or len({line[0] for line in words}) == 1
+    alone = all(len([line for line in piece.splitlines() if line.strip()]) == 1 for piece in between)
+    return alike and alone and all(map(_is_short, lines))
+
+
+def _is_short(text: str) -> bool:
+    """Whether a text can be a label by its place alone: short, with a number, a word for an image or a sign at its end;
+    no question, and no word between two images."""
+    text = text.strip()
+    if not text or len(text) > _MOST_CHARS_UNNAMED or len(text.split()) > _MOST_WORDS_UNNAMED:
+        return False
+    is_question = _QUESTION.match(text) or "?" in text or "？" in text
+    return bool(_LABEL_SIGN.search(text)) and not is_question and not _SEPARATOR.fullmatch(text)
 
 
 def _gaps(pieces: Sequence[str], sources: Sequence[str], first_number: int) -> list[_Gap]:
@@ -186,12 +246,15 @@ def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
     if bracketed:
         return bracketed.start(), False
     end = rf"{names.own}(?:\s+{NOUN})?{_CLOSING}(?:\s*[-–—])?$"
+    unspaced = _UNSPACED.search(body)
+    if unspaced:
+        return unspaced.start(), False
     line = body.rfind("\n") + 1
     if re.fullmatch(rf"{_DECORATION}{_ARTICLE}{_DECORATION}{end}", body[line:], re.IGNORECASE):
         return line + len(body[line:]) - len(body[line:].lstrip()), False
     if "\n" in piece[len(body) :]:  # the name is the last word of a sentence on the line above
         return None, False
-    phrase = rf"(?<=\s)(?:the|an?)\s+{_DECORATION}{end}|(?<=\s){names.own}\s+{NOUN}{_CLOSING}$"
+    phrase = rf"(?<=\s){_THE}\s+{_DECORATION}{end}|(?<=\s){names.own}\s+{NOUN}{_CLOSING}$"
     found = re.search(phrase, body, re.IGNORECASE)
     word = found or re.search(rf"(?<=\s){_DECORATION}{end}", body, re.IGNORECASE)
     return (word.start() if word else None), found is None

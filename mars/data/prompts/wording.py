@@ -18,6 +18,7 @@ _ORDINALS = "first|second|third|fourth|fifth|sixth|1st|2nd|3rd|4th|5th|6th"
 _SEVERAL = re.compile(
     rf"\b(?:{'|'.join(_NUMBERS)}|[2-9]|[1-9]\d|several|multiple|all|pair of)(?:\s+[\w-]+){{0,2}}\s+{_PLURAL}\b"
     rf"|\b(?:the|these|those|following|given|provided)\s+(?:[\w-]+\s+)?{_PLURAL}\b"
+    r"|(?<!第)(?:[两兩二三四五六多幾几每各]|这些|這些|[2-9])\s*[张張幅个個枚][^\s，。]{0,4}(?:图|圖|照片|影像|画像|写真)"
     rf"|\b{_PLURAL}\s*:|\bboth\b|\b(?:other|another|each|either|every|{_ORDINALS})\s+{_SINGULAR}\b",
     re.IGNORECASE,
 )
@@ -70,7 +71,7 @@ def _left_over(prompt: Prompt, name: str) -> str:
         if words == kept:
             continue
         for kind, start, end, _, _ in SequenceMatcher(None, words, kept, autojunk=False).get_opcodes():
-            lost = " ".join(words[start:end]).replace(IMAGE_MARKER, "").strip(" ,.;!?")
-            if kind in ("delete", "replace") and any(char.isalnum() for char in lost):
+            lost = " ".join(words[start:end]).replace(IMAGE_MARKER, "").strip(" ,.;!?，。、；")
+            if kind in ("delete", "replace") and any(char.isalnum() or not char.isascii() for char in lost):
                 return lost
     return ""

@@ -207,7 +207,7 @@ def truth_of(row: Row) -> str:
     if isinstance(truth, bool) or not isinstance(truth, str | int | float | list | dict):
         raise RowError("truth", f"the ground truth must be a text; got {type(truth).__name__}")
     try:
-        text = truth if isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
+        text = truth if isinstance(truth, str) else json.dumps(truth, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RowError("truth", f"the ground truth cannot be written as JSON: {error}") from error
     wrapped = WRAPPED_TRUTH.fullmatch(text)

@@ -6,6 +6,7 @@ A row that is too large, or that holds a value that Python has no type for, is a
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -41,14 +42,34 @@ def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
 
     try:
         with parquet.ParquetFile(file) as reader:
-            known = [name for name in reader.schema_arrow.names if name in columns]
-            if not known:
-                raise FileError(f"none of the columns {', '.join(columns)}")
+            known = known_columns(reader.schema_arrow.names, columns)
+            _refuse_encryption(reader, file)
             _check_groups(reader, known)
             with parquet.ParquetFile(file, read_dictionary=_texts(reader, known)) as packed:
                 yield from _rows(reader, packed, known, os.path.getsize(file))
     except (OSError, ValueError, ArrowException) as error:
-        raise FileError(str(error)) from error
+        raise FileError(" ".join(str(error).split())) from error
+
+
+def known_columns(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Those of a file's columns that are wanted. Raises FileError if there are none, or two of one name."""
+    known = [name for name in names if name in wanted]
+    if not known:
+        raise FileError(f"none of the columns {', '.join(wanted)}")
+    twice = sorted({name for name in known if known.count(name) > 1})
+    if twice:
+        raise FileError(f"has several columns with the name {', '.join(twice)}; keep one of each")
+    return known
+
+
+def _refuse_encryption(reader: ParquetFile, file: str) -> None:
+    """Raises FileError for a file whose columns are encrypted behind a readable footer: pyarrow ends the process when
+    it is asked for such a column's sizes. Its footer is signed, and so longer than its own content."""
+    with open(file, "rb") as stream:
+        stream.seek(-8, os.SEEK_END)
+        length, magic = struct.unpack("<I4s", stream.read(8))
+    if magic == b"PAR1" and length != reader.metadata.serialized_size:
+        raise FileError("has a signed footer, so columns may be encrypted; write it without encryption")
 
 
 def rows_of(batch: pyarrow.RecordBatch | pyarrow.Table) -> list[Row]:
