@@ -30,18 +30,18 @@ class ClusterConfig(Section):
     address: str | None = Field(description="Ray cluster to join (host:port or auto); null starts one on this machine.")
     cpus_per_worker: PositiveFloat = Field(description="Ray CPUs reserved for each worker.")
     threads_per_worker: PositiveInt = Field(description="Compute threads of each worker process.")
-    object_store_bytes: PositiveInt = Field(description="Size of the Ray object store, if the cluster is started here.")
-    start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, seconds.")
-    call_timeout_s: PositiveFloat = Field(description="Deadline of one call to a worker, seconds.")
+    object_store_bytes: PositiveInt = Field(description="Size of the Ray object store, if mars starts the cluster.")
+    start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, in seconds.")
+    call_timeout_s: PositiveFloat = Field(description="Deadline for one call to a worker, in seconds.")
 
 
 class TrackingConfig(Section):
     console: bool = Field(description="Progress and metrics in the terminal.")
-    wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off where it is not installed.")
+    wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off if wandb is not installed.")
     wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
-    timeout_s: PositiveFloat = Field(description="Longest wait for a tracker at the end of a run, seconds.")
+    timeout_s: PositiveFloat = Field(description="Longest wait for a tracker at the end of a run, in seconds.")
     rollouts_every: NonNegativeInt = Field(description="Write rollouts to files every this many steps; 0: never.")
-    rollout_prompts: PositiveInt = Field(description="Prompts whose rollouts are written.")
+    rollout_prompts: PositiveInt = Field(description="Number of prompts whose rollouts are written.")
 
 
 class CheckpointConfig(Section):
@@ -51,4 +51,4 @@ class CheckpointConfig(Section):
         description="Also keep the checkpoint with the largest value of this metric, such as eval/multi/mean; "
         "null: none."
     )
-    grace_s: PositiveFloat = Field(description="Longest time from a signal to the end of the process, seconds.")
+    grace_s: PositiveFloat = Field(description="Longest time from a signal to the end of the process, in seconds.")

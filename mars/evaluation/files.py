@@ -29,7 +29,7 @@ class ResultPaths:
     """The files of one model's answers to one set of questions.
 
     manifest: what was asked. lock: held while the results are written. logs: run.dir of the job, for its workers' logs.
-    questions: folder for the rows converted from an official evaluation file.
+    questions: folder for the rows converted from one of the paper's evaluation files.
     prefix: start of the names of public files; None if the results have a folder of their own.
     """
 
@@ -84,19 +84,19 @@ def check_out(paths: ResultPaths, questions: str) -> None:
     holds a file of the public format that `mars eval infer` did not write.
     """
     public = paths.public(None)
-    if Path(questions).resolve() in {path.resolve() for path in (public, paths.answers, paths.manifest)}:
+    if os.path.realpath(questions) in map(os.path.realpath, (public, paths.answers, paths.manifest)):
         raise ConfigError(f"OUT: {questions} is the file of questions, which would be overwritten; give another OUT")
     check_writable(paths.answers, "OUT")
     if public.exists() and not paths.answers.exists():
-        raise DataError(f"{public}: is not of mars eval infer ({paths.answers} is missing); give another OUT")
+        raise DataError(f"{public}: was not written by mars eval infer ({paths.answers} is missing); give another OUT")
 
 
 @dataclass(frozen=True)
 class Results:
     """The answers of one result file, sorted by question, view and sample.
 
-    manifest: what `mars eval infer` was asked (see `read_manifest`); {} for the other kinds of files.
-    public: the file has the public format, so there are no sources, image sizes or prompt ids.
+    manifest: what `mars eval infer` was asked (see `read_manifest`); {} for files of other kinds.
+    public: whether the file has the public format, which has no sources, image sizes or prompt ids.
     """
 
     path: Path
@@ -164,7 +164,7 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     identity = parts.get("identity")
     named = isinstance(identity, dict) and isinstance(identity.get("model"), str)
     if not (named and _are_counts(parts.get("asked")) and _are_counts(parts.get("dropped"))):
-        raise DataError(f"{path}: does not say what was asked; run mars eval infer again into a new folder")
+        raise DataError(f"{path}: is not a manifest of mars eval infer; run mars eval infer again into a new folder")
     return parts
 
 
@@ -173,14 +173,14 @@ def _holds_answers(path: Path) -> bool:
 
 
 def _name(path: Path) -> str:
-    return path.resolve().name if os.path.isdir(path) else path.stem
+    return os.path.basename(os.path.realpath(path)) if os.path.isdir(path) else path.stem
 
 
 def _check_complete(path: Path, answers: Sequence[Answer], manifest: Mapping[str, Any]) -> None:
     asked, have = Counter(manifest["asked"]), Counter(view_name(answer.view) for answer in answers)
     for problem, numbers, remedy in (
-        ("answers are missing", asked - have, "run the same mars eval infer again, it goes on there"),
-        ("answers to more than was asked", have - asked, "run mars eval infer again into a new folder"),
+        ("answers are missing", asked - have, "run the same mars eval infer again to ask for them"),
+        ("more answers than were asked for", have - asked, "run mars eval infer again into a new folder"),
     ):
         if numbers:
             table = ", ".join(f"{view} {number}" for view, number in numbers.items())
@@ -194,7 +194,7 @@ def _check_multi(path: Path, answers: Sequence[Answer]) -> None:
     with_multi = {answer.prompt_id for answer in answers if answer.view is None}
     without = {answer.prompt_id: answer.row for answer in answers if answer.prompt_id not in with_multi}
     if with_multi:
-        problems = [(row, "no answer with all images, which others have") for row in without.values()]
+        problems = [(row, "no answer to the multi view, but other questions have one") for row in without.values()]
         refuse(problems, path, len(with_multi) + len(without), "questions")
 
 
