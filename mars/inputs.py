@@ -53,7 +53,7 @@ class Inputs:
         return max(len(prompt.sources) for prompt_set in sets for prompt in prompt_set.prompts)
 
     def prompt_length(self, request: RolloutRequest) -> int:
-        """Tokens of the request's prompt, including image tokens."""
+        """Number of tokens in the request's prompt, including image tokens."""
         tokens = [num_image_tokens(decoded_size(image), self.budget) for image in request.images]
         return prompt_length(request.prompt_token_ids, tokens)
 
@@ -131,7 +131,7 @@ def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSett
 
 
 def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[View, ...]:
-    """The views beside the multi view that training (anchors) and evaluation (mono) ask, each once."""
+    """All views but the multi view that training (anchors) or evaluation (mono) requests, without duplicates."""
     return tuple(dict.fromkeys((*anchor_views(prompt, anchor_kind), *anchor_views(prompt, "mono"))))
 
 

@@ -41,7 +41,7 @@ class StepParts:
     kl_in_reward: every reward loses this many units per nat of KL to the reference model; 0: no KL is computed.
     max_rounds: rounds of prompts that a step may sample.
     decode: response ids to text. frames: the pixel frames of a prompt's truth and response boxes.
-    prompt_length: tokens of a request's prompt, images expanded.
+    prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
     """
 

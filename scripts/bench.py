@@ -16,12 +16,12 @@ from importlib import import_module
 from pathlib import Path
 
 BENCHMARKS = {
-    "step": "a whole training step and its stages, beside the same step in TRL",
+    "step": "a whole training step and its stages, compared with the same step in TRL",
     "trainer": "forward and backward of one group: padded rows, shared images, shared prefixes",
-    "head": "log-probs and entropies at a vocabulary of 151,936, beside the products they need",
+    "head": "log-probs and entropies at a vocabulary of 151,936, compared with their matrix products",
     "anchors": "what anchors cost at equal numbers of rollouts",
     "scale": "time and memory over samples, prompts, sources, image sizes and many steps",
-    "advantages": "advantages of a million rollouts, beside a plain Python loop",
+    "advantages": "advantages of a million rollouts, compared with a plain Python loop",
     "gpu": "steps of a 3B model on one or more GPUs, with the share of peak FLOP/s",
 }
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="bench.py", description=f"{__doc__}\n{table}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("benchmark", choices=BENCHMARKS)
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="of the benchmark; see its --help")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the benchmark; see its --help")
     given = parser.parse_args(arguments)
     # Imported only when chosen: some import torch and transformers.
     return import_module(f"scripts.bench.{given.benchmark}").main(given.options)

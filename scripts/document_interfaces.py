@@ -3,7 +3,7 @@
 python scripts/document_interfaces.py           writes it
 python scripts/document_interfaces.py --check   ends with 1 if it is stale
 
-A class implements an interface if it has all its methods with the same parameters, its own or inherited. A function
+A class implements an interface if it defines or inherits all its methods with the same parameters. A function
 implements `RewardFn` if it takes a RewardInput and returns a RewardResult. The code is read, not imported.
 """
 
@@ -98,7 +98,7 @@ def _parameters(method: ast.FunctionDef) -> list[str]:
 
 
 def _functions(trees: Mapping[Path, ast.Module], wanted: ast.FunctionDef, root: Path) -> list[str]:
-    """Public functions with the types of `wanted`, by module: there are several called `score`."""
+    """Public functions with the types of `wanted`. Their names include the module, because several are `score`."""
     types = [argument.annotation for argument in wanted.args.args[1:]]
     signature = [ast.unparse(node) for node in (*types, wanted.returns) if node is not None]
     return [

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Ask a model questions and keep its answers: `bash scripts/infer.sh MODEL QUESTIONS OUT [--views multi|mono|all] [key=value ...]`.
-# QUESTIONS: parquet, JSONL or an official evaluation file (.json). OUT: a folder, or a .json file. A second call goes
+# QUESTIONS: parquet, JSONL or an evaluation file of the paper (.json). OUT: a folder, or a .json file. A second call goes
 # on where the first ended. Settings are those of training, such as rollout=hf or experiment=NAME (docs/evaluation.md).
 # MARS_PYTHON: the Python to use; otherwise the checkout's .venv, otherwise python.
 set -euo pipefail

@@ -50,7 +50,7 @@ def import_error(package: str) -> str | None:
 
 
 def repair_torchvision() -> None:
-    """Raises SystemExit(4) where torchvision fails for another reason than its operators."""
+    """Raises SystemExit(4) if torchvision fails for another reason than missing operators."""
     error = import_error("torchvision")
     if error is None:
         return

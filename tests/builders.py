@@ -41,7 +41,7 @@ SomeSection = TypeVar("SomeSection", bound=Section)
 def train_config(values: Mapping[str, Any] | None = None, **named: Any) -> TrainConfig:
     """The shipped settings for a small run on the CPU in this process, changed by `values` (dotted key -> value).
 
-    named: the same by the last part of a key, for keys of the sections that workers read: `packing="padded"`.
+    named: like `values`, but by the last part of the key: packing="padded". Only for sections that workers read.
     """
     changes = {_key(name): value for name, value in named.items()} | dict(values or {})
     config, problems = check_fields(TrainConfig, _small_run().dotted() | changes)
@@ -89,12 +89,12 @@ def make_item(
     response_size: tuple[int, int] | None = None,
     **extra_info: Any,
 ) -> RewardInput:
-    """What a reward is asked about an answer."""
+    """The input of a reward for one response."""
     return RewardInput("test", None, response, truth, truth_size, response_size, extra_info)
 
 
 def make_reward(reward: Reward) -> RewardResult:
-    """A score with accuracy 0 and no parts; None is a function that raised."""
+    """A score with accuracy 0 and no parts. None: the failed result of a function that raised."""
     if isinstance(reward, RewardResult):
         return reward
     return failed_result("raised") if reward is None else RewardResult(reward, 0.0, {})
@@ -118,8 +118,8 @@ def make_rollouts(
 ) -> PromptRollouts:
     """The rollouts of a prompt: `multi` rewards on all its images, and those of each anchor view, all with `text`.
 
-    An anchor is called as its source, or as several with `_and_` between them. A prompt given by its id alone has the
-    sources that the anchors name.
+    The name of an anchor is that of its source; several names are joined by `_and_`. If `prompt` is an id, the prompt
+    has the sources that the anchors name.
 
     >>> item = make_rollouts("x", [1.0, None], visible=[0.5])
     >>> [(group.request.view, len(group.rollouts)) for group in (item.multi, *item.anchors)]
@@ -134,7 +134,7 @@ def make_rollouts(
 
 
 def completions(engine, requests):
-    """[request][sample] -> Completion, for tests that do not care when each came. Every sample comes once."""
+    """[request][sample] -> Completion, for tests that ignore their order. Checks that each comes exactly once."""
     by_place = {}
     for finished in engine.generate(requests):
         for sample in finished:
@@ -147,7 +147,7 @@ def completions(engine, requests):
 def load_prompts(
     files: Sequence[str], image_root: str | None, policy: OnBadSample, check_truth: TruthCheck
 ) -> PromptSet:
-    """Files as the reader reads them, under a policy for bad rows; without limits, template or model."""
+    """The usable prompts of files. policy: `data.on_bad_sample`. Needs no model, and applies no template or limits."""
     reading = read_prompts(files, image_root, check_truth, read_json=read_json_rows)
     dropped = refuse_or_drop(reading.problems, len(reading.rows), policy)
     return PromptSet(reading.usable, dropped, reading.fingerprint, {})

@@ -23,10 +23,10 @@ base = cache(real_compose)
 
 
 def quick_compose(root: str, folders: Sequence[Path], overrides: Sequence[str]):
-    """As `mars.config.compose._compose`, which composes each choice of groups once; the values are set on a copy.
+    """Does what `mars.config.compose._compose` does, but composes each choice of groups once and sets values on a copy.
 
-    Hydra does the same in the same order. Whatever could differ goes the long way: folders that a test makes and may
-    change, values for a whole section, and everything that fails.
+    Hydra also composes groups first and then sets values. Where the result could differ, the real function runs: for
+    folders that a test makes and may change, for values of a whole section, and for everything that fails.
     """
     parser = OverridesParser.create()
     parsed = [parser.parse_override(text) for text in overrides]

@@ -29,7 +29,7 @@ GRPO = train_config(kl_reference=None).algorithm
 
 
 class TinyWorld:
-    """One model folder: prompts, responses, batches, trainers; and what plain transformers says about them."""
+    """One model folder: prompts, responses, batches, trainers; and the scores of plain transformers to compare with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,7 +84,7 @@ class TinyWorld:
     # --- the trainer
 
     def config(self, objective: AlgorithmConfig = GRPO, **named) -> TrainConfig:
-        """Settings of a trainer; `named` are other keys (tests/builders.py). A null reference is the model itself."""
+        """Settings of a trainer. named: as in `train_config`. If the objective names no reference, it is this model."""
         reference = objective.kl_reference or str(self.folder)
         values = {"model.path": str(self.folder), **objective.dotted("algorithm."), "algorithm.kl_reference": reference}
         return train_config(values, **{"learning_rate": 1e-3} | named)
@@ -171,21 +171,21 @@ def response_logprobs(trainer: FsdpTrainer, prompts: Sequence[TrainPrompt]) -> l
 
 
 def sampled_prompt(request: RolloutRequest, responses: Sequence[Sequence[int]]) -> TrainPrompt:
-    """What an engine was asked and answered, for `response_logprobs`."""
+    """A prompt with the completions of an engine, for `response_logprobs`."""
     made = tuple(TrainResponse(tuple(ids), (0.0,) * len(ids), 0.0, 0.0) for ids in responses)
     ids = request.prompt_token_ids
     return TrainPrompt(request.prompt_id, ids, len(ids), request.images, made)
 
 
 def with_algorithm(trainer: FsdpTrainer, algorithm: AlgorithmConfig) -> FsdpTrainer:
-    """The trainer with another loss, which is quicker than a second trainer. A KL term needs its reference model."""
+    """The trainer with another loss, because a second trainer would take longer. A KL term needs a reference model."""
     trainer._config = trainer._config.model_copy(update={"algorithm": algorithm})
     trainer._objective = Objective(algorithm, truncation_nats=0.0)
     return trainer
 
 
 def gradients(trainer: FsdpTrainer, batch: TrainBatch) -> list[dict[str, Tensor]]:
-    """The gradient of each update by Hugging Face name, before clipping. The updates are applied as ever."""
+    """The gradient of each update by Hugging Face name, before clipping. The updates are applied, too."""
     found, step = [], trainer._optimizer.step
 
     def spy():

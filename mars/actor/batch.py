@@ -34,11 +34,11 @@ class ForwardBatch:
 
     input_ids: int64 [B, L]. position_ids: int64 [3, B, L] (time, height, width).
     pixel_values: float32 [patches, patch_dim] and image_grid_thw: int64 [distinct images, 3]; None without images.
-    image_index: for each image in the tokens, row by row, its index among the distinct images.
+    image_index: for each image that the rows show, row by row, its index among the distinct images.
     targets: int64 [T], response tokens, response by response; the hidden state at [token_rows, token_columns] predicts
         each of them.
     lengths: int64 [responses], tokens of each response.
-    layout: of a pack (shared_prefix.py); None for padded rows.
+    layout: what attends to what in a pack (prefix_attention.py); None for padded rows.
     """
 
     input_ids: Tensor
@@ -60,7 +60,7 @@ class ForwardBatch:
 
 @dataclass(frozen=True)
 class DistinctImages:
-    """The images of a `ForwardBatch`: `pixel_values`, `image_grid_thw` and `image_index` there."""
+    """The distinct images of a batch: `pixel_values`, `image_grid_thw` and `image_index` of its `ForwardBatch`."""
 
     pixel_values: Tensor | None
     grid_thw: Tensor | None
@@ -70,7 +70,7 @@ class DistinctImages:
 def forward_batch(
     rows: Sequence[tuple[ProcessedPrompt, ResponseIds]], rope_index: Callable[..., Any], image_id: int, pad_id: int
 ) -> ForwardBatch:
-    """Padded rows. rope_index: the model's `get_rope_index`, called once for each distinct prompt.
+    """The rows as one padded batch. rope_index: the model's `get_rope_index`, called once for each distinct prompt.
 
     Response token j has position (largest prompt position + 1 + j) on all three axes.
     """
@@ -117,7 +117,7 @@ def prompt_positions(prompt: ProcessedPrompt, rope_index: Callable[..., Any], im
 
 
 def distinct_images(prompts: Sequence[ProcessedPrompt]) -> DistinctImages:
-    """Each image of the prompts once, in order of appearance; `index` lists the images shown, prompt by prompt."""
+    """Each image of the prompts once, in order of appearance; `index` says which one each prompt shows where."""
     images: dict[ImageRef, tuple[Tensor, tuple[int, int, int]]] = {}
     for prompt in prompts:
         for key, pixels, grid in zip(prompt.image_keys, prompt.pixel_values, prompt.image_grid_thw, strict=True):

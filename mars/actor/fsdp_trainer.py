@@ -1,4 +1,4 @@
-"""One FSDP2 rank of the policy's trainer. All ranks are called alike with the same batch; each takes its own rows."""
+"""One FSDP2 rank of the policy's trainer. All ranks get the same calls and batches; each computes its own rows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Prompts = dict[int, Future[ProcessedPrompt]]
 
 
 class FsdpTrainer:
-    """A `PolicyTrainer`. process: prompt ids and images to tensors (mars/data/prompts/processor.py)."""
+    """A `PolicyTrainer`. process: turns prompt ids and images into tensors (mars/data/prompts/processor.py)."""
 
     def __init__(
         self,
@@ -80,7 +80,8 @@ class FsdpTrainer:
         later = batch.updates[1:]
         prompts = self._processed(batch, (*later, *batch.updates))
         start = time.perf_counter()
-        # The first update takes them from its own forward: the weights have not moved yet, so its ratio is exactly 1.
+        # The first update takes its old log-probs from its own forward: the weights are still the old ones, so the
+        # ratio is exactly 1.
         old = self._old_logprobs(batch, later, prompts)
         self._synchronize()
         old_seconds = time.perf_counter() - start
@@ -97,15 +98,18 @@ class FsdpTrainer:
 
     @torch.no_grad()
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
-        """The same list on every rank. Raises ConfigError if no reference was loaded, ValueError for a partial plan."""
+        """Returns the same list on every rank.
+
+        Raises ConfigError if no reference was loaded, and ValueError if the plans do not hold every row exactly once.
+        """
         if self._reference is None:
             raise ConfigError(
-                "algorithm.kl_coefficient: no reference model was loaded, so there is no KL to it; "
+                "algorithm.kl_coefficient: no reference model was loaded, so its KL cannot be computed; "
                 f"got {self._config.algorithm.kl_coefficient}; give a number > 0"
             )
         rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
         if sorted(row for plan in batch.updates for row in plan.rows) != rows:
-            raise ValueError("the plan of a batch to be scored must hold every row once")
+            raise ValueError("the plans of a batch to be scored must hold every row exactly once")
         prompts = self._processed(batch, batch.updates)
         sums = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
         place = {row: i for i, row in enumerate(rows)}
@@ -170,7 +174,7 @@ class FsdpTrainer:
         return self._finish(sums)
 
     def _finish(self, sums: UpdateSums) -> dict[str, float]:
-        """Reduce over ranks, then apply or skip: all ranks see the same numbers and decide alike."""
+        """Add up the sums of all ranks, then apply or skip the update: all ranks decide by the same sums."""
         totals = sums.all_reduce()
         metrics = self._objective.metrics(totals)
         result = self._optimizer.step() if math.isfinite(totals["loss"]) else self._optimizer.skip()
@@ -193,19 +197,19 @@ class FsdpTrainer:
     def _old_logprobs(
         self, batch: TrainBatch, plans: Sequence[UpdatePlan], prompts: Prompts
     ) -> dict[MicroBatch, Tensor]:
-        """Log-probs of this rank's micro-batches. Same micro-batches as the update, so that rounding is identical."""
+        """Log-probs of this rank's rows, in the same micro-batches as in the update, so that rounding is identical."""
         micros = [micro for plan in plans for micro in plan.ranks[self._rank]]
         return {micro: self._policy(self._forward_of(batch, micro, prompts))[0] for micro in micros}
 
     def _synchronize(self) -> None:
-        """CUDA is asynchronous: synchronise so that time is charged to the right stage."""
+        """Wait for the GPU, which runs asynchronously, so that its time is counted in the right stage."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
     def _processed(self, batch: TrainBatch, plans: Sequence[UpdatePlan]) -> Prompts:
-        """The prompts of this rank's rows, each processed once for all passes. plans: in the order of the forwards.
+        """The prompts of this rank's rows, each processed once for all forwards. plans: in the order of the forwards.
 
-        One reader thread works through them, so that later prompts' images are read while the first forwards run.
+        One thread processes the prompts in this order, so that later images are read while the first forwards run.
         """
         micros = (micro for plan in plans for micro in plan.ranks[self._rank])
         mine = dict.fromkeys(p for micro in micros for p, _ in micro.rows)
@@ -227,7 +231,9 @@ def _reference(config: TrainConfig, scoring: ScoringSettings, mesh: DeviceMesh) 
     if algorithm.kl_coefficient == 0:
         return None
     if algorithm.kl_reference is None:
-        raise ConfigError("algorithm.kl_reference: a KL term needs a reference model; got null; name one")
+        raise ConfigError(
+            "algorithm.kl_reference: a KL term needs a reference model; got null; give a folder or hub name"
+        )
     reference = load_reference(algorithm.kl_reference, config.model, scoring, config.actor.packing)
     shard(reference, mesh, config.model.dtype)
     return reference

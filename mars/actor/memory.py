@@ -17,7 +17,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def metrics(self) -> dict[str, float]:
-        """perf/max_memory_allocated_gb: the maximum over all ranks, in GiB as verl counts it. A collective call.
+        """perf/max_memory_allocated_gb: the maximum over all ranks, in GiB, as in verl. A collective call.
 
         Empty on a CPU, where torch does not track allocated memory.
         """

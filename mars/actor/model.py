@@ -25,7 +25,8 @@ Packing = Literal["shared_prefix", "padded"]
 class ScoringSettings:
     """How logits become log-probs: the distribution the engine samples from.
 
-    temperature: divides the logits. blocked_ids: have probability 0. chunk_tokens: tokens whose logits exist at once.
+    temperature: divides the logits. blocked_ids: tokens that get probability 0. chunk_tokens: number of tokens whose
+    logits are in memory at once.
     """
 
     temperature: float
@@ -34,7 +35,7 @@ class ScoringSettings:
 
 
 class PolicyModel(nn.Module):
-    """Scores response tokens. Logits exist for `chunk_tokens` tokens at a time, in forward and in backward."""
+    """Scores response tokens. In forward and backward the logits of only `chunk_tokens` tokens are in memory."""
 
     def __init__(self, backbone: nn.Module, scoring: ScoringSettings) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class PolicyModel(nn.Module):
         self._blocked = torch.tensor(scoring.blocked_ids, dtype=torch.long)
 
     def forward(self, batch: ForwardBatch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """Log-probs of `batch.targets`, and the entropy of the distribution each was drawn from in nats: float32 [T].
+        """Log-probs of `batch.targets`, and the entropies of their distributions in nats: float32 [T] each.
 
         entropy_gradient: whether the entropy has a gradient.
         """
@@ -66,7 +67,7 @@ class PolicyModel(nn.Module):
                 batch.pixel_values, batch.image_grid_thw, return_dict=True
             )
             features = {"image": _repeat_features(features, batch.image_index)}
-        # No mask is needed: rows are padded on the right, where a causal model never attends; packs have a layout.
+        # No mask is needed: padding is on the right, a causal model attends only to the left, and packs have a layout.
         layout = {} if batch.layout is None else {"shared_prefix": batch.layout}
         outputs = self.backbone.model(
             input_ids=batch.input_ids,
@@ -94,9 +95,9 @@ def load_policy(
     gradient_checkpointing: bool,
     key: str = "model.path",
 ) -> PolicyModel:
-    """The model of a Hugging Face folder or name, in float32 on the CPU.
+    """Load the model at `model.path` in float32 on the CPU.
 
-    packing: the layout of every batch that the model will get. key: the setting that errors name.
+    packing: the layout of every batch that the model will get. key: the setting that holds the path, for messages.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -140,7 +141,7 @@ def _units(backbone: nn.Module) -> Iterator[nn.Module]:
 
 
 def _repeat_features(features, image_index: tuple[int, ...]):
-    """Features of each shown image from those of the distinct images; Qwen3-VL's deepstack features likewise."""
+    """Repeat the features of the distinct images for each place that shows them; also Qwen3-VL's deepstack features."""
     features.pooler_output = tuple(features.pooler_output[i] for i in image_index)
     if getattr(features, "deepstack_features", None) is not None:
         features.deepstack_features = [tuple(layer[i] for i in image_index) for layer in features.deepstack_features]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-# Files besides weights and config.json. transformers would write some of them anew in another form, and refuses to
-# write some that it has read, such as generation settings that contradict each other.
+# Endings of the files to copy; weights and config.json are saved from the policy. They are copied because transformers
+# would write some of them in another form, and refuses to write some that it can read, such as generation settings
+# that contradict each other.
 _SUFFIXES = (".json", ".jinja", ".txt", ".model", ".py")
-# Of a hub name, whose files cannot be listed.
+# The files to copy for a hub name, whose files cannot be listed.
 _HUB_FILES = (
     "generation_config.json",
     "preprocessor_config.json",
@@ -26,14 +27,17 @@ _HUB_FILES = (
 
 
 def carry_files(model_path: str, folder: str) -> list[str]:
-    """Copy them byte for byte. Returns "name (reason)" of each file that cannot be copied, after copying the others."""
+    """Copy these files of the model unchanged.
+
+    A file that cannot be copied does not stop the others: returns "name (reason)" for each.
+    """
     failed = []
     for name, source in _carried(model_path):
         target = Path(folder) / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-        except shutil.SameFileError:  # saved over the model it came from
+        except shutil.SameFileError:  # the policy is saved into the folder of its own model
             continue
         except OSError as error:
             failed.append(f"{name} ({error.strerror or error})")
@@ -41,7 +45,7 @@ def carry_files(model_path: str, folder: str) -> list[str]:
 
 
 def _carried(model_path: str) -> list[tuple[str, Path]]:
-    """(name, path) of the files to be copied."""
+    """(name relative to the model's folder, path) of each file to copy."""
     folder = Path(model_path)
     if not folder.is_dir():
         found = [(name, _hub_file(model_path, name)) for name in _HUB_FILES]

@@ -21,7 +21,7 @@ from mars.types import MicroBatch, TrainBatch, TrainResponse
 
 @dataclass(frozen=True)
 class RowTarget:
-    """One row of a micro-batch. weight: the response's, but 0 for a filler. carried: sampled in an earlier step."""
+    """One row of a micro-batch. weight: that of the response; 0 for a filler. carried: sampled in the previous step."""
 
     response: TrainResponse
     weight: float
@@ -53,9 +53,9 @@ def compared_update(batch: TrainBatch) -> int | None:
 class TokenTargets:
     """The rows of one micro-batch token by token; every field has shape [T].
 
-    trained: tokens of rows with a weight above 0. on_policy: those that were sampled under their own prompt.
-    fresh: those of the on-policy ones that were sampled in this step.
-    weights: of the token's row, a factor of its loss. All tokens of a row have the row's advantage.
+    trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt.
+    fresh: on-policy tokens that were sampled in this step.
+    weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.
     """
 
     trained: TokenLayout
@@ -92,7 +92,7 @@ class Objective:
     """Policy loss, KL term and entropy bonus over the rows of one micro-batch.
 
     truncation_nats: by how much the engine's log-probs may exceed the trainer's because it samples from the top_p or
-    top_k part of the distribution (`truncation_nats` below).
+    top_k part of the distribution (from the function `truncation_nats`).
     """
 
     def __init__(self, algorithm: AlgorithmConfig, truncation_nats: float) -> None:
@@ -125,12 +125,13 @@ class Objective:
 
             w (importance x policy loss + kl_coefficient x KL(policy || reference) - entropy_coefficient x entropy)
 
-        reduced over the update. w is the weight of the token's response: it scales its whole loss, not the
-        denominator, which counts every response with w > 0 in full.
+        reduced over the update. w is the weight of the token's response. It scales the three terms but not the
+        denominator, in which every response with w > 0 counts fully.
 
         logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
-        old_logprobs: before the step's first update; None in that update, whose own `logprobs` they are (ratio 1).
-        ref_logprobs: None for no KL term. compare_rollout: whether this is the update that is compared with the engine.
+        old_logprobs: of the weights before the step's first update; None in the first update, where `logprobs` are the
+        old ones (ratio 1). ref_logprobs: None if the loss has no KL term. compare_rollout: whether this update is the
+        one of `compared_update`.
         """
         algorithm = self._algorithm
         tokens = TokenTargets.of(rows, lengths, logprobs)
@@ -167,7 +168,7 @@ class Objective:
         return reduce_loss(values, layout, self._algorithm.reduction, denominator)
 
     def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> Tensor:
-        """All 1 without a cap; 1 for off-policy responses, whose rollout log-probs are those under another prompt."""
+        """1 for all tokens without a cap, and for off-policy tokens, whose rollout log-probs are of another prompt."""
         if self._algorithm.importance_cap is None:
             return torch.ones_like(old)
         weights = importance_weights(old, tokens.rollout_logprobs, tokens.on_policy, self._algorithm.importance_cap)
@@ -177,7 +178,8 @@ class Objective:
         """How far the engine's log-probs are from the trainer's, and how many importance weights reach the cap."""
         rollout, cap = tokens.rollout_logprobs, self._algorithm.importance_cap
         compared = replace(tokens.fresh, mask=tokens.fresh.mask & compare)
-        # An engine that samples from a nucleus renormalises: log-probs higher by up to -ln(top_p) are no mismatch.
+        # Sampling with top_p renormalises the engine's probabilities: its log-probs may be higher by up to -ln(top_p).
+        # Such a difference is not a mismatch.
         forgiven = rollout - (rollout - old).clamp(0.0, self._truncation_nats)
         difference = logprob_difference(old, forgiven, compared)
         return {

@@ -23,7 +23,7 @@ class StepResult:
 
 
 class Optimizer:
-    """AdamW. Weight decay applies to all parameters, norms and embeddings included, as GRPO implementations do.
+    """AdamW. Weight decay applies to all parameters, norms and embeddings included, as in other GRPO implementations.
 
     total_steps: after the warm-up the learning rate falls linearly to 0 at this step; None: it stays constant.
     """

@@ -42,8 +42,8 @@ class PaddedResponses:
 class PrefixGroup:
     """A prompt of P tokens and its responses, which have S tokens in all.
 
-    padded: the responses in batches of similar length. kept: int64 [S], the index of each response token in these
-    batches, one after the other.
+    padded: the responses in batches of similar length. kept: int64 [S], the position of each response token
+    in the concatenation of these batches.
     """
 
     prompt_tokens: int
@@ -56,7 +56,8 @@ class PrefixGroup:
 class SharedPrefixLayout:
     """What attends to what in a pack of N tokens: prompt, its responses, next prompt, its responses, and so on.
 
-    It is an argument of every forward and never state, because gradient checkpointing repeats forwards in backward.
+    Every forward gets it as an argument. It is not stored in the model, because gradient checkpointing repeats forwards
+    in backward, when another pack may be stored there.
     query_ends, key_ends: int32 [segments + 1], the cumulative sums of `segments`, from 0.
     """
 
@@ -89,12 +90,15 @@ class SharedPrefixLayout:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Tokens of (prompt, all its responses) of each group, one after the other."""
+        """For each group, the number of its prompt tokens, then that of all its response tokens, in one flat tuple."""
         return tuple(size for group in self.groups for size in (group.prompt_tokens, sum(group.response_tokens)))
 
     @cached_property
     def segments(self) -> tuple[tuple[int, int], ...]:
-        """(queries, keys) of each segment, causal at its end: (P, P) for a prompt, (R, P + R) for a response."""
+        """Numbers of (queries, keys) of each segment: (P, P) for a prompt, (R, P + R) for a response.
+
+        The last query of a segment attends to all its keys, the query before it to all but the last key, and so on.
+        """
         return _segments(self.groups)
 
 
@@ -127,7 +131,7 @@ def shared_prefix_attention(
     Raises NotImplementedError for what a pack cannot express: a mask, dropout, a sliding window.
     """
     if attention_mask is not None or dropout or sliding_window:
-        raise NotImplementedError("shared-prefix packing has no mask, no attention dropout and no sliding window")
+        raise NotImplementedError("shared-prefix packing supports no mask, no attention dropout and no sliding window")
     # In mixed precision the rotary embedding leaves queries and keys in float32; values have the model's type.
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     if takes_varlen(query):
@@ -176,7 +180,8 @@ def attend_segments(
         query,
         _keys_by_segment(key, layout),
         _keys_by_segment(value, layout),
-        # On the device already; made here, they would cost every layer a copy from the CPU.
+        # Tensors of the layout, which are on the device already: tensors made here would be copied from the CPU in
+        # every layer.
         layout.query_ends,
         layout.key_ends,
         max(queries),
@@ -190,7 +195,7 @@ def attend_segments(
 def _keys_by_segment(keys: Tensor, layout: SharedPrefixLayout) -> Tensor:
     """[N, Hk, D] -> the keys of each segment: the prompt's, then for each response the prompt's and its own.
 
-    Copies are made by `expand`, not by an index: the prompt's gradient is then one sum, in float32, in a fixed order.
+    The prompt is copied by `expand` and not by indexing, so that its gradient is one sum, in float32, in a fixed order.
     """
     parts = iter(keys.split(layout.sizes))
     rows: list[Tensor] = []
@@ -204,7 +209,7 @@ def _keys_by_segment(keys: Tensor, layout: SharedPrefixLayout) -> Tensor:
 def _attend_responses(
     batch: PaddedResponses, prefix: list[Tensor], responses: tuple[Tensor, ...], scale: float
 ) -> Tensor:
-    """One batch of n responses, padded to R tokens, attends to its prompt and to itself. Returns [n * R, H, D].
+    """n responses, padded to R tokens, each attend to the prompt and to themselves. Returns [n * R, H, D].
 
     prefix: the prompt's keys and values, [1, P, Hk, D] each. responses: query, key and value of all S response tokens.
     """
@@ -235,7 +240,7 @@ def _segments(groups: Sequence[PrefixGroup]) -> tuple[tuple[int, int], ...]:
 
 
 def _group(prompt_tokens: int, response_tokens: tuple[int, ...]) -> PrefixGroup:
-    """Pads responses whose lengths have the same number of binary digits together: less than half is padding."""
+    """Puts responses whose lengths have equally many binary digits into one batch, so less than half is padding."""
     starts = [0, *accumulate(response_tokens)]
     kept = torch.empty(starts[-1], dtype=torch.long)
     padded, first_row = [], 0

@@ -9,7 +9,9 @@ from mars.config.schema import ModelConfig
 from mars.errors import ConfigError, SetupError
 
 _KEY = "algorithm.kl_reference"
-_ADVICE = "name a model of the policy's family with its vocabulary, such as the one that the policy was trained from"
+_ADVICE = (
+    "give a model of the policy's family with the same vocabulary, such as the one that the policy was trained from"
+)
 
 
 def load_reference(path: str, policy: ModelConfig, scoring: ScoringSettings, packing: Packing) -> PolicyModel:
@@ -36,10 +38,11 @@ def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> 
             AutoConfig.from_pretrained(p, trust_remote_code=trust_remote_code) for p in (path, policy_path)
         )
         if config.model_type != policy.model_type:
-            kinds = f"its model_type is {config.model_type}, the policy's {policy.model_type}"
+            kinds = f"its model_type is {config.model_type}, the policy's is {policy.model_type}"
             raise ConfigError(f"{_KEY}: {kinds}; got {path}; {_ADVICE}")
         own, wanted = _inputs(config), _inputs(policy)
-        wrong = [f"its {name} is {own[name]}, the policy's {wanted[name]}" for name in own if own[name] != wanted[name]]
+        differing = [name for name in own if own[name] != wanted[name]]
+        wrong = [f"its {name} is {own[name]}, the policy's is {wanted[name]}" for name in differing]
         if wrong:
             raise ConfigError(f"{_KEY}: {', '.join(wrong)}; got {path}; {_ADVICE}")
         words, policy_words = (
@@ -51,7 +54,7 @@ def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> 
     except ValueError as error:
         raise ConfigError(f"{_KEY}: not a model that can be read; got {path}: {error}; {_ADVICE}") from error
     if not policy_words.items() <= words.items():
-        raise ConfigError(f"{_KEY}: its tokenizer, if it has one, lacks ids of the policy's; got {path}; {_ADVICE}")
+        raise ConfigError(f"{_KEY}: its tokenizer is missing, or lacks tokens of the policy's; got {path}; {_ADVICE}")
 
 
 def _inputs(config: Any) -> dict[str, int]:

@@ -15,10 +15,10 @@ Group = tuple[ProcessedPrompt, Sequence[ResponseIds]]
 
 
 def pack_groups(groups: Sequence[Group], rope_index: Callable[..., Any], image_id: int) -> ForwardBatch:
-    """One row of prompt, its responses, next prompt, its responses, ...; rope_index: the model's `get_rope_index`.
+    """One row: a prompt, its responses, the next prompt, its responses, ... rope_index: the model's `get_rope_index`.
 
     Log-probs and entropies equal those of `forward_batch` over the same (prompt, response) pairs, in this order. A
-    prompt may come in several groups, in one pack or in several.
+    prompt may be in several groups, of one pack or of several.
     Positions: each response continues at its prompt's largest position + 1, as if it were the only one.
 
     Example: prompt (7, 8) with responses (1, 2) and (3,) is the row 7 8 1 2 3 at positions 0 1 2 3 2; its targets

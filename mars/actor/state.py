@@ -17,7 +17,7 @@ from mars.actor.model_files import carry_files
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
 
-# 256 MB in float32: large enough to hide latency, small beside any model that needs several.
+# 256 MB in float32: large enough that latency does not matter, and small compared with a model of several buckets.
 _BUCKET_ELEMENTS = 64 * 2**20
 
 
@@ -69,7 +69,7 @@ def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
 def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: bool) -> None:
     """Write weights and config.json, then carry over the other files of the model's folder; a collective call.
 
-    Raises SetupError if a file cannot be written. The weights are on disk then, unless the disk refuses them.
+    Raises SetupError if a file cannot be written. Even then the weights are saved, if that is possible.
     """
     state = full_state(policy, getattr(torch, model.dtype))
     if not is_writer:
@@ -86,22 +86,24 @@ def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: b
     except Exception as error:
         file = _save_weights(state, Path(path), error)
         raise SetupError(
-            f"{path}: the policy was not saved whole: {type(error).__name__}: {error}; its weights are in {file}; "
-            f"copy the other files of {model.path} beside it"
+            f"{path}: only the weights of the policy were saved, in {file}: {type(error).__name__}: {error}; "
+            f"copy the other files of {model.path} into the same folder"
         ) from error
     finally:
         backbone.generation_config = generation
-    (Path(path) / "generation_config.json").unlink(missing_ok=True)  # unless the model has one
+    # `carry_files` copies the model's own file, if it has one.
+    (Path(path) / "generation_config.json").unlink(missing_ok=True)
     failed = carry_files(model.path, path)
     if failed:
         raise SetupError(
-            f"{path}: the weights and config.json of the policy are saved there, but not {', '.join(failed)}; "
+            f"{path}: has the weights and config.json of the policy, but these files could not be copied: "
+            f"{', '.join(failed)}; "
             f"copy what is missing from {model.path}"
         )
 
 
 def _save_weights(state: Mapping[str, Tensor], folder: Path, reason: Exception) -> Path:
-    """Write the weights alone. Raises SetupError if that fails too."""
+    """Write only the weights, after saving the policy failed for `reason`. Raises SetupError if this fails too."""
     from safetensors.torch import save_file
 
     file = folder / "model.safetensors"
@@ -109,5 +111,7 @@ def _save_weights(state: Mapping[str, Tensor], folder: Path, reason: Exception) 
         # Copies, because tied weights share memory, which the format does not allow.
         save_file({name: value.clone().contiguous() for name, value in state.items()}, file, {"format": "pt"})
     except Exception as error:
-        raise SetupError(f"{folder}: the policy cannot be saved: {reason}; nor its weights alone: {error}") from error
+        raise SetupError(
+            f"{folder}: the policy cannot be saved: {reason}; saving only its weights failed too: {error}"
+        ) from error
     return file

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-# A logit of probability 0. -inf would make the entropy 0 * -inf, and so would the lowest finite number its gradient.
+# The logit of a token with probability 0. With -inf the entropy would contain 0 * -inf, which is NaN. With the lowest
+# finite float its gradient could overflow to -inf and become NaN in the same way.
 _BLOCKED = -1e30
 
 
@@ -25,11 +26,11 @@ def token_scores(
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of `targets` and the entropies of softmax(hidden weight^T / temperature) in nats, both float32 [T].
 
-    hidden: [T, H]. weight: [V, H], of the language model's head. targets: int64 [T]. blocked: int64, ids of
-    probability 0. entropy_gradient: whether the entropies have a gradient.
+    hidden: [T, H]. weight: [V, H], of the language model's head. targets: int64 [T]. blocked: int64, ids that
+    get probability 0. entropy_gradient: whether the entropies have a gradient.
 
-    Logits exist for `chunk_tokens` tokens at a time, in at most two float32 buffers [chunk, V]. Backward computes the
-    logits again instead of keeping them. Forward and backward together take four products of size T x H x V: the
+    The logits of only `chunk_tokens` tokens are in memory, in at most two float32 buffers [chunk, V]. Backward computes
+    the logits again instead of keeping them. Forward and backward together take four products of size T x H x V: the
     logits, the logits again, and one for each gradient.
 
     >>> hidden, head, none = torch.tensor([[0.0]]), torch.tensor([[1.0], [2.0]]), torch.tensor([], dtype=torch.long)
@@ -60,7 +61,7 @@ class _TokenScores(Function):
         for rows in _chunks(len(hidden), chunk_tokens):
             logits = _logits(hidden[rows], weight, blocked, temperature)
             logprobs[rows], entropies[rows], normalizers[rows] = _scores(logits, targets[rows])
-            del logits  # before the next chunk is made
+            del logits  # frees the memory for the next chunk
         ctx.save_for_backward(hidden, weight, targets, blocked, normalizers, entropies)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
         if not entropy_gradient:
@@ -84,7 +85,7 @@ class _TokenScores(Function):
             grad_hidden[rows] = gradient @ weight
             if grad_weight is not None:
                 grad_weight.addmm_(gradient.T, hidden[rows])
-            del gradient  # before the next chunk is made
+            del gradient  # frees the memory for the next chunk
         return grad_hidden, grad_weight, None, None, None, None, None
 
 

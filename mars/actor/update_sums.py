@@ -1,4 +1,7 @@
-"""The sums behind an update's metrics. Sums add up over any split of the work, so the means do not depend on it."""
+"""The sums behind an update's metrics.
+
+The totals over micro-batches and ranks do not depend on how the work is split.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mars.actor.prefix_attention import takes_varlen
 
-# transformers passes the segments' ends only to attentions with "flash" in their name; for others it makes the calls.
+# transformers passes the segments' ends only to attentions with "flash" in their name; it calls all others
+# once for each segment.
 SEGMENTS = "mars_flash_segments"
 
 
@@ -49,7 +50,7 @@ def segment_attention(
     Raises NotImplementedError for a mask or dropout, which these towers do not use.
     """
     if attention_mask is not None or dropout:
-        raise NotImplementedError("the vision tower's attention has no mask and no dropout")
+        raise NotImplementedError("the vision tower's attention supports no mask and no dropout")
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     if takes_varlen(query):
         from torch.nn.attention.varlen import varlen_attn

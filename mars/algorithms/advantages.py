@@ -24,7 +24,7 @@ class AdvantageSettings:
     pooled_statistics: which statistics the anchor rewards are part of. "mean_and_std": both, over multi and anchor
         rewards together (MARS, arXiv 2605.25437). "mean": the baseline only; the std is that of the multi rewards. It
         may be 0 or tiny while the anchors shift the baseline: use it with a std_floor.
-    unbiased_std: divide the sum of squares by N - 1, else by N.
+    unbiased_std: True: divide the sum of squares by N - 1; False: by N.
     std_floor: lower bound of the std, in units of the reward. epsilon: added to the std after the floor.
     """
 
@@ -50,8 +50,9 @@ class Advantages:
 
     values: [N], 0 where the weight is 0 or the rewards are equal.
     weights: [N], 1, or 0 where the prompt has too few rewards for statistics.
-    defined: bool [P], the prompts of weight 1.
-    mean, std: float64 [P], what was subtracted (before leave-one-out) and, floored, divided by.
+    defined: bool [P], True for the prompts whose responses have weight 1.
+    mean, std: float64 [P], the pool's mean and the std in the divisor before floor and epsilon. leave_one_out subtracts
+        another mean for each response.
     gain: float64 [P], mean multi reward - mean anchor reward; NaN where either is missing.
     multi_share: float64 [P], lambda = G / (G + M); NaN for a prompt without rewards.
     """
@@ -66,7 +67,7 @@ class Advantages:
 
     @classmethod
     def joined(cls, parts: Sequence[Advantages]) -> Advantages:
-        """Those of several rounds, one after the other. Raises RuntimeError without a part."""
+        """The advantages of several rounds, concatenated. Raises RuntimeError if `parts` is empty."""
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
@@ -81,11 +82,11 @@ def group_advantages(
     """Advantages of the multi rollouts against the pool U of multi and anchor rewards of their prompt.
 
         group_norm     A_i = (r_i - mean(U)) / (max(std(U), std_floor) + epsilon)
-        leave_one_out  A_i = r_i - mean(U without r_i)        divided likewise if normalize_std
+        leave_one_out  A_i = r_i - mean(U without r_i)        divided by the same if normalize_std
 
     rewards: [N], prompt_index: int64 [N] in [0, num_prompts); the same with M for the anchors. Rows in any order,
     groups of any size. Without anchors this is the plain estimator. A prompt with fewer than two rewards in U has
-    weight 0; if the divisor is the std of the multi rewards, it needs two of those.
+    weight 0. If the divisor is the std of the multi rewards, so has a prompt with fewer than two of those.
 
     All advantages of a prompt are exactly 0 if max(U) - min(U) <= SCORE_TOLERANCE, or if every multi reward is within
     SCORE_TOLERANCE of mean(U): such differences are rounding, which the division by std(U) would enlarge.

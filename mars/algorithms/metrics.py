@@ -15,7 +15,7 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     """Metrics of one step, over all prompts that were sampled in it (before any selection). Shares are in [0, 1].
     Rewards and means are equal if they differ by SCORE_TOLERANCE or less.
 
-    critic/rewards/mean|min|max       the multi rollouts' rewards, what their advantages are taken from
+    critic/rewards/mean|min|max       the rewards from which the multi rollouts' advantages are computed
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std
     reward/frac_zero_std              share of prompts whose multi rewards are all equal
     mars/frac_zero_signal             share of prompts without any advantage that is not 0

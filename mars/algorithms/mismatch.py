@@ -24,7 +24,9 @@ class LogprobDifference:
 
 
 def logprob_difference(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout) -> LogprobDifference:
-    """Both in the layout's shape. Without counted tokens max is 0. Leave off-policy tokens out of the mask.
+    """The difference over the tokens in the mask; `max` is 0 if there are none. Both log-probs have the layout's shape.
+
+    The mask must leave out off-policy tokens, because their rollout log-probs belong to another prompt.
 
     Example: old (-1, -2), rollout (-1.5, -2): max 0.5, sum 0.5, num_tokens 2.
     """
@@ -36,8 +38,9 @@ def logprob_difference(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: T
 def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout) -> Tensor:
     """Sum over the counted tokens of the k3 estimate of KL(engine || trainer), in nats; a float64 scalar.
 
-    The engine sampled, so with d = rollout_logprobs - old_logprobs a token's estimate is exp(-d) - 1 + d, never
-    negative. Where the engine samples from a nucleus, that alone gives -ln(m) - (1 - m) for a nucleus of mass m.
+    The tokens were sampled by the engine. With d = rollout_logprobs - old_logprobs, the estimate of a token is
+    exp(-d) - 1 + d, which is never negative. With top_p sampling it is not 0 even if engine and trainer agree: a token
+    whose nucleus has the probability m contributes -ln(m) - (1 - m).
 
     Example: old (-1, -2), rollout (-1.5, -2): d = (-0.5, 0), sum exp(0.5) - 1.5 = 0.149.
     """
@@ -48,9 +51,9 @@ def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayou
 def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout, cap: float) -> Tensor:
     """min(exp(old_logprobs - rollout_logprobs), cap) at each token, 0 outside the mask; no gradient.
 
-    As factors of the token losses they correct for the difference between the engine's and the trainer's distribution
-    (truncated importance sampling: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
-    training").
+    The token losses are multiplied by these weights, to correct for the difference between the engine's and the
+    trainer's distribution (truncated importance sampling: Yao et al. 2025, "Your efficient RL framework secretly brings
+    you off-policy RL training").
 
     Example: old -1, rollout -1.5, cap 2: exp(0.5) = 1.649.
     """

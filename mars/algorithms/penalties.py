@@ -48,7 +48,7 @@ def overlong_penalty(
 
 
 def with_overlong_penalty(prompts: Sequence[PromptRollouts], overlong: OverlongPenalty) -> list[PromptRollouts]:
-    """The same rollouts with `overlong_penalty` in every valid score and as a part of its own."""
+    """The same rollouts with `overlong_penalty` added to every valid score and recorded as a reward part."""
     lengths = [
         len(rollout.completion.token_ids) for item in prompts for group in groups(item) for rollout in group.rollouts
     ]
@@ -61,31 +61,34 @@ def with_overlong_penalty(prompts: Sequence[PromptRollouts], overlong: OverlongP
 def with_kl_penalty(
     prompts: Sequence[PromptRollouts], kl: Sequence[Sequence[float]], coefficient: float
 ) -> list[PromptRollouts]:
-    """The same rollouts with -coefficient * KL in every valid score and as a part of its own.
+    """The same rollouts with -coefficient * KL added to every valid score and recorded as a reward part.
 
-    kl: nats, summed over a response's tokens; for each group that has a valid rollout, in order, one for each of them.
-    A rollout whose KL is not finite fails, see `add_to_scores`. Raises NumericalError if that is true of all of them.
+    kl: for each group that has a valid rollout, the KL of each of its valid rollouts, in nats, summed over the tokens.
+    Groups and rollouts are in order. A rollout whose KL is not finite fails, see `add_to_scores`. Raises NumericalError
+    if no KL is finite.
     """
     if any(kl) and not any(isfinite(value) for group in kl for value in group):
         raise NumericalError(
-            f"algorithm.kl_coefficient: the KL to the reference model is not finite for any of "
-            f"{sum(map(len, kl))} responses; the policy's weights are likely not finite; lower actor.learning_rate"
+            f"algorithm.kl_coefficient: the KL to the reference model is not finite in all "
+            f"{sum(map(len, kl))} responses, probably because the policy's weights are not finite; "
+            "lower actor.learning_rate"
         )
     values = (value for group in kl for value in group)
     rollouts = [rollout for item in prompts for group in groups(item) for rollout in group.rollouts]
     penalties = [-coefficient * next(values) if rollout.valid else 0.0 for rollout in rollouts]
     if next(values, None) is not None:
-        raise ValueError("more KL values than valid rollouts")
+        raise ValueError("there are more KL values than valid rollouts")
     return add_to_scores(prompts, KL_PART, penalties)
 
 
 def add_to_scores(prompts: Sequence[PromptRollouts], part: str, amounts: Iterable[float]) -> list[PromptRollouts]:
     """Add an amount to each rollout's score and record it as the reward part `part`; failed rollouts stay as they are.
 
-    A rollout whose score is then not within -MAX_SCORE to MAX_SCORE (or NaN) fails, like one whose reward function
+    A rollout whose new score is NaN or not within -MAX_SCORE to MAX_SCORE fails, as it does if its reward function
     returns such a score.
 
-    amounts: one for each rollout, in the order of the prompts, of `groups` and of the rollouts in a group.
+    amounts: one for each rollout, failed ones included, in the order of the prompts, of their `groups` and of the
+    groups' rollouts.
     """
     remaining = iter(amounts)
 

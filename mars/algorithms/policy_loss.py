@@ -13,7 +13,7 @@ from mars.errors import ConfigError
 
 # Keeps exp finite in float32; a ratio this far from 1 is clipped anyway.
 _MAX_LOG_RATIO = 20.0
-# The geometric mean over a whole response stays close to 1: e^10 is beyond any bound.
+# GSPO's ratio is a geometric mean over a response and stays close to 1: e^10 is far beyond any bound.
 _MAX_SEQUENCE_LOG_RATIO = 10.0
 
 
@@ -36,13 +36,14 @@ class PolicyLossSettings:
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """Token losses and the sums behind the metrics. All sums are scalars over this micro-batch: add them up over
-    micro-batches and ranks, then divide by the added `num_tokens`.
+    """Token losses and the sums that metrics are computed from. All sums are scalars over this micro-batch: add them up
+    over micro-batches and ranks, then divide by the total `num_tokens`.
 
     token_losses: the layout's shape, 0 outside the mask; the only field with a gradient.
-    num_tokens: counted on-policy tokens. num_clipped: those where the bound decides (actor/pg_clipfrac);
-    num_dual_clipped: those where the dual bound decides (actor/pg_clipfrac_lower).
-    kl_sum: of old_logprobs - logprobs, nats; over num_tokens the approximate KL of the update (actor/ppo_kl).
+    num_tokens: on-policy tokens in the mask. num_clipped: those of them whose loss comes from the bounded ratio
+    (actor/pg_clipfrac). num_dual_clipped: those whose loss comes from dual_clip (actor/pg_clipfrac_lower).
+    kl_sum: the sum of old_logprobs - logprobs in nats; divided by num_tokens it is the approximate KL of the update
+    (actor/ppo_kl).
     """
 
     token_losses: Tensor
@@ -60,7 +61,7 @@ def policy_loss(
     settings: PolicyLossSettings,
     off_policy: Tensor | None = None,
 ) -> PolicyLoss:
-    """Losses of response tokens; all tensors in the layout's shape (`layout.spread` brings advantages there).
+    """Losses of response tokens; all tensors have the layout's shape (`layout.spread` gives tokens their advantage).
 
     With w = exp(logprobs - old_logprobs), b(w) = w bounded to [1 - clip_low, 1 + clip_high], sg = stop gradient:
 

@@ -1,4 +1,4 @@
-"""The rewards of sampled prompts as tensors, and their advantages handed back to the prompts."""
+"""The rewards of sampled prompts as tensors, and the advantages computed from them, given back to the prompts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PooledRewards:
 
     def __post_init__(self) -> None:
         if self.rewards.shape != self.prompt_index.shape or self.anchor_rewards.shape != self.anchor_prompt_index.shape:
-            raise ValueError("every reward needs a prompt index")
+            raise ValueError("there must be one prompt index for every reward")
 
     @classmethod
     def of_rollouts(cls, prompts: Sequence[PromptRollouts]) -> PooledRewards:
@@ -53,7 +53,8 @@ class PooledRewards:
 def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -> list[SampledPrompt]:
     """Each prompt with the advantages and weights of its own multi rollouts.
 
-    advantages: of `PooledRewards.of_rollouts` of the same prompts. Raises RuntimeError for another number of them.
+    advantages: computed from `PooledRewards.of_rollouts` of the same prompts. Raises RuntimeError if their number
+    differs from that of the valid multi rollouts.
     """
     sizes = [len(prompt.multi.valid) for prompt in prompts]
     values, weights = advantages.values.split(sizes), advantages.weights.split(sizes)

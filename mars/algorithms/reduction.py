@@ -32,7 +32,7 @@ def loss_denominator(reduction: Reduction, num_tokens: int, num_sequences: int, 
         token_mean                num_tokens                         mean over all tokens (DAPO)
         seq_mean_token_sum        num_sequences                      mean over sequences of their sums
         seq_mean_token_mean       num_sequences                      mean over sequences of their means (GRPO's paper)
-        seq_mean_token_sum_norm   num_sequences * constant_tokens    the same of sums over a constant (Dr. GRPO)
+        seq_mean_token_sum_norm   num_sequences * constant_tokens    mean of sums divided by a constant (Dr. GRPO)
 
     num_tokens, num_sequences: from `loss_counts`. Raises ValueError for a batch without a token, which has no loss,
     and ConfigError for seq_mean_token_sum_norm without constant_tokens.
@@ -59,8 +59,9 @@ def loss_denominator(reduction: Reduction, num_tokens: int, num_sequences: int, 
 def reduce_loss(token_losses: Tensor, layout: TokenLayout, reduction: Reduction, denominator: float) -> Tensor:
     """This micro-batch's part of the loss: a scalar. The parts of all micro-batches and ranks add up to the loss.
 
-    token_losses: the layout's shape. The layout holds whole sequences; how they are split over micro-batches and
-    ranks then changes nothing. FSDP and DDP average gradients over ranks: multiply by the number of ranks there.
+    token_losses: the layout's shape. The layout holds whole sequences, so the total does not depend on how they
+    are split over micro-batches and ranks. FSDP and DDP average gradients over ranks: multiply the loss by the number
+    of ranks there.
 
     Example: losses 1, 2, 3 in sequences of 1 and 2 tokens: seq_mean_token_mean is (1/1 + (2 + 3)/2) / 2 = 1.75.
     """

@@ -10,7 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The response tokens of some whole sequences, in any shape: packed [T] or padded [B, R].
+    """The sequence of each response token, and whether it is trained on. Either packed [T] or padded [B, R].
+
+    Sequences are complete: none continues in another layout.
 
     mask: bool, True where a token is trained on.
     sequence_index: int64, same shape; the sequence of each token, 0 <= index < num_sequences. Not read outside mask,

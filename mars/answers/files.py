@@ -1,6 +1,6 @@
-"""Files of answers: JSON Lines, one answer per line. One reader and one writer for all that keep answers.
+"""Files of answers: JSON Lines, one answer per line. All code reads and writes answers with this module.
 
-`mars eval infer` appends to its file as answers come; a run writes one file per step, whole:
+`mars eval infer` appends to its file as answers come; a run writes one complete file per step:
 rollouts/step_000010.jsonl (sampled rollouts) and evaluation/step_000010.jsonl (held-out set).
 """
 
@@ -25,12 +25,12 @@ _NOTES = 10
 
 
 def step_file(folder: Path, step: int) -> Path:
-    """The file of the answers that a run keeps of one step: <folder>/step_000010.jsonl."""
+    """The file with the answers of one step of a run: <folder>/step_000010.jsonl."""
     return folder / f"step_{step:06d}.jsonl"
 
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
-    """Write a file of answers; it exists wholly or not at all. Raises SetupError."""
+    """Write a file of answers atomically. Raises SetupError."""
     write_atomically(path, "".join(map(to_line, answers)))
 
 
@@ -43,9 +43,10 @@ def append_answers(path: Path, answers: Iterable[Answer]) -> None:
 class AnswerFile:
     """What a file of answers holds.
 
-    answers: those of the lines that can be used, sorted by `Answer.order`.
-    problems: ("file:line", what is wrong) of the other lines, counted from 0.
-    is_cut: the last problem is a last line that cannot be parsed: the writer was stopped in the middle of it.
+    answers: the usable answers, sorted by `Answer.order`.
+    problems: ("file:line", what is wrong) of each line that cannot be used. Lines count from 0.
+    is_cut: whether the file's last line cannot be parsed, as when its writer was stopped in the middle of it. This line
+        is the last of the problems.
     """
 
     path: Path
@@ -56,15 +57,15 @@ class AnswerFile:
 
     @property
     def notes(self) -> list[str]:
-        """The problems as lines for a person, the first few of many."""
+        """The first few problems as lines of text, and how many more there are."""
         notes = [f"{place}: left out ({problem})" for place, problem in self.problems[:_NOTES]]
         more = len(self.problems) - len(notes)
         return [*notes, f"{self.path}: {more} more lines are left out"] if more else notes
 
     def checked(self, *, allow_cut: bool = False) -> tuple[Answer, ...]:
-        """The answers of a file without problems, except for a cut last line if that is allowed.
+        """The answers, if the file has no problems; with `allow_cut` its last line may be cut off.
 
-        Raises DataError with all problems.
+        Raises DataError with all problems otherwise.
         """
         problems = self.problems[:-1] if self.is_cut and allow_cut else self.problems
         refuse(problems, self.path, self.num_lines, "lines")
@@ -95,7 +96,7 @@ def read_answers(path: Path) -> AnswerFile:
         if answer.key in answers:
             contradictions.append((place, f"the same answer as an earlier line: {answer.key}"))
         if truths.setdefault(answer.prompt_id, answer.truth) != answer.truth:
-            contradictions.append((place, f"another truth than an earlier line of {answer.prompt_id}"))
+            contradictions.append((place, f"another truth than in an earlier line of prompt {answer.prompt_id}"))
         problems += contradictions
         if not contradictions:
             answers[answer.key] = answer
@@ -106,7 +107,7 @@ def read_answers(path: Path) -> AnswerFile:
 def to_line(answer: Answer) -> str:
     """The answer as one line of strict JSON in ASCII, so that `cat` shows no control characters.
 
-    NaN and infinities become null; what JSON has no type for (a date in extra_info) becomes text.
+    NaN and infinities become null; values for which JSON has no type (such as a date in extra_info) become text.
     """
     return json.dumps(_without_nan(to_record(answer)), default=str, allow_nan=False) + "\n"
 
@@ -136,7 +137,7 @@ def from_record(record: Any) -> Answer:
     truth_size = size_of(_value(record, "truth_size", list | None), "truth_size")
     response_size = size_of(_value(record, "response_size", list | None), "response_size")
     if (truth_size is None) != (response_size is None):
-        raise ValueError(f"truth_size, response_size: want both or none; got {truth_size} and {response_size}")
+        raise ValueError(f"truth_size, response_size: want both or neither; got {truth_size} and {response_size}")
     reward = _optional(record, "reward", dict)
     return Answer(
         prompt_id=_value(record, "prompt_id", str),
@@ -187,7 +188,7 @@ def _number(record: dict[str, Any], key: str) -> float:
     try:
         return math.nan if value is None else float(value)
     except OverflowError as error:
-        raise ValueError(f"{key}: want a number; got one beyond the range of floats") from error
+        raise ValueError(f"{key}: want a number; got an integer that is too large for a float") from error
 
 
 def _image(record: dict[str, Any]) -> ImageRef:

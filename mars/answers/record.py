@@ -1,4 +1,4 @@
-"""One answer of a model, as `mars eval infer`, the sampled rollouts and the evaluations of a run keep it."""
+"""The record of one model answer, in files of `mars eval infer` and in a run's rollout and evaluation files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BoxFrames = Callable[[Prompt, View], tuple[Size | None, Size | None]]
 """(truth_size, response_size) of a view, as in `RewardInput`."""
 
 PromptLength = Callable[[RolloutRequest], int]
-"""Tokens of a request's prompt, images expanded."""
+"""Number of tokens in a request's prompt, images expanded."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Answer:
     sample: k among the answers to this view.
     truth_size, response_size: frames of the boxes as in `RewardInput`; None for both where unknown.
     finish_reason: "stop" or "length". finish_reason, prompt_tokens and response_tokens are None where unknown.
-    question, sources: all messages and sources of the question, whichever the view shows; () where unknown.
+    question, sources: all messages and sources of the question, not only those of the view; () where unknown.
     reward: what the run's reward function gave when the answer was sampled, penalties included; None if not scored.
     step: training step in which a run kept the answer; None outside of a run.
     """
@@ -112,7 +112,7 @@ def answer_of(
     frames: BoxFrames,
     prompt_length: PromptLength,
 ) -> Answer:
-    """The record of one completion, not scored yet."""
+    """The record of one completion, without a reward."""
     truth_size, response_size = frames(prompt, request.view)
     return Answer(
         prompt_id=prompt.prompt_id,

@@ -20,13 +20,13 @@ def train_batch(
     """Whole prompts in the given order, each with its valid multi responses, their advantages and weights.
 
     Failed rollouts and responses of weight 0 are left out, and so is a prompt that then has no response.
-    prompt_length: tokens of a request's prompt in the model's forward, images expanded.
-    Raises ValueError if a prompt comes twice or a multi group does not show all sources.
+    prompt_length: number of tokens in a request's prompt in the model's forward, images expanded.
+    Raises ValueError if a prompt is there twice or a multi group does not show all sources.
     """
     ids = [item.rollouts.prompt.prompt_id for item in kept]
     if len(set(ids)) != len(ids):
         twice = sorted({prompt_id for prompt_id in ids if ids.count(prompt_id) > 1})
-        raise ValueError(f"prompts come twice in one batch: {twice}")
+        raise ValueError(f"prompts are in one batch twice: {twice}")
     candidates = (_train_prompt(item, prompt_length) for item in kept)
     prompts = tuple(prompt for prompt in candidates if prompt.responses)
     return TrainBatch(prompts, plan_updates(prompts, prompts_per_update, num_ranks, tokens_per_forward, packing))
@@ -42,7 +42,7 @@ def scoring_batch(
 ) -> TrainBatch:
     """Every group that has a valid rollout, multi and anchor, as a prompt of its own in one plan over all ranks.
 
-    For scores of all rollouts (`PolicyTrainer.kl_to_reference`); nothing is trained on it, every weight is 0.
+    `PolicyTrainer.kl_to_reference` scores all rollouts with it. Nothing is trained on it: every weight is 0.
     """
     groups = (group for item in rollouts for group in (item.multi, *item.anchors) if group.valid)
     prompts = tuple(

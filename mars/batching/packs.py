@@ -1,4 +1,8 @@
-"""Packing prompts and their responses into forwards. A pack holds each prompt once; all costs are in tokens."""
+"""Packing prompts and their responses into forwards. A pack holds each prompt once; all costs are in tokens.
+
+The opening cost of an item is what a pack costs in addition if the item is its first: the tokens of the filler that a
+pack without images needs (mars/batching/plan.py).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ Rows = TypeVar("Rows", bound=Sequence[Any])
 def split_responses(prompt_tokens: int, response_tokens: Sequence[int], budget: int) -> list[range]:
     """Split a prompt's responses, in order, into parts that each fit the budget together with the prompt.
 
-    Returns the positions of the responses in each part. A response that exceeds the budget alone is a part of its own.
+    Returns the positions of the responses in each part. If the prompt and one response already exceed
+    the budget, that response is a part of its own.
 
     Example: 10 prompt tokens, responses of 3, 3 and 4, budget 17 -> [range(0, 2), range(2, 3)].
     """
@@ -39,14 +44,14 @@ def at_least(number: int, parts: Sequence[Rows], cost: Callable[[Rows], int]) ->
         if len(rows) == 1:
             break
         halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-        found[largest : largest + 1] = cast(tuple[Rows, Rows], halves)  # a slice has the type of the whole
+        found[largest : largest + 1] = cast(tuple[Rows, Rows], halves)  # slicing a sequence gives the same type
     return found
 
 
 def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -> list[list[int]]:
     """First-fit bin packing: each item goes to the first pack with room for its cost, or opens a new one.
 
-    Opening a pack costs the item's opening cost in addition. An item that exceeds the budget alone gets a pack of its
+    The first item of a pack also costs its opening cost. An item that exceeds the budget alone gets a pack of its
     own. With descending costs and no opening costs at most 11/9 OPT + 6/9 packs are used, where OPT is the fewest
     possible (Dosa 2007).
 
@@ -66,7 +71,7 @@ def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -
 
 
 def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -> list[list[int]]:
-    """Distribute items over `num_packs` packs of similar cost: each item goes to the pack whose total is then smallest.
+    """Distribute items over `num_packs` packs of similar cost: each item goes to the pack that is smallest with it.
 
     With descending costs and no opening costs the largest pack is at most 4/3 of the best possible (Graham 1969).
 
@@ -83,7 +88,7 @@ def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -
 
 
 def packs_in_step(ranks: Sequence[tuple[Sequence[int], Sequence[int]]], budget: int) -> list[list[list[int]]]:
-    """The packs of each rank, given its items' (costs, opening costs).
+    """The packs of each rank. ranks: for each rank, the costs and the opening costs of its items.
 
     In every forward all ranks wait for the rank with the largest pack. So each rank uses as many packs as the rank that
     needs the most, of similar size where the budget allows it, the largest first.

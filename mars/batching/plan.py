@@ -35,7 +35,7 @@ def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 def micro_batches(costs: Sequence[int], tokens_per_forward: int, num_fillers: int = 0) -> list[list[int]]:
     """Indices of the items of each forward pass, kept in order.
 
-    costs: tokens of each item. num_fillers: rows that every micro-batch holds in addition, no longer than its items.
+    costs: tokens of each item. num_fillers: further rows in every micro-batch, none longer than its items.
     A micro-batch is padded to its longest item, so it costs (len(items) + num_fillers) * max(costs) tokens; it is
     closed before that exceeds tokens_per_forward. An item that exceeds the budget alone gets a micro-batch of its own.
 
@@ -58,12 +58,13 @@ def plan_updates(
 ) -> tuple[UpdatePlan, ...]:
     """Split a batch into optimizer steps of `prompts_per_update` prompts in the given order; the last may be smaller.
 
-    packing: what a forward holds, which decides its cost. "padded": rows of a prompt and one response, padded to the
+    packing: what a forward holds, and so what it costs. "padded": rows of a prompt and one response, padded to the
     longest. "shared_prefix": each prompt once, then its responses, without padding.
     A prompt's responses stay together on one rank. Only packs may split them: where the prompt with all its responses
     exceeds `tokens_per_forward`, or where there are fewer prompts than ranks.
-    FSDP's collectives need every rank to run the same modules equally often. So fillers are added until every rank has
-    equally many forwards, and until each has an image if any does. A filler is the shortest row that shows an image.
+    FSDP's collectives need every rank to run the same modules equally often. So fillers are added until all ranks have
+    equally many forwards and, if any row of the update shows an image, until every forward has one. A filler is the
+    shortest row that shows an image, or the shortest row if none does.
 
     Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and
     (2, 0).
@@ -104,7 +105,7 @@ def _plan_rows(
 def _forwards(
     rows: Sequence[Row], fillers: tuple[Row, ...], cost: Callable[[Row], int], tokens_per_forward: int
 ) -> list[MicroBatch]:
-    """The rows' micro-batches, each with all fillers; these count against the budget too."""
+    """The rows' micro-batches, each with all fillers, which count against `tokens_per_forward` too."""
     costs = [max(map(cost, (row, *fillers))) for row in rows]
     batches = micro_batches(costs, tokens_per_forward, len(fillers))
     return [MicroBatch((*(rows[i] for i in batch), *fillers), len(fillers)) for batch in batches]
@@ -155,12 +156,12 @@ def _rows(prompts: Sequence[TrainPrompt], index: int) -> list[Row]:
 
 
 def _cost(prompts: Sequence[TrainPrompt], rows: Sequence[Row]) -> int:
-    """Tokens of one prompt followed by the responses of `rows`, all of that prompt."""
+    """Number of tokens of a prompt followed by the responses of `rows`, which all belong to this prompt."""
     return prompts[rows[0][0]].num_prompt_tokens + sum(len(prompts[i].responses[k].token_ids) for i, k in rows)
 
 
 def _filler(prompts: Sequence[TrainPrompt], indices: Sequence[int]) -> tuple[Row, bool]:
-    """The shortest row that shows an image, else the shortest row; and whether forwards without an image need it."""
+    """The shortest row that shows an image, else the shortest row; and whether forwards without image need this row."""
     rows = [row for index in indices for row in _rows(prompts, index)]
     with_image = [row for row in rows if prompts[row[0]].images]
     return min(with_image or rows, key=lambda row: _cost(prompts, (row,))), bool(with_image)

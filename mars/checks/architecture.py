@@ -41,9 +41,23 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
     file, declared = _image_processor(folder, key)
     hint = "set image_processor_type to a class that it knows, such as Qwen2VLImageProcessor"
     with _naming(key, file, f"transformers cannot load the image processor {declared}", hint):
-        AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
         AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+    with _naming(key, file, "its settings fail on an image"):
+        _try_image(processor)
     check_saving(config, folder, key)
+
+
+def _try_image(processor: Any) -> None:
+    """Process a grey image. Raises whatever the processor raises, and ValueError for pixels that are not finite."""
+    import torch
+    from PIL import Image
+
+    # The sizes are mars's own, data.min_image_pixels and data.max_image_pixels.
+    sizes = {"shortest_edge": 784, "longest_edge": 50176}
+    pixels = processor(Image.new("RGB", (84, 112), (99, 99, 99)), size=sizes, return_tensors="pt")["pixel_values"]
+    if not torch.isfinite(pixels).all():
+        raise ValueError("the pixels are not finite numbers; image_mean, image_std or rescale_factor is wrong")
 
 
 def check_weights(config: Any, folder: Path, key: str) -> None:

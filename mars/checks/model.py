@@ -17,19 +17,11 @@ from typing import Any
 
 from mars.checks.weights import read_headers
 from mars.config.schema import SftConfig, TrainConfig
-from mars.data.prompts.tokenizer import read_json, read_json_file
+from mars.data.prompts.tokenizer import SMALL_FILES, read_json, read_json_file, refuse_large_files
 from mars.errors import ConfigError, SetupError
 
-_JSON_FILES = (
-    "config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.json",
+_JSON_FILES = tuple(
+    name for name in SMALL_FILES if name.endswith(".json") and name not in ("tokenizer.json", "vocab.json")
 )
 # Types of rope_parameters whose factor does not lengthen the context beyond max_position_embeddings, as vLLM counts.
 _ROPE_WITHIN_POSITIONS = (
@@ -85,7 +77,7 @@ def model_check(config: TrainConfig | SftConfig, *, in_process: bool) -> Iterato
 
 
 def check_model(path: str, key: str = "model.path", *, trust_remote_code: bool = False) -> None:
-    """All checks of one model, in this process. key: the setting that errors name. Raises SetupError."""
+    """All checks of one model, in this process. key: the setting that holds `path`, for messages. Raises SetupError."""
     from mars.checks.architecture import check_architecture
 
     check_files(path, key)
@@ -100,13 +92,21 @@ def check_files(path: str, key: str) -> None:
     folder = Path(path)
     if not folder.is_dir():
         return
+    refuse_large_files(path, key)
     for name in _JSON_FILES:
         if (folder / name).exists():
             read_json_file(folder / name, key)
     headers = read_headers(folder, key)
     if not (folder / "config.json").is_file():
         raise SetupError(f"{key}: the folder has no config.json; got {path}; give a complete Hugging Face folder")
-    _refuse_layers(read_json_file(folder / "config.json", key), len(headers), folder, key)
+    config = read_json_file(folder / "config.json", key)
+    _refuse_layers(config, len(headers), folder, key)
+    quantized = config.get("quantization_config")
+    if quantized is not None:
+        raise SetupError(
+            f"{key}: {folder / 'config.json'}: quantization_config: quantized weights cannot be trained; "
+            f"got {quantized!s:.80}; use the model that they were made from"
+        )
 
 
 def _refuse_layers(section: Mapping[str, Any], num_tensors: int, folder: Path, key: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.errors import SetupError
+from mars.output.files import read_regular
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _AGAIN = "download it again"
@@ -31,7 +33,8 @@ class TensorHeader:
 def read_headers(folder: Path, key: str = "model.path") -> dict[str, TensorHeader]:
     """Tensor name -> header, of model.safetensors or of the shards that its index names, as transformers picks them.
 
-    key: the setting that errors name. Raises SetupError for weights that are missing, cut off or no safetensors.
+    key: the setting that holds the folder, for messages.
+    Raises SetupError for weights that are missing, cut off or no safetensors.
     """
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file():
@@ -51,8 +54,8 @@ def _sharded(folder: Path, index: Path, key: str) -> dict[str, TensorHeader]:
     found: dict[str, TensorHeader] = {}
     for shard in sorted(set(shard_of.values())):
         path = folder / shard
-        if Path(shard).name != shard or not path.is_file():
-            raise SetupError(f"{key}: {index}: weight_map names {shard}, which is not in {folder}; {_AGAIN}")
+        if Path(shard).name != shard or not os.path.isfile(path):
+            raise SetupError(f"{key}: {index}: weight_map names {shard:.200}, which is not in {folder}; {_AGAIN}")
         found |= _headers(path, key)
     for name, shard in shard_of.items():
         if name not in found:
@@ -62,7 +65,7 @@ def _sharded(folder: Path, index: Path, key: str) -> dict[str, TensorHeader]:
 
 def _weight_map(index: Path, key: str) -> Mapping[str, str]:
     try:
-        shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shard_of = json.loads(read_regular(index, _MAX_HEADER_BYTES))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
         raise SetupError(f"{key}: {index}: not the index of a model's shards: {what}; {_AGAIN}") from error

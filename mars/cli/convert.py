@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -59,7 +60,7 @@ def _problem_of_truth(reward: BuiltInReward | None, prompt: Prompt) -> str | Non
 
 def _image_root_setting(folder: Path) -> str:
     """For a shell, from any folder. A path of letters, digits and the like needs no quotes, neither Hydra's."""
-    path = str(folder.resolve())
+    path = os.path.realpath(folder)
     plain = re.fullmatch(r"[\w./-]+", path, re.ASCII) is not None
     return shlex.quote(f"data.image_root={path if plain else quoted(path)}")
 

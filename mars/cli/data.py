@@ -162,7 +162,7 @@ def eval_json(
     on_bad_sample: OnBadSample = "drop",
     licence: Licence = None,
 ) -> None:
-    """The official evaluation files of all four sets."""
+    """The paper's evaluation files of its four sets."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.eval_json import eval_json_set
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,7 +59,7 @@ def run(
 
     if out is not None:
         check_writable(out, "--out")
-        if out.resolve() == Path(files).resolve():
+        if os.path.realpath(out) == os.path.realpath(files):
             raise ConfigError(f"--out: {out} is the file of questions, which would be overwritten; give another file")
     config = _config(model, files, overrides or [], config_dir or [])
     from mars.cluster.environment import gc_paused
@@ -73,7 +74,9 @@ def run(
 @evaluation.command()
 def infer(
     model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
-    questions: Annotated[str, typer.Argument(help="Parquet or JSONL file, or an official evaluation file (.json).")],
+    questions: Annotated[
+        str, typer.Argument(help="Parquet or JSONL file, or an evaluation file of the paper (.json).")
+    ],
     out: Annotated[
         Path,
         typer.Argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Composition:
 
 def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
     """Compose configs/<root>.yaml. Mistakes of the user are not raised but returned in `problems`."""
-    folders = [Path(folder).expanduser().resolve() for folder in config_dirs]
+    folders = [Path(os.path.realpath(Path(folder).expanduser())) for folder in config_dirs]
     known = Known(tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema))
     checked = check_overrides(overrides, known)
     problems = [*folder_problems([shipped_folder(), *folders]), *checked.problems]

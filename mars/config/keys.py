@@ -85,7 +85,8 @@ def nearest(key: str, known: Collection[str]) -> list[str]:
 
     If the key's own name exists in some section, only the section is wrong: the candidates are the keys of that name,
     ranked by how similar their sections are. Otherwise whole keys are compared, or the names alone within the right
-    section.
+    section; names less than a letter apart from the most similar one count as much: "functiosn" may be
+    "function" or "functions".
 
     >>> nearest("rolout.top_p", ["rollout.top_p", "rollout.top_k", "evaluation.top_p"])
     ['rollout.top_p']
@@ -98,7 +99,9 @@ def nearest(key: str, known: Collection[str]) -> list[str]:
         cutoff = max(scores.values()) if max(scores.values()) >= _SAME_SECTION else 0.0
     else:
         scores = {candidate: _likeness(key, candidate) for candidate in known}
-        cutoff = max([_SIMILAR, *scores.values()])
+        compared = name if section in {"", *(candidate.rpartition(".")[0] for candidate in known)} else key
+        margin = 1 / (2 * len(compared)) if compared else 0.0
+        cutoff = max([_SIMILAR, *(score - margin for score in scores.values())])
     best = sorted((candidate for candidate in scores if scores[candidate] >= cutoff), key=lambda c: -scores[c])
     return best[:_MOST_SUGGESTIONS]
 

@@ -29,7 +29,7 @@ class ResultPaths:
     """The files of one model's answers to one set of questions.
 
     manifest: what was asked. lock: held while the results are written. logs: run.dir of the job, for its workers' logs.
-    questions: folder for the rows converted from an official evaluation file.
+    questions: folder for the rows converted from one of the paper's evaluation files.
     prefix: start of the names of public files; None if the results have a folder of their own.
     """
 
@@ -84,7 +84,7 @@ def check_out(paths: ResultPaths, questions: str) -> None:
     holds a file of the public format that `mars eval infer` did not write.
     """
     public = paths.public(None)
-    if Path(questions).resolve() in {path.resolve() for path in (public, paths.answers, paths.manifest)}:
+    if os.path.realpath(questions) in map(os.path.realpath, (public, paths.answers, paths.manifest)):
         raise ConfigError(f"OUT: {questions} is the file of questions, which would be overwritten; give another OUT")
     check_writable(paths.answers, "OUT")
     if public.exists() and not paths.answers.exists():
@@ -173,7 +173,7 @@ def _holds_answers(path: Path) -> bool:
 
 
 def _name(path: Path) -> str:
-    return path.resolve().name if os.path.isdir(path) else path.stem
+    return os.path.basename(os.path.realpath(path)) if os.path.isdir(path) else path.stem
 
 
 def _check_complete(path: Path, answers: Sequence[Answer], manifest: Mapping[str, Any]) -> None:

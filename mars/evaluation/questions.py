@@ -1,7 +1,8 @@
-"""The file of questions of `mars eval infer`: find out its task, and convert official evaluation files to parquet."""
+"""The file of questions of `mars eval infer`: find its task, and convert the paper's evaluation files to parquet."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,4 +71,4 @@ def convert_questions(
         drop_by="data.on_bad_sample=drop",
     )
     metadata = write_set(public, paths.questions, options)
-    return str(public.image_root.resolve()), Counter(reason for _, reason, _ in metadata["problems"])
+    return os.path.realpath(public.image_root), Counter(reason for _, reason, _ in metadata["problems"])

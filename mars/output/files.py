@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mars.errors import ConfigError, DataError, SetupError
 
+MAX_BYTES = 2**31  # of a file that is read whole
+
 _SPECIAL = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -32,9 +34,12 @@ def check_regular(path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, f"it is {special}, not a file", os.fspath(path))
 
 
-def read_regular(path: Path) -> bytes:
-    """The bytes of a file. Raises OSError, also if the path is a folder, a pipe or a device."""
+def read_regular(path: Path, most: int = MAX_BYTES) -> bytes:
+    """The bytes of a file. Raises OSError, also for a folder, a pipe, a device, or a file of more than `most` bytes."""
     check_regular(path)
+    size = path.stat().st_size
+    if size > most:
+        raise OSError(errno.EFBIG, f"it has {size} bytes; at most {most} are read", os.fspath(path))
     return path.read_bytes()
 
 

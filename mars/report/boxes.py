@@ -39,7 +39,7 @@ def find_boxes(text: str, size: tuple[int, int] | None) -> list[Box]:
 
 
 def _answer(text: str) -> str:
-    """The text of the last <answer>, because the think may also have boxes; the whole text if there is no <answer>."""
+    """The text of the last <answer>, because <think> may have boxes too; the whole text if there is no <answer>."""
     return text.rpartition("<answer>")[2].partition("</answer>")[0]
 
 

@@ -16,13 +16,13 @@ from mars.report.page import FULL, TINY_SIDE, Page
 from mars.types import ImageRef, Prompt
 
 _PROBLEMS = 100
-_ENTRIES = 50  # of extra_info, of one row
+_ENTRIES = 50  # shown entries of a row's extra_info
 
 
 def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -> None:
-    """Write `num_rows` usable rows of `file`, evenly over it, and what is wrong with the others, to `out`.
+    """Write a page with `num_rows` usable rows, spread evenly over the file, and with the problems of the other rows.
 
-    The page has at most 10 MB: where they do not fit, it says so and shows fewer, again from all parts of the file.
+    The page has at most 10 MB. If the rows do not fit, it says so and shows fewer, again spread over the whole file.
 
     Each source is shown as the model gets it (depth as its encoding makes it) with the boxes of the truth on it, then
     the question, the truth and the rest of the row. Text is escaped. Raises DataError if the file cannot be read,
@@ -52,7 +52,7 @@ def write_sheet(file: Path, out: Path, image_root: Path | None, num_rows: int) -
 
 
 def _evenly(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
-    """`number` of the prompts, from the first to the last. Example: 3 of 0 … 10 -> 0, 5, 10."""
+    """`number` prompts at equal distances, the first and the last included. Example: 3 of 0 … 10 -> 0, 5, 10."""
     if len(prompts) <= number:
         return list(prompts)
     last = len(prompts) - 1
@@ -60,7 +60,7 @@ def _evenly(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
 
 
 def _coarse_to_fine(number: int) -> list[int]:
-    """0 … number - 1 in an order whose beginnings are spread over all of them: the bits of the positions reversed.
+    """0 … number - 1 with their bits reversed, so that the first few of the result are spread over the whole range.
 
     >>> _coarse_to_fine(6)
     [0, 4, 2, 1, 5, 3]

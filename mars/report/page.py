@@ -1,4 +1,4 @@
-"""Render and write HTML pages: self-contained files of at most 10 MB in which all text of others is escaped."""
+"""Render and write HTML pages: self-contained files of at most 10 MB. Text from data and models is escaped."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from PIL.Image import Image
 
-MAX_CHARACTERS = 4_000  # of one text on a page
+MAX_CHARACTERS = 4_000  # most characters of one text on a page
 MAX_PAGE_BYTES = 10_000_000  # small enough to mail
-IMAGE_BYTES = 7_000_000  # the part of them that images may take
+IMAGE_BYTES = 7_000_000  # most bytes of all images on a page
 FULL = "a page has at most 10 MB"
 PICTURE_SIDE = 340  # pixels, as wide as the pages draw an image
 TINY_SIDE = 160  # images up to this size are drawn enlarged, and JPEG would blur them
-_FRAME_BYTES = 1_000_000  # kept for what is not a part: style, headings, one long text of settings
+_FRAME_BYTES = 1_000_000  # reserved for the rest: style, headings, the settings of a run
 
 Item = TypeVar("Item")
 
@@ -30,7 +30,7 @@ class Page:
     """The parts of one page, rendered until it is full.
 
     Every part whose number or size depends on data is rendered by `parts`, so that the page stays within its limit.
-    macros: the file beside this one that has the macros of the parts.
+    macros: the file in this folder that has the macros of the parts.
     """
 
     def __init__(self, macros: str) -> None:
@@ -41,9 +41,9 @@ class Page:
         self._is_full = False
 
     def parts(self, macro: str, items: Iterable[Item], make: Callable[[Item], Any] = lambda item: item) -> list[Markup]:
-        """`macro(make(item))` for each item, up to the item with which the page is full.
+        """`macro(make(item))` for each item, until the page is full.
 
-        The number that is returned may be smaller than that of the items; the page must say so.
+        If that gives fewer parts than there are items, the page must say so.
         """
         rendered: list[Markup] = []
         for item in items:
@@ -59,7 +59,7 @@ class Page:
         return rendered
 
     def picture(self, image: Image, *, lossless: bool = False) -> str | None:
-        """A data URI of the image, small; None if it would not fit any more. Changes `image`."""
+        """A data URI of the image, made small; None if the page has no room for it. Resizes `image` itself."""
         image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
         lossless = lossless or max(image.size) <= TINY_SIDE
         stored = io.BytesIO()
@@ -72,9 +72,9 @@ class Page:
         return uri
 
     def write(self, path: Path, template: str, **content: Any) -> None:
-        """Render `template`, a file beside this one, and write it. Raises SetupError where it cannot be written.
+        """Render `template`, a file in this folder, and write the page. Raises SetupError if that fails.
 
-        content: what `parts` returned, and little else. Lists of others' texts belong into parts.
+        content: results of `parts`, and a few short values. Lists of texts from data or models must go through `parts`.
         """
         write_atomically(path, self._environment.get_template(template).render(**content))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DecodeImage = Callable[[ImageRef], "Image"]
 
 _QUESTIONS = 6
-_ANSWERS = 64  # to one question
+_ANSWERS = 64  # most answers to one question
 
 _SUMMARY_KEYS = (
     "run.num_steps",
@@ -101,9 +101,9 @@ def write_answers_page(
     notes: Sequence[str],
     decode_image: DecodeImage,
 ) -> None:
-    """Write a page of answers, with the same precautions as a run's report.
+    """Write a page of answers. As in a run's report, text is escaped and the page loads nothing.
 
-    tables: (title, results of `evaluation.summary.summarize`), a column for each result. samples: heading of the
+    tables: (title, results of `evaluation.summary.summarize`); a result is a column. samples: the heading above the
     answers. questions: the answers to each question, shown in this order. notes: lines at the top.
     """
     page = Page("run_parts.html.j2")
@@ -133,12 +133,12 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         return []
     from mars.report.plots import draw_figures
 
-    # As <img>, not inline: whatever the labels of an SVG say, it then cannot run scripts.
+    # As <img>, not inline: an SVG in an <img> cannot run scripts, and its labels come from the data.
     return [{"caption": caption, "uri": data_uri("image/svg+xml", svg)} for caption, svg in draw_figures(rows)]
 
 
 def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One table over all data sources, one for the compat scorer, and one for each of several data sources."""
+    """A table over all data sources, one for the compat scorer, and one per data source if there are several."""
     if not results:
         return []
     names = sorted({name for result in results for name in result["by_data_source"]})

@@ -21,7 +21,7 @@ _QUESTIONS = 24
 
 
 def score_file(path: Path, task: Task, threshold: float, frames: Frames | None) -> tuple[Scored, dict[str, Any]]:
-    """The scored answers of a result file, and the result as `result_of` gives it.
+    """The scored answers of a result file, and the summary that `result_of` makes of them.
 
     Raises as `read_results` and `score_results` do.
     """
@@ -37,7 +37,7 @@ def show_scores(result: Mapping[str, Any]) -> None:
 
 
 def show_tables(result: Mapping[str, Any]) -> None:
-    """Print both scorers side by side, over everything and for each of several data sources."""
+    """Print both scorers side by side: over all data sources, and, if there are several, for each."""
     for title, part in _parts(result):
         print_table(evaluation_table(by_scorer(part), title))
 
@@ -49,7 +49,7 @@ def write_scores_page(path: Path, result: Mapping[str, Any], scored: Scored, dec
     """
     tables = [(title, by_scorer(part)) for title, part in _parts(result)]
     name, model = str(result["name"]), str(result["model"])
-    samples = "Samples: one source best, then the lowest accuracy"
+    samples = "Samples: first where a single source did better, then the lowest accuracy"
     questions, facts = worst_questions(scored, _QUESTIONS), _facts(result)
     write_answers_page(path, name, model, tables, samples, questions, facts, decode_image)
 
@@ -57,9 +57,9 @@ def write_scores_page(path: Path, result: Mapping[str, Any], scored: Scored, dec
 def write_results_page(
     path: Path, results: Results, max_questions: int | None, notes: Sequence[str], decode_image: DecodeImage
 ) -> None:
-    """Write the answers of a file, scored or not, as one HTML file. It has `max_questions` questions; None: 24.
+    """Write the answers of a file, scored or not, to the HTML page `path`. Raises SetupError if that fails.
 
-    Raises SetupError where it cannot be written.
+    max_questions: how many questions the page shows at most; None: 24.
     """
     questions = by_question(results.answers)
     shown = questions[: max_questions or _QUESTIONS]
@@ -68,7 +68,7 @@ def write_results_page(
 
 
 def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """(title, result) of everything, and of each data source where there are several."""
+    """(title, result) over all data sources, and, if there are several, for each."""
     sources = result["by_data_source"]
     parts = [("Evaluation", result)]
     if len(sources) > 1:

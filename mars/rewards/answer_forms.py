@@ -1,6 +1,6 @@
 """The forms in which a short answer is given: markup, a phrase before it, a letter, a number of things.
 
-All of it works on texts of at most `MAX_CHARS` characters.
+The functions are made for texts of at most `MAX_CHARS` characters.
 """
 
 from __future__ import annotations
@@ -8,6 +8,10 @@ from __future__ import annotations
 import re
 
 from mars.rewards.answer_words import MAX_CHARS, UNITS, comparable, compatible, is_number, same_number, word_set
+
+# A character may become 18 in NFKC, but none of markup or a blank more than 3: what is longer than this has more than
+# `MAX_CHARS` characters without its markup.
+_MAX_UNFOLDED = 4 * MAX_CHARS
 
 _COMMANDS = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname) ?\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dt]?frac ?(?:\{ ?(\d{1,9}) ?\} ?\{ ?(\d{1,9}) ?\}|(\d)(\d))")
@@ -79,14 +83,17 @@ _PLACE = re.compile(
 
 
 def readings(text: str) -> list[str]:
-    """The text without markup; and, where it begins with a phrase such as "the answer is", what stands after it.
+    """The text without markup, then what remains each time a phrase such as "the answer is" is cut from its start.
 
-    At most four. None for a text of more than `MAX_CHARS` characters.
+    At most four entries; empty for a text of more than `MAX_CHARS` characters.
 
     >>> readings("**Answer:** the option $B$.")
     ['Answer: the option B.', 'the option B.', 'B.']
     """
     if len(text) > MAX_CHARS:
+        return []
+    text = compatible(text)
+    if len(text) > _MAX_UNFOLDED:
         return []
     found = [without_markup(text)]
     while len(found) < 4:
@@ -108,7 +115,7 @@ def without_markup(text: str) -> str:
     text = _FRAC.sub(lambda match: f" {match[1] or match[3]}/{match[2] or match[4]} ", text)
     for _ in range(3):
         text = _COMMANDS.sub(r" \1 ", text)
-    text = text.replace("\\%", "%").replace("\\$", "＄")  # a price, not the edge of a formula
+    text = text.replace("\\%", "%").replace("\\$", "＄")  # the sign of a price does not delimit mathematics
     if text.count("$") % 2 == 0:
         text = _MATHS.sub(r" \1 ", text)
     text = _SPACES.sub(" ", _DEGREES.sub("°", text))
@@ -119,7 +126,9 @@ def without_markup(text: str) -> str:
 
 
 def lone_letter(text: str) -> tuple[str, bool] | None:
-    """The letter, if a text is nothing but a letter used as one; and whether it is called one: "(B)", "option B".
+    """The option letter of a text that is only an option letter, and whether brackets or a word mark it as an option.
+
+    The letter is in lower case. Returns None for any other text.
 
     >>> lone_letter("B."), lone_letter("(b)"), lone_letter("option B"), lone_letter("B is correct.")
     (('b', False), ('b', True), ('b', True), ('b', False))
@@ -131,9 +140,9 @@ def lone_letter(text: str) -> tuple[str, bool] | None:
 
 
 def letter_and_text(text: str) -> list[tuple[str, str, bool]]:
-    """The letter at the start, or in brackets at the end, and the other words; whether it can be no article.
+    """The letter at the start or in brackets at the end, the other words, and whether it is surely an option's.
 
-    "A" before a blank and a small letter may be one: "A dog", but not "A Travel".
+    "A" before a blank and a small letter may be an article: "A dog", but not "A Travel".
 
     >>> letter_and_text("[B] Travel"), letter_and_text("B Travel"), letter_and_text("Travel (B)")
     ([('b', 'Travel', True)], [('b', 'Travel', True)], [('b', 'Travel', True)])
@@ -156,7 +165,7 @@ def letter_and_text(text: str) -> list[tuple[str, str, bool]]:
 def equals_one_of(answer: str, accepted: set[str]) -> bool:
     """Whether one reading of an answer is one of the accepted texts, which are in `comparable` form.
 
-    If an accepted text is a bare number, that number of things is equal to it.
+    An accepted text that is a bare number also accepts that number of things: "3" accepts "3 red cars".
 
     >>> equals_one_of("There are 3 red cars.", {"3"}), equals_one_of("3 of 4 cars", {"3"}), equals_one_of("½", {"0.5"})
     (True, False, True)
@@ -176,7 +185,7 @@ def _equals(reading: str, accepted: set[str]) -> bool:
 
 
 def _are_things(text: str, one: bool) -> bool:
-    """Whether words after a number only say of what: a unit, or a noun after at most two adjectives, and a place."""
+    """Whether words after a number only name what it counts: a unit; or up to two adjectives, a noun, and a place."""
     if text in UNITS:
         return "‰" not in text and "‱" not in text
     words = text.split()

@@ -15,15 +15,16 @@ ARTICLES = {"a", "an", "the"}
 _APOSTROPHES = "'’‘`´"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d\d\d(?!\d))")
 
-# NFKC would join the two: "1½" would read 11/2, and "10²" would read 102.
+# NFKC would join the digit and the character: "1½" would become 11/2, and "10²" would become 102.
 _BEHIND_A_DIGIT = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉⁰-⁹²³¹])")
 
-# Punctuation that is part of a word gets a sign that survives: "c#", the grade or blood type "a-", "1/2", "5‰".
+# Punctuation that is part of a word becomes a mark that is kept: "c#", the grade or blood type "a-", "1/2", "5‰".
 _SHARP = re.compile(r"(?<=[a-z])#(?!\w)")
 _GRADE = re.compile(r"\b([a-z]{1,2})[-−](?!\s*\w)")
 _FRACTION = re.compile(r"(?<![\d/⁄])(\d+) ?[/⁄] ?(\d+)(?![\d/⁄])")
 _MINUS_POINT = re.compile(r"(?<!\w)[-−](?=\.\d)")
 _PER_MILLE = "‰‱"
+_SIGN = re.compile(r"[^\w\s]|_")  # letters, digits and blanks stay as they are
 
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
 _FRACTION_WORD = re.compile(r"\d{1,9}⁄\d{1,9}")
@@ -74,7 +75,7 @@ _PERCENT = ({"percent"}, {"per", "cent"}, {"pct"})
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of a text that lists them."""
+    """The words of a text, split at white space."""
     return frozenset(text.split())
 
 
@@ -97,7 +98,7 @@ def normalise(text: str) -> str:
 def loosely(text: str) -> str:
     """`normalise` that also drops the marks: "C#" and "C", "1/2" and "1 2", "5%" and "5‰" agree.
 
-    Options of one question must differ in it, so that no careless spelling of one of them is another.
+    The options of a question must differ in this form, so that a careless spelling of one is never another one.
     """
     return " ".join(without_articles(words_of(text, marks=False)))
 
@@ -149,22 +150,19 @@ def is_number(text: str) -> bool:
 def words_of(text: str, *, marks: bool = True) -> Words:
     """The words of a text, normalised except for articles; see `normalise`, and `loosely` for marks=False."""
     text = _THOUSANDS.sub("", compatible(text).casefold())
-    visible = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf"))
+    invisible = {char for char in set(text) if unicodedata.category(char) in ("Cc", "Cf") and not char.isspace()}
+    visible = "".join(char for char in text if char not in invisible) if invisible else text
     if marks:
         visible = _MINUS_POINT.sub("-0", _GRADE.sub(r"\1⁻", _SHARP.sub("♯", visible)))
         visible = _FRACTION.sub(r"\1⁄\2", visible)
     else:
         visible = visible.replace("⁄", " ").replace("♯", " ")
-    padded = f" {visible} "
-    kept = (
-        _character(before, char, after, marks)
-        for before, char, after in zip(padded[:-2], visible, padded[2:], strict=True)
-    )
-    return tuple("".join(kept).split()) or tuple(visible.split())
+    kept = _SIGN.sub(lambda match: _character(match, marks), visible)
+    return tuple(kept.split()) or tuple(visible.split())
 
 
 def compatible(text: str) -> str:
-    """Unicode NFKC: full-width letters and the like become the usual ones. A fraction behind a digit stays apart.
+    """Unicode NFKC: full-width letters and the like become the usual ones. A blank separates a digit and a fraction.
 
     >>> compatible("Ｂ．"), compatible("1½")
     ('B.', '1 1⁄2')
@@ -177,8 +175,10 @@ def without_articles(words: Words) -> Words:
     return tuple(word for word in words[:-1] if word not in ARTICLES) + words[-1:]
 
 
-def _character(before: str, char: str, after: str, marks: bool) -> str:
-    """What `normalise` replaces `char` by: itself, "" or a blank."""
+def _character(sign: re.Match[str], marks: bool) -> str:
+    """What `normalise` replaces a sign by: itself, "" or a blank."""
+    text, place = sign.string, sign.start()
+    char, before, after = text[place], text[max(place - 1, 0) : place], text[place + 1 : place + 2]
     if char in _APOSTROPHES:
         return ""
     if char == "." and after.isdigit() and not before.isalpha():
@@ -212,7 +212,7 @@ def _leading_number(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _shortest(number: str) -> str:
-    """A number without zeros that mean nothing. "007" stays: it is a name rather than a number."""
+    """A number without needless zeros (3.0 -> 3). "007" stays: it is a name rather than a number."""
     sign, digits = ("-", number[1:]) if number.startswith("-") else ("", number)
     whole, _, decimals = digits.partition(".")
     if len(whole) > 1 and whole.startswith("0"):

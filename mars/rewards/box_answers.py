@@ -1,7 +1,7 @@
-"""Reads boxes in an answer, in the spellings that models use, in linear time (docs/rewards.md has the table).
+"""Reads boxes in an answer, in the forms that models use, in linear time (docs/rewards.md has the table).
 
 Nothing is evaluated: a text that is no JSON is rewritten with substitutions that each pass over it once, and parsed
-again. A text that could mean two lists of boxes means none.
+again. A text that could mean two different lists of boxes is refused.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
 _MAX_QUOTES = 4000
 _MAX_BRACKETS = 2000
 
-# Replaced one after the other: on text that is not ASCII this is many times as fast as str.translate.
+# For str.replace, one pair after the other: on text that is not ASCII it is many times as fast as str.translate.
 _CURLY = [(quote, '"') for quote in "“”„‟＂"] + [(quote, "'") for quote in "‘’‚‛"]
 _ROUND = [("(", "["), (")", "]")]
 _STRING = re.compile(r""""(?:[^"\\]++|\\.)*+"?|'(?:[^'\\]++|\\.)*+'?""", re.DOTALL)
 _TRAILING_COMMA = re.compile(r",\s*+(?=[\]}]|\Z)")
 _PYTHON_WORDS = [("True", "true"), ("False", "false"), ("None", "null")]
-_NEXT_ENTRY = re.compile(r"([\]}])\s*+[,;]?+\s*+(?:and\b\s*+)?(?=[\[{])")
+_NEXT_ENTRY = re.compile(r"(?<=[\]}])\s*+[,;]?+\s*+(?:and\b\s*+)?(?=[\[{])")
 _LINE = re.compile(r"\s*([^\[\]{}()\n]{0,40}+)([\[{(].*[\]})])\s*[,;.]?\s*")
 _TAGGED = re.compile(r"<box>([^<]*+)</box>")
 _REFERENCE = re.compile(r"<ref>[^<]*+</ref>")
@@ -48,10 +48,10 @@ _NUMBER_TEXT = re.compile(r"\s*-?(?:[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})
 
 
 def read_boxes(response: ParsedResponse, limit: int) -> list[Box | str]:
-    """The boxes of an answer, in order; for an entry that is no proper box, what is wrong with it.
+    """The boxes of an answer, in order; in place of an entry that is not a valid box, what is wrong with it.
 
-    Raises ValueError as a whole: no answer, no list, two lists, or more than `limit` entries. An empty list is an
-    answer, "nothing".
+    Raises ValueError if there is no answer, no list, more than one list, or more than `limit` entries. An empty list is
+    an answer: there is nothing.
 
     >>> from mars.rewards.parsing import parse_response
     >>> read_boxes(parse_response("<answer>I see one: [{'bbox': ['0', 0, 4, 2]}, [1, 2, 3],]</answer>"), limit=10)
@@ -64,7 +64,7 @@ def read_boxes(response: ParsedResponse, limit: int) -> list[Box | str]:
 
 
 def read_entries(response: ParsedResponse) -> list[Any]:
-    """The entries of the answer's list, which may still be no boxes. Raises ValueError."""
+    """The entries of the answer's list, not yet checked to be boxes. Raises ValueError as `read_boxes` does."""
     if response.answer is None:
         raise ValueError("there is no answer")
     text = response.boxes_text
@@ -87,7 +87,7 @@ def _entries(value: Any) -> list[Any]:
     """The entries of a JSON value: a list, one box, or an object that holds one list."""
     if isinstance(value, dict):
         named = _box_of(value)
-        if named:  # one box, or all boxes under the key of one
+        if named:  # one box, or a list of boxes under a key for one box
             several = len(named) == 1 and isinstance(named[0], list) and named[0]
             return named[0] if several and all(isinstance(box, list) and len(box) == 4 for box in several) else [value]
         inner = [held for held in value.values() if isinstance(held, list | dict)]
@@ -114,7 +114,7 @@ def _box_or_problem(entry: Any) -> Box | str:
 
 
 def _canonical(entry: Any) -> Any:
-    """An entry as `[x1, y1, x2, y2]` where it spells four numbers in another way; else as it is."""
+    """An entry as `[x1, y1, x2, y2]` if it gives four numbers in another form; other entries unchanged."""
     if isinstance(entry, dict):
         boxes = [None if isinstance(value, dict) else _canonical(value) for value in _box_of(entry)]
         return boxes[0] if boxes and all(box == boxes[0] for box in boxes) and isinstance(boxes[0], list) else entry
@@ -126,7 +126,7 @@ def _canonical(entry: Any) -> Any:
 
 
 def _box_of(entry: dict[str, Any]) -> list[Any]:
-    """The values of an object that are its box, one for each of the keys that it has."""
+    """The boxes of an object: one for each key of `_KEYS` and each set of keys of `_CORNERS` that it has."""
     named = [entry[key] for key in _KEYS if key in entry]
     return named + [[entry[key] for key in keys] for keys in _CORNERS if all(key in entry for key in keys)]
 
@@ -142,18 +142,18 @@ def _are_corners(value: Any) -> bool:
 
 
 def _is_flat(value: Any) -> bool:
-    return isinstance(value, list) and not any(isinstance(side, list | dict) for side in value)
+    return isinstance(value, list) and {list, dict}.isdisjoint(map(type, value))
 
 
 def _as_numbers(value: Any) -> Any:
-    """A list of four with its numbers in text ("12", "3.5") as numbers; else as it is."""
+    """A list of four with texts such as "12" and "3.5" turned into numbers; other values unchanged."""
     if not isinstance(value, list) or len(value) != 4:
         return value
     return [float(side) if isinstance(side, str) and _NUMBER_TEXT.fullmatch(side) else side for side in value]
 
 
 def _rewritten(text: str, why: ValueError) -> list[Any]:
-    """The entries of a text that is almost JSON; else raises `why`, the reason why it is not."""
+    """The entries of a text that is almost JSON. Raises `why`, the JSON error, if the text cannot be corrected."""
     if not 0 < sum(map(text.count, "[{(")) <= _MAX_BRACKETS:
         raise why
     repaired = _replaced(_with_double_quotes(_replaced(text, _CURLY), why), _ROUND)
@@ -161,7 +161,7 @@ def _rewritten(text: str, why: ValueError) -> list[Any]:
     value, error = _try(load_json, repaired)
     if error is None:
         return _entries(value)
-    value, error = _try(load_json, "[" + _NEXT_ENTRY.sub(r"\1,", repaired) + "]")
+    value, error = _try(load_json, "[" + _NEXT_ENTRY.sub(",", repaired) + "]")
     if error is not None or not value:
         raise why
     if len(value) == 1 and isinstance(value[0], list):  # commas were missing inside the list
@@ -196,7 +196,7 @@ def _as_json_string(literal: str) -> str:
 
 
 def _in_prose(text: str, why: ValueError) -> list[Any]:
-    """The entries of the only list in a text, or none where a sentence says that there is nothing."""
+    """The entries of the only list in a text; [] if a sentence says that there is nothing."""
     starts = [place for place in map(text.find, "[{") if place >= 0] or [
         place for place in [text.find("(")] if place >= 0
     ]
@@ -208,7 +208,7 @@ def _in_prose(text: str, why: ValueError) -> list[Any]:
         try:
             return _in_lines(text, why)
         except ValueError:
-            pass  # the list may be one that goes over several lines
+            pass  # one list may extend over several lines
     start = min(starts)
     end = 1 + max(text.rfind("]"), text.rfind("}"), -1 if text[start] != "(" else text.rfind(")"))
     before, after = text[:start], text[max(end, start) :]
@@ -229,7 +229,7 @@ def _in_lines(text: str, why: ValueError) -> list[Any]:
 
 
 def _tagged(text: str) -> list[Any] | None:
-    """The entries of `<box>…</box>`; None if there is none. Raises ValueError for what is no box, or doubtful prose."""
+    """The entries of `<box>…</box>`; None if there is none. Raises ValueError for bad JSON and doubtful prose."""
     for tag, plain in _QWEN_TAGS.items():
         text = text.replace(tag, plain)
     inside = _TAGGED.findall(text)

@@ -8,7 +8,7 @@ from mars.rewards.answer_words import word_set
 
 _MAX_PROSE = 400
 
-# Words around a list after which it is not, or not surely, the answer.
+# Words around a list that make it doubtful whether the list is the answer.
 _WITHDRAWS = word_set(
     "or either neither nor maybe perhaps possibly might unsure uncertain guess except but instead rather wrong "
     "option alternative incorrect false wait actually alternatively if would unless example format cannot "

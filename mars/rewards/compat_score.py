@@ -10,7 +10,7 @@ from mars.types import RewardInput, RewardResult
 
 @dataclass(frozen=True)
 class CompatScore:
-    """compat: the number of the paper's public code, without format points, in [0, highest] (docs/rewards.md).
+    """compat: the score of the paper's public code, without format points, in [0, highest] (docs/rewards.md).
 
     highest: the largest `compat` that the truth allows: 1 + 0.3 ln(true boxes) for grounding, 1 for VQA.
     readable: whether there is an answer to compare at all. Unreadable answers are wrong, and counted.

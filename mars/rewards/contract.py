@@ -13,7 +13,7 @@ ADDED_PARTS = ("overlong_penalty", "kl_penalty")
 """Parts that mars adds to a score after the reward function (mars/algorithms/penalties.py): reserved names."""
 
 ScorerName = Literal["strict", "compat"]
-"""The formula of a built-in reward's score: with the paper's accuracy ("strict"), or of its public code ("compat")."""
+"""The formula of a built-in reward's score: the paper's accuracy ("strict") or the paper's public code ("compat")."""
 
 ACCURACY, MEAN_IOU = "accuracy", "mean IoU"
 """The names of an accuracy in evaluations: ACCURACY for right or wrong and for users' rewards, MEAN_IOU for boxes."""

@@ -98,9 +98,9 @@ def perfect_answer(function: str, item: RewardInput) -> str:
 
 
 def load_reward(spec: RewardSpec, scorer: ScorerName) -> RewardFn:
-    """The function of a built-in name or of "path/to/file.py:function"; of several, one that follows data_source.
+    """The function of a built-in name or of "path/to/file.py:function". For `RewardsBySet`, data_source selects it.
 
-    scorer: whose arithmetic the score of a built-in reward is. "compat" is refused for a user's function.
+    scorer: the formula of a built-in reward's score. "compat" is refused for a user's function.
 
     A user's function has our signature, `(item: RewardInput)`, or verl's, `(data_source, solution_str, ground_truth,
     extra_info)`, recognised by the parameter names `solution_str` and `ground_truth` and called by keyword. It returns
@@ -159,7 +159,7 @@ def as_result(value: Any) -> RewardResult:
         if problem:
             return failed_result(f"{key} {problem}")
     if not parts.keys().isdisjoint(ADDED_PARTS):
-        return failed_result(f"a part has a name that mars adds itself; got {sorted(parts)}; avoid {ADDED_PARTS}")
+        return failed_result(f"a part has a name that mars reserves; got {sorted(parts)}; avoid {ADDED_PARTS}")
     score = float(score)
     if abs(score) > MAX_SCORE:
         return failed_result(f"score is not in [-{MAX_SCORE:g}, {MAX_SCORE:g}]; got {score}")

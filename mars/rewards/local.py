@@ -1,4 +1,4 @@
-"""Scoring in this process: one guarded call, and a scorer without deadlines made of it."""
+"""Scoring in this process, without deadlines: of one answer, or of a stream of answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_TRACEBACK_CHARS = 8000
 
 @dataclass(frozen=True)
 class Scored:
-    """One scored answer; after an exception also its `kind` (type and place, to log each once) and its `traceback`."""
+    """One scored answer. After an exception, `kind` is its type and place (each kind is logged once)."""
 
     result: RewardResult
     kind: str = ""
@@ -49,7 +49,7 @@ def describe_error(error: BaseException) -> Scored:
 
 
 class FailureLog:
-    """Logs each distinct failure once, with its traceback where there is one; the run counts the rest."""
+    """Logs each kind of failure once, with the traceback if there is one. The run's metrics count all failures."""
 
     def __init__(self, logger: logging.Logger, spec: RewardSpec) -> None:
         self._logger = logger
@@ -70,7 +70,7 @@ class FailureLog:
 class LocalScorer:
     """Scores one answer after another in this process, with the same results as `RewardPool` but without deadline.
 
-    A reward that hangs or exits hangs or ends the caller. Used for tests, debugging and built-in rewards."""
+    If the reward hangs or exits, so does the caller. Used for tests, debugging and built-in rewards."""
 
     def __init__(self, spec: RewardSpec, scorer: ScorerName) -> None:
         self._reward = load_reward(spec, scorer)
@@ -85,7 +85,7 @@ class LocalScorer:
         return results
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing: this scorer has no processes to stop."""
 
 
 def _printable(text: str) -> str:

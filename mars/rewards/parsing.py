@@ -151,13 +151,13 @@ def _only_fence(answer: str) -> str | None:
         return None
     start = answer.index(_FENCE_OPEN) + len(_FENCE_OPEN)
     end = answer.find(_FENCE_CLOSE, start)
-    if end < 0 or answer[start].isalnum():  # no end; or another language whose name begins with json
+    if end < 0 or answer[start].isalnum():  # not closed, or another language that begins with json
         return None
     return answer[start:end]
 
 
 def _only_plain_fence(answer: str) -> str | None:
-    """The text of the only fence of an answer, if that names no language but JSON, in any case."""
+    """The text of an answer's only fence if the fence names no language, or JSON in upper or lower case."""
     if answer.count(_FENCE_CLOSE) != 2:
         return None
     inside = answer[answer.index(_FENCE_CLOSE) + len(_FENCE_CLOSE) : answer.rindex(_FENCE_CLOSE)]

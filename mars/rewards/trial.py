@@ -58,7 +58,7 @@ class Trial:
 def run_trials(
     spec: str, scorer: ScorerName, rows: Sequence[tuple[str, RewardInput]], timeout_s: float
 ) -> Iterator[Trial]:
-    """Scores rows of (name, item) in order, each when the iterator asks for it.
+    """Scores rows of (name, item) in order, each when the caller asks for its result.
 
     Built-in rewards run in this process; a user's function runs in a worker that is killed if one answer takes longer
     than `timeout_s` seconds, as in a run. Raises, before the first answer is scored, ConfigError for a reward that
@@ -112,7 +112,7 @@ def read_items(file: Path, common: Mapping[str, Any]) -> list[tuple[str, RewardI
 def item_of(fields: Mapping[str, Any]) -> RewardInput:
     """An item of plain JSON values. Raises ValueError with the key, what is wrong with it, and what is wanted.
 
-    response, truth (a text, or a list as JSON): needed. data_source, extra_info (a mapping), choices (joins
+    response, truth (a text, or a list as JSON): needed. data_source, extra_info (a mapping), choices (added to
     extra_info), truth_size and response_size (both or none; [width, height]): may be left out or null.
     """
     unknown = [key for key in fields if key not in _FIELDS]

@@ -123,7 +123,7 @@ class _Choices:
         return self._letters.index(letter) if letter in self._letters else None
 
     def _agreed(self, text: str, letters: bool) -> int | None:
-        """Of several lines or sentences that each name an option, the one that all of them name."""
+        """The option that every line or sentence of a text names; None if one names no option or another one."""
         pieces = [piece.strip() for piece in _PIECE_END.split(text[: MAX_CHARS + 1]) if piece.strip()]
         if len(text) > MAX_CHARS or not 1 < len(pieces) <= 3:
             return None
@@ -150,7 +150,7 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
     if polar == POLAR:
         raise DataError(f"truth: accepts both yes and no; got {text!r}")
     if polar:
-        others = accepted - polar, spellings - polar  # "none" of the truth "no or none"
+        others = accepted - polar, spellings - polar  # such as "none" in the truth "no or none"
         return lambda answer: yes_or_no(answer) in polar or _equals(answer, *others)
     return lambda answer: _equals(answer, accepted, spellings)
 
@@ -214,13 +214,13 @@ def _alternatives(truth: str) -> set[str]:
 
 
 def _equals(answer: str, accepted: set[str], spellings: set[str]) -> bool:
-    """accepted: `normalise`d texts. spellings: the same, `comparable`."""
+    """accepted: the right answers in `normalise`d form. spellings: the right answers in `comparable` form."""
     return len(answer) <= MAX_CHARS and (normalise(answer) in accepted or equals_one_of(answer, spellings))
 
 
 @lru_cache(maxsize=128)
 def _choices(options: tuple[str, ...]) -> _Choices:
-    """A question is asked many times in a row. Errors are not kept."""
+    """Cached, because answers to one question are scored in a row. Errors are not cached."""
     return _Choices(options)
 
 

@@ -49,7 +49,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _end_copy_of(pid: int) -> None:
-    """Ends this process if the user's code forked it: only the worker itself may answer, each answer once."""
+    """Ends this process if the user's code forked it from the worker: only the worker itself may send results."""
     if os.getpid() != pid:
         os._exit(1)
 

@@ -1,4 +1,4 @@
-"""What a sentence answers to a question of yes or no (docs/rewards.md)."""
+"""Find out whether a text answers yes or no (docs/rewards.md)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _CLAUSE_END = re.compile(
     r"|\b(?:so|therefore|hence|thus|(?<!anything )but)\b"
 )
 
-# Words that turn around or withdraw the yes or no that follows them in a clause.
+# Words that negate or withdraw a yes or no after them in the same clause.
 _WITHDRAWS = word_set(
     "not never cannot neither nor hardly wrong incorrect false untrue doubt deny refuse refute reject without "
     "unable instead rather than if whether opposite contrary hard difficult impossible far also saying either "
     "hesitate disagree anything means contradicts"
 )
 _HEDGES = {"maybe", "perhaps", "possibly", "either", "could", "might"}
-# Words after which the first word of a sentence no longer stands.
+# Words that revise a yes or no at the beginning of the sentence.
 _REVISES = word_set(
     "but however actually wait although though or maybe perhaps possibly probably sure unsure except unless wrong "
     "incorrect false joking kidding unclear unknown uncertain hmm sorry cannot tell if than other besides apart "
@@ -69,8 +69,8 @@ _IS_THERE = re.compile(r"(?:there|it|they|he|she) (?:is|are|was|were|does|do)")
 def yes_or_no(answer: str) -> str | None:
     """ "yes", "no", or None where the answer is neither, or both.
 
-    - The last word, unless its clause turns it around ("not yes", "I cannot say no") or it follows its opposite.
-    - The first word, set apart from a sentence that does not take it back: "Yes, there is a car."
+    - The last word, unless its clause negates it ("not yes", "I cannot say no") or says the opposite too.
+    - The first word, if a clause follows that does not contradict or revise it: "Yes, there is a car."
     - One sentence about what is there: "There is no car.", "It is not."
     Of a long answer only the last `MAX_CHARS` characters are read, and only the first of these rules is used.
 
@@ -80,12 +80,13 @@ def yes_or_no(answer: str) -> str | None:
     tail = answer[-MAX_CHARS:]
     words = words_of(tail)
     if len(answer) > MAX_CHARS:
-        words = words[1:]  # the first may be the end of a longer word
-    for text, found in [(tail, words), *((reading, words_of(reading)) for reading in readings(answer))]:
+        words = words[1:]  # the first may be only the end of a word
+    readable = readings(answer)
+    for text, found in [(tail, words), *((reading, words_of(reading)) for reading in readable)]:
         found = tuple(word for word in found if word not in ("or", "and"))
         if found and found[-1] in POLAR:
             return None if set(found[-2:]) == POLAR else _last_word(found, text)
-    for reading in readings(answer):
+    for reading in readable:
         text = _spelt_out(reading)
         said = _first_word(text) or _statement(text)
         if said:

@@ -63,7 +63,7 @@ def collect(
 ) -> list[PromptRollouts]:
     """All rollouts of each prompt, in the order of `prompts`; `requests` and `scored` may come in any order.
 
-    Raises ValueError if a request does not have each of its samples exactly once, or a prompt lacks its multi request.
+    Raises ValueError if a sample of a request is missing, unexpected or there twice, or a prompt has no multi request.
     """
     rollouts: list[dict[int, Rollout]] = [{} for _ in requests]
     for item in scored:

@@ -1,4 +1,4 @@
-"""Count the images that pass vLLM's vision encoder. Imports nothing, because vLLM mixes the class into its workers."""
+"""Count the images that pass vLLM's vision encoder. Imports nothing of mars, because vLLM loads it in its workers."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class EngineCounts:
 
 
 class RolloutEngine(Protocol):
-    """Generates responses with a versioned policy."""
+    """Generates responses with the weights of the last `load_weights`."""
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
         """Yield samples as they finish; samples that finish together are in one list.

@@ -49,7 +49,7 @@ class HfEngine:
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
         self._counts += EngineCounts(images=distinct_images(requests))
-        # `generate` takes one sampling per batch, so greedy anchors and sampled rollouts are in different batches.
+        # A batch of `generate` has one set of sampling parameters, so greedy and sampled rollouts are apart.
         for sampling in dict.fromkeys(request.sampling for request in requests):
             rows = [(i, k) for i, r in enumerate(requests) if r.sampling == sampling for k in range(r.num_samples)]
             for first in range(0, len(rows), self._config.rollout.max_num_seqs):

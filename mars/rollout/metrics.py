@@ -16,7 +16,7 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Lengths and reward parts over the multi rollouts; tokens and failures over all rollouts.
 
-    prompt_length: tokens of a request's prompt, including image tokens. Returns {} without prompts.
+    prompt_length: number of tokens in a request's prompt, including image tokens. Returns {} without prompts.
     """
     if not prompts:
         return {}

@@ -1,4 +1,4 @@
-"""A rollout engine without a model: it answers what a function tells it to. For tests of everything around it."""
+"""A rollout engine without a model: a function gives the responses. For tests of everything around the engine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Script = Callable[[RolloutRequest, int], Sequence[int]]
 
 
 class ScriptedEngine:
-    """Keeps nothing between two calls but its counts.
+    """A `RolloutEngine` that keeps only its counts between two calls.
 
-    A response that ends with one of `eos_ids` stopped; others were cut at the request's limit.
+    The finish reason is "stop" for a response that ends with one of `eos_ids`, else "length".
     """
 
     def __init__(self, script: Script, eos_ids: Sequence[int]) -> None:
@@ -28,17 +28,17 @@ class ScriptedEngine:
             yield [FinishedSample(i, k, self._completion(request, k)) for k in range(request.num_samples)]
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        """There is nothing to read ahead."""
+        """Does nothing: images are not read."""
 
     def counts(self) -> EngineCounts:
-        """No image passes an encoder, and no prompt is computed."""
+        """Only `images` grows: there is no encoder, and no prompt is computed."""
         return self._counts
 
     def load_weights(self, update: WeightUpdate) -> None:
-        """The script is the policy."""
+        """Does nothing: the script is the policy."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there is nothing to free."""
 
     def _completion(self, request: RolloutRequest, index: int) -> Completion:
         token_ids = tuple(self._script(request, index))[: request.sampling.max_response_tokens]

@@ -22,7 +22,7 @@ from mars.types import PromptRollouts
 logger = logging.getLogger(__name__)
 
 QUEUE_SIZE = 256
-"""A copy with this many waiting calls counts as stuck. It bounds memory; it is not a setting."""
+"""A copy with this many waiting calls counts as stuck. This bounds memory. It is a constant, not a setting."""
 
 
 @runtime_checkable
@@ -59,7 +59,10 @@ class Copy:
             self._fail(f"it does not keep up: {QUEUE_SIZE} calls wait")
 
     def join(self, deadline: float) -> None:
-        """Wait until the thread has ended, at most until `deadline` (time.monotonic()); then abandon a failed copy."""
+        """Wait for the thread to end, at most until `deadline` (time.monotonic()). If it has not, the copy has failed.
+
+        The helper processes of a failed copy are killed (`Abandonable`).
+        """
         if self.failure is None:
             self._thread.join(max(deadline - time.monotonic(), 0.0))
             if self._thread.is_alive():

@@ -48,7 +48,7 @@ class StepTimer:
     def during(self, name: str, stream: Iterable[T]) -> Iterator[T]:
         """Yield the items of `stream`, timed as stage `name` from the first request for an item until the end.
 
-        The stage includes the consumer's work between items: it overlaps with the producer's and must not count twice.
+        The stage includes the consumer's work between items, because that overlaps with the producer's work.
         """
         with self.stage(name):
             yield from stream

@@ -1,4 +1,4 @@
-"""Advantages of a million rollouts in 100,000 ragged prompts, on one core, beside a plain Python loop.
+"""Time of the advantages of a million rollouts of 100,000 prompts, on one core, compared with a plain Python loop.
 
     python scripts/bench.py advantages
     python scripts/bench.py advantages --prompts 10000 --rounds 5

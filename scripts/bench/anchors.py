@@ -37,7 +37,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Variant:
-    """sources: per prompt. multi, anchors: rollouts of the multi view and of each anchor view. tokens: per response."""
+    """sources: number per prompt. multi, anchors: rollouts of the multi view and of each anchor view.
+
+    tokens: number per response.
+    """
 
     kind: str
     sources: int
@@ -114,14 +117,14 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="bench.py anchors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sources", type=int, nargs="+", choices=range(2, len(SOURCES) + 1), default=[2, 3])
-    parser.add_argument("--rollouts", type=int, default=8, help="of a prompt, all views together (G)")
-    parser.add_argument("--anchor-samples", type=int, default=1, help="of each source (m)")
-    parser.add_argument("--response-tokens", type=int, nargs="+", default=[24, 128], help="of every response")
+    parser.add_argument("--rollouts", type=int, default=8, help="rollouts of a prompt, all views together (G)")
+    parser.add_argument("--anchor-samples", type=int, default=1, help="rollouts of each anchor view (m)")
+    parser.add_argument("--response-tokens", type=int, nargs="+", default=[24, 128], help="tokens of every response")
     parser.add_argument("--packing", choices=PACKINGS, default=PACKINGS[0], help="actor.packing of all variants")
     parser.add_argument("--launch", choices=LAUNCHES, default="ray", help="workers on Ray, or all in one process")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, in turns")
     parser.add_argument("--steps", type=int, default=12, help="steps of each run, warm-up included")
-    parser.add_argument("--warm-up", type=int, default=3, help="first steps that are not counted")
+    parser.add_argument("--warm-up", type=int, default=3, help="number of first steps that are not counted")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a run may take")
     parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
     options = parser.parse_args(arguments)

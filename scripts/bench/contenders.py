@@ -27,7 +27,7 @@ CONTENDERS = (*OURS, TRL)
 
 @dataclass(frozen=True)
 class Plan:
-    """folder: of the workload. warm_up: number of first steps that are not counted. timeout: in seconds."""
+    """folder: folder of the workload. warm_up: number of first steps that are not counted. timeout: in seconds."""
 
     folder: Path
     num_steps: int
@@ -38,7 +38,7 @@ class Plan:
 
 
 def overrides(contender: str, plan: Plan, run_dir: Path) -> list[str]:
-    """The overrides of one of our contenders: the experiment, its differences, and the paths of its files."""
+    """The overrides of one of our contenders: the experiment, the contender's own, and the paths of its files."""
     return job_overrides(_job(contender, plan, run_dir))
 
 

@@ -1,4 +1,4 @@
-"""Steps of a random Qwen2.5-VL-3B on a GPU: time and tokens of each stage, memory, the update's share of the peak.
+"""Steps of a random Qwen2.5-VL-3B on a GPU: time and tokens of each stage, memory, MFU.
 
     python scripts/bench.py gpu --folder bench_gpu > bench_gpu.json
     python scripts/bench.py gpu --cases six_1600x900 --rounds 1 --overrides model.attention=flash_attention_2
@@ -70,20 +70,20 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--packings", nargs="+", choices=PACKINGS, default=list(PACKINGS))
-    parser.add_argument("--launch", choices=("local", "ray"), default="local", help="one process, or a GPU for each")
+    parser.add_argument("--launch", choices=("local", "ray"), default="local", help="one process, or workers on Ray")
     parser.add_argument("--trainers", type=int, default=1, help="ranks of the trainer, with --launch ray")
     parser.add_argument("--rollout", choices=ROLLOUTS, default="vllm")
-    parser.add_argument("--prompts", type=int, default=16, help="of a step, which has two updates")
+    parser.add_argument("--prompts", type=int, default=16, help="prompts of a step (a step has two updates)")
     parser.add_argument("--samples", type=int, default=8, help="responses to a prompt")
     parser.add_argument("--response-tokens", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=4, help="of each run, warm-up included")
-    parser.add_argument("--warm-up", type=int, default=1, help="first steps whose time does not count")
+    parser.add_argument("--steps", type=int, default=4, help="steps of each run, warm-up included")
+    parser.add_argument("--warm-up", type=int, default=1, help="number of first steps that are not counted")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each packing, in turns")
-    parser.add_argument("--peak-tflops", type=float, default=None, help="of one GPU: dense bfloat16")
+    parser.add_argument("--peak-tflops", type=float, default=None, help="peak of one GPU: dense bfloat16")
     parser.add_argument("--overrides", nargs="*", default=[], help="settings of the runs, key=value")
     parser.add_argument("--folder", type=Path, default=None, help="where model and data stay for the next call")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that a run may take")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU: shows that it works, no more")
+    parser.add_argument("--smoke", action="store_true", help="only test the benchmark: a tiny model on the CPU")
     options = parser.parse_args(arguments)
     if options.smoke:
         options.launch, options.trainers, options.rollout = "local", 1, "hf"

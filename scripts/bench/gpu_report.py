@@ -42,7 +42,7 @@ class Step:
 
 
 class NotTheWork(Exception):
-    """The run's work differs from the work whose FLOPs are counted."""
+    """The run did other work than the FLOP count assumes."""
 
 
 def step_of(case: Case, config: TrainConfig, model: Any, rows: Rows) -> Step:
@@ -78,7 +78,7 @@ def image_grid(case: Case, config: TrainConfig, model: Any) -> tuple[int, int]:
 def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: float | None) -> dict[str, Any]:
     """The figures of one run. rows: without warm-up. peak: TFLOP/s of one GPU, or None to report no MFU."""
     seconds = stage_seconds(rows)
-    # The first update's old log-probs are its own.
+    # The first update needs no pass for old log-probs: the policy has not changed yet.
     later = 1 - config.actor.prompts_per_update / config.data.prompts_per_step
     tokens = {"gen": step.sampled, "old_log_prob": step.needed * later, "update_actor": step.needed}
     report: dict[str, Any] = {
@@ -129,7 +129,7 @@ def case_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, An
 
 
 def _ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> list[float]:
-    """Ratios within each round, whose runs followed each other directly."""
+    """One ratio per round, because the runs of a round directly follow each other."""
     padded = {run["round"]: run["seconds"][stage] for run in runs.get("padded", ())}
     packs = {run["round"]: run["seconds"][stage] for run in runs.get("shared_prefix", ())}
     return [padded[number] / seconds for number, seconds in packs.items() if number in padded and seconds]

@@ -51,7 +51,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt of so many tokens (image tokens among them) and its responses; grids: (height, width) of each image in
+    """prompt: its tokens, including image tokens. responses: tokens of each. grids: (height, width) of each image, in
     patches."""
 
     prompt: int
@@ -69,10 +69,11 @@ def products(forward: float) -> Flops:
 
 
 def decoder_flops(config: Any, tokens: int, pairs: int) -> Flops:
-    """tokens through all decoder layers, `pairs` (query, key) in the attention of each.
+    """FLOPs of all decoder layers for `tokens`, with `pairs` (query, key) in the attention of each layer.
 
-    With N weights in the layers' matrices, forward is 2 N tokens + 4 heads head_size pairs layers: scores and weighted
-    values; a causal row of S tokens has S (S + 1) / 2 pairs. Forward and backward are three times that.
+    With N weights in the layers' matrices, forward is 2 * N * tokens, and 4 * heads * head_size * pairs * layers for
+    scores and weighted values. A causal row of S tokens has S (S + 1) / 2 pairs. Forward and backward together
+    are three times forward.
     """
     text = config.text_config
     linear = 2 * layer_weights(config) * tokens
@@ -80,13 +81,13 @@ def decoder_flops(config: Any, tokens: int, pairs: int) -> Flops:
 
 
 def head_flops(config: Any, scored: int) -> Flops:
-    """Logits at `scored` tokens. Example: hidden 2, vocabulary 5, 3 tokens -> forward 60."""
+    """FLOPs of the logits at `scored` tokens. Example: hidden 2, vocabulary 5, 3 tokens -> forward 60."""
     text = config.text_config
     return products(2 * text.hidden_size * text.vocab_size * scored)
 
 
 def vision_flops(config: Any, grid: tuple[int, int]) -> Flops:
-    """One image of grid[0] x grid[1] patches through the tower and its merger."""
+    """FLOPs of the vision tower and its merger for one image of grid[0] x grid[1] patches."""
     vision = config.vision_config
     patches, merged = grid[0] * grid[1], grid[0] * grid[1] // vision.spatial_merge_size**2
     num_full = len(vision.fullatt_block_indexes)
@@ -100,7 +101,7 @@ def vision_flops(config: Any, grid: tuple[int, int]) -> Flops:
 
 
 def group_flops(config: Any, groups: Sequence[Group]) -> dict[str, Flops]:
-    """What an update over these groups needs, by part of the model; images count once for each group."""
+    """FLOPs of an update over these groups, by part of the model; each group's images count once."""
     none = Flops(0.0, 0.0)
     parts = {"vision": none, "decoder": none, "head": none}
     for group in groups:
@@ -111,12 +112,12 @@ def group_flops(config: Any, groups: Sequence[Group]) -> dict[str, Flops]:
 
 
 def mfu(flops: float, seconds: float, peak_tflops: float, num_gpus: int) -> float:
-    """Share of the peak. Example: 3e14 FLOPs in 2 s on one GPU of 300 TFLOP/s -> 0.5."""
+    """Model FLOPs utilisation, a fraction of the peak. Example: 3e14 FLOPs in 2 s on one GPU of 300 TFLOP/s -> 0.5."""
     return flops / (seconds * peak_tflops * 1e12 * num_gpus)
 
 
 def peak_tflops(name: str, given: float | None) -> float:
-    """The given number, else the table's. Raises UnknownGpu if it is in neither."""
+    """`given`, else the number in the table. Raises UnknownGpu if there is neither."""
     if given is not None:
         return given
     if name not in PEAK_TFLOPS:
@@ -128,7 +129,7 @@ def peak_tflops(name: str, given: float | None) -> float:
 
 
 def num_parameters(config: Any) -> int:
-    """All weights, biases and norms; tied embeddings once. Of the public 3B model: 3,754,622,976."""
+    """Number of all weights, biases and norms; tied embeddings once. The public 3B model has 3,754,622,976."""
     text, vision = config.text_config, config.vision_config
     hidden, width, keys = text.hidden_size, _query_width(config), _key_width(config)
     layer = layer_weights(config) + width + 2 * keys + 2 * hidden
@@ -142,14 +143,14 @@ def num_parameters(config: Any) -> int:
 
 
 def layer_weights(config: Any) -> int:
-    """Of one decoder layer's matrices: queries, keys, values, output; gate, up and down."""
+    """Number of weights in one decoder layer's matrices: queries, keys, values, output; gate, up and down."""
     text = config.text_config
     attention = text.hidden_size * (2 * _query_width(config) + 2 * _key_width(config))
     return attention + 3 * text.hidden_size * text.intermediate_size
 
 
 def block_weights(config: Any) -> int:
-    """Of one vision block's matrices: queries, keys, values, output; gate, up and down."""
+    """Number of weights in one vision block's matrices: queries, keys, values, output; gate, up and down."""
     vision = config.vision_config
     return 4 * vision.hidden_size**2 + 3 * vision.hidden_size * vision.intermediate_size
 

@@ -12,7 +12,7 @@ from scripts.bench.workload import MODEL_FOLDER, SEED, SOURCES
 
 MODELS = ("3b", "tiny")
 FACTS_FILE = "facts.json"
-BLOCK = 32  # pixels of a picture's squares: random, and no larger on disk than a photograph
+BLOCK = 32  # side of the squares of random colour in a picture, in pixels; so its file is no larger than a photograph's
 # Ids of the public tokenizer: its words, then the special tokens in the order of mars/data/synthetic/tiny_model.py.
 FIRST_SPECIAL_ID = 151_643
 PIXEL_LIMITS = {"shortest_edge": 3_136, "longest_edge": 12_845_056}
@@ -94,7 +94,7 @@ def config_3b(tokenizer: Any) -> Any:
 def full_tokenizer() -> Any:
     """The tiny tokenizer with as many words as the public one, so that special tokens have their public ids.
 
-    The added words never result from encoding a text; they decode to letters.
+    No text is encoded to the added words; they decode to letters.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""Scoring tokens at a real vocabulary: log-probs, entropies and their gradients, beside the matrix products they need.
+"""Scoring tokens at a real vocabulary: log-probs, entropies and their gradients, compared with their matrix products.
 
     python scripts/bench.py head
     python scripts/bench.py head --tokens 256 --rounds 3 --hidden 96
@@ -69,7 +69,7 @@ def bench_size(hidden: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 class Work:
-    """Inputs of one size, and the two ways to spend time on them."""
+    """Inputs of one size, with the two functions that are timed."""
 
     def __init__(self, hidden: int, tokens: int, vocabulary: int, chunk: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -82,7 +82,7 @@ class Work:
 
     @torch.no_grad()
     def products(self) -> None:
-        """Logits, logits again, and both gradients, whose factor has the size of the logits."""
+        """Logits in forward, again in backward, and the gradients of states and weight, with the logits as a factor."""
         gradient = torch.zeros_like(self.weight)
         for states in self.states.split(self.chunk):
             logits = states @ self.weight.T

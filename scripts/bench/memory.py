@@ -29,7 +29,7 @@ class Memory:
 
 
 def memory_of_child() -> dict[str, Memory]:
-    """Memory of the run that is this process's only child, by the names of `named`; empty if it has just ended."""
+    """Memory of the run that is this process's only child, by the names of `named`; empty if the run has just ended."""
     children = psutil.Process().children()
     if not children:
         return {}
@@ -98,7 +98,7 @@ def _memory(process: psutil.Process) -> Memory:
 
 
 def _peak_mib(pid: int, otherwise: float) -> float:
-    """From the line "VmHWM:   812345 kB" of Linux."""
+    """Peak resident memory, from Linux's line "VmHWM:   812345 kB"; `otherwise` if there is no such line."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -106,7 +106,7 @@ def _peak_mib(pid: int, otherwise: float) -> float:
 
 
 def status_mib(field: str) -> float:
-    """A line such as "VmHWM:   812345 kB" of this process' status."""
+    """The MiB in the line of `field`, such as "VmHWM:   812345 kB", of this process's status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{field}:"))
     return int(line.split()[1]) / 1024

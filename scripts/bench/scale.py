@@ -29,15 +29,15 @@ from scripts.bench.training import Done, Job, job_overrides, run_job, step_setti
 from scripts.bench.workload import IMAGE_SIZE, MODEL_FOLDER, prompt_tokens, rows_file
 
 GROWTH_TARGET = 0.02
-DRIVER_MEMORY_TARGET = 1.02  # the driver's, largest / smallest over samples and over image sizes
-DRIVER_SECONDS_TARGET = 2.0  # its time in a step, largest / smallest over image sizes: 6 ms, which jitter by a third
-DRIVER_SAMPLES_TARGET = 1.0  # its time for a rollout, with the most samples of a prompt / with the fewest
-FLAT_FROM = 20  # step
+DRIVER_MEMORY_TARGET = 1.02  # driver memory, largest / smallest over samples and over image sizes
+DRIVER_SECONDS_TARGET = 2.0  # driver time in a step, largest / smallest over image sizes; 6 ms +- a third
+DRIVER_SAMPLES_TARGET = 1.0  # driver time for a rollout, most samples of a prompt / fewest
+FLAT_FROM = 20  # memory must not grow after this step
 
 
 @dataclass(frozen=True)
 class Point:
-    """samples: rollouts per prompt. prompts: per step. sources: images per prompt. image_side: in pixels.
+    """samples: rollouts per prompt. prompts: number per step. sources: images per prompt. image_side: in pixels.
 
     anchor: anchor.kind; each anchor view gets one sample.
     """
@@ -147,11 +147,11 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--anchor", choices=("none", "mono", "all_but_one"), default=BASE.anchor)
     parser.add_argument("--launch", choices=LAUNCHES, default="ray", help="workers on Ray, or all in one process")
     parser.add_argument("--steps", type=int, default=8, help="steps of each point of a sweep, warm-up included")
-    parser.add_argument("--warm-up", type=int, default=3, help="first steps whose time does not count")
+    parser.add_argument("--warm-up", type=int, default=3, help="number of first steps that are not counted")
     parser.add_argument("--long-steps", type=int, default=200, help="steps of the run that shows memory; 0: none")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that a run may take")
     parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
-    parser.add_argument("--quick", action="store_true", help="tiny sweeps and 40 steps: shows that it works, no more")
+    parser.add_argument("--quick", action="store_true", help="only test the benchmark: tiny sweeps and 40 steps")
     options = parser.parse_args(arguments)
     if options.quick:
         options.steps, options.warm_up, options.long_steps = 3, 1, FLAT_FROM - 1 + 2 * WINDOW
@@ -177,7 +177,7 @@ class Runner:
     failures: list[dict[str, Any]]
 
     def run(self, point: Point, num_steps: int, warm_up: int) -> dict[str, Any]:
-        """Empty if it failed."""
+        """Run a point and report it. Returns {} if the run failed."""
         found = self._train(point, num_steps)
         return point_report(point, *found, warm_up) if found else {}
 

@@ -57,7 +57,7 @@ def _stages(axis: Axes, name: str, points: Sequence[Mapping[str, Any]]) -> None:
             axis.bar(places, floors, bottom=below, width=0.2, color="black", label=label)
         below = [a + b for a, b in zip(below, seconds, strict=True)]
     first = points[0]
-    if name != "image_side":  # its prompts have some of their tokens from the image, in proportion to its area
+    if name != "image_side":  # the image's tokens grow with its area, the prompt's other tokens do not
         proportional = [first["seconds_per_step"] * point[name] / first[name] for point in points]
         axis.plot(places, proportional, "k--", linewidth=1, label="in proportion")
     axis.set_xticks(places, [str(point[name]) for point in points])

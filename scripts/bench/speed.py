@@ -14,7 +14,7 @@ def measured_rates() -> dict[str, float]:
 
 
 def operations_per_second() -> float:
-    """Speed of the fastest of many matrix products of the sizes of bench.py trainer's mid model."""
+    """Speed of the fastest of many matrix products, of the sizes in the "mid" model of bench.py trainer."""
     one, other = torch.randn(2048, 512), torch.randn(512, 1536)
     return 2.0 * 2048 * 512 * 1536 / _best_seconds(lambda: one @ other)
 

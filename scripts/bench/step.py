@@ -107,7 +107,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender, in turns")
     parser.add_argument("--steps", type=int, default=12, help="steps of each process, warm-up included")
-    parser.add_argument("--warm-up", type=int, default=3, help="first steps that are not counted")
+    parser.add_argument("--warm-up", type=int, default=3, help="number of first steps that are not counted")
     parser.add_argument("--trl-threads", type=int, default=2)
     parser.add_argument("--trl-sequences-per-forward", type=int, default=64, help="must divide 128")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a process may take")

@@ -34,12 +34,12 @@ from scripts.bench.training import BENCH
 from scripts.bench.workload import prompt_tokens
 
 Images = tuple[int, int]
-"""Of a prompt: how many, and the pixels of their sides."""
+"""The images of a prompt: how many, and the pixels of their sides."""
 
 
 @dataclass(frozen=True)
 class View:
-    """prompt: tokens, image tokens included. samples: responses."""
+    """prompt: number of tokens, including image tokens. samples: number of responses."""
 
     prompt: int
     samples: int
@@ -49,8 +49,8 @@ class View:
 class StepShape:
     """A step whose prompts all have the same shape.
 
-    views: of a prompt; the first one shows all its images and is trained on, the others are anchors. images: of a
-    prompt, squares of image_side pixels. response: tokens of every sample. ranks: of the trainer.
+    views: those of a prompt; the first one shows all images and is trained on, the others are anchors. images: number
+    per prompt, squares of image_side pixels. response: tokens of every sample. ranks: number of trainer ranks.
     """
 
     prompts: int
@@ -64,7 +64,7 @@ class StepShape:
 def measured_floors(
     runs: Mapping[str, tuple[Sequence[str], Images]], model: Path
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Speed of one thread of this process, and the floor of each stage of each run by its name.
+    """Speed of one thread of this process, and the floors of each run by its name.
 
     runs: the overrides of each, and the images of its prompts. model: the folder that all of them load.
     """

@@ -82,7 +82,7 @@ def ratio(numerator: Sequence[Run], denominator: Sequence[Run], target: float) -
 
 
 def check(value: float, target: float) -> dict[str, Any]:
-    """A figure, its upper limit, and whether it meets it."""
+    """A figure, its upper limit, and whether the figure is within the limit."""
     return {"value": value, "target": target, "met": value <= target}
 
 

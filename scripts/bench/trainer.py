@@ -52,7 +52,7 @@ SAME_LOGPROBS = 1e-4
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one group, over all its forwards."""
+    """Seconds of all forwards and backwards of one group."""
 
     forward: float
     backward: float
@@ -89,11 +89,11 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], default=[c.name for c in CASES])
-    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each layout, in turns, after a first one")
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each layout, after an untimed one")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tokens-per-forward", type=int, default=8192, help="rows of one forward, without packs")
+    parser.add_argument("--tokens-per-forward", type=int, default=8192, help="most tokens; packs are not split")
     parser.add_argument("--skip-memory", action="store_true")
-    parser.add_argument("--skip-growth", action="store_true", help="do not run 4 and 16 responses at 600/60")
+    parser.add_argument("--skip-growth", action="store_true", help="skip the runs with 4 and 16 responses of 60 tokens")
     parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
     options = parser.parse_args(arguments)
     if options.rounds < 1:

@@ -33,7 +33,7 @@ class Work:
 
 
 def causal_pairs(tokens: int, before: int = 0) -> int:
-    """(query, key) pairs of tokens that see `before` others, those before them and themselves.
+    """(query, key) pairs if each token sees `before` tokens of another part, the tokens before it, and itself.
 
     Example: 3 tokens after 2 see 3, 4 and 5 keys -> 12.
     """
@@ -41,7 +41,7 @@ def causal_pairs(tokens: int, before: int = 0) -> int:
 
 
 def row_pairs(prompt: int, responses: Sequence[int]) -> int:
-    """Pairs where each response has its own row, after its prompt."""
+    """Pairs if each response has its own row, after a copy of the prompt."""
     return sum(causal_pairs(prompt + response) for response in responses)
 
 
@@ -68,7 +68,7 @@ def linear_work(module: nn.Module, tokens: int, passes: int) -> Work:
 
 
 def attention_work(width: int, pairs: int, layers: int, passes: int) -> Work:
-    """Scores and weighted values. width: heads * head size. Their bytes are counted with the linear layers."""
+    """The work of scores and weighted values. width: heads * head size. The linear layers count their bytes."""
     return Work(passes * 4.0 * width * pairs * layers, 0.0)
 
 

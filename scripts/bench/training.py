@@ -22,9 +22,9 @@ EXPERIMENT = "bench_step"
 
 @dataclass(frozen=True)
 class Job:
-    """special: overrides of the experiment. folder: of the workload. timeout: of the whole run, in seconds.
+    """special: the job's own overrides. folder: folder of the workload. timeout: of the whole run, in seconds.
 
-    experiment: a file of bench/experiment.
+    experiment: name of a file in bench/experiment.
     """
 
     name: str

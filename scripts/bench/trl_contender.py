@@ -77,7 +77,7 @@ def _config(settings: dict[str, Any], blocked_ids: Sequence[int], folder: str) -
         gradient_accumulation_steps=sequences // settings["sequences_per_forward"],
         num_generations=settings["samples_per_prompt"],
         max_completion_length=settings["response_tokens"],
-        # The tokens that mars never samples either.
+        # The same tokens that mars never samples.
         generation_kwargs={"suppress_tokens": list(blocked_ids)},
         temperature=1.0,
         top_p=1.0,

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-IMAGE_SIZE = 112  # pixels of a side, where nothing else is said; a multiple of PATCH_SIZE, as every side here
+IMAGE_SIZE = 112  # default pixels of a side; all sides are multiples of PATCH_SIZE
 PATCH_SIZE = 28  # pixels of a side that become one token
-TEXT_TOKENS = 95  # of a prompt without its images
+TEXT_TOKENS = 95  # tokens of a prompt without its images
 SOURCES = ("visible", "infrared", "depth", "radar", "left")
-NUM_SOURCES = 2  # of a prompt, where nothing else is said
+NUM_SOURCES = 2  # default number per prompt
 SEED = 0
 MODEL_FOLDER = "model"
 

@@ -1,4 +1,4 @@
-"""A scripted engine that keeps what it was asked and given. For tests."""
+"""A scripted engine that records its calls. For tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mars.types import RolloutRequest, WeightUpdate
 
 
 class RecordingEngine(ScriptedEngine):
-    """requests: of every `generate`, in order. prefetched: the last hint. updates: the weights it was given."""
+    """requests: those of every `generate`, in order. prefetched: those of the last `prefetch`. updates: the weights."""
 
     def __init__(self, script: Script, eos_ids: Sequence[int]) -> None:
         super().__init__(script, eos_ids)

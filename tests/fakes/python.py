@@ -1,4 +1,4 @@
-"""A stand-in for Python in the run scripts: it writes down what it is asked to run."""
+"""A stand-in for Python in the run scripts: it records the command that it is asked to run."""
 
 from __future__ import annotations
 

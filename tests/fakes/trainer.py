@@ -1,4 +1,4 @@
-"""A trainer without a model: it keeps what it was given. For tests of everything around it."""
+"""A trainer without a model that records its calls. For tests of everything around a trainer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class RecordingTrainer:
 
     batches: what `update` was called with. targets: for each of them the (prompt id, row) of every forward, in the
     order of updates, ranks and forwards. scored: what `kl_to_reference` was called with.
-    kl_per_token: by prompt id, to be set; the KL of a response is that times its tokens, 0 where none is set.
-    saved: paths.
+    kl_per_token: prompt id -> KL per token, set by a test (default 0); a response's KL is this times its tokens.
+    saved: the paths of `save`.
     """
 
     def __init__(self) -> None:
@@ -51,4 +51,4 @@ class RecordingTrainer:
         self.saved.append(path)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there is nothing to free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -13,6 +14,31 @@ from functools import cache, partial
 from subprocess import CompletedProcess
 
 import pytest
+
+_log = logging.getLogger("mars")
+
+
+def pytest_collection_finish():
+    """What the imports made stays: the collector need not look through a million objects again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 10)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A run of mars in this process adds its log; the next test must not write to it."""
+    handlers, level = list(_log.handlers), _log.level
+    result = yield
+    _restore_log(handlers, level)
+    return result
+
+
+def _restore_log(handlers: list[logging.Handler], level: int) -> None:
+    for handler in set(_log.handlers) - set(handlers):
+        _log.removeHandler(handler)
+        handler.close()
+    _log.setLevel(level)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,18 +68,14 @@ def commands_read_once():
 @pytest.fixture
 def ended(capfd, monkeypatch):
     """function, arguments of the process -> the CompletedProcess of a process that calls the function."""
-    log = logging.getLogger("mars")
-    handlers, level = list(log.handlers), log.level
+    handlers, level = list(_log.handlers), _log.level
 
     def call(function: Callable[[], object], *arguments: str) -> CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["mars", *arguments])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             function()
-        for handler in set(log.handlers) - set(handlers):
-            log.removeHandler(handler)
-            handler.close()
-        log.setLevel(level)
+        _restore_log(handlers, level)
         return CompletedProcess(arguments, end.value.code, *capfd.readouterr())
 
     return call

@@ -1,6 +1,7 @@
-"""The official evaluation files of all four sets: [{role, content: [images, text], ground_truth, extra_info?}].
+"""Read the paper's evaluation files of LLVIP, SpatialQA, nuScenes and OCR-VQA.
 
-Truth stays as it is: boxes in pixels of the stored image, letters, words with alternatives.
+They hold [{role, content: [images, text], ground_truth, extra_info?}]. The ground truth is not changed: boxes in pixels
+of the stored image, letters, words with alternatives.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ DEFAULT_DEPTH = "depth_spatialbot"  # encoding of 16-bit depth, which these file
 
 
 def eval_json_set(source: Path, image_root: Path | None, depth: str, name: str | None) -> PublicSet:
-    """name: data_source of the rows; None: the public set that a file's name names, else the file's name."""
+    """name: data_source of the rows. If it is None, the public set that the file name mentions, else the file name."""
     public = question_set(source, image_root, lambda path: _rules(name or _name_of(path), depth))
     return replace(public, keep_repeated=True)
 
 
 def read_json_rows(file: str, image_root: str | None) -> Iterator[Mapping[str, Any] | RowError]:
-    """The rows of a public .json file without converting it: each record's columns, or why it is no row.
+    """The rows of a public .json file: the columns of each record, or the RowError why it cannot be used.
 
-    image_root: where images are looked up; None: beside the file. Raises DataError for a file that cannot be read.
+    image_root: the folder in which images are looked up; None: the file's folder. Raises DataError for a file that
+    cannot be read.
     """
     public = eval_json_set(Path(file), None if image_root is None else Path(image_root), DEFAULT_DEPTH, None)
     for item in (item for items in public.splits.values() for item in items):

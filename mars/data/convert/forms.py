@@ -16,9 +16,9 @@ CHOICES = ("choice_list", "choices", "options")
 
 @dataclass(frozen=True)
 class Question:
-    """One question with the image tags of its format and the image paths of its file, both unchanged.
+    """One question of a record. Its image tags and image paths are those of the file, unchanged.
 
-    turns: (role, text) up to the question itself. answer: text, number or list of boxes.
+    turns: (role, text) of the conversation; the question is the last. answer: text, number or list of boxes.
     instruction: DEMON's text before the question; None if the record names an instruction that the file does not have.
     extra: the row's own extra_info.
     """
@@ -34,7 +34,7 @@ class Question:
 
 
 def count_questions(record: Any) -> int:
-    """The number of questions of a record: one per answer of its conversation, and one more if it ends unanswered."""
+    """The number of questions of a record: one per answer, and one more if its conversation ends with a question."""
     turns = record.get("conversations") if isinstance(record, dict) else None
     if not isinstance(turns, list):
         return 1
@@ -166,9 +166,9 @@ def _verl(record: Mapping[str, Any]) -> Question:
 
 
 def _instruction(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
-    """The task instruction of a record: the metadata's text, or that of the record's number in its list.
+    """The task instruction of a record: the only one in the metadata, or the one with the record's task_instruction_id.
 
-    "" where the record names none, None where it does but the metadata has no instructions at all.
+    Returns "" if there is no id, and None if there is an id but the metadata has no instructions.
     """
     known, number = metadata.get("task_instruction"), record.get("task_instruction_id")
     if isinstance(known, str):

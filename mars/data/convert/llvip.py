@@ -35,7 +35,7 @@ class LlvipOptions:
     """question: the prompt's text after the two markers. The template adds how to answer (data.template).
 
     keep_empty: scenes without a person are rows too (truth []); else they are left out.
-    splits: None converts those that are there.
+    splits: None converts all splits that are there.
     """
 
     question: str = QUESTION
@@ -60,10 +60,10 @@ def llvip_set(source: Path, image_root: Path | None, options: LlvipOptions) -> P
     if IMAGE_MARKER in options.question:
         raise DataError(f"the question must not hold {IMAGE_MARKER}; got {options.question!r}")
     check_unicode({"--question": options.question})
-    root = source.resolve()
-    around = root if image_root is None else image_root.resolve()
+    root = Path(os.path.realpath(source))
+    around = root if image_root is None else Path(os.path.realpath(image_root))
     if not root.is_relative_to(around):
-        raise DataError(f"--image-root: {root} is not below it; got {around}; give {root}, or a folder around it")
+        raise DataError(f"--image-root: does not contain {root}; got {around}; give {root}, or a folder around it")
     splits = options.splits
     if splits is None:
         there = (split for split in SPLITS if any((root / source / split).is_dir() for source in SOURCES))

@@ -1,4 +1,4 @@
-"""Image tags of the public formats, as the markers of a row."""
+"""Replace the image tags of public formats by the markers of a row."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def has_numbers(text: str) -> bool:
 def place_markers(texts: Sequence[str], num_images: int, first: int = 0) -> tuple[list[str], list[int]]:
     """The texts of a conversation with one marker per image, and the images' numbers (from 0) in order of appearance.
 
-    Without a tag anywhere the markers go in front of text `first`. Raises RowError ("sources") where tags and
-    images do not belong together one to one.
+    If no text has a tag, all markers go in front of texts[first]. Raises RowError ("sources") unless every image has
+    exactly one tag.
 
     >>> place_markers(["<image 2> and <image 1>: which is darker?"], 2)
     (['<image> and <image>: which is darker?'], [1, 0])
@@ -40,7 +40,7 @@ def place_markers(texts: Sequence[str], num_images: int, first: int = 0) -> tupl
     if all(number is None for number in numbers):
         order = list(range(len(tags)))
     elif None in numbers:
-        raise RowError("sources", f"image tags with and without numbers; got {_shown(tags)}")
+        raise RowError("sources", f"the text mixes image tags with and without numbers; got {_shown(tags)}")
     else:
         order = [int(number) - 1 for number in numbers if number is not None]
     if sorted(order) != list(range(num_images)):

@@ -1,7 +1,7 @@
 """nuScenes multi-view questions of DEMON (Li et al. 2023, arXiv 2308.04152) and M4-Instruct: six cameras of a car.
 
-Which camera is which is documented nowhere: they are view_1 to view_6, as listed. Truths keep their alternatives
-("three or 3").
+The sets do not document which image is from which camera, so the sources are view_1 to view_6 in the order of the
+record. Ground truths keep their alternatives ("three or 3").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""OCR-VQA with two book covers, as multiple choice, of DEMON (Li et al. 2023, arXiv 2308.04152) and M4-Instruct.
+"""OCR-VQA of DEMON (Li et al. 2023, arXiv 2308.04152) and M4-Instruct: multiple choice about two book covers.
 
-The choices stand in the text ("Choice list : [A. …, B. …]") or beside it; the truth becomes a letter.
+The choices are in the text ("Choice list : [A. …, B. …]") or in a field; the ground truth becomes a letter.
 """
 
 from __future__ import annotations

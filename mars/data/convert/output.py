@@ -75,9 +75,10 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 
 
 def with_earlier_splits(metadata: Mapping[str, Any], earlier: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
-    """The metadata, joined with what `earlier` says of other splits of the same set whose rows are still in `folder`.
+    """The metadata of this conversion, plus the other splits of the same set in the metadata of an earlier conversion.
 
-    So training and test rows may be converted one after the other.
+    A split of `earlier` is kept if its file is still in `folder`, so that training and test rows may be converted one
+    after the other.
     """
     if earlier is None or any(earlier[key] != metadata[key] for key in ("data_source", "converter", _PATHS)):
         return dict(metadata)
@@ -97,7 +98,7 @@ def with_earlier_splits(metadata: Mapping[str, Any], earlier: Mapping[str, Any] 
 
 
 def write_metadata(metadata: Mapping[str, Any], path: Path) -> None:
-    """Raises SetupError."""
+    """Write dataset.json. Raises SetupError if it cannot be written."""
     write_atomically(path, json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -16,7 +16,7 @@ class Item:
     content: Any
 
     def __post_init__(self) -> None:
-        """File names may hold any character; messages and metadata need one line of Unicode text."""
+        """Escape unprintable characters of the label, because messages and metadata need one line of Unicode text."""
         if not self.label.isprintable():
             shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in self.label)
             object.__setattr__(self, "label", "".join(shown))
@@ -26,7 +26,7 @@ class Item:
 class ReadItem:
     """columns: the row's columns (docs/data.md), with image paths relative to the image root.
 
-    counts: numbers that the metadata adds up over the split.
+    counts: numbers of this item, such as boxes; the metadata has their sums over the split.
     """
 
     columns: Mapping[str, Any]
@@ -37,12 +37,13 @@ class ReadItem:
 class PublicSet:
     """A set as found on disk.
 
-    name: data_source of its rows. converter: name and version of what reads it, for the metadata.
-    image_root: folder of the rows' image paths. splits: name -> items in order; each becomes {name}.parquet.
+    name: data_source of its rows. converter: name and version of the converter, for the metadata.
+    image_root: folder that the rows' image paths are relative to.
+    splits: name -> items in order; each becomes {name}.parquet.
     keep_repeated: keep duplicate rows, because a benchmark is used unchanged.
-    left_out: name -> number of things that did not become items (such as annotations without an image), for the
+    left_out: kind -> number of entries that did not become items (such as annotations without an image), for the
         metadata.
-    read: an item's row; raises RowError where it cannot be used. Called from several threads.
+    read: returns an item's row; raises RowError if the item cannot be used. Called from several threads.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ Names = Callable[[Sequence[str]], tuple[str, ...]]
 
 
 def numbered(word: str, paths: Sequence[str]) -> tuple[str, ...]:
-    """numbered("view", two paths) -> ("view_1", "view_2")."""
+    """One name per path: `word` and a number. Example: "view" and two paths -> ("view_1", "view_2")."""
     return tuple(f"{word}_{number}" for number in range(1, len(paths) + 1))
 
 
@@ -37,13 +38,13 @@ def numbered(word: str, paths: Sequence[str]) -> tuple[str, ...]:
 class SetRules:
     """The rules of one set.
 
-    sources: image paths -> names, in the order the record lists them.
-    all_images: (paths below the image root) -> these and images that the record does not list (SpatialBench's depth);
+    sources: image paths, in the order of the record -> source names.
+    all_images: image paths of the record -> these and paths that the record does not list (SpatialBench's depth);
         called if the text does not have as many image tags as the record has images.
-    depth: encoding of the source called "depth" where its file has more than 8 bits.
-    truth: the answer as it is scored.
+    depth: encoding of the source "depth" if its file has more than 8 bits per channel.
+    truth: answer -> ground truth, for questions without choices.
     keep_file_names: name a split after its file; otherwise it is train or test, as the run scripts expect.
-    tidy: put leading image tags on a line of their own, the task instruction behind them.
+    tidy: put leading image tags on a line of their own, followed by the task instruction, and list the choices.
     """
 
     name: str
@@ -73,8 +74,8 @@ def question_set(
 ) -> PublicSet:  # fmt: skip
     """The set in the file or folder `source`. Image paths are looked up below `image_root` (None: beside the files).
 
-    rules: the set's, or those of each file where a folder holds several sets.
-    Raises DataError where files cannot be read or the image root is no folder.
+    rules: those of the set; or a function that returns those of a file, for a folder with files of several sets.
+    Raises DataError if files cannot be read or the image root is not a folder.
     """
     if not source.exists():
         raise DataError(f"{source}: no such file or folder; give the set's JSON file, or the folder that holds it")
@@ -176,7 +177,7 @@ def _read(item: Item, root: Path) -> ReadItem:
 
 
 def _truth_and_choices(question: Question, text: str, rules: SetRules) -> tuple[Any, list[str] | None, str]:
-    """The truth (the letter of a choice), the choices, and the question's text, which lists them where it is tidied."""
+    """The truth (the letter of a choice), the choices, and the question's text, which lists them if `rules.tidy`."""
     truth = _bare(question.answer)
     shown = choices_in_text(text, truth)
     choices = plain_choices(question.choices)
@@ -207,13 +208,13 @@ def _bare(answer: Any) -> Any:
 
 
 def _in_order(values: Any, order: Sequence[int]) -> Any:
-    """A list with an entry for each image in the images' order; anything else is left to the reader to refuse."""
+    """A list with one entry per image, reordered like the images. Other values stay: the reader refuses them."""
     fits = isinstance(values, list) and len(values) == len(order)
     return [values[place] for place in order] if fits else values
 
 
 def _check_unicode(record: Any) -> None:
-    """Refuse half of a surrogate pair, which could neither be tokenized nor written."""
+    """Raises RowError for half of a surrogate pair, which can be neither tokenized nor written."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -240,7 +241,7 @@ def _tidied(text: str, instruction: str) -> str:
 def _encodings(
     extra: Mapping[str, Any], depth: str | None, names: Sequence[str], paths: Sequence[str], root: Path
 ) -> list[str]:
-    """The row's own encodings, else `depth` for a source of that name whose file has more than 8 bits."""
+    """The row's own encodings. Without them: `depth` for a source "depth" of more than 8 bits, "rgb" for others."""
     if extra.get("encodings") is not None:
         return list(encodings_of(extra, names))
     return [
@@ -252,7 +253,7 @@ def _encodings(
 def _is_8_bit(path: str, encoding: str, root: Path) -> bool:
     """Whether a depth image has 8 bits per channel. False for an image that cannot be read; the reader refuses it."""
     try:
-        probe_size(confined_path(path, str(root.resolve())), encoding, path)
+        probe_size(confined_path(path, os.path.realpath(root)), encoding, path)
     except BadImage as error:
         return error.reason == "bit_depth"
     return False

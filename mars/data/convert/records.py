@@ -10,15 +10,17 @@ from typing import Any
 
 from mars.data.convert.output import METADATA_FILE, is_metadata
 from mars.errors import DataError
+from mars.output.files import read_regular
 
 SUFFIXES = (".json", ".jsonl")
 
 
 @dataclass(frozen=True)
 class RecordFile:
-    """records: what the file lists, None for a line that is no JSON. metadata: of the whole file, {} if there is none.
+    """records: the file's records, None for a line that is not JSON. metadata: the file's `metadata`, {} without it.
 
-    name: the split it becomes. numbers: where each record stands, from 0; blank lines count, but are no records.
+    name: the file's name without its ending, with its folder in front if several files have this name.
+    numbers: position of each record in the file, from 0; blank lines are counted.
     """
 
     name: str
@@ -29,10 +31,9 @@ class RecordFile:
 
 
 def read_record_files(source: Path) -> list[RecordFile]:
-    """The .json or .jsonl file `source`, or those in the folder `source`; where it has none, those below it.
+    """The file `source`; or the .json and .jsonl files in the folder `source`; if it has none, those in its subfolders.
 
-    Reads a list of records, {"data": [...], "metadata": {...}}, and one record per line. A split is called like its
-    file, with its folder in front where two files have one name.
+    Reads a list of records, {"data": [...], "metadata": {...}}, and one record per line.
     Raises DataError with every file that cannot be read.
     """
     files, readings, problems = list(_files(source)), [], []
@@ -69,21 +70,21 @@ def _is_metadata_file(path: Path) -> bool:
     if path.name != METADATA_FILE:
         return False
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError):
         return False
     return is_metadata(value)
 
 
 def _parsed(path: Path) -> tuple[dict[int, Any], dict[str, Any]]:
-    """Number -> record, and the metadata."""
-    text = path.read_text(encoding="utf-8-sig")
+    """The records by their position in the file, and the file's metadata."""
+    text = read_regular(path).decode("utf-8-sig")
     if path.suffix.lower() == ".jsonl":
         return _lines(text), {}
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip().startswith("{"):  # lines under the name of a list
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):  # JSON lines in a .json file
             return _lines(text), {}
         raise
     if isinstance(value, list):

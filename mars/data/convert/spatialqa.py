@@ -1,7 +1,7 @@
 """SpatialQA and SpatialBench (Cai et al. 2024, arXiv 2406.13642): questions about a photograph and its depth.
 
 SpatialQA: a JSON list of {id, image: [rgb, depth], conversations} with <image 1> tags. SpatialBench: {image, question,
-answer}; the depth lies in the folder of the same name with _d, as .png with the same stem.
+answer}; the depth image of existence/7.jpg is existence_d/7.png.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mars.data.convert.public_set import PublicSet
 from mars.data.convert.question_set import SetRules, numbered, question_set
 from mars.data.rows.problems import RowError
 
-# "No one", "no cups" and "no more than two" are no no.
+# The "no" of "No one", "no cups" and "no more than two" does not answer no.
 _POLAR = re.compile(
     r"(yes)\b(?!\s*(?:or|and|/)\s*no\b)|(no)\b(?!\s*(?:or|and|/)\s*yes\b)"
     r"(?=\s*(?:[^\w\s]|$)|\s+(?:there|it|its|the|this|that|these|those|he|she|they|i|we|you)\b)",
@@ -33,7 +33,7 @@ def spatialqa_set(source: Path, image_root: Path | None, depth: str) -> PublicSe
 
 
 def sources(paths: Sequence[str]) -> tuple[str, ...]:
-    """rgb and depth, in this order unless only the first image is in a folder for depth."""
+    """("rgb", "depth") for two images; ("depth", "rgb") if the first image alone is in a folder for depth."""
     if len(paths) == 1:
         return ("depth",) if depth_places(paths) == [0] else ("rgb",)
     if len(paths) == 2:
@@ -55,12 +55,13 @@ def depth_places(paths: Sequence[str]) -> list[int]:
 
 
 def with_depth(paths: Sequence[str]) -> list[str]:
-    """Add the path of the depth to that of a single photograph: existence/7.jpg -> also existence_d/7.png."""
+    """Add the path of the depth image if there is a single path: existence/7.jpg -> also existence_d/7.png."""
     if len(paths) != 1:
         return list(paths)
     image = PurePosixPath(paths[0])
     if not image.parent.name:
-        raise RowError("sources", f"no folder for the depth of {paths[0]!r}; give --image-root the folder above it")
+        problem = f"{paths[0]!r} has no folder, so its depth cannot be found; give --image-root the parent folder"
+        raise RowError("sources", problem)
     return [paths[0], f"{image.parent}_d/{image.stem}.png"]
 
 

@@ -16,9 +16,10 @@ _HELD_OUT = ("test", "val", "valid", "validation", "eval", "evaluation", "dev", 
 
 
 def split_names(files: Sequence[RecordFile], keep_names: Collection[str]) -> dict[str, str]:
-    """File name -> split. DEMON's metadata or the file's name decides; else a benchmark is "test", all others "train".
+    """File name -> split, as DEMON's metadata or the file's name says.
 
-    Files in `keep_names` get their own name as split, and so do several files that would share a split.
+    If neither says it, a benchmark is "test" and any other file is "train". The split of files in `keep_names`, and of
+    files that would share a split, is called like the file.
     """
     names = {file.name: file.name if file.name in keep_names else _train_or_test(file) for file in files}
     several = {name for name, count in Counter(names.values()).items() if count > 1}
@@ -44,7 +45,7 @@ def belongs(file: RecordFile, name: str) -> Callable[[Any], bool]:
     if not any(own in other for other in named):
         if named:
             says = ", ".join(sorted(named))
-            logger.warning("%s: no record says that it is of %s, but %s; all are taken", file.path, name, says)
+            logger.warning("%s: no record belongs to %s; the records name %s; all are used", file.path, name, says)
         return lambda record: True
     return lambda record: not (other := _plain(_metadata(record).get("dataset", ""))) or own in other
 

@@ -25,7 +25,7 @@ class Annotation:
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Raises RowError ("annotation") for malformed XML, entities, and values that are not finite numbers."""
+    """Read a VOC file. Raises RowError ("annotation") for bad XML, entities, and values that are not finite numbers."""
     from defusedxml import ElementTree
 
     try:

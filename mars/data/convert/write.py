@@ -1,4 +1,4 @@
-"""A public set as parquet and its metadata: every row passes the reader's own checks before it is written."""
+"""Write a public set as parquet, with its metadata. Every row must pass the reader's own checks first."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class WriteOptions:
     """limit: rows of each split, None for all. dry_run: read and count, write nothing.
 
     on_bad_sample: leave bad items out and list them in the metadata, or refuse the set with all of them in one message.
-    check_truth: why a truth cannot be scored, or None; see mars.data.rows.dataset.TruthCheck.
-    drop_by: how a user asks for `on_bad_sample` "drop", for messages.
+    check_truth: says why a truth cannot be scored; see mars.data.rows.dataset.TruthCheck.
+    drop_by: the option that sets `on_bad_sample` to "drop", for messages.
     """
 
     limit: int | None
@@ -67,9 +67,9 @@ class _Split:
 def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:
     """Write {split}.parquet for every split, and dataset.json, into the folder `out`; returns what dataset.json says.
 
-    Image paths are relative to `out` where the image root lies in it (the files need no data.image_root then), else
-    to the image root. Items keep their order; the same set gives the same bytes. What is returned has "problems" too:
-    (label, reason, detail) of each bad item.
+    Image paths are relative to `out` if the image root is inside it (then data.image_root is not needed), else to the
+    image root. Items keep their order; the same set gives the same bytes. The result also has "problems": (label,
+    reason, detail) of each bad item.
     Raises DataError if a split has no usable item, or has a bad one and `on_bad_sample` is "error", and
     SetupError where `out` cannot be written.
     """
@@ -82,7 +82,7 @@ def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, 
 
 
 def _write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:
-    root, target = public.image_root.resolve(), out.resolve()
+    root, target = Path(os.path.realpath(public.image_root)), Path(os.path.realpath(out))
     base = target if root.is_relative_to(target) else root
     metadata, earlier = _empty_metadata(public, base == target), read_metadata(target / METADATA_FILE)
     if not options.dry_run:
@@ -98,7 +98,7 @@ def _write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str,
 def _convert_splits(
     converter: _Converter, public: PublicSet, splits: dict[str, Any], target: Path | None
 ) -> list[tuple[str, str, str]]:
-    """Write all splits, or none if they are refused, and fill `splits` (name -> metadata).
+    """Write all splits and fill `splits` (name -> metadata). Writes no file if it raises.
 
     Returns (label, reason, detail) of bad items.
     """
@@ -121,8 +121,8 @@ class _Converter:
         self._public, self._root, self._base = public, root, base
         self.options = options
         self.sources: dict[str, None] = {}  # in the order they were seen first
-        self._ids: set[str] = set()  # of the split's rows
-        self._seen: set[tuple[str | None, bytes]] = set()  # declared id and hash of each of them
+        self._ids: set[str] = set()  # ids of the split's rows so far
+        self._seen: set[tuple[str | None, bytes]] = set()  # (declared id, hash of the content) of each row so far
 
     def convert(self, name: str, file: RowFile | None) -> _Split:
         split, items = _Split(), self._public.splits[name]
@@ -131,7 +131,7 @@ class _Converter:
         verb = "Checking" if file is None else "Converting"
         with ThreadPoolExecutor(THREADS) as pool:
             shown = iter(progress(items, f"{verb} {name}", len(items)))
-            position = -1  # of an item in its split
+            position = -1  # the item's position in its split
             while split.rows < limit and (chunk := list(islice(shown, ITEMS_PER_WRITE))):
                 rows: list[dict[str, Any]] = []
                 for item, result in zip(chunk, pool.map(self._read, chunk), strict=True):
@@ -199,7 +199,7 @@ class _Converter:
         return row
 
     def _identity(self, declared: str | None, default: str, row: dict[str, Any]) -> str | None:
-        """The declared id, or the default, with ".2" and so on if another row has it; None for a duplicate to skip."""
+        """The declared or default id, with ".2" and so on if another row has it; None if the row is a duplicate."""
         key = (declared, hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest())
         if key in self._seen and not self._public.keep_repeated:
             return None

@@ -47,7 +47,7 @@ class PromptMixture(PromptStream):
             if len(prompts) < most:
                 raise ConfigError(
                     f"data.weights: a step cannot hold the same prompt twice; got {weights[number]} for a file of "
-                    f"{len(prompts)} prompts, of which up to {most} would be in a step; lower it"
+                    f"{len(prompts)} prompts, of which up to {most} would be in a step; lower this weight"
                 )
 
     def batch(self, step: int) -> tuple[Prompt, ...]:
@@ -86,7 +86,7 @@ class _Deck:
     def take(self, count: int) -> list[Prompt]:
         """The next `count` prompts, all different.
 
-        If they cross into a new epoch, prompts already taken from the old one come later in the new one.
+        If the epoch ends among them, the new epoch starts with prompts that are not among them; the others come later.
         """
         taken, self._left = self._left[:count], self._left[count:]
         if len(taken) < count:

@@ -51,8 +51,8 @@ class PromptStream:
     def _compute_order(self, epoch: int) -> tuple[int, ...]:
         """The order of one epoch, as indices of the prompts.
 
-        If a batch crosses into the epoch, its first prompts depend on the last ones of the epoch before, and so on back
-        to an epoch that a batch starts exactly. Those are `cycle` epochs apart, so the computation starts at the last.
+        If a batch crosses into an epoch, the epoch's first prompts depend on the epoch before, and so on.
+        Every `cycle` epochs, an epoch and a batch start together: the computation starts at the last such epoch.
         """
         size, batch = len(self._prompts), self.prompts_per_step
         cycle = batch // math.gcd(size, batch)

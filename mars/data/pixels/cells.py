@@ -37,7 +37,7 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
 
 
 def image_column(row: Mapping[str, Any]) -> str | None:
-    """The name of the column that holds the row's images; None if none does. The rows of one file may differ in it."""
+    """The name of the column that holds the row's images; None if none does. A file may have rows of both columns."""
     given = [name for name in IMAGE_COLUMNS if row.get(name) is not None]
     return next((name for name in given if _is_filled(row[name])), given[0] if given else None)
 
@@ -56,7 +56,7 @@ def open_arrow(path: str) -> pyarrow.Table:
 
 
 def _arrow_place(path: str, row: int) -> tuple[_Columns, int]:
-    """The columns of images, and the row's position in them."""
+    """The file's image columns, and the row's position in them."""
     columns = _arrow_images(path)
     length = len(next(iter(columns.values())))
     if not 0 <= row < length:
@@ -103,7 +103,7 @@ def _row_group_images(path: str, group: int) -> _Columns:
 
     metadata = parquet.read_metadata(path)
     chunks = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
-    # An image that is repeated in the file is held once.
+    # Dictionaries stay as they are, so that an image that is repeated in the file is in memory only once.
     packed = [chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY" and amplifies(chunk)]
     with parquet.ParquetFile(path, read_dictionary=packed) as file:
         columns = _image_columns(file.schema_arrow.names)
@@ -112,5 +112,5 @@ def _row_group_images(path: str, group: int) -> _Columns:
 
 
 def amplifies(chunk: pyarrow.parquet.ColumnChunkMetaData) -> bool:
-    """Whether the column may hold a repeated value, or a common beginning of values, only once."""
+    """Whether a small part of a file may unpack to much more: repeated values, or common prefixes, are stored once."""
     return any("DICTIONARY" in name or name == "DELTA_BYTE_ARRAY" for name in chunk.encodings)

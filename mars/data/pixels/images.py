@@ -66,7 +66,7 @@ def decode_image(ref: ImageRef) -> Image.Image:
 
 
 def decoded_size(ref: ImageRef) -> tuple[int, int]:
-    """(width, height) that decode_image returns: that of the stored image, or `resized` if its source has a budget."""
+    """(width, height) of what decode_image returns: the stored size, or `resized` if the source has a budget."""
     return ref.size if ref.resized is None else ref.resized
 
 
@@ -120,6 +120,8 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile
         raise
     except Image.DecompressionBombError as error:
         raise BadImage("size", f"{name}: unusable size: {error}") from error
+    except Image.UnidentifiedImageError as error:  # its own text holds the path or the address of an object
+        raise BadImage("undecodable", f"{name}: cannot be decoded: it is no image of a known format") from error
     except Exception as error:  # decoders raise anything on damaged files
         reason = str(error) or type(error).__name__
         raise BadImage("undecodable", f"{name}: cannot be decoded: {reason}") from error
@@ -167,7 +169,7 @@ def _check_header(image: Image.Image, encoding: str, name: str) -> None:
 
 
 def _unknown_pixels(image: Image.Image) -> str | None:
-    """The kind of pixels, if Pillow would read them as other ones or does not convert them to RGB."""
+    """The image's kind of pixels if Pillow would read it wrongly or cannot convert it to RGB, else None."""
     if image.mode not in (*COLOUR_MODES, *DEEP_MODES):
         return f"pixels of mode {image.mode}"
     if image.format != "TIFF":
@@ -232,7 +234,7 @@ def _read_at(fp: IO[bytes], position: int, length: int) -> bytes:
 def _orientation(image: Image.Image) -> int:
     from PIL import ExifTags, Image
 
-    # PNG's own getexif decodes the pixels to look behind them; _header_is_enough has ruled that out.
+    # PNG's own getexif decodes all pixels to find EXIF data after them; _header_is_enough has ruled out such data.
     return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
 
 

@@ -1,4 +1,4 @@
-"""Decode JPEG files strictly. Pillow shows grey for blocks that a file lacks: libjpeg only warns of them."""
+"""Decode JPEG files strictly. Pillow fills missing blocks with grey, because libjpeg only warns about them."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Scan:
-    """start, end: positions in the file of its first byte of data, and of the marker behind it.
+    """start: position of the scan's first byte of data in the file. end: position of the marker after its data.
 
-    components: their ids. first, last: the coefficients of an 8x8 block that the scan holds. bit: the lowest bit of
-    them that it holds; 0 is full precision. interval: units between two restart markers; 0 if there are none.
+    components: their ids. first, last: range of the coefficients of an 8x8 block in this scan. bit: the lowest bit of
+    these coefficients in this scan; 0 is full precision. interval: units between two restart markers; 0 without them.
     """
 
     start: int
@@ -67,9 +67,10 @@ class _Scan:
 def load_jpeg(data: bytes) -> Image.Image:
     """Decode the (first) image of a JPEG file. Raises ValueError or OSError where pixels are missing.
 
-    A file of one scan is decoded without its end marker, so that the decoder asks for more data if more than its last
-    block or two are missing. A file of several scans (progressive), or of few blocks, is decoded twice, once with noise
-    behind each scan: the decoder skips it behind a whole scan, and takes it for the blocks that a cut scan lacks.
+    A file of one scan is decoded without its end marker, so that the decoder fails for lack of data if more than the
+    last block or two are missing. A file of several scans (progressive), or of few blocks, is decoded twice, once with
+    noise after each scan. The decoder skips the noise after a complete scan and decodes it as the missing blocks of a
+    truncated scan, so the two results are equal only if all scans are complete.
     """
     frame, scans = _structure(data)
     for scan in scans:
@@ -140,7 +141,7 @@ def _scan(header: bytes, start: int, end: int, interval: int) -> _Scan:
 def _check_restarts(data: bytes, frame: _Frame, scan: _Scan) -> None:
     """Raises ValueError unless all restart markers are there in order.
 
-    If some are missing, the decoder fills the gaps between the others.
+    Where markers are missing, the decoder fills the gap without an error.
     """
     markers = b"".join(_RESTART.findall(data, scan.start, scan.end))
     expected = -(-frame.num_units(scan.components) // scan.interval) - 1 if scan.interval else 0

@@ -1,4 +1,4 @@
-"""Decode PNG files strictly: Pillow leaves rows black, without a word, for which the file has no pixels."""
+"""Decode PNG files strictly: if pixels are missing, Pillow leaves their rows black without an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BLOCK = 2**18
 
 _SIGNATURE = 8
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-# First column, first row, step of columns, step of rows of the passes of an interlaced image.
+# The passes of an interlaced image: (first column, first row, column step, row step).
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
@@ -42,7 +42,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         length, kind = int.from_bytes(view[place : place + 4], "big"), bytes(view[place + 4 : place + 8])
         body, check = view[place + 8 : place + 8 + length], view[place + 8 + length : place + 12 + length]
         if len(check) < 4:
-            raise ValueError("the PNG file is cut")
+            raise ValueError("the PNG file is cut off")
         if kind in (b"IHDR", b"IDAT") and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(check, "big"):
             raise ValueError(f"wrong checksum of a PNG chunk {kind.decode()}")
         yield kind, body
@@ -50,7 +50,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _num_bytes(header: memoryview) -> int:
-    """The bytes of all pixels with the filter byte of each row."""
+    """The number of bytes of all pixels, including one filter byte per row."""
     width, height = (int.from_bytes(header[i : i + 4], "big") for i in (0, 4))
     bits = header[8] * _CHANNELS[header[9]]
     parts = [(width, height)]
@@ -61,7 +61,7 @@ def _num_bytes(header: memoryview) -> int:
 
 
 def _unpacked(packed: list[memoryview], expected: int, repack: bool) -> bytes:
-    """The pixels as a zlib stream of stored blocks; b"" unless `repack`. Raises ValueError if they are too few."""
+    """The pixels as a zlib stream of stored blocks; b"" if not `repack`. Raises ValueError if pixels are missing."""
     unpack, pack = zlib.decompressobj(), zlib.compressobj(0)
     stored, number = io.BytesIO(), 0
     for part in packed:
@@ -79,7 +79,7 @@ def _unpacked(packed: list[memoryview], expected: int, repack: bool) -> bytes:
 
 
 def _with_pixels(chunks: list[tuple[bytes, memoryview]], pixels: bytes) -> bytes:
-    """The PNG file with other packed pixels."""
+    """The PNG file with `pixels` as its only IDAT chunk."""
     file, done = io.BytesIO(), False
     file.write(b"\x89PNG\r\n\x1a\n")
     for kind, body in chunks:

@@ -39,9 +39,9 @@ def _content(image: ImageFile) -> bytes:
 
 
 def _check_tiff(image: ImageFile) -> None:
-    """Raises where the strips or tiles of the first image lack pixels that Pillow would make up.
+    """Raises if strips or tiles of the first image lack pixels, which Pillow would fill in.
 
-    The decoders check compressed strips and tiles, except those in JPEG, which are checked here as JPEG files are.
+    Only uncompressed and JPEG strips and tiles are checked, because the decoders of the other compressions raise.
     """
     tags = image.tag_v2
     sizes, offsets = (

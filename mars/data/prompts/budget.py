@@ -32,7 +32,7 @@ class ImageBudget:
 
     @classmethod
     def from_pretrained(cls, model_path: str, min_pixels: int, max_pixels: int) -> ImageBudget:
-        """Patch and merge size from the model's image processor file. Raises SetupError without one or for bad ones."""
+        """Read both sizes from the model's image processor file. Raises SetupError if they are missing or invalid."""
         for name in ("processor_config.json", "preprocessor_config.json"):
             settings = read_json(model_path, name)
             settings = settings.get("image_processor", settings)
@@ -64,7 +64,7 @@ def _check_patches(model_path: str, name: str, settings: Mapping[str, Any]) -> N
         model_value = vision.get(model_key, value) if isinstance(vision, dict) else value
         if model_value != value or type(model_value) is not int:
             raise SetupError(
-                f"model.path: {model_path}/{name}: {key} must be the model's, {model_value!r} by config.json's "
+                f"model.path: {model_path}/{name}: {key} must be {model_value!r}, as config.json's "
                 f"vision_config.{model_key}; got {value}; use the processor files of this model"
             )
 
@@ -89,7 +89,7 @@ def model_image_size(size: tuple[int, int], budget: ImageBudget) -> tuple[int, i
 
 
 def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
-    """Tokens of one image in the language model. Example: (112, 112) with patches of 14 and merge 2 -> 16."""
+    """Number of tokens of one image in the language model. Example: (112, 112) with patches of 14 and merge 2 -> 16."""
     width, height = model_image_size(size, budget)
     return width * height // (budget.patch_size * budget.merge_size) ** 2
 
@@ -100,10 +100,10 @@ def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str
 
 
 def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Prompt, list[RowProblem]]:
-    """The prompt with `resized` set in images of the sources in `budgets`; and images that cannot be shown so.
+    """Set `resized` in the images of sources in `budgets`; also returns a problem for each image that gets too narrow.
 
-    The model's image processor, whose budget is that of all images, then finds multiples of its patch within its
-    limits and leaves them as they are: the source gets the pixels of a processor with limits of its own.
+    The model's image processor has the budget of all images. It does not resize these images again, because their
+    sides are already multiples of its patches and within its budget.
     Example: with [3136, 200704] for "infrared" and patches of 14, merge 2, an infrared image of 1280x1024 becomes
     476x392, 238 tokens, whatever the budget of the others.
     """
@@ -115,8 +115,8 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
         if source.name not in budgets:
             return source
         size = model_image_size(source.image.size, budgets[source.name])
-        if max(size) > MAX_ASPECT * min(size):  # a strip; rounding made it narrower still
-            shown = f"source {source.name}: {size[0]}x{size[1]} by data.source_image_pixels"
+        if max(size) > MAX_ASPECT * min(size):  # rounding can make a narrow image even narrower
+            shown = f"source {source.name}: {size[0]}x{size[1]} with data.source_image_pixels"
             problems.append(RowProblem(prompt.row, "image_size", f"{shown}; sides must be within {MAX_ASPECT}:1"))
         return replace(source, image=replace(source.image, resized=size))
 
@@ -124,7 +124,7 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
 
 
 def check_names(source_pixels: SourcePixels, prompts: Sequence[Prompt]) -> None:
-    """Raises ConfigError if no prompt has the source of a budget, because its name is then misspelt."""
+    """Raises ConfigError if no prompt has a source that `source_pixels` names: the name must be misspelt."""
     known = list(dict.fromkeys(source.name for prompt in prompts for source in prompt.sources))
     unknown = [name for name in source_pixels if name not in known]
     if unknown:

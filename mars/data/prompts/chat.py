@@ -15,7 +15,7 @@ from mars.errors import DataError, SetupError
 from mars.types import IMAGE_MARKER, Message, TokenRules
 
 ROLES = ("system", "user", "assistant")
-# Views of a round and of the next are asked for several times; more would only fill memory, 1 kB and more for each.
+# Enough for the views of this sampling round and the next, which are encoded repeatedly. Each takes 1 kB or more.
 CACHED_PROMPTS = 4096
 
 
@@ -31,7 +31,7 @@ class PromptEncoder:
 
     @classmethod
     def from_pretrained(cls, model_path: str, *, trust_remote_code: bool = False) -> PromptEncoder:
-        """Load from a Hugging Face folder or hub name. Raises SetupError if a needed file or id is missing."""
+        """Load from a Hugging Face folder or hub name. Raises SetupError if a needed file or token id is missing."""
         tokenizer = load_tokenizer(model_path, trust_remote_code)
         if tokenizer.chat_template is None:
             template = read_json(model_path, "chat_template.json").get("chat_template")
@@ -64,7 +64,7 @@ class PromptEncoder:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a response without special tokens."""
-        ids = np.asarray(token_ids, dtype=np.int64)  # of a list the tokenizer looks at every member first
+        ids = np.asarray(token_ids, dtype=np.int64)  # the tokenizer would check every element of a list
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _encode_uncached(self, messages: tuple[Message, ...], num_images: int) -> tuple[int, ...]:
@@ -73,7 +73,7 @@ class PromptEncoder:
                 raise DataError(f"message role must be one of {', '.join(ROLES)}; got {message.role!r}")
             self._check_plain(
                 message.text.replace(IMAGE_MARKER, ""), message.role
-            )  # views join the texts around markers
+            )  # without markers, because views join the texts around them
         turns = [{"role": message.role, "content": _content(message.text)} for message in messages]
         rendered = render(self._tokenizer, turns)
         ids = tuple(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
@@ -106,7 +106,7 @@ def expand(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int], ima
 
 
 def prompt_length(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int]) -> int:
-    """Tokens of the expanded prompt. Example: 50 ids with two images of 16 tokens -> 50 - 2 + 32 = 80."""
+    """Number of tokens in the expanded prompt. Example: 50 ids with two images of 16 tokens -> 50 - 2 + 32 = 80."""
     return len(prompt_token_ids) - len(tokens_per_image) + sum(tokens_per_image)
 
 

@@ -54,7 +54,7 @@ def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> str:
 
 
 def try_template(tokenizer: Any, model_path: str) -> None:
-    """Render some conversations in a process of its own. Raises SetupError if it fails or does not end."""
+    """Render some conversations in a separate process. Raises SetupError if it fails or does not end."""
     template = tokenizer.chat_template
     key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)
     _try_once(_Template(key, model_path, tokenizer))
@@ -106,7 +106,7 @@ def _try_once(template: _Template) -> None:
 
 
 def _render_all(tokenizer: Any, connection: Connection) -> None:
-    """In the child: send None, or why the first conversation is not rendered. The others may fail, but must end."""
+    """Runs in the child. Sends None, or why the first conversation failed. The others may fail, but must end."""
     with suppress(OSError, ValueError):  # a system without /proc, or a lower limit
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + _MEMORY_BYTES

@@ -1,4 +1,4 @@
-"""Labels of images in a prompt's text: "Infrared: <image>". A view of fewer sources loses those of the others.
+"""Labels of images in a prompt's text: "Infrared: <image>". Views omit labels of images that they omit.
 
 A label is text right before or behind a marker, on its line or on a line of its own:
 
@@ -20,19 +20,25 @@ from mars.types import IMAGE_MARKER
 
 NOUN = r"(?:(?:image|photo|photograph|picture|view|frame|figure|map|scan|source|sensor|camera|channel)s?)"
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-_ARTICLE = r"(?:(?:the|an?|this is (?:the|an?))\s+)?"
+_THE = r"(?:the|an?|its|their|this|that)(?:\s+(?:corresponding|matching|aligned|paired))?"
+_ARTICLE = rf"(?:(?:{_THE}|this is (?:the|an?))\s+)?"
 _DECORATION = r"[*_#\"'<\[(\s]*"
 _CLOSING = r"[*_\"'>\])]*"
 _BULLET = re.compile(r"(?:^|(?<=\n))[ \t]*(?:[-*•#>]+|\(?\w{1,2}[.)])?[ \t]*$")
-_SENTENCE_END = re.compile(r"[.!?;|:：]\s+|\n")
+_SENTENCE_END = re.compile(r"[.!?;|:：]\s+|[。！？；，、]\s*|\n")
 # What may stand between two images of an enumeration: "<image>, <image> and <image>", "<image>, then at <image>".
 _WORD = r"(?:and|or|with|versus|vs\.?|to|against|then|followed by)(?:\s+(?:at|in|of|on|by|from))?(?!\w)"
-_SEPARATOR = re.compile(rf"\s*(?:[,;|/&+]\s*)?(?:\b{_WORD}\s*)?", re.IGNORECASE)
+_SEPARATOR = re.compile(rf"\s*(?:[,;|/&+，、；]\s*)?(?:(?:\b{_WORD}|以及|[和与與及跟])\s*)?", re.IGNORECASE)
+# "红外图像<image>": words that are written without spaces, up to one for an image.
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]{1,12}(?:图像|圖像|图片|圖片|照片|影像|图|圖|画像|写真)$")
 _IN_BRACKETS = r"[(\[]([^()\[\]\n]{1,40})[)\]]"
 _PAIRS = {"(": ")", "[": "]", "{": "}", '"': '"', "'": "'"}
-# A longer text, or one that begins like this, is a sentence, such as the question itself.
+# A text of more words or characters, or that begins like _QUESTION, is a sentence and no label.
 _MOST_WORDS, _MOST_WORDS_UNNAMED = 15, 5
-_MOST_CHARS = 300
+_MOST_CHARS, _MOST_CHARS_UNNAMED = 300, 60
+_LABEL_SIGN = re.compile(rf"[\d①-⓿]|\b{NOUN}\b|[^\w\s.,;]\W*$", re.IGNORECASE)
+_LINE_ABOVE = re.compile(r"(?:^|(?<=\n))[^\n]*\S[^\n]*\n\s*$")
+_LINE_BELOW = re.compile(r"\s*\n[ \t]*\S[^\n]*(?=\n)")
 _QUESTION = re.compile(
     r"\W*(?:how|what|which|who|where|when|why|is|are|was|were|do|does|did|can|could|count|find|detect|locate|tell|answer)\b",
     re.IGNORECASE,
@@ -41,7 +47,7 @@ _QUESTION = re.compile(
 
 @dataclass(frozen=True)
 class _Label:
-    """text: with the white space between it and the marker. is_named: it names the image that it stands beside."""
+    """text: the label, with the white space up to the marker. is_named: it names the image beside it."""
 
     text: str
     is_named: bool
@@ -54,7 +60,7 @@ _NONE = _Label("", is_named=False)
 class _Gap:
     """The text between two markers, or at an end of the message.
 
-    tail: label of the marker before it. middle: text of no image. head: label of the marker after it.
+    tail: label of the image before the gap. middle: text that labels no image. head: label of the image after it.
     """
 
     tail: _Label
@@ -64,7 +70,7 @@ class _Gap:
 
 @dataclass(frozen=True)
 class _Names:
-    """own: pattern of what names an image: its source or its number. others: of the names of the other sources."""
+    """own: pattern of an image's names: its source and its number. others: pattern of the other sources' names."""
 
     own: str
     others: str
@@ -76,18 +82,19 @@ class _Names:
 def without_labels(text: str, sources: Sequence[str], keep: Sequence[bool], first_number: int) -> list[str]:
     """The pieces of a message around its markers, without the labels of the images that are not kept.
 
-    sources: name of each marker's source. first_number: the first marker's number among those of the prompt, from 1.
-    Of an enumeration, the separators of removed images go too ("Compare <image> with <image>"). White space around a
-    removed marker stays; `mars.data.prompts.views` closes the gap.
+    sources: name of each marker's source. first_number: number of the message's first marker in the prompt, from 1.
+    In an enumeration ("Compare <image> with <image>"), separators of removed images are removed too. White space
+    around a removed marker stays; `mars.data.prompts.views` closes the gap.
 
     >>> without_labels("Visible: <image>\\nInfrared: <image>", ["visible", "infrared"], [False, True], 1)
     ['', '\\nInfrared: ', '']
     """
-    gaps = _gaps(text.split(IMAGE_MARKER), sources, first_number)
+    split = text.split(IMAGE_MARKER)
+    gaps = _gaps_of_lines(split) or _gaps(split, sources, first_number)
     all_heads = len(keep) > 1 and all(gap.head.text for gap in gaps[:-1])
     all_tails = len(keep) > 1 and all(gap.tail.text for gap in gaps[1:])
     pieces: list[str] = []
-    ends_sentence = False  # whether the image before was removed with a sentence of its own, whose full stop goes too
+    ends_sentence = False  # the previous image was removed with a whole sentence: remove its full stop too
     for i, gap in enumerate(gaps):
         removed_before, removed_behind = i > 0 and not keep[i - 1], i < len(keep) and not keep[i]
         loses_tail = removed_before and (gap.tail.is_named or all_tails)
@@ -110,7 +117,7 @@ def name_pattern(source: str) -> str:
 
 
 def _joins_kept(gaps: Sequence[_Gap], keep: Sequence[bool], i: int) -> bool:
-    """Whether the separator in gap i stands between two kept images, perhaps with removed ones of its enumeration."""
+    """Whether the separator in gap i joins two kept images; removed images of the enumeration may be between them."""
     if not keep[i]:
         return False
     for before in range(i - 1, -1, -1):
@@ -121,9 +128,62 @@ def _joins_kept(gaps: Sequence[_Gap], keep: Sequence[bool], i: int) -> bool:
     return False
 
 
+def _gaps_of_lines(pieces: Sequence[str]) -> list[_Gap] | None:
+    """The gaps of images that stand on lines of their own, each behind a short text, or each below or above a short
+    line of one kind: there the place alone makes a label, in any language. None for other texts.
+
+        📷 <image>          View 1: front          <image>
+        🌡 <image>          <image>                Figure 1: visible
+    """
+    num_images = len(pieces) - 1
+    if num_images < 2 or not all("\n" in piece for piece in pieces[1:-1]):
+        return None
+    rests = [piece.partition("\n")[0] for piece in pieces[1:]]
+    if any(rest.strip(" \t.,;。，；") for rest in rests):
+        return None
+    heads = [piece[piece.rfind("\n") + 1 :] for piece in pieces[:-1]]
+    if not any(head.strip() for head in heads):
+        above = [_LINE_ABOVE.search(piece) for piece in pieces[:-1]]
+        if all(above) and _are_captions([found[0] for found in above if found], pieces[1:-1]):
+            heads = [found[0] for found in above if found]
+        elif pieces[0].strip():
+            return None
+        else:
+            below = [_LINE_BELOW.match(piece) for piece in pieces[1:]]
+            tails = [found[0] for found in below if found]
+            if len(tails) < num_images or not _are_captions(tails, pieces[1:-1]):
+                return None
+            labels = [_NONE, *(_Label(tail, is_named=True) for tail in tails)]
+            return [_Gap(label, piece[len(label.text) :], _NONE) for label, piece in zip(labels, pieces, strict=True)]
+    elif not all(map(_is_short, heads)):
+        return None
+    labels = [*(_Label(head, is_named=True) for head in heads), _NONE]
+    return [
+        _Gap(_NONE, piece[: len(piece) - len(label.text)], label) for label, piece in zip(labels, pieces, strict=True)
+    ]
+
+
+def _are_captions(lines: Sequence[str], between: Sequence[str]) -> bool:
+    """Whether the lines are short and of one kind, and all that stands between two images."""
+    words = [line.split() for line in lines]
+    alike = len({len(line) for line in words}) == 1 or len({line[0] for line in words}) == 1
+    alone = all(len([line for line in piece.splitlines() if line.strip()]) == 1 for piece in between)
+    return alike and alone and all(map(_is_short, lines))
+
+
+def _is_short(text: str) -> bool:
+    """Whether a text can be a label by its place alone: short, with a number, a word for an image or a sign at its end;
+    no question, and no word between two images."""
+    text = text.strip()
+    if not text or len(text) > _MOST_CHARS_UNNAMED or len(text.split()) > _MOST_WORDS_UNNAMED:
+        return False
+    is_question = _QUESTION.match(text) or "?" in text or "？" in text
+    return bool(_LABEL_SIGN.search(text)) and not is_question and not _SEPARATOR.fullmatch(text)
+
+
 def _gaps(pieces: Sequence[str], sources: Sequence[str], first_number: int) -> list[_Gap]:
     names = [_names(tuple(sources), i, first_number + i) for i in range(len(sources))]
-    # "(a) <image> (b) <image>": then brackets stand in front of their images, otherwise behind them.
+    # In "(a) <image> (b) <image>", brackets label the image after them; otherwise the image before them.
     brackets_before = re.search(rf"{_IN_BRACKETS}\s*$", pieces[0]) is not None
     gaps = []
     for i, piece in enumerate(pieces):
@@ -179,19 +239,22 @@ def _colon_label(body: str, names: _Names) -> int | None:
 
 
 def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
-    """Start of "(a)", "the infrared image", "infrared" or "### Infrared" in front of a marker, None without one; and
-    whether it may as well be a word of a sentence ("Is it visible <image>")."""
+    """Start of a label such as "(a)", "the infrared image" or "### Infrared" in front of a marker, None without one;
+    and whether the label may be a word of a sentence instead ("Is it visible <image>")."""
     body = piece.rstrip()
     bracketed = re.search(rf"{_IN_BRACKETS}$", body)
     if bracketed:
         return bracketed.start(), False
     end = rf"{names.own}(?:\s+{NOUN})?{_CLOSING}(?:\s*[-–—])?$"
+    unspaced = _UNSPACED.search(body)
+    if unspaced:
+        return unspaced.start(), False
     line = body.rfind("\n") + 1
     if re.fullmatch(rf"{_DECORATION}{_ARTICLE}{_DECORATION}{end}", body[line:], re.IGNORECASE):
         return line + len(body[line:]) - len(body[line:].lstrip()), False
-    if "\n" in piece[len(body) :]:  # a sentence on the line above, whose last word is a name
+    if "\n" in piece[len(body) :]:  # the name is the last word of a sentence on the line above
         return None, False
-    phrase = rf"(?<=\s)(?:the|an?)\s+{_DECORATION}{end}|(?<=\s){names.own}\s+{NOUN}{_CLOSING}$"
+    phrase = rf"(?<=\s){_THE}\s+{_DECORATION}{end}|(?<=\s){names.own}\s+{NOUN}{_CLOSING}$"
     found = re.search(phrase, body, re.IGNORECASE)
     word = found or re.search(rf"(?<=\s){_DECORATION}{end}", body, re.IGNORECASE)
     return (word.start() if word else None), found is None

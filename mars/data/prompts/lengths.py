@@ -10,11 +10,11 @@ from mars.types import Prompt
 
 
 def longest_view(prompt: Prompt, encoder: PromptEncoder, budget: ImageBudget, image_layout: ImageLayout) -> int:
-    """Tokens of the prompt's longest view, images expanded.
+    """Number of tokens in the prompt's longest view, images expanded.
 
-    With the layout "single" that is the multi view, because other views have a part of its text and images; those with
-    a wording of their own (`view_messages`) are measured too. With "repeated" it is the view of the source with the
-    most tokens, in all slots.
+    With the layout "single", views have a part of the multi view's text and images, so only the multi view and views
+    with their own wording (`view_messages`) are measured. With "repeated", the longest view has the image with the most
+    tokens in all slots.
     Raises DataError for texts that the encoder refuses.
     """
     tokens = [num_image_tokens(decoded_size(source.image), budget) for source in prompt.sources]

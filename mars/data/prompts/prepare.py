@@ -124,12 +124,13 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     seconds = time.perf_counter() - start
     damaged = undecodable(reading.rows) if settings.decode_images else []
     place = {row.label: i for i, row in enumerate(reading.rows)}
-    # sorted() is stable, so a row's problems stay in the order of the checks. A dropped row counts under its first.
+    # sorted() is stable, so a row's problems stay in the order of the checks. The first one is the reason that counts.
     stages = [*reading.problems, *_wrong_numbers(reading.rows, settings.images_per_row), *damaged]
     stages += [problem for row in prepared for problem in row.problems]
     num_instructing = sum(row.prompt is not None and has_instruction(row.prompt) for row in reading.rows)
     if num_instructing:
-        logger.info("data: %d of %d rows say how to answer in their own text", num_instructing, len(reading.rows))
+        count = len(reading.rows)
+        logger.info("data: %d of %d rows say how to answer, so they get no template", num_instructing, count)
     return PreparedRows(
         rendered=tuple(row.prompt for row in prepared if row.prompt is not None),
         problems=tuple(sorted(stages, key=lambda problem: place[problem.row])),
@@ -227,7 +228,7 @@ def _special_tokens(row: str, encode: Callable[..., object], *text: object) -> l
 def _wrong_numbers(rows: Sequence[RowReading], images_per_row: int | None) -> list[RowProblem]:
     counts = [(row.label, len(row.prompt.sources)) for row in rows if row.prompt is not None]
     return [
-        RowProblem(label, "num_images", f"the row has {count} images, data.images_per_row={images_per_row}")
+        RowProblem(label, "num_images", f"the row has {count} images; data.images_per_row is {images_per_row}")
         for label, count in counts
         if images_per_row is not None and count != images_per_row
     ]

@@ -31,9 +31,9 @@ class ProcessedPrompt:
 
 
 class PromptProcessor:
-    """Runs the model's own image processor; up to `cache_bytes` of the images used last are kept as they are processed.
+    """Runs the model's own image processor, and caches its output for the images used last.
 
-    decode: turns a reference into an RGB image (mars/data/pixels/images.py).
+    cache_bytes: the size of this cache. decode: turns a reference into an RGB image (mars/data/pixels/images.py).
     """
 
     def __init__(

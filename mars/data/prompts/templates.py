@@ -25,9 +25,9 @@ OWN_INSTRUCTION = ("<think>", "<answer>")
 class PromptTemplate:
     """A jinja template for the last message of a prompt.
 
-    It sees: question (that message's text, with one "<image>" per image in place), choices (list of texts, empty
-    without), box_space ("resized_pixels" or "norm_1000": the frame of the model's boxes), model_type (config.json's),
-    data_source, sources (names). It must keep the markers. The row's text is a value to it, never jinja itself.
+    It sees: question (that message's text, with one "<image>" per image in place), choices (list of texts, may
+    be empty), box_space ("resized_pixels" or "norm_1000": the frame of the model's boxes), model_type (config.json's),
+    data_source, sources (names). It must keep the markers. Jinja code in a row's text is not run.
     """
 
     def __init__(self, file: Path, include_folder: Path, *, box_space: str, model_type: str) -> None:
@@ -49,7 +49,7 @@ class PromptTemplate:
         self._file, self._values = file, {"box_space": box_space, "model_type": model_type}
 
     def apply(self, prompt: Prompt) -> Prompt:
-        """The prompt with its last message rendered; one that says how to answer already stays as it is.
+        """The prompt with its last message rendered; unchanged if the prompt already says how to answer.
 
         Raises RowError ("template") for a text with another number of markers, and ConfigError for a template that
         cannot be rendered.
@@ -59,9 +59,8 @@ class PromptTemplate:
         *before, last = prompt.messages
         text = checked_text(self._render(prompt, last.text))
         if text.count(IMAGE_MARKER) != last.text.count(IMAGE_MARKER):
-            raise RowError(
-                "template", f"{self._file} makes {text.count(IMAGE_MARKER)} markers of {last.text.count(IMAGE_MARKER)}"
-            )
+            made, given = text.count(IMAGE_MARKER), last.text.count(IMAGE_MARKER)
+            raise RowError("template", f"{self._file} renders a text with {made} markers; the row has {given}")
         return replace(prompt, messages=(*before, Message(last.role, text)))
 
     def _render(self, prompt: Prompt, question: str) -> str:
@@ -83,7 +82,7 @@ class PromptTemplate:
 
 
 def has_instruction(prompt: Prompt) -> bool:
-    """Whether the row says itself how to answer: one of its user or system messages names think and answer tags."""
+    """Whether the row already says how to answer: one of its user or system messages names think and answer tags."""
     return any(
         all(tag in message.text for tag in OWN_INSTRUCTION)
         for message in prompt.messages

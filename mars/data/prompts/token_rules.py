@@ -1,4 +1,4 @@
-"""The special ids of a model, checked: images, ends, padding, and the ids that may never be sampled."""
+"""Read and check a model's special token ids: images, ends, padding, and the ids that may never be sampled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_VOCABULARY = 2**22
 def token_rules(
     model_path: str, tokenizer: Any, config: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> TokenRules:
-    """config, generation: config.json and generation_config.json. Raises SetupError that names file and key."""
+    """config, generation: config.json and generation_config.json. Raises SetupError with the file and key."""
     vocab_size, media = _vocab_size(model_path, config), _media_ids(model_path, config)
     words = tokenizer.get_vocab()
     known = set(words.values())
@@ -56,7 +56,7 @@ def token_rules(
 
 
 def _vocab_size(model_path: str, config: Mapping[str, Any]) -> int:
-    """The language model's: in text_config, whose value counts where a second one stands beside it."""
+    """The language model's vocabulary size: from text_config if it has one, else from the top level."""
     text = config.get("text_config")
     nested = isinstance(text, dict) and "vocab_size" in text
     found, key = (text["vocab_size"], "text_config.vocab_size") if nested else (config.get("vocab_size"), "vocab_size")

@@ -69,8 +69,10 @@ def render_view(
 
 
 def alone(prompt: Prompt, view: tuple[str, ...]) -> Prompt:
-    """The prompt of a view's sources alone, without the markers and labels of the others: what a template gets under
-    anchor.wording=per_view. "Visible: <image>\\nInfrared: <image>" reads "Infrared: <image>" for the infrared view.
+    """The prompt with the sources of a view only, without markers and labels of the others.
+
+    With anchor.wording=per_view, the template is applied to this prompt. For the infrared view,
+    "Visible: <image>\\nInfrared: <image>" reads "Infrared: <image>".
 
     Raises ValueError for a view that the prompt does not have.
     """
@@ -98,7 +100,7 @@ def _images(prompt: Prompt, view: tuple[str, ...]) -> dict[str, ImageRef]:
 
 
 def _join(pieces: Sequence[str], keep: Sequence[bool]) -> str:
-    """The text with the markers between `pieces` that are kept; piece i and i + 1 lie around marker i."""
+    """The text without the removed markers. pieces: the texts between the markers. keep: which markers are kept."""
     text = pieces[0]
     for i, (piece, kept) in enumerate(zip(pieces[1:], keep, strict=True)):
         is_last = i == len(keep) - 1
@@ -107,9 +109,10 @@ def _join(pieces: Sequence[str], keep: Sequence[bool]) -> str:
 
 
 def _close_gap(left: str, right: str, is_last: bool) -> str:
-    """Join the texts around a removed marker: of the white space on both sides the larger one stays.
+    """Join the texts around a removed marker, and keep only one of the white spaces before and after it.
 
-    At the start and the end of the message, and in front of punctuation, nothing stays.
+    The one with more line breaks is kept; if equal, the longer one. None is kept at the start or the end of the
+    message, nor before punctuation unless it has a line break.
     """
     before, after = left.rstrip(), right.lstrip()
     if not before:

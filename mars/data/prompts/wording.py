@@ -18,6 +18,7 @@ _ORDINALS = "first|second|third|fourth|fifth|sixth|1st|2nd|3rd|4th|5th|6th"
 _SEVERAL = re.compile(
     rf"\b(?:{'|'.join(_NUMBERS)}|[2-9]|[1-9]\d|several|multiple|all|pair of)(?:\s+[\w-]+){{0,2}}\s+{_PLURAL}\b"
     rf"|\b(?:the|these|those|following|given|provided)\s+(?:[\w-]+\s+)?{_PLURAL}\b"
+    r"|(?<!第)(?:[两兩二三四五六多幾几每各]|这些|這些|[2-9])\s*[张張幅个個枚][^\s，。]{0,4}(?:图|圖|照片|影像|画像|写真)"
     rf"|\b{_PLURAL}\s*:|\bboth\b|\b(?:other|another|each|either|every|{_ORDINALS})\s+{_SINGULAR}\b",
     re.IGNORECASE,
 )
@@ -25,11 +26,11 @@ _NUMBERED = re.compile(rf"\b{_SINGULAR}[\s_#-]*(\d{{1,2}})\b", re.IGNORECASE)
 
 
 def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
-    """(view, words) of the first mono view whose text speaks of images that it does not show, or None.
+    """(view, words) of the first mono view whose text speaks of images that the view does not show, or None.
 
-    Reads the text that is sent with `anchor.image_layout=single`, in the wording that the prompt was prepared with.
+    Reads the text that the model gets with `anchor.image_layout=single` and the `anchor.wording` of the run.
     Counts and plurals of images, "both", numbers of other images, and labels of other sources count; a source's name
-    in a sentence ("Is the person visible?") does not. It is a guess from words, for a person to look at.
+    in a sentence ("Is the person visible?") does not. This is a guess for a person to check.
 
     Example: "Here are two images.\\n<image>\\n<image>" with sources a and b gives ("a", "two images").
     """
@@ -62,15 +63,15 @@ def _label_of_others(names: tuple[str, ...], own: int) -> re.Pattern[str]:
 
 
 def _left_over(prompt: Prompt, name: str) -> str:
-    """The first words that the view of source `name` has and `alone` would remove with a marker: labels of its image,
-    and the words of an enumeration, such as "with" of "Compare <image> with <image>"."""
+    """The first words in the view of source `name` that belong to a removed marker, found by comparison with `alone`:
+    its label, or a word of an enumeration, such as "with" of "Compare <image> with <image>"."""
     cut, _ = render_view(prompt, (name,), "single")
     for shown, wanted in zip(cut, alone(prompt, (name,)).messages, strict=True):
         words, kept = shown.text.split(), wanted.text.split()
         if words == kept:
             continue
         for kind, start, end, _, _ in SequenceMatcher(None, words, kept, autojunk=False).get_opcodes():
-            lost = " ".join(words[start:end]).replace(IMAGE_MARKER, "").strip(" ,.;!?")
-            if kind in ("delete", "replace") and any(char.isalnum() for char in lost):
+            lost = " ".join(words[start:end]).replace(IMAGE_MARKER, "").strip(" ,.;!?，。、；")
+            if kind in ("delete", "replace") and any(char.isalnum() or not char.isascii() for char in lost):
                 return lost
     return ""

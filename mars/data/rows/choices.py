@@ -126,7 +126,7 @@ def with_plain_choices(extra_info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed(options: Sequence[str]) -> str:
-    """The options in the form of the official evaluation files: "[A. Travel, B. Law]"."""
+    """The options in the form of the paper's evaluation files: "[A. Travel, B. Law]"."""
     return f"[{', '.join(f'{letter}. {option}' for letter, option in _lettered(options))}]"
 
 
@@ -154,7 +154,7 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 
 
 def clear_letter(truth: str, options: Sequence[str]) -> str:
-    """A truth that is the letter of a list with letters; with its text where the letter is also an option's text.
+    """A truth that is an option's letter, followed by the option's text if a letter is also the text of another option.
 
     >>> clear_letter("A", ["O", "A", "B", "AB"]), clear_letter("A", ["Travel", "Law"])
     ('A. O', 'A')

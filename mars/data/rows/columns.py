@@ -86,7 +86,7 @@ def _text(content: Any, inline: list[Any]) -> str:
 
 
 def _listed(text: str, start: re.Pattern[str]) -> list[Any] | None:
-    """The list that a text holds as JSON, if it starts like one of messages or of parts; else None."""
+    """The JSON list in a text that starts like a list of messages or of parts (`start`); else None."""
     if not start.match(text):
         return None
     try:
@@ -108,7 +108,7 @@ def refuse_videos(row: Row) -> None:
 
 
 def checked_text(text: str) -> str:
-    """Refuse text that is, or becomes when a view removes markers, a special token or another marker."""
+    """Raises RowError for a text that is, or after removal of a marker becomes, a special token or another marker."""
     media = MEDIA_MARKER.search(text)
     if media:
         raise RowError("video", f"the text holds {media.group()}, but only images are read; use rows with images")
@@ -207,7 +207,7 @@ def truth_of(row: Row) -> str:
     if isinstance(truth, bool) or not isinstance(truth, str | int | float | list | dict):
         raise RowError("truth", f"the ground truth must be a text; got {type(truth).__name__}")
     try:
-        text = truth if isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
+        text = truth if isinstance(truth, str) else json.dumps(truth, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RowError("truth", f"the ground truth cannot be written as JSON: {error}") from error
     wrapped = WRAPPED_TRUTH.fullmatch(text)

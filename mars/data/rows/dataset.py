@@ -130,7 +130,7 @@ class _Attempts:
         self.problems: list[RowProblem] = []
 
     def __call__(self, step: Callable[..., Any], *args: Any) -> Any:
-        """The step's result, or None if it raises RowError."""
+        """The result of `step`, or None if `step` raises RowError."""
         try:
             return step(*args)
         except RowError as error:
@@ -255,7 +255,7 @@ def _with_duplicate_ids(found: Sequence[RowReading]) -> tuple[RowReading, ...]:
         if row.prompt is not None and declared is not None:
             key = (row.prompt.data_source, str(row.prompt.extra_info.get("split")), str(declared))
             if key in first:
-                problem = RowProblem(row.label, "duplicate_id", f"id {declared!r} is that of {first[key]} already")
+                problem = RowProblem(row.label, "duplicate_id", f"id {declared!r} is already used by {first[key]}")
                 row = replace(row, problems=(*row.problems, problem))
             elif not row.problems:
                 first[key] = row.label

@@ -8,13 +8,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mars.data.pixels.cells import open_arrow
+from mars.data.rows import sizes as limits
 from mars.data.rows.columns import MEDIA_COLUMNS
-from mars.data.rows.parquet import ROWS_PER_READ, parquet_chunks, rows_of
+from mars.data.rows.parquet import MAX_FILE_TEXT, ROWS_PER_READ, known_columns, parquet_chunks, rows_of
 from mars.data.rows.problems import RowError
 from mars.data.rows.saved import ROW_FILES, FileError, SavedSet, arrow_files, saved_set
+from mars.data.rows.sizes import refusal
 from mars.errors import DataError
 from mars.output.files import special_kind
 
@@ -61,13 +63,13 @@ class StoredRow:
 
     @property
     def folder(self) -> str:
-        """The folder of relative image paths if there is no image root: the file's folder, or that of the saved set."""
+        """The folder of image paths without an image root: the file's folder, or that of the saved set."""
         saved = saved_set(self.file) if self.arrow else None
         return saved.path if saved is not None and saved.is_folder else os.path.dirname(self.place[0])
 
 
 def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
-    """Problems of the files that are found without reading rows. Saved sets are looked up, and downloaded if needed."""
+    """The files' problems that show without reading rows. Saved sets are looked up, and downloaded if needed."""
     found = [] if files else ["data: no files given; name at least one .parquet or .jsonl file"]
     seen: set[str] = set()
     for file in files:
@@ -101,7 +103,12 @@ def _why_unusable(file: str) -> str | None:
         return f"it is {special_kind(os.stat(file).st_mode)}, not a file; name a file of rows"
     if not os.path.isfile(file):
         return "no such file" if suffix else "no such file or folder; a data set of the hub is named owner/name@split"
-    return None if suffix in ROW_FILES else f"unknown kind of file; use {' or '.join(ROW_FILES)}"
+    if suffix not in ROW_FILES:
+        return f"unknown kind of file; use {' or '.join(ROW_FILES)}"
+    size = os.path.getsize(file)
+    if suffix != ".parquet" and size > MAX_FILE_TEXT:
+        return f"has {size} bytes; at most {MAX_FILE_TEXT} are read; divide the rows among several files"
+    return None
 
 
 def fingerprint_of(files: Sequence[str]) -> str:
@@ -162,7 +169,8 @@ def _arrow_chunks(file: str, index: int, saved: SavedSet) -> Iterator[list[Store
     try:
         for part in arrow_files(saved):
             table, row = open_arrow(part), 0
-            for batch in table.select(_known_columns(table.column_names)).to_batches(max_chunksize=ROWS_PER_READ):
+            known = table.select(known_columns(table.column_names, COLUMNS))
+            for batch in known.to_batches(max_chunksize=ROWS_PER_READ):
                 rows = rows_of(batch)
                 yield [_stored(file, index, number + i, found, (part, row + i)) for i, found in enumerate(rows)]
                 number, row = number + len(rows), row + len(rows)
@@ -170,26 +178,30 @@ def _arrow_chunks(file: str, index: int, saved: SavedSet) -> Iterator[list[Store
         raise FileError(str(error)) from error
 
 
-def _known_columns(names: Sequence[str]) -> list[str]:
-    """The columns to read. Raises FileError if the file has none of them."""
-    known = [name for name in names if name in COLUMNS]
-    if not known:
-        raise FileError(f"none of the columns {', '.join(COLUMNS)}")
-    return known
-
-
 def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
-    chunk = []
+    chunk: list[Any] = []
     try:
         with open(file, "rb") as lines:
-            for line in lines:
-                chunk.append(_parse_line(line))
+            # One byte more than may be read, which tells a line that is too long.
+            while line := lines.readline(limits.MAX_TEXT_BYTES + 1):
+                chunk.append(_parse_line(line) if len(line) <= limits.MAX_TEXT_BYTES else _too_long(line, lines))
                 if len(chunk) == ROWS_PER_READ:
                     yield chunk
                     chunk = []
     except OSError as error:
         raise FileError(str(error)) from error
     yield chunk
+
+
+def _too_long(line: bytes, lines: BinaryIO) -> RowError:
+    """Skip the rest of a line that is too long, and say how long it is."""
+    size = len(line)
+    while line and not line.endswith(b"\n"):
+        line = lines.readline(limits.MAX_TEXT_BYTES)
+        size += len(line)
+    found = refusal(size, 0)
+    assert found is not None  # only lines that are too long come here
+    return found
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:

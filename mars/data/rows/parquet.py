@@ -6,6 +6,7 @@ A row that is too large, or that holds a value that Python has no type for, is a
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ColumnChunkMetaData, ParquetFile
 
 ROWS_PER_READ = 256
-MAX_GROUP_BYTES = 2**30  # of a row group, which readers of images hold in memory
-MAX_FILE_TEXT = 2**31  # of all rows without their images, which stay in memory
-MAX_REPETITION = 256  # of images: all together may have this many times the bytes of the file
+MAX_GROUP_BYTES = 2**30  # most bytes of a row group, which is in memory while its images are read
+MAX_FILE_TEXT = 2**31  # most bytes of all rows without images, which stay in memory
+MAX_REPETITION = 256  # most bytes of all images, as a multiple of the file's size
 _BYTES_PER_READ = 2**28
-_BYTES_OF_ITEM = 64  # of an element of a list, which the file may hold in a fraction of a bit
+_BYTES_OF_ITEM = 64  # of a list element in memory; in the file it may take less than a bit
 _MANY_VALUES = 2**22
 
 Row = dict[str, Any] | RowError
@@ -35,20 +36,40 @@ Row = dict[str, Any] | RowError
 def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
     """The rows in lists of up to ROWS_PER_READ: their columns, or why a row cannot be used.
 
-    columns: those to read; what others unpack to does not matter. Raises FileError.
+    columns: those to read; the size limits do not count other columns. Raises FileError.
     """
     from pyarrow import ArrowException, parquet
 
     try:
         with parquet.ParquetFile(file) as reader:
-            known = [name for name in reader.schema_arrow.names if name in columns]
-            if not known:
-                raise FileError(f"none of the columns {', '.join(columns)}")
+            known = known_columns(reader.schema_arrow.names, columns)
+            _refuse_encryption(reader, file)
             _check_groups(reader, known)
             with parquet.ParquetFile(file, read_dictionary=_texts(reader, known)) as packed:
                 yield from _rows(reader, packed, known, os.path.getsize(file))
     except (OSError, ValueError, ArrowException) as error:
-        raise FileError(str(error)) from error
+        raise FileError(" ".join(str(error).split())) from error
+
+
+def known_columns(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Those of a file's columns that are wanted. Raises FileError if there are none, or two of one name."""
+    known = [name for name in names if name in wanted]
+    if not known:
+        raise FileError(f"none of the columns {', '.join(wanted)}")
+    twice = sorted({name for name in known if known.count(name) > 1})
+    if twice:
+        raise FileError(f"has several columns with the name {', '.join(twice)}; keep one of each")
+    return known
+
+
+def _refuse_encryption(reader: ParquetFile, file: str) -> None:
+    """Raises FileError for a file whose columns are encrypted behind a readable footer: pyarrow ends the process when
+    it is asked for such a column's sizes. Its footer is signed, and so longer than its own content."""
+    with open(file, "rb") as stream:
+        stream.seek(-8, os.SEEK_END)
+        length, magic = struct.unpack("<I4s", stream.read(8))
+    if magic == b"PAR1" and length != reader.metadata.serialized_size:
+        raise FileError("has a signed footer, so columns may be encrypted; write it without encryption")
 
 
 def rows_of(batch: pyarrow.RecordBatch | pyarrow.Table) -> list[Row]:
@@ -88,7 +109,7 @@ def _check_groups(reader: ParquetFile, columns: Sequence[str]) -> None:
 
 
 def _chunks(reader: ParquetFile, group: int, columns: Sequence[str]) -> list[ColumnChunkMetaData]:
-    """The metadata of the parts of a row group that hold these columns."""
+    """The metadata of these columns in a row group."""
     metadata = reader.metadata.row_group(group)
     chunks = (metadata.column(i) for i in range(metadata.num_columns))
     return [chunk for chunk in chunks if _belongs(chunk.path_in_schema, columns)]
@@ -104,7 +125,7 @@ def _texts(reader: ParquetFile, columns: Sequence[str]) -> list[str]:
 
 
 def _rows(reader: ParquetFile, packed: ParquetFile, columns: Sequence[str], file_bytes: int) -> Iterator[list[Row]]:
-    """packed: a reader of the same file that leaves repeated texts in their dictionaries."""
+    """packed: a reader of the same file that keeps repeated texts in dictionaries."""
     allowed = {"texts": MAX_FILE_TEXT, "images": MAX_GROUP_BYTES + MAX_REPETITION * file_bytes}
     unpacked = dict.fromkeys(allowed, 0)
     for group in range(reader.num_row_groups):

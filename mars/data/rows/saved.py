@@ -27,10 +27,10 @@ class FileError(Exception):
 
 @dataclass(frozen=True)
 class SavedSet:
-    """What the name of a data set says.
+    """A data set's name, split into its parts.
 
     path: folder, or name on the hub ("owner/name"). config: configuration on the hub; None for the only one.
-    split: None for a folder that is one split itself.
+    split: None for a folder that holds a single data set.
 
     >>> saved_set("owner/name:small@train")
     SavedSet(path='owner/name', config='small', split='train')
@@ -118,5 +118,5 @@ def _files_of(found) -> list[str]:
 
     files = [os.path.realpath(entry["filename"]) for entry in found.cache_files]
     if sum(Dataset.from_file(file).num_rows for file in files) != found.num_rows:
-        raise FileError("its arrow files hold other rows than it does; use save_to_disk on it again")
+        raise FileError("its arrow files have other rows than the data set; use save_to_disk on it again")
     return files

@@ -18,7 +18,7 @@ from mars.output.progress import progress
 from mars.types import IMAGE_MARKER
 
 SOURCES = ("visible", "infrared")
-FIRST_ID = {"train": 100_000, "test": 200_000, "cold_start": 300_000}  # also the scenes' numbers: no scene twice
+FIRST_ID = {"train": 100_000, "test": 200_000, "cold_start": 300_000}  # = the scene's number, so no scene repeats
 LARGEST_SET = 100_000
 
 
@@ -40,7 +40,7 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
 
     The teacher of the cold start is noisy. With two images it believes the visible one with probability `bias`,
     whatever the light; with one image it believes that one. It describes the images but draws no conclusion from them.
-    So it teaches to read each image, but not which to trust (bias 0.5: neutral; 1.0: never believes the infrared one).
+    So the policy learns to read each image, but not which one to trust (bias 0.5: neutral; 1.0: always the visible).
     Raises DataError for a bias outside [0, 1] or a set of more than 100,000 scenes.
     """
     _check(sizes, bias)
@@ -61,7 +61,7 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
 
 
 def _numbers(part: str, size: int) -> Iterable[int]:
-    """The scenes' numbers of one part, behind a progress bar."""
+    """Yields the numbers of one part's scenes and shows a progress bar."""
     numbers = range(FIRST_ID[part], FIRST_ID[part] + size)
     return progress(numbers, f"Drawing {part.replace('_', ' ')} scenes", size)
 
@@ -84,9 +84,9 @@ def voc_xml(file_name: str, box: Box) -> bytes:
 
 
 def worked_answer(scene: Scene, shown: Sequence[str], believed: str) -> str:
-    """The teacher's response to the sources `shown`: how they look, which one it believes, and that one's box.
+    """The teacher's response in the format of grounding: how the sources `shown` look, and the box seen in `believed`.
 
-    In the response format of grounding. The box is right only if `believed` does not mislead.
+    The box is right only if the source `believed` does not mislead.
     """
     looks = "".join(f"The {source} image is {scene.looks(source)}. " for source in shown)
     boxes = json.dumps([{"bbox_2d": list(scene.seen_in(believed)), "label": "person"}])

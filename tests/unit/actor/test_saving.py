@@ -84,7 +84,9 @@ def test_weights_are_saved_where_transformers_refuses(source, tmp_path, monkeypa
         raise ValueError("no such setting")
 
     monkeypatch.setattr(policy.backbone.config, "save_pretrained", refuse, raising=False)
-    with pytest.raises(SetupError, match=rf"no such setting; its weights are in {out}/model\.safetensors; ") as caught:
+    with pytest.raises(
+        SetupError, match=rf"only the weights .* in {out}/model\.safetensors: .*no such setting; "
+    ) as caught:
         save_policy(policy, model, str(out), is_writer=True)
     assert caught.value.exit_code == 4
     shutil.copy(source / "config.json", out)  # as the message says
@@ -95,7 +97,7 @@ def test_a_file_that_cannot_be_copied_is_named_after_all_others_are_there(source
     policy, model = policy_of(source)
     out = tmp_path / "policy"
     (out / "tokenizer.json").mkdir(parents=True)  # in the way
-    with pytest.raises(SetupError, match=r"weights and config\.json .* saved there, but not tokenizer\.json \("):
+    with pytest.raises(SetupError, match=r"has the weights and config\.json .* not be copied: tokenizer\.json \("):
         save_policy(policy, model, str(out), is_writer=True)
     assert same_weights(out, policy)
     assert (out / "tokenizer_config.json").is_file()
@@ -104,7 +106,7 @@ def test_a_file_that_cannot_be_copied_is_named_after_all_others_are_there(source
 def test_nothing_can_be_saved_at_all(source, tmp_path):
     policy, model = policy_of(source)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SetupError, match=r"cannot be saved: .*; nor its weights alone: "):
+    with pytest.raises(SetupError, match=r"cannot be saved: .*; saving only its weights failed too: "):
         save_policy(policy, model, str(tmp_path / "file" / "policy"), is_writer=True)
 
 

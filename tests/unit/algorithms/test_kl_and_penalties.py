@@ -88,7 +88,7 @@ def test_one_kl_that_is_no_number_masks_its_sample_and_all_of_them_end_the_run()
     prompt = make_rollouts("a", [1.0, 1.0], visible=[0.5])
     (after,) = with_kl_penalty([prompt], [[math.nan, 0.0], [math.inf]], 1.0)
     assert [reward.failed is None for reward in rewards_of(after)] == [False, True, False]
-    with pytest.raises(NumericalError, match=r"^algorithm\.kl_coefficient: .* any of 3 responses"):
+    with pytest.raises(NumericalError, match=r"^algorithm\.kl_coefficient: .* in all 3 responses"):
         with_kl_penalty([prompt], [[math.nan, math.inf], [math.nan]], 1.0)
     failed = make_rollouts("b", [None, None])
     assert with_kl_penalty([failed], [], 1.0) == [failed]

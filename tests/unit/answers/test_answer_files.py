@@ -144,12 +144,15 @@ def test_keys_that_may_be_null_may_be_missing():
         ({"reward": 3}, "reward: want dict; got int"),
         ({"reward": {}}, "parts: is missing"),
         ({"reward": {"parts": {}, "score": True, "accuracy": 0}}, "score: want "),
-        ({"reward": {"parts": {}, "score": 10**400, "accuracy": 0}}, "score: want a number; got one beyond"),
+        (
+            {"reward": {"parts": {}, "score": 10**400, "accuracy": 0}},
+            "score: want a number; got an integer that is too large",
+        ),
         ({"reward": {"parts": {"iou": "x"}, "score": 0, "accuracy": 0}}, "iou: want "),
         ({"step": "3"}, "step: want int; got str"),
         ({"step": True}, "step: want int; got bool"),
         ({"view": "infrared"}, "view: want "),
-        ({"truth_size": [1, 2]}, "truth_size, response_size: want both or none"),
+        ({"truth_size": [1, 2]}, "truth_size, response_size: want both or neither"),
         ({"question": [{"role": "user"}]}, "text: is missing"),
     ],
 )

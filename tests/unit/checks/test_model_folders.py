@@ -172,6 +172,40 @@ def test_values_of_the_configuration(broken):
     })  # fmt: skip
 
 
+def test_json_that_only_some_parsers_read(broken):
+    """NaN is no JSON; of two values for a key, readers take different ones."""
+    check_all(broken, {
+        "nan": (nested("text_config", rms_norm_eps=float("nan")), "config.json: not a readable JSON file", "NaN"),
+        "infinity": (edit("tokenizer_config.json", lambda c: c.update(model_max_length=float("inf"))), "Infinity"),
+        "true": (edit("tokenizer_config.json", lambda c: c.update(model_max_length=True)), "model_max_length", "True"),
+        "twice": (lambda f: text("config.json", '{"vocab_size": 3,' * 2 + (f / "config.json").read_text()[1:])(f),
+                  "config.json: not a readable JSON file"),
+        "two values": (text("generation_config.json", '{"eos_token_id": 1, "eos_token_id": 2}'),
+                       "generation_config.json", "it gives 'eos_token_id' twice"),
+        "quantized": (edit("config.json", lambda c: c.update(quantization_config={"quant_method": "awq"})),
+                      "config.json: quantization_config", "awq"),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "config.json"])
+def test_a_file_that_would_fill_the_memory_is_not_read(broken, name):
+    def enlarge(folder):
+        (folder / name).unlink()
+        with (folder / name).open("wb") as stream:
+            stream.truncate(6 * 2**30)  # takes no space on the disk
+
+    assert f"{name}: has 6442450944 bytes; at most 268435456 are read" in refusal(broken(f"large {name}", enlarge))
+
+
+def test_settings_of_the_image_processor_are_tried(broken):
+    def setting(key, value):
+        return edit("processor_config.json", lambda c: c["image_processor"].update({key: value}))
+
+    values = {"image_mean": [], "image_std": [0, 0, 0], "rescale_factor": "x", "resample": 99}
+    for key, value in values.items():
+        assert "processor_config.json: its settings fail on an image" in refusal(broken(key, setting(key, value))), key
+
+
 def old_processor(image_processor_type: str):
     """The image processor's settings in a file of their own, as older folders have them."""
 
@@ -216,6 +250,8 @@ def test_weights_that_are_not_those_of_the_configuration(broken):
         "layers": (nested("text_config", num_hidden_layers=2, layer_types=["full_attention"] * 2), "layers.2"),
         "shard missing": (shards(without="two.safetensors"), "index.json", "two.safetensors"),
         "shard outside": (shards(rename=("lm_head.weight", "../one.safetensors")), "../one.safetensors"),
+        "shard with a long name": (shards(rename=("lm_head.weight", "a" * 5000)), "index.json", "aaa"),
+        "shard with a zero byte": (shards(rename=("lm_head.weight", "a\0b")), "index.json", "not in"),
         "shard lacks": (shards(rename=("zzz", "one.safetensors")), "one.safetensors: lacks zzz"),
         "index": (lambda f: (shards()(f), text("model.safetensors.index.json", "[]")(f)), "index.json"),
     })  # fmt: skip

@@ -1,7 +1,7 @@
 """Nearest keys and verl's names."""
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mars.config.keys import leaves, nearest, sections_of
@@ -30,8 +30,10 @@ def misspelt_keys(draw):
     return key, f"{section}.{wrong}"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(misspelt_keys())
+@example(("reward.functions", "reward.functiosn"))
+@example(("reward.function", "reward.functin"))
 def test_a_misspelt_name_is_recognised(pair):
     key, wrong = pair
     assume(wrong not in KEYS)
@@ -56,6 +58,12 @@ def test_a_key_in_the_wrong_one_of_nested_sections_is_recognised():
     assert nearest("vllm.block_size", KEYS) == ["rollout.vllm.block_size"]
     assert nearest("rollout.vllm.max_num_seqs", KEYS) == ["rollout.max_num_seqs"]
     assert nearest("rollout.vllm.enforce_eagr", KEYS) == ["rollout.vllm.enforce_eager"]
+
+
+def test_two_names_that_differ_by_a_letter_are_both_offered():
+    assert nearest("reward.functiosn", KEYS) == ["reward.function", "reward.functions"]
+    assert nearest("actor.learning_rte", KEYS) == ["actor.learning_rate"]
+    assert nearest("a.plurasl", ["a.plural", "a.plurals", "a.singular"]) == ["a.plural", "a.plurals"]
 
 
 def test_the_sections_of_a_key():

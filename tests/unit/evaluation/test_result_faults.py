@@ -243,3 +243,19 @@ def test_answers_are_json_whatever_a_row_holds(tmp_path):
     for text in paths.answers.read_text().splitlines():
         record = json.loads(text, parse_constant=no_constant)
         assert record["extra_info"] == {"n": None, "deep": [{"x": None}], "fine": 0.5}
+
+
+def test_links_that_never_end_are_files_that_are_not_there(tmp_path):
+    (tmp_path / "a.json").symlink_to(tmp_path / "a.json")
+    for command in (["infer", "model", "a.json", "out"], ["score", "a.json", "--task", "vqa"], ["show", "a.json"]):
+        arguments = [str(tmp_path / part) if part in ("a.json", "out") else part for part in command]
+        result = CliRunner().invoke(app, ["eval", *arguments])
+        assert isinstance(result.exception, DataError), command
+        assert "a.json: " in str(result.exception)
+
+
+def test_results_of_gigabytes_are_not_read(tmp_path):
+    with (tmp_path / "a.jsonl").open("wb") as stream:
+        stream.truncate(2**31 + 1)  # takes no space on the disk
+    with pytest.raises(DataError, match=r"a\.jsonl: cannot be read \(it has 2147483649 bytes; at most 2147483648 are"):
+        read_results(tmp_path / "a.jsonl")

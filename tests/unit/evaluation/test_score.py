@@ -233,10 +233,10 @@ def test_truths_that_the_task_cannot_use(tmp_path):
         (lambda line: line.update(view=["a", 1]), "view: want null or a list of sources"),
         (lambda line: line.update(truth_size=[0, 5]), "truth_size: want two whole numbers from 1"),
         (lambda line: line.update(truth_size=[10**400, 5]), "truth_size: want two whole numbers from 1"),
-        (lambda line: line.update(truth_size=None), "truth_size, response_size: want both or none"),
+        (lambda line: line.update(truth_size=None), "truth_size, response_size: want both or neither"),
         (lambda line: line.update(sources=[{"name": "x"}]), "image: is missing"),
         (lambda line: line.update(prompt_id="a"), "the same answer as an earlier line"),
-        (lambda line: line.update(prompt_id="a", sample=1, truth="no"), "another truth than an earlier line"),
+        (lambda line: line.update(prompt_id="a", sample=1, truth="no"), "another truth than in an earlier line"),
     ],
 )
 def test_malformed_lines(tmp_path, change, expected):

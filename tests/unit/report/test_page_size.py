@@ -49,7 +49,7 @@ def test_a_sheet_of_many_rows_is_a_sample_from_all_parts_of_the_file(tmp_path, s
     assert len(html.encode()) < 300_000
     shown = [int(number) for number in re.findall(r"<h2>row (\d+) ", html)]
     assert f"{len(shown)} of 400 usable rows of 400" in html
-    assert "400 rows were to be shown; a page has at most 10 MB" in html
+    assert "400 rows were asked for; a page has at most 10 MB" in html
     assert 5 < len(shown) < 20  # an image takes 14,500 bytes
     assert shown == sorted(shown)
     assert max(later - earlier for earlier, later in zip(shown, [*shown[1:], 400], strict=True)) < 130
@@ -85,7 +85,7 @@ def test_pages_of_answers(tmp_path, small):
         assert len(html.encode()) < 300_000, name
     write_answers_page(tmp_path / "out.html", "n", "m", [], "Answers", cases["many questions"], [], lambda ref: noise())
     html = (tmp_path / "out.html").read_text()
-    assert "500 questions were to be shown; a page has at most 10 MB" in html
+    assert "500 questions were asked for; a page has at most 10 MB" in html
     assert 3 < html.count("<article") < 12
     write_answers_page(tmp_path / "out.html", "n", "m", [], "Answers", cases["many answers"], [], lambda ref: noise())
     assert f"The first {run_page._ANSWERS} of 100000 answers." in (tmp_path / "out.html").read_text()

@@ -447,7 +447,7 @@ def test_the_reader_takes_public_json_files_as_they_are(tmp_path):
     good, bad = evaluation(paths, "Detect.", [[1, 2, 40, 32]]), evaluation(paths[:1], "Two? <image>", "x")
     one = str(write(tmp_path / "llvip_eval.json", [good, bad]))
     two = str(write(tmp_path / "src" / "train.json", spatial(tmp_path / "src")))
-    with pytest.raises(DataError, match=r"llvip_eval\.json:1 +sources +image tags"):
+    with pytest.raises(DataError, match=r"llvip_eval\.json:1 +sources +the text mixes image tags"):
         load_prompts([one], None, "error", lambda p: None)
     for root in (None, str(tmp_path / "data" / "LLVIP")):
         (prompt,) = load_prompts([one], root, "drop", lambda p: None).prompts

@@ -185,7 +185,7 @@ def test_one_file_of_many_sets_and_splits(tmp_path, convert, caplog):
     assert caplog.messages == []
     # No record names the set: they are all taken for it, and that is said.
     rows, metadata = convert("spatialqa", source)
-    assert "no record says that it is of spatialqa, but nuscenes, ocrvqa, other; all are taken" in caplog.text
+    assert "no record belongs to spatialqa; the records name nuscenes, ocrvqa, other; all are used" in caplog.text
     assert len(rows) == 6
     assert metadata["left_out"] == {}
 

@@ -66,6 +66,29 @@ LABELLED = {
     ),
     "How many, visible: <image>, infrared: <image>?": ("How many, visible: <image>?", "How many, infrared: <image>?"),
     "Q?\nVisible: <image>\nInfrared: <image>\nA:": ("Q?\nVisible: <image>\nA:", "Q?\nInfrared: <image>\nA:"),
+    "The visible image <image> and its infrared image <image>. Q?": (
+        "The visible image <image>. Q?",
+        "its infrared image <image>. Q?",
+    ),
+    # Without names: the place tells, in any language.
+    "📷 <image>\n🌡️ <image>\nQ?": ("📷 <image>\nQ?", "🌡️ <image>\nQ?"),
+    "A) <image>\nB) <image>\nQ?": ("A) <image>\nQ?", "B) <image>\nQ?"),
+    "①<image>\n②<image>\nQ?": ("①<image>\nQ?", "②<image>\nQ?"),
+    "day -> <image>\nheat -> <image>\nQ?": ("day -> <image>\nQ?", "heat -> <image>\nQ?"),
+    "Step 1. Visible <image>\nStep 2. Infrared <image>\nQ?": (
+        "Step 1. Visible <image>\nQ?",
+        "Step 2. Infrared <image>\nQ?",
+    ),
+    "Look.\nView 1: day\n<image>\nView 2: heat\n<image>\nQ?": (
+        "Look.\nView 1: day\n<image>\nQ?",
+        "Look.\nView 2: heat\n<image>\nQ?",
+    ),
+    "<image>\nFigure 1: day\n<image>\nFigure 2: heat\nQ?": (
+        "<image>\nFigure 1: day\nQ?",
+        "<image>\nFigure 2: heat\nQ?",
+    ),
+    "第一张图片：<image>，第二张图片：<image>。Q？": ("第一张图片：<image>。Q？", "第二张图片：<image>。Q？"),
+    "可见光图像<image>和红外图像<image>中有人吗？": ("可见光图像<image>中有人吗？", "红外图像<image>中有人吗？"),
     # An enumeration loses its separators too.
     "Compare <image> with <image>.": ("Compare <image>.", "Compare <image>."),
     "Look at <image>, then at <image>.": ("Look at <image>.", "Look at <image>."),
@@ -167,6 +190,7 @@ def test_long_texts_take_no_long_time():
 
 SPEAKING = {
     "Here are two images.\n<image>\n<image>\nQ?": "two images",
+    "<image><image>\n这两张红外图像里有几个人？": "两张红外图",
     "<image><image>\nUse the 2 aligned pictures. Q?": "2 aligned pictures",
     "<image><image>\nDo both show a car?": "both",
     "<image><image>\nWhat is in the images?": "the images",

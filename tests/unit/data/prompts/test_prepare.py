@@ -161,7 +161,7 @@ def test_a_template_that_fails_for_a_view_names_it(prepare, template):
     assert prepare(row("a", "b"), template_of=adds).problems == ()
     (problem,) = prepare(row("a", "b"), template_of=adds, worded_views=mono).problems
     assert (problem.reason, problem.detail.partition(": ")[0]) == ("template", "view view_2")
-    assert problem.detail.endswith("own.jinja makes 2 markers of 1")
+    assert problem.detail.endswith("own.jinja renders a text with 2 markers; the row has 1")
     special = template("{{ question }}{% if sources == ['view_2'] %}~{% endif %}")
     assert found(prepare(row("a", "b"), template_of=special, worded_views=mono)) == ["special_token"]
 

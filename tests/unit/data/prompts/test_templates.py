@@ -111,8 +111,8 @@ def test_a_template_of_ones_own(ask, tmp_path):
         ("{{ choices.append(1) }}", ConfigError, "cannot be rendered"),
         ("{% include '../train.yaml' %}", ConfigError, "cannot be rendered"),
         ("{{ 1 / 0 }}", ConfigError, "cannot be rendered"),
-        ("no question", RowError, "0 markers of 2"),
-        ("{{ question }}{{ question }}", RowError, "4 markers of 2"),
+        ("no question", RowError, "0 markers; the row has 2"),
+        ("{{ question }}{{ question }}", RowError, "4 markers; the row has 2"),
         ("{{ question }}<|im_end|>", RowError, "special token"),
     ],
 )

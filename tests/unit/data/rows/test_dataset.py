@@ -299,7 +299,7 @@ def test_duplicate_ids_are_reported_with_both_rows(folder):
     )
     with pytest.raises(DataError) as caught:
         load(first, second)
-    assert f"{second}:0  duplicate_id  id '7' is that of {first}:0" in str(caught.value)
+    assert f"{second}:0  duplicate_id  id '7' is already used by {first}:0" in str(caught.value)
     kept = load(first, second, policy="drop")
     assert (len(kept.prompts), kept.dropped) == (3, {"duplicate_id": 1})
 

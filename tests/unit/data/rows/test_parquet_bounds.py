@@ -33,6 +33,11 @@ def test_bytes_of_rows_by_hand():
     texts = pa.array(["ab", None, "cdefg"])
     assert row_bytes(texts).tolist() == [18, 16, 21]
     assert row_bytes(texts.dictionary_encode()).tolist() == [18 + 16, 16, 21 + 16]
+    with_null = pa.DictionaryArray.from_arrays(pa.array([1, None, 0, 2], pa.int8()), pa.array(["ab", None, "c"]))
+    assert row_bytes(with_null).tolist() == [16, 16, 18 + 16, 17 + 16]
+    assert row_bytes(with_null.slice(2)).tolist() == [18 + 16, 17 + 16]
+    assert row_bytes(texts.slice(1)).tolist() == [16, 21]
+    assert row_bytes(texts[:0]).tolist() == []
     assert row_bytes(pa.array([1.0, None])).tolist() == [16, 16]
     lists = pa.array([["ab", "c"], None, [], ["d"]])
     assert row_bytes(lists).tolist() == [16 + 18 + 17, 16, 16, 16 + 17]
@@ -133,3 +138,64 @@ def test_other_types_are_harmless_or_a_problem_of_their_rows(tmp_path):
             reading = read(write(path, **{column: array}))  # as a whole column
             assert len(reading.rows) == 3, (name, column)
             assert len(reading.usable) + len({problem.row for problem in reading.problems}) == 3, (name, column)
+
+
+def test_columns_that_are_ambiguous_or_encrypted(tmp_path):
+    """pyarrow ends the process when it is asked for the sizes of an encrypted column."""
+    import base64
+
+    import pyarrow.parquet.encryption as encryption
+
+    class Keys(encryption.KmsClient):
+        def wrap_key(self, key_bytes, master_key_identifier):
+            return base64.b64encode(key_bytes)
+
+        def unwrap_key(self, wrapped_key, master_key_identifier):
+            return base64.b64decode(wrapped_key)
+
+    text = pa.array(["q"] * 3)
+    twice = pa.Table.from_arrays([text, text, text], names=["prompt", "prompt", "answer"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match=r"twice\.parquet: .*several columns with the name prompt; keep one"):
+        read(tmp_path / "twice.parquet")
+    table = pa.table({"prompt": text, "answer": text})
+    for is_plain in (True, False):
+        settings = encryption.EncryptionConfiguration(
+            "footer", column_keys={"k": ["prompt"]}, plaintext_footer=is_plain
+        )
+        factory = encryption.CryptoFactory(lambda connection: Keys())
+        properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), settings)
+        with pq.ParquetWriter(tmp_path / "e.parquet", table.schema, encryption_properties=properties) as writer:
+            writer.write_table(table)
+        with pytest.raises(DataError, match=r"e\.parquet: cannot be read as parquet: .*encr"):
+            read(tmp_path / "e.parquet")
+
+
+def test_lines_and_files_of_json_that_are_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "MAX_TEXT_BYTES", 1000)
+    line = b'{"prompt": "q", "answer": "yes"}\n'
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line + b"x" * 5000 + b"\n" + line + b"y" * 999 + b"\n" + line + b"z" * 1001)
+    reading = read(path)
+    assert [(problem.row[-1], problem.reason) for problem in reading.problems] == [
+        ("1", "row_size"), ("3", "json"), ("5", "row_size"),
+    ]  # fmt: skip
+    assert "unpack to 5001 bytes; at most 1000" in reading.problems[0].detail
+    assert len(reading.usable) == 3
+    for name in ("large.jsonl", "large.json"):
+        with (tmp_path / name).open("wb") as stream:
+            stream.truncate(2**31 + 1)  # takes no space on the disk
+        with pytest.raises(DataError, match=rf"{name}: has 2147483649 bytes; at most 2147483648 are read"):
+            read(tmp_path / name)
+
+
+def test_a_truth_that_is_no_number_is_refused(tmp_path):
+    reading = read(write(tmp_path / "a.parquet", answer=[1.5, float("nan"), float("inf")]))
+    assert [(problem.row[-1], problem.reason) for problem in reading.problems] == [("1", "truth"), ("2", "truth")]
+
+
+def test_bytes_that_are_no_image_are_named_without_an_address(tmp_path):
+    images = [[{"bytes": b"no image", "path": None}]] * 3
+    reading = read(write(tmp_path / "a.parquet", prompt=["<image>q"] * 3, images=images))
+    assert "cannot be decoded: it is no image of a known format" in reading.problems[0].detail
+    assert "0x" not in reading.problems[0].detail
