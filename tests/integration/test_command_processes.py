@@ -74,7 +74,7 @@ def test_infer_without_its_arguments_says_how(arguments):
 def test_a_negative_number_is_the_scripts_threshold_and_no_option(folder):
     done = shell("eval.sh", folder, "grounding", "-.5")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("--threshold: an IoU is in [0, 1]")
+    assert done.stderr.startswith("--threshold: must be at least 0 and below 1")
 
 
 @pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="the scripts find the checkout's Python")

@@ -96,7 +96,7 @@ def test_faults_have_an_exit_code_and_a_reason(tmp_path, arguments, code, expect
 def test_a_threshold_out_of_range_is_said_to_be_one(folder, threshold):
     done = call("score", folder, "--task", "grounding", "--threshold", threshold)
     assert isinstance(done.exception, ConfigError)
-    assert str(done.exception).startswith("--threshold: an IoU is in [0, 1]")
+    assert str(done.exception).startswith("--threshold: must be at least 0 and below 1")
 
 
 # --- the questions

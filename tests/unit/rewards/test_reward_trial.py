@@ -250,8 +250,8 @@ def test_bad_truths_are_named_before_anything_is_scored(capfd, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        ((None, None, None), "--text, --file: want one of them; got neither"),
-        (("a", "b", None), "--text, --file: want one of them; got both"),
+        ((None, None, None), "--text, --file: exactly one of them is needed; got neither"),
+        (("a", "b", None), "--text, --file: exactly one of them is needed; got both"),
         (("a", None, None), "--truth: is missing"),
     ],
 )
@@ -264,7 +264,7 @@ def test_wrong_options(tmp_path: Path, options: tuple, fragment: str) -> None:
 
 @pytest.mark.parametrize("size", ["", "10", "10x", "x10", "10x-1", "1.5x2", "10x10x10", "²x2", "a", "1" * 30 + "x1"])
 def test_wrong_sizes_on_the_command_line(size: str) -> None:
-    with pytest.raises(ConfigError, match="--truth-size: no size"):
+    with pytest.raises(ConfigError, match="--truth-size: not a size"):
         fields_of_options("a", None, size, "10x10", None, None)
 
 
