@@ -21,7 +21,9 @@ def join_group(rendezvous: Rendezvous, device: str) -> bool:
     """
     if dist.is_initialized():
         if dist.get_world_size() != rendezvous.world_size:
-            raise RuntimeError(f"this process is in a group of {dist.get_world_size()}, not {rendezvous.world_size}")
+            raise RuntimeError(
+                f"torch.distributed already has {dist.get_world_size()} ranks; want {rendezvous.world_size}"
+            )
         return False
     timeout = timedelta(seconds=rendezvous.timeout_s)
     try:
