@@ -47,3 +47,9 @@ class CheckpointError(MarsError):
     """A checkpoint is damaged, does not belong to this run, or cannot be written."""
 
     exit_code = 7
+
+
+class BusyError(MarsError):
+    """Another process is writing to the run directory."""
+
+    exit_code = 73

@@ -114,6 +114,11 @@ def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
     return math.ceil(run.num_epochs * len(stream) / stream.prompts_per_step)
 
 
+def is_finished(run: TrainRunConfig, stream: PromptStream, state: RunState) -> bool:
+    """Whether no step is left to train after `state`."""
+    return state.step >= last_step(run, stream) or _is_over(run, stream, state.sampling)
+
+
 def _is_over(run: TrainRunConfig, stream: PromptStream, state: SamplingState) -> bool:
     """Whether num_epochs have been drawn already: a step of several rounds draws more prompts than one round."""
     if run.num_steps is not None or run.num_epochs is None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue, Checkpoint
+from mars.checkpoint.catalogue import Catalogue, Checkpoint
 from mars.checkpoint.saver import SHARDS_FOLDER
 from mars.checkpoint.state import START, STATE_FILE, RunState, state_from_json
 from mars.errors import CheckpointError
@@ -34,7 +34,7 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(prompt_ids).encode()).hexdigest()
 
 
-def starting_point(run_dir: Path, resume: bool, prompts: Mapping[str, Prompt], data: str) -> StartingPoint:
+def starting_point(catalogue: Catalogue, resume: bool, prompts: Mapping[str, Prompt], data: str) -> StartingPoint:
     """prompts: the training set by ids. data: their fingerprint.
 
     Without a checkpoint a run to be resumed starts again. Raises CheckpointError if all checkpoints are damaged or
@@ -42,7 +42,6 @@ def starting_point(run_dir: Path, resume: bool, prompts: Mapping[str, Prompt], d
     """
     if not resume:
         return StartingPoint(START, None, None)
-    catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER)
     catalogue.remove_drafts()
     checkpoint = catalogue.newest()
     if checkpoint is None:

@@ -18,13 +18,13 @@ from mars.config.schema import TrainConfig
 
 @contextmanager
 def ray_workers(
-    config: TrainConfig, build_engine: BuildEngine, build_trainer: BuildTrainer | None
+    config: TrainConfig, build_engine: BuildEngine, build_trainer: BuildTrainer | None, log_dir: Path
 ) -> Iterator[tuple[RayEngine, RayTrainer | None]]:
     """Start the workers and build engine and trainer on them; stop them when the block ends.
 
-    build_trainer: None for evaluation, which needs engines only.
+    build_trainer: None for evaluation, which needs engines only. log_dir: for the workers' logs.
     """
-    cluster, log_dir = config.cluster, str(Path(config.run.dir).absolute() / "logs")
+    cluster = config.cluster
     on_gpu = cluster.device == "cuda"
     engines = [
         WorkerResources(f"engine-{i}", cluster.cpus_per_worker, config.rollout.tensor_parallel_size if on_gpu else 0)
@@ -50,7 +50,7 @@ def ray_workers(
                 placement,
                 first_bundle,
                 to_pass,
-                log_dir,
+                str(log_dir.absolute()),
                 cluster.call_timeout_s,
             )
 

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "data.prompts": READING,
     "data.synthetic": BASE | {"output", "data.convert"},
     "tracking": BASE | {"answers", "output"},
+    "run_dir": BASE | {"interrupts", "output", "tracking", "versions"},
     "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config", "output"},
     "cluster": BASE | {"actor", "config", "output", "rewards", "rollout"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
-    "checkpoint": BASE | {"actor", "config", "faults", "output", "sampling", "tracking"},
+    "checkpoint": BASE | {"actor", "config", "faults", "output", "process", "run_dir", "sampling", "tracking"},
     "fit": BASE | {"actor", "checkpoint", "config", "data.order", "interrupts", "sampling", "step", "tracking"},
     # What follows connects the parts.
     "inputs": READING | {"config", "data.order", "data.prompts", "rewards", "rollout"},
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "data.order", "interrupts", "tracking", "versions"}
     | {"config", "evaluation", "fit", "inputs", "output", "plugin", "report"}
-    | {"rewards", "rollout"},
+    | {"rewards", "rollout", "run_dir"},
     "sft": BASE
     | {
         "actor",
@@ -76,11 +77,11 @@ MAY_IMPORT = {
         "process",
         "tracking",
     },
-    "main": BASE | {"checks", "cluster", "config", "process", "run"},
+    "main": BASE | {"checkpoint", "checks", "cluster", "config", "process", "run", "run_dir"},
     "cli": READING
     | {"checkpoint", "interrupts", "versions"}
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
-    | {"report", "rewards", "run", "sft"},
+    | {"actor", "report", "rewards", "run", "run_dir", "sft", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 
