@@ -94,9 +94,12 @@ def _processor(config: TrainConfig, rules: TokenRules):
 
 
 def workers(
-    config: TrainConfig, inputs: Inputs, with_trainer: bool
+    config: TrainConfig, inputs: Inputs, with_trainer: bool, log_dir: Path
 ) -> AbstractContextManager[tuple[RolloutEngine, PolicyTrainer | None]]:
-    """Engine and trainer, in this process or on Ray workers (`cluster.kind`). No trainer unless with_trainer."""
+    """Engine and trainer, in this process or on Ray workers (`cluster.kind`). No trainer unless with_trainer.
+
+    log_dir: folder for the logs of Ray workers.
+    """
     rules, cluster = inputs.encoder.token_rules(), config.cluster
     build_engine = EngineSpec(config, rules, inputs.max_images)
     build_trainer = TrainerSpec(config, rules) if with_trainer else None
@@ -108,7 +111,7 @@ def workers(
         return local_workers(cluster.device, cluster.threads_per_worker, build_engine, build_alone)
     from mars.cluster.ray_launch import ray_workers
 
-    return ray_workers(config, build_engine, build_trainer)
+    return ray_workers(config, build_engine, build_trainer, log_dir)
 
 
 def build_scorer(config: TrainConfig) -> RewardScorer:

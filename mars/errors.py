@@ -47,7 +47,19 @@ class InterruptedRun(MarsError):
     exit_code = 75
 
 
+class StalledError(MarsError):
+    """Nothing went on for longer than cluster.watchdog_s."""
+
+    exit_code = 8
+
+
 class CheckpointError(MarsError):
     """A checkpoint is damaged, does not belong to this run, or cannot be written."""
 
     exit_code = 7
+
+
+class BusyError(MarsError):
+    """Another process is writing to the run directory."""
+
+    exit_code = 73

@@ -119,6 +119,11 @@ def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
     return math.ceil(run.num_epochs * len(stream) / stream.prompts_per_step)
 
 
+def is_finished(run: TrainRunConfig, stream: PromptStream, state: RunState) -> bool:
+    """Whether no step is left to train after `state`."""
+    return state.step >= last_step(run, stream) or _is_over(run, stream, state.sampling)
+
+
 def _is_over(run: TrainRunConfig, stream: PromptStream, state: SamplingState) -> bool:
     """Whether num_epochs have been drawn already, which may be before the last step: a step may draw several rounds."""
     if run.num_steps is not None or run.num_epochs is None:

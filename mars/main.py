@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from mars.checkpoint.entry import enter
 from mars.cluster.environment import gc_paused, prepare_process
 from mars.config.command_line import parse_command_line
-from mars.process import log_to, run_command
+from mars.config.schema import TrainConfig
+from mars.process import run_command
+from mars.run_dir.lock import RunLock
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,16 +32,24 @@ def main(argv: Sequence[str]) -> int:
 
         report(config)
         return 0
-    log_to(config.run.dir)
-    prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
-    from mars.checks.model import ModelCheck
-
-    with ModelCheck(config, in_process=config.cluster.kind == "local") as model_check:
-        with gc_paused():
-            from mars.run import run
-
-        run(config, model_check)
+    train(config, line.overrides)
     return 0
+
+
+def train(config: TrainConfig, overrides: Sequence[str]) -> None:
+    """Train. overrides: of the command line, for the record of the run."""
+    run_dir = Path(config.run.dir)
+    with RunLock(run_dir) as lock:
+        if run_dir.exists():  # a new one is made when rows and model have been checked
+            enter(run_dir, lock, config.run.resume)
+        prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
+        from mars.checks.model import ModelCheck
+
+        with ModelCheck(config, in_process=config.cluster.kind == "local") as model_check:
+            with gc_paused():
+                from mars.run import run
+
+            run(config, model_check, overrides, lock)
 
 
 if __name__ == "__main__":

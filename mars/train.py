@@ -11,6 +11,7 @@ from mars.actor.trainer import RestartableTrainer
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.resume import StartingPoint, starting_point
 from mars.checkpoint.saver import Checkpoints
+from mars.checkpoint.state import RunState
 from mars.cluster.restarts import RestartBudget
 from mars.config.schema import TrainConfig
 from mars.data.order.stream import PromptStream
@@ -58,16 +59,20 @@ class TrainingJob:
         )
 
 
-def train(job: TrainingJob, start: StartingPoint) -> None:
-    """Raises WorkerError if the trainer is lost too often in a row; what `fit` raises otherwise."""
+def train(job: TrainingJob, start: StartingPoint) -> RunState:
+    """Returns the state after the last step.
+
+    Raises WorkerError if the trainer is lost too often in a row; what `fit` raises otherwise.
+    """
     restarts = RestartBudget()
     while True:
         tracker, checkpoints = job.open_tracker(start), job.checkpoints()
         try:
             if start.shards is not None:
                 job.parts.trainer.load_checkpoint(str(start.shards.absolute()))
-            fit(job.parts, job.stream, tracker, job.config, job.evaluate, checkpoints, start.state, job.num_dropped)
-            return
+            return fit(
+                job.parts, job.stream, tracker, job.config, job.evaluate, checkpoints, start.state, job.num_dropped
+            )
         except WorkerLost as error:
             interrupts.allow()  # an update may have failed
             checkpoints.abandon()

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mars.checkpoint.manifest import MANIFEST_FILE, Manifest, damaged_files, rea
 from mars.errors import CheckpointError
 from mars.output.digests import sync_folder
 from mars.output.files import replacing
+from mars.run_dir.events import EventLog
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,11 @@ class Checkpoint:
 
 
 class Catalogue:
-    """The checkpoints in one folder. The folder need not exist."""
+    """The checkpoints in one folder. The folder need not exist. events: where what happens to them is noted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, events: EventLog | None = None) -> None:
         self.folder = folder
+        self.events = EventLog(None) if events is None else events
 
     def steps(self) -> list[int]:
         """The steps of the complete checkpoints, ascending. Their files are not looked at."""
@@ -75,6 +77,7 @@ class Catalogue:
                 return self.load(step)
             except CheckpointError as error:
                 logger.warning("a damaged checkpoint is left out: %s", error)
+                self.events.log("checkpoint_damaged", step, reason=str(error))
                 problems.append(str(error))
         if problems:
             raise CheckpointError(
@@ -104,6 +107,7 @@ class Catalogue:
         faults.point("checkpoint.before_latest")
         with replacing(self.folder / LATEST_FILE) as latest:
             latest.write_text(f"{target.name}\n")
+        self.events.log("checkpoint_saved", manifest.step, bytes=manifest.size())
         return target
 
     def remove_draft(self, step: int) -> None:
@@ -120,14 +124,22 @@ class Catalogue:
 
         keep_best: a metric of the checkpoints' steps; the one with its largest value stays.
         """
+        removed = self.superfluous(keep_last, keep_best)
+        self.remove(removed)
+        return removed
+
+    def superfluous(self, keep_last: int, keep_best: str | None) -> list[int]:
+        """The steps that `prune` removes, ascending."""
         steps = self.steps()
         kept = {*steps[-keep_last:], *self._best(steps, keep_best)}
-        removed = [step for step in steps if step not in kept]
-        for step in removed:
+        return [step for step in steps if step not in kept]
+
+    def remove(self, steps: Iterable[int]) -> None:
+        """Raises OSError."""
+        for step in steps:
             # Without its manifest a folder is no checkpoint, so one that is half removed is never loaded.
             (self.path(step) / MANIFEST_FILE).unlink()
             shutil.rmtree(self.path(step), ignore_errors=True)
-        return removed
 
     def _best(self, steps: Sequence[int], metric: str | None) -> list[int]:
         if metric is None:

@@ -36,6 +36,10 @@ class Manifest:
     data: str
     metrics: Mapping[str, float | None]
 
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(digest.size for digest in self.files.values())
+
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Raises OSError."""

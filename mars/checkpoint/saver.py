@@ -110,6 +110,7 @@ class Checkpoints:
 
     def _give_up(self, step: int, error: Exception) -> None:
         self._catalogue.remove_draft(step)
+        self._catalogue.events.log("checkpoint_failed", step, reason=str(error))
         self.failures += 1
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= _MAX_FAILURES:

@@ -65,6 +65,9 @@ class RayEngine:
         self._restarts = RestartBudget()
         self._weights: WeightUpdate | None = None
 
+    def dump_stacks(self) -> None:
+        self._group.dump_stacks()
+
     def start_build(self, build_engine: BuildEngine) -> list[Any]:
         """Start building every engine; returns one Ray reference per engine for `finish_build`."""
         self._build_engine = build_engine

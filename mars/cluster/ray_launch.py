@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mars import interrupts
+from mars import interrupts, watchdog
 from mars.cluster.environment import worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
@@ -19,13 +19,13 @@ from mars.config.schema import TrainConfig
 
 @contextmanager
 def ray_workers(
-    config: TrainConfig, build_engine: BuildEngine, build_trainer: BuildTrainer | None
+    config: TrainConfig, build_engine: BuildEngine, build_trainer: BuildTrainer | None, log_dir: Path
 ) -> Iterator[tuple[RayEngine, RayTrainer | None]]:
     """Start the workers and build engine and trainer on them; stop them when the block ends.
 
-    build_trainer: None for evaluation, which needs engines only.
+    build_trainer: None for evaluation, which needs engines only. log_dir: for the workers' logs.
     """
-    cluster, log_dir = config.cluster, Path(config.run.dir).absolute() / "logs"
+    cluster, log_dir = config.cluster, log_dir.absolute()
     on_gpu = cluster.device == "cuda"
     engines = [
         WorkerResources(f"engine-{i}", cluster.cpus_per_worker, config.rollout.tensor_parallel_size if on_gpu else 0)
@@ -57,10 +57,12 @@ def ray_workers(
 
         engine = RayEngine(group(EngineWorker, engines, 0))
         stack.callback(_unless_ending, engine.close)
+        stack.enter_context(watchdog.on_stall(engine.dump_stacks))
         trainer = RayTrainer(group(TrainerWorker, trainers, len(engines))) if build_trainer is not None else None
         engine_builds = engine.start_build(build_engine)
         if trainer is not None and build_trainer is not None:
             stack.callback(_unless_ending, trainer.close)
+            stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
             builds = trainer.start_build(build_trainer, cluster.start_timeout_s, cluster.call_timeout_s)
             trainer.finish_build(builds, cluster.start_timeout_s)
         engine.finish_build(engine_builds, cluster.start_timeout_s)

@@ -91,6 +91,9 @@ class RayTrainer:
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
         self._group.results(references, "start of the trainer", timeout_s)
 
+    def dump_stacks(self) -> None:
+        self._group.dump_stacks()
+
     def restart(self) -> None:
         """End all ranks and build them anew, with the weights of model.path: what is left of a group without one of its
         ranks waits for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import re
@@ -16,9 +17,10 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from mars import watchdog
 from mars.cluster.head import check_head
 from mars.cluster.placement import Placement, WorkerResources
-from mars.cluster.worker_process import WorkerProcess, end_process, this_process
+from mars.cluster.worker_process import STACKS_SIGNAL, WorkerProcess, end_process, signal_process, this_process
 from mars.errors import MarsError, WorkerError, WorkerLost
 from mars.output.text import shorten
 
@@ -40,6 +42,9 @@ class Worker:
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
             level=logging.INFO,
         )
+
+        self._stacks = (Path(log_dir) / f"{name}.stacks.txt").open("a")
+        faulthandler.register(STACKS_SIGNAL, self._stacks, all_threads=True)
 
     def process(self) -> WorkerProcess:
         return this_process()
@@ -121,7 +126,17 @@ class WorkerGroup:
                     raise GetTimeoutError
             with self._named(call, deadline, [place[ready[0]]]):
                 found[place[ready[0]]] = ray.get(ready[0])
+            watchdog.beat()
         return [found[i] for i in range(len(place))]
+
+    def dump_stacks(self) -> None:
+        """Make the workers on this machine write their stacks to <log_dir>/<name>.stacks.txt, whatever they do."""
+        known, _ = ray.wait(list(self._processes.values()), num_returns=len(self._processes), timeout=0)
+        for reference in known:
+            try:
+                signal_process(ray.get(reference), STACKS_SIGNAL)
+            except RayError:
+                continue  # it is dead, and has no stack
 
     def lost(self) -> list[str]:
         """Names of the workers whose processes have died. Takes up to 2 s; a busy worker counts as alive."""
@@ -185,6 +200,7 @@ class WorkerGroup:
                 last_item[index] = time.monotonic()
                 continue
             last_item[index] = time.monotonic()
+            watchdog.beat()
             yield index, item
 
     def _stream(self, index: int, method: str, argument: Any) -> Any:

@@ -15,6 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger(__name__)
 
+STACKS_SIGNAL = signal.SIGUSR1
+"""Makes a worker write the stacks of its threads to its log."""
 _END_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 
@@ -31,6 +33,13 @@ class WorkerProcess:
 def this_process() -> WorkerProcess:
     pid = os.getpid()
     return WorkerProcess(ray.get_runtime_context().get_node_id(), pid, _started(pid) or 0)
+
+
+def signal_process(process: WorkerProcess, number: int) -> None:
+    """Send a signal, if the process still runs and is on this machine."""
+    here = process.node == ray.get_runtime_context().get_node_id()
+    if here and _started(process.pid) == process.started:
+        os.kill(process.pid, number)
 
 
 def end_process(process: WorkerProcess) -> None:

@@ -34,6 +34,10 @@ class ClusterConfig(Section):
     start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, in seconds.")
     call_timeout_s: PositiveFloat = Field(description="Deadline for one call to a worker, in seconds.")
 
+    watchdog_s: PositiveFloat = Field(
+        description="A training without progress for so many seconds writes all stacks to its logs and ends (exit 8)."
+    )
+
 
 class TrackingConfig(Section):
     console: bool = Field(description="Progress and metrics in the terminal.")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from mars import watchdog
+
 T = TypeVar("T")
 
 STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights")
@@ -51,7 +53,9 @@ class StepTimer:
         The stage includes the consumer's work between items, because that overlaps with the producer's work.
         """
         with self.stage(name):
-            yield from stream
+            for item in stream:
+                watchdog.beat()
+                yield item
 
     def move(self, seconds: float, from_stage: str, to_stage: str) -> None:
         """Move `seconds` from one stage to another, for a part that a worker timed, such as the old log-probs.
@@ -72,6 +76,7 @@ class StepTimer:
         return {**timings, "timing_s/driver": driver, "timing_s/step": step, "perf/driver_share": share}
 
     def _settle(self) -> None:
+        watchdog.beat()
         now = self._clock()
         if self._open:
             self._seconds[self._open[-1]] += now - self._mark

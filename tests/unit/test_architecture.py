@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "faults": set(),
     "interrupts": {"errors"},
     "versions": set(),
+    "watchdog": {"errors", "interrupts"},
     "plugin": {"errors"},
     "output": {"errors"},
     "process": BASE | {"interrupts", "output"},
@@ -43,15 +44,16 @@ MAY_IMPORT = {
     "data.convert": READING - {"data.convert"},
     "data.prompts": READING,
     "data.synthetic": BASE | {"output", "data.convert"},
-    "tracking": BASE | {"answers", "output"},
+    "tracking": BASE | {"answers", "output", "watchdog"},
+    "run_dir": BASE | {"interrupts", "output", "tracking", "versions"},
     "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config", "faults", "output"},
-    "cluster": BASE | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout"},
+    "cluster": BASE | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "watchdog"},
     "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"sampling", "rollout", "tracking"},
-    "checkpoint": BASE | {"actor", "config", "faults", "output", "sampling", "tracking"},
+    "checkpoint": BASE | {"actor", "config", "faults", "output", "process", "run_dir", "sampling", "tracking"},
     "fit": BASE | {"actor", "checkpoint", "config", "data.order", "interrupts", "sampling", "step", "tracking"},
     "train": BASE
     | {"actor", "checkpoint", "cluster", "config", "data.order", "fit", "interrupts", "sampling", "tracking"}
@@ -65,7 +67,7 @@ MAY_IMPORT = {
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "inputs", "output", "plugin", "report"}
-    | {"rewards", "rollout"},
+    | {"rewards", "rollout", "run_dir", "watchdog"},
     "sft": BASE
     | {
         "actor",
@@ -79,11 +81,11 @@ MAY_IMPORT = {
         "process",
         "tracking",
     },
-    "main": BASE | {"checks", "cluster", "config", "process", "run"},
+    "main": BASE | {"checkpoint", "checks", "cluster", "config", "process", "run", "run_dir"},
     "cli": READING
     | {"checkpoint", "interrupts", "versions"}
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
-    | {"report", "rewards", "run", "sft"},
+    | {"actor", "report", "rewards", "run", "run_dir", "sft", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 

@@ -4,9 +4,9 @@ import importlib.util
 
 import pytest
 
+from mars.checks.packages import check_packages
 from mars.config.load import load_config
 from mars.errors import SetupError
-from mars.run import check_packages
 
 
 @pytest.mark.parametrize(

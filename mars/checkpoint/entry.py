@@ -1,0 +1,37 @@
+"""Enter a run directory: one writer at a time, and no run goes on from another one's files unless it is asked to."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
+from mars.errors import ConfigError
+from mars.process import log_to
+from mars.run_dir.lock import RunLock
+from mars.tracking.jsonl import METRICS_FILE
+
+
+def enter(run_dir: Path, lock: RunLock, resume: bool) -> None:
+    """Make and lock the folder, and log to it from now on. Does no harm when it is called again.
+
+    Raises BusyError, SetupError as `RunLock.take`, ConfigError if the folder has another run and resume is false.
+    """
+    lock.take()
+    if not resume:
+        _refuse_another_run(run_dir)
+    log_to(str(run_dir))
+
+
+def _refuse_another_run(run_dir: Path) -> None:
+    metrics, steps = run_dir / METRICS_FILE, Catalogue(run_dir / CHECKPOINTS_FOLDER).steps()
+    has_rows = metrics.is_file() and metrics.stat().st_size > 0
+    if not has_rows and not steps:
+        return
+    what = f"{metrics} holds the metrics of another run" if has_rows else f"{run_dir} holds another run"
+    saved = f" (newest checkpoint: step {steps[-1]})" if steps else " (no checkpoint)"
+    raise ConfigError(
+        f"run.dir: {what}{saved}; to go on with that run, use `mars resume {shlex.quote(str(run_dir))}` or "
+        "run.resume=true; "
+        "for a new run choose another run.dir, or remove the old one"
+    )

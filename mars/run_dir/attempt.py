@@ -1,0 +1,123 @@
+"""logs/attempt_N/: the record of one process that trains, the first of a run or one that resumes it.
+
+attempt.json     command, overrides, working directory, process, versions, machine, environment, code, users' functions
+code.diff        how the code of mars differs from its commit; only where it does
+processes.json   the processes that it has started, for `mars doctor`
+engine-0.log ... logs of its workers
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mars.output.digests import write_durably
+from mars.output.files import cannot_write, replacing
+from mars.run_dir.facts import code_version, machine, relevant_environment, without_keys
+from mars.run_dir.processes import ProcessId, process_from, process_id, this_process
+from mars.versions import package_versions
+
+logger = logging.getLogger(__name__)
+
+LOGS_FOLDER = "logs"
+ATTEMPT_FILE = "attempt.json"
+DIFF_FILE = "code.diff"
+PROCESSES_FILE = "processes.json"
+_NAME = re.compile(r"attempt_([1-9]\d*)")
+
+
+def start_attempt(run_dir: Path, overrides: Sequence[str], functions: Mapping[str, Any], resumes: bool) -> Path:
+    """Make the folder of the next attempt with its record, and return it. The run's lock must be held.
+
+    overrides: settings of the command line. functions: users' functions with their sha256, as mars/plugin.py records
+    them. resumes: whether the attempt was asked to resume. Raises SetupError.
+    """
+    number = max((number for number, _ in attempts(run_dir)), default=0) + 1
+    folder = run_dir / LOGS_FOLDER / f"attempt_{number}"
+    code = code_version()
+    record = {
+        "attempt": number,
+        "command": [without_keys(word) for word in sys.orig_argv],
+        "overrides": [without_keys(text) for text in overrides],
+        "resume": resumes,
+        "working_directory": os.getcwd(),
+        "process": asdict(this_process()),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": package_versions(),
+        "machine": machine(),
+        "environment": relevant_environment(os.environ),
+        "code": {
+            "commit": code.commit,
+            "changed": bool(code.diff),
+            "diff_truncated": code.truncated,
+            "untracked": list(code.untracked),
+        },
+        "functions": functions,
+    }
+    try:
+        folder.mkdir(parents=True)
+        if code.diff:
+            write_durably(folder / DIFF_FILE, without_keys(code.diff.decode("utf-8", "replace")).encode())
+        write_durably(folder / ATTEMPT_FILE, (json.dumps(record, indent=1) + "\n").encode())
+    except OSError as error:
+        raise cannot_write(folder, error, "run.dir") from error
+    return folder
+
+
+def attempts(run_dir: Path) -> list[tuple[int, Path]]:
+    """(number, folder) of the attempts of a run, ascending."""
+    logs = run_dir / LOGS_FOLDER
+    found = [(match, path) for path in logs.iterdir() if (match := _NAME.fullmatch(path.name))] if logs.is_dir() else []
+    return sorted((int(match[1]), path) for match, path in found if path.is_dir())
+
+
+def read_attempt(folder: Path) -> dict[str, Any]:
+    """The content of attempt.json; empty if it cannot be read."""
+    try:
+        content = json.loads((folder / ATTEMPT_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def record_processes(folder: Path) -> None:
+    """Note every process that this one has started, in the attempt's folder. Call it again when others were started.
+
+    A failure is logged: the run does not need the list.
+    """
+    entries = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            entries.append({**asdict(process_id(child)), "name": child.name()})
+        except psutil.Error:  # it has ended since
+            continue
+    try:
+        with replacing(folder / PROCESSES_FILE) as draft:
+            draft.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s: %s", folder / PROCESSES_FILE, error.strerror)
+
+
+def recorded_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:
+    """(process, its name) of each process that an attempt has started, its own first."""
+    own = process_from(read_attempt(folder).get("process"))
+    if own is not None:
+        yield own, "mars"
+    try:
+        entries = json.loads((folder / PROCESSES_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    for entry in entries if isinstance(entries, list) else ():
+        process = process_from(entry)
+        if process is not None:
+            yield process, str(entry.get("name"))

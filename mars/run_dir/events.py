@@ -1,0 +1,94 @@
+"""events.jsonl: what happened to a run besides its steps, one line of JSON for each event.
+
+{"time": "2026-01-31T12:00:00.000+00:00", "event": "checkpoint_saved", "step": 50, "details": {"seconds": 1.2}}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+logger = logging.getLogger(__name__)
+
+EVENTS_FILE = "events.jsonl"
+EventName = Literal[
+    "started",
+    "resumed",
+    "checkpoint_saved",
+    "checkpoint_failed",
+    "checkpoint_damaged",
+    "worker_lost",
+    "worker_replaced",
+    "trainer_rebuilt",
+    "stalled",
+    "interrupted",
+    "failed",
+    "finished",
+]
+
+
+class EventLog:
+    """Appends events to a file, each on the disk when `log` returns. A failure to write never ends the run.
+
+    path: None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._failing = False
+
+    def log(self, event: EventName, step: int | None, **details: Any) -> None:
+        """step: the last one that was finished, or the one that the event happened in; None if no step is meant.
+
+        details: what JSON can hold; anything else is written as its text.
+        """
+        if self._path is None:
+            return
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = {"time": time, "event": event, "step": step, "details": details}
+        try:
+            _append(self._path, (json.dumps(entry, default=str) + "\n").encode("ascii"))
+        except OSError as error:
+            if not self._failing:
+                logger.warning("%s: %s; the run goes on without this record", self._path, error.strerror or error)
+            self._failing = True
+        else:
+            self._failing = False
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """The events of a run in their order; lines that are no event are left out. Raises OSError for another failure
+    than a missing file."""
+    try:
+        lines = (run_dir / EVENTS_FILE).read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):  # half a line, where the machine went down
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("event"), str) and isinstance(entry.get("time"), str):
+            step, details = entry.get("step"), entry.get("details")
+            entry["step"] = step if type(step) is int else None
+            entry["details"] = details if isinstance(details, dict) else {}
+            events.append(entry)
+    return events
+
+
+def _append(path: Path, line: bytes) -> None:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(file).st_size
+        if size and os.pread(file, 1, size - 1) != b"\n":  # half a line of an earlier attempt
+            line = b"\n" + line
+        while line:
+            line = line[os.write(file, line) :]
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,65 @@
+"""How a run stands: what its last attempt said when it ended, or that it still runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from mars import interrupts
+from mars.errors import InterruptedRun, MarsError
+from mars.run_dir.events import EventLog
+from mars.run_dir.facts import without_keys
+from mars.run_dir.processes import ProcessId
+from mars.tracking.jsonl import METRICS_FILE, read_metrics
+
+State = Literal["running", "finished", "interrupted", "failed"]
+_BEGUN = ("started", "resumed")
+_ENDED: dict[str, State] = {"finished": "finished", "interrupted": "interrupted", "failed": "failed"}
+
+
+@contextmanager
+def failures_logged(events: EventLog, run_dir: Path) -> Iterator[None]:
+    """Log the event "interrupted" or "failed" if the block raises."""
+    try:
+        yield
+    except BaseException as error:
+        reason = interrupts.reason()
+        shown = error if reason is None else reason
+        interrupted = isinstance(error, KeyboardInterrupt) if reason is None else isinstance(reason, InterruptedRun)
+        lines = without_keys(str(shown)).splitlines()
+        events.log(
+            "interrupted" if interrupted else "failed",
+            last_logged_step(run_dir),
+            error=type(shown).__name__,
+            reason=lines[0] if lines else "",
+            exit_code=shown.exit_code if isinstance(shown, MarsError) else None,
+        )
+        raise
+
+
+def last_logged_step(run_dir: Path) -> int | None:
+    """The step of the last row of metrics.jsonl, None if there is none."""
+    try:
+        rows = read_metrics(run_dir / METRICS_FILE).rows
+    except OSError:
+        return None
+    return rows[-1]["step"] if rows else None
+
+
+def state_of(events: Sequence[Mapping[str, Any]], writer: ProcessId | None) -> State:
+    """writer: the process that holds the run's lock.
+
+    An attempt that ended without a word (killed, or the machine went down) counts as interrupted.
+    """
+    if writer is not None:
+        return "running"
+    last = next((entry["event"] for entry in reversed(events) if entry["event"] in (*_BEGUN, *_ENDED)), None)
+    return _ENDED.get(str(last), "interrupted")
+
+
+def finished_step(events: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step after which the run's policy was saved, if that is the last thing that happened to the run."""
+    last = next((entry for entry in reversed(events) if entry["event"] in (*_BEGUN, *_ENDED)), None)
+    return last["step"] if last is not None and last["event"] == "finished" else None
