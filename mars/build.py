@@ -33,8 +33,8 @@ from mars.tracking.tracker import Tracker
 from mars.tracking.wandb import wandb_factory
 from mars.types import Sampling, TokenRules
 
-# Processed images that a worker caches, enough for one prompt: its other views use them next. More would only hold
-# images that are not used again, and fragment the heap. A pixel has 3 channels x 2 frames x 4 bytes (float32).
+# Processed images that a worker caches: enough for one prompt, whose other views use them next. A larger cache would
+# only hold images that are not used again, and fragment the heap. A pixel has 3 channels x 2 frames x 4 bytes.
 _CACHED_IMAGES = 8
 _BYTES_PER_PIXEL = 24
 

@@ -50,7 +50,7 @@ def fit(
 
 
 def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
-    """num_steps, or the steps that draw every prompt num_epochs times at one round a step.
+    """num_steps, or the number of steps that draw every prompt num_epochs times if each step samples one round.
 
     Dynamic sampling draws several rounds a step and may need fewer steps: see `_is_over`.
     """
@@ -62,7 +62,7 @@ def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
 
 
 def _is_over(run: TrainRunConfig, stream: PromptStream, state: SamplingState) -> bool:
-    """Whether num_epochs have been drawn already: a step of several rounds draws more prompts than one round."""
+    """Whether num_epochs have been drawn already, which may be before the last step: a step may draw several rounds."""
     if run.num_steps is not None or run.num_epochs is None:
         return False
     return state.round * stream.prompts_per_step >= run.num_epochs * len(stream)

@@ -38,7 +38,7 @@ def is_spec(text: str) -> bool:
 def resolve(setting: str, text: str, wanted: str) -> str:
     """`text` with an absolute path, which means the same in every process. Runs nothing of the file.
 
-    setting: the key that `text` was given for, for messages. wanted: what it should look like.
+    setting: the key that `text` was given for, for messages. wanted: the form that `text` should have.
     Raises ConfigError for a file that is not there.
     """
     path, _, name = text.rpartition(":")
@@ -52,7 +52,7 @@ def resolve(setting: str, text: str, wanted: str) -> str:
 class UserFunction:
     """A function of a user's file.
 
-    call: calls it. signature: what it takes. setting, spec, wanted: as `load` was given them.
+    call: calls the function. signature: its parameters. setting, spec, wanted: the arguments of `load`.
     """
 
     call: Callable[..., Any]
@@ -73,11 +73,11 @@ class UserFunction:
 def load(setting: str, spec: str, wanted: str) -> UserFunction:
     """Runs the file of a resolved `spec` and returns its function.
 
-    The file may import modules that lie beside it, at once or inside its functions, whatever the current folder is.
-    Each load has its own copy of them: files in different folders may all `import helper`.
+    The file may import modules from its own folder, at its top or inside its functions, whatever the current folder is.
+    Each load has its own copies of these modules: files in different folders may all `import helper`.
 
-    wanted: the parameters that it should have, for messages. Raises ConfigError for a file that cannot be loaded, a
-    name that it lacks, and what is no plain function: a class, an async function, a generator.
+    wanted: the parameters that the function should have, for messages. Raises ConfigError if the file cannot be loaded
+    or lacks the name, or if the name is not a plain function but a class, an async function or a generator.
     """
     path, _, name = spec.rpartition(":")
     imports = _FolderImports(str(Path(path).parent))
@@ -86,7 +86,7 @@ def load(setting: str, spec: str, wanted: str) -> UserFunction:
         raise ConfigError(f"{setting}: {path} has no {name!r}")
     kind = _kind_refused(function)
     if kind is not None:
-        raise ConfigError(f"{setting}: {spec} is no plain function; got {kind}; want {wanted}")
+        raise ConfigError(f"{setting}: {spec} is not a plain function; got {kind}; want {wanted}")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
@@ -100,10 +100,10 @@ def load(setting: str, spec: str, wanted: str) -> UserFunction:
 
 
 def self_test(setting: str, failures: Sequence[str | None], remedy: str) -> None:
-    """Judges a function by what it did with a few real items, before a run starts. Raises ConfigError if all failed.
+    """Judges a function by its results for a few real items, before a run starts. Raises ConfigError if all failed.
 
-    failures: for each item why it failed, or None. A function that fails on only some items is accepted: the run has
-    to cope with those. remedy: what to do, for the message.
+    failures: for each item, why the function failed on it, or None. A function that fails on only some items is
+    accepted, because a run handles single failures. remedy: what to do, for the message.
     """
     reasons = [reason for reason in failures if reason is not None]
     if reasons and len(reasons) == len(failures):
@@ -141,8 +141,8 @@ def _run_file(setting: str, path: Path, imports: _FolderImports) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{setting}: {path} is not a Python file; want path/to/file.py:name")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up here
-    importlib.invalidate_caches()  # a module beside the file may have been written a moment ago
+    sys.modules[name] = module  # a dataclass in the file looks up its module in sys.modules
+    importlib.invalidate_caches()  # finds also modules that were written to the folder a moment ago
     try:
         with imports:
             spec.loader.exec_module(module)
@@ -153,7 +153,7 @@ def _run_file(setting: str, path: Path, imports: _FolderImports) -> ModuleType:
 
 
 def _kind_refused(function: Any) -> str | None:
-    """What `function` is instead of a plain function or an object that can be called like one."""
+    """The kind of a `function` that is refused; None for a plain function or an object that can be called like one."""
     if not callable(function) or inspect.isclass(function):
         return type(function).__name__
     for called in (function, type(function).__call__):
@@ -196,10 +196,10 @@ class _FolderImports:
         sys.modules.update(self._displaced)
 
     def _is_ours(self, name: str) -> bool:
-        """Whether a new module was found in the folder: itself, or the package that it is a part of."""
+        """Whether a new module, or the package that contains it, was found in the folder."""
         top = name.partition(".")[0]
         if top in self._before and top not in self._modules:
-            return False  # a package that everybody shares, such as mars, may lie in the folder
+            return False  # loaded before, such as mars, whose package may be in this folder
         module = sys.modules.get(top)
         places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None)]
         return places[0] is not None and str(Path(places[0]).parent) == self._folder

@@ -46,12 +46,12 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
     """Train, and save the policy to <run.dir>/policy. Rows, settings and the model are checked before any worker
     starts.
 
-    model_check: entered by the caller, so that it checks while this module is imported.
+    model_check: the caller has entered it already, so that it checks the model while this module is imported.
     """
     check_packages(config)
     check_kl_reference(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
-    assert inputs.train is not None  # with_training_set
+    assert inputs.train is not None  # because of with_training_set=True
     stream = prompt_stream(config, inputs.train.prompts)
     run_dir = Path(config.run.dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)
             with workers(config, inputs, with_trainer=True) as (engine, trainer):
-                assert trainer is not None  # with_trainer
+                assert trainer is not None  # because of with_trainer=True
                 fit(
                     step_parts(config, inputs, engine, trainer, scorer),
                     stream,
@@ -118,8 +118,8 @@ def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]
 def check_packages(config: TrainConfig) -> None:
     """Raises SetupError if the settings need an optional package that is not installed on this machine.
 
-    With cluster.address nothing is checked, because the cluster's nodes have their own packages. There a worker fails
-    when it starts.
+    With cluster.address nothing is checked, because the cluster's nodes have their own packages. If one is
+    missing there, the worker fails when it starts.
     """
     needed = {
         "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install -e '.[vllm]' (CPU: '.[cpu]')"),

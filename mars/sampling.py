@@ -100,11 +100,11 @@ class Sampled:
 def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int, timer: StepTimer) -> Sampled:
     """Sample rounds of fresh prompts until `prompts_per_step` prompts are kept, the carried ones included.
 
-    It ends with fewer after `max_rounds` rounds, or when the step holds every prompt of the stream. A prompt that the
-    step holds already is left out of its rounds.
+    A step has fewer prompts if it reaches `max_rounds`, or if it has sampled or carried every prompt of the stream. A
+    round leaves out the prompts that the step has sampled or carried already.
     """
     counts_before = parts.engine.counts()
-    # Starts with the advantages of no prompts, which are what a step without rounds reports.
+    # The first part has no prompts, so that `Advantages.joined` works for a step that samples no round.
     rollouts, advantages = [], [PooledRewards.of_rollouts([]).advantages(parts.advantage)]
     kept, round_number = list(state.carried), state.round
     carried_ids = {item.rollouts.prompt.prompt_id for item in state.carried}

@@ -140,12 +140,13 @@ def _process_rows(
     from mars.data.prompts.views import render_view
     from mars.inputs import prompt_processor
 
-    processor = prompt_processor(config, encoder.token_rules(), cache_bytes=sys.maxsize)  # `rows` keeps all anyway
+    # The cache has no limit, because `rows` keeps all tensors anyway.
+    processor = prompt_processor(config, encoder.token_rules(), cache_bytes=sys.maxsize)
     rows = {}
     for prompt in progress(prompts, "Processing images", len(prompts)):
         messages, images = render_view(prompt, None, "single")
         if prompt.response is None:
-            raise ValueError(f"{prompt.row}: a cold start needs rows with a response")
+            raise ValueError(f"{prompt.row}: the row has no response, which a cold start needs")
         token_ids = encoder.encode(messages, len(images))
         rows[prompt.prompt_id] = (processor.process(token_ids, images), encoder.encode_response(prompt.response))
     return rows

@@ -129,8 +129,8 @@ class Completion:
 class RewardInput:
     """The arguments of a reward function for one response. Its sizes are (width, height); None without images.
 
-    truth_size: the frame of the truth's boxes: the first source's stored image; (1000, 1000) if box_space is norm_1000.
-    response_size: of the first shown image after smart_resize; (1000, 1000) for models that answer in thousandths.
+    truth_size: frame of the truth's boxes: size of the first stored image; (1000, 1000) if box_space is norm_1000.
+    response_size: frame of its boxes: first shown image after smart_resize; (1000, 1000) for models using thousandths.
     """
 
     data_source: str

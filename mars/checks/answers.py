@@ -35,9 +35,9 @@ def disagreement(prompt: Prompt, function: str, reward: RewardFn, frames: BoxFra
     if not is_built_in(function):
         return None
     if not has_instruction(prompt):
-        return "the prompt does not ask for <think> and <answer> tags, which the reward wants; see data.template"
+        return "the prompt does not ask for <think> and <answer> tags, which the reward requires; see data.template"
     if has_boxes(function) and "json" not in prompt.messages[-1].text:
-        return "the prompt does not ask for a json code block, which the reward wants; see data.template"
+        return "the prompt does not ask for a json code block, which the reward requires; see data.template"
     try:
         perfect = reward(answered_perfectly(prompt, None, function, frames)).accuracy
         empty = reward(reward_input(prompt, None, EMPTY_ANSWER, frames)).accuracy

@@ -1,7 +1,8 @@
 """Compare a checkpoint with the architecture of its config.json, and try what saving the policy will do.
 
 Slow to import: it needs transformers' model classes. `python -m mars.checks.architecture PATH KEY TRUST` prints the
-error as JSON, for a driver that needs none of them (mars/checks/model.py).
+error as JSON. mars/checks/model.py runs it in another process, so that a driver that needs no model class does not
+import them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from mars.checks.weights import TensorHeader, read_headers
 from mars.data.prompts.tokenizer import read_json_file
 from mars.errors import SetupError
 
-_SHOWN = 3  # tensors in a message
+_SHOWN = 3  # number of tensors named in a message
 
 
 def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
-    """Raises SetupError if the model's folder cannot be loaded and saved as it is. A hub name is only looked up.
+    """Raises SetupError if the model cannot be loaded from its folder, or cannot be saved again.
+
+    For a hub name only config.json is read. For a folder:
+
 
     - transformers reads config.json, the processor and the image processor;
-    - the weights are exactly those of the architecture: nothing missing (it would start random), nothing left over;
+    - the weights are exactly those of the architecture: none missing (it would start at random), none too many;
     - the configuration can be saved, so that the trained policy can be.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
@@ -61,9 +65,9 @@ def _try_image(processor: Any) -> None:
 
 
 def check_weights(config: Any, folder: Path, key: str) -> None:
-    """Load the headers of the checkpoint, as tensors without data, into the architecture built without data.
+    """Load the checkpoint's tensors into the model, all on the "meta" device: names and shapes without data.
 
-    This is transformers' own loading, with its renaming of old checkpoints and its tied weights.
+    transformers does the loading, so that old checkpoints are renamed and weights are tied as in a run.
     """
     import torch
     from transformers import AutoModelForImageTextToText
@@ -130,7 +134,7 @@ def _refuse_differences(found: Any, model: Any, headers: Mapping[str, TensorHead
 def check_added_tokens(config: Any, folder: Path, key: str) -> None:
     """Every token that the tokenizer's files declare must have a row in the embedding.
 
-    The tokenizers library gives a declared id that leaves a gap another value without a word.
+    If a declared id leaves a gap in the ids, the tokenizers library silently gives the token another id.
     """
     vocabulary = config.get_text_config().vocab_size
     for file, token, id_ in _declared_tokens(folder, key):
@@ -193,14 +197,15 @@ def _naming(
     except SetupError:
         raise
     except Exception as error:
-        lines = f"{type(error).__name__}: {error}".split(", or one of the following")[0]  # a hundred names follow
+        # transformers' list of a hundred names is cut off.
+        lines = f"{type(error).__name__}: {error}".split(", or one of the following")[0]
         reason = " ".join(lines.split())
         raise SetupError(f"{key}: {what}: {failure}: {reason:.400}; {hint}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' report of missing weights and its progress bar: `_refuse_differences` reports."""
+    """Hide transformers' report of missing weights and its progress bar: `_refuse_differences` reports instead."""
     from transformers.utils import logging as transformers_logging
 
     logger, bar = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()

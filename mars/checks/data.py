@@ -36,12 +36,13 @@ SPLITS = ("train", "test", "val", "validation", "valid", "eval", "dev", "held_ou
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result for all files. Fields without a line here are those of PreparedRows.
+    """The result for all files. Fields that are not described here are those of PreparedRows.
 
-    problems: all problems except overlong rows, in file order. Only this check finds "agreement" and "overlap".
+    problems: all problems except overlong rows, in file order. The reasons "agreement" and "overlap" come only from
+        this check.
     overlong: the rows that are too long. image_tokens: source name -> tokens of each of its images.
     repeated: number of rows that are equal to an earlier one.
-    unshown: row -> (mono view, words of its text that speak of images which this view does not show).
+    unshown: row -> (mono view, words of its text that mention images which this view does not show).
     """
 
     num_rows: int
@@ -79,7 +80,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     rendered = tuple(prompt for group in groups for prompt in group.rendered)
     lengths = {row: length for group in groups for row, length in group.lengths.items()}
     rewards.check_sets(prompt.data_source for prompt in rendered)
-    if not problems:  # an unreadable row may have the source that seems to be missing
+    if not problems:  # without problems every row has been read, so a source that no row has is a mistake
         check_names(config.data.source_image_pixels, rendered)
     untrue = {problem.row for problem in problems if problem.reason == "truth"}
     scorable = [prompt for prompt in rendered if prompt.row in lengths and prompt.row not in untrue]
@@ -141,14 +142,14 @@ def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
         for key, name in (keys or {_text(prompt): "the question"}).items():
             other_row, other_split = first.setdefault(key, (prompt.row, split))
             if other_split != split:
-                detail = f"{name} is in {other_row} too: {other_split} and {split} overlap"
+                detail = f"{name} is also in {other_row}: the splits {other_split} and {split} overlap"
                 problems.append(RowProblem(prompt.row, "overlap", detail))
                 break
     return problems
 
 
 class _ImageIdentity:
-    """Gives images with equal bytes the same key. Only files that have the length of another one are read."""
+    """Gives images with equal bytes the same key. A file is read only if another one has its length."""
 
     def __init__(self, images: Sequence[ImageRef]) -> None:
         files = {image.path for image in images if image.row is None}
@@ -170,7 +171,7 @@ class _ImageIdentity:
 
 
 def _place(row: str, files: Sequence[str]) -> tuple[int, int]:
-    """Sort key of a row "file:number": its file's position, its number."""
+    """Sort key of a row "file:number": (position of the file in `files`, number)."""
     file, _, number = row.rpartition(":")
     return files.index(file), int(number)
 
@@ -207,7 +208,7 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
         f"sets           {_counted(prompt.data_source for prompt in result.rendered)}",
         f"sources        {_counted(f'{len(prompt.sources)} images' for prompt in result.rendered)}",
         f"headers        read and measured at {speed:.0f} rows/s; {decoded} images decoded in full",
-        f"reward         {rewards_of(config)}; {result.num_instructing} rows say how to answer in their own text",
+        f"reward         {rewards_of(config)}; {result.num_instructing} rows say how to answer and get no template",
     ]
     if result.repeated:
         lines.append(f"repeated       {result.repeated} rows have the text, truth and images of an earlier row")
@@ -225,15 +226,18 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
 
 
 def _wording_lines(result: CheckResult, config: TrainConfig) -> list[str]:
-    """How many rows have mono views whose text speaks of images that they do not show, with examples."""
+    """How many rows have a mono view whose text mentions images that the view does not show, with examples."""
     several = sum(len(prompt.sources) > 1 for prompt in result.rendered)
-    if not several or config.anchor.image_layout == "repeated":  # repeated: the view shows as many as the text says
+    if not several or config.anchor.image_layout == "repeated":  # "repeated" shows as many images as the text says
         return []
     wording = f"(anchor.wording={config.anchor.wording})"
     if not result.unshown:
-        return [f"mono views     no text of {several} rows speaks of images that the view does not show {wording}"]
+        return [
+            f"mono views     {several} rows with several images: no text mentions images that its view does not show "
+            f"{wording}"
+        ]
     lines = [
-        f"mono views     in {len(result.unshown)} of {several} rows with several images the text speaks of images that "
+        f"mono views     {len(result.unshown)} of {several} rows with several images: the text mentions images that "
         f"the view does not show {wording}:"
     ]
     examples = list(result.unshown.items())[:EXAMPLES]

@@ -80,7 +80,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
 def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
     """Some rows taken all the way: decoded, processed, counted, and scored on a perfect and an empty answer.
 
-    Raises DataError where the model's processor makes another number of tokens than was counted.
+    Raises DataError if the model's processor makes a different number of prompt tokens than mars counted.
     """
     from mars.build import build_scorer
 
@@ -97,7 +97,10 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
             counted = [num_image_tokens(decoded_size(image), inputs.budget) for image in images]
             expected, made = prompt_length(token_ids, counted), len(processor.process(token_ids, images).input_ids)
             if made != expected:
-                raise DataError(f"{prompt.row}: {expected} prompt tokens counted, the processor made {made}; report it")
+                raise DataError(
+                    f"{prompt.row}: {expected} prompt tokens counted, the processor made {made}; "
+                    "report this as a bug of mars"
+                )
             perfect = answered_perfectly(prompt, None, rewards.of(prompt.data_source), frames)
             scores = scorer.score([perfect, reward_input(prompt, None, EMPTY_ANSWER, frames)])
             shown = " + ".join(f"{w}x{h}: {n}" for (w, h), n in zip((i.size for i in images), counted, strict=True))
@@ -119,7 +122,9 @@ def memory_lines(config: TrainConfig) -> list[str]:
     """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB."""
     folder = Path(config.model.path)
     if not folder.is_dir():
-        return ["memory            not estimated: model.path is a hub name, its files are not looked into"]
+        return [
+            "memory            not estimated, because model.path is a hub name; give a local folder for an estimate"
+        ]
     actor, rollout, model = config.actor, config.rollout, config.model
     shape = read_shape(read_json(model.path, "config.json"), folder)
     trainer = trainer_memory(

@@ -12,8 +12,8 @@ from mars.checks.weights import read_headers
 from mars.errors import SetupError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-# Bytes of activations per layer, token and hidden unit, in 16 bits, without stored attention scores: Korthikanti et al.
-# 2022 (arXiv 2205.05198), section 4.1.
+# Bytes of activations per layer, token and hidden unit in 16 bits, if attention scores are not stored: Korthikanti et
+# al. 2022 (arXiv 2205.05198), section 4.1.
 ACTIVATION_BYTES = 34
 # Logits of a chunk in float32, and their exponentials (mars/actor/token_scores.py).
 LOGITS_COPIES = 2
@@ -34,7 +34,7 @@ class ModelShape:
 def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
     """Read the sizes from config.json and the headers of the *.safetensors in `folder`, without reading weights.
 
-    Raises SetupError if one of them is missing a size or is malformed.
+    Raises SetupError if one of these files is malformed, or config.json lacks a size.
     """
     text = {**config, **(config.get("text_config") or {})}
     try:
@@ -48,7 +48,7 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
             vocab_size=int(text["vocab_size"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise SetupError(f"model.path: config.json of {folder} lacks or misstates {error}") from error
+        raise SetupError(f"model.path: a size in config.json of {folder} is missing or wrong: {error}") from error
 
 
 def trainer_memory(

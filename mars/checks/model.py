@@ -23,19 +23,20 @@ from mars.errors import ConfigError, SetupError
 _JSON_FILES = tuple(
     name for name in SMALL_FILES if name.endswith(".json") and name not in ("tokenizer.json", "vocab.json")
 )
-# Types of rope_parameters whose factor does not lengthen the context beyond max_position_embeddings, as vLLM counts.
+# Types of RoPE whose factor does not lengthen the context beyond max_position_embeddings. vLLM counts in the same way.
 _ROPE_WITHIN_POSITIONS = (
     "default", "mrope", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling",
 )  # fmt: skip
-_TIMEOUT_S = 300.0  # imports from a slow disk
+_TIMEOUT_S = 300.0  # long enough to import from a slow disk
 
 
 class ModelCheck:
-    """Checks the policy, and the reference of the KL term, in a `with` block that does other work until `finish`.
+    """A context that checks the policy, and the reference model of the KL term, while the `with` block does other work.
 
-    On entry: what is quick. At `finish`: what needs transformers' model classes. A process of its own imports them
-    meanwhile, unless `in_process`: for jobs that need them in this process anyway.
-    Both raise SetupError for a broken model, ConfigError for a setting that does not fit it.
+    Entering makes the quick checks and starts a process for the slow ones, which need transformers' model classes.
+    `finish` waits for that process. With `in_process`, `finish` makes the slow checks itself, for jobs that import the
+    model classes anyway.
+    Entering and `finish` raise SetupError for a broken model, ConfigError for a setting that does not fit the model.
     """
 
     def __init__(self, config: TrainConfig | SftConfig, *, in_process: bool) -> None:
@@ -70,7 +71,7 @@ class ModelCheck:
 
 @contextmanager
 def model_check(config: TrainConfig | SftConfig, *, in_process: bool) -> Iterator[None]:
-    """A `ModelCheck` that finishes after the block. An error of the block goes first."""
+    """A `ModelCheck` that calls `finish` at the end of the block, unless the block raises."""
     with ModelCheck(config, in_process=in_process) as check:
         yield
         check.finish()
@@ -85,7 +86,7 @@ def check_model(path: str, key: str = "model.path", *, trust_remote_code: bool =
 
 
 def check_files(path: str, key: str) -> None:
-    """Every small file of a folder must be a JSON object, and its weights whole safetensors. Raises SetupError.
+    """The folder's configuration files must be JSON objects, its weights complete safetensors. Raises SetupError.
 
     Nothing is checked for a hub name, whose files transformers downloads when they are needed.
     """
@@ -110,7 +111,10 @@ def check_files(path: str, key: str) -> None:
 
 
 def _refuse_layers(section: Mapping[str, Any], num_tensors: int, folder: Path, key: str) -> None:
-    """A layer has a tensor at least. Building more layers than that would fill the memory for a typing error."""
+    """Refuse a config.json with more layers than the weights have tensors, before the model is built.
+
+    Every layer has at least one tensor. A number with a digit too many would fill the memory with layers.
+    """
     for name, value in section.items():
         if isinstance(value, dict):
             _refuse_layers(value, num_tensors, folder, key)
@@ -122,8 +126,8 @@ def _refuse_layers(section: Mapping[str, Any], num_tensors: int, folder: Path, k
 
 
 def check_context(config: TrainConfig) -> None:
-    """Raises ConfigError if rollout.max_model_len is beyond the positions the model was made for, SetupError if it has
-    none."""
+    """Raises ConfigError if rollout.max_model_len exceeds the positions that the model supports, SetupError if
+    it supports none."""
     path, folder = config.model.path, Path(config.model.path)
     values = read_json_file(folder / "config.json") if folder.is_dir() else read_json(path, "config.json")
     wanted, longest = config.rollout.max_model_len, max_positions(values)
@@ -140,8 +144,10 @@ def check_context(config: TrainConfig) -> None:
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:
-    """The longest sequence by config.json: max_position_embeddings, times the factor of a RoPE that is scaled linearly
-    or dynamically; None if it does not say."""
+    """The longest sequence that config.json allows; None if it does not say.
+
+    That is max_position_embeddings, multiplied by the factor of a RoPE that is scaled linearly or dynamically.
+    """
     nested = config.get("text_config")
     text = {**config, **nested} if isinstance(nested, dict) else config
     positions = text.get("max_position_embeddings")
@@ -156,7 +162,7 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
 
 
 def _models(config: TrainConfig | SftConfig) -> dict[str, str]:
-    """Setting -> the model it names."""
+    """Setting -> path of the model that it names."""
     models = {"model.path": config.model.path}
     if isinstance(config, TrainConfig):
         algorithm = config.algorithm
@@ -187,17 +193,17 @@ class _ArchitectureCheck:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        assert self._process.stdout is not None  # a pipe
+        assert self._process.stdout is not None  # because of stdout=PIPE
         self._process.stdout.close()
 
     def wait(self) -> None:
-        """Raises SetupError for what the process found, or if it did not come to an end by itself."""
+        """Raises SetupError with the error that the process found, or if the process crashed or did not end in time."""
         try:
             output, _ = self._process.communicate(timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise SetupError(
                 f"{self._key}: the check of {self._path} did not end within {_TIMEOUT_S:g} s; "
-                "the disk may be too slow, or a file in the folder never ends"
+                "the disk may be too slow, or a file in the folder is a pipe"
             ) from None
         lines = output.decode(errors="replace").splitlines()
         try:

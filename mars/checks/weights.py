@@ -16,9 +16,9 @@ from mars.output.files import read_regular
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _AGAIN = "download it again"
-# Bits of a value by the format's name of its type. Others exist (float8, float4); their sizes are not checked.
+# Type in the format -> bits of one value. Tensors of other types (float8, float4) are read without checking their size.
 _BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-_MAX_HEADER_BYTES = 10**8  # the limit of the format
+_MAX_HEADER_BYTES = 10**8  # the largest header that the format allows
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_headers(folder: Path, key: str = "model.path") -> dict[str, TensorHeade
     """Tensor name -> header, of model.safetensors or of the shards that its index names, as transformers picks them.
 
     key: the setting that holds the folder, for messages.
-    Raises SetupError for weights that are missing, cut off or no safetensors.
+    Raises SetupError for weights that are missing, cut off or not in the safetensors format.
     """
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file():
@@ -81,10 +81,10 @@ def _headers(file: Path, key: str) -> Iterator[tuple[str, TensorHeader]]:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(size, _MAX_HEADER_BYTES):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
+                raise ValueError(f"its header cannot have {length} bytes in a file of {size}")
             entries: dict[str, Any] = json.loads(stream.read(length))
         if not isinstance(entries, dict):
-            raise ValueError(f"its header is a {type(entries).__name__}")
+            raise ValueError(f"its header must be a JSON object, not a {type(entries).__name__}")
         end = 0
         for name, entry in entries.items():
             if name != "__metadata__":
@@ -95,14 +95,14 @@ def _headers(file: Path, key: str) -> Iterator[tuple[str, TensorHeader]]:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise SetupError(f"{key}: {file}: not a safetensors file: {what}; {_AGAIN}") from error
     if size != 8 + length + end:
-        raise SetupError(f"{key}: {file}: want {8 + length + end} bytes by its header; got {size}; {_AGAIN}")
+        raise SetupError(f"{key}: {file}: its header announces {8 + length + end} bytes; got {size}; {_AGAIN}")
 
 
 def _tensor(file: str, name: str, entry: Any) -> tuple[TensorHeader, int]:
-    """A tensor's header, and where its bytes end among those of the weights."""
+    """A tensor's header, and the offset in the weights at which its bytes end."""
     shape, (start, stop), dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
     if not all(type(side) is int and side >= 0 for side in shape) or not 0 <= start <= stop:
-        raise ValueError(f"{name} has shape {shape} and offsets {start} to {stop}")
+        raise ValueError(f"{name} has the impossible shape {shape} or offsets {start} to {stop}")
     if dtype in _BITS and math.prod(shape) * _BITS[dtype] != 8 * (stop - start):
         raise ValueError(f"{name} of shape {shape} in {dtype} has {stop - start} bytes")
     return TensorHeader(file, dtype, tuple(shape)), stop

@@ -20,8 +20,8 @@ def sets_reward(overrides: Sequence[str], config_dirs: Sequence[str]) -> bool:
 def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, config_dirs: Sequence[str]) -> None:
     """Check files with the settings of training and print the result.
 
-    arguments: files and overrides such as reward=vqa; an argument with "=" that names no file is an override. Without
-    a reward among them, the first readable truth decides which one is used.
+    arguments: files and overrides such as reward=vqa; an argument with "=" that names no file is an override. If
+    none of them sets the reward, the first readable truth decides which built-in reward is used.
     Raises DataError with one table of all problems, and ConfigError for wrong settings.
     """
     overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]

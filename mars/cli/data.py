@@ -16,14 +16,15 @@ app.add_typer(convert, name="convert")
 Out = Annotated[Path, typer.Argument(help="Folder for a parquet file per split, and the metadata dataset.json.")]
 JsonSource = Annotated[Path, typer.Argument(metavar="SRC", help="JSON file, or a folder with JSON files.")]
 ImageRoot = Annotated[
-    Path | None, typer.Option(help="Folder that holds the images; data.image_root then. Default: beside the source.")
+    Path | None,
+    typer.Option(help="Folder of the images; give it to training as data.image_root. Default: SRC, or its folder."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Rows of each split.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of rows of each split.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and count; write nothing.")]
 OnBadSample = Annotated[
-    Literal["drop", "error"], typer.Option(help="Leave bad items out and list them, or refuse the set.")
+    Literal["drop", "error"], typer.Option(help="drop: leave bad items out and list them; error: refuse the whole set.")
 ]
-Licence = Annotated[str | None, typer.Option(help="Licence for the metadata, if it is not the public set's.")]
+Licence = Annotated[str | None, typer.Option(help="Licence to name in the metadata. Default: that of the public set.")]
 Depth = Annotated[
     Literal["spatialbot", "minmax", "colormap", "clip"], typer.Option(help="How 16-bit depth becomes RGB.")
 ]
@@ -33,18 +34,18 @@ Name = Annotated[str | None, typer.Option(help="data_source of the rows. Default
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    seed: Annotated[int, typer.Option(help="Same seed, same files.")],
-    train: Annotated[int | None, typer.Option(help="Scenes to train on.")] = None,
-    test: Annotated[int | None, typer.Option(help="Held-out scenes.")] = None,
-    cold_start: Annotated[int | None, typer.Option(help="Rows of the supervised cold start.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed: the same seed gives the same files.")],
+    train: Annotated[int | None, typer.Option(help="Number of training scenes.")] = None,
+    test: Annotated[int | None, typer.Option(help="Number of held-out scenes.")] = None,
+    cold_start: Annotated[int | None, typer.Option(help="Number of rows for the supervised cold start.")] = None,
     bias: Annotated[
-        float | None, typer.Option(help="How often the cold start's teacher believes the visible image.")
+        float | None, typer.Option(help="Probability that a cold-start response follows the visible image.")
     ] = None,
     model: Annotated[
         Literal["tiny", "real-vocabulary"] | None,
-        typer.Option(help="Instead of scenes a random model, of a million parameters or with 151,936 ids."),
+        typer.Option(help="Make a random model instead of scenes: a million parameters (tiny), or 151,936 token ids."),
     ] = None,
-    family: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Of the model.")] = "qwen2_5_vl",
+    family: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Model family of --model.")] = "qwen2_5_vl",
 ) -> None:
     """Small visible + infrared scenes in LLVIP's layout with rows for a cold start; or a small random model."""
     from mars.errors import ConfigError
@@ -53,7 +54,7 @@ def synth(
     if model is not None:
         given = [name for name, value in sizes.items() if value is not None]
         if given:
-            raise ConfigError(f"{', '.join(given)}: of scenes; got --model {model} too; make one thing at a time")
+            raise ConfigError(f"{', '.join(given)}: only for scenes; got --model {model} too; make scenes or a model")
         from mars.data.synthetic.tiny_model import build_tiny
 
         real = model == "real-vocabulary"
@@ -71,14 +72,22 @@ def synth(
 def llvip(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with visible, infrared and Annotations.")],
     out: Out,
-    image_root: Annotated[Path | None, typer.Option(help="A folder around SRC that image paths start at.")] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder above SRC that image paths are relative to. Default: SRC.")
+    ] = None,
     limit: Limit = None,
     dry_run: DryRun = False,
     on_bad_sample: OnBadSample = "drop",
     licence: Licence = None,
-    question: Annotated[str | None, typer.Option(help="The prompt's question, without how to answer.")] = None,
-    keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Keep scenes without a person: truth [].")] = False,
-    split: Annotated[list[str] | None, typer.Option(help="Splits; repeatable. Default: those that are there.")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="The prompt's question, without instructions how to answer.")
+    ] = None,
+    keep_empty: Annotated[
+        bool, typer.Option("--keep-empty", help="Keep scenes without a person; their truth is [].")
+    ] = False,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split to convert; repeatable. Default: all that SRC has.")
+    ] = None,
 ) -> None:
     """LLVIP: persons in visible and infrared images, as grounding."""
     from mars.cli.convert import run_conversion
@@ -192,12 +201,18 @@ def jsonl(
 
 @app.command()
 def check(
-    files: Annotated[list[str], typer.Argument(metavar="FILE... [key=value]...", help="Rows, and further settings.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE... [key=value]...", help="Parquet or JSONL files, and settings.")
+    ],
     model: Annotated[str, typer.Option(help="Model folder or hub name.")],
-    held_out: Annotated[list[str] | None, typer.Option(help="File no row of which may be in the others.")] = None,
-    config_dir: Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")] = None,
+    held_out: Annotated[
+        list[str] | None, typer.Option(help="Held-out file, which must share no row or image with FILE; repeatable.")
+    ] = None,
+    config_dir: Annotated[
+        list[str] | None, typer.Option(help="Folder with further configuration files; repeatable.")
+    ] = None,
 ) -> None:
-    """Everything that can be wrong with rows: columns, images, lengths, truths, ids, overlap, prompt and reward."""
+    """Check rows as training does: columns, images, lengths, truths, ids, overlap of splits, prompt and reward."""
     from mars.cli.check import run_check
 
     run_check(files, held_out or [], model, config_dir or [])
@@ -207,10 +222,12 @@ def check(
 def show(
     file: Annotated[Path, typer.Argument(help="Parquet or JSONL file.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.html", help="File to write.")],
-    image_root: Annotated[Path | None, typer.Option(help="As data.image_root.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows to show, evenly over the file.")] = 12,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder that image paths are relative to, as data.image_root.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows to show, spread evenly over the file.")] = 12,
 ) -> None:
-    """A contact sheet: every source of some rows with its boxes, depth as the model sees it."""
+    """Write a page of some rows: all images with their boxes; depth images are shown as the model sees them."""
     from mars.report.data_page import write_sheet
 
     write_sheet(file, out, image_root, rows)

@@ -27,7 +27,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the table. missing: mars needs it and it is not there. do: advice, or ""."""
+    """One row of the table. missing: whether something that mars needs is not there. do: what to do, or ""."""
 
     what: str
     found: str
@@ -85,7 +85,9 @@ def _version(name: str) -> str | None:
 
 
 def _torchvision() -> Iterator[Finding]:
-    hook = "the repair is installed" if importlib.util.find_spec(_HOOK) else "no repair installed"
+    hook = (
+        "repair for torchvision installed" if importlib.util.find_spec(_HOOK) else "no repair for torchvision installed"
+    )
     try:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: "operator torchvision::nms does not exist"
@@ -100,7 +102,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        yield Finding("GPU", f"torch {torch.__version__} finds none", do="set cluster.device=cpu")
+        yield Finding("GPU", f"torch {torch.__version__} finds no GPU", do="set cluster.device=cpu")
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)

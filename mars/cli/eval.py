@@ -24,15 +24,19 @@ def _known_task(task: str | None) -> str | None:
     return task
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Further settings.")]
-ConfigDirs = Annotated[list[str] | None, typer.Option(help="More configs; repeatable.")]
-Task = Annotated[str, typer.Option(help="The built-in reward that the truths are for.", callback=_known_task)]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")]
+ConfigDirs = Annotated[list[str] | None, typer.Option(help="Folder with further configuration files; repeatable.")]
+Task = Annotated[str, typer.Option(help="The built-in reward that fits the truths.", callback=_known_task)]
 Threshold = Annotated[
     float | None, typer.Option(help="IoU above which boxes are a hit; default: evaluation.iou_threshold.")
 ]
 Html = Annotated[Path | None, typer.Option(help="Write a page with images and boxes to this file.")]
-TruthSize = Annotated[str | None, typer.Option(metavar="WxH", help="Public files: frame of the truth's boxes.")]
-ResponseSize = Annotated[str | None, typer.Option(metavar="WxH", help="Public files: frame of the answers' boxes.")]
+TruthSize = Annotated[
+    str | None, typer.Option(metavar="WxH", help="For a public file with boxes: image size that the truth refers to.")
+]
+ResponseSize = Annotated[
+    str | None, typer.Option(metavar="WxH", help="For a public file with boxes: image size that the answers refer to.")
+]
 ResultFile = Annotated[
     Path,
     typer.Argument(
@@ -48,8 +52,8 @@ def run(
     model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
     files: Annotated[str, typer.Argument(metavar="DATA", help="Parquet or JSONL file.")],
     overrides: Overrides = None,
-    name: Annotated[str, typer.Option(help="Name of the result.")] = "eval",
-    step: Annotated[int, typer.Option(help="Training step the model comes from, noted in the result.")] = 0,
+    name: Annotated[str, typer.Option(help="Name of the evaluation in the result.")] = "eval",
+    step: Annotated[int, typer.Option(help="Training step that the model comes from; only written to the result.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the result to this file as JSON.")] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
@@ -80,14 +84,19 @@ def infer(
     out: Annotated[
         Path,
         typer.Argument(
-            help="Folder for the answers; or a .json file in the public format, with the answers beside it."
+            help="Folder for the answers; or a .json file in the public format, next to which the answers are written."
         ),
     ],
     overrides: Overrides = None,
-    views: Annotated[Literal["multi", "mono", "all"], typer.Option(help="All images, each alone, or both.")] = "all",
+    views: Annotated[
+        Literal["multi", "mono", "all"], typer.Option(help="multi: all images together; mono: each alone; all: both.")
+    ] = "all",
     task: Annotated[
         str | None,
-        typer.Option(help="The built-in reward; if not given, the first truth decides.", callback=_known_task),
+        typer.Option(
+            help="The built-in reward that fits the questions. Default: chosen by the first truth.",
+            callback=_known_task,
+        ),
     ] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
@@ -178,10 +187,10 @@ def show(
     results: ResultFile,
     html: Html = None,
     questions: Annotated[
-        int | None, typer.Option(min=1, help="Show the first N questions; default: all, 24 on a page.")
+        int | None, typer.Option(min=1, help="Show the first N questions. Default: all; 24 with --html.")
     ] = None,
 ) -> None:
-    """Print questions, truths and answers, with the rewards given when the answers were sampled; or write a page."""
+    """Print questions, truths, answers and the rewards from sampling, or write them as a page (--html)."""
     from mars.evaluation.files import read_partial
     from mars.output.files import check_page
     from mars.output.text import visible
@@ -238,7 +247,10 @@ def _threshold(given: float | None) -> float:
             "iou_threshold"
         ]
     if not 0 <= given < 1:
-        raise ConfigError(f"--threshold: an IoU is in [0, 1] and must exceed it; got {given:g}; give such as 0.5")
+        raise ConfigError(
+            f"--threshold: must be at least 0 and below 1, because an IoU must exceed it; got {given:g}; "
+            "give 0.5, for example"
+        )
     return given
 
 
@@ -248,11 +260,13 @@ def _frames(truth_size: str | None, response_size: str | None) -> Any:
     from mars.errors import ConfigError
 
     if (truth_size is None) != (response_size is None):
-        raise ConfigError("--truth-size, --response-size: boxes need both frames; give both or none")
+        raise ConfigError("--truth-size, --response-size: boxes need both sizes; give both or none")
     fields = fields_of_options(None, None, truth_size, response_size, None, None)
     if fields["truth_size"] is None:
         return None
     frames = tuple(tuple(fields[key]) for key in ("truth_size", "response_size"))
     if any(side == 0 for size in frames for side in size):
-        raise ConfigError(f"--truth-size, --response-size: sides are at least 1; got {truth_size} and {response_size}")
+        raise ConfigError(
+            f"--truth-size, --response-size: width and height must be at least 1; got {truth_size} and {response_size}"
+        )
     return frames

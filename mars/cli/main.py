@@ -71,15 +71,23 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.di
 def try_(
     name: Annotated[str, typer.Argument(help="A built-in reward, or path/to/file.py:function.")],
     text: Annotated[str | None, typer.Option(help="The answer of a model.")] = None,
-    file: Annotated[Path | None, typer.Option(help="JSONL file of answers instead (docs/rewards.md).")] = None,
-    truth: Annotated[str | None, typer.Option(help="The right answer; for lines of a file without their own.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="JSONL file of answers, instead of --text (docs/rewards.md).")
+    ] = None,
+    truth: Annotated[str | None, typer.Option(help="The right answer. With --file: for lines that have none.")] = None,
     scorer: Annotated[Literal["strict", "compat"], typer.Option(help="As reward.scorer.")] = "strict",
-    choice: Annotated[list[str] | None, typer.Option(help="An option of a multiple choice; repeatable.")] = None,
-    truth_size: Annotated[str | None, typer.Option(metavar="WxH", help="Frame of the truth's boxes.")] = None,
-    response_size: Annotated[str | None, typer.Option(metavar="WxH", help="Frame of the answer's boxes.")] = None,
-    data_source: Annotated[str | None, typer.Option(help="Passed on to a function of your own.")] = None,
-    extra_info: Annotated[str | None, typer.Option(metavar="JSON", help="Further facts of the row.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="An option of a multiple-choice question; repeatable.")
+    ] = None,
+    truth_size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Image size that the truth's boxes refer to.")
+    ] = None,
+    response_size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Image size that the answer's boxes refer to.")
+    ] = None,
+    data_source: Annotated[str | None, typer.Option(help="data_source of the row, for a function of your own.")] = None,
+    extra_info: Annotated[str | None, typer.Option(metavar="JSON", help="extra_info of the row.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object per line.")] = False,
 ) -> None:
     """Show how a reward parses and scores a response: think, answer, boxes, parts, score, accuracy, time."""
     from mars.cli.reward import fields_of_options, try_reward

@@ -22,7 +22,7 @@ from mars.rewards.contract import ScorerName
 from mars.rewards.trial import Reading, Trial, item_of, read_items, run_trials, trial_record
 from mars.types import RewardInput
 
-# Limits per text and per list of boxes, so that a broken answer does not flood the terminal. JSON shows all.
+# Limits for each text and each list of boxes, so that a broken answer does not flood the terminal. --json has no limit.
 _MAX_CHARS_SHOWN = 400
 _MAX_BOXES_SHOWN = 12
 
@@ -33,8 +33,8 @@ def try_reward(
     """Scores `text`, or the responses of a JSONL file, and writes the results to stdout.
 
     fields: truth, choices and so on, as for `mars.rewards.trial.item_of`; a line's own fields override them.
-    Raises ConfigError for wrong options, for a reward that cannot be loaded, and (after all is shown) if the reward
-    failed on an answer; DataError for bad lines and truths.
+    Raises ConfigError for wrong options, for a reward that cannot be loaded, and, after writing all results, if the
+    reward failed on an answer; DataError for bad lines and truths.
     """
     rows = [
         (row, replace(item, extra_info=with_plain_choices(item.extra_info))) for row, item in _rows(text, file, fields)
@@ -72,7 +72,7 @@ def fields_of_options(
         width, _, height = (size or "").partition("x")
         if size is not None and not (width.isdecimal() and height.isdecimal() and len(size) < 20):
             raise ConfigError(
-                f"--{key.replace('_', '-')}: no size; got {size!r}; give width x height, such as 1280x1024"
+                f"--{key.replace('_', '-')}: not a size; got {size!r}; give width x height, such as 1280x1024"
             )
         fields[key] = None if size is None else [int(width), int(height)]
     try:
@@ -120,7 +120,9 @@ def summary(trials: list[Trial]) -> str:
 def _rows(text: str | None, file: Path | None, fields: Mapping[str, Any]) -> list[tuple[str, RewardInput]]:
     if (text is None) == (file is None):
         got = "neither" if text is None else "both"
-        raise ConfigError(f"--text, --file: want one of them; got {got}; give an answer, or a JSONL file of answers")
+        raise ConfigError(
+            f"--text, --file: exactly one of them is needed; got {got}; give an answer, or a JSONL file of answers"
+        )
     if file is not None:
         return read_items(file, fields)
     try:
@@ -137,7 +139,7 @@ def _timeout_s() -> float:
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Keeps what a user's function prints out of the result: its process inherits file descriptor 1."""
+    """Sends file descriptor 1, which reward processes inherit, to stderr: the result is free of a user's prints."""
     sys.stdout.flush()
     ours = os.dup(1)
     os.dup2(2, 1)
@@ -155,7 +157,7 @@ def _write(text: str) -> None:
 
 
 def _text(text: str | None, tag: str) -> str:
-    return f"none: want exactly one <{tag}>…</{tag}>" if text is None else _shown(text)
+    return f"none: the response must have exactly one <{tag}>…</{tag}>" if text is None else _shown(text)
 
 
 def _shown(text: str) -> str:

@@ -24,7 +24,7 @@ class CommandLine:
 
 
 def parse_command_line(root: str, program: str, argv: Sequence[str]) -> CommandLine:
-    """`root` is the configuration: "train" or "sft". Ends the process after --help (0) or a misused option (2)."""
+    """root: the configuration, "train" or "sft". Ends the process after --help (0) or a misused option (2)."""
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{program} [options] [key=value ...]",
@@ -32,8 +32,16 @@ def parse_command_line(root: str, program: str, argv: Sequence[str]) -> CommandL
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, all listed in docs/config.md")
-    parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help="more configs; repeatable")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings to change; docs/config.md lists all"
+    )
+    parser.add_argument(
+        "--config-dir",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder with further configuration files; repeatable",
+    )
     parser.add_argument("--cfg", choices=["job"], help="print the composed configuration and exit")
     parser.add_argument("--dry-run", action="store_true", help="check settings, data and model files and exit")
     options, unknown = parser.parse_known_intermixed_args(argv)

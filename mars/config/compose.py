@@ -27,7 +27,8 @@ class Composition:
     """Hydra's configuration from the files and the valid overrides.
 
     config: neither resolved nor checked; None where the files cannot be composed.
-    given: keys that an override sets. doubtful: keys, sections and groups that a refused override was to set.
+    given: keys that an accepted override sets. doubtful: keys, sections and groups that a refused override should have
+    set, so that their values are not what the user wants.
     """
 
     config: DictConfig | None
@@ -49,7 +50,8 @@ def compose_files(root: str, schema: type[Root], overrides: Sequence[str], confi
     problems = [*folder_problems([shipped_folder(), *folders]), *checked.problems]
     doubtful = set(checked.doubtful)
     config, problem = _compose(root, folders, [*checked.accepted, *checked.choices])
-    if problem is not None:  # a file is wrong: compose without the user's, so that the other overrides are checked
+    if problem is not None:
+        # A file of the user is wrong: compose without these files, so that the overrides are still checked.
         problems.append(problem)
         doubtful.add(EXPERIMENT)
         config, _ = _compose(root, [], checked.accepted)
@@ -70,7 +72,7 @@ def _compose(root: str, folders: Sequence[Path], overrides: Sequence[str]) -> tu
 def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict[str, Any], list[Problem]]:
     """Dotted key -> plain value, interpolations resolved; keys that are not set (???) are left out.
 
-    mappings: the keys whose value is a mapping, which is not taken apart.
+    mappings: the keys whose value is a mapping; its entries do not become keys of their own.
     """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -79,7 +81,7 @@ def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict
         for name in node:
             key = f"{prefix}{name}"
             if "." in str(name):
-                problems.append(Problem(key, "a key with a dot in a file", "write nested keys"))
+                problems.append(Problem(key, "keys in a file must not have a dot", "write nested keys"))
                 continue
             if OmegaConf.is_missing(node, name):
                 continue
@@ -107,7 +109,9 @@ def _composition_problem(error: Exception) -> Problem:
         renamed = renamed_value(group, choice)
         do = f"renamed to {renamed}; " if renamed else ""
         do += f"the choices are {', '.join(error.options)}" if error.options else "there is no such group"
-        return Problem("defaults", "an experiment or group file names what does not exist", do, error.missing_cfg_file)
+        return Problem(
+            "defaults", "an experiment or group file names a file that does not exist", do, error.missing_cfg_file
+        )
     do = "correct the file"
     if isinstance(error, HydraException):
         do += "; in `defaults`, a group is changed with `- override /group: choice`"

@@ -1,6 +1,6 @@
 """The dotted keys of a schema: which there are, what each takes, and which one a misspelt key stands for.
 
-A key is the names of its sections and its own, "rollout.vllm.block_size"; sections may be nested.
+A dotted key consists of the names of its sections and of the setting: "rollout.vllm.block_size".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def leaves(schema: type[Section]) -> dict[str, FieldInfo]:
 
 
 def sections_of(key: str) -> list[str]:
-    """The sections that a key stands in, the outermost first.
+    """The sections that contain a key, the outermost first.
 
     >>> sections_of("rollout.vllm.block_size")
     ['rollout', 'rollout.vllm']

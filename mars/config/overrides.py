@@ -48,7 +48,7 @@ class Known:
 class Overrides:
     """accepted: overrides of keys, for Hydra. given: the keys they set. choices: overrides of groups, for Hydra.
 
-    doubtful: keys, sections and groups that a refused override was to set. Their value is not the one the user wants,
+    doubtful: keys, sections and groups that a refused override should have set. Their value is not what the user wants,
     so no other problem is reported for them.
     """
 
@@ -77,7 +77,7 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
         elif key in known.groups and not isinstance(value, dict):
             choices[key] = text
         elif key in known.mappings and isinstance(value, dict):
-            # Hydra merges a mapping into the one that is there, and refuses names that are new: remove it first.
+            # Hydra would merge the mapping into the default one and refuse new names: remove the default first.
             result.accepted += [f"~{key}", f"++{text.lstrip('+')}"]
             result.given.add(key)
         else:
@@ -88,9 +88,10 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
 
 
 def unknown_key(key: str, value: Any, known: Known) -> Problem:
-    """What to write for a key that does not exist: its new name, ours for verl's, a similar key, or the section's."""
+    """The problem of a key that does not exist, with a suggestion: the key's new name, mars' name for verl's, a similar
+    key, or the keys of the section."""
     if key.partition(".")[0] == EXPERIMENT:
-        wrong = "the experiment's settings stand under `experiment`, where nothing reads them"
+        wrong = "the experiment file puts its settings under the key `experiment`, which nothing reads"
         return Problem(key, wrong, "begin its file with the line # @package _global_")
     if key in known.sections:
         return Problem(key, "a section, not a value", f"set one of {', '.join(known.sections[key])}", got=value)
@@ -159,7 +160,7 @@ def _problems(override: Override, key: str, value: Any, known: Known) -> list[Pr
     if override.package is not None:
         return [Problem(f"{key}@{override.package}", "groups cannot be moved", f"write {key}=...", got=value)]
     if override.is_sweep_override():
-        return [Problem(key, "a sweep, but a run takes one value", _QUOTE, got=override.input_line)]
+        return [Problem(key, "several values (a sweep), but a run takes one", _QUOTE, got=override.input_line)]
     if key not in known.keys and key not in known.groups and key not in known.sections:
         return [unknown_key(key, value, known)]
     renamed = renamed_value(key, value)
@@ -187,6 +188,6 @@ def _choice_problems(group: str, value: Any, choices: Sequence[str]) -> list[Pro
         if choice not in choices:
             close, renamed = get_close_matches(str(choice), choices, n=1), renamed_value(group, choice)
             do = f"renamed to {renamed}; " if renamed else f"did you mean {close[0]}? " if close else ""
-            do += f"the choices are {', '.join(choices)}" if choices else "there are no choices here"
+            do += f"the choices are {', '.join(choices)}" if choices else f"{group} has no choices"
             problems.append(Problem(group, "no such choice", do, got=choice))
     return problems

@@ -1,4 +1,4 @@
-"""Names that mars used before. None is accepted: an error names the one to write instead."""
+"""Names that mars used before. None of them is accepted: an error gives the current name."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ VALUES: Mapping[str, Mapping[str, str]] = {
 
 
 def renamed_key(key: str, known: Collection[str]) -> str | None:
-    """Today's name of `key`, or of the key that `key` is the end of ("clip_norm"); None where it was never ours.
+    """The current name of a renamed `key`, or of the renamed key that ends with `key` ("clip_norm"); else None.
 
-    known: the keys of the program; others are not named.
+    known: the keys of the configuration; only these are returned.
     """
     found = {new for old, new in KEYS.items() if old == key or old.endswith(f".{key}")}
     candidates = found.intersection(known)

@@ -50,15 +50,15 @@ def _source_pixels(budgets: Mapping[str, list[int]], smallest: int, largest: int
         if pixels[0] < smallest or pixels[1] > largest:
             limits = f"data.min_image_pixels={smallest} to data.max_image_pixels={largest}"
             return (
-                f"the limits of {name} go beyond those of all images, {limits}",
-                "give narrower ones, or widen those of all images",
+                f"the limits of {name} are not within {limits}",
+                "give narrower limits, or widen those for all images",
             )
     return None
 
 
 def _constant_divisor(tokens: int | None, reduction: str) -> tuple[str, str] | None:
     if reduction == "seq_mean_token_sum_norm" and tokens is None:
-        return "algorithm.reduction=seq_mean_token_sum_norm divides by it", "give an integer > 0"
+        return "algorithm.reduction=seq_mean_token_sum_norm divides by this number", "give an integer > 0"
     if reduction != "seq_mean_token_sum_norm" and tokens is not None:
         return f"has no effect with algorithm.reduction={reduction}", "set it to null"
     return None
@@ -116,13 +116,16 @@ def _attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
 
 def _layout_of_one_source(layout: str, anchor: str) -> tuple[str, str] | None:
     if layout == "repeated" and anchor == "all_but_one":
-        return "repeats the one image of a mono view; anchor.kind=all_but_one shows several", "give single"
+        return "repeated is for views of one image, but anchor.kind=all_but_one shows several", "give single"
     return None
 
 
 def _wording_of_one_slot(wording: str, layout: str) -> tuple[str, str] | None:
     if wording == "per_view" and layout == "repeated":
-        return "anchor.image_layout=repeated shows the text of all images", "give same, or anchor.image_layout=single"
+        return (
+            "anchor.image_layout=repeated needs the text of the multi view",
+            "give same, or anchor.image_layout=single",
+        )
     return None
 
 
@@ -135,14 +138,17 @@ def _std_of_multi_rewards(
         wrong = "a single multi rollout (rollout.samples_per_prompt=1) has no standard deviation to divide by"
         return wrong, "give mean_and_std, or algorithm.normalize_std=false"
     if std_floor == 0:
-        wrong = "if all multi rewards are equal, their standard deviation is 0 and only epsilon divides"
+        wrong = "if all multi rewards are equal, their standard deviation is 0 and the divisor is only epsilon"
         return wrong, "set algorithm.std_floor (0.1, say), or algorithm.normalize_std=false"
     return None
 
 
 def _floor_of_a_std(std_floor: float, normalize_std: bool) -> tuple[str, str] | None:
     if std_floor > 0 and not normalize_std:
-        return "has no effect with algorithm.normalize_std=false: nothing is divided", "set it to 0.0"
+        return (
+            "has no effect with algorithm.normalize_std=false, which divides by no standard deviation",
+            "set it to 0.0",
+        )
     return None
 
 

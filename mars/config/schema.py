@@ -1,4 +1,4 @@
-"""All settings: their types, ranges and descriptions. Defaults are in configs/, none is here.
+"""All settings: their types, ranges and descriptions. The defaults are not here but in configs/.
 
 docs/config.md is generated from this file. The classes of the engine and the trainer take these sections as they are,
 so this module imports neither torch nor hydra.
@@ -41,12 +41,12 @@ class ModelConfig(Section):
         description="Data type of the computation; the trainer keeps its weights in float32."
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        description="Attention of the trainer's model. With actor.packing=shared_prefix only its vision tower uses it."
+        description="Attention of the trainer's model; with actor.packing=shared_prefix only that of its vision tower."
     )
     box_space: Literal["auto", "resized_pixels", "norm_1000"] = Field(
         description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL), 0 to 1000 (Qwen3-VL), or auto."
     )
-    trust_remote_code: bool = Field(description="Run code shipped with the model. Leave false unless you read it.")
+    trust_remote_code: bool = Field(description="Run the model folder's code; leave false unless you have read it.")
 
 
 class RowsConfig(Section):
@@ -57,23 +57,23 @@ class RowsConfig(Section):
         description="error: refuse to start if a row is bad; drop: leave bad rows out and count them."
     )
     max_prompt_tokens: PositiveInt = Field(
-        description="Longest prompt with its image tokens; longer ones are bad rows."
+        description="Longest prompt in tokens, image tokens included; rows with a longer one are bad."
     )
-    min_image_pixels: PositiveInt = Field(description="Smallest image the model sees; smaller ones are enlarged.")
-    max_image_pixels: PositiveInt = Field(description="Largest image the model sees; larger ones are reduced.")
+    min_image_pixels: PositiveInt = Field(description="Fewest pixels of an image; smaller images are enlarged.")
+    max_image_pixels: PositiveInt = Field(description="Most pixels of an image; larger images are reduced.")
     source_image_pixels: dict[str, list[PositiveInt]] = Field(
-        description="Narrower pixel limits for some sources: `{infrared: [3136, 250880]}`."
+        description="Narrower limits of some sources, [smallest, largest] pixels: `{infrared: [3136, 250880]}`."
     )
 
 
 class DataConfig(RowsConfig):
     train_files: list[str] = Field(
         min_length=1,
-        description="Parquet or JSONL files of the training set, saved data sets or hub names with @split.",
+        description="Training set: Parquet or JSONL files, saved data sets, or hub names with @split.",
     )
     eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
     template: str = Field(
-        description=f"How prompts ask for the answer: {_REWARDS}, none, file.jinja; auto follows the row's reward."
+        description=f"Template with the answer format: {_REWARDS}, none, file.jinja; auto: that of the row's reward."
     )
     images_per_row: PositiveInt | None = Field(description="Images that every row must have; null: any number.")
     decode_at_start: bool = Field(
@@ -91,7 +91,7 @@ class AlgorithmConfig(Section):
         description="Baseline of the advantage: mean reward of the pool, or of the pool without the response (RLOO)."
     )
     normalize_std: bool = Field(description="Divide by the standard deviation (GRPO) or not (Dr. GRPO).")
-    unbiased_std: bool = Field(description="Divide the variance by N - 1 (true, as in verl) or by N.")
+    unbiased_std: bool = Field(description="Divide the sum of squared deviations by N - 1 (true, as in verl) or by N.")
     std_floor: NonNegativeFloat = Field(
         description="Lower bound of the standard deviation in the division; 0 (default): none."
     )
@@ -102,7 +102,7 @@ class AlgorithmConfig(Section):
     clip_low: PositiveFloat = Field(description="How far below 1 the ratio is clipped.")
     clip_high: PositiveFloat = Field(description="How far above 1 the ratio is clipped.")
     dual_clip: Annotated[float, Field(gt=1)] | None = Field(
-        description="Upper bound of the ratio where advantages are negative (dual clip); null: off. verl: 3."
+        description="Upper bound of the ratio where advantages are negative (dual clip); null: off. verl's default: 3."
     )
     reduction: Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = Field(
         description="How token losses are averaged; denominators count the whole update, over all ranks."
@@ -121,16 +121,16 @@ class AlgorithmConfig(Section):
         description="Largest importance weight (trainer / engine probability) of a token's loss; null: no weights."
     )
     overlong_buffer_tokens: PositiveInt | None = Field(
-        description="Penalise length in this many tokens before rollout.max_response_tokens; null: no penalty."
+        description="Penalise responses longer than rollout.max_response_tokens minus this many tokens; null: none."
     )
     overlong_factor: PositiveFloat = Field(
-        description="Largest length penalty, for a response with rollout.max_response_tokens tokens."
+        description="Largest length penalty: that of a response with rollout.max_response_tokens tokens."
     )
     selection: Literal["all", "nonzero_advantage"] = Field(
         description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
     )
     max_rounds: NonNegativeInt = Field(
-        description="Most sampling rounds of a step. Another round follows while too few prompts are kept."
+        description="Maximum number of sampling rounds per step. A round follows while too few prompts are kept."
     )
 
 
@@ -138,16 +138,16 @@ class AnchorConfig(Section):
     kind: Literal["none", "mono", "all_but_one"] = Field(
         description="Anchor views: none, each source alone, all but one."
     )
-    samples_per_view: PositiveInt = Field(description="Rollouts of each anchor view (m; the paper's is 1).")
+    samples_per_view: PositiveInt = Field(description="Rollouts of each anchor view (m; 1 in the paper).")
     sampling: Literal["policy", "greedy"] = Field(description="Sample anchors like the multi rollouts, or greedily.")
     image_layout: Literal["single", "repeated"] = Field(
         description="Show an anchor's image once, or in every image slot of the prompt."
     )
     wording: Literal["same", "per_view"] = Field(
-        description="Text of mono and anchor views: that of the multi view, or written for the images they show."
+        description="Text of mono and anchor views: that of the multi view, or a text for the images of each view."
     )
     pooled_statistics: Literal["mean_and_std", "mean"] = Field(
-        description="Statistics that anchor rewards are part of: mean and standard deviation, or mean only."
+        description="Statistics that include the anchor rewards: mean and standard deviation, or only the mean."
     )
 
 
@@ -155,32 +155,32 @@ class VllmConfig(Section):
     enforce_eager: bool = Field(description="Run without CUDA graphs and compilation.")
     block_size: PositiveInt | None = Field(description="Tokens per block of the KV cache; null: vLLM's choice.")
     kv_cache_memory_bytes: PositiveInt | None = Field(
-        description="Size of the KV cache; null: what gpu_memory_utilization leaves for it."
+        description="Size of the KV cache, in bytes; null: what gpu_memory_utilization leaves for it."
     )
     gpu_memory_utilization: Fraction = Field(description="Share of each GPU's memory that the engine takes.")
 
 
 class RolloutConfig(Section):
     engine: Literal["vllm", "hf", "scripted"] = Field(
-        description="vllm; hf: transformers (reference); scripted: a fake for tests."
+        description="vllm: vLLM; hf: transformers, slow, for comparison; scripted: a fake for tests."
     )
     num_workers: PositiveInt = Field(description="Engine replicas.")
-    tensor_parallel_size: PositiveInt = Field(description="GPUs of one replica.")
+    tensor_parallel_size: PositiveInt = Field(description="GPUs of one engine replica.")
     samples_per_prompt: PositiveInt = Field(description="Multi rollouts per prompt (G).")
     temperature: PositiveFloat = Field(description="Sampling temperature of the rollouts.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
     top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from this many most likely tokens; 0: all.")
     max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together, in tokens.")
-    max_num_seqs: PositiveInt = Field(description="Sequences generated at once.")
+    max_num_seqs: PositiveInt = Field(description="Largest number of sequences generated at once.")
     logprob_diff_alarm: PositiveFloat = Field(
-        description="Warn if a log-prob differs by more nats between engine and trainer."
+        description="Warn if the log-probs of a token in engine and trainer differ by more than this, in nats."
     )
     vllm: VllmConfig
 
 
 class OptimizerConfig(Section):
-    """AdamW, of the training (`actor`) and of the cold start (`sft`)."""
+    """Settings of AdamW, for training (`actor`) and for the cold start (`sft`)."""
 
     learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
     warmup_steps: NonNegativeInt = Field(
@@ -198,26 +198,26 @@ class ActorConfig(OptimizerConfig):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
     packing: Literal["shared_prefix", "padded"] = Field(
-        description="shared_prefix: compute a prompt once for all its responses; padded: once per response."
+        description="shared_prefix: compute each prompt once for all its responses; padded: once for every response."
     )
     tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
     gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
     max_skipped_updates: NonNegativeInt = Field(
-        description="Non-finite updates that may be skipped in a row; one more ends the run."
+        description="Updates with a non-finite loss or gradient that may be skipped in a row; one more ends the run."
     )
 
 
 class RewardConfig(Section):
     function: str = Field(min_length=1, description=f"{_REWARDS}, or path/to/file.py:function.")
     functions: dict[str, str] = Field(
-        description="Reward of each data_source, instead of reward.function: `{llvip: grounding}`; empty: off."
+        description="Reward of each data_source, such as `{llvip: grounding}`, instead of reward.function; empty: off."
     )
     scorer: Literal["strict", "compat"] = Field(
-        description="Score formula of built-in rewards: of the paper (strict), or of its public code (compat)."
+        description="Score of built-in rewards: as in the paper (strict), or as in its public code (compat)."
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
-    timeout_s: PositiveFloat = Field(description="Deadline of one answer, seconds.")
+    timeout_s: PositiveFloat = Field(description="Deadline for scoring one answer, in seconds.")
 
 
 class ClusterConfig(Section):
@@ -226,28 +226,28 @@ class ClusterConfig(Section):
     address: str | None = Field(description="Ray cluster to join (host:port or auto); null starts one on this machine.")
     cpus_per_worker: PositiveFloat = Field(description="Ray CPUs reserved for each worker.")
     threads_per_worker: PositiveInt = Field(description="Compute threads of each worker process.")
-    object_store_bytes: PositiveInt = Field(description="Size of the Ray object store, if the cluster is started here.")
-    start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, seconds.")
-    call_timeout_s: PositiveFloat = Field(description="Deadline of one call to a worker, seconds.")
+    object_store_bytes: PositiveInt = Field(description="Size of the Ray object store, if mars starts the cluster.")
+    start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, in seconds.")
+    call_timeout_s: PositiveFloat = Field(description="Deadline for one call to a worker, in seconds.")
 
 
 class TrackingConfig(Section):
     console: bool = Field(description="Progress and metrics in the terminal.")
-    wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off where it is not installed.")
+    wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off if wandb is not installed.")
     wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
-    timeout_s: PositiveFloat = Field(description="Longest wait for a tracker at the end of a run, seconds.")
+    timeout_s: PositiveFloat = Field(description="Longest wait for a tracker at the end of a run, in seconds.")
     rollouts_every: NonNegativeInt = Field(description="Write rollouts to files every this many steps; 0: never.")
-    rollout_prompts: PositiveInt = Field(description="Prompts whose rollouts are written.")
+    rollout_prompts: PositiveInt = Field(description="Number of prompts whose rollouts are written.")
 
 
 class EvaluationConfig(Section):
     every: NonNegativeInt = Field(description="Evaluate every this many steps; 0: never during training.")
     before_training: bool = Field(description="Evaluate before the first step.")
-    max_samples: PositiveInt | None = Field(description="Evaluate on the first rows only, this many; null: on all.")
-    samples_per_prompt: PositiveInt = Field(description="Responses of each view; accuracy is their average.")
+    max_samples: PositiveInt | None = Field(description="Number of rows to evaluate on, from the first; null: all.")
+    samples_per_prompt: PositiveInt = Field(description="Responses for each view; their accuracies are averaged.")
     temperature: NonNegativeFloat = Field(description="Sampling temperature; 0 is greedy.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
-    iou_threshold: Fraction = Field(description="IoU above which an answer of boxes counts as a hit.")
+    iou_threshold: Fraction = Field(description="Mean IoU above which an answer with boxes counts as a hit.")
 
 
 class TrainConfig(Root):
@@ -270,14 +270,14 @@ class TrainConfig(Root):
 
 class SftDataConfig(RowsConfig):
     train_files: list[str] = Field(min_length=1, description="Files whose rows have a `response`.")
-    template: str = Field(description=f"How prompts ask for the answer: {_REWARDS}, none or file.jinja.")
+    template: str = Field(description=f"Template with the answer format: {_REWARDS}, none or file.jinja.")
 
 
 class SftSettings(OptimizerConfig):
     num_steps: PositiveInt = Field(description="Optimizer steps.")
     batch_size: PositiveInt = Field(description="Rows of one optimizer step.")
     tokens_per_forward: PositiveInt = Field(
-        description="Tokens of one forward, padding included; a batch is split into several."
+        description="Tokens of one forward, padding included; a larger batch is split into several forwards."
     )
     logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
     num_threads: PositiveInt = Field(description="Compute threads.")

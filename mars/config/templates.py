@@ -17,7 +17,7 @@ def template_file(setting: str, function: str | None) -> Path | None:
     """The file of `data.template`, or None where prompts stay as they are.
 
     setting: the name of a built-in reward, whose template it is; "auto", "none", or a file.
-    function: the reward function, which "auto" follows: a built-in one has a template, a user's own has none.
+    function: the reward function. "auto" means its template: a built-in reward has one, a user's function has none.
     Raises ConfigError for a file that is not there.
     """
     if setting == BY_REWARD:
@@ -38,7 +38,7 @@ def template_folder() -> Path:
 
 
 def is_template(setting: str, *, with_reward: bool) -> bool:
-    """Whether `data.template` may read so. with_reward: there is one that "auto" can follow."""
+    """Whether `setting` is a valid value of `data.template`. with_reward: rows have a reward, so "auto" is valid."""
     return is_built_in(setting) or setting == OFF or setting.endswith(SUFFIX) or (with_reward and setting == BY_REWARD)
 
 

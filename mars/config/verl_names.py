@@ -159,9 +159,9 @@ NAMES = {**_SHARED, **_VERL, **_EASY_R1}
 
 
 def translation(key: str, known: Collection[str]) -> str | None:
-    """The entry of `key`, a name of verl or EasyR1 or the end of one ("rollout.n").
+    """The entry of `key`, which is a name of verl or EasyR1 or the end of such a name ("rollout.n").
 
-    None if there is no such name, if it ends names with different entries, or if `known` lacks mars' key.
+    None if there is no such name, if several names with different entries end so, or if `known` lacks mars' key.
     """
     ends = {entry for name, entry in NAMES.items() if name.endswith("." + key)}
     entry = NAMES.get(key) or (ends.pop() if len(ends) == 1 else None)

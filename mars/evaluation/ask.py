@@ -78,9 +78,9 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
 
 @dataclass(frozen=True)
 class Questions:
-    """What `infer` asks. requests: all views of all prompts, whichever are wanted now.
+    """What `infer` asks. requests: all views of all prompts, also those that this call does not ask.
 
-    identity: by name, everything that the answers depend on (model, questions, settings). Answers of different
+    identity: name -> value of everything that the answers depend on (model, questions, settings). Answers of different
     identities are not mixed in one file. dropped: bad rows that are left out, by reason.
     """
 
@@ -99,16 +99,20 @@ def infer(
     views: Views,
     start_engine: Callable[[], AbstractContextManager[RolloutEngine]],
 ) -> list[Path]:
-    """Ask what `paths` does not hold yet, in one engine call; write the public files; return all files.
+    """Ask in one engine call all requests without answers in `paths`, write the public files, and return all files.
 
-    The answers to a request are appended as soon as all of them are there. If none is missing, no engine is started.
+    The answers to a request are appended as soon as the request has all of them. If all requests have their answers, no
+    engine is started.
 
-    Raises DataError: `paths` holds answers of another identity, or damaged ones; no question has such a view.
-    SetupError: another process writes the same results.
+    Raises DataError if `paths` holds answers of another identity or damaged ones, or if no question has a view of
+    `views`, and SetupError if another process writes the same results.
     """
     wanted = [request for request in questions.requests if _is_wanted(request.view, views)]
     if not wanted:
-        raise DataError(f"--views {views}: no question has two sources or more; got {len(questions.prompts)} questions")
+        raise DataError(
+            f"--views {views}: no question has two sources or more; got {len(questions.prompts)} questions; "
+            "give --views multi"
+        )
     paths.folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(paths.lock):
         kept = _open(questions, paths, wanted)
@@ -139,13 +143,15 @@ def _only_writer(path: Path) -> Iterator[None]:
 
 
 def _open(questions: Questions, paths: ResultPaths, wanted: Sequence[RolloutRequest]) -> tuple[Answer, ...]:
-    """The complete answers of earlier calls. The answers file is rewritten to hold these alone; the manifest says what
-    was asked before and is asked now."""
+    """Keep only the answers to complete requests in the answers file, and return them.
+
+    Also write the manifest, which says what earlier calls have asked and this call asks.
+    """
     asked: Counter[str] = Counter()
     for request in wanted:
         asked[view_name(request.view)] += request.num_samples
     kept: tuple[Answer, ...] = ()
-    if paths.answers.exists() and paths.answers.stat().st_size:  # an empty file binds nobody to its manifest
+    if paths.answers.exists() and paths.answers.stat().st_size:  # without answers an old manifest does not matter
         before = read_manifest(paths.manifest)
         _check_identity(paths, before["identity"], questions.identity)
         asked = Counter({**before["asked"], **asked})
@@ -157,11 +163,11 @@ def _open(questions: Questions, paths: ResultPaths, wanted: Sequence[RolloutRequ
 
 
 def _complete(paths: ResultPaths, requests: Sequence[RolloutRequest]) -> tuple[Answer, ...]:
-    """The answers of requests with all their samples; the others are asked again, with the same seeds."""
+    """The answers to requests that have all their samples. Other requests are asked again, with the same seeds."""
     file = read_answers(paths.answers)
     answers = file.checked(allow_cut=True)
     if file.is_cut:
-        logger.warning("%s: the last line was cut off; it is left out and asked again", paths.answers)
+        logger.warning("%s: the last line was cut off; its answer is left out and asked again", paths.answers)
     have = Counter((answer.prompt_id, answer.view) for answer in answers)
     complete = {(r.prompt_id, r.view) for r in requests if have[r.prompt_id, r.view] == r.num_samples}
     return tuple(answer for answer in answers if (answer.prompt_id, answer.view) in complete)
@@ -170,13 +176,13 @@ def _complete(paths: ResultPaths, requests: Sequence[RolloutRequest]) -> tuple[A
 def _check_identity(paths: ResultPaths, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     names = list(dict.fromkeys([*before, *now]))
     if before.get("model_fingerprint") == now.get("model_fingerprint") is not None:
-        names.remove("model")  # the same weights in another folder
+        names.remove("model")  # the same weights may be in another folder
     differing = [name for name in names if before.get(name) != now.get(name)]
     if differing:
-        table = "\n".join(f"  {name}: there {before.get(name)}, now {now.get(name)}" for name in differing)
+        table = "\n".join(f"  {name}: in the file {before.get(name)}, now {now.get(name)}" for name in differing)
         raise DataError(
             f"{paths.answers}: holds answers of another model, other questions or settings:\n{table}\n"
-            "give another OUT, or remove this one"
+            "give another OUT, or delete these files"
         )
 
 

@@ -24,14 +24,15 @@ METHOD = "mean of the differences question by question, with a Student's t inter
 def compare(files: Sequence[Scored], threshold: float) -> dict[str, Any]:
     """Every quantity of every file over the questions that all files answer, and its difference from the first file.
 
-    files: scored as the same task.
+    files: all scored as the same task.
 
     Returns {"task", "metric", "method", "n" (common questions), "files": [{"name", "results", "model", "n",
     "left_out"}], "rows": [{"quantity", "scorer", "values": one per file, "differences": one per file, the first
     None}]}. Values and differences are {"mean", "low", "high", "n"} with 95 % intervals, or None where a file lacks
-    the quantity. A difference is paired: taken question by question, where both files have the quantity.
+    the quantity. A difference is paired: the mean of the differences of all questions for which both files have the
+    quantity.
 
-    Raises DataError: different questions, or different truths of the same question.
+    Raises DataError if no question is in all files, or if two files have different truths for one question.
 
     Example: accuracies 1, 0, 1 and 1, 1, 1: a difference of 1/3 over 3 questions.
     """
@@ -123,7 +124,7 @@ def _rows(
 
 
 def _quantities(values: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """The quantities that any file has, in the order of the table of an evaluation."""
+    """The quantities that at least one file has, in the order of the evaluation table."""
     found = dict.fromkeys(name for part in values for prompt in part.values() for name in prompt)
     mono = [name for name in found if name.startswith("mono/")]
     order = ["multi", *mono, "union", "information_gain", "conflict_rate", "share_over_threshold"]
@@ -154,14 +155,16 @@ def _common_questions(files: Sequence[Scored]) -> frozenset[str]:
     for scored, own in zip(files[1:], truths[1:], strict=True):
         pair = f"{first.path} and {scored.results.path} answer different questions"
         if first.public != scored.results.public:
-            raise DataError(f"{pair}: one is a public result file, where questions have no ids; give two of one kind")
+            raise DataError(
+                f"{pair}: one is in the public format, in which questions have no ids; give two files of the same kind"
+            )
         if first.public and len(own) != len(truths[0]):
             raise DataError(
-                f"{pair}: {len(truths[0])} and {len(own)} of them, but without ids they are paired by position"
+                f"{pair}: they have {len(truths[0])} and {len(own)}, and questions without ids are paired by position"
             )
         shared = [prompt_id for prompt_id in truths[0] if prompt_id in own]
         if not shared:
-            raise DataError(f"{pair}: not one is in both; ask both models the same files")
+            raise DataError(f"{pair}: no question is in both; ask both models the same questions")
         for prompt_id in shared:
             if truths[0][prompt_id] != own[prompt_id]:
                 difference = _both(truths[0], own, prompt_id)

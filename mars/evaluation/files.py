@@ -88,15 +88,15 @@ def check_out(paths: ResultPaths, questions: str) -> None:
         raise ConfigError(f"OUT: {questions} is the file of questions, which would be overwritten; give another OUT")
     check_writable(paths.answers, "OUT")
     if public.exists() and not paths.answers.exists():
-        raise DataError(f"{public}: is not of mars eval infer ({paths.answers} is missing); give another OUT")
+        raise DataError(f"{public}: was not written by mars eval infer ({paths.answers} is missing); give another OUT")
 
 
 @dataclass(frozen=True)
 class Results:
     """The answers of one result file, sorted by question, view and sample.
 
-    manifest: what `mars eval infer` was asked (see `read_manifest`); {} for the other kinds of files.
-    public: the file has the public format, so there are no sources, image sizes or prompt ids.
+    manifest: what `mars eval infer` was asked (see `read_manifest`); {} for files of other kinds.
+    public: whether the file has the public format, which has no sources, image sizes or prompt ids.
     """
 
     path: Path
@@ -166,7 +166,7 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     identity = parts.get("identity")
     named = isinstance(identity, dict) and isinstance(identity.get("model"), str)
     if not (named and _are_counts(parts.get("asked")) and _are_counts(parts.get("dropped"))):
-        raise DataError(f"{path}: does not say what was asked; run mars eval infer again into a new folder")
+        raise DataError(f"{path}: is not a manifest of mars eval infer; run mars eval infer again into a new folder")
     return parts
 
 
@@ -194,8 +194,8 @@ def _name(path: Path) -> str:
 def _check_complete(path: Path, answers: Sequence[Answer], manifest: Mapping[str, Any]) -> None:
     asked, have = Counter(manifest["asked"]), Counter(view_name(answer.view) for answer in answers)
     for problem, numbers, remedy in (
-        ("answers are missing", asked - have, "run the same mars eval infer again, it goes on there"),
-        ("answers to more than was asked", have - asked, "run mars eval infer again into a new folder"),
+        ("answers are missing", asked - have, "run the same mars eval infer again to ask for them"),
+        ("more answers than were asked for", have - asked, "run mars eval infer again into a new folder"),
     ):
         if numbers:
             table = ", ".join(f"{view} {number}" for view, number in numbers.items())
@@ -207,7 +207,7 @@ def _check_multi(path: Path, answers: Sequence[Answer]) -> None:
     with_multi = {answer.prompt_id for answer in answers if answer.view is None}
     without = {answer.prompt_id: answer.row for answer in answers if answer.prompt_id not in with_multi}
     if with_multi:
-        problems = [(row, "no answer with all images, which others have") for row in without.values()]
+        problems = [(row, "no answer to the multi view, but other questions have one") for row in without.values()]
         refuse(problems, path, len(with_multi) + len(without), "questions")
 
 

@@ -10,13 +10,13 @@ from mars.errors import DataError
 from mars.output.files import check_regular
 from mars.types import RolloutRequest
 
-# (number, bytes) of the evenly spaced blocks that are read of a file. A training step changes every block of the
-# weights; four blocks cover most of an image file.
+# (number, bytes) of the evenly spaced blocks that are read from a file. A training step changes the weights in every
+# block. Four blocks cover most of an image file.
 _OF_WEIGHTS, _OF_IMAGES = (64, 16384), (4, 16384)
 
 
 def model_fingerprint(model: str) -> str | None:
-    """Hash of config.json and of blocks of the weights in a model folder; None for a hub name.
+    """Hash of config.json and of some blocks of the weights in a model folder; None for a hub name.
 
     Reads a megabyte per weight file: enough to tell checkpoints apart, not to prove that a file is intact.
     """
@@ -59,7 +59,7 @@ def prompts_fingerprint(requests: Sequence[RolloutRequest]) -> str:
 
 
 def _blocks(path: Path, number: int, num_bytes: int) -> bytes:
-    """The size of the file and `number` blocks from its first byte to its last; the whole content of a small file."""
+    """The size of the file and `number` evenly spaced blocks of it, or the whole content of a small file."""
     check_regular(path)
     size = path.stat().st_size
     with path.open("rb") as stream:

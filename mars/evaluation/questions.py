@@ -28,7 +28,7 @@ def readable_file(questions: str, paths: ResultPaths) -> str:
 def first_task(questions: str) -> str:
     """The built-in reward for questions whose task is not given: `default_for` of the first truth. Raises DataError.
 
-    Questions of another task have truths that this reward cannot score; they are refused later, as bad rows.
+    Questions of other tasks are refused later as bad rows, because this reward cannot score their truths.
     """
     broken = unusable_files([questions], None)
     if broken:
@@ -36,7 +36,7 @@ def first_task(questions: str) -> str:
     task = task_of_rows(questions)
     if task is None and Path(questions).suffix.lower() == ".json":
         raise DataError(f"{questions}: no question with a ground truth; give a list of {{role, content, ground_truth}}")
-    return task or default_for("")  # what is wrong with the file is reported when all of it is read
+    return task or default_for("")  # the later reading of the whole file reports what is wrong with it
 
 
 def task_of_rows(file: str) -> str | None:
@@ -62,7 +62,7 @@ def convert_questions(
     Raises DataError as `mars.data.convert.write.write_set` does.
     """
     public = eval_json_set(Path(questions), None if image_root is None else Path(image_root), DEFAULT_DEPTH, None)
-    # Truths are checked when the rows are read, by the reward that is asked for.
+    # Truths are not checked here, but by the reward of the settings when the rows are read.
     options = WriteOptions(
         limit=None,
         dry_run=False,

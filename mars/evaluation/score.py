@@ -44,10 +44,11 @@ def score_results(results: Results, task: Task, frames: Frames | None) -> Scored
 
     Rewards that a run gave when it sampled the answers are replaced.
 
-    frames: for boxes of a public result file, which does not say how large its images are. Without them, boxes and
-    truth are taken to be in the same frame, and a warning says so.
+    frames: for boxes in a file in the public format, which does not say how large its images are. Without frames, boxes
+    and truth are taken to be in the same frame, and a warning says so.
 
-    Raises DataError with all truths that `task` cannot use; ConfigError for frames where the file has its own.
+    Raises DataError with all truths that `task` cannot use, and ConfigError if `frames` is given for a file with image
+    sizes.
     """
     answers = _with_frames(results, task, frames)
     checked = [
@@ -64,7 +65,7 @@ def score_results(results: Results, task: Task, frames: Frames | None) -> Scored
 
 
 def record_of(answer: Answer, function: str) -> EvalRecord:
-    """What evaluation takes from an answer that reward `function` scored."""
+    """The record for `summarize` of an answer that the reward `function` scored."""
     reward = _reward_of(answer)
     return EvalRecord(
         answer.prompt_id,
@@ -80,8 +81,9 @@ def record_of(answer: Answer, function: str) -> EvalRecord:
 def result_of(scored: Scored, threshold: float) -> dict[str, Any]:
     """The result of `summarize` with these keys added:
 
-    "results", "task": the file and what it was scored as. "frames": of the boxes. "cut_off": answers that ended at the
-    token limit, None where unknown. "dropped": bad questions that were left out before anything was asked, by reason.
+    "results", "task": the file and what it was scored as. "frames": the image sizes that the boxes refer to.
+    "cut_off": answers that ended at the token limit, None where unknown. "dropped": bad questions that were left out
+    before anything was asked, by reason.
     """
     results = scored.results
     result = summarize(scored.records, name=results.name, step=0, model=results.model, threshold=threshold)
@@ -98,13 +100,13 @@ def result_of(scored: Scored, threshold: float) -> dict[str, Any]:
 
 def worst_questions(scored: Scored, count: int) -> list[list[Answer]]:
     """The answers to `count` questions worth looking at: first those where a single view beats the multi view by most,
-    then those with the lowest multi accuracy; equal ones in the order of the questions."""
+    then those with the lowest multi accuracy; ties in the order of the questions."""
 
     def rank(answers: Sequence[Answer]) -> tuple[int, int, int]:
         multi = [_worth(answer) for answer in answers if answer.view is None]
         mono = [_worth(answer) for answer in answers if answer.view is not None]
         mean = sum(multi) / len(multi) if multi else 0.0
-        # In whole multiples of the tolerance, so that rounding orders nothing.
+        # Rounded to multiples of the tolerance, so that rounding errors do not decide the order.
         beaten = round((mean - max(mono, default=mean)) / SCORE_TOLERANCE)
         return beaten, round(mean / SCORE_TOLERANCE), answers[0].number
 
@@ -125,14 +127,16 @@ def _reward_of(answer: Answer) -> RewardResult:
 def _with_frames(results: Results, task: Task, frames: Frames | None) -> Sequence[Answer]:
     if not results.public:
         if frames is not None:
-            raise ConfigError(f"--truth-size, --response-size: {results.path} says itself how large its images are")
+            raise ConfigError(
+                f"--truth-size, --response-size: {results.path} has its own image sizes; leave these options out"
+            )
         return results.answers
     if not has_boxes(task):
         return results.answers
     if frames is None:
         logger.warning(
-            "%s: a public result file does not say how large its images are; boxes of answers and truth are taken to "
-            "be in the same frame; give --truth-size and --response-size where they are not",
+            "%s: the public format does not say how large images are; boxes of answers and truth are taken to refer to "
+            "the same image size; give --truth-size and --response-size if they do not",
             results.path,
         )
         return results.answers
@@ -146,5 +150,5 @@ def _frames_used(scored: Scored) -> str | None:
         return "of each image"
     ((response, truth),) = {(answer.response_size, answer.truth_size) for answer in scored.answers}
     if response is None or truth is None:
-        return "as they stand"
+        return "the same for answers and truth (assumed)"
     return f"answers {response[0]}x{response[1]}, truth {truth[0]}x{truth[1]}"

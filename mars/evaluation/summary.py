@@ -43,7 +43,7 @@ class EvalRecord:
             raise ValueError(f"prompt {self.prompt_id}: a view shows one source or more; got none")
 
     def value(self, scorer: ScorerName) -> float:
-        """The answer's worth: accuracy (strict), or the public code's reward without format points (compat)."""
+        """The answer's value: accuracy (strict), or the public code's reward without format points (compat)."""
         if self.failed:
             return 0.0
         if scorer == "strict":
@@ -59,18 +59,18 @@ def summarize(
     """The evaluation result, ready for JSON. Every record counts in its denominator.
 
     Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
-    threshold: mean IoU above which a multi answer is a hit; None counts no hits.
+    threshold: mean IoU above which a multi answer is a hit; None: "share_over_threshold" is None.
     Values that differ by SCORE_TOLERANCE or less count as equal: for conflicts, for intervals and for the threshold.
 
     Returns {"name", "step", "model", "metric" (of the records; "accuracy, mean IoU" for both), "n" (prompts),
     "answers", "failed", "unparseable" (records), "multi", "mono": {source: ..}, "union", "information_gain",
     "conflict_rate", "share_over_threshold" (of prompts with a mean IoU), "compat": {"multi" .. by the compat scorer},
     "by_data_source": {name: the same}} where each quantity is {"mean", "low", "high", "n"}, or None where no prompt has
-    it. "compat" and "unparseable" are None where some reward has one scorer. Prompts without mono
+    it. "compat" and "unparseable" are None if a user's own function scored some record. Prompts without mono
     views (one source or none) count in "multi" alone. Where no prompt has an answer to its multi view, "multi",
     "information_gain", "conflict_rate" and "share_over_threshold" are None.
 
-    Raises ValueError: no records, or only some prompts have an answer to their multi view.
+    Raises ValueError if there are no records, or if only some prompts have an answer to their multi view.
 
     Example: multi 1 and mono 0, 1 give union 1, information gain 0.5, no conflict.
     """
@@ -103,9 +103,10 @@ def eval_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dict[str, Any] | None:
     """Mean of values in [lowest, highest] with its 95 % interval; None without values.
 
-    Values that are all `lowest` or `highest` are a proportion: Wilson's score interval (Wilson 1927). Others: Student's
-    t over the prompts, cut to the range. Equal values have no spread, so the interval assumes that z^2 / (n + z^2) of
-    the population (Wilson's bound for 0 of n) lies at the ends of the range.
+    If every value is `lowest` or `highest`, the mean is a proportion and gets Wilson's score interval (Wilson 1927).
+    Other values get Student's t interval over the prompts, cut to the range. If all values are equal, Student's t would
+    give an interval of width 0. Then each end of the interval assumes that a share z^2 / (n + z^2) of the population
+    (Wilson's bound for 0 of n) lies at that end of the range.
 
     Example: 5 of 10 right is 0.5 [0.237, 0.763].
     """
@@ -151,14 +152,14 @@ def prompt_values(
 
 
 def bounds(quantity: str, highest: float) -> tuple[float, float]:
-    """Range of a quantity of `prompt_values`, given that one answer is worth 0 to `highest`."""
+    """(lowest, highest) value of a quantity of `prompt_values`, if the value of one answer is in [0, highest]."""
     if quantity == "information_gain":
         return -highest, highest
     return 0, 1 if quantity in ("conflict_rate", "share_over_threshold") else highest
 
 
 def highest_value(records: Sequence[EvalRecord], scorer: ScorerName) -> float:
-    """The most that one answer can be worth: 1 (strict), or the compat scorer's number for the most true boxes."""
+    """The largest value of one answer: 1 (strict), or what the compat scorer gives at most for any of these truths."""
     if scorer == "strict":
         return 1.0
     return max((record.compat.highest for record in records if record.compat is not None), default=1.0)

@@ -35,8 +35,8 @@ def quantity_label(quantity: str, threshold: float | None = None) -> str:
 def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """(label, one cell per result) of the evaluation table, in percent: "53.1 [48.2, 58.0] n=400".
 
-    results: what `summary.summarize` returns. A quantity that no result has is left out; a result that lacks one shows
-    a dash.
+    results: what `summary.summarize` returns. A quantity that no result has is left out; a result that lacks a
+    quantity shows a dash.
     """
     sources = list(dict.fromkeys(source for result in results for source in result["mono"]))
     thresholds = list(dict.fromkeys(hit["threshold"] for result in results if (hit := result["share_over_threshold"])))
@@ -70,7 +70,7 @@ def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, lis
 
 
 def by_scorer(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A result as two results, one per scorer, strict and compat; as itself alone where it has one scorer."""
+    """A result as two results, one per scorer, strict and compat; or the result alone if it has no compat scores."""
     if result.get("compat") is None:
         return [result]
     compat = {**result, **result["compat"], "name": f"{result['name']}, compat"}
@@ -78,7 +78,7 @@ def by_scorer(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def evaluation_table(results: Sequence[Mapping[str, Any]], title: str = "Evaluation") -> Table:
-    """One column per result, one row per quantity, with 95 % intervals. Text of others is escaped."""
+    """One column per result, one row per quantity, with 95 % intervals. Text from files is escaped."""
     metric = ", ".join(dict.fromkeys(str(result["metric"]) for result in results))
     table = Table(title=Text(visible(f"{title} ({metric}, %, 95 % intervals)")), title_justify="left")
     table.add_column("")
@@ -90,7 +90,7 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str = "Evaluat
 
 
 def print_table(table: Table) -> None:
-    """Print to stdout without shortening a cell: a file gets lines as long as needed, a narrow terminal wraps them."""
+    """Print to stdout without shortening a cell: a file has lines as long as needed, a terminal wraps them."""
     console = Console()
     unlimited = console.options.update(max_width=sys.maxsize)
     needed = Measurement.get(console, unlimited, table)

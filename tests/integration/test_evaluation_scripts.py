@@ -90,7 +90,7 @@ def test_all_views_are_answered_and_scored(asked, questions, tmp_path):
     assert page.read_text().count("data:image/png") == 2 * NUM_QUESTIONS
     table = script("eval.sh", asked / "multi.json", "grounding")
     assert "Unparseable answers" in table.stdout
-    assert "same frame" in table.stderr
+    assert "same image size" in table.stderr
 
 
 def test_an_interrupted_call_ends_with_the_same_answers(asked, questions, model, tmp_path):

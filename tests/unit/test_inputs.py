@@ -209,7 +209,7 @@ def test_all_bad_rows_are_named_at_once_or_dropped_and_counted(configure, pictur
 def test_rows_may_be_held_to_one_number_of_images(configure, pictures):
     rows = [row(pictures[:2]), row(pictures[:3]), row(pictures[:2]), row(pictures[:1])]
     assert len(load_inputs(configure(rows), with_training_set=True).train.prompts) == 4
-    with pytest.raises(DataError, match=r"3 images, data\.images_per_row=2") as raised:
+    with pytest.raises(DataError, match=r"3 images; data\.images_per_row is 2") as raised:
         load_inputs(configure(rows, "data.images_per_row=2"), with_training_set=True)
     assert "train.jsonl:1" in str(raised.value)
     assert "train.jsonl:3" in str(raised.value)

@@ -26,7 +26,7 @@ _NUMBERED = re.compile(rf"\b{_SINGULAR}[\s_#-]*(\d{{1,2}})\b", re.IGNORECASE)
 
 
 def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
-    """(view, words) of the first mono view whose text speaks of images that the view does not show, or None.
+    """(view, words) of the first mono view whose text mentions images that the view does not show, or None.
 
     Reads the text that the model gets with `anchor.image_layout=single` and the `anchor.wording` of the run.
     Counts and plurals of images, "both", numbers of other images, and labels of other sources count; a source's name

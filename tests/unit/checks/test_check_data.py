@@ -164,7 +164,7 @@ def test_train_and_test_must_not_overlap(folder, check, embedded):
     for arguments in ((train, test), (train, "--held-out", test)):
         _, message = check(*arguments)
         number = 0 if embedded else 1
-        assert re.search(rf"test\.\w+:{number} +overlap .*train\.jsonl:1 too", message)
+        assert re.search(rf"test\.\w+:{number} +overlap .*is also in .*train\.jsonl:1", message)
         assert ("test.jsonl:2" in message) == (not embedded)
     other = write(folder, [row(3), row(4)], "test_2.jsonl")
     assert check(train, other)[1] is None
@@ -194,16 +194,16 @@ def test_texts_that_speak_of_images_a_mono_view_lacks_are_counted_and_are_no_mis
     text, message = check(file)
     assert message is None
     assert (
-        "mono views     in 2 of 3 rows with several images the text speaks of images that the view does not show "
+        "mono views     2 of 3 rows with several images: the text mentions images that the view does not show "
         "(anchor.wording=same):\n"
     ) in text
     assert f'  {file}:0  visible: "both"\n  {file}:3  visible: "Infrared:"\n' in text
     text, message = check(file, "anchor.wording=per_view")
     assert message is None
-    assert "in 1 of 3 rows" in text
+    assert "1 of 3 rows" in text
     assert f"{file}:3" not in text
     assert "mono views" not in check(file, "anchor.image_layout=repeated")[0]
-    assert "mono views     no text of 1 rows" in check(write(folder, rows[1:2]))[0]
+    assert "mono views     1 rows with several images: no text mentions" in check(write(folder, rows[1:2]))[0]
 
 
 def test_repeated_rows_are_told(folder, check):

@@ -237,7 +237,7 @@ def test_patches_that_are_none_or_not_the_models(broken):
 def test_weights_that_are_not_those_of_the_configuration(broken):
     layer = "model.layers.1.mlp.up_proj.weight"
     check_all(broken, {
-        "cut": (cut, "model.safetensors: want", "bytes"),
+        "cut": (cut, "model.safetensors: its header announces", "bytes"),
         "empty": (text("model.safetensors", b""), "model.safetensors: not a safetensors file"),
         "html": (text("model.safetensors", "<html>" * 100), "model.safetensors: not a safetensors file"),
         "pointer": (text("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), "model.safetensors"),
@@ -361,7 +361,7 @@ def test_the_reference_of_a_kl_term_is_checked_too(broken, tiny):
     reference = broken("cut", cut)
     config = configured(tiny, kl_coefficient=0.1, kl_reference=str(reference))
     with (
-        pytest.raises(SetupError, match=r"algorithm\.kl_reference: .*model\.safetensors: want"),
+        pytest.raises(SetupError, match=r"algorithm\.kl_reference: .*model\.safetensors: its header announces"),
         model_check(config, in_process=True),
     ):
         pass

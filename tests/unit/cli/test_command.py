@@ -1,8 +1,6 @@
 """How a process ends: messages, exit codes, and where tracebacks go. And the command lines of mars."""
 
 import logging
-import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -11,11 +9,6 @@ import pytest
 from mars.config.command_line import parse_command_line
 from mars.errors import ConfigError, DataError, MarsError, NumericalError, SetupError, WorkerError
 from mars.process import LOG_FILE, log_to, run_command
-
-
-def python(code, *arguments):
-    """Run `code` in a fresh interpreter."""
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture
@@ -41,15 +34,6 @@ def raising(failure):
     return last
 
 
-def test_a_terminal_that_lacks_characters_gets_the_rest():
-    code = (
-        "import sys; from mars.process import run_command; run_command(lambda: sys.stdout.write('B \u2212 A\\n') and 0)"
-    )
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
-    assert (result.returncode, result.stdout) == (0, "B \\u2212 A\n"), result.stderr
-
-
 @pytest.mark.parametrize("failure", [MarsError, ConfigError, DataError, SetupError, WorkerError, NumericalError])
 def test_a_known_failure_is_its_message_and_its_code(end_with, failure):
     result = end_with(raising(failure("rollout.top_p: too much")))
@@ -62,10 +46,6 @@ def test_a_known_failure_is_its_message_and_its_code(end_with, failure):
 @pytest.mark.parametrize("code", [0, 1, 75])
 def test_the_code_that_main_returns_is_that_of_the_command(end_with, code):
     assert end_with(lambda: code).returncode == code
-
-
-def test_the_code_is_that_of_the_process():
-    assert python("from mars.process import run_command; run_command(lambda: 75)").returncode == 75
 
 
 def test_an_interruption_is_130(end_with):
@@ -106,18 +86,6 @@ def test_options_may_stand_among_the_overrides():
     assert line.config_dirs == ("x", "y")
     assert (line.dry_run, line.show_config) == (True, False)
     assert parse_command_line("train", "mars", ["--cfg", "job"]).show_config
-
-
-def test_a_bad_configuration_ends_with_2_and_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, "-m", "mars.main", "experiment=quickstart", "rolout.top_p=1", "--oops"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr.splitlines() == [
-        "rolout.top_p: unknown key; got 1; did you mean rollout.top_p?",
-        "--oops: no such option; the options are --config-dir, --cfg and --dry-run; "
-        "a setting is written key=value, without dashes",
-    ]
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_composed_configuration_is_shown_whole(mars):

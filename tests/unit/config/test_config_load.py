@@ -64,9 +64,8 @@ def test_a_mapping_on_the_command_line_replaces_that_of_the_experiment(experimen
     assert "cam.front-2:\n" in composed_yaml(root, [FILES, *chosen, depth], dirs)
     lines = problems(*chosen, depth, "data.min_image_pixels=4000", root=root, dirs=dirs)
     assert lines == [f"data.source_image_pixels: {line}" for line in (
-        "the limits of cam.front-2 go beyond those of all images, data.min_image_pixels=4000 to "
-        "data.max_image_pixels=1003520; got {'cam.front-2': [3136, 3136]}; give narrower ones, "
-        "or widen those of all images",
+        "the limits of cam.front-2 are not within data.min_image_pixels=4000 to data.max_image_pixels=1003520; "
+        "got {'cam.front-2': [3136, 3136]}; give narrower limits, or widen those for all images",
     )]  # fmt: skip
 
 
@@ -187,7 +186,7 @@ REFUSALS = {
     "=3": "override '=3': no key before =;",
     "--top_p=3": "--top_p=3: no such option; the options are --config-dir, --cfg and --dry-run;",
     "run.seed=int(a)": "override 'run.seed=int(a)': malformed (ValueError while evaluating 'int(a)'",
-    "run.seed=1,2": "run.seed: a sweep, but a run takes one value;",
+    "run.seed=1,2": "run.seed: several values (a sweep), but a run takes one;",
     # types
     "rollout.top_k=5.0": "rollout.top_k: wrong type; got 5.0; give an integer >= 0",
     "rollout.top_k=true": "rollout.top_k: wrong type; got true; give an integer >= 0",
@@ -245,7 +244,7 @@ REFUSALS = {
     "actor.num_workers=33": "actor.num_workers: more ranks than the actor.prompts_per_update=32 prompts",
     "data.source_image_pixels={a: [9, 9, 9]}": "the limits of a are not [smallest, largest]; got {'a': [9,",
     "data.source_image_pixels={a: [5000, 4000]}": "the limits of a are not [smallest, largest]; got {'a': [",
-    "data.source_image_pixels={a: [3136, 3136], b: [3135, 4000]}": "the limits of b go beyond those of all images, dat",
+    "data.source_image_pixels={a: [3136, 3136], b: [3135, 4000]}": "the limits of b are not within data.min_image_p",
     "data.source_image_pixels={a: [3136, 1003521]}": "to data.max_image_pixels=1003520; got {'a': [3136, 1003521]}",
     "rollout.max_model_len=12287": "max_response_tokens=8192; got 12287; give 12288 or more",
 }
@@ -389,13 +388,13 @@ BROKEN_EXPERIMENTS = {
     "rollout: [1]": "configuration files: cannot be composed",
     "rollout: {top_p: [1}": "configuration files: cannot be composed",
     "rollout: {top_p: 1, top_p: 2}": "found duplicate key top_p",
-    "rollout.top_p: 0.5": "rollout.top_p: a key with a dot in a file; write nested keys",
+    "rollout.top_p: 0.5": "rollout.top_p: keys in a file must not have a dot; write nested keys",
     "tracking: {wandb: off}": "tracking.wandb: not one of the choices; got false; write off in quotes",
     "1: 2": "1: unknown key; got 2;",
     "x: !!python/object/apply:os.getcwd []": "could not determine a constructor for the tag",
     "defaults: [mine, _self_]": "configuration files: cannot be composed",
     "defaults: 3": "configuration files: cannot be composed",
-    "defaults: [override /algorithm: grop]": "names what does not exist; got 'algorithm/grop'; the choices are",
+    "defaults: [override /algorithm: grop]": "names a file that does not exist; got 'algorithm/grop'; the choices are",
     "defaults: [override /algorthm: grpo]": "Could not override 'algorthm'",
     "defaults: [/algorithm: grpo]": "algorithm appears more than once",
     "defaults: [override /anchor: null]": "anchor.kind: not set; give one of none, mono, all_but_one",

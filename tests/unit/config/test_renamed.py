@@ -110,7 +110,9 @@ def test_an_old_value_in_a_file(tmp_path):
     write(tmp_path, "experiment/valued.yaml", "# @package _global_\n{anchor: {kind: leave_one_out}}\n")
     write(tmp_path, "actor/mine.yaml", "defaults: [fsdp, _self_]\npacking: naive\n")
     (line,) = refusal("experiment=chosen", dirs=[str(tmp_path)])
-    assert "names what does not exist; got 'anchor/leave_one_out'; renamed to all_but_one; the choices are" in line
+    assert (
+        "names a file that does not exist; got 'anchor/leave_one_out'; renamed to all_but_one; the choices are" in line
+    )
     (line,) = refusal("experiment=valued", dirs=[str(tmp_path)])
     assert line.startswith("anchor.kind: not one of the choices; got 'leave_one_out'; renamed to all_but_one; give one")
     (line,) = refusal("actor=mine", dirs=[str(tmp_path)])

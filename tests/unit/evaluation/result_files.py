@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e"
 Boxes = Sequence[Sequence[float]]
 
 
@@ -63,3 +66,19 @@ def write_public(path: Path, entries: Sequence[tuple[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([{"content": [text], "ground_truth": truth} for text, truth in entries]))
     return path
+
+
+def hostile_folder(tmp_path: Path) -> Path:
+    """A run of one scene, with a picture and texts that must not act."""
+    picture = tmp_path / "visible.png"
+    Image.new("RGB", (100, 50), (200, 30, 30)).save(picture)
+    truth = json.dumps([[0, 0, 50, 25]])
+    lines = [
+        line("a", None, boxes_text([[0, 0, 50, 25]]) + HOSTILE, truth),
+        line("a", "visible", boxes_text([[0, 0, 50, 50]]), truth),
+        line("a", "infrared", "nothing", truth),
+    ]
+    for item in lines:
+        item["sources"][0]["image"]["path"] = str(picture)
+        item["question"][0]["text"] += HOSTILE
+    return write_folder(tmp_path / "run", lines)

@@ -219,7 +219,9 @@ def test_answers_of_another_model_or_other_questions_are_not_mixed(world, tmp_pa
     world.infer(paths)
     before = paths.answers.read_bytes()
     world.questions = replace(world.questions, identity={**world.questions.identity, **change})
-    with pytest.raises(DataError, match=f"another model, other questions or settings:\n  {next(iter(change))}: there"):
+    with pytest.raises(
+        DataError, match=f"another model, other questions or settings:\n  {next(iter(change))}: in the file"
+    ):
         world.infer(paths)
     assert paths.answers.read_bytes() == before
     assert world.starts == 1

@@ -136,15 +136,15 @@ def test_three_public_files(tmp_path):
 
 def test_different_questions_are_refused_with_the_reason(tmp_path):
     first = write_folder(tmp_path / "a", answers("10"))
-    with pytest.raises(DataError, match="answer different questions: not one is in both"):
+    with pytest.raises(DataError, match="answer different questions: no question is in both"):
         compared([first, write_folder(tmp_path / "b", [line("x", None, vqa_text("yes"), "yes")])])
     with pytest.raises(DataError, match="the truth of question a is 'yes' in one and 'no' in the other"):
         compared([first, write_folder(tmp_path / "c", [line("a", None, vqa_text("yes"), "no")])])
     public = write_public(tmp_path / "p.json", [(vqa_text("yes"), "yes")] * 2)
-    with pytest.raises(DataError, match="one is a public result file"):
+    with pytest.raises(DataError, match="one is in the public format"):
         compared([first, public])
     longer = write_public(tmp_path / "q.json", [(vqa_text("yes"), "yes")] * 3)
-    with pytest.raises(DataError, match="2 and 3 of them"):
+    with pytest.raises(DataError, match="they have 2 and 3"):
         compared([public, longer])
     others = write_public(tmp_path / "r.json", [(vqa_text("yes"), "no")] * 2)
     with pytest.raises(DataError, match="truth of question 0"):

@@ -70,15 +70,15 @@ def test_a_truth_that_is_no_number_is_refused(tmp_path, truth):
 )
 def test_a_manifest_that_says_no_counts_is_refused(tmp_path, change):
     folder = write_folder(tmp_path / "m", three_lines(), **change)
-    with pytest.raises(DataError, match=r"manifest\.json: does not say what was asked"):
+    with pytest.raises(DataError, match=r"manifest\.json: is not a manifest"):
         read_results(folder)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, r"answers to more than was asked \(multi 1, visible 1, infrared 1\)"),
-        ({"multi": 0, "visible": 1, "infrared": 1}, r"answers to more than was asked \(multi 1\)"),
+        ({}, r"more answers than were asked for \(multi 1, visible 1, infrared 1\)"),
+        ({"multi": 0, "visible": 1, "infrared": 1}, r"more answers than were asked for \(multi 1\)"),
         ({"multi": 1, "visible": 2, "infrared": 1}, r"answers are missing \(visible 1\)"),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_question_that_lacks_the_multi_view_is_named(tmp_path, command):
     files = [write_folder(tmp_path / name, lines) for name in ("m", "n")][: 1 + (command == "compare")]
     error = call(command, *files, "--task", "grounding").exception
     assert isinstance(error, DataError)
-    assert "rows.jsonl:b  no answer with all images, which others have" in str(error)
+    assert "rows.jsonl:b  no answer to the multi view, but other questions have one" in str(error)
 
 
 def test_messages_hold_no_control_characters(tmp_path):
@@ -195,7 +195,7 @@ def test_the_questions_are_not_overwritten_by_their_answers(tmp_path, questions,
 
 def test_a_public_file_of_somebody_else_is_not_overwritten(world_paths, tmp_path):
     write_public(tmp_path / "theirs.json", [("x", "y")])
-    with pytest.raises(DataError, match=r"theirs\.json: is not of mars eval infer"):
+    with pytest.raises(DataError, match=r"theirs\.json: was not written by mars eval infer"):
         check_out(result_paths(tmp_path / "theirs.json"), "q.json")
     check_out(world_paths, "q.json")
 

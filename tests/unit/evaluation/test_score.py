@@ -110,8 +110,12 @@ def test_the_public_format_is_scored_as_it_is(tmp_path, caplog):
     assert result["multi"]["mean"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
     assert result["compat"]["multi"]["mean"] == pytest.approx((1 + 0.5 * BONUS + 0 + 1) / 4)
     assert (result["n"], result["unparseable"], result["union"], result["mono"]) == (4, 1, None, {})
-    assert (result["frames"], result["cut_off"], result["name"]) == ("as they stand", None, "theirs")
-    assert "same frame" in caplog.text
+    assert (result["frames"], result["cut_off"], result["name"]) == (
+        "the same for answers and truth (assumed)",
+        None,
+        "theirs",
+    )
+    assert "same image size" in caplog.text
 
 
 def test_frames_of_the_public_format_are_given_by_hand(tmp_path):
@@ -119,7 +123,7 @@ def test_frames_of_the_public_format_are_given_by_hand(tmp_path):
     result = score(public, frames=((1280, 1024), (1000, 1000)))
     assert result["multi"]["mean"] == pytest.approx(1.0)
     assert result["frames"] == "answers 1000x1000, truth 1280x1024"
-    with pytest.raises(ConfigError, match="says itself how large"):
+    with pytest.raises(ConfigError, match="has its own image sizes"):
         score(write_folder(tmp_path / "m", [line("a", None, "", "[]")]), frames=((1, 1), (1, 1)))
 
 

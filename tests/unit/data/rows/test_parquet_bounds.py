@@ -33,6 +33,11 @@ def test_bytes_of_rows_by_hand():
     texts = pa.array(["ab", None, "cdefg"])
     assert row_bytes(texts).tolist() == [18, 16, 21]
     assert row_bytes(texts.dictionary_encode()).tolist() == [18 + 16, 16, 21 + 16]
+    with_null = pa.DictionaryArray.from_arrays(pa.array([1, None, 0, 2], pa.int8()), pa.array(["ab", None, "c"]))
+    assert row_bytes(with_null).tolist() == [16, 16, 18 + 16, 17 + 16]
+    assert row_bytes(with_null.slice(2)).tolist() == [18 + 16, 17 + 16]
+    assert row_bytes(texts.slice(1)).tolist() == [16, 21]
+    assert row_bytes(texts[:0]).tolist() == []
     assert row_bytes(pa.array([1.0, None])).tolist() == [16, 16]
     lists = pa.array([["ab", "c"], None, [], ["d"]])
     assert row_bytes(lists).tolist() == [16 + 18 + 17, 16, 16, 16 + 17]

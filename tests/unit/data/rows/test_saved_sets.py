@@ -225,12 +225,20 @@ def test_a_set_of_the_hub_without_a_network(monkeypatch):
         load("nobody/nothing@train")
 
 
-def test_files_of_rows_do_not_import_datasets(tmp_path):
-    """It costs seconds, and they do not need it."""
+def test_files_of_rows_import_neither_datasets_nor_pandas(tmp_path):
+    """They cost seconds, and nothing here needs them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     (tmp_path / "rows.jsonl").write_text('{"problem": "A?", "answer": "b"}\n')
+    prompts = pa.array([[{"role": "user", "content": "A?"}], None, [{"role": "user", "content": None}]])
+    pq.write_table(pa.table({"prompt": prompts, "answer": ["b", "c", None]}), tmp_path / "rows.parquet")
     code = (
-        "import sys; from tests.builders import load_prompts;"
-        f"load_prompts(['{tmp_path}/rows.jsonl'], None, 'error', lambda p: None); print('datasets' in sys.modules)"
+        "import sys; from mars.data.rows.dataset import read_prompts;"
+        "from mars.data.convert.eval_json import read_json_rows as read_json;"
+        f"files = ['{tmp_path}/rows.jsonl', '{tmp_path}/rows.parquet'];"
+        "read = read_prompts(files, None, lambda prompt: None, read_json=read_json);"
+        "print(len(read.usable), {'datasets', 'pandas'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "2 set()"

@@ -194,7 +194,7 @@ def test_scenes_and_models_are_made_one_at_a_time(tmp_path):
     from mars.cli.data import synth
     from mars.errors import ConfigError
 
-    with pytest.raises(ConfigError, match="--train: of scenes"):
+    with pytest.raises(ConfigError, match="--train: only for scenes"):
         synth(tmp_path / "a", seed=0, train=3, model="tiny")
     with pytest.raises(ConfigError, match="--test, --cold-start, --bias: not set"):
         synth(tmp_path / "a", seed=0, train=3)

@@ -10,7 +10,7 @@ import pytest
 from mars.errors import ConfigError
 from tests.fakes.python import call_script
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 EXPERIMENTS = {
     "recipe/dapo/run_dapo_qwen2.5_3b.sh": "mars_dapo_qwen2_5_vl_3b",
     "recipe/mars/run_mars_qwen2.5_3b.sh": "mars_grpo_qwen2_5_vl_3b",
