@@ -131,7 +131,7 @@ def read_results(path: Path) -> Results:
     answers = read_answers(paths.answers).checked()
     if not answers and not (paths.manifest.exists() and any(read_manifest(paths.manifest)["asked"].values())):
         raise DataError(f"{path}: holds no answers; run mars eval infer, or give another step's file of a run")
-    if all(answer.step is not None for answer in answers):
+    if answers and all(answer.step is not None for answer in answers):
         manifest: Mapping[str, Any] = {}  # a training run writes complete files without a manifest
     else:
         manifest = read_manifest(paths.manifest)
