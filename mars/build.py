@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.penalties import OverlongPenalty
@@ -20,6 +18,7 @@ from mars.data.pixels.images import decode_image
 from mars.data.prompts.views import anchor_views
 from mars.evaluation.ask import EvaluationParts
 from mars.inputs import Inputs, evaluation_plan, prompt_processor, rewards_of
+from mars.output.console import VisibleConsole
 from mars.rewards.contract import RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
@@ -179,7 +178,7 @@ def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int) -> Tracke
         "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
     }
     if tracking.console:
-        copies["console"] = lambda: ConsoleTracker(last_step, Console())
+        copies["console"] = lambda: ConsoleTracker(last_step, VisibleConsole())
     send_to_wandb = wandb_factory(
         tracking.wandb, tracking.wandb_project, config.run.name, run_dir, config.model_dump(), tracking.timeout_s
     )

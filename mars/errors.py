@@ -35,3 +35,9 @@ class NumericalError(MarsError):
     """Losses or gradients were not finite, and training cannot go on."""
 
     exit_code = 6
+
+
+class InterruptedRun(MarsError):
+    """SIGTERM, SIGHUP or Ctrl-C ended the process. A second Ctrl-C ends it at once, with exit code 130."""
+
+    exit_code = 75

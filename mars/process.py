@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-import io
+import locale
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from mars.errors import MarsError
+from mars import interrupts
+from mars.errors import InterruptedRun, MarsError
+from mars.output.secrets import redact
+from mars.output.terminal import escaped_output
+from mars.output.text import visible
 
 LOG_FILE = "mars.log"
-_INTERRUPTED = 130
 _mars = logging.getLogger("mars")
 
 
+class _SafeFormatter(logging.Formatter):
+    """Escapes control and invisible characters, except those in `keep`, and leaves out keys of the environment."""
+
+    def __init__(self, form: str, keep: str) -> None:
+        super().__init__(form)
+        self._keep = keep
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(redact(super().format(record)), self._keep)
+
+
 class RunLog(logging.FileHandler):
-    """Appends to <run_dir>/mars.log once the folder exists; does not create it, and drops records before."""
+    """Appends to <run_dir>/mars.log once the folder exists; does not create it, and drops records before.
+
+    Only the user can read the file: exceptions quote rows, texts and addresses.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(run_dir / LOG_FILE, encoding="utf-8", delay=True)
         self.setLevel(logging.DEBUG)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "\n\t"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        if Path(self.baseFilename).parent.is_dir():
-            super().emit(record)
+        path = Path(self.baseFilename)
+        if not path.parent.is_dir():
+            return
+        if self.stream is None and not path.exists():
+            path.touch(mode=0o600)
+        super().emit(record)
 
 
 def log_to(run_dir: str) -> None:
@@ -41,34 +63,83 @@ def log_to(run_dir: str) -> None:
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run `main` and exit with the code that it returns, or with the code of its failure.
 
-    A MarsError prints its message and exits with its exit_code. Ctrl-C exits with 130. Any other exception exits with 1
-    and prints where its traceback is: in the run's log, or on stderr if there is no log.
+    A MarsError prints its message and exits with its exit_code. SIGTERM, SIGHUP and Ctrl-C exit with 75, a second
+    Ctrl-C with 130 (mars/interrupts.py). Any other exception exits with 1 and prints where its traceback is: in the
+    run's log, or on stderr if there is no log. What is printed has its control characters escaped and no key of the
+    environment.
     """
-    console = logging.StreamHandler(sys.stderr)
-    console.setLevel(logging.INFO)
-    console.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    _mars.addHandler(console)
-    _mars.setLevel(logging.DEBUG)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # print characters the terminal cannot encode as escapes
-    try:
-        code = main()
-    except MarsError as error:
-        sys.stderr.write(f"{error}\n{_keep_traceback('the traceback is in {}')}")
-        code = error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        code = _INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - a bug: report it in full and exit with 1
-        what = f"mars stopped on an unexpected error, {type(error).__name__}: {error}"
-        where = _keep_traceback("please report it with the traceback in {}") or traceback.format_exc()
-        sys.stderr.write(f"{what}\n{where}")
-        code = 1
+    _use_utf8()
+    with escaped_output(), interrupts.handled(_report):
+        console = logging.StreamHandler(sys.stderr)
+        console.setLevel(logging.INFO)
+        console.setFormatter(_SafeFormatter("%(levelname)s %(message)s", "\n\t"))
+        _mars.addHandler(console)
+        _mars.setLevel(logging.DEBUG)
+        try:
+            code = main()
+        except BaseException as error:  # noqa: BLE001 - every failure is reported
+            code = _end_with(error)
+        if interrupts.finish() is not None and code:
+            _exit_now(code)
     raise SystemExit(code)
+
+
+def _end_with(error: BaseException) -> int | str | None:
+    """Report the failure. Returns the exit code.
+
+    What ended the process early counts, if something did: inside libraries it shows as any exception.
+    """
+    early = interrupts.finish()
+    if early is not None or isinstance(error, MarsError):
+        known = early if early is not None else error
+        assert isinstance(known, MarsError)
+        _report(known)
+        return known.exit_code
+    if isinstance(error, SystemExit):
+        return error.code
+    if isinstance(error, KeyboardInterrupt):
+        sys.stderr.write("interrupted\n")
+        return 130
+    what = f"mars stopped on an unexpected error, {type(error).__name__}: {error}"
+    where = _keep_traceback("please report it with the traceback in {}") or traceback.format_exc()
+    sys.stderr.write(visible(redact(f"{what}\n{where}"), "\n\t"))
+    return 1
+
+
+def _report(error: MarsError) -> None:
+    message = visible(redact(str(error)), "\n")
+    where = _keep_traceback("" if isinstance(error, InterruptedRun) else "the traceback is in {}")
+    sys.stderr.write(f"{message}\n{visible(where, chr(10))}")
+    sys.stderr.flush()
 
 
 def _keep_traceback(where: str) -> str:
     """Log the traceback of the current exception. Returns `where` with the log's path filled in, "" without a log."""
-    _mars.debug("the run ends with this exception", exc_info=True)
+    _mars.debug("the process ends with this exception", exc_info=sys.exc_info()[0] is not None)
+    if not where:
+        return ""
     logs = [handler.baseFilename for handler in _mars.handlers if isinstance(handler, RunLog)]
     return "".join(f"({where.format(path)})\n" for path in logs if Path(path).is_file())
+
+
+def _exit_now(code: int | str | None) -> NoReturn:
+    """End without the exit hooks of libraries: those of Ray and wandb wait for processes that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def _use_utf8() -> None:
+    """Run this process and all that it starts in Python's UTF-8 mode: libraries open files without an encoding.
+
+    The interpreter reads the mode when it starts. So where the locale has another encoding, start again, with the
+    terminal's encoding for what is printed.
+    """
+    os.environ["PYTHONUTF8"] = "1"
+    if sys.flags.utf8_mode or locale.getencoding().lower().replace("-", "") == "utf8":
+        return
+    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding or 'ascii'}:backslashreplace")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

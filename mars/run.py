@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mars import plugin
+from mars import interrupts, plugin
 from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checks.answers import answered_perfectly
@@ -30,6 +30,7 @@ from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, last_step
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.output.files import write_atomically
+from mars.output.secrets import redacted
 from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
 from mars.rewards.contract import RewardScorer, self_test
 from mars.rewards.functions import user_functions
@@ -48,6 +49,10 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
 
     model_check: the caller has entered it already, so that it checks the model while this module is imported.
     """
+    interrupts.say_consequence(
+        "there are no checkpoints yet, so the run starts again from its first step; "
+        f"start it with another run.dir, or remove {config.run.dir} first"
+    )
     check_packages(config)
     check_kl_reference(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
@@ -57,7 +62,7 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     tracker = build_tracker(config, inputs, last_step(config.run, stream))
     try:
-        (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+        (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(redacted(config.model_dump()), sort_keys=False))
         plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
         scorer = build_scorer(config)
         try:

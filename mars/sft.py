@@ -90,12 +90,11 @@ class ColdStart:
 
 def train(config: SftConfig) -> None:
     """Train `model.path` on `data.train_files` and save it to <run.dir>/policy."""
-    from rich.console import Console
-
     from mars.actor.state import save_policy
     from mars.checks.model import model_check
     from mars.data.order.stream import PromptStream
     from mars.inputs import prompt_format
+    from mars.output.console import VisibleConsole
     from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 
     sft, run_dir = config.sft, Path(config.run.dir)
@@ -111,7 +110,7 @@ def train(config: SftConfig) -> None:
     cold_start = ColdStart(config, form.encoder, prompts)
     tracker = JsonlTracker(run_dir / METRICS_FILE, resumed_step=None)
     log_to(config.run.dir)
-    console = Console(stderr=True)
+    console = VisibleConsole(stderr=True)
     for step in progress(range(1, sft.num_steps + 1), "Cold start", sft.num_steps):
         metrics = cold_start.step(stream.batch(step - 1))
         if step % sft.log_every == 0 or step == sft.num_steps:

@@ -7,9 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from statistics import fmean
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +19,7 @@ from mars.actor.memory import PeakMemory
 from mars.actor.model import PolicyModel, ScoringSettings, load_policy, shard
 from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
 from mars.actor.optimizer import Optimizer
+from mars.actor.process_group import join_group
 from mars.actor.reference import load_reference
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import full_state, save_policy
@@ -29,7 +28,7 @@ from mars.actor.update_sums import UpdateSums
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.token_layout import TokenLayout
 from mars.config.schema import TrainConfig
-from mars.errors import ConfigError, NumericalError, SetupError
+from mars.errors import ConfigError, NumericalError
 from mars.types import (
     ImageRef,
     MicroBatch,
@@ -61,7 +60,7 @@ class FsdpTrainer:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
         self._rank, self._world_size = rendezvous.rank, rendezvous.world_size
         model, rollout, actor, device = config.model, config.rollout, config.actor, config.cluster.device
-        self._owns_group = _join_group(rendezvous, device)
+        self._owns_group = join_group(rendezvous, device)
         self._device = torch.device(device, torch.cuda.current_device() if device == "cuda" else None)
         torch.manual_seed(config.run.seed)
         mesh = init_device_mesh(device, (self._world_size,))
@@ -225,33 +224,6 @@ class FsdpTrainer:
         if self._config.actor.packing == "shared_prefix":
             return pack_groups(group_rows(rows), rope_index, self._rules.image_id).to(self._device)
         return forward_batch(rows, rope_index, self._rules.image_id, self._rules.pad_id).to(self._device)
-
-
-def _join_group(rendezvous: Rendezvous, device: str) -> bool:
-    """Returns whether this call made the process group (an engine in this process may have made one before)."""
-    if dist.is_initialized():
-        if dist.get_world_size() != rendezvous.world_size:
-            raise RuntimeError(
-                f"torch.distributed already has {dist.get_world_size()} ranks; want {rendezvous.world_size}"
-            )
-        return False
-    store: dict[str, Any] = (
-        {"store": dist.HashStore()} if rendezvous.init_method is None else {"init_method": rendezvous.init_method}
-    )
-    try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            rank=rendezvous.rank,
-            world_size=rendezvous.world_size,
-            timeout=timedelta(seconds=rendezvous.timeout_s),
-            **store,
-        )
-    except dist.DistError as error:
-        raise SetupError(
-            f"cluster: the trainer's ranks cannot meet at {rendezvous.init_method}: {error}; "
-            "start again (the port may have been taken), or open the ports between the nodes"
-        ) from error
-    return True
 
 
 def _reference(config: TrainConfig, scoring: ScoringSettings, mesh: DeviceMesh) -> PolicyModel | None:

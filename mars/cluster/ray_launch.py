@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from mars import interrupts
 from mars.cluster.environment import worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
@@ -24,7 +25,7 @@ def ray_workers(
 
     build_trainer: None for evaluation, which needs engines only.
     """
-    cluster, log_dir = config.cluster, str(Path(config.run.dir).absolute() / "logs")
+    cluster, log_dir = config.cluster, Path(config.run.dir).absolute() / "logs"
     on_gpu = cluster.device == "cuda"
     engines = [
         WorkerResources(f"engine-{i}", cluster.cpus_per_worker, config.rollout.tensor_parallel_size if on_gpu else 0)
@@ -38,10 +39,10 @@ def ray_workers(
     workers = (*engines, *trainers)
     num_cpus = max(math.ceil(sum(worker.cpus for worker in workers)), len(workers))
     with ExitStack() as stack:
-        started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment)
+        started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
         to_pass = stack.enter_context(started)
         placement = Placement(workers, cluster.start_timeout_s)
-        stack.callback(placement.close)
+        stack.callback(_unless_ending, placement.close)
 
         def group(worker_class, resources, first_bundle) -> WorkerGroup:
             return WorkerGroup(
@@ -50,17 +51,23 @@ def ray_workers(
                 placement,
                 first_bundle,
                 to_pass,
-                log_dir,
+                str(log_dir),
                 cluster.call_timeout_s,
             )
 
         engine = RayEngine(group(EngineWorker, engines, 0))
-        stack.callback(engine.close)
+        stack.callback(_unless_ending, engine.close)
         trainer = RayTrainer(group(TrainerWorker, trainers, len(engines))) if build_trainer is not None else None
         engine_builds = engine.start_build(build_engine)
         if trainer is not None and build_trainer is not None:
-            stack.callback(trainer.close)
+            stack.callback(_unless_ending, trainer.close)
             builds = trainer.start_build(build_trainer, cluster.start_timeout_s, cluster.call_timeout_s)
             trainer.finish_build(builds, cluster.start_timeout_s)
         engine.finish_build(engine_builds, cluster.start_timeout_s)
         yield engine, trainer
+
+
+def _unless_ending(close: Callable[[], None]) -> None:
+    """Do not ask busy workers to close where the process ends early: the end of the connection to Ray ends them."""
+    if interrupts.reason() is None:
+        close()

@@ -9,6 +9,7 @@ import ray
 
 from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.cluster.environment import gc_paused, trim_heap
+from mars.cluster.head import check_head
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
 
@@ -79,10 +80,12 @@ class RayTrainer:
         self._group.results(references, "start of the trainer", timeout_s)
 
     def update(self, batch: TrainBatch) -> UpdateStats:
+        check_head()
         shared = ray.put(batch)
         return self._all("update", shared)[0]
 
     def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+        check_head()
         shared = ray.put(batch)
         return self._all("kl_to_reference", shared)[0]
 
@@ -96,5 +99,6 @@ class RayTrainer:
         self._group.close()
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
+        check_head()
         references = [getattr(worker, method).remote(*arguments) for worker in self._group.workers]
         return self._group.results(references, method)

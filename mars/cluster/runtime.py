@@ -4,60 +4,213 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import ray
+from ray._private import ray_constants, worker
 
-from mars.cluster.environment import inherited
+from mars import interrupts
+from mars.cluster.environment import inherited, loopback_environment
+from mars.cluster.guard import MARK, Guard
+from mars.cluster.head import watch_head
 from mars.errors import SetupError
 
 logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
+_SHUTDOWN_TIMEOUT_S = 10.0
+# Ray installs handlers of signals while it starts; so often they are replaced by those of the run.
+_REARM_S = 0.01
+# One for all clusters of this process: Ray reads it once.
+_TOKEN = secrets.token_hex(32)
 
 
 @contextmanager
 def ray_cluster(
-    address: str | None, object_store_bytes: int, num_cpus: int, environment: Mapping[str, str]
+    address: str | None,
+    object_store_bytes: int,
+    num_cpus: int,
+    environment: Mapping[str, str],
+    log_dir: Path | None = None,
 ) -> Iterator[Mapping[str, str]]:
     """Connect to Ray inside the block; yields the environment variables to pass to each worker as its runtime_env.
 
-    address: of a running cluster; None starts one on this machine, ignoring RAY_ADDRESS, and stops it afterwards.
+    address: of a running cluster; None starts one on this machine, ignoring RAY_ADDRESS, and stops it afterwards. It
+        listens on the loopback interface only, and its folder is removed at the end.
     environment: variables of the workers. A cluster started here inherits them, so nothing is yielded: workers without
         a runtime_env reuse the processes that Ray starts in advance, which is faster. A running cluster does not
         inherit them, so they are yielded.
     num_cpus: Ray CPUs of a cluster started here, independent of the number of cores.
+    log_dir: receives what Ray prints, and the end of the logs of a cluster started here.
     Raises SetupError if the cluster cannot be reached or started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
-    if address is None:
-        to_inherit, to_pass = environment, {}
-        options |= {
+    with _quiet(log_dir):
+        if address is None:
+            with _own_cluster(object_store_bytes, num_cpus, environment, log_dir):
+                yield {}
+        else:
+            _check_reachable(address)
+            connection = _Connection({"address": address}, address)
+            try:
+                yield environment
+            finally:
+                connection.close()
+
+
+@contextmanager
+def _own_cluster(
+    object_store_bytes: int, num_cpus: int, environment: Mapping[str, str], log_dir: Path | None
+) -> Iterator[None]:
+    # Short: the paths of sockets in it may have 107 characters. Only the user can read it (mkdtemp).
+    folder = Path(tempfile.mkdtemp(prefix="mars-ray-", dir=os.environ.get("RAY_TMPDIR")))
+    guard = Guard(folder, log_dir)
+    with ExitStack() as stack:
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(_TOKEN)
+        of_cluster = {
+            MARK: str(folder),
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            # Ray's agents end with the raylet at once, not when they next look for it.
+            "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
+        }
+        options = {
             "address": "local",
             "num_cpus": num_cpus,
             "object_store_memory": object_store_bytes,
             "include_dashboard": False,
+            "_temp_dir": str(folder / "ray"),  # Ray lets everybody write to it, but only the user gets there
         }
-    else:
-        _check_reachable(address)
-        to_inherit, to_pass = {}, environment
-        options["address"] = address
+        try:
+            with inherited({**environment, **loopback_environment(), **of_cluster}), _loopback_node():
+                connection = _Connection(options, "this machine")
+        except BaseException:
+            # Interrupted while Ray starts: its thread would block all others while it waits for processes that the
+            # guard has ended. The guard sees to them when this process has ended.
+            if interrupts.reason() is None:
+                guard.close()
+            raise
+        stack.callback(guard.close)
+        stack.callback(connection.close)
+        stack.enter_context(watch_head(log_dir))
+        yield
+
+
+@contextmanager
+def _loopback_node() -> Iterator[None]:
+    """The node of a cluster started inside the block has the address 127.0.0.1, and listens there only.
+
+    Ray replaces a loopback address given to ray.init by one that others can reach, unless this constant says that there
+    are no other nodes.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        with inherited(to_inherit):
-            ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise SetupError(
-            f"cluster.address: no Ray cluster at {address or 'this machine'}: {error}; "
-            "start one with `ray start --head`, or set cluster.address=null to start one on this machine for the run"
-        ) from error
-    try:
-        yield to_pass
+        yield
     finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+class _ToLog(logging.Handler):
+    """Passes records on to the log of the run, where the terminal does not show them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger.debug("Ray: %s", record.getMessage())
+
+
+@contextmanager
+def _quiet(log_dir: Path | None) -> Iterator[None]:
+    """What Ray prints inside the block goes to the log: its messages of lost workers have dozens of lines.
+
+    Its C++ part writes to file descriptor 2, which becomes <log_dir>/driver.err; sys.stderr of `run_command` has a
+    descriptor of its own.
+    """
+    print_message, to_log = worker.print_to_stdstream, _ToLog()
+    worker.print_to_stdstream = lambda data, ignore_prefix: logger.debug("Ray: %s", "\n".join(data["lines"]))
+    # The logger "ray" itself will not do: ray.init takes its handlers away.
+    parts = [logging.getLogger(f"ray.{name}") for name in ("_private", "_common", "util")]
+    for part in parts:
+        part.addHandler(to_log)
+        part.propagate = False
+    try:
+        with nullcontext() if log_dir is None else _stderr_to(log_dir / "driver.err"):
+            yield
+    finally:
+        worker.print_to_stdstream = print_message
+        for part in parts:
+            part.removeHandler(to_log)
+            part.propagate = True
+
+
+@contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    terminal = os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 2)
+    os.close(log)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        if not path.stat().st_size:
+            path.unlink()
+
+
+class _Connection:
+    """Ray, started and stopped in a thread of its own.
+
+    The main thread stays free for signals: it can leave at any time, and take the signals back from Ray. The kernel
+    ends Ray's processes with the thread that has started them, so the thread lives until Ray is shut down.
+    """
+
+    def __init__(self, options: dict[str, Any], where: str) -> None:
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
+        self._options = {**options, **quiet}
+        self._error: BaseException | None = None
+        self._started, self._close, self._closed = threading.Event(), threading.Event(), threading.Event()
+        threading.Thread(target=self._run, name="ray", daemon=True).start()
+        while not self._started.wait(_REARM_S):
+            interrupts.rearm()
+        interrupts.rearm()
+        if self._error is not None:
+            reason = str(self._error).strip().partition("\n")[0]
+            raise SetupError(
+                f"cluster.address: no Ray cluster at {where}: {reason}; start one with `ray start --head`, "
+                "or set cluster.address=null to start one on this machine for the run (its folder is in RAY_TMPDIR, "
+                "else in TMPDIR, and needs a short path)"
+            ) from self._error
+
+    def close(self) -> None:
+        """Shut Ray down; leave that to the guard where the process is ending early, since Ray may not answer."""
+        if interrupts.reason() is not None:
+            return
+        self._close.set()
+        if not self._closed.wait(_SHUTDOWN_TIMEOUT_S):
+            logger.info("Ray did not shut down within %g s", _SHUTDOWN_TIMEOUT_S)
+
+    def _run(self) -> None:
+        try:
+            ray.init(**self._options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            self._error = error
+            ray.shutdown()
+            return
+        finally:
+            self._started.set()
+        self._close.wait()
         ray.shutdown()
+        self._closed.set()
 
 
 def _check_reachable(address: str) -> None:

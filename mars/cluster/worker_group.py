@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from mars.cluster.head import check_head
 from mars.cluster.placement import Placement, WorkerResources
 from mars.errors import MarsError, WorkerError
+from mars.output.text import shorten
 
 _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
+_REASON_CHARS = 500
 
 
 class Worker:
@@ -28,7 +32,7 @@ class Worker:
     def __init__(self, name: str, log_dir: str) -> None:
         self.name = name
         gc.disable()  # `gc_paused` enables it again when the engine or trainer is built
-        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        Path(log_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         logging.basicConfig(
             filename=Path(log_dir) / f"{name}.log",
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -84,6 +88,7 @@ class WorkerGroup:
         """
         deadline = self._timeout_s if timeout_s is None else timeout_s
         with self._named(call, deadline):
+            check_head()
             return ray.get(list(references), timeout=deadline)
 
     def streams(self, method: str, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -98,6 +103,7 @@ class WorkerGroup:
         }
         while running:
             with self._named(method, self._timeout_s):
+                check_head()
                 ready, _ = ray.wait(list(running), timeout=max(end - time.monotonic(), 0))
                 if not ready:
                     raise GetTimeoutError
@@ -113,7 +119,7 @@ class WorkerGroup:
         try:
             ray.get([worker.close.remote() for worker in self.workers], timeout=_CLOSE_TIMEOUT_S)
         except RayError as error:
-            logging.getLogger(__name__).info("workers %s did not close: %s", self._names, error)
+            logging.getLogger(__name__).debug("workers %s did not close: %s", self._names, error)
         for worker in self.workers:
             ray.kill(worker)
 
@@ -125,11 +131,28 @@ class WorkerGroup:
         except RayTaskError as error:
             if isinstance(error.cause, MarsError):
                 raise error.cause from error
-            raise WorkerError(self._describe(call, f"{type(error.cause).__name__}: {error.cause}")) from error
+            raise WorkerError(self._describe(call, _one_line(error.cause))) from error
         except GetTimeoutError as error:
             raise WorkerError(self._describe(call, f"no answer within {deadline:g} s")) from error
         except RayError as error:
-            raise WorkerError(self._describe(call, f"a worker process died: {error}")) from error
+            raise WorkerError(self._describe(call, _lost(error))) from error
 
     def _describe(self, call: str, reason: str) -> str:
         return f"cluster: {call} failed on one of {', '.join(self._names)}: {reason}; their logs are in {self._log_dir}"
+
+
+def _one_line(error: BaseException) -> str:
+    """Type and first line of an exception; the whole of it is in the log of the run."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {shorten(lines[0], _REASON_CHARS) if lines else 'no message'}"
+
+
+def _lost(error: RayError) -> str:
+    """Ray describes a dead worker in ten lines, which are in the log of the run."""
+    pid = re.search(r"\bpid: (\d+)", str(error))
+    what = "a worker process died" + (f" (process {pid[1]})" if pid else "")
+    return f"{what}: Ray ended it, because the machine ran out of memory" if _out_of_memory(error) else what
+
+
+def _out_of_memory(error: RayError) -> bool:
+    return isinstance(error, OutOfMemoryError) or "running low on memory" in str(error)

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from mars.output.console import VisibleConsole
 from mars.output.text import visible
 
 _LABELS = {
@@ -91,11 +91,11 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str = "Evaluat
 
 def print_table(table: Table) -> None:
     """Print to stdout without shortening a cell: a file has lines as long as needed, a terminal wraps them."""
-    console = Console()
+    console = VisibleConsole()
     unlimited = console.options.update(max_width=sys.maxsize)
     needed = Measurement.get(console, unlimited, table)
     width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
-    Console(width=width).print(table)
+    VisibleConsole(width=width).print(table)
 
 
 def cell(estimate: Mapping[str, Any] | None, sign: str) -> str:

@@ -10,10 +10,11 @@ Item = TypeVar("Item")
 
 def progress(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
     """Yield `items` while a bar counts them up to `total`."""
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    from mars.output.console import VisibleConsole
+
+    console = VisibleConsole(stderr=True)
     if not console.is_terminal:
         return items
     return track(items, title, total=total, console=console, transient=True)

@@ -16,6 +16,11 @@ def visible(text: str, keep: str = "") -> str:
     >>> visible("\x1b[2Jred")
     '\\x1b[2Jred'
     """
+    others = text
+    for character in keep:
+        others = others.replace(character, "")
+    if others.isprintable():  # the usual case, a hundred times as fast as looking at each character
+        return text
     return "".join(
         character if character in keep or unicodedata.category(character) not in _HIDDEN else _escape(character)
         for character in text

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from mars.answers.record import by_question
 from mars.evaluation.files import Results, read_results
 from mars.evaluation.score import Frames, Scored, Task, result_of, score_results, worst_questions
 from mars.evaluation.tables import by_scorer, evaluation_table, print_table
+from mars.output.console import VisibleConsole
 from mars.output.text import visible
 from mars.report.run_page import DecodeImage, write_answers_page
 
@@ -33,7 +33,7 @@ def show_scores(result: Mapping[str, Any]) -> None:
     """Print the tables and the facts that a reader needs to judge them."""
     show_tables(result)
     for line in _facts(result):
-        Console(highlight=False).print(Text(visible(line)), soft_wrap=True)
+        VisibleConsole(highlight=False).print(Text(visible(line)), soft_wrap=True)
 
 
 def show_tables(result: Mapping[str, Any]) -> None:

@@ -54,6 +54,7 @@ class WorkerProcess:
                 env={
                     "OMP_NUM_THREADS": "1",
                     **os.environ,
+                    "PYTHONUTF8": "1",
                     "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
                 },
             )

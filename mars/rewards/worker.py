@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 
 from mars.errors import ConfigError
+from mars.output.terminal import escaped_output
 from mars.rewards.contract import RewardFn
 from mars.rewards.functions import load_reward
 from mars.rewards.local import Scored, describe_error, score_one
@@ -25,7 +26,8 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
         os.set_inheritable(fd, False)  # a program that the reward starts must not keep them open
     connection = Connection(socket_fd)
     try:
-        _serve(connection)
+        with escaped_output():  # a user's function may print what a model wrote
+            _serve(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the pool closed its end
 

@@ -57,6 +57,8 @@ class VllmEngine:
         fetch: Callable[[Any], Iterable[tuple[str, torch.Tensor]]],
     ) -> None:
         _quiet_environment()
+        if config.rollout.tensor_parallel_size == 1:
+            _be_alone(config.cluster.device)
         try:
             from vllm import LLM
         except ImportError as error:
@@ -198,6 +200,15 @@ def _quiet_environment() -> None:
     # Hide warnings of the import: GPU features missing on a CPU, and deprecations in vLLM's dependencies.
     logging.getLogger("vllm").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")
+
+
+def _be_alone(device: str) -> None:
+    """Make the process group of one that vLLM needs; vLLM would make it with a store that listens on all interfaces."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _content(request: RolloutRequest) -> Any:

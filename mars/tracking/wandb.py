@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.output.secrets import redact, redacted
 from mars.tracking.jsonl import finite_or_none
 from mars.types import PromptRollouts
 
@@ -22,6 +23,8 @@ class WandbTracker:
         warning, if the server cannot be reached or the login fails.
     timeout_s: how long each of login, start and finish may take.
 
+    Keys of the environment that a setting holds are left out of the configuration and the name.
+
     The step is logged as a metric, not as wandb's own step: wandb drops rows whose step goes back, as it does when a
     run is resumed.
     """
@@ -31,7 +34,8 @@ class WandbTracker:
     ) -> None:
         import wandb
 
-        folder.mkdir(parents=True, exist_ok=True)
+        # Only the user can read wandb's own logs.
+        (folder / "wandb").mkdir(mode=0o700, parents=True, exist_ok=True)
         settings = wandb.Settings(
             init_timeout=timeout_s,
             login_timeout=timeout_s,
@@ -44,7 +48,12 @@ class WandbTracker:
 
         def start(mode: str) -> Any:
             return wandb.init(
-                mode=mode, project=project, name=name, dir=str(folder), config=dict(config), settings=settings
+                mode=mode,
+                project=project,
+                name=redact(name),
+                dir=str(folder),
+                config=redacted(dict(config)),
+                settings=settings,
             )
 
         if mode == "online":

@@ -26,12 +26,13 @@ READING = BASE | {"output", "data.pixels", "data.rows", "data.convert"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
-    "process": BASE,
+    "interrupts": {"errors"},
     "plugin": {"errors"},
     "output": {"errors"},
+    "process": BASE | {"interrupts", "output"},
     "algorithms": BASE,
     "batching": BASE,
-    "rewards": BASE | {"plugin"},
+    "rewards": BASE | {"output", "plugin"},
     "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
     "answers": BASE | {"output"},
     "data.order": BASE,
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "tracking": BASE | {"answers", "output"},
     "rollout": BASE | {"answers", "config"},
     "actor": BASE | {"algorithms", "config"},
-    "cluster": BASE | {"config", "rollout", "actor", "rewards"},
+    "cluster": BASE | {"interrupts", "output", "config", "rollout", "actor", "rewards"},
     "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
@@ -56,8 +57,8 @@ MAY_IMPORT = {
     | {"rewards", "rollout", "sampling", "tracking"},
     "checks": READING | {"actor", "answers", "build", "config", "data.prompts", "fit", "inputs", "rewards"},
     "run": BASE
-    | {"answers", "build", "checks", "cluster", "config", "evaluation", "fit", "inputs", "output", "plugin", "report"}
-    | {"rewards", "rollout"},
+    | {"answers", "build", "checks", "cluster", "config", "evaluation", "fit", "inputs", "interrupts", "output"}
+    | {"plugin", "report", "rewards", "rollout"},
     "sft": BASE
     | {
         "actor",

@@ -1,0 +1,155 @@
+"""End a process early and within seconds, whatever it is doing: on a signal, or because a thread finds that it must.
+
+SIGTERM, SIGHUP and Ctrl-C raise KeyboardInterrupt in the main thread, so that `with` blocks and `finally` stop what was
+started. A C function sees no exception, and a library may swallow one: after `_GRACE_S` seconds, or at a second signal,
+a thread ends the process. Whatever must not outlive the process has to end by itself then (mars/cluster/guard.py).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from mars.errors import InterruptedRun, MarsError
+
+_GRACE_S = 6.0
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_STOP = b"\0"  # no signal's number
+_SECOND_CTRL_C_EXIT_CODE = 130
+
+
+class _Interrupts:
+    """reason: why the process ends early, None while it goes on. The first reason stays."""
+
+    def __init__(self, report: Callable[[MarsError], None]) -> None:
+        self.reason: MarsError | None = None
+        self.consequence = "start the command again"
+        self.raised = False
+        self.signals = tuple(number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN)
+        self._report = report
+        self._lock = threading.Lock()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+
+    def start(self) -> None:
+        self._before = {number: signal.getsignal(number) for number in self.signals}
+        self.arm()
+        threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
+
+    def stop(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.write(self._wake_write, _STOP)
+
+    def arm(self) -> None:
+        for number in self.signals:
+            signal.signal(number, self._handle)
+        # Python writes the number of each signal here, even while the main thread is inside a C function.
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+
+    def begin(self, reason: MarsError) -> bool:
+        """Whether this is the first reason."""
+        with self._lock:
+            first = self.reason is None
+            if first:
+                self.reason = reason
+            return first
+
+    def of_signal(self, number: int) -> InterruptedRun:
+        return InterruptedRun(f"interrupted by {signal.Signals(number).name}; {self.consequence}")
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.begin(self.of_signal(number))
+        if not self.raised:
+            self.raised = True
+            # Ray's functions turn any other exception of a handler into a SystemError, or wait on.
+            raise KeyboardInterrupt
+
+    def _watch(self) -> None:
+        deadline: float | None = None
+        num_signals = 0
+        while True:
+            timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
+            if not select.select([self._wake_read], [], [], timeout)[0]:
+                self.end_now()
+            byte = os.read(self._wake_read, 1)
+            if byte == _STOP:
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+                return
+            number = byte[0]
+            if number in self.signals:
+                num_signals += 1
+                self.begin(self.of_signal(number))
+                if num_signals > 1:
+                    os._exit(_SECOND_CTRL_C_EXIT_CODE if number == signal.SIGINT else InterruptedRun.exit_code)
+            if self.reason is not None and deadline is None:
+                deadline = time.monotonic() + _GRACE_S
+
+    def end_now(self) -> NoReturn:
+        assert self.reason is not None
+        self._report(self.reason)
+        os._exit(self.reason.exit_code)
+
+
+_installed: _Interrupts | None = None
+
+
+@contextmanager
+def handled(report: Callable[[MarsError], None]) -> Iterator[None]:
+    """Handle the signals inside the block, in the main thread. Signals that are ignored stay ignored (nohup).
+
+    report: prints the reason, where the process has to be ended without the main thread.
+    """
+    global _installed
+    _installed = _Interrupts(report)
+    _installed.start()
+    try:
+        yield
+    finally:
+        _installed.stop()
+        _installed = None
+
+
+def rearm() -> None:
+    """Take the signals back from a library that has installed handlers of its own. Call it in the main thread."""
+    if _installed is not None:
+        _installed.arm()
+
+
+def end_now(error: MarsError) -> bool:
+    """Called by another thread: report the error and end the process, unless it is ending already.
+
+    For failures after which the main thread must not go on, not even to clean up. Returns False outside `handled`.
+    """
+    if _installed is None:
+        return False
+    if _installed.begin(error):
+        _installed.end_now()
+    return True
+
+
+def reason() -> MarsError | None:
+    """Why the process is ending early, None while it goes on."""
+    return None if _installed is None else _installed.reason
+
+
+def say_consequence(text: str) -> None:
+    """What an interruption means for the work of this process; the end of its message."""
+    if _installed is not None:
+        _installed.consequence = text
+
+
+def finish() -> MarsError | None:
+    """Raise no more KeyboardInterrupt: the main thread is ending. Returns `reason()`."""
+    if _installed is not None:
+        _installed.raised = True
+    return reason()

@@ -1,0 +1,54 @@
+"""rich's console, made safe for texts of models, data sets, users' files and file names. All of mars prints with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from mars.output.terminal import KEEP, VisibleStream
+from mars.output.text import visible
+
+
+class _Unescaped:
+    """The file of a `VisibleConsole`, which sends its own colours and cursor movements to sys.stdout or sys.stderr."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        self._stderr = stderr
+
+    @property
+    def rich_proxied_file(self) -> _Unescaped:
+        """While a progress bar is shown, rich replaces sys.stdout and asks its replacement for the file behind it."""
+        return self
+
+    def _stream(self) -> TextIO:
+        stream = sys.stderr if self._stderr else sys.stdout
+        return getattr(stream, "rich_proxied_file", stream)
+
+    def write(self, text: str) -> int:
+        stream = self._stream()
+        return stream.write_as_it_is(text) if isinstance(stream, VisibleStream) else stream.write(text)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream(), name)
+
+
+class VisibleConsole(Console):
+    """rich's console for tables, colours and progress bars, over texts of models, data sets and file names.
+
+    rich removes some control characters of the texts and passes on the rest; this one escapes them in every text before
+    its width is measured.
+    """
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None, highlight: bool = True) -> None:
+        super().__init__(file=_Unescaped(stderr=stderr), width=width, highlight=highlight)  # type: ignore[arg-type]
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(visible(segment.text, KEEP), segment.style)

@@ -1,0 +1,60 @@
+"""sys.stdout and sys.stderr without control characters. mars/output/console.py is rich's console over them."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from mars.output.text import visible
+
+# Kept in what others print: progress bars of libraries return to the start of the line.
+KEEP = "\n\t\r"
+
+
+class VisibleStream(io.TextIOWrapper):
+    """A text stream to a file descriptor that escapes control and invisible characters.
+
+    Characters that the encoding lacks are escaped too. It has a copy of the descriptor: the original may be redirected.
+    """
+
+    def __init__(self, fd: int, encoding: str, *, line_buffering: bool) -> None:
+        raw = io.FileIO(os.dup(fd), "wb")
+        super().__init__(
+            io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=line_buffering, newline="\n"
+        )
+
+    def write(self, text: str, /) -> int:
+        if not isinstance(text, str):  # click tells text streams from binary ones by this error
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        super().write(visible(text, KEEP))
+        return len(text)
+
+    def write_as_it_is(self, text: str) -> int:
+        return super().write(text)
+
+
+@contextmanager
+def escaped_output() -> Iterator[None]:
+    """sys.stdout and sys.stderr are streams that escape inside the block. One that has no file descriptor stays."""
+    before = sys.stdout, sys.stderr
+    try:
+        sys.stdout, sys.stderr = map(_escaping, before)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _escaping(stream: TextIO) -> TextIO:
+    try:
+        fd = stream.fileno()
+    except (AttributeError, OSError):  # closed (None), or in memory
+        return stream
+    stream.flush()
+    unbuffered = isinstance(stream, io.TextIOWrapper) and stream.write_through  # python -u
+    return VisibleStream(fd, stream.encoding, line_buffering=bool(stream.line_buffering) or unbuffered)
