@@ -96,6 +96,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 job = TrainingJob(config, parts, stream, evaluate, dropped, open_tracker, catalogue, prompts, data)
                 with watchdog.watched(config.cluster.watchdog_s, attempt):
                     end = train(job, start)
+                interrupts.hold()
                 trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
         finally:
             scorer.close()

@@ -141,23 +141,23 @@ def from_record(record: Any) -> Answer:
     reward = _optional(record, "reward", dict)
     return Answer(
         prompt_id=_value(record, "prompt_id", str),
-        number=_value(record, "number", int),
+        number=_count(record, "number"),
         row=_value(record, "row", str),
         data_source=_value(record, "data_source", str),
         view=None if view is None else tuple(view),
-        sample=_value(record, "sample", int),
+        sample=_count(record, "sample"),
         text=_value(record, "text", str),
         truth=_value(record, "truth", str),
         truth_size=truth_size,
         response_size=response_size,
         extra_info=_value(record, "extra_info", dict),
         finish_reason=_optional(record, "finish_reason", str),
-        prompt_tokens=_optional(record, "prompt_tokens", int),
-        response_tokens=_optional(record, "response_tokens", int),
+        prompt_tokens=None if record.get("prompt_tokens") is None else _count(record, "prompt_tokens"),
+        response_tokens=None if record.get("response_tokens") is None else _count(record, "response_tokens"),
         question=tuple(Message(_value(turn, "role", str), _value(turn, "text", str)) for turn in question),
         sources=tuple(Source(_value(source, "name", str), _image(_value(source, "image", dict))) for source in sources),
         reward=None if reward is None else _reward(reward),
-        step=_optional(record, "step", int),
+        step=None if record.get("step") is None else _count(record, "step"),
     )
 
 
@@ -207,6 +207,13 @@ def _image(record: dict[str, Any]) -> ImageRef:
 
 def _optional(record: Any, key: str, kind: Any) -> Any:
     return None if isinstance(record, dict) and record.get(key) is None else _value(record, key, kind)
+
+
+def _count(record: Any, key: str) -> int:
+    value = _value(record, key, int)
+    if value < 0:
+        raise ValueError(f"{key}: want a whole number from 0; got {value}")
+    return value
 
 
 def _value(record: Any, key: str, kind: Any) -> Any:

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mars.config.folders import quoted
-from mars.config.load import load_config
+from mars.config.load import experiment_sets, load_config
 from mars.errors import ConfigError, DataError
+
+
+def sets_reward(overrides: Sequence[str], config_dirs: Sequence[str]) -> bool:
+    """Whether the overrides, or the experiment among them, say which reward is used."""
+    named = any(override.startswith(("reward=", "reward.function=")) for override in overrides)
+    return named or experiment_sets("reward.function", overrides, config_dirs)
 
 
 def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, config_dirs: Sequence[str]) -> None:
@@ -24,7 +30,7 @@ def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, con
         raise ConfigError("mars data check: no file given; got only settings; name a parquet or JSONL file")
     listed = ",".join(quoted(file) for file in files)
     given = [f"model.path={quoted(model)}", f"data.train_files=[{listed}]"]
-    if not any(override.startswith(("reward=", "reward.function=")) for override in overrides):
+    if not sets_reward(overrides, config_dirs):
         from mars.evaluation.questions import task_of_rows
         from mars.rewards.built_in import default_for
 

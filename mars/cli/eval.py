@@ -101,6 +101,7 @@ def infer(
     config_dir: ConfigDirs = None,
 ) -> None:
     """Ask a model all questions and keep its answers in files. A second call asks only what is missing."""
+    from mars.cli.check import sets_reward
     from mars.evaluation.files import check_out, result_paths
     from mars.evaluation.questions import first_task, readable_file
 
@@ -109,7 +110,7 @@ def infer(
     defaults = [f"run.dir={_quoted(str(paths.logs))}"]
     if task is not None:
         defaults.append(f"reward.function={task}")
-    elif not any(override.startswith(("reward=", "reward.function=")) for override in given):
+    elif not sets_reward(given, config_dir or []):
         defaults.append(f"reward.function={first_task(questions)}")
     config = _config(model, readable_file(questions, paths), [*defaults, *given], config_dir or [])
     from mars.cluster.environment import gc_paused

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from mars.config.compose import Composition, compose_files, resolved_leaves
 from mars.config.fields import check_fields
 from mars.config.keys import leaves, sections_of
-from mars.config.overrides import meant, unknown_key
+from mars.config.overrides import EXPERIMENT, meant, unknown_key
 from mars.config.problem import Problem
 from mars.config.rules import broken_rules
 from mars.config.schema import SftConfig, TrainConfig
@@ -44,6 +44,17 @@ def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[
     if config is None or problems:
         raise _refusal(problems)
     return config
+
+
+def experiment_sets(key: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> bool:
+    """Whether an experiment among the overrides of a training job gives `key` another value than it has without."""
+    without = [override for override in overrides if not override.lstrip("+").startswith(f"{EXPERIMENT}=")]
+    if len(without) == len(overrides):
+        return False
+    schema = SCHEMAS["train"]
+    configs = [compose_files("train", schema, given, config_dirs).config for given in (overrides, without)]
+    values = [None if config is None else OmegaConf.select(config, key) for config in configs]
+    return values[0] != values[1]
 
 
 def composed_yaml(root: RootName, overrides: Sequence[str], config_dirs: Sequence[str]) -> str:

@@ -163,11 +163,14 @@ def _problems(override: Override, key: str, value: Any, known: Known) -> list[Pr
         return [Problem(key, "several values (a sweep), but a run takes one", _QUOTE, got=override.input_line)]
     if key not in known.keys and key not in known.groups and key not in known.sections:
         return [unknown_key(key, value, known)]
+    renamed = renamed_value(key, value)
     if override.is_delete():
-        return [Problem(key, "cannot be removed, every key needs a value", "give it another value")]
+        do = f"give it another value; {value} is now {renamed}" if renamed else "give it another value"
+        return [Problem(key, "cannot be removed, every key needs a value", do)]
     choice = key in known.groups and not isinstance(value, dict)
     if override.is_add() or (choice and override.is_force_add()):
-        return [Problem(key, "exists already, and + adds new keys", "leave out the +", got=value)]
+        do = f"write {key}={renamed}; {value} was renamed" if renamed else "leave out the +"
+        return [Problem(key, "exists already, and + adds new keys", do, got=value)]
     if key in known.mappings and not isinstance(value, dict):
         return [Problem(key, "wrong type", f"give a mapping, such as {key}={{name: ...}}", got=value)]
     if key in known.keys and key not in known.mappings and isinstance(value, dict):

@@ -116,7 +116,7 @@ class Results:
     @property
     def dropped(self) -> Mapping[str, int]:
         """reason -> number of bad questions, which were left out before the model was asked."""
-        return self.manifest.get("dropped", {})
+        return self.manifest["dropped"] if self.manifest else {}
 
 
 def read_results(path: Path) -> Results:
@@ -127,8 +127,10 @@ def read_results(path: Path) -> Results:
     """
     if not _holds_answers(path):
         return Results(path, path.stem, read_public(path), {}, public=True)
-    paths = result_paths(path)
+    paths = _paths_of_answers(path)
     answers = read_answers(paths.answers).checked()
+    if not answers and not (paths.manifest.exists() and any(read_manifest(paths.manifest)["asked"].values())):
+        raise DataError(f"{path}: holds no answers; run mars eval infer, or give another step's file of a run")
     if answers and all(answer.step is not None for answer in answers):
         manifest: Mapping[str, Any] = {}  # a training run writes complete files without a manifest
     else:
@@ -145,7 +147,7 @@ def read_partial(path: Path) -> tuple[Results, list[str]]:
     """
     if not _holds_answers(path):
         return read_results(path), []
-    paths = result_paths(path)
+    paths = _paths_of_answers(path)
     file = read_answers(paths.answers)
     manifest = read_manifest(paths.manifest) if paths.manifest.exists() else {}
     return Results(path, _name(path), file.answers, manifest, public=False), file.notes
@@ -168,6 +170,19 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     return parts
 
 
+def _paths_of_answers(path: Path) -> ResultPaths:
+    """`result_paths`. Raises DataError for the folder of a run, with the files of answers that it holds."""
+    paths = result_paths(path)
+    if os.path.isdir(path) and not paths.answers.exists():
+        folders = (path, path / "evaluation", path / "rollouts")
+        files = [str(max(found)) for found in (list(folder.glob("step_*.jsonl")) for folder in folders) if found]
+        if files:
+            raise DataError(
+                f"{path}: is the folder of a run, which has answers of several steps; give {' or '.join(files)}"
+            )
+    return paths
+
+
 def _holds_answers(path: Path) -> bool:
     return os.path.isdir(path) or path.suffix == ".jsonl"
 
@@ -185,8 +200,6 @@ def _check_complete(path: Path, answers: Sequence[Answer], manifest: Mapping[str
         if numbers:
             table = ", ".join(f"{view} {number}" for view, number in numbers.items())
             raise DataError(f"{path}: {problem} ({visible(table)}); {remedy}")
-    if not answers:
-        raise DataError(f"{path}: holds no answers; run mars eval infer")
 
 
 def _check_multi(path: Path, answers: Sequence[Answer]) -> None:

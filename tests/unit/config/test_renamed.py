@@ -94,6 +94,17 @@ def test_an_old_value_on_the_command_line():
     assert line.startswith("actor.packing: not one of the choices; got 'naive'; renamed to padded; give one of shared_")
 
 
+def test_an_old_value_behind_a_sign_of_hydra():
+    for key, old, new in (("actor.packing", "naive", "padded"), ("anchor", "leave_one_out", "all_but_one")):
+        assert refusal(f"+{key}={old}") == [
+            f"{key}: exists already, and + adds new keys; got {old!r}; write {key}={new}; {old} was renamed"
+        ]
+        (line,) = refusal(f"~{key}={old}")
+        assert line.endswith(f"give it another value; {old} is now {new}")
+    assert "renamed to padded" in refusal("++actor.packing=naive")[0]
+    assert refusal("~actor.clip_norm")[0].endswith("use actor.max_grad_norm")
+
+
 def test_an_old_value_in_a_file(tmp_path):
     write(tmp_path, "experiment/chosen.yaml", "# @package _global_\ndefaults: [override /anchor: leave_one_out]\n")
     write(tmp_path, "experiment/valued.yaml", "# @package _global_\n{anchor: {kind: leave_one_out}}\n")

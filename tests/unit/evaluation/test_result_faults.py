@@ -259,3 +259,22 @@ def test_results_of_gigabytes_are_not_read(tmp_path):
         stream.truncate(2**31 + 1)  # takes no space on the disk
     with pytest.raises(DataError, match=r"a\.jsonl: cannot be read \(it has 2147483649 bytes; at most 2147483648 are"):
         read_results(tmp_path / "a.jsonl")
+
+
+def test_the_folder_of_a_run_is_answered_with_its_files(tmp_path):
+    for folder, step in (("rollouts", 10), ("rollouts", 20), ("evaluation", 50)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"step_{step:06d}.jsonl").touch()
+    for command in (("score", tmp_path, "--task", "vqa"), ("show", tmp_path)):
+        message = str(call(*command).exception)
+        assert f"{tmp_path}: is the folder of a run" in message
+        assert f"give {tmp_path}/evaluation/step_000050.jsonl or {tmp_path}/rollouts/step_000020.jsonl" in message
+    empty = tmp_path / "evaluation" / "step_000050.jsonl"
+    assert f"{empty}: holds no answers" in str(call("score", empty, "--task", "vqa").exception)
+
+
+@pytest.mark.parametrize("key", ["sample", "number", "prompt_tokens", "response_tokens", "step"])
+def test_counts_are_not_negative(tmp_path, key):
+    write_folder(tmp_path, [line("a", None, vqa_text("yes"), "yes") | {key: -1}])
+    message = str(call("score", tmp_path, "--task", "vqa").exception)
+    assert f"{key}: want a whole number from 0; got -1" in message

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from mars.build import evaluation_parts
 from mars.checks.answers import answered_perfectly
 from mars.checks.data import check, check_lines
-from mars.cli.check import run_check
+from mars.cli.check import run_check, sets_reward
 from mars.cli.main import app
 from mars.config.load import load_config
 from mars.config.templates import template_file, template_folder
@@ -212,3 +212,16 @@ def test_it_can_be_tried(capfd):
     assert (record["parts"], record["boxes"]) == ({"format": 0.5, "off": 1.0}, None)
     with pytest.raises(Exception, match="truth: no number; got 'three'"):
         try_reward("count", "strict", vqa_text("4"), None, {"truth": "three"}, as_json=True)
+
+
+def test_the_reward_of_an_experiment_goes_before_a_guess(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nreward: {function: count}\n")
+    (tmp_path / "experiment" / "group.yaml").write_text("# @package _global_\ndefaults: [override /reward: vqa]\n")
+    (tmp_path / "experiment" / "other.yaml").write_text("# @package _global_\nrun: {seed: 3}\n")
+    folders = [str(tmp_path)]
+    assert sets_reward(["experiment=mine"], folders)
+    assert sets_reward(["experiment=group", "run.seed=1"], folders)
+    assert sets_reward(["reward.function=count"], folders)
+    assert not sets_reward(["experiment=other"], folders)
+    assert not sets_reward(["run.seed=1"], folders)
