@@ -53,13 +53,18 @@ class ShardWriter:
 
 def trainer_state(policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: int, rank: int) -> dict[str, Tensor]:
     """All tensors of a trainer by name. Parameters and means are the trainer's own, so loading fills them in place."""
-    state = {f"model.{name}": value.detach() for name, value in _weights(policy).items()}
+    state = model_state(policy)
     state |= {f"optimizer.{name}": value for name, value in optimizer.tensors().items()}
     state["trainer.skipped_in_a_row"] = torch.tensor([skipped_in_a_row])
     state[f"{_RANDOM}.cpu.{rank}"] = torch.random.get_rng_state()
     if torch.cuda.is_available():
         state[f"{_RANDOM}.cuda.{rank}"] = torch.cuda.get_rng_state()
     return state
+
+
+def model_state(policy: PolicyModel) -> dict[str, Tensor]:
+    """The part of `trainer_state` that is the model's."""
+    return {f"model.{name}": value.detach() for name, value in _weights(policy).items()}
 
 
 def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, folder: str) -> int:

@@ -52,6 +52,13 @@ class Catalogue:
         names = [path.name for path in self.folder.iterdir() if (path / MANIFEST_FILE).is_file()]
         return sorted(int(name[len(_PREFIX) :]) for name in names if _is_checkpoint(name))
 
+    def without_manifest(self) -> list[Path]:
+        """Folders that are named like checkpoints and are none: half removed, or their manifest is lost."""
+        if not self.folder.is_dir():
+            return []
+        folders = (path for path in self.folder.iterdir() if path.is_dir() and _is_checkpoint(path.name))
+        return sorted(path for path in folders if not (path / MANIFEST_FILE).is_file())
+
     def path(self, step: int) -> Path:
         return self.folder / f"{_PREFIX}{step:06d}"
 

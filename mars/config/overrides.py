@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -85,6 +85,14 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
             result.given |= set(flat(value, key))
     result.choices += choices.values()
     return result
+
+
+def set_values(accepted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """(key, value) of overrides that `check_overrides` has accepted."""
+    for text in accepted:
+        override = OverridesParser.create().parse_override(text)
+        if not override.is_delete():
+            yield override.key_or_group, override.value()
 
 
 def unknown_key(key: str, value: Any, known: Known) -> Problem:

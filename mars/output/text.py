@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 # Unicode categories: control, format (bidirectional overrides, zero width), surrogate, line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -32,6 +33,17 @@ def shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return f"{text[:limit]} … ({len(text) - limit} more characters)"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line for each row of as many cells, all `visible`, with the columns below each other.
+
+    >>> aligned([("step", "size"), ("2", "7.4 MB")])
+    ['step  size', '2     7.4 MB']
+    """
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
 def _escape(character: str) -> str:

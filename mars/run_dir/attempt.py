@@ -8,6 +8,7 @@ engine-0.log ... logs of its workers
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -58,7 +59,7 @@ def start_attempt(run_dir: Path, overrides: Sequence[str], functions: Mapping[st
         "environment": relevant_environment(os.environ),
         "code": {
             "commit": code.commit,
-            "changed": bool(code.diff),
+            "diff_sha256": hashlib.sha256(code.diff).hexdigest() if code.diff else None,
             "diff_truncated": code.truncated,
             "untracked": list(code.untracked),
         },
@@ -88,6 +89,23 @@ def read_attempt(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def enter_working_directory(run_dir: Path) -> None:
+    """Go to the folder in which the run's last attempt was started, so that relative paths mean what they meant.
+
+    Where it is gone, a warning says so.
+    """
+    recorded = [read_attempt(folder).get("working_directory") for _, folder in attempts(run_dir)]
+    folder = next((folder for folder in reversed(recorded) if isinstance(folder, str)), None)
+    if folder is None or Path(folder) == Path.cwd():
+        return
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        logger.warning("%s: %s; relative paths in the settings now start at %s", folder, error.strerror, Path.cwd())
+    else:
+        logger.info("relative paths in the settings start at %s, where the run was started", folder)
 
 
 def record_processes(folder: Path) -> None:

@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
     | {"rewards", "rollout", "sampling", "tracking"},
-    "checks": READING | {"actor", "answers", "build", "config", "data.prompts", "fit", "inputs", "rewards"},
+    "checks": READING | {"actor", "answers", "build", "config", "data.prompts", "fit", "inputs", "rewards", "run_dir"},
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "inputs", "output", "plugin", "report"}

@@ -1,5 +1,6 @@
 """How a process ends: messages, exit codes, and where tracebacks go. And the command lines of mars."""
 
+import json
 import logging
 import sys
 from types import SimpleNamespace
@@ -95,7 +96,7 @@ def test_the_composed_configuration_is_shown_whole(mars):
     assert result.returncode == 0
     assert yaml.safe_load(result.stdout)["run"] == {
         **{"name": "mars", "dir": "runs/mars", "seed": 5},
-        **{"num_steps": None, "num_epochs": 2},
+        **{"num_steps": None, "num_epochs": 2, "resume": False},
     }
 
 
@@ -155,25 +156,22 @@ def test_data_is_made_and_converted(mars, tmp_path):
     assert {"train.parquet", "test.parquet", "cold_start.parquet"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_the_doctor_ends_with_4_where_something_is_missing(monkeypatch, capsys):
-    from importlib.metadata import PackageNotFoundError
-
+def test_the_doctor_ends_with_4_where_something_is_missing(mars, monkeypatch, tmp_path):
     from mars.cli import doctor
 
-    installed = doctor.version
-
-    def without_ray(name):
-        if name == "ray":
-            raise PackageNotFoundError(name)
-        return "2.0.0" if name == "torch" else installed(name)
-
-    monkeypatch.setenv("COLUMNS", "200")
+    installed = doctor.installed_version
+    versions = {"ray": None, "torch": "2.0.0", "pyarrow": "99.0"}
     monkeypatch.setattr(doctor, "_torchvision", lambda: [])
     monkeypatch.setattr(doctor, "_devices", lambda: [])
-    assert doctor.doctor() == 0
-    monkeypatch.setattr(doctor, "version", without_ray)
-    assert doctor.doctor() == 4
-    lines = [line for line in capsys.readouterr().out.splitlines() if "│ no │" in line]
+    assert mars("doctor", str(tmp_path)).returncode == 0
+    monkeypatch.setattr(doctor, "installed_version", lambda name: versions.get(name, installed(name)))
+    found = json.loads(mars("doctor", str(tmp_path), "--json").stdout)
+    result = mars("doctor", str(tmp_path))
+    assert (result.returncode, found["ok"]) == (4, False)
+    states = {finding["what"].split()[0]: (finding["state"], finding["do"]) for finding in found["findings"]}
+    assert states["pyarrow"] == ("note", "tested with 26; if something fails, pip install -e .")
+    assert {name for name, (state, _) in states.items() if state == "no"} == {"ray", "torch"}
+    lines = [line for line in result.stdout.splitlines() if "│ no " in line]
     assert len(lines) == 2
     assert any("ray" in line and "not installed" in line and "pip install" in line for line in lines)
     assert any("torch" in line and "2.0.0" in line for line in lines)
@@ -184,5 +182,5 @@ def test_the_doctor_names_a_folder_that_ray_cannot_write_to(monkeypatch):
 
     monkeypatch.setenv("RAY_TMPDIR", "/proc/no/such/folder")
     finding = doctor._ray_folder()
-    assert finding.missing
+    assert finding.state == "no"
     assert "RAY_TMPDIR" in finding.do

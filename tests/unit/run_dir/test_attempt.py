@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import logging
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.checkpoint.catalogue import Catalogue
@@ -43,6 +45,7 @@ def test_events_are_read_as_they_were_logged(tmp_path):
     assert first["time"].endswith("+00:00")
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 200))
 def test_half_a_line_costs_that_line_alone(cut):
     import tempfile
@@ -120,7 +123,17 @@ def test_the_state_of_a_run_is_its_last_word(tmp_path):
 # --- entering a folder
 
 
-def test_another_run_is_not_touched_unless_it_is_resumed(tmp_path):
+@pytest.fixture
+def no_log_stays():
+    log = logging.getLogger("mars")
+    before = list(log.handlers)
+    yield
+    for handler in set(log.handlers) - set(before):
+        log.removeHandler(handler)
+        handler.close()
+
+
+def test_another_run_is_not_touched_unless_it_is_resumed(tmp_path, no_log_stays):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with RunLock(tmp_path) as lock:
         with pytest.raises(ConfigError, match=r"use `mars resume .*` or run\.resume=true"):
@@ -154,7 +167,8 @@ def test_attempts_are_numbered_and_say_where_they_ran(tmp_path, monkeypatch):
     )
     assert record["versions"]["torch"]
     assert record["machine"]["memory_bytes"] > 0
-    assert record["code"] == {"commit": "abc", "changed": True, "diff_truncated": False, "untracked": []}
+    digest = hashlib.sha256(b"- old\n+ new\n").hexdigest()
+    assert record["code"] == {"commit": "abc", "diff_sha256": digest, "diff_truncated": False, "untracked": []}
     assert (first / "code.diff").read_text() == "- old\n+ new\n"
     assert read_attempt(first)["overrides"] == ["run.num_steps=4"]
 

@@ -1,0 +1,228 @@
+"""`mars ckpt ...`: the checkpoints of a run. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mars.checkpoint.catalogue import Catalogue, Checkpoint
+
+ckpt = typer.Typer(
+    help="List, verify, export and remove the checkpoints of a run.", no_args_is_help=True, rich_markup_mode=None
+)
+
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run (run.dir).")]
+Step = Annotated[int | None, typer.Option(help="The checkpoint of this step.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
+_DAMAGED = 7  # CheckpointError.exit_code
+
+
+@ckpt.command("ls")
+def list_(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """List the checkpoints: step, size, time and metrics. Reads their manifests only."""
+    from mars.output.text import aligned
+
+    entries = checkpoint_entries(_catalogue(run_dir))
+    if as_json:
+        typer.echo(json.dumps(entries, indent=1))
+        return
+    rows = [("step", "size", "saved", "score", "evaluation", "")]
+    for entry in entries:
+        metrics = entry["metrics"]
+        shown = [_number(metrics.get(name)) for name in ("critic/score/mean", "eval/multi/mean")]
+        rows.append((str(entry["step"]), _size(entry["bytes"]), entry["saved"], *shown, entry["problem"] or ""))
+    typer.echo("\n".join(aligned(rows)))
+
+
+@ckpt.command()
+def verify(run_dir: RunDir, step: Step = None, as_json: AsJson = False) -> None:
+    """Compare every file with its SHA-256 sum. Exits with 7 if one is damaged, and names it."""
+    from mars.checkpoint.catalogue import MANIFEST_FILE
+    from mars.errors import CheckpointError
+    from mars.output.text import visible
+
+    catalogue = _catalogue(run_dir)
+    found: list[dict[str, Any]] = []
+    for number in catalogue.steps() if step is None else [_known(catalogue, step)]:
+        try:
+            catalogue.load(number)
+            found.append({"step": number, "problem": None})
+        except CheckpointError as error:
+            found.append({"step": number, "problem": str(error)})
+    for folder in catalogue.without_manifest() if step is None else ():
+        number = int(folder.name.rpartition("_")[2])
+        found.append({"step": number, "problem": f"{folder}/{MANIFEST_FILE}: missing; the folder is never loaded"})
+    found.sort(key=lambda entry: entry["step"])
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        for entry in found:
+            typer.echo(f"step {entry['step']}: {visible(entry['problem'] or 'every file is as it was written')}")
+    if any(entry["problem"] for entry in found):
+        raise typer.Exit(_DAMAGED)
+
+
+@ckpt.command()
+def export(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the model.")],
+    step: Step = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the policy of a checkpoint (default: the newest that is undamaged) as a Hugging Face folder."""
+    from mars.checkpoint.saver import SHARDS_FOLDER
+    from mars.config.load import load_saved_config
+    from mars.errors import ConfigError
+    from mars.output.files import cannot_write
+    from mars.report.run_record import CONFIG_FILE
+    from mars.run_dir.attempt import enter_working_directory
+
+    run_dir, out = run_dir.absolute(), out.absolute()  # before the working directory changes
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"OUT: want a new or an empty folder; got {out}")
+    checkpoint = _undamaged(_catalogue(run_dir), step)
+    model = load_saved_config(run_dir / CONFIG_FILE, []).model
+    enter_working_directory(run_dir)
+    from mars.actor.export import export_policy
+
+    draft = out.with_name(f".tmp-{out.name}")  # OUT exists wholly or not at all
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        export_policy(str(checkpoint.folder / SHARDS_FOLDER), model, str(draft))
+        draft.replace(out)
+    except OSError as error:
+        raise cannot_write(out, error, "OUT") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    result = {"step": checkpoint.manifest.step, "folder": str(out)}
+    typer.echo(json.dumps(result) if as_json else f"the policy after step {result['step']} is in {out}")
+
+
+@ckpt.command()
+def prune(
+    run_dir: RunDir,
+    keep_last: Annotated[int, typer.Option(min=1, help="Newest checkpoints that stay.")],
+    keep_best: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="The one with the largest value of this metric stays too.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only say what would be removed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove all other checkpoints, but never the newest undamaged one. Refused while the run trains."""
+    from mars.output.files import cannot_write
+    from mars.run_dir.lock import RunLock
+
+    catalogue = _catalogue(run_dir)
+    with RunLock(run_dir) as lock:
+        lock.take()
+        if keep_best is not None:
+            _check_metric(catalogue, keep_best)
+        removed = _removable(catalogue, keep_last, keep_best)
+        try:
+            catalogue.remove([] if dry_run else removed)
+        except OSError as error:
+            raise cannot_write(catalogue.folder, error, "RUN") from error
+    kept = [step for step in catalogue.steps() if step not in removed]
+    if as_json:
+        typer.echo(json.dumps({"removed": removed, "kept": kept, "dry_run": dry_run}))
+    else:
+        verb = "would be removed" if dry_run else "removed"
+        typer.echo(f"{verb}: {_steps(removed)}\nkept: {_steps(kept)}")
+
+
+def checkpoint_entries(catalogue: Catalogue) -> list[dict[str, Any]]:
+    """What the manifests say: step, bytes, time of saving, metrics, and a problem for a manifest that is damaged."""
+    from mars.checkpoint.catalogue import MANIFEST_FILE
+    from mars.checkpoint.manifest import read_manifest
+    from mars.errors import CheckpointError
+
+    entries = []
+    for step in catalogue.steps():
+        folder = catalogue.path(step)
+        entry = {"step": step, "folder": str(folder), "bytes": None, "metrics": {}, "problem": None}
+        try:
+            manifest = read_manifest(folder)
+            entry |= {"bytes": manifest.size(), "metrics": dict(manifest.metrics)}
+            saved = (folder / MANIFEST_FILE).stat().st_mtime
+            entry["saved"] = datetime.fromtimestamp(saved, UTC).isoformat(timespec="seconds")
+        except (CheckpointError, OSError) as error:
+            entry |= {"saved": "", "problem": str(error)}
+        entries.append(entry)
+    return entries
+
+
+def _catalogue(run_dir: Path) -> Catalogue:
+    """Raises ConfigError for a folder without checkpoints."""
+    from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
+    from mars.errors import ConfigError
+
+    catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER)
+    if not catalogue.steps() and not catalogue.without_manifest():
+        raise ConfigError(f"RUN: {catalogue.folder} has no checkpoint; give the run.dir of a run that has saved one")
+    return catalogue
+
+
+def _known(catalogue: Catalogue, step: int) -> int:
+    from mars.errors import ConfigError
+
+    if step not in catalogue.steps():
+        raise ConfigError(f"--step: no such checkpoint; got {step}; there are those of {_steps(catalogue.steps())}")
+    return step
+
+
+def _undamaged(catalogue: Catalogue, step: int | None) -> Checkpoint:
+    """Raises CheckpointError."""
+    from mars.errors import CheckpointError
+
+    checkpoint = catalogue.newest() if step is None else catalogue.load(_known(catalogue, step))
+    if checkpoint is None:
+        raise CheckpointError(f"{catalogue.folder}: no checkpoint has a manifest; none can be exported")
+    return checkpoint
+
+
+def _removable(catalogue: Catalogue, keep_last: int, keep_best: str | None) -> list[int]:
+    """What `Catalogue.prune` would remove, without the newest undamaged checkpoint."""
+    from mars.errors import CheckpointError
+
+    superfluous = catalogue.superfluous(keep_last, keep_best)
+    for step in reversed(catalogue.steps()) if superfluous else ():
+        try:
+            catalogue.load(step)
+        except CheckpointError:
+            continue
+        return [other for other in superfluous if other != step]
+    return []
+
+
+def _check_metric(catalogue: Catalogue, metric: str) -> None:
+    from difflib import get_close_matches
+
+    from mars.errors import ConfigError
+
+    known = {name for entry in checkpoint_entries(catalogue) for name in entry["metrics"]}
+    if metric not in known:
+        close = get_close_matches(metric, known, n=3) or sorted(name for name in known if name.startswith("eval/"))
+        raise ConfigError(
+            f"--keep-best: no checkpoint has this metric; got {metric!r}; "
+            f"give {' or '.join(close) or 'a metric of the run'}"
+        )
+
+
+def _steps(steps: list[int]) -> str:
+    return f"step {', '.join(map(str, steps))}" if steps else "none"
+
+
+def _size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "?"
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

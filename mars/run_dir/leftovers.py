@@ -1,0 +1,61 @@
+"""What runs that have ended left behind on this machine: processes, and folders of Ray sessions."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from mars.run_dir.attempt import attempts, recorded_processes
+from mars.run_dir.processes import ProcessId
+
+# Ray names the folder of a session after its start and the process that started it.
+_SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_(\d+)")
+
+
+@dataclass(frozen=True)
+class LeftProcess:
+    """A process that a run has started and that outlives it."""
+
+    process: ProcessId
+    name: str
+    run_dir: Path
+
+
+def left_processes(run_dirs: Iterable[Path]) -> Iterator[LeftProcess]:
+    """By the pids and starts in the run directories: a process that merely has the same pid now is not meant."""
+    for run_dir in run_dirs:
+        for _, folder in attempts(run_dir):
+            recorded = [(process, name) for process, name in recorded_processes(folder) if process.is_here()]
+            if any(name == "mars" and process.is_alive() for process, name in recorded[:1]):
+                continue  # the attempt still runs
+            for process, name in recorded:
+                if process.is_alive():
+                    yield LeftProcess(process, name, run_dir)
+
+
+def ended_sessions(ray_folder: Path) -> list[Path]:
+    """Folders of this user's Ray sessions that no process uses any more."""
+    if not ray_folder.is_dir():
+        return []
+    found = [path for path in ray_folder.iterdir() if _SESSION.fullmatch(path.name) and path.is_dir()]
+    own = [path for path in found if not path.is_symlink() and path.stat().st_uid == os.getuid()]
+    if not own:
+        return []
+    commands = list(_command_lines())
+    return sorted(path for path in own if not _is_used(path.name, commands))
+
+
+def _is_used(session: str, commands: Iterable[str]) -> bool:
+    match = _SESSION.fullmatch(session)
+    assert match is not None  # the callers' condition
+    return psutil.pid_exists(int(match[1])) or any(session in command for command in commands)
+
+
+def _command_lines() -> Iterator[str]:
+    for process in psutil.process_iter(["cmdline"]):
+        yield " ".join(process.info["cmdline"] or ())

@@ -1,0 +1,121 @@
+"""What `mars doctor` says about the machine, and what ended runs left on it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from mars.checks.machine import disk, leftovers, offline, ports, shared_memory
+from mars.run_dir.leftovers import ended_sessions, left_processes
+from mars.run_dir.processes import process_id, this_process
+from mars.versions import PACKAGES, TESTED, installed_version, is_tested
+
+GIB = 2**30
+
+
+@pytest.fixture
+def child():
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def attempt_of(run_dir, driver, processes):
+    folder = run_dir / "logs" / "attempt_1"
+    folder.mkdir(parents=True)
+    (folder / "attempt.json").write_text(json.dumps({"process": asdict(driver)}))
+    (folder / "processes.json").write_text(json.dumps([{**asdict(p), "name": "raylet"} for p in processes]))
+
+
+def gone(process):
+    return type(process)(process.host, process.pid, process.started - 1000)
+
+
+def test_a_process_of_an_ended_run_is_found_with_its_end(tmp_path, child):
+    own, left = this_process(), process_id(psutil.Process(child.pid))
+    attempt_of(tmp_path / "running", own, [left])
+    attempt_of(tmp_path / "ended", gone(own), [left, gone(own)])
+    attempt_of(tmp_path / "elsewhere", gone(own), [type(left)("elsewhere", left.pid, left.started)])
+    (found,) = left_processes(sorted(tmp_path.iterdir()))
+    assert (found.process, found.name, found.run_dir) == (left, "raylet", tmp_path / "ended")
+    (finding,) = leftovers([tmp_path / "ended"], tmp_path / "no-ray")
+    assert (finding.state, finding.do) == ("note", f"kill {child.pid}")
+    (finding,) = leftovers([tmp_path / "running"], tmp_path / "no-ray")
+    assert (finding.state, finding.found) == ("ok", "none")
+
+
+def test_sessions_of_processes_that_are_gone_can_go(tmp_path, child):
+    alive = f"session_2026-01-02_03-04-05_678901_{child.pid}"
+    child.kill()
+    child.wait()
+    ended, used = (f"session_2026-01-02_03-04-05_678901_{pid}" for pid in (child.pid, os.getpid()))
+    for name in (alive, ended, used, "session_latest", "other"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    assert ended_sessions(tmp_path) == [tmp_path / ended]
+    holder = subprocess.Popen(["sh", "-c", "read x", ended], stdin=subprocess.PIPE)  # as a raylet names its session
+    try:
+        assert ended_sessions(tmp_path) == []
+    finally:
+        holder.stdin.close()
+        holder.wait()
+
+
+@pytest.mark.parametrize(("free", "state"), [(0.5, "no"), (5, "note"), (100, "ok")])
+def test_a_disk_is_judged_by_what_is_free(tmp_path, monkeypatch, free, state):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free * GIB, total=200 * GIB))
+    finding = disk(tmp_path / "not" / "there")
+    assert (finding.state, bool(finding.do)) == (state, state != "ok")
+    assert str(tmp_path) in finding.found
+
+
+def test_a_disk_that_cannot_be_written_blocks(tmp_path, monkeypatch):
+    def read_only(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", read_only)
+    assert (disk(tmp_path).state, "Read-only" in disk(tmp_path).found) == ("no", True)
+
+
+def test_shared_memory_must_hold_the_object_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20, total=64 * 2**20))
+    finding = shared_memory(tmp_path, GIB // 4)
+    assert finding.state == "note"
+    assert "0.25 GiB; start the container with --shm-size" in finding.do
+    assert shared_memory(tmp_path, 2**20).state == "ok"
+    assert shared_memory(tmp_path / "none", 2**20).state == "note"
+
+
+def test_a_loopback_that_refuses_blocks(monkeypatch):
+    assert ports().state == "ok"
+
+    def refuse(address, timeout):
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert (ports().state, "loopback" in ports().do) == ("no", True)
+
+
+def test_offline_flags_are_shown():
+    assert offline({"HF_HUB_OFFLINE": "1", "WANDB_MODE": "x"}).found == "HF_HUB_OFFLINE=1"
+    assert offline({}).found.startswith("none")
+
+
+def test_tested_versions():
+    assert is_tested("torch", "2.13.0+cpu")
+    assert is_tested("python", "3.11.7")
+    assert not is_tested("python", "3.110.1")
+    assert not is_tested("ray", "2.60.1")
+    assert is_tested("a package without a test", "1")
+    for name in ("torch", "transformers", "ray", "datasets"):  # pinned in pyproject.toml
+        assert is_tested(name, installed_version(name) or ""), name
+    assert set(PACKAGES) - {"mars", "vllm", "safetensors"} <= set(TESTED)
