@@ -18,6 +18,7 @@ from mars.config.schema import SftConfig
 from mars.errors import ConfigError, NumericalError
 from mars.output.progress import progress
 from mars.process import log_to, run_command
+from mars.run_dir.lock import RunLock
 from mars.types import Prompt
 
 if TYPE_CHECKING:
@@ -89,7 +90,14 @@ class ColdStart:
 
 
 def train(config: SftConfig) -> None:
-    """Train `model.path` on `data.train_files` and save it to <run.dir>/policy."""
+    """Train `model.path` on `data.train_files` and save it to <run.dir>/policy. Raises BusyError while another process
+    writes to run.dir."""
+    with RunLock(Path(config.run.dir)) as lock:
+        _train(config, lock)
+
+
+def _train(config: SftConfig, lock: RunLock) -> None:
+    """lock: of run.dir; taken when rows and model have been checked."""
     from mars.actor.state import save_policy
     from mars.checks.model import model_check
     from mars.data.order.stream import PromptStream
@@ -108,6 +116,7 @@ def train(config: SftConfig) -> None:
         )
     stream = PromptStream(prompts, sft.batch_size, config.run.seed, shuffle=True)
     cold_start = ColdStart(config, form.encoder, prompts)
+    lock.take()
     tracker = JsonlTracker(run_dir / METRICS_FILE, resumed_step=None)
     log_to(config.run.dir)
     console = VisibleConsole(stderr=True)

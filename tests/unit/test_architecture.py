@@ -79,6 +79,7 @@ MAY_IMPORT = {
         "inputs",
         "output",
         "process",
+        "run_dir",
         "tracking",
     },
     "main": BASE | {"checkpoint", "checks", "cluster", "config", "process", "run", "run_dir"},

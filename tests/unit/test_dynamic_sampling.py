@@ -10,11 +10,11 @@ import pytest
 
 from mars.algorithms.penalties import OverlongPenalty, overlong_penalty
 from mars.data.order.stream import PromptStream
-from mars.fit import fit
 from mars.sampling import SamplingState
 from mars.step import train_step
 from mars.types import SampledPrompt
 from tests.builders import make_prompt, train_config
+from tests.fakes.fit import fit_new_run
 from tests.fakes.step import IMAGE, Rounds, TableScorer, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.fakes.trainer import RecordingTrainer
@@ -250,7 +250,7 @@ def test_epochs_end_the_run_by_prompts_shown_not_by_steps(new_prompts):
     table = flat(make_table(prompts, random.Random(0)), {f"p{i}" for i in range(0, 12, 2)})
     made = parts(table, selection="nonzero_advantage", max_rounds=2)
     tracker = RecordingTracker()
-    fit(made, PromptStream(prompts, 4, 0, shuffle=False), tracker, train_config(num_epochs=2), None, 0)
+    fit_new_run(made, PromptStream(prompts, 4, 0, shuffle=False), tracker, train_config(num_epochs=2))
     assert [metrics["data/epoch"] for _, metrics in tracker.metrics] == pytest.approx([8 / 12, 16 / 12, 2.0])
 
 
@@ -262,6 +262,6 @@ def test_a_step_that_has_had_every_prompt_draws_no_empty_rounds(new_prompts, per
         flat(make_table(prompts, random.Random(0)), {"p0", "p1"}), selection="nonzero_advantage", max_rounds=10
     )
     tracker = RecordingTracker()
-    fit(made, PromptStream(prompts, per_step, 0, shuffle=True), tracker, train_config(num_epochs=2), None, 0)
+    fit_new_run(made, PromptStream(prompts, per_step, 0, shuffle=True), tracker, train_config(num_epochs=2))
     assert [metrics["data/epoch"] for _, metrics in tracker.metrics] == pytest.approx(epochs)
     assert [metrics["mars/prompts_kept"] for _, metrics in tracker.metrics] == [6, 6]

@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
-from mars.checkpoint.catalogue import Catalogue
-from mars.checkpoint.saver import Checkpoints
-from mars.checkpoint.state import START
 from mars.data.order.stream import PromptStream
-from mars.fit import fit, last_step
+from mars.fit import last_step
 from mars.rollout.scripted import random_script
 from mars.types import RewardResult
 from tests.builders import altered, make_prompt, train_config
 from tests.fakes.engine import RecordingEngine
+from tests.fakes.fit import fit_new_run
 from tests.fakes.step import EOS, IMAGE, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.fakes.trainer import RecordingTrainer
@@ -55,12 +51,7 @@ def random_parts(seed=3, trainer=None):
 
 def train(prompts, seed=3, settings=SETTINGS, evaluate=None, made=None, tracker=None):
     tracker, made = tracker or RecordingTracker(), made or random_parts(seed)
-    with TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(
-            Catalogue(Path(folder)), made.trainer, 1, settings.checkpoint, {}, "data", timeout_s=10.0
-        )
-        stream = PromptStream(prompts, 3, seed, True)
-        fit(made, stream, tracker, settings, evaluate, checkpoints, START, num_dropped=4)
+    fit_new_run(made, PromptStream(prompts, 3, seed, True), tracker, settings, evaluate, num_dropped=4)
     return made, tracker
 
 

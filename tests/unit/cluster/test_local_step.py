@@ -11,12 +11,12 @@ from mars.cluster.local import local_workers
 from mars.data.order.stream import PromptStream
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.views import anchor_views, render_view
-from mars.fit import fit
 from mars.rollout.hf_engine import HfEngine
 from mars.rollout.plan import RolloutPlan
 from mars.sampling import StepParts
 from mars.types import RewardResult, Sampling
 from tests.builders import make_prompt, train_config
+from tests.fakes.fit import fit_new_run
 from tests.fakes.tracker import RecordingTracker
 from tests.tiny_world import ADVANTAGE, GRPO
 
@@ -67,7 +67,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
             collate=partial(train_batch, prompts_per_update=per_update, **plan_settings),
             scoring_batch=partial(scoring_batch, **plan_settings),
         )
-        fit(parts, PromptStream(prompts, 2, 1, True), tracker, config, None, 0)
+        fit_new_run(parts, PromptStream(prompts, 2, 1, True), tracker, config)
     return tracker
 
 
