@@ -23,15 +23,21 @@ _GRACE_S = 6.0
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _STOP = b"\0"  # no signal's number
 _SECOND_CTRL_C_EXIT_CODE = 130
+_REPORT_S = 0.5
 
 
 class _Interrupts:
-    """reason: why the process ends early, None while it goes on. The first reason stays."""
+    """reason: why the process ends early, None while it goes on. The first reason stays.
+
+    quiet: a signal raises no exception: not yet, or no more. held: see `hold`.
+    """
 
     def __init__(self, report: Callable[[MarsError], None]) -> None:
         self.reason: MarsError | None = None
         self.consequence = "start the command again"
-        self.raised = False
+        self.quiet = True
+        self.held = False
+        self.reported = False
         self.signals = tuple(number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN)
         self._report = report
         self._lock = threading.Lock()
@@ -56,9 +62,9 @@ class _Interrupts:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def begin(self, reason: MarsError) -> bool:
-        """Whether this is the first reason."""
+        """Whether this is the first reason, and not a held signal."""
         with self._lock:
-            first = self.reason is None
+            first = self.reason is None and not (self.held and isinstance(reason, InterruptedRun))
             if first:
                 self.reason = reason
             return first
@@ -68,10 +74,18 @@ class _Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.begin(self.of_signal(number))
-        if not self.raised:
-            self.raised = True
+        self.raise_reason()
+
+    def raise_reason(self) -> None:
+        if self.reason is not None and not self.quiet:
+            self.quiet = True
             # Ray's functions turn any other exception of a handler into a SystemError, or wait on.
             raise KeyboardInterrupt
+
+    def hold(self) -> None:
+        with self._lock:
+            self.held = True
+        self.raise_reason()
 
     def _watch(self) -> None:
         deadline: float | None = None
@@ -88,16 +102,23 @@ class _Interrupts:
             number = byte[0]
             if number in self.signals:
                 num_signals += 1
-                self.begin(self.of_signal(number))
+                error = self.of_signal(number)
+                self.begin(error)
                 if num_signals > 1:
-                    os._exit(_SECOND_CTRL_C_EXIT_CODE if number == signal.SIGINT else InterruptedRun.exit_code)
+                    self._end(error, _SECOND_CTRL_C_EXIT_CODE if number == signal.SIGINT else error.exit_code)
             if self.reason is not None and deadline is None:
                 deadline = time.monotonic() + _GRACE_S
 
     def end_now(self) -> NoReturn:
         assert self.reason is not None
-        self._report(self.reason)
-        os._exit(self.reason.exit_code)
+        self._end(self.reason, self.reason.exit_code)
+
+    def _end(self, error: MarsError, code: int) -> NoReturn:
+        if not self.reported:  # in a thread: a terminal that is stopped takes no text
+            report = threading.Thread(target=self._report, args=(error,), daemon=True)
+            report.start()
+            report.join(_REPORT_S)
+        os._exit(code)
 
 
 _installed: _Interrupts | None = None
@@ -142,6 +163,19 @@ def reason() -> MarsError | None:
     return None if _installed is None else _installed.reason
 
 
+def listen() -> None:
+    """From here on a signal raises KeyboardInterrupt, and one that came before raises it now."""
+    if _installed is not None:
+        _installed.quiet = False
+        _installed.raise_reason()
+
+
+def hold() -> None:
+    """From here on the first signal changes nothing, because the work is about to end by itself; a second ends it."""
+    if _installed is not None:
+        _installed.hold()
+
+
 def say_consequence(text: str) -> None:
     """What an interruption means for the work of this process; the end of its message."""
     if _installed is not None:
@@ -149,7 +183,7 @@ def say_consequence(text: str) -> None:
 
 
 def finish() -> MarsError | None:
-    """Raise no more KeyboardInterrupt: the main thread is ending. Returns `reason()`."""
+    """Raise no more KeyboardInterrupt: the main thread is ending and reports. Returns `reason()`."""
     if _installed is not None:
-        _installed.raised = True
+        _installed.quiet = _installed.reported = True
     return reason()

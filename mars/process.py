@@ -76,6 +76,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         _mars.addHandler(console)
         _mars.setLevel(logging.DEBUG)
         try:
+            interrupts.listen()
             code = main()
         except BaseException as error:  # noqa: BLE001 - every failure is reported
             code = _end_with(error)

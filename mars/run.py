@@ -77,6 +77,7 @@ def run(config: TrainConfig, model_check: ModelCheck) -> None:
                     _evaluation(config, inputs, engine, scorer),
                     num_dropped=sum(inputs.train.dropped.values()),
                 )
+                interrupts.hold()
                 trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
         finally:
             scorer.close()
