@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
+import typer.main
 
 from mars.cli.main import app
 from mars.config.keys import leaves, sections_of
@@ -105,7 +105,7 @@ def test_commands_exist(page):
             words = ["mars", *words[1:]]
         if words[0] != "mars" or len(words) == 1:
             continue
-        command, path = get_command(app), words[1:]
+        command, path = typer.main.get_command(app), words[1:]
         while path and hasattr(command, "commands") and not path[0].startswith("-"):
             command = command.commands.get(path.pop(0))
             if command is None:
