@@ -250,7 +250,6 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize(("override", "line"), REFUSALS.items(), ids=list(REFUSALS))
 @pytest.mark.parametrize("option", ["--multirun", "-m", "--info", "--version", "--resolve", "--data.train_files=[a]",
                                     "--rollout.top_p=2", "-", "---"])  # fmt: skip
 @pytest.mark.parametrize("root", ["train", "sft"])
@@ -265,6 +264,7 @@ def test_an_unknown_option_is_named_alone(root, option):
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [option, "run.seed"]
 
 
+@pytest.mark.parametrize(("override", "line"), REFUSALS.items(), ids=list(REFUSALS))
 def test_refusal(override, line):
     assert line in problems(override)[0]
 
