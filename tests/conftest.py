@@ -1,12 +1,42 @@
-"""A small world of pictures and tiny models that the tests of rollout, actor and step share."""
+"""What all tests share: commands in this process, some pictures, one process group."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import gc
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from subprocess import CompletedProcess
 
 import pytest
 
 from mars.types import ImageRef
+
+_log = logging.getLogger("mars")
+
+
+def pytest_collection_finish():
+    """What the imports made stays: the collector need not look through a million objects again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 10)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A run of mars in this process adds its log; the next test must not write to it."""
+    handlers, level = list(_log.handlers), _log.level
+    result = yield
+    _restore_log(handlers, level)
+    return result
+
+
+def _restore_log(handlers: list[logging.Handler], level: int) -> None:
+    for handler in set(_log.handlers) - set(handlers):
+        _log.removeHandler(handler)
+        handler.close()
+    _log.setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -14,30 +44,6 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory, one_thread) -> Path:
-    """A random Qwen2.5-VL of a million parameters with untied embeddings."""
-    from mars.data.synthetic.tiny_model import build_tiny
-
-    return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen2_5_vl", seed=3)
-
-
-@pytest.fixture(scope="session")
-def tiny_tied(tmp_path_factory, one_thread) -> Path:
-    """The same with tied embeddings."""
-    from mars.data.synthetic.tiny_model import build_tiny
-
-    return build_tiny(tmp_path_factory.mktemp("tiny") / "tied", seed=4, tie_word_embeddings=True)
-
-
-@pytest.fixture(scope="session")
-def tiny_qwen3(tmp_path_factory, one_thread) -> Path:
-    """A random Qwen3-VL."""
-    from mars.data.synthetic.tiny_model import build_tiny
-
-    return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen3_vl", seed=5, family="qwen3_vl")
 
 
 @pytest.fixture(scope="session")
@@ -65,22 +71,25 @@ def process_group(one_thread):
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="session")
-def world(tiny, process_group):
-    from tests.tiny_world import TinyWorld
+@pytest.fixture
+def ended(capfd, monkeypatch):
+    """function, arguments of the process -> the CompletedProcess of a process that calls the function."""
+    handlers, level = list(_log.handlers), _log.level
 
-    return TinyWorld(tiny)
+    def call(function: Callable[[], object], *arguments: str) -> CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["mars", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            function()
+        _restore_log(handlers, level)
+        return CompletedProcess(arguments, end.value.code, *capfd.readouterr())
+
+    return call
 
 
-@pytest.fixture(scope="session")
-def qwen3_world(tiny_qwen3, process_group):
-    from tests.tiny_world import TinyWorld
+@pytest.fixture
+def mars(ended):
+    """`mars ARGUMENTS` in this process -> CompletedProcess."""
+    from mars.cli.main import main
 
-    return TinyWorld(tiny_qwen3)
-
-
-@pytest.fixture(scope="session")
-def tied_world(tiny_tied, process_group):
-    from tests.tiny_world import TinyWorld
-
-    return TinyWorld(tiny_tied)
+    return partial(ended, main)

@@ -1,4 +1,8 @@
+"""Tiny models, and a folder with the files of a small run."""
+
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +21,48 @@ def workshop(tmp_path_factory) -> Workshop:
     write_synthetic(folder / "data" / "scenes", seed=3, sizes=sizes, bias=0.5)
     run_convert(folder / "data", "llvip", folder / "data" / "scenes")
     return Workshop(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, one_thread) -> Path:
+    """A random Qwen2.5-VL of a million parameters with untied embeddings."""
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen2_5_vl", seed=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_tied(tmp_path_factory, one_thread) -> Path:
+    """The same with tied embeddings."""
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "tied", seed=4, tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory, one_thread) -> Path:
+    """A random Qwen3-VL."""
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen3_vl", seed=5, family="qwen3_vl")
+
+
+@pytest.fixture(scope="session")
+def world(tiny, process_group):
+    from tests.tiny_world import TinyWorld
+
+    return TinyWorld(tiny)
+
+
+@pytest.fixture(scope="session")
+def qwen3_world(tiny_qwen3, process_group):
+    from tests.tiny_world import TinyWorld
+
+    return TinyWorld(tiny_qwen3)
+
+
+@pytest.fixture(scope="session")
+def tied_world(tiny_tied, process_group):
+    from tests.tiny_world import TinyWorld
+
+    return TinyWorld(tiny_tied)

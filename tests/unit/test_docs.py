@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
+import typer.main
 
 from mars.cli.main import app
 from mars.config.keys import leaves, sections_of
@@ -106,7 +105,7 @@ def test_commands_exist(page):
             words = ["mars", *words[1:]]
         if words[0] != "mars" or len(words) == 1:
             continue
-        command, path = get_command(app), words[1:]
+        command, path = typer.main.get_command(app), words[1:]
         while path and hasattr(command, "commands") and not path[0].startswith("-"):
             command = command.commands.get(path.pop(0))
             if command is None:
@@ -278,22 +277,6 @@ def test_the_licence_is_whole():
 def block_after(marker: str) -> str:
     """README's code block behind an HTML comment."""
     return FENCE.search(text_of(ROOT / "README.md").partition(f"<!-- {marker} -->")[2])[2]
-
-
-def test_the_rows_of_the_readme_are_usable(tiny, tmp_path):
-    from PIL import Image
-
-    from mars.inputs import load_inputs
-
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(block_after("own-data"), encoding="utf-8")
-    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-    for name in (name for line in lines for name in line["images"]):
-        Image.new("RGB", (56, 56)).save(tmp_path / name)
-    given = ["reward=vqa", f"model.path='{tiny}'", f"data.train_files=['{rows}']", "data.max_image_pixels=12544"]
-    train = load_inputs(load_config("train", given, []), with_training_set=True).train
-    assert len(train.prompts) == len(lines) == 5
-    assert train.prompts[4].extra_info["choices"]
 
 
 def test_the_reward_of_the_readme_scores(tmp_path, monkeypatch, capsys):

@@ -7,13 +7,6 @@ import torch
 from mars.actor.memory import PeakMemory
 
 
-def test_a_cpu_has_no_count(world, pictures):
-    assert PeakMemory(torch.device("cpu")).metrics() == {}
-    trainer = world.trainer()
-    stats = trainer.update(world.batch([world.train_prompt("a", pictures[:1], [3, 2])]))
-    assert not [key for key in stats.metrics if key.startswith("perf/")]
-
-
 def test_the_count_starts_anew_and_is_in_gib(process_group, monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: asked.append(device))

@@ -18,8 +18,9 @@ from mars.actor.objective import (
 )
 from mars.actor.update_sums import UpdateSums
 from mars.types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
-from tests.builders import altered
-from tests.tiny_world import GRPO
+from tests.builders import altered, train_config
+
+GRPO = train_config(kl_reference=None).algorithm
 
 
 def row(advantage, rollout_logprobs, weight=1.0, off_policy=False, carried=False):

@@ -7,13 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.bench import gpu_work, step_floor
 from scripts.bench import trainer_floor as floor
 from scripts.bench.gpu_work import Flops
 from scripts.bench.step_floor import StepShape, View
-from scripts.bench.trainer_cases import LAYOUTS, Case, build_policy, case_work, forwards, packing_of
 
 SHAPE = StepShape(prompts=3, views=(View(5, 2), View(4, 1)), images=2, image_side=56, response=3, ranks=2)
 SMALL = SimpleNamespace(
@@ -26,7 +24,6 @@ SMALL = SimpleNamespace(
         in_channels=3, spatial_merge_size=2, window_size=112, fullatt_block_indexes=[1],
     ),
 )  # fmt: skip
-CASE = Case(131, 5, 3)
 
 
 def linear(inputs, outputs):
@@ -105,30 +102,6 @@ def test_work_of_a_layer_by_hand():
     assert floor.attention_work(width=4, pairs=10, layers=2, passes=3).operations == 3 * 4 * 4 * 10 * 2
     assert floor.floor_seconds(floor.Work(100.0, 30.0), 50.0, 10.0) == 3.0
     assert floor.floor_seconds(floor.Work(100.0, 30.0), 25.0, 10.0) == 4.0
-
-
-@pytest.fixture(scope="module")
-def policies(one_thread):
-    made = {packing: build_policy("tiny", packing) for packing in ("padded", "shared_prefix")}
-    return {layout: made[packing_of(layout)] for layout in LAYOUTS}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_floor_has_the_products_that_torch_counts(policies, layout):
-    """torch counts no attention on a CPU. Of the head it counts the logits twice, since backward computes them again,
-    and not the gradient of the weight, which is added in place: as many operations."""
-    policy = policies[layout]
-    batches = forwards(CASE, layout, policy, 10_000)
-    with FlopCounterMode(display=False) as counter:
-        sum(policy(batch)[0].sum() for batch in batches).backward()
-    config = policy.backbone.config.text_config
-    attention = case_work(CASE, layout, policy, len(batches)).operations - counter.get_total_flops()
-    pairs = floor.group_pairs(131, [5] * 3) if layout == "shared_prefix" else floor.row_pairs(131, [5] * 3)
-    text = floor.attention_work(config.hidden_size, pairs, config.num_hidden_layers, 3).operations
-    vision = policy.backbone.config.vision_config
-    images = 6 if layout == "padded" else 2
-    seen = images * floor.attention_work(vision.hidden_size, 64**2, vision.depth, 3).operations  # windows of 64 patches
-    assert attention == pytest.approx(text + seen, rel=1e-6)
 
 
 def test_decoder_by_hand():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ ANCHORS = {
 }
 
 
+@cache
 def values(method: str, experiment: str, *overrides: str) -> dict[str, Any]:
     """Dotted key -> value of an experiment of the recipe that has `method`."""
     config = load_config(

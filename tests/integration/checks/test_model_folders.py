@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import struct
 import time
 from pathlib import Path
 
 import pytest
 
-from mars.checks.model import check_context, check_model, max_positions, model_check
+from mars.checks.model import check_context, check_model, model_check
 from mars.checks.weights import read_headers
 from mars.data.prompts import chat_template
 from mars.data.prompts.budget import ImageBudget
@@ -336,16 +335,6 @@ def test_a_template_is_tried_once_and_leaves_no_process(tiny, monkeypatch):
     assert multiprocessing.active_children() == []
 
 
-def test_positions_of_a_model():
-    assert max_positions({}) is None
-    assert max_positions({"max_position_embeddings": 4096}) == 4096
-    assert max_positions({"max_position_embeddings": 9, "text_config": {"max_position_embeddings": 4096}}) == 4096
-    for rope in ({"rope_type": "linear", "factor": 4.0}, {"type": "dynamic", "factor": 4}):
-        assert max_positions({"text_config": {"max_position_embeddings": 4096, "rope_scaling": rope}}) == 16384
-    for rope in ({"rope_type": "default"}, {"type": "mrope"}, {"rope_type": "yarn", "factor": 4.0}):
-        assert max_positions({"text_config": {"max_position_embeddings": 4096, "rope_parameters": rope}}) == 4096
-
-
 def test_a_context_beyond_the_models_is_a_wrong_setting(tiny):
     check_context(configured(tiny, max_model_len=32768))
     with pytest.raises(ConfigError, match=r"rollout\.max_model_len: the model has 32768 positions .*; got 32769; "):
@@ -365,10 +354,3 @@ def test_the_reference_of_a_kl_term_is_checked_too(broken, tiny):
         model_check(config, in_process=True),
     ):
         pass
-
-
-@pytest.mark.parametrize("data", [b"", b"\0" * 4, struct.pack("<Q", 10**15) + b"{}", struct.pack("<Q", 2) + b"[]"])
-def test_headers_that_are_none(tmp_path, data):
-    (tmp_path / "model.safetensors").write_bytes(data)
-    with pytest.raises(SetupError, match=r"model\.path: .*model\.safetensors: not a safetensors file"):
-        read_headers(tmp_path)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.data.prompts.budget import ImageBudget
-from mars.data.prompts.chat import PromptEncoder, expand, prompt_length
+from mars.data.prompts.chat import PromptEncoder
 from mars.data.prompts.lengths import longest_view
 from mars.errors import DataError, SetupError
 from mars.types import ImageRef, Message, Prompt, Source
@@ -177,15 +177,6 @@ def test_a_template_in_a_file_of_its_own_is_read(tmp_path):
     write_model(tmp_path, template=None)
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     assert PromptEncoder.from_pretrained(str(tmp_path)).encode(user("q"), 0)
-
-
-def test_expansion_by_hand():
-    assert expand([5, 9, 6, 9], [2, 3], image_id=9) == (5, 9, 9, 6, 9, 9, 9)
-    assert expand([5, 6], [], image_id=9) == (5, 6)
-    assert prompt_length([5, 9, 6, 9], [2, 3]) == len(expand([5, 9, 6, 9], [2, 3], image_id=9)) == 7
-    for tokens in ([2], [2, 3, 4], []):
-        with pytest.raises(DataError, match="2 image placeholders"):
-            expand([5, 9, 6, 9], tokens, image_id=9)
 
 
 BUDGET = ImageBudget(56 * 56, 448 * 448, 14, 2)

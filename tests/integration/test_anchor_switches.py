@@ -12,8 +12,8 @@ from mars.data.prompts.boxes import BoxFrames
 from mars.inputs import Inputs
 from mars.rollout.scripted import ScriptedEngine
 from tests.builders import make_prompt
+from tests.integration.test_algorithm_pairs import configure
 from tests.tiny_world import TinyWorld
-from tests.unit.test_algorithm_pairs import configure
 
 
 @pytest.fixture(scope="module")

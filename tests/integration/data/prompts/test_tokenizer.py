@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mars.data.prompts.tokenizer import load_tokenizer
-from tests.unit.data.prompts.test_chat import write_model
+from tests.integration.data.prompts.test_chat import write_model
 
 TEXT = "It's 3 persons;\n\n<think>  naïve 東京 🙂</think> <|im_start|>user\r\n don't WE'LL 12345"
 

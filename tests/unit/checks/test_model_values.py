@@ -1,0 +1,28 @@
+"""What is read from a model's config.json and from the header of its weights."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from mars.checks.model import max_positions
+from mars.checks.weights import read_headers
+from mars.errors import SetupError
+
+
+def test_positions_of_a_model():
+    assert max_positions({}) is None
+    assert max_positions({"max_position_embeddings": 4096}) == 4096
+    assert max_positions({"max_position_embeddings": 9, "text_config": {"max_position_embeddings": 4096}}) == 4096
+    for rope in ({"rope_type": "linear", "factor": 4.0}, {"type": "dynamic", "factor": 4}):
+        assert max_positions({"text_config": {"max_position_embeddings": 4096, "rope_scaling": rope}}) == 16384
+    for rope in ({"rope_type": "default"}, {"type": "mrope"}, {"rope_type": "yarn", "factor": 4.0}):
+        assert max_positions({"text_config": {"max_position_embeddings": 4096, "rope_parameters": rope}}) == 4096
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 4, struct.pack("<Q", 10**15) + b"{}", struct.pack("<Q", 2) + b"[]"])
+def test_headers_that_are_none(tmp_path, data):
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(SetupError, match=r"model\.path: .*model\.safetensors: not a safetensors file"):
+        read_headers(tmp_path)
