@@ -196,8 +196,7 @@ def _head(piece: str, behind: str, names: _Names) -> Label:
         start, in_sentence = _label_without_colon(piece, names)
     if start is None:
         return _NONE
-    opened = _unclosed(piece[start:])
-    if opened and behind.lstrip()[:1] != _PAIRS[opened]:
+    while (opened := _unclosed(piece[start:])) and behind.lstrip()[:1] != _PAIRS[opened]:
         start += 1 + piece[start:].index(
             opened
         )  # a bracket around several images stays: '{"a": <image>, "b": <image>}'
