@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mars.checks.model_settings import check_settings, check_words
 from mars.checks.weights import TensorHeader, read_headers
 from mars.data.prompts.tokenizer import read_json_file
 from mars.errors import SetupError
@@ -28,18 +29,21 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
 
     For a hub name only config.json is read. For a folder:
 
-
     - transformers reads config.json, the processor and the image processor;
+    - the sizes and numbers of config.json are possible ones;
     - the weights are exactly those of the architecture: none missing (it would start at random), none too many;
     - the configuration can be saved, so that the trained policy can be.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
 
     folder = Path(path)
+    if folder.is_dir():
+        check_words(folder, key)
     with _naming(key, folder / "config.json" if folder.is_dir() else path):
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     if not folder.is_dir():
         return
+    check_settings(config, folder, key)
     check_weights(config, folder, key)
     check_added_tokens(config, folder, key)
     file, declared = _image_processor(folder, key)

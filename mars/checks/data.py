@@ -42,7 +42,7 @@ class CheckResult:
         this check.
     overlong: the rows that are too long. image_tokens: source name -> tokens of each of its images.
     repeated: number of rows that are equal to an earlier one.
-    unshown: row -> (mono view, words of its text that mention images which this view does not show).
+    unshown: row -> (mono view, words of its text that mention, or may mention, images which this view does not show).
     """
 
     num_rows: int
@@ -237,8 +237,8 @@ def _wording_lines(result: CheckResult, config: TrainConfig) -> list[str]:
             f"{wording}"
         ]
     lines = [
-        f"mono views     {len(result.unshown)} of {several} rows with several images: the text mentions images that "
-        f"the view does not show {wording}:"
+        f"mono views     {len(result.unshown)} of {several} rows with several images: the text mentions, or may "
+        f"mention, images that the view does not show {wording}:"
     ]
     examples = list(result.unshown.items())[:EXAMPLES]
     return lines + [f'  {row}  {view}: "{words}"' for row, (view, words) in examples]

@@ -30,7 +30,8 @@ class Composition:
 
     config: neither resolved nor checked; None where the files cannot be composed.
     given: keys that an accepted override sets. doubtful: keys, sections and groups that a refused override should have
-    set, so that their values are not what the user wants.
+    set, so that their values are not what the user wants. has_unknown_option: an option was refused, which may have
+    been meant to set any key.
     """
 
     config: DictConfig | None
@@ -38,6 +39,7 @@ class Composition:
     given: frozenset[str]
     doubtful: frozenset[str]
     problems: tuple[Problem, ...]
+    has_unknown_option: bool
 
     def is_doubtful(self, key: str) -> bool:
         """Whether the value of `key` is not the user's, because the override or file that sets it was refused."""
@@ -57,7 +59,9 @@ def compose_files(root: str, schema: type[Root], overrides: Sequence[str], confi
         problems.append(problem)
         doubtful.add(EXPERIMENT)
         config, _ = _compose(root, [], checked.accepted)
-    return Composition(config, known, frozenset(checked.given), frozenset(doubtful), tuple(problems))
+    return Composition(
+        config, known, frozenset(checked.given), frozenset(doubtful), tuple(problems), checked.has_unknown_option
+    )
 
 
 def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], overrides: Sequence[str]) -> Composition:

@@ -107,7 +107,9 @@ def _validate(composition: Composition, config: DictConfig, schema: type[Root]) 
     doubtful = {
         key
         for key in fields
-        if composition.is_doubtful(key) or not meant_otherwise.isdisjoint((key, *sections_of(key)))
+        if composition.is_doubtful(key)
+        or not meant_otherwise.isdisjoint((key, *sections_of(key)))
+        or (composition.has_unknown_option and key not in values and key not in composition.given)
     }
     result, found = check_fields(schema, {key: value for key, value in values.items() if key in fields})
     reported = {problem.key for problem in problems}

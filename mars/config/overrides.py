@@ -49,7 +49,8 @@ class Overrides:
     """accepted: overrides of keys, for Hydra. given: the keys they set. choices: overrides of groups, for Hydra.
 
     doubtful: keys, sections and groups that a refused override should have set. Their value is not what the user wants,
-    so no other problem is reported for them.
+    so no other problem is reported for them. has_unknown_option: a word begins with a dash; what it should have set is
+    unknown.
     """
 
     accepted: list[str] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Overrides:
     given: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     doubtful: set[str] = field(default_factory=set)
+    has_unknown_option: bool = False
 
 
 def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
@@ -151,6 +153,9 @@ def _refuse_syntax(result: Overrides, text: str, error: HydraException) -> None:
     if text.startswith("-"):
         do = "the options are --config-dir, --cfg and --dry-run; a setting is written key=value, without dashes"
         result.problems.append(Problem(text, "no such option", do))
+        result.has_unknown_option = True
+        match = _KEY.match(text.lstrip("-"))
+        result.doubtful |= {match[1]} if match else set()
         return
     match = _KEY.match(text)
     result.doubtful |= {match[1]} if match else set()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mars.data.prompts.chat_template import render, try_template
+from mars.data.prompts.chat_template import refuse_lost_images, render, try_template
 from mars.data.prompts.token_rules import token_rules
 from mars.data.prompts.tokenizer import load_tokenizer, read_json
 from mars.errors import DataError, SetupError
@@ -78,6 +78,8 @@ class PromptEncoder:
         rendered = render(self._tokenizer, turns)
         ids = tuple(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
         placeholders = ids.count(self._rules.image_id)
+        if placeholders != num_images and sum(message.text.count(IMAGE_MARKER) for message in messages) == num_images:
+            refuse_lost_images(self._tokenizer, turns, placeholders, num_images)
         if placeholders != num_images:
             raise DataError(f"the prompt has {placeholders} image placeholders for {num_images} images")
         return ids

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mars.errors import SetupError
 
@@ -51,6 +51,15 @@ def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> str:
             f"model.path: {_template_file(tokenizer.name_or_path)}: {_failure(error)} for a conversation of {roles}; "
             "use a model whose template takes these messages, or correct the file"
         ) from error
+
+
+def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made: int, given: int) -> NoReturn:
+    """Raises SetupError: the template made another number of image placeholders than the messages have images."""
+    roles = ", ".join(str(turn["role"]) for turn in turns)
+    raise SetupError(
+        f"model.path: {_template_file(tokenizer.name_or_path)}: the chat template makes {made} image placeholders of "
+        f"{given} images in a conversation of {roles}; use the template of a vision-language model"
+    )
 
 
 def try_template(tokenizer: Any, model_path: str) -> None:

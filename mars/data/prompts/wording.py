@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-from mars.data.prompts.labels import NOUN, name_pattern
+from mars.data.prompts.label_text import NOUN, name_pattern
+from mars.data.prompts.labels import unlabelled
 from mars.data.prompts.views import alone, render_view
 from mars.types import IMAGE_MARKER, Prompt, view_name
 
@@ -24,13 +26,16 @@ _SEVERAL = re.compile(
 )
 _NUMBERED = re.compile(rf"\b{_SINGULAR}[\s_#-]*(\d{{1,2}})\b", re.IGNORECASE)
 
+_ENUMERATION = re.compile(r"(?<![(\w])\w{1,2}\)|[-=]>|^[ \t]*>+", re.MULTILINE)  # brackets that stand alone: "a)", "->"
+
 
 def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
     """(view, words) of the first mono view whose text mentions images that the view does not show, or None.
 
     Reads the text that the model gets with `anchor.image_layout=single` and the `anchor.wording` of the run.
     Counts and plurals of images, "both", numbers of other images, and labels of other sources count; a source's name
-    in a sentence ("Is the person visible?") does not. This is a guess for a person to check.
+    in a sentence ("Is the person visible?") does not. Words between two images that label neither for certain count as
+    well, and so do brackets that a view does not close. This is a guess for a person to check.
 
     Example: "Here are two images.\\n<image>\\n<image>" with sources a and b gives ("a", "two images").
     """
@@ -42,7 +47,44 @@ def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
         words = _words(text, names, i) or ("" if (name,) in prompt.view_messages else _left_over(prompt, name))
         if words:
             return view_name((name,)), " ".join(words.split())
-    return None
+    doubtful = _unassigned(prompt)
+    if doubtful:
+        return view_name(names[:1]), " ".join(doubtful.split())
+    whole = _balance(prompt)
+    view = next((name for name in names if _balance(alone(prompt, (name,))) != whole), None)
+    return None if view is None else (view_name((view,)), "a bracket without its other half")
+
+
+def _unassigned(prompt: Prompt) -> str:
+    """The first words among the images that no rule gives to one of them, such as "is visible" of "<image> is visible,
+    <image> is infrared". Every view keeps them, also the one whose image they do not describe."""
+    texts: list[str] = []
+    first = 0
+    for message in prompt.messages:
+        count = message.text.count(IMAGE_MARKER)
+        names = [source.name for source in prompt.sources[first : first + count]]
+        pieces = unlabelled(message.text, names, first + 1) if count else [message.text]
+        is_before, is_behind = first == 0, first + count == len(prompt.sources)
+        if count < len(prompt.sources) and count:  # images are in several messages: what is between those counts whole
+            whole = message.text.split(IMAGE_MARKER)
+            pieces = [pieces[0] if is_before else whole[0], *pieces[1:-1], pieces[-1] if is_behind else whole[-1]]
+        elif not count and (is_before or is_behind):
+            pieces = []
+        texts += pieces
+        first += count
+    return next((text for text in texts if any(_is_word(char) for char in text)), "")
+
+
+def _is_word(char: str) -> bool:
+    """Whether a character says something: letters, digits and pictures do, punctuation and white space do not."""
+    return unicodedata.category(char)[0] in "LN" or unicodedata.category(char) == "So"
+
+
+def _balance(prompt: Prompt) -> tuple[int, ...]:
+    """For each kind of bracket, how many more are opened than closed in a prompt's text."""
+    text = "".join(message.text for message in prompt.messages).replace(IMAGE_MARKER, "")
+    text = _ENUMERATION.sub("", text)
+    return tuple(text.count(opened) - text.count(closed) for opened, closed in ("()", "[]", "{}", "<>"))
 
 
 def _words(text: str, names: Sequence[str], own: int) -> str:

@@ -69,7 +69,7 @@ def _refuse_encryption(reader: ParquetFile, file: str) -> None:
         stream.seek(-8, os.SEEK_END)
         length, magic = struct.unpack("<I4s", stream.read(8))
     if magic == b"PAR1" and length != reader.metadata.serialized_size:
-        raise FileError("has a signed footer, so columns may be encrypted; write it without encryption")
+        raise FileError("has a signed footer, so columns may be encrypted; give a file without encryption")
 
 
 def rows_of(batch: pyarrow.RecordBatch | pyarrow.Table) -> list[Row]:

@@ -324,6 +324,19 @@ def test_a_template_that_refuses_some_messages_is_named_when_a_row_has_them(brok
         encoder.encode((Message("system", "Be brief."), Message("user", "?")), 0)
 
 
+def test_a_template_that_ignores_images_is_named_when_a_row_has_them(broken):
+    """A template of a language model renders the texts and drops the images."""
+    ignoring = (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}{% endif %}{% endfor %}"
+    )
+    folder = broken("ignoring", text("chat_template.jinja", ignoring))
+    encoder = PromptEncoder.from_pretrained(str(folder))
+    assert encoder.encode((Message("user", "Is there a bus?"),), 0)
+    with pytest.raises(SetupError, match=r"chat_template\.jinja: .* makes 0 image placeholders of 2 images in a conv"):
+        encoder.encode((Message("user", "<image><image>?"),), 2)
+
+
 def test_a_template_is_tried_once_and_leaves_no_process(tiny, monkeypatch):
     import multiprocessing
 

@@ -250,6 +250,20 @@ REFUSALS = {
 }
 
 
+@pytest.mark.parametrize("option", ["--multirun", "-m", "--info", "--version", "--resolve", "--data.train_files=[a]",
+                                    "--rollout.top_p=2", "-", "---"])  # fmt: skip
+@pytest.mark.parametrize("root", ["train", "sft"])
+def test_an_unknown_option_is_named_alone(root, option):
+    """What is not set may be what the option was meant to set."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(root, [option], [])
+    do = "the options are --config-dir, --cfg and --dry-run; a setting is written key=value, without dashes"
+    assert str(caught.value) == f"{option}: no such option; {do}"
+    with pytest.raises(ConfigError) as caught:
+        load_config(root, [option, "run.seed=-1"], [])
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [option, "run.seed"]
+
+
 @pytest.mark.parametrize(("override", "line"), REFUSALS.items(), ids=list(REFUSALS))
 def test_refusal(override, line):
     assert line in problems(override)[0]

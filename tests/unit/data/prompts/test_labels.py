@@ -89,6 +89,17 @@ LABELLED = {
     ),
     "第一张图片：<image>，第二张图片：<image>。Q？": ("第一张图片：<image>。Q？", "第二张图片：<image>。Q？"),
     "可见光图像<image>和红外图像<image>中有人吗？": ("可见光图像<image>中有人吗？", "红外图像<image>中有人吗？"),
+    # The label is a part of what surrounds an image, and goes without breaking what surrounds all of them.
+    "<img1><image></img1>\n<img2><image></img2>\nQ?": ("<img1><image></img1>\nQ?", "<img2><image></img2>\nQ?"),
+    '<i id="1"><image></i><i id="2"><image></i> Q?': ('<i id="1"><image></i> Q?', '<i id="2"><image></i> Q?'),
+    "[visible: <image>] [infrared: <image>] Q?": ("[visible: <image>] Q?", "[infrared: <image>] Q?"),
+    "![visible](<image>) ![infrared](<image>) Q?": ("![visible](<image>) Q?", "![infrared](<image>) Q?"),
+    '{"visible": <image>, "infrared": <image>}\nQ?': ('{"visible": <image> }\nQ?', '{ "infrared": <image>}\nQ?'),
+    '{"images": {"visible": <image>, "infrared": <image>}}\nQ?': (
+        '{"images": {"visible": <image> }}\nQ?',
+        '{"images": { "infrared": <image>}}\nQ?',
+    ),
+    "(visible: <image>, infrared: <image>) Q?": ("(visible: <image>) Q?", "( infrared: <image>) Q?"),
     # An enumeration loses its separators too.
     "Compare <image> with <image>.": ("Compare <image>.", "Compare <image>."),
     "Look at <image>, then at <image>.": ("Look at <image>.", "Look at <image>."),
@@ -213,6 +224,66 @@ def test_labels_that_are_left_behind_are_found_and_are_gone_in_the_views_own_wor
         prompt = prompt_of(text)
         worded = replace(prompt, view_messages={(name,): alone(prompt, (name,)).messages for name in TWO})
         assert (unshown_images(prompt) is None, unshown_images(worded)) == (False, None), text
+
+
+# What no rule gives to one image for certain, and so stays in both views -> the words that are reported.
+UNCERTAIN = {
+    "front camera <image>, back camera <image>. Q?": ", back camera",
+    "The first is visible <image>. The second is infrared <image>. Q?": ". The second is",
+    "<image>\nThe second is infrared <image>\nQ?": "The second is infrared",
+    "<image> is visible, <image> is infrared. Q?": "is visible,",
+    "thermal <image>, (b) <image>. Q?": "thermal",
+    "<image> (visible) <image> heat. Q?": "heat. Q?",
+    "day → <image> night → <image> Q?": "night →",
+    "<image> ☀ <image> ☾ Q?": "☀",
+    "|visible|infrared|\n|<image>|<image>|\nQ?": "infrared|",
+    '[{"type": "visible", "image": <image>}, {"type": "infrared", "image": <image>}]\nQ?': '}, {"type":',
+    "<image>\nQ?\n<image>": "Q?",
+    "see [<image> and <image>) Q?": None,
+}
+
+
+@pytest.mark.parametrize("text", UNCERTAIN)
+def test_words_that_may_belong_to_a_removed_image_are_reported(text):
+    prompt = prompt_of(text)
+    worded = replace(prompt, view_messages={(name,): alone(prompt, (name,)).messages for name in TWO})
+    words = UNCERTAIN[text]
+    assert unshown_images(worded) == (words and ("visible", words))
+
+
+def test_words_between_images_of_several_messages_are_reported():
+    for texts, words in (
+        (("<image> This is day.", "<image> Q?"), "This is day."),
+        (("<image>", "This is day.", "<image> Q?"), "This is day."),
+        (("<image>", "<image>", "Q?"), None),
+        (("Be brief.", "<image>", "<image> Q?"), None),
+    ):
+        prompt = prompt_of(*texts)
+        worded = replace(prompt, view_messages={(name,): alone(prompt, (name,)).messages for name in TWO})
+        assert unshown_images(worded) == (words and ("visible", words)), texts
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.text("ab1 :,.\n()[]{}<>/|→图", max_size=10), min_size=1, max_size=3),
+    st.sampled_from(["", "Look. ", "Visible: "]),
+)
+def test_a_word_that_stays_without_its_images_is_reported_or_a_label(middles, start):
+    """A word between two images is in no view but those of the images beside it, unless the row is reported."""
+    names = [f"s{i}" for i in range(len(middles) + 1)]
+    prompt = prompt_of(
+        start + IMAGE_MARKER + "".join(f"{middle}{IMAGE_MARKER}" for middle in middles) + "\nQ?", names=names
+    )
+    views = [alone(prompt, (name,)).messages[0].text for name in names]
+    worded = replace(
+        prompt, view_messages={(name,): (Message("user", text),) for name, text in zip(names, views, strict=True)}
+    )
+    if unshown_images(worded) is None:
+        for i, middle in enumerate(middles):
+            for word in "".join(char if char.isalnum() else " " for char in middle).split():
+                far = [view for k, view in enumerate(views) if k not in (i, i + 1) and word in view.replace(start, "")]
+                near = [m for k, m in enumerate(middles) if k != i and word in m]
+                assert near or not far, (middle, views)
 
 
 def test_a_question_that_speaks_of_one_image_is_not_reported():
