@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     model_check: the caller has entered it already, so that it checks the model while this module is imported.
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
-    interrupts.say_consequence("go on with run.resume=true")
+    interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
     check_packages(config)
     check_kl_reference(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
