@@ -1,4 +1,5 @@
-"""Ray's head processes on this machine: without them Ray waits for a minute, or ends the process without a word."""
+"""Watches Ray's head processes on this machine. If one has died, Ray's calls wait for a minute, or end the driver without
+a message."""
 
 from __future__ import annotations
 

@@ -131,8 +131,8 @@ class _ToLog(logging.Handler):
 def _quiet(log_dir: Path | None) -> Iterator[None]:
     """What Ray prints inside the block goes to the log: its messages of lost workers have dozens of lines.
 
-    Its C++ part writes to file descriptor 2, which becomes <log_dir>/driver.err; sys.stderr of `run_command` has a
-    descriptor of its own.
+    Its C++ part writes to file descriptor 2, which becomes <log_dir>/driver.err. Messages of mars still reach the
+    terminal, because `run_command` gives sys.stderr a copy of the descriptor.
     """
     print_message, to_log = worker.print_to_stdstream, _ToLog()
     worker.print_to_stdstream = lambda data, ignore_prefix: logger.debug("Ray: %s", "\n".join(data["lines"]))
