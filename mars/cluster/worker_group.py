@@ -37,6 +37,7 @@ class Worker:
         self.name = name
         gc.disable()  # `gc_paused` enables it again when the engine or trainer is built
         Path(log_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        logging.raiseExceptions = False  # a full disk costs records, and no traceback for each of them
         logging.basicConfig(
             filename=Path(log_dir) / f"{name}.log",
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
