@@ -109,7 +109,9 @@ class WorkerGroup:
         self.workers[index] = self._start(index)
 
     def results(self, references: Sequence[Any], call: str, timeout_s: float | None = None) -> list[Any]:
-        """Wait for the results of `references`, one of each worker. call: name of the call in error messages.
+        """Wait for the results of `references`: one of each worker, in the order of `workers`, or several such rounds.
+
+        call: name of the call in error messages.
 
         Raises a MarsError of a worker as it is; WorkerLost if a worker died or missed the deadline; WorkerError if it
         raised anything else. The first failure ends the wait.
@@ -117,15 +119,16 @@ class WorkerGroup:
         deadline = self._timeout_s if timeout_s is None else timeout_s
         end = time.monotonic() + deadline
         place = {reference: i for i, reference in enumerate(references)}
+        number = len(self.workers)
         found: dict[int, Any] = {}
         while len(found) < len(place):
             check_head()
             waiting = [reference for reference, i in place.items() if i not in found]
-            with self._named(call, deadline, [place[reference] for reference in waiting]):
+            with self._named(call, deadline, [place[reference] % number for reference in waiting]):
                 ready, _ = ray.wait(waiting, timeout=max(end - time.monotonic(), 0))
                 if not ready:
                     raise GetTimeoutError
-            with self._named(call, deadline, [place[ready[0]]]):
+            with self._named(call, deadline, [place[ready[0]] % number]):
                 found[place[ready[0]]] = ray.get(ready[0])
             watchdog.beat()
         return [found[i] for i in range(len(place))]
@@ -233,7 +236,7 @@ class WorkerGroup:
             raise WorkerLost(self._describe(call, _lost(error), indices)) from error
 
     def _describe(self, call: str, reason: str, indices: Sequence[int]) -> str:
-        names = ", ".join(self._resources[i].name for i in indices)
+        names = ", ".join(self._resources[i].name for i in dict.fromkeys(indices))
         return f"cluster: {call} failed on {names}: {reason}; the workers' logs are in {self._log_dir}"
 
 
