@@ -108,8 +108,10 @@ class WorkerGroup:
             pass  # it died before it could say which process it was
         self.workers[index] = self._start(index)
 
-    def results(self, references: Sequence[Any], call: str, timeout_s: float | None = None) -> list[Any]:
-        """Wait for the results of `references`: one of each worker, in the order of `workers`, or several such rounds.
+    def results(
+        self, references: Sequence[Any], call: str, timeout_s: float | None = None, first: int = 0
+    ) -> list[Any]:
+        """Wait for the results of `references`: of the worker `first`, the next ones, and again from the first one on.
 
         call: name of the call in error messages.
 
@@ -119,16 +121,16 @@ class WorkerGroup:
         deadline = self._timeout_s if timeout_s is None else timeout_s
         end = time.monotonic() + deadline
         place = {reference: i for i, reference in enumerate(references)}
-        number = len(self.workers)
+        worker = {reference: (first + i) % len(self.workers) for reference, i in place.items()}
         found: dict[int, Any] = {}
         while len(found) < len(place):
             check_head()
             waiting = [reference for reference, i in place.items() if i not in found]
-            with self._named(call, deadline, [place[reference] % number for reference in waiting]):
+            with self._named(call, deadline, [worker[reference] for reference in waiting]):
                 ready, _ = ray.wait(waiting, timeout=max(end - time.monotonic(), 0))
                 if not ready:
                     raise GetTimeoutError
-            with self._named(call, deadline, [place[ready[0]] % number]):
+            with self._named(call, deadline, [worker[ready[0]]]):
                 found[place[ready[0]]] = ray.get(ready[0])
             watchdog.beat()
         return [found[i] for i in range(len(place))]
