@@ -1,5 +1,7 @@
-"""Watches Ray's head processes on this machine. If one has died, Ray's calls wait for a minute, or end the driver without
-a message."""
+"""Watches Ray's head processes on this machine.
+
+If one has died, Ray's calls wait for a minute, or end the driver without a message.
+"""
 
 from __future__ import annotations
 
