@@ -34,10 +34,13 @@ def test_every_experiment_composes(path):
 
 @pytest.mark.parametrize("root", SCHEMAS)
 def test_every_choice_of_every_group_composes(root):
-    for group, choices in groups(root, [shipped_folder()]).items():
-        for choice in choices if group != "experiment" else []:
-            overrides = [f"{group}={choice}", f"data.train_files=[{quoted('given.parquet')}]"]
-            assert load_config(root, overrides, []).run.name, f"{group}={choice}"
+    """The k-th choices of all groups together: groups do not depend on each other, and a composition takes 0.1 s."""
+    choices = {group: found for group, found in groups(root, [shipped_folder()]).items() if group != "experiment"}
+    for together in itertools.zip_longest(
+        *([f"{group}={choice}" for choice in found] for group, found in choices.items())
+    ):
+        overrides = [choice for choice in together if choice is not None]
+        assert load_config(root, [*overrides, f"data.train_files=[{quoted('given.parquet')}]"], []).run.name, overrides
 
 
 def test_the_table_of_presets_is_true_and_complete():

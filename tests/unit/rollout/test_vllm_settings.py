@@ -27,8 +27,8 @@ class RecordingLlm:
 
 
 @pytest.fixture
-def arguments(monkeypatch):
-    """The arguments of vLLM for some settings."""
+def arguments(monkeypatch, process_group):
+    """The arguments of vLLM for some settings. process_group: else the engine makes one, which outlives it."""
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=RecordingLlm))
 
     def made(max_images=3, **values):
