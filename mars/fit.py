@@ -108,9 +108,9 @@ def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
 
 
 def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
-    """num_steps, or the number of steps that draw every prompt num_epochs times if each step samples one round.
+    """num_steps, or with num_epochs the number of steps in which every prompt is drawn num_epochs times.
 
-    Dynamic sampling draws several rounds a step and may need fewer steps: see `_is_over`.
+    The latter assumes one round per step. Dynamic sampling may draw more and end sooner: see `_is_over`.
     """
     if run.num_steps is not None:
         return run.num_steps

@@ -201,7 +201,7 @@ def evaluation_plan(inputs: Inputs) -> RolloutPlan:
 
 
 def _check_truth(rewards: RewardsBySet | None, prompt: Prompt) -> str | None:
-    """Check a truth with the prompt's reward. Without a reward it passes here: `check_sets` refuses the data set."""
+    """What the prompt's reward finds wrong with its truth. None without a reward: `check_sets` reports that."""
     if rewards is None or not rewards.has(prompt.data_source):
         return None
     return check_truth(rewards.of(prompt.data_source), prompt.truth, prompt.extra_info, truth_frame(prompt))

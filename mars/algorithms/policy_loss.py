@@ -103,7 +103,7 @@ def policy_loss(
 
 
 def _sequence_ratio(logprobs: Tensor, log_ratio: Tensor, layout: TokenLayout) -> Tensor:
-    """GSPO's ratio of the whole sequence at each of its tokens, with the gradient of the token's own log-prob."""
+    """GSPO's ratio for each token: the value is the whole sequence's, the gradient that of the token's log-prob."""
     mean = layout.sum_by_sequence(log_ratio.detach()) / layout.lengths().clamp(min=1)
     own = layout.keep(logprobs)
     return (own - own.detach() + layout.spread(mean)).clamp(max=_MAX_SEQUENCE_LOG_RATIO).exp()

@@ -190,7 +190,7 @@ def show(
         int | None, typer.Option(min=1, help="Show the first N questions. Default: all; 24 with --html.")
     ] = None,
 ) -> None:
-    """Print questions, truths, answers and the rewards from sampling, or write them as a page (--html)."""
+    """Print questions, truths, answers and the rewards stored in the file, or write them as a page (--html)."""
     from mars.evaluation.files import read_partial
     from mars.output.files import check_page
     from mars.output.text import visible

@@ -42,7 +42,10 @@ class ResultPaths:
     prefix: str | None
 
     def public(self, view: View) -> Path:
-        """The view's file in the public format: multi.json, mono_infrared.json; or OUT.json, OUT.mono_infrared.json."""
+        """The view's file in the public format.
+
+        Examples: multi.json and mono_infrared.json without a prefix, else PREFIX.json and PREFIX.mono_infrared.json.
+        """
         mono = f"mono_{view_name(view)}"
         if self.prefix is None:
             return self.folder / ("multi.json" if view is None else f"{mono}.json")

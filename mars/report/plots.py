@@ -24,6 +24,9 @@ _SMOOTH_FROM = 40
 _MAX_BARS = 100
 _FONT = "DejaVu Sans"  # comes with matplotlib
 _LABEL_CHARACTERS = 60
+_LINE_CHARACTERS = 84  # of a line of the legend
+_MAX_LINES = 12  # of a figure: more could not be told apart
+_LARGEST = 1e100  # of a drawn value: axes overflow near the largest float, and NaN and infinity have no place on one
 _ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
 
 
@@ -46,7 +49,7 @@ def draw_figures(rows: Rows) -> list[tuple[str, bytes]]:
             "tokens",
         ),
     ]
-    figures = [(caption, _line_figure(series, unit)) for caption, series, unit in lines if any(series.values())]
+    figures = [_lines(caption, series, unit) for caption, series, unit in lines if any(series.values())]
     stages = [*STAGES, "driver"]
     if any(f"timing_s/{stage}" in row for row in rows for stage in stages):
         figures.append(("Seconds per stage of a step.", _stage_figure(rows, stages)))
@@ -61,7 +64,9 @@ def _anchor_names(rows: Rows) -> list[str]:
 
 
 def _series(rows: Rows, key: str) -> Series:
-    return [(row["step"], float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
+    """(step, value) of the rows that have a value that can be drawn."""
+    found = ((row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float))
+    return [(step, float(value)) for step, value in found if abs(value) <= _LARGEST]
 
 
 def _difference(left: Series, right: Series) -> Series:
@@ -74,9 +79,18 @@ def _trailing_means(values: Sequence[float], window: int) -> list[float]:
     return [sum(part) / len(part) for part in parts]
 
 
+def _lines(caption: str, lines: Mapping[str, Series], unit: str) -> tuple[str, bytes]:
+    """A figure of the first lines, with a caption that says how many are left out."""
+    found = {name: series for name, series in lines.items() if series}
+    shown = dict(list(found.items())[:_MAX_LINES])
+    left_out = len(found) - len(shown)
+    more = f" {left_out} more lines are not drawn; metrics.jsonl has their values." if left_out else ""
+    return caption + more, _line_figure(shown, unit)
+
+
 def _line_figure(lines: Mapping[str, Series], unit: str) -> bytes:
     def draw(axes: Axes) -> None:
-        for index, (name, series) in enumerate(item for item in lines.items() if item[1]):
+        for index, (name, series) in enumerate(lines.items()):
             steps, values = zip(*series, strict=True)
             colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index % len(_STYLES)]
             if len(values) >= _SMOOTH_FROM:
@@ -121,7 +135,8 @@ def _label(name: str) -> str:
     text = "".join(
         character if font.get_char_index(ord(character)) else character.encode("unicode_escape").decode()
         for character in visible(shorten(name, _LABEL_CHARACTERS))
-    ).replace("$", r"\$")
+    )
+    text = shorten(text, _LABEL_CHARACTERS).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
@@ -147,7 +162,12 @@ def _svg(draw: Any) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
-        figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+        labels = axes.get_legend_handles_labels()[1]
+        longest = max((len(label) for label in labels), default=1)
+        columns = max(1, min(4, _LINE_CHARACTERS // (longest + 6)))
+        # Room for the legend: the axes keep the height that they have below one line of labels.
+        figure.set_figheight(3.1 + 0.18 * (-(-len(labels) // columns) - 1))
+        figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -58,7 +58,7 @@ class HfEngine:
                 yield [FinishedSample(i, k, answer) for (i, k), answer in zip(chunk, completions, strict=True)]
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        """Images are read when they are needed: this engine is for reference, not for speed."""
+        """Does nothing: images are read in `generate`, because this engine is for reference, not for speed."""
 
     def counts(self) -> EngineCounts:
         return self._counts

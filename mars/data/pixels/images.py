@@ -44,7 +44,7 @@ BadImageReason = Literal["missing", "empty", "undecodable", "bit_depth", "size",
 
 
 class BadImage(DataError):
-    """An image that cannot be used. `reason` is its class in counts and metrics."""
+    """An image that cannot be used. Counts and metrics group such images by `reason`."""
 
     def __init__(self, reason: BadImageReason, message: str) -> None:
         super().__init__(message)

@@ -25,6 +25,8 @@ COLUMNS = (
     *MEDIA_COLUMNS,
 )  # fmt: skip
 
+MAX_JSON_BYTES = 2**28  # of a .json file, which takes about four times as much memory
+
 ReadJson = Callable[[str, str | None], Iterator[Mapping[str, Any] | RowError]]
 """(public .json file, image root) -> each record's columns, or the RowError that refuses it. May raise DataError."""
 
@@ -106,6 +108,11 @@ def _why_unusable(file: str) -> str | None:
     if suffix not in ROW_FILES:
         return f"unknown kind of file; use {' or '.join(ROW_FILES)}"
     size = os.path.getsize(file)
+    if suffix == ".json" and size > MAX_JSON_BYTES:
+        return (
+            f"has {size} bytes; at most {MAX_JSON_BYTES} are read, because a .json file is in memory whole; write its "
+            "rows as .jsonl or .parquet (mars data convert)"
+        )
     if suffix != ".parquet" and size > MAX_FILE_TEXT:
         return f"has {size} bytes; at most {MAX_FILE_TEXT} are read; divide the rows among several files"
     return None

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 ROWS_PER_READ = 256
 MAX_GROUP_BYTES = 2**30  # most bytes of a row group, which is in memory while its images are read
 MAX_FILE_TEXT = 2**31  # most bytes of all rows without images, which stay in memory
+MAX_COLUMNS = 4096  # most columns of a file, the fields of structs counted singly: the metadata of each takes 6 kB
+MAX_FOOTER_BYTES = 2**24  # most bytes of the metadata, which unpack to 30 times as much
 MAX_REPETITION = 256  # most bytes of all images, as a multiple of the file's size
 _BYTES_PER_READ = 2**28
 _BYTES_OF_ITEM = 64  # of a list element in memory; in the file it may take less than a bit
 _MANY_VALUES = 2**22
+_ROWS_PER_MEASURE = 2**16
 
 Row = dict[str, Any] | RowError
 
@@ -41,9 +44,16 @@ def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
     from pyarrow import ArrowException, parquet
 
     try:
+        length, magic = _footer(file)
+        if magic == b"PAR1" and length > MAX_FOOTER_BYTES:
+            raise FileError(
+                f"has {length} bytes of metadata; at most {MAX_FOOTER_BYTES} are read; write larger row groups "
+                "(row_group_size), or fewer columns"
+            )
         with parquet.ParquetFile(file) as reader:
+            _refuse_many_columns(reader)
             known = known_columns(reader.schema_arrow.names, columns)
-            _refuse_encryption(reader, file)
+            _refuse_encryption(reader, length, magic)
             _check_groups(reader, known)
             with parquet.ParquetFile(file, read_dictionary=_texts(reader, known)) as packed:
                 yield from _rows(reader, packed, known, os.path.getsize(file))
@@ -62,12 +72,27 @@ def known_columns(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
     return known
 
 
-def _refuse_encryption(reader: ParquetFile, file: str) -> None:
+def _footer(file: str) -> tuple[int, bytes]:
+    """The length of a file's metadata, and the four letters at its end. (0, b"") for a file that is too short."""
+    with open(file, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(size - 8, 0))
+        end = stream.read(8)
+    return struct.unpack("<I4s", end) if len(end) == 8 else (0, b"")
+
+
+def _refuse_many_columns(reader: ParquetFile) -> None:
+    number = reader.metadata.num_columns
+    if number > MAX_COLUMNS:
+        raise FileError(
+            f"has {number} columns, the fields of structs counted singly; at most {MAX_COLUMNS} are read; "
+            "keep the columns of the rows, and write extra_info as JSON text"
+        )
+
+
+def _refuse_encryption(reader: ParquetFile, length: int, magic: bytes) -> None:
     """Raises FileError for a file whose columns are encrypted behind a readable footer: pyarrow ends the process when
     it is asked for such a column's sizes. Its footer is signed, and so longer than its own content."""
-    with open(file, "rb") as stream:
-        stream.seek(-8, os.SEEK_END)
-        length, magic = struct.unpack("<I4s", stream.read(8))
     if magic == b"PAR1" and length != reader.metadata.serialized_size:
         raise FileError("has a signed footer, so columns may be encrypted; give a file without encryption")
 
@@ -129,17 +154,16 @@ def _rows(reader: ParquetFile, packed: ParquetFile, columns: Sequence[str], file
     allowed = {"texts": MAX_FILE_TEXT, "images": MAX_GROUP_BYTES + MAX_REPETITION * file_bytes}
     unpacked = dict.fromkeys(allowed, 0)
     for group in range(reader.num_row_groups):
-        texts, images = _sizes(reader, packed, group, columns)
-        unpacked["texts"] += int(texts[texts <= limits.MAX_TEXT_BYTES].sum())
-        unpacked["images"] += int(images[images <= limits.MAX_IMAGE_BYTES].sum())
+        sums, most_text, most_image, most_row = _sizes(reader, packed, group, columns)
         for what, most in allowed.items():
+            unpacked[what] += sums[what]
             if unpacked[what] > most:
                 raise FileError(
                     f"the {what} of its rows unpack to {unpacked[what]} bytes up to row group {group}; at most {most} "
                     "are read; shorten them, or divide the rows among several files"
                 )
-        is_large = texts.max(initial=0) > limits.MAX_TEXT_BYTES or images.max(initial=0) > limits.MAX_IMAGE_BYTES
-        number = max(1, min(ROWS_PER_READ, _BYTES_PER_READ // int((texts + images).max(initial=1))))
+        is_large = most_text > limits.MAX_TEXT_BYTES or most_image > limits.MAX_IMAGE_BYTES
+        number = max(1, min(ROWS_PER_READ, _BYTES_PER_READ // max(most_row, 1)))
         if is_large:
             table = packed.read_row_group(group, columns=list(columns))
             for start in range(0, table.num_rows, number):
@@ -151,19 +175,41 @@ def _rows(reader: ParquetFile, packed: ParquetFile, columns: Sequence[str], file
 
 def _sizes(
     reader: ParquetFile, packed: ParquetFile, group: int, columns: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [rows]: bytes of each row's texts, and of its images.
+) -> tuple[dict[str, int], int, int, int]:
+    """Bytes of a row group: of all texts and images of rows that are not too large, and the most that a row has of
+    texts, of images and of both.
 
-    Columns that cannot make a row much larger than others are not read; their bytes are divided evenly.
+    Columns that cannot make a row much larger than others are not read; their bytes are divided evenly. The others are
+    read in parts, because sizes and texts of millions of rows would take as much memory as the rows.
     """
     chunks = _chunks(reader, group, columns)
     to_measure = [chunk.path_in_schema for chunk in chunks if _must_measure(chunk)]
     num_rows = reader.metadata.row_group(group).num_rows
-    sizes = _measured(packed.read_row_group(group, columns=to_measure)) if to_measure else _zeros(num_rows)
+    even = [0, 0]
     for chunk in chunks:
         if chunk.path_in_schema not in to_measure:
-            sizes[_belongs(chunk.path_in_schema, IMAGE_COLUMNS)][:] += chunk.total_uncompressed_size // max(num_rows, 1)
-    return sizes
+            even[_belongs(chunk.path_in_schema, IMAGE_COLUMNS)] += chunk.total_uncompressed_size // max(num_rows, 1)
+    sums, most = {"texts": 0, "images": 0}, [0, 0, 0]
+    for texts, images in _parts(packed, group, to_measure, num_rows):
+        texts, images = texts + even[0], images + even[1]
+        sums["texts"] += int(texts[texts <= limits.MAX_TEXT_BYTES].sum())
+        sums["images"] += int(images[images <= limits.MAX_IMAGE_BYTES].sum())
+        most = [
+            max(old, int(new.max(initial=0))) for old, new in zip(most, (texts, images, texts + images), strict=True)
+        ]
+    return sums, most[0], most[1], most[2]
+
+
+def _parts(
+    packed: ParquetFile, group: int, to_measure: Sequence[str], num_rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The measured sizes of a row group's rows, _ROWS_PER_MEASURE at a time; zeros if no column must be measured."""
+    if to_measure:
+        for batch in packed.iter_batches(batch_size=_ROWS_PER_MEASURE, row_groups=[group], columns=list(to_measure)):
+            yield _measured(batch)
+    else:
+        for start in range(0, num_rows, _ROWS_PER_MEASURE):
+            yield _zeros(min(_ROWS_PER_MEASURE, num_rows - start))
 
 
 def _must_measure(chunk: ColumnChunkMetaData) -> bool:

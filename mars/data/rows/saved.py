@@ -46,7 +46,10 @@ class SavedSet:
 
 
 def saved_set(name: str) -> SavedSet | None:
-    """What `name` means: "folder", "folder@split", "owner/name@split" or "owner/name:config@split"; None for a file."""
+    """The saved set that `name` stands for, or None if it is a file.
+
+    Forms of a name: "folder", "folder@split", "owner/name@split", "owner/name:config@split".
+    """
     if os.path.isdir(name):
         return SavedSet(name, None, None)
     path, separator, split = name.rpartition("@")

@@ -267,6 +267,31 @@ def test_any_source_name_can_be_drawn() -> None:
     assert _label("🧠$") == r"\U0001f9e0\$"
 
 
+def test_figures_of_many_sources_with_long_names_are_legible() -> None:
+    """A legend of hundreds of lines would leave no room for the axes, and matplotlib would warn of it."""
+    for number, name in ((300, "source_{}"), (12, "{}" + "a" * 300), (12, "{}" + "漢" * 300), (1, "{}" + "$" * 300)):
+        sources = [name.format(i) for i in range(number)]
+        rows = [
+            {key: value for source in sources for key, value in metric_rows(3, source)[i].items()} for i in range(3)
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figures = draw_figures(rows)
+        assert all(len(svg) < 400_000 for _, svg in figures)
+        assert ("289 more lines are not drawn" in figures[0][0]) == (number == 300)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e308, -1.7e308, 1e300, 10**400])
+def test_values_that_no_axis_can_hold_are_left_out(value: float) -> None:
+    rows = metric_rows(60)
+    for key in ("critic/score/mean", "response_length/max", "timing_s/gen"):
+        rows[5] = {**rows[5], key: value}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(draw_figures(rows)) == 4
+        assert len(draw_figures([{**row, "response_length/max": value} for row in rows])) == 4
+
+
 def test_runs_without_anchors_or_times_have_fewer_figures() -> None:
     (figure,) = draw_figures([{"step": 1, "critic/score/mean": 0.5}])
     assert figure[0].startswith("Reward")

@@ -182,11 +182,54 @@ def test_lines_and_files_of_json_that_are_too_long(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert "unpack to 5001 bytes; at most 1000" in reading.problems[0].detail
     assert len(reading.usable) == 3
-    for name in ("large.jsonl", "large.json"):
+    for name, most in {"large.jsonl": 2**31, "large.json": 2**28}.items():
         with (tmp_path / name).open("wb") as stream:
-            stream.truncate(2**31 + 1)  # takes no space on the disk
-        with pytest.raises(DataError, match=rf"{name}: has 2147483649 bytes; at most 2147483648 are read"):
+            stream.truncate(most + 1)  # takes no space on the disk
+        with pytest.raises(DataError, match=rf"{name}: has {most + 1} bytes; at most {most} are read"):
             read(tmp_path / name)
+    with pytest.raises(DataError, match=r"write its rows as \.jsonl or \.parquet"):
+        read(tmp_path / "large.json")
+
+
+def test_columns_and_metadata_are_bounded_before_a_row_is_read(tmp_path, monkeypatch):
+    """Columns that nobody reads, and fields of a struct, take memory for their metadata alone."""
+    monkeypatch.setattr(parquet, "MAX_COLUMNS", 60)
+    columns = {f"c{i}": ["x"] * 3 for i in range(58)}
+    assert len(read(write(tmp_path / "a.parquet", **columns)).usable) == 3
+    fields = pa.array([dict.fromkeys(columns, "x") | {"more": "x"}] * 3)
+    for name, more in {"b": {"one": ["x"] * 3, **columns}, "c": {"extra_info": fields}}.items():
+        with pytest.raises(DataError, match=rf"{name}\.parquet: .*has 61 columns, .*; at most 60 are read; keep"):
+            read(write(tmp_path / f"{name}.parquet", **more))
+    monkeypatch.setattr(parquet, "MAX_FOOTER_BYTES", 20_000)
+    path = write(tmp_path / "d.parquet", number=300, row_group_size=1)
+    monkeypatch.setattr(pq, "ParquetFile", lambda *args, **named: pytest.fail("the metadata was read"))
+    with pytest.raises(
+        DataError, match=r"d\.parquet: .*has \d{5} bytes of metadata; at most 20000 are read; write larg"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_a_long_row_group_is_measured_in_parts(tmp_path, monkeypatch, use_dictionary):
+    """Sizes and texts of all its rows at once would take as much memory as the rows."""
+    monkeypatch.setattr(parquet, "_MANY_VALUES", 100)
+    monkeypatch.setattr(parquet, "_ROWS_PER_MEASURE", 64)
+    measured, measure = [], parquet._measured
+
+    def record(batch):
+        measured.append(batch.num_rows)
+        return measure(batch)
+
+    monkeypatch.setattr(parquet, "_measured", record)
+    answers = [f"{i}" for i in range(1000)]
+    path = write(tmp_path / "a.parquet", number=1000, answer=answers, use_dictionary=use_dictionary)
+    reader = pq.ParquetFile(path)
+    sums, text, image, row = parquet._sizes(reader, reader, 0, ["prompt", "answer"])
+    assert sum(measured) == 1000
+    assert max(measured) <= 64
+    assert sums == {"texts": sum(17 + 16 + len(answer) for answer in answers), "images": 0}
+    assert (text, image, row) == (36, 0, 36)
+    assert [prompt.truth for prompt in read(path).usable] == answers
 
 
 def test_a_truth_that_is_no_number_is_refused(tmp_path):
