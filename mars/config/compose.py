@@ -82,7 +82,14 @@ def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], ove
     assert isinstance(config, DictConfig)
     for key, value in set_values(checked.accepted):
         OmegaConf.update(config, key, value, merge=key in known.sections)
-    return Composition(config, known, frozenset(checked.given), frozenset(checked.doubtful), tuple(checked.problems))
+    return Composition(
+        config,
+        known,
+        frozenset(checked.given),
+        frozenset(checked.doubtful),
+        tuple(checked.problems),
+        checked.has_unknown_option,
+    )
 
 
 def _literal(value: Any) -> Any:
