@@ -13,7 +13,7 @@ import ray
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker_group import Worker, WorkerGroup
-from mars.errors import DataError, WorkerError
+from mars.errors import DataError, WorkerError, WorkerLost
 
 
 class Counter(Worker):
@@ -64,9 +64,9 @@ def test_the_items_of_each_worker_come_in_their_order(group):
     ("fault", "error", "message"),
     [
         (-1, DataError, r"gone\.png"),
-        (-2, WorkerError, "count failed on one of counter-0, counter-1: RuntimeError: the model is broken"),
-        (-3, WorkerError, "a worker process died"),
-        (-4, WorkerError, "no answer within 10 s"),
+        (-2, WorkerError, "count failed on counter-0: RuntimeError: the model is broken"),
+        (-3, WorkerLost, "count failed on counter-0: a worker process died"),
+        (-4, WorkerLost, "no answer within 10 s"),
     ],
 )
 def test_what_ends_a_stream_early_has_a_name_and_what_came_before_is_there(group, fault, error, message):
@@ -81,3 +81,22 @@ def test_what_ends_a_stream_early_has_a_name_and_what_came_before_is_there(group
     sent = [(0, 1), (0, 2)]
     # A worker that dies may take with it what it has just sent.
     assert items == sent[: len(items)] if fault == -3 else items == sent
+
+
+@pytest.mark.parametrize("fault", [-2, -3, -4])
+def test_a_worker_that_fails_is_replaced_and_the_call_repeated_on_it(group, fault, monkeypatch):
+    """Only on the worker that failed: the other one's items come once."""
+    failed = []
+
+    def recover(index, error):
+        failed.append((index, str(error)))
+        group.replace(index)
+        arguments[index].remove(fault)
+
+    arguments = [[1, 2, fault, 3], [7, 8]]
+    items = list(group.streams("count", arguments, recover))
+    assert [index for index, _ in failed] == [0]
+    assert [number for worker, number in items if worker == 1] == [7, 8]
+    of_first = [number for worker, number in items if worker == 0]
+    assert of_first[-3:] == [1, 2, 3]
+    assert of_first[:-3] == [1, 2][: len(of_first) - 3]
