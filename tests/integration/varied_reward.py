@@ -9,3 +9,8 @@ def sometimes_raises(data_source, solution_str, ground_truth, extra_info=None):
     if sum(map(ord, solution_str)) % 4 == 0:
         raise RuntimeError("this answer cannot be scored")
     return (sum(map(ord, solution_str)) % 7) / 6
+
+
+def rare(data_source, solution_str, ground_truth, extra_info=None):
+    """Mostly 0, so that many prompts have no advantage and dynamic sampling carries others to the next step."""
+    return float(sum(map(ord, solution_str)) % 5 == 0)
