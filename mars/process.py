@@ -40,6 +40,7 @@ class RunLog(logging.FileHandler):
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(run_dir / LOG_FILE, encoding="utf-8", delay=True)
+        self._failing = False
         self.setLevel(logging.DEBUG)
         self.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "\n\t"))
 
@@ -47,9 +48,23 @@ class RunLog(logging.FileHandler):
         path = Path(self.baseFilename)
         if not path.parent.is_dir():
             return
-        if self.stream is None and not path.exists():
-            path.touch(mode=0o600)
+        try:
+            if self.stream is None and not path.exists():
+                path.touch(mode=0o600)
+        except OSError:
+            self.handleError(record)
+            return
         super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full or read-only disk costs the record, and one warning in the terminal."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failing:
+            self._failing = True
+            text = f"{self.baseFilename}: {error.strerror}; the run goes on without this log"
+            sys.stderr.write(f"WARNING {visible(text)}\n")
 
 
 def log_to(run_dir: str) -> None:

@@ -25,6 +25,7 @@ from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
+from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
 from mars.evaluation.files import ResultPaths
 from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, prompts_fingerprint
@@ -72,6 +73,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     prompts = {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
     catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER, EventLog(run_dir / EVENTS_FILE))
     data, last = data_fingerprint(prompts), last_step(config.run, stream)
+    catalogue.check_writable()
     start = starting_point(catalogue, config.run.resume, prompts, data)
     if is_finished(config.run, stream, start.state) and finished_step(read_events(run_dir)) == start.state.step:
         logger.info("the run is complete: step %d was its last; the policy is in %s. To train on, resume with a "
@@ -182,8 +184,11 @@ def _evaluation(
         name = "before" if step == 0 else f"step {step}"
         evaluation = _evaluate(config, inputs, engine, scorer, name, step)
         answers = step_file(folder, step)
-        write_result(evaluation.result, answers.with_suffix(".json"))
-        write_answers(answers, evaluation.answers)
+        try:
+            write_result(evaluation.result, answers.with_suffix(".json"))
+            write_answers(answers, evaluation.answers)
+        except SetupError as error:
+            logger.warning("%s: %s; training goes on, and metrics.jsonl has the evaluation's metrics", name, error)
         return eval_metrics(evaluation.result)
 
     return at_step

@@ -97,4 +97,5 @@ def _restart(job: TrainingJob, before: StartingPoint, restarts: RestartBudget, e
         except WorkerLost as again:
             error = again
         else:
+            job.catalogue.events.log("trainer_rebuilt", start.state.step, reason=str(error))
             return start

@@ -5,13 +5,17 @@ The driver sees it while the rank trains on, so a checkpoint is complete as soon
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mars.output.digests import FileDigest
 from mars.output.files import replacing
+
+_UNREADABLE = '{"files": {}, "error": "a rank could not even write why it failed; is the disk full?"}'
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,15 @@ class ShardReport:
 
 
 def write_report(folder: Path, rank: int, report: ShardReport) -> None:
-    """Raises OSError."""
-    with replacing(_path(folder, rank)) as draft:
-        draft.write_text(json.dumps(asdict(report)))
+    """On a full disk only an empty file is left, which says that the rank failed. Raises OSError."""
+    path = _path(folder, rank)
+    if not folder.is_dir():  # the checkpoint was given up
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    try:
+        with replacing(path) as draft:
+            draft.write_text(json.dumps(asdict(report)))
+    except OSError:
+        path.touch()
 
 
 def take_reports(folder: Path, num_ranks: int) -> list[ShardReport] | None:
@@ -33,7 +43,7 @@ def take_reports(folder: Path, num_ranks: int) -> list[ShardReport] | None:
     paths = [_path(folder, rank) for rank in range(num_ranks)]
     if not all(path.exists() for path in paths):
         return None
-    contents = [json.loads(path.read_text()) for path in paths]
+    contents = [json.loads(path.read_text() or _UNREADABLE) for path in paths]
     for path in paths:
         path.unlink()
     return [

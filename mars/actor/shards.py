@@ -32,20 +32,26 @@ class ShardWriter:
     """Writes one checkpoint at a time."""
 
     def __init__(self) -> None:
-        self._group: dist.ProcessGroup | None = None
+        self._groups: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
+        self._written: Future[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def start(self, state: Mapping[str, Tensor], folder: str) -> None:
         """Copy the state to CPU memory, and write it to `folder` and report it (shard_report.py) in a thread.
 
-        A collective call. The checkpoint before must be reported by all ranks.
+        A collective call. Raises CheckpointError on all ranks while one of them still writes the checkpoint before.
         """
-        if self._group is None:  # of its own, because the threads' collectives run beside those of the training
-            self._group = dist.new_group(backend="gloo")
+        if self._groups is None:  # of their own, because the threads' collectives run beside those of the training
+            self._groups = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
+        threads, callers = self._groups
+        busy = torch.tensor([int(self._written is not None and not self._written.done())])
+        dist.all_reduce(busy, op=dist.ReduceOp.MAX, group=callers)
+        if busy.item():
+            raise CheckpointError("the checkpoint before is still being written")
         writer = HuggingFaceStorageWriter(folder, save_distributed=True)
-        saved = async_save(dict(state), storage_writer=writer, process_group=self._group)
+        saved = async_save(dict(state), storage_writer=writer, process_group=threads)
         assert isinstance(saved, Future)
-        self._thread.submit(_report, saved, Path(folder), dist.get_rank())
+        self._written = self._thread.submit(_report, saved, Path(folder), dist.get_rank())
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -112,6 +118,8 @@ def _report(saved: Future, folder: Path, rank: int) -> None:
         report = ShardReport({path.name: file_digest(path) for path in own}, None)
     except (CheckpointException, OSError, RuntimeError) as error:
         report = ShardReport({}, _reason(error))
+        for path in folder.glob(f"shard-{rank + 1:05d}-*"):  # makes room for the report on a full disk
+            path.unlink(missing_ok=True)
     write_report(folder, rank, report)
 
 

@@ -7,6 +7,7 @@ LATEST                  the name of the newest one, for people and scripts
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -19,7 +20,7 @@ from mars import faults
 from mars.checkpoint.manifest import MANIFEST_FILE, Manifest, damaged_files, read_manifest, write_manifest
 from mars.errors import CheckpointError
 from mars.output.digests import sync_folder
-from mars.output.files import replacing
+from mars.output.files import check_writable, replacing
 from mars.run_dir.events import EventLog
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Catalogue:
     def __init__(self, folder: Path, events: EventLog | None = None) -> None:
         self.folder = folder
         self.events = EventLog(None) if events is None else events
+        self._device: int | None = None
 
     def steps(self) -> list[int]:
         """The steps of the complete checkpoints, ascending. Their files are not looked at."""
@@ -94,11 +96,22 @@ class Catalogue:
         return None
 
     def draft(self, step: int) -> Path:
-        """An empty folder to write the checkpoint of a step to. Raises OSError."""
-        folder = self._draft(step)
+        """An empty folder to write the checkpoint of a step to.
+
+        Raises OSError, also where the disk of the checkpoints before was unmounted: they would be hidden below it.
+        """
+        folder, device = self._draft(step), _device(self.folder)
+        if self._device is None:
+            self._device = device
+        elif device != self._device and not self.steps():
+            raise OSError(errno.ENODEV, f"{self.folder} is on another disk than before; mount that one again")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
+
+    def check_writable(self) -> None:
+        """Make the folder. Raises SetupError where no checkpoint can be written there."""
+        check_writable(self.folder / LATEST_FILE, "run.dir")
 
     def commit(self, manifest: Manifest) -> Path:
         """Make the draft of `manifest.step` a checkpoint; its files must be on the disk. Raises OSError."""
@@ -163,6 +176,12 @@ class Catalogue:
 
     def _draft(self, step: int) -> Path:
         return self.folder / f"{_DRAFT}{_PREFIX}{step:06d}"
+
+
+def _device(path: Path) -> int:
+    """The disk of a folder; of the folder that it would be made in, if there is none."""
+    existing = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path("/"))
+    return existing.stat().st_dev
 
 
 def _is_checkpoint(name: str) -> bool:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_FAILURES = 3
 _POLL_S = 0.05
+_PATIENCE_S = 10.0
+"""How long a step waits for the checkpoint before. On a slower disk the next one is left out."""
 SHARDS_FOLDER = "trainer"
 
 
@@ -62,8 +64,13 @@ class Checkpoints:
         if self._writing is not None and self._writing.done:
             self._finish()
         every = self._settings.every
-        if every and state.step % every == 0:
-            self._start(state)
+        if not every or state.step % every:
+            return
+        if self._writing is not None and not self._writing.ends_within(_PATIENCE_S):
+            logger.warning("step %d: no checkpoint, because that of step %d is still being written; a larger "
+                           "checkpoint.every or a faster disk helps", state.step, self._writing.step)  # fmt: skip
+            return
+        self._start(state)
 
     def save_now(self, state: RunState) -> None:
         """Save the state, unless it is saved, and wait until the checkpoint is complete."""
@@ -85,7 +92,7 @@ class Checkpoints:
             (folder / SHARDS_FOLDER).mkdir()
             digest = write_durably(folder / STATE_FILE, state_to_json(state))
             self._trainer.start_checkpoint(str((folder / SHARDS_FOLDER).absolute()))
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             self._give_up(state.step, error)
             return
         metrics = {name: finite_or_none(value) for name, value in state.metrics.items()}
@@ -135,6 +142,10 @@ class _Writing:
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         self._thread.start()
 
+    def ends_within(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return self.done
+
     @property
     def done(self) -> bool:
         return not self._thread.is_alive()
@@ -156,7 +167,7 @@ class _Writing:
             faults.point("checkpoint.shards_written")
             shards = {f"{SHARDS_FOLDER}/{name}": digest for report in reports for name, digest in report.files.items()}
             self._catalogue.commit(self._with(shards))
-        except (OSError, CheckpointError) as error:
+        except Exception as error:  # noqa: BLE001 - given to whoever waits
             self._error = error
 
     def _reports(self) -> list[ShardReport] | None:
@@ -169,6 +180,8 @@ class _Writing:
                 if errors:
                     raise CheckpointError(errors[0])
                 return reports
+            if not self._folder.is_dir():
+                raise CheckpointError(f"{self._folder} is gone")
             if self._cancelled.wait(_POLL_S):
                 return None
         raise CheckpointError(f"not written within {self._timeout_s:g} s")

@@ -62,6 +62,22 @@ def resume(
 
 
 @app.command()
+def chaos(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings of both runs.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="For how long processes are killed.")] = 5.0,
+    mtbf: Annotated[float, typer.Option(help="Mean seconds between two kills.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Of the times and the processes.")] = 0,
+    folder: Annotated[Path, typer.Option("--dir", help="Folder for both runs.")] = Path("runs/chaos"),
+) -> None:
+    """Train the quick start twice, the second time with processes killed at random. Exits with 0 if both are equal."""
+    from mars.cli.chaos import chaos
+
+    raise typer.Exit(chaos(folder, minutes, mtbf, seed, overrides or []))
+
+
+@app.command()
 def doctor(
     folder: Annotated[Path, typer.Argument(metavar="[RUNS]", help="Folder of your runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,

@@ -125,9 +125,10 @@ class RayEngine:
             self._group.replace(index)
             worker = self._group.workers[index]
             try:
-                self._group.results([worker.build.remote(self._build_engine)], "build", self._start_timeout_s)
+                building = worker.build.remote(self._build_engine)
+                self._group.results([building], "build", self._start_timeout_s, first=index)
                 if self._weights is not None:
-                    self._group.results([worker.load_weights.remote(self._weights)], "load_weights")
+                    self._group.results([worker.load_weights.remote(self._weights)], "load_weights", first=index)
                 return
             except WorkerLost as again:
                 error = again

@@ -28,7 +28,9 @@ class RestartBudget:
     def spend(self, error: WorkerError) -> None:
         """Count a restart because of `error`. Raises WorkerError if it is one too many."""
         if self._in_a_row == self._limit:
-            raise WorkerError(f"{error}; given up after {self._limit} restarts in a row") from error
+            raise WorkerError(
+                f"{error}; given up after {self._limit} restarts in a row; go on with run.resume=true"
+            ) from error
         self._in_a_row += 1
         self.total += 1
 

@@ -37,6 +37,7 @@ class Worker:
         self.name = name
         gc.disable()  # `gc_paused` enables it again when the engine or trainer is built
         Path(log_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        logging.raiseExceptions = False  # a full disk costs records, and no traceback for each of them
         logging.basicConfig(
             filename=Path(log_dir) / f"{name}.log",
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -107,8 +108,12 @@ class WorkerGroup:
             pass  # it died before it could say which process it was
         self.workers[index] = self._start(index)
 
-    def results(self, references: Sequence[Any], call: str, timeout_s: float | None = None) -> list[Any]:
-        """Wait for the results of `references`, one of each worker. call: name of the call in error messages.
+    def results(
+        self, references: Sequence[Any], call: str, timeout_s: float | None = None, first: int = 0
+    ) -> list[Any]:
+        """Wait for the results of `references`: of the worker `first`, the next ones, and again from the first one on.
+
+        call: name of the call in error messages.
 
         Raises a MarsError of a worker as it is; WorkerLost if a worker died or missed the deadline; WorkerError if it
         raised anything else. The first failure ends the wait.
@@ -116,15 +121,16 @@ class WorkerGroup:
         deadline = self._timeout_s if timeout_s is None else timeout_s
         end = time.monotonic() + deadline
         place = {reference: i for i, reference in enumerate(references)}
+        worker = {reference: (first + i) % len(self.workers) for reference, i in place.items()}
         found: dict[int, Any] = {}
         while len(found) < len(place):
             check_head()
             waiting = [reference for reference, i in place.items() if i not in found]
-            with self._named(call, deadline, [place[reference] for reference in waiting]):
+            with self._named(call, deadline, [worker[reference] for reference in waiting]):
                 ready, _ = ray.wait(waiting, timeout=max(end - time.monotonic(), 0))
                 if not ready:
                     raise GetTimeoutError
-            with self._named(call, deadline, [place[ready[0]]]):
+            with self._named(call, deadline, [worker[ready[0]]]):
                 found[place[ready[0]]] = ray.get(ready[0])
             watchdog.beat()
         return [found[i] for i in range(len(place))]
@@ -232,7 +238,7 @@ class WorkerGroup:
             raise WorkerLost(self._describe(call, _lost(error), indices)) from error
 
     def _describe(self, call: str, reason: str, indices: Sequence[int]) -> str:
-        names = ", ".join(self._resources[i].name for i in indices)
+        names = ", ".join(self._resources[i].name for i in dict.fromkeys(indices))
         return f"cluster: {call} failed on {names}: {reason}; the workers' logs are in {self._log_dir}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.errors import ConfigError
-from mars.output.files import replacing
+from mars.output.files import cannot_write, replacing
 from mars.types import PromptRollouts
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class JsonlTracker:
     Non-finite values become null. If a row cannot be written (disk full), it is kept in memory and written with the
     next one, in order. So a full disk does not end the run, and rows are lost only if it is still full at `close`.
 
-    Raises ConfigError if resumed_step is None and the file has rows.
+    Raises ConfigError if resumed_step is None and the file has rows, SetupError if the file cannot be written.
     """
 
     def __init__(self, path: Path, resumed_step: int | None) -> None:
@@ -59,9 +59,12 @@ class JsonlTracker:
                 f"run.dir: {path} holds the metrics of another run, and a new run needs a file of its own; "
                 "choose another run.dir, or remove the old one"
             )
-        if resumed_step is not None:
-            _keep_until(path, resumed_step)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the whole run, closed by close()
+        try:
+            if resumed_step is not None:
+                _keep_until(path, resumed_step)
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the whole run, closed by close()
+        except OSError as error:
+            raise cannot_write(path, error, "run.dir") from error
         self._size = self._file.seek(0, os.SEEK_END)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -133,5 +136,8 @@ def _keep_until(path: Path, step: int) -> None:
     kept = [line for line in lines if (row := _parse(line)) is not None and row["step"] <= step]
     if len(kept) < len(lines):
         logger.warning("%s: %d rows after step %d are dropped", path, len(lines) - len(kept), step)
+        if kept == lines[: len(kept)]:  # needs no room, on a full disk
+            os.truncate(path, sum(map(len, kept)))
+            return
         with replacing(path) as draft:
             draft.write_bytes(b"".join(kept))

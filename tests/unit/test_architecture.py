@@ -84,8 +84,9 @@ MAY_IMPORT = {
         "tracking",
     },
     "main": BASE | {"checkpoint", "checks", "cluster", "config", "process", "run", "run_dir"},
+    "chaos": BASE | {"output", "run_dir", "tracking"},
     "cli": READING
-    | {"checkpoint", "interrupts", "versions"}
+    | {"chaos", "checkpoint", "interrupts", "versions"}
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
     | {"actor", "report", "rewards", "run", "run_dir", "sft", "tracking"},
 }
