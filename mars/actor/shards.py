@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import async_save, load
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.tensor import DTensor
 
 from mars import faults
 from mars.actor.model import PolicyModel
@@ -34,6 +35,7 @@ class ShardWriter:
     def __init__(self) -> None:
         self._groups: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
         self._written: Future[None] | None = None
+        self._copies = _Copies()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def start(self, state: Mapping[str, Tensor], folder: str) -> None:
@@ -49,12 +51,46 @@ class ShardWriter:
         if busy.item():
             raise CheckpointError("the checkpoint before is still being written")
         writer = HuggingFaceStorageWriter(folder, save_distributed=True)
-        saved = async_save(dict(state), storage_writer=writer, process_group=threads)
+        saved = async_save(dict(state), storage_writer=writer, process_group=threads, async_stager=self._copies)
         assert isinstance(saved, Future)
         self._written = self._thread.submit(_report, saved, Path(folder), dist.get_rank())
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class _Copies:
+    """Copies tensors to CPU memory that it keeps for the next checkpoint: getting new memory takes longer than copying.
+
+    torch's `AsyncStager`. A copy is filled anew by the next call, so the checkpoint before must be written by then.
+    """
+
+    should_synchronize_after_execute = False
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def stage(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        kept, self._kept = self._kept, {}
+        for name, value in state_dict.items():
+            copy = kept.get(name)
+            if copy is None or (copy.shape, copy.dtype) != (value.shape, value.dtype):
+                copy = value.detach().to("cpu", copy=True)
+            else:
+                _local(copy).copy_(_local(value))
+            self._kept[name] = copy
+        return dict(self._kept)
+
+    def synchronize_staging(self) -> None:
+        """Does nothing: `stage` returns when the copies are made."""
+
+    def close(self) -> None:
+        self._kept.clear()
+
+
+def _local(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def trainer_state(policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: int, rank: int) -> dict[str, Tensor]:
