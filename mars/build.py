@@ -13,6 +13,7 @@ from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.penalties import OverlongPenalty
 from mars.batching.collate import scoring_batch, train_batch
+from mars.cluster.restarts import WorkerReport, no_report
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.views import anchor_views
@@ -94,11 +95,11 @@ def _processor(config: TrainConfig, rules: TokenRules):
 
 
 def workers(
-    config: TrainConfig, inputs: Inputs, with_trainer: bool, log_dir: Path
+    config: TrainConfig, inputs: Inputs, with_trainer: bool, log_dir: Path, report: WorkerReport = no_report
 ) -> AbstractContextManager[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Engine and trainer, in this process or on Ray workers (`cluster.kind`). No trainer unless with_trainer.
 
-    log_dir: folder for the logs of Ray workers.
+    log_dir: folder for the logs of Ray workers. report: told of those that are lost and replaced.
     """
     rules, cluster = inputs.encoder.token_rules(), config.cluster
     build_engine = EngineSpec(config, rules, inputs.max_images)
@@ -111,7 +112,7 @@ def workers(
         return local_workers(cluster.device, cluster.threads_per_worker, build_engine, build_alone)
     from mars.cluster.ray_launch import ray_workers
 
-    return ray_workers(config, build_engine, build_trainer, log_dir)
+    return ray_workers(config, build_engine, build_trainer, log_dir, report)
 
 
 def build_scorer(config: TrainConfig) -> RewardScorer:

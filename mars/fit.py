@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from mars import interrupts
+from mars import faults, interrupts
 from mars.actor.trainer import PolicyTrainer
 from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import START, RunState
@@ -63,6 +63,7 @@ def fit(
             state = RunState(step, result.state, metrics, logged=False)
             interrupts.allow()  # deferred since the update began
             state = finish(state, _faults(parts, checkpoints))
+            faults.point("step.logged")
             checkpoints.save_if_due(state)
     except KeyboardInterrupt:
         checkpoints.save_now(state)

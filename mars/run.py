@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -24,6 +24,7 @@ from mars.checks.dry_run import check_kl_reference
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.cluster.environment import gc_paused
+from mars.cluster.restarts import WorkerReport
 from mars.config.schema import TrainConfig
 from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
@@ -42,7 +43,7 @@ from mars.rollout.engine import RolloutEngine
 from mars.run_dir.attempt import LOGS_FOLDER, record_processes, start_attempt
 from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
 from mars.run_dir.lock import RunLock
-from mars.run_dir.outcome import failures_logged, finished_step
+from mars.run_dir.outcome import failures_logged, finished_step, last_logged_step
 from mars.tracking.tracker import Tracker
 from mars.train import TrainingJob, train
 from mars.types import Prompt
@@ -80,15 +81,19 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                     "larger run.num_steps or run.num_epochs", start.state.step, run_dir / POLICY_FOLDER)  # fmt: skip
         return
 
+    def stalled(reason: str) -> None:
+        catalogue.events.log("stalled", last_logged_step(run_dir), reason=reason)
+
     def open_tracker(start: StartingPoint) -> Tracker:
         return build_tracker(config, inputs, last, start.logged_step)
 
     with failures_logged(catalogue.events, run_dir):
         attempt = _record(config, overrides, start, last, catalogue.events)
+        report = _worker_report(catalogue.events, attempt)
         scorer = build_scorer(config)
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)
-            with workers(config, inputs, with_trainer=True, log_dir=attempt) as (engine, trainer):
+            with workers(config, inputs, with_trainer=True, log_dir=attempt, report=report) as (engine, trainer):
                 assert trainer is not None  # because of with_trainer=True
                 record_processes(attempt)
                 interrupts.set_grace(config.checkpoint.grace_s)
@@ -96,7 +101,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 evaluate = _evaluation(config, inputs, engine, scorer)
                 dropped = sum(inputs.train.dropped.values())
                 job = TrainingJob(config, parts, stream, evaluate, dropped, open_tracker, catalogue, prompts, data)
-                with watchdog.watched(config.cluster.watchdog_s, attempt):
+                with watchdog.watched(config.cluster.watchdog_s, attempt, stalled):
                     end = train(job, start)
                 interrupts.hold()
                 trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
@@ -115,6 +120,18 @@ def _record(config: TrainConfig, overrides: Sequence[str], start: StartingPoint,
     event = "started" if start.logged_step is None else "resumed"
     events.log(event, start.state.step, last_step=last, attempt=attempt.name)
     return attempt
+
+
+def _worker_report(events: EventLog, attempt: Path) -> WorkerReport:
+    """Note lost and replaced workers among the run's events, and the new processes in the attempt's folder."""
+    run_dir = attempt.parents[1]
+
+    def report(event: Literal["worker_lost", "worker_replaced"], worker: str, reason: str) -> None:
+        events.log(event, last_logged_step(run_dir), worker=worker, reason=reason)
+        if event == "worker_replaced":
+            record_processes(attempt)
+
+    return report
 
 
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mars import faults
 from mars.rollout.metrics import anchor_share, processed_tokens
 from mars.sampling import PromptRounds, SamplingState, StepParts, sample
 from mars.tracking.timer import StepTimer
@@ -42,6 +43,7 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
     """
     timer = StepTimer()
     sampled = sample(parts, stream, state, step, timer)
+    faults.point("step.sampled")
     metrics = dict(sampled.metrics)
 
     batch = parts.collate(sampled.kept)
@@ -50,6 +52,7 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
         parts.engine.prefetch(parts.plan.requests(stream.batch(sampled.state.round), step + 1))
         with timer.stage("update_actor"):
             stats = parts.trainer.update(batch)
+        faults.point("step.updated")
         with timer.stage("sync_weights"):
             parts.engine.load_weights(parts.trainer.publish_weights())
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from mars.checkpoint.state import RunState
 from mars.cluster.restarts import RestartBudget
 from mars.config.schema import TrainConfig
 from mars.data.order.stream import PromptStream
-from mars.errors import WorkerLost
+from mars.errors import WorkerError, WorkerLost
 from mars.fit import fit
 from mars.sampling import StepParts
 from mars.tracking.tracker import Tracker
@@ -62,8 +63,16 @@ class TrainingJob:
 def train(job: TrainingJob, start: StartingPoint) -> RunState:
     """Returns the state after the last step.
 
-    Raises WorkerError if the trainer is lost too often in a row; what `fit` raises otherwise.
+    Raises WorkerError if workers are lost too often in a row; what `fit` raises otherwise.
     """
+    try:
+        return _train(job, start)
+    except WorkerError as error:
+        run_dir = shlex.quote(job.config.run.dir)
+        raise WorkerError(f"{error}; when the cause is removed, go on with `mars resume {run_dir}`") from error
+
+
+def _train(job: TrainingJob, start: StartingPoint) -> RunState:
     restarts = RestartBudget()
     while True:
         tracker, checkpoints = job.open_tracker(start), job.checkpoints()
@@ -74,6 +83,8 @@ def train(job: TrainingJob, start: StartingPoint) -> RunState:
                 job.parts, job.stream, tracker, job.config, job.evaluate, checkpoints, start.state, job.num_dropped
             )
         except WorkerLost as error:
+            if interrupts.reason() is not None:  # the state could not be saved before the end
+                raise
             interrupts.allow()  # an update may have failed
             checkpoints.abandon()
             start = _restart(job, start, restarts, error)
@@ -90,6 +101,7 @@ def _restart(job: TrainingJob, before: StartingPoint, restarts: RestartBudget, e
     if start.state.step > before.state.step:
         restarts.progress()
     while True:
+        job.catalogue.events.log("worker_lost", start.state.step, worker="trainer", reason=str(error))
         restarts.spend(error)
         logger.warning("%s; the trainer is built again and goes on after step %d", error, start.state.step)
         try:

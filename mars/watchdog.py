@@ -68,15 +68,15 @@ def on_stall(dump: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def watched(limit_s: float, log_dir: Path) -> Iterator[None]:
+def watched(limit_s: float, log_dir: Path, report: Callable[[str], None] = lambda reason: None) -> Iterator[None]:
     """End the process with StalledError if nobody calls `beat` for `limit_s` seconds inside the block.
 
-    The stacks of this process go to <log_dir>/stacks.txt.
+    The stacks of this process go to <log_dir>/stacks.txt. report: called with the error's text before the end.
     """
     global _watching
     _watching = Watchdog(limit_s)
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(_watching, over, log_dir), name="watchdog", daemon=True)
+    thread = threading.Thread(target=_watch, args=(_watching, over, log_dir, report), name="watchdog", daemon=True)
     thread.start()
     try:
         yield
@@ -85,16 +85,16 @@ def watched(limit_s: float, log_dir: Path) -> Iterator[None]:
         _watching = None
 
 
-def _watch(watchdog: Watchdog, over: threading.Event, log_dir: Path) -> None:
+def _watch(watchdog: Watchdog, over: threading.Event, log_dir: Path, report: Callable[[str], None]) -> None:
     while not over.wait(watchdog.limit_s / _LOOKS_PER_LIMIT):
         if watchdog.overdue():
             _dump_all(log_dir)
-            interrupts.end_now(
-                StalledError(
-                    f"no progress for {watchdog.limit_s:g} s (cluster.watchdog_s): what every process was doing is in "
-                    f"{log_dir}; go on with run.resume=true"
-                )
+            error = StalledError(
+                f"no progress for {watchdog.limit_s:g} s (cluster.watchdog_s): what every process was doing is in "
+                f"{log_dir}; go on with run.resume=true"
             )
+            report(str(error))
+            interrupts.end_now(error)
             return
 
 

@@ -75,3 +75,7 @@ class RestartableTrainer(PolicyTrainer, Protocol):
         Raises WorkerError if that fails.
         """
         ...
+
+    def check_alive(self) -> None:
+        """Raises WorkerLost if one of its processes has died. Call it while the trainer has nothing to do."""
+        ...

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 # Where and for how long the run computes, and what it reports. Which rows train_files has is compared by itself.
 FREE = (
-    "run.name", "run.dir", "run.num_steps", "run.num_epochs", "run.resume", "cluster", "tracking", "checkpoint",
+    "run.name", "run.dir", "run.num_steps", "run.num_epochs", "cluster", "tracking", "checkpoint",
     "evaluation", "data.train_files", "data.eval_files", "data.image_root", "data.decode_at_start",
     "rollout.num_workers",
     "rollout.tensor_parallel_size", "rollout.max_num_seqs", "rollout.logprob_diff_alarm", "rollout.vllm",
@@ -40,7 +40,7 @@ class Changes:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """before, now: dotted key -> value. A key that only one of them has was added or removed by another version."""
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
-    for key in sorted({*before, *now}):
+    for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
         if before.get(key, _UNSET) != now.get(key, _UNSET):
             kind = "refused" if _is_in(key, REFUSED) else "free" if _is_in(key, FREE) else "warned"
             found[kind].append(f"{key}: {before.get(key, _UNSET)} -> {now.get(key, _UNSET)}")

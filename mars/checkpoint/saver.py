@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mars import faults
 from mars.actor.shard_report import ShardReport, take_reports
-from mars.actor.trainer import PolicyTrainer
+from mars.actor.trainer import PolicyTrainer, RestartableTrainer
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.manifest import Manifest
 from mars.checkpoint.state import STATE_FILE, RunState, state_to_json
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_FAILURES = 3
 _POLL_S = 0.05
+_LOOK_S = 1.0
 _PATIENCE_S = 10.0
 """How long a step waits for the checkpoint before. On a slower disk the next one is left out."""
 SHARDS_FOLDER = "trainer"
@@ -101,9 +102,12 @@ class Checkpoints:
         faults.point("checkpoint.started")
 
     def _finish(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is None:
+        if self._writing is None:
             return
+        while not self._writing.ends_within(_LOOK_S):
+            if isinstance(self._trainer, RestartableTrainer):
+                self._trainer.check_alive()  # the shards of a dead rank never come
+        writing, self._writing = self._writing, None
         error = writing.wait()
         if error is not None:
             self._give_up(writing.step, error)

@@ -10,7 +10,7 @@ import ray
 
 from mars import faults
 from mars.cluster.environment import gc_paused
-from mars.cluster.restarts import RestartBudget
+from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.errors import WorkerError, WorkerLost
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine
@@ -57,8 +57,8 @@ class RayEngine:
     the lost one with the same seeds, and samples that have arrived already are not given out again.
     """
 
-    def __init__(self, group: WorkerGroup) -> None:
-        self._group = group
+    def __init__(self, group: WorkerGroup, report: WorkerReport = no_report) -> None:
+        self._group, self._report = group, report
         self._counts = [EngineCounts() for _ in group.workers]
         # What the engines before this one had counted, for each worker.
         self._counted_before = [EngineCounts() for _ in group.workers]
@@ -118,7 +118,9 @@ class RayEngine:
 
     def _replace(self, index: int, error: WorkerError) -> None:
         """Raises WorkerError if too many engines in a row were lost."""
+        name = self._group.name(index)
         while True:
+            self._report("worker_lost", name, str(error))
             self._restarts.spend(error)
             logger.warning("%s; the engine is replaced, and its prompts are sampled again", error)
             self._counted_before[index] = self._counts[index]
@@ -129,6 +131,7 @@ class RayEngine:
                 self._group.results([building], "build", self._start_timeout_s, first=index)
                 if self._weights is not None:
                     self._group.results([worker.load_weights.remote(self._weights)], "load_weights", first=index)
+                self._report("worker_replaced", name, str(error))
                 return
             except WorkerLost as again:
                 error = again

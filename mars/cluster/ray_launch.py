@@ -12,6 +12,7 @@ from mars.cluster.environment import worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
+from mars.cluster.restarts import WorkerReport
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker_group import WorkerGroup
 from mars.config.schema import TrainConfig
@@ -19,11 +20,16 @@ from mars.config.schema import TrainConfig
 
 @contextmanager
 def ray_workers(
-    config: TrainConfig, build_engine: BuildEngine, build_trainer: BuildTrainer | None, log_dir: Path
+    config: TrainConfig,
+    build_engine: BuildEngine,
+    build_trainer: BuildTrainer | None,
+    log_dir: Path,
+    report: WorkerReport,
 ) -> Iterator[tuple[RayEngine, RayTrainer | None]]:
     """Start the workers and build engine and trainer on them; stop them when the block ends.
 
     build_trainer: None for evaluation, which needs engines only. log_dir: for the workers' logs.
+    report: told of workers that are lost and replaced.
     """
     cluster, log_dir = config.cluster, log_dir.absolute()
     on_gpu = cluster.device == "cuda"
@@ -55,10 +61,12 @@ def ray_workers(
                 cluster.call_timeout_s,
             )
 
-        engine = RayEngine(group(EngineWorker, engines, 0))
+        engine = RayEngine(group(EngineWorker, engines, 0), report)
         stack.callback(_unless_ending, engine.close)
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
-        trainer = RayTrainer(group(TrainerWorker, trainers, len(engines))) if build_trainer is not None else None
+        trainer = None
+        if build_trainer is not None:
+            trainer = RayTrainer(group(TrainerWorker, trainers, len(engines)), report)
         engine_builds = engine.start_build(build_engine)
         if trainer is not None and build_trainer is not None:
             stack.callback(_unless_ending, trainer.close)

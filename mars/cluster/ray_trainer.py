@@ -11,6 +11,7 @@ from mars import faults
 from mars.actor.trainer import PolicyTrainer, Rendezvous
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
+from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.errors import WorkerError, WorkerLost
 from mars.types import TrainBatch, UpdateStats, WeightUpdate
@@ -68,8 +69,8 @@ class TrainerWorker(Worker):
 class RayTrainer:
     """Makes each call on every rank and returns the result of rank 0."""
 
-    def __init__(self, group: WorkerGroup) -> None:
-        self._group = group
+    def __init__(self, group: WorkerGroup, report: WorkerReport = no_report) -> None:
+        self._group, self._report = group, report
 
     def start_build(self, build_trainer: BuildTrainer, timeout_s: float, call_timeout_s: float) -> list[Any]:
         """Start building every rank; returns Ray references for `finish_build`.
@@ -100,6 +101,13 @@ class RayTrainer:
         for index in range(len(self._group.workers)):
             self._group.replace(index)
         self.finish_build(self.start_build(*self._built), self._built[1])
+        for index in range(len(self._group.workers)):
+            self._report("worker_replaced", self._group.name(index), "all ranks are built again when one is lost")
+
+    def check_alive(self) -> None:
+        lost = self._group.lost()
+        if lost:
+            raise WorkerLost(f"cluster: {', '.join(lost)} died; the workers' logs are in {self._group.log_dir}")
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         check_head()

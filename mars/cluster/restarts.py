@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 from mars.errors import WorkerError
 
 MAX_RESTARTS = 3
+
+WorkerReport = Callable[[Literal["worker_lost", "worker_replaced"], str, str], None]
+"""Called with what happened, the worker's name and the reason."""
+
+
+def no_report(event: str, worker: str, reason: str) -> None:
+    """A `WorkerReport` that keeps nothing."""
 
 
 class RestartBudget:
@@ -28,9 +38,7 @@ class RestartBudget:
     def spend(self, error: WorkerError) -> None:
         """Count a restart because of `error`. Raises WorkerError if it is one too many."""
         if self._in_a_row == self._limit:
-            raise WorkerError(
-                f"{error}; given up after {self._limit} restarts in a row; go on with run.resume=true"
-            ) from error
+            raise WorkerError(f"{error}; given up after {self._limit} restarts in a row") from error
         self._in_a_row += 1
         self.total += 1
 

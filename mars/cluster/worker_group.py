@@ -79,7 +79,7 @@ class WorkerGroup:
         self._placement, self._first_bundle = placement, first_bundle
         self._environment = dict(environment)
         self._timeout_s = timeout_s
-        self._log_dir = log_dir
+        self.log_dir = log_dir
         self._remote_class = ray.remote(worker_class)
         self._processes: dict[int, Any] = {}
         self.workers = [self._start(i) for i in range(len(resources))]
@@ -93,9 +93,12 @@ class WorkerGroup:
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 self._placement.group, placement_group_bundle_index=self._first_bundle + index
             ),
-        ).remote(worker.name, self._log_dir)
+        ).remote(worker.name, self.log_dir)
         self._processes[index] = handle.process.remote()
         return handle
+
+    def name(self, index: int) -> str:
+        return self._resources[index].name
 
     def replace(self, index: int) -> None:
         """End a worker, whether it is dead, hangs or works, and start a new one on its resources."""
@@ -239,7 +242,7 @@ class WorkerGroup:
 
     def _describe(self, call: str, reason: str, indices: Sequence[int]) -> str:
         names = ", ".join(self._resources[i].name for i in dict.fromkeys(indices))
-        return f"cluster: {call} failed on {names}: {reason}; the workers' logs are in {self._log_dir}"
+        return f"cluster: {call} failed on {names}: {reason}; the workers' logs are in {self.log_dir}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
+from mars import faults
 from mars.answers.record import BoxFrames, reward_input
 from mars.rollout.engine import FinishedSample
 from mars.types import (
@@ -49,6 +50,7 @@ def score_stream(
 
     def items() -> Iterator[RewardInput]:
         for sample in chain.from_iterable(finished):
+            faults.point("step.samples")
             text = decode(sample.completion.token_ids)
             taken.append((sample, text))
             request = requests[sample.request]

@@ -16,7 +16,12 @@ from mars.tracking.jsonl import METRICS_FILE, read_metrics
 
 State = Literal["running", "finished", "interrupted", "failed"]
 _BEGUN = ("started", "resumed")
-_ENDED: dict[str, State] = {"finished": "finished", "interrupted": "interrupted", "failed": "failed"}
+_ENDED: dict[str, State] = {
+    "finished": "finished",
+    "interrupted": "interrupted",
+    "failed": "failed",
+    "stalled": "failed",
+}
 
 
 @contextmanager

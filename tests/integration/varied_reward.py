@@ -1,5 +1,7 @@
 """Rewards for text of an untrained model: they vary, and one kind of answer fails."""
 
+import time
+
 
 def score(data_source, solution_str, ground_truth, extra_info=None):
     return (sum(map(ord, solution_str)) % 7) / 6
@@ -9,3 +11,15 @@ def sometimes_raises(data_source, solution_str, ground_truth, extra_info=None):
     if sum(map(ord, solution_str)) % 4 == 0:
         raise RuntimeError("this answer cannot be scored")
     return (sum(map(ord, solution_str)) % 7) / 6
+
+
+def rare(data_source, solution_str, ground_truth, extra_info=None):
+    """Mostly 0, so that many prompts have no advantage and dynamic sampling carries others to the next step."""
+    return float(sum(map(ord, solution_str)) % 5 == 0)
+
+
+def hangs(data_source, solution_str, ground_truth, extra_info=None):
+    """Answers that are no JSON take for ever."""
+    while "{" not in solution_str:
+        time.sleep(1)
+    return 1.0

@@ -46,15 +46,16 @@ MAY_IMPORT = {
     "data.synthetic": BASE | {"output", "data.convert"},
     "tracking": BASE | {"answers", "output", "watchdog"},
     "run_dir": BASE | {"interrupts", "output", "tracking", "versions"},
-    "rollout": BASE | {"answers", "config"},
+    "rollout": BASE | {"answers", "config", "faults"},
     "actor": BASE | {"algorithms", "config", "faults", "output"},
     "cluster": BASE | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "watchdog"},
     "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
-    "step": BASE | {"sampling", "rollout", "tracking"},
+    "step": BASE | {"faults", "sampling", "rollout", "tracking"},
     "checkpoint": BASE | {"actor", "config", "faults", "output", "process", "run_dir", "sampling", "tracking"},
-    "fit": BASE | {"actor", "checkpoint", "config", "data.order", "interrupts", "sampling", "step", "tracking"},
+    "fit": BASE
+    | {"actor", "checkpoint", "config", "data.order", "faults", "interrupts", "sampling", "step", "tracking"},
     "train": BASE
     | {"actor", "checkpoint", "cluster", "config", "data.order", "fit", "interrupts", "sampling", "tracking"}
     | {"versions"},

@@ -1,0 +1,85 @@
+"""Runs on Ray with vLLM whose driver, engines and ranks die, stop or fail: they compute what they would have anyway."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mars.run_dir.attempt import recorded_processes
+from mars.run_dir.events import read_events
+from tests.integration.test_resume import rows, weights
+from tests.integration.workshop import Workshop
+
+SMALL = (
+    "data.prompts_per_step=2", "actor.prompts_per_update=2", "rollout.samples_per_prompt=2",
+    "rollout.max_response_tokens=8", "run.num_steps=3", "checkpoint.every=1", "data.eval_files=[]",
+    "rollout.num_workers=2", "actor.num_workers=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workshop: Workshop, tmp_path_factory) -> Path:
+    job = workshop.train(tmp_path_factory.mktemp("whole") / "run", *SMALL)
+    assert job.returncode == 0, job.stderr[-3000:]
+    return job.run_dir
+
+
+@pytest.fixture(scope="module")
+def killed(workshop: Workshop, tmp_path_factory) -> Path:
+    """The folder of a run whose driver was killed after step 1 was saved."""
+    run_dir = tmp_path_factory.mktemp("killed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARS_FAULT", "checkpoint.before_latest:kill")
+        job = workshop.train(run_dir, *SMALL)
+    assert job.returncode == -signal.SIGKILL, job.stderr[-3000:]
+    return run_dir
+
+
+def copied(run_dir: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(run_dir, folder / "run"))
+
+
+def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tmp_path, monkeypatch):
+    """An engine dies while it samples, one fails while it takes weights, a stopped one misses its deadline; one rank
+    dies after an update, another while it writes its shards of the last checkpoint."""
+    faults = ("engine.samples:kill@2", "engine.load_weights:raise@2", "engine.samples:stop@5",
+              "actor.after_update:kill@1", "actor.shard_written:kill@2")  # fmt: skip
+    once = tmp_path / "once"
+    once.mkdir()
+    monkeypatch.setenv("MARS_FAULT", ",".join(faults))
+    monkeypatch.setenv("MARS_FAULT_ONCE", str(once))
+    job = workshop.train(copied(killed, tmp_path), *SMALL, "run.resume=true", "cluster.call_timeout_s=20")
+    assert job.returncode == 0, job.stderr[-3000:]
+    assert {path.name for path in once.iterdir()} == set(faults)
+    assert rows(job.run_dir) == rows(undisturbed)
+    assert weights(job.run_dir) == weights(undisturbed)
+    events = [entry["event"] for entry in read_events(job.run_dir)]
+    assert events.count("trainer_rebuilt") >= 2
+    assert events.count("worker_lost") >= 5
+    assert events.count("worker_replaced") >= 3 + 2 * 2
+    assert job.metrics[-1]["fault/engine_restarts"] >= 1
+    alive = [process for process, _ in recorded_processes(job.run_dir / "logs" / "attempt_2") if process.is_alive()]
+    assert alive == []
+
+
+def test_a_run_goes_on_with_one_rank_and_with_two_again(workshop, undisturbed, killed, tmp_path):
+    """The gradient of one rank differs from that of two by rounding."""
+    run_dir = copied(killed, tmp_path)
+    fewer = workshop.train(run_dir, *SMALL, "run.resume=true", "run.num_steps=2", "actor.num_workers=1")
+    assert fewer.returncode == 0, fewer.stderr[-3000:]
+    assert "actor.num_workers: 2 -> 1" in fewer.stderr
+    again = workshop.train(run_dir, *SMALL, "run.resume=true")
+    assert again.returncode == 0, again.stderr[-3000:]
+    for row, expected in zip(rows(run_dir), rows(undisturbed), strict=True):
+        assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        for key in ("step", "data/epoch", "actor/lr", "prompt_length/mean", "mars/prompts_sampled", "anchor/tokens"):
+            assert row[key] == expected[key]
+    found, wanted = (load_file(path / "policy" / "model.safetensors") for path in (run_dir, undisturbed))
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
