@@ -31,7 +31,10 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Strike:
-    """at_s: seconds after the start of the run. choice: in [0, 1), which process of the target's kind."""
+    """at_s: seconds of training before it; starts of the driver do not count.
+
+    choice: in [0, 1), which process of the target's kind.
+    """
 
     at_s: float
     target: Target
@@ -86,15 +89,19 @@ def train_disturbed(command: Sequence[str], run_dir: Path, log: Path, strikes: S
     Raises WorkerError if the run ends otherwise than complete, killed, or because workers were lost (exit code 5).
     """
     begin = time.monotonic()
-    left, kills, ended, starts = list(strikes), [], [], 0
+    left, kills, ended, starts, trained = list(strikes), [], [], 0, 0.0
     while True:
         resume = ["run.resume=true"] if starts else []
         starts += 1
-        killed_driver = False
+        killed_driver, rows, mark = False, _changed(run_dir), time.monotonic()
         with _started([*command, *resume], log) as driver:
             while driver.poll() is None:
                 time.sleep(_POLL_S)
-                if not left or time.monotonic() - begin < left[0].at_s:
+                now = time.monotonic()
+                if _changed(run_dir) != rows:  # it has finished a step since its start
+                    trained += now - mark
+                mark = now
+                if not left or trained < left[0].at_s:
                     continue
                 strike = left.pop(0)
                 process = _victim(driver.pid, strike)
@@ -146,6 +153,14 @@ def differences(undisturbed: Path, disturbed: Path) -> list[str]:
     if not names:
         found.append("policy: no weights were saved")
     return found
+
+
+def _changed(run_dir: Path) -> int | None:
+    """When the metrics of a run were last written."""
+    try:
+        return (run_dir / METRICS_FILE).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _rows(run_dir: Path) -> dict[int, dict[str, Any]]:

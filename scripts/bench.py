@@ -22,6 +22,7 @@ BENCHMARKS = {
     "anchors": "what anchors cost at equal numbers of rollouts",
     "scale": "time and memory over samples, prompts, sources, image sizes and many steps",
     "advantages": "advantages of a million rollouts, compared with a plain Python loop",
+    "checkpoint": "how long a checkpoint blocks a step, its size on disk, and the cost of supervision",
     "gpu": "steps of a 3B model on one or more GPUs, with the share of peak FLOP/s",
 }
 

@@ -1,22 +1,25 @@
 """The trainer's state in a checkpoint: each rank writes its shards as one safetensors file, in the background.
 
-torch's distributed checkpoint plans who writes what, copies the tensors to CPU memory before the call returns, and
-reads them back onto any number of ranks. The files are safetensors, so that loading one executes nothing.
+torch's distributed checkpoint plans who writes what, and reads the tensors back onto any number of ranks. The files
+are safetensors, so that loading one executes nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import async_save, load
+from torch.distributed.checkpoint import load, save
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.tensor import DTensor
 
 from mars import faults
 from mars.actor.model import PolicyModel
@@ -24,6 +27,8 @@ from mars.actor.optimizer import Optimizer
 from mars.actor.shard_report import ShardReport, write_report
 from mars.errors import CheckpointError
 from mars.output.digests import file_digest, sync_folder
+
+logger = logging.getLogger(__name__)
 
 _RANDOM = "random"
 
@@ -33,7 +38,8 @@ class ShardWriter:
 
     def __init__(self) -> None:
         self._groups: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
-        self._written: Future[None] | None = None
+        self._busy = False  # from a call of `start` until this rank reports
+        self._copies = _Copies()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def start(self, state: Mapping[str, Tensor], folder: str) -> None:
@@ -44,17 +50,50 @@ class ShardWriter:
         if self._groups is None:  # of their own, because the threads' collectives run beside those of the training
             self._groups = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
         threads, callers = self._groups
-        busy = torch.tensor([int(self._written is not None and not self._written.done())])
+        busy = torch.tensor([int(self._busy)])
         dist.all_reduce(busy, op=dist.ReduceOp.MAX, group=callers)
         if busy.item():
             raise CheckpointError("the checkpoint before is still being written")
-        writer = HuggingFaceStorageWriter(folder, save_distributed=True)
-        saved = async_save(dict(state), storage_writer=writer, process_group=threads)
-        assert isinstance(saved, Future)
-        self._written = self._thread.submit(_report, saved, Path(folder), dist.get_rank())
+        copies = self._copies.of(state)
+        self._busy = True
+        self._thread.submit(self._write, copies, threads, Path(folder), dist.get_rank())
+
+    def _write(self, state: dict[str, Tensor], group: dist.ProcessGroup, folder: Path, rank: int) -> None:
+        report = _written(state, group, folder, rank)
+        self._busy = False  # before the report, after which the driver may ask for the next checkpoint
+        try:
+            write_report(folder, rank, report)
+        except OSError as error:
+            logger.warning("%s: this rank cannot report its shards: %s", folder, error)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class _Copies:
+    """Copies tensors to CPU memory that it keeps for the next checkpoint: getting new memory takes longer than copying.
+
+    A copy is filled anew by the next call, so the checkpoint before must be written by then.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        kept, self._kept = self._kept, {}
+        for name, value in state.items():
+            copy = kept.get(name)
+            if copy is None or (copy.shape, copy.dtype) != (value.shape, value.dtype):
+                copy = value.detach().to("cpu", copy=True)
+            else:
+                _local(copy).copy_(_local(value))
+            self._kept[name] = copy
+        return dict(self._kept)
+
+
+def _local(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def trainer_state(policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: int, rank: int) -> dict[str, Tensor]:
@@ -109,18 +148,20 @@ def _set_cuda_rng_state(state: Tensor) -> None:
     torch.cuda.set_rng_state(state.cpu())
 
 
-def _report(saved: Future, folder: Path, rank: int) -> None:
+def _written(state: dict[str, Tensor], group: dist.ProcessGroup, folder: Path, rank: int) -> ShardReport:
+    """Write the shards of this rank. Returns their digests, or why there are none."""
     try:
-        saved.result()
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        save(state, storage_writer=writer, process_group=group)
         faults.point("actor.shard_written")
         sync_folder(folder)
         own = folder.glob(f"shard-{rank + 1:05d}-*.safetensors")
-        report = ShardReport({path.name: file_digest(path) for path in own}, None)
+        return ShardReport({path.name: file_digest(path) for path in own}, None)
     except (CheckpointException, OSError, RuntimeError) as error:
-        report = ShardReport({}, _reason(error))
-        for path in folder.glob(f"shard-{rank + 1:05d}-*"):  # makes room for the report on a full disk
-            path.unlink(missing_ok=True)
-    write_report(folder, rank, report)
+        with suppress(OSError):
+            for path in folder.glob(f"shard-{rank + 1:05d}-*"):  # makes room for the report on a full disk
+                path.unlink(missing_ok=True)
+        return ShardReport({}, _reason(error))
 
 
 def _reason(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 save     trainer copies its state ──> training goes on
                   └── its threads write shards to .tmp-step_N and report there
-thread   all reports are there ──> manifest, rename, LATEST, remove old checkpoints
+thread   all reports are there ──> state.json, manifest, rename, LATEST, remove old checkpoints
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mars import faults
@@ -21,7 +22,7 @@ from mars.checkpoint.manifest import Manifest
 from mars.checkpoint.state import STATE_FILE, RunState, state_to_json
 from mars.config.run_sections import CheckpointConfig
 from mars.errors import CheckpointError
-from mars.output.digests import FileDigest, write_durably
+from mars.output.digests import write_durably
 from mars.tracking.jsonl import finite_or_none
 
 logger = logging.getLogger(__name__)
@@ -91,14 +92,13 @@ class Checkpoints:
         try:
             folder = self._catalogue.draft(state.step)
             (folder / SHARDS_FOLDER).mkdir()
-            digest = write_durably(folder / STATE_FILE, state_to_json(state))
             self._trainer.start_checkpoint(str((folder / SHARDS_FOLDER).absolute()))
         except (OSError, CheckpointError) as error:
             self._give_up(state.step, error)
             return
         metrics = {name: finite_or_none(value) for name, value in state.metrics.items()}
-        manifest = Manifest(state.step, {STATE_FILE: digest}, self._versions, self._data, metrics)
-        self._writing = _Writing(self._catalogue, manifest, folder, self._num_ranks, self._timeout_s)
+        manifest = Manifest(state.step, {}, self._versions, self._data, metrics)
+        self._writing = _Writing(self._catalogue, manifest, state, folder, self._num_ranks, self._timeout_s)
         faults.point("checkpoint.started")
 
     def _finish(self) -> None:
@@ -133,13 +133,22 @@ class Checkpoints:
 
 
 class _Writing:
-    """Waits in a thread for the shards of a checkpoint, and commits it. manifest: without the shards' files."""
+    """Waits in a thread for the shards of a checkpoint, adds the run's state, and commits it.
+
+    manifest: without files.
+    """
 
     def __init__(
-        self, catalogue: Catalogue, manifest: Manifest, folder: Path, num_ranks: int, timeout_s: float
+        self,
+        catalogue: Catalogue,
+        manifest: Manifest,
+        state: RunState,
+        folder: Path,
+        num_ranks: int,
+        timeout_s: float,
     ) -> None:
         self.step = manifest.step
-        self._catalogue, self._manifest, self._folder = catalogue, manifest, folder
+        self._catalogue, self._manifest, self._state, self._folder = catalogue, manifest, state, folder
         self._num_ranks, self._timeout_s = num_ranks, timeout_s
         self._error: Exception | None = None
         self._cancelled = threading.Event()
@@ -169,8 +178,9 @@ class _Writing:
             if reports is None:
                 return
             faults.point("checkpoint.shards_written")
-            shards = {f"{SHARDS_FOLDER}/{name}": digest for report in reports for name, digest in report.files.items()}
-            self._catalogue.commit(self._with(shards))
+            files = {f"{SHARDS_FOLDER}/{name}": digest for report in reports for name, digest in report.files.items()}
+            files[STATE_FILE] = write_durably(self._folder / STATE_FILE, state_to_json(self._state))
+            self._catalogue.commit(replace(self._manifest, files=files))
         except Exception as error:  # noqa: BLE001 - given to whoever waits
             self._error = error
 
@@ -189,7 +199,3 @@ class _Writing:
             if self._cancelled.wait(_POLL_S):
                 return None
         raise CheckpointError(f"not written within {self._timeout_s:g} s")
-
-    def _with(self, shards: Mapping[str, FileDigest]) -> Manifest:
-        before = self._manifest
-        return Manifest(before.step, {**before.files, **shards}, before.versions, before.data, before.metrics)

@@ -24,7 +24,7 @@ _SHOWN = 20
 def chaos(folder: Path, minutes: float, mtbf_s: float, seed: int, overrides: Sequence[str]) -> int:
     """Train twice with the same settings, the second time with kills; print what was killed and what differs.
 
-    minutes: for how long processes are killed. mtbf_s: mean time between two kills.
+    minutes: of training, in which processes are killed. mtbf_s: mean time between two kills.
     Returns 0 if both runs are equal, else 1. Raises ConfigError, and WorkerError if a run fails.
     """
     given = [text for text in overrides if text.lstrip("+").partition("=")[0] in _FIXED]

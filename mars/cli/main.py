@@ -66,7 +66,7 @@ def chaos(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings of both runs.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="For how long processes are killed.")] = 5.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of training in which processes are killed.")] = 5.0,
     mtbf: Annotated[float, typer.Option(help="Mean seconds between two kills.")] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the times and the processes.")] = 0,
     folder: Annotated[Path, typer.Option("--dir", help="Folder for both runs.")] = Path("runs/chaos"),

@@ -57,11 +57,19 @@ class Prompt:
     image_keys: tuple[ImageRef, ...]
 
 
-def model_config(name: ModelName) -> Any:
-    """tiny: the quick start's model with 0.8 million parameters. mid: 32 million with the same vocabulary."""
+def model_config(name: ModelName, num_layers: int = 9) -> Any:
+    """tiny: the quick start's model with 0.8 million parameters. mid: 32 million with the same vocabulary.
+
+    num_layers: of the language model of mid.
+    """
     config = build_config("qwen2_5_vl", build_tokenizer("tiny", seed=0), tie_word_embeddings=False)
     if name == "mid":
-        text = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 9, "num_attention_heads": 8}
+        text = {
+            "hidden_size": 512,
+            "intermediate_size": 1536,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": 8,
+        }
         rope = {**config.text_config.rope_parameters, "mrope_section": [8, 12, 12]}
         config.text_config.update({**text, "num_key_value_heads": 2, "rope_parameters": rope, "layer_types": None})
         config.text_config.layer_types = ["full_attention"] * text["num_hidden_layers"]
@@ -70,11 +78,11 @@ def model_config(name: ModelName) -> Any:
     return config
 
 
-def build_policy(name: ModelName, packing: Packing) -> PolicyModel:
-    """The same random weights for either packing, in float32."""
+def build_policy(name: ModelName, packing: Packing, num_layers: int = 9) -> PolicyModel:
+    """The same random weights for either packing, in float32. num_layers: as for `model_config`."""
     from transformers import AutoModelForImageTextToText
 
-    config = model_config(name)
+    config = model_config(name, num_layers)
     attention = {"text_config": register(), "vision_config": "sdpa"} if packing == "shared_prefix" else "sdpa"
     torch.manual_seed(0)
     backbone = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation=attention)

@@ -90,7 +90,9 @@ if sys.argv[2:] == ["run.resume=true"]:
     (run / "resumed").touch()
     sys.exit(0)
 (run / "started").touch()
-time.sleep(600)
+while True:
+    (run / "metrics.jsonl").write_text('{"step": 4}\\n')
+    time.sleep(0.05)
 """
 
 
@@ -111,6 +113,7 @@ def test_a_killed_driver_is_resumed_and_another_failure_is_reported(tmp_path):
     happened = train_disturbed(["-c", RUN, str(tmp_path)], tmp_path, log, OnceStarted(tmp_path))
     assert (happened.starts, [kill.target for kill in happened.kills]) == (2, ["driver"])
     assert (tmp_path / "resumed").exists()
+    assert happened.kills[0].step == 4
     with pytest.raises(WorkerError, match="exit code 3"):
         train_disturbed(["-c", "import sys; sys.exit(3)"], tmp_path, log, [])
     with pytest.raises(WorkerError, match="exit code 4"):

@@ -8,9 +8,9 @@ import os
 import resource
 import shutil
 from collections import Counter
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -257,13 +257,13 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_anything_starts(catal
 
 
 def test_ranks_refuse_a_checkpoint_while_the_one_before_is_written(tmp_path, monkeypatch):
-    futures = []
+    full = Event()
 
-    def async_save(*_, **__):
-        futures.append(Future())
-        return futures[-1]
+    def save(*_, **__):
+        assert full.wait(timeout=30)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shards, "async_save", async_save)
+    monkeypatch.setattr(shards, "save", save)
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         writer, folder = ShardWriter(), tmp_path / SHARDS_FOLDER
@@ -272,12 +272,12 @@ def test_ranks_refuse_a_checkpoint_while_the_one_before_is_written(tmp_path, mon
         with pytest.raises(CheckpointError, match="still being written"):
             writer.start({"weight": torch.zeros(2)}, str(folder))
         (folder / "shard-00001-model-00001-of-00001.safetensors").write_text("half")
-        futures[0].set_exception(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        writer._written.result(timeout=30)
+        full.set()
+        writer._thread.submit(int).result(timeout=30)  # after what was submitted before
         assert [path.name for path in folder.iterdir()] == ["rank_00000.json"]  # half a shard makes room for it
         assert take_reports(folder, 1)[0].error == "No space left on device"
         writer.start({"weight": torch.zeros(2)}, str(folder))
-        futures[1].set_result(None)
+        writer._thread.submit(int).result(timeout=30)  # after what was submitted before
         writer.close()
     finally:
         dist.destroy_process_group()

@@ -1,0 +1,154 @@
+"""What a checkpoint costs a training step, how large it is, and what supervision costs.
+
+    python scripts/bench.py checkpoint > bench_checkpoint.json
+    python scripts/bench.py checkpoint --models tiny --rounds 3 --folder /disk/tmp
+
+`blocked` is how long the step waits when a checkpoint is due: the trainer's copy to CPU memory, and state.json.
+`synchronous` is how long it takes until the same checkpoint is complete. Both save the same state of one rank in turns
+in one process; the first save of a run is given on its own. `supervision` is what a worker's message costs the driver
+and the worker. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from mars import faults, watchdog
+from mars.actor.model import shard
+from mars.actor.optimizer import Optimizer
+from mars.actor.shards import ShardWriter, trainer_state
+from mars.checkpoint.catalogue import Catalogue
+from mars.checkpoint.saver import Checkpoints
+from mars.checkpoint.state import RunState
+from mars.config.load import load_config
+from mars.sampling import SamplingState
+from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.summary import check, rounded
+from scripts.bench.trainer_cases import build_policy
+
+MODELS = {"tiny": 0, "large": 15}
+"""tiny: the quick start's model. large: the trainer benchmark's `mid` with so many layers."""
+BLOCKED_TARGET = 0.10  # blocked / synchronous, of the large model
+SIZE_TARGET = 1.02  # bytes on disk / bytes of weights and optimizer, of the large model
+SUPERVISION_TARGET = 0.01  # share of a step
+MESSAGES_PER_STEP = 300  # 128 samples of the step benchmark, one by one, and its calls: more than there are
+STEP_SECONDS = 0.57  # of the step benchmark
+CALLS = 20_000
+
+
+class Trainer:
+    """The saving part of a rank: weights and a filled optimizer, without forwards."""
+
+    def __init__(self, name: str) -> None:
+        overrides = ["data.train_files=[none.jsonl]", "model.path=none", "model.dtype=float32", "cluster.device=cpu"]
+        self.settings = load_config("train", overrides, [])
+        self.policy = build_policy("tiny" if name == "tiny" else "mid", "padded", MODELS[name])
+        shard(self.policy, init_device_mesh("cpu", (1,)), "float32")
+        named = dict(self.policy.named_parameters())
+        self.optimizer = Optimizer(named, self.settings.actor, total_steps=None)
+        for parameter in named.values():
+            parameter.grad = torch.randn_like(parameter)
+        self.optimizer.step()
+        self._shards = ShardWriter()
+
+    def start_checkpoint(self, folder: str) -> None:
+        self._shards.start(trainer_state(self.policy, self.optimizer, 0, rank=0), folder)
+
+    def num_bytes(self) -> int:
+        """Of weights and optimizer."""
+        tensors = [*self.policy.parameters(), *self.policy.buffers(), *self.optimizer.tensors().values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench.py checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="on the disk to be measured; default: a temporary one"
+    )
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    report: dict[str, Any] = {
+        "settings": vars(options) | {"folder": str(options.folder)},
+        "machine": machine_facts() | {"cpu_busy_at_start": busy_share()},
+        "models": {name: bench_model(name, options.rounds, options.folder) for name in options.models},
+        "supervision": supervision(),
+    }
+    report["machine"]["cpu_busy_at_end"] = busy_share()
+    sys.stdout.write(json.dumps(rounded(report, digits=7), indent=2) + "\n")
+    dist.destroy_process_group()
+    return 0
+
+
+def bench_model(name: str, rounds: int, folder: Path | None) -> dict[str, Any]:
+    trainer = Trainer(name)
+    seconds: dict[str, list[float]] = {"blocked": [], "synchronous": []}
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        catalogue = Catalogue(Path(place) / "checkpoints")
+        settings = trainer.settings.checkpoint.model_copy(update={"every": 1, "keep_last": 2})
+        saving = Checkpoints(catalogue, trainer, 1, settings, {}, "data", 600.0)
+        first = timed(lambda: saving.save_now(state(1)))
+        step = 1
+        for number in range(rounds):
+            for kind in seconds if number % 2 == 0 else reversed(seconds):
+                step += 1
+                save = saving.save_if_due if kind == "blocked" else saving.save_now
+                now = state(step)
+                seconds[kind].append(timed(lambda save=save, now=now: save(now)))
+                saving.save_now(now)  # waits for the one that was only started
+            sys.stderr.write(f"{name}: round {number + 1} of {rounds}\n")
+        newest = catalogue.path(catalogue.steps()[-1])
+        size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
+    ratios = [a / b for a, b in zip(seconds["blocked"], seconds["synchronous"], strict=True)]
+    ratio = median(seconds["blocked"]) / median(seconds["synchronous"])
+    return {
+        "parameters": sum(parameter.numel() for parameter in trainer.policy.parameters()),
+        "bytes": trainer.num_bytes(),
+        "bytes_on_disk": size,
+        "seconds": seconds | {"first": first},
+        "blocked/synchronous": check(ratio, BLOCKED_TARGET) | {"of_each_round": ratios},
+        "on_disk/in_memory": check(size / trainer.num_bytes(), SIZE_TARGET),
+    }
+
+
+def supervision() -> dict[str, Any]:
+    """Seconds of a fault point that is off and of a beat of the watchdog, which each message of a worker costs."""
+
+    def calls() -> None:
+        for _ in range(CALLS):
+            faults.point("engine.samples")
+            watchdog.beat()
+
+    with tempfile.TemporaryDirectory() as folder, watchdog.watched(3600.0, Path(folder)):
+        seconds = min(timed(calls) for _ in range(5)) / CALLS
+    share = seconds * MESSAGES_PER_STEP / STEP_SECONDS
+    return {"seconds_per_message": seconds, "share_of_step": check(share, SUPERVISION_TARGET)}
+
+
+def state(step: int) -> RunState:
+    return RunState(step, SamplingState(step, ()), {"actor/pg_loss": 0.0}, logged=True)
+
+
+def timed(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
