@@ -4,6 +4,10 @@ MARS_FAULT lists `point:action` or `point:action@n` (the n-th time that the proc
 separated by commas. Actions: kill (SIGKILL to the own process), stop (SIGSTOP), raise (RuntimeError), no_space (OSError
 ENOSPC, also at every later pass). With MARS_FAULT_ONCE=folder each entry acts once for all processes together: the
 folder remembers it. Without MARS_FAULT a point costs one lookup.
+
+Points of the driver: step.{samples,sampled,updated,logged}, checkpoint.{started,shards_written,before_manifest,
+before_rename,before_latest}; of an engine: engine.{samples,load_weights}; of a rank: actor.{before_update,after_update,
+shard_written}.
 """
 
 from __future__ import annotations

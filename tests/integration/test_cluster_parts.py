@@ -61,7 +61,10 @@ class InProcess:
     def results(self, references, call, timeout_s=None):
         return list(references)
 
-    def streams(self, method, arguments):
+    def outcomes(self, references, call):
+        return list(references)
+
+    def streams(self, method, arguments, recover=None):
         streams = [getattr(w, method)(argument) for w, argument in zip(self.workers, arguments, strict=True)]
         for messages in zip_longest(*streams):
             yield from ((i, message) for i, message in enumerate(messages) if message is not None)

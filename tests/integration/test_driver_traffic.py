@@ -104,7 +104,10 @@ class Wire:
     def results(self, references, call, timeout_s=None):
         return list(references)
 
-    def streams(self, method, arguments):
+    def outcomes(self, references, call):
+        return list(references)
+
+    def streams(self, method, arguments, recover=None):
         for i, (worker, argument) in enumerate(zip(self._workers, arguments, strict=True)):
             self._send(argument)
             for message in getattr(worker, method)(argument):
