@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.run_dir.attempt import recorded_processes
 from mars.run_dir.events import read_events
+from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from tests.integration.test_resume import rows, weights
 from tests.integration.workshop import Workshop
 
@@ -42,6 +44,16 @@ def killed(workshop: Workshop, tmp_path_factory) -> Path:
 
 def copied(run_dir: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run_dir, folder / "run"))
+
+
+def test_undisturbed_runs_lose_nothing(undisturbed):
+    events = [entry["event"] for entry in read_events(undisturbed)]
+    assert events == ["started", *["checkpoint_saved"] * 3, "finished"]
+    assert {row["fault/engine_restarts"] for row in read_metrics(undisturbed / METRICS_FILE).rows} == {0}
+
+
+def test_a_killed_driver_leaves_the_checkpoint_that_was_renamed(killed):
+    assert Catalogue(killed / CHECKPOINTS_FOLDER).steps() == [1]
 
 
 def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tmp_path, monkeypatch):
