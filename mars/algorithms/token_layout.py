@@ -40,7 +40,7 @@ class TokenLayout:
 
     @classmethod
     def packed(cls, lengths: Tensor) -> TokenLayout:
-        """Sequences of `lengths` (int64 [S]) one after the other: [T] with T = lengths.sum(), every token counted."""
+        """Sequences of `lengths` (int64 [S]) one after the other: [T] with T = lengths.sum(), mask all True."""
         index = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
         return cls(torch.ones_like(index, dtype=torch.bool), index, len(lengths))
 

@@ -78,7 +78,7 @@ def anchor_share(prompts: Sequence[PromptRollouts], prompt_length: Callable[[Rol
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean, or infinity if the sum exceeds the range of floats: parts may be any finite numbers."""
+    """The mean, or infinity if the sum exceeds the range of floats: reward parts may be any finite numbers."""
     try:
         return fmean(values)
     except OverflowError:

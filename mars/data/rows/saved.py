@@ -46,7 +46,7 @@ class SavedSet:
 
 
 def saved_set(name: str) -> SavedSet | None:
-    """The saved set that `name` stands for, or None if it is a file.
+    """The folder of `save_to_disk` or the set on the hub that `name` stands for; None if `name` is a file.
 
     Forms of a name: "folder", "folder@split", "owner/name@split", "owner/name:config@split".
     """

@@ -89,8 +89,8 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int) -> Any:
     """A byte-level BPE tokenizer trained on `tiny_corpus.txt`: same text, same ids, on every machine.
 
     Normalises nothing: decode(encode(text)) == text for any text without special tokens. The integers 0 to 112, the
-    words of the instructions and the frame of a grounding answer are single tokens.
-    "real": filled up to 151,936 ids with merges drawn from `seed`. "tiny" does not depend on the seed.
+    words of the instructions and the fixed text around the boxes of a grounding answer are single tokens.
+    vocabulary: "real" is filled up to 151,936 ids with merges drawn from `seed`; "tiny" does not depend on the seed.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
