@@ -38,11 +38,14 @@ class VisibleStream(io.TextIOWrapper):
 
 
 @contextmanager
-def escaped_output() -> Iterator[None]:
-    """sys.stdout and sys.stderr are streams that escape inside the block. One that has no file descriptor stays."""
+def escaped_output(line_by_line: bool = False) -> Iterator[None]:
+    """sys.stdout and sys.stderr are streams that escape inside the block. One that has no file descriptor stays.
+
+    line_by_line: write each line at once, also to a file: for a process that may be killed at any time.
+    """
     before = sys.stdout, sys.stderr
     try:
-        sys.stdout, sys.stderr = map(_escaping, before)
+        sys.stdout, sys.stderr = (_escaping(stream, line_by_line) for stream in before)
         yield
     finally:
         sys.stdout.flush()
@@ -50,11 +53,11 @@ def escaped_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def _escaping(stream: TextIO) -> TextIO:
+def _escaping(stream: TextIO, line_by_line: bool) -> TextIO:
     try:
         fd = stream.fileno()
     except (AttributeError, OSError):  # closed (None), or in memory
         return stream
     stream.flush()
     unbuffered = isinstance(stream, io.TextIOWrapper) and stream.write_through  # python -u
-    return VisibleStream(fd, stream.encoding, line_buffering=bool(stream.line_buffering) or unbuffered)
+    return VisibleStream(fd, stream.encoding, line_buffering=line_by_line or bool(stream.line_buffering) or unbuffered)

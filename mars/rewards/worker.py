@@ -26,7 +26,7 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
         os.set_inheritable(fd, False)  # a program that the reward starts must not keep them open
     connection = Connection(socket_fd)
     try:
-        with escaped_output():  # a user's function may print what a model wrote
+        with escaped_output(line_by_line=True):  # a user's function may print what a model wrote
             _serve(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the pool closed its end

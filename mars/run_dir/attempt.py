@@ -66,7 +66,9 @@ def start_attempt(run_dir: Path, overrides: Sequence[str], functions: Mapping[st
         "functions": functions,
     }
     try:
-        folder.mkdir(parents=True)
+        # Only the user can read the logs: they quote rows, texts and addresses.
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
         if code.diff:
             write_durably(folder / DIFF_FILE, without_keys(code.diff.decode("utf-8", "replace")).encode())
         write_durably(folder / ATTEMPT_FILE, (json.dumps(record, indent=1) + "\n").encode())

@@ -94,7 +94,8 @@ def test_what_a_reward_prints_is_not_on_stdout(tmp_path: Path) -> None:
     )
     arguments = [f"{tmp_path / 'noisy.py'}:f", "--text", "a", "--truth", "b", "--json"]
     command = [sys.executable, "-m", "mars.cli.main", "reward", "try", *arguments]
-    noisy = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    noisy = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=buffered)
     assert (noisy.returncode, len(noisy.stdout.splitlines())) == (0, 1)
     assert noisy.stderr.splitlines() == ["loading", "scoring"]
 

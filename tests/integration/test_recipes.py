@@ -48,7 +48,7 @@ def test_a_script_checks_its_arguments_and_data(workshop: Workshop, tmp_path: Pa
     wrong = start(MARS, tmp_path, "hf", "rows", "grounding", "3", *given)
     assert wrong.returncode == 3
     assert "train.parquet:0" in wrong.stderr
-    assert "2 images, data.images_per_row=3" in wrong.stderr
+    assert "2 images; data.images_per_row is 3" in wrong.stderr
     assert not (tmp_path / "runs").exists(), "a dry run writes nothing"
 
 

@@ -163,7 +163,7 @@ def test_a_signal_saves_and_the_resumed_run_is_equal(start, undisturbed, tmp_pat
         tmp_path / "run", *ALGORITHMS["dapo"], "checkpoint.every=100", fault=fault, when_stopped=signal.SIGTERM
     )
     assert stopped.exit_code == 75, stopped.stderr
-    assert "interrupted by SIGTERM; go on with run.resume=true" in stopped.stderr
+    assert "interrupted by SIGTERM; to go on: mars resume " in stopped.stderr
     assert saved_steps(stopped.run_dir) == [step]
     assert read_events(stopped.run_dir)[-1]["event"] == "interrupted"
     resumed_equal(start, stopped.run_dir, "dapo", whole)
