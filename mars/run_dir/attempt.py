@@ -1,4 +1,4 @@
-"""logs/attempt_N/: the record of one process that trains, the first of a run or one that resumes it.
+"""logs/attempt_N/: the record of attempt N, which is the first start of a run or a resume of it.
 
 attempt.json     command, overrides, working directory, process, versions, machine, environment, code, users' functions
 code.diff        how the code of mars differs from its commit; only where it does
