@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mars import faults
+from mars import faults, interrupts
 from mars.actor.shard_report import ShardReport, take_reports
 from mars.actor.trainer import PolicyTrainer, RestartableTrainer
 from mars.checkpoint.catalogue import Catalogue
@@ -89,6 +89,15 @@ class Checkpoints:
 
     def _start(self, state: RunState) -> None:
         self._finish()  # a second copy of the state may not fit in memory
+        # Ranks that have begun cannot begin again before they have finished, so an interruption waits for them.
+        interrupts.defer()
+        try:
+            self._begin(state)
+        finally:
+            interrupts.allow()
+        faults.point("checkpoint.started")
+
+    def _begin(self, state: RunState) -> None:
         metrics = {name: finite_or_none(value) for name, value in state.metrics.items()}
         manifest = Manifest(state.step, {}, self._versions, self._data, metrics)
         try:
@@ -107,7 +116,6 @@ class Checkpoints:
             return
         writing.begin()
         self._writing = writing
-        faults.point("checkpoint.started")
 
     def _finish(self) -> None:
         if self._writing is None:
@@ -175,7 +183,7 @@ class _Writing:
         return not self._thread.is_alive()
 
     def wait(self) -> Exception | None:
-        """Wait until the checkpoint is complete; returns why it is not."""
+        """Wait until the thread has ended; returns the error that kept the checkpoint incomplete, or None."""
         self._thread.join()
         return self._error
 

@@ -78,7 +78,7 @@ def disk(folder: Path) -> Finding:
 
 
 def shared_memory(folder: Path, object_store_bytes: int) -> Finding:
-    """Ray keeps its object store there, and in files, which is slow, if there is too little."""
+    """Ray keeps its object store in shared memory. If there is too little of it, Ray uses files, which is slow."""
     what = "shared memory"
     if not folder.is_dir():
         return Finding(what, f"no {folder}", "note", "Ray keeps its object store in files, which is slow")
@@ -124,7 +124,10 @@ def leftovers(run_dirs: Iterable[Path], ray_folder: Path) -> Iterator[Finding]:
         process = psutil.Process(left.process.pid) if left.process.is_alive() else None
         size = f", {process.memory_info().rss / _GIB:.1f} GiB" if process is not None else ""
         found = f"process {left.process.pid} ({left.name}{size}) of {left.run_dir}, which has ended"
-        yield Finding("left-over", found, "note", f"kill {left.process.pid}")
+        advice = f"kill {left.process.pid}"
+        if left.driver_host is not None:
+            advice += f", if the run has ended on {left.driver_host} too"
+        yield Finding("left-over", found, "note", advice)
     sessions = ended_sessions(ray_folder)
     if sessions:
         found = f"{len(sessions)} folders of ended Ray sessions in {ray_folder}, {_size(sessions) / _GIB:.1f} GiB"

@@ -214,7 +214,7 @@ def show(
 
 
 def _config(model: str, files: str, overrides: list[str], config_dirs: list[str]) -> Any:
-    """Load the configuration of a job without training, and prepare this process for importing torch."""
+    """Load the configuration of a job that does not train, and prepare this process for importing torch."""
     from mars.config.load import load_config
 
     given = [
@@ -255,7 +255,7 @@ def _threshold(given: float | None) -> float:
 
 
 def _frames(truth_size: str | None, response_size: str | None) -> Any:
-    """((width, height), (width, height)) or None. Raises ConfigError."""
+    """--truth-size and --response-size, each as (width, height); None if neither is given. Raises ConfigError."""
     from mars.cli.reward import fields_of_options
     from mars.errors import ConfigError
 
