@@ -7,7 +7,9 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 RUN_ID_FILE = "run_id"
 _RUN_ID = re.compile(r"[0-9a-f]{8}")
 _STARTS = 3  # login, start online, start offline
+_TEARDOWN_S = 2.0
 
 
 class WandbTracker:
@@ -148,7 +151,10 @@ class WandbFactory:
         )
 
     def abandon(self) -> None:
-        """Kill the wandb-core processes that this process started: wandb's exit hook would wait for them forever."""
+        """Kill the wandb-core processes that this process started: wandb's exit hook would wait for them forever.
+
+        Takes at most `_TEARDOWN_S` seconds.
+        """
         import psutil
 
         for child in psutil.Process().children():
@@ -157,6 +163,19 @@ class WandbFactory:
                     child.kill()
             except psutil.NoSuchProcess:
                 continue
+        # Takes back the exit hook, which would print a traceback, and lets a tracker that is made later start anew.
+        teardown = getattr(sys.modules.get("wandb"), "teardown", None)
+        if teardown is not None:
+            thread = threading.Thread(target=_quietly, args=(teardown,), name="wandb-teardown", daemon=True)
+            thread.start()
+            thread.join(_TEARDOWN_S)
+
+
+def _quietly(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:
+        logger.debug("wandb could not be torn down", exc_info=True)
 
 
 def wandb_factory(
