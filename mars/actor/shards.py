@@ -45,7 +45,7 @@ class ShardWriter:
     def start(self, state: Mapping[str, Tensor], folder: str) -> None:
         """Copy the state to CPU memory, and write it to `folder` and report it (shard_report.py) in a thread.
 
-        A collective call. Raises CheckpointError on all ranks while one of them still writes the checkpoint before.
+        A collective call. Raises CheckpointError on all ranks while one of them still writes the previous checkpoint.
         """
         if self._groups is None:  # of their own, because the threads' collectives run beside those of the training
             self._groups = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
@@ -53,7 +53,7 @@ class ShardWriter:
         busy = torch.tensor([int(self._busy)])
         dist.all_reduce(busy, op=dist.ReduceOp.MAX, group=callers)
         if busy.item():
-            raise CheckpointError("the checkpoint before is still being written")
+            raise CheckpointError("the previous checkpoint is still being written")
         copies = self._copies.of(state)
         self._busy = True
         self._thread.submit(self._write, copies, threads, Path(folder), dist.get_rank())
@@ -73,7 +73,7 @@ class ShardWriter:
 class _Copies:
     """Copies tensors to CPU memory that it keeps for the next checkpoint: getting new memory takes longer than copying.
 
-    A copy is filled anew by the next call, so the checkpoint before must be written by then.
+    The next call overwrites the copies, so the previous checkpoint must be written by then.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,10 @@ def _local(value: Tensor) -> Tensor:
 
 
 def trainer_state(policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: int, rank: int) -> dict[str, Tensor]:
-    """All tensors of a trainer by name. Parameters and means are the trainer's own, so loading fills them in place."""
+    """All tensors of a trainer by name.
+
+    Parameters and AdamW's moments are the trainer's own tensors, so loading fills them in place.
+    """
     state = model_state(policy)
     state |= {f"optimizer.{name}": value for name, value in optimizer.tensors().items()}
     state["trainer.skipped_in_a_row"] = torch.tensor([skipped_in_a_row])

@@ -172,7 +172,7 @@ class _Writing:
         return not self._thread.is_alive()
 
     def wait(self) -> Exception | None:
-        """Wait until the checkpoint is complete; returns why it is not."""
+        """Wait until the thread has ended; returns the error that kept the checkpoint incomplete, or None."""
         self._thread.join()
         return self._error
 

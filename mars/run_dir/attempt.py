@@ -1,4 +1,4 @@
-"""logs/attempt_N/: the record of one process that trains, the first of a run or one that resumes it.
+"""logs/attempt_N/: the record of attempt N, which is the first start of a run or a resume of it.
 
 attempt.json     command, overrides, working directory, process, versions, machine, environment, code, users' functions
 code.diff        how the code of mars differs from its commit; only where it does
@@ -130,7 +130,7 @@ def record_processes(folder: Path) -> None:
 
 
 def recorded_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:
-    """(process, its name) of each process that an attempt has started on any host, its own first, then its workers."""
+    """(process, its name) of each process of an attempt, on any host: the driver first, then workers, then others."""
     own = process_from(read_attempt(folder).get("process"))
     if own is not None:
         yield own, "mars"

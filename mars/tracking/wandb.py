@@ -34,15 +34,15 @@ class WandbTracker:
     mode: "offline" writes to `folder`, and `wandb sync` uploads it later. "online" falls back to offline, with a
         warning, if the server cannot be reached or the login fails.
     timeout_s: how long each of login, start and finish may take.
-    resumed_step: the last step whose row a resumed run keeps, None for a new run. Where wandb does not have the rows
-        until then, they are logged again from <folder>/metrics.jsonl: offline each start makes a record of its own, and
-        `wandb sync` lets the last one with the same id take the place of those before.
+    resumed_step: the last step whose row a resumed run keeps, None for a new run. If wandb lacks the rows up to this
+        step, they are logged again from <folder>/metrics.jsonl. Offline it always lacks them: each start makes a
+        record of its own, and `wandb sync` replaces the earlier records of a run id by the last one.
 
     If a setting holds the value of a secret environment variable such as HF_TOKEN, the configuration and the name
     that are sent have the variable's name instead.
 
-    The step is logged as a metric, not as wandb's own step: wandb drops rows whose step goes back, as it does when a
-    run is resumed. Such a step then has two rows, of which the later one counts.
+    The step is logged as a metric, not as wandb's own step: a resumed run may repeat steps, and wandb drops rows whose
+    own step is lower than the last one. A repeated step has two rows, of which the later one counts.
     """
 
     def __init__(

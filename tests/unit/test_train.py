@@ -162,7 +162,7 @@ class Signalled(FragileTrainer):
 
     def start_checkpoint(self, folder):
         if self.begins:
-            raise CheckpointError("the checkpoint before is still being written")
+            raise CheckpointError("the previous checkpoint is still being written")
         self.begins = True
         self._arrive("start_checkpoint")
         if self.slow and self.num_checkpoints == 3:
@@ -208,7 +208,7 @@ def resumed(folder, trainer):
         (Signalled("start_checkpoint", 3), 3),
         (Signalled("start_checkpoint", 4), 4),
         (Signalled("check_alive", 1, slow=True), 4),
-        # The trainer is lost while the interruption saves: it is not built again, and the checkpoint before stays.
+        # The trainer is lost while the interruption saves: it is not built again, and the previous checkpoint stays.
         (Signalled("update", 3, never_writes=(3,)), 2),
     ],
 )
