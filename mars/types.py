@@ -275,14 +275,6 @@ class TrainBatch:
 
 
 @dataclass(frozen=True)
-class UpdateStats:
-    """Metrics of one `PolicyTrainer.update`, reduced over all ranks, and the seconds it spent on old log-probs."""
-
-    metrics: Mapping[str, float]
-    old_logprob_seconds: float
-
-
-@dataclass(frozen=True)
 class WeightUpdate:
     """A version of the policy's weights. payload: what the engine needs to fetch them, such as a Ray reference."""
 
