@@ -64,7 +64,7 @@ class _Interrupts:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def begin(self, reason: MarsError) -> bool:
-        """Whether this is the first reason, and not a held signal."""
+        """Set the reason, unless there is one already or it is a signal after `hold`. Returns whether it was set."""
         with self._lock:
             first = self.reason is None and not (self.held and isinstance(reason, InterruptedRun))
             if first:

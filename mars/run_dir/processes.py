@@ -44,7 +44,7 @@ def process_id(process: psutil.Process) -> ProcessId:
 
 
 def process_from(content: object) -> ProcessId | None:
-    """What `asdict` made of a ProcessId, None for anything else."""
+    """The ProcessId that `asdict` turned into `content`; None if `content` is anything else."""
     if not isinstance(content, dict):
         return None
     host, pid, started = (content.get(name) for name in ("host", "pid", "started"))

@@ -1,4 +1,4 @@
-"""Copy a run's metrics to Weights & Biases. Used as a copy of `MultiTracker`, so its failures do not stop a run."""
+"""Copy a run's metrics to Weights & Biases. One of the `copies` of `MultiTracker`: its failures do not stop a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class WandbTracker:
         warning, if the server cannot be reached or the login fails.
     timeout_s: how long each of login, start and finish may take.
 
-    Keys of the environment that a setting holds are left out of the configuration and the name.
+    If a setting holds the value of a secret environment variable such as HF_TOKEN, the configuration and the name
+    that are sent have the variable's name instead.
 
     The step is logged as a metric, not as wandb's own step: wandb drops rows whose step goes back, as it does when a
     run is resumed.
