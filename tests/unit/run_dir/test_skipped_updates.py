@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import pickle
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,8 @@ from tests.fakes.step import IMAGE
 from tests.fakes.tracker import RecordingTracker
 from tests.fakes.trainer import RecordingTrainer
 from tests.unit.test_fit import random_parts
+
+DOCS = Path(__file__).parents[3] / "docs" / "runs.md"
 
 
 def response(*tokens, **fields):
@@ -56,7 +60,7 @@ def test_a_file_has_all_that_the_update_was_given(files, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         files.write(a_batch(), (FIRST, SECOND), step=12)
     first, second = (tmp_path / SKIPPED_FOLDER / f"step_000012_update_{i}.json" for i in (0, 1))
-    assert same(json.load(open(first)), {  # noqa: SIM115 - as the documentation shows it
+    assert same(json.loads(first.read_text()), {
         "step": 12, "update": 0, "num_updates": 2, "loss": math.nan, "grad_norm": math.nan,
         "prompts": [{
             "prompt_id": "a", "view": "multi", "carried": False, "images": ["a.png", "set.parquet:4, image 1"],
@@ -79,6 +83,16 @@ def test_a_file_has_all_that_the_update_was_given(files, tmp_path, caplog):
         (12, {"update": 0, "loss": "nan", "grad_norm": "nan", "file": str(first)}),
         (12, {"update": 1, "loss": "0.25", "grad_norm": "inf", "file": str(second)}),
     ]
+
+
+def test_the_line_of_the_documentation_reads_a_file(tmp_path, monkeypatch, capsys):
+    (line,) = re.findall(r'^python -c "(import json.*skipped_updates.*)"$', DOCS.read_text(), re.MULTILINE)
+    SkippedUpdateFiles(tmp_path / "runs" / "mars" / SKIPPED_FOLDER, EventLog(None)).write(a_batch(), (FIRST,), 12)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(line, names)  # noqa: S102 - our own page
+    assert capsys.readouterr().out == "nan\n"
+    assert names["batch"]["prompts"][0]["prompt_id"] == "a"
 
 
 def test_the_newest_eight_are_kept(files, tmp_path):
