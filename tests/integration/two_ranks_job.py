@@ -1,12 +1,14 @@
 """One FSDP rank, run by test_two_ranks.py in a process of its own.
 
 python -m tests.integration.two_ranks_job FOLDER RANK WORLD_SIZE PACKING
--> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates.
+-> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates;
+   of several ranks also FOLDER/<packing>-<world size>-policy and -shards: the policy, and a checkpoint's shards.
 """
 
 import json
 import math
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +56,16 @@ def one_update(rows, world_size: int, budget: int, packing):
     return plan_updates(rows, len(rows), world_size, budget, packing)
 
 
+def save(trainer: FsdpTrainer, folder: Path, rank: int, name: str) -> None:
+    """<name>-policy: as at the end of a run. <name>-shards: as in a checkpoint; waits until this rank's are written."""
+    trainer.save(str(folder / f"{name}-policy"))
+    shards = folder / f"{name}-shards"
+    shards.mkdir(exist_ok=True)
+    trainer.start_checkpoint(str(shards))
+    while not (shards / f"rank_{rank:05d}.json").exists():
+        time.sleep(0.01)
+
+
 def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     torch.set_num_threads(1)
     world = TinyWorld(folder / "policy")
@@ -98,6 +110,8 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
         "kl_without_first": [row for row in without_first.values if not math.isnan(row[0])],
         "skipped_old": [[*row, *old] for one in skipped.skipped for row, old in sorted(one.old_logprobs.items())],
     }
+    if world_size > 1:
+        save(trainer, folder, rank, f"{packing}-{world_size}")
     trainer.close()
     (folder / f"{packing}-{world_size}-{rank}.json").write_text(json.dumps(result))
 
