@@ -40,8 +40,8 @@ def fit(
     evaluate: step -> metrics of an evaluation, or None where there is no held-out set.
     num_dropped: rows left out of the training set, for data/dropped.
 
-    A signal (KeyboardInterrupt) abandons a step that samples and waits for one that updates the policy. Either way the
-    state after the last finished step is saved before the exception goes on.
+    At a signal (KeyboardInterrupt) a step that is still sampling is abandoned, and one that is updating the policy is
+    finished first. Either way the state after the last finished step is saved before the exception goes on.
     """
     # The engine starts with the trainer's weights, so that both have the same version and dtype.
     parts.engine.load_weights(parts.trainer.publish_weights())

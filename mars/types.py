@@ -245,8 +245,8 @@ class TrainPrompt:
 class MicroBatch:
     """The rows of one forward: (index in `TrainBatch.prompts`, index in that prompt's responses).
 
-    The last `num_fillers` rows are not trained on. FSDP needs the same number of forwards on all ranks, and images in
-    the same forwards; fillers make up the difference.
+    The last `num_fillers` rows are not trained on. FSDP needs the same number of forwards on all ranks, and in one
+    update an image in every forward or in none; fillers are added until this is so.
     """
 
     rows: tuple[tuple[int, int], ...]

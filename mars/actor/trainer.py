@@ -108,7 +108,7 @@ class PolicyTrainer(Protocol):
         """Copy weights, optimizer and random state to CPU memory and write them to `folder` in the background.
 
         Every rank reports there when its files are on the disk (shard_report.py), also if they could not be written.
-        The checkpoint before must be reported by all ranks.
+        All ranks must have reported the previous checkpoint.
         """
         ...
 

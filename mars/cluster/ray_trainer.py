@@ -28,7 +28,11 @@ class TrainerWorker(Worker):
     _num_updates = 0
 
     def receive(self, build_trainer: BuildTrainer) -> None:
-        """Keep build_trainer for `build`. Unpickling it imports torch, so ranks import before rank 0 has an address."""
+        """Keep build_trainer for `build`.
+
+        Unpickling it imports torch. It is sent ahead of `build` so that ranks import while they wait for the address of
+        rank 0.
+        """
         self._build_trainer = build_trainer
 
     def build(self, rendezvous: Rendezvous) -> None:
@@ -96,8 +100,10 @@ class RayTrainer:
         self._group.dump_stacks()
 
     def restart(self) -> None:
-        """End all ranks and build them anew, with the weights of model.path: what is left of a group without one of its
-        ranks waits for it."""
+        """End all ranks and build them anew, with the weights of model.path.
+
+        All of them, because the ranks that are left would wait for the lost one.
+        """
         for index in range(len(self._group.workers)):
             self._group.replace(index)
         self.finish_build(self.start_build(*self._built), self._built[1])

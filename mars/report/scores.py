@@ -77,7 +77,7 @@ def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _facts(result: Mapping[str, Any]) -> list[str]:
-    """Lines below the table: how many answers, which were cut off or dropped, and the frames of the boxes."""
+    """Lines below the table: the numbers of answers and of cut-off ones, dropped questions, and the frames of boxes."""
     lines = [f"{result['answers']} answers to {result['n']} questions; unparseable ones count as wrong"]
     if result["cut_off"]:
         lines.append(f"{result['cut_off']} answers were cut off at the token limit")

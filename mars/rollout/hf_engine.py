@@ -20,7 +20,7 @@ class HfEngine:
 
     Every sample has its own seeded noise, so a response depends on its request alone, not on the batch around it.
 
-    process: prompt ids and images to tensors. fetch: a weight update's payload to (name, tensor) pairs.
+    process: turns prompt ids and images into tensors. fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
     def __init__(

@@ -43,8 +43,8 @@ class VllmEngine:
 
     Log-probs are those of the sampled distribution: after blocked ids, temperature, top_p and top_k.
 
-    max_images: most images in one prompt. decode: an image reference to an RGB image.
-    fetch: a weight update's payload to (name, tensor) pairs.
+    max_images: most images in one prompt. decode: turns an image reference into an RGB image.
+    fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
     def __init__(
@@ -209,7 +209,10 @@ def _quiet_environment() -> None:
 
 
 def _be_alone(device: str) -> None:
-    """Make the process group of one that vLLM needs; vLLM would make it with a store that listens on all interfaces."""
+    """Make the torch.distributed group that vLLM needs, with this process as the only member.
+
+    vLLM would make it with a store that listens on all network interfaces.
+    """
     import torch.distributed as dist
 
     if not dist.is_initialized():
@@ -235,6 +238,7 @@ def _num_drawn(request: RolloutRequest) -> int:
 def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[Any]]]:
     """Yield (output, parts in order) for each sample that finishes in these outputs of vLLM.
 
+    vLLM returns a sample in parts, each with the tokens since the part before.
     begun: the parts of each unfinished sample so far; updated in place.
     """
     for output in outputs:

@@ -225,10 +225,18 @@ def test_damaged_checkpoints_are_named_and_left_out(start, undisturbed, tmp_path
     assert saved_steps(run_dir) == [3, 4]
     (newest,) = (run_dir / CHECKPOINTS_FOLDER / "step_000004" / "trainer").glob("*.safetensors")
     flip_a_byte(newest)
+    abandoned = [
+        run_dir / name for name in ("rollouts/step_000099.jsonl", "evaluation/step_000099.json", "report.html")
+    ]
+    for path in abandoned:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
     more = ("run.resume=true", "run.num_steps=4")
     ended = start(run_dir, *ALGORITHMS["dapo"], *more)
     assert ended.exit_code == 0, ended.stderr
     assert f"a damaged checkpoint is left out: {newest}: its content has changed since it was written" in ended.stderr
+    assert [path for path in abandoned if path.exists()] == []
+    assert "LATEST named step_000004; it names step_000003 now" in ended.stderr
     assert rows(run_dir) == rows(undisturbed("dapo"))
     assert weights(run_dir) == weights(undisturbed("dapo"))
     files = [run_dir / CHECKPOINTS_FOLDER / f"step_{step:06d}" / "state.json" for step in saved_steps(run_dir)]
