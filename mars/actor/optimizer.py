@@ -59,13 +59,16 @@ class Optimizer:
                 group["lr"] = learning_rate
             self._adamw.step()
             self._num_steps += 1
-        self._adamw.zero_grad(set_to_none=True)
+        self.clear()
         return StepResult(grad_norm, learning_rate, applied)
 
     def skip(self) -> StepResult:
         """Clear the gradients; weights and learning-rate schedule stay as they are."""
-        self._adamw.zero_grad(set_to_none=True)
+        self.clear()
         return StepResult(float("nan"), self._learning_rate(), applied=False)
+
+    def clear(self) -> None:
+        self._adamw.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state by name, for a checkpoint. AdamW's moments are float32, sharded like the weights, and not copied.

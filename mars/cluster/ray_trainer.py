@@ -8,13 +8,13 @@ from typing import Any
 import ray
 
 from mars import faults
-from mars.actor.trainer import PolicyTrainer, Rendezvous
+from mars.actor.trainer import PolicyTrainer, ReferenceKl, Rendezvous, UpdateStats
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.errors import WorkerError, WorkerLost
-from mars.types import TrainBatch, UpdateStats, WeightUpdate
+from mars.types import TrainBatch, WeightUpdate
 
 BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
 """Pickled and called on the worker."""
@@ -48,7 +48,7 @@ class TrainerWorker(Worker):
         faults.point("actor.after_update")
         return stats
 
-    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
         return self._trainer.kl_to_reference(batch)
 
     def publish_weights(self) -> WeightUpdate:
@@ -120,7 +120,7 @@ class RayTrainer:
         shared = ray.put(batch)
         return self._all("update", shared)[0]
 
-    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
         check_head()
         shared = ray.put(batch)
         return self._all("kl_to_reference", shared)[0]

@@ -85,4 +85,8 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"frames of the boxes: {result['frames']}")
     if result["dropped"]:
         lines.append(f"questions dropped before anything was asked, by reason: {dict(result['dropped'])}")
+    if result["unreadable"]:
+        lines.append(
+            f"questions left out because an image could not be read: {'; '.join(result['unreadable'].values())}"
+        )
     return lines

@@ -17,8 +17,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from mars.config.schema import TrainConfig
-from mars.errors import SetupError
-from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
+from mars.errors import DataError, SetupError
+from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class VllmEngine:
         self._ahead: dict[Any, Future[Any]] = {}
         self._fetch = fetch
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         engine, positions = self._llm.llm_engine, {next(self._names): i for i in range(len(requests))}
         missing = {name: _num_drawn(requests[i]) for name, i in positions.items()}
         begun: _Begun = {}
@@ -116,7 +116,13 @@ class VllmEngine:
         rendered = [self._ahead.pop(_content(r), None) or self._reader.submit(self._render, r) for r in requests]
         try:
             for name, i in positions.items():
-                engine.add_request(name, rendered[i].result(), self._sampling_params(requests[i]))
+                try:
+                    prompt = rendered[i].result()
+                except DataError as error:
+                    del missing[name]
+                    yield [UnreadableRequest(i, str(error))]
+                else:
+                    engine.add_request(name, prompt, self._sampling_params(requests[i]))
             while engine.has_unfinished_requests():
                 finished = []
                 for output, parts in _ended(engine.step(), begun):
