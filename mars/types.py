@@ -214,7 +214,7 @@ class SampledPrompt:
 
 @dataclass(frozen=True)
 class TrainResponse:
-    """One response to train on; all its tokens have the same advantage. off_policy: not sampled from this prompt.
+    """One response to train on; all its tokens have the same advantage. off_policy: sampled from another prompt.
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 
