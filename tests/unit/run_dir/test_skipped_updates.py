@@ -96,13 +96,14 @@ def test_the_line_of_the_documentation_reads_a_file(tmp_path, monkeypatch, capsy
 
 
 def test_the_newest_eight_are_kept(files, tmp_path):
-    """Newest by step and update: 10 is later than 9, and a million has seven digits."""
-    for step, update in [(1, 0), (2, 0), (2, 1), (9, 1), (9, 0), (10, 0), (999_999, 1), (999_999, 0), (1_000_000, 1)]:
-        files.write(a_batch(), (replace(FIRST, update=update),), step)
+    """Newest by step and update: a million has seven digits, and is later than 999,999."""
+    batch = replace(a_batch(), updates=a_batch().updates * 4)
+    for step, update in [(999_998, 1), *((999_999, i) for i in range(7)), (1_000_000, 0)]:
+        files.write(batch, (replace(FIRST, update=update),), step)
     names = {path.name for path in (tmp_path / SKIPPED_FOLDER).iterdir()}
     assert len(names) == 8
-    assert "step_000001_update_0.json" not in names
-    assert {"step_1000000_update_1.json", "step_000002_update_0.json"} <= names
+    assert "step_999998_update_1.json" not in names
+    assert {"step_1000000_update_0.json", "step_999999_update_0.json"} <= names
 
 
 def test_without_room_there_is_a_warning(files, tmp_path, caplog):
