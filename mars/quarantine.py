@@ -86,7 +86,10 @@ class BadSamples:
         return self._accepted(quarantine, quarantine.after(prompts, unreadable), step)
 
     def lost(self, quarantine: Quarantine, unreadable: Mapping[str, str], step: int) -> Quarantine:
-        """The quarantine after `step` has lost sampled prompts, which the trainer could not read. Raises as `tried`."""
+        """`quarantine` plus the sampled prompts whose images the trainer could not read in `step`.
+
+        Raises as `tried`.
+        """
         return self._accepted(quarantine, quarantine.with_lost(unreadable), step)
 
     def _accepted(self, before: Quarantine, now: Quarantine, step: int) -> Quarantine:
