@@ -279,7 +279,7 @@ def test_a_run_that_fails_waits_for_the_checkpoint_that_is_being_written(tmp_pat
 
 def test_a_run_that_fails_gives_up_a_checkpoint_that_does_not_come(tmp_path, monkeypatch):
     monkeypatch.setattr(saver, "_PATIENCE_S", 0.0)
-    monkeypatch.setattr(saver, "_LOOK_S", 30.0)
+    monkeypatch.setattr(saver, "_LOOK_S", 10.0)  # less than the deadline of the checkpoint
     with pytest.raises(DataError, match="too many images"):
         trained(tmp_path / "run", Fails(unwritten=True))
     assert [thread for thread in threading.enumerate() if thread.name == "checkpoint"] == []
