@@ -1,0 +1,117 @@
+"""Processes that start at once, because they are forked from one that has imported torch and the like."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from select import select
+
+# What every run imports, what one in this process imports, and what it imports with vLLM; each imports much more.
+RUN = ("hydra._internal.config_loader_impl", "mars.config.load", "mars.run", "transformers.models.auto.processing_auto")
+LOCAL_RUN = (
+    *RUN, "mars.actor.fsdp_trainer", "mars.checks.architecture", "mars.cluster.local", "mars.rollout.hf_engine",
+    "transformers.models.auto.modeling_auto", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
+    "transformers.models.qwen2_5_vl.processing_qwen2_5_vl", "transformers.models.qwen2_vl.image_processing_qwen2_vl",
+)  # fmt: skip
+VLLM_RUN = (
+    *LOCAL_RUN, "vllm.entrypoints.llm", "vllm.model_executor.models.qwen2_5_vl", "vllm.v1.engine.llm_engine",
+    "vllm.v1.worker.cpu_worker",
+)  # fmt: skip
+_ANSWER_S = 60.0
+
+
+class Forked:
+    """A process that was started with `python ARGUMENTS`, in a session of its own."""
+
+    def __init__(self, pid: int, output: Path) -> None:
+        """output: the folder of its stdout and stderr."""
+        self.pid, self._output, self._code = pid, output, None
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Its exit code, -number for a signal; None if it is stopped (SIGSTOP) or still runs after the time."""
+        if self._code is None:
+            answer = _server().ask({"wait": self.pid, "timeout_s": timeout_s}, timeout_s)
+            self._code = answer if isinstance(answer, int) else None
+        return self._code
+
+    def finish(self, timeout_s: float) -> int:
+        """Its exit code. Raises TimeoutError, after having killed it."""
+        code = self.wait(timeout_s)
+        if code is None:
+            self.kill()
+            raise TimeoutError(f"a process has not ended in {timeout_s} s:\n{self.stderr[-3000:]}")
+        return code
+
+    def kill(self) -> None:
+        """Kill its session, unless it has ended."""
+        if self.wait(0) is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait(_ANSWER_S)
+
+    @property
+    def stdout(self) -> str:
+        return (self._output / "stdout").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self._output / "stderr").read_text()
+
+
+def fork(
+    arguments: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    output: Path,
+    modules: Sequence[str],
+    *,
+    fresh: bool = False,
+) -> Forked:
+    """modules: imported before the fork, for this and all later processes. fresh: in a new interpreter after all."""
+    server = _server()
+    server.load(modules)
+    files = {name: str(output / name) for name in ("stdout", "stderr")}
+    pid = server.ask({"arguments": arguments, "cwd": str(cwd), "environment": environment, "fresh": fresh, **files})
+    assert isinstance(pid, int)
+    return Forked(pid, output)
+
+
+class _Server:
+    """fork_server.py, one for each process of pytest."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        self._loaded: set[str] = set()
+        atexit.register(self._process.communicate)
+
+    def load(self, modules: Sequence[str]) -> None:
+        new = [module for module in modules if module not in self._loaded]
+        if new:
+            self.ask({"import": new})
+            self._loaded.update(new)
+
+    def ask(self, message: dict, extra_s: float = 0.0) -> int | str | None:
+        """The answer, within a minute and `extra_s`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+        assert select([self._process.stdout], [], [], _ANSWER_S + extra_s)[0], f"no answer to {message}"
+        return json.loads(self._process.stdout.readline())
+
+
+@cache
+def _server() -> _Server:
+    return _Server()
