@@ -12,10 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mars.run_dir.attempt import recorded_processes
+from mars.run_dir.events import read_events
 from tests.integration.forked import Forked
 from tests.integration.workshop import LOCAL, Workshop, start
 
 FEW_SECONDS = 10.0
+REWARD = Path(__file__).with_name("varied_reward.py")
 PLANTED = {name: f"planted-{name}" for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD")}
 # A locale without UTF-8, which Python would otherwise replace by itself.
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -81,7 +84,13 @@ def begin(workshop: Workshop, tmp_path: Path) -> Iterator[Callable[..., Running]
         ray_dir = Path("/tmp") / f"mt{os.getpid()}-{len(started)}"
         folder.mkdir()
         ray_dir.mkdir()
-        settings = [*workshop.overrides(), f"run.dir='{folder}/run'", "rollout=scripted", "run.num_steps=1000000"]
+        settings = [
+            *workshop.overrides(),
+            f"run.dir='{folder}/run'",
+            "rollout=scripted",
+            "run.num_steps=1000000",
+            "actor.num_workers=1",
+        ]
         command = ["-m", "mars.main", *settings, *overrides]
         process = start(command, folder, folder, fresh=fresh, RAY_TMPDIR=str(ray_dir), **environment)
         started.append(Running(process, folder / "run", ray_dir))
@@ -138,6 +147,20 @@ def test_the_loss_of_a_process_of_ray_is_a_lost_worker(begin, name):
     assert last[0].startswith(f"cluster: Ray's process {name} (")
     assert "killed by SIGKILL" in last[0]
     assert last[1].startswith("(the traceback is in ")
+
+
+def test_a_run_without_progress_ends_with_the_stacks_of_its_processes(begin):
+    running = begin(f"reward.function='{REWARD}:hangs'", "reward.timeout_s=600", "cluster.watchdog_s=5")
+    attempt = running.run_dir / "logs" / "attempt_1"
+    wait_for(lambda: any(name == "raylet" for _, name in recorded_processes(attempt)), "record of the processes")
+    processes = running.tree
+    running.process.finish(FEW_SECONDS + 60)
+    stderr = running.ends_with(8, processes)
+    assert "no progress for 5 s (cluster.watchdog_s)" in stderr
+    assert "in score_stream" in (attempt / "stacks.txt").read_text()
+    for worker in ("engine-0", "actor-0"):
+        assert 'default_worker.py", line' in (attempt / f"{worker}.stacks.txt").read_text()
+    assert read_events(running.run_dir)[-1]["event"] == "stalled"
 
 
 def test_the_death_of_the_driver_leaves_nothing(begin):

@@ -146,15 +146,6 @@ def test_a_signal_saves_and_the_resumed_run_is_equal(runs, undisturbed, tmp_path
     resumed_equal(runs, stopped.run_dir, "dapo", whole)
 
 
-def test_a_run_without_progress_ends_with_the_stacks_of_its_processes(runs, tmp_path):
-    hangs = (f"reward.function='{REWARD}:hangs'", "reward.timeout_s=600", "cluster.watchdog_s=5", "data.eval_files=[]")
-    ended = runs(tmp_path / "run", *hangs)
-    assert ended.exit_code == 8, ended.stderr
-    assert "no progress for 5 s (cluster.watchdog_s)" in ended.stderr
-    assert "in score_stream" in (ended.run_dir / "logs" / "attempt_1" / "stacks.txt").read_text()
-    assert read_events(ended.run_dir)[-1]["event"] == "stalled"
-
-
 def copied(run_dir: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run_dir, folder / "run"))
 
