@@ -24,7 +24,7 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     and over the prompts that have both multi and anchor rewards:
     mars/lambda                       mean share of the multi rewards in the pool, G / (G + M)
     mars/gain/mean|std                information gain: mean multi reward - mean anchor reward; std is unbiased
-    mars/conflict_rate                share of prompts whose multi mean is below their best single view's mean
+    mars/conflict_rate                share of prompts whose multi mean is below their best anchor view's mean
     mars/anchor/<view>/mean           mean reward of that view's rollouts
 
     A key without values is left out: mars/gain if there are no anchors, gain/std if there are fewer than two prompts.

@@ -98,7 +98,8 @@ class Catalogue:
     def draft(self, step: int) -> Path:
         """An empty folder to write the checkpoint of a step to.
 
-        Raises OSError, also where the disk of the checkpoints before was unmounted: they would be hidden below it.
+        Raises OSError. One case: the disk with the earlier checkpoints has been unmounted. A new checkpoint would then
+        be written to the empty folder at its mount point, and be hidden once the disk is mounted again.
         """
         folder, device = self._draft(step), _device(self.folder)
         if self._device is None:

@@ -31,7 +31,7 @@ _MAX_FAILURES = 3
 _POLL_S = 0.05
 _LOOK_S = 1.0
 _PATIENCE_S = 10.0
-"""How long a step waits for the checkpoint before. On a slower disk the next one is left out."""
+"""How long a step waits for the previous checkpoint. If that takes longer, the new one is skipped."""
 SHARDS_FOLDER = "trainer"
 
 

@@ -1,4 +1,5 @@
-"""What this machine has for a run: processor, memory, disk, shared memory, ports, limits, and what ended runs left."""
+"""What this machine has for a run (processor, memory, disk, shared memory, ports, limits), and left-overs of runs that
+have ended."""
 
 from __future__ import annotations
 

@@ -192,7 +192,10 @@ class _Connection:
             ) from self._error
 
     def close(self) -> None:
-        """Shut Ray down; leave that to the guard where the process is ending early, since Ray may not answer."""
+        """Shut Ray down. Does nothing if the process is ending early.
+
+        Ray may not answer then, and the guard stops a cluster that the run has started.
+        """
         if interrupts.reason() is not None:
             return
         self._close.set()

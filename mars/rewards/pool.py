@@ -1,4 +1,4 @@
-"""Scores answers in worker processes. Each answer has a deadline; a worker that misses it is killed and replaced.
+"""Scores answers in worker processes. Scoring an answer has a deadline; a worker that misses it is killed and replaced.
 
 Workers are new interpreters, each in its own process group. They are not forked, because the driver may hold CUDA or
 threads, and they do not import its main module. Only one thread at a time may use a pool.
@@ -35,7 +35,8 @@ _ATTEMPTS = 2
 class RewardPool:
     """A `RewardScorer` over worker processes. A thread serves them while `score` waits for the next item.
 
-    Results are in the order of the items. A bad answer gets a failed result and affects no other answer:
+    Results are in the order of the items. An answer that cannot be scored gets a failed result and affects no
+    other answer:
 
     - scoring it takes longer than `timeout_s` seconds, in Python or in C: "timed out after N s"; its worker is killed;
     - it ends its worker (a crash, os._exit) twice: "its worker died";

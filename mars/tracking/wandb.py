@@ -1,4 +1,4 @@
-"""Copy a run's metrics to Weights & Biases. Used as a copy of `MultiTracker`, so its failures do not stop a run."""
+"""Copy a run's metrics to Weights & Biases. One of the `copies` of `MultiTracker`: its failures do not stop a run."""
 
 from __future__ import annotations
 

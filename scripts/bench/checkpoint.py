@@ -47,7 +47,7 @@ BLOCKED_TARGET = 0.10  # blocked / synchronous, of the large model
 SIZE_TARGET = 1.02  # bytes on disk / bytes of weights and optimizer, of the large model
 SUPERVISION_TARGET = 0.01  # share of a step
 MESSAGES_PER_STEP = 300  # 128 samples of the step benchmark, one by one, and its calls: more than there are
-STEP_SECONDS = 0.57  # of the step benchmark
+STEP_SECONDS = 0.57  # of a training step in the step benchmark
 CALLS = 20_000
 
 

@@ -1,4 +1,4 @@
-"""Compute the size at which the model sees an image, from the pixel budget of all images or of a source."""
+"""Compute the size at which the model sees an image, from its source's pixel budget or the one for every image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mars.errors import ConfigError, SetupError
 from mars.types import Prompt, Source
 
 SourcePixels = Mapping[str, Sequence[int]]
-"""Source name -> [smallest, largest] width x height after resizing, within the budget of all images."""
+"""Source name -> [smallest, largest] width x height after resizing, within the limits for every image."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str
 def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Prompt, list[RowProblem]]:
     """Set `resized` in the images of sources in `budgets`; also returns a problem for each image that gets too narrow.
 
-    The model's image processor has the budget of all images. It does not resize these images again, because their
-    sides are already multiples of its patches and within its budget.
+    The model's image processor has the limits for every image, `data.min_image_pixels` and `data.max_image_pixels`. It
+    does not resize these images again, because their sides are already multiples of its patches and within its limits.
     Example: with [3136, 200704] for "infrared" and patches of 14, merge 2, an infrared image of 1280x1024 becomes
     476x392, 238 tokens, whatever the budget of the others.
     """

@@ -105,8 +105,9 @@ def _label_of_others(names: tuple[str, ...], own: int) -> re.Pattern[str]:
 
 
 def _left_over(prompt: Prompt, name: str) -> str:
-    """The first words in the view of source `name` that belong to a removed marker, found by comparison with `alone`:
-    its label, or a word of an enumeration, such as "with" of "Compare <image> with <image>"."""
+    """Words that the view of source `name` still shows although they belong to a removed marker: its label, or a word
+    of an enumeration, such as "with" of "Compare <image> with <image>". Found by comparison with `alone`. If there are
+    several, only the first are returned; if there are none, ""."""
     cut, _ = render_view(prompt, (name,), "single")
     for shown, wanted in zip(cut, alone(prompt, (name,)).messages, strict=True):
         words, kept = shown.text.split(), wanted.text.split()

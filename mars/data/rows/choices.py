@@ -154,7 +154,9 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 
 
 def clear_letter(truth: str, options: Sequence[str]) -> str:
-    """A truth that is an option's letter, followed by the option's text if a letter is also the text of another option.
+    """Append to a truth that is an option's letter the option's text, if some option's text is another option's letter.
+
+    Every other truth is returned unchanged.
 
     >>> clear_letter("A", ["O", "A", "B", "AB"]), clear_letter("A", ["Travel", "Law"])
     ('A. O', 'A')

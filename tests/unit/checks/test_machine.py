@@ -1,4 +1,4 @@
-"""What `mars doctor` says about the machine, and what ended runs left on it."""
+"""What `mars doctor` says about the machine, and about left-overs of runs that have ended."""
 
 from __future__ import annotations
 
