@@ -13,15 +13,15 @@ from functools import cache
 from pathlib import Path
 from select import select
 
-# What every run imports, what one in this process imports, and what it imports with vLLM; each imports much more.
-RUN = ("hydra._internal.config_loader_impl", "mars.config.load", "mars.run", "transformers.models.auto.processing_auto")
-LOCAL_RUN = (
-    *RUN, "mars.actor.fsdp_trainer", "mars.checks.architecture", "mars.cluster.local", "mars.rollout.hf_engine",
-    "transformers.models.auto.modeling_auto", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
+# What runs import, and what they import with vLLM; each imports much more.
+RUN = (
+    "hydra._internal.config_loader_impl", "mars.actor.fsdp_trainer", "mars.checks.architecture", "mars.cluster.local",
+    "mars.config.load", "mars.rollout.hf_engine", "mars.run", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.processing_auto", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
     "transformers.models.qwen2_5_vl.processing_qwen2_5_vl", "transformers.models.qwen2_vl.image_processing_qwen2_vl",
 )  # fmt: skip
 VLLM_RUN = (
-    *LOCAL_RUN, "vllm.entrypoints.llm", "vllm.model_executor.models.qwen2_5_vl", "vllm.v1.engine.llm_engine",
+    *RUN, "vllm.entrypoints.llm", "vllm.model_executor.models.qwen2_5_vl", "vllm.v1.engine.llm_engine",
     "vllm.v1.worker.cpu_worker",
 )  # fmt: skip
 _ANSWER_S = 60.0

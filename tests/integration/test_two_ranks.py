@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.integration.forked import LOCAL_RUN
+from tests.integration.forked import RUN
 from tests.integration.workshop import start
 
 JOB = Path(__file__).with_name("two_ranks_job.py")
@@ -35,7 +35,7 @@ def results(tmp_path_factory) -> dict[str, dict]:
             output = folder / f"output-{rank}"
             output.mkdir(exist_ok=True)
             command = [str(JOB), str(folder), str(rank), str(world_size), packing]
-            ranks.append(start(command, folder, output, LOCAL_RUN))
+            ranks.append(start(command, folder, output, RUN))
         for rank in ranks:
             assert rank.finish(200) == 0, rank.stderr[-3000:]
     return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.integration.forked import LOCAL_RUN, RUN, VLLM_RUN, Forked, fork
+from tests.integration.forked import RUN, VLLM_RUN, Forked, fork
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 280.0
@@ -91,10 +91,9 @@ def start(
 
 
 def _modules(settings: list[str]) -> Sequence[str]:
-    if not {"cluster=local", "cluster.kind=local"} & set(settings):
-        return RUN
-    others = {"rollout=hf", "rollout.engine=hf", "rollout=scripted", "rollout.engine=scripted"}
-    return LOCAL_RUN if others & set(settings) else VLLM_RUN
+    local = {"cluster=local", "cluster.kind=local"} & set(settings)
+    other_engine = {"rollout=hf", "rollout.engine=hf", "rollout=scripted", "rollout.engine=scripted"} & set(settings)
+    return VLLM_RUN if local and not other_engine else RUN
 
 
 LOCAL = ("cluster=local", "cluster.device=cpu", "actor.num_workers=1")
