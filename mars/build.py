@@ -184,8 +184,9 @@ def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int, resumed_s
     }
     if tracking.console:
         copies["console"] = lambda: ConsoleTracker(last_step, VisibleConsole())
+    settings, timeout_s = config.model_dump(), tracking.timeout_s
     send_to_wandb = wandb_factory(
-        tracking.wandb, tracking.wandb_project, config.run.name, run_dir, config.model_dump(), tracking.timeout_s
+        tracking.wandb, tracking.wandb_project, config.run.name, run_dir, settings, timeout_s, resumed_step
     )
     if send_to_wandb is not None:
         copies["wandb"] = send_to_wandb

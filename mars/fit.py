@@ -65,10 +65,10 @@ def fit(
             state = finish(state, _faults(parts, checkpoints))
             faults.point("step.logged")
             checkpoints.save_if_due(state)
+        checkpoints.save_now(state)
     except KeyboardInterrupt:
         checkpoints.save_now(state)
         raise
-    checkpoints.save_now(state)
     return state
 
 

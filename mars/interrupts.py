@@ -3,6 +3,8 @@
 SIGTERM, SIGHUP and Ctrl-C raise KeyboardInterrupt in the main thread, so that `with` blocks and `finally` stop what was
 started. A C function sees no exception, and a library may swallow one: after `_GRACE_S` seconds, or at a second signal,
 a thread ends the process. Whatever must not outlive the process has to end by itself then (mars/cluster/guard.py).
+
+A command calls `end_at_once` before it imports anything else, and works inside `handled`.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mars.errors import InterruptedRun, MarsError
 
@@ -24,6 +26,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _STOP = b"\0"  # no signal's number
 _SECOND_CTRL_C_EXIT_CODE = 130
 _REPORT_S = 0.5
+_START_AGAIN = "start the command again"
 
 
 class _Interrupts:
@@ -34,7 +37,7 @@ class _Interrupts:
 
     def __init__(self, report: Callable[[MarsError], None]) -> None:
         self.reason: MarsError | None = None
-        self.consequence = "start the command again"
+        self.consequence = _START_AGAIN
         self.quiet = True
         self.deferred = False
         self.held = False
@@ -47,7 +50,7 @@ class _Interrupts:
         os.set_blocking(self._wake_write, False)
 
     def start(self) -> None:
-        self._before = {number: signal.getsignal(number) for number in self.signals}
+        self._before = {number: _before.pop(number, signal.getsignal(number)) for number in self.signals}
         self.arm()
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
 
@@ -64,7 +67,7 @@ class _Interrupts:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def begin(self, reason: MarsError) -> bool:
-        """Whether this is the first reason, and not a held signal."""
+        """Set the reason, unless there is one already or it is a signal after `hold`. Returns whether it was set."""
         with self._lock:
             first = self.reason is None and not (self.held and isinstance(reason, InterruptedRun))
             if first:
@@ -124,6 +127,25 @@ class _Interrupts:
 
 
 _installed: _Interrupts | None = None
+# The handlers that `end_at_once` has replaced.
+_before: dict[int, Any] = {}
+
+
+def end_at_once() -> None:
+    """From here until `handled` a signal ends the process with one line and the exit code of an interruption.
+
+    Only while nothing was started that must be stopped. Signals that are ignored stay ignored (nohup).
+    """
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            _before[number] = signal.signal(number, _end_at_once)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    error = InterruptedRun(f"interrupted by {signal.Signals(number).name}; {_START_AGAIN}")
+    with suppress(OSError):
+        os.write(2, f"{error}\n".encode())
+    os._exit(error.exit_code)
 
 
 @contextmanager

@@ -1,17 +1,18 @@
-"""`python -m mars.main [--config-dir DIR] [--cfg job] [--dry-run] [key=value ...]`: train a policy."""
+"""`python -m mars.main [--config-dir DIR] [--cfg job] [--dry-run] [key=value ...]`: train a policy.
+
+Functions import what they need, so that signals are handled from the first milliseconds on.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mars.checkpoint.entry import enter
-from mars.cluster.environment import gc_paused, prepare_process
-from mars.config.command_line import parse_command_line
-from mars.config.schema import TrainConfig
-from mars.process import run_command
-from mars.run_dir.lock import RunLock
+from mars import interrupts
+
+if TYPE_CHECKING:
+    from mars.config.schema import TrainConfig
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,6 +21,8 @@ def main(argv: Sequence[str]) -> int:
     Imports torch and the like only after the configuration is valid.
     Raises MarsError, which `mars.process.run_command` reports.
     """
+    from mars.config.command_line import parse_command_line
+
     line = parse_command_line("train", "python -m mars.main", argv)
     from mars.config.load import composed_yaml, load_config
 
@@ -38,6 +41,12 @@ def main(argv: Sequence[str]) -> int:
 
 def train(config: TrainConfig, overrides: Sequence[str]) -> None:
     """Train. overrides: of the command line, for the record of the run."""
+    from pathlib import Path
+
+    from mars.checkpoint.entry import enter
+    from mars.cluster.environment import gc_paused, prepare_process
+    from mars.run_dir.lock import RunLock
+
     run_dir = Path(config.run.dir)
     with RunLock(run_dir) as lock:
         if run_dir.exists():  # a new one is made when rows and model have been checked
@@ -53,4 +62,7 @@ def train(config: TrainConfig, overrides: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    interrupts.end_at_once()
+    from mars.process import run_command
+
     run_command(lambda: main(sys.argv[1:]))

@@ -22,7 +22,7 @@ _mars = logging.getLogger("mars")
 
 
 class _SafeFormatter(logging.Formatter):
-    """Escapes control and invisible characters, except those in `keep`, and leaves out keys of the environment."""
+    """Escapes control and invisible characters, except those in `keep`, and leaves out secrets (see `redact`)."""
 
     def __init__(self, form: str, keep: str) -> None:
         super().__init__(form)

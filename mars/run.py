@@ -37,6 +37,7 @@ from mars.fit import is_finished, last_step
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.output.files import write_atomically
 from mars.output.secrets import redacted
+from mars.report.later_steps import remove_later_steps
 from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
 from mars.rewards.contract import RewardScorer, self_test
 from mars.rewards.functions import user_functions
@@ -86,6 +87,8 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
         catalogue.events.log("stalled", last_logged_step(run_dir), reason=reason)
 
     def open_tracker(start: StartingPoint) -> Tracker:
+        if start.logged_step is not None:
+            remove_later_steps(run_dir, start.state.step, start.logged_step)
         return build_tracker(config, inputs, last, start.logged_step)
 
     with failures_logged(catalogue.events, run_dir):

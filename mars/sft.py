@@ -13,19 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mars.config.command_line import parse_command_line
-from mars.config.schema import SftConfig
+from mars import interrupts
 from mars.errors import ConfigError, NumericalError
-from mars.output.progress import progress
-from mars.process import log_to, run_command
-from mars.run_dir.lock import RunLock
-from mars.types import Prompt
 
 if TYPE_CHECKING:
     from mars.actor.batch import ProcessedPrompt
+    from mars.config.schema import SftConfig
     from mars.data.prompts.chat import PromptEncoder
     from mars.data.prompts.prepare import PromptSet
     from mars.inputs import PromptFormat
+    from mars.run_dir.lock import RunLock
+    from mars.types import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +90,8 @@ class ColdStart:
 def train(config: SftConfig) -> None:
     """Train `model.path` on `data.train_files` and save it to <run.dir>/policy. Raises BusyError while another process
     writes to run.dir."""
+    from mars.run_dir.lock import RunLock
+
     with RunLock(Path(config.run.dir)) as lock:
         _train(config, lock)
 
@@ -103,6 +103,8 @@ def _train(config: SftConfig, lock: RunLock) -> None:
     from mars.data.order.stream import PromptStream
     from mars.inputs import prompt_format
     from mars.output.console import VisibleConsole
+    from mars.output.progress import progress
+    from mars.process import log_to
     from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 
     sft, run_dir = config.sft, Path(config.run.dir)
@@ -147,6 +149,7 @@ def _process_rows(
     """prompt_id -> (the prompt's tensors, the response's token ids)."""
     from mars.data.prompts.views import render_view
     from mars.inputs import prompt_processor
+    from mars.output.progress import progress
 
     # The cache has no limit, because `rows` keeps all tensors anyway.
     processor = prompt_processor(config, encoder.token_rules(), cache_bytes=sys.maxsize)
@@ -161,6 +164,8 @@ def _process_rows(
 
 
 def main(argv: Sequence[str]) -> int:
+    from mars.config.command_line import parse_command_line
+
     line = parse_command_line("sft", "python -m mars.sft", argv)
     from mars.config.load import composed_yaml, load_config
 
@@ -182,4 +187,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    interrupts.end_at_once()
+    from mars.process import run_command
+
     run_command(lambda: main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Train from a starting point to the last step; again from the newest checkpoint where the trainer lost a rank."""
+"""Train from a starting point to the last step; go on from the newest checkpoint if a trainer process dies or hangs."""
 
 from __future__ import annotations
 

@@ -2,7 +2,10 @@
 
 .tmp-step_000012/       being written; removed at the next start
 step_000012/            complete: renamed after its manifest is on the disk
-LATEST                  the name of the newest one, for people and scripts
+LATEST                  the name of the newest one, for people and scripts; mars itself looks at the folders
+
+Whatever else begins with step_ is never loaded, and is named in the log where it might be taken for a newer checkpoint:
+a folder without a manifest, a file, a name without six digits. Other names belong to whoever made them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import errno
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +25,7 @@ from mars.checkpoint.manifest import MANIFEST_FILE, Manifest, damaged_files, rea
 from mars.errors import CheckpointError
 from mars.output.digests import sync_folder
 from mars.output.files import check_writable, replacing
+from mars.output.text import shorten
 from mars.run_dir.events import EventLog
 
 logger = logging.getLogger(__name__)
@@ -28,7 +33,9 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS_FOLDER = "checkpoints"
 LATEST_FILE = "LATEST"
 _PREFIX = "step_"
+_NAME = re.compile(r"step_([0-9]{6}|[1-9][0-9]{6,})")
 _DRAFT = ".tmp-"
+_LATEST_CHARS = 80
 
 
 @dataclass(frozen=True)
@@ -46,20 +53,16 @@ class Catalogue:
         self.folder = folder
         self.events = EventLog(None) if events is None else events
         self._device: int | None = None
+        # What `newest` could not load. It is not counted among those that stay.
+        self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """The steps of the complete checkpoints, ascending. Their files are not looked at."""
-        if not self.folder.is_dir():
-            return []
-        names = [path.name for path in self.folder.iterdir() if (path / MANIFEST_FILE).is_file()]
-        return sorted(int(name[len(_PREFIX) :]) for name in names if _is_checkpoint(name))
+        return [step for step in self._named() if self._has_manifest(step)]
 
     def without_manifest(self) -> list[Path]:
-        """Folders that are named like checkpoints and are none: half removed, or their manifest is lost."""
-        if not self.folder.is_dir():
-            return []
-        folders = (path for path in self.folder.iterdir() if path.is_dir() and _is_checkpoint(path.name))
-        return sorted(path for path in folders if not (path / MANIFEST_FILE).is_file())
+        """What is named like a checkpoint and is none: half removed, its manifest is lost, or no folder."""
+        return [self.path(step) for step in self._named() if not self._has_manifest(step)]
 
     def path(self, step: int) -> Path:
         return self.folder / f"{_PREFIX}{step:06d}"
@@ -76,17 +79,21 @@ class Catalogue:
         return Checkpoint(folder, manifest)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is undamaged, None if there is no checkpoint. Damaged ones are logged.
+        """The newest checkpoint that is undamaged, None if there is no checkpoint. Newer ones, which are damaged, are
+        logged.
 
         Raises CheckpointError if there are checkpoints but all are damaged.
         """
         problems = []
-        for step in reversed(self.steps()):
+        for name in self._misnamed():
+            logger.warning("%s is left out: a checkpoint is named step_ and its step in six digits", self.folder / name)
+        for step in reversed(self._named()):
             try:
                 return self.load(step)
             except CheckpointError as error:
                 logger.warning("a damaged checkpoint is left out: %s", error)
                 self.events.log("checkpoint_damaged", step, reason=str(error))
+                self._damaged.add(step)
                 problems.append(str(error))
         if problems:
             raise CheckpointError(
@@ -121,15 +128,36 @@ class Catalogue:
         write_manifest(draft, manifest)
         sync_folder(draft)
         faults.point("checkpoint.before_rename")
-        if target.exists():  # a damaged one of an earlier attempt
+        if target.is_dir() and not target.is_symlink():  # a damaged one of an earlier attempt
             shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
         os.rename(draft, target)
+        self._damaged.discard(manifest.step)
         sync_folder(self.folder)
         faults.point("checkpoint.before_latest")
-        with replacing(self.folder / LATEST_FILE) as latest:
-            latest.write_text(f"{target.name}\n")
+        self._write_latest(target.name)
         self.events.log("checkpoint_saved", manifest.step, bytes=manifest.size())
         return target
+
+    def correct_latest(self, newest: str) -> None:
+        """Let LATEST name the checkpoint `newest`, if it is missing, cannot be read, or names another one."""
+        path = self.folder / LATEST_FILE
+        try:
+            named = path.read_bytes().decode(errors="replace").strip() or "nothing"
+        except OSError as error:
+            named = f"nothing ({error.strerror})"
+        if named == newest:
+            return
+        logger.info("%s named %s; it names %s now", path, shorten(named, _LATEST_CHARS), newest)
+        try:
+            self._write_latest(newest)
+        except OSError as error:
+            logger.warning("%s: cannot be written (%s)", path, error.strerror)
+
+    def _write_latest(self, name: str) -> None:
+        with replacing(self.folder / LATEST_FILE) as latest:
+            latest.write_text(f"{name}\n")
 
     def remove_draft(self, step: int) -> None:
         shutil.rmtree(self._draft(step), ignore_errors=True)
@@ -143,6 +171,7 @@ class Catalogue:
     def prune(self, keep_last: int, keep_best: str | None) -> list[int]:
         """Remove all but the newest `keep_last` checkpoints and the best one; returns the steps that were removed.
 
+        Those that `newest` has found damaged are removed too, and are not counted.
         keep_best: a metric of the checkpoints' steps; the one with its largest value stays.
         """
         removed = self.superfluous(keep_last, keep_best)
@@ -151,15 +180,16 @@ class Catalogue:
 
     def superfluous(self, keep_last: int, keep_best: str | None) -> list[int]:
         """The steps that `prune` removes, ascending."""
-        steps = self.steps()
+        steps = [step for step in self.steps() if step not in self._damaged]
         kept = {*steps[-keep_last:], *self._best(steps, keep_best)}
-        return [step for step in steps if step not in kept]
+        damaged = [step for step in self._damaged if self.path(step).is_dir()]
+        return sorted({*steps, *damaged} - kept)
 
     def remove(self, steps: Iterable[int]) -> None:
         """Raises OSError."""
         for step in steps:
             # Without its manifest a folder is no checkpoint, so one that is half removed is never loaded.
-            (self.path(step) / MANIFEST_FILE).unlink()
+            (self.path(step) / MANIFEST_FILE).unlink(missing_ok=True)
             shutil.rmtree(self.path(step), ignore_errors=True)
 
     def _best(self, steps: Sequence[int], metric: str | None) -> list[int]:
@@ -175,6 +205,19 @@ class Catalogue:
                 values[step] = value
         return [max(values, key=lambda step: (values[step], step))] if values else []
 
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def _named(self) -> list[int]:
+        """Steps of all that is named like a checkpoint, ascending."""
+        return sorted(int(match[1]) for name in self._names() if (match := _NAME.fullmatch(name)))
+
+    def _misnamed(self) -> list[str]:
+        return [name for name in self._names() if name.startswith(_PREFIX) and not _NAME.fullmatch(name)]
+
+    def _has_manifest(self, step: int) -> bool:
+        return os.path.isfile(self.path(step) / MANIFEST_FILE)  # also False where it may not be looked at
+
     def _draft(self, step: int) -> Path:
         return self.folder / f"{_DRAFT}{_PREFIX}{step:06d}"
 
@@ -183,7 +226,3 @@ def _device(path: Path) -> int:
     """The disk of a folder; of the folder that it would be made in, if there is none."""
     existing = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path("/"))
     return existing.stat().st_dev
-
-
-def _is_checkpoint(name: str) -> bool:
-    return name.startswith(_PREFIX) and name[len(_PREFIX) :].isdecimal() and name.isascii()

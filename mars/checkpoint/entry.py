@@ -24,14 +24,17 @@ def enter(run_dir: Path, lock: RunLock, resume: bool) -> None:
 
 
 def _refuse_another_run(run_dir: Path) -> None:
-    metrics, steps = run_dir / METRICS_FILE, Catalogue(run_dir / CHECKPOINTS_FOLDER).steps()
+    metrics, catalogue = run_dir / METRICS_FILE, Catalogue(run_dir / CHECKPOINTS_FOLDER)
+    steps, damaged = catalogue.steps(), catalogue.without_manifest()
     has_rows = metrics.is_file() and metrics.stat().st_size > 0
-    if not has_rows and not steps:
+    if not (has_rows or steps or damaged):
         return
     what = f"{metrics} holds the metrics of another run" if has_rows else f"{run_dir} holds another run"
-    saved = f" (newest checkpoint: step {steps[-1]})" if steps else " (no checkpoint)"
+    saved = (
+        f"newest checkpoint: step {steps[-1]}" if steps else f"{damaged[-1]} is damaged" if damaged else "no checkpoint"
+    )
     raise ConfigError(
-        f"run.dir: {what}{saved}; to go on with that run, use `mars resume {shlex.quote(str(run_dir))}` or "
+        f"run.dir: {what} ({saved}); to go on with that run, use `mars resume {shlex.quote(str(run_dir))}` or "
         "run.resume=true; "
         "for a new run choose another run.dir, or remove the old one"
     )

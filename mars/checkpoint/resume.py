@@ -48,6 +48,7 @@ def starting_point(catalogue: Catalogue, resume: bool, prompts: Mapping[str, Pro
         logger.warning("%s: no checkpoint yet; the run starts at its beginning", catalogue.folder)
         return StartingPoint(START, None, -1)
     state = _state_of(checkpoint, prompts, data)
+    catalogue.correct_latest(checkpoint.folder.name)
     logger.info("resuming after step %d from %s", state.step, checkpoint.folder)
     return StartingPoint(state, checkpoint.folder / SHARDS_FOLDER, state.step if state.logged else state.step - 1)
 

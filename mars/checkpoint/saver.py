@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mars import faults
+from mars import faults, interrupts
 from mars.actor.shard_report import ShardReport, take_reports
 from mars.actor.trainer import PolicyTrainer, RestartableTrainer
 from mars.checkpoint.catalogue import Catalogue
@@ -89,6 +89,15 @@ class Checkpoints:
 
     def _start(self, state: RunState) -> None:
         self._finish()  # a second copy of the state may not fit in memory
+        # Ranks that have begun cannot begin again before they have finished, so an interruption waits for them.
+        interrupts.defer()
+        try:
+            self._begin(state)
+        finally:
+            interrupts.allow()
+        faults.point("checkpoint.started")
+
+    def _begin(self, state: RunState) -> None:
         try:
             folder = self._catalogue.draft(state.step)
             (folder / SHARDS_FOLDER).mkdir()
@@ -99,7 +108,6 @@ class Checkpoints:
         metrics = {name: finite_or_none(value) for name, value in state.metrics.items()}
         manifest = Manifest(state.step, {}, self._versions, self._data, metrics)
         self._writing = _Writing(self._catalogue, manifest, state, folder, self._num_ranks, self._timeout_s)
-        faults.point("checkpoint.started")
 
     def _finish(self) -> None:
         if self._writing is None:

@@ -124,7 +124,10 @@ def leftovers(run_dirs: Iterable[Path], ray_folder: Path) -> Iterator[Finding]:
         process = psutil.Process(left.process.pid) if left.process.is_alive() else None
         size = f", {process.memory_info().rss / _GIB:.1f} GiB" if process is not None else ""
         found = f"process {left.process.pid} ({left.name}{size}) of {left.run_dir}, which has ended"
-        yield Finding("left-over", found, "note", f"kill {left.process.pid}")
+        advice = f"kill {left.process.pid}"
+        if left.driver_host is not None:
+            advice += f", if the run has ended on {left.driver_host} too"
+        yield Finding("left-over", found, "note", advice)
     sessions = ended_sessions(ray_folder)
     if sessions:
         found = f"{len(sessions)} folders of ended Ray sessions in {ray_folder}, {_size(sessions) / _GIB:.1f} GiB"

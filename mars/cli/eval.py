@@ -214,7 +214,7 @@ def show(
 
 
 def _config(model: str, files: str, overrides: list[str], config_dirs: list[str]) -> Any:
-    """Load the configuration of a job without training, and prepare this process for importing torch."""
+    """Load the configuration of a job that does not train, and prepare this process for importing torch."""
     from mars.config.load import load_config
 
     given = [

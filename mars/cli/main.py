@@ -1,141 +1,24 @@
-"""The command `mars`. Commands import torch and the like only when they run, so that `mars --help` is quick."""
+"""Entry point of the command `mars`. Handles signals before it imports the commands, which takes longest."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import NoReturn
 
-import typer
-
-from mars.cli.ckpt import ckpt
-from mars.cli.data import app as data
-from mars.cli.eval import evaluation
-from mars.cli.runs import runs
-from mars.process import run_command
-
-app = typer.Typer(
-    help="Train vision-language models on questions about several images of one scene.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-reward = typer.Typer(help="Try a reward on responses.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(data, name="data")
-app.add_typer(runs, name="runs")
-app.add_typer(ckpt, name="ckpt")
-app.add_typer(evaluation, name="eval")
-app.add_typer(reward, name="reward")
-
-# `train` and `sft` pass all options on to mars.main and mars.sft, which have their own --help.
-_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-
-
-@app.command(context_settings=_PASS_ON)
-def train(context: typer.Context) -> None:
-    """Train a policy. Same as python -m mars.main."""
-    from mars.main import main
-
-    raise typer.Exit(main(context.args))
-
-
-@app.command(context_settings=_PASS_ON)
-def sft(context: typer.Context) -> None:
-    """Supervised cold start. Same as python -m mars.sft."""
-    from mars.sft import main
-
-    raise typer.Exit(main(context.args))
-
-
-@app.command()
-def resume(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to change.")
-    ] = None,
-) -> None:
-    """Go on with a run from its newest checkpoint, with the settings in RUN_DIR/config.yaml."""
-    from mars.cli.resume import resume
-
-    resume(run_dir, overrides or [])
-
-
-@app.command()
-def chaos(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings of both runs.")
-    ] = None,
-    minutes: Annotated[float, typer.Option(help="Minutes of training in which processes are killed.")] = 5.0,
-    mtbf: Annotated[float, typer.Option(help="Mean seconds between two kills.")] = 20.0,
-    seed: Annotated[int, typer.Option(help="Of the times and the processes.")] = 0,
-    folder: Annotated[Path, typer.Option("--dir", help="Folder for both runs.")] = Path("runs/chaos"),
-) -> None:
-    """Train the quick start twice, the second time with processes killed at random. Exits with 0 if both are equal."""
-    from mars.cli.chaos import chaos
-
-    raise typer.Exit(chaos(folder, minutes, mtbf, seed, overrides or []))
-
-
-@app.command()
-def doctor(
-    folder: Annotated[Path, typer.Argument(metavar="[RUNS]", help="Folder of your runs.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
-) -> None:
-    """Check packages, GPUs, memory, disks, ports and left-overs of runs. Exits with 4 if something mars needs is
-    missing."""
-    from mars.cli.doctor import doctor
-
-    raise typer.Exit(doctor(folder, as_json))
-
-
-@app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")]) -> None:
-    """Write RUN_DIR/report.html with curves, evaluations and sampled rollouts. Prints the evaluations."""
-    from mars.data.pixels.images import decode_image
-    from mars.evaluation.tables import evaluation_table, print_table
-    from mars.report.run_page import write_report
-    from mars.report.run_record import read_evaluations
-
-    path = write_report(run_dir, None, decode_image)
-    results = read_evaluations(run_dir)
-    if results:
-        print_table(evaluation_table(results))
-    typer.echo(f"report: {path}")
-
-
-@reward.command("try")
-def try_(
-    name: Annotated[str, typer.Argument(help="A built-in reward, or path/to/file.py:function.")],
-    text: Annotated[str | None, typer.Option(help="The answer of a model.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="JSONL file of answers, instead of --text (docs/rewards.md).")
-    ] = None,
-    truth: Annotated[str | None, typer.Option(help="The right answer. With --file: for lines that have none.")] = None,
-    scorer: Annotated[Literal["strict", "compat"], typer.Option(help="As reward.scorer.")] = "strict",
-    choice: Annotated[
-        list[str] | None, typer.Option(help="An option of a multiple-choice question; repeatable.")
-    ] = None,
-    truth_size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Image size that the truth's boxes refer to.")
-    ] = None,
-    response_size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Image size that the answer's boxes refer to.")
-    ] = None,
-    data_source: Annotated[str | None, typer.Option(help="data_source of the row, for a function of your own.")] = None,
-    extra_info: Annotated[str | None, typer.Option(metavar="JSON", help="extra_info of the row.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object per line.")] = False,
-) -> None:
-    """Show how a reward parses and scores a response: think, answer, boxes, parts, score, accuracy, time."""
-    from mars.cli.reward import fields_of_options, try_reward
-
-    fields = fields_of_options(truth, choice, truth_size, response_size, data_source, extra_info)
-    try_reward(name, scorer, text, file, fields, as_json=as_json)
+from mars import interrupts
 
 
 def main() -> NoReturn:
-    """Entry point of the command `mars`."""
-    run_command(lambda: app(sys.argv[1:], prog_name="mars"))
+    interrupts.end_at_once()
+    from mars.process import run_command
+
+    run_command(_command)
+
+
+def _command() -> int:
+    from mars.cli.app import app
+
+    return app(sys.argv[1:], prog_name="mars")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.worker_process import STACKS_SIGNAL, WorkerProcess, end_process, signal_process, this_process
 from mars.errors import MarsError, WorkerError, WorkerLost
 from mars.output.text import shorten
+from mars.run_dir.processes import record_worker
 
 _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
@@ -37,6 +38,7 @@ class Worker:
         self.name = name
         gc.disable()  # `gc_paused` enables it again when the engine or trainer is built
         Path(log_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        record_worker(Path(log_dir), name)
         logging.raiseExceptions = False  # a full disk costs records, and no traceback for each of them
         logging.basicConfig(
             filename=Path(log_dir) / f"{name}.log",

@@ -43,7 +43,10 @@ class TrackingConfig(Section):
     console: bool = Field(description="Progress and metrics in the terminal.")
     wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off if wandb is not installed.")
     wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
-    timeout_s: PositiveFloat = Field(description="Longest wait for a tracker at the end of a run, in seconds.")
+    timeout_s: PositiveFloat = Field(
+        description="Longest wait for a tracker at the end of a run, and for wandb at a step, in seconds; "
+        "wandb's start may take three times as long."
+    )
     rollouts_every: NonNegativeInt = Field(description="Write rollouts to files every this many steps; 0: never.")
     rollout_prompts: PositiveInt = Field(description="Number of prompts whose rollouts are written.")
 

@@ -1,4 +1,4 @@
-"""Keep keys of the environment out of files and messages."""
+"""Keep secrets that environment variables hold (API keys, tokens, passwords) out of files and messages."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from mars.evaluation.tables import evaluation_rows
 from mars.report.answers import reward_texts
 from mars.report.boxes import Box, find_boxes
 from mars.report.page import FULL, Page, data_uri
-from mars.report.run_record import read_run
+from mars.report.run_record import REPORT_FILE, read_run
 from mars.tracking.jsonl import METRICS_FILE
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 from mars.types import ImageRef, view_name
@@ -65,7 +65,7 @@ def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage
             f"with content; give the folder of a run (run.dir)"
         )
     page = Page("run_parts.html.j2")
-    out_path = Path(out_path) if out_path is not None else run_dir / "report.html"
+    out_path = Path(out_path) if out_path is not None else run_dir / REPORT_FILE
     notes, evaluations, figures = (
         page.parts("note", run.notes),
         page.parts("table", _evaluations(run.evaluations)),

@@ -18,6 +18,7 @@ from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
 EVALUATION_FOLDER = "evaluation"
+REPORT_FILE = "report.html"
 CONFIG_FILE = "config.yaml"
 
 

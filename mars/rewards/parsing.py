@@ -31,8 +31,9 @@ class ParsedResponse:
 
     think, answer: the text between the tags.
     fence: the text of the answer's only ```json fence.
-    boxes_text: the text of the boxes: the fence, the text of the only fence without a language or of "JSON" in any
-        case, or the whole answer if it has no fence; None if it has several, because the scorer must not choose.
+    boxes_text: the text of the boxes. If the answer has a ```json fence: `fence`. If it has other fences only: the text
+        of the single fence, if that names no language, or JSON in capital letters; None for another language, and for
+        several fences, because the scorer must not choose. If it has no fence: the whole answer.
     fenced: whether boxes_text stood in a fence.
     """
 

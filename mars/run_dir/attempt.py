@@ -1,9 +1,9 @@
-"""logs/attempt_N/: the record of one process that trains, the first of a run or one that resumes it.
+"""logs/attempt_N/: the record of attempt N, which is the first start of a run or a resume of it.
 
 attempt.json     command, overrides, working directory, process, versions, machine, environment, code, users' functions
 code.diff        how the code of mars differs from its commit; only where it does
-processes.json   the processes that it has started, for `mars doctor`
-engine-0.log ... logs of its workers
+processes.json   the processes that it has started on its own host, for `mars doctor`
+engine-0.log ... logs of its workers, and engine-0.processes.jsonl ...: their processes, on whatever host they run
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import psutil
 from mars.output.digests import write_durably
 from mars.output.files import cannot_write, replacing
 from mars.run_dir.facts import code_version, machine, relevant_environment, without_keys
-from mars.run_dir.processes import ProcessId, process_from, process_id, this_process
+from mars.run_dir.processes import ProcessId, process_from, process_id, recorded_workers, this_process
 from mars.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,7 @@ def enter_working_directory(run_dir: Path) -> None:
 def record_processes(folder: Path) -> None:
     """Note every process that this one has started, in the attempt's folder. Call it again when others were started.
 
+    Workers record themselves (`record_worker`): on other hosts, and in a cluster that was joined, they are no children.
     A failure is logged: the run does not need the list.
     """
     entries = []
@@ -129,15 +130,17 @@ def record_processes(folder: Path) -> None:
 
 
 def recorded_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:
-    """(process, its name) of each process that an attempt has started, its own first."""
+    """(process, its name) of each process that an attempt has started on any host, its own first, then its workers."""
     own = process_from(read_attempt(folder).get("process"))
     if own is not None:
         yield own, "mars"
+    workers = list(recorded_workers(folder))
+    yield from workers
     try:
         entries = json.loads((folder / PROCESSES_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):
         return
     for entry in entries if isinstance(entries, list) else ():
         process = process_from(entry)
-        if process is not None:
+        if process is not None and not any(process.is_same(worker) for worker, _ in workers):
             yield process, str(entry.get("name"))

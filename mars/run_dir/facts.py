@@ -30,7 +30,7 @@ _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory in bytes and GPUs. A GPU is asked for by nvidia-smi: torch would occupy it."""
+    """Processor, cores, memory in bytes and GPUs. nvidia-smi lists the GPUs, because torch would occupy them."""
     return {
         "system": platform.platform(),
         "processor": _processor(),

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from mars.run_dir.attempt import attempts, recorded_processes
-from mars.run_dir.processes import ProcessId
+from mars.run_dir.attempt import attempts, read_attempt, recorded_processes
+from mars.run_dir.lock import held_by
+from mars.run_dir.processes import ProcessId, process_from
 
 # Ray names the folder of a session after its start and the process that started it.
 _SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_(\d+)")
@@ -19,23 +20,36 @@ _SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_(\d+)")
 
 @dataclass(frozen=True)
 class LeftProcess:
-    """A process that a run has started and that outlives it."""
+    """A process on this machine that a run has started and that outlives it.
+
+    driver_host: where the run's driver was, if on another machine: only there one can be sure that it has ended.
+    """
 
     process: ProcessId
     name: str
     run_dir: Path
+    driver_host: str | None = None
 
 
 def left_processes(run_dirs: Iterable[Path]) -> Iterator[LeftProcess]:
-    """By the pids and starts in the run directories: a process that merely has the same pid now is not meant."""
+    """By the pids and starts in the run directories: a process that merely has the same pid now, or has it on another
+    host, is not meant."""
     for run_dir in run_dirs:
         for _, folder in attempts(run_dir):
-            recorded = [(process, name) for process, name in recorded_processes(folder) if process.is_here()]
-            if any(name == "mars" and process.is_alive() for process, name in recorded[:1]):
-                continue  # the attempt still runs
-            for process, name in recorded:
-                if process.is_alive():
-                    yield LeftProcess(process, name, run_dir)
+            driver = process_from(read_attempt(folder).get("process"))
+            if _still_runs(driver, run_dir):
+                continue
+            driver_host = None if driver is None or driver.is_here() else driver.host
+            for process, name in recorded_processes(folder):
+                if process.is_here() and process.is_alive():
+                    yield LeftProcess(process, name, run_dir, driver_host)
+
+
+def _still_runs(driver: ProcessId | None, run_dir: Path) -> bool:
+    """Where the driver cannot be looked at, the lock of its run tells."""
+    if driver is not None and driver.is_here():
+        return driver.is_alive()
+    return held_by(run_dir) is not None
 
 
 def ended_sessions(ray_folder: Path) -> list[Path]:

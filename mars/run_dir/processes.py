@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import psutil
+
+logger = logging.getLogger(__name__)
+
+# Added to a worker's name. A file of its own for each, because they may run on other hosts: appending to one file from
+# several hosts mixes up lines.
+_WORKER_FILE = ".processes.jsonl"
 
 # The start of a process is derived from the system's boot time, which moves a little when the clock is corrected.
 _TOLERANCE_S = 2.0
@@ -23,6 +33,9 @@ class ProcessId:
     def is_here(self) -> bool:
         """Whether it ran on this machine, so that `is_alive` can tell."""
         return self.host == socket.gethostname()
+
+    def is_same(self, other: ProcessId) -> bool:
+        return (self.host, self.pid) == (other.host, other.pid) and abs(self.started - other.started) < _TOLERANCE_S
 
     def is_alive(self) -> bool:
         """Whether the process still runs on this machine. One that has ended and was not waited for does not."""
@@ -44,10 +57,38 @@ def process_id(process: psutil.Process) -> ProcessId:
 
 
 def process_from(content: object) -> ProcessId | None:
-    """What `asdict` made of a ProcessId, None for anything else."""
+    """The ProcessId that `asdict` turned into `content`; None if `content` is anything else."""
     if not isinstance(content, dict):
         return None
     host, pid, started = (content.get(name) for name in ("host", "pid", "started"))
     if not isinstance(host, str) or type(pid) is not int or pid <= 0 or type(started) not in (int, float):
         return None
     return ProcessId(host, pid, float(started))
+
+
+def record_worker(folder: Path, name: str) -> None:
+    """Note in `folder` that this process is the worker `name` from now on. Called first thing, on whatever host it is.
+
+    A failure is logged: the worker does not need the record.
+    """
+    try:
+        with (folder / f"{name}{_WORKER_FILE}").open("a", encoding="ascii") as file:
+            file.write(json.dumps(asdict(this_process())) + "\n")
+    except OSError as error:
+        logger.warning("%s: %s; the process of %s is not recorded", folder, error.strerror, name)
+
+
+def recorded_workers(folder: Path) -> Iterator[tuple[ProcessId, str]]:
+    """(process, worker's name) of each process that was a worker. One that was replaced comes before its successor."""
+    for path in sorted(folder.glob(f"*{_WORKER_FILE}")):
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            try:
+                process = process_from(json.loads(line))
+            except (ValueError, RecursionError):  # half a line, of a full disk
+                continue
+            if process is not None:
+                yield process, path.name.removesuffix(_WORKER_FILE)

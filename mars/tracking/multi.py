@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Protocol, runtime_checkable
 
 from mars.output.text import visible
@@ -26,23 +27,41 @@ QUEUE_SIZE = 256
 
 
 @runtime_checkable
-class Abandonable(Protocol):
-    """A tracker factory that can kill the helper processes of a failed tracker, which would delay the run's exit."""
+class RemoteTracker(Protocol):
+    """A factory of a tracker that waits for others: a server, processes of its own.
 
-    def abandon(self) -> None: ...
+    start_timeout_s, call_timeout_s: how long building the tracker and each call of it may take.
+    """
+
+    @property
+    def start_timeout_s(self) -> float: ...
+
+    @property
+    def call_timeout_s(self) -> float: ...
+
+    def abandon(self) -> None:
+        """Kill the helper processes of a failed tracker, which would delay the run's exit."""
+        ...
 
 
 class Copy:
     """A tracker in its own thread behind a bounded queue, so that it can neither block nor fail the caller.
 
-    An exception of the tracker or a full queue switches the copy off: `failure` holds the reason, logged once.
+    An exception of the tracker, a full queue or a missed deadline (`RemoteTracker`) switches the copy off: `failure`
+    holds the reason, logged once.
     make: builds the tracker. Called in the thread, because building may wait for a network.
+    clock: seconds, monotonic.
     """
 
-    def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
+    def __init__(self, name: str, make: Callable[[], Tracker], clock: Callable[[], float] = time.monotonic) -> None:
         self.failure: str | None = None
         self._name = name
         self._make = make
+        self._clock = clock
+        limits = (make.start_timeout_s, make.call_timeout_s) if isinstance(make, RemoteTracker) else (inf, inf)
+        self._start_timeout_s, self._call_timeout_s = limits
+        # When what the thread does now must be done; None while it waits for a call.
+        self._deadline: float | None = clock() + self._start_timeout_s
         self._lock = threading.Lock()
         self._calls: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(QUEUE_SIZE)
         # A daemon thread: a call that never returns must not keep the process alive.
@@ -53,6 +72,10 @@ class Copy:
         """Queue `call` without waiting. None ends the thread after the queued calls."""
         if self.failure is not None:
             return
+        deadline = self._deadline
+        if deadline is not None and self._clock() > deadline:
+            self._fail("it does not answer in time")
+            return
         try:
             self._calls.put_nowait(call)
         except queue.Full:
@@ -61,20 +84,20 @@ class Copy:
     def join(self, deadline: float) -> None:
         """Wait for the thread to end, at most until `deadline` (time.monotonic()). If it has not, the copy has failed.
 
-        The helper processes of a failed copy are killed (`Abandonable`).
+        The helper processes of a failed copy are killed (`RemoteTracker`).
         """
         if self.failure is None:
             self._thread.join(max(deadline - time.monotonic(), 0.0))
             if self._thread.is_alive():
                 self._fail("it did not finish in time")
-        if self.failure is not None and isinstance(self._make, Abandonable):
+        if self.failure is not None and isinstance(self._make, RemoteTracker):
             self._make.abandon()
 
     def _work(self) -> None:
         tracker = None
         try:
             tracker = self._make()
-            while (call := self._calls.get()) is not None and self.failure is None:
+            while (call := self._next()) is not None and self.failure is None:
                 call(tracker)
         except BaseException as error:  # noqa: BLE001 - recorded in `failure`, logged and counted in fault/tracker
             self._fail(f"{type(error).__name__}: {error}")
@@ -84,6 +107,12 @@ class Copy:
             tracker.close()
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(f"{type(error).__name__}: {error}")
+
+    def _next(self) -> Callable[[Tracker], None] | None:
+        self._deadline = None
+        call = self._calls.get()
+        self._deadline = self._clock() + self._call_timeout_s
+        return call
 
     def _fail(self, reason: str) -> None:
         with self._lock:

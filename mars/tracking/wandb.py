@@ -4,33 +4,53 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.output.files import replacing
 from mars.output.secrets import redact, redacted
-from mars.tracking.jsonl import finite_or_none
+from mars.tracking.jsonl import METRICS_FILE, finite_or_none, read_metrics
 from mars.types import PromptRollouts
 
 logger = logging.getLogger(__name__)
 
+RUN_ID_FILE = "run_id"
+_RUN_ID = re.compile(r"[0-9a-f]{8}")
+_STARTS = 3  # login, start online, start offline
+
 
 class WandbTracker:
-    """Sends the metrics of every step to one wandb run.
+    """Sends the metrics of every step to one wandb run. A run that is resumed continues it: its id is kept in
+    <folder>/wandb/run_id.
 
     mode: "offline" writes to `folder`, and `wandb sync` uploads it later. "online" falls back to offline, with a
         warning, if the server cannot be reached or the login fails.
     timeout_s: how long each of login, start and finish may take.
+    resumed_step: the last step whose row a resumed run keeps, None for a new run. Where wandb does not have the rows
+        until then, they are logged again from <folder>/metrics.jsonl: offline each start makes a record of its own, and
+        `wandb sync` lets the last one with the same id take the place of those before.
 
-    Keys of the environment that a setting holds are left out of the configuration and the name.
+    If a setting holds the value of a secret environment variable such as HF_TOKEN, the configuration and the name
+    that are sent have the variable's name instead.
 
     The step is logged as a metric, not as wandb's own step: wandb drops rows whose step goes back, as it does when a
-    run is resumed.
+    run is resumed. Such a step then has two rows, of which the later one counts.
     """
 
     def __init__(
-        self, mode: str, project: str, name: str, folder: Path, config: Mapping[str, Any], timeout_s: float
+        self,
+        mode: str,
+        project: str,
+        name: str,
+        folder: Path,
+        config: Mapping[str, Any],
+        timeout_s: float,
+        resumed_step: int | None,
     ) -> None:
         import wandb
 
@@ -46,9 +66,15 @@ class WandbTracker:
             disable_code=True,
         )
 
+        run_id = os.environ.get("WANDB_RUN_ID") or _kept_run_id(folder / "wandb" / RUN_ID_FILE)
+
         def start(mode: str) -> Any:
             return wandb.init(
                 mode=mode,
+                id=run_id,
+                resume="allow",
+                allow_val_change=True,  # settings may change where a run is resumed
+                reinit="create_new",  # not the run before in this process, which may hang
                 project=project,
                 name=redact(name),
                 dir=str(folder),
@@ -59,23 +85,41 @@ class WandbTracker:
         if mode == "online":
             try:
                 self._run = start("online")
-            except wandb.Error as error:
+            except (wandb.Error, OSError) as error:
                 logger.warning("wandb: %s; this run is recorded offline; `wandb sync` uploads it later", error)
                 self._run = start("offline")
         else:
             self._run = start(mode)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
+        if resumed_step is not None and not self._run.resumed and (folder / METRICS_FILE).is_file():
+            for row in read_metrics(folder / METRICS_FILE).rows:
+                if row["step"] <= resumed_step:  # later ones are on their way to `log`
+                    self.log(row, row["step"])
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         numbers = {key: finite_or_none(value) for key, value in metrics.items()}
-        self._run.log({"step": step, **{key: value for key, value in numbers.items() if value is not None}})
+        self._run.log({**{key: value for key, value in numbers.items() if value is not None}, "step": step})
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
         """Does nothing: texts and images stay in the run's folder and are not uploaded."""
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _kept_run_id(path: Path) -> str:
+    """The id in the file; a new one, which is written there, if the file has none. Raises OSError."""
+    try:
+        kept = path.read_text(encoding="ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        kept = ""
+    if _RUN_ID.fullmatch(kept):
+        return kept
+    made = secrets.token_hex(4)
+    with replacing(path) as draft:
+        draft.write_text(f"{made}\n", encoding="ascii")
+    return made
 
 
 @dataclass(frozen=True)
@@ -88,9 +132,20 @@ class WandbFactory:
     folder: Path
     config: Mapping[str, Any]
     timeout_s: float
+    resumed_step: int | None = None
+
+    @property
+    def start_timeout_s(self) -> float:
+        return _STARTS * self.timeout_s
+
+    @property
+    def call_timeout_s(self) -> float:
+        return self.timeout_s
 
     def __call__(self) -> WandbTracker:
-        return WandbTracker(self.mode, self.project, self.name, self.folder, self.config, self.timeout_s)
+        return WandbTracker(
+            self.mode, self.project, self.name, self.folder, self.config, self.timeout_s, self.resumed_step
+        )
 
     def abandon(self) -> None:
         """Kill the wandb-core processes that this process started: wandb's exit hook would wait for them forever."""
@@ -105,7 +160,13 @@ class WandbFactory:
 
 
 def wandb_factory(
-    mode: str, project: str, name: str, folder: Path, config: Mapping[str, Any], timeout_s: float
+    mode: str,
+    project: str,
+    name: str,
+    folder: Path,
+    config: Mapping[str, Any],
+    timeout_s: float,
+    resumed_step: int | None = None,
 ) -> WandbFactory | None:
     """A factory of the tracker; None, with a log message, if mode is "off" or wandb is not installed."""
     if mode == "off":
@@ -115,4 +176,4 @@ def wandb_factory(
     if spec is None or spec.origin is None:  # no origin: only a folder named wandb, as offline runs leave behind
         logger.warning("wandb: off, because it is not installed (`pip install -e .`); metrics.jsonl has everything")
         return None
-    return WandbFactory(mode, project, name, folder, config, timeout_s)
+    return WandbFactory(mode, project, name, folder, config, timeout_s, resumed_step)

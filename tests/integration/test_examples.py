@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.main import main
 from tests.fakes.python import call_script
 from tests.integration.test_recipes import ON_A_CPU, REWARD, start

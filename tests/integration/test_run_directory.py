@@ -89,4 +89,6 @@ def test_workers_log_to_their_attempt(workshop: Workshop, tmp_path: Path):
     attempt = tmp_path / "run" / "logs" / "attempt_1"
     assert {path.name for path in attempt.glob("*.log")} == {"engine-0.log", "actor-0.log"}
     assert [path.name for path in (tmp_path / "run" / "logs").iterdir()] == ["attempt_1"]
-    assert any("raylet" in name for _, name in recorded_processes(attempt))
+    names = [name for _, name in recorded_processes(attempt)]
+    assert any("raylet" in name for name in names)
+    assert names[:3] == ["mars", "actor-0", "engine-0"]

@@ -1,5 +1,5 @@
 """Two FSDP ranks compute what one does, with packs as with rows: the KL to the reference, and updates with every term
-of the loss.
+of the loss. Their shards of a checkpoint make the policy that they save.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mars.actor.export import export_policy
+from tests.builders import train_config
 from tests.integration.forked import RUN
 from tests.integration.workshop import start
 
@@ -18,11 +20,15 @@ JOB = Path(__file__).with_name("two_ranks_job.py")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> dict[str, dict]:
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def results(folder) -> dict[str, dict]:
     """What each rank of a world of one and of two wrote, by "<packing>-<world size>-<rank>"."""
     from mars.data.synthetic.tiny_model import build_tiny
 
-    folder = tmp_path_factory.mktemp("ranks")
     build_tiny(folder / "policy", seed=3)
     build_tiny(folder / "reference", seed=4)
     noise = np.random.default_rng(11)
@@ -71,3 +77,15 @@ def test_the_updates_are_those_of_one_rank(results, one_rank):
     assert 0 < one["rollout/importance_weight/capped"] < 1
     for key in one:
         assert two[key] == pytest.approx(one[key], rel=5e-3, abs=1e-4), key
+
+
+def test_the_shards_of_two_ranks_are_exported_as_the_policy_they_saved(results, folder):
+    """What `mars ckpt export` writes of a checkpoint is what the run would have saved, byte for byte."""
+    shards = folder / "shared_prefix-2-shards"
+    written = {path.name for path in shards.glob("*.safetensors")}
+    assert {name.split("-")[1] for name in written} == {"00001", "00002"}, "one of each rank"
+    settings = {"model.path": str(folder / "policy"), "model.dtype": "float32"}
+    export_policy(str(shards), train_config(settings).model, str(folder / "exported"))
+    saved = {path.name: path.read_bytes() for path in (folder / "shared_prefix-2-policy").iterdir()}
+    assert {path.name: path.read_bytes() for path in (folder / "exported").iterdir()} == saved
+    assert saved["model.safetensors"] != (folder / "policy" / "model.safetensors").read_bytes(), "it was trained"

@@ -1,11 +1,13 @@
 """One FSDP rank, run by test_two_ranks.py in a process of its own.
 
 python two_ranks_job.py FOLDER RANK WORLD_SIZE PACKING
--> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates.
+-> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates;
+   of several ranks also FOLDER/<packing>-<world size>-policy and -shards: the policy, and a checkpoint's shards.
 """
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,16 @@ def as_if_sampled(response: TrainResponse) -> TrainResponse:
     return replace(response, rollout_logprobs=(-6.4,) * len(response.token_ids))
 
 
+def save(trainer: FsdpTrainer, folder: Path, rank: int, name: str) -> None:
+    """<name>-policy: as at the end of a run. <name>-shards: as in a checkpoint; waits until this rank's are written."""
+    trainer.save(str(folder / f"{name}-policy"))
+    shards = folder / f"{name}-shards"
+    shards.mkdir(exist_ok=True)
+    trainer.start_checkpoint(str(shards))
+    while not (shards / f"rank_{rank:05d}.json").exists():
+        time.sleep(0.01)
+
+
 def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     torch.set_num_threads(1)
     world = TinyWorld(folder / "policy")
@@ -74,6 +86,8 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
         "metrics": dict(metrics),
         "kl_after": trainer.kl_to_reference(scored),
     }
+    if world_size > 1:
+        save(trainer, folder, rank, f"{packing}-{world_size}")
     trainer.close()
     (folder / f"{packing}-{world_size}-{rank}.json").write_text(json.dumps(result))
 

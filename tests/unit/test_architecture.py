@@ -48,12 +48,14 @@ MAY_IMPORT = {
     "run_dir": BASE | {"interrupts", "output", "tracking", "versions"},
     "rollout": BASE | {"answers", "config", "faults"},
     "actor": BASE | {"algorithms", "config", "faults", "output"},
-    "cluster": BASE | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "watchdog"},
+    "cluster": BASE
+    | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "watchdog"},
     "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"faults", "sampling", "rollout", "tracking"},
-    "checkpoint": BASE | {"actor", "config", "faults", "output", "process", "run_dir", "sampling", "tracking"},
+    "checkpoint": BASE
+    | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "tracking"},
     "fit": BASE
     | {"actor", "checkpoint", "config", "data.order", "faults", "interrupts", "sampling", "step", "tracking"},
     "train": BASE
@@ -71,6 +73,7 @@ MAY_IMPORT = {
     | {"rewards", "rollout", "run_dir", "watchdog"},
     "sft": BASE
     | {
+        "interrupts",
         "actor",
         "batching",
         "checks",
@@ -83,7 +86,7 @@ MAY_IMPORT = {
         "run_dir",
         "tracking",
     },
-    "main": BASE | {"checkpoint", "checks", "cluster", "config", "process", "run", "run_dir"},
+    "main": BASE | {"checkpoint", "checks", "cluster", "config", "interrupts", "process", "run", "run_dir"},
     "chaos": BASE | {"output", "run_dir", "tracking"},
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}
@@ -190,7 +193,7 @@ def test_the_trainer_knows_no_rewards_and_no_anchors():
 
 def test_what_starts_a_process_imports_nothing_heavy():
     """In one process, one module after the other: the first that brings something in is named."""
-    modules = ("mars", "mars.types", "mars.config.load", "mars.cli.main", "mars.main", "mars.sft")
+    modules = ("mars", "mars.types", "mars.config.load", "mars.cli.main", "mars.cli.app", "mars.main", "mars.sft")
     code = f"""
 import importlib, sys
 for module in {modules}:
@@ -199,6 +202,20 @@ for module in {modules}:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.splitlines() == [f"{module} []" for module in modules]
+
+
+def test_what_starts_a_process_handles_signals_first():
+    """A signal ends Python without a word until then, so nothing that takes time is imported before."""
+    for path in (Path("mars/cli/main.py"), Path("mars/main.py"), Path("mars/sft.py")):
+        names = {name.name for node in TREES[path].body if isinstance(node, ast.Import) for name in node.names}
+        parts = [node for node in TREES[path].body if isinstance(node, ast.ImportFrom)]
+        names |= {f"{node.module}.{name.name}" for node in parts for name in node.names}
+        slow = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+        assert {name for name in slow if not name.startswith("mars.errors.")} == {"mars.interrupts"}, path
+        (entry,) = [node for node in TREES[path].body if isinstance(node, ast.If) and "__main__" in ast.dump(node.test)]
+        functions = {node.name: node.body for node in TREES[path].body if isinstance(node, ast.FunctionDef)}
+        body = functions["main"] if path.parent.name == "cli" else entry.body
+        assert ast.unparse(body[0]) == "interrupts.end_at_once()", path
 
 
 def test_files_and_functions_are_short():

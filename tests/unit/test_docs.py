@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.config.keys import leaves, sections_of
 from mars.config.load import load_config
 from mars.config.schema import SftConfig, TrainConfig

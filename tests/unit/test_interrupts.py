@@ -43,6 +43,34 @@ def test_the_first_signal_is_ignored_while_the_policy_is_saved(number):
         assert interrupts.finish() is None
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_anything_is_started_ends_with_one_line(number, monkeypatch, capfd):
+    codes, before = [], signal.getsignal(number)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    interrupts.end_at_once()
+    os.kill(os.getpid(), number)
+    assert codes == [InterruptedRun.exit_code]
+    name = signal.Signals(number).name
+    assert capfd.readouterr() == ("", f"interrupted by {name}; start the command again\n")
+    with interrupts.handled(lambda error: None):
+        interrupts.listen()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert (len(codes), signal.getsignal(number)) == (1, before)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupts.end_at_once()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        with interrupts.handled(lambda error: None):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_come_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with interrupts.handled(lambda error: None):

@@ -139,8 +139,11 @@ def _are_captions(lines: Sequence[str], between: Sequence[str]) -> bool:
 
 
 def _is_short(text: str) -> bool:
-    """Whether a text can be a label by its place alone: short, with a number, a word for an image or a sign at its end;
-    no question, and no word between two images."""
+    """Whether a text can be a label by its place alone.
+
+    It must be short, and contain a number or a word for an image, or end with a symbol such as ":". It must not be a
+    question, nor a mere separator of two images such as "and".
+    """
     text = text.strip()
     if not text or len(text) > _MOST_CHARS_UNNAMED or len(text.split()) > _MOST_WORDS_UNNAMED:
         return False

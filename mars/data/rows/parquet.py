@@ -150,7 +150,7 @@ def _texts(reader: ParquetFile, columns: Sequence[str]) -> list[str]:
 
 
 def _rows(reader: ParquetFile, packed: ParquetFile, columns: Sequence[str], file_bytes: int) -> Iterator[list[Row]]:
-    """packed: a reader of the same file that keeps repeated texts in dictionaries."""
+    """packed: a reader of the same file with `read_dictionary`: a value that many rows repeat is in memory once."""
     allowed = {"texts": MAX_FILE_TEXT, "images": MAX_GROUP_BYTES + MAX_REPETITION * file_bytes}
     unpacked = dict.fromkeys(allowed, 0)
     for group in range(reader.num_row_groups):

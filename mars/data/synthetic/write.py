@@ -61,7 +61,7 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
 
 
 def _numbers(part: str, size: int) -> Iterable[int]:
-    """Yields the numbers of one part's scenes and shows a progress bar."""
+    """Yields the id of every scene of `part` ("train", "test" or "cold_start") and shows a progress bar."""
     numbers = range(FIRST_ID[part], FIRST_ID[part] + size)
     return progress(numbers, f"Drawing {part.replace('_', ' ')} scenes", size)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.errors import ConfigError, DataError
 from tests.unit.checks.noise_rows import row, write, write_pictures

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.data.pixels.headers import HeaderCache, cache_file
 from mars.data.pixels.images import decode_image, probe_size
 from mars.errors import ConfigError, DataError, SetupError

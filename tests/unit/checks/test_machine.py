@@ -16,7 +16,8 @@ import pytest
 
 from mars.checks.machine import disk, leftovers, offline, ports, shared_memory
 from mars.run_dir.leftovers import ended_sessions, left_processes
-from mars.run_dir.processes import process_id, this_process
+from mars.run_dir.lock import RunLock
+from mars.run_dir.processes import ProcessId, process_id, this_process
 from mars.versions import PACKAGES, TESTED, installed_version, is_tested
 
 GIB = 2**30
@@ -52,6 +53,23 @@ def test_a_process_of_an_ended_run_is_found_with_its_end(tmp_path, child):
     assert (finding.state, finding.do) == ("note", f"kill {child.pid}")
     (finding,) = leftovers([tmp_path / "running"], tmp_path / "no-ray")
     assert (finding.state, finding.found) == ("ok", "none")
+
+
+def test_processes_of_other_hosts_are_not_those_with_their_pids_here(tmp_path, child):
+    """A worker of a run whose driver is on another host is a left-over only when that run has ended."""
+    here = process_id(psutil.Process(child.pid))
+    driver = ProcessId("node-a", os.getpid(), this_process().started)
+    attempt_of(tmp_path / "run", driver, [])
+    logs = tmp_path / "run" / "logs" / "attempt_1"
+    for name, process in (("engine-0", ProcessId("node-b", child.pid, here.started)), ("actor-0", here)):
+        (logs / f"{name}.processes.jsonl").write_text(json.dumps(asdict(process)) + "\n")
+    with RunLock(tmp_path / "run") as lock:
+        lock.take()
+        assert list(left_processes([tmp_path / "run"])) == []
+    (left,) = left_processes([tmp_path / "run"])
+    assert (left.process, left.name, left.driver_host) == (here, "actor-0", "node-a")
+    (finding,) = leftovers([tmp_path / "run"], tmp_path / "no-ray")
+    assert (finding.state, finding.do) == ("note", f"kill {child.pid}, if the run has ended on node-a too")
 
 
 def test_sessions_of_processes_that_are_gone_can_go(tmp_path, child):

@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy.stats import ttest_rel
 from typer.testing import CliRunner
 
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.errors import DataError
 from mars.evaluation.compare import compare, comparison_table, legend
 from mars.evaluation.files import read_results

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.errors import ConfigError, DataError, MarsError
 from mars.evaluation.files import result_paths
 from mars.evaluation.questions import convert_questions, first_task, readable_file

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.errors import ConfigError, DataError, SetupError
 from mars.evaluation.files import check_out, read_results, result_paths
 from mars.evaluation.fingerprints import images_fingerprint

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mars.answers.files import step_file, write_answers
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError
 from mars.evaluation.ask import EvaluationParts, evaluate

@@ -1,4 +1,4 @@
-"""Keys of the environment are left out of texts and configurations."""
+"""Secrets that environment variables hold are left out of texts and configurations."""
 
 from __future__ import annotations
 

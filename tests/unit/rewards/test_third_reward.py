@@ -7,8 +7,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from mars.cli.app import app
 from mars.cli.check import sets_reward
-from mars.cli.main import app
 from mars.config.templates import template_file, template_folder
 from mars.errors import ConfigError
 from mars.rewards.built_in import BUILT_IN, built_in_names

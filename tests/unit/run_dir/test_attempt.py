@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
 from mars.run_dir.facts import CodeVersion, code_version, relevant_environment
 from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged, finished_step, last_logged_step, state_of
-from mars.run_dir.processes import this_process
+from mars.run_dir.processes import ProcessId, record_worker, this_process
 from tests.unit.checkpoint.test_catalogue import commit
 
 # --- events
@@ -232,8 +233,9 @@ def test_started_processes_are_recorded_with_their_start(tmp_path):
     child = subprocess.Popen(["sleep", "60"])
     try:
         record_processes(folder)
+        record_worker(folder, "engine-0")  # this process is one of both kinds
         found = {process.pid: (process, name) for process, name in recorded_processes(folder)}
-        assert found[os.getpid()] == (this_process(), "mars")
+        assert found[os.getpid()] == (this_process(), "engine-0")
         process, name = found[child.pid]
         assert name == "sleep"
         assert process.is_alive()
@@ -242,4 +244,28 @@ def test_started_processes_are_recorded_with_their_start(tmp_path):
         child.wait()
     assert not process.is_alive()
     (folder / "processes.json").write_text("[1, {}, " + json.dumps({"host": "x"}) + "]")
-    assert [name for _, name in recorded_processes(folder)] == ["mars"]
+    assert [name for _, name in recorded_processes(folder)] == ["mars", "engine-0"]
+
+
+def test_workers_of_all_hosts_are_recorded(tmp_path, monkeypatch, caplog):
+    folder = start_attempt(tmp_path, [], {}, resumes=False)
+    own = this_process()
+    record_worker(folder, "engine-0")
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "node-b")
+        record_worker(folder, "actor-0")
+        record_worker(folder, "actor-0")  # it was replaced
+    there = ProcessId("node-b", own.pid, own.started)
+    workers = [(there, "actor-0"), (there, "actor-0"), (own, "engine-0")]
+    assert list(recorded_processes(folder)) == [(own, "mars"), *workers]
+    # A worker on the driver's host is among its children too, with its start read at another moment.
+    again = [asdict(replace(process, started=process.started + 0.01)) | {"name": "ray::x"} for process in (own, there)]
+    other = asdict(replace(own, started=own.started - 60)) | {"name": "an earlier one with that pid"}
+    (folder / "processes.json").write_text(json.dumps([*again, other]))
+    assert [name for _, name in recorded_processes(folder)][4:] == ["an earlier one with that pid"]
+    with (folder / "engine-0.processes.jsonl").open("a") as file:
+        file.write('[]\n{"host": 1}\n{"ho')
+    (folder / "engine-1.processes.jsonl").mkdir()
+    assert len(list(recorded_processes(folder))) == 5
+    record_worker(tmp_path / "gone", "engine-0")
+    assert "the process of engine-0 is not recorded" in caplog.text

@@ -37,7 +37,9 @@ class Recorder:
 
 
 class Stuck(Recorder):
-    """Hangs in `log` until the test lets go."""
+    """Hangs in `log` until the test lets go. Its deadlines never pass."""
+
+    start_timeout_s = call_timeout_s = math.inf
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import sys
+import threading
+import time
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from mars.tracking.jsonl import JsonlTracker, read_metrics
+from mars.tracking.multi import Copy, MultiTracker
 from mars.tracking.wandb import WandbFactory, wandb_factory
 
 
@@ -16,7 +23,10 @@ class FakeError(Exception):
 
 
 class FakeRun:
-    def __init__(self, **arguments) -> None:
+    resumed = False
+
+    def __init__(self, at: Callable[[str], None], **arguments) -> None:
+        self.at = at
         self.arguments = arguments
         self.rows: list[dict] = []
         self.step_metrics: dict[str, str | None] = {}
@@ -26,25 +36,31 @@ class FakeRun:
         self.step_metrics[name] = step_metric
 
     def log(self, row: dict) -> None:
+        self.at("log")
         self.rows.append(row)
 
     def finish(self) -> None:
+        self.at("finish")
         self.finished = True
 
 
 @pytest.fixture
 def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
-    """A wandb module whose server is down where `online_fails` is set."""
-    module = types.SimpleNamespace(runs=[], online_fails=False, Error=FakeError, Settings=lambda **settings: settings)
+    """A wandb module. online_fails: what a start online raises. at: called with "init", "log" or "finish"."""
+    module = types.SimpleNamespace(
+        runs=[], online_fails=None, at=lambda what: None, Error=FakeError, Settings=lambda **settings: settings
+    )
 
     def init(**arguments) -> FakeRun:
-        if arguments["mode"] == "online" and module.online_fails:
-            raise FakeError("no login")
-        module.runs.append(FakeRun(**arguments))
+        module.at("init")
+        if arguments["mode"] == "online" and module.online_fails is not None:
+            raise module.online_fails
+        module.runs.append(FakeRun(lambda what: module.at(what), **arguments))
         return module.runs[-1]
 
     module.init = init
     monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
     return module
 
 
@@ -69,8 +85,9 @@ def test_every_wait_of_wandb_has_a_limit(tmp_path: Path, fake_wandb) -> None:
     assert {settings[name] for name in ("init_timeout", "login_timeout", "finish_timeout")} == {7.0}
 
 
-def test_no_server_means_offline_with_a_notice(tmp_path: Path, fake_wandb, caplog) -> None:
-    fake_wandb.online_fails = True
+@pytest.mark.parametrize("error", [FakeError("no login"), ConnectionError("refused"), TimeoutError("no answer")])
+def test_no_server_means_offline_with_a_notice(tmp_path: Path, fake_wandb, caplog, error: Exception) -> None:
+    fake_wandb.online_fails = error
     factory(tmp_path, "online")()
     assert [run.arguments["mode"] for run in fake_wandb.runs] == ["offline"]
     assert "recorded offline" in caplog.text
@@ -79,6 +96,130 @@ def test_no_server_means_offline_with_a_notice(tmp_path: Path, fake_wandb, caplo
 def test_online_stays_online(tmp_path: Path, fake_wandb) -> None:
     factory(tmp_path, "online")()
     assert [run.arguments["mode"] for run in fake_wandb.runs] == ["online"]
+
+
+@pytest.mark.parametrize("modes", [("offline", "offline"), ("online", "online"), ("offline", "online")])
+def test_a_resumed_run_continues_the_same_run_of_wandb(tmp_path: Path, fake_wandb, modes: tuple[str, str]) -> None:
+    """Also where its tracker is made anew in the same process, and where the server is down in between."""
+    for mode, error in ((modes[0], None), (modes[1], None), ("online", FakeError("no login"))):
+        fake_wandb.online_fails = error
+        tracker = factory(tmp_path, mode)()
+        tracker.log({"a": 1.0}, 3)
+        tracker.close()
+    ids = {run.arguments["id"] for run in fake_wandb.runs}
+    assert ids == {(tmp_path / "run" / "wandb" / "run_id").read_text().strip()}
+    assert {(run.arguments["resume"], run.arguments["reinit"]) for run in fake_wandb.runs} == {("allow", "create_new")}
+    assert all(run.arguments["allow_val_change"] for run in fake_wandb.runs)
+    (tmp_path / "other").mkdir()
+    factory(tmp_path / "other", "offline")()
+    assert fake_wandb.runs[-1].arguments["id"] not in ids
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_rows_that_wandb_does_not_have_are_logged_again(tmp_path, fake_wandb, monkeypatch, resumed: bool) -> None:
+    """Offline every time, online where the rows before were recorded offline."""
+    monkeypatch.setattr(FakeRun, "resumed", resumed)
+    (tmp_path / "run").mkdir()
+    rows = [{"step": 1, "a": 1.0, "b": None}, {"step": 2, "a": 2.0}, {"step": 3, "a": 3.0}]  # 3 comes through `log`
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for resumed_step, kept in ((2, [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}]), (-1, []), (None, [])):
+        tracker = dataclasses.replace(factory(tmp_path, "online"), resumed_step=resumed_step)()
+        tracker.log({"a": 3.0}, 3)
+        assert fake_wandb.runs[-1].rows == [*([] if resumed else kept), {"step": 3, "a": 3.0}]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a/b", b"0123456789abcdef" * 999, b"UPPERCAS"])
+def test_a_damaged_id_is_replaced(tmp_path: Path, fake_wandb, content: bytes) -> None:
+    kept = tmp_path / "run" / "wandb" / "run_id"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(content)
+    for _ in range(2):
+        factory(tmp_path, "offline")()
+    first, second = (run.arguments["id"] for run in fake_wandb.runs)
+    assert (first, len(first)) == (second, 8)
+    assert kept.read_text() == f"{first}\n"
+
+
+def test_an_id_of_the_environment_wins(tmp_path: Path, fake_wandb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    factory(tmp_path, "offline")()
+    assert fake_wandb.runs[0].arguments["id"] == "mine"
+
+
+@pytest.fixture
+def hang() -> Iterator[Callable[[], None]]:
+    """Hangs until the test is over. hang.entered: set when it begins."""
+    entered, over = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        entered.set()
+        over.wait()
+
+    hang.entered = entered
+    yield hang
+    over.set()
+
+
+def fail() -> None:
+    raise RuntimeError("broken pipe")
+
+
+def run_with(tmp_path: Path, timeout_s: float) -> tuple[MultiTracker, WandbFactory]:
+    made = dataclasses.replace(factory(tmp_path, "offline"), timeout_s=timeout_s)
+    return MultiTracker(JsonlTracker(tmp_path / "metrics.jsonl", None), {"wandb": made}, 0, 1, timeout_s), made
+
+
+@pytest.mark.parametrize("where", ["init", "log", "finish"])
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+def test_wandb_that_fails_is_off_with_one_notice(tmp_path, fake_wandb, monkeypatch, caplog, hang, where, how) -> None:
+    """Rows are written without it, and the end does not wait for longer than the deadline."""
+    abandoned = []
+    monkeypatch.setattr(WandbFactory, "abandon", lambda self: abandoned.append(self))
+    what = fail if how == "raises" else hang
+    fake_wandb.at = lambda now: what() if now == where else None
+    tracker, made = run_with(tmp_path, timeout_s=0.01 if how == "hangs" else 30.0)
+    tracker.log({"a": 1.0}, 1)
+    if how == "hangs" and where != "finish":
+        assert hang.entered.wait(30)
+    tracker.log({"a": 2.0}, 2)
+    tracker.close()
+    assert [row["a"] for row in read_metrics(tmp_path / "metrics.jsonl").rows] == [1.0, 2.0]
+    assert caplog.text.count("tracker wandb is switched off: ") == 1
+    assert caplog.text.count("metrics.jsonl is not affected") == 1
+    assert abandoned == [made]
+
+
+@pytest.mark.parametrize(("where", "allowed_s"), [("init", 21.0), ("log", 7.0)])
+def test_wandb_that_hangs_is_off_at_the_first_row_after_its_deadline(
+    tmp_path, fake_wandb, caplog, hang, where, allowed_s
+):
+    now = [100.0]
+    fake_wandb.at = lambda what: hang() if what == where else None
+    copy = Copy("wandb", factory(tmp_path, "offline"), clock=lambda: now[0])
+    copy.offer(lambda tracker: tracker.log({"a": 1.0}, 1))
+    assert hang.entered.wait(30)
+    now[0] += allowed_s
+    copy.offer(lambda tracker: tracker.log({"a": 2.0}, 2))
+    assert copy.failure is None
+    now[0] += 0.1
+    for step in (3, 4):
+        copy.offer(lambda tracker, step=step: tracker.log({"a": 3.0}, step))
+    assert copy.failure == "it does not answer in time"
+    assert caplog.text.count("switched off") == 1
+
+
+def test_a_tracker_that_has_nothing_to_do_misses_no_deadline(tmp_path, fake_wandb) -> None:
+    now, logged = [100.0], threading.Event()
+    copy = Copy("wandb", factory(tmp_path, "offline"), clock=lambda: now[0])
+    copy.offer(lambda tracker: logged.set())
+    assert logged.wait(30)
+    while copy._deadline is not None:  # the thread is about to wait for the next call
+        pass
+    now[0] += 1e6
+    copy.offer(None)
+    copy.join(time.monotonic() + 30)
+    assert copy.failure is None
+    assert fake_wandb.runs[0].finished
 
 
 def test_off_is_said(tmp_path: Path, caplog) -> None:

@@ -11,7 +11,7 @@ from jinja2 import Template
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.config.templates import template_folder
 from mars.data.convert.llvip import QUESTION
 from mars.data.prompts.chat import PromptEncoder, expand

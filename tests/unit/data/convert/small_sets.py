@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mars.cli.main import app
+from mars.cli.app import app
 
 SIZE = (40, 32)
 

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mars.cli.main import app
+from mars.cli.app import app
 from mars.data.convert.llvip import LICENCE, QUESTION, LlvipOptions, llvip_set
 from mars.errors import DataError
 from tests.builders import load_prompts
