@@ -1,6 +1,6 @@
 """Starts processes by forking this one, which has imported what a run imports: that takes longer than a small run.
 
-Reads a JSON object per line and answers each with a line:
+Reads a JSON object per line and answers each with a line [number, answer], where "number" is the object's own:
 {"import": [module, ...]}: imports them -> null
 {"arguments": [...], "cwd": path, "environment": {...}, "stdout": path, "stderr": path, "fresh": bool}:
     `python ARGUMENTS`, in a session of its own; "fresh": in a new interpreter -> its pid
@@ -43,7 +43,7 @@ def main() -> dict | None:
             if answer == 0:
                 return message
             running.add(answer)
-        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.write(json.dumps([message["number"], answer]) + "\n")
         sys.stdout.flush()
     for pid in running:
         os.killpg(pid, signal.SIGKILL)
