@@ -24,7 +24,7 @@ VLLM_RUN = (
     *RUN, "vllm.entrypoints.llm", "vllm.model_executor.models.qwen2_5_vl", "vllm.v1.engine.llm_engine",
     "vllm.v1.worker.cpu_worker",
 )  # fmt: skip
-_ANSWER_S = 60.0
+_ANSWER_S = 280.0  # to import vLLM on a busy machine
 
 
 class Forked:
@@ -104,7 +104,7 @@ class _Server:
             self._loaded.update(new)
 
     def ask(self, message: dict, extra_s: float = 0.0) -> int | str | None:
-        """The answer, within a minute and `extra_s`. A test that timed out may have left the answer to its own."""
+        """The answer. A test that timed out may have left the answer to its own."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._asked += 1
