@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mars.actor.trainer import PolicyTrainer, Rendezvous
+from mars.actor.trainer import PolicyTrainer, Rendezvous, SkippedReport, warn_of_skipped
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.penalties import OverlongPenalty
 from mars.batching.collate import scoring_batch, train_batch
@@ -20,6 +20,7 @@ from mars.data.prompts.views import anchor_views
 from mars.evaluation.ask import EvaluationParts
 from mars.inputs import Inputs, evaluation_plan, prompt_processor, rewards_of
 from mars.output.console import VisibleConsole
+from mars.quarantine import BadPromptReport, BadSamples, warn_of
 from mars.rewards.contract import RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
@@ -121,8 +122,15 @@ def build_scorer(config: TrainConfig) -> RewardScorer:
 
 
 def step_parts(
-    config: TrainConfig, inputs: Inputs, engine: RolloutEngine, trainer: PolicyTrainer, scorer: RewardScorer
+    config: TrainConfig,
+    inputs: Inputs,
+    engine: RolloutEngine,
+    trainer: PolicyTrainer,
+    scorer: RewardScorer,
+    report_bad: BadPromptReport = warn_of,
+    report_skipped: SkippedReport = warn_of_skipped,
 ) -> StepParts:
+    """report_bad: told of each prompt that cannot be read. report_skipped: of updates that were not finite."""
     rollout, anchor, algorithm = config.rollout, config.anchor, config.algorithm
     buffer = algorithm.overlong_buffer_tokens
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
@@ -158,6 +166,13 @@ def step_parts(
         prompt_length=inputs.prompt_length,
         collate=partial(train_batch, prompts_per_update=config.actor.prompts_per_update, **plan_settings),
         scoring_batch=partial(scoring_batch, **plan_settings),
+        bad_samples=BadSamples(
+            config.data.max_bad_fraction,
+            config.data.bad_window,
+            {prompt.prompt_id: prompt for prompt in inputs.train.prompts} if inputs.train is not None else {},
+            report_bad,
+        ),
+        report_skipped=report_skipped,
     )
 
 
@@ -173,6 +188,7 @@ def evaluation_parts(
         prompt_length=inputs.prompt_length,
         threshold=config.evaluation.iou_threshold,
         rewards=rewards_of(config),
+        max_bad_fraction=config.data.max_bad_fraction,
     )
 
 

@@ -63,7 +63,7 @@ class Disturbed:
 
 
 def schedule(seed: int, mtbf_s: float, seconds: float) -> list[Strike]:
-    """Kills at the times of a Poisson process: mtbf_s seconds apart in the mean, for so many seconds."""
+    """Kills at the times of a Poisson process, on average mtbf_s seconds apart, up to the time `seconds`."""
     source = random.Random(seed)
     strikes, now = [], source.expovariate(1 / mtbf_s)
     while now < seconds:
@@ -84,7 +84,7 @@ def train_undisturbed(command: Sequence[str], log: Path) -> float:
 
 
 def train_disturbed(command: Sequence[str], run_dir: Path, log: Path, strikes: Sequence[Strike]) -> Disturbed:
-    """Run the command, kill processes that it has started or itself, and start it again with run.resume=true.
+    """Run the command, kill its driver or the driver's workers, and start it again with run.resume=true.
 
     Raises WorkerError if the run ends otherwise than complete, killed, or because workers were lost (exit code 5).
     """
@@ -120,7 +120,10 @@ def train_disturbed(command: Sequence[str], run_dir: Path, log: Path, strikes: S
 
 
 def repeated_steps(kill: Kill, events: Sequence[dict[str, Any]]) -> int | None:
-    """Steps that were trained again because of a kill; None where the run did not go back to a checkpoint."""
+    """How many steps were trained again because of this kill.
+
+    None if after it no driver was started and no trainer rebuilt.
+    """
     if kill.target == "engine":
         return None
     for entry in events:

@@ -1,5 +1,12 @@
 """Errors that a user can act on. Each class has its own exit code (docs/reliability.md)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class MarsError(Exception):
     """Base class. The message says what is wrong and what to do; the process exits with `exit_code`."""
@@ -36,9 +43,16 @@ class WorkerLost(WorkerError):
 
 
 class NumericalError(MarsError):
-    """Losses or gradients were not finite, and training cannot go on."""
+    """Losses or gradients were not finite, and training cannot go on.
+
+    skipped: the updates that were skipped in the call that failed (mars/actor/trainer.py), for the record of the run.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, skipped: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.skipped = skipped
 
 
 class InterruptedRun(MarsError):

@@ -10,16 +10,17 @@ from functools import partial
 from typing import Any, cast
 
 from mars import faults, interrupts
-from mars.actor.trainer import PolicyTrainer
+from mars.actor.trainer import PolicyTrainer, SkippedReport, UpdateStats
 from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import START, RunState
 from mars.config.run_sections import TrainRunConfig
 from mars.config.schema import TrainConfig
 from mars.data.order.stream import PromptStream
+from mars.errors import NumericalError
 from mars.sampling import SamplingState, StepParts
 from mars.step import train_step
 from mars.tracking.tracker import Tracker
-from mars.types import TrainBatch, UpdateStats
+from mars.types import TrainBatch
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +40,13 @@ def fit(
     evaluate: step -> metrics of an evaluation, or None where there is no held-out set.
     num_dropped: rows left out of the training set, for data/dropped.
 
-    A signal (KeyboardInterrupt) abandons a step that samples and waits for one that updates the policy. Either way the
-    state after the last finished step is saved before the exception goes on.
+    At a signal (KeyboardInterrupt) a step that is still sampling is abandoned, and one that is updating the policy is
+    finished first. Either way the state after the last finished step is saved before the exception goes on.
     """
     # The engine starts with the trainer's weights, so that both have the same version and dtype.
     parts.engine.load_weights(parts.trainer.publish_weights())
     if start == START and evaluate is not None and config.evaluation.before_training:
         tracker.log(evaluate(0), 0)
-    parts = replace(parts, trainer=cast(PolicyTrainer, _UninterruptedUpdates(parts.trainer)))
     finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
     state = start
     try:
@@ -54,10 +54,11 @@ def fit(
         for step in range(state.step + 1, last_step(config.run, stream) + 1):
             if _is_over(config.run, stream, state.sampling):
                 break
-            result = train_step(parts, stream, state.sampling, step)
+            result = train_step(_with_watched_updates(parts, step), stream, state.sampling, step)
             metrics = dict(result.metrics)
             metrics["data/epoch"] = result.state.round * stream.prompts_per_step / len(stream)
             metrics["data/dropped"] = num_dropped
+            metrics["data/quarantined"] = len(result.state.quarantine.bad)
             _warn_of_mismatch(metrics, step, config.rollout.logprob_diff_alarm)
             tracker.log_rollouts(result.rollouts, step)
             state = RunState(step, result.state, metrics, logged=False)
@@ -72,18 +73,32 @@ def fit(
     return state
 
 
-class _UninterruptedUpdates:
-    """A `PolicyTrainer`. An interruption waits from the beginning of an update until `interrupts.allow`."""
+class _WatchedUpdates:
+    """A `PolicyTrainer`. An interruption waits from the beginning of an update until `interrupts.allow`.
 
-    def __init__(self, trainer: PolicyTrainer) -> None:
-        self._trainer = trainer
+    report: told of the updates that were skipped, also if that ends the run.
+    """
+
+    def __init__(self, trainer: PolicyTrainer, report: SkippedReport, step: int) -> None:
+        self._trainer, self._report, self._step = trainer, report, step
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         interrupts.defer()
-        return self._trainer.update(batch)
+        try:
+            stats = self._trainer.update(batch)
+        except NumericalError as error:
+            self._report(batch, error.skipped, self._step)
+            raise
+        self._report(batch, stats.skipped, self._step)
+        return stats
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trainer, name)
+
+
+def _with_watched_updates(parts: StepParts, step: int) -> StepParts:
+    watched = _WatchedUpdates(parts.trainer, parts.report_skipped, step)
+    return replace(parts, trainer=cast(PolicyTrainer, watched))
 
 
 def _finish_step(

@@ -32,7 +32,8 @@ _START_AGAIN = "start the command again"
 class _Interrupts:
     """reason: why the process ends early, None while it goes on. The first reason stays.
 
-    quiet: a signal raises no exception: not yet, or no more. deferred: see `defer`. held: see `hold`.
+    quiet: a signal raises no exception. True before `listen`, after the first KeyboardInterrupt, and after `finish`.
+    deferred: see `defer`. held: see `hold`.
     """
 
     def __init__(self, report: Callable[[MarsError], None]) -> None:
@@ -134,7 +135,8 @@ _before: dict[int, Any] = {}
 def end_at_once() -> None:
     """From here until `handled` a signal ends the process with one line and the exit code of an interruption.
 
-    Only while nothing was started that must be stopped. Signals that are ignored stay ignored (nohup).
+    For the time in which the process has not started anything that must be stopped. Signals that are ignored stay
+    ignored (nohup).
     """
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -201,7 +203,7 @@ def hold() -> None:
 
 
 def say_consequence(text: str) -> None:
-    """What an interruption means for the work of this process; the end of its message."""
+    """Set what the message of an interruption ends with: what it means for the work of this process."""
     if _installed is not None:
         _installed.consequence = text
 

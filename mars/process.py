@@ -80,8 +80,8 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 
     A MarsError prints its message and exits with its exit_code. SIGTERM, SIGHUP and Ctrl-C exit with 75, a second
     Ctrl-C with 130 (mars/interrupts.py). Any other exception exits with 1 and prints where its traceback is: in the
-    run's log, or on stderr if there is no log. What is printed has its control characters escaped and no key of the
-    environment.
+    run's log, or on stderr if there is no log. In what is printed, control characters are escaped and secrets
+    from environment variables are replaced (`redact`).
     """
     _use_utf8()
     with escaped_output(), interrupts.handled(_report):
@@ -103,7 +103,8 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 def _end_with(error: BaseException) -> int | str | None:
     """Report the failure. Returns the exit code.
 
-    What ended the process early counts, if something did: inside libraries it shows as any exception.
+    If the process is ending early (`interrupts.reason`), that reason is reported instead of `error`: an interruption
+    inside a library may arrive here as any kind of exception.
     """
     early = interrupts.finish()
     if early is not None or isinstance(error, MarsError):

@@ -43,9 +43,11 @@ from mars.rewards.contract import RewardScorer, self_test
 from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
 from mars.run_dir.attempt import LOGS_FOLDER, record_processes, start_attempt
+from mars.run_dir.bad_prompts import BadPromptEvents
 from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
 from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged, finished_step, last_logged_step
+from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
 from mars.tracking.tracker import Tracker
 from mars.train import TrainingJob, train
 from mars.types import Prompt
@@ -101,8 +103,10 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 assert trainer is not None  # because of with_trainer=True
                 record_processes(attempt)
                 interrupts.set_grace(config.checkpoint.grace_s)
-                parts = step_parts(config, inputs, engine, trainer, scorer)
-                evaluate = _evaluation(config, inputs, engine, scorer)
+                report_bad = BadPromptEvents(catalogue.events, run_dir)
+                skipped = SkippedUpdateFiles(run_dir / SKIPPED_FOLDER, catalogue.events)
+                parts = step_parts(config, inputs, engine, trainer, scorer, report_bad, skipped.write)
+                evaluate = _evaluation(config, inputs, engine, scorer, catalogue.events)
                 dropped = sum(inputs.train.dropped.values())
                 job = TrainingJob(config, parts, stream, evaluate, dropped, open_tracker, catalogue, prompts, data)
                 with watchdog.watched(config.cluster.watchdog_s, attempt, stalled):
@@ -191,7 +195,7 @@ def _evaluate(
 
 
 def _evaluation(
-    config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer
+    config: TrainConfig, inputs: Inputs, engine: RolloutEngine, scorer: RewardScorer, events: EventLog
 ) -> Callable[[int], dict[str, float]] | None:
     """A function step -> metrics that evaluates and writes result and answers to the run's folder.
 
@@ -204,6 +208,9 @@ def _evaluation(
     def at_step(step: int) -> dict[str, float]:
         name = "before" if step == 0 else f"step {step}"
         evaluation = _evaluate(config, inputs, engine, scorer, name, step)
+        unreadable = evaluation.result["unreadable"]
+        if unreadable:
+            events.log("evaluation_incomplete", step, unreadable=unreadable)
         answers = step_file(folder, step)
         try:
             write_result(evaluation.result, answers.with_suffix(".json"))
@@ -269,4 +276,5 @@ def _questions(config: TrainConfig, inputs: Inputs, dropped: Mapping[str, int]) 
         prompt_length=inputs.prompt_length,
         identity=identity,
         dropped=Counter(dropped) + Counter(inputs.evaluation.dropped),
+        max_bad_fraction=config.data.max_bad_fraction,
     )

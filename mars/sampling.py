@@ -8,22 +8,24 @@
      └── kept prompts beyond that ──────────> `SamplingState.carried`: the next step trains on them first
 
 Without dynamic sampling (`selection` "all") one round of prompts is a step. With it, rounds of fresh prompts are
-sampled until enough of them have an advantage that is not 0.
+sampled until enough of them have an advantage that is not 0. A prompt with an image that cannot be read goes to
+`SamplingState.quarantine`, and no later round has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from mars.actor.trainer import PolicyTrainer
+from mars.actor.trainer import PolicyTrainer, SkippedReport, warn_of_skipped
 from mars.algorithms.advantages import Advantages, AdvantageSettings
 from mars.algorithms.metrics import method_metrics
 from mars.algorithms.penalties import OverlongPenalty, score_metrics, with_kl_penalty, with_overlong_penalty
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, with_advantages
 from mars.algorithms.selection import select_prompts
 from mars.answers.record import BoxFrames, PromptLength
+from mars.quarantine import BadSamples, Quarantine
 from mars.rewards.contract import RewardScorer
 from mars.rollout.collect import collect, score_stream
 from mars.rollout.engine import RolloutEngine
@@ -43,6 +45,7 @@ class StepParts:
     decode: response ids to text. frames: the pixel frames of a prompt's truth and response boxes.
     prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
+    bad_samples: what happens to prompts that cannot be read. report_skipped: told of updates that were not finite.
     """
 
     engine: RolloutEngine
@@ -59,6 +62,8 @@ class StepParts:
     prompt_length: PromptLength
     collate: Callable[[Sequence[SampledPrompt]], TrainBatch]
     scoring_batch: Callable[[Sequence[PromptRollouts]], TrainBatch]
+    bad_samples: BadSamples
+    report_skipped: SkippedReport = warn_of_skipped
 
 
 class PromptRounds(Protocol):
@@ -78,10 +83,12 @@ class SamplingState:
 
     round: rounds drawn from the stream so far.
     carried: kept prompts beyond this step's quota; the next step trains on them first.
+    quarantine: prompts that could not be read, which are not sampled again.
     """
 
     round: int
     carried: tuple[SampledPrompt, ...]
+    quarantine: Quarantine = field(default_factory=Quarantine)
 
 
 @dataclass(frozen=True)
@@ -101,22 +108,24 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     """Sample rounds of fresh prompts until `prompts_per_step` prompts are kept, the carried ones included.
 
     A step has fewer prompts if it reaches `max_rounds`, or if it has sampled or carried every prompt of the stream. A
-    round leaves out the prompts that the step has sampled or carried already.
+    round leaves out the prompts that the step has sampled or carried already, and those that cannot be read.
+    Raises DataError if too many cannot be read (`BadSamples.tried`).
     """
     counts_before = parts.engine.counts()
     # The first part has no prompts, so that `Advantages.joined` works for a step that samples no round.
     rollouts, advantages = [], [PooledRewards.of_rollouts([]).advantages(parts.advantage)]
-    kept, round_number = list(state.carried), state.round
+    kept, round_number, quarantine = list(state.carried), state.round, state.quarantine
     carried_ids = {item.rollouts.prompt.prompt_id for item in state.carried}
     while len(kept) < stream.prompts_per_step and round_number - state.round < parts.max_rounds:
-        present = carried_ids | {item.prompt.prompt_id for item in rollouts}
+        present = carried_ids | quarantine.prompt_ids | {item.prompt.prompt_id for item in rollouts}
         if len(present) == len(stream):
             break
         fresh = [prompt for prompt in stream.batch(round_number) if prompt.prompt_id not in present]
         round_number += 1
         if not fresh:
             continue
-        of_round = scored_rollouts(parts, fresh, step, timer)
+        of_round, unreadable = scored_rollouts(parts, fresh, step, timer)
+        quarantine = parts.bad_samples.tried(quarantine, fresh, unreadable, step)
         rewards = PooledRewards.of_rollouts(of_round)
         advantages.append(rewards.advantages(parts.advantage))
         selection = select_prompts(advantages[-1], rewards.prompt_index, parts.selection)
@@ -130,11 +139,13 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     metrics |= engine_metrics(parts.engine.counts() - counts_before)
     metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(rollouts)}
     metrics |= {"mars/prompts_kept": len(kept), "mars/prompts_carried": len(carried)}
-    return Sampled(rollouts, kept, SamplingState(round_number, carried), metrics)
+    return Sampled(rollouts, kept, SamplingState(round_number, carried, quarantine), metrics)
 
 
-def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, timer: StepTimer) -> list[PromptRollouts]:
-    """The rollouts of each prompt with their rewards, penalties included.
+def scored_rollouts(
+    parts: StepParts, prompts: Sequence[Prompt], step: int, timer: StepTimer
+) -> tuple[list[PromptRollouts], Mapping[str, str]]:
+    """The rollouts of each prompt with their rewards, penalties included; and prompt id -> why it cannot be read.
 
     One engine call generates all views of all prompts, so that multi and mono views share the engine's caches.
     """
@@ -146,14 +157,17 @@ def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, time
         scored = score_stream(
             prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer
         )
-    rollouts = collect(prompts, requests, scored)
+    rollouts, unreadable = collect(prompts, requests, scored.samples, scored.unreadable), scored.unreadable
     if parts.overlong is not None:
         rollouts = with_overlong_penalty(rollouts, parts.overlong)
-    if parts.kl_in_reward > 0:
+    if parts.kl_in_reward > 0 and rollouts:
+        batch = parts.scoring_batch(rollouts)
         with timer.stage("ref"):
-            kl = parts.trainer.kl_to_reference(parts.scoring_batch(rollouts))
-        rollouts = with_kl_penalty(rollouts, kl, parts.kl_in_reward)
-    return rollouts
+            kl = parts.trainer.kl_to_reference(batch)
+        unreadable = {**unreadable, **kl.unreadable}
+        rollouts = [item for item in rollouts if item.prompt.prompt_id not in kl.unreadable]
+        rollouts = with_kl_penalty(rollouts, kl.readable(batch), parts.kl_in_reward)
+    return rollouts, unreadable
 
 
 def _metrics(parts: StepParts, rollouts: Sequence[PromptRollouts], advantages: Advantages) -> dict[str, float]:

@@ -18,7 +18,7 @@ interfaces of mars/rollout/engine.py, mars/actor/trainer.py and mars/rewards/con
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mars import faults
 from mars.rollout.metrics import anchor_share, processed_tokens
@@ -44,17 +44,19 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
     timer = StepTimer()
     sampled = sample(parts, stream, state, step, timer)
     faults.point("step.sampled")
-    metrics = dict(sampled.metrics)
+    metrics, state = dict(sampled.metrics), sampled.state
 
     batch = parts.collate(sampled.kept)
     if batch.prompts:
         # The engine reads the images of the next round while the trainer updates.
-        parts.engine.prefetch(parts.plan.requests(stream.batch(sampled.state.round), step + 1))
+        parts.engine.prefetch(parts.plan.requests(stream.batch(state.round), step + 1))
         with timer.stage("update_actor"):
             stats = parts.trainer.update(batch)
         faults.point("step.updated")
         with timer.stage("sync_weights"):
             parts.engine.load_weights(parts.trainer.publish_weights())
+        # Images that could be read when their prompt was sampled, and not any more.
+        state = replace(state, quarantine=parts.bad_samples.lost(state.quarantine, stats.unreadable, step))
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
         metrics |= stats.metrics
 
@@ -62,4 +64,4 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
     generation = metrics.get("timing_s/gen", 0.0)
     metrics["perf/anchor_gen_seconds_attributed"] = generation * anchor_share(sampled.rollouts, parts.prompt_length)
     metrics["perf/throughput"] = processed_tokens(sampled.rollouts, parts.prompt_length) / metrics["timing_s/step"]
-    return StepResult(metrics, sampled.rollouts, sampled.state)
+    return StepResult(metrics, sampled.rollouts, state)

@@ -214,7 +214,7 @@ class SampledPrompt:
 
 @dataclass(frozen=True)
 class TrainResponse:
-    """One response to train on; all its tokens have the same advantage. off_policy: not sampled from this prompt.
+    """One response to train on; all its tokens have the same advantage. off_policy: sampled from another prompt.
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 
@@ -245,8 +245,8 @@ class TrainPrompt:
 class MicroBatch:
     """The rows of one forward: (index in `TrainBatch.prompts`, index in that prompt's responses).
 
-    The last `num_fillers` rows are not trained on. FSDP needs the same number of forwards on all ranks, and images in
-    the same forwards; fillers make up the difference.
+    The last `num_fillers` rows are not trained on. FSDP needs the same number of forwards on all ranks, and in one
+    update an image in every forward or in none; fillers are added until this is so.
     """
 
     rows: tuple[tuple[int, int], ...]
@@ -272,14 +272,6 @@ class TrainBatch:
 
     prompts: tuple[TrainPrompt, ...]
     updates: tuple[UpdatePlan, ...]
-
-
-@dataclass(frozen=True)
-class UpdateStats:
-    """Metrics of one `PolicyTrainer.update`, reduced over all ranks, and the seconds it spent on old log-probs."""
-
-    metrics: Mapping[str, float]
-    old_logprob_seconds: float
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def response_logprobs(trainer: FsdpTrainer, prompts: Sequence[TrainPrompt]) -> l
     rows = [(p, k) for p, prompt in enumerate(prompts) for k in range(len(prompt.responses))]
     plan = UpdatePlan((tuple(MicroBatch((row,)) for row in rows),))
     batch = TrainBatch(tuple(prompts), (plan,))
-    scored = trainer._old_logprobs(batch, [plan], trainer._processed(batch, [plan]))
+    scored = trainer._old_logprobs(batch, [plan], trainer._reader.start(batch, [plan], rank=0))
     return [scored[micro].tolist() for micro in plan.ranks[0]]
 
 

@@ -117,7 +117,10 @@ def prompt_positions(prompt: ProcessedPrompt, rope_index: Callable[..., Any], im
 
 
 def distinct_images(prompts: Sequence[ProcessedPrompt]) -> DistinctImages:
-    """Each image of the prompts once, in order of appearance; `index` says which one each prompt shows where."""
+    """Each image of the prompts once, in order of appearance.
+
+    index: for each image that the prompts show, prompt by prompt, its index among the distinct images.
+    """
     images: dict[ImageRef, tuple[Tensor, tuple[int, int, int]]] = {}
     for prompt in prompts:
         for key, pixels, grid in zip(prompt.image_keys, prompt.pixel_values, prompt.image_grid_thw, strict=True):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 import torch
@@ -20,45 +19,56 @@ from mars.actor.model import PolicyModel, ScoringSettings, load_policy, shard
 from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
 from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
+from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed, merged_over_ranks, without
 from mars.actor.reference import load_reference
 from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import full_state, save_policy
-from mars.actor.trainer import Rendezvous
+from mars.actor.trainer import ReferenceKl, Rendezvous, SkippedUpdate, UpdateStats
 from mars.actor.update_sums import UpdateSums
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.token_layout import TokenLayout
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, NumericalError
-from mars.types import (
-    ImageRef,
-    MicroBatch,
-    TokenRules,
-    TrainBatch,
-    TrainResponse,
-    UpdatePlan,
-    UpdateStats,
-    WeightUpdate,
-)
-
-logger = logging.getLogger(__name__)
+from mars.types import MicroBatch, TokenRules, TrainBatch, TrainResponse, UpdatePlan, WeightUpdate
 
 Row = tuple[int, int]
-Prompts = dict[int, Future[ProcessedPrompt]]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Forwards and backwards of one update on this rank. old: old log-probs of the rows' tokens, by forward."""
+
+    batch: TrainBatch
+    sums: UpdateSums
+    old: Mapping[MicroBatch, Tensor]
+
+    def old_by_row(self) -> dict[Row, tuple[float, ...]]:
+        """Old log-probs of each row of this rank that is trained on."""
+        found: dict[Row, tuple[float, ...]] = {}
+        for micro, logprobs in self.old.items():
+            targets = row_targets(self.batch, micro)
+            parts = logprobs.split([len(target.response.token_ids) for target in targets])
+            rows = zip(micro.rows, targets, parts, strict=True)
+            found |= {row: tuple(part.tolist()) for row, target, part in rows if target.weight > 0}
+        return found
+
+
+@dataclass(frozen=True)
+class _Update:
+    """What became of one update; the same on all ranks. unreadable: index of a prompt -> why it was not trained on."""
+
+    metrics: Mapping[str, float]
+    unreadable: Mapping[int, str]
+    skipped: SkippedUpdate | None
 
 
 class FsdpTrainer:
-    """A `PolicyTrainer`. process: turns prompt ids and images into tensors (mars/data/prompts/processor.py)."""
+    """A `PolicyTrainer`. process: turns prompt ids and images into tensors."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        rules: TokenRules,
-        rendezvous: Rendezvous,
-        process: Callable[[Sequence[int], Sequence[ImageRef]], ProcessedPrompt],
-    ) -> None:
-        self._config, self._rules, self._process = config, rules, process
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
+    def __init__(self, config: TrainConfig, rules: TokenRules, rendezvous: Rendezvous, process: Process) -> None:
+        self._config, self._rules = config, rules
+        self._reader = PromptReader(process)
         self._rank, self._world_size = rendezvous.rank, rendezvous.world_size
         model, rollout, actor, device = config.model, config.rollout, config.actor, config.cluster.device
         self._owns_group = join_group(rendezvous, device)
@@ -80,26 +90,28 @@ class FsdpTrainer:
         memory = PeakMemory(self._device)
         compared = compared_update(batch)
         later = batch.updates[1:]
-        prompts = self._processed(batch, (*later, *batch.updates))
+        prompts = self._reader.start(batch, (*later, *batch.updates), self._rank)
         start = time.perf_counter()
         # The first update takes its old log-probs from its own forward: the weights are still the old ones, so the
         # ratio is exactly 1.
         old = self._old_logprobs(batch, later, prompts)
         self._synchronize()
         old_seconds = time.perf_counter() - start
-        results = [
-            self._update_once(batch, plan, prompts, old if i else None, compare_rollout=i == compared)
-            for i, plan in enumerate(batch.updates)
-        ]
+        updates: list[_Update] = []
+        for i in range(len(batch.updates)):
+            updates.append(self._update_once(batch, i, prompts, old if i else None, compare_rollout=i == compared))
+            self._check_skipped(updates)
+        results = [update.metrics for update in updates]
         keys = dict.fromkeys(key for result in results for key in result)
         metrics = {key: fmean(result[key] for result in results if key in result) for key in keys}
         metrics["fault/skipped_updates"] = sum(result["fault/skipped_updates"] for result in results)
         metrics |= {key: value for key, value in results[-1].items() if key == "actor/lr"}
         self._synchronize()
-        return UpdateStats(metrics | memory.metrics(), old_seconds)
+        unreadable = {batch.prompts[p].prompt_id: why for update in updates for p, why in update.unreadable.items()}
+        return UpdateStats(metrics | memory.metrics(), old_seconds, unreadable, _skipped(updates))
 
     @torch.no_grad()
-    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
         """Returns the same list on every rank.
 
         Raises ConfigError if no reference was loaded, and ValueError if the plans do not hold every row exactly once.
@@ -112,10 +124,11 @@ class FsdpTrainer:
         rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
         if sorted(row for plan in batch.updates for row in plan.rows) != rows:
             raise ValueError("the plans of a batch to be scored must hold every row exactly once")
-        prompts = self._processed(batch, batch.updates)
+        prompts = self._reader.start(batch, batch.updates, self._rank)
+        micros = [micro for plan in batch.updates for micro in plan.ranks[self._rank]]
         sums = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
         place = {row: i for i, row in enumerate(rows)}
-        for micro in (micro for plan in batch.updates for micro in plan.ranks[self._rank]):
+        for micro in micros:
             forward = self._forward_of(batch, micro, prompts)
             logprobs, reference = self._policy(forward)[0].double(), self._reference(forward)[0].double()
             kl = kl_estimate(logprobs, reference, self._config.algorithm.kl_estimator)
@@ -123,8 +136,13 @@ class FsdpTrainer:
             by_row = TokenLayout.packed(forward.lengths).sum_by_sequence(kl)[: len(weighted)]
             sums[torch.tensor([place[row] for row in weighted], dtype=torch.long, device=self._device)] = by_row
         dist.all_reduce(sums)  # each rank filled only its own rows; the sum gathers them
+        unreadable = agreed(prompts.unreadable(micros), self._device)
+        sums[[i for row, i in place.items() if row[0] in unreadable]] = math.nan
         values = iter(sums.tolist())
-        return [tuple(next(values) for _ in prompt.responses) for prompt in batch.prompts]
+        return ReferenceKl(
+            [tuple(next(values) for _ in prompt.responses) for prompt in batch.prompts],
+            {batch.prompts[p].prompt_id: reason for p, reason in unreadable.items()},
+        )
 
     def publish_weights(self) -> WeightUpdate:
         """The full weights in the engine's type, on the CPU of rank 0; empty on the others."""
@@ -143,24 +161,45 @@ class FsdpTrainer:
 
     def close(self) -> None:
         self._shards.close()
-        self._reader.shutdown(cancel_futures=True)
+        self._reader.close()
         if self._owns_group and dist.is_initialized():
             dist.destroy_process_group()
 
     def _update_once(
         self,
         batch: TrainBatch,
-        plan: UpdatePlan,
-        prompts: Prompts,
+        number: int,
+        prompts: ReadPrompts,
         old: dict[MicroBatch, Tensor] | None,
         compare_rollout: bool,
-    ) -> dict[str, float]:
+    ) -> _Update:
+        plan, unreadable = batch.updates[number], {}
+        done = self._pass(batch, plan, prompts, old, compare_rollout)
+        if done is not None:
+            unreadable = agreed(prompts.unreadable(plan.ranks[self._rank]), self._device)
+        if unreadable:  # the other ranks hear of it only now, after the forwards: repeat them without these prompts
+            self._optimizer.clear()
+            done = self._pass(without(batch, unreadable), plan, prompts, old, compare_rollout)
+        if done is None:
+            return _Update({"fault/skipped_updates": 0.0}, unreadable, None)
+        return self._finish(done, number, unreadable)
+
+    def _pass(
+        self,
+        batch: TrainBatch,
+        plan: UpdatePlan,
+        prompts: ReadPrompts,
+        old: dict[MicroBatch, Tensor] | None,
+        compare_rollout: bool,
+    ) -> _Pass | None:
+        """Forward and backward of this rank's rows. None if no token of the update is trained on, on any rank."""
         responses = [_response(batch, row) for row in plan.rows]
         lengths = [len(response.token_ids) for response in responses if response.weight > 0]
         if not any(lengths):
-            return {"fault/skipped_updates": 0.0}
+            return None
         denominator = self._objective.denominator(lengths)
         algorithm, sums = self._config.algorithm, UpdateSums.zeros(self._device)
+        used: dict[MicroBatch, Tensor] = {}
         for micro in plan.ranks[self._rank]:
             forward = self._forward_of(batch, micro, prompts)
             logprobs, entropy = self._policy(forward, entropy_gradient=algorithm.entropy_coefficient > 0)
@@ -168,6 +207,7 @@ class FsdpTrainer:
             if self._reference is not None and self._objective.kl_in_loss:
                 with torch.no_grad():
                     reference, _ = self._reference(forward)
+            used[micro] = logprobs.detach() if old is None else old[micro]
             loss, part = self._objective.loss(
                 logprobs,
                 entropy,
@@ -181,31 +221,39 @@ class FsdpTrainer:
             # FSDP averages gradients over ranks, but the denominator already counts all ranks.
             (loss * self._world_size).backward()
             sums = sums.merge(part)
-        return self._finish(sums)
+        return _Pass(batch, sums, used)
 
-    def _finish(self, sums: UpdateSums) -> dict[str, float]:
+    def _finish(self, done: _Pass, number: int, unreadable: Mapping[int, str]) -> _Update:
         """Add up the sums of all ranks, then apply or skip the update: all ranks decide by the same sums."""
-        totals = sums.all_reduce()
+        totals = done.sums.all_reduce()
         metrics = self._objective.metrics(totals)
         result = self._optimizer.step() if math.isfinite(totals["loss"]) else self._optimizer.skip()
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row > self._config.actor.max_skipped_updates:
-            raise NumericalError(
-                f"actor: {self._skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
-                f"(last: loss {totals['loss']}, gradient norm {result.grad_norm}); "
-                "lower actor.learning_rate or look at the last rollouts"
-            )
+        skipped = None
         if not result.applied:
-            logger.warning("update skipped: loss %s, gradient norm %s", totals["loss"], result.grad_norm)
-        return metrics | {
+            old = merged_over_ranks(done.old_by_row())
+            skipped = SkippedUpdate(number, totals["loss"], result.grad_norm, old)
+        metrics |= {
             "actor/grad_norm": result.grad_norm,
             "actor/lr": result.learning_rate,
             "fault/skipped_updates": float(not result.applied),
         }
+        return _Update(metrics, unreadable, skipped)
+
+    def _check_skipped(self, updates: Sequence[_Update]) -> None:
+        """updates: of this batch so far. Raises NumericalError after too many skipped ones in a row."""
+        skipped = _skipped(updates)
+        if self._skipped_in_a_row > self._config.actor.max_skipped_updates:
+            raise NumericalError(
+                f"actor: {self._skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
+                f"(last: loss {skipped[-1].loss}, gradient norm {skipped[-1].grad_norm}); "
+                "lower actor.learning_rate or look at the last rollouts",
+                skipped,
+            )
 
     @torch.no_grad()
     def _old_logprobs(
-        self, batch: TrainBatch, plans: Sequence[UpdatePlan], prompts: Prompts
+        self, batch: TrainBatch, plans: Sequence[UpdatePlan], prompts: ReadPrompts
     ) -> dict[MicroBatch, Tensor]:
         """Log-probs of this rank's rows, in the same micro-batches as in the update, so that rounding is identical."""
         micros = [micro for plan in plans for micro in plan.ranks[self._rank]]
@@ -216,18 +264,8 @@ class FsdpTrainer:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def _processed(self, batch: TrainBatch, plans: Sequence[UpdatePlan]) -> Prompts:
-        """The prompts of this rank's rows, each processed once for all forwards. plans: in the order of the forwards.
-
-        One thread processes the prompts in this order, so that later images are read while the first forwards run.
-        """
-        micros = (micro for plan in plans for micro in plan.ranks[self._rank])
-        mine = dict.fromkeys(p for micro in micros for p, _ in micro.rows)
-        prompts = {p: batch.prompts[p] for p in mine}
-        return {p: self._reader.submit(self._process, x.prompt_token_ids, x.images) for p, x in prompts.items()}
-
-    def _forward_of(self, batch: TrainBatch, micro: MicroBatch, prompts: Prompts) -> ForwardBatch:
-        return self._forward_batch([(prompts[row[0]].result(), _response(batch, row).token_ids) for row in micro.rows])
+    def _forward_of(self, batch: TrainBatch, micro: MicroBatch, prompts: ReadPrompts) -> ForwardBatch:
+        return self._forward_batch([(prompts[row[0]], _response(batch, row).token_ids) for row in micro.rows])
 
     def _forward_batch(self, rows: Sequence[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
         rope_index = self._policy.backbone.model.get_rope_index
@@ -247,6 +285,10 @@ def _reference(config: TrainConfig, scoring: ScoringSettings, mesh: DeviceMesh) 
     reference = load_reference(algorithm.kl_reference, config.model, scoring, config.actor.packing)
     shard(reference, mesh, config.model.dtype)
     return reference
+
+
+def _skipped(updates: Sequence[_Update]) -> tuple[SkippedUpdate, ...]:
+    return tuple(update.skipped for update in updates if update.skipped is not None)
 
 
 def _response(batch: TrainBatch, row: Row) -> TrainResponse:

@@ -97,7 +97,8 @@ def load_policy(
 ) -> PolicyModel:
     """Load the model at `model.path` in float32 on the CPU.
 
-    packing: the layout of every batch that the model will get. key: the setting that holds the path, for messages.
+    packing: how all batches that the model will get are laid out, "padded" or "shared_prefix".
+    key: the setting that holds the path, for messages.
     """
     from transformers import AutoModelForImageTextToText
 

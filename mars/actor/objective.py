@@ -168,7 +168,10 @@ class Objective:
         return reduce_loss(values, layout, self._algorithm.reduction, denominator)
 
     def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> Tensor:
-        """1 for all tokens without a cap, and for off-policy tokens, whose rollout log-probs are of another prompt."""
+        """1 for every token if no cap is set.
+
+        With a cap, off-policy tokens still get 1, because their rollout log-probs are of another prompt.
+        """
         if self._algorithm.importance_cap is None:
             return torch.ones_like(old)
         weights = importance_weights(old, tokens.rollout_logprobs, tokens.on_policy, self._algorithm.importance_cap)

@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor
 
 from mars.config.schema import OptimizerConfig
 
-_MEANS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps of each parameter: running means of the gradient and of its square."""
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's moments of each parameter: running means of the gradient and of its square."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +59,33 @@ class Optimizer:
                 group["lr"] = learning_rate
             self._adamw.step()
             self._num_steps += 1
-        self._adamw.zero_grad(set_to_none=True)
+        self.clear()
         return StepResult(grad_norm, learning_rate, applied)
 
     def skip(self) -> StepResult:
         """Clear the gradients; weights and learning-rate schedule stay as they are."""
-        self._adamw.zero_grad(set_to_none=True)
+        self.clear()
         return StepResult(float("nan"), self._learning_rate(), applied=False)
 
+    def clear(self) -> None:
+        self._adamw.zero_grad(set_to_none=True)
+
     def tensors(self) -> dict[str, Tensor]:
-        """The state by name, for a checkpoint. Means are float32, sharded like their parameters, and not copied.
+        """The state by name, for a checkpoint. AdamW's moments are float32, sharded like the weights, and not copied.
 
         "steps": int64 [1 + parameters], the steps applied, and of these the steps of each parameter: one without a
-        gradient takes no step. A parameter without a step has no means.
+        gradient takes no step. A parameter that has taken no step has no moments.
         """
         counts = [int(self._adamw.state[p]["step"]) if p in self._adamw.state else 0 for p in self._parameters]
         found = {"steps": torch.tensor([self._num_steps, *counts])}
         for (name, parameter), count in zip(self._named.items(), counts, strict=True):
             if count:
                 state = self._adamw.state[parameter]
-                found |= {f"{key}.{name}": state[key] for key in _MEANS}
+                found |= {f"{key}.{name}": state[key] for key in _MOMENTS}
         return found
 
     def prepare_load(self, steps: Tensor) -> None:
-        """Take over the counts of `tensors()["steps"]` and make room for the means, which are then read in place.
+        """Take over the counts of `tensors()["steps"]` and allocate AdamW's moments, which the caller then fills.
 
         Raises ValueError for a state of other parameters.
         """
@@ -92,8 +95,8 @@ class Optimizer:
         self._num_steps = total
         for parameter, count in zip(self._parameters, counts, strict=True):
             if count:
-                means = {key: torch.zeros_like(parameter) for key in _MEANS}
-                self._adamw.state[parameter] = {"step": torch.tensor(float(count)), **means}
+                moments = {key: torch.zeros_like(parameter) for key in _MOMENTS}
+                self._adamw.state[parameter] = {"step": torch.tensor(float(count)), **moments}
 
     def _learning_rate(self) -> float:
         factor = rate_factor(self._num_steps, self._settings.warmup_steps, self._total_steps)

@@ -27,7 +27,10 @@ class ShardReport:
 
 
 def write_report(folder: Path, rank: int, report: ShardReport) -> None:
-    """On a full disk only an empty file is left, which says that the rank failed. Raises OSError."""
+    """If the report cannot be written, as on a full disk, leave an empty file, which says that the rank failed.
+
+    Raises OSError if the folder is gone, or if the empty file cannot be made either.
+    """
     path = _path(folder, rank)
     if not folder.is_dir():  # the checkpoint was given up
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))

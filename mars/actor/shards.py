@@ -45,7 +45,7 @@ class ShardWriter:
     def start(self, state: Mapping[str, Tensor], folder: str) -> None:
         """Copy the state to CPU memory, and write it to `folder` and report it (shard_report.py) in a thread.
 
-        A collective call. Raises CheckpointError on all ranks while one of them still writes the checkpoint before.
+        A collective call. Raises CheckpointError on all ranks while one of them still writes the previous checkpoint.
         """
         if self._groups is None:  # of their own, because the threads' collectives run beside those of the training
             self._groups = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
@@ -53,13 +53,22 @@ class ShardWriter:
         busy = torch.tensor([int(self._busy)])
         dist.all_reduce(busy, op=dist.ReduceOp.MAX, group=callers)
         if busy.item():
-            raise CheckpointError("the checkpoint before is still being written")
+            raise CheckpointError("the previous checkpoint is still being written")
         copies = self._copies.of(state)
         self._busy = True
-        self._thread.submit(self._write, copies, threads, Path(folder), dist.get_rank())
+        self._thread.submit(self._write, copies, state, threads, Path(folder), dist.get_rank())
 
-    def _write(self, state: dict[str, Tensor], group: dist.ProcessGroup, folder: Path, rank: int) -> None:
-        report = _written(state, group, folder, rank)
+    def _write(
+        self,
+        copies: dict[str, Tensor],
+        state: Mapping[str, Tensor],
+        group: dist.ProcessGroup,
+        folder: Path,
+        rank: int,
+    ) -> None:
+        """state: only held. The caller would free it now, and torch hands the interpreter over for each tensor freed:
+        to this thread, which has no reason to hand it back soon."""
+        report = _written(copies, group, folder, rank)
         self._busy = False  # before the report, after which the driver may ask for the next checkpoint
         try:
             write_report(folder, rank, report)
@@ -73,7 +82,7 @@ class ShardWriter:
 class _Copies:
     """Copies tensors to CPU memory that it keeps for the next checkpoint: getting new memory takes longer than copying.
 
-    A copy is filled anew by the next call, so the checkpoint before must be written by then.
+    The next call overwrites the copies, so the previous checkpoint must be written by then.
     """
 
     def __init__(self) -> None:
@@ -81,14 +90,20 @@ class _Copies:
 
     @torch.no_grad()
     def of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The copies are complete on return, also those from a GPU: the next update may change the tensors."""
         kept, self._kept = self._kept, {}
+        copies: list[Tensor] = []
+        sources: list[Tensor] = []
         for name, value in state.items():
             copy = kept.get(name)
-            if copy is None or (copy.shape, copy.dtype) != (value.shape, value.dtype):
-                copy = value.detach().to("cpu", copy=True)
+            if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
+                self._kept[name] = value.detach().to("cpu", copy=True)
             else:
-                _local(copy).copy_(_local(value))
-            self._kept[name] = copy
+                self._kept[name] = copy
+                copies.append(_local(copy))
+                sources.append(_local(value))
+        if copies:
+            torch._foreach_copy_(copies, sources, non_blocking=False)  # one call: most tensors are small
         return dict(self._kept)
 
 
@@ -97,7 +112,10 @@ def _local(value: Tensor) -> Tensor:
 
 
 def trainer_state(policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: int, rank: int) -> dict[str, Tensor]:
-    """All tensors of a trainer by name. Parameters and means are the trainer's own, so loading fills them in place."""
+    """All tensors of a trainer by name.
+
+    Parameters and AdamW's moments are the trainer's own tensors, so loading fills them in place.
+    """
     state = model_state(policy)
     state |= {f"optimizer.{name}": value for name, value in optimizer.tensors().items()}
     state["trainer.skipped_in_a_row"] = torch.tensor([skipped_in_a_row])
@@ -108,8 +126,10 @@ def trainer_state(policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: i
 
 
 def model_state(policy: PolicyModel) -> dict[str, Tensor]:
-    """The part of `trainer_state` that is the model's."""
-    return {f"model.{name}": value.detach() for name, value in _weights(policy).items()}
+    """The part of `trainer_state` that is the model's: parameters and persistent buffers, each once."""
+    owned = {name for name, _ in (*policy.named_parameters(), *policy.named_buffers())}  # tied ones have two names
+    state = policy.state_dict(keep_vars=True)  # to detach FSDP's tensors would take as long as to copy a small model
+    return {f"model.{name}": value for name, value in state.items() if name in owned}
 
 
 def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, folder: str) -> int:
@@ -136,12 +156,6 @@ def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, fol
         if (value := state.get(f"{_RANDOM}.{name}.{rank}")) is not None:
             set_state(value)
     return int(state["trainer.skipped_in_a_row"])
-
-
-def _weights(policy: PolicyModel) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, each once: tied parameters have two names in the state."""
-    owned = {name for name, _ in (*policy.named_parameters(), *policy.named_buffers())}
-    return {name: value for name, value in policy.state_dict().items() if name in owned}
 
 
 def _set_cuda_rng_state(state: Tensor) -> None:

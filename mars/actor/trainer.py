@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from mars.types import TrainBatch, UpdateStats, WeightUpdate
+from mars.types import TrainBatch, WeightUpdate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -18,19 +22,74 @@ class Rendezvous:
     timeout_s: float
 
 
+@dataclass(frozen=True)
+class SkippedUpdate:
+    """An update that changed no weight, because its loss or its gradient was not finite.
+
+    update: its number in the batch, from 0. grad_norm: NaN if the loss was not finite.
+    old_logprobs: (index of the prompt, index of its response) -> old log-probs, of every row that had a weight above 0.
+    """
+
+    update: int
+    loss: float
+    grad_norm: float
+    old_logprobs: Mapping[tuple[int, int], tuple[float, ...]]
+
+
+SkippedReport = Callable[[TrainBatch, Sequence[SkippedUpdate], int], None]
+"""Called with a batch, those of its updates that were skipped, and the step."""
+
+
+def warn_of_skipped(batch: TrainBatch, skipped: Sequence[SkippedUpdate], step: int) -> None:
+    """A `SkippedReport` that only logs."""
+    for one in skipped:
+        logger.warning("step %d: update skipped: loss %s, gradient norm %s", step, one.loss, one.grad_norm)
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """What one `PolicyTrainer.update` did.
+
+    metrics: reduced over all ranks. old_logprob_seconds: time spent on old log-probs.
+    unreadable: prompt id -> reason, of prompts that were not trained on because an image cannot be read any more.
+    """
+
+    metrics: Mapping[str, float]
+    old_logprob_seconds: float
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[SkippedUpdate, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReferenceKl:
+    """KL(policy || reference) of each response, in nats, summed over its tokens: one tuple per prompt of the batch.
+
+    unreadable: prompt id -> reason, of prompts with an image that cannot be read any more; their values are NaN.
+    """
+
+    values: Sequence[tuple[float, ...]]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    def readable(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+        """The values of the prompts that could be read. batch: the one that was scored."""
+        pairs = zip(batch.prompts, self.values, strict=True)
+        return [values for prompt, values in pairs if prompt.prompt_id not in self.unreadable]
+
+
 class PolicyTrainer(Protocol):
     """Owns the policy's weights."""
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Do one optimizer step for each of the batch's updates, in order. Computes old and reference log-probs too.
 
-        Uses the batch's advantages and weights as they are. Metrics are those of docs/metrics.md, reduced over all
-        ranks. Raises NumericalError after too many updates in a row whose loss or gradient is not finite.
+        Uses the batch's advantages and weights as they are, but a prompt with an image that cannot be read any more has
+        weight 0 on all ranks. Metrics are those of docs/metrics.md, reduced over all ranks. Raises NumericalError after
+        too many updates in a row whose loss or gradient is not finite.
         """
         ...
 
-    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
-        """KL(policy || reference) of each response, in nats, summed over its tokens: one tuple per prompt.
+    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
+        """The KL of each response to the reference model.
 
         Uses the current weights and the estimator of the objective. Trains nothing and ignores advantages and weights.
         The batch's plans must hold every row once. Raises ConfigError if there is no reference model.
@@ -49,7 +108,7 @@ class PolicyTrainer(Protocol):
         """Copy weights, optimizer and random state to CPU memory and write them to `folder` in the background.
 
         Every rank reports there when its files are on the disk (shard_report.py), also if they could not be written.
-        The checkpoint before must be reported by all ranks.
+        All ranks must have reported the previous checkpoint.
         """
         ...
 

@@ -71,7 +71,9 @@ def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -
 
 
 def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -> list[list[int]]:
-    """Distribute items over `num_packs` packs of similar cost: each item goes to the pack that is smallest with it.
+    """Distribute items over `num_packs` packs of similar cost.
+
+    Each item goes to the pack whose cost is lowest after the item is added.
 
     With descending costs and no opening costs the largest pack is at most 4/3 of the best possible (Graham 1969).
 

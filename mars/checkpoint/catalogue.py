@@ -61,7 +61,7 @@ class Catalogue:
         return [step for step in self._named() if self._has_manifest(step)]
 
     def without_manifest(self) -> list[Path]:
-        """What is named like a checkpoint and is none: half removed, its manifest is lost, or no folder."""
+        """Paths that are named like a checkpoint but are none: half removed, without a manifest, or not a folder."""
         return [self.path(step) for step in self._named() if not self._has_manifest(step)]
 
     def path(self, step: int) -> Path:

@@ -17,7 +17,7 @@ from mars.errors import CheckpointError
 from mars.output.digests import FileDigest, file_digest, write_durably
 
 MANIFEST_FILE = "MANIFEST.json"
-FORMAT = 1
+FORMAT = 2
 _SUM = "manifest_sha256"
 
 

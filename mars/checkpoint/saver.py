@@ -98,16 +98,24 @@ class Checkpoints:
         faults.point("checkpoint.started")
 
     def _begin(self, state: RunState) -> None:
+        metrics = {name: finite_or_none(value) for name, value in state.metrics.items()}
+        manifest = Manifest(state.step, {}, self._versions, self._data, metrics)
         try:
             folder = self._catalogue.draft(state.step)
             (folder / SHARDS_FOLDER).mkdir()
-            self._trainer.start_checkpoint(str((folder / SHARDS_FOLDER).absolute()))
+            # Made before the trainer writes: a new thread has to run once before this one goes on, and the trainer's
+            # thread, if it is in this process, would keep the interpreter from both.
+            writing = _Writing(self._catalogue, manifest, state, folder, self._num_ranks, self._timeout_s)
+            try:
+                self._trainer.start_checkpoint(str((folder / SHARDS_FOLDER).absolute()))
+            except BaseException:
+                writing.cancel()
+                raise
         except (OSError, CheckpointError) as error:
             self._give_up(state.step, error)
             return
-        metrics = {name: finite_or_none(value) for name, value in state.metrics.items()}
-        manifest = Manifest(state.step, {}, self._versions, self._data, metrics)
-        self._writing = _Writing(self._catalogue, manifest, state, folder, self._num_ranks, self._timeout_s)
+        writing.begin()
+        self._writing = writing
 
     def _finish(self) -> None:
         if self._writing is None:
@@ -143,7 +151,7 @@ class Checkpoints:
 class _Writing:
     """Waits in a thread for the shards of a checkpoint, adds the run's state, and commits it.
 
-    manifest: without files.
+    Call `begin` when the trainer writes, or `cancel`. manifest: without files.
     """
 
     def __init__(
@@ -159,9 +167,12 @@ class _Writing:
         self._catalogue, self._manifest, self._state, self._folder = catalogue, manifest, state, folder
         self._num_ranks, self._timeout_s = num_ranks, timeout_s
         self._error: Exception | None = None
-        self._cancelled = threading.Event()
+        self._begun, self._cancelled = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         self._thread.start()
+
+    def begin(self) -> None:
+        self._begun.set()
 
     def ends_within(self, seconds: float) -> bool:
         self._thread.join(seconds)
@@ -172,15 +183,17 @@ class _Writing:
         return not self._thread.is_alive()
 
     def wait(self) -> Exception | None:
-        """Wait until the checkpoint is complete; returns why it is not."""
+        """Wait until the thread has ended; returns the error that kept the checkpoint incomplete, or None."""
         self._thread.join()
         return self._error
 
     def cancel(self) -> None:
         self._cancelled.set()
+        self._begun.set()
         self._thread.join()
 
     def _run(self) -> None:
+        self._begun.wait()
         try:
             reports = self._reports()
             if reports is None:

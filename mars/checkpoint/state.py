@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from mars.errors import CheckpointError
+from mars.quarantine import Quarantine
 from mars.sampling import SamplingState
 from mars.types import Prompt, PromptRollouts, RolloutGroup, SampledPrompt
 
@@ -48,6 +49,7 @@ class _Stored:
     step: int
     round: int
     carried: tuple[_Carried, ...]
+    quarantine: Quarantine
     metrics: Mapping[str, int | float]
     logged: bool
 
@@ -64,7 +66,8 @@ def state_to_json(state: RunState) -> bytes:
         for item in state.sampling.carried
     )
     metrics = {name: value if type(value) is int else float(value) for name, value in state.metrics.items()}
-    return _STORED.dump_json(_Stored(state.step, state.sampling.round, carried, metrics, state.logged))
+    sampling = state.sampling
+    return _STORED.dump_json(_Stored(state.step, sampling.round, carried, sampling.quarantine, metrics, state.logged))
 
 
 def state_from_json(content: bytes, prompts: Mapping[str, Prompt]) -> RunState:
@@ -88,4 +91,5 @@ def state_from_json(content: bytes, prompts: Mapping[str, Prompt]) -> RunState:
         )
         for item in stored.carried
     )
-    return RunState(stored.step, SamplingState(stored.round, carried), stored.metrics, stored.logged)
+    sampling = SamplingState(stored.round, carried, stored.quarantine)
+    return RunState(stored.step, sampling, stored.metrics, stored.logged)

@@ -78,7 +78,7 @@ def disk(folder: Path) -> Finding:
 
 
 def shared_memory(folder: Path, object_store_bytes: int) -> Finding:
-    """Ray keeps its object store there, and in files, which is slow, if there is too little."""
+    """Ray keeps its object store in shared memory. If there is too little of it, Ray uses files, which is slow."""
     what = "shared memory"
     if not folder.is_dir():
         return Finding(what, f"no {folder}", "note", "Ray keeps its object store in files, which is slow")

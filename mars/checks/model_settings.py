@@ -30,7 +30,10 @@ class _Wrong:
 
 
 def check_words(folder: Path, key: str) -> None:
-    """The settings of config.json that are names or switches, before transformers reads them. Raises SetupError."""
+    """Check the settings of config.json that are names or switches, before transformers reads them.
+
+    Raises SetupError.
+    """
     import torch
     from transformers.activations import ACT2FN
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -53,7 +56,10 @@ def check_words(folder: Path, key: str) -> None:
 
 
 def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """("text_config.hidden_size", 96) and so on, of the file, the parts that mars reads and their RoPE."""
+    """(dotted name, value) of each setting at the top level, in the sections that mars reads, and in RoPE sections.
+
+    Example: ("text_config.hidden_size", 96).
+    """
     for name, value in values.items():
         if isinstance(value, dict) and name in (*_SECTIONS, *_ROPES):
             yield from _leaves(value, f"{above}{name}.")
@@ -103,7 +109,7 @@ def _wrong_settings(settings: Any) -> Iterator[_Wrong]:
 
 
 def _want(name: str, value: Any, kinds: set[Any], vocabulary: int | None) -> str | None:
-    """What a setting of these declared types must be, if `value` is not that."""
+    """In words, what a setting of these declared types must be, if `value` is wrong for it; None if it is right."""
     if value is None and type(None) in kinds and float not in kinds:
         return None
     if name.endswith("token_id"):

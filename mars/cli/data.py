@@ -28,7 +28,7 @@ Licence = Annotated[str | None, typer.Option(help="Licence to name in the metada
 Depth = Annotated[
     Literal["spatialbot", "minmax", "colormap", "clip"], typer.Option(help="How 16-bit depth becomes RGB.")
 ]
-Name = Annotated[str | None, typer.Option(help="data_source of the rows. Default: from the file's name.")]
+Name = Annotated[str | None, typer.Option(help="data_source of rows that have none. Default: from the file's name.")]
 
 
 @app.command()

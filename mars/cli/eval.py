@@ -255,7 +255,7 @@ def _threshold(given: float | None) -> float:
 
 
 def _frames(truth_size: str | None, response_size: str | None) -> Any:
-    """((width, height), (width, height)) or None. Raises ConfigError."""
+    """--truth-size and --response-size, each as (width, height); None if neither is given. Raises ConfigError."""
     from mars.cli.reward import fields_of_options
     from mars.errors import ConfigError
 

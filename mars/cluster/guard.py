@@ -77,8 +77,9 @@ def clean_up(folder: Path, driver: int, session: int, log_dir: Path | None) -> N
 def members(folder: Path, driver: int, session: int) -> Iterator[int]:
     """Processes of the cluster: those with its mark, and those of the driver's session that write to its files.
 
-    Processes that rename themselves, as Ray's do, may overwrite their environment. And the driver may have started
-    others while it had the mark in its own, such as the one of wandb; those and their children are left alone.
+    Processes that rename themselves, as Ray's do, may overwrite their environment. And while the mark was in the
+    driver's environment, the driver may have started processes that are not Ray's, such as wandb's. These have the mark
+    too, but they and their children are left alone.
     """
     parents = {pid: parent for pid in _all_pids() if (parent := _parent(pid)) is not None}
     for pid in parents.keys() - {driver, os.getpid()}:
@@ -109,7 +110,10 @@ def _parent(pid: int) -> int | None:
 
 
 def _belongs_to_ray(pid: int, parents: Mapping[int, int], driver: int, folder: Path) -> bool:
-    """False for what the driver has started itself: the arguments of all that Ray starts from it name the folder."""
+    """Whether a process with the mark was started by Ray, not by the run itself.
+
+    A child of the driver was started by Ray if its arguments name the folder; then its descendants were, too.
+    """
     top = pid
     while parents.get(top, 0) not in (0, 1, driver):
         top = parents[top]

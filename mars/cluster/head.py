@@ -34,7 +34,8 @@ _log_dir: Path | None = None
 def watch_head(log_dir: Path | None) -> Iterator[None]:
     """End the process with a WorkerError if a head process of the cluster started here ends inside the block.
 
-    At once: what a lost raylet still has to be asked for (to free an object, say) makes Ray end the process itself.
+    It does not wait for the next call: at the next request to a lost raylet (to free an object, say), Ray would end the
+    process without a message.
     """
     global _log_dir
     _log_dir = log_dir
@@ -56,7 +57,10 @@ def head_processes() -> dict[str, Popen[Any]]:
 
 
 def check_head() -> None:
-    """Call it before Ray is: raises WorkerError if a head process is gone and the process does not end for it."""
+    """Call this before each call of Ray. Raises WorkerError if a head process is gone.
+
+    Before that it gives the watching thread, or a signal, a second to end this process.
+    """
     error = _loss()
     if error is not None:
         time.sleep(2 * _SIGNAL_FIRST_S)  # the watching thread, or a signal, ends the process

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -13,7 +14,7 @@ from mars.cluster.environment import gc_paused
 from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.errors import WorkerError, WorkerLost
-from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine
+from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
 from mars.types import RolloutRequest, WeightUpdate
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ class EngineWorker(Worker):
         with gc_paused():
             self._engine = build_engine(_fetch_object)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample] | EngineCounts]:
+    def generate(
+        self, requests: Sequence[RolloutRequest]
+    ) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
         """Yield the finished samples, one message per list, then the engine's counts as the last message."""
         for samples in self._engine.generate(requests):
             faults.point("engine.samples")
@@ -77,17 +80,17 @@ class RayEngine:
         self._start_timeout_s = timeout_s
         self._group.results(references, "start of the engine", timeout_s)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         shares = split_by_prompt(requests, len(self._group.workers))
         arguments = [[requests[i] for i in share] for share in shares]
-        given_out: set[tuple[int, int]] = set()
+        given_out: set[tuple[int, int | None]] = set()
         for engine, message in self._group.streams("generate", arguments, self._replace):
             if isinstance(message, EngineCounts):
                 self._counts[engine] = self._counted_before[engine] + message
                 continue
-            samples = [FinishedSample(shares[engine][s.request], s.index, s.completion) for s in message]
-            fresh = [sample for sample in samples if (sample.request, sample.index) not in given_out]
-            given_out.update((sample.request, sample.index) for sample in fresh)
+            items = [replace(item, request=shares[engine][item.request]) for item in message]
+            fresh = [item for item in items if _place(item) not in given_out]
+            given_out.update(map(_place, fresh))
             if fresh:
                 yield fresh
         self._restarts.progress()
@@ -135,6 +138,10 @@ class RayEngine:
                 return
             except WorkerLost as again:
                 error = again
+
+
+def _place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
+    return item.request, item.index if isinstance(item, FinishedSample) else None
 
 
 def split_by_prompt(requests: Sequence[RolloutRequest], num_engines: int) -> list[list[int]]:

@@ -8,13 +8,13 @@ from typing import Any
 import ray
 
 from mars import faults
-from mars.actor.trainer import PolicyTrainer, Rendezvous
+from mars.actor.trainer import PolicyTrainer, ReferenceKl, Rendezvous, UpdateStats
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.worker_group import Worker, WorkerGroup
 from mars.errors import WorkerError, WorkerLost
-from mars.types import TrainBatch, UpdateStats, WeightUpdate
+from mars.types import TrainBatch, WeightUpdate
 
 BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
 """Pickled and called on the worker."""
@@ -28,7 +28,11 @@ class TrainerWorker(Worker):
     _num_updates = 0
 
     def receive(self, build_trainer: BuildTrainer) -> None:
-        """Keep build_trainer for `build`. Unpickling it imports torch, so ranks import before rank 0 has an address."""
+        """Keep build_trainer for `build`.
+
+        Unpickling it imports torch. It is sent ahead of `build` so that ranks import while they wait for the address of
+        rank 0.
+        """
         self._build_trainer = build_trainer
 
     def build(self, rendezvous: Rendezvous) -> None:
@@ -44,7 +48,7 @@ class TrainerWorker(Worker):
         faults.point("actor.after_update")
         return stats
 
-    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
         return self._trainer.kl_to_reference(batch)
 
     def publish_weights(self) -> WeightUpdate:
@@ -96,8 +100,10 @@ class RayTrainer:
         self._group.dump_stacks()
 
     def restart(self) -> None:
-        """End all ranks and build them anew, with the weights of model.path: what is left of a group without one of its
-        ranks waits for it."""
+        """End all ranks and build them anew, with the weights of model.path.
+
+        All of them, because the ranks that are left would wait for the lost one.
+        """
         for index in range(len(self._group.workers)):
             self._group.replace(index)
         self.finish_build(self.start_build(*self._built), self._built[1])
@@ -114,7 +120,7 @@ class RayTrainer:
         shared = ray.put(batch)
         return self._all("update", shared)[0]
 
-    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
         check_head()
         shared = ray.put(batch)
         return self._all("kl_to_reference", shared)[0]

@@ -116,7 +116,9 @@ class WorkerGroup:
     def results(
         self, references: Sequence[Any], call: str, timeout_s: float | None = None, first: int = 0
     ) -> list[Any]:
-        """Wait for the results of `references`: of the worker `first`, the next ones, and again from the first one on.
+        """Wait for the results of `references`. Reference i is of worker first + i.
+
+        After the last worker comes worker 0.
 
         call: name of the call in error messages.
 

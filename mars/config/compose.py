@@ -65,8 +65,9 @@ def compose_files(root: str, schema: type[Root], overrides: Sequence[str], confi
 
 
 def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], overrides: Sequence[str]) -> Composition:
-    """The settings that a run has saved, changed by overrides of keys. A group has been chosen already.
+    """The settings that a run has saved, changed by overrides of keys.
 
+    Overrides of groups are refused: the run saved the keys that its groups set, not the groups.
     A key that the run does not have, because its version of mars had none, has its default of configs/<root>.yaml.
     """
     known = Known(tuple(leaves(schema)), {}, mappings(schema))

@@ -84,9 +84,10 @@ def nearest(key: str, known: Collection[str]) -> list[str]:
     """The keys most similar to an unknown one, the most similar first; empty where none is similar.
 
     If the key's own name exists in some section, only the section is wrong: the candidates are the keys of that name,
-    ranked by how similar their sections are. Otherwise whole keys are compared, or the names alone within the right
-    section; names less than a letter apart from the most similar one count as much: "functiosn" may be
-    "function" or "functions".
+    ranked by how similar their sections are. Otherwise the keys of the section that the unknown key gives (all keys, if
+    it gives none) are compared by their names alone, and the other keys as a whole. Keys that are almost as similar as
+    the best one are returned too, if one letter makes a greater difference: "functiosn" may be "function" or
+    "functions".
 
     >>> nearest("rolout.top_p", ["rollout.top_p", "rollout.top_k", "evaluation.top_p"])
     ['rollout.top_p']

@@ -66,6 +66,12 @@ class DataConfig(RowsConfig):
     weights: list[PositiveFloat] | None = Field(
         description="Share of each training file in every step; null: every row of all files once an epoch."
     )
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="End the run if more than this share of data.bad_window prompts in a row cannot be read."
+    )
+    bad_window: PositiveInt = Field(
+        description="Prompts among which bad ones are counted; at most the number of rows of the training set."
+    )
     prompts_per_step: PositiveInt = Field(description="Prompts sampled in each step.")
     shuffle: bool = Field(description="Shuffle the prompts anew each epoch.")
 

@@ -8,7 +8,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +20,13 @@ from mars.evaluation.files import ResultPaths, read_manifest
 from mars.evaluation.public import public_entries
 from mars.evaluation.score import record_of
 from mars.evaluation.summary import summarize
+from mars.evaluation.unreadable import left_out
 from mars.output.files import write_atomically
 from mars.output.progress import progress
 from mars.rewards.contract import RewardScorer
 from mars.rewards.functions import RewardsBySet
 from mars.rollout.collect import collect, score_stream
-from mars.rollout.engine import FinishedSample, RolloutEngine
+from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest
 from mars.rollout.plan import RolloutPlan
 from mars.types import Prompt, RolloutRequest, View, view_name
 
@@ -42,6 +43,7 @@ class EvaluationParts:
     """What an evaluation uses. plan: the multi view and every mono view of each prompt.
 
     threshold: see `summarize`. rewards: which reward function `scorer` applies to which data source.
+    max_bad_fraction: share of the prompts that may be left out because they cannot be read.
     """
 
     engine: RolloutEngine
@@ -52,11 +54,12 @@ class EvaluationParts:
     prompt_length: PromptLength
     threshold: float
     rewards: RewardsBySet
+    max_bad_fraction: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """answers: each with its reward. result: what `summarize` returns for them."""
+    """answers: each with its reward. result: that of `summarize` for them, and "unreadable": prompt id -> reason."""
 
     answers: Sequence[Answer]
     result: Mapping[str, Any]
@@ -65,15 +68,20 @@ class Evaluation:
 def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, step: int, model: str) -> Evaluation:
     """Answer all views of all prompts in one engine call, score and summarize the answers.
 
-    The seeds do not depend on `step`, so that the evaluations of a run are paired.
+    The seeds do not depend on `step`, so that the evaluations of a run are paired. A prompt that cannot be read is left
+    out with all its views. Raises DataError if there are too many.
     """
     requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
     finished = parts.engine.generate(requests)
     scored = score_stream(prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
-    rollouts = collect(prompts, requests, scored)
-    answers = answers_of(rollouts, step, frames=parts.frames, prompt_length=parts.prompt_length)
+    unreadable = left_out(prompts, scored.unreadable, parts.max_bad_fraction)
+    rollouts = collect(prompts, requests, scored.samples, unreadable)
+    numbers = {prompt.prompt_id: number for number, prompt in enumerate(prompts)}
+    found = answers_of(rollouts, step, frames=parts.frames, prompt_length=parts.prompt_length)
+    answers = [replace(answer, number=numbers[answer.prompt_id]) for answer in found]
     records = [record_of(answer, parts.rewards.of(answer.data_source)) for answer in answers]
-    return Evaluation(answers, summarize(records, name=name, step=step, model=model, threshold=parts.threshold))
+    result = summarize(records, name=name, step=step, model=model, threshold=parts.threshold)
+    return Evaluation(answers, {**result, "unreadable": unreadable})
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,8 @@ class Questions:
     """What `infer` asks. requests: all views of all prompts, also those that this call does not ask.
 
     identity: name -> value of everything that the answers depend on (model, questions, settings). Answers of different
-    identities are not mixed in one file. dropped: bad rows that are left out, by reason.
+    identities are not mixed in one file. dropped: bad rows that are left out, by reason. max_bad_fraction: share of the
+    prompts that may be left out because they cannot be read.
     """
 
     prompts: Sequence[Prompt]
@@ -91,6 +100,7 @@ class Questions:
     prompt_length: PromptLength
     identity: Mapping[str, Any]
     dropped: Mapping[str, int]
+    max_bad_fraction: float
 
 
 def infer(
@@ -102,10 +112,11 @@ def infer(
     """Ask in one engine call all requests without answers in `paths`, write the public files, and return all files.
 
     The answers to a request are appended as soon as the request has all of them. If all requests have their answers, no
-    engine is started.
+    engine is started. A question that cannot be read is left out with all its views, and named in the manifest; another
+    call asks it again.
 
-    Raises DataError if `paths` holds answers of another identity or damaged ones, or if no question has a view of
-    `views`, and SetupError if another process writes the same results.
+    Raises DataError if `paths` holds answers of another identity or damaged ones, if no question has a view of `views`,
+    or if too many cannot be read, and SetupError if another process writes the same results.
     """
     wanted = [request for request in questions.requests if _is_wanted(request.view, views)]
     if not wanted:
@@ -121,7 +132,10 @@ def infer(
         logger.info("%s: %d of %d answers are there", paths.answers, len(wanted) - len(missing), len(wanted))
         if missing:
             with start_engine() as engine:
-                _ask(questions, missing, engine, paths.answers)
+                reasons = _ask(questions, missing, engine, paths.answers)
+            unreadable = left_out(questions.prompts, reasons, questions.max_bad_fraction)
+            if unreadable:
+                _leave_out(questions, paths, unreadable, wanted)
         return _write_public(paths)
 
 
@@ -151,13 +165,15 @@ def _open(questions: Questions, paths: ResultPaths, wanted: Sequence[RolloutRequ
     for request in wanted:
         asked[view_name(request.view)] += request.num_samples
     kept: tuple[Answer, ...] = ()
+    unreadable: dict[str, str] = {}
     if paths.answers.exists() and paths.answers.stat().st_size:  # without answers an old manifest does not matter
         before = read_manifest(paths.manifest)
         _check_identity(paths, before["identity"], questions.identity)
         asked = Counter({**before["asked"], **asked})
         kept = _complete(paths, questions.requests)
-    manifest = {"identity": questions.identity, "asked": dict(asked), "dropped": dict(questions.dropped)}
-    write_atomically(paths.manifest, json.dumps(manifest, indent=2) + "\n")
+        asked_again = {request.prompt_id for request in wanted}
+        unreadable = {key: why for key, why in before["unreadable"].items() if key not in asked_again}
+    _write_manifest(paths, questions, asked, unreadable)
     write_answers(paths.answers, kept)
     return kept
 
@@ -186,20 +202,50 @@ def _check_identity(paths: ResultPaths, before: Mapping[str, Any], now: Mapping[
         )
 
 
-def _ask(questions: Questions, requests: Sequence[RolloutRequest], engine: RolloutEngine, path: Path) -> None:
-    """Ask all requests in one engine call. The answers to a request are written together, when all have arrived."""
+def _write_manifest(
+    paths: ResultPaths, questions: Questions, asked: Mapping[str, int], unreadable: Mapping[str, str]
+) -> None:
+    content = {"identity": questions.identity, "asked": dict(asked), "dropped": dict(questions.dropped),
+               "unreadable": dict(unreadable)}  # fmt: skip
+    write_atomically(paths.manifest, json.dumps(content, indent=2) + "\n")
+
+
+def _leave_out(
+    questions: Questions, paths: ResultPaths, unreadable: Mapping[str, str], wanted: Sequence[RolloutRequest]
+) -> None:
+    """Take the questions in `unreadable` out of the answers and of what was asked, and name them in the manifest."""
+    manifest, answers = read_manifest(paths.manifest), read_answers(paths.answers).checked()
+    asked = Counter(manifest["asked"])
+    views = {request.view for request in wanted}
+    asked.subtract(Counter(view_name(a.view) for a in answers if a.prompt_id in unreadable and a.view not in views))
+    for request in wanted:
+        asked[view_name(request.view)] -= request.num_samples * (request.prompt_id in unreadable)
+    write_answers(paths.answers, [answer for answer in answers if answer.prompt_id not in unreadable])
+    _write_manifest(paths, questions, asked, {**manifest["unreadable"], **unreadable})
+
+
+def _ask(questions: Questions, requests: Sequence[RolloutRequest], engine: RolloutEngine, path: Path) -> dict[str, str]:
+    """Ask all requests in one engine call. The answers to a request are written together, when all have arrived.
+
+    Returns prompt id -> reason of the questions that cannot be read.
+    """
+    unreadable: dict[str, str] = {}
     numbers = {prompt.prompt_id: (number, prompt) for number, prompt in enumerate(questions.prompts)}
-    samples: Iterable[FinishedSample] = chain.from_iterable(engine.generate(requests))
+    samples: Iterable[FinishedSample | UnreadableRequest] = chain.from_iterable(engine.generate(requests))
     finished: dict[int, list[FinishedSample]] = defaultdict(list)
     total = sum(request.num_samples for request in requests)
     for sample in progress(samples, "Asking", total):
         request = requests[sample.request]
+        if isinstance(sample, UnreadableRequest):
+            unreadable.setdefault(request.prompt_id, sample.reason)
+            continue
         group = finished[sample.request]
         group.append(sample)
         if len(group) == request.num_samples:
             number, prompt = numbers[request.prompt_id]
             append_answers(path, [_answer(questions, number, prompt, request, done) for done in group])
             del finished[sample.request]
+    return unreadable
 
 
 def _answer(

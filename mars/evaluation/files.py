@@ -121,6 +121,11 @@ class Results:
         """reason -> number of bad questions, which were left out before the model was asked."""
         return self.manifest["dropped"] if self.manifest else {}
 
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """prompt id -> reason, of the questions that were left out because an image could not be read any more."""
+        return self.manifest["unreadable"] if self.manifest else {}
+
 
 def read_results(path: Path) -> Results:
     """Read complete results of any kind: a folder or .jsonl file of answers, or a JSON list in the public format.
@@ -157,7 +162,8 @@ def read_partial(path: Path) -> tuple[Results, list[str]]:
 
 
 def read_manifest(path: Path) -> Mapping[str, Any]:
-    """Read {"identity": {setting: value}, "asked": {view: answers}, "dropped": {reason: rows}}.
+    """Read {"identity": {setting: value}, "asked": {view: answers}, "dropped": {reason: rows},
+    "unreadable": {prompt id: reason}}. The last may be missing in the file, and is then empty.
 
     identity: everything that the answers depend on. Raises DataError if the file is missing or not a manifest.
     """
@@ -170,11 +176,12 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     named = isinstance(identity, dict) and isinstance(identity.get("model"), str)
     if not (named and _are_counts(parts.get("asked")) and _are_counts(parts.get("dropped"))):
         raise DataError(f"{path}: is not a manifest of mars eval infer; run mars eval infer again into a new folder")
-    return parts
+    unreadable = parts.get("unreadable", {})
+    return {**parts, "unreadable": unreadable if isinstance(unreadable, dict) else {}}
 
 
 def _paths_of_answers(path: Path) -> ResultPaths:
-    """`result_paths`. Raises DataError for the folder of a run, with the files of answers that it holds."""
+    """`result_paths`. Raises DataError for the folder of a run; the message names files of answers in it."""
     paths = result_paths(path)
     if os.path.isdir(path) and not paths.answers.exists():
         folders = (path, path / "evaluation", path / "rollouts")

@@ -83,7 +83,7 @@ def result_of(scored: Scored, threshold: float) -> dict[str, Any]:
 
     "results", "task": the file and what it was scored as. "frames": the image sizes that the boxes refer to.
     "cut_off": answers that ended at the token limit, None where unknown. "dropped": bad questions that were left out
-    before anything was asked, by reason.
+    before anything was asked, by reason. "unreadable": prompt id -> reason, of those that could not be read when asked.
     """
     results = scored.results
     result = summarize(scored.records, name=results.name, step=0, model=results.model, threshold=threshold)
@@ -95,6 +95,7 @@ def result_of(scored: Scored, threshold: float) -> dict[str, Any]:
         "frames": _frames_used(scored),
         "cut_off": None if None in reasons else reasons.count("length"),
         "dropped": dict(results.dropped),
+        "unreadable": dict(results.unreadable),
     }
 
 

@@ -89,7 +89,10 @@ def summarize(
 
 
 def eval_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The result as metrics: eval/multi/mean, eval/mono/<source>/mean, eval/union/mean, ..., eval/failed."""
+    """The result as metrics: eval/multi/mean, eval/mono/<source>/mean, eval/union/mean, ..., eval/failed.
+
+    result: of `summarize`, with "unreadable" (prompt id -> reason) if prompts were left out.
+    """
     names = ("multi", "union", "information_gain", "conflict_rate", "share_over_threshold")
     quantities = {name: result[name] for name in names}
     quantities.update({f"mono/{source}": value for source, value in result["mono"].items()})
@@ -97,7 +100,7 @@ def eval_metrics(result: Mapping[str, Any]) -> dict[str, float]:
         quantities["compat_multi"] = result["compat"]["multi"]
     means = {f"eval/{name}/mean": value["mean"] for name, value in quantities.items() if value is not None}
     counts = {f"eval/{name}": result[name] for name in ("failed", "unparseable") if result[name] is not None}
-    return {**means, **counts}
+    return {**means, **counts, "eval/unreadable": len(result.get("unreadable", ()))}
 
 
 def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dict[str, Any] | None:

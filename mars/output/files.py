@@ -23,7 +23,7 @@ _SPECIAL = {
 
 
 def special_kind(mode: int) -> str | None:
-    """What something that `os.stat` gave this mode is, unless it is a file: "a named pipe", "a folder" ..."""
+    """What a path with this mode (`st_mode` of `os.stat`) is, such as "a named pipe"; None for a regular file."""
     return None if stat.S_ISREG(mode) else _SPECIAL.get(stat.S_IFMT(mode), "no file")
 
 
@@ -53,7 +53,7 @@ def read_bytes(path: Path) -> bytes:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A draft beside `path` for the block to write. It replaces `path` when the block ends, and goes if it raises.
+    """A draft beside `path` for the block to write. The end of the block renames it to `path`, an exception deletes it.
 
     Whoever opens `path` finds the old file or the whole new one, also after a crash. Makes the folder. Raises OSError.
 
@@ -106,9 +106,9 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def check_page(path: Path, option: str) -> None:
-    """As `check_writable`, for a page: another name than .html is more likely a file that somebody needs.
+    """As `check_writable`, for an HTML page.
 
-    Raises ConfigError for such a name.
+    Raises ConfigError for a name that does not end with .html or .htm: the page could overwrite a file of another kind.
     """
     check_writable(path, option)
     if path.suffix.lower() not in (".html", ".htm"):

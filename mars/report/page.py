@@ -59,7 +59,7 @@ class Page:
         return rendered
 
     def picture(self, image: Image, *, lossless: bool = False) -> str | None:
-        """A data URI of the image, made small; None if the page has no room for it. Resizes `image` itself."""
+        """A data URI of the image, made small; None if the page has no room for it. Resizes `image` in place."""
         image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
         lossless = lossless or max(image.size) <= TINY_SIDE
         stored = io.BytesIO()

@@ -77,7 +77,7 @@ def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _facts(result: Mapping[str, Any]) -> list[str]:
-    """Lines below the table: how many answers, which were cut off or dropped, and the frames of the boxes."""
+    """Lines below the table: the numbers of answers and of cut-off ones, dropped questions, and the frames of boxes."""
     lines = [f"{result['answers']} answers to {result['n']} questions; unparseable ones count as wrong"]
     if result["cut_off"]:
         lines.append(f"{result['cut_off']} answers were cut off at the token limit")
@@ -85,4 +85,8 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"frames of the boxes: {result['frames']}")
     if result["dropped"]:
         lines.append(f"questions dropped before anything was asked, by reason: {dict(result['dropped'])}")
+    if result["unreadable"]:
+        lines.append(
+            f"questions left out because an image could not be read: {'; '.join(result['unreadable'].values())}"
+        )
     return lines

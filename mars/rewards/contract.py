@@ -52,8 +52,8 @@ class BuiltInReward:
 
     name: as in `reward.function`.
     score, compat: the reward with `reward.scorer=strict` and with `compat`; the same function if there is only one.
-        Both give the same accuracy and parts. The public code's number is the part "compat", or the accuracy if there
-        is no such part.
+        Both give the same accuracy and parts. What the paper's public code would give, without format points, is the
+        part "compat" of the result, or its accuracy if there is no such part.
     check_truth: (truth, extra_info, truth_size) -> what is wrong with a ground truth, or None.
     perfect_answer: (item) -> the response of a model that knows `item.truth`, boxes in the frame `item.response_size`;
         `item.response` is ignored. It must score an accuracy of 1. Raises DataError for a malformed truth.
@@ -61,7 +61,7 @@ class BuiltInReward:
     metric: what evaluations call the accuracy: ACCURACY or MEAN_IOU.
     template: the prompt template configs/data/<template>.jinja, which asks for such answers.
     has_boxes: truths and answers are lists of boxes, which are scaled between frames.
-    highest_compat: (truth) -> the largest number that `compat` can give for it.
+    highest_compat: (truth) -> the largest value of the part "compat" (or the accuracy) that it allows.
     prepare: imports what scoring needs, before the first deadline starts.
     """
 

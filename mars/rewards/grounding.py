@@ -102,9 +102,10 @@ def mean_iou(ious: Sequence[float], num_true: int) -> float:
 def compat_reward(ious: Sequence[float], num_predicted: int, num_true: int) -> float:
     """The public code's reward for matched IoUs, over at least one true box. In [0, 1 + 0.3 ln num_true].
 
-    The sum of the IoUs above 0.3 (matched before the threshold) over num_true; times 1 + 0.3 ln num_true when there is
-    more than one true box; minus min(0.5 (num_predicted - num_true) / num_true, 1) when too many are predicted; not
-    below 0. Constants: the public code of the paper (docs/rewards.md).
+    The sum of the IoUs above 0.3 over num_true; times 1 + 0.3 ln num_true when there is more than one true box; minus
+    min(0.5 (num_predicted - num_true) / num_true, 1) when too many are predicted; not below 0. Boxes are matched first,
+    and only then are pairs with an IoU of 0.3 or less left out. Constants: the public code of the paper
+    (docs/rewards.md).
 
     >>> round(compat_reward([0.8, 0.3], num_predicted=2, num_true=2), 6)  # 0.8 / 2 * (1 + 0.3 ln 2)
     0.483178

@@ -32,8 +32,8 @@ class ParsedResponse:
     think, answer: the text between the tags.
     fence: the text of the answer's only ```json fence.
     boxes_text: the text of the boxes. If the answer has a ```json fence: `fence`. If it has other fences only: the text
-        of the single fence, if that names no language, or JSON in capital letters; None for another language, and for
-        several fences, because the scorer must not choose. If it has no fence: the whole answer.
+        of the single fence, if its language is left out or is "JSON" with capital letters; None for another language,
+        and for several fences, because the scorer must not choose. If it has no fence: the whole answer.
     fenced: whether boxes_text stood in a fence.
     """
 
@@ -158,7 +158,7 @@ def _only_fence(answer: str) -> str | None:
 
 
 def _only_plain_fence(answer: str) -> str | None:
-    """The text of an answer's only fence if the fence names no language, or JSON in upper or lower case."""
+    """The text of an answer's only fence if its language is left out or is "json", in capital or small letters."""
     if answer.count(_FENCE_CLOSE) != 2:
         return None
     inside = answer[answer.index(_FENCE_CLOSE) + len(_FENCE_CLOSE) : answer.rindex(_FENCE_CLOSE)]

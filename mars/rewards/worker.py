@@ -65,8 +65,8 @@ def _score(reward: RewardFn, payload: bytes) -> Scored:
 def _die_with_parent(lifeline_fd: int) -> None:
     """Asks the kernel to send SIGIO to this process group when the parent ends. SIGIO ends all its processes.
 
-    The parent holds the other end of the lifeline and never writes to it, so the only possible event is that this end
-    closes. A thread could not watch for this, because a regular expression or a C loop may hold the GIL.
+    The parent holds the other end of the lifeline and never writes to it, so the only possible event is that the
+    parent's end closes. A thread could not watch for this, because a regular expression or a C loop may hold the GIL.
     """
     fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
 from mars import faults
 from mars.answers.record import BoxFrames, reward_input
-from mars.rollout.engine import FinishedSample
+from mars.rollout.engine import FinishedSample, UnreadableRequest
 from mars.types import (
     Prompt,
     PromptRollouts,
@@ -35,36 +35,53 @@ class ScoredSample:
     reward: RewardResult
 
 
+@dataclass(frozen=True)
+class ScoredStream:
+    """samples: all that the engine has finished. unreadable: prompt id -> why one of its images cannot be read."""
+
+    samples: Sequence[ScoredSample]
+    unreadable: Mapping[str, str]
+
+
 def score_stream(
     prompts: Sequence[Prompt],
     requests: Sequence[RolloutRequest],
-    finished: Iterable[Iterable[FinishedSample]],
+    finished: Iterable[Iterable[FinishedSample | UnreadableRequest]],
     *,
     decode: Callable[[Sequence[int]], str],
     frames: BoxFrames,
     scorer: Scorer,
-) -> list[ScoredSample]:
+) -> ScoredStream:
     """Decode and score the engine's stream `finished`. Each sample goes to the scorer as soon as it is generated."""
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     taken: list[tuple[FinishedSample, str]] = []
+    unreadable: dict[str, str] = {}
 
     def items() -> Iterator[RewardInput]:
         for sample in chain.from_iterable(finished):
             faults.point("step.samples")
+            request = requests[sample.request]
+            if isinstance(sample, UnreadableRequest):
+                unreadable.setdefault(request.prompt_id, sample.reason)
+                continue
             text = decode(sample.completion.token_ids)
             taken.append((sample, text))
-            request = requests[sample.request]
             yield reward_input(by_id[request.prompt_id], request.view, text, frames)
 
     results = scorer.score(items())
-    return [ScoredSample(sample, text, reward) for (sample, text), reward in zip(taken, results, strict=True)]
+    samples = [ScoredSample(sample, text, reward) for (sample, text), reward in zip(taken, results, strict=True)]
+    return ScoredStream(samples, unreadable)
 
 
 def collect(
-    prompts: Sequence[Prompt], requests: Sequence[RolloutRequest], scored: Iterable[ScoredSample]
+    prompts: Sequence[Prompt],
+    requests: Sequence[RolloutRequest],
+    scored: Iterable[ScoredSample],
+    unreadable: Collection[str] = (),
 ) -> list[PromptRollouts]:
     """All rollouts of each prompt, in the order of `prompts`; `requests` and `scored` may come in any order.
 
+    unreadable: ids of prompts that are left out with all their views, whatever was sampled of them.
     Raises ValueError if a sample of a request is missing, unexpected or there twice, or a prompt has no multi request.
     """
     rollouts: list[dict[int, Rollout]] = [{} for _ in requests]
@@ -75,8 +92,11 @@ def collect(
         rollouts[item.sample.request][k] = Rollout(
             request.prompt_id, request.view, k, item.text, item.sample.completion, item.reward
         )
+    prompts = [prompt for prompt in prompts if prompt.prompt_id not in unreadable]
     groups: dict[str, dict[View, RolloutGroup]] = {prompt.prompt_id: {} for prompt in prompts}
     for request, by_index in zip(requests, rollouts, strict=True):
+        if request.prompt_id in unreadable:
+            continue
         if sorted(by_index) != list(range(request.num_samples)):
             raise ValueError(
                 f"samples {sorted(by_index)} of {request.num_samples} for prompt {request.prompt_id}, "

@@ -19,6 +19,14 @@ class FinishedSample:
 
 
 @dataclass(frozen=True)
+class UnreadableRequest:
+    """Request number `request` of the call, which is not answered: an image cannot be read. reason: names the image."""
+
+    request: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class EngineCounts:
     """Work of the engine since it was built. Counts only grow; subtract two to get the work between them.
 
@@ -45,19 +53,20 @@ class EngineCounts:
 class RolloutEngine(Protocol):
     """Generates responses with the weights of the last `load_weights`."""
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         """Yield samples as they finish; samples that finish together are in one list.
 
-        Yields each of the `num_samples` samples of every request exactly once, or raises. Only one call may run at a
-        time. Closing the iterator ends the call.
+        Yields each of the `num_samples` samples of every request exactly once, or raises. A request whose images cannot
+        be read costs no other one: the engine yields an `UnreadableRequest` for it, and may leave out its samples. Only
+        one call may run at a time. Closing the iterator ends the call.
         """
         ...
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         """A hint that these requests come next, so that the engine can read and process their images in advance.
 
-        It changes no result. A new hint replaces the last one. An image that cannot be read raises in the `generate`
-        that needs it, not here.
+        It changes no result. A new hint replaces the last one. An image that cannot be read is reported by the
+        `generate` that needs it, not here.
         """
         ...
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mars.config.schema import TrainConfig
-from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
+from mars.errors import DataError
+from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class HfEngine:
 
     Every sample has its own seeded noise, so a response depends on its request alone, not on the batch around it.
 
-    process: prompt ids and images to tensors. fetch: a weight update's payload to (name, tensor) pairs.
+    process: turns prompt ids and images into tensors. fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
     def __init__(
@@ -47,15 +48,22 @@ class HfEngine:
         self._process, self._fetch = process, fetch
         self._counts = EngineCounts()
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         self._counts += EngineCounts(images=distinct_images(requests))
+        unreadable: dict[int, str] = {}
         # A batch of `generate` has one set of sampling parameters, so greedy and sampled rollouts are apart.
         for sampling in dict.fromkeys(request.sampling for request in requests):
             rows = [(i, k) for i, r in enumerate(requests) if r.sampling == sampling for k in range(r.num_samples)]
             for first in range(0, len(rows), self._config.rollout.max_num_seqs):
                 chunk = rows[first : first + self._config.rollout.max_num_seqs]
-                completions = self._generate_batch([(requests[i], k) for i, k in chunk])
-                yield [FinishedSample(i, k, answer) for (i, k), answer in zip(chunk, completions, strict=True)]
+                prompts, refused = self._read(requests, [i for i, _ in chunk if i not in unreadable])
+                if refused:
+                    unreadable |= refused
+                    yield [UnreadableRequest(i, reason) for i, reason in refused.items()]
+                chunk = [(i, k) for i, k in chunk if i in prompts]
+                if chunk:
+                    completions = self._generate_batch([(requests[i], prompts[i], k) for i, k in chunk])
+                    yield [FinishedSample(i, k, answer) for (i, k), answer in zip(chunk, completions, strict=True)]
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         """Does nothing: images are read in `generate`, because this engine is for reference, not for speed."""
@@ -70,15 +78,29 @@ class HfEngine:
     def close(self) -> None:
         self._model = None
 
-    def _generate_batch(self, samples: Sequence[tuple[RolloutRequest, int]]) -> list[Completion]:
+    def _read(
+        self, requests: Sequence[RolloutRequest], indices: Sequence[int]
+    ) -> tuple[dict[int, Any], dict[int, str]]:
+        """The prompts of these requests as tensors, and why the others cannot be read."""
+        prompts: dict[int, Any] = {}
+        unreadable: dict[int, str] = {}
+        for i in dict.fromkeys(indices):
+            try:
+                prompts[i] = self._process(requests[i].prompt_token_ids, requests[i].images)
+            except DataError as error:
+                unreadable[i] = str(error)
+        return prompts, unreadable
+
+    def _generate_batch(self, samples: Sequence[tuple[RolloutRequest, Any, int]]) -> list[Completion]:
+        """samples: (request, its prompt as tensors, number of the sample), all with the same sampling parameters."""
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
-        inputs = self._inputs([request for request, _ in samples])
+        inputs = self._inputs([prompt for _, prompt, _ in samples])
         sampling = samples[0][0].sampling
         noise = None
         if sampling.temperature > 0:
-            noise = _SeededNoise([request.seed + k for request, k in samples])
+            noise = _SeededNoise([request.seed + k for request, _, k in samples])
         process_logits = _Sampler(sampling.temperature, sampling.top_p, sampling.top_k, self._rules.blocked_ids, noise)
         config = GenerationConfig(
             do_sample=False,
@@ -93,11 +115,10 @@ class HfEngine:
         responses = output[:, inputs["input_ids"].shape[1] :]
         return self._completions(responses.tolist(), process_logits.chosen_logprobs())
 
-    def _inputs(self, requests: Sequence[RolloutRequest]) -> dict[str, Tensor]:
+    def _inputs(self, prompts: Sequence[Any]) -> dict[str, Tensor]:
         """The model's inputs: left-padded prompts and their images."""
         import torch
 
-        prompts = [self._process(request.prompt_token_ids, request.images) for request in requests]
         # Nothing is shared: the model computes the prompt and the images of every row.
         self._counts += EngineCounts(
             encoder_runs=sum(len(prompt.pixel_values) for prompt in prompts),

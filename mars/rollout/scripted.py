@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
+from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
 from mars.types import Completion, RolloutRequest, WeightUpdate
 
 Script = Callable[[RolloutRequest, int], Sequence[int]]
@@ -22,7 +22,7 @@ class ScriptedEngine:
         self._script = script
         self._eos_ids = frozenset(eos_ids)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         self._counts += EngineCounts(images=distinct_images(requests))
         for i, request in enumerate(requests):
             yield [FinishedSample(i, k, self._completion(request, k)) for k in range(request.num_samples)]

@@ -17,8 +17,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from mars.config.schema import TrainConfig
-from mars.errors import SetupError
-from mars.rollout.engine import EngineCounts, FinishedSample, distinct_images
+from mars.errors import DataError, SetupError
+from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class VllmEngine:
 
     Log-probs are those of the sampled distribution: after blocked ids, temperature, top_p and top_k.
 
-    max_images: most images in one prompt. decode: an image reference to an RGB image.
-    fetch: a weight update's payload to (name, tensor) pairs.
+    max_images: most images in one prompt. decode: turns an image reference into an RGB image.
+    fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class VllmEngine:
         self._ahead: dict[Any, Future[Any]] = {}
         self._fetch = fetch
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample]]:
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         engine, positions = self._llm.llm_engine, {next(self._names): i for i in range(len(requests))}
         missing = {name: _num_drawn(requests[i]) for name, i in positions.items()}
         begun: _Begun = {}
@@ -116,7 +116,13 @@ class VllmEngine:
         rendered = [self._ahead.pop(_content(r), None) or self._reader.submit(self._render, r) for r in requests]
         try:
             for name, i in positions.items():
-                engine.add_request(name, rendered[i].result(), self._sampling_params(requests[i]))
+                try:
+                    prompt = rendered[i].result()
+                except DataError as error:
+                    del missing[name]
+                    yield [UnreadableRequest(i, str(error))]
+                else:
+                    engine.add_request(name, prompt, self._sampling_params(requests[i]))
             while engine.has_unfinished_requests():
                 finished = []
                 for output, parts in _ended(engine.step(), begun):
@@ -203,7 +209,10 @@ def _quiet_environment() -> None:
 
 
 def _be_alone(device: str) -> None:
-    """Make the process group of one that vLLM needs; vLLM would make it with a store that listens on all interfaces."""
+    """Make the torch.distributed group that vLLM needs, with this process as the only member.
+
+    vLLM would make it with a store that listens on all network interfaces.
+    """
     import torch.distributed as dist
 
     if not dist.is_initialized():
@@ -229,6 +238,7 @@ def _num_drawn(request: RolloutRequest) -> int:
 def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[Any]]]:
     """Yield (output, parts in order) for each sample that finishes in these outputs of vLLM.
 
+    vLLM returns a sample in parts, each with the tokens since the part before.
     begun: the parts of each unfinished sample so far; updated in place.
     """
     for output in outputs:

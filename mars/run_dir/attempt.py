@@ -130,7 +130,7 @@ def record_processes(folder: Path) -> None:
 
 
 def recorded_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:
-    """(process, its name) of each process that an attempt has started on any host, its own first, then its workers."""
+    """(process, its name) of each process of an attempt, on any host: the driver first, then workers, then others."""
     own = process_from(read_attempt(folder).get("process"))
     if own is not None:
         yield own, "mars"

@@ -70,7 +70,10 @@ class CodeVersion:
 
 
 def code_version(checkout: Path = _CHECKOUT) -> CodeVersion:
-    """`checkout` itself must be the top of the checkout: mars may be installed inside another one."""
+    """The version of the git checkout whose top folder is `checkout`; without a commit if `checkout` is no such top.
+
+    The folders above do not count, because mars may be installed inside a checkout of other code.
+    """
     top = _git(checkout, "rev-parse", "--show-toplevel", limit=2**16)
     if top is None or Path(os.fsdecode(top.rstrip(b"\n"))).resolve() != checkout.resolve():
         return CodeVersion(None)

@@ -32,8 +32,11 @@ class LeftProcess:
 
 
 def left_processes(run_dirs: Iterable[Path]) -> Iterator[LeftProcess]:
-    """By the pids and starts in the run directories: a process that merely has the same pid now, or has it on another
-    host, is not meant."""
+    """Processes on this machine that runs in `run_dirs` have started and that outlive them.
+
+    Found by the host, pid and start time in the run's record, so that no other process with the same pid is taken for
+    one of them.
+    """
     for run_dir in run_dirs:
         for _, folder in attempts(run_dir):
             driver = process_from(read_attempt(folder).get("process"))

@@ -7,7 +7,9 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 RUN_ID_FILE = "run_id"
 _RUN_ID = re.compile(r"[0-9a-f]{8}")
 _STARTS = 3  # login, start online, start offline
+_TEARDOWN_S = 2.0
 
 
 class WandbTracker:
@@ -31,15 +34,15 @@ class WandbTracker:
     mode: "offline" writes to `folder`, and `wandb sync` uploads it later. "online" falls back to offline, with a
         warning, if the server cannot be reached or the login fails.
     timeout_s: how long each of login, start and finish may take.
-    resumed_step: the last step whose row a resumed run keeps, None for a new run. Where wandb does not have the rows
-        until then, they are logged again from <folder>/metrics.jsonl: offline each start makes a record of its own, and
-        `wandb sync` lets the last one with the same id take the place of those before.
+    resumed_step: the last step whose row a resumed run keeps, None for a new run. If wandb lacks the rows up to this
+        step, they are logged again from <folder>/metrics.jsonl. Offline it always lacks them: each start makes a
+        record of its own, and `wandb sync` replaces the earlier records of a run id by the last one.
 
     If a setting holds the value of a secret environment variable such as HF_TOKEN, the configuration and the name
     that are sent have the variable's name instead.
 
-    The step is logged as a metric, not as wandb's own step: wandb drops rows whose step goes back, as it does when a
-    run is resumed. Such a step then has two rows, of which the later one counts.
+    The step is logged as a metric, not as wandb's own step: a resumed run may repeat steps, and wandb drops rows whose
+    own step is lower than the last one. A repeated step has two rows, of which the later one counts.
     """
 
     def __init__(
@@ -148,7 +151,10 @@ class WandbFactory:
         )
 
     def abandon(self) -> None:
-        """Kill the wandb-core processes that this process started: wandb's exit hook would wait for them forever."""
+        """Kill the wandb-core processes that this process started: wandb's exit hook would wait for them forever.
+
+        Takes at most `_TEARDOWN_S` seconds.
+        """
         import psutil
 
         for child in psutil.Process().children():
@@ -157,6 +163,19 @@ class WandbFactory:
                     child.kill()
             except psutil.NoSuchProcess:
                 continue
+        # Takes back the exit hook, which would print a traceback, and lets a tracker that is made later start anew.
+        teardown = getattr(sys.modules.get("wandb"), "teardown", None)
+        if teardown is not None:
+            thread = threading.Thread(target=_quietly, args=(teardown,), name="wandb-teardown", daemon=True)
+            thread.start()
+            thread.join(_TEARDOWN_S)
+
+
+def _quietly(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:
+        logger.debug("wandb could not be torn down", exc_info=True)
 
 
 def wandb_factory(

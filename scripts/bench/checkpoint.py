@@ -1,12 +1,12 @@
 """What a checkpoint costs a training step, how large it is, and what supervision costs.
 
     python scripts/bench.py checkpoint > bench_checkpoint.json
-    python scripts/bench.py checkpoint --models tiny --rounds 3 --folder /disk/tmp
+    python scripts/bench.py checkpoint --models tiny --rounds 3 --pairs 0 --folder /disk/tmp
 
 `blocked` is how long the step waits when a checkpoint is due: the trainer's copy to CPU memory, and state.json.
 `synchronous` is how long it takes until the same checkpoint is complete. Both save the same state of one rank in turns
-in one process; the first save of a run is given on its own. `supervision` is what a worker's message costs the driver
-and the worker. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
+in one process; the first save of a run is given on its own. `supervision` is measured in a training run with Ray and
+vLLM. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from mars import faults, watchdog
 from mars.actor.model import shard
 from mars.actor.optimizer import Optimizer
 from mars.actor.shards import ShardWriter, trainer_state
@@ -39,16 +38,13 @@ from mars.config.load import load_config
 from mars.sampling import SamplingState
 from scripts.bench.machine import busy_share, machine_facts
 from scripts.bench.summary import check, rounded
+from scripts.bench.supervision import supervision
 from scripts.bench.trainer_cases import build_policy
 
 MODELS = {"tiny": 0, "large": 15}
 """tiny: the quick start's model. large: the trainer benchmark's `mid` with so many layers."""
 BLOCKED_TARGET = 0.10  # blocked / synchronous, of the large model
 SIZE_TARGET = 1.02  # bytes on disk / bytes of weights and optimizer, of the large model
-SUPERVISION_TARGET = 0.01  # share of a step
-MESSAGES_PER_STEP = 300  # 128 samples of the step benchmark, one by one, and its calls: more than there are
-STEP_SECONDS = 0.57  # of a training step in the step benchmark
-CALLS = 20_000
 
 
 class Trainer:
@@ -79,20 +75,25 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="bench.py checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--folder", type=Path, default=None, help="on the disk to be measured; default: a temporary one"
     )
+    parser.add_argument("--pairs", type=int, default=40, help="of steps with and without supervision; 0: no such run")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds that the run may take")
     options = parser.parse_args(arguments)
+    if options.pairs == 1:
+        parser.error("--pairs: one pair has no spread; got 1; give 0, or 2 and more")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     report: dict[str, Any] = {
         "settings": vars(options) | {"folder": str(options.folder)},
         "machine": machine_facts() | {"cpu_busy_at_start": busy_share()},
         "models": {name: bench_model(name, options.rounds, options.folder) for name in options.models},
-        "supervision": supervision(),
     }
+    if options.pairs:
+        report["supervision"] = supervision(options.pairs, options.timeout)
     report["machine"]["cpu_busy_at_end"] = busy_share()
     sys.stdout.write(json.dumps(rounded(report, digits=7), indent=2) + "\n")
     dist.destroy_process_group()
@@ -128,20 +129,6 @@ def bench_model(name: str, rounds: int, folder: Path | None) -> dict[str, Any]:
         "blocked/synchronous": check(ratio, BLOCKED_TARGET) | {"of_each_round": ratios},
         "on_disk/in_memory": check(size / trainer.num_bytes(), SIZE_TARGET),
     }
-
-
-def supervision() -> dict[str, Any]:
-    """Seconds of a fault point that is off and of a beat of the watchdog, which each message of a worker costs."""
-
-    def calls() -> None:
-        for _ in range(CALLS):
-            faults.point("engine.samples")
-            watchdog.beat()
-
-    with tempfile.TemporaryDirectory() as folder, watchdog.watched(3600.0, Path(folder)):
-        seconds = min(timed(calls) for _ in range(5)) / CALLS
-    share = seconds * MESSAGES_PER_STEP / STEP_SECONDS
-    return {"seconds_per_message": seconds, "share_of_step": check(share, SUPERVISION_TARGET)}
 
 
 def state(step: int) -> RunState:

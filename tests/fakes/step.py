@@ -9,6 +9,7 @@ from functools import partial
 from mars.algorithms.advantages import AdvantageSettings
 from mars.batching.collate import scoring_batch, train_batch
 from mars.data.prompts.views import anchor_views, render_view
+from mars.quarantine import BadSamples, warn_of
 from mars.rewards.contract import failed_result
 from mars.rollout.plan import RolloutPlan
 from mars.sampling import SamplingState, StepParts
@@ -83,6 +84,7 @@ def parts(
         scoring_batch=partial(
             scoring_batch, prompt_length=length, num_ranks=num_ranks, tokens_per_forward=30, packing="shared_prefix"
         ),
+        bad_samples=BadSamples(0.05, 1000, {}, warn_of),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from mars.actor.objective import RowTarget, row_targets
 from mars.actor.shard_report import ShardReport, write_report
+from mars.actor.trainer import ReferenceKl, SkippedUpdate, UpdateStats
 from mars.output.digests import write_durably
-from mars.types import TrainBatch, UpdateStats, WeightUpdate
+from mars.types import TrainBatch, WeightUpdate
 
 
 class RecordingTrainer:
@@ -16,6 +18,8 @@ class RecordingTrainer:
     batches: what `update` was called with. targets: for each of them the (prompt id, row) of every forward, in the
     order of updates, ranks and forwards. scored: what `kl_to_reference` was called with.
     kl_per_token: prompt id -> KL per token, set by a test (default 0); a response's KL is this times its tokens.
+    unreadable: prompt id -> reason, set by a test: what `update` and `kl_to_reference` could not read.
+    skipped: set by a test: what the next `update` returns as skipped.
     saved: the paths of `save`. loaded: updates of the checkpoint that was loaded.
     """
 
@@ -24,6 +28,8 @@ class RecordingTrainer:
         self.targets: list[list[tuple[str, RowTarget]]] = []
         self.scored: list[TrainBatch] = []
         self.kl_per_token: dict[str, float] = {}
+        self.unreadable: dict[str, str] = {}
+        self.skipped: tuple[SkippedUpdate, ...] = ()
         self.saved: list[str] = []
         self.loaded = 0
         self._version = 0
@@ -39,14 +45,22 @@ class RecordingTrainer:
         self.batches.append(batch)
         self.targets.append(targets)
         loss = -sum(target.weight * target.response.advantage for _, target in targets)
-        return UpdateStats({"actor/pg_loss": loss, "fault/skipped_updates": 0.0}, old_logprob_seconds=0.0)
+        metrics = {"actor/pg_loss": loss, "fault/skipped_updates": float(len(self.skipped))}
+        return UpdateStats(metrics, 0.0, self._unreadable_in(batch), self.skipped)
 
-    def kl_to_reference(self, batch: TrainBatch) -> list[tuple[float, ...]]:
+    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
         self.scored.append(batch)
-        return [
-            tuple(self.kl_per_token.get(prompt.prompt_id, 0.0) * len(r.token_ids) for r in prompt.responses)
+        unreadable = self._unreadable_in(batch)
+        per_token = {**self.kl_per_token, **dict.fromkeys(unreadable, math.nan)}
+        values = [
+            tuple(per_token.get(prompt.prompt_id, 0.0) * len(r.token_ids) for r in prompt.responses)
             for prompt in batch.prompts
         ]
+        return ReferenceKl(values, unreadable)
+
+    def _unreadable_in(self, batch: TrainBatch) -> dict[str, str]:
+        ids = dict.fromkeys(prompt.prompt_id for prompt in batch.prompts)
+        return {name: self.unreadable[name] for name in ids if name in self.unreadable}
 
     def publish_weights(self) -> WeightUpdate:
         self._version += 1

@@ -26,7 +26,7 @@ from mars.config.load import load_config
 from mars.data.prompts.budget import ImageBudget, model_image_size
 from mars.data.prompts.chat import PromptEncoder
 from mars.data.synthetic.tiny_model import build_tiny
-from mars.errors import DataError
+from mars.rollout.engine import UnreadableRequest
 from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, WeightUpdate
 from tests.tiny_world import response_logprobs, sampled_prompt
 
@@ -149,14 +149,15 @@ def hints(engine, asked: list[RolloutRequest], expected: list, folder: Path) -> 
         engine.prefetch(hint)
         same.append(ids(completions(engine, asked)) == expected)
     engine.prefetch([bad])
-    try:
-        completions(engine, [asked[0], bad])
-        message = ""
-    except DataError as error:
-        message = str(error)
+    with_bad = [asked[0], bad, *asked[1:]]
+    found = [item for finished in engine.generate(with_bad) for item in finished]
+    refused = [item for item in found if isinstance(item, UnreadableRequest)]
+    others = {(s.request, s.index): s.completion for s in found if not isinstance(s, UnreadableRequest)}
+    answers = [[others[i, k] for k in range(r.num_samples)] for i, r in enumerate(with_bad) if r is not bad]
     return {
         "hints_change_nothing": same,
-        "bad_image": message,
+        "bad_image": [(item.request, item.reason) for item in refused],
+        "beside_bad_image": ids(answers) == expected,
         "after_bad_image": ids(completions(engine, asked)) == expected,
     }
 

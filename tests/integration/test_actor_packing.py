@@ -44,8 +44,14 @@ def test_updates_are_those_of_rows(family, budget, checkpointing, pictures, requ
             world, items, packing, 4, budget,
             objective=objective(world), gradient_checkpointing=checkpointing, temperature=0.7,
         )  # fmt: skip
-        metrics, record = {}, trainer._finish
-        trainer._finish = lambda sums, record=record, metrics=metrics: metrics.update(record(sums)) or metrics
+        metrics, finish = {}, trainer._finish
+
+        def recorded(*given, finish=finish, metrics=metrics):
+            update = finish(*given)
+            metrics |= update.metrics
+            return update
+
+        trainer._finish = recorded
         found[packing] = gradients(trainer, batch)[0], metrics, len(batch.updates[0].ranks[0])
     (mine, my_metrics, packs), (wanted, metrics, rows) = found.values()
     assert packs <= rows
@@ -67,7 +73,7 @@ def test_the_old_pass_is_over_all_updates_but_the_first(world, qwen3_world, pict
     """The first takes its own forward, so that its ratio is 1 on any device; others the very bits of before."""
     for one in (world, qwen3_world):
         trainer, batch = with_packing(one, prompts(one, pictures), "shared_prefix", per_update, 70)
-        before = trainer._old_logprobs(batch, batch.updates, trainer._processed(batch, batch.updates))
+        before = trainer._old_logprobs(batch, batch.updates, trainer._reader.start(batch, batch.updates, rank=0))
         forwards, seen, loss = [], [], trainer._objective.loss
         trainer._policy.register_forward_pre_hook(lambda *_, on=forwards: on.append(torch.is_grad_enabled()))
         trainer._objective.loss = lambda logprobs, entropy, old, *rest, seen=seen, loss=loss: (
@@ -88,7 +94,7 @@ def test_the_old_pass_is_over_all_updates_but_the_first(world, qwen3_world, pict
 def test_log_probs_alone_are_those_in_packs(world, pictures):
     trainer, batch = with_packing(world, prompts(world, pictures), "shared_prefix", 4, 100_000)
     (micro,) = batch.updates[0].ranks[0]
-    packed = trainer._old_logprobs(batch, batch.updates, trainer._processed(batch, batch.updates))[micro]
+    packed = trainer._old_logprobs(batch, batch.updates, trainer._reader.start(batch, batch.updates, rank=0))[micro]
     place = {row: i for i, row in enumerate(batch.updates[0].rows)}
     alone = response_logprobs(trainer, batch.prompts)
     in_order = torch.cat([torch.tensor(alone[place[row]]) for row in micro.rows])
@@ -103,7 +109,7 @@ def test_kl_to_the_reference_is_that_of_rows(world, qwen3_world, pictures):
                 one, prompts(one, pictures), packing, 100, 160, objective=objective(one), learning_rate=3e-3
             )
             trainer.update(one.batch(prompts(one, pictures)[:1], packing=packing))
-            kl[packing] = [value for values in trainer.kl_to_reference(batch) for value in values]
+            kl[packing] = [value for values in trainer.kl_to_reference(batch).values for value in values]
         assert min(map(abs, kl["padded"])) > 1e-6
         assert kl["shared_prefix"] == pytest.approx(kl["padded"], rel=2e-3, abs=1e-5)
 

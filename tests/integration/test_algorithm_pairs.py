@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mars.actor.trainer import ReferenceKl
 from mars.build import step_parts
 from mars.config.load import load_config
 from mars.data.prompts.boxes import BoxFrames
@@ -42,7 +43,7 @@ class KlTrainer(RecordingTrainer):
     """A KL of 0.5 nats for every token of a response."""
 
     def kl_to_reference(self, batch):
-        return [tuple(0.5 * len(response.token_ids) for response in prompt.responses) for prompt in batch.prompts]
+        return ReferenceKl([tuple(0.5 * len(r.token_ids) for r in prompt.responses) for prompt in batch.prompts])
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from mars.cluster.environment import inherited, worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import EngineWorker, RayEngine, split_by_prompt
 from mars.errors import SetupError
-from mars.rollout.engine import EngineCounts
+from mars.rollout.engine import EngineCounts, UnreadableRequest
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import ImageRef, RolloutRequest, Sampling
 from tests.builders import completions
@@ -83,6 +83,16 @@ def test_several_engines_answer_as_one_does(num_engines):
     assert several.counts() == EngineCounts(images=4), "the engines' counts, each after its last message"
     several.load_weights("new")
     assert all(engine.updates == ["new"] for engine in engines)
+
+
+def test_what_cannot_be_read_is_reported_under_the_number_of_the_whole_call():
+    requests = [request(f"p{i}", samples=1, seed=i) for i in range(5)]
+    engines = [RecordingEngine(random_script(range(5, 30), 1), [1]) for _ in range(2)]
+    for engine in engines:
+        engine.unreadable = {("p2", None): "p2.png", ("p3", None): "p3.png"}
+    found = [item for message in RayEngine(InProcess(engines)).generate(requests) for item in message]
+    refused = {item.request: item.reason for item in found if isinstance(item, UnreadableRequest)}
+    assert (refused, sorted(item.request for item in found)) == ({2: "p2.png", 3: "p3.png"}, [0, 1, 2, 3, 4])
 
 
 def check(monkeypatch, have, workers):

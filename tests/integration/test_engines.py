@@ -52,7 +52,9 @@ def test_a_call_that_is_given_up_leaves_nothing_to_the_next(parity):
 
 def test_images_read_ahead_change_no_answer_and_fail_where_they_are_used(parity):
     assert parity["hints_change_nothing"] == [True] * 3
-    assert "broken.png" in parity["bad_image"]
+    ((number, reason),) = parity["bad_image"]
+    assert (number, "broken.png: cannot be decoded" in reason) == (1, True)
+    assert parity["beside_bad_image"]
     assert parity["after_bad_image"]
     assert parity["threads_left"] == []
 

@@ -128,6 +128,8 @@ def test_a_ray_run_listens_on_loopback_keeps_keys_out_and_ends_on_sigterm(begin)
     assert stderr.splitlines()[-1].startswith("interrupted by SIGTERM; to go on: mars resume ")
     assert "Traceback" not in stderr
     assert "SIGTERM received" not in stderr
+    (record,) = (running.run_dir / "wandb").glob("offline-run-*")
+    assert record.name.endswith("-" + (running.run_dir / "wandb" / "run_id").read_text().strip())
     written = [path for path in running.run_dir.rglob("*") if path.is_file() and not path.is_symlink()]
     assert {"mars.log", "config.yaml", "raylet.out"} <= {path.name for path in written}
     for path in (*written, running.run_dir.parent / "stderr", running.run_dir.parent / "stdout"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.manifest import MANIFEST_FILE
@@ -192,10 +193,18 @@ def test_damaged_checkpoints_are_named_and_left_out(runs, undisturbed, tmp_path)
     assert saved_steps(run_dir) == [3, 4]
     (newest,) = (run_dir / CHECKPOINTS_FOLDER / "step_000004" / "trainer").glob("*.safetensors")
     flip_a_byte(newest)
+    abandoned = [
+        run_dir / name for name in ("rollouts/step_000099.jsonl", "evaluation/step_000099.json", "report.html")
+    ]
+    for path in abandoned:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
     more = ("run.resume=true", "run.num_steps=4")
     ended = runs(run_dir, *ALGORITHMS["dapo"], *more)
     assert ended.exit_code == 0, ended.stderr
     assert f"a damaged checkpoint is left out: {newest}: its content has changed since it was written" in ended.stderr
+    assert [path for path in abandoned if path.exists()] == []
+    assert "LATEST named step_000004; it names step_000003 now" in ended.stderr
     assert rows(run_dir) == rows(undisturbed("dapo"))
     assert weights(run_dir) == weights(undisturbed("dapo"))
     files = [run_dir / CHECKPOINTS_FOLDER / f"step_{step:06d}" / "state.json" for step in saved_steps(run_dir)]
@@ -230,3 +239,47 @@ def rewrite_format(folder: Path) -> Path:
     content["manifest_sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps(content))
     return path
+
+
+# --- images that are lost
+
+
+@pytest.fixture(scope="module")
+def spoilt(workshop: Workshop, tmp_path_factory) -> tuple[str, ...]:
+    """Settings of a run that meets an image with a fine header and no pixels in step 2, and one in its evaluation."""
+    data = Path(shutil.copytree(workshop.data, tmp_path_factory.mktemp("spoilt") / "data"))
+    for name, row in (("train", 2), ("test", 0)):
+        image = parquet.read_table(data / f"{name}.parquet", columns=["images"])["images"][row].as_py()[0]
+        flip_a_byte(data / (image["path"] if isinstance(image, dict) else image))
+    return (
+        f"data.image_root='{data}'", "data.decode_at_start=false", "data.shuffle=false", "run.num_steps=3",
+        "evaluation.every=3", "evaluation.max_samples=2",
+    )  # fmt: skip
+
+
+def test_a_lost_image_costs_its_prompt_and_a_resumed_run_knows_it(start, spoilt, tmp_path):
+    """Step 2 is lost with the driver and repeated, but the prompt that it found is one event."""
+    whole = start(tmp_path / "whole", *ALGORITHMS["grpo"], *spoilt)
+    assert whole.exit_code == 0, whole.stderr
+    assert [row["data/quarantined"] for row in rows(whole.run_dir)] == [0, 1, 1]
+    assert [row["mars/prompts_kept"] for row in rows(whole.run_dir)] == [2, 1, 2]
+    assert [row.get("eval/unreadable") for row in rows(whole.run_dir)] == [None, None, 1]
+    events = {entry["event"]: entry for entry in read_events(whole.run_dir)}
+    lost = events["prompt_quarantined"]["details"]
+    assert (lost["row"].endswith("train.parquet:2"), "cannot be decoded" in lost["reason"]) == (True, True)
+    assert f"{lost['row']}: left out from step 2 on: {lost['reason']}" in whole.stderr
+    (question,) = events["evaluation_incomplete"]["details"]["unreadable"].values()
+    assert f"{question}; the question is left out" in whole.stderr
+    killed = start(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, fault="step.logged:kill@2")
+    assert killed.exit_code == -signal.SIGKILL, killed.stderr
+    ended = start(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "run.resume=true")
+    assert ended.exit_code == 0, ended.stderr
+    assert (rows(ended.run_dir), weights(ended.run_dir)) == (rows(whole.run_dir), weights(whole.run_dir))
+    assert [entry["event"] for entry in read_events(ended.run_dir)].count("prompt_quarantined") == 1
+
+
+def test_without_a_bad_prompt_allowed_the_first_ends_the_run(start, spoilt, tmp_path):
+    ended = start(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "data.max_bad_fraction=0")
+    assert ended.exit_code == 3
+    assert "cannot be read, and data.max_bad_fraction=0 allows 0; events.jsonl names them all" in ended.stderr
+    assert [entry["event"] for entry in read_events(ended.run_dir)][-2:] == ["prompt_quarantined", "failed"]

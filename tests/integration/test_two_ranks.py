@@ -68,6 +68,27 @@ def test_every_rank_has_the_whole_list_and_it_is_that_of_one_rank(results, when,
 
 
 @ONE_RANK
+def test_a_prompt_that_one_rank_cannot_read_is_left_out_by_both(results, one_rank):
+    """The update, with its denominators, is that of one rank that cannot read it."""
+    one, two = results[one_rank], results["shared_prefix-2-0"]
+    assert one["unreadable"] == [{"a": "gone on rank 0"}] * 2
+    assert two["unreadable"] == results["shared_prefix-2-1"]["unreadable"] == [{"a": "gone on rank 1"}] * 2
+    assert two["incomplete"] == results["shared_prefix-2-1"]["incomplete"]
+    assert [len(row) for row in two["kl_without_first"]] == [2, 3, 2]
+    for key, value in one["incomplete"].items():
+        assert two["incomplete"][key] == pytest.approx(value, rel=5e-3, abs=1e-4), key
+
+
+@ONE_RANK
+def test_a_skipped_update_has_the_old_logprobs_of_all_ranks(results, one_rank):
+    one, two = results[one_rank], results["shared_prefix-2-0"]
+    assert two["skipped_old"] == results["shared_prefix-2-1"]["skipped_old"]
+    assert [row[:2] for row in two["skipped_old"]] == [[0, 0], [1, 0], [2, 0], [3, 0]]
+    for ours, theirs in zip(two["skipped_old"], one["skipped_old"], strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-4)
+
+
+@ONE_RANK
 def test_the_updates_are_those_of_one_rank(results, one_rank):
     """Sums over ranks of everything that is measured; the second update follows the first."""
     one, two = results[one_rank]["metrics"], results["shared_prefix-2-0"]["metrics"]

@@ -6,6 +6,7 @@ python two_ranks_job.py FOLDER RANK WORLD_SIZE PACKING
 """
 
 import json
+import math
 import sys
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ import torch
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
 from mars.batching.plan import plan_updates
+from mars.data.pixels.images import BadImage
 from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
 from tests.builders import altered
 from tests.tiny_world import GRPO, TinyWorld
@@ -50,6 +52,10 @@ def as_if_sampled(response: TrainResponse) -> TrainResponse:
     return replace(response, rollout_logprobs=(-6.4,) * len(response.token_ids))
 
 
+def one_update(rows, world_size: int, budget: int, packing):
+    return plan_updates(rows, len(rows), world_size, budget, packing)
+
+
 def save(trainer: FsdpTrainer, folder: Path, rank: int, name: str) -> None:
     """<name>-policy: as at the end of a run. <name>-shards: as in a checkpoint; waits until this rank's are written."""
     trainer.save(str(folder / f"{name}-policy"))
@@ -70,21 +76,39 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     objective = altered(GRPO, **loss, kl_reference=str(folder / "reference"), **EVERYTHING)
     config = world.config(objective=objective, temperature=0.7, packing=packing)
     rendezvous = Rendezvous(rank, world_size, meeting, timeout_s=120.0)
-    trainer = FsdpTrainer(config, world.rules, rendezvous, world.processor.process)
+    lost: set[tuple[ImageRef, ...]] = set()
+
+    def process(ids, images, blank=False):
+        if images in lost and not blank:
+            raise BadImage("missing", f"gone on rank {rank}")
+        return world.processor.process(ids, images, blank)
+
+    trainer = FsdpTrainer(config, world.rules, rendezvous, process)
     budget = TOKENS_PER_FORWARD[packing]
-    scored = TrainBatch(rows, plan_updates(rows, len(rows), world_size, budget, packing))
+    scored = TrainBatch(rows, one_update(rows, world_size, budget, packing))
     trained = TrainBatch(rows, plan_updates(rows, 2, world_size, budget, packing))
-    before = trainer.kl_to_reference(scored)
+    before = trainer.kl_to_reference(scored).values
     metrics = trainer.update(trained).metrics
     homes = [
         {p for micro in rank for p, _ in micro.rows[: len(micro.rows) - micro.num_fillers]}
         for rank in trained.updates[0].ranks
     ]
+    kl_after = trainer.kl_to_reference(scored).values
+    if rank == world_size - 1:  # the other rank has the image still, and must leave the prompt out all the same
+        lost.add(rows[0].images)
+    incomplete, without_first = trainer.update(trained), trainer.kl_to_reference(scored)
+    lost.clear()
+    spoilt = tuple(replace(row, responses=(replace(row.responses[0], advantage=math.nan),)) for row in rows)
+    skipped = trainer.update(replace(trained, prompts=spoilt, updates=one_update(spoilt, world_size, budget, packing)))
     result = {
         "is_split": len(homes) > 1 and 0 in homes[0] & homes[1],
         "kl": before,
         "metrics": dict(metrics),
-        "kl_after": trainer.kl_to_reference(scored),
+        "kl_after": kl_after,
+        "incomplete": dict(incomplete.metrics),
+        "unreadable": [dict(incomplete.unreadable), dict(without_first.unreadable)],
+        "kl_without_first": [row for row in without_first.values if not math.isnan(row[0])],
+        "skipped_old": [[*row, *old] for one in skipped.skipped for row, old in sorted(one.old_logprobs.items())],
     }
     if world_size > 1:
         save(trainer, folder, rank, f"{packing}-{world_size}")

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
     "faults": set(),
+    "quarantine": BASE,
     "interrupts": {"errors"},
     "versions": set(),
     "watchdog": {"errors", "interrupts"},
@@ -45,16 +46,17 @@ MAY_IMPORT = {
     "data.prompts": READING,
     "data.synthetic": BASE | {"output", "data.convert"},
     "tracking": BASE | {"answers", "output", "watchdog"},
-    "run_dir": BASE | {"interrupts", "output", "tracking", "versions"},
     "rollout": BASE | {"answers", "config", "faults"},
     "actor": BASE | {"algorithms", "config", "faults", "output"},
+    "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
     | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "watchdog"},
-    "evaluation": READING - {"data.pixels"} | {"algorithms", "answers", "rewards", "rollout"},
+    "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
-    "sampling": BASE | {"algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
+    "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
     "step": BASE | {"faults", "sampling", "rollout", "tracking"},
     "checkpoint": BASE
+    | {"quarantine"}
     | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "tracking"},
     "fit": BASE
     | {"actor", "checkpoint", "config", "data.order", "faults", "interrupts", "sampling", "step", "tracking"},
@@ -65,7 +67,7 @@ MAY_IMPORT = {
     "inputs": READING | {"config", "data.order", "data.prompts", "rewards", "rollout"},
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
-    | {"rewards", "rollout", "sampling", "tracking"},
+    | {"quarantine", "rewards", "rollout", "sampling", "tracking"},
     "checks": READING | {"actor", "answers", "build", "config", "data.prompts", "fit", "inputs", "rewards", "run_dir"},
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mars.actor.trainer import ReferenceKl
 from mars.algorithms.penalties import OverlongPenalty, overlong_penalty
 from mars.data.order.stream import PromptStream
 from mars.sampling import SamplingState
@@ -199,7 +200,7 @@ class KlTrainer(RecordingTrainer):
 
     def kl_to_reference(self, batch):
         self.scored = batch
-        return [tuple(0.01 * len(r.token_ids) * len(p.images) for r in p.responses) for p in batch.prompts]
+        return ReferenceKl([tuple(0.01 * len(r.token_ids) * len(p.images) for r in p.responses) for p in batch.prompts])
 
 
 def test_kl_in_the_reward_is_taken_off_multi_and_anchor_rewards(new_prompts):

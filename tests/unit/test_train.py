@@ -86,8 +86,14 @@ def trained(folder, trainer, num_steps=4):
     return end, last, [event for event in events if event[0] != "checkpoint_saved"]
 
 
-def test_the_trainer_is_built_again_and_steps_are_repeated(tmp_path):
-    end, losses, events = trained(tmp_path / "whole", FragileTrainer())
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What `trained` returns of a run that nobody disturbs."""
+    return trained(tmp_path_factory.mktemp("whole") / "run", FragileTrainer())
+
+
+def test_the_trainer_is_built_again_and_steps_are_repeated(tmp_path, whole):
+    end, losses, events = whole
     assert (end.step, events) == (4, [])
     trainer = FragileTrainer(lost_at=(3,))
     again, repeated, events = trained(tmp_path / "lost", trainer)
@@ -96,9 +102,9 @@ def test_the_trainer_is_built_again_and_steps_are_repeated(tmp_path):
     assert [event for event, _ in events] == ["worker_lost", "trainer_rebuilt"]
 
 
-def test_a_trainer_that_dies_while_its_last_checkpoint_is_written_is_seen_at_once(tmp_path):
+def test_a_trainer_that_dies_while_its_last_checkpoint_is_written_is_seen_at_once(tmp_path, whole):
     """Not when the deadline of the checkpoint passes, an hour later."""
-    _, losses, _ = trained(tmp_path / "whole", FragileTrainer())
+    _, losses, _ = whole
     trainer = FragileTrainer(never_writes=(4,))
     end, repeated, events = trained(tmp_path / "lost", trainer)
     assert (end.step, repeated) == (4, losses)
@@ -162,7 +168,7 @@ class Signalled(FragileTrainer):
 
     def start_checkpoint(self, folder):
         if self.begins:
-            raise CheckpointError("the checkpoint before is still being written")
+            raise CheckpointError("the previous checkpoint is still being written")
         self.begins = True
         self._arrive("start_checkpoint")
         if self.slow and self.num_checkpoints == 3:
@@ -208,12 +214,12 @@ def resumed(folder, trainer):
         (Signalled("start_checkpoint", 3), 3),
         (Signalled("start_checkpoint", 4), 4),
         (Signalled("check_alive", 1, slow=True), 4),
-        # The trainer is lost while the interruption saves: it is not built again, and the checkpoint before stays.
+        # The trainer is lost while the interruption saves: it is not built again, and the previous checkpoint stays.
         (Signalled("update", 3, never_writes=(3,)), 2),
     ],
 )
-def test_a_signal_loses_no_checkpoint_wherever_it_comes(tmp_path, ended, monkeypatch, trainer, saved):
-    whole, losses, _ = trained(tmp_path / "whole", FragileTrainer())
+def test_a_signal_loses_no_checkpoint_wherever_it_comes(tmp_path, whole, ended, monkeypatch, trainer, saved):
+    undisturbed, losses, _ = whole
     done = interrupted(tmp_path / "run", trainer, ended, monkeypatch)
     assert (done.returncode, trainer.restarts) == (75, 0)
     assert done.stderr.splitlines()[-1].startswith("interrupted by SIGTERM; ")
@@ -222,6 +228,6 @@ def test_a_signal_loses_no_checkpoint_wherever_it_comes(tmp_path, ended, monkeyp
     assert set(events) == {"checkpoint_saved"}
     assert events.count("checkpoint_saved") == saved
     start, end, repeated = resumed(tmp_path / "run", RecordingTrainer())
-    assert (start, end.step, end.sampling) == (saved, 4, whole.sampling)
+    assert (start, end.step, end.sampling) == (saved, 4, undisturbed.sampling)
     assert repeated.items() <= losses.items()
     assert set(range(saved + 1, 5)) <= set(repeated) <= set(range(saved, 5))

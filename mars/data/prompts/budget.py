@@ -32,7 +32,10 @@ class ImageBudget:
 
     @classmethod
     def from_pretrained(cls, model_path: str, min_pixels: int, max_pixels: int) -> ImageBudget:
-        """Read both sizes from the model's image processor file. Raises SetupError if they are missing or invalid."""
+        """Read patch_size and merge_size from the model's image processor file.
+
+        Raises SetupError if they are missing or invalid.
+        """
         for name in ("processor_config.json", "preprocessor_config.json"):
             settings = read_json(model_path, name)
             settings = settings.get("image_processor", settings)

@@ -96,8 +96,10 @@ def name_pattern(source: str) -> str:
 
 
 def _gaps_of_lines(pieces: Sequence[str]) -> list[Gap] | None:
-    """The gaps of images that stand on lines of their own, each behind a short text, or each below or above a short
-    line of one kind: there the place alone makes a label, in any language. None for other texts.
+    """The gaps of a message whose labels can be told by their place alone, in any language; None for other messages.
+
+    Each image must end a line. Labels are short texts in front of each image on its line; or short lines, all alike,
+    one above each image or one below each (see `_are_captions`):
 
         📷 <image>          View 1: front          <image>
         🌡 <image>          <image>                Figure 1: visible
@@ -131,7 +133,10 @@ def _gaps_of_lines(pieces: Sequence[str]) -> list[Gap] | None:
 
 
 def _are_captions(lines: Sequence[str], between: Sequence[str]) -> bool:
-    """Whether the lines are short and of one kind, and all that stands between two images."""
+    """Whether the lines, one for each image, are captions: short, alike, and the only text between two images.
+
+    Alike: they have the same number of words, or the same first word.
+    """
     words = [line.split() for line in lines]
     alike = len({len(line) for line in words}) == 1 or len({line[0] for line in words}) == 1
     alone = all(len([line for line in piece.splitlines() if line.strip()]) == 1 for piece in between)

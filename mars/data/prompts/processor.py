@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mars.data.pixels.images import decoded_size
 from mars.data.prompts.chat import expand
 from mars.types import ImageRef
 
@@ -59,11 +60,16 @@ class PromptProcessor:
         self._free_bytes = cache_bytes
         self._cache: OrderedDict[ImageRef, tuple[Any, tuple[int, int, int]]] = OrderedDict()
 
-    def process(self, prompt_token_ids: Sequence[int], images: Sequence[ImageRef]) -> ProcessedPrompt:
-        """The tensors of one prompt. Raises DataError if placeholders and images differ in number."""
+    def process(
+        self, prompt_token_ids: Sequence[int], images: Sequence[ImageRef], blank: bool = False
+    ) -> ProcessedPrompt:
+        """The tensors of one prompt. blank: with white images of the same sizes, none of which is read.
+
+        Raises DataError if placeholders and images differ in number, or if an image cannot be read.
+        """
         import torch
 
-        processed = [self._process_image(image) for image in images]
+        processed = [self._blank(image) if blank else self._process_image(image) for image in images]
         tokens_per_image = [t * h * w // self._processor.merge_size**2 for _, (t, h, w) in processed]
         ids = expand(prompt_token_ids, tokens_per_image, self._image_token_id)
         return ProcessedPrompt(
@@ -77,12 +83,20 @@ class PromptProcessor:
         if ref in self._cache:
             self._cache.move_to_end(ref)
             return self._cache[ref]
-        features = self._processor(images=[self._decode(ref)], return_tensors="pt")
-        t, h, w = features["image_grid_thw"][0].tolist()
-        processed = (features["pixel_values"], (t, h, w))
+        processed = self._features(self._decode(ref))
         self._cache[ref] = processed
         self._free_bytes -= processed[0].nbytes
         while self._free_bytes < 0:
             _, (dropped, _) = self._cache.popitem(last=False)
             self._free_bytes += dropped.nbytes
         return processed
+
+    def _blank(self, ref: ImageRef) -> tuple[Any, tuple[int, int, int]]:
+        from PIL import Image
+
+        return self._features(Image.new("RGB", decoded_size(ref), "white"))
+
+    def _features(self, image: Image.Image) -> tuple[Any, tuple[int, int, int]]:
+        features = self._processor(images=[image], return_tensors="pt")
+        t, h, w = features["image_grid_thw"][0].tolist()
+        return features["pixel_values"], (t, h, w)

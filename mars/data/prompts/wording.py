@@ -34,8 +34,8 @@ def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
 
     Reads the text that the model gets with `anchor.image_layout=single` and the `anchor.wording` of the run.
     Counts and plurals of images, "both", numbers of other images, and labels of other sources count; a source's name
-    in a sentence ("Is the person visible?") does not. Words between two images that label neither for certain count as
-    well, and so do brackets that a view does not close. This is a guess for a person to check.
+    in a sentence ("Is the person visible?") does not. Words between two images count as well if no rule tells which of
+    the two they label, and so do brackets that a view does not close. This is a guess for a person to check.
 
     Example: "Here are two images.\\n<image>\\n<image>" with sources a and b gives ("a", "two images").
     """

@@ -133,8 +133,9 @@ def listed(options: Sequence[str]) -> str:
 def letter_of(answer: str, options: Sequence[str]) -> str:
     """The letter of the option that an answer names by letter, text, or both; the answer itself if it names none.
 
-    A letter means the option with this letter, even if the text of another option is the same letter. A text that is
-    the letter of another option is not turned into a letter, because a bare letter would be read as that text.
+    A letter means the option with this letter, even if the text of another option is the same letter. If any
+    option's text is the letter of another, answers with a text ("Law", "B. Law") are returned as they are, because a
+    letter alone could be read as an option's text.
 
     >>> [letter_of(answer, ["Travel", "Law"]) for answer in ("law.", "(b)", "B. Law", "A. Law")]
     ['B', 'B', 'B', 'A. Law']
@@ -154,9 +155,9 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 
 
 def clear_letter(truth: str, options: Sequence[str]) -> str:
-    """Append to a truth that is an option's letter the option's text, if some option's text is another option's letter.
+    """If some option's text is the letter of another option, turn a truth "A" into letter and text: "A. O".
 
-    Every other truth is returned unchanged.
+    Without such an option, or if the truth is not an option's letter, the truth is returned unchanged.
 
     >>> clear_letter("A", ["O", "A", "B", "AB"]), clear_letter("A", ["Travel", "Law"])
     ('A. O', 'A')

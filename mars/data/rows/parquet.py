@@ -179,8 +179,8 @@ def _sizes(
     """Bytes of a row group: of all texts and images of rows that are not too large, and the most that a row has of
     texts, of images and of both.
 
-    Columns that cannot make a row much larger than others are not read; their bytes are divided evenly. The others are
-    read in parts, because sizes and texts of millions of rows would take as much memory as the rows.
+    Columns too small to bring a row over its size limit are not read; each row gets an equal share of their bytes. The
+    other columns are read in parts, because sizes and texts of millions of rows would take as much memory as the rows.
     """
     chunks = _chunks(reader, group, columns)
     to_measure = [chunk.path_in_schema for chunk in chunks if _must_measure(chunk)]

@@ -3,7 +3,7 @@
 They have all parts of the real models at about a thousandth of the size: vision tower, merger, M-RoPE, image processor,
 chat template, special tokens, a vocabulary padded beyond the tokenizer. Engines and trainers load them unchanged, so
 the whole loop runs on a CPU in seconds. The tokenizer is byte-level BPE: any text encodes and decodes to itself; the
-words of `tiny_corpus.txt` are short.
+words of `tiny_corpus.txt` are a few tokens each.
 
 With the vocabulary "real" the model has 151,936 ids, as Qwen2.5-VL has, and 15 million parameters, nearly all of them
 embeddings: for measuring what depends on the vocabulary.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from dataclasses import replace
 
 import pytest
+import torch
 
 from mars.actor.fsdp_trainer import FsdpTrainer
+from mars.actor.reading import without
+from mars.actor.state import full_state
 from mars.actor.trainer import Rendezvous
 from mars.data.pixels.images import BadImage
 from tests.builders import altered
@@ -89,13 +94,56 @@ def test_the_first_forward_runs_before_the_last_image_is_there(world, batch):
     trainer.close()
 
 
-def test_a_bad_image_is_raised_by_the_update_that_needs_it(world, batch):
-    def process(ids, images):
-        if images == batch.prompts[2].images:
-            raise BadImage("missing", "gone.png: no such image")
-        return world.processor.process(ids, images)
+def without_pictures_of(world, batch, *numbers):
+    """A `Process` that cannot read the images of these prompts."""
+    gone = [batch.prompts[number].images for number in numbers]
 
-    trainer = trainer_of(world, process)
-    with pytest.raises(BadImage, match=r"gone\.png"):
-        trainer.update(batch)
+    def process(ids, images, blank=False):
+        if images in gone and not blank:
+            raise BadImage("missing", "gone.png: no such image")
+        return world.processor.process(ids, images, blank)
+
+    return process
+
+
+def policy_and_metrics(trainer, batch):
+    stats = trainer.update(batch)
+    weights = full_state(trainer._policy, torch.float32)
     trainer.close()
+    return stats, weights
+
+
+@pytest.mark.parametrize("lost", [(0,), (2,), (0, 2), (0, 1, 2)])
+def test_a_prompt_that_cannot_be_read_has_weight_0(world, batch, lost):
+    """The update is that of a batch in which it had weight 0 from the start, in every number."""
+    found, weights = policy_and_metrics(trainer_of(world, without_pictures_of(world, batch, *lost)), batch)
+    weightless = without(batch, lost)
+    expected, as_expected = policy_and_metrics(trainer_of(world, world.processor.process), weightless)
+    assert found.unreadable == {batch.prompts[p].prompt_id: "gone.png: no such image" for p in lost}
+    assert expected.unreadable == {}
+    assert dict(found.metrics) == dict(expected.metrics)
+    assert all(torch.equal(value, as_expected[name]) for name, value in weights.items())
+    untouched, _ = policy_and_metrics(trainer_of(world, world.processor.process), batch)
+    assert dict(found.metrics) != dict(untouched.metrics)
+
+
+def test_the_kl_of_a_prompt_that_cannot_be_read_is_no_number(world, batch):
+    objective = altered(GRPO, kl_coefficient=0.1, kl_reference=str(world.folder))
+    trainer = trainer_of(world, without_pictures_of(world, batch, 1), objective)
+    found = trainer.kl_to_reference(batch)
+    trainer.close()
+    assert found.unreadable == {"bb": "gone.png: no such image"}
+    assert [[math.isnan(value) for value in row] for row in found.values] == [[False] * 2, [True] * 2, [False] * 2]
+    assert found.readable(batch) == [found.values[0], found.values[2]]
+
+
+def test_blank_images_have_the_sizes_of_those_they_stand_for(world, pictures):
+    ids = world.prompt_ids("a", pictures)
+    missing = tuple(replace(ref, path="gone.png", resized=(56, 28) if i else None) for i, ref in enumerate(pictures))
+    shown = tuple(replace(ref, resized=gone.resized) for ref, gone in zip(pictures, missing, strict=True))
+    blank, own = world.processor.process(ids, missing, blank=True), world.processor.process(ids, shown)
+    assert blank.image_grid_thw == own.image_grid_thw
+    assert torch.equal(blank.input_ids, own.input_ids)
+    assert [pixels.shape for pixels in blank.pixel_values] == [pixels.shape for pixels in own.pixel_values]
+    with pytest.raises(BadImage, match=r"gone\.png"):
+        world.processor.process(ids, missing)

@@ -36,7 +36,9 @@ def test_logprobs_of_a_batch_equal_those_of_each_sequence_alone(family, tokens_p
     with torch.no_grad():
         wanted = world.plain_batch_logprobs(model, batch, temperature=0.7)
     old = {}
-    for micro, values in trainer._old_logprobs(batch, batch.updates, trainer._processed(batch, batch.updates)).items():
+    for micro, values in trainer._old_logprobs(
+        batch, batch.updates, trainer._reader.start(batch, batch.updates, rank=0)
+    ).items():
         lengths = [len(batch.prompts[p].responses[k].token_ids) for p, k in micro.rows]
         old |= zip(micro.rows, values.split(lengths), strict=True)
     rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
@@ -73,7 +75,9 @@ def test_an_image_passes_the_vision_tower_once_per_forward(world, pictures):
         lambda module, args, kwargs: seen.append(kwargs.get("grid_thw", args[1] if len(args) > 1 else None)),
         with_kwargs=True,
     )
-    trainer._old_logprobs(batch := world.batch(prompts), batch.updates, trainer._processed(batch, batch.updates))
+    trainer._old_logprobs(
+        batch := world.batch(prompts), batch.updates, trainer._reader.start(batch, batch.updates, rank=0)
+    )
     handle.remove()
     assert [len(grid) for grid in seen] == [2]
 

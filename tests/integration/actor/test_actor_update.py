@@ -174,9 +174,16 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(world, prom
     trainer.update(good)
     before, optimizer = weights(trainer), trainer._optimizer
     moments = [{k: v.clone() for k, v in state.items()} for state in optimizer._adamw.state.values()]
-    stats = trainer.update(bad).metrics
+    result = trainer.update(bad)
+    stats = result.metrics
     assert stats["fault/skipped_updates"] == 1
     assert math.isfinite(stats["actor/pg_loss"]) is (kind == "gradient")
+    (skipped,) = result.skipped
+    assert (skipped.update, math.isfinite(skipped.loss)) == (0, kind == "gradient")
+    assert not math.isfinite(skipped.grad_norm)
+    for found, wanted in zip(skipped.old_logprobs.values(), response_logprobs(trainer, bad.prompts), strict=True):
+        assert found == pytest.approx(wanted)
+    assert list(skipped.old_logprobs) == [(0, 0), (0, 1)]
     assert not math.isfinite(stats["actor/grad_norm"])
     after = weights(trainer)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -217,14 +224,16 @@ def test_too_many_in_a_row_end_the_run(world, prompts, pictures):
     with pytest.raises(NumericalError, match=r"2 updates in a row.*actor\.learning_rate") as raised:
         trainer.update(bad)
     assert raised.value.exit_code == 6
+    assert [skipped.update for skipped in raised.value.skipped] == [0]
 
 
 def test_one_bad_update_of_a_step_does_not_stop_the_others(world, prompts, pictures):
     bad = not_finite(world, pictures, "loss")
     trainer = world.trainer()
     before = weights(trainer)
-    metrics = trainer.update(world.batch([bad, prompts[0]], per_update=1)).metrics
-    assert metrics["fault/skipped_updates"] == 1
+    stats = trainer.update(world.batch([prompts[0], bad, prompts[1]], per_update=1))
+    assert stats.metrics["fault/skipped_updates"] == 1
+    assert [(one.update, list(one.old_logprobs)) for one in stats.skipped] == [(1, [(1, 0), (1, 1)])]
     assert not torch.equal(weights(trainer)["lm_head.weight"], before["lm_head.weight"])
 
 

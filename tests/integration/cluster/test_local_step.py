@@ -11,6 +11,7 @@ from mars.cluster.local import local_workers
 from mars.data.order.stream import PromptStream
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.views import anchor_views, render_view
+from mars.quarantine import BadSamples, warn_of
 from mars.rollout.hf_engine import HfEngine
 from mars.rollout.plan import RolloutPlan
 from mars.sampling import StepParts
@@ -66,6 +67,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
             prompt_length=length,
             collate=partial(train_batch, prompts_per_update=per_update, **plan_settings),
             scoring_batch=partial(scoring_batch, **plan_settings),
+            bad_samples=BadSamples(0.05, 1000, {}, warn_of),
         )
         fit_new_run(parts, PromptStream(prompts, 2, 1, True), tracker, config)
     return tracker

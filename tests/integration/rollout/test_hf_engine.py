@@ -8,12 +8,13 @@ import random
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from mars.actor.objective import truncation_nats
-from mars.rollout.engine import EngineCounts
+from mars.rollout.engine import EngineCounts, UnreadableRequest
 from mars.rollout.hf_engine import HfEngine, _Sampler, _SeededNoise
 from mars.types import RolloutRequest, Sampling, WeightUpdate
 from tests.builders import completions, train_config
@@ -78,6 +79,26 @@ def test_work_is_counted_as_it_is_done(world, pictures):
     assert engine.counts() == once
     completions(engine, asked)
     assert engine.counts() - once == once
+
+
+@pytest.mark.parametrize("max_num_seqs", [2, 64])
+def test_a_request_that_cannot_be_read_costs_no_other_one(world, requests, tmp_path, max_num_seqs):
+    """Its image is cut off, or replaced by text; the others' samples are those without it."""
+    cut, text = tmp_path / "cut.png", tmp_path / "text.png"
+    cut.write_bytes(Path(requests[2].images[0].path).read_bytes()[:100])
+    text.write_text("no image")
+    bad = [replace(requests[2], images=(replace(requests[2].images[0], path=str(path)),)) for path in (cut, text)]
+    asked = [requests[0], bad[0], requests[1], bad[1], requests[2]]
+    alone = tokens(completions(engine_of(world), requests))
+    found = [item for finished in engine_of(world, max_num_seqs=max_num_seqs).generate(asked) for item in finished]
+    refused = {item.request: item.reason for item in found if isinstance(item, UnreadableRequest)}
+    assert list(refused) == [1, 3]
+    assert len(found) == 2 + 3 + 2 + 4, "each is refused once"
+    assert f"{cut}: cannot be decoded" in refused[1]
+    assert f"{text}: cannot be decoded" in refused[3]
+    samples = {(s.request, s.index): s.completion.token_ids for s in found if not isinstance(s, UnreadableRequest)}
+    for number, place in enumerate((0, 2, 4)):
+        assert [samples[place, k] for k in range(requests[number].num_samples)] == alone[number]
 
 
 def test_samples_come_batch_by_batch(world, requests):

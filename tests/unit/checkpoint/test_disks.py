@@ -190,7 +190,7 @@ def test_a_draft_that_disappears_fails_before_the_deadline(catalogue, caplog):
 def test_a_trainer_that_refuses_costs_the_checkpoint(catalogue, caplog):
     class Refusing(RecordingTrainer):
         def start_checkpoint(self, folder):
-            raise CheckpointError("the checkpoint before is still being written")
+            raise CheckpointError("the previous checkpoint is still being written")
 
     saving = checkpoints(catalogue)
     saving.save_now(state(1))

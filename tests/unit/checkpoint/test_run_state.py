@@ -9,6 +9,7 @@ import pytest
 from mars.checkpoint.resume import data_fingerprint
 from mars.checkpoint.state import START, RunState, state_from_json, state_to_json
 from mars.errors import CheckpointError
+from mars.quarantine import BadPrompt, Quarantine
 from mars.sampling import SamplingState
 from mars.types import SampledPrompt
 from tests.builders import IMAGE, make_prompt, make_rollouts
@@ -18,7 +19,10 @@ def state() -> RunState:
     prompt = make_prompt("p0", [IMAGE, IMAGE], ["visible", "infrared"])
     rollouts = make_rollouts(prompt, [0.1, 1 / 3, None], text="a\u2028\x00b", visible=[0.7], infrared=[1e-300])
     carried = SampledPrompt(rollouts, (0.1, -1 / 7), (1.0, 1.0), carried=True)
-    return RunState(7, SamplingState(9, (carried,)), {"mars/rounds": 2, "actor/pg_loss": 0.1 + 0.2}, logged=False)
+    quarantine = Quarantine(31, (BadPrompt("p3", 4, "a\u2028.png: gone"), BadPrompt("p9", 30, "no\x00thing")))
+    return RunState(
+        7, SamplingState(9, (carried,), quarantine), {"mars/rounds": 2, "actor/pg_loss": 0.1 + 0.2}, logged=False
+    )
 
 
 def test_it_comes_back_exactly():

@@ -84,6 +84,7 @@ def make_questions(samples=1, seed=0, **identity):
         prompt_length=lambda request: 10 * len(request.images),
         identity={"model": "m", "model_fingerprint": None, "seed": seed, **identity},
         dropped={"truth": 1},
+        max_bad_fraction=0.5,
     )
 
 

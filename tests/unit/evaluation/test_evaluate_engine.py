@@ -60,6 +60,7 @@ def evaluation(samples=1, rewards=OWN):
         prompt_length=lambda request: 10 * len(request.images),
         threshold=0.5,
         rewards=rewards,
+        max_bad_fraction=0.5,
     )
 
 

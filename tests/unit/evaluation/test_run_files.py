@@ -75,7 +75,7 @@ class Run:
         parts = EvaluationParts(
             engine=self.engine(step), scorer=self.scorer, plan=self.plan, decode=self.decode, frames=frames,
             prompt_length=lambda request: 10 * len(request.images), threshold=0.5,
-            rewards=RewardsBySet("grounding", {}),
+            rewards=RewardsBySet("grounding", {}), max_bad_fraction=0.5,
         )  # fmt: skip
         evaluation = evaluate(parts, self.prompts, name=f"step {step}", step=step, model="m")
         (self.folder / "evaluation").mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ class Run:
         finished = self.engine(step).generate(requests)
         scored = score_stream(self.prompts, requests, finished, decode=self.decode, frames=frames, scorer=self.scorer)
         files = RolloutFiles(self.folder / "rollouts", frames, lambda request: 10 * len(request.images))
-        files.log_rollouts(collect(self.prompts, requests, scored), step)
+        files.log_rollouts(collect(self.prompts, requests, scored.samples), step)
 
 
 @pytest.fixture

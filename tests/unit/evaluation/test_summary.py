@@ -184,6 +184,7 @@ def test_metrics_of_a_result() -> None:
         "eval/mono/visible/mean": 0,
         "eval/mono/infrared/mean": 2 / 3,
         "eval/failed": 0,
+        "eval/unreadable": 0,
     }
 
 

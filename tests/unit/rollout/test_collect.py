@@ -49,7 +49,7 @@ def gather(prompts, requests, decode=lambda ids: "".join(map(str, ids)), scorer=
         prompts, requests, engine.generate(requests), decode=decode, frames=lambda p, v: (None, (5, 5)),
         scorer=scorer or Echo(),
     )  # fmt: skip
-    return collect(prompts, requests, scored)
+    return collect(prompts, requests, scored.samples)
 
 
 def test_rollouts_go_to_their_prompt_and_view_in_whatever_order_requests_come(prompts):
@@ -134,7 +134,7 @@ def test_a_sample_is_scored_when_it_is_finished_not_when_all_are(prompts):
 
     arguments = {"decode": lambda ids: str(ids[0]), "frames": lambda p, v: (None, None), "scorer": Eager()}
     scored = score_stream(prompts, [request("x", None, 3)], stream(), **arguments)
-    assert [item.sample.index for item in scored] == [1, 2, 0]
+    assert [item.sample.index for item in scored.samples] == [1, 2, 0]
 
 
 def test_engine_metrics_by_hand():

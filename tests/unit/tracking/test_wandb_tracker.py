@@ -251,5 +251,23 @@ def test_abandoning_kills_only_the_service_of_this_process(tmp_path: Path, monke
 
     children = [Child(name) for name in ("gone", "raylet", "wandb-core", "python")]
     monkeypatch.setattr(psutil, "Process", lambda: types.SimpleNamespace(children=lambda: children))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)  # it was not even imported
     factory(tmp_path, "offline").abandon()
     assert [child.label for child in children if child.killed] == ["wandb-core"]
+
+
+@pytest.mark.parametrize("how", ["works", "raises", "hangs"])
+def test_an_abandoned_wandb_takes_back_its_exit_hook(tmp_path, fake_wandb, monkeypatch, hang, how: str) -> None:
+    """The hook would print a traceback, and the tracker of a trainer that is built again would meet a dead process."""
+    called = threading.Event()
+
+    def teardown() -> None:
+        called.set()
+        if how != "works":
+            fail() if how == "raises" else hang()
+
+    fake_wandb.teardown = teardown
+    monkeypatch.setattr(psutil, "Process", lambda: types.SimpleNamespace(children=list))
+    monkeypatch.setattr("mars.tracking.wandb._TEARDOWN_S", 0.01)
+    factory(tmp_path, "offline").abandon()
+    assert called.wait(30)

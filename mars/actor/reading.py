@@ -1,0 +1,101 @@
+"""Reading the images of a batch beside its forwards, and agreeing on the prompts that some rank could not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from mars.actor.batch import ProcessedPrompt
+from mars.errors import DataError
+from mars.types import ImageRef, MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
+
+Value = TypeVar("Value")
+
+
+class Process(Protocol):
+    """Turns prompt ids and images into tensors (mars/data/prompts/processor.py). Raises DataError for a bad image.
+
+    blank: white images of the same sizes instead, none of which is read.
+    """
+
+    def __call__(
+        self, prompt_token_ids: Sequence[int], images: Sequence[ImageRef], blank: bool = False
+    ) -> ProcessedPrompt: ...
+
+
+@dataclass(frozen=True)
+class _Read:
+    """unreadable: why `prompt` has blank images; None if it has its own."""
+
+    prompt: ProcessedPrompt
+    unreadable: str | None
+
+
+class ReadPrompts:
+    """The prompts of one rank's rows, by their index in the batch; they arrive while they are asked for.
+
+    A prompt that cannot be read has blank images of the same sizes: the ranks' forwards depend on each other, so none
+    may be left out. `unreadable` says which ones these are.
+    """
+
+    def __init__(self, pending: Mapping[int, Future[_Read]]) -> None:
+        self._pending = pending
+
+    def __getitem__(self, index: int) -> ProcessedPrompt:
+        return self._pending[index].result().prompt
+
+    def unreadable(self, micros: Iterable[MicroBatch]) -> dict[int, str]:
+        """Index -> reason, of the prompts in these forwards that could not be read on this rank."""
+        found = {index: self._pending[index].result().unreadable for micro in micros for index, _ in micro.rows}
+        return {index: reason for index, reason in found.items() if reason is not None}
+
+
+class PromptReader:
+    """Reads prompts in a thread, each once, in the order of the forwards: later images while the first forwards run."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
+
+    def start(self, batch: TrainBatch, plans: Sequence[UpdatePlan], rank: int) -> ReadPrompts:
+        """Read the prompts of this rank's rows. plans: in the order of the forwards."""
+        micros = (micro for plan in plans for micro in plan.ranks[rank])
+        mine = dict.fromkeys(p for micro in micros for p, _ in micro.rows)
+        return ReadPrompts({p: self._thread.submit(self._read, batch.prompts[p]) for p in mine})
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _read(self, prompt: TrainPrompt) -> _Read:
+        try:
+            return _Read(self._process(prompt.prompt_token_ids, prompt.images), None)
+        except DataError as error:
+            return _Read(self._process(prompt.prompt_token_ids, prompt.images, blank=True), str(error))
+
+
+def agreed(mine: Mapping[int, str], device: torch.device) -> dict[int, str]:
+    """What any rank could not read, in order of the index: the same on all ranks. A collective call."""
+    number = torch.tensor(float(len(mine)), device=device)
+    dist.all_reduce(number)
+    return dict(sorted(merged_over_ranks(mine).items())) if number.item() else {}
+
+
+def merged_over_ranks(mine: Mapping[Any, Value]) -> dict[Any, Value]:
+    """The entries of all ranks; of two with the same key, that of the lower rank. A collective call, made rarely."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, dict(mine))
+    return {key: value for part in reversed(parts) for key, value in part.items()}
+
+
+def without(batch: TrainBatch, indices: Iterable[int]) -> TrainBatch:
+    """The batch with weight 0 for all responses to these prompts. Its plans stay valid."""
+    prompts = list(batch.prompts)
+    for index in indices:
+        responses = tuple(replace(response, weight=0.0) for response in prompts[index].responses)
+        prompts[index] = replace(prompts[index], responses=responses)
+    return replace(batch, prompts=tuple(prompts))

@@ -1,0 +1,23 @@
+"""Notes the prompts that are left out of a run because they cannot be read: one event for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mars.quarantine import BadPrompt, warn_of
+from mars.run_dir.events import EventLog, read_events
+
+
+class BadPromptEvents:
+    """A `BadPromptReport`. A prompt that the run has noted before, in a step that is repeated, is not noted again."""
+
+    def __init__(self, events: EventLog, run_dir: Path) -> None:
+        self._events = events
+        noted = (entry for entry in read_events(run_dir) if entry["event"] == "prompt_quarantined")
+        self._noted = {entry["details"].get("prompt_id") for entry in noted}
+
+    def __call__(self, prompt: BadPrompt, row: str, step: int) -> None:
+        warn_of(prompt, row, step)
+        if prompt.prompt_id not in self._noted:
+            self._noted.add(prompt.prompt_id)
+            self._events.log("prompt_quarantined", step, prompt_id=prompt.prompt_id, row=row, reason=prompt.reason)
