@@ -81,12 +81,15 @@ class BadSamples:
     ) -> Quarantine:
         """The quarantine after `step` has tried `prompts`, of which the engine could not read some: id -> reason.
 
-        Raises DataError if more than `num_allowed` of `window` prompts in a row are bad, or no good one is left.
+        Raises DataError if more than `num_allowed` of any `window` consecutive prompts are bad, or no good one is left.
         """
         return self._accepted(quarantine, quarantine.after(prompts, unreadable), step)
 
     def lost(self, quarantine: Quarantine, unreadable: Mapping[str, str], step: int) -> Quarantine:
-        """The quarantine after `step` has lost sampled prompts, which the trainer could not read. Raises as `tried`."""
+        """`quarantine` plus the sampled prompts whose images the trainer could not read in `step`.
+
+        Raises as `tried`.
+        """
         return self._accepted(quarantine, quarantine.with_lost(unreadable), step)
 
     def _accepted(self, before: Quarantine, now: Quarantine, step: int) -> Quarantine:
@@ -97,9 +100,9 @@ class BadSamples:
         most, allowed = now.most_in(window), num_allowed(self.max_fraction, window)
         if new and (most > allowed or len(now.bad) == len(self.prompts)):
             raise DataError(
-                f"{self._row(new[-1])}: step {step}: {new[-1].reason}; with this prompt, {most} of {window} in a row "
-                f"cannot be read, and data.max_bad_fraction={self.max_fraction:g} allows {allowed}; events.jsonl names "
-                "them all; restore their images and resume the run, or raise data.max_bad_fraction"
+                f"{self._row(new[-1])}: step {step}: {new[-1].reason}; with this prompt, {most} of {window} "
+                f"consecutive prompts cannot be read, and data.max_bad_fraction={self.max_fraction:g} allows {allowed}"
+                "; events.jsonl names them all; restore their images and resume the run, or raise data.max_bad_fraction"
             )
         return now
 

@@ -53,8 +53,8 @@ def compared_update(batch: TrainBatch) -> int | None:
 class TokenTargets:
     """The rows of one micro-batch token by token; every field has shape [T].
 
-    trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt.
-    fresh: on-policy tokens that were sampled in this step.
+    trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt,
+    in this step or an earlier one. fresh: those of them that were sampled in this step.
     weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.
     """
 

@@ -90,20 +90,15 @@ class _Copies:
 
     @torch.no_grad()
     def of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The copies are complete on return, also those from a GPU: the next update may change the tensors."""
+        """The copies are complete on return, also those from a GPU: the next update changes the tensors."""
         kept, self._kept = self._kept, {}
-        copies: list[Tensor] = []
-        sources: list[Tensor] = []
         for name, value in state.items():
             copy = kept.get(name)
-            if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
-                self._kept[name] = value.detach().to("cpu", copy=True)
+            if copy is None or (copy.shape, copy.dtype) != (value.shape, value.dtype):
+                copy = value.detach().to("cpu", copy=True)
             else:
-                self._kept[name] = copy
-                copies.append(_local(copy))
-                sources.append(_local(value))
-        if copies:
-            torch._foreach_copy_(copies, sources, non_blocking=False)  # one call: most tensors are small
+                _local(copy).copy_(_local(value))
+            self._kept[name] = copy
         return dict(self._kept)
 
 

@@ -18,7 +18,8 @@ class UpdateSums:
     """Scalars of one update, added up over micro-batches and ranks; of `difference_max` the maximum is taken.
 
     loss: what is minimised. pg_loss, kl_loss: its terms without their coefficients. importance_weight, num_capped:
-    over the on-policy tokens. difference, rollout_kl: over the `num_compared` tokens compared with the engine.
+    over the `num_on_policy` tokens (`TokenTargets.on_policy`). difference, rollout_kl: over the `num_compared` tokens
+    compared with the engine.
     """
 
     loss: Tensor

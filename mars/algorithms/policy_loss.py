@@ -40,8 +40,9 @@ class PolicyLoss:
     over micro-batches and ranks, then divide by the total `num_tokens`.
 
     token_losses: the layout's shape, 0 outside the mask; the only field with a gradient.
-    num_tokens: on-policy tokens in the mask. num_clipped: those of them whose loss comes from the bounded ratio
-    (actor/pg_clipfrac). num_dual_clipped: those whose loss comes from dual_clip (actor/pg_clipfrac_lower).
+    num_tokens: tokens in the mask that were sampled under their own prompt (not `off_policy`), in this step or an
+    earlier one. num_clipped: those of them whose loss comes from the bounded ratio (actor/pg_clipfrac).
+    num_dual_clipped: those of them whose loss comes from dual_clip (actor/pg_clipfrac_lower).
     kl_sum: the sum of old_logprobs - logprobs in nats; divided by num_tokens it is the approximate KL of the update
     (actor/ppo_kl).
     """

@@ -67,7 +67,7 @@ class DataConfig(RowsConfig):
         description="Share of each training file in every step; null: every row of all files once an epoch."
     )
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="End the run if more than this share of data.bad_window prompts in a row cannot be read."
+        description="End the run if more than this share of any data.bad_window consecutive prompts cannot be read."
     )
     bad_window: PositiveInt = Field(
         description="Prompts among which bad ones are counted; at most the number of rows of the training set."

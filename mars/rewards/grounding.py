@@ -60,7 +60,7 @@ def score_grounding(item: RewardInput) -> RewardResult:
 
 
 def score_grounding_compat(item: RewardInput) -> RewardResult:
-    """score = format (0 to 0.75) + the part `compat` (0 to 1 + 0.3 ln n_gt). The `compat` scorer.
+    """score = format (0 to 0.75) + the part `compat` (at least 0, at most 1 + 0.3 ln n_gt). The `compat` scorer.
 
     compat: the arithmetic of the paper's public code, see `compat_reward`. Accuracy, parts and errors are those of
     `score_grounding`, so that evaluations under the two scorers can be compared.

@@ -82,7 +82,7 @@ def test_one_bad_sample_is_always_allowed_unless_none_is(fraction, number, allow
     [
         (0.25, 8, [1, 2, 3], 3),  # two of eight are allowed, also among the first prompts of a run
         (0.25, 8, [1, 2, 10, 11, 18], None),
-        (0.25, 8, [1, 9, 10, 16, 17], 16),  # 9, 10 and 16 are among eight in a row
+        (0.25, 8, [1, 9, 10, 16, 17], 16),  # 9, 10 and 16 are among eight consecutive ones
         (0.05, 8, [1], None),  # less than one of eight is allowed, but the first never ends a run
         (0.05, 8, [1, 8], 8),
         (0.05, 8, [1, 9], None),
@@ -108,15 +108,16 @@ def test_the_run_ends_when_a_window_has_too_many(fraction, window, bad_at, ends_
     assert reported == [(f"p{i}", f"rows.jsonl:p{i}", i) for i in bad_at if ended is None or i <= ended]
     if ended is not None:
         assert message.startswith(f"rows.jsonl:p{ended}: step {ended}: {GONE}; with this prompt, ")
-        assert f"of {min(window, 20)} in a row cannot be read, and data.max_bad_fraction={fraction:g} allows" in message
+        counted = f"of {min(window, 20)} consecutive prompts cannot be read"
+        assert f"{counted}, and data.max_bad_fraction={fraction:g} allows" in message
 
 
 def test_a_window_within_a_round_is_seen_and_a_run_without_a_good_prompt_ends(prompts):
     """Three bad ones begin a round of twelve: they are no longer among its last four."""
     early = dict.fromkeys(names(prompts[:3]), GONE)
-    with pytest.raises(DataError, match="3 of 4 in a row"):
+    with pytest.raises(DataError, match="3 of 4 consecutive prompts"):
         limits(prompts, 0.5, 4).tried(Quarantine(), prompts, early, 1)
-    with pytest.raises(DataError, match=r"12 of 12 in a row .* allows 12"):
+    with pytest.raises(DataError, match=r"12 of 12 consecutive prompts .* allows 12"):
         limits(prompts, 1.0).tried(Quarantine(), prompts, dict.fromkeys(names(prompts), GONE), 1)
 
 

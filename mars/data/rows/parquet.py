@@ -92,7 +92,8 @@ def _refuse_many_columns(reader: ParquetFile) -> None:
 
 def _refuse_encryption(reader: ParquetFile, length: int, magic: bytes) -> None:
     """Raises FileError for a file whose columns are encrypted behind a readable footer: pyarrow ends the process when
-    it is asked for such a column's sizes. Its footer is signed, and so longer than its own content."""
+    it is asked for such a column's sizes. Such a file is recognised by its footer: a signature follows the metadata,
+    so the footer is longer than the metadata."""
     if magic == b"PAR1" and length != reader.metadata.serialized_size:
         raise FileError("has a signed footer, so columns may be encrypted; give a file without encryption")
 
