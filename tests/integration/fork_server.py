@@ -1,7 +1,7 @@
 """Starts processes by forking this one, which has imported what a run imports: that takes longer than a small run.
 
-Reads a JSON object per line and answers each with a line [number, answer], where "number" is the object's own:
-{"import": [module, ...]}: imports them -> null
+python fork_server.py MODULE...: imports the modules. Then reads a JSON object per line and answers each with a line
+[number, answer], where "number" is the object's own:
 {"arguments": [...], "cwd": path, "environment": {...}, "stdout": path, "stderr": path, "fresh": bool}:
     `python ARGUMENTS`, in a session of its own; "fresh": in a new interpreter -> its pid
 {"wait": pid, "timeout_s": seconds} -> its exit code, -number for a signal; "stopped" (by SIGSTOP); null after the time
@@ -28,16 +28,14 @@ def main() -> dict | None:
     """Serve. Returns, in a forked process, the process to become."""
     # Libraries read these when they are imported.
     os.environ.update({**worker_environment(1, "cpu"), **loopback_environment()})
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         message = json.loads(line)
-        answer: object = None
-        if "import" in message:
-            for module in message["import"]:
-                importlib.import_module(module)
-            gc.collect()
-            gc.freeze()
-        elif "wait" in message:
-            answer = wait(message["wait"], message["timeout_s"])
+        if "wait" in message:
+            answer: object = wait(message["wait"], message["timeout_s"])
         else:
             answer = os.fork()
             if answer == 0:
@@ -68,6 +66,8 @@ def wait(pid: int, timeout_s: float) -> int | str | None:
 def become(job: dict) -> None:
     """Do in this process what `python ARGUMENTS` does."""
     os.setsid()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # a shell may have made the tests ignore them
+        signal.signal(number, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDONLY)
     out, err = (os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) for name in ("stdout", "stderr"))
     for descriptor, target in ((null, 0), (out, 1), (err, 2)):

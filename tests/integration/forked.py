@@ -30,14 +30,15 @@ _ANSWER_S = 280.0  # to import vLLM on a busy machine
 class Forked:
     """A process that was started with `python ARGUMENTS`, in a session of its own."""
 
-    def __init__(self, pid: int, output: Path) -> None:
+    def __init__(self, server: _Server, pid: int, output: Path) -> None:
         """output: the folder of its stdout and stderr."""
-        self.pid, self._output, self._code = pid, output, None
+        self.pid = pid
+        self._server, self._output, self._code = server, output, None
 
     def wait(self, timeout_s: float) -> int | None:
         """Its exit code, -number for a signal; None if it is stopped (SIGSTOP) or still runs after the time."""
         if self._code is None:
-            answer = _server().ask({"wait": self.pid, "timeout_s": timeout_s}, timeout_s)
+            answer = self._server.ask({"wait": self.pid, "timeout_s": timeout_s}, timeout_s)
             self._code = answer if isinstance(answer, int) else None
         return self._code
 
@@ -69,39 +70,31 @@ def fork(
     cwd: Path,
     environment: Mapping[str, str],
     output: Path,
-    modules: Sequence[str],
+    modules: tuple[str, ...],
     *,
     fresh: bool = False,
 ) -> Forked:
-    """modules: imported before the fork, for this and all later processes. fresh: in a new interpreter after all."""
-    server = _server()
-    server.load(modules)
+    """modules: imported before the fork. fresh: in a new interpreter after all."""
+    server = _server(modules)
     files = {name: str(output / name) for name in ("stdout", "stderr")}
     pid = server.ask({"arguments": arguments, "cwd": str(cwd), "environment": environment, "fresh": fresh, **files})
     assert isinstance(pid, int)
-    return Forked(pid, output)
+    return Forked(server, pid, output)
 
 
 class _Server:
-    """fork_server.py, one for each process of pytest."""
+    """fork_server.py."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: tuple[str, ...]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
+            [sys.executable, str(Path(__file__).with_name("fork_server.py")), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,  # nothing that `select` does not see
             env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
         )
-        self._loaded: set[str] = set()
         self._asked = 0
         atexit.register(self._process.communicate)
-
-    def load(self, modules: Sequence[str]) -> None:
-        new = [module for module in modules if module not in self._loaded]
-        if new:
-            self.ask({"import": new})
-            self._loaded.update(new)
 
     def ask(self, message: dict, extra_s: float = 0.0) -> int | str | None:
         """The answer. A test that timed out may have left the answer to its own."""
@@ -117,5 +110,6 @@ class _Server:
 
 
 @cache
-def _server() -> _Server:
-    return _Server()
+def _server(modules: tuple[str, ...]) -> _Server:
+    """One for each process of pytest and list of modules: Ray does not start in a fork of one that imported vLLM."""
+    return _Server(modules)

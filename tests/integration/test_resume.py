@@ -257,9 +257,9 @@ def spoilt(workshop: Workshop, tmp_path_factory) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def test_a_lost_image_costs_its_prompt_and_a_resumed_run_knows_it(start, spoilt, tmp_path):
+def test_a_lost_image_costs_its_prompt_and_a_resumed_run_knows_it(runs, spoilt, tmp_path):
     """Step 2 is lost with the driver and repeated, but the prompt that it found is one event."""
-    whole = start(tmp_path / "whole", *ALGORITHMS["grpo"], *spoilt)
+    whole = runs(tmp_path / "whole", *ALGORITHMS["grpo"], *spoilt)
     assert whole.exit_code == 0, whole.stderr
     assert [row["data/quarantined"] for row in rows(whole.run_dir)] == [0, 1, 1]
     assert [row["mars/prompts_kept"] for row in rows(whole.run_dir)] == [2, 1, 2]
@@ -270,16 +270,16 @@ def test_a_lost_image_costs_its_prompt_and_a_resumed_run_knows_it(start, spoilt,
     assert f"{lost['row']}: left out from step 2 on: {lost['reason']}" in whole.stderr
     (question,) = events["evaluation_incomplete"]["details"]["unreadable"].values()
     assert f"{question}; the question is left out" in whole.stderr
-    killed = start(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, fault="step.logged:kill@2")
+    killed = runs(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, fault="step.logged:kill@2")
     assert killed.exit_code == -signal.SIGKILL, killed.stderr
-    ended = start(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "run.resume=true")
+    ended = runs(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "run.resume=true")
     assert ended.exit_code == 0, ended.stderr
     assert (rows(ended.run_dir), weights(ended.run_dir)) == (rows(whole.run_dir), weights(whole.run_dir))
     assert [entry["event"] for entry in read_events(ended.run_dir)].count("prompt_quarantined") == 1
 
 
-def test_without_a_bad_prompt_allowed_the_first_ends_the_run(start, spoilt, tmp_path):
-    ended = start(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "data.max_bad_fraction=0")
+def test_without_a_bad_prompt_allowed_the_first_ends_the_run(runs, spoilt, tmp_path):
+    ended = runs(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "data.max_bad_fraction=0")
     assert ended.exit_code == 3
     assert "cannot be read, and data.max_bad_fraction=0 allows 0; events.jsonl names them all" in ended.stderr
     assert [entry["event"] for entry in read_events(ended.run_dir)][-2:] == ["prompt_quarantined", "failed"]

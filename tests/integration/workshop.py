@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,7 +63,7 @@ class Workshop:
         return run(["-m", "mars.main", *self.overrides(), f"run.dir='{run_dir}'", *overrides], run_dir, **environment)
 
 
-def run(arguments: list[str], run_dir: Path, modules: Sequence[str] | None = None, **environment: str) -> Job:
+def run(arguments: list[str], run_dir: Path, modules: tuple[str, ...] | None = None, **environment: str) -> Job:
     """`python arguments` from a folder that is not the project's; see `start`."""
     with TemporaryDirectory() as folder:
         process = start(arguments, run_dir.parent, Path(folder), modules, **environment)
@@ -75,7 +74,7 @@ def start(
     arguments: list[str],
     cwd: Path,
     output: Path,
-    modules: Sequence[str] | None = None,
+    modules: tuple[str, ...] | None = None,
     *,
     fresh: bool = False,
     **environment: str,
@@ -90,7 +89,7 @@ def start(
     return fork(arguments, cwd, {**os.environ, **common, **environment}, output, modules, fresh=fresh)
 
 
-def _modules(settings: list[str]) -> Sequence[str]:
+def _modules(settings: list[str]) -> tuple[str, ...]:
     local = {"cluster=local", "cluster.kind=local"} & set(settings)
     other_engine = {"rollout=hf", "rollout.engine=hf", "rollout=scripted", "rollout.engine=scripted"} & set(settings)
     return VLLM_RUN if local and not other_engine else RUN
