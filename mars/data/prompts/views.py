@@ -109,10 +109,10 @@ def _join(pieces: Sequence[str], keep: Sequence[bool]) -> str:
 
 
 def _close_gap(left: str, right: str, is_last: bool) -> str:
-    """Join the texts around a removed marker, and keep only one of the white spaces before and after it.
+    """Join the texts around a removed marker. Of the run of white space before it and the run after it, keep only one.
 
-    The one with more line breaks is kept; if equal, the longer one. None is kept at the start or the end of the
-    message, nor before punctuation unless it has a line break.
+    The run with more line breaks is kept; if equal, the longer run. No white space is kept at the start or the end of
+    the message. Before punctuation it is kept only if it has a line break.
     """
     before, after = left.rstrip(), right.lstrip()
     if not before:
