@@ -45,7 +45,7 @@ def cluster():
 def group(cluster, tmp_path):
     workers = [WorkerResources(f"counter-{i}", 0.5, 0) for i in range(2)]
     placement = Placement(workers, 60.0)
-    made = WorkerGroup(Counter, workers, placement, 0, {}, str(tmp_path), timeout_s=10.0)
+    made = WorkerGroup(Counter, workers, placement, 0, {}, str(tmp_path), timeout_s=5.0)
     ray.get([worker.address.remote() for worker in made.workers])
     yield made
     for worker in made.workers:

@@ -54,13 +54,13 @@ def enlarge(source: Path, target: Path, times: int) -> None:
 
 @pytest.mark.parametrize("method", ["grpo", "mars_grpo", "dapo", "mars_dapo"])
 def test_the_tiny_experiments_train(workshop: Workshop, tmp_path: Path, method: str):
-    """Real vLLM and FSDP; one of them on Ray with two ranks, as they are written, the others in one process."""
+    """Real vLLM and FSDP, in one process; as they are written they use Ray, as the runs of test_training_job.py do."""
     script, anchored = (DAPO if "dapo" in method else MARS), method.startswith("mars_")
-    in_one_process = [] if method == "mars_dapo" else ["cluster.kind=local", "actor.num_workers=1"]
     job = start(
         script, tmp_path, "vllm", str(workshop.data), REWARD, "2", f"experiment={method}_tiny", "run.dir=run",
         f"model.path='{workshop.model}'", "run.num_steps=2", "data.prompts_per_step=4", "actor.prompts_per_update=4",
-        "rollout.samples_per_prompt=4", "evaluation.before_training=false", *in_one_process,
+        "rollout.samples_per_prompt=4", "evaluation.before_training=false", "cluster.kind=local",
+        "actor.num_workers=1",
     )  # fmt: skip
     assert job.returncode == 0, job.stderr[-3000:]
     for row in job.metrics:

@@ -67,7 +67,7 @@ def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tm
     monkeypatch.setenv("MARS_FAULT", ",".join(faults))
     monkeypatch.setenv("MARS_FAULT_ONCE", str(once))
     job = workshop.train(
-        copied(killed, tmp_path), *SMALL, "rollout.num_workers=2", "run.resume=true", "cluster.call_timeout_s=20"
+        copied(killed, tmp_path), *SMALL, "rollout.num_workers=2", "run.resume=true", "cluster.call_timeout_s=15"
     )
     assert job.returncode == 0, job.stderr[-3000:]
     assert {path.name for path in once.iterdir()} == set(faults)
