@@ -66,7 +66,7 @@ def test_the_items_of_each_worker_come_in_their_order(group):
         (-1, DataError, r"gone\.png"),
         (-2, WorkerError, "count failed on counter-0: RuntimeError: the model is broken"),
         (-3, WorkerLost, "count failed on counter-0: a worker process died"),
-        (-4, WorkerLost, "no answer within 10 s"),
+        (-4, WorkerLost, "no answer within 5 s"),
     ],
 )
 def test_what_ends_a_stream_early_has_a_name_and_what_came_before_is_there(group, fault, error, message):
