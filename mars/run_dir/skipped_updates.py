@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 SKIPPED_FOLDER = "skipped_updates"
 _KEPT = 8
+_NAME = re.compile(r"step_([0-9]{6,})_update_([0-9]+)\.json")
 
 
 class SkippedUpdateFiles:
@@ -42,7 +44,7 @@ class SkippedUpdateFiles:
             where = f"its batch is in {path}"
             try:
                 write_atomically(path, json.dumps(content_of(batch, update, step)))
-                self._remove_old()
+                self._remove_old(path)
             except (SetupError, OSError) as error:
                 where = f"its batch is lost: {error}"
             logger.warning("step %d: update %d of %d was skipped on all ranks: loss %s, gradient norm %s; %s", step,
@@ -50,8 +52,10 @@ class SkippedUpdateFiles:
             loss, norm = str(update.loss), str(update.grad_norm)  # as text: JSON has no NaN
             self._events.log("update_skipped", step, update=update.update, loss=loss, grad_norm=norm, file=str(path))
 
-    def _remove_old(self) -> None:
-        for path in sorted(self._folder.glob("step_*.json"), key=_age)[:-_KEPT]:
+    def _remove_old(self, written: Path) -> None:
+        """Keep `written` and the newest others by time: a resumed run may be at an earlier step than they are."""
+        others = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and path != written]
+        for path in sorted(others, key=_age)[: -(_KEPT - 1)]:
             path.unlink(missing_ok=True)
 
 
@@ -99,7 +103,8 @@ def _name(image: ImageRef) -> str:
     return image.path if image.row is None else f"{image.path}:{image.row}, image {image.slot}"
 
 
-def _age(path: Path) -> tuple[int, int]:
-    """(step, update) of a file: later updates compare greater."""
-    step, update = path.stem.removeprefix("step_").split("_update_")
-    return int(step), int(update)
+def _age(path: Path) -> tuple[int, int, int]:
+    """(time, step, update) of a file: newer files compare greater."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None  # only such files are asked for
+    return path.stat().st_mtime_ns, int(match[1]), int(match[2])

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Protocol, runtime_checkable
 
@@ -119,6 +120,9 @@ class Copy:
             if self.failure is not None:
                 return
             self.failure = reason
+        # The thread closes the tracker once its call returns. It may find no call waiting then, and `offer` adds none.
+        with suppress(queue.Full):
+            self._calls.put_nowait(None)
         logger.warning("tracker %s is switched off: %s; metrics.jsonl is not affected", self._name, visible(reason))
 
 

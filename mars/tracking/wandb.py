@@ -29,7 +29,7 @@ _TEARDOWN_S = 2.0
 
 class WandbTracker:
     """Sends the metrics of every step to one wandb run. A run that is resumed continues it: its id is kept in
-    <folder>/wandb/run_id.
+    <folder>/wandb/run_id. A new run makes a new id, also if the folder has one.
 
     mode: "offline" writes to `folder`, and `wandb sync` uploads it later. "online" falls back to offline, with a
         warning, if the server cannot be reached or the login fails.
@@ -69,7 +69,9 @@ class WandbTracker:
             disable_code=True,
         )
 
-        run_id = os.environ.get("WANDB_RUN_ID") or _kept_run_id(folder / "wandb" / RUN_ID_FILE)
+        id_file = folder / "wandb" / RUN_ID_FILE
+        kept = None if resumed_step is None else _kept_run_id(id_file)
+        run_id = os.environ.get("WANDB_RUN_ID") or kept or _new_run_id(id_file)
 
         def start(mode: str) -> Any:
             return wandb.init(
@@ -111,14 +113,17 @@ class WandbTracker:
         self._run.finish()
 
 
-def _kept_run_id(path: Path) -> str:
-    """The id in the file; a new one, which is written there, if the file has none. Raises OSError."""
+def _kept_run_id(path: Path) -> str | None:
+    """The id in the file, None if it has none. Raises OSError."""
     try:
         kept = path.read_text(encoding="ascii").strip()
     except (FileNotFoundError, UnicodeDecodeError):
-        kept = ""
-    if _RUN_ID.fullmatch(kept):
-        return kept
+        return None
+    return kept if _RUN_ID.fullmatch(kept) else None
+
+
+def _new_run_id(path: Path) -> str:
+    """A new id, which is written to the file. Raises OSError."""
     made = secrets.token_hex(4)
     with replacing(path) as draft:
         draft.write_text(f"{made}\n", encoding="ascii")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mars.data.pixels.images import decoded_size
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+_BLANK = "blank"  # none of the encodings of an image, so that no image that is read has the key of a blank one
+
 
 @dataclass(frozen=True)
 class ProcessedPrompt:
@@ -22,7 +24,7 @@ class ProcessedPrompt:
 
     input_ids: int64 [P], every image placeholder repeated once per image token.
     pixel_values: one float32 [patches, patch_dim] per image; image_grid_thw: one (t, h, w) in patches per image.
-    image_keys: identity of each image, equal for equal pixels.
+    image_keys: identity of each image. Equal keys have equal pixels: a blank image has not the key of its image.
     """
 
     input_ids: torch.Tensor
@@ -76,7 +78,7 @@ class PromptProcessor:
             input_ids=torch.tensor(ids, dtype=torch.long),
             pixel_values=tuple(pixels for pixels, _ in processed),
             image_grid_thw=tuple(grid for _, grid in processed),
-            image_keys=tuple(images),
+            image_keys=tuple(replace(image, encoding=_BLANK) if blank else image for image in images),
         )
 
     def _process_image(self, ref: ImageRef) -> tuple[Any, tuple[int, int, int]]:

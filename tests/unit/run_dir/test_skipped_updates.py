@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import pickle
 import re
 from dataclasses import replace
@@ -96,7 +97,7 @@ def test_the_line_of_the_documentation_reads_a_file(tmp_path, monkeypatch, capsy
 
 
 def test_the_newest_eight_are_kept(files, tmp_path):
-    """Newest by step and update: a million has seven digits, and is later than 999,999."""
+    """In order of step and update: a million has seven digits, and is later than 999,999."""
     batch = replace(a_batch(), updates=a_batch().updates * 4)
     for step, update in [(999_998, 1), *((999_999, i) for i in range(7)), (1_000_000, 0)]:
         files.write(batch, (replace(FIRST, update=update),), step)
@@ -104,6 +105,31 @@ def test_the_newest_eight_are_kept(files, tmp_path):
     assert len(names) == 8
     assert "step_999998_update_1.json" not in names
     assert {"step_1000000_update_0.json", "step_999999_update_0.json"} <= names
+
+
+@pytest.mark.parametrize("age_s", [60, -60])
+def test_the_file_that_was_just_written_stays_where_files_of_later_steps_are(files, tmp_path, age_s):
+    """A resumed run is at an earlier step than they are; its clock may be behind theirs."""
+    folder = tmp_path / SKIPPED_FOLDER
+    for step in range(20, 28):
+        files.write(a_batch(), (FIRST,), step)
+        path = folder / f"step_{step:06d}_update_0.json"
+        os.utime(path, (0, path.stat().st_mtime - age_s - step))  # later steps are older: time decides
+    files.write(a_batch(), (FIRST,), 3)
+    assert {int(path.name[5:11]) for path in folder.iterdir()} == {3, *range(20, 27)}
+
+
+@pytest.mark.parametrize(
+    "name", ["step_000012_update_0_bad.json", "step_12.json", "step_x_update_y.json", "step_.json"]
+)
+def test_files_with_other_names_stay_and_do_no_harm(files, tmp_path, name):
+    folder = tmp_path / SKIPPED_FOLDER
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    for step in range(1, 10):
+        files.write(a_batch(), (FIRST,), step)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {name, *(f"step_{step:06d}_update_0.json" for step in range(2, 10))}
 
 
 def test_without_room_there_is_a_warning(files, tmp_path, caplog):

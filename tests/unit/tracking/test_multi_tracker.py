@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mars.tracking.jsonl import JsonlTracker, read_metrics
-from mars.tracking.multi import QUEUE_SIZE, MultiTracker
+from mars.tracking.multi import QUEUE_SIZE, Copy, MultiTracker
 from tests.builders import make_rollouts
 
 
@@ -37,9 +37,10 @@ class Recorder:
 
 
 class Stuck(Recorder):
-    """Hangs in `log` until the test lets go. Its deadlines never pass."""
+    """Hangs in `log`, or at its start, until the test lets go. Its deadlines never pass."""
 
     start_timeout_s = call_timeout_s = math.inf
+    hangs_at_start = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,6 +52,8 @@ class Stuck(Recorder):
         self.release.wait()
 
     def __call__(self) -> Stuck:
+        if self.hangs_at_start:
+            self.log({}, 0)
         return self
 
     def abandon(self) -> None:
@@ -145,6 +148,28 @@ def test_close_waits_for_all_copies_together_no_longer_than_its_timeout(tmp_path
     assert caplog.text.count("did not finish in time") == 2
     assert [stuck.abandoned, other.abandoned] == [True, True]
     assert good.closed
+
+
+@pytest.mark.parametrize("where", ["start", "log"])
+@pytest.mark.parametrize("waiting", [0, 1, QUEUE_SIZE])
+def test_a_copy_that_answers_after_its_deadline_is_closed(stuck: Stuck, where: str, waiting: int) -> None:
+    """Its thread ends, whether or not calls wait for it."""
+    now = [100.0]
+    stuck.start_timeout_s = stuck.call_timeout_s = 7.0
+    stuck.hangs_at_start = where == "start"
+    copy = Copy("stuck", stuck, clock=lambda: now[0])
+    if where == "log":
+        copy.offer(lambda tracker: tracker.log({}, 1))
+    assert stuck.entered.wait(30)
+    for _ in range(waiting):
+        copy.offer(lambda tracker: tracker.log_rollouts([], 1))
+    now[0] += 7.1
+    copy.offer(lambda tracker: tracker.log_rollouts([], 2))
+    assert copy.failure == "it does not answer in time"
+    stuck.release.set()
+    copy._thread.join(30)
+    assert not copy._thread.is_alive()
+    assert (stuck.closed, stuck.rollouts) == (True, [])
 
 
 def test_values_that_are_not_finite_are_counted_and_named(tmp_path: Path, caplog) -> None:

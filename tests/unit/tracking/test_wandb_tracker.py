@@ -64,8 +64,8 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     return module
 
 
-def factory(tmp_path: Path, mode: str) -> WandbFactory:
-    return WandbFactory(mode, "mars", "run", tmp_path / "run", {"seed": 1}, 7.0)
+def factory(tmp_path: Path, mode: str, resumed_step: int | None = None) -> WandbFactory:
+    return WandbFactory(mode, "mars", "run", tmp_path / "run", {"seed": 1}, 7.0, resumed_step)
 
 
 def test_rows_carry_their_step_so_that_a_resumed_run_may_go_back(tmp_path: Path, fake_wandb) -> None:
@@ -101,9 +101,10 @@ def test_online_stays_online(tmp_path: Path, fake_wandb) -> None:
 @pytest.mark.parametrize("modes", [("offline", "offline"), ("online", "online"), ("offline", "online")])
 def test_a_resumed_run_continues_the_same_run_of_wandb(tmp_path: Path, fake_wandb, modes: tuple[str, str]) -> None:
     """Also where its tracker is made anew in the same process, and where the server is down in between."""
-    for mode, error in ((modes[0], None), (modes[1], None), ("online", FakeError("no login"))):
+    starts = ((modes[0], None, None), (modes[1], -1, None), ("online", 3, FakeError("no login")))
+    for mode, resumed_step, error in starts:
         fake_wandb.online_fails = error
-        tracker = factory(tmp_path, mode)()
+        tracker = factory(tmp_path, mode, resumed_step)()
         tracker.log({"a": 1.0}, 3)
         tracker.close()
     ids = {run.arguments["id"] for run in fake_wandb.runs}
@@ -113,6 +114,14 @@ def test_a_resumed_run_continues_the_same_run_of_wandb(tmp_path: Path, fake_wand
     (tmp_path / "other").mkdir()
     factory(tmp_path / "other", "offline")()
     assert fake_wandb.runs[-1].arguments["id"] not in ids
+
+
+def test_a_new_run_joins_no_run_that_the_folder_had(tmp_path: Path, fake_wandb) -> None:
+    for resumed_step in (None, None, -1):
+        factory(tmp_path, "offline", resumed_step)()
+    first, second, resumed = (run.arguments["id"] for run in fake_wandb.runs)
+    assert first != second
+    assert resumed == second
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -134,7 +143,7 @@ def test_a_damaged_id_is_replaced(tmp_path: Path, fake_wandb, content: bytes) ->
     kept.parent.mkdir(parents=True)
     kept.write_bytes(content)
     for _ in range(2):
-        factory(tmp_path, "offline")()
+        factory(tmp_path, "offline", resumed_step=3)()
     first, second = (run.arguments["id"] for run in fake_wandb.runs)
     assert (first, len(first)) == (second, 8)
     assert kept.read_text() == f"{first}\n"
