@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 from tests.integration.forked import RUN, VLLM_RUN, Forked, fork
 
 ROOT = Path(__file__).parents[2]
+# Random text scores nothing; these rewards vary, so that there is a gradient.
+REWARDS = Path(__file__).with_name("varied_reward.py")
 TIMEOUT_S = 280.0
 
 
@@ -55,8 +57,7 @@ class Workshop:
             "run.num_steps=2",
             "evaluation.before_training=false",
             "tracking.wandb=off",
-            # Random text scores nothing; this reward varies, so that there is a gradient.
-            f"reward.function='{Path(__file__).with_name('varied_reward.py')}:score'",
+            f"reward.function='{REWARDS}:score'",
         ]
 
     def train(self, run_dir: Path, *overrides: str, **environment: str) -> Job:

@@ -20,17 +20,16 @@ from pyarrow import parquet
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.manifest import MANIFEST_FILE
 from mars.run_dir.events import read_events
-from tests.integration.workshop import LOCAL, TIMEOUT_S, Workshop, start
+from tests.integration.workshop import LOCAL, REWARDS, TIMEOUT_S, Workshop, start
 
 SMALL = ("data.prompts_per_step=2", "actor.prompts_per_update=2", "rollout.samples_per_prompt=2",
          "rollout.max_response_tokens=8", "run.num_steps=4", "checkpoint.every=1")  # fmt: skip
 HF = (*LOCAL, "rollout=hf", "rollout.num_workers=1")
-REWARD = Path(__file__).with_name("varied_reward.py")
 ALGORITHMS = {
     # An evaluation whose row is still to come is part of the state.
     "grpo": ("algorithm=grpo", "anchor=mono", "evaluation.every=2", "data.shuffle=true"),
     "dapo": ("algorithm=dapo", "anchor=mono", "algorithm.overlong_buffer_tokens=4", "data.eval_files=[]",
-             f"reward.function='{REWARD}:rare'"),
+             f"reward.function='{REWARDS}:rare'"),
 }  # fmt: skip
 # Where a run and those that resume it are killed, one after another, until one ends. The first kill leaves step 1.
 KILLS = (

@@ -15,10 +15,9 @@ import pytest
 from mars.run_dir.attempt import recorded_processes
 from mars.run_dir.events import read_events
 from tests.integration.forked import Forked
-from tests.integration.workshop import LOCAL, Workshop, start
+from tests.integration.workshop import LOCAL, REWARDS, Workshop, start
 
 FEW_SECONDS = 10.0
-REWARD = Path(__file__).with_name("varied_reward.py")
 PLANTED = {name: f"planted-{name}" for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD")}
 # A locale without UTF-8, which Python would otherwise replace by itself.
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -152,7 +151,7 @@ def test_the_loss_of_a_process_of_ray_is_a_lost_worker(begin, name):
 
 
 def test_a_run_without_progress_ends_with_the_stacks_of_its_processes(begin):
-    running = begin(f"reward.function='{REWARD}:hangs'", "reward.timeout_s=600", "cluster.watchdog_s=5")
+    running = begin(f"reward.function='{REWARDS}:hangs'", "reward.timeout_s=600", "cluster.watchdog_s=5")
     attempt = running.run_dir / "logs" / "attempt_1"
     wait_for(lambda: any(name == "raylet" for _, name in recorded_processes(attempt)), "record of the processes")
     processes = running.tree

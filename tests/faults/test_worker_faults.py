@@ -14,7 +14,7 @@ from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.run_dir.attempt import recorded_processes
 from mars.run_dir.events import read_events
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
-from tests.integration.test_resume import ALGORITHMS, rows, weights
+from tests.faults.test_resume import ALGORITHMS, rows, weights
 from tests.integration.workshop import LOCAL, Workshop
 
 SMALL = (
