@@ -192,8 +192,10 @@ def evaluation_parts(
     )
 
 
-def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int, resumed_step: int | None) -> Tracker:
-    """resumed_step: as JsonlTracker's."""
+def build_tracker(
+    config: TrainConfig, inputs: Inputs, last_step: int, resumed_step: int | None, switched_off: int
+) -> MultiTracker:
+    """resumed_step: as JsonlTracker's. switched_off: as MultiTracker's."""
     run_dir, tracking = Path(config.run.dir), config.tracking
     copies: dict[str, Callable[[], Tracker]] = {
         "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
@@ -212,4 +214,5 @@ def build_tracker(config: TrainConfig, inputs: Inputs, last_step: int, resumed_s
         tracking.rollouts_every,
         tracking.rollout_prompts,
         tracking.timeout_s,
+        switched_off,
     )

@@ -73,6 +73,10 @@ class CheckpointError(MarsError):
     exit_code = 7
 
 
+class UnreadableCheckpoint(CheckpointError):
+    """A checkpoint could not be read, or not by this version of mars. It may be as it was written."""
+
+
 class BusyError(MarsError):
     """Another process is writing to the run directory."""
 

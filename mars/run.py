@@ -19,7 +19,7 @@ from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.changes import accept, changes, read_settings
 from mars.checkpoint.entry import enter
-from mars.checkpoint.resume import StartingPoint, data_fingerprint, starting_point
+from mars.checkpoint.resume import StartingPoint, data_fingerprint
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
 from mars.checks.model import ModelCheck
@@ -33,7 +33,7 @@ from mars.evaluation.files import ResultPaths
 from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, prompts_fingerprint
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
-from mars.fit import is_finished, last_step
+from mars.fit import last_step
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.output.files import write_atomically
 from mars.output.secrets import redacted
@@ -44,12 +44,13 @@ from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
 from mars.run_dir.attempt import LOGS_FOLDER, record_processes, start_attempt
 from mars.run_dir.bad_prompts import BadPromptEvents
-from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
+from mars.run_dir.events import EVENTS_FILE, EventLog
 from mars.run_dir.lock import RunLock
-from mars.run_dir.outcome import failures_logged, finished_step, last_logged_step
+from mars.run_dir.outcome import failures_logged, last_logged_step
 from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
+from mars.tracking.multi import MultiTracker
 from mars.tracking.tracker import Tracker
-from mars.train import TrainingJob, train
+from mars.train import TrainingJob, start_unless_complete, train
 from mars.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -79,19 +80,20 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER, EventLog(run_dir / EVENTS_FILE))
     data, last = data_fingerprint(prompts), last_step(config.run, stream)
     catalogue.check_writable()
-    start = starting_point(catalogue, config.run.resume, prompts, data)
-    if is_finished(config.run, stream, start.state) and finished_step(read_events(run_dir)) == start.state.step:
-        logger.info("the run is complete: step %d was its last; the policy is in %s. To train on, resume with a "
-                    "larger run.num_steps or run.num_epochs", start.state.step, run_dir / POLICY_FOLDER)  # fmt: skip
+    start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
+    if start is None:
         return
+    tracker: MultiTracker | None = None
+
+    def open_tracker(start: StartingPoint) -> Tracker:
+        nonlocal tracker
+        if start.logged_step is not None:
+            remove_later_steps(run_dir, start.state.step, start.logged_step)
+        tracker = build_tracker(config, inputs, last, start.logged_step, tracker.switched_off if tracker else 0)
+        return tracker
 
     def stalled(reason: str) -> None:
         catalogue.events.log("stalled", last_logged_step(run_dir), reason=reason)
-
-    def open_tracker(start: StartingPoint) -> Tracker:
-        if start.logged_step is not None:
-            remove_later_steps(run_dir, start.state.step, start.logged_step)
-        return build_tracker(config, inputs, last, start.logged_step)
 
     with failures_logged(catalogue.events, run_dir):
         attempt = _record(config, overrides, start, last, catalogue.events)

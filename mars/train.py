@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from mars import interrupts
 from mars.actor.trainer import RestartableTrainer
@@ -17,7 +19,8 @@ from mars.cluster.restarts import RestartBudget
 from mars.config.schema import TrainConfig
 from mars.data.order.stream import PromptStream
 from mars.errors import WorkerError, WorkerLost
-from mars.fit import fit
+from mars.fit import fit, is_finished, last_step
+from mars.run_dir.outcome import completed_step, finished_step
 from mars.sampling import StepParts
 from mars.tracking.tracker import Tracker
 from mars.types import Prompt
@@ -60,6 +63,27 @@ class TrainingJob:
         )
 
 
+def start_unless_complete(
+    config: TrainConfig,
+    catalogue: Catalogue,
+    stream: PromptStream,
+    prompts: Mapping[str, Prompt],
+    data: str,
+    policy: Path,
+) -> StartingPoint | None:
+    """As `starting_point`. None if the run is complete, which is logged. policy: the folder where it is then."""
+    events, done, hint = catalogue.events.entries(), None, "No checkpoint is left to train on from"
+    if config.run.resume and catalogue.is_empty():
+        done = completed_step(events, last_step(config.run, stream))
+    if done is None:
+        start = starting_point(catalogue, config.run.resume, prompts, data)
+        if not is_finished(config.run, stream, start.state) or finished_step(events) != start.state.step:
+            return start
+        done, hint = start.state.step, "To train on, resume with a larger run.num_steps or run.num_epochs"
+    logger.info("the run is complete: step %d was its last; the policy is in %s. %s", done, policy, hint)
+    return None
+
+
 def train(job: TrainingJob, start: StartingPoint) -> RunState:
     """Returns the state after the last step.
 
@@ -73,23 +97,28 @@ def train(job: TrainingJob, start: StartingPoint) -> RunState:
 
 
 def _train(job: TrainingJob, start: StartingPoint) -> RunState:
-    restarts = RestartBudget()
-    while True:
-        tracker, checkpoints = job.open_tracker(start), job.checkpoints()
-        try:
-            if start.shards is not None:
-                job.parts.trainer.load_checkpoint(str(start.shards.absolute()))
-            return fit(
-                job.parts, job.stream, tracker, job.config, job.evaluate, checkpoints, start.state, job.num_dropped
-            )
-        except WorkerLost as error:
-            if interrupts.reason() is not None:  # the state could not be saved before the end
-                raise
-            interrupts.allow()  # an update may have failed
-            checkpoints.abandon()
-            start = _restart(job, start, restarts, error)
-        finally:
-            tracker.close()
+    restarts, checkpoints = RestartBudget(), job.checkpoints()
+    try:
+        while True:
+            try:
+                return _attempt(job, start, checkpoints)
+            except WorkerLost as error:
+                checkpoints.abandon()
+                if interrupts.reason() is not None:  # the state could not be saved before the end
+                    raise
+                interrupts.allow()  # an update may have failed
+                start = _restart(job, start, restarts, error)
+    finally:
+        checkpoints.settle()
+
+
+def _attempt(job: TrainingJob, start: StartingPoint, checkpoints: Checkpoints) -> RunState:
+    """Train from `start` until the end or until a worker is lost."""
+    if start.shards is not None:
+        job.parts.trainer.load_checkpoint(str(start.shards.absolute()))
+    # Opened after that: it drops the rows of later steps, which must stay if the checkpoint cannot be loaded.
+    with closing(job.open_tracker(start)) as tracker:
+        return fit(job.parts, job.stream, tracker, job.config, job.evaluate, checkpoints, start.state, job.num_dropped)
 
 
 def _restart(job: TrainingJob, before: StartingPoint, restarts: RestartBudget, error: WorkerLost) -> StartingPoint:

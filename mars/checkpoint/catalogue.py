@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mars import faults
-from mars.checkpoint.manifest import MANIFEST_FILE, Manifest, damaged_files, read_manifest, write_manifest
-from mars.errors import CheckpointError
+from mars.checkpoint.manifest import MANIFEST_FILE, Manifest, file_problems, read_manifest, write_manifest
+from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.output.digests import sync_folder
 from mars.output.files import check_writable, replacing
 from mars.output.text import shorten
@@ -54,6 +54,8 @@ class Catalogue:
         self.events = EventLog(None) if events is None else events
         self._device: int | None = None
         # What `newest` could not load. It is not counted among those that stay.
+        self._left_out: set[int] = set()
+        # Of these, the damaged ones. They are removed; one that cannot be read now may be whole.
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -64,43 +66,61 @@ class Catalogue:
         """Paths that are named like a checkpoint but are none: half removed, without a manifest, or not a folder."""
         return [self.path(step) for step in self._named() if not self._has_manifest(step)]
 
+    def is_empty(self) -> bool:
+        """Whether nothing is named like a checkpoint."""
+        return not self._named()
+
     def path(self, step: int) -> Path:
         return self.folder / f"{_PREFIX}{step:06d}"
 
     def load(self, step: int) -> Checkpoint:
-        """Raises CheckpointError, naming every bad file, unless all files are as they were written."""
+        """Raises CheckpointError, naming every bad file, unless all files are as they were written.
+
+        It is an UnreadableCheckpoint if what could be read is as it was written.
+        """
         folder = self.path(step)
         manifest = read_manifest(folder)
-        problems = damaged_files(folder, manifest)
+        damaged, unreadable = file_problems(folder, manifest)
         if manifest.step != step:
-            problems.append(f"{MANIFEST_FILE}: it is of step {manifest.step}")
-        if problems:
-            raise CheckpointError("; ".join(f"{folder}/{problem}" for problem in problems))
+            damaged.append(f"{MANIFEST_FILE}: it is of step {manifest.step}")
+        if damaged or unreadable:
+            kind = CheckpointError if damaged else UnreadableCheckpoint
+            raise kind("; ".join(f"{folder}/{problem}" for problem in [*damaged, *unreadable]))
         return Checkpoint(folder, manifest)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is undamaged, None if there is no checkpoint. Newer ones, which are damaged, are
-        logged.
+        """The newest checkpoint that can be loaded, None if there is no checkpoint. Newer ones are logged.
 
-        Raises CheckpointError if there are checkpoints but all are damaged.
+        Raises CheckpointError if there are checkpoints but none can be loaded.
         """
-        problems = []
+        problems, all_damaged = [], True
+        self._left_out = set(self._damaged)  # what could not be read may be readable again
         for name in self._misnamed():
             logger.warning("%s is left out: a checkpoint is named step_ and its step in six digits", self.folder / name)
         for step in reversed(self._named()):
+            self._forget(step)
             try:
                 return self.load(step)
             except CheckpointError as error:
-                logger.warning("a damaged checkpoint is left out: %s", error)
+                damaged = not isinstance(error, UnreadableCheckpoint)
+                kind = "a damaged checkpoint" if damaged else "a checkpoint that cannot be read"
+                logger.warning("%s is left out: %s", kind, error)
                 self.events.log("checkpoint_damaged", step, reason=str(error))
-                self._damaged.add(step)
+                self._left_out.add(step)
+                self._damaged.update({step} if damaged else ())
                 problems.append(str(error))
+                all_damaged &= damaged
         if problems:
+            what = "every checkpoint is damaged" if all_damaged else "no checkpoint can be loaded"
             raise CheckpointError(
-                f"{self.folder}: every checkpoint is damaged: {'; '.join(problems)}; "
+                f"{self.folder}: {what}: {'; '.join(problems)}; "
                 "restore one of them from a copy, or start a new run in another run.dir"
             )
         return None
+
+    def _forget(self, step: int) -> None:
+        self._left_out.discard(step)
+        self._damaged.discard(step)
 
     def draft(self, step: int) -> Path:
         """An empty folder to write the checkpoint of a step to.
@@ -133,7 +153,7 @@ class Catalogue:
         else:
             target.unlink(missing_ok=True)
         os.rename(draft, target)
-        self._damaged.discard(manifest.step)
+        self._forget(manifest.step)
         sync_folder(self.folder)
         faults.point("checkpoint.before_latest")
         self._write_latest(target.name)
@@ -171,7 +191,7 @@ class Catalogue:
     def prune(self, keep_last: int, keep_best: str | None) -> list[int]:
         """Remove all but the newest `keep_last` checkpoints and the best one; returns the steps that were removed.
 
-        Those that `newest` has found damaged are removed too, and are not counted.
+        Those that `newest` has found damaged are removed too, and are not counted. Those that it could not read stay.
         keep_best: a metric of the checkpoints' steps; the one with its largest value stays.
         """
         removed = self.superfluous(keep_last, keep_best)
@@ -180,17 +200,30 @@ class Catalogue:
 
     def superfluous(self, keep_last: int, keep_best: str | None) -> list[int]:
         """The steps that `prune` removes, ascending."""
-        steps = [step for step in self.steps() if step not in self._damaged]
+        steps = [step for step in self.steps() if step not in self._left_out]
         kept = {*steps[-keep_last:], *self._best(steps, keep_best)}
         damaged = [step for step in self._damaged if self.path(step).is_dir()]
         return sorted({*steps, *damaged} - kept)
 
     def remove(self, steps: Iterable[int]) -> None:
-        """Raises OSError."""
+        """Remove all that can be removed. Raises the first OSError after that. What a link points to stays."""
+        failures = []
         for step in steps:
-            # Without its manifest a folder is no checkpoint, so one that is half removed is never loaded.
-            (self.path(step) / MANIFEST_FILE).unlink(missing_ok=True)
-            shutil.rmtree(self.path(step), ignore_errors=True)
+            try:
+                self._remove(self.path(step))
+            except OSError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    @staticmethod
+    def _remove(folder: Path) -> None:
+        if folder.is_symlink():
+            folder.unlink()
+            return
+        # Without its manifest a folder is no checkpoint, so one that is half removed is never loaded.
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _best(self, steps: Sequence[int], metric: str | None) -> list[int]:
         if metric is None:

@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mars.errors import CheckpointError
+from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.output.digests import FileDigest, file_digest, write_durably
 
 MANIFEST_FILE = "MANIFEST.json"
 FORMAT = 2
 _SUM = "manifest_sha256"
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""Of the errors of reading a file, those that say that it is not there. After others it may be as it was written."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,22 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises CheckpointError, naming the file, if it is missing, damaged or of another format."""
+    """Raises CheckpointError, naming the file, if it is missing or damaged.
+
+    It is an UnreadableCheckpoint if the file cannot be read or is of another format.
+    """
     path = folder / MANIFEST_FILE
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        kind = CheckpointError if isinstance(error, _MISSING) else UnreadableCheckpoint
+        raise kind(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged: no JSON") from error
     if not isinstance(content, dict) or content.pop(_SUM, None) != _sum_of(content):
         raise CheckpointError(f"{path}: damaged: its content does not match its checksum")
     if content.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{path}: written in another format; this version of mars reads format {FORMAT}")
+        raise UnreadableCheckpoint(f"{path}: written in another format; this version of mars reads format {FORMAT}")
     try:
         files = {name: FileDigest(**digest) for name, digest in content.pop("files").items()}
         return Manifest(files=files, **content)
@@ -68,20 +74,24 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path}: damaged: not the content of a manifest") from error
 
 
-def damaged_files(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with the files of a checkpoint, as "name: reason"; empty if all are as they were written."""
-    problems = []
+def file_problems(folder: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """The damaged or missing files of a checkpoint, and those that cannot be read, as "name: reason".
+
+    Both are empty if all files are as they were written.
+    """
+    damaged, unreadable = [], []
     for name, expected in manifest.files.items():
         try:
             found = file_digest(folder / name)
         except OSError as error:
+            problems = damaged if isinstance(error, _MISSING) else unreadable
             problems.append(f"{name}: cannot be read ({error.strerror})")
             continue
         if found.size != expected.size:
-            problems.append(f"{name}: {found.size} bytes instead of {expected.size}")
+            damaged.append(f"{name}: {found.size} bytes instead of {expected.size}")
         elif found != expected:
-            problems.append(f"{name}: its content has changed since it was written")
-    return problems
+            damaged.append(f"{name}: its content has changed since it was written")
+    return damaged, unreadable
 
 
 def _sum_of(content: Mapping[str, Any]) -> str:

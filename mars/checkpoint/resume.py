@@ -37,20 +37,33 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
 def starting_point(catalogue: Catalogue, resume: bool, prompts: Mapping[str, Prompt], data: str) -> StartingPoint:
     """prompts: the training set by ids. data: their fingerprint.
 
-    Without a checkpoint a run to be resumed starts again. Raises CheckpointError if all checkpoints are damaged or
-    if the data has changed.
+    A run to be resumed that never saved a checkpoint starts again. Raises CheckpointError if the checkpoints that it
+    saved are gone or all damaged, or if the data has changed.
     """
     if not resume:
         return StartingPoint(START, None, None)
     catalogue.remove_drafts()
     checkpoint = catalogue.newest()
     if checkpoint is None:
+        _check_none_was_saved(catalogue)
         logger.warning("%s: no checkpoint yet; the run starts at its beginning", catalogue.folder)
         return StartingPoint(START, None, -1)
     state = _state_of(checkpoint, prompts, data)
     catalogue.correct_latest(checkpoint.folder.name)
     logger.info("resuming after step %d from %s", state.step, checkpoint.folder)
     return StartingPoint(state, checkpoint.folder / SHARDS_FOLDER, state.step if state.logged else state.step - 1)
+
+
+def _check_none_was_saved(catalogue: Catalogue) -> None:
+    """Raises CheckpointError if the run's events tell of a checkpoint, or of its end: starting again would erase its
+    record."""
+    told = [entry for entry in catalogue.events.entries() if entry["event"] in ("checkpoint_saved", "finished")]
+    if told:
+        raise CheckpointError(
+            f"{catalogue.folder}: no checkpoint is there, but the run got to step {told[-1]['step']}, as its events "
+            "say; mount the disk of the checkpoints or restore one from a copy, then go on with run.resume=true; or "
+            "start a new run in another run.dir"
+        )
 
 
 def _state_of(checkpoint: Checkpoint, prompts: Mapping[str, Prompt], data: str) -> RunState:

@@ -41,7 +41,7 @@ class Checkpoints:
     num_ranks: of the trainer. versions: of the packages. data: fingerprint of the training set.
     timeout_s: deadline for a checkpoint to be written.
     A checkpoint that cannot be written is given up with a warning and counted in `failures`; the third in a row raises
-    CheckpointError.
+    CheckpointError. One object serves a training to its end, so the counts go on when the trainer is built again.
     """
 
     def __init__(
@@ -82,10 +82,25 @@ class Checkpoints:
             self._finish()
 
     def abandon(self) -> None:
-        """Give up the checkpoint that is being written: the trainer is lost."""
+        """Give up the checkpoint that is being written: the trainer is lost. Any step may be saved again after that."""
         if self._writing is not None:
             self._writing.cancel()
-            self._writing = None
+        self._let_go()
+
+    def settle(self) -> None:
+        """Wait up to 10 s for the checkpoint that is being written, then give it up: the run fails.
+
+        Raises nothing, so the error of the run is the one that is reported.
+        """
+        if self._writing is not None and not self._writing.ends_within(_PATIENCE_S):
+            self._writing.give_up()
+            self._writing.ends_within(_LOOK_S)  # a disk that hangs must not keep the run from its end
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._writing is not None and self._writing.saved:
+            self._failures_in_a_row = 0
+        self._writing = self._saved_step = None
 
     def _start(self, state: RunState) -> None:
         self._finish()  # a second copy of the state may not fit in memory
@@ -151,7 +166,7 @@ class Checkpoints:
 class _Writing:
     """Waits in a thread for the shards of a checkpoint, adds the run's state, and commits it.
 
-    Call `begin` when the trainer writes, or `cancel`. manifest: without files.
+    Call `begin` when the trainer writes, or `cancel`. manifest: without files. saved: the checkpoint is complete.
     """
 
     def __init__(
@@ -164,6 +179,7 @@ class _Writing:
         timeout_s: float,
     ) -> None:
         self.step = manifest.step
+        self.saved = False
         self._catalogue, self._manifest, self._state, self._folder = catalogue, manifest, state, folder
         self._num_ranks, self._timeout_s = num_ranks, timeout_s
         self._error: Exception | None = None
@@ -187,9 +203,14 @@ class _Writing:
         self._thread.join()
         return self._error
 
-    def cancel(self) -> None:
+    def give_up(self) -> None:
+        """Let the thread end without a checkpoint, unless that is about to be complete."""
         self._cancelled.set()
         self._begun.set()
+
+    def cancel(self) -> None:
+        """`give_up`, and wait until the thread has ended."""
+        self.give_up()
         self._thread.join()
 
     def _run(self) -> None:
@@ -202,6 +223,7 @@ class _Writing:
             files = {f"{SHARDS_FOLDER}/{name}": digest for report in reports for name, digest in report.files.items()}
             files[STATE_FILE] = write_durably(self._folder / STATE_FILE, state_to_json(self._state))
             self._catalogue.commit(replace(self._manifest, files=files))
+            self.saved = True
         except Exception as error:  # noqa: BLE001 - given to whoever waits
             self._error = error
 

@@ -62,6 +62,10 @@ class EventLog:
         else:
             self._failing = False
 
+    def entries(self) -> list[dict[str, Any]]:
+        """As `read_events`."""
+        return [] if self._path is None else read_events(self._path.parent)
+
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
     """The events of a run in their order; lines that are no event are left out. Raises OSError for another failure

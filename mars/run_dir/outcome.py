@@ -64,6 +64,19 @@ def state_of(events: Sequence[Mapping[str, Any]], writer: ProcessId | None) -> S
     return _ENDED.get(str(last), "interrupted")
 
 
+def completed_step(events: Sequence[Mapping[str, Any]], last_step: int) -> int | None:
+    """`finished_step`, if the attempt that finished was to train to `last_step` or beyond. None otherwise.
+
+    An attempt with run.num_epochs may have finished at an earlier step than its last one.
+    """
+    finished = finished_step(events)
+    if finished is None:
+        return None
+    begun = next((entry for entry in reversed(events) if entry["event"] in _BEGUN), None)
+    wanted = None if begun is None else begun["details"].get("last_step")
+    return finished if max(finished, wanted if type(wanted) is int else 0) >= last_step else None
+
+
 def finished_step(events: Sequence[Mapping[str, Any]]) -> int | None:
     """The step after which the run's policy was saved, if that is the last thing that happened to the run."""
     last = next((entry for entry in reversed(events) if entry["event"] in (*_BEGUN, *_ENDED)), None)

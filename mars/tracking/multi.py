@@ -137,6 +137,7 @@ class MultiTracker:
     rollouts_every: record rollouts at step 1 and at every multiple of this; 0 never.
     rollout_prompts: how many prompts of such a step to record.
     timeout_s: how long `close` waits for all copies together.
+    switched_off: copies of earlier trackers of this process that were switched off; fault/tracker counts them too.
     """
 
     def __init__(
@@ -146,8 +147,10 @@ class MultiTracker:
         rollouts_every: int,
         rollout_prompts: int,
         timeout_s: float,
+        switched_off: int = 0,
     ) -> None:
         self._primary = primary
+        self._switched_off_before = switched_off
         self._copies = [Copy(name, make) for name, make in copies.items()]
         self._rollouts_every = rollouts_every
         self._rollout_prompts = rollout_prompts
@@ -157,7 +160,7 @@ class MultiTracker:
         odd = sorted(key for key, value in metrics.items() if finite_or_none(value) is None)
         if odd:
             logger.warning("step %d: not finite: %s", step, visible(", ".join(f"{key}={metrics[key]}" for key in odd)))
-        counts = {"fault/tracker": self._failed_copies(), "fault/nonfinite_metrics": len(odd)}
+        counts = {"fault/tracker": self.switched_off, "fault/nonfinite_metrics": len(odd)}
         row = {**metrics, **counts}
         self._primary.log(row, step)
         for copy in self._copies:
@@ -180,5 +183,7 @@ class MultiTracker:
         for copy in self._copies:
             copy.join(deadline)
 
-    def _failed_copies(self) -> int:
-        return sum(copy.failure is not None for copy in self._copies)
+    @property
+    def switched_off(self) -> int:
+        """Copies that were switched off so far."""
+        return self._switched_off_before + sum(copy.failure is not None for copy in self._copies)

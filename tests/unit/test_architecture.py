@@ -61,8 +61,8 @@ MAY_IMPORT = {
     "fit": BASE
     | {"actor", "checkpoint", "config", "data.order", "faults", "interrupts", "sampling", "step", "tracking"},
     "train": BASE
-    | {"actor", "checkpoint", "cluster", "config", "data.order", "fit", "interrupts", "sampling", "tracking"}
-    | {"versions"},
+    | {"actor", "checkpoint", "cluster", "config", "data.order", "fit", "interrupts", "run_dir", "sampling"}
+    | {"tracking", "versions"},
     # What follows connects the parts.
     "inputs": READING | {"config", "data.order", "data.prompts", "rewards", "rollout"},
     "build": READING

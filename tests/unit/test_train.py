@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import threading
+from dataclasses import replace
+from threading import Event
 
 import pytest
 
@@ -12,9 +16,9 @@ from mars.checkpoint import saver
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.resume import starting_point
 from mars.data.order.stream import PromptStream
-from mars.errors import CheckpointError, WorkerError, WorkerLost
+from mars.errors import CheckpointError, DataError, WorkerError, WorkerLost
 from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
-from mars.train import TrainingJob, train
+from mars.train import TrainingJob, start_unless_complete, train
 from tests.builders import make_prompt, train_config
 from tests.fakes.step import IMAGE
 from tests.fakes.tracker import RecordingTracker
@@ -140,6 +144,146 @@ def test_a_trainer_that_cannot_be_built_again_ends_the_run_with_the_command_that
     assert (caught.value.exit_code, trainer.restarts) == (5, 3)
     events = [entry["event"] for entry in read_events(tmp_path / "lost")]
     assert (events.count("worker_lost"), events.count("trainer_rebuilt")) == (4, 0)
+
+
+# --- checkpoints that are gone, cannot be loaded or written, or are being written when the run fails
+
+
+def set_aside(folder):
+    (folder / CHECKPOINTS_FOLDER).rename(folder / "another disk")
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_started_again(tmp_path):
+    folder = tmp_path / "run"
+    trained(folder, FragileTrainer(), num_steps=2)
+    set_aside(folder)
+    with pytest.raises(CheckpointError, match=r"no checkpoint is there, but the run got to step 2.* mount the disk"):
+        resumed(folder, FragileTrainer())
+    (folder / CHECKPOINTS_FOLDER).mkdir()  # where the disk was mounted
+    with pytest.raises(CheckpointError, match="no checkpoint is there"):
+        resumed(folder, FragileTrainer())
+    (folder / CHECKPOINTS_FOLDER).rmdir()
+    (folder / "another disk").rename(folder / CHECKPOINTS_FOLDER)
+    assert resumed(folder, FragileTrainer())[0] == 2
+
+
+def test_a_rank_that_dies_while_the_disk_of_the_checkpoints_is_away_ends_the_run(tmp_path):
+    class OnAnotherDisk(FragileTrainer):
+        def update(self, batch):
+            if self.num_updates == 2:
+                set_aside(tmp_path / "run")
+            return super().update(batch)
+
+    trainer = OnAnotherDisk(lost_at=(3,))
+    with pytest.raises(CheckpointError, match="no checkpoint is there"):
+        trained(tmp_path / "run", trainer)
+    assert (trainer.num_updates, trainer.restarts) == (3, 0)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    job, _ = job_of(tmp_path, FragileTrainer(), num_steps=2)
+    job.catalogue.events.log("started", 0, last_step=2)
+    job.catalogue.events.log("checkpoint_failed", 1)
+    start = job.newest()
+    assert (start.state.step, start.shards, start.logged_step) == (0, None, -1)
+
+
+@pytest.mark.parametrize(("finished", "last_step"), [(4, 4), (3, 4), (5, 5)])
+def test_a_finished_run_without_checkpoints_is_complete_unless_it_is_to_train_on(tmp_path, caplog, finished, last_step):
+    """It finishes before its last step if run.num_epochs are drawn by then."""
+
+    def start(num_steps):
+        job, _ = job_of(tmp_path, FragileTrainer(), num_steps)
+        config = job.config.model_copy(update={"run": job.config.run.model_copy(update={"resume": True})})
+        return start_unless_complete(config, job.catalogue, job.stream, PROMPTS, "data", tmp_path / "policy")
+
+    events = EventLog(tmp_path / EVENTS_FILE)
+    events.log("started", 0, last_step=last_step)
+    events.log("finished", finished)
+    with caplog.at_level(logging.INFO):
+        assert start(4) is None
+    assert f"the run is complete: step {finished} was its last" in caplog.text
+    with pytest.raises(CheckpointError, match="no checkpoint is there"):
+        start(6)
+
+
+def test_a_checkpoint_that_cannot_be_loaded_leaves_the_record_as_it_is(tmp_path):
+    class AnotherModel(FragileTrainer):
+        def load_checkpoint(self, folder):
+            raise CheckpointError("of another model")
+
+    trained(tmp_path / "run", FragileTrainer(), num_steps=2)
+    job, _ = job_of(tmp_path / "run", AnotherModel(), num_steps=4)
+    opened = []
+    with pytest.raises(CheckpointError, match="of another model"):
+        train(replace(job, open_tracker=opened.append), job.newest())
+    assert opened == [], "opening the tracker drops rows"
+
+
+class Refusing(FragileTrainer):
+    """Cannot begin the checkpoints that are named, counted over the whole run."""
+
+    def __init__(self, refused, **faults):
+        super().__init__(**faults)
+        self.refused = refused
+
+    def start_checkpoint(self, folder):
+        super().start_checkpoint(folder)
+        if self.num_checkpoints in self.refused:
+            raise CheckpointError("no room")
+
+
+def test_failed_checkpoints_are_counted_on_when_the_trainer_is_built_again(tmp_path):
+    job, tracker = job_of(tmp_path, Refusing({1}, lost_at=(3,)), num_steps=4)
+    train(job, starting_point(job.catalogue, False, PROMPTS, "data"))
+    assert job.parts.trainer.restarts == 1
+    assert {step: row["fault/checkpoint"] for step, row in tracker.metrics} == {1: 0, 2: 1, 3: 1, 4: 1}
+    lost = Refusing({1, 2, 3}, lost_at=(3,))
+    with pytest.raises(CheckpointError, match="3 checkpoints in a row could not be written"):
+        trained(tmp_path / "third", lost)
+    assert lost.restarts == 1
+    between = Refusing({1, 2, 4, 5}, lost_at=(4,))  # the third is saved, though its end comes with the loss
+    end, _, _ = trained(tmp_path / "between", between, num_steps=6)
+    assert (end.step, between.restarts) == (6, 1)
+
+
+class Fails(FragileTrainer):
+    """Raises at the second update. unwritten: its checkpoints never reach the disk."""
+
+    def __init__(self, unwritten=False):
+        super().__init__(never_writes=range(9) if unwritten else ())
+
+    def update(self, batch):
+        if self.num_updates == 1:
+            raise DataError("too many images are lost")
+        return super().update(batch)
+
+
+def test_a_run_that_fails_waits_for_the_checkpoint_that_is_being_written(tmp_path, monkeypatch):
+    awaited, commit, ends_within = Event(), Catalogue.commit, saver._Writing.ends_within
+
+    def commit_when_awaited(catalogue, manifest):
+        assert awaited.wait(timeout=30)
+        return commit(catalogue, manifest)
+
+    def wait(writing, seconds):
+        awaited.set()
+        return ends_within(writing, seconds)
+
+    monkeypatch.setattr(Catalogue, "commit", commit_when_awaited)
+    monkeypatch.setattr(saver._Writing, "ends_within", wait)
+    with pytest.raises(DataError, match="too many images"):
+        trained(tmp_path / "run", Fails())
+    assert [(entry["event"], entry["step"]) for entry in read_events(tmp_path / "run")] == [("checkpoint_saved", 1)]
+
+
+def test_a_run_that_fails_gives_up_a_checkpoint_that_does_not_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(saver, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(saver, "_LOOK_S", 30.0)
+    with pytest.raises(DataError, match="too many images"):
+        trained(tmp_path / "run", Fails(unwritten=True))
+    assert [thread for thread in threading.enumerate() if thread.name == "checkpoint"] == []
+    assert read_events(tmp_path / "run") == []
 
 
 # --- signals

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars.checkpoint import manifest as manifest_module
 from mars.checkpoint.catalogue import LATEST_FILE, Catalogue
 from mars.checkpoint.manifest import MANIFEST_FILE, Manifest, read_manifest
 from mars.errors import CheckpointError
@@ -129,6 +132,87 @@ def test_what_is_damaged_is_not_counted_among_those_that_stay(catalogue):
     commit(catalogue, 6)
     assert catalogue.prune(keep_last=2, keep_best=None) == [1, 2, 4, 5]
     assert (catalogue.steps(), catalogue.without_manifest()) == ([3, 6], [])
+
+
+class Unreadable:
+    """Path.open and read_bytes fail for the paths that `hides`, as on a disk that has gone away."""
+
+    def __init__(self, monkeypatch, code: int) -> None:
+        self.hidden: set[Path] = set()
+        for name in ("open", "read_bytes"):
+            monkeypatch.setattr(Path, name, self._failing(getattr(Path, name), code))
+
+    def _failing(self, read, code):
+        def guarded(path, *args, **kwargs):
+            if path in self.hidden:
+                raise OSError(code, os.strerror(code), str(path))
+            return read(path, *args, **kwargs)
+
+        return guarded
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("name", [MANIFEST_FILE, "trainer/shard-1"])
+def test_what_cannot_be_read_now_is_left_out_and_stays(catalogue, monkeypatch, caplog, code, name):
+    for step in (1, 2, 3, 4):
+        commit(catalogue, step)
+    disk = Unreadable(monkeypatch, code)
+    disk.hidden.add(catalogue.path(4) / name)
+    assert catalogue.newest().manifest.step == 3
+    assert f"a checkpoint that cannot be read is left out: {catalogue.path(4)}/{name}: cannot be read" in caplog.text
+    assert catalogue.prune(keep_last=2, keep_best=None) == [1], "2 and 3 are the newest that can be read"
+    disk.hidden.update(catalogue.path(step) / name for step in (2, 3))
+    with pytest.raises(CheckpointError, match=rf"no checkpoint can be loaded: .*{name}: cannot be read"):
+        catalogue.newest()
+    disk.hidden.clear()
+    assert catalogue.newest().manifest.step == 4
+    assert catalogue.prune(keep_last=1, keep_best=None) == [2, 3]
+
+
+def test_a_checkpoint_that_cannot_be_read_and_is_damaged_too_is_damaged(catalogue, monkeypatch):
+    commit(catalogue, 1)
+    (commit(catalogue, 2) / "state.json").write_bytes(b"")
+    Unreadable(monkeypatch, errno.EIO).hidden.add(catalogue.path(2) / "trainer/shard-1")
+    assert catalogue.newest().manifest.step == 1
+    assert catalogue.prune(keep_last=1, keep_best=None) == [2]
+
+
+def test_a_checkpoint_of_another_format_is_left_out_and_stays(catalogue, monkeypatch):
+    commit(catalogue, 1)
+    with monkeypatch.context() as newer:
+        newer.setattr(manifest_module, "FORMAT", manifest_module.FORMAT + 1)
+        commit(catalogue, 2)
+    assert catalogue.newest().manifest.step == 1
+    commit(catalogue, 3)
+    assert catalogue.prune(keep_last=1, keep_best=None) == [1]
+    assert catalogue.steps() == [2, 3]
+
+
+def test_one_that_cannot_be_removed_keeps_no_other(catalogue, monkeypatch):
+    for step in (1, 2, 3, 4):
+        commit(catalogue, step)
+    unlink = Path.unlink
+
+    def fail_for_two(path, missing_ok=False):
+        if path.parent == catalogue.path(2):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fail_for_two)
+    with pytest.raises(PermissionError, match="step_000002"):
+        catalogue.prune(keep_last=1, keep_best=None)
+    assert catalogue.steps() == [2, 4]
+
+
+def test_of_a_checkpoint_behind_a_link_only_the_link_is_removed(catalogue, tmp_path):
+    commit(catalogue, 1)
+    elsewhere = catalogue.path(1).rename(tmp_path / "elsewhere")
+    catalogue.path(1).symlink_to(elsewhere)
+    commit(catalogue, 2)
+    assert catalogue.prune(keep_last=1, keep_best=None) == [1]
+    assert not catalogue.path(1).is_symlink()
+    assert {name: (elsewhere / name).read_bytes() for name in CONTENTS} == CONTENTS
+    assert read_manifest(elsewhere).step == 1
 
 
 LATEST = [None, b"", b"step_000007\n", b"step_000002 \n\n", b"\xff\xfe\x00", b"x" * 9000]

@@ -106,6 +106,20 @@ def test_a_failing_copy_is_named_once_counted_and_switched_off(tmp_path: Path, c
     assert bad.closed  # a progress bar must give the terminal back
 
 
+def test_copies_that_an_earlier_tracker_switched_off_stay_counted(tmp_path: Path) -> None:
+    first = make(tmp_path, bad=lambda: Recorder(fails_at=1))
+    first.log({"a": 1.0}, 1)
+    first.close()
+    assert first.switched_off == 1
+    truth = JsonlTracker(tmp_path / "metrics.jsonl", 1)
+    second = MultiTracker(truth, {"bad": lambda: Recorder(fails_at=2)}, 2, 1, 30.0, first.switched_off)
+    second.log({"a": 1.0}, 2)
+    wait_for_failure(second)
+    second.log({"a": 1.0}, 3)
+    second.close()
+    assert [row["fault/tracker"] for row in read_metrics(tmp_path / "metrics.jsonl").rows] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("error", [OSError("no home"), SystemExit(1), MemoryError()])
 def test_a_copy_that_cannot_be_built_costs_nothing(tmp_path: Path, caplog, error: BaseException) -> None:
     def build() -> Recorder:
