@@ -27,6 +27,7 @@ _JSON_FILES = tuple(
 _ROPE_WITHIN_POSITIONS = (
     "default", "mrope", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling",
 )  # fmt: skip
+_MODEL_CLASSES = "transformers.modeling_utils"
 _TIMEOUT_S = 300.0  # long enough to import from a slow disk
 
 
@@ -34,13 +35,13 @@ class ModelCheck:
     """A context that checks the policy, and the reference model of the KL term, while the `with` block does other work.
 
     Entering makes the quick checks and starts a process for the slow ones, which need transformers' model classes.
-    `finish` waits for that process. With `in_process`, `finish` makes the slow checks itself, for jobs that import the
-    model classes anyway.
+    `finish` waits for that process. With `in_process`, for jobs that import the model classes anyway, and where these
+    are imported already, `finish` makes the slow checks itself.
     Entering and `finish` raise SetupError for a broken model, ConfigError for a setting that does not fit the model.
     """
 
     def __init__(self, config: TrainConfig | SftConfig, *, in_process: bool) -> None:
-        self._config, self._in_process = config, in_process
+        self._config, self._in_process = config, in_process or _MODEL_CLASSES in sys.modules
         self._models = _models(config)
         self._children: list[_ArchitectureCheck] = []
 

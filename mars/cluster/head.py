@@ -35,7 +35,7 @@ def watch_head(log_dir: Path | None) -> Iterator[None]:
     """End the process with a WorkerError if a head process of the cluster started here ends inside the block.
 
     It does not wait for the next call: at the next request to a lost raylet (to free an object, say), Ray would end the
-    process without a message.
+    process without a message. A call in progress may raise anything; that becomes the WorkerError too.
     """
     global _log_dir
     _log_dir = log_dir
@@ -44,6 +44,9 @@ def watch_head(log_dir: Path | None) -> Iterator[None]:
     threading.Thread(target=_watch, args=(over,), name="ray-head", daemon=True).start()
     try:
         yield
+    except Exception as error:
+        _raise_loss(error)
+        raise
     finally:
         over.set()
         _watched.clear()
@@ -61,10 +64,14 @@ def check_head() -> None:
 
     Before that it gives the watching thread, or a signal, a second to end this process.
     """
+    _raise_loss(None)
+
+
+def _raise_loss(cause: Exception | None) -> None:
     error = _loss()
     if error is not None:
         time.sleep(2 * _SIGNAL_FIRST_S)  # the watching thread, or a signal, ends the process
-        raise error
+        raise error from cause
 
 
 def _loss() -> WorkerError | None:

@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_options(arguments)
     machine = machine_facts() | {"load_average_at_start": os.getloadavg(), "cpu_busy_at_start": busy_share()}
     _warn_if_busy(machine["cpu_busy_at_start"])
+    help_seconds = _help_seconds()
     runs: dict[str, list[Run]] = {contender: [] for contender in options.contenders}
     failures = []
     with tempfile.TemporaryDirectory(prefix="mars_bench_", ignore_cleanup_errors=True) as folder:
@@ -62,7 +63,6 @@ def main(arguments: Sequence[str]) -> int:
                     say(str(failure))
                 else:
                     _say_result(runs[contender][-1], number)
-        help_seconds = _help_seconds()
         rates, floors = _floors(plan, [contender for contender in OURS if runs.get(contender)])
     machine |= rates | {"load_average_at_end": os.getloadavg(), "cpu_busy_at_end": busy_share()}
     busiest = max([machine["cpu_busy_at_start"], *(run.cpu_busy_before for found in runs.values() for run in found)])

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.cluster import placement
+from mars.cluster import head, placement
 from mars.cluster.environment import inherited, worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import EngineWorker, RayEngine, split_by_prompt
-from mars.errors import SetupError
+from mars.errors import SetupError, WorkerError
 from mars.rollout.engine import EngineCounts, UnreadableRequest
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import ImageRef, RolloutRequest, Sampling
@@ -151,3 +151,23 @@ def test_a_worker_keeps_its_heap_until_it_gives_it_back():
     assert full > before + 70
     assert freed > before + 70, "the heap stays"
     assert given_back < before + 10
+
+
+def test_what_a_call_raises_when_ray_is_lost_becomes_a_lost_worker(monkeypatch):
+    """The thread that watches has not noticed yet; outside a command it ends nothing anyway."""
+    monkeypatch.setattr(head, "_SIGNAL_FIRST_S", 0.0)
+
+    def call(raylet, is_lost):
+        monkeypatch.setattr(head, "head_processes", lambda: {"raylet": raylet})
+        with head.watch_head(None):
+            if is_lost:
+                raylet.kill()
+                raylet.wait()
+            raise RuntimeError("broken pipe")
+
+    with subprocess.Popen(["sleep", "60"]) as raylet:
+        with pytest.raises(RuntimeError, match="broken pipe"):
+            call(raylet, is_lost=False)
+        with pytest.raises(WorkerError, match=r"Ray's process raylet .* \(killed by SIGKILL\)") as lost:
+            call(raylet, is_lost=True)
+    assert str(lost.value.__cause__) == "broken pipe"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.algorithm_pairs_job import ALGORITHMS, ANCHORS
+from tests.integration.forked import VLLM_RUN
 from tests.integration.workshop import LOCAL, run
 
 
@@ -16,7 +17,7 @@ from tests.integration.workshop import LOCAL, run
 def metrics(workshop, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs") / "run"
     script = Path(__file__).with_name("algorithm_pairs_job.py")
-    job = run([str(script), str(folder), *workshop.overrides(), *LOCAL], folder)
+    job = run([str(script), str(folder), *workshop.overrides(), *LOCAL], folder, VLLM_RUN)
     assert job.returncode == 0, job.stderr[-4000:]
     return json.loads(job.stdout.splitlines()[-1])
 

@@ -1,20 +1,19 @@
 """vLLM, transformers and the trainer agree, before and after a weight update."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.integration.forked import VLLM_RUN
+from tests.integration.workshop import run
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def parity(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     job = Path(__file__).with_name("engine_parity_job.py")
-    result = subprocess.run(
-        [sys.executable, str(job), str(folder), request.param], capture_output=True, text=True, timeout=280
-    )
+    result = run([str(job), str(folder), request.param], folder, VLLM_RUN)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
 

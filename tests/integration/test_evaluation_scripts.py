@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from PIL import Image, ImageDraw
 
-ROOT = Path(__file__).parents[2]
+from tests.fakes.python import call_script
+from tests.integration.workshop import Job, run
+
 SETTINGS = (
     "experiment=quickstart", "cluster=local", "actor.num_workers=1", "rollout.max_response_tokens=12",
     "evaluation.temperature=1.0",
@@ -19,16 +19,14 @@ SETTINGS = (
 NUM_QUESTIONS = 4
 
 
-def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ, "MARS_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120",
-    }  # fmt: skip
-    done = subprocess.run(
-        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)],
-        capture_output=True, text=True, timeout=280, env=environment, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+def script(name: str, *arguments: object) -> Job:
+    """`bash scripts/NAME ARGUMENTS`, and what it starts."""
+    with TemporaryDirectory() as folder:
+        call = call_script(f"scripts/{name}", *map(str, arguments), folder=Path(folder), cwd=Path(folder))
+        assert call.argv is not None, call.stderr
+        job = run(call.argv[1:], Path(folder) / "run", COLUMNS="160")
+    assert job.returncode == 0, job.stderr[-3000:]
+    return job
 
 
 @pytest.fixture(scope="module")
@@ -115,21 +113,8 @@ def test_vllm_answers_too_and_is_compared(asked, questions, model, tmp_path):
     script("infer.sh", model, questions, out, "rollout=vllm", "experiment=quickstart", "cluster=local",
            "actor.num_workers=1", "rollout.max_response_tokens=12", "--views", "multi")  # fmt: skip
     assert len(json.loads(out.read_text())) == NUM_QUESTIONS
-    environment = {**os.environ, "COLUMNS": "160"}
-    command = [
-        sys.executable,
-        "-m",
-        "mars.cli.main",
-        "eval",
-        "compare",
-        asked,
-        tmp_path / "vllm.jsonl",
-        "--task",
-        "grounding",
-    ]
-    done = subprocess.run(
-        [*map(str, command), "--json"], capture_output=True, text=True, timeout=60, env=environment
-    )  # fmt: skip
+    command = ["-m", "mars.cli.main", "eval", "compare", str(asked), str(out.with_suffix(".jsonl"))]
+    done = run([*command, "--task", "grounding", "--json"], tmp_path / "run")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["n"], result["rows"][0]["differences"][1]["mean"]) == (NUM_QUESTIONS, 0)

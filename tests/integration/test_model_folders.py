@@ -31,14 +31,6 @@ def test_a_layer_that_is_missing_ends_with_4_before_ray_starts(workshop: Worksho
         assert not job.run_dir.exists()
 
 
-def test_a_template_that_loops_ends_with_4(workshop: Workshop, copy: Path, tmp_path: Path):
-    loop = "{%- for a in range(99999) -%}{%- for b in range(99999) -%}{%- endfor -%}{%- endfor -%}"
-    (copy / "chat_template.jinja").write_text(loop)
-    job = workshop.train(tmp_path / "run", f"model.path='{copy}'", "--dry-run")
-    assert job.returncode == 4, job.stderr[-2000:]
-    assert f"{copy}/chat_template.jinja: the chat template was not rendered within" in job.stderr
-
-
 def test_a_policy_with_the_generation_settings_of_public_models_is_saved(
     workshop: Workshop, copy: Path, tmp_path: Path
 ):

@@ -45,7 +45,7 @@ def cluster():
 def group(cluster, tmp_path):
     workers = [WorkerResources(f"counter-{i}", 0.5, 0) for i in range(2)]
     placement = Placement(workers, 60.0)
-    made = WorkerGroup(Counter, workers, placement, 0, {}, str(tmp_path), timeout_s=10.0)
+    made = WorkerGroup(Counter, workers, placement, 0, {}, str(tmp_path), timeout_s=5.0)
     ray.get([worker.address.remote() for worker in made.workers])
     yield made
     for worker in made.workers:
@@ -66,7 +66,7 @@ def test_the_items_of_each_worker_come_in_their_order(group):
         (-1, DataError, r"gone\.png"),
         (-2, WorkerError, "count failed on counter-0: RuntimeError: the model is broken"),
         (-3, WorkerLost, "count failed on counter-0: a worker process died"),
-        (-4, WorkerLost, "no answer within 10 s"),
+        (-4, WorkerLost, "no answer within 5 s"),
     ],
 )
 def test_what_ends_a_stream_early_has_a_name_and_what_came_before_is_there(group, fault, error, message):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.integration.workshop import ROOT, TIMEOUT_S, Job, Workshop
+from tests.fakes.python import call_script
+from tests.integration.workshop import Job, Workshop, run
 
 DAPO = "recipe/dapo/run_dapo_qwen2.5_3b.sh"
 MARS = "recipe/mars/run_mars_qwen2.5_3b.sh"
@@ -19,18 +17,10 @@ ON_A_CPU = ("cluster.device=cpu", "rollout.tensor_parallel_size=1")
 
 
 def start(script: str, cwd: Path, *arguments: str) -> Job:
-    """`bash script arguments` from `cwd`; the run's folder is cwd/run."""
-    environment = {**os.environ, "MARS_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        ["bash", str(ROOT / script), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env=environment,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-    )
-    return Job(done.returncode, done.stdout, done.stderr, cwd / "run")
+    """`bash script arguments` from `cwd`, and what it starts; the run's folder is cwd/run."""
+    call = call_script(script, *arguments, folder=cwd, cwd=cwd)
+    assert call.returncode == 0, call.stderr
+    return run(["-m", "mars.main", *call.of_mars_main], cwd / "run")
 
 
 def test_a_script_checks_its_arguments_and_data(workshop: Workshop, tmp_path: Path):
@@ -64,13 +54,13 @@ def enlarge(source: Path, target: Path, times: int) -> None:
 
 @pytest.mark.parametrize("method", ["grpo", "mars_grpo", "dapo", "mars_dapo"])
 def test_the_tiny_experiments_train(workshop: Workshop, tmp_path: Path, method: str):
-    """Real vLLM and FSDP; one of them on Ray with two ranks, as they are written, the others in one process."""
+    """Real vLLM and FSDP, in one process; as they are written they use Ray, as the runs of test_training_job.py do."""
     script, anchored = (DAPO if "dapo" in method else MARS), method.startswith("mars_")
-    in_one_process = [] if method == "mars_dapo" else ["cluster.kind=local", "actor.num_workers=1"]
     job = start(
         script, tmp_path, "vllm", str(workshop.data), REWARD, "2", f"experiment={method}_tiny", "run.dir=run",
         f"model.path='{workshop.model}'", "run.num_steps=2", "data.prompts_per_step=4", "actor.prompts_per_update=4",
-        "rollout.samples_per_prompt=4", "evaluation.before_training=false", *in_one_process,
+        "rollout.samples_per_prompt=4", "evaluation.before_training=false", "cluster.kind=local",
+        "actor.num_workers=1",
     )  # fmt: skip
     assert job.returncode == 0, job.stderr[-3000:]
     for row in job.metrics:

@@ -58,7 +58,7 @@ def test_a_missing_gpu_ends_with_4(workshop: Workshop, tmp_path: Path):
     assert job.returncode == 4
     assert "GPU" in job.stderr
     assert "cluster.device=cpu" in job.stderr
-    local = workshop.train(tmp_path / "local", *LOCAL, "cluster.device=cuda")
+    local = workshop.train(tmp_path / "local", *LOCAL, "rollout=hf", "cluster.device=cuda")
     assert local.returncode == 4
     assert "cluster.device=cpu" in local.stderr
 

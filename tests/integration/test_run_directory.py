@@ -81,14 +81,3 @@ def test_a_finished_run_trains_on_from_any_folder_when_it_gets_more_steps(finish
     assert read_attempt(finished / "logs" / "attempt_2")["resume"] is True
     (shown,) = json.loads(mars(finished, "runs", "ls", str(finished), "--json").stdout)
     assert (shown["state"], shown["step"], shown["last_step"]) == ("finished", 3, 3)
-
-
-def test_workers_log_to_their_attempt(workshop: Workshop, tmp_path: Path):
-    job = workshop.train(tmp_path / "run", "rollout=hf", "actor.num_workers=1", "rollout.num_workers=1")
-    assert job.returncode == 0, job.stderr
-    attempt = tmp_path / "run" / "logs" / "attempt_1"
-    assert {path.name for path in attempt.glob("*.log")} == {"engine-0.log", "actor-0.log"}
-    assert [path.name for path in (tmp_path / "run" / "logs").iterdir()] == ["attempt_1"]
-    names = [name for _, name in recorded_processes(attempt)]
-    assert any("raylet" in name for name in names)
-    assert names[:3] == ["mars", "actor-0", "engine-0"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mars.run_dir.attempt import recorded_processes
 from tests.integration.workshop import LOCAL, Job, Workshop, run
 from tests.unit.test_docs_metrics import undocumented
 
@@ -74,6 +75,15 @@ def test_the_parts_of_a_step_add_up(ray_job: Job):
     for row in ray_job.metrics[1:]:
         stages = sum(value for key, value in row.items() if key.startswith("timing_s/") and key != "timing_s/step")
         assert math.isclose(stages, row["timing_s/step"], rel_tol=1e-6)
+
+
+def test_workers_log_to_their_attempt(ray_job: Job):
+    attempt = ray_job.run_dir / "logs" / "attempt_1"
+    assert {path.name for path in attempt.glob("*.log")} == {"engine-0.log", "actor-0.log", "actor-1.log"}
+    assert [path.name for path in (ray_job.run_dir / "logs").iterdir()] == ["attempt_1"]
+    names = [name for _, name in recorded_processes(attempt)]
+    assert any("raylet" in name for name in names)
+    assert names[:4] == ["mars", "actor-0", "actor-1", "engine-0"]
 
 
 def test_the_saved_policy_is_evaluated_in_a_fresh_process(workshop: Workshop, ray_job: Job, tmp_path: Path):

@@ -5,9 +5,6 @@ of the loss. Their shards of a checkpoint make the policy that they save.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +13,10 @@ from PIL import Image
 
 from mars.actor.export import export_policy
 from tests.builders import train_config
+from tests.integration.forked import RUN
+from tests.integration.workshop import start
 
-ROOT = Path(__file__).parents[2]
-JOB = "tests.integration.two_ranks_job"
+JOB = Path(__file__).with_name("two_ranks_job.py")
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +34,16 @@ def results(folder) -> dict[str, dict]:
     noise = np.random.default_rng(11)
     for i, (width, height) in enumerate([(64, 48), (56, 56), (96, 40)]):
         Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     jobs = [(1, "padded"), (1, "shared_prefix"), (2, "shared_prefix")]
     for world_size, packing in jobs:
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-m", JOB, str(folder), str(rank), str(world_size), packing],
-                env=environment,
-                cwd=ROOT,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(world_size)
-        ]
+        ranks = []
+        for rank in range(world_size):
+            output = folder / f"output-{rank}"
+            output.mkdir(exist_ok=True)
+            command = [str(JOB), str(folder), str(rank), str(world_size), packing]
+            ranks.append(start(command, folder, output, RUN))
         for rank in ranks:
-            _, errors = rank.communicate(timeout=200)
-            assert rank.returncode == 0, errors[-3000:]
+            assert rank.finish(200) == 0, rank.stderr[-3000:]
     return {
         f"{packing}-{size}-{rank}": json.loads((folder / f"{packing}-{size}-{rank}.json").read_text())
         for size, packing in jobs

@@ -1,6 +1,6 @@
 """One FSDP rank, run by test_two_ranks.py in a process of its own.
 
-python -m tests.integration.two_ranks_job FOLDER RANK WORLD_SIZE PACKING
+python two_ranks_job.py FOLDER RANK WORLD_SIZE PACKING
 -> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates;
    of several ranks also FOLDER/<packing>-<world size>-policy and -shards: the policy, and a checkpoint's shards.
 """

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.integration.forked import RUN, VLLM_RUN, Forked, fork
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 280
+# Random text scores nothing; these rewards vary, so that there is a gradient.
+REWARDS = Path(__file__).with_name("varied_reward.py")
+TIMEOUT_S = 280.0
 
 
 @dataclass(frozen=True)
@@ -54,28 +57,43 @@ class Workshop:
             "run.num_steps=2",
             "evaluation.before_training=false",
             "tracking.wandb=off",
-            # Random text scores nothing; this reward varies, so that there is a gradient.
-            f"reward.function='{Path(__file__).with_name('varied_reward.py')}:score'",
+            f"reward.function='{REWARDS}:score'",
         ]
 
-    def train(self, run_dir: Path, *overrides: str) -> Job:
-        command = ["-m", "mars.main", *self.overrides(), f"run.dir='{run_dir}'", *overrides]
-        return run(command, run_dir)
+    def train(self, run_dir: Path, *overrides: str, **environment: str) -> Job:
+        return run(["-m", "mars.main", *self.overrides(), f"run.dir='{run_dir}'", *overrides], run_dir, **environment)
 
 
-def run(arguments: list[str], run_dir: Path) -> Job:
-    """`python arguments` from a folder that is not the project's."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env=environment,
-        cwd=run_dir.parent,
-        stdin=subprocess.DEVNULL,
-    )
-    return Job(done.returncode, done.stdout, done.stderr, run_dir)
+def run(arguments: list[str], run_dir: Path, modules: tuple[str, ...] | None = None, **environment: str) -> Job:
+    """`python arguments` from a folder that is not the project's; see `start`."""
+    with TemporaryDirectory() as folder:
+        process = start(arguments, run_dir.parent, Path(folder), modules, **environment)
+        return Job(process.finish(TIMEOUT_S), process.stdout, process.stderr, run_dir)
+
+
+def start(
+    arguments: list[str],
+    cwd: Path,
+    output: Path,
+    modules: tuple[str, ...] | None = None,
+    *,
+    fresh: bool = False,
+    **environment: str,
+) -> Forked:
+    """Start `python arguments`, which writes `output`/stdout and `output`/stderr.
+
+    modules: what to import before the process is forked; None: what the job of these settings imports.
+    fresh: in a new interpreter, for what it does when it starts. environment: beside that of this process.
+    """
+    common = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    modules = _modules(arguments) if modules is None else modules
+    return fork(arguments, cwd, {**os.environ, **common, **environment}, output, modules, fresh=fresh)
+
+
+def _modules(settings: list[str]) -> tuple[str, ...]:
+    local = {"cluster=local", "cluster.kind=local"} & set(settings)
+    other_engine = {"rollout=hf", "rollout.engine=hf", "rollout=scripted", "rollout.engine=scripted"} & set(settings)
+    return VLLM_RUN if local and not other_engine else RUN
 
 
 LOCAL = ("cluster=local", "cluster.device=cpu", "actor.num_workers=1")

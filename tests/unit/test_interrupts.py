@@ -1,4 +1,4 @@
-"""When a signal raises KeyboardInterrupt in the main thread. tests/integration/test_interrupts.py ends real runs."""
+"""When a signal raises KeyboardInterrupt in the main thread. tests/faults/test_interrupts.py ends real runs."""
 
 from __future__ import annotations
 

@@ -10,9 +10,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +20,16 @@ from pyarrow import parquet
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.manifest import MANIFEST_FILE
 from mars.run_dir.events import read_events
-from tests.integration.workshop import LOCAL, ROOT, Workshop
+from tests.integration.workshop import LOCAL, REWARDS, TIMEOUT_S, Workshop, start
 
 SMALL = ("data.prompts_per_step=2", "actor.prompts_per_update=2", "rollout.samples_per_prompt=2",
          "rollout.max_response_tokens=8", "run.num_steps=4", "checkpoint.every=1")  # fmt: skip
 HF = (*LOCAL, "rollout=hf", "rollout.num_workers=1")
-REWARD = Path(__file__).with_name("varied_reward.py")
 ALGORITHMS = {
     # An evaluation whose row is still to come is part of the state.
     "grpo": ("algorithm=grpo", "anchor=mono", "evaluation.every=2", "data.shuffle=true"),
     "dapo": ("algorithm=dapo", "anchor=mono", "algorithm.overlong_buffer_tokens=4", "data.eval_files=[]",
-             f"reward.function='{REWARD}:rare'"),
+             f"reward.function='{REWARDS}:rare'"),
 }  # fmt: skip
 # Where a run and those that resume it are killed, one after another, until one ends. The first kill leaves step 1.
 KILLS = (
@@ -52,64 +49,43 @@ class Ended:
     stderr: str
 
 
+@dataclass(frozen=True)
 class Runs:
-    """Starts runs in processes that are forked from one that has imported everything (fork_runs.py)."""
+    """Starts runs of this file's settings."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._common = [*workshop.overrides(), *HF, *SMALL]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_runs.py")), *self._common],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
+    workshop: Workshop
 
     def __call__(
         self, run_dir: Path, *overrides: str, fault: str = "", when_stopped: signal.Signals | None = None
     ) -> Ended:
         """when_stopped: sent to the run where its fault has stopped it, before it goes on."""
-        stderr = run_dir.with_suffix(".stderr")
-        stderr.unlink(missing_ok=True)
-        job = {
-            "arguments": [*self._common, f"run.dir='{run_dir}'", *overrides],
-            "environment": {"MARS_FAULT": fault} if fault else {},
-            "stderr": str(stderr),
-        }
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if answer.startswith("stopped"):
-            assert when_stopped is not None
-            pid = int(answer.split()[1])
-            os.kill(pid, when_stopped)
-            os.kill(pid, signal.SIGCONT)
-            answer = self._process.stdout.readline()
-        return Ended(run_dir, int(answer), stderr.read_text())
-
-    def close(self) -> None:
-        self._process.communicate()
+        output = run_dir.with_name(f"{run_dir.name}.output")
+        output.mkdir(exist_ok=True)
+        arguments = ["-m", "mars.main", *self.workshop.overrides(), *HF, *SMALL, f"run.dir='{run_dir}'", *overrides]
+        process = start(arguments, run_dir.parent, output, **({"MARS_FAULT": fault} if fault else {}))
+        code = process.wait(TIMEOUT_S)
+        if code is None and when_stopped is not None:
+            os.kill(process.pid, when_stopped)
+            os.kill(process.pid, signal.SIGCONT)
+            code = process.wait(TIMEOUT_S)
+        assert code is not None, process.stderr
+        return Ended(run_dir, code, process.stderr)
 
 
 @pytest.fixture(scope="module")
-def start(workshop: Workshop) -> Iterator[Runs]:
-    runs = Runs(workshop)
-    yield runs
-    runs.close()
+def runs(workshop: Workshop) -> Runs:
+    return Runs(workshop)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(start: Runs, tmp_path_factory) -> Callable[[str], Path]:
+def undisturbed(runs: Runs, tmp_path_factory) -> Callable[[str], Path]:
     """Algorithm -> the folder of its run of four steps."""
     done: dict[str, Path] = {}
 
     def of(algorithm: str) -> Path:
         if algorithm not in done:
             done[algorithm] = tmp_path_factory.mktemp(algorithm) / "run"
-            ended = start(done[algorithm], *ALGORITHMS[algorithm])
+            ended = runs(done[algorithm], *ALGORITHMS[algorithm])
             assert ended.exit_code == 0, ended.stderr
         return done[algorithm]
 
@@ -125,8 +101,8 @@ def weights(run_dir: Path) -> str:
     return hashlib.sha256((run_dir / "policy" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def resumed_equal(start: Runs, run_dir: Path, algorithm: str, undisturbed: Path) -> None:
-    ended = start(run_dir, *ALGORITHMS[algorithm], "run.resume=true")
+def resumed_equal(runs: Runs, run_dir: Path, algorithm: str, undisturbed: Path) -> None:
+    ended = runs(run_dir, *ALGORITHMS[algorithm], "run.resume=true")
     assert ended.exit_code == 0, ended.stderr
     assert rows(run_dir) == rows(undisturbed)
     assert weights(run_dir) == weights(undisturbed)
@@ -137,15 +113,15 @@ def saved_steps(run_dir: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_run_that_is_killed_again_and_again_is_as_if_it_had_not_been(start, undisturbed, tmp_path, algorithm):
+def test_a_run_that_is_killed_again_and_again_is_as_if_it_had_not_been(runs, undisturbed, tmp_path, algorithm):
     whole = undisturbed(algorithm)
     for point in KILLS:
         resume = f"run.resume={(tmp_path / 'run').exists()}"
-        killed = start(tmp_path / "run", *ALGORITHMS[algorithm], resume, fault=f"{point}:kill")
+        killed = runs(tmp_path / "run", *ALGORITHMS[algorithm], resume, fault=f"{point}:kill")
         assert killed.exit_code == -signal.SIGKILL, (point, killed.stderr)
         assert saved_steps(killed.run_dir) in ([1], [1, 2] if point == "checkpoint.started" else [1]), point
         assert rows(killed.run_dir) == rows(whole)[: len(rows(killed.run_dir))], point
-    resumed_equal(start, killed.run_dir, algorithm, whole)
+    resumed_equal(runs, killed.run_dir, algorithm, whole)
     assert [path.name for path in (killed.run_dir / CHECKPOINTS_FOLDER).glob(".tmp*")] == []
 
 
@@ -155,61 +131,52 @@ def test_dynamic_sampling_carries_a_prompt_from_the_first_step(undisturbed):
 
 
 @pytest.mark.parametrize("where", ["sampling", "update"])
-def test_a_signal_saves_and_the_resumed_run_is_equal(start, undisturbed, tmp_path, where):
+def test_a_signal_saves_and_the_resumed_run_is_equal(runs, undisturbed, tmp_path, where):
     """While it samples, the step is abandoned; while it updates the policy, the step is finished first."""
     whole = undisturbed("dapo")
     samples_before = 4 * rows(whole)[0]["mars/prompts_sampled"]
     fault, step = (f"step.samples:stop@{samples_before + 1}", 1) if where == "sampling" else ("step.updated:stop@2", 2)
-    stopped = start(
+    stopped = runs(
         tmp_path / "run", *ALGORITHMS["dapo"], "checkpoint.every=100", fault=fault, when_stopped=signal.SIGTERM
     )
     assert stopped.exit_code == 75, stopped.stderr
     assert "interrupted by SIGTERM; to go on: mars resume " in stopped.stderr
     assert saved_steps(stopped.run_dir) == [step]
     assert read_events(stopped.run_dir)[-1]["event"] == "interrupted"
-    resumed_equal(start, stopped.run_dir, "dapo", whole)
-
-
-def test_a_run_without_progress_ends_with_the_stacks_of_its_processes(start, tmp_path):
-    hangs = (f"reward.function='{REWARD}:hangs'", "reward.timeout_s=600", "cluster.watchdog_s=5", "data.eval_files=[]")
-    ended = start(tmp_path / "run", *hangs)
-    assert ended.exit_code == 8, ended.stderr
-    assert "no progress for 5 s (cluster.watchdog_s)" in ended.stderr
-    assert "in score_stream" in (ended.run_dir / "logs" / "attempt_1" / "stacks.txt").read_text()
-    assert read_events(ended.run_dir)[-1]["event"] == "stalled"
+    resumed_equal(runs, stopped.run_dir, "dapo", whole)
 
 
 def copied(run_dir: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run_dir, folder / "run"))
 
 
-def test_a_run_that_ended_with_an_epoch_trains_on_in_the_next(start, tmp_path):
+def test_a_run_that_ended_with_an_epoch_trains_on_in_the_next(runs, tmp_path):
     until = (*ALGORITHMS["grpo"], "data.prompts_per_step=6", "actor.prompts_per_update=6", "evaluation.every=0")
-    whole = start(tmp_path / "whole", *until, "run.num_steps=null", "run.num_epochs=2")
-    first = start(tmp_path / "run", *until, "run.num_steps=null", "run.num_epochs=1")
+    whole = runs(tmp_path / "whole", *until, "run.num_steps=null", "run.num_epochs=2")
+    first = runs(tmp_path / "run", *until, "run.num_steps=null", "run.num_epochs=1")
     assert (whole.exit_code, first.exit_code) == (0, 0), first.stderr
     assert [row["data/epoch"] for row in rows(first.run_dir)] == [0.5, 1.0]
-    ended = start(tmp_path / "run", *until, "run.num_steps=null", "run.num_epochs=2", "run.resume=true")
+    ended = runs(tmp_path / "run", *until, "run.num_steps=null", "run.num_epochs=2", "run.resume=true")
     assert "run.num_epochs: 1 -> 2" in ended.stderr
     assert [row["data/epoch"] for row in rows(ended.run_dir)] == [0.5, 1.0, 1.5, 2.0]
     assert (rows(ended.run_dir), weights(ended.run_dir)) == (rows(whole.run_dir), weights(whole.run_dir))
 
 
-def test_a_finished_run_says_so(start, undisturbed, tmp_path):
+def test_a_finished_run_says_so(runs, undisturbed, tmp_path):
     run_dir = copied(undisturbed("dapo"), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (run_dir / "policy").iterdir()}
-    ended = start(run_dir, *ALGORITHMS["dapo"], "run.resume=true")
+    ended = runs(run_dir, *ALGORITHMS["dapo"], "run.resume=true")
     assert (ended.exit_code, "the run is complete: step 4 was its last" in ended.stderr) == (0, True)
     assert {path: path.stat().st_mtime_ns for path in (run_dir / "policy").iterdir()} == before
 
 
-def test_settings_that_change_are_refused_warned_of_or_shown(start, undisturbed, tmp_path):
+def test_settings_that_change_are_refused_warned_of_or_shown(runs, undisturbed, tmp_path):
     run_dir = copied(undisturbed("grpo"), tmp_path)
-    refused = start(run_dir, *ALGORITHMS["grpo"], "run.resume=true", "run.seed=5", "data.prompts_per_step=4")
+    refused = runs(run_dir, *ALGORITHMS["grpo"], "run.resume=true", "run.seed=5", "data.prompts_per_step=4")
     assert refused.exit_code == 2
     assert "run.seed: 0 -> 5" in refused.stderr
     assert "data.prompts_per_step: 2 -> 4" in refused.stderr
-    accepted = start(
+    accepted = runs(
         run_dir, *ALGORITHMS["grpo"], "run.resume=true", "run.num_steps=5", "actor.learning_rate=1e-4",
     )  # fmt: skip
     assert accepted.exit_code == 0
@@ -220,7 +187,7 @@ def test_settings_that_change_are_refused_warned_of_or_shown(start, undisturbed,
     assert len(rows(run_dir)) == 5
 
 
-def test_damaged_checkpoints_are_named_and_left_out(start, undisturbed, tmp_path):
+def test_damaged_checkpoints_are_named_and_left_out(runs, undisturbed, tmp_path):
     run_dir = copied(undisturbed("dapo"), tmp_path)
     assert saved_steps(run_dir) == [3, 4]
     (newest,) = (run_dir / CHECKPOINTS_FOLDER / "step_000004" / "trainer").glob("*.safetensors")
@@ -232,7 +199,7 @@ def test_damaged_checkpoints_are_named_and_left_out(start, undisturbed, tmp_path
         path.parent.mkdir(exist_ok=True)
         path.write_text("{}")
     more = ("run.resume=true", "run.num_steps=4")
-    ended = start(run_dir, *ALGORITHMS["dapo"], *more)
+    ended = runs(run_dir, *ALGORITHMS["dapo"], *more)
     assert ended.exit_code == 0, ended.stderr
     assert f"a damaged checkpoint is left out: {newest}: its content has changed since it was written" in ended.stderr
     assert [path for path in abandoned if path.exists()] == []
@@ -242,16 +209,16 @@ def test_damaged_checkpoints_are_named_and_left_out(start, undisturbed, tmp_path
     files = [run_dir / CHECKPOINTS_FOLDER / f"step_{step:06d}" / "state.json" for step in saved_steps(run_dir)]
     for file in files:
         flip_a_byte(file)
-    ended = start(run_dir, *ALGORITHMS["dapo"], "run.resume=true", "run.num_steps=6")
+    ended = runs(run_dir, *ALGORITHMS["dapo"], "run.resume=true", "run.num_steps=6")
     assert ended.exit_code == 7
     assert [file for file in files if str(file) not in ended.stderr] == []
     assert rows(run_dir) == rows(undisturbed("dapo")), "nothing is lost"
 
 
-def test_a_checkpoint_of_another_format_is_refused_with_its_name(start, undisturbed, tmp_path):
+def test_a_checkpoint_of_another_format_is_refused_with_its_name(runs, undisturbed, tmp_path):
     run_dir = copied(undisturbed("dapo"), tmp_path)
     manifests = [rewrite_format(run_dir / CHECKPOINTS_FOLDER / f"step_{step:06d}") for step in (3, 4)]
-    ended = start(run_dir, *ALGORITHMS["dapo"], "run.resume=true", "run.num_steps=6")
+    ended = runs(run_dir, *ALGORITHMS["dapo"], "run.resume=true", "run.num_steps=6")
     assert ended.exit_code == 7
     assert all(f"{manifest}: written in another format" in ended.stderr for manifest in manifests)
 
@@ -289,9 +256,9 @@ def spoilt(workshop: Workshop, tmp_path_factory) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def test_a_lost_image_costs_its_prompt_and_a_resumed_run_knows_it(start, spoilt, tmp_path):
+def test_a_lost_image_costs_its_prompt_and_a_resumed_run_knows_it(runs, spoilt, tmp_path):
     """Step 2 is lost with the driver and repeated, but the prompt that it found is one event."""
-    whole = start(tmp_path / "whole", *ALGORITHMS["grpo"], *spoilt)
+    whole = runs(tmp_path / "whole", *ALGORITHMS["grpo"], *spoilt)
     assert whole.exit_code == 0, whole.stderr
     assert [row["data/quarantined"] for row in rows(whole.run_dir)] == [0, 1, 1]
     assert [row["mars/prompts_kept"] for row in rows(whole.run_dir)] == [2, 1, 2]
@@ -302,16 +269,16 @@ def test_a_lost_image_costs_its_prompt_and_a_resumed_run_knows_it(start, spoilt,
     assert f"{lost['row']}: left out from step 2 on: {lost['reason']}" in whole.stderr
     (question,) = events["evaluation_incomplete"]["details"]["unreadable"].values()
     assert f"{question}; the question is left out" in whole.stderr
-    killed = start(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, fault="step.logged:kill@2")
+    killed = runs(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, fault="step.logged:kill@2")
     assert killed.exit_code == -signal.SIGKILL, killed.stderr
-    ended = start(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "run.resume=true")
+    ended = runs(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "run.resume=true")
     assert ended.exit_code == 0, ended.stderr
     assert (rows(ended.run_dir), weights(ended.run_dir)) == (rows(whole.run_dir), weights(whole.run_dir))
     assert [entry["event"] for entry in read_events(ended.run_dir)].count("prompt_quarantined") == 1
 
 
-def test_without_a_bad_prompt_allowed_the_first_ends_the_run(start, spoilt, tmp_path):
-    ended = start(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "data.max_bad_fraction=0")
+def test_without_a_bad_prompt_allowed_the_first_ends_the_run(runs, spoilt, tmp_path):
+    ended = runs(tmp_path / "run", *ALGORITHMS["grpo"], *spoilt, "data.max_bad_fraction=0")
     assert ended.exit_code == 3
     assert "cannot be read, and data.max_bad_fraction=0 allows 0; events.jsonl names them all" in ended.stderr
     events = [entry["event"] for entry in read_events(ended.run_dir)]

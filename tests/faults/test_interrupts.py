@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.workshop import LOCAL, ROOT, Workshop
+from mars.run_dir.attempt import recorded_processes
+from mars.run_dir.events import read_events
+from tests.integration.forked import Forked
+from tests.integration.workshop import LOCAL, REWARDS, Workshop, start
 
 FEW_SECONDS = 10.0
 PLANTED = {name: f"planted-{name}" for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD")}
@@ -33,7 +34,7 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 200.0)
 class Running:
     """A run in progress."""
 
-    process: subprocess.Popen[bytes]
+    process: Forked
     run_dir: Path
     ray_dir: Path
 
@@ -49,15 +50,18 @@ class Running:
 
     def wait_for_a_step(self) -> None:
         metrics = self.run_dir / "metrics.jsonl"
-        wait_for(lambda: self.process.poll() is not None or (metrics.is_file() and metrics.stat().st_size > 0), "step")
-        assert self.process.poll() is None, self.stderr
+        wait_for(lambda: self.process.wait(0) is not None or (metrics.is_file() and metrics.stat().st_size > 0), "step")
+        assert self.process.wait(0) is None, self.stderr
 
     def wait_for_ray(self) -> None:
-        wait_for(lambda: self.process.poll() is not None or any(self.ray_dir.iterdir()), "Ray folder")
+        wait_for(lambda: self.process.wait(0) is not None or any(self.ray_dir.iterdir()), "Ray folder")
 
     @property
     def stderr(self) -> str:
-        return (self.run_dir.parent / "stderr").read_text()
+        return self.process.stderr
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
 
     def ends_with(self, code: int, processes: list[psutil.Process]) -> str:
         """stderr, after the run has ended with this code and left nothing behind within a few seconds."""
@@ -69,36 +73,31 @@ class Running:
 
 
 @pytest.fixture
-def start(workshop: Workshop, tmp_path: Path) -> Iterator[Callable[..., Running]]:
+def begin(workshop: Workshop, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts a run that goes on for ever, and ends its process group if the test does not."""
     started: list[Running] = []
 
-    def start(*overrides: str, **environment: str) -> Running:
+    def begin(*overrides: str, fresh: bool = False, **environment: str) -> Running:
         folder = tmp_path / str(len(started))
         # Short: Ray's sockets are in it.
         ray_dir = Path("/tmp") / f"mt{os.getpid()}-{len(started)}"
         folder.mkdir()
         ray_dir.mkdir()
-        arguments = [*workshop.overrides(), f"run.dir='{folder}/run'", "rollout=scripted", "run.num_steps=1000000"]
-        inherited = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-        with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mars.main", *arguments, *overrides],
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                cwd=folder,
-                env={**inherited, "RAY_TMPDIR": str(ray_dir), **environment},
-                start_new_session=True,
-            )
+        settings = [
+            *workshop.overrides(),
+            f"run.dir='{folder}/run'",
+            "rollout=scripted",
+            "run.num_steps=1000000",
+            "actor.num_workers=1",
+        ]
+        command = ["-m", "mars.main", *settings, *overrides]
+        process = start(command, folder, folder, fresh=fresh, RAY_TMPDIR=str(ray_dir), **environment)
         started.append(Running(process, folder / "run", ray_dir))
         return started[-1]
 
-    yield start
+    yield begin
     for running in started:
-        if running.process.poll() is None:
-            os.killpg(running.process.pid, signal.SIGKILL)
-            running.process.wait()
+        running.process.kill()
         wait_for(lambda running=running: not any(running.ray_dir.iterdir()), "end of Ray's folder", FEW_SECONDS)
         running.ray_dir.rmdir()
 
@@ -115,15 +114,15 @@ def public_listeners(processes: list[psutil.Process]) -> list[tuple[str, str, in
     return [entry for entry in found if entry[1].removeprefix("::ffff:") not in ("127.0.0.1", "::1")]
 
 
-def test_a_ray_run_listens_on_loopback_keeps_keys_out_and_ends_on_sigterm(start):
+def test_a_ray_run_listens_on_loopback_keeps_keys_out_and_ends_on_sigterm(begin):
     """In a locale without UTF-8 too, where libraries open their own files."""
-    running = start("run.name='run of ${oc.env:HF_TOKEN}'", "tracking.wandb=offline", **PLANTED, **ASCII)
+    running = begin("run.name='run of ${oc.env:HF_TOKEN}'", "tracking.wandb=offline", fresh=True, **PLANTED, **ASCII)
     running.wait_for_a_step()
     processes = running.tree
     assert public_listeners(processes) == []
     folder = next(running.ray_dir.iterdir())
     assert folder.stat().st_mode & 0o077 == 0, "nobody else can read Ray's sockets, logs and token"
-    running.process.terminate()
+    running.send(signal.SIGTERM)
     stderr = running.ends_with(75, processes)
     assert stderr.splitlines()[-1].startswith("interrupted by SIGTERM; to go on: mars resume ")
     assert "Traceback" not in stderr
@@ -140,8 +139,8 @@ def test_a_ray_run_listens_on_loopback_keeps_keys_out_and_ends_on_sigterm(start)
 
 
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
-def test_the_loss_of_a_process_of_ray_is_a_lost_worker(start, name):
-    running = start()
+def test_the_loss_of_a_process_of_ray_is_a_lost_worker(begin, name):
+    running = begin()
     running.wait_for_a_step()
     processes = running.tree
     running.named(name).kill()
@@ -151,33 +150,47 @@ def test_the_loss_of_a_process_of_ray_is_a_lost_worker(start, name):
     assert last[1].startswith("(the traceback is in ")
 
 
-def test_the_death_of_the_driver_leaves_nothing(start):
-    running = start()
+def test_a_run_without_progress_ends_with_the_stacks_of_its_processes(begin):
+    running = begin(f"reward.function='{REWARDS}:hangs'", "reward.timeout_s=600", "cluster.watchdog_s=5")
+    attempt = running.run_dir / "logs" / "attempt_1"
+    wait_for(lambda: any(name == "raylet" for _, name in recorded_processes(attempt)), "record of the processes")
+    processes = running.tree
+    running.process.finish(FEW_SECONDS + 60)
+    stderr = running.ends_with(8, processes)
+    assert "no progress for 5 s (cluster.watchdog_s)" in stderr
+    assert "in score_stream" in (attempt / "stacks.txt").read_text()
+    for worker in ("engine-0", "actor-0"):
+        assert 'default_worker.py", line' in (attempt / f"{worker}.stacks.txt").read_text()
+    assert read_events(running.run_dir)[-1]["event"] == "stalled"
+
+
+def test_the_death_of_the_driver_leaves_nothing(begin):
+    running = begin()
     running.wait_for_a_step()
     processes = running.tree
-    running.process.kill()
+    running.send(signal.SIGKILL)
     running.ends_with(-signal.SIGKILL, processes)
     assert list((running.run_dir / "logs" / "attempt_1" / "ray").iterdir()), "Ray's logs are kept"
 
 
-def test_a_signal_while_ray_starts_ends_the_run(start):
-    running = start()
+def test_a_signal_while_ray_starts_ends_the_run(begin):
+    running = begin()
     running.wait_for_ray()
-    running.process.send_signal(signal.SIGHUP)
+    running.send(signal.SIGHUP)
     stderr = running.ends_with(75, running.tree[1:])
     assert "interrupted by SIGHUP" in stderr
     assert not (running.run_dir / "metrics.jsonl").exists(), "no step was made"
 
 
-def test_a_local_run_ends_on_ctrl_c_and_a_second_signal_ends_at_once(start):
-    running, twice = (start(*LOCAL, "rollout=hf") for _ in range(2))
+def test_a_local_run_ends_on_ctrl_c_and_a_second_signal_ends_at_once(begin):
+    running, twice = (begin(*LOCAL, "rollout=hf") for _ in range(2))
     running.wait_for_a_step()
     processes = running.tree
-    running.process.send_signal(signal.SIGINT)
+    running.send(signal.SIGINT)
     assert "interrupted by SIGINT" in running.ends_with(75, processes)
     twice.wait_for_a_step()
     processes = twice.tree
-    twice.process.send_signal(signal.SIGTERM)
-    twice.process.send_signal(signal.SIGINT)
+    twice.send(signal.SIGTERM)
+    twice.send(signal.SIGINT)
     assert twice.process.wait(FEW_SECONDS) in (130, 75), "75 if it ended before the second signal"
-    twice.ends_with(twice.process.returncode, processes)
+    twice.ends_with(twice.process.wait(0), processes)

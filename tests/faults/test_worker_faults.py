@@ -14,13 +14,13 @@ from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.run_dir.attempt import recorded_processes
 from mars.run_dir.events import read_events
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
-from tests.integration.test_resume import rows, weights
-from tests.integration.workshop import Workshop
+from tests.faults.test_resume import ALGORITHMS, rows, weights
+from tests.integration.workshop import LOCAL, Workshop
 
 SMALL = (
-    "data.prompts_per_step=2", "actor.prompts_per_update=2", "rollout.samples_per_prompt=2",
-    "rollout.max_response_tokens=8", "run.num_steps=3", "checkpoint.every=1", "data.eval_files=[]",
-    "rollout.num_workers=2", "actor.num_workers=2",
+    *ALGORITHMS["dapo"], "data.prompts_per_step=2", "actor.prompts_per_update=2", "rollout.samples_per_prompt=2",
+    "rollout.max_response_tokens=8", "run.num_steps=3", "checkpoint.every=1", "actor.num_workers=2",
+    "run.seed=3",  # carries a prompt from the first step
 )  # fmt: skip
 
 
@@ -47,6 +47,7 @@ def copied(run_dir: Path, folder: Path) -> Path:
 
 
 def test_undisturbed_runs_lose_nothing(undisturbed):
+    assert rows(undisturbed)[0]["mars/prompts_carried"] > 0, "so the tests below are about a state with carried prompts"
     events = [entry["event"] for entry in read_events(undisturbed)]
     assert events == ["started", *["checkpoint_saved"] * 3, "finished"]
     assert {row["fault/engine_restarts"] for row in read_metrics(undisturbed / METRICS_FILE).rows} == {0}
@@ -65,7 +66,9 @@ def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tm
     once.mkdir()
     monkeypatch.setenv("MARS_FAULT", ",".join(faults))
     monkeypatch.setenv("MARS_FAULT_ONCE", str(once))
-    job = workshop.train(copied(killed, tmp_path), *SMALL, "run.resume=true", "cluster.call_timeout_s=20")
+    job = workshop.train(
+        copied(killed, tmp_path), *SMALL, "rollout.num_workers=2", "run.resume=true", "cluster.call_timeout_s=15"
+    )
     assert job.returncode == 0, job.stderr[-3000:]
     assert {path.name for path in once.iterdir()} == set(faults)
     assert rows(job.run_dir) == rows(undisturbed)
@@ -80,9 +83,9 @@ def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tm
 
 
 def test_a_run_goes_on_with_one_rank_and_with_two_again(workshop, undisturbed, killed, tmp_path):
-    """The gradient of one rank differs from that of two by rounding."""
+    """One rank: in one process with the engine. Its gradient differs from that of two by rounding."""
     run_dir = copied(killed, tmp_path)
-    fewer = workshop.train(run_dir, *SMALL, "run.resume=true", "run.num_steps=2", "actor.num_workers=1")
+    fewer = workshop.train(run_dir, *SMALL, *LOCAL, "run.resume=true", "run.num_steps=2")
     assert fewer.returncode == 0, fewer.stderr[-3000:]
     assert "actor.num_workers: 2 -> 1" in fewer.stderr
     again = workshop.train(run_dir, *SMALL, "run.resume=true")

@@ -1,0 +1,5 @@
+"""Fixtures of the integration tests."""
+
+from tests.integration.conftest import workshop
+
+__all__ = ["workshop"]
