@@ -12,7 +12,8 @@ import ray
 from mars import faults
 from mars.cluster.environment import gc_paused
 from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
-from mars.cluster.worker_group import Worker, WorkerGroup
+from mars.cluster.worker import Worker
+from mars.cluster.worker_group import WorkerGroup
 from mars.errors import WorkerError, WorkerLost
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
 from mars.types import RolloutRequest, WeightUpdate

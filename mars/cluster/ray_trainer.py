@@ -12,7 +12,8 @@ from mars.actor.trainer import PolicyTrainer, ReferenceKl, Rendezvous, UpdateSta
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
 from mars.cluster.restarts import WorkerReport, no_report
-from mars.cluster.worker_group import Worker, WorkerGroup
+from mars.cluster.worker import Worker
+from mars.cluster.worker_group import WorkerGroup
 from mars.errors import WorkerError, WorkerLost
 from mars.types import TrainBatch, WeightUpdate
 

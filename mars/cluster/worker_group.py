@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import faulthandler
-import gc
 import logging
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,43 +16,25 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from mars import watchdog
 from mars.cluster.head import check_head
 from mars.cluster.placement import Placement, WorkerResources
-from mars.cluster.worker_process import STACKS_SIGNAL, WorkerProcess, end_process, signal_process, this_process
+from mars.cluster.worker import Worker
+from mars.cluster.worker_process import STACKS_SIGNAL, WorkerProcess, end_process, has_died, signal_process
 from mars.errors import MarsError, WorkerError, WorkerLost
 from mars.output.text import shorten
-from mars.run_dir.processes import record_worker
 
 _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
 _LOST_TIMEOUT_S = 2.0
+_LOOK_S = 0.5
+"""How often a call looks whether the processes of its workers live."""
 _REASON_CHARS = 500
 
 
-class Worker:
-    """Base class of the Ray actors. Logs to <log_dir>/<name>.log."""
+class WorkerDied(WorkerLost):
+    """The process of a worker has died on this machine. index: of the worker in its group."""
 
-    def __init__(self, name: str, log_dir: str) -> None:
-        self.name = name
-        gc.disable()  # `gc_paused` enables it again when the engine or trainer is built
-        Path(log_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-        record_worker(Path(log_dir), name)
-        logging.raiseExceptions = False  # a full disk costs records, and no traceback for each of them
-        logging.basicConfig(
-            filename=Path(log_dir) / f"{name}.log",
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            level=logging.INFO,
-        )
-
-        self._stacks = (Path(log_dir) / f"{name}.stacks.txt").open("a")
-        faulthandler.register(STACKS_SIGNAL, self._stacks, all_threads=True)
-
-    def process(self) -> WorkerProcess:
-        return this_process()
-
-    def address(self) -> str:
-        """A free host:port on this worker's node."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class WorkerGroup:
@@ -84,6 +62,7 @@ class WorkerGroup:
         self.log_dir = log_dir
         self._remote_class = ray.remote(worker_class)
         self._processes: dict[int, Any] = {}
+        self._known: dict[int, WorkerProcess] = {}
         self.workers = [self._start(i) for i in range(len(resources))]
 
     def _start(self, index: int) -> Any:
@@ -97,6 +76,7 @@ class WorkerGroup:
             ),
         ).remote(worker.name, self.log_dir)
         self._processes[index] = handle.process.remote()
+        self._known.pop(index, None)
         return handle
 
     def name(self, index: int) -> str:
@@ -105,12 +85,9 @@ class WorkerGroup:
     def replace(self, index: int) -> None:
         """End a worker, whether it is dead, hangs or works, and start a new one on its resources."""
         ray.kill(self.workers[index])
-        known, _ = ray.wait([self._processes[index]], timeout=0)
-        try:
-            if known:
-                end_process(ray.get(known[0]))  # a stopped process does not see what Ray asks of it
-        except RayError:
-            pass  # it died before it could say which process it was
+        process = self._process(index)
+        if process is not None:
+            end_process(process)  # a stopped process does not see what Ray asks of it
         self.workers[index] = self._start(index)
 
     def results(
@@ -128,28 +105,53 @@ class WorkerGroup:
         deadline = self._timeout_s if timeout_s is None else timeout_s
         end = time.monotonic() + deadline
         place = {reference: i for i, reference in enumerate(references)}
-        worker = {reference: (first + i) % len(self.workers) for reference, i in place.items()}
+        waiting = {reference: (first + i) % len(self.workers) for reference, i in place.items()}
         found: dict[int, Any] = {}
-        while len(found) < len(place):
+        while waiting:
             check_head()
-            waiting = [reference for reference, i in place.items() if i not in found]
-            with self._named(call, deadline, [worker[reference] for reference in waiting]):
-                ready, _ = ray.wait(waiting, timeout=max(end - time.monotonic(), 0))
-                if not ready:
+            with self._named(call, deadline, list(waiting.values())):
+                ready = self._first_ready(waiting, call, end)
+                if ready is None:
                     raise GetTimeoutError
-            with self._named(call, deadline, [worker[ready[0]]]):
-                found[place[ready[0]]] = ray.get(ready[0])
+            with self._named(call, deadline, [waiting.pop(ready)]):
+                found[place[ready]] = ray.get(ready)
             watchdog.beat()
         return [found[i] for i in range(len(place))]
 
+    def _first_ready(self, waiting: Mapping[Any, int], call: str, end: float) -> Any | None:
+        """A reference that is ready; None at `end` (time.monotonic()). waiting: reference -> index of its worker.
+
+        Raises WorkerDied if the process of one of the workers has died on this machine, of which Ray learns seconds
+        later.
+        """
+        while True:
+            left = max(end - time.monotonic(), 0)
+            ready, _ = ray.wait(list(waiting), timeout=min(left, _LOOK_S))
+            if ready:
+                return ready[0]
+            for index in dict.fromkeys(waiting.values()):
+                process = self._process(index)
+                if process is not None and has_died(process):
+                    reason = f"a worker process died (process {process.pid})"
+                    raise WorkerDied(self._describe(call, reason, [index]), index)
+            if not left:
+                return None
+
+    def _process(self, index: int) -> WorkerProcess | None:
+        """None until the worker has said which it is."""
+        if index not in self._known:
+            try:
+                self._known[index] = ray.get(self._processes[index], timeout=0)
+            except RayError:  # not yet, or it died before
+                return None
+        return self._known[index]
+
     def dump_stacks(self) -> None:
         """Make the workers on this machine write their stacks to <log_dir>/<name>.stacks.txt, whatever they do."""
-        known, _ = ray.wait(list(self._processes.values()), num_returns=len(self._processes), timeout=0)
-        for reference in known:
-            try:
-                signal_process(ray.get(reference), STACKS_SIGNAL)
-            except RayError:
-                continue  # it is dead, and has no stack
+        for index in range(len(self.workers)):
+            process = self._process(index)
+            if process is not None:
+                signal_process(process, STACKS_SIGNAL)
 
     def lost(self) -> list[str]:
         """Names of the workers whose processes have died. Takes up to 2 s; a busy worker counts as alive."""
@@ -172,7 +174,9 @@ class WorkerGroup:
             try:
                 with self._named(call, self._timeout_s, [i]):
                     check_head()
-                    found.append(ray.get(reference, timeout=max(end - time.monotonic(), 0)))
+                    if self._first_ready({reference: i}, call, end) is None:
+                        raise GetTimeoutError
+                    found.append(ray.get(reference))
             except WorkerError as error:
                 found.append(error)
         return found
@@ -192,19 +196,22 @@ class WorkerGroup:
         while running:
             check_head()
             oldest = min(running, key=lambda stream: last_item[running[stream]])
-            wait_s = max(last_item[running[oldest]] + self._timeout_s - time.monotonic(), 0)
-            ready, _ = ray.wait(list(running), timeout=wait_s)
-            stream = ready[0] if ready else oldest
-            index = running[stream]
+            stream, index = oldest, running[oldest]
             try:
                 with self._named(method, self._timeout_s, [index]):
-                    if not ready:
+                    ready = self._first_ready(running, method, last_item[index] + self._timeout_s)
+                    if ready is None:
                         raise GetTimeoutError
+                stream, index = ready, running[ready]
+                with self._named(method, self._timeout_s, [index]):
                     item = ray.get(next(stream))
             except StopIteration:
                 del running[stream]
                 continue
             except WorkerError as error:
+                if isinstance(error, WorkerDied):
+                    index = error.index
+                    (stream,) = (stream for stream, i in running.items() if i == index)
                 if recover is None:
                     raise
                 recover(index, error)

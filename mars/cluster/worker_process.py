@@ -35,6 +35,12 @@ def this_process() -> WorkerProcess:
     return WorkerProcess(ray.get_runtime_context().get_node_id(), pid, _started(pid) or 0)
 
 
+def has_died(process: WorkerProcess) -> bool:
+    """Whether it was on this machine and is gone; False for a process of another machine."""
+    here = process.node == ray.get_runtime_context().get_node_id()
+    return here and _started(process.pid) != process.started
+
+
 def signal_process(process: WorkerProcess, number: int) -> None:
     """Send a signal, if the process still runs and is on this machine."""
     here = process.node == ray.get_runtime_context().get_node_id()

@@ -58,10 +58,11 @@ def test_a_killed_driver_leaves_the_checkpoint_that_was_renamed(killed):
 
 
 def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tmp_path, monkeypatch):
-    """An engine dies while it samples, one fails while it takes weights, a stopped one misses its deadline; one rank
-    dies after an update, another while it writes its shards of the last checkpoint."""
-    faults = ("engine.samples:kill@2", "engine.load_weights:raise@2", "engine.samples:stop@5",
-              "actor.after_update:kill@1", "actor.shard_written:kill@2")  # fmt: skip
+    """One engine dies while it samples and one while it takes weights, one fails there, a stopped one misses its
+    deadline; one rank dies before an update, one after, one while it writes its shards of the last checkpoint."""
+    faults = ("engine.load_weights:kill@1", "engine.samples:kill@2", "engine.load_weights:raise@3",
+              "engine.samples:stop@5", "actor.before_update:kill@1", "actor.after_update:kill@1",
+              "actor.shard_written:kill@2")  # fmt: skip
     once = tmp_path / "once"
     once.mkdir()
     monkeypatch.setenv("MARS_FAULT", ",".join(faults))
@@ -74,9 +75,9 @@ def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tm
     assert rows(job.run_dir) == rows(undisturbed)
     assert weights(job.run_dir) == weights(undisturbed)
     events = [entry["event"] for entry in read_events(job.run_dir)]
-    assert events.count("trainer_rebuilt") >= 2
-    assert events.count("worker_lost") >= 5
-    assert events.count("worker_replaced") >= 3 + 2 * 2
+    assert events.count("trainer_rebuilt") >= 3
+    assert events.count("worker_lost") >= 7
+    assert events.count("worker_replaced") >= 4 + 3 * 2
     assert job.metrics[-1]["fault/engine_restarts"] >= 1
     alive = [process for process, _ in recorded_processes(job.run_dir / "logs" / "attempt_2") if process.is_alive()]
     assert alive == []

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import ray
 
+from mars.cluster import worker_group
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.runtime import ray_cluster
-from mars.cluster.worker_group import Worker, WorkerGroup
+from mars.cluster.worker import Worker
+from mars.cluster.worker_group import WorkerGroup
 from mars.errors import DataError, WorkerError, WorkerLost
 
 
@@ -100,3 +102,16 @@ def test_a_worker_that_fails_is_replaced_and_the_call_repeated_on_it(group, faul
     of_first = [number for worker, number in items if worker == 0]
     assert of_first[-3:] == [1, 2, 3]
     assert of_first[:-3] == [1, 2][: len(of_first) - 3]
+
+
+def test_a_death_of_which_ray_does_not_tell_is_seen(group, monkeypatch):
+    """Ray tells of it after seconds; here never."""
+    process = ray.get(group.workers[1].process.remote())
+    assert group.results([worker.process.remote() for worker in group.workers], "process")[1] == process
+    waiting = [worker.count.options(num_returns=1).remote([]) for worker in group.workers]
+    monkeypatch.setattr(worker_group.ray, "wait", lambda references, timeout, num_returns=1: ([], references))
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(
+        WorkerLost, match=rf"count failed on counter-1: a worker process died \(process {process.pid}\)"
+    ):
+        group.results(waiting, "count")
