@@ -27,6 +27,12 @@ from tests.unit.test_fit import random_parts
 
 
 @pytest.fixture(autouse=True)
+def _look_often(monkeypatch):
+    """For the reports of ranks, which are there at once."""
+    monkeypatch.setattr(saver, "_POLL_S", 0.002)
+
+
+@pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     """Look after a trainer whose checkpoint is awaited at once, not after a second."""
     monkeypatch.setattr(saver, "_LOOK_S", 0.0)
