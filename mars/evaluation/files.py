@@ -163,7 +163,7 @@ def read_partial(path: Path) -> tuple[Results, list[str]]:
 
 def read_manifest(path: Path) -> Mapping[str, Any]:
     """Read {"identity": {setting: value}, "asked": {view: answers}, "dropped": {reason: rows},
-    "unreadable": {prompt id: reason}}. The last may be missing in the file, and is then empty.
+    "unreadable": {prompt id: reason}}.
 
     identity: everything that the answers depend on. Raises DataError if the file is missing or not a manifest.
     """
@@ -174,10 +174,10 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     parts = manifest if isinstance(manifest, dict) else {}
     identity = parts.get("identity")
     named = isinstance(identity, dict) and isinstance(identity.get("model"), str)
-    if not (named and _are_counts(parts.get("asked")) and _are_counts(parts.get("dropped"))):
+    counted = _are_counts(parts.get("asked")) and _are_counts(parts.get("dropped"))
+    if not (named and counted and isinstance(parts.get("unreadable"), dict)):
         raise DataError(f"{path}: is not a manifest of mars eval infer; run mars eval infer again into a new folder")
-    unreadable = parts.get("unreadable", {})
-    return {**parts, "unreadable": unreadable if isinstance(unreadable, dict) else {}}
+    return parts
 
 
 def _paths_of_answers(path: Path) -> ResultPaths:

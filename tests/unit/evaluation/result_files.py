@@ -57,7 +57,7 @@ def write_folder(
         names = ["multi" if item["view"] is None else "+".join(map(str, item["view"])) for item in lines]
         asked = {name: names.count(name) for name in dict.fromkeys(names)}
     (folder / "answers.jsonl").write_text("".join(json.dumps(item) + "\n" for item in lines))
-    content = {"identity": {"model": "m"}, "asked": asked, "dropped": {}, **manifest}
+    content = {"identity": {"model": "m"}, "asked": asked, "dropped": {}, "unreadable": {}, **manifest}
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
 

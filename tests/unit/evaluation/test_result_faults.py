@@ -63,6 +63,8 @@ def test_a_truth_that_is_no_number_is_refused(tmp_path, truth):
         {"dropped": {"truth": math.nan}},
         {"dropped": {"truth": [1]}},
         {"dropped": None},
+        {"unreadable": None},
+        {"unreadable": ["a"]},
         {"identity": {}},
         {"identity": {"model": ["m"]}},
         {"identity": "m"},
