@@ -17,7 +17,13 @@ _log = logging.getLogger("mars")
 
 
 def pytest_collection_finish():
-    """What the imports made stays: the collector need not look through a million objects again and again."""
+    """What the imports made stays: the collector need not look through a million objects again and again.
+
+    pytest puts its handlers on every logger that does not propagate, twelve times a test, and torch makes 44 of them.
+    """
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "torch" and isinstance(logger, logging.Logger):
+            logger.propagate = True
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 10)

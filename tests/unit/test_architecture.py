@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from mars.config.section import Root, Section
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "mars").rglob("*.py"))
-TREES = {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
@@ -98,14 +98,23 @@ MAY_IMPORT = {
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 
 
+@cache
+def trees():
+    """Path from the root -> the parsed file, for every file of mars."""
+    return {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+
+@cache
 def imports(path):
     """(imported module, line) for every import in a file, those in functions too."""
-    for node in ast.walk(TREES[path]):
+    found = []
+    for node in ast.walk(trees()[path]):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
 
 
 def part(module):
@@ -118,7 +127,7 @@ def importers(*packages):
     """Files that import one of the packages, as text."""
     return {
         str(path)
-        for path in TREES
+        for path in trees()
         for module, _ in imports(path)
         if any(module == name or module.startswith(name + ".") for name in packages)
     }
@@ -126,10 +135,10 @@ def importers(*packages):
 
 def test_imports_point_in_one_direction():
     wrong = []
-    for path in TREES:
+    for path in trees():
         own = part(".".join(path.with_suffix("").parts)) if len(path.parts) > 2 else path.stem
         if path.name == "__init__.py":
-            assert not list(imports(path)), f"{path}: a package imports nothing"
+            assert not imports(path), f"{path}: a package imports nothing"
             continue
         for module, line in imports(path):
             if module.startswith("mars.") and part(module) not in MAY_IMPORT[own] | {own}:
@@ -140,8 +149,8 @@ def test_imports_point_in_one_direction():
 def test_the_table_of_imports_points_upwards_and_names_every_part():
     order = list(MAY_IMPORT)
     assert all(order.index(other) < order.index(own) for own, others in MAY_IMPORT.items() for other in others)
-    packages = {part(".".join(path.parts[:-1]) + ".x") for path in TREES if len(path.parts) > 2} - {"data.x"}
-    assert packages | {path.stem for path in TREES if len(path.parts) == 2} - {"__init__"} == set(order)
+    packages = {part(".".join(path.parts[:-1]) + ".x") for path in trees() if len(path.parts) > 2} - {"data.x"}
+    assert packages | {path.stem for path in trees() if len(path.parts) == 2} - {"__init__"} == set(order)
 
 
 def test_the_product_knows_no_test_and_holds_no_fake():
@@ -149,7 +158,7 @@ def test_the_product_knows_no_test_and_holds_no_fake():
     fakes = ("Recording", "Fake", "Mock", "Stub", "Dummy")
     classes = [
         f"{path}:{node.lineno} {node.name}"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef) and node.name.startswith(fakes)
     ]
@@ -158,7 +167,7 @@ def test_the_product_knows_no_test_and_holds_no_fake():
 
 
 def test_nothing_imports_in_a_circle():
-    known = {".".join(path.with_suffix("").parts): path for path in TREES}
+    known = {".".join(path.with_suffix("").parts): path for path in trees()}
     graph = {
         name: {module for found, _ in imports(path) for module in (found, found.rpartition(".")[0]) if module in known}
         for name, path in known.items()
@@ -180,15 +189,15 @@ def test_settings_and_rewards_are_free_of_torch():
 
 def test_the_step_names_no_engine_cluster_or_configuration():
     for path in (Path("mars/step.py"), Path("mars/sampling.py")):
-        names = {node.id for node in ast.walk(TREES[path]) if isinstance(node, ast.Name)}
-        names |= {node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
+        names = {node.id for node in ast.walk(trees()[path]) if isinstance(node, ast.Name)}
+        names |= {node.attr for node in ast.walk(trees()[path]) if isinstance(node, ast.Attribute)}
         modules = {module.split(".")[0] for module, _ in imports(path)} | {module for module, _ in imports(path)}
         banned = {"ray", "vllm", "hydra", "torch", "omegaconf", "config", "FSDP", "distributed"}
         assert (names | modules) & banned == set()
 
 
 def test_the_trainer_knows_no_rewards_and_no_anchors():
-    actor = [path for path in TREES if path.parts[:2] in (("mars", "actor"), ("mars", "batching"))]
+    actor = [path for path in trees() if path.parts[:2] in (("mars", "actor"), ("mars", "batching"))]
     modules = {module for path in actor for module, _ in imports(path)}
     assert not [module for module in modules if "advantages" in module or "rewards" in module]
 
@@ -209,13 +218,13 @@ for module in {modules}:
 def test_what_starts_a_process_handles_signals_first():
     """A signal ends Python without a word until then, so nothing that takes time is imported before."""
     for path in (Path("mars/cli/main.py"), Path("mars/main.py"), Path("mars/sft.py")):
-        names = {name.name for node in TREES[path].body if isinstance(node, ast.Import) for name in node.names}
-        parts = [node for node in TREES[path].body if isinstance(node, ast.ImportFrom)]
+        names = {name.name for node in trees()[path].body if isinstance(node, ast.Import) for name in node.names}
+        parts = [node for node in trees()[path].body if isinstance(node, ast.ImportFrom)]
         names |= {f"{node.module}.{name.name}" for node in parts for name in node.names}
         slow = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
         assert {name for name in slow if not name.startswith("mars.errors.")} == {"mars.interrupts"}, path
-        (entry,) = [node for node in TREES[path].body if isinstance(node, ast.If) and "__main__" in ast.dump(node.test)]
-        functions = {node.name: node.body for node in TREES[path].body if isinstance(node, ast.FunctionDef)}
+        (entry,) = [node for node in trees()[path].body if isinstance(node, ast.If) and "__main__" in ast.dump(node.test)]
+        functions = {node.name: node.body for node in trees()[path].body if isinstance(node, ast.FunctionDef)}
         body = functions["main"] if path.parent.name == "cli" else entry.body
         assert ast.unparse(body[0]) == "interrupts.end_at_once()", path
 
@@ -285,8 +294,8 @@ def keys_read(schema: type[Root], paths) -> set[str]:
                 classes[base.__name__].add(section)
     found = set()
     for path in paths:
-        names = section_names(TREES[path], sections, classes)
-        for node in ast.walk(TREES[path]):
+        names = section_names(trees()[path], sections, classes)
+        for node in ast.walk(trees()[path]):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 base = getattr(node.value, "attr", getattr(node.value, "id", None))
                 found |= {f"{section}.{node.attr}" for section in names.get(base, ())}
@@ -294,7 +303,7 @@ def keys_read(schema: type[Root], paths) -> set[str]:
 
 
 def test_every_setting_of_the_training_is_read():
-    paths = [path for path in TREES if path.parts[1] not in ("config", "sft.py")]
+    paths = [path for path in trees() if path.parts[1] not in ("config", "sft.py")]
     read = keys_read(TrainConfig, paths)
     assert [key for key in leaves(TrainConfig) if key not in read] == []
 
@@ -319,11 +328,11 @@ def test_the_reader_of_settings_sees_what_is_read():
         "    return self._model.dtype + settings.block_size + config.rollout.vllm.enforce_eager + run.name\n"
     )
     path = Path("mars/example.py")
-    TREES[path] = tree
+    trees()[path] = tree
     try:
         read = keys_read(TrainConfig, [path])
     finally:
-        del TREES[path]
+        del trees()[path]
     assert read == {"data.shuffle", "rollout.top_p", "actor.beta1", "model.path", "run.name"} | {
         "model.dtype",
         "rollout.vllm.block_size",

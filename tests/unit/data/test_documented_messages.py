@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -29,9 +30,14 @@ BEHIND_OTHERS = (
 )
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def calls(names: tuple[str, ...]) -> Iterator[tuple[str, ast.Call]]:
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 
@@ -64,21 +70,24 @@ def test_every_reason_is_documented():
     assert sorted(reasons() - documented) == []
 
 
-def messages() -> Iterator[tuple[str, str]]:
+@cache
+def messages() -> list[tuple[str, str]]:
     """(place, text) of what is said of files as a whole: raised, or appended to a list that is raised."""
+    found = []
     for place, call in calls(("DataError", "FileError", "SetupError", "ConfigError")):
         if call.args and (text := text_of(call.args[0])):
-            yield place, text
+            found.append((place, text))
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             is_append = isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "append"
             of = getattr(getattr(node.func, "value", None), "id", "") if is_append else ""
             if of in ("found", "broken", "problems") and (text := text_of(node.args[0])):
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", text
+                found.append((f"{path.relative_to(ROOT)}:{node.lineno}", text))
+    return found
 
 
 def test_every_message_of_files_is_documented():
-    found = list(messages())
+    found = messages()
     assert len(found) > 25, "the test finds them"
     plain = re.sub(r"\s+", " ", DOCS.replace("`", ""))
     missing = []
