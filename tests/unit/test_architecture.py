@@ -223,7 +223,9 @@ def test_what_starts_a_process_handles_signals_first():
         names |= {f"{node.module}.{name.name}" for node in parts for name in node.names}
         slow = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
         assert {name for name in slow if not name.startswith("mars.errors.")} == {"mars.interrupts"}, path
-        (entry,) = [node for node in trees()[path].body if isinstance(node, ast.If) and "__main__" in ast.dump(node.test)]
+        (entry,) = [
+            node for node in trees()[path].body if isinstance(node, ast.If) and "__main__" in ast.dump(node.test)
+        ]
         functions = {node.name: node.body for node in trees()[path].body if isinstance(node, ast.FunctionDef)}
         body = functions["main"] if path.parent.name == "cli" else entry.body
         assert ast.unparse(body[0]) == "interrupts.end_at_once()", path
