@@ -31,7 +31,7 @@ from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 from mars.tracking.multi import MultiTracker
 from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
 from mars.tracking.tracker import Tracker
-from mars.tracking.wandb import wandb_factory
+from mars.tracking.wandb import WandbRun, wandb_factory
 from mars.types import Sampling, TokenRules
 
 # Processed images that a worker caches: enough for one prompt, whose other views use them next. A larger cache would
@@ -204,7 +204,7 @@ def build_tracker(
         copies["console"] = lambda: ConsoleTracker(last_step, VisibleConsole())
     settings, timeout_s = config.model_dump(), tracking.timeout_s
     send_to_wandb = wandb_factory(
-        tracking.wandb, tracking.wandb_project, config.run.name, run_dir, settings, timeout_s, resumed_step
+        WandbRun(tracking.wandb, tracking.wandb_project, config.run.name, run_dir, settings, timeout_s, resumed_step)
     )
     if send_to_wandb is not None:
         copies["wandb"] = send_to_wandb

@@ -91,7 +91,7 @@ def summarize(
 def eval_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """The result as metrics: eval/multi/mean, eval/mono/<source>/mean, eval/union/mean, ..., eval/failed.
 
-    result: of `summarize`, with "unreadable" (prompt id -> reason) if prompts were left out.
+    result: that of an `Evaluation`.
     """
     names = ("multi", "union", "information_gain", "conflict_rate", "share_over_threshold")
     quantities = {name: result[name] for name in names}
@@ -100,7 +100,7 @@ def eval_metrics(result: Mapping[str, Any]) -> dict[str, float]:
         quantities["compat_multi"] = result["compat"]["multi"]
     means = {f"eval/{name}/mean": value["mean"] for name, value in quantities.items() if value is not None}
     counts = {f"eval/{name}": result[name] for name in ("failed", "unparseable") if result[name] is not None}
-    return {**means, **counts, "eval/unreadable": len(result.get("unreadable", ()))}
+    return {**means, **counts, "eval/unreadable": len(result["unreadable"])}
 
 
 def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dict[str, Any] | None:

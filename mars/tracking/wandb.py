@@ -27,16 +27,30 @@ _STARTS = 3  # login, start online, start offline
 _TEARDOWN_S = 2.0
 
 
-class WandbTracker:
-    """Sends the metrics of every step to one wandb run. A run that is resumed continues it: its id is kept in
-    <folder>/wandb/run_id. A new run makes a new id, also if the folder has one.
+@dataclass(frozen=True)
+class WandbRun:
+    """What a run is to wandb.
 
-    mode: "offline" writes to `folder`, and `wandb sync` uploads it later. "online" falls back to offline, with a
-        warning, if the server cannot be reached or the login fails.
+    mode: "off" sends nothing. "offline" writes to `folder`, and `wandb sync` uploads it later. "online" falls back to
+        offline, with a warning, if the server cannot be reached or the login fails.
     timeout_s: how long each of login, start and finish may take.
     resumed_step: the last step whose row a resumed run keeps, None for a new run. If wandb lacks the rows up to this
         step, they are logged again from <folder>/metrics.jsonl. Offline it always lacks them: each start makes a
         record of its own, and `wandb sync` replaces the earlier records of a run id by the last one.
+    """
+
+    mode: str
+    project: str
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    timeout_s: float
+    resumed_step: int | None
+
+
+class WandbTracker:
+    """Sends the metrics of every step to one wandb run. A run that is resumed continues it: its id is kept in
+    <folder>/wandb/run_id. A new run makes a new id, also if the folder has one.
 
     If a setting holds the value of a secret environment variable such as HF_TOKEN, the configuration and the name
     that are sent have the variable's name instead.
@@ -45,32 +59,23 @@ class WandbTracker:
     own step is lower than the last one. A repeated step has two rows, of which the later one counts.
     """
 
-    def __init__(
-        self,
-        mode: str,
-        project: str,
-        name: str,
-        folder: Path,
-        config: Mapping[str, Any],
-        timeout_s: float,
-        resumed_step: int | None,
-    ) -> None:
+    def __init__(self, run: WandbRun) -> None:
         import wandb
 
         # Only the user can read wandb's own logs.
-        (folder / "wandb").mkdir(mode=0o700, parents=True, exist_ok=True)
+        (run.folder / "wandb").mkdir(mode=0o700, parents=True, exist_ok=True)
         settings = wandb.Settings(
-            init_timeout=timeout_s,
-            login_timeout=timeout_s,
-            finish_timeout=timeout_s,
+            init_timeout=run.timeout_s,
+            login_timeout=run.timeout_s,
+            finish_timeout=run.timeout_s,
             silent=True,
             console="off",
             disable_git=True,
             disable_code=True,
         )
 
-        id_file = folder / "wandb" / RUN_ID_FILE
-        kept = None if resumed_step is None else _kept_run_id(id_file)
+        id_file = run.folder / "wandb" / RUN_ID_FILE
+        kept = None if run.resumed_step is None else _kept_run_id(id_file)
         run_id = os.environ.get("WANDB_RUN_ID") or kept or _new_run_id(id_file)
 
         def start(mode: str) -> Any:
@@ -80,26 +85,26 @@ class WandbTracker:
                 resume="allow",
                 allow_val_change=True,  # settings may change where a run is resumed
                 reinit="create_new",  # not the run before in this process, which may hang
-                project=project,
-                name=redact(name),
-                dir=str(folder),
-                config=redacted(dict(config)),
+                project=run.project,
+                name=redact(run.name),
+                dir=str(run.folder),
+                config=redacted(dict(run.config)),
                 settings=settings,
             )
 
-        if mode == "online":
+        if run.mode == "online":
             try:
                 self._run = start("online")
             except (wandb.Error, OSError) as error:
                 logger.warning("wandb: %s; this run is recorded offline; `wandb sync` uploads it later", error)
                 self._run = start("offline")
         else:
-            self._run = start(mode)
+            self._run = start(run.mode)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        if resumed_step is not None and not self._run.resumed and (folder / METRICS_FILE).is_file():
-            for row in read_metrics(folder / METRICS_FILE).rows:
-                if row["step"] <= resumed_step:  # later ones are on their way to `log`
+        if run.resumed_step is not None and not self._run.resumed and (run.folder / METRICS_FILE).is_file():
+            for row in read_metrics(run.folder / METRICS_FILE).rows:
+                if row["step"] <= run.resumed_step:  # later ones are on their way to `log`
                     self.log(row, row["step"])
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -134,26 +139,18 @@ def _new_run_id(path: Path) -> str:
 class WandbFactory:
     """Builds a `WandbTracker` in the thread that calls it."""
 
-    mode: str
-    project: str
-    name: str
-    folder: Path
-    config: Mapping[str, Any]
-    timeout_s: float
-    resumed_step: int | None = None
+    run: WandbRun
 
     @property
     def start_timeout_s(self) -> float:
-        return _STARTS * self.timeout_s
+        return _STARTS * self.run.timeout_s
 
     @property
     def call_timeout_s(self) -> float:
-        return self.timeout_s
+        return self.run.timeout_s
 
     def __call__(self) -> WandbTracker:
-        return WandbTracker(
-            self.mode, self.project, self.name, self.folder, self.config, self.timeout_s, self.resumed_step
-        )
+        return WandbTracker(self.run)
 
     def abandon(self) -> None:
         """Kill the wandb-core processes that this process started: wandb's exit hook would wait for them forever.
@@ -183,21 +180,13 @@ def _quietly(call: Callable[[], object]) -> None:
         logger.debug("wandb could not be torn down", exc_info=True)
 
 
-def wandb_factory(
-    mode: str,
-    project: str,
-    name: str,
-    folder: Path,
-    config: Mapping[str, Any],
-    timeout_s: float,
-    resumed_step: int | None = None,
-) -> WandbFactory | None:
-    """A factory of the tracker; None, with a log message, if mode is "off" or wandb is not installed."""
-    if mode == "off":
+def wandb_factory(run: WandbRun) -> WandbFactory | None:
+    """A factory of the run's tracker; None, with a log message, if its mode is "off" or wandb is not installed."""
+    if run.mode == "off":
         logger.info("wandb: off (tracking.wandb=off)")
         return None
     spec = importlib.util.find_spec("wandb")
     if spec is None or spec.origin is None:  # no origin: only a folder named wandb, as offline runs leave behind
         logger.warning("wandb: off, because it is not installed (`pip install -e .`); metrics.jsonl has everything")
         return None
-    return WandbFactory(mode, project, name, folder, config, timeout_s, resumed_step)
+    return WandbFactory(run)

@@ -174,7 +174,7 @@ def test_against_a_slow_reference(prompts: list[tuple[float, list[float]]]) -> N
 
 
 def test_metrics_of_a_result() -> None:
-    metrics = eval_metrics(summary(records(), threshold=0.5))
+    metrics = eval_metrics({**summary(records(), threshold=0.5), "unreadable": {}})
     assert metrics == {
         "eval/multi/mean": 0.75,
         "eval/union/mean": 2 / 3,

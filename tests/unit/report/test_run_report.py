@@ -34,7 +34,7 @@ def test_both_scorers_side_by_side():
     assert rows["Share with IoU > 0.5"][1] == "–", "a matter of IoU alone"
     assert rows["Unparseable answers"] == ["1", "1"]
     assert [part["name"] for part in (strict, compat)] == ["before, strict", "before, compat"]
-    metrics = eval_metrics(summary)
+    metrics = eval_metrics({**summary, "unreadable": {}})
     assert (metrics["eval/compat_multi/mean"], metrics["eval/unparseable"]) == (pytest.approx(0.5), 1)
 
 
@@ -43,7 +43,7 @@ def test_a_reward_of_ones_own_has_one_scorer():
     summary = summarize(records, name="n", step=0, model="m", threshold=None)
     assert (summary["compat"], summary["unparseable"]) == (None, None)
     assert by_scorer(summary) == [summary]
-    assert "eval/unparseable" not in eval_metrics(summary)
+    assert "eval/unparseable" not in eval_metrics({**summary, "unreadable": {}})
 
 
 def test_the_report_has_a_table_for_each_scorer(tmp_path):

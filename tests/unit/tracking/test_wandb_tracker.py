@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import sys
@@ -15,7 +14,7 @@ import pytest
 
 from mars.tracking.jsonl import JsonlTracker, read_metrics
 from mars.tracking.multi import Copy, MultiTracker
-from mars.tracking.wandb import WandbFactory, wandb_factory
+from mars.tracking.wandb import WandbFactory, WandbRun, wandb_factory
 
 
 class FakeError(Exception):
@@ -64,8 +63,8 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     return module
 
 
-def factory(tmp_path: Path, mode: str, resumed_step: int | None = None) -> WandbFactory:
-    return WandbFactory(mode, "mars", "run", tmp_path / "run", {"seed": 1}, 7.0, resumed_step)
+def factory(tmp_path: Path, mode: str, resumed_step: int | None = None, timeout_s: float = 7.0) -> WandbFactory:
+    return WandbFactory(WandbRun(mode, "mars", "run", tmp_path / "run", {"seed": 1}, timeout_s, resumed_step))
 
 
 def test_rows_carry_their_step_so_that_a_resumed_run_may_go_back(tmp_path: Path, fake_wandb) -> None:
@@ -132,7 +131,7 @@ def test_rows_that_wandb_does_not_have_are_logged_again(tmp_path, fake_wandb, mo
     rows = [{"step": 1, "a": 1.0, "b": None}, {"step": 2, "a": 2.0}, {"step": 3, "a": 3.0}]  # 3 comes through `log`
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for resumed_step, kept in ((2, [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}]), (-1, []), (None, [])):
-        tracker = dataclasses.replace(factory(tmp_path, "online"), resumed_step=resumed_step)()
+        tracker = factory(tmp_path, "online", resumed_step)()
         tracker.log({"a": 3.0}, 3)
         assert fake_wandb.runs[-1].rows == [*([] if resumed else kept), {"step": 3, "a": 3.0}]
 
@@ -174,7 +173,7 @@ def fail() -> None:
 
 
 def run_with(tmp_path: Path, timeout_s: float) -> tuple[MultiTracker, WandbFactory]:
-    made = dataclasses.replace(factory(tmp_path, "offline"), timeout_s=timeout_s)
+    made = factory(tmp_path, "offline", timeout_s=timeout_s)
     return MultiTracker(JsonlTracker(tmp_path / "metrics.jsonl", None), {"wandb": made}, 0, 1, timeout_s), made
 
 
@@ -233,7 +232,7 @@ def test_a_tracker_that_has_nothing_to_do_misses_no_deadline(tmp_path, fake_wand
 
 def test_off_is_said(tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.INFO)
-    assert wandb_factory("off", "mars", "run", tmp_path, {}, 1.0) is None
+    assert wandb_factory(WandbRun("off", "mars", "run", tmp_path, {}, 1.0, None)) is None
     assert "tracking.wandb=off" in caplog.text
 
 
@@ -241,7 +240,7 @@ def test_a_folder_called_wandb_is_not_the_package(tmp_path: Path, monkeypatch: p
     (tmp_path / "wandb").mkdir()
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert wandb_factory("offline", "mars", "run", tmp_path, {}, 1.0) is None
+    assert wandb_factory(WandbRun("offline", "mars", "run", tmp_path, {}, 1.0, None)) is None
     assert "not installed" in caplog.text
 
 
