@@ -108,7 +108,7 @@ def _finish_step(
     evaluate: Callable[[int], dict[str, float]] | None,
     every: int,
 ) -> RunState:
-    """Evaluate if it is time, and write the row of the state's step, unless that is done."""
+    """Evaluate if it is time, then write the row of the state's step. If the row is already written, do neither."""
     if state.logged:
         return state
     metrics = {**state.metrics, **faults}

@@ -63,7 +63,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     """Train, and save the policy to <run.dir>/policy. Rows, settings and the model are checked before any worker
     starts.
 
-    model_check: the caller has entered it already, so that it checks the model while this module is imported.
+    model_check: the caller enters it before it imports this module: a process checks the model during the import.
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")

@@ -66,8 +66,8 @@ class ShardWriter:
         folder: Path,
         rank: int,
     ) -> None:
-        """state: only held. The caller would free it now, and torch hands the interpreter over for each tensor freed:
-        to this thread, which has no reason to hand it back soon."""
+        """state: not read, only kept alive until the shards are written. Otherwise the caller would free its tensors
+        now. For each one torch releases the GIL: this busy thread would take it, and not give it back soon."""
         report = _written(copies, group, folder, rank)
         self._busy = False  # before the report, after which the driver may ask for the next checkpoint
         try:

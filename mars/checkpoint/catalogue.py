@@ -4,8 +4,8 @@
 step_000012/            complete: renamed after its manifest is on the disk
 LATEST                  the name of the newest one, for people and scripts; mars itself looks at the folders
 
-Whatever else begins with step_ is never loaded, and is named in the log where it might be taken for a newer checkpoint:
-a folder without a manifest, a file, a name without six digits. Other names belong to whoever made them.
+Whatever else begins with step_ (a folder without a manifest, a file, a name without six digits) is never loaded. The
+log names it if it might be taken for a newer checkpoint. Other names belong to whoever made them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Catalogue:
     def load(self, step: int) -> Checkpoint:
         """Raises CheckpointError, naming every bad file, unless all files are as they were written.
 
-        It is an UnreadableCheckpoint if what could be read is as it was written.
+        The error is an UnreadableCheckpoint if nothing was found damaged or missing, but something could not be read.
         """
         folder = self.path(step)
         manifest = read_manifest(folder)

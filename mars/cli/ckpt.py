@@ -114,7 +114,8 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only say what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove all other checkpoints, but never the newest undamaged one. Refused while the run trains."""
+    """Remove all checkpoints that the options do not keep. The newest undamaged one always stays. Refused while the run
+    trains."""
     from mars.output.files import cannot_write
     from mars.run_dir.lock import RunLock
 
