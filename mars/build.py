@@ -33,6 +33,7 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
 from mars.tracking.tracker import Tracker
 from mars.tracking.wandb import WandbRun, wandb_factory
 from mars.types import Sampling, TokenRules
+from mars.weights.transfer import WeightTransfer
 
 # Processed images that a worker caches: enough for one prompt, whose other views use them next. A larger cache would
 # only hold images that are not used again, and fragment the heap. A pixel has 3 channels x 2 frames x 4 bytes.
@@ -72,10 +73,10 @@ class TrainerSpec:
     config: TrainConfig
     rules: TokenRules
 
-    def __call__(self, rendezvous: Rendezvous) -> PolicyTrainer:
+    def __call__(self, rendezvous: Rendezvous, transfer: WeightTransfer) -> PolicyTrainer:
         from mars.actor.fsdp_trainer import FsdpTrainer
 
-        return FsdpTrainer(self.config, self.rules, rendezvous, _processor(self.config, self.rules))
+        return FsdpTrainer(self.config, self.rules, rendezvous, _processor(self.config, self.rules), transfer)
 
 
 def _advantage_settings(config: TrainConfig) -> AdvantageSettings:

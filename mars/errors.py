@@ -42,6 +42,10 @@ class WorkerLost(WorkerError):
     """A worker process died or did not answer in time. Another one can take its place."""
 
 
+class TransferError(WorkerError):
+    """The weights did not arrive whole, because another process of the transfer failed. This one can try again."""
+
+
 class NumericalError(MarsError):
     """Losses or gradients were not finite, and training cannot go on.
 

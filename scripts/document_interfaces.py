@@ -20,6 +20,7 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 INTERFACES = {
     "RolloutEngine": "mars/rollout/engine.py",
     "PolicyTrainer": "mars/actor/trainer.py",
+    "WeightTransfer": "mars/weights/transfer.py",
     "RewardFn": "mars/rewards/contract.py",
     "RewardScorer": "mars/rewards/contract.py",
     "Tracker": "mars/tracking/tracker.py",

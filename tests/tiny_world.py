@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.objective import Objective
+from mars.actor.reading import Process
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
 from mars.batching.plan import Packing, plan_updates
@@ -21,6 +22,7 @@ from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.data.prompts.chat import PromptEncoder, prompt_length
 from mars.data.prompts.processor import PromptProcessor
 from mars.types import ImageRef, Message, MicroBatch, RolloutRequest, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from mars.weights.object_store import in_memory
 from tests.builders import train_config
 
 MIN_PIXELS, MAX_PIXELS = 28 * 28, 224 * 224  # as in the tiny models' own processor files
@@ -90,7 +92,10 @@ class TinyWorld:
         return train_config(values, **{"learning_rate": 1e-3} | named)
 
     def trainer(self, **changes) -> FsdpTrainer:
-        return FsdpTrainer(self.config(**changes), self.rules, Rendezvous(0, 1, None, 60.0), self.processor.process)
+        return self.trainer_of(self.config(**changes), self.processor.process)
+
+    def trainer_of(self, config: TrainConfig, process: Process) -> FsdpTrainer:
+        return FsdpTrainer(config, self.rules, Rendezvous(0, 1, None, 60.0), process, in_memory())
 
     # --- plain transformers
 

@@ -11,19 +11,20 @@ from statistics import fmean
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
 from mars.actor.memory import PeakMemory
-from mars.actor.model import PolicyModel, ScoringSettings, load_policy, shard
+from mars.actor.model import ScoringSettings, load_policy, shard
 from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
 from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
+from mars.actor.publisher import WeightPublisher
 from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed, merged_over_ranks, without
-from mars.actor.reference import load_reference
+from mars.actor.reference import sharded_reference
 from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
-from mars.actor.state import full_state, save_policy
+from mars.actor.state import save_policy
 from mars.actor.trainer import ReferenceKl, Rendezvous, SkippedUpdate, UpdateStats
 from mars.actor.update_sums import UpdateSums
 from mars.algorithms.kl import kl_estimate
@@ -31,6 +32,7 @@ from mars.algorithms.token_layout import TokenLayout
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, NumericalError
 from mars.types import MicroBatch, TokenRules, TrainBatch, TrainResponse, UpdatePlan, WeightUpdate
+from mars.weights.transfer import WeightTransfer
 
 Row = tuple[int, int]
 
@@ -64,9 +66,16 @@ class _Update:
 
 
 class FsdpTrainer:
-    """A `PolicyTrainer`. process: turns prompt ids and images into tensors."""
+    """A `PolicyTrainer`. process: turns prompt ids and images into tensors. transfer: sends the weights."""
 
-    def __init__(self, config: TrainConfig, rules: TokenRules, rendezvous: Rendezvous, process: Process) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        rules: TokenRules,
+        rendezvous: Rendezvous,
+        process: Process,
+        transfer: WeightTransfer,
+    ) -> None:
         self._config, self._rules = config, rules
         self._reader = PromptReader(process)
         self._rank, self._world_size = rendezvous.rank, rendezvous.world_size
@@ -79,14 +88,15 @@ class FsdpTrainer:
         self._policy = load_policy(model, scoring, actor.packing, actor.gradient_checkpointing)
         shard(self._policy, mesh, model.dtype)
         self._optimizer = Optimizer(dict(self._policy.named_parameters()), actor, total_steps=None)
-        self._reference = _reference(config, scoring, mesh)
+        self._reference = sharded_reference(config, scoring, mesh)
         self._objective = Objective(config.algorithm, truncation_nats(rollout.top_p, rollout.top_k))
         self._shards = ShardWriter()
-        self._version = 0
+        self._publisher = WeightPublisher(self._policy, model.dtype, transfer)
         self._skipped_in_a_row = 0
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Raises NumericalError after more than `max_skipped_updates` non-finite updates in a row."""
+        self._publisher.changed()
         memory = PeakMemory(self._device)
         compared = compared_update(batch)
         later = batch.updates[1:]
@@ -145,9 +155,12 @@ class FsdpTrainer:
         )
 
     def publish_weights(self) -> WeightUpdate:
-        """The full weights in the engine's type, on the CPU of rank 0; empty on the others."""
-        self._version += 1
-        return WeightUpdate(self._version, full_state(self._policy, getattr(torch, self._config.model.dtype)))
+        """The full weights in the engine's type. The payload is that of rank 0; None on the others."""
+        return self._publisher.publish()
+
+    def send_weights(self, version: int) -> WeightUpdate:
+        """As `WeightPublisher.send`."""
+        return self._publisher.send(version)
 
     def save(self, path: str) -> None:
         save_policy(self._policy, self._config.model, path, is_writer=self._rank == 0)
@@ -157,6 +170,7 @@ class FsdpTrainer:
         self._shards.start(state, folder)
 
     def load_checkpoint(self, folder: str) -> None:
+        self._publisher.changed()
         self._skipped_in_a_row = load_trainer_state(self._policy, self._optimizer, self._rank, folder)
 
     def close(self) -> None:
@@ -272,19 +286,6 @@ class FsdpTrainer:
         if self._config.actor.packing == "shared_prefix":
             return pack_groups(group_rows(rows), rope_index, self._rules.image_id).to(self._device)
         return forward_batch(rows, rope_index, self._rules.image_id, self._rules.pad_id).to(self._device)
-
-
-def _reference(config: TrainConfig, scoring: ScoringSettings, mesh: DeviceMesh) -> PolicyModel | None:
-    algorithm = config.algorithm
-    if algorithm.kl_coefficient == 0:
-        return None
-    if algorithm.kl_reference is None:
-        raise ConfigError(
-            "algorithm.kl_reference: a KL term needs a reference model; got null; give a folder or hub name"
-        )
-    reference = load_reference(algorithm.kl_reference, config.model, scoring, config.actor.packing)
-    shard(reference, mesh, config.model.dtype)
-    return reference
 
 
 def _skipped(updates: Sequence[_Update]) -> tuple[SkippedUpdate, ...]:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from mars.actor.model import Packing, PolicyModel, ScoringSettings, load_policy
-from mars.config.schema import ModelConfig
+from torch.distributed.device_mesh import DeviceMesh
+
+from mars.actor.model import Packing, PolicyModel, ScoringSettings, load_policy, shard
+from mars.config.schema import ModelConfig, TrainConfig
 from mars.errors import ConfigError, SetupError
 
 _KEY = "algorithm.kl_reference"
 _ADVICE = (
     "give a model of the policy's family with the same vocabulary, such as the one that the policy was trained from"
 )
+
+
+def sharded_reference(config: TrainConfig, scoring: ScoringSettings, mesh: DeviceMesh) -> PolicyModel | None:
+    """The reference of algorithm.kl_reference on the ranks; None if there is no KL term. Raises as `load_reference`."""
+    algorithm = config.algorithm
+    if algorithm.kl_coefficient == 0:
+        return None
+    if algorithm.kl_reference is None:
+        raise ConfigError(f"{_KEY}: a KL term needs a reference model; got null; give a folder or hub name")
+    reference = load_reference(algorithm.kl_reference, config.model, scoring, config.actor.packing)
+    shard(reference, mesh, config.model.dtype)
+    return reference
 
 
 def load_reference(path: str, policy: ModelConfig, scoring: ScoringSettings, packing: Packing) -> PolicyModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,33 +17,44 @@ from mars.actor.model import PolicyModel
 from mars.actor.model_files import carry_files
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
+from mars.weights.transfer import Bucket
 
-# 256 MB in float32: large enough that latency does not matter, and small compared with a model of several buckets.
-_BUCKET_ELEMENTS = 64 * 2**20
+_SAVE_BUCKET_BYTES = 256 * 2**20
+
+
+def weight_buckets(policy: PolicyModel, dtype: torch.dtype, bucket_bytes: int) -> list[Bucket]:
+    """All weights in this type under their Hugging Face names, tied ones included, in buckets of about bucket_bytes.
+
+    Shards are gathered bucket by bucket, because a call for each tensor costs about a millisecond. On the CPU with one
+    rank the gathered tensors may share memory with the model.
+    """
+    buckets: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, value in policy.state_dict().items():
+        num_bytes = value.numel() * dtype.itemsize
+        if buckets[-1] and size + num_bytes > bucket_bytes:
+            buckets.append({})
+            size = 0
+        buckets[-1][name.removeprefix("backbone.")] = value.detach()
+        size += num_bytes
+    return [
+        Bucket({name: tuple(v.shape) for name, v in bucket.items()}, dtype, partial(_gathered, bucket, dtype))
+        for bucket in buckets
+    ]
 
 
 def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All weights on the CPU under their Hugging Face names, tied ones included; a collective call if sharded.
-
-    Complete on rank 0, empty on the others. In a single CPU process the tensors may share memory with the model.
-    Shards are gathered on rank 0 in a few large calls, because a call for each tensor costs about a millisecond.
-    """
-    state = {name.removeprefix("backbone."): value.detach() for name, value in policy.state_dict().items()}
-    full: dict[str, Tensor] = {}
-    bucket: dict[str, Tensor] = {}
-    for name, value in state.items():
-        bucket[name] = value
-        if sum(tensor.numel() for tensor in bucket.values()) >= _BUCKET_ELEMENTS:
-            full |= _gathered(bucket, dtype)
-            bucket = {}
-    return full | _gathered(bucket, dtype)
+    """All weights on the CPU, as `weight_buckets`; a collective call. Complete on rank 0, empty on the others."""
+    buckets = weight_buckets(policy, dtype, _SAVE_BUCKET_BYTES)
+    return {name: value.cpu() for bucket in buckets for name, value in bucket.gather().items()}
 
 
 def _gathered(bucket: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The full tensors on rank 0, {} on the others."""
     local = [(v.to_local() if isinstance(v, DTensor) else v).to(dtype) for v in bucket.values()]
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     if ranks == 1:
-        return dict(zip(bucket, (value.cpu() for value in local), strict=True))
+        return dict(zip(bucket, local, strict=True))
     sizes = [[_shard_elements(value, rank, ranks) for value in bucket.values()] for rank in range(ranks)]
     mine = torch.cat([value.reshape(-1) for value in local]) if local else torch.empty(0, dtype=dtype)
     mine = pad(mine, (0, max(map(sum, sizes)) - len(mine)))
@@ -50,7 +62,7 @@ def _gathered(bucket: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
     dist.gather(mine, parts, dst=0)
     if parts is None:
         return {}
-    shards = [part.cpu()[: sum(own)].split(own) for part, own in zip(parts, sizes, strict=True)]
+    shards = [part[: sum(own)].split(own) for part, own in zip(parts, sizes, strict=True)]
     return {
         name: torch.cat([shard[i] for shard in shards])[: value.numel()].view(value.shape)
         for i, (name, value) in enumerate(bucket.items())

@@ -10,6 +10,7 @@ from mars.actor.trainer import PolicyTrainer
 from mars.cluster.environment import gc_paused
 from mars.errors import SetupError
 from mars.rollout.engine import RolloutEngine
+from mars.weights.transfer import WeightTransfer
 
 BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
 
@@ -19,7 +20,7 @@ def local_workers(
     device: str,
     threads: int,
     build_engine: BuildEngine,
-    build_trainer: Callable[[], PolicyTrainer] | None,
+    build_trainer: Callable[[WeightTransfer], PolicyTrainer] | None,
 ) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Build engine and trainer; close both when the block ends.
 
@@ -27,6 +28,8 @@ def local_workers(
     Raises SetupError if device is "cuda" and torch finds no GPU.
     """
     import torch
+
+    from mars.weights.object_store import in_memory
 
     if device == "cuda" and not torch.cuda.is_available():
         raise SetupError(
@@ -37,9 +40,10 @@ def local_workers(
     with ExitStack() as stack:
         # Build the trainer first: it creates the process group that the engine joins.
         with gc_paused():
-            trainer = build_trainer() if build_trainer is not None else None
+            transfer = in_memory()
+            trainer = build_trainer(transfer) if build_trainer is not None else None
             if trainer is not None:
                 stack.callback(trainer.close)
-            engine = build_engine(lambda weights: iter(weights.items()))
+            engine = build_engine(transfer.receive)
             stack.callback(engine.close)
         yield engine, trainer

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import ray
-
 from mars import faults
 from mars.cluster.environment import gc_paused
 from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
+from mars.cluster.weights import BuildTransfer, WeightOffer
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
-from mars.errors import WorkerError, WorkerLost
+from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
 from mars.types import RolloutRequest, WeightUpdate
 
@@ -29,14 +28,22 @@ Pickled and called on the worker."""
 class EngineWorker(Worker):
     """One engine in one Ray actor process."""
 
-    def build(self, build_engine: BuildEngine) -> None:
+    _has_all_weights = True  # at first those of model.path
+
+    def build(self, build_engine: BuildEngine, build_transfer: BuildTransfer) -> None:
         with gc_paused():
-            self._engine = build_engine(_fetch_object)
+            self._transfer = build_transfer(self.name)
+            self._engine = build_engine(self._transfer.receive)
 
     def generate(
         self, requests: Sequence[RolloutRequest]
     ) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
-        """Yield the finished samples, one message per list, then the engine's counts as the last message."""
+        """Yield the finished samples, one message per list, then the engine's counts as the last message.
+
+        Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
+        """
+        if not self._has_all_weights:
+            raise WorkerError(f"{self.name} has not all weights of its last update")
         for samples in self._engine.generate(requests):
             faults.point("engine.samples")
             yield samples
@@ -47,7 +54,13 @@ class EngineWorker(Worker):
 
     def load_weights(self, update: WeightUpdate) -> None:
         faults.point("engine.load_weights")
-        self._engine.load_weights(update)
+        self._has_all_weights = False
+        try:
+            self._engine.load_weights(update)
+        except BaseException:
+            self._transfer.leave()
+            raise
+        self._has_all_weights = True
 
     def close(self) -> None:
         if hasattr(self, "_engine"):
@@ -72,10 +85,10 @@ class RayEngine:
     def dump_stacks(self) -> None:
         self._group.dump_stacks()
 
-    def start_build(self, build_engine: BuildEngine) -> list[Any]:
+    def start_build(self, build_engine: BuildEngine, build_transfer: BuildTransfer) -> list[Any]:
         """Start building every engine; returns one Ray reference per engine for `finish_build`."""
-        self._build_engine = build_engine
-        return [worker.build.remote(build_engine) for worker in self._group.workers]
+        self._builders = (build_engine, build_transfer)
+        return [worker.build.remote(*self._builders) for worker in self._group.workers]
 
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
         self._start_timeout_s = timeout_s
@@ -98,27 +111,47 @@ class RayEngine:
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         shares = split_by_prompt(requests, len(self._group.workers))
-        hints = [
-            worker.prefetch.remote([requests[i] for i in share])
-            for worker, share in zip(self._group.workers, shares, strict=True)
-        ]
-        self._replace_failed(self._group.outcomes(hints, "prefetch"))
+        hints = {
+            engine: self._group.workers[engine].prefetch.remote([requests[i] for i in share])
+            for engine, share in enumerate(shares)
+        }
+        for engine, outcome in self._group.outcomes(hints, "prefetch").items():
+            if isinstance(outcome, WorkerError):
+                self._replace(engine, outcome)
 
     def counts(self) -> EngineCounts:
         return sum(self._counts, EngineCounts(restarts=self._restarts.total))
 
     def load_weights(self, update: WeightUpdate) -> None:
+        """update: its payload is a `WeightOffer`.
+
+        An engine that fails is replaced. One that lacks weights only because another process failed gets them again.
+        """
         self._weights = update
-        loads = [worker.load_weights.remote(update) for worker in self._group.workers]
-        self._replace_failed(self._group.outcomes(loads, "load_weights"))
+        failed = self._load_on(range(len(self._group.workers)))
+        again = [engine for engine, error in failed.items() if isinstance(error, TransferError)]
+        failed |= dict.fromkeys(again) | self._load_on(again)
+        for engine, error in failed.items():
+            if error is not None:
+                self._replace(engine, error)
 
     def close(self) -> None:
         self._group.close()
 
-    def _replace_failed(self, outcomes: Sequence[Any]) -> None:
-        for index, outcome in enumerate(outcomes):
-            if isinstance(outcome, WorkerError):
-                self._replace(index, outcome)
+    def _load_on(self, engines: Sequence[int]) -> dict[int, WorkerError | None]:
+        """Give the current weights to these engines: engine -> the error of each that failed.
+
+        Raises WorkerLost if a rank of the trainer was lost meanwhile.
+        """
+        if self._weights is None or not engines:
+            return {}
+        offer: WeightOffer = self._weights.payload
+        payload = offer.give([self._group.name(engine) for engine in engines], self._restarts.total)
+        update = WeightUpdate(self._weights.version, payload)
+        loads = {engine: self._group.workers[engine].load_weights.remote(update) for engine in engines}
+        outcomes = self._group.outcomes(loads, "load_weights", failed=offer.abort)
+        offer.settle()
+        return {engine: outcome for engine, outcome in outcomes.items() if isinstance(outcome, WorkerError)}
 
     def _replace(self, index: int, error: WorkerError) -> None:
         """Raises WorkerError if too many engines in a row were lost."""
@@ -131,14 +164,18 @@ class RayEngine:
             self._group.replace(index)
             worker = self._group.workers[index]
             try:
-                building = worker.build.remote(self._build_engine)
+                building = worker.build.remote(*self._builders)
                 self._group.results([building], "build", self._start_timeout_s, first=index)
-                if self._weights is not None:
-                    self._group.results([worker.load_weights.remote(self._weights)], "load_weights", first=index)
-                self._report("worker_replaced", name, str(error))
-                return
             except WorkerLost as again:
                 error = again
+                continue
+            again = self._load_on([index]).get(index)
+            if again is None:
+                self._report("worker_replaced", name, str(error))
+                return
+            if not isinstance(again, WorkerLost | TransferError):
+                raise again
+            error = again
 
 
 def _place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
@@ -157,7 +194,3 @@ def split_by_prompt(requests: Sequence[RolloutRequest], num_engines: int) -> lis
         engine = engine_of.setdefault(request.prompt_id, len(engine_of) % num_engines)
         shares[engine].append(i)
     return shares
-
-
-def _fetch_object(payload: Any) -> Iterable[tuple[str, Any]]:
-    return iter(ray.get(payload).items())

@@ -14,6 +14,7 @@ from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
 from mars.cluster.restarts import WorkerReport
 from mars.cluster.runtime import ray_cluster
+from mars.cluster.weights import build_transfer
 from mars.cluster.worker_group import WorkerGroup
 from mars.config.schema import TrainConfig
 
@@ -67,11 +68,11 @@ def ray_workers(
         trainer = None
         if build_trainer is not None:
             trainer = RayTrainer(group(TrainerWorker, trainers, len(engines)), report)
-        engine_builds = engine.start_build(build_engine)
+        engine_builds = engine.start_build(build_engine, build_transfer)
         if trainer is not None and build_trainer is not None:
             stack.callback(_unless_ending, trainer.close)
             stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
-            builds = trainer.start_build(build_trainer, cluster.start_timeout_s, cluster.call_timeout_s)
+            builds = trainer.start_build(build_trainer, build_transfer, cluster.start_timeout_s, cluster.call_timeout_s)
             trainer.finish_build(builds, cluster.start_timeout_s)
         engine.finish_build(engine_builds, cluster.start_timeout_s)
         yield engine, trainer

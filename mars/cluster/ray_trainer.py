@@ -12,12 +12,14 @@ from mars.actor.trainer import PolicyTrainer, ReferenceKl, Rendezvous, UpdateSta
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
 from mars.cluster.restarts import WorkerReport, no_report
+from mars.cluster.weights import BuildTransfer, StoredWeights
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
 from mars.errors import WorkerError, WorkerLost
 from mars.types import TrainBatch, WeightUpdate
+from mars.weights.transfer import WeightTransfer
 
-BuildTrainer = Callable[[Rendezvous], PolicyTrainer]
+BuildTrainer = Callable[[Rendezvous, WeightTransfer], PolicyTrainer]
 """Pickled and called on the worker."""
 
 _TRIM_EVERY = 32  # updates
@@ -28,17 +30,17 @@ class TrainerWorker(Worker):
 
     _num_updates = 0
 
-    def receive(self, build_trainer: BuildTrainer) -> None:
-        """Keep build_trainer for `build`.
+    def receive(self, build_trainer: BuildTrainer, build_transfer: BuildTransfer) -> None:
+        """Keep them for `build`.
 
         Unpickling it imports torch. It is sent ahead of `build` so that ranks import while they wait for the address of
         rank 0.
         """
-        self._build_trainer = build_trainer
+        self._build_trainer, self._transfer = build_trainer, build_transfer(self.name)
 
     def build(self, rendezvous: Rendezvous) -> None:
         with gc_paused():
-            self._trainer = self._build_trainer(rendezvous)
+            self._trainer = self._build_trainer(rendezvous, self._transfer)
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         self._num_updates += 1
@@ -53,9 +55,7 @@ class TrainerWorker(Worker):
         return self._trainer.kl_to_reference(batch)
 
     def publish_weights(self) -> WeightUpdate:
-        """Put the weights into Ray's object store; the update's payload is a reference to them."""
-        update = self._trainer.publish_weights()
-        return WeightUpdate(update.version, ray.put(update.payload) if update.payload else None)
+        return self._trainer.publish_weights()
 
     def save(self, path: str) -> None:
         self._trainer.save(path)
@@ -77,16 +77,18 @@ class RayTrainer:
     def __init__(self, group: WorkerGroup, report: WorkerReport = no_report) -> None:
         self._group, self._report = group, report
 
-    def start_build(self, build_trainer: BuildTrainer, timeout_s: float, call_timeout_s: float) -> list[Any]:
+    def start_build(
+        self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, timeout_s: float, call_timeout_s: float
+    ) -> list[Any]:
         """Start building every rank; returns Ray references for `finish_build`.
 
         timeout_s: how long to wait for the address of rank 0. call_timeout_s: deadline of the ranks' collectives.
         """
-        self._built = (build_trainer, timeout_s, call_timeout_s)
+        self._built = (build_trainer, build_transfer, timeout_s, call_timeout_s)
         workers = self._group.workers
         address_of_first = workers[0].address.remote()
         # A call before `build`, so that the ranks import torch while the process of rank 0 still starts.
-        received = [worker.receive.remote(build_trainer) for worker in workers]
+        received = [worker.receive.remote(build_trainer, build_transfer) for worker in workers]
         (address,) = self._group.results([address_of_first], "start of a worker", timeout_s)
         built = [
             worker.build.remote(Rendezvous(rank, len(workers), f"tcp://{address}", call_timeout_s))
@@ -107,7 +109,7 @@ class RayTrainer:
         """
         for index in range(len(self._group.workers)):
             self._group.replace(index)
-        self.finish_build(self.start_build(*self._built), self._built[1])
+        self.finish_build(self.start_build(*self._built), self._built[2])
         for index in range(len(self._group.workers)):
             self._report("worker_replaced", self._group.name(index), "all ranks are built again when one is lost")
 
@@ -127,7 +129,9 @@ class RayTrainer:
         return self._all("kl_to_reference", shared)[0]
 
     def publish_weights(self) -> WeightUpdate:
-        return self._all("publish_weights")[0]
+        """The payload is a `WeightOffer`."""
+        update = self._all("publish_weights")[0]
+        return WeightUpdate(update.version, StoredWeights(update.payload))
 
     def save(self, path: str) -> None:
         self._all("save", path)

@@ -166,20 +166,34 @@ class WorkerGroup:
                 names.append(worker.name)
         return names
 
-    def outcomes(self, references: Sequence[Any], call: str) -> list[Any]:
-        """As `results`, but a WorkerError of a worker takes the place of its result, and all others are waited for."""
-        found = []
+    def outcomes(
+        self, calls: Mapping[int, Any], call: str, failed: Callable[[str], None] = lambda reason: None
+    ) -> dict[int, Any]:
+        """As `results`, but a WorkerError of a worker takes the place of its result, and all others are waited for.
+
+        calls: index of a worker -> reference. failed: called with the message of each such error, as soon as it occurs.
+        """
         end = time.monotonic() + self._timeout_s
-        for i, reference in enumerate(references):
+        waiting = {reference: index for index, reference in calls.items()}
+        found: dict[int, Any] = {}
+        while waiting:
+            check_head()
+            reference, index = next(iter(waiting.items()))
             try:
-                with self._named(call, self._timeout_s, [i]):
-                    check_head()
-                    if self._first_ready({reference: i}, call, end) is None:
+                ready = self._first_ready(waiting, call, end)
+                if ready is not None:
+                    reference, index = ready, waiting[ready]
+                with self._named(call, self._timeout_s, [index]):
+                    if ready is None:
                         raise GetTimeoutError
-                    found.append(ray.get(reference))
+                    found[index] = ray.get(reference)
             except WorkerError as error:
-                found.append(error)
-        return found
+                index = error.index if isinstance(error, WorkerDied) else index
+                found[index] = error
+                failed(str(error))
+            waiting = {reference: i for reference, i in waiting.items() if i != index}
+            watchdog.beat()
+        return {index: found[index] for index in calls}
 
     def streams(
         self, method: str, arguments: Sequence[Any], recover: Callable[[int, WorkerError], None] | None = None

@@ -17,6 +17,7 @@ from mars.data.order.stream import PromptStream
 from mars.inputs import load_inputs
 from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.weights.object_store import in_memory
 
 ALGORITHMS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo", "cispo")
 ANCHORS = ("none", "mono", "all_but_one")
@@ -45,7 +46,7 @@ def main(overrides: list[str]) -> dict:
 def one_step(overrides: list[str], engine, scorer) -> dict:
     config = load_config("train", overrides, [])
     inputs = load_inputs(config, with_training_set=True)
-    trainer = TrainerSpec(config, inputs.encoder.token_rules())(Rendezvous(0, 1, None, 60.0))
+    trainer = TrainerSpec(config, inputs.encoder.token_rules())(Rendezvous(0, 1, None, 60.0), in_memory())
     parts = step_parts(config, inputs, engine, trainer, scorer)
     stream = PromptStream(inputs.train.prompts, config.data.prompts_per_step, config.run.seed, True)
     before = trainer.publish_weights()

@@ -28,6 +28,7 @@ from mars.data.prompts.chat import PromptEncoder
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.rollout.engine import UnreadableRequest
 from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, WeightUpdate
+from mars.weights.object_store import in_memory
 from tests.tiny_world import response_logprobs, sampled_prompt
 
 TEMPERATURE = 0.7
@@ -183,7 +184,7 @@ def main(folder: Path, family: str) -> dict:
     encoder = PromptEncoder.from_pretrained(str(model))
     rules = encoder.token_rules()
     asked = requests(encoder, pictures(folder, ImageBudget.from_pretrained(str(model), 784, 7840)))
-    trainer = TrainerSpec(config, rules)(Rendezvous(0, 1, None, 60.0))
+    trainer = TrainerSpec(config, rules)(Rendezvous(0, 1, None, 60.0), in_memory())
     fetch = lambda payload: iter(payload.items())  # noqa: E731
     work = count_image_work(model)
     vllm = EngineSpec(config, rules, 3)(fetch)

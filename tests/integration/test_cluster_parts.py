@@ -16,10 +16,11 @@ from mars.cluster import head, placement
 from mars.cluster.environment import inherited, worker_environment
 from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import EngineWorker, RayEngine, split_by_prompt
+from mars.cluster.weights import StoredWeights
 from mars.errors import SetupError, WorkerError
 from mars.rollout.engine import EngineCounts, UnreadableRequest
 from mars.rollout.scripted import ScriptedEngine, random_script
-from mars.types import ImageRef, RolloutRequest, Sampling
+from mars.types import ImageRef, RolloutRequest, Sampling, WeightUpdate
 from tests.builders import completions
 from tests.fakes.engine import RecordingEngine
 
@@ -50,6 +51,8 @@ class InProcess:
     """A worker group without Ray: a call is done when it is made, and messages of the workers come in turns."""
 
     class _Worker:
+        _has_all_weights = True
+
         def __init__(self, engine):
             self._engine = engine
             self.generate = lambda requests: EngineWorker.generate(self, requests)
@@ -61,8 +64,11 @@ class InProcess:
     def results(self, references, call, timeout_s=None):
         return list(references)
 
-    def outcomes(self, references, call):
-        return list(references)
+    def outcomes(self, calls, call, failed=None):
+        return dict(calls)
+
+    def name(self, index):
+        return f"engine-{index}"
 
     def streams(self, method, arguments, recover=None):
         streams = [getattr(w, method)(argument) for w, argument in zip(self.workers, arguments, strict=True)]
@@ -81,8 +87,8 @@ def test_several_engines_answer_as_one_does(num_engines):
     assert several.counts() == EngineCounts()
     completions(several, [replace(r, images=(ImageRef(r.prompt_id, (28, 28)),)) for r in requests])
     assert several.counts() == EngineCounts(images=4), "the engines' counts, each after its last message"
-    several.load_weights("new")
-    assert all(engine.updates == ["new"] for engine in engines)
+    several.load_weights(WeightUpdate(1, StoredWeights("new")))
+    assert all(engine.updates == [WeightUpdate(1, "new")] for engine in engines)
 
 
 def test_what_cannot_be_read_is_reported_under_the_number_of_the_whole_call():

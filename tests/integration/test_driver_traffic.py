@@ -14,14 +14,16 @@ from functools import partial
 
 import numpy as np
 import pytest
+import ray
 import torch
 from PIL import Image
 
-from mars.cluster import ray_trainer
 from mars.cluster.ray_engine import EngineWorker, RayEngine
 from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
+from mars.cluster.weights import build_transfer
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.types import ImageRef, Message, Prompt, Source, TrainBatch, WeightUpdate
+from mars.weights.transfer import Bucket
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.step import EOS, IMAGE, one_step, parts, script
 from tests.fakes.trainer import RecordingTrainer
@@ -104,8 +106,11 @@ class Wire:
     def results(self, references, call, timeout_s=None):
         return list(references)
 
-    def outcomes(self, references, call):
-        return list(references)
+    def outcomes(self, calls, call, failed=None):
+        return dict(calls)
+
+    def name(self, index):
+        return f"worker-{index}"
 
     def streams(self, method, arguments, recover=None):
         for i, (worker, argument) in enumerate(zip(self._workers, arguments, strict=True)):
@@ -118,7 +123,9 @@ class HeavyTrainer(RecordingTrainer):
     """Publishes tensors, as a real one does."""
 
     def publish_weights(self):
-        return WeightUpdate(super().publish_weights().version, {"weight": torch.zeros(1000, 1000)})
+        version, weights = super().publish_weights().version, {"weight": torch.zeros(1000, 1000)}
+        bucket = Bucket({"weight": (1000, 1000)}, torch.float32, lambda: weights)
+        return WeightUpdate(version, build_transfer("actor-0").send(version, [bucket]))
 
 
 def step_on_wires(monkeypatch, image: ImageRef, samples: int = 4):
@@ -131,7 +138,7 @@ def step_on_wires(monkeypatch, image: ImageRef, samples: int = 4):
             traffic.sent += len(pickle.dumps(value))
         return Reference(value)
 
-    monkeypatch.setattr(ray_trainer.ray, "put", put)
+    monkeypatch.setattr(ray, "put", put)
     sources = (Source("s0", image), Source("s1", image))
     question = (Message("user", "<image><image>Where?"),)
     prompts = [

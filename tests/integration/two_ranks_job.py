@@ -19,6 +19,7 @@ from mars.actor.trainer import Rendezvous
 from mars.batching.plan import plan_updates
 from mars.data.pixels.images import BadImage
 from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
+from mars.weights.object_store import in_memory
 from tests.builders import altered
 from tests.tiny_world import GRPO, TinyWorld
 
@@ -83,7 +84,7 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
             raise BadImage("missing", f"gone on rank {rank}")
         return world.processor.process(ids, images, blank)
 
-    trainer = FsdpTrainer(config, world.rules, rendezvous, process)
+    trainer = FsdpTrainer(config, world.rules, rendezvous, process, in_memory())
     budget = TOKENS_PER_FORWARD[packing]
     scored = TrainBatch(rows, one_update(rows, world_size, budget, packing))
     trained = TrainBatch(rows, plan_updates(rows, 2, world_size, budget, packing))

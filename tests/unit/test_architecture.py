@@ -45,12 +45,13 @@ MAY_IMPORT = {
     "data.convert": READING - {"data.convert"},
     "data.prompts": READING,
     "data.synthetic": BASE | {"output", "data.convert"},
+    "weights": BASE,
     "tracking": BASE | {"answers", "output", "watchdog"},
     "rollout": BASE | {"answers", "config", "faults"},
-    "actor": BASE | {"algorithms", "config", "faults", "output"},
+    "actor": BASE | {"algorithms", "config", "faults", "output", "weights"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "watchdog"},
+    | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
@@ -67,7 +68,7 @@ MAY_IMPORT = {
     "inputs": READING | {"config", "data.order", "data.prompts", "rewards", "rollout"},
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
-    | {"quarantine", "rewards", "rollout", "sampling", "tracking"},
+    | {"quarantine", "rewards", "rollout", "sampling", "tracking", "weights"},
     "checks": READING | {"actor", "answers", "build", "config", "data.prompts", "fit", "inputs", "rewards", "run_dir"},
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}

@@ -9,10 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.reading import without
 from mars.actor.state import full_state
-from mars.actor.trainer import Rendezvous
 from mars.data.pixels.images import BadImage
 from tests.builders import altered
 from tests.tiny_world import GRPO
@@ -29,7 +27,7 @@ def batch(world, pictures):
 
 
 def trainer_of(world, process, objective=GRPO):
-    return FsdpTrainer(world.config(objective=objective), world.rules, Rendezvous(0, 1, None, 60.0), process)
+    return world.trainer_of(world.config(objective=objective), process)
 
 
 def in_the_order_of_forwards(batch):

@@ -46,7 +46,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
     sampling = Sampling(0.8, 1.0, 0, 5)
     config = train_config(path=str(world.folder), num_steps=num_steps, logprob_diff_alarm=1e-3)
     build_engine = lambda fetch: HfEngine(config, world.rules, process=world.processor.process, fetch=fetch)  # noqa: E731
-    build_trainer = partial(world.trainer, temperature=0.8, objective=GRPO, learning_rate=3e-3)
+    build_trainer = lambda transfer: world.trainer(temperature=0.8, objective=GRPO, learning_rate=3e-3)  # noqa: E731
     tracker = RecordingTracker()
     plan_settings = {
         "prompt_length": length, "num_ranks": 1, "tokens_per_forward": 400, "packing": "shared_prefix",

@@ -21,13 +21,13 @@ def test_workers_are_closed_in_turn_whatever_happens():
     def fails(fetch):
         raise RuntimeError("no engine")
 
-    with local_workers("cpu", 1, lambda fetch: Part("engine"), lambda: Part("trainer")) as (engine, trainer):
+    with local_workers("cpu", 1, lambda fetch: Part("engine"), lambda transfer: Part("trainer")) as (engine, trainer):
         assert (engine.name, trainer.name) == ("engine", "trainer")
     assert closed == ["engine", "trainer"]
-    with pytest.raises(ZeroDivisionError), local_workers("cpu", 1, lambda fetch: Part("e"), lambda: Part("t")):
+    with pytest.raises(ZeroDivisionError), local_workers("cpu", 1, lambda fetch: Part("e"), lambda transfer: Part("t")):
         1 / 0  # noqa: B018
     assert closed[2:] == ["e", "t"]
-    with pytest.raises(RuntimeError, match="no engine"), local_workers("cpu", 1, fails, lambda: Part("alone")):
+    with pytest.raises(RuntimeError, match="no engine"), local_workers("cpu", 1, fails, lambda transfer: Part("alone")):
         pass
     assert closed[4:] == ["alone"]
     with local_workers("cpu", 1, lambda fetch: Part("engine"), None) as (_, trainer):

@@ -1,0 +1,39 @@
+"""Numbers the versions of the policy's weights and sends them."""
+
+from __future__ import annotations
+
+import torch
+
+from mars.actor.model import PolicyModel
+from mars.actor.state import weight_buckets
+from mars.types import WeightUpdate
+from mars.weights.transfer import WeightTransfer
+
+
+class WeightPublisher:
+    """Sends the weights of `policy` in the type `dtype`. All calls but `changed` are collective calls of the ranks."""
+
+    def __init__(self, policy: PolicyModel, dtype: str, transfer: WeightTransfer) -> None:
+        self._policy, self._dtype, self._transfer = policy, getattr(torch, dtype), transfer
+        self._version, self._is_current = 0, True
+
+    def changed(self) -> None:
+        """The weights are not those of the last version any more."""
+        self._is_current = False
+
+    def publish(self) -> WeightUpdate:
+        return self.send(self._version + 1)
+
+    def send(self, version: int) -> WeightUpdate:
+        """Send the weights as this version.
+
+        The version of the last call sends the same weights again, to an engine that replaces a lost one. Raises
+        ValueError if the weights have changed since then, or if the version is older than that.
+        """
+        if version < self._version or (version == self._version and not self._is_current):
+            raise ValueError(
+                f"the weights of version {version} are gone; the trainer is beyond version {self._version}"
+            )
+        self._version, self._is_current = version, True
+        buckets = weight_buckets(self._policy, self._dtype, self._transfer.bucket_bytes)
+        return WeightUpdate(version, self._transfer.send(version, buckets))

@@ -1,0 +1,40 @@
+"""Weights through a store of objects, in one piece: rank 0 puts them there, and every engine gets them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mars.weights.transfer import Bucket
+
+
+class ObjectStoreTransfer:
+    """A `WeightTransfer` by copies in CPU memory. put, get: of the store, such as `ray.put` and `ray.get`."""
+
+    # Large enough that latency does not matter, and small compared with a model of several buckets.
+    bucket_bytes = 256 * 2**20
+
+    def __init__(self, put: Callable[[Mapping[str, Tensor]], Any], get: Callable[[Any], Mapping[str, Tensor]]) -> None:
+        self._put, self._get = put, get
+
+    def send(self, version: int, buckets: Sequence[Bucket]) -> Any:
+        """In a single CPU process the tensors may share memory with the model."""
+        full = {name: value.cpu() for bucket in buckets for name, value in bucket.gather().items()}
+        return self._put(full) if full else None
+
+    def receive(self, payload: Any) -> Iterator[tuple[str, Tensor]]:
+        return iter(self._get(payload).items())
+
+    def leave(self) -> None:
+        """Does nothing: nobody waits for this process."""
+
+
+def in_memory() -> ObjectStoreTransfer:
+    """For a trainer and an engine in one process, which need no store."""
+    return ObjectStoreTransfer(_itself, _itself)
+
+
+def _itself(weights: Any) -> Any:
+    return weights
