@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mars.actor.trainer import PolicyTrainer, Rendezvous, SkippedReport, warn_of_skipped
+from mars.actor.trainer import PolicyTrainer, RankTrainer, Rendezvous, SkippedReport, warn_of_skipped
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.penalties import OverlongPenalty
 from mars.batching.collate import scoring_batch, train_batch
@@ -73,7 +73,7 @@ class TrainerSpec:
     config: TrainConfig
     rules: TokenRules
 
-    def __call__(self, rendezvous: Rendezvous, transfer: WeightTransfer) -> PolicyTrainer:
+    def __call__(self, rendezvous: Rendezvous, transfer: WeightTransfer) -> RankTrainer:
         from mars.actor.fsdp_trainer import FsdpTrainer
 
         return FsdpTrainer(self.config, self.rules, rendezvous, _processor(self.config, self.rules), transfer)

@@ -124,6 +124,17 @@ class PolicyTrainer(Protocol):
         ...
 
 
+class RankTrainer(PolicyTrainer, Protocol):
+    """One rank. It can also send weights that it has published, or number them itself."""
+
+    def send_weights(self, version: int) -> WeightUpdate:
+        """Send the current weights as this version, of which they may have been sent before.
+
+        Raises ValueError if it is the version of older weights.
+        """
+        ...
+
+
 @runtime_checkable
 class RestartableTrainer(PolicyTrainer, Protocol):
     """A trainer whose processes may be lost (WorkerLost) while the run goes on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from mars import interrupts, watchdog
@@ -42,6 +43,7 @@ def ray_workers(
         WorkerResources(f"actor-{i}", cluster.cpus_per_worker, int(on_gpu))
         for i in range(config.actor.num_workers if build_trainer is not None else 0)
     ]
+    transfers = partial(build_transfer, rollout=config.rollout, cluster=cluster)
     environment = worker_environment(cluster.threads_per_worker, cluster.device)
     workers = (*engines, *trainers)
     num_cpus = max(math.ceil(sum(worker.cpus for worker in workers)), len(workers))
@@ -67,12 +69,17 @@ def ray_workers(
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
         trainer = None
         if build_trainer is not None:
-            trainer = RayTrainer(group(TrainerWorker, trainers, len(engines)), report)
-        engine_builds = engine.start_build(build_engine, build_transfer)
+            trainer = RayTrainer(
+                group(TrainerWorker, trainers, len(engines)),
+                report,
+                broadcast=config.rollout.weight_transfer == "broadcast",
+                call_timeout_s=cluster.call_timeout_s,
+            )
+        engine_builds = engine.start_build(build_engine, transfers)
         if trainer is not None and build_trainer is not None:
             stack.callback(_unless_ending, trainer.close)
             stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
-            builds = trainer.start_build(build_trainer, build_transfer, cluster.start_timeout_s, cluster.call_timeout_s)
+            builds = trainer.start_build(build_trainer, transfers, cluster.start_timeout_s, cluster.call_timeout_s)
             trainer.finish_build(builds, cluster.start_timeout_s)
         engine.finish_build(engine_builds, cluster.start_timeout_s)
         yield engine, trainer

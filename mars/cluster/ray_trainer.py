@@ -8,18 +8,19 @@ from typing import Any
 import ray
 
 from mars import faults
-from mars.actor.trainer import PolicyTrainer, ReferenceKl, Rendezvous, UpdateStats
+from mars.actor.trainer import RankTrainer, ReferenceKl, Rendezvous, UpdateStats
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
 from mars.cluster.restarts import WorkerReport, no_report
-from mars.cluster.weights import BuildTransfer, StoredWeights
+from mars.cluster.weights import BuildTransfer, RankSender, StoredWeights
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
-from mars.errors import WorkerError, WorkerLost
+from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.types import TrainBatch, WeightUpdate
+from mars.weights.meeting import Meeting
 from mars.weights.transfer import WeightTransfer
 
-BuildTrainer = Callable[[Rendezvous, WeightTransfer], PolicyTrainer]
+BuildTrainer = Callable[[Rendezvous, WeightTransfer], RankTrainer]
 """Pickled and called on the worker."""
 
 _TRIM_EVERY = 32  # updates
@@ -57,6 +58,15 @@ class TrainerWorker(Worker):
     def publish_weights(self) -> WeightUpdate:
         return self._trainer.publish_weights()
 
+    def open_store(self) -> tuple[str, int]:
+        """By rank 0: open the store of `BroadcastTransfer`; returns its host and port."""
+        host = ray.util.get_node_ip_address()
+        return host, self._transfer.open(host)
+
+    def send_weights(self, meeting: Meeting) -> None:
+        self._transfer.meet(meeting)
+        self._trainer.send_weights(meeting.version)
+
     def save(self, path: str) -> None:
         self._trainer.save(path)
 
@@ -72,10 +82,22 @@ class TrainerWorker(Worker):
 
 
 class RayTrainer:
-    """Makes each call on every rank and returns the result of rank 0."""
+    """Makes each call on every rank and returns the result of rank 0.
 
-    def __init__(self, group: WorkerGroup, report: WorkerReport = no_report) -> None:
+    broadcast: whether the ranks send the weights to the engines, instead of putting them into Ray's object store.
+    call_timeout_s: deadline of a send.
+    """
+
+    def __init__(
+        self,
+        group: WorkerGroup,
+        report: WorkerReport = no_report,
+        *,
+        broadcast: bool = False,
+        call_timeout_s: float = 0.0,
+    ) -> None:
         self._group, self._report = group, report
+        self._sender = RankSender(group, self._results, call_timeout_s) if broadcast else None
 
     def start_build(
         self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, timeout_s: float, call_timeout_s: float
@@ -109,6 +131,8 @@ class RayTrainer:
         """
         for index in range(len(self._group.workers)):
             self._group.replace(index)
+        if self._sender is not None:
+            self._sender.forget()
         self.finish_build(self.start_build(*self._built), self._built[2])
         for index in range(len(self._group.workers)):
             self._report("worker_replaced", self._group.name(index), "all ranks are built again when one is lost")
@@ -129,7 +153,9 @@ class RayTrainer:
         return self._all("kl_to_reference", shared)[0]
 
     def publish_weights(self) -> WeightUpdate:
-        """The payload is a `WeightOffer`."""
+        """The payload is a `WeightOffer`. With broadcast, nothing is sent before engines ask for it."""
+        if self._sender is not None:
+            return self._sender.offer()
         update = self._all("publish_weights")[0]
         return WeightUpdate(update.version, StoredWeights(update.payload))
 
@@ -146,10 +172,12 @@ class RayTrainer:
         self._group.close()
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        references = [getattr(worker, method).remote(*arguments) for worker in self._group.workers]
+        return self._results([getattr(worker, method).remote(*arguments) for worker in self._group.workers], method)
+
+    def _results(self, references: Sequence[Any], method: str, timeout_s: float | None = None) -> list[Any]:
         try:
-            return self._group.results(references, method)
-        except WorkerLost:
+            return self._group.results(references, method, timeout_s)
+        except (WorkerLost, TransferError):
             raise
         except WorkerError as error:
             # The others fail first when a rank dies: their connection to it breaks before Ray sees its death.

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import ray
 
+from mars.cluster.worker_group import WorkerGroup
+from mars.config.run_sections import ClusterConfig
+from mars.config.schema import RolloutConfig
+from mars.errors import TransferError
+from mars.types import WeightUpdate
+from mars.weights.meeting import Meeting
 from mars.weights.transfer import WeightTransfer
+
+logger = logging.getLogger(__name__)
 
 BuildTransfer = Callable[[str], WeightTransfer]
 """Builds the transfer of the worker of this name. Pickled and called on the worker."""
 
 
-def build_transfer(name: str) -> WeightTransfer:
-    """A `BuildTransfer`."""
-    from mars.weights.object_store import ObjectStoreTransfer
+def build_transfer(name: str, rollout: RolloutConfig, cluster: ClusterConfig) -> WeightTransfer:
+    """With the settings, a `BuildTransfer`."""
+    if rollout.weight_transfer == "object_store":
+        from mars.weights.object_store import ObjectStoreTransfer
 
-    return ObjectStoreTransfer(ray.put, ray.get)
+        return ObjectStoreTransfer(ray.put, ray.get)
+    from mars.weights.broadcast import BroadcastTransfer
+
+    # Half of the deadline of a call: those who have waited for a hanging engine can still say that they are alive.
+    return BroadcastTransfer(name, cluster.device, cluster.call_timeout_s / 2, rollout.weight_bucket_bytes)
 
 
 class WeightOffer(Protocol):
@@ -53,3 +68,76 @@ class StoredWeights:
 
     def settle(self) -> None:
         """Does nothing: the weights are in the store."""
+
+
+class BroadcastWeights:
+    """A `WeightOffer` of weights that the trainer's ranks send whenever engines want them."""
+
+    def __init__(self, sender: RankSender, version: int) -> None:
+        self._sender, self._version = sender, version
+
+    def give(self, engines: Sequence[str], restarts: int) -> Meeting:
+        return self._sender.start(self._version, tuple(engines), restarts)
+
+    def abort(self, reason: str) -> None:
+        self._sender.abort(reason)
+
+    def settle(self) -> None:
+        self._sender.finish()
+
+
+class RankSender:
+    """Makes the trainer's ranks send weights to engines, one send at a time.
+
+    results: waits for calls of the ranks; (references, name of the call, deadline in seconds) -> their results. Raises
+        WorkerLost if a rank was lost. timeout_s: deadline of a send.
+    """
+
+    def __init__(
+        self, ranks: WorkerGroup, results: Callable[[Sequence[Any], str, float], list[Any]], timeout_s: float
+    ) -> None:
+        self._ranks, self._results, self._timeout_s = ranks, results, timeout_s
+        self._version = self._num_sends = self._num_groups = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """The ranks are new."""
+        self._address: tuple[str, int] | None = None
+        self._members: object = None
+        self._sending: list[Any] = []
+
+    def offer(self) -> WeightUpdate:
+        """The ranks' current weights, under a new version."""
+        self._version += 1
+        return WeightUpdate(self._version, BroadcastWeights(self, self._version))
+
+    def start(self, version: int, engines: tuple[str, ...], restarts: int) -> Meeting:
+        """Start a send; returns where the engines meet rank 0. The last group is used again if it has the same members:
+        engines of these names, none of which was replaced since."""
+        if self._address is None:
+            opened = self._ranks.workers[0].open_store.remote()
+            (self._address,) = self._results([opened], "open_store", self._timeout_s)
+        if self._members != (engines, restarts):
+            self._members, self._num_groups = (engines, restarts), self._num_groups + 1
+        self._num_sends += 1
+        host, port = self._address
+        self._meeting = Meeting(host, port, f"weights-{self._num_groups}", engines, self._num_sends, version)
+        self._end = time.monotonic() + self._timeout_s
+        self._sending = [rank.send_weights.remote(self._meeting) for rank in self._ranks.workers]
+        return self._meeting
+
+    def abort(self, reason: str) -> None:
+        """An engine has failed: end the send for all of its members."""
+        from mars.weights.group import abort
+
+        if self._members is not None:
+            self._members = None
+            abort(self._meeting, reason)
+
+    def finish(self) -> None:
+        sending, self._sending = self._sending, []
+        try:
+            self._results(sending, "send_weights", max(self._end - time.monotonic(), 1.0))
+        except TransferError as error:
+            self._members = None
+            logger.warning("%s", error)

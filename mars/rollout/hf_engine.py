@@ -72,8 +72,20 @@ class HfEngine:
         return self._counts
 
     def load_weights(self, update: WeightUpdate) -> None:
-        """Raises RuntimeError if the update lacks a weight (tied ones included) or has one that the model lacks."""
-        self._model.load_state_dict(dict(self._fetch(update.payload)), strict=True)
+        """Copies tensor by tensor, so that an update that arrives in pieces is never in memory as a whole.
+
+        Raises RuntimeError if a weight is missing (tied ones included), of another size, or not one of the model.
+        """
+        own = self._model.state_dict()
+        left = dict.fromkeys(own)
+        for name, value in self._fetch(update.payload):
+            if name not in own or own[name].shape != value.shape:
+                has = tuple(own[name].shape) if name in own else "no such weight"
+                raise RuntimeError(f"the update has {name} of shape {tuple(value.shape)}; the model has {has}")
+            own[name].copy_(value)
+            left.pop(name, None)
+        if left:
+            raise RuntimeError(f"the update lacks {', '.join(left)}")
 
     def close(self) -> None:
         self._model = None

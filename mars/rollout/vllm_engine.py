@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mars.config.schema import TrainConfig
 from mars.errors import DataError, SetupError
 from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
+from mars.rollout.until_failure import UntilFailure
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class VllmEngine:
         self._reads_ahead = config.cluster.kind == "ray"
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
         self._ahead: dict[Any, Future[Any]] = {}
-        self._fetch = fetch
+        self._fetch, self._is_one_process = fetch, rollout.tensor_parallel_size == 1
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         engine, positions = self._llm.llm_engine, {next(self._names): i for i in range(len(requests))}
@@ -152,7 +153,12 @@ class VllmEngine:
         return replace(self._counts, encoder_runs=max(self._llm.collective_rpc("encoder_runs")))
 
     def load_weights(self, update: WeightUpdate) -> None:
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._fetch(update.payload)})
+        weights = self._fetch(update.payload)
+        if self._is_one_process:  # several get a pickled copy of all weights
+            weights = UntilFailure(weights)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        if isinstance(weights, UntilFailure):
+            weights.check()
         # Both caches hold states computed with the old weights.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")

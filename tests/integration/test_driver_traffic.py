@@ -24,12 +24,14 @@ from mars.cluster.weights import build_transfer
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.types import ImageRef, Message, Prompt, Source, TrainBatch, WeightUpdate
 from mars.weights.transfer import Bucket
+from tests.builders import train_config
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.step import EOS, IMAGE, one_step, parts, script
 from tests.fakes.trainer import RecordingTrainer
 from tests.unit.test_step import make_table
 
 PLAIN = (int, float, str, bool, type(None))
+SETTINGS = train_config()
 BUDGET = ImageBudget(784, 1_003_520, 14, 2)
 
 
@@ -125,7 +127,9 @@ class HeavyTrainer(RecordingTrainer):
     def publish_weights(self):
         version, weights = super().publish_weights().version, {"weight": torch.zeros(1000, 1000)}
         bucket = Bucket({"weight": (1000, 1000)}, torch.float32, lambda: weights)
-        return WeightUpdate(version, build_transfer("actor-0").send(version, [bucket]))
+        return WeightUpdate(
+            version, build_transfer("actor-0", SETTINGS.rollout, SETTINGS.cluster).send(version, [bucket])
+        )
 
 
 def step_on_wires(monkeypatch, image: ImageRef, samples: int = 4):

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "data.convert": READING - {"data.convert"},
     "data.prompts": READING,
     "data.synthetic": BASE | {"output", "data.convert"},
-    "weights": BASE,
+    "weights": BASE | {"faults"},
     "tracking": BASE | {"answers", "output", "watchdog"},
     "rollout": BASE | {"answers", "config", "faults"},
     "actor": BASE | {"algorithms", "config", "faults", "output", "weights"},

@@ -1,0 +1,41 @@
+"""Weights for an engine that must not be interrupted while it loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mars.errors import TransferError
+
+
+class UntilFailure:
+    """Yields the items of `items`, and ends without an error where these raise TransferError; `check` raises it then.
+
+    If a reload of vLLM is interrupted, its layers keep the weights that they have got so far for their next reload,
+    which then mixes both. If a reload ends early, the next one starts from nothing.
+    """
+
+    def __init__(self, items: Iterable[tuple[str, Any]]) -> None:
+        self._items = iter(items)
+        self._error: TransferError | None = None
+        self._is_over = False
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return self
+
+    def __next__(self) -> tuple[str, Any]:
+        if not self._is_over:
+            try:
+                return next(self._items)
+            except StopIteration:
+                self._is_over = True
+            except TransferError as error:
+                self._is_over, self._error = True, error
+        raise StopIteration
+
+    def check(self) -> None:
+        """Raises what the items raised, and RuntimeError if they were not all taken."""
+        if self._error is not None:
+            raise self._error
+        if not self._is_over:
+            raise RuntimeError("the engine did not take all weights of the update")

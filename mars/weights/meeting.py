@@ -1,0 +1,21 @@
+"""Where the processes of a broadcast meet. Free of torch: the driver makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """One send of the weights from rank 0 to some engines.
+
+    host, port: of the store of rank 0. group: name of the process group; it lives on while its name comes again.
+    engines: names of the receivers; engine i is member 1 + i of the group. send: number of this send in the store.
+    """
+
+    host: str
+    port: int
+    group: str
+    engines: tuple[str, ...]
+    send: int
+    version: int
