@@ -69,12 +69,8 @@ def ray_workers(
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
         trainer = None
         if build_trainer is not None:
-            trainer = RayTrainer(
-                group(TrainerWorker, trainers, len(engines)),
-                report,
-                broadcast=config.rollout.weight_transfer == "broadcast",
-                call_timeout_s=cluster.call_timeout_s,
-            )
+            broadcast_timeout_s = cluster.call_timeout_s if config.rollout.weight_transfer == "broadcast" else None
+            trainer = RayTrainer(group(TrainerWorker, trainers, len(engines)), report, broadcast_timeout_s)
         engine_builds = engine.start_build(build_engine, transfers)
         if trainer is not None and build_trainer is not None:
             stack.callback(_unless_ending, trainer.close)

@@ -84,20 +84,16 @@ class TrainerWorker(Worker):
 class RayTrainer:
     """Makes each call on every rank and returns the result of rank 0.
 
-    broadcast: whether the ranks send the weights to the engines, instead of putting them into Ray's object store.
-    call_timeout_s: deadline of a send.
+    broadcast_timeout_s: deadline for sending weights to the engines; None if they go to Ray's object store instead.
     """
 
     def __init__(
-        self,
-        group: WorkerGroup,
-        report: WorkerReport = no_report,
-        *,
-        broadcast: bool = False,
-        call_timeout_s: float = 0.0,
+        self, group: WorkerGroup, report: WorkerReport = no_report, broadcast_timeout_s: float | None = None
     ) -> None:
         self._group, self._report = group, report
-        self._sender = RankSender(group, self._results, call_timeout_s) if broadcast else None
+        self._sender = None
+        if broadcast_timeout_s is not None:
+            self._sender = RankSender(group, self._results, broadcast_timeout_s)
 
     def start_build(
         self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, timeout_s: float, call_timeout_s: float
