@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -149,10 +150,10 @@ class SendGroup:
             raise self._failed(self._store.get(key).decode())
 
     def _failed(self, reason: object) -> TransferError:
-        lines = str(reason).splitlines() or [type(reason).__name__]
-        meeting = self._meeting
-        to = ", ".join(meeting.engines)
-        return TransferError(f"weights: sending version {meeting.version} to {to} failed: {lines[0]}")
+        # gloo's have its file and line in front, and advice behind.
+        line = re.sub(r"^\[\S*/\S*\] ", "", str(reason)).partition(". This is typically")[0].partition("\n")[0]
+        to = ", ".join(self._meeting.engines)
+        return TransferError(f"weights: sending version {self._meeting.version} to {to} failed: {line}")
 
 
 _abandoned: list[tuple[Any, Any, Tensor]] = []

@@ -26,6 +26,7 @@ from mars.config.load import load_config
 from mars.data.prompts.budget import ImageBudget, model_image_size
 from mars.data.prompts.chat import PromptEncoder
 from mars.data.synthetic.tiny_model import build_tiny
+from mars.errors import TransferError
 from mars.rollout.engine import UnreadableRequest
 from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, WeightUpdate
 from mars.weights.object_store import in_memory
@@ -78,6 +79,25 @@ def requests(encoder: PromptEncoder, refs: list[ImageRef]) -> list[RolloutReques
         )
         for i, ((prompt_id, view), images) in enumerate(shown.items())
     ]
+
+
+class Broken(dict):
+    """Weights of which only some arrive, and those as zeros."""
+
+    def items(self):
+        for i, (name, value) in enumerate(super().items()):
+            if i == len(self) // 2:
+                raise TransferError("rank 0 has left")
+            yield name, torch.zeros_like(value)
+
+
+def interrupted(engine, update: WeightUpdate) -> str:
+    """The error of an update that breaks off in the middle of a layer."""
+    try:
+        engine.load_weights(WeightUpdate(update.version, Broken(update.payload)))
+    except TransferError as error:
+        return str(error)
+    return ""
 
 
 def difference(trainer: FsdpTrainer, asked: list[RolloutRequest], answers) -> float:
@@ -217,6 +237,7 @@ def main(folder: Path, family: str) -> dict:
     update = trainer.publish_weights()
     result["version"] = update.version
     result["stale_difference"] = difference(trainer, asked, first)
+    result["interrupted"] = interrupted(vllm, update)
     vllm.load_weights(WeightUpdate(update.version, update.payload))
     hf.load_weights(update)
     second, result["reuse_after"] = encoder_runs(vllm, asked)

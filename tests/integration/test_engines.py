@@ -30,6 +30,11 @@ def test_a_weight_update_reaches_engine_and_caches(parity):
     assert parity["version"] == 1
 
 
+def test_an_update_that_breaks_off_is_an_error_and_leaves_nothing_in_the_next(parity):
+    """The engine's log-probs after the next one are compared above."""
+    assert parity["interrupted"] == "rank 0 has left"
+
+
 def test_every_distinct_image_passes_the_vision_encoder_once(parity):
     """Four images in six requests of four samples: two prompts with multi and mono views that share one image."""
     for images, runs, hit_rate in (parity["reuse"], parity["reuse_after"]):

@@ -279,6 +279,18 @@ def test_refusal(override, line):
         (["cluster=local", "rollout.num_workers=2"], "rollout.num_workers: cluster.kind=local runs one engine"),
         (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local runs one engine"),
         (
+            ["cluster=local", "rollout.weight_transfer=broadcast"],
+            "rollout.weight_transfer: cluster.kind=local hands weights over within one process; got broadcast; give",
+        ),
+        (
+            ["rollout=scripted", "rollout.weight_transfer=broadcast"],
+            "rollout.weight_transfer: rollout.engine=scripted takes no weights; got broadcast; give object_store",
+        ),
+        (
+            ["rollout.tensor_parallel_size=2", "rollout.weight_transfer=broadcast"],
+            "rollout.weight_transfer: cannot reach the 2 processes of an engine",
+        ),
+        (
             ["rollout=hf", "rollout.tensor_parallel_size=2"],
             "rollout.tensor_parallel_size: rollout.engine=hf has no tensor parallelism; got 2; give 1",
         ),
