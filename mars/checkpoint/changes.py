@@ -21,7 +21,7 @@ FREE = (
     "run.name", "run.dir", "run.num_steps", "run.num_epochs", "cluster", "tracking", "checkpoint",
     "evaluation", "data.train_files", "data.eval_files", "data.image_root", "data.decode_at_start",
     "data.max_bad_fraction", "data.bad_window",
-    "rollout.num_workers",
+    "rollout.num_workers", "rollout.weight_transfer", "rollout.weight_bucket_bytes",
     "rollout.tensor_parallel_size", "rollout.max_num_seqs", "rollout.logprob_diff_alarm", "rollout.vllm",
     "actor.num_workers", "actor.gradient_checkpointing", "reward.num_workers", "reward.timeout_s",
 )  # fmt: skip

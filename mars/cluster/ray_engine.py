@@ -149,7 +149,7 @@ class RayEngine:
         payload = offer.give([self._group.name(engine) for engine in engines], self._restarts.total)
         update = WeightUpdate(self._weights.version, payload)
         loads = {engine: self._group.workers[engine].load_weights.remote(update) for engine in engines}
-        outcomes = self._group.outcomes(loads, "load_weights", failed=offer.abort)
+        outcomes = self._group.outcomes(loads, "load_weights", failed=offer.abort, meanwhile=offer.look)
         offer.settle()
         return {engine: outcome for engine, outcome in outcomes.items() if isinstance(outcome, WorkerError)}
 

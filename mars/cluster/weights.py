@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import ray
+from ray.exceptions import RayError
 
 from mars.cluster.worker_group import WorkerGroup
 from mars.config.run_sections import ClusterConfig
@@ -49,6 +50,10 @@ class WeightOffer(Protocol):
         """One of the engines failed: end what waits for it."""
         ...
 
+    def look(self) -> None:
+        """Call this now and then while engines load: ends what they wait for if the trainer has failed."""
+        ...
+
     def settle(self) -> None:
         """Wait until the trainer has done its part. Raises WorkerLost if one of its ranks was lost meanwhile."""
         ...
@@ -66,6 +71,9 @@ class StoredWeights:
     def abort(self, reason: str) -> None:
         """Does nothing: engines do not wait for one another."""
 
+    def look(self) -> None:
+        """Does nothing: the weights are in the store."""
+
     def settle(self) -> None:
         """Does nothing: the weights are in the store."""
 
@@ -81,6 +89,9 @@ class BroadcastWeights:
 
     def abort(self, reason: str) -> None:
         self._sender.abort(reason)
+
+    def look(self) -> None:
+        self._sender.look()
 
     def settle(self) -> None:
         self._sender.finish()
@@ -134,7 +145,17 @@ class RankSender:
             self._members = None
             abort(self._meeting, reason)
 
+    def look(self) -> None:
+        """End the send for the engines if a rank has failed or died."""
+        ended, _ = ray.wait(self._sending, num_returns=len(self._sending), timeout=0)
+        for reference in ended:
+            try:
+                ray.get(reference)
+            except RayError as error:  # `finish` raises it
+                self.abort(str(error).partition("\n")[0])
+
     def finish(self) -> None:
+        """Raises WorkerLost if a rank was lost. A send that failed because of an engine is only logged."""
         sending, self._sending = self._sending, []
         try:
             self._results(sending, "send_weights", max(self._end - time.monotonic(), 1.0))

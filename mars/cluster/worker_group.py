@@ -118,7 +118,9 @@ class WorkerGroup:
             watchdog.beat()
         return [found[i] for i in range(len(place))]
 
-    def _first_ready(self, waiting: Mapping[Any, int], call: str, end: float) -> Any | None:
+    def _first_ready(
+        self, waiting: Mapping[Any, int], call: str, end: float, meanwhile: Callable[[], None] = lambda: None
+    ) -> Any | None:
         """A reference that is ready; None at `end` (time.monotonic()). waiting: reference -> index of its worker.
 
         Raises WorkerDied if the process of one of the workers has died on this machine, of which Ray learns seconds
@@ -136,6 +138,7 @@ class WorkerGroup:
                     raise WorkerDied(self._describe(call, reason, [index]), index)
             if not left:
                 return None
+            meanwhile()
 
     def _process(self, index: int) -> WorkerProcess | None:
         """None until the worker has said which it is."""
@@ -167,11 +170,16 @@ class WorkerGroup:
         return names
 
     def outcomes(
-        self, calls: Mapping[int, Any], call: str, failed: Callable[[str], None] = lambda reason: None
+        self,
+        calls: Mapping[int, Any],
+        call: str,
+        failed: Callable[[str], None] = lambda reason: None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[int, Any]:
         """As `results`, but a WorkerError of a worker takes the place of its result, and all others are waited for.
 
         calls: index of a worker -> reference. failed: called with the message of each such error, as soon as it occurs.
+        meanwhile: called now and then while calls are waited for.
         """
         end = time.monotonic() + self._timeout_s
         waiting = {reference: index for index, reference in calls.items()}
@@ -180,7 +188,7 @@ class WorkerGroup:
             check_head()
             reference, index = next(iter(waiting.items()))
             try:
-                ready = self._first_ready(waiting, call, end)
+                ready = self._first_ready(waiting, call, end, meanwhile)
                 if ready is not None:
                     reference, index = ready, waiting[ready]
                 with self._named(call, self._timeout_s, [index]):

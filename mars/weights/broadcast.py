@@ -19,7 +19,8 @@ from mars.weights.transfer import Bucket
 class BroadcastTransfer:
     """A `WeightTransfer`. Rank 0 calls `open` once, and all ranks call `meet` before each `send`.
 
-    Each process has the full tensors of one bucket at a time; an engine keeps those of a layer until it is complete.
+    Rank 0 has the full tensors of one bucket at a time, and the same as one message. An engine has one message, and of
+    those before what it keeps of them: vLLM keeps the tensors of a layer until the layer is complete.
 
     name: of this engine; a rank needs none. device: "cuda" or "cpu". timeout_s: of a whole send.
     """
@@ -55,7 +56,7 @@ class BroadcastTransfer:
                 tensors = bucket.gather()
                 faults.point("weights.bucket_sent")
                 group.broadcast(torch.cat([tensor.reshape(-1) for tensor in tensors.values()]))
-            group.forget()
+            group.finish()
         except TransferError:
             self.leave()
             _gather_all(left)  # with the other ranks, which would wait for this one
@@ -76,6 +77,7 @@ class BroadcastTransfer:
                 values = torch.empty(sum(map(math.prod, shapes.values())), dtype=dtype, device=self._device)
                 group.broadcast(values)
                 yield from _tensors(values, shapes)
+            group.finish()
         except BaseException:
             self.leave()
             raise
@@ -92,6 +94,7 @@ class BroadcastTransfer:
         else:
             self.leave()
             self._group = SendGroup(meeting, place, self._device, self._timeout_s)
+        self._group.connect()
         return self._group
 
 

@@ -20,7 +20,7 @@ from mars.weights.meeting import Meeting
 
 _POLL_S = 0.001
 _LOOK_S = 0.25  # between two looks whether the send was aborted
-_CONNECT_S = 30.0  # all members are there by then, and connect at once
+_CONNECT_S = 30.0  # for calls of the store, and for members, once all are there, to connect
 _DRIVER_S = 5.0
 _NCCL_SLACK_S = 60.0
 
@@ -48,32 +48,47 @@ class SendGroup:
     """
 
     def __init__(self, meeting: Meeting, place: int, device: torch.device, timeout_s: float) -> None:
-        self._device, self._timeout_s = device, timeout_s
+        self.name = meeting.group
+        self._place, self._device, self._timeout_s = place, device, timeout_s
+        self._store: Any = None
         self._group: Any = None
         self._unfinished: Any = None
-        self.name = meeting.group
+        self._announced: str | None = None
         self.begin(meeting)
-        size = 1 + len(meeting.engines)
-        try:
-            self._store = _client(meeting, _CONNECT_S)
-            self._store.set_timeout(timedelta(seconds=timeout_s))
-            # gloo would wait for a member that has died until its own deadline, whatever the driver knows.
-            self._store.set(_key(meeting, f"joined/{place}"), "")
-            self._wait_for([_key(meeting, f"joined/{i}") for i in range(size)])
-            self._group = _connect(dist.PrefixStore(meeting.group, self._store), place, size, device, timeout_s)
-        except RuntimeError as error:
-            raise self._failed(error) from error
 
     def begin(self, meeting: Meeting) -> None:
         """Start the clock of a send."""
-        self._meeting = meeting
+        self._meeting, self._is_over = meeting, False
         self._end = time.monotonic() + self._timeout_s
 
+    def connect(self) -> None:
+        """Wait for the other members. Does nothing in a group that is connected."""
+        if self._group is not None:
+            return
+        size = 1 + len(self._meeting.engines)
+        # A part of the deadline, so that this member fails in time even if the process of the store hangs.
+        connect_s = min(_CONNECT_S, self._timeout_s / 2)
+        try:
+            self._store = _client(self._meeting, connect_s)
+            # gloo would wait for a member that has died until its own deadline, whatever the driver knows.
+            self._store.set(_key(self._meeting, f"joined/{self._place}"), "")
+            self._wait_for([_key(self._meeting, f"joined/{i}") for i in range(size)])
+            store = dist.PrefixStore(self.name, self._store)
+            if self._device.type == "cuda":
+                self._group = _nccl(store, self._place, size, self._timeout_s)
+            else:
+                self._group = dist.ProcessGroupGloo(store, self._place, size, timedelta(seconds=connect_s))
+        except RuntimeError as error:
+            raise self._failed(error) from error
+
     def announce(self, version: int, dtype: torch.dtype, buckets: Iterable[Shapes]) -> None:
-        """By rank 0: what it is about to send."""
+        """By rank 0: what it is about to send. The store forgets what was announced before: all have that now."""
         plan = {"version": version, "dtype": str(dtype).removeprefix("torch."), "buckets": [dict(b) for b in buckets]}
         try:
-            self._store.set(_key(self._meeting, "plan"), json.dumps(plan))
+            if self._announced is not None:
+                self._store.delete_key(self._announced)
+            self._announced = _key(self._meeting, "plan")
+            self._store.set(self._announced, json.dumps(plan))
         except RuntimeError as error:
             raise self._failed(error) from error
 
@@ -110,12 +125,9 @@ class SendGroup:
         except RuntimeError as error:
             raise self._failed(error) from error
 
-    def forget(self) -> None:
-        """By rank 0, when all members have what was sent: the store keeps nothing of it."""
-        try:
-            self._store.delete_key(_key(self._meeting, "plan"))
-        except RuntimeError as error:
-            raise self._failed(error) from error
+    def finish(self) -> None:
+        """The send is over, and this member has its part of it."""
+        self._is_over = True
 
     def leave(self) -> None:
         """End the last send for all members, unless it is over, and break the connections.
@@ -124,8 +136,9 @@ class SendGroup:
         operation before its deadline either, and its group waits for that when it is freed. So a group with one in
         progress is kept, with the tensor that it may still write to.
         """
-        with suppress(RuntimeError):  # the store's process is gone, which the members notice by themselves
-            self._store.set(_key(self._meeting, "aborted"), "another member has left")
+        if self._store is not None and not self._is_over:
+            with suppress(RuntimeError):  # the store's process is gone, which the members notice by themselves
+                self._store.set(_key(self._meeting, "aborted"), "another member has left")
         if self._group is not None and self._device.type == "cuda":
             self._group.abort()
         elif self._unfinished is not None:
@@ -170,10 +183,8 @@ def _key(meeting: Meeting, what: str) -> str:
     return f"{meeting.group}/{meeting.send}/{what}"
 
 
-def _connect(store: dist.Store, place: int, size: int, device: torch.device, timeout_s: float) -> Any:
-    if device.type == "cuda":
-        options = dist.ProcessGroupNCCL.Options()
-        # Ends the process when it is over, so the send must have failed before that.
-        options._timeout = timedelta(seconds=timeout_s + _NCCL_SLACK_S)
-        return dist.ProcessGroupNCCL(store, place, size, options)
-    return dist.ProcessGroupGloo(store, place, size, timedelta(seconds=_CONNECT_S))
+def _nccl(store: dist.Store, place: int, size: int, timeout_s: float) -> Any:
+    options = dist.ProcessGroupNCCL.Options()
+    # At this deadline torch ends the process, so the send must have failed before.
+    options._timeout = timedelta(seconds=timeout_s + _NCCL_SLACK_S)
+    return dist.ProcessGroupNCCL(store, place, size, options)

@@ -83,6 +83,26 @@ def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tm
     assert alive == []
 
 
+def test_weights_that_are_broadcast_arrive_whole_or_are_sent_again(workshop, undisturbed, tmp_path, monkeypatch):
+    """In the middle of a send one engine dies, one fails, one stops, and rank 0 dies. Engine and trainer agree on
+    log-probs as they do where nothing is lost and the weights come by the object store."""
+    faults = ("weights.bucket_received:kill@3", "weights.bucket_received:raise@9", "weights.bucket_sent:kill@14",
+              "weights.bucket_received:stop@16")  # fmt: skip
+    once = tmp_path / "once"
+    once.mkdir()
+    monkeypatch.setenv("MARS_FAULT", ",".join(faults))
+    monkeypatch.setenv("MARS_FAULT_ONCE", str(once))
+    broadcast = ("rollout.weight_transfer=broadcast", "rollout.weight_bucket_bytes=500000", "rollout.num_workers=2")
+    job = workshop.train(tmp_path / "run", *SMALL, *broadcast, "cluster.call_timeout_s=15")
+    assert job.returncode == 0, job.stderr[-3000:]
+    assert {path.name for path in once.iterdir()} == set(faults)
+    assert rows(job.run_dir) == rows(undisturbed)
+    assert weights(job.run_dir) == weights(undisturbed)
+    events = [entry["event"] for entry in read_events(job.run_dir)]
+    assert events.count("trainer_rebuilt") >= 1
+    assert job.metrics[-1]["fault/engine_restarts"] >= 2
+
+
 def test_a_run_goes_on_with_one_rank_and_with_two_again(workshop, undisturbed, killed, tmp_path):
     """One rank: in one process with the engine. Its gradient differs from that of two by rounding."""
     run_dir = copied(killed, tmp_path)

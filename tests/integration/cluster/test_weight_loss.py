@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from ray.exceptions import RayError
 
+from mars.cluster import weights
 from mars.cluster.ray_engine import EngineWorker, RayEngine
 from mars.cluster.weights import BroadcastWeights, RankSender
 from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.types import WeightUpdate
+from mars.weights import group
 
 
 class Call:
@@ -43,7 +46,8 @@ class Group:
     def replace(self, index):
         self.calls.append(("replace", index, None))
 
-    def outcomes(self, calls, call, failed):
+    def outcomes(self, calls, call, failed, meanwhile):
+        meanwhile()
         errors = self.plan[call].pop(0) if self.plan.get(call) else {}
         for index in calls:
             if index in errors:
@@ -59,11 +63,10 @@ class Group:
 
 @pytest.fixture
 def ended(monkeypatch):
-    """The meetings that were aborted."""
-    from mars.weights import group
-
+    """The meetings that were aborted. Ray says of no call of a rank that it has ended."""
     found = []
     monkeypatch.setattr(group, "abort", lambda meeting, reason: found.append(meeting))
+    monkeypatch.setattr(weights.ray, "wait", lambda references, **options: ([], references))
     return found
 
 
@@ -137,6 +140,21 @@ def test_a_lost_rank_is_the_trainers_loss_and_no_engine_is_replaced(both):
     engine.load_weights(sender.offer())
     assert sends(ranks)[-1] == ("weights-2", ALL, 2)
     assert len(ranks.made("open_store")) == 2
+
+
+def test_a_rank_that_fails_ends_the_send_while_engines_still_wait(both, ended, monkeypatch):
+    engine, _, sender, ranks = both
+    monkeypatch.setattr(weights.ray, "wait", lambda references, **options: (references[1:], references[:1]))
+
+    def get(reference):
+        assert reference == ("send_weights", 1)
+        raise RayError("out of memory")
+
+    monkeypatch.setattr(weights.ray, "get", get)
+    ranks.plan["send_weights"] = [{1: WorkerError("out of memory")}]
+    with pytest.raises(WorkerError, match="out of memory"):
+        engine.load_weights(sender.offer())
+    assert [meeting.group for meeting in ended] == ["weights-1"]
 
 
 def test_a_rank_that_dies_while_a_new_engine_waits_costs_no_further_engine(both):
