@@ -89,8 +89,7 @@ def group_advantages(
 
     rewards: [N], prompt_index: int64 [N] in [0, num_prompts); the same with M for the anchors. Rows in any order,
     groups of any size. Without anchors this is the plain estimator. A prompt with fewer than two rewards in U has
-    weight 0. If the divisor is the std of the multi rewards, a prompt with fewer than two multi rewards also
-    has weight 0.
+    weight 0; if the divisor is the std of the multi rewards, also one with fewer than two multi rewards.
 
     All advantages of a prompt are exactly 0 if max(U) - min(U) <= SCORE_TOLERANCE, or if every multi reward is within
     SCORE_TOLERANCE of mean(U): such differences are rounding, which the division by std(U) would enlarge.
