@@ -94,7 +94,6 @@ def group_advantages(
     All advantages of a prompt are exactly 0 if max(U) - min(U) <= SCORE_TOLERANCE, or if every multi reward is within
     SCORE_TOLERANCE of mean(U): such differences are rounding, which the division by std(U) would enlarge.
     Raises ValueError for a reward that is not within -MAX_SCORE to MAX_SCORE; rollouts with such rewards are masked.
-
     Computed in float64, summed in row order; values and weights are returned in the rewards' dtype. On the CPU a
     prompt's advantages are therefore bit-identical whatever other prompts are computed with it.
 
@@ -116,7 +115,6 @@ def group_advantages(
     defined = pool.count >= 2
     if settings.normalize_std:
         defined = defined & (spread.count >= 2)
-
     deviation = multi.rewards - pool.mean[prompt_index]
     differs = torch.bincount(prompt_index[deviation.abs() > SCORE_TOLERANCE], minlength=num_prompts) > 0
     informative = (defined & differs & ~pool.all_equal())[prompt_index]
