@@ -52,8 +52,8 @@ class WandbTracker:
     """Sends the metrics of every step to one wandb run. A run that is resumed continues it: its id is kept in
     <folder>/wandb/run_id. A new run makes a new id, also if the folder has one.
 
-    If a setting holds the value of a secret environment variable such as HF_TOKEN, the configuration and the name
-    that are sent have the variable's name instead.
+    If a setting or the run's name holds the value of a secret environment variable such as HF_TOKEN, the value is not
+    sent: wandb gets the variable's name in its place.
 
     The step is logged as a metric, not as wandb's own step: a resumed run may repeat steps, and wandb drops rows whose
     own step is lower than the last one. A repeated step has two rows, of which the later one counts.

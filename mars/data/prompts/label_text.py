@@ -99,8 +99,9 @@ def _gaps_of_lines(pieces: Sequence[str]) -> list[Gap] | None:
     """The gaps of a message whose labels can be told by their place alone, in any language; None for other messages.
 
     Each image must end a line. Labels are short texts in front of each image on its line; or short lines, all alike,
-    one above each image or one below each (see `_are_captions`):
+    one above each image or one below each (see `_are_captions`). Each column shows lines of a different message:
 
+        in front            above                  below
         📷 <image>          View 1: front          <image>
         🌡 <image>          <image>                Figure 1: visible
     """
