@@ -255,7 +255,7 @@ def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
 
 
 def _tail(before: str, piece: str, names: _Names, brackets_before: bool) -> Label:
-    """The label at the start of `piece`, behind a marker. before: the text in front of that marker."""
+    """The label at the start of `piece`, which is the text after a marker. before: the text in front of that marker."""
     closed = before.rstrip()[-1:]
     if closed and _PAIRS.get(closed) == piece.lstrip()[:1]:
         return Label(piece[: len(piece) - len(piece.lstrip()) + 1], is_named=True)
