@@ -188,7 +188,10 @@ def _undamaged(catalogue: Catalogue, step: int | None) -> Checkpoint:
 
 
 def _removable(catalogue: Catalogue, keep_last: int, keep_best: str | None) -> list[int]:
-    """What `Catalogue.prune` would remove, without the newest undamaged checkpoint."""
+    """The steps that `Catalogue.prune` would remove, except the newest undamaged checkpoint, which always stays.
+
+    Empty if no checkpoint can be loaded.
+    """
     from mars.errors import CheckpointError
 
     superfluous = catalogue.superfluous(keep_last, keep_best)

@@ -38,7 +38,7 @@ class EngineWorker(Worker):
     def generate(
         self, requests: Sequence[RolloutRequest]
     ) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
-        """Yield the finished samples, one message per list, then the engine's counts as the last message.
+        """Yield the engine's lists of finished samples, one list per message, then its counts as the last message.
 
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
