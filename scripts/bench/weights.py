@@ -138,6 +138,7 @@ def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[f
     specs = EngineSpec(config, rules, 2), TrainerSpec(config, rules)
     with ray_launch.ray_workers(config, *specs, log_dir, no_report) as (engine, trainer):
         assert trainer is not None
+        assert trainer._sender is not None
         sender = trainer._sender
         for number in range(-1, rounds):
             for way in WAYS if number % 2 else WAYS[::-1]:
@@ -145,8 +146,10 @@ def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[f
                     group.results([worker.use.remote(way, config) for worker in group.workers], "use")
                 trainer._sender = sender if way == "broadcast" else None
                 start = time.perf_counter()
-                engine.load_weights(trainer.publish_weights())
+                update = trainer.publish_weights()
+                engine.load_weights(update)
                 taken = time.perf_counter() - start
+                sender._version = update.version  # each way numbers the versions itself
                 if number >= 0:
                     seconds[way].append(taken)
                 sys.stderr.write(f"round {number + 1} of {rounds}: {way} {taken:.3f} s\n")

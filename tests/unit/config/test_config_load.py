@@ -280,11 +280,11 @@ def test_refusal(override, line):
         (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local runs one engine"),
         (
             ["cluster=local", "rollout.weight_transfer=broadcast"],
-            "rollout.weight_transfer: cluster.kind=local hands weights over within one process; got broadcast; give",
+            "rollout.weight_transfer: cluster.kind=local hands weights over within one process; got 'broadcast'; give",
         ),
         (
             ["rollout=scripted", "rollout.weight_transfer=broadcast"],
-            "rollout.weight_transfer: rollout.engine=scripted takes no weights; got broadcast; give object_store",
+            "rollout.weight_transfer: rollout.engine=scripted takes no weights; got 'broadcast'; give object_store",
         ),
         (
             ["rollout.tensor_parallel_size=2", "rollout.weight_transfer=broadcast"],
