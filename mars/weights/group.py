@@ -114,9 +114,10 @@ class SendGroup:
                 options.timeout = timedelta(seconds=self._end - time.monotonic() + _POLL_S)
             work = self._group.broadcast([values], options)
             self._unfinished = (work, values)
-            look = time.monotonic() + _LOOK_S
+            look, pause = time.monotonic() + _LOOK_S, _POLL_S / 32
             while not work.is_completed():
-                time.sleep(_POLL_S)
+                time.sleep(pause)
+                pause = min(2 * pause, _POLL_S)
                 if time.monotonic() > look:
                     look = time.monotonic() + _LOOK_S
                     self._check()
