@@ -51,7 +51,7 @@ class TwoWayEngine(EngineWorker):
 
 
 class TwoWayRank(TrainerWorker):
-    """A rank with both transfers, which measures the parts of its sends."""
+    """A rank of the trainer with both transfers."""
 
     def use(self, way: str, config: TrainConfig) -> None:
         self._ways = getattr(self, "_ways", {config.rollout.weight_transfer: self._transfer})
