@@ -39,9 +39,8 @@ class TinyWorld:
         self.processor = PromptProcessor(
             str(folder),
             decode=decode_image,
-            min_pixels=MIN_PIXELS,
-            max_pixels=MAX_PIXELS,
-            image_token_id=self.rules.image_id,
+            budget=self.budget,
+            rules=self.rules,
             cache_bytes=2**24,
         )
         blocked = {*self.rules.blocked_ids, *self.rules.eos_ids}

@@ -116,17 +116,15 @@ def make_group(case: Case, config: Any) -> tuple[Prompt, list[tuple[int, ...]]]:
 
 def forwards(case: Case, layout: Layout, policy: PolicyModel, tokens_per_forward: int) -> list[ForwardBatch]:
     """All responses of the group in forwards of at most `tokens_per_forward` tokens; a pack is never split here."""
-    config, rope_index = policy.backbone.config, policy.backbone.model.get_rope_index
-    prompt, responses = make_group(case, config)
+    prompt, responses = make_group(case, policy.backbone.config)
     if layout == "shared_prefix":
-        return [pack_groups([(prompt, responses)], rope_index, config.image_token_id)]
+        return [pack_groups([(prompt, responses)], policy.positions)]
     rows = [(prompt, response) for response in responses]
     if layout == "padded":
         rows = [(_with_own_images(prompt, i), response) for i, (_, response) in enumerate(rows)]
     size = max(tokens_per_forward // (case.prompt + case.response), 1)
     return [
-        forward_batch(rows[first : first + size], rope_index, config.image_token_id, pad_id=0)
-        for first in range(0, len(rows), size)
+        forward_batch(rows[first : first + size], policy.positions, pad_id=0) for first in range(0, len(rows), size)
     ]
 
 

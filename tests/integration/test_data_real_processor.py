@@ -84,9 +84,8 @@ def test_prompts_of_real_sizes_are_the_processors(model, tmp_path, size, own):
     ours = PromptProcessor(
         folder,
         decode=decode_image,
-        min_pixels=REAL_PIXELS[0],
-        max_pixels=REAL_PIXELS[1],
-        image_token_id=encoder.token_rules().image_id,
+        budget=budget,
+        rules=encoder.token_rules(),
         cache_bytes=0,
     ).process(encoder.encode(prompt.messages, 2), [source.image for source in prompt.sources])
     assert longest_view(prompt, encoder, budget, "single") == len(ours.input_ids)

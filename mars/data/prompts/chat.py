@@ -91,24 +91,31 @@ class PromptEncoder:
             raise DataError(f"the {where} text holds the special token {tokens}; remove it from the text")
 
 
-def expand(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int], image_id: int) -> tuple[int, ...]:
-    """Prompt ids with placeholder i repeated tokens_per_image[i] times: what the model's forward sees.
+def expand(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int], rules: TokenRules) -> tuple[int, ...]:
+    """Prompt ids with placeholder i repeated tokens_per_image[i] times, between the tokens that start and end an image.
 
-    Raises DataError if placeholders and images differ in number.
-    Example: ([5, 9, 6, 9], [2, 3], image_id=9) -> (5, 9, 9, 6, 9, 9, 9).
+    The result is what the model's forward sees. Raises DataError if placeholders and images differ in number.
+    Example: ([5, 9, 6, 9], [2, 3]) with image_id 9 -> (5, 9, 9, 6, 9, 9, 9).
     """
+    image_id = rules.image_id
     placeholders = sum(token == image_id for token in prompt_token_ids)
     if placeholders != len(tokens_per_image):
         raise DataError(f"the prompt has {placeholders} image placeholders for {len(tokens_per_image)} images")
     counts = iter(tokens_per_image)
     expanded: list[int] = []
     for token in prompt_token_ids:
-        expanded.extend([token] * (next(counts) if token == image_id else 1))
+        if token == image_id:
+            expanded += [*rules.image_start, *[image_id] * next(counts), *rules.image_end]
+        else:
+            expanded.append(token)
     return tuple(expanded)
 
 
 def prompt_length(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int]) -> int:
-    """Number of tokens in the expanded prompt. Example: 50 ids with two images of 16 tokens -> 50 - 2 + 32 = 80."""
+    """Number of tokens in the expanded prompt. tokens_per_image: as `num_image_tokens` counts them.
+
+    Example: 50 ids with two images of 16 tokens -> 50 - 2 + 32 = 80.
+    """
     return len(prompt_token_ids) - len(tokens_per_image) + sum(tokens_per_image)
 
 

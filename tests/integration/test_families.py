@@ -1,0 +1,42 @@
+"""Each family against the real model class of transformers."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from mars.data.synthetic.tiny_model import Family, build_config, build_tokenizer
+from mars.families.table import FAMILIES, family_of
+
+
+def test_every_family_has_a_tiny_model():
+    assert set(get_args(Family)) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_parts_are_those_of_the_model(model_type):
+    """Every weight is below vision, projector or language; the units of FSDP are transformers' own."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    parts = family_of(model_type, "").parts
+    with torch.device("meta"):
+        config = build_config(model_type, build_tokenizer("tiny", seed=0), tie_word_embeddings=True)
+        model = AutoModelForImageTextToText.from_config(config)
+    found = {name: {id(p) for p in model.get_submodule(name).parameters()} for name in (*parts.vision, *parts.language)}
+    projector = {id(p) for name in parts.projector for p in model.get_submodule(name).parameters()}
+    assert all(found.values())
+    assert projector
+    assert set().union(*found.values(), projector) == {id(p) for p in model.parameters()}
+    language = set().union(*(found[name] for name in parts.language))
+    vision = set().union(*(found[name] for name in parts.vision)) - projector
+    assert vision
+    assert not language & (vision | projector)
+    classes = {type(module).__name__ for module in model.modules()}
+    assert {name for name in parts.layer_classes if name in classes} == set(model._no_split_modules)
+    assert parts.tied == model._tied_weights_keys
+    state = model.state_dict(keep_vars=True)
+    assert all(state[one] is state[other] for one, other in parts.tied.items())
+    if parts.patch_embedding is not None:
+        assert isinstance(model.get_submodule(parts.patch_embedding), torch.nn.Conv3d)
