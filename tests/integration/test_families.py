@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from mars.data.prompts.budget import ImageBudget, model_image_size
 from mars.data.synthetic.tiny_model import Family, build_config, build_tokenizer
+from mars.families.internvl import Tiles
 from mars.families.table import FAMILIES, family_of
 
 
@@ -22,7 +26,7 @@ def test_the_parts_are_those_of_the_model(model_type):
 
     parts = family_of(model_type, "").parts
     with torch.device("meta"):
-        config = build_config(model_type, build_tokenizer("tiny", seed=0), tie_word_embeddings=True)
+        config = build_config(model_type, build_tokenizer("tiny", 0, model_type), tie_word_embeddings=True)
         model = AutoModelForImageTextToText.from_config(config)
     found = {name: {id(p) for p in model.get_submodule(name).parameters()} for name in (*parts.vision, *parts.language)}
     projector = {id(p) for name in parts.projector for p in model.get_submodule(name).parameters()}
@@ -40,3 +44,16 @@ def test_the_parts_are_those_of_the_model(model_type):
     assert all(state[one] is state[other] for one, other in parts.tied.items())
     if parts.patch_embedding is not None:
         assert isinstance(model.get_submodule(parts.patch_embedding), torch.nn.Conv3d)
+
+
+@given(
+    width=st.integers(4, 3000), height=st.integers(4, 3000), least=st.integers(1, 4), more=st.integers(0, 12),
+    tile=st.sampled_from([56, 448]),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_the_canvas_of_tiles_is_that_of_transformers(width, height, least, more, tile):
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+    columns, rows = get_optimal_tiled_canvas((height, width), (tile, tile), least, least + more)
+    limits = ImageBudget(least * tile**2, (least + more) * tile**2, 14, 2, Tiles(tile))
+    assert model_image_size((width, height), limits) == (columns * tile, rows * tile)

@@ -76,7 +76,15 @@ def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
 
 
 def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str, ImageBudget]:
-    """Source name -> budget with the limits of that source and the patch sizes of `budget`."""
+    """Source name -> budget with the limits of that source and the patch sizes of `budget`.
+
+    Raises ConfigError if the model's image processor would resize an image again that has been resized for its source.
+    """
+    if source_pixels and not budget.sizing.takes_resized:
+        raise ConfigError(
+            f"data.source_image_pixels: this model cuts every image into tiles by one limit; got limits for "
+            f"{', '.join(source_pixels)}; set data.max_image_pixels alone"
+        )
     return {name: replace(budget, min_pixels=low, max_pixels=high) for name, (low, high) in source_pixels.items()}
 
 

@@ -10,7 +10,7 @@ from mars.checks.model import check_files
 from mars.data.prompts.budget import ImageBudget
 from mars.errors import SetupError
 from mars.families.qwen_vl import SMART_RESIZE, read_sizing
-from mars.families.table import FAMILIES, family_of
+from mars.families.table import FAMILIES, check_language, family_of
 
 
 def test_a_family_that_is_not_supported_is_refused_with_those_that_are():
@@ -26,6 +26,16 @@ def test_a_family_that_is_not_supported_is_refused_with_those_that_are():
         assert (caught.value.exit_code, "qwen2_5_vl (Qwen2.5-VL)" in known) == (4, True)
 
 
+def test_the_language_model_must_be_one_that_fsdp_can_shard():
+    config = {"model_type": "internvl", "text_config": {"model_type": "gpt_oss"}}
+    with pytest.raises(
+        SetupError, match=r"m: text_config\.model_type must be one of qwen2, qwen3 in .* InternVL; got 'gp"
+    ):
+        check_language(FAMILIES["internvl"], config, "m")
+    for named in ({"model_type": "qwen3"}, {}, None):
+        check_language(FAMILIES["internvl"], {"text_config": named}, "m")
+
+
 def test_a_folder_of_another_family_is_refused_before_anything_is_loaded(tmp_path):
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
@@ -37,6 +47,7 @@ def test_how_each_family_writes_boxes():
     assert {type_: family.box_space for type_, family in FAMILIES.items()} == {
         "qwen2_5_vl": "resized_pixels",
         "qwen3_vl": "norm_1000",
+        "internvl": "norm_1000",
     }
 
 
