@@ -17,11 +17,11 @@ from mars.data.prompts.chat import PromptEncoder, prompt_length
 from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_rows
 from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.templates import PromptTemplate, TemplateOf
-from mars.data.prompts.tokenizer import model_type_of
+from mars.data.prompts.tokenizer import model_type_of, read_json
 from mars.data.prompts.views import AnchorKind, anchor_views, render_view
 from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
-from mars.families.table import family_of
+from mars.families.table import check_language, family_of
 from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
 from mars.rollout.plan import RolloutPlan
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, TokenRules, View
@@ -95,7 +95,9 @@ def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
     model = config.model
     encoder = PromptEncoder.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     budget = image_budget(config)
-    family = family_of(model_type_of(model.path), f"model.path: {model.path}/config.json")
+    where = f"model.path: {model.path}/config.json"
+    family = family_of(model_type_of(model.path), where)
+    check_language(family, read_json(model.path, "config.json"), where)
     box_space = family.box_space if model.box_space == "auto" else model.box_space
     return PromptFormat(encoder, budget, BoxFrames(box_space, budget))
 

@@ -54,9 +54,10 @@ class PromptProcessor:
     ) -> None:
         from transformers import AutoImageProcessor
 
-        self._processor = AutoImageProcessor.from_pretrained(
-            model_path, trust_remote_code=trust_remote_code, **budget.processor_settings()
-        )
+        self._processor = AutoImageProcessor.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+        # Given in each call: old preprocessor_config.json files have limits (min_pixels, max_pixels) that replace those
+        # given here.
+        self._settings = budget.processor_settings()
         self._decode, self._budget, self._rules = decode, budget, rules
         self._free_bytes = cache_bytes
         self._cache: OrderedDict[ImageRef, tuple[Any, tuple[int, int, int]]] = OrderedDict()
@@ -98,5 +99,5 @@ class PromptProcessor:
         return self._features(Image.new("RGB", decoded_size(ref), "white"))
 
     def _features(self, image: Image.Image) -> tuple[Any, tuple[int, int, int]]:
-        features = self._processor(images=[image], return_tensors="pt")
+        features = self._processor(images=[image], return_tensors="pt", **self._settings)
         return features["pixel_values"], self._budget.sizing.grid(features, self._budget)

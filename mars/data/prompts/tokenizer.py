@@ -84,13 +84,23 @@ def read_json(model_path: str, name: str) -> dict[str, Any]:
 
     Raises SetupError if there is no such model, or if the file cannot be read or holds anything but a JSON object.
     """
+    path = _file(model_path, name)
+    return read_json_file(path) if path else {}
+
+
+def has_file(model_path: str, name: str) -> bool:
+    """Whether the model's folder or hub repository has a file. Raises SetupError if there is no such model."""
+    return _file(model_path, name) is not None
+
+
+def _file(model_path: str, name: str) -> Path | None:
     from transformers.utils import cached_file
 
     try:
         path = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
         raise SetupError(f"model.path: no such folder or hub model; got {model_path}: {error}") from error
-    return read_json_file(Path(path)) if path else {}
+    return Path(path) if path else None
 
 
 def read_json_file(path: Path, key: str = "model.path") -> dict[str, Any]:

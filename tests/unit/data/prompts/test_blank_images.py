@@ -30,7 +30,7 @@ class OnePatch:
     def from_pretrained(cls, path, **settings):
         return cls()
 
-    def __call__(self, images, return_tensors):
+    def __call__(self, images, return_tensors, size):
         colour = float(np.asarray(images[0]).max())
         return {"pixel_values": torch.tensor([[colour]]), "image_grid_thw": torch.tensor([[1, 1, 1]])}
 
