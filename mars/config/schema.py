@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.rules import SFT_RULES, TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, RunConfig, TrackingConfig, TrainRunConfig
@@ -109,6 +110,15 @@ class AlgorithmConfig(Section):
     entropy_coefficient: NonNegativeFloat = Field(description="Weight of the entropy bonus in the loss; 0: none.")
     importance_cap: PositiveFloat | None = Field(
         description="Largest importance weight (trainer / engine probability) of a token's loss; null: no weights."
+    )
+    importance_level: Literal["token", "sequence", "sequence_mean"] = Field(
+        description="One weight for each token, or for each response: product or geometric mean of its tokens' weights."
+    )
+    importance_mode: Literal["truncate", "mask"] = Field(
+        description="Lower weights above the cap to it, or leave out tokens (responses) whose weight is out of bounds."
+    )
+    importance_floor: PositiveFloat | None = Field(
+        description="Smallest importance weight that importance_mode=mask keeps; null: none."
     )
     overlong_buffer_tokens: PositiveInt | None = Field(
         description="Penalise responses longer than rollout.max_response_tokens minus this many tokens; null: none."
@@ -223,7 +233,7 @@ class EvaluationConfig(Section):
 class TrainConfig(Root):
     """What `python -m mars.main` takes."""
 
-    RULES = TRAIN_RULES
+    RULES = (*TRAIN_RULES, *ALGORITHM_RULES)
 
     run: TrainRunConfig
     model: ModelConfig
