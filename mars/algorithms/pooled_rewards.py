@@ -64,6 +64,12 @@ def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -
     ]
 
 
+def truncated_rows(prompts: Sequence[PromptRollouts]) -> Tensor:
+    """Which rewards of `PooledRewards.of_rollouts` are of a response that was cut at the token limit: bool [N]."""
+    cut = [r.completion.finish_reason == "length" for prompt in prompts for r in prompt.multi.valid]
+    return torch.tensor(cut, dtype=torch.bool)
+
+
 @dataclass(frozen=True)
 class AnchorViews:
     """Which view each anchor reward of `PooledRewards.of_rollouts` came from: names[index[k]], index int64 [M]."""

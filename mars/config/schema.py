@@ -126,6 +126,9 @@ class AlgorithmConfig(Section):
     overlong_factor: PositiveFloat = Field(
         description="Largest length penalty: that of a response with rollout.max_response_tokens tokens."
     )
+    truncated_responses: Literal["score", "mask"] = Field(
+        description="Train on responses cut at rollout.max_response_tokens (score), or not (mask); their rewards count."
+    )
     selection: Literal["all", "nonzero_advantage"] = Field(
         description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
     )
