@@ -156,6 +156,7 @@ def step_parts(
         scorer=scorer,
         plan=plan,
         advantage=_advantage_settings(config),
+        part_weights=algorithm.part_weights,
         mask_truncated=algorithm.truncated_responses == "mask",
         overlong=None
         if buffer is None

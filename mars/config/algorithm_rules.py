@@ -1,8 +1,13 @@
-"""Rules between settings of the objective: importance weights."""
+"""Rules between settings of the objective: importance weights, parts of the reward."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import isfinite
+
 from mars.config.rules import Rule
+from mars.rewards.built_in import BUILT_IN, is_built_in
+from mars.rewards.contract import ADDED_PARTS
 
 
 def _level_of_weights(level: str, cap: float | None) -> tuple[str, str] | None:
@@ -52,7 +57,50 @@ def _floor_of_mask(floor: float | None, mode: str, top_p: float) -> tuple[str, s
     return None
 
 
+def _weights_of_parts(weights: Mapping[str, float]) -> tuple[str, str] | None:
+    added = [name for name in weights if name in ADDED_PARTS]
+    if added:
+        return f"{', '.join(added)} is added to the advantage without a weight", "leave it out"
+    useless = [name for name, weight in weights.items() if weight == 0 or not isfinite(weight)]
+    if useless:
+        return f"the weight of {', '.join(useless)} is 0 or not finite", "give another number, or leave the part out"
+    return None
+
+
+def _parts_of_built_in(
+    weights: Mapping[str, float], function: str, functions: Mapping[str, str]
+) -> tuple[str, str] | None:
+    for name in functions.values() or [function]:
+        missing = [part for part in weights if is_built_in(name) and part not in BUILT_IN[name].parts]
+        if missing:
+            has = ", ".join(BUILT_IN[name].parts)
+            return f"reward {name} has no part {', '.join(missing)}", f"name parts that every reward has; {name}: {has}"
+    return None
+
+
+def _std_of_parts(normalize_std: bool, weights: Mapping[str, float]) -> tuple[str, str] | None:
+    if weights and not normalize_std:
+        return (
+            "algorithm.part_weights divides each part by its standard deviation",
+            "give true, or algorithm.part_weights={}",
+        )
+    return None
+
+
+def _scorer_of_parts(scorer: str, weights: Mapping[str, float]) -> tuple[str, str] | None:
+    if weights and scorer == "compat":
+        return (
+            "has no effect with algorithm.part_weights: both scorers give the same parts",
+            "give strict, and weight the part compat instead of accuracy",
+        )
+    return None
+
+
 ALGORITHM_RULES = (
+    Rule(("algorithm.part_weights",), _weights_of_parts),
+    Rule(("algorithm.part_weights", "reward.function", "reward.functions"), _parts_of_built_in),
+    Rule(("algorithm.normalize_std", "algorithm.part_weights"), _std_of_parts),
+    Rule(("reward.scorer", "algorithm.part_weights"), _scorer_of_parts),
     Rule(("algorithm.importance_level", "algorithm.importance_cap"), _level_of_weights),
     Rule(
         ("algorithm.importance_level", "algorithm.importance_cap", "rollout.top_p", "rollout.top_k"),

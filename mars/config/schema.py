@@ -87,6 +87,9 @@ class AlgorithmConfig(Section):
         description="Lower bound of the standard deviation in the division; 0 (default): none."
     )
     epsilon: PositiveFloat = Field(description="Added to the standard deviation before the division.")
+    part_weights: dict[str, float] = Field(
+        description="Normalise parts of the reward one by one; their weights: `{accuracy: 1.0, format: 0.5}`; {}: off."
+    )
     loss: Literal["clip", "gspo", "cispo"] = Field(
         description="Policy loss: clipped ratio of each token (PPO, GRPO, DAPO), of the sequence (GSPO), or CISPO."
     )

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mars.actor.fsdp_trainer import FsdpTrainer
-from mars.config.schema import AlgorithmConfig
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
 from tests.builders import altered
@@ -48,7 +47,7 @@ class Scene:
     prompts: tuple[TrainPrompt, ...]
     model: torch.nn.Module
     rows: dict[tuple[int, int], Scored]
-    plain: dict[AlgorithmConfig, dict[str, torch.Tensor]] = field(default_factory=dict)
+    plain: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     trainers: dict[int, FsdpTrainer] = field(default_factory=dict)
 
 
@@ -125,9 +124,10 @@ def kl(estimator, d):
 
 def plain_gradient(scene, objective):
     """`computed_gradient`, once for each objective."""
-    if objective not in scene.plain:
-        scene.plain[objective] = computed_gradient(scene, objective)
-    return scene.plain[objective]
+    key = objective.model_dump_json()
+    if key not in scene.plain:
+        scene.plain[key] = computed_gradient(scene, objective)
+    return scene.plain[key]
 
 
 def computed_gradient(scene, objective):
