@@ -24,10 +24,10 @@ def objective(level, cap=2.0, floor=0.5, **changes):
     return Objective(altered(GRPO, **mask, **changes), truncation_nats=0.0)
 
 
-def row(advantage, ratios, old, weight=1.0, off_policy=False):
+def row(advantage, ratios, old, weight=1.0, off_policy=False, carried=False):
     """A response whose importance weights are `ratios`."""
     rollout = tuple(o - math.log(r) for o, r in zip(old, ratios, strict=True))
-    return RowTarget(TrainResponse((1,) * len(old), rollout, advantage, weight, off_policy), weight, False)
+    return RowTarget(TrainResponse((1,) * len(old), rollout, advantage, weight, off_policy), weight, carried)
 
 
 def update(made, micro_batches, logprobs, old, ref=None, entropy=None):
@@ -135,6 +135,15 @@ def test_off_policy_responses_are_never_masked():
         loss, totals, _ = update(objective(level), [rows], OLD, OLD)
         assert loss == pytest.approx(-1.0)
         assert (totals["num_tokens"], totals["num_on_policy"], totals["num_masked"]) == (2, 0, 1)
+
+
+def test_carried_responses_are_weighed_and_masked_like_others():
+    """Weights 1.5 and, out of bounds, 3; then 1. The KL is 1 nat (k1) at every token that is left."""
+    made = objective("token", kl_coefficient=0.5, kl_estimator="k1")
+    rows = [(0, row(1.0, [1.5, 3.0], OLD[0], carried=True)), (1, row(1.0, [1.0], OLD[1]))]
+    loss, totals, _ = update(made, [rows], OLD, OLD, ref={0: [-2.0, -2.0], 1: [-2.0]})
+    assert loss == pytest.approx((-1.5 - 1.0) / 2 + 0.5 * 1.0)
+    assert (totals["num_on_policy"], totals["num_compared"]) == (2, 1)
 
 
 def test_with_everything_masked_there_is_no_update():
