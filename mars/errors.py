@@ -62,7 +62,7 @@ class InterruptedRun(MarsError):
 
 
 class StalledError(MarsError):
-    """Nothing went on for longer than cluster.watchdog_s."""
+    """The run made no progress for cluster.watchdog_s seconds."""
 
     exit_code = 8
 
