@@ -17,7 +17,7 @@ from mars.algorithms.penalties import KL_PART, OVERLONG_PART
 from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.errors import ConfigError
-from mars.types import MAX_SCORE, PromptRollouts, Rollout, SampledPrompt
+from mars.types import MAX_SCORE, PromptRollouts, Rollout, SampledPrompt, view_name
 
 
 def part_advantages(
@@ -38,6 +38,7 @@ def part_advantages(
     Example: parts a = (1, 0) and b = (0, 1) of two rollouts, weights 1 and 0.5: A_a = (0.707, -0.707), A_b the
     opposite, A = (0.354, -0.354).
     """
+    rows = {item.prompt.prompt_id: item.prompt.row for item in prompts}
     base = PooledRewards.of_rollouts(prompts).advantages(settings)
 
     def values(value: Callable[[Rollout], float], how: AdvantageSettings) -> torch.Tensor:
@@ -45,7 +46,7 @@ def part_advantages(
 
     total = torch.zeros_like(base.values)
     for part, weight in weights.items():
-        total += weight * values(lambda rollout, part=part: _part(rollout, part), settings)
+        total += weight * values(lambda rollout, part=part: _part(rollout, part, rows), settings)
     total += values(_penalties, replace(settings, normalize_std=False))
     counts = (base.weights > 0) & (total.abs() > SCORE_TOLERANCE)
     return replace(base, values=torch.where(counts, total, 0.0))
@@ -66,9 +67,9 @@ def batch_normalized(kept: Sequence[SampledPrompt], settings: AdvantageSettings)
     return [replace(item, advantages=tuple(a / divisor for a in item.advantages)) for item in kept], scale
 
 
-def _part(rollout: Rollout, part: str) -> float:
+def _part(rollout: Rollout, part: str, rows: Mapping[str, str]) -> float:
     parts = rollout.reward.parts
-    where = f"a response to prompt {rollout.prompt_id}"
+    where = f"a response to {rows[rollout.prompt_id]} ({view_name(rollout.view)})"
     if part not in parts:
         raise ConfigError(
             f"algorithm.part_weights: the reward of {where} has no part {part}; "

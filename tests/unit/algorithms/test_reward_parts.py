@@ -194,21 +194,26 @@ def test_a_prompt_without_weight_has_no_penalty_either():
 
 
 @pytest.mark.parametrize(
-    "item",
+    ("item", "view"),
     [
-        make_rollouts("p7", [parts(a=1.0, b=0.0), parts(a=1.0)]),
-        make_rollouts("p7", ab((1, 0)), s0=[parts(a=1.0)]),
+        (make_rollouts("p7", [parts(a=1.0, b=0.0), parts(a=1.0)]), "multi"),
+        (make_rollouts("p7", ab((1, 0)), s0=[parts(a=1.0)]), "s0"),
     ],
 )
-def test_a_part_that_a_rollout_lacks_is_named(item):
-    with pytest.raises(ConfigError, match=r"algorithm\.part_weights: .*prompt p7 has no part b; got a; name"):
+def test_a_part_that_a_rollout_lacks_is_named(item, view):
+    where = rf"a response to rows\.jsonl:p7 \({view}\)"
+    with pytest.raises(
+        ConfigError, match=rf"algorithm\.part_weights: the reward of {where} has no part b; got a; name"
+    ):
         part_advantages([item], {"a": 1.0, "b": 1.0}, EXACT)
     assert len(part_advantages([item], {"a": 1.0}, EXACT).values) > 0
 
 
 def test_a_part_beyond_the_bound_of_scores_is_named():
     item = make_rollouts("p7", [RewardResult(1.0, 0.0, {"a": 2 * MAX_SCORE}), parts(a=0.0)])
-    with pytest.raises(ConfigError, match=r"part a of a response to prompt p7 is not in \[-1e\+06, 1e\+06\]; got 2"):
+    with pytest.raises(
+        ConfigError, match=r"part a of a response to rows\.jsonl:p7 \(multi\) is not in \[-1e\+06, 1e\+06\]; got 2"
+    ):
         part_advantages([item], {"a": 1.0}, EXACT)
 
 
