@@ -110,7 +110,7 @@ class Family:
     """One family.
 
     model_type: config.json's. name: for messages.
-    language_types: the model_type of text_config must be one of these.
+    language_types: what text_config's model_type may be, if the family has several language models.
     box_space: the frame in which its models write boxes.
     media_tokens: special tokens of media, besides those that have "image", "video", "vision" or "audio" in their name.
     image_start, image_end: the tokens that the image processor puts before and after an image; none if the chat

@@ -8,7 +8,7 @@ from mars.families.qwen_vl import IMAGE_SETTINGS, LANGUAGE, SIZING_KEYS, TIED, M
 QWEN2_5_VL = Family(
     model_type="qwen2_5_vl",
     name="Qwen2.5-VL",
-    language_types=("qwen2_5_vl_text",),
+    language_types=(),
     box_space="resized_pixels",
     media_tokens=(),
     image_start=(),  # <|vision_start|> and <|vision_end|> are the chat template's

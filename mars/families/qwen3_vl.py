@@ -8,7 +8,7 @@ from mars.families.qwen_vl import IMAGE_SETTINGS, LANGUAGE, SIZING_KEYS, TIED, M
 QWEN3_VL = Family(
     model_type="qwen3_vl",
     name="Qwen3-VL",
-    language_types=("qwen3_vl_text",),
+    language_types=(),
     box_space="norm_1000",
     media_tokens=(),
     image_start=(),  # <|vision_start|> and <|vision_end|> are the chat template's

@@ -19,7 +19,7 @@ def check_language(family: Family, config: Mapping[str, Any], where: str) -> Non
     """Raises SetupError if the language model is not one of the family's. A config.json need not name it."""
     text = config.get("text_config")
     kind = text.get("model_type") if isinstance(text, dict) else None
-    if kind is not None and kind not in family.language_types:
+    if kind is not None and family.language_types and kind not in family.language_types:
         known = ", ".join(family.language_types)
         raise SetupError(
             f"{where}: text_config.model_type must be one of {known} in a model of {family.name}; got {kind!r:.80}; "

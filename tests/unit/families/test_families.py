@@ -34,6 +34,7 @@ def test_the_language_model_must_be_one_that_fsdp_can_shard():
         check_language(FAMILIES["internvl"], config, "m")
     for named in ({"model_type": "qwen3"}, {}, None):
         check_language(FAMILIES["internvl"], {"text_config": named}, "m")
+    check_language(FAMILIES["qwen3_vl"], config, "m")  # transformers has one language model for it
 
 
 def test_a_folder_of_another_family_is_refused_before_anything_is_loaded(tmp_path):
