@@ -15,7 +15,8 @@ from mars.data.prompts.budget import ImageBudget, limit_images, model_image_size
 from mars.data.prompts.chat import PromptEncoder, expand
 from mars.data.prompts.lengths import longest_view
 from mars.data.prompts.processor import PromptProcessor
-from mars.data.synthetic.tiny_model import MAX_PIXELS, MIN_PIXELS, build_config, build_processor, build_tokenizer
+from mars.data.synthetic.tiny_families import MAX_PIXELS, MIN_PIXELS, build_config, build_processor
+from mars.data.synthetic.tiny_model import build_tokenizer
 from mars.errors import SetupError
 from mars.types import ImageRef, Message, Prompt, Source
 

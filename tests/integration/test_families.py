@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.data.prompts.budget import ImageBudget, model_image_size
-from mars.data.synthetic.tiny_model import Family, build_config, build_tokenizer
+from mars.data.synthetic.tiny_families import Family, build_config
+from mars.data.synthetic.tiny_model import build_tokenizer
 from mars.families.internvl import Tiles
 from mars.families.table import FAMILIES, family_of
 
