@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.rules import SFT_RULES, TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, RunConfig, TrackingConfig, TrainRunConfig
@@ -28,7 +29,7 @@ class ModelConfig(Section):
         description="Attention of the trainer's model; with actor.packing=shared_prefix only that of its vision tower."
     )
     box_space: Literal["auto", "resized_pixels", "norm_1000"] = Field(
-        description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL), 0 to 1000 (Qwen3-VL), or auto."
+        description="Frame of the model's boxes: pixels after its resizing, 0 to 1000, or auto: as its family does."
     )
     trust_remote_code: bool = Field(description="Run the model folder's code; leave false unless you have read it.")
 
@@ -86,6 +87,9 @@ class AlgorithmConfig(Section):
         description="Lower bound of the standard deviation in the division; 0 (default): none."
     )
     epsilon: PositiveFloat = Field(description="Added to the standard deviation before the division.")
+    part_weights: dict[str, float] = Field(
+        description="Normalise parts of the reward one by one; their weights: `{accuracy: 1.0, format: 0.5}`; {}: off."
+    )
     loss: Literal["clip", "gspo", "cispo"] = Field(
         description="Policy loss: clipped ratio of each token (PPO, GRPO, DAPO), of the sequence (GSPO), or CISPO."
     )
@@ -110,11 +114,23 @@ class AlgorithmConfig(Section):
     importance_cap: PositiveFloat | None = Field(
         description="Largest importance weight (trainer / engine probability) of a token's loss; null: no weights."
     )
+    importance_level: Literal["token", "sequence", "sequence_mean"] = Field(
+        description="One weight for each token, or for each response: product or geometric mean of its tokens' weights."
+    )
+    importance_mode: Literal["truncate", "mask"] = Field(
+        description="Lower weights above the cap to it, or leave out tokens (responses) whose weight is out of bounds."
+    )
+    importance_floor: PositiveFloat | None = Field(
+        description="Smallest importance weight that importance_mode=mask keeps; null: none."
+    )
     overlong_buffer_tokens: PositiveInt | None = Field(
         description="Penalise responses longer than rollout.max_response_tokens minus this many tokens; null: none."
     )
     overlong_factor: PositiveFloat = Field(
         description="Largest length penalty: that of a response with rollout.max_response_tokens tokens."
+    )
+    truncated_responses: Literal["score", "mask"] = Field(
+        description="Train on responses cut at rollout.max_response_tokens (score), or not (mask); their rewards count."
     )
     selection: Literal["all", "nonzero_advantage"] = Field(
         description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
@@ -229,7 +245,7 @@ class EvaluationConfig(Section):
 class TrainConfig(Root):
     """What `python -m mars.main` takes."""
 
-    RULES = TRAIN_RULES
+    RULES = (*TRAIN_RULES, *ALGORITHM_RULES)
 
     run: TrainRunConfig
     model: ModelConfig
