@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
 from mars.actor.memory import PeakMemory
-from mars.actor.model import PolicyModel, ScoringSettings, load_policy, shard
+from mars.actor.model import PolicyModel, ScoringSettings, freeze, load_policy, shard
 from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
 from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
@@ -77,6 +77,7 @@ class FsdpTrainer:
         mesh = init_device_mesh(device, (self._world_size,))
         scoring = ScoringSettings(rollout.temperature, rules.blocked_ids, actor.logprob_chunk_tokens)
         self._policy = load_policy(model, scoring, actor.packing, actor.gradient_checkpointing)
+        freeze(self._policy, actor.freeze)
         shard(self._policy, mesh, model.dtype)
         self._optimizer = Optimizer(dict(self._policy.named_parameters()), actor, total_steps=None)
         self._reference = _reference(config, scoring, mesh)
@@ -218,8 +219,9 @@ class FsdpTrainer:
                 denominator,
                 compare_rollout,
             )
-            # FSDP averages gradients over ranks, but the denominator already counts all ranks.
-            (loss * self._world_size).backward()
+            if loss.requires_grad:  # not if the whole update is text and the language model is frozen
+                # FSDP averages gradients over ranks, but the denominator already counts all ranks.
+                (loss * self._world_size).backward()
             sums = sums.merge(part)
         return _Pass(batch, sums, used)
 

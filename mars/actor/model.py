@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from mars.actor.batch import ForwardBatch
+from mars.actor.parts import Part, check_family, part_of
 from mars.actor.prefix_attention import register
 from mars.actor.token_scores import token_scores
 from mars.actor.vision_attention import use_segments
@@ -123,7 +124,24 @@ def load_policy(
             use_segments(backbone.model.visual)
     if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers lets the embeddings' outputs need a gradient, which only reentrant checkpointing needs. Backward
+        # would go through a frozen vision tower.
+        backbone.disable_input_require_grads()
     return PolicyModel(backbone, scoring).train()
+
+
+def freeze(policy: PolicyModel, parts: Collection[Part]) -> None:
+    """Keep these parts of the policy as they are; call it before `shard` and before the optimizer is made.
+
+    Their parameters need no gradient, so the optimizer has no state for them, and backward stops where only they are
+    below. Tied weights belong to the language model. Raises ConfigError for a family whose parts are not known.
+    """
+    if not parts:
+        return
+    family = policy.backbone.config.model_type
+    check_family(family, "actor.freeze", list(parts))
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(part_of(name, family) not in parts)
 
 
 def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str) -> None:

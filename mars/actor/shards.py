@@ -145,7 +145,7 @@ def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, fol
     except (CheckpointException, KeyError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
             f"{folder}: cannot be loaded into this trainer: {_reason(error)}; "
-            "resume with the model that the run was started with"
+            "resume with the model and the actor.freeze that the run was started with"
         ) from error
     for name, set_state in (("cpu", torch.random.set_rng_state), ("cuda", _set_cuda_rng_state)):
         if (value := state.get(f"{_RANDOM}.{name}.{rank}")) is not None:

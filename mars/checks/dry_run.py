@@ -11,6 +11,7 @@ from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
+from mars.checks.trained import num_trained
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import num_image_tokens
@@ -127,8 +128,10 @@ def memory_lines(config: TrainConfig) -> list[str]:
         ]
     actor, rollout, model = config.actor, config.rollout, config.model
     shape = read_shape(read_json(model.path, "config.json"), folder)
+    trained = num_trained(config)
     trainer = trainer_memory(
         shape,
+        num_trained=trained,
         num_ranks=actor.num_workers,
         dtype=model.dtype,
         tokens_per_forward=actor.tokens_per_forward,
@@ -145,11 +148,15 @@ def memory_lines(config: TrainConfig) -> list[str]:
     )
     per_token = kv_bytes_per_token(shape, model.dtype)
     return [
-        f"model             {shape.num_parameters:,} parameters",
+        f"model             {shape.num_parameters:,} parameters{_trained(trained, shape.num_parameters)}",
         f"memory per rank   {_sizes(trainer)}",
         f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
         f"tokens; {per_token:,} bytes a token",
     ]
+
+
+def _trained(trained: int, total: int) -> str:
+    return f", {trained:,} of them trained" if trained != total else ""
 
 
 def _sizes(parts: Mapping[str, int]) -> str:

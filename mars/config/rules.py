@@ -28,6 +28,12 @@ def broken_rules(rules: tuple[Rule, ...], values: Mapping[str, Any]) -> Iterator
                 yield Problem(rule.keys[0], *found, got=values[rule.keys[0]])
 
 
+def _part_is_trained(frozen: list[str]) -> tuple[str, str] | None:
+    if {"vision", "projector", "language"} <= set(frozen):
+        return "nothing is left to train", "leave out a part"
+    return None
+
+
 def _has_length(num_steps: int | None, num_epochs: int | None) -> tuple[str, str] | None:
     if num_steps is None and num_epochs is None:
         return "the run has no length: run.num_epochs is null too", "set one of the two"
@@ -261,6 +267,7 @@ TRAIN_RULES = (
     Rule(("reward.functions",), _known_rewards),
     Rule(("reward.scorer", "reward.function", "reward.functions"), _scorer_of_built_in),
     Rule(("actor.num_workers", "cluster.kind"), _one_in_process),
+    Rule(("actor.freeze",), _part_is_trained),
     Rule(("actor.num_workers", "actor.prompts_per_update"), _prompt_for_each_rank),
     Rule(("actor.prompts_per_update", "data.prompts_per_step"), _updates_divide_step),
 )

@@ -180,12 +180,15 @@ class OptimizerConfig(Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
     max_grad_norm: PositiveFloat = Field(
-        description="Largest norm of the gradient over all parameters; a larger gradient is scaled down to it."
+        description="Largest norm of the gradient over all trained parameters; a larger gradient is scaled down to it."
     )
 
 
 class ActorConfig(OptimizerConfig):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
+    freeze: list[Literal["vision", "projector", "language"]] = Field(
+        description="Parts of the model that are not trained, such as [vision,projector]; empty: all are."
+    )
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
     packing: Literal["shared_prefix", "padded"] = Field(
         description="shared_prefix: compute each prompt once for all its responses; padded: once for every response."

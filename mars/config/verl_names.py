@@ -133,7 +133,7 @@ _EASY_R1 = {
     "worker.actor.micro_batch_size_per_device_for_experience": _MICRO_BATCH,
     "worker.actor.micro_batch_size_per_device_for_update": _MICRO_BATCH,
     "worker.actor.model.enable_gradient_checkpointing": "actor.gradient_checkpointing",
-    "worker.actor.model.freeze_vision_tower": "- the whole model is trained",
+    "worker.actor.model.freeze_vision_tower": "actor.freeze ([vision,projector] is true, [] false)",
     "worker.actor.model.model_path": "model.path",
     "worker.actor.model.trust_remote_code": "model.trust_remote_code",
     "worker.actor.offload.offload_optimizer": _OFFLOAD,

@@ -100,6 +100,13 @@ def test_the_updates_are_those_of_one_rank(results, one_rank):
         assert two[key] == pytest.approx(one[key], rel=5e-3, abs=1e-4), key
 
 
+def test_frozen_parts_leave_the_other_updates_as_they_are(results):
+    """To the bit on every rank; the norm of the gradient is that of the trained parts, over all ranks."""
+    assert all(found["frozen"]["equal"] for found in results.values())
+    norms = [norm for found in results.values() for norm in found["frozen"]["grad_norms"]]
+    assert norms == pytest.approx([norms[0]] * 8, rel=1e-3)
+
+
 def test_the_shards_of_two_ranks_are_exported_as_the_policy_they_saved(results, folder):
     """What `mars ckpt export` writes of a checkpoint is what the run would have saved, byte for byte."""
     shards = folder / "shared_prefix-2-shards"

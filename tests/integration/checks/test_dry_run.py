@@ -10,6 +10,7 @@ import pytest
 
 from mars.checks.dry_run import memory_lines, report, sample_lines
 from mars.checks.memory import read_shape
+from mars.checks.trained import num_trained
 from mars.config.load import load_config
 from mars.errors import DataError, SetupError
 from mars.inputs import load_inputs
@@ -86,6 +87,11 @@ def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3
         model = AutoModelForImageTextToText.from_pretrained(folder)
         shape = read_shape(config, folder)
         assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+        frozen = sum(parameter.numel() for parameter in model.model.visual.parameters())
+        rows = [(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2
+        given = configure(rows, "actor.freeze=[vision,projector]", model=folder)
+        assert num_trained(given) == shape.num_parameters - frozen
+        assert f"{shape.num_parameters - frozen:,} of them trained" in memory_lines(given)[0]
         text = model.config.text_config
         assert (shape.num_layers, shape.hidden_size) == (text.num_hidden_layers, text.hidden_size)
     lines = memory_lines(configure([(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2))
