@@ -11,16 +11,17 @@ from statistics import fmean
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
+from mars.actor.lora import add_adapters
 from mars.actor.memory import PeakMemory
-from mars.actor.model import PolicyModel, ScoringSettings, freeze, load_policy, shard
+from mars.actor.model import ScoringSettings, freeze, load_policy, shard
 from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
 from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
 from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed, merged_over_ranks, without
-from mars.actor.reference import load_reference
+from mars.actor.reference import kl_reference
 from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import full_state, save_policy
@@ -78,9 +79,11 @@ class FsdpTrainer:
         scoring = ScoringSettings(rollout.temperature, rules.blocked_ids, actor.logprob_chunk_tokens)
         self._policy = load_policy(model, scoring, actor.packing, actor.gradient_checkpointing)
         freeze(self._policy, actor.freeze)
+        if actor.lora.rank:
+            add_adapters(self._policy, actor.lora, config.run.seed)
         shard(self._policy, mesh, model.dtype)
         self._optimizer = Optimizer(dict(self._policy.named_parameters()), actor, total_steps=None)
-        self._reference = _reference(config, scoring, mesh)
+        self._reference = kl_reference(config, self._policy, scoring, mesh)
         self._objective = Objective(config.algorithm, truncation_nats(rollout.top_p, rollout.top_k))
         self._shards = ShardWriter()
         self._version = 0
@@ -219,7 +222,7 @@ class FsdpTrainer:
                 denominator,
                 compare_rollout,
             )
-            if loss.requires_grad:  # not if the whole update is text and the language model is frozen
+            if loss.requires_grad:  # not if the whole update is text and nothing in the language model is trained
                 # FSDP averages gradients over ranks, but the denominator already counts all ranks.
                 (loss * self._world_size).backward()
             sums = sums.merge(part)
@@ -274,19 +277,6 @@ class FsdpTrainer:
         if self._config.actor.packing == "shared_prefix":
             return pack_groups(group_rows(rows), rope_index, self._rules.image_id).to(self._device)
         return forward_batch(rows, rope_index, self._rules.image_id, self._rules.pad_id).to(self._device)
-
-
-def _reference(config: TrainConfig, scoring: ScoringSettings, mesh: DeviceMesh) -> PolicyModel | None:
-    algorithm = config.algorithm
-    if algorithm.kl_coefficient == 0:
-        return None
-    if algorithm.kl_reference is None:
-        raise ConfigError(
-            "algorithm.kl_reference: a KL term needs a reference model; got null; give a folder or hub name"
-        )
-    reference = load_reference(algorithm.kl_reference, config.model, scoring, config.actor.packing)
-    shard(reference, mesh, config.model.dtype)
-    return reference
 
 
 def _skipped(updates: Sequence[_Update]) -> tuple[SkippedUpdate, ...]:

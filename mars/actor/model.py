@@ -44,6 +44,7 @@ class PolicyModel(nn.Module):
         self._scoring = scoring
         # Not a registered buffer, which would become part of the saved policy.
         self._blocked = torch.tensor(scoring.blocked_ids, dtype=torch.long)
+        self.base_sum: Tensor | None = None  # of the weights below LoRA adapters (lora.py); None without adapters
 
     def forward(self, batch: ForwardBatch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probs of `batch.targets`, and the entropies of their distributions in nats: float32 [T] each.

@@ -1,4 +1,5 @@
-"""The parts of a vision-language model, which `actor.freeze` names: vision tower, projector, language model.
+"""The parts of a vision-language model: vision tower, projector, language model. `actor.freeze` and `actor.lora` name
+them.
 
 Works on names of parameters alone, so that it serves a loaded model and the headers of its files. Imports no torch.
 """
@@ -6,8 +7,10 @@ Works on names of parameters alone, so that it serves a loaded model and the hea
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
+from mars.config.schema import LoraConfig
 from mars.errors import ConfigError
 
 Part = Literal["vision", "projector", "language"]
@@ -18,6 +21,8 @@ _PROJECTORS = {
     "qwen2_5_vl": ("merger",),
     "qwen3_vl": ("merger", "deepstack_merger_list"),
 }
+ALL_LINEAR = "all-linear"
+"""In `actor.lora.targets`, all linear layers."""
 _IN_VISUAL = re.compile(r"(?:^|\.)visual\.(\w+)")
 
 
@@ -31,6 +36,23 @@ def part_of(name: str, family: str) -> Part:
     if found is None:
         return "language"
     return "projector" if found[1] in _PROJECTORS[family] else "vision"
+
+
+def adapter_layers(layers: Iterable[str], family: str, settings: LoraConfig) -> list[str]:
+    """Those of a model's linear layers that get a LoRA adapter, all by their dotted names.
+
+    The head never gets one, as in peft. Raises ConfigError if one of the targets is none of the layers.
+    """
+    ends = {name: name.rpartition(".")[2] for name in layers if part_of(f"{name}.weight", family) in settings.parts}
+    ends = {name: end for name, end in ends.items() if end != "lm_head"}
+    known = sorted(set(ends.values()))
+    missing = [target for target in settings.targets if target not in (ALL_LINEAR, *known)]
+    if missing:
+        raise ConfigError(
+            f"actor.lora.targets: no linear layer of {' and '.join(settings.parts)} is called {', '.join(missing)}; "
+            f"got {settings.targets}; give [{ALL_LINEAR}] or some of {', '.join(known)}"
+        )
+    return [name for name, end in ends.items() if end in settings.targets or ALL_LINEAR in settings.targets]
 
 
 def check_family(family: str | None, key: str, value: object) -> None:

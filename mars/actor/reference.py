@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from mars.actor.model import Packing, PolicyModel, ScoringSettings, load_policy
-from mars.config.schema import ModelConfig
+from torch.distributed.device_mesh import DeviceMesh
+
+from mars.actor.lora import BaseModel
+from mars.actor.model import Packing, PolicyModel, ScoringSettings, load_policy, shard
+from mars.config.schema import ModelConfig, TrainConfig
 from mars.errors import ConfigError, SetupError
 
 _KEY = "algorithm.kl_reference"
 _ADVICE = (
     "give a model of the policy's family with the same vocabulary, such as the one that the policy was trained from"
 )
+
+
+def kl_reference(
+    config: TrainConfig, policy: PolicyModel, scoring: ScoringSettings, mesh: DeviceMesh
+) -> PolicyModel | BaseModel | None:
+    """The model of the KL term, sharded; None without one. The base model of LoRA adapters needs no copy of its own.
+
+    policy: sharded, as it starts. scoring: what it was loaded with. Raises what `load_reference` raises.
+    """
+    algorithm, model, actor = config.algorithm, config.model, config.actor
+    if algorithm.kl_coefficient == 0:
+        return None
+    if algorithm.kl_reference is None:
+        raise ConfigError(f"{_KEY}: a KL term needs a reference model; got null; give a folder or hub name")
+    if actor.lora.rank and algorithm.kl_reference == model.path:
+        return BaseModel(policy)
+    reference = load_reference(algorithm.kl_reference, model, scoring, actor.packing)
+    shard(reference, mesh, model.dtype)
+    return reference
 
 
 def load_reference(path: str, policy: ModelConfig, scoring: ScoringSettings, packing: Packing) -> PolicyModel:

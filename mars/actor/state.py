@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
+from mars.actor.lora import adapted_layers, merged
 from mars.actor.model import PolicyModel
 from mars.actor.model_files import carry_files
 from mars.config.schema import ModelConfig
@@ -24,14 +25,20 @@ _BUCKET_ELEMENTS = 64 * 2**20
 def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """All weights on the CPU under their Hugging Face names, tied ones included; a collective call if sharded.
 
+    LoRA adapters are added to the weights that they belong to.
+
     Complete on rank 0, empty on the others. In a single CPU process the tensors may share memory with the model.
     Shards are gathered on rank 0 in a few large calls, because a call for each tensor costs about a millisecond.
     """
     state = {name.removeprefix("backbone."): value.detach() for name, value in policy.state_dict().items()}
+    layers = adapted_layers(policy)
+    adapters = {f"{name}.weight": (state.pop(f"{name}.lora_A"), state.pop(f"{name}.lora_B")) for name in layers}
     full: dict[str, Tensor] = {}
     bucket: dict[str, Tensor] = {}
     for name, value in state.items():
         bucket[name] = value
+        if name in adapters:
+            bucket[name] = merged(value, *adapters[name], layers[name.removesuffix(".weight")].scale)
         if sum(tensor.numel() for tensor in bucket.values()) >= _BUCKET_ELEMENTS:
             full |= _gathered(bucket, dtype)
             bucket = {}

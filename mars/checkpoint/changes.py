@@ -26,7 +26,7 @@ FREE = (
     "actor.num_workers", "actor.gradient_checkpointing", "reward.num_workers", "reward.timeout_s",
 )  # fmt: skip
 # They say what the saved position in the data means, and which parameters the saved optimizer has states for.
-REFUSED = ("run.seed", "data.prompts_per_step", "data.shuffle", "data.weights", "actor.freeze")
+REFUSED = ("run.seed", "data.prompts_per_step", "data.shuffle", "data.weights", "actor.freeze", "actor.lora")
 
 
 @dataclass(frozen=True)

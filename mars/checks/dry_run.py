@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -128,16 +129,18 @@ def memory_lines(config: TrainConfig) -> list[str]:
         ]
     actor, rollout, model = config.actor, config.rollout, config.model
     shape = read_shape(read_json(model.path, "config.json"), folder)
-    trained = num_trained(config)
+    trained, algorithm = num_trained(config), config.algorithm
+    adapters = trained if actor.lora.rank else 0
+    shares_base = actor.lora.rank > 0 and algorithm.kl_reference == model.path
     trainer = trainer_memory(
-        shape,
+        replace(shape, num_parameters=shape.num_parameters + adapters),
         num_trained=trained,
         num_ranks=actor.num_workers,
         dtype=model.dtype,
         tokens_per_forward=actor.tokens_per_forward,
         logprob_chunk_tokens=actor.logprob_chunk_tokens,
         gradient_checkpointing=actor.gradient_checkpointing,
-        with_reference=config.algorithm.kl_coefficient > 0,
+        with_reference=algorithm.kl_coefficient > 0 and not shares_base,
     )
     engine = engine_memory(
         shape,
@@ -148,14 +151,16 @@ def memory_lines(config: TrainConfig) -> list[str]:
     )
     per_token = kv_bytes_per_token(shape, model.dtype)
     return [
-        f"model             {shape.num_parameters:,} parameters{_trained(trained, shape.num_parameters)}",
+        f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
         f"memory per rank   {_sizes(trainer)}",
         f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
         f"tokens; {per_token:,} bytes a token",
     ]
 
 
-def _trained(trained: int, total: int) -> str:
+def _trained(trained: int, adapters: int, total: int) -> str:
+    if adapters:
+        return f", and {adapters:,} in LoRA adapters, which alone are trained"
     return f", {trained:,} of them trained" if trained != total else ""
 
 

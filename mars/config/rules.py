@@ -34,6 +34,12 @@ def _part_is_trained(frozen: list[str]) -> tuple[str, str] | None:
     return None
 
 
+def _adapters_alone(frozen: list[str], rank: int) -> tuple[str, str] | None:
+    if frozen and rank:
+        return f"with adapters (actor.lora.rank={rank}) only they are trained", "give [], and choose actor.lora.parts"
+    return None
+
+
 def _has_length(num_steps: int | None, num_epochs: int | None) -> tuple[str, str] | None:
     if num_steps is None and num_epochs is None:
         return "the run has no length: run.num_epochs is null too", "set one of the two"
@@ -268,6 +274,7 @@ TRAIN_RULES = (
     Rule(("reward.scorer", "reward.function", "reward.functions"), _scorer_of_built_in),
     Rule(("actor.num_workers", "cluster.kind"), _one_in_process),
     Rule(("actor.freeze",), _part_is_trained),
+    Rule(("actor.freeze", "actor.lora.rank"), _adapters_alone),
     Rule(("actor.num_workers", "actor.prompts_per_update"), _prompt_for_each_rank),
     Rule(("actor.prompts_per_update", "data.prompts_per_step"), _updates_divide_step),
 )

@@ -184,11 +184,27 @@ class OptimizerConfig(Section):
     )
 
 
+class LoraConfig(Section):
+    rank: NonNegativeInt = Field(
+        description="Rank of the LoRA adapters, which alone are trained (peft's r); 0: no adapters."
+    )
+    alpha: PositiveFloat = Field(description="Adapters are multiplied by alpha / rank.")
+    rank_stabilized: bool = Field(description="Multiply adapters by alpha / sqrt(rank) instead (rsLoRA).")
+    parts: list[Literal["vision", "projector", "language"]] = Field(
+        min_length=1, description="Parts of the model whose linear layers get adapters."
+    )
+    targets: list[str] = Field(
+        min_length=1,
+        description="Ends of the names of these layers, such as [q_proj,v_proj]; [all-linear]: all but the head.",
+    )
+
+
 class ActorConfig(OptimizerConfig):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     freeze: list[Literal["vision", "projector", "language"]] = Field(
         description="Parts of the model that are not trained, such as [vision,projector]; empty: all are."
     )
+    lora: LoraConfig
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
     packing: Literal["shared_prefix", "padded"] = Field(
         description="shared_prefix: compute each prompt once for all its responses; padded: once for every response."

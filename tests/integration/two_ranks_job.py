@@ -2,7 +2,7 @@
 
 python two_ranks_job.py FOLDER RANK WORLD_SIZE PACKING
 -> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates,
-   also of one with a frozen vision tower;
+   also of one with a frozen vision tower, and of LoRA adapters;
    of several ranks also FOLDER/<packing>-<world size>-policy and -shards: the policy, and a checkpoint's shards.
 """
 
@@ -82,6 +82,20 @@ def frozen_update(world: TinyWorld, rendezvous: Rendezvous, batch: TrainBatch, p
     return {"grad_norms": [norm, other_norm], "equal": equal}
 
 
+LORA = {"lora.rank": 3, "lora.alpha": 6.0, "lora.parts": ["language", "vision", "projector"]}
+
+
+def adapter_updates(world: TinyWorld, rendezvous: Rendezvous, batch: TrainBatch, packing) -> dict[str, object]:
+    """Updates of adapters with a KL to the model without them. Several ranks also leave their shards and policy."""
+    objective = altered(GRPO, kl_coefficient=0.3, kl_reference=str(world.folder))
+    config = world.config(objective=objective, packing=packing, learning_rate=1e-2, **LORA)
+    trainer = FsdpTrainer(config, world.rules, rendezvous, world.processor.process)
+    metrics = [trainer.update(batch).metrics for _ in range(2)]
+    if rendezvous.world_size > 1:
+        save(trainer, world.folder.parent, rendezvous.rank, "lora")
+    return {key: [one[key] for one in metrics] for key in ("actor/grad_norm", "actor/kl_loss", "actor/pg_loss")}
+
+
 def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     torch.set_num_threads(1)
     world = TinyWorld(folder / "policy")
@@ -126,6 +140,7 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
         "unreadable": [dict(incomplete.unreadable), dict(without_first.unreadable)],
         "kl_without_first": [row for row in without_first.values if not math.isnan(row[0])],
         "frozen": frozen,
+        "lora": adapter_updates(world, rendezvous, trained, packing),
         "skipped_old": [[*row, *old] for one in skipped.skipped for row, old in sorted(one.old_logprobs.items())],
     }
     if world_size > 1:

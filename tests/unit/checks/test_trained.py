@@ -26,3 +26,8 @@ def test_parts_of_an_unknown_family_are_refused_before_the_run(configured):
         check_trained(config)
     check_trained(configured("llava"))
     check_trained(configured("qwen3_vl", freeze=["vision"]))
+
+
+def test_adapters_of_an_unknown_family_are_refused(configured):
+    with pytest.raises(ConfigError, match=r"actor\.lora\.parts: the parts of a model of type llava"):
+        check_trained(configured("llava", **{"lora.rank": 8}))

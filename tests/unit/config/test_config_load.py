@@ -298,6 +298,10 @@ def test_refusal(override, line):
             "anchor.pooled_statistics: a single multi rollout (rollout.samples_per_prompt=1) has no standard deviation",
         ),
         (["algorithm=rloo", "algorithm.std_floor=0.1"], "algorithm.std_floor: has no effect with algorithm.normalize"),
+        (
+            ["actor.freeze=[vision]", "actor.lora.rank=8"],
+            "actor.freeze: with adapters (actor.lora.rank=8) only they are trained; got ['vision']; give []",
+        ),
         (["algorithm.kl_reference=''"], "algorithm.kl_coefficient: a KL term needs a reference model"),
     ],
 )
