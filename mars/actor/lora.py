@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from mars.actor.batch import ForwardBatch
 from mars.actor.model import PolicyModel
-from mars.actor.parts import adapter_layers, check_family
+from mars.actor.parts import adapter_layers, check_lora
 from mars.config.schema import LoraConfig
 
 
@@ -47,7 +47,7 @@ def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
     """
     backbone = policy.backbone
     family = backbone.config.model_type
-    check_family(family, "actor.lora.parts", settings.parts)
+    check_lora(family, settings)
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
     chosen = adapter_layers(layers, family, settings)
     policy.requires_grad_(False)
@@ -110,7 +110,7 @@ def _without_adapters(policy: PolicyModel) -> Iterator[None]:
 
 
 def bit_sum(policy: nn.Module) -> Tensor:
-    """int64 [1]: a sum over the bits of all float32 parameters, which differs for other weights.
+    """int64 [1]: a sum over the bits of all float32 parameters, to recognise them by.
 
     Integers, so that it is exact whatever the order of addition.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,11 +12,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from mars.actor.batch import ForwardBatch
-from mars.actor.parts import Part, check_family, part_of
+from mars.actor.parts import check_freeze, part_of
 from mars.actor.prefix_attention import register
 from mars.actor.token_scores import token_scores
 from mars.actor.vision_attention import use_segments
-from mars.config.schema import ModelConfig
+from mars.config.schema import ModelConfig, Part
 from mars.errors import SetupError
 
 Packing = Literal["shared_prefix", "padded"]
@@ -131,17 +131,15 @@ def load_policy(
     return PolicyModel(backbone, scoring).train()
 
 
-def freeze(policy: PolicyModel, parts: Collection[Part]) -> None:
+def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
     """Keep these parts of the policy as they are; call it before `shard` and before the optimizer is made.
 
     Their parameters need no gradient, so the optimizer has no state for them, and backward stops where only they are
     below. Tied weights belong to the language model. Raises ConfigError for a family whose parts are not known.
     """
-    if not parts:
-        return
     family = policy.backbone.config.model_type
-    check_family(family, "actor.freeze", list(parts))
-    for name, parameter in policy.named_parameters():
+    check_freeze(family, parts)
+    for name, parameter in policy.named_parameters() if parts else ():
         parameter.requires_grad_(part_of(name, family) not in parts)
 
 

@@ -7,13 +7,10 @@ Works on names of parameters alone, so that it serves a loaded model and the hea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
 
-from mars.config.schema import LoraConfig
+from mars.config.schema import LoraConfig, Part
 from mars.errors import ConfigError
-
-Part = Literal["vision", "projector", "language"]
 
 # model_type of config.json -> the projector's modules within `visual`. All else in `visual` is the vision tower, and
 # all else in the model, embeddings and head included, the language model.
@@ -55,10 +52,24 @@ def adapter_layers(layers: Iterable[str], family: str, settings: LoraConfig) -> 
     return [name for name, end in ends.items() if end in settings.targets or ALL_LINEAR in settings.targets]
 
 
-def check_family(family: str | None, key: str, value: object) -> None:
-    """Raises ConfigError if the parts of this family are not known. key, value: the setting that names parts."""
+def check_freeze(family: str | None, parts: Sequence[Part]) -> None:
+    """parts: `actor.freeze`. Raises ConfigError if it names parts of a family whose parts are not known."""
+    if parts:
+        _check_family(family, "actor.freeze", parts, "give []")
+
+
+def check_lora(family: str | None, settings: LoraConfig) -> None:
+    """Raises ConfigError for a family whose parts are not known."""
+    _check_family(family, "actor.lora.parts", settings.parts, "set actor.lora.rank=0")
+
+
+def _check_family(family: str | None, key: str, value: object, do: str) -> None:
+    """Raises ConfigError if the parts of this family are not known.
+
+    key, value: the setting that names parts. do: what the user can do.
+    """
     if family not in _PROJECTORS:
         raise ConfigError(
             f"{key}: the parts of a model of type {family} are not known, only those of {', '.join(_PROJECTORS)}; "
-            f"got {value}; give []"
+            f"got {value}; {do}"
         )

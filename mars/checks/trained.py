@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from mars.actor.parts import adapter_layers, check_family, part_of
+from mars.actor.parts import adapter_layers, check_freeze, check_lora, part_of
 from mars.checks.weights import read_headers
 from mars.config.schema import TrainConfig
 from mars.data.prompts.tokenizer import read_json
@@ -16,12 +16,14 @@ _EMBEDDINGS = ("embed_tokens", "pos_embed")
 def check_trained(config: TrainConfig) -> None:
     """Raises ConfigError if `actor.freeze` or `actor.lora` names what a model of this family does not have."""
     frozen, lora = config.actor.freeze, config.actor.lora
-    if frozen:
-        check_family(_family(config), "actor.freeze", frozen)
+    if not frozen and not lora.rank:
+        return
+    family = _family(config)
+    check_freeze(family, frozen)
     if lora.rank:
-        check_family(_family(config), "actor.lora.parts", lora.parts)
+        check_lora(family, lora)
         if Path(config.model.path).is_dir():
-            adapter_layers(_linear_layers(config), _family(config), lora)
+            adapter_layers(_linear_layers(config), family, lora)
 
 
 def num_trained(config: TrainConfig) -> int:

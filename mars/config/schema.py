@@ -16,6 +16,7 @@ from mars.config.run_sections import CheckpointConfig, ClusterConfig, RunConfig,
 from mars.config.section import Root, Section
 from mars.rewards.built_in import built_in_names
 
+Part = Literal["vision", "projector", "language"]
 _REWARDS = built_in_names()
 
 
@@ -190,9 +191,7 @@ class LoraConfig(Section):
     )
     alpha: PositiveFloat = Field(description="Adapters are multiplied by alpha / rank.")
     rank_stabilized: bool = Field(description="Multiply adapters by alpha / sqrt(rank) instead (rsLoRA).")
-    parts: list[Literal["vision", "projector", "language"]] = Field(
-        min_length=1, description="Parts of the model whose linear layers get adapters."
-    )
+    parts: list[Part] = Field(min_length=1, description="Parts of the model whose linear layers get adapters.")
     targets: list[str] = Field(
         min_length=1,
         description="Ends of the names of these layers, such as [q_proj,v_proj]; [all-linear]: all but the head.",
@@ -201,7 +200,7 @@ class LoraConfig(Section):
 
 class ActorConfig(OptimizerConfig):
     num_workers: PositiveInt = Field(description="FSDP ranks.")
-    freeze: list[Literal["vision", "projector", "language"]] = Field(
+    freeze: list[Part] = Field(
         description="Parts of the model that are not trained, such as [vision,projector]; empty: all are."
     )
     lora: LoraConfig

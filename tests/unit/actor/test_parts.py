@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mars.actor.parts import check_family, part_of
+from mars.actor.parts import check_freeze, part_of
 from mars.errors import ConfigError
 
 
@@ -28,8 +28,9 @@ def test_the_head_is_language_and_deepstack_is_a_projector():
 
 
 def test_a_family_without_a_table_is_refused():
-    check_family("qwen3_vl", "actor.freeze", ["vision"])
+    check_freeze("qwen3_vl", ["vision"])
+    check_freeze("llava", [])
     with pytest.raises(
         ConfigError, match=r"actor\.freeze: .* of type llava .*qwen2_5_vl.*; got \['vision'\]; give \[\]"
     ):
-        check_family("llava", "actor.freeze", ["vision"])
+        check_freeze("llava", ["vision"])
