@@ -116,9 +116,10 @@ def workers(
     return ray_workers(config, build_engine, build_trainer, log_dir, report)
 
 
-def build_scorer(config: TrainConfig) -> RewardScorer:
+def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardScorer:
+    """on_start: called each time processes were started."""
     reward = config.reward
-    return RewardPool(rewards_of(config), reward.scorer, reward.num_workers, reward.timeout_s)
+    return RewardPool(rewards_of(config), reward.scorer, reward.num_workers, reward.timeout_s, on_start)
 
 
 def step_parts(
@@ -193,9 +194,14 @@ def evaluation_parts(
 
 
 def build_tracker(
-    config: TrainConfig, inputs: Inputs, last_step: int, resumed_step: int | None, switched_off: int
+    config: TrainConfig,
+    inputs: Inputs,
+    last_step: int,
+    resumed_step: int | None,
+    switched_off: int,
+    on_start: Callable[[], object],
 ) -> MultiTracker:
-    """resumed_step: as JsonlTracker's. switched_off: as MultiTracker's."""
+    """resumed_step: as JsonlTracker's. switched_off: as MultiTracker's. on_start: called when wandb has started."""
     run_dir, tracking = Path(config.run.dir), config.tracking
     copies: dict[str, Callable[[], Tracker]] = {
         "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
@@ -204,7 +210,8 @@ def build_tracker(
         copies["console"] = lambda: ConsoleTracker(last_step, VisibleConsole())
     settings, timeout_s = config.model_dump(), tracking.timeout_s
     send_to_wandb = wandb_factory(
-        WandbRun(tracking.wandb, tracking.wandb_project, config.run.name, run_dir, settings, timeout_s, resumed_step)
+        WandbRun(tracking.wandb, tracking.wandb_project, config.run.name, run_dir, settings, timeout_s, resumed_step),
+        on_start,
     )
     if send_to_wandb is not None:
         copies["wandb"] = send_to_wandb

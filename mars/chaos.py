@@ -63,7 +63,7 @@ class Disturbed:
 
 
 def schedule(seed: int, mtbf_s: float, seconds: float) -> list[Strike]:
-    """Kills at the times of a Poisson process, on average mtbf_s seconds apart, up to the time `seconds`."""
+    """The list of planned kills: a Poisson process, on average one per mtbf_s seconds, until the time `seconds`."""
     source = random.Random(seed)
     strikes, now = [], source.expovariate(1 / mtbf_s)
     while now < seconds:

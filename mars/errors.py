@@ -62,7 +62,7 @@ class InterruptedRun(MarsError):
 
 
 class StalledError(MarsError):
-    """Nothing went on for longer than cluster.watchdog_s."""
+    """The run made no progress for cluster.watchdog_s seconds."""
 
     exit_code = 8
 
@@ -74,7 +74,7 @@ class CheckpointError(MarsError):
 
 
 class UnreadableCheckpoint(CheckpointError):
-    """A checkpoint could not be read, or not by this version of mars. It may be as it was written."""
+    """A checkpoint cannot be read at the moment, or not by this version of mars. It may be undamaged."""
 
 
 class BusyError(MarsError):

@@ -37,7 +37,7 @@ def fit(
 ) -> RunState:
     """Train from the state `start` to the last step, and return the state after it. Steps count from 1.
 
-    evaluate: step -> metrics of an evaluation, or None where there is no held-out set.
+    evaluate: a function that evaluates at a step and returns the metrics. Without a held-out set, `evaluate` is None.
     num_dropped: rows left out of the training set, for data/dropped.
 
     At a signal (KeyboardInterrupt) a step that is still sampling is abandoned, and one that is updating the policy is
@@ -108,7 +108,7 @@ def _finish_step(
     evaluate: Callable[[int], dict[str, float]] | None,
     every: int,
 ) -> RunState:
-    """Evaluate if it is time, and write the row of the state's step, unless that is done."""
+    """Evaluate if it is time, then write the row of the state's step. If the row is already written, do neither."""
     if state.logged:
         return state
     metrics = {**state.metrics, **faults}
@@ -119,7 +119,7 @@ def _finish_step(
 
 
 def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
-    """Counts since the process started."""
+    """Metrics: numbers of failed checkpoint writes and of engine restarts since the process started."""
     return {"fault/checkpoint": checkpoints.failures, "fault/engine_restarts": parts.engine.counts().restarts}
 
 

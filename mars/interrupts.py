@@ -154,7 +154,7 @@ def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
 def handled(report: Callable[[MarsError], None]) -> Iterator[None]:
     """Handle the signals inside the block, in the main thread. Signals that are ignored stay ignored (nohup).
 
-    report: prints the reason, where the process has to be ended without the main thread.
+    report: prints the reason. It is called only if another thread ends the process instead of the main thread.
     """
     global _installed
     _installed = _Interrupts(report)

@@ -68,7 +68,10 @@ class RunLog(logging.FileHandler):
 
 
 def log_to(run_dir: str) -> None:
-    """Also write mars' log, and the traceback of a failure, to <run_dir>/mars.log. Replaces an earlier run_dir."""
+    """Also write mars' log, and the traceback of a failure, to <run_dir>/mars.log.
+
+    If an earlier call named another run_dir, the log there gets no more lines.
+    """
     for handler in [handler for handler in _mars.handlers if isinstance(handler, RunLog)]:
         _mars.removeHandler(handler)
         handler.close()

@@ -42,11 +42,12 @@ from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
 from mars.rewards.contract import RewardScorer, self_test
 from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
-from mars.run_dir.attempt import LOGS_FOLDER, record_processes, start_attempt
+from mars.run_dir.attempt import LOGS_FOLDER, start_attempt
 from mars.run_dir.bad_prompts import BadPromptEvents
 from mars.run_dir.events import EVENTS_FILE, EventLog
 from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged, last_logged_step
+from mars.run_dir.process_list import ProcessList
 from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
 from mars.tracking.multi import MultiTracker
 from mars.tracking.tracker import Tracker
@@ -60,10 +61,9 @@ _SELF_TEST_ROWS = 4
 
 
 def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], lock: RunLock) -> None:
-    """Train, and save the policy to <run.dir>/policy. Rows, settings and the model are checked before any worker
-    starts.
+    """Check rows, settings and the model, then start the workers, train, and save the policy to <run.dir>/policy.
 
-    model_check: the caller has entered it already, so that it checks the model while this module is imported.
+    model_check: the caller enters it before it imports this module: a process checks the model during the import.
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
@@ -89,21 +89,22 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
         nonlocal tracker
         if start.logged_step is not None:
             remove_later_steps(run_dir, start.state.step, start.logged_step)
-        tracker = build_tracker(config, inputs, last, start.logged_step, tracker.switched_off if tracker else 0)
+        switched_off = tracker.switched_off if tracker else 0
+        tracker = build_tracker(config, inputs, last, start.logged_step, switched_off, processes.update)
         return tracker
 
     def stalled(reason: str) -> None:
         catalogue.events.log("stalled", last_logged_step(run_dir), reason=reason)
 
     with failures_logged(catalogue.events, run_dir):
-        attempt = _record(config, overrides, start, last, catalogue.events)
-        report = _worker_report(catalogue.events, attempt)
-        scorer = build_scorer(config)
+        processes = _record(config, overrides, start, last, catalogue.events)
+        report, attempt = _worker_report(catalogue.events, processes), processes.folder
+        scorer = build_scorer(config, processes.update)
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)
             with workers(config, inputs, with_trainer=True, log_dir=attempt, report=report) as (engine, trainer):
                 assert trainer is not None  # because of with_trainer=True
-                record_processes(attempt)
+                processes.update()
                 interrupts.set_grace(config.checkpoint.grace_s)
                 report_bad = BadPromptEvents(catalogue.events, run_dir)
                 skipped = SkippedUpdateFiles(run_dir / SKIPPED_FOLDER, catalogue.events)
@@ -121,25 +122,27 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
 
 
-def _record(config: TrainConfig, overrides: Sequence[str], start: StartingPoint, last: int, events: EventLog) -> Path:
-    """Write config.yaml and the record of this attempt; returns the attempt's folder. Raises SetupError."""
+def _record(
+    config: TrainConfig, overrides: Sequence[str], start: StartingPoint, last: int, events: EventLog
+) -> ProcessList:
+    """Write config.yaml and the record of this attempt; returns the list of its processes. Raises SetupError."""
     run_dir = Path(config.run.dir)
     write_atomically(run_dir / CONFIG_FILE, yaml.safe_dump(redacted(config.model_dump()), sort_keys=False))
     functions = plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
     attempt = start_attempt(run_dir, overrides, functions, config.run.resume)
     event = "started" if start.logged_step is None else "resumed"
     events.log(event, start.state.step, last_step=last, attempt=attempt.name)
-    return attempt
+    return ProcessList(attempt)
 
 
-def _worker_report(events: EventLog, attempt: Path) -> WorkerReport:
-    """Note lost and replaced workers among the run's events, and the new processes in the attempt's folder."""
-    run_dir = attempt.parents[1]
+def _worker_report(events: EventLog, processes: ProcessList) -> WorkerReport:
+    """Note lost and replaced workers among the run's events, and the new processes in the list."""
+    run_dir = processes.folder.parents[1]
 
     def report(event: Literal["worker_lost", "worker_replaced"], worker: str, reason: str) -> None:
         events.log(event, last_logged_step(run_dir), worker=worker, reason=reason)
         if event == "worker_replaced":
-            record_processes(attempt)
+            processes.update()
 
     return report
 

@@ -71,7 +71,10 @@ def start_unless_complete(
     data: str,
     policy: Path,
 ) -> StartingPoint | None:
-    """As `starting_point`. None if the run is complete, which is logged. policy: the folder where it is then."""
+    """As `starting_point`, but None if the run is complete. Then a log message says so and names `policy`.
+
+    policy: the folder of the policy that a complete run has saved.
+    """
     events, done, hint = catalogue.events.entries(), None, "No checkpoint is left to train on from"
     if config.run.resume and catalogue.is_empty():
         done = completed_step(events, last_step(config.run, stream))

@@ -37,8 +37,9 @@ class _Read:
 
 
 class ReadPrompts:
-    """The prompts of one rank's rows, by their index in the batch; they arrive while they are asked for.
+    """The prompts of one rank's rows, by their index in the batch.
 
+    A thread reads them ahead; asking for a prompt waits until it is read.
     A prompt that cannot be read has blank images of the same sizes: the ranks' forwards depend on each other, so none
     may be left out. `unreadable` says which ones these are.
     """

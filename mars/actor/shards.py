@@ -67,8 +67,9 @@ class ShardWriter:
         folder: Path,
         rank: int,
     ) -> None:
-        """state: only held. The caller would free it now, and torch hands the interpreter over for each tensor freed:
-        to this thread, which has no reason to hand it back soon."""
+        """state: not read, only kept alive until the shards are written. Otherwise its tensors would be freed right
+        after `start`. torch releases the GIL for each tensor that it frees. Each time this busy thread would take
+        the GIL and hold it for long, while the training thread waits."""
         report = _written(copies, group, folder, rank)
         self._busy = False  # before the report, after which the driver may ask for the next checkpoint
         try:

@@ -51,8 +51,8 @@ class Advantages:
     values: [N], 0 where the weight is 0 or the rewards are equal.
     weights: [N], 1, or 0 where the prompt has too few rewards for statistics.
     defined: bool [P], True for the prompts whose responses have weight 1.
-    mean, std: float64 [P], the pool's mean and the std in the divisor before floor and epsilon. leave_one_out subtracts
-        another mean for each response.
+    mean, std: float64 [P], the pool's mean and the std in the divisor before floor and epsilon. leave_one_out does
+        not subtract this mean, but for each response the mean of the pool's other rewards.
     gain: float64 [P], mean multi reward - mean anchor reward; NaN where either is missing.
     multi_share: float64 [P], lambda = G / (G + M); NaN for a prompt without rewards.
     """
@@ -81,17 +81,19 @@ def group_advantages(
 ) -> Advantages:
     """Advantages of the multi rollouts against the pool U of multi and anchor rewards of their prompt.
 
-        group_norm     A_i = (r_i - mean(U)) / (max(std(U), std_floor) + epsilon)
-        leave_one_out  A_i = r_i - mean(U without r_i)        divided by the same if normalize_std
+        group_norm     A_i = r_i - mean(U)
+        leave_one_out  A_i = r_i - mean(U without r_i)
+
+    With normalize_std, both are divided by max(std, std_floor) + epsilon. std is that of U if pooled_statistics is
+    "mean_and_std", and that of the multi rewards if it is "mean".
 
     rewards: [N], prompt_index: int64 [N] in [0, num_prompts); the same with M for the anchors. Rows in any order,
     groups of any size. Without anchors this is the plain estimator. A prompt with fewer than two rewards in U has
-    weight 0. If the divisor is the std of the multi rewards, so has a prompt with fewer than two of those.
+    weight 0; if the divisor is the std of the multi rewards, also one with fewer than two multi rewards.
 
     All advantages of a prompt are exactly 0 if max(U) - min(U) <= SCORE_TOLERANCE, or if every multi reward is within
     SCORE_TOLERANCE of mean(U): such differences are rounding, which the division by std(U) would enlarge.
     Raises ValueError for a reward that is not within -MAX_SCORE to MAX_SCORE; rollouts with such rewards are masked.
-
     Computed in float64, summed in row order; values and weights are returned in the rewards' dtype. On the CPU a
     prompt's advantages are therefore bit-identical whatever other prompts are computed with it.
 
@@ -113,7 +115,6 @@ def group_advantages(
     defined = pool.count >= 2
     if settings.normalize_std:
         defined = defined & (spread.count >= 2)
-
     deviation = multi.rewards - pool.mean[prompt_index]
     differs = torch.bincount(prompt_index[deviation.abs() > SCORE_TOLERANCE], minlength=num_prompts) > 0
     informative = (defined & differs & ~pool.all_equal())[prompt_index]

@@ -35,7 +35,8 @@ class Answer:
     prompt_id: hash of data set and row, see `Prompt`. number: position of the question among those of the file.
     row: "file:row" of the question. view: None for the multi view, ("infrared",) for a mono view.
     sample: k among the answers to this view.
-    truth_size, response_size: frames of the boxes as in `RewardInput`; None for both where unknown.
+    truth_size, response_size: (width, height) that the coordinates of the boxes in truth and response refer to, as in
+        `RewardInput`; both None where unknown.
     finish_reason: "stop" or "length". finish_reason, prompt_tokens and response_tokens are None where unknown.
     question, sources: all messages and sources of the question, not only those of the view; () where unknown.
     reward: what the run's reward function gave when the answer was sampled, penalties included; None if not scored.

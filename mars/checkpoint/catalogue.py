@@ -4,8 +4,9 @@
 step_000012/            complete: renamed after its manifest is on the disk
 LATEST                  the name of the newest one, for people and scripts; mars itself looks at the folders
 
-Whatever else begins with step_ is never loaded, and is named in the log where it might be taken for a newer checkpoint:
-a folder without a manifest, a file, a name without six digits. Other names belong to whoever made them.
+Whatever else begins with step_ (a folder without a manifest, a file, a name without six digits) is never loaded. The
+log names it if it might be taken for a newer checkpoint. Apart from LATEST, mars leaves alone whatever begins with
+neither step_ nor .tmp-.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Catalogue:
     def load(self, step: int) -> Checkpoint:
         """Raises CheckpointError, naming every bad file, unless all files are as they were written.
 
-        It is an UnreadableCheckpoint if what could be read is as it was written.
+        The error is an UnreadableCheckpoint if nothing was found damaged or missing, but something could not be read.
         """
         folder = self.path(step)
         manifest = read_manifest(folder)
@@ -89,7 +90,9 @@ class Catalogue:
         return Checkpoint(folder, manifest)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that can be loaded, None if there is no checkpoint. Newer ones are logged.
+        """The newest checkpoint that can be loaded, None if there is no checkpoint.
+
+        Each newer checkpoint, which could not be loaded, is logged.
 
         Raises CheckpointError if there are checkpoints but none can be loaded.
         """
@@ -191,7 +194,8 @@ class Catalogue:
     def prune(self, keep_last: int, keep_best: str | None) -> list[int]:
         """Remove all but the newest `keep_last` checkpoints and the best one; returns the steps that were removed.
 
-        Those that `newest` has found damaged are removed too, and are not counted. Those that it could not read stay.
+        Those that `newest` has found damaged are removed too. Those that it could not read stay. Neither kind counts
+        towards `keep_last`.
         keep_best: a metric of the checkpoints' steps; the one with its largest value stays.
         """
         removed = self.superfluous(keep_last, keep_best)

@@ -75,9 +75,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_problems(folder: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
-    """The damaged or missing files of a checkpoint, and those that cannot be read, as "name: reason".
+    """Two lists: the damaged or missing files of a checkpoint, and the files that cannot be read, as "name: reason".
 
-    Both are empty if all files are as they were written.
+    Both lists are empty if all files are as they were written.
     """
     damaged, unreadable = [], []
     for name, expected in manifest.files.items():

@@ -88,7 +88,7 @@ class Checkpoints:
         self._let_go()
 
     def settle(self) -> None:
-        """Wait up to 10 s for the checkpoint that is being written, then give it up: the run fails.
+        """After the run has failed: wait up to 10 s for the checkpoint that is still being written, then give it up.
 
         Raises nothing, so the error of the run is the one that is reported.
         """

@@ -36,8 +36,8 @@ class ModelCheck:
     """A context that checks the policy, and the reference model of the KL term, while the `with` block does other work.
 
     Entering makes the quick checks and starts a process for the slow ones, which need transformers' model classes.
-    `finish` waits for that process. With `in_process`, for jobs that import the model classes anyway, and where these
-    are imported already, `finish` makes the slow checks itself.
+    `finish` waits for that process. In two cases no process is started, and `finish` makes the slow checks itself:
+    with `in_process` (for jobs that import the model classes anyway), or if the model classes are already imported.
     Entering and `finish` raise SetupError for a broken model, ConfigError for a setting that does not fit the model.
     """
 
@@ -129,8 +129,7 @@ def _refuse_layers(section: Mapping[str, Any], num_tensors: int, folder: Path, k
 
 
 def check_context(config: TrainConfig) -> None:
-    """Raises ConfigError if rollout.max_model_len exceeds the positions that the model supports, SetupError if
-    it supports none."""
+    """Raises ConfigError if rollout.max_model_len exceeds max_positions, and SetupError if max_positions is below 1."""
     path, folder = config.model.path, Path(config.model.path)
     values = read_json_file(folder / "config.json") if folder.is_dir() else read_json(path, "config.json")
     wanted, longest = config.rollout.max_model_len, max_positions(values)

@@ -120,7 +120,8 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only say what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove all other checkpoints, but never the newest undamaged one. Refused while the run trains."""
+    """Remove all checkpoints that the options do not keep. The newest undamaged one always stays. Refused while the run
+    trains."""
     from mars.output.files import cannot_write
     from mars.run_dir.lock import RunLock
 
@@ -193,7 +194,10 @@ def _undamaged(catalogue: Catalogue, step: int | None) -> Checkpoint:
 
 
 def _removable(catalogue: Catalogue, keep_last: int, keep_best: str | None) -> list[int]:
-    """What `Catalogue.prune` would remove, without the newest undamaged checkpoint."""
+    """The steps that `Catalogue.prune` would remove, except the newest undamaged checkpoint, which always stays.
+
+    Empty if no checkpoint can be loaded.
+    """
     from mars.errors import CheckpointError
 
     superfluous = catalogue.superfluous(keep_last, keep_best)

@@ -131,7 +131,8 @@ def score(
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
-    """Score a result file: Multi, Mono per source, Union, information gain, conflict rate under both scorers."""
+    """Score a result file with the scorers strict and compat: Multi, Mono per source, Union, information gain,
+    conflict rate."""
     from mars.output.files import check_page
     from mars.report.scores import score_file, show_scores, write_scores_page
 

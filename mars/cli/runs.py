@@ -116,7 +116,8 @@ def run_dirs(folder: Path, depth: int = 0) -> Iterable[Path]:
 
 
 def summary(run_dir: Path) -> dict[str, Any]:
-    """name, folder, state, step of last_step, score and evaluation (the last of each), age_s (since its last sign)."""
+    """The keys name, folder, state, step (of the last metrics), last_step (the planned end), score and evaluation (the
+    last of each), and age_s (seconds since metrics or events were last written)."""
     return _summary(run_dir, _read(run_dir))
 
 

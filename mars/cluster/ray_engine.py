@@ -36,7 +36,7 @@ class EngineWorker(Worker):
     def generate(
         self, requests: Sequence[RolloutRequest]
     ) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
-        """Yield the finished samples, one message per list, then the engine's counts as the last message."""
+        """Yield the engine's lists of finished samples, one list per message, then its counts as the last message."""
         for samples in self._engine.generate(requests):
             faults.point("engine.samples")
             yield samples

@@ -109,8 +109,8 @@ def _own_cluster(
 def _loopback_node() -> Iterator[None]:
     """The node of a cluster started inside the block has the address 127.0.0.1, and listens there only.
 
-    Ray replaces a loopback address given to ray.init by one that others can reach, unless this constant says that there
-    are no other nodes.
+    Ray replaces a loopback address given to ray.init by one that other nodes can reach, unless Ray's constant
+    ENABLE_RAY_CLUSTER is False. It is False inside the block, which tells Ray that there are no other nodes.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

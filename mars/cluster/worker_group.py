@@ -187,8 +187,8 @@ class WorkerGroup:
         """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
 
         arguments: one per worker. Each item has the deadline, counted from the worker's item before.
-        recover: called for a worker that failed with a WorkerError, and its error; it may `replace` the worker. Then
-            the call is repeated on this worker, which yields its items from the first one on.
+        recover: called with the index of a worker that failed, and with its WorkerError; it may `replace` the worker.
+            Then the call is repeated on this worker, which yields its items from the first one on.
         Raises the same errors as `results`; without `recover` also the WorkerError.
         """
         running = {self._stream(i, method, argument): i for i, argument in enumerate(arguments)}

@@ -85,9 +85,9 @@ def nearest(key: str, known: Collection[str]) -> list[str]:
 
     If the key's own name exists in some section, only the section is wrong: the candidates are the keys of that name,
     ranked by how similar their sections are. Otherwise the keys of the section that the unknown key gives (all keys, if
-    it gives none) are compared by their names alone, and the other keys as a whole. Keys that are almost as similar as
-    the best one are returned too, if one letter makes a greater difference: "functiosn" may be "function" or
-    "functions".
+    it gives none) are compared by their names alone, and the other keys by section and name together. One letter
+    changes the similarity by about 1 / length. Keys that are less similar than the best one by at most half of that
+    are returned too: "functiosn" may be "function" or "functions".
 
     >>> nearest("rolout.top_p", ["rollout.top_p", "rollout.top_k", "evaluation.top_p"])
     ['rollout.top_p']

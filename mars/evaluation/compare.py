@@ -184,6 +184,6 @@ def _truths(scored: Scored) -> dict[str, str]:
 
 
 def _names(results: Sequence[Results]) -> list[str]:
-    """The files' names, or their paths where two have the same name."""
+    """The files' names. If any two are the same, the paths of all files instead."""
     names = [result.name for result in results]
     return names if len(set(names)) == len(names) else [str(result.path) for result in results]

@@ -162,10 +162,11 @@ def read_partial(path: Path) -> tuple[Results, list[str]]:
 
 
 def read_manifest(path: Path) -> Mapping[str, Any]:
-    """Read {"identity": {setting: value}, "asked": {view: answers}, "dropped": {reason: rows},
+    """Read {"identity": {setting: value}, "asked": {view: count}, "dropped": {reason: count},
     "unreadable": {prompt id: reason}}.
 
-    identity: everything that the answers depend on. Raises DataError if the file is missing or not a manifest.
+    identity: everything that the answers depend on. asked: number of answers asked for. dropped: number of bad rows
+    that were left out. Raises DataError if the file is missing or not a manifest.
     """
     try:
         manifest = json.loads(read_bytes(path))

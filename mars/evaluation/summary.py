@@ -67,8 +67,8 @@ def summarize(
     "conflict_rate", "share_over_threshold" (of prompts with a mean IoU), "compat": {"multi" .. by the compat scorer},
     "by_data_source": {name: the same}} where each quantity is {"mean", "low", "high", "n"}, or None where no prompt has
     it. "compat" and "unparseable" are None if a user's own function scored some record. Prompts without mono
-    views (one source or none) count in "multi" alone. Where no prompt has an answer to its multi view, "multi",
-    "information_gain", "conflict_rate" and "share_over_threshold" are None.
+    views (one source or none) count in "multi" and "share_over_threshold" only. Where no prompt has an answer to its
+    multi view, "multi", "information_gain", "conflict_rate" and "share_over_threshold" are None.
 
     Raises ValueError if there are no records, or if only some prompts have an answer to their multi view.
 

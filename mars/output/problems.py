@@ -21,7 +21,9 @@ def problem_table(
 ) -> list[str]:
     """Lines of text: how many rows cannot be used, then a line for each problem, then how many problems are not shown.
 
-    problems: columns of text; the first names the row, the last says what is wrong. total: of all rows.
+    problems: a tuple of texts for each problem, one text per column of the table. The first text names the row, the
+        last says what is wrong.
+    total: number of all rows, good and bad.
     most_shown: None shows all. subject: the file or set. unit: what its rows are called.
 
     >>> problem_table([("a:1", "no truth"), ("a:10", "no image")], 20, subject="a", unit="rows")

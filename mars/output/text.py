@@ -36,7 +36,9 @@ def shorten(text: str, limit: int) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """One line for each row of as many cells, all `visible`, with the columns below each other.
+    """One line of text for each row, padded so that the columns line up. Each cell is passed through `visible`.
+
+    All rows must have the same number of cells.
 
     >>> aligned([("step", "size"), ("2", "7.4 MB")])
     ['step  size', '2     7.4 MB']

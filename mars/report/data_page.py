@@ -60,7 +60,7 @@ def _evenly(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
 
 
 def _coarse_to_fine(number: int) -> list[int]:
-    """0 … number - 1 with their bits reversed, so that the first few of the result are spread over the whole range.
+    """The numbers 0 … number - 1, sorted by their reversed bits: the first few are spread over the whole range.
 
     >>> _coarse_to_fine(6)
     [0, 4, 2, 1, 5, 3]

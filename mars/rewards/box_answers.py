@@ -1,7 +1,7 @@
 """Reads boxes in an answer, in the forms that models use, in linear time (docs/rewards.md has the table).
 
-Nothing is evaluated: a text that is no JSON is rewritten with substitutions that each pass over it once, and parsed
-again. A text that could mean two different lists of boxes is refused.
+No part of an answer is run as Python code. A text that is no JSON is rewritten with substitutions that each pass over
+it once, and parsed again. A text that could mean two different lists of boxes is refused.
 """
 
 from __future__ import annotations

@@ -44,10 +44,12 @@ def score_grounding(item: RewardInput) -> RewardResult:
 
     accuracy: the mean IoU over the true boxes. Predicted and true boxes are matched one to one so that the total IoU
     is largest; a true box without a match counts 0. Labels are not compared.
-    - More predictions than true boxes cost nothing, as in the paper; the part `extra_boxes` (the surplus over the
-      number of true boxes) shows a policy that learns to predict too many. Above `MAX_EXTRA_BOXES`: accuracy 0.
+    - More predictions than true boxes cost nothing, as in the paper; the part `extra_boxes` (the number of
+      extra predictions divided by the number of true boxes, or by 1 if there is none) shows a policy that learns to
+      predict too many. With more than `MAX_EXTRA_BOXES` extra predictions the accuracy is 0.
     - A malformed box (NaN, inverted, no area, not four numbers) matches nothing; the others still count.
-    - An empty scene (truth "[]"): accuracy 1 for an empty list, 0 for boxes and for text that is no list.
+    - An empty scene (truth "[]"): accuracy 1 for an empty list, or for a sentence outside a fence that says that
+      nothing is there ("There are no persons."). Any other answer: accuracy 0.
     - Predictions are scaled from `response_size` to `truth_size`; without images (both None) they are not scaled.
 
     parts: format, accuracy, extra_boxes, and compat (`compat_reward` of the same answer).

@@ -80,7 +80,10 @@ def parse_truth(truth: str) -> ParsedResponse:
 
 
 def format_score(response: ParsedResponse, *, wants_fence: bool) -> float:
-    """0.25 for a think and 0.25 for an answer with a visible character; wants_fence: 0.25 for one ```json fence."""
+    """0.25 for a think and 0.25 for an answer, each if it has a visible character.
+
+    wants_fence: 0.25 more for exactly one ```json fence in the answer.
+    """
     score = 0.25 * has_visible(response.think) + 0.25 * has_visible(response.answer)
     return score + 0.25 * (wants_fence and response.fence is not None)
 

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import ceil
 from multiprocessing.connection import wait
@@ -32,6 +32,10 @@ _CHUNK = 8
 _ATTEMPTS = 2
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class RewardPool:
     """A `RewardScorer` over worker processes. A thread serves them while `score` waits for the next item.
 
@@ -42,14 +46,23 @@ class RewardPool:
     - it ends its worker (a crash, os._exit) twice: "its worker died";
     - the function raises, or returns a score that is not finite or too large: the reason.
 
+    on_start: called each time workers were started, in any thread.
     Raises ConfigError if the function cannot be loaded, WorkerError if no more worker can be started.
     """
 
-    def __init__(self, spec: RewardSpec, scorer: ScorerName, num_workers: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        spec: RewardSpec,
+        scorer: ScorerName,
+        num_workers: int,
+        timeout_s: float,
+        on_start: Callable[[], object] = _do_nothing,
+    ) -> None:
         self._spec = resolve_spec(spec)
         self._scorer = scorer
         self._num_workers = num_workers
         self._timeout_s = timeout_s
+        self._on_start = on_start
         self._failures = FailureLog(logger, spec)
         self._workers: list[WorkerProcess] = []
         self._start_error = ""
@@ -132,8 +145,11 @@ class RewardPool:
             os.write(self._wake_write, b"x")
 
     def _start_missing(self) -> None:
-        while len(self._workers) < self._num_workers:
+        missing = self._num_workers - len(self._workers)
+        for _ in range(missing):
             self._workers.append(WorkerProcess(self._spec, self._scorer, self._timeout_s))
+        if missing > 0:
+            self._on_start()
 
     def _assign(self, batch: _Batch) -> None:
         for worker in list(self._workers):

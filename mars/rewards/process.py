@@ -25,7 +25,7 @@ _END_TIMEOUT_S = 10.0
 class WorkerProcess:
     """A worker, the socket to it, and the answers it has been sent.
 
-    connection: raises OSError after `timeout_s` instead of waiting on for a worker that is suspended (SIGSTOP).
+    connection: sending and receiving raise OSError after `timeout_s` seconds, for example if the worker is suspended.
     assigned: indices of the answers sent and not yet returned, in order; the worker scores the first.
     deadline: when the next message is due (time.monotonic); None if none is.
     """

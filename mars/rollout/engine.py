@@ -56,9 +56,9 @@ class RolloutEngine(Protocol):
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         """Yield samples as they finish; samples that finish together are in one list.
 
-        Yields each of the `num_samples` samples of every request exactly once, or raises. A request whose images cannot
-        be read costs no other one: the engine yields an `UnreadableRequest` for it, and may leave out its samples. Only
-        one call may run at a time. Closing the iterator ends the call.
+        Yields each of the `num_samples` samples of every request exactly once, or raises. If the images
+        of a request cannot be read, the engine yields an `UnreadableRequest` for it and may leave out its samples. The
+        other requests are answered as usual. Only one call may run at a time. Closing the iterator ends the call.
         """
         ...
 

@@ -81,7 +81,7 @@ class HfEngine:
     def _read(
         self, requests: Sequence[RolloutRequest], indices: Sequence[int]
     ) -> tuple[dict[int, Any], dict[int, str]]:
-        """The prompts of these requests as tensors, and why the others cannot be read."""
+        """For the requests in `indices`: index -> prompt as tensors, or index -> why it cannot be read."""
         prompts: dict[int, Any] = {}
         unreadable: dict[int, str] = {}
         for i in dict.fromkeys(indices):

@@ -20,12 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from mars.output.digests import write_durably
-from mars.output.files import cannot_write, replacing
+from mars.output.files import cannot_write
 from mars.run_dir.facts import code_version, machine, relevant_environment, without_keys
-from mars.run_dir.processes import ProcessId, process_from, process_id, recorded_workers, this_process
+from mars.run_dir.process_list import listed_processes
+from mars.run_dir.processes import ProcessId, process_from, recorded_workers, this_process
 from mars.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 LOGS_FOLDER = "logs"
 ATTEMPT_FILE = "attempt.json"
 DIFF_FILE = "code.diff"
-PROCESSES_FILE = "processes.json"
 _NAME = re.compile(r"attempt_([1-9]\d*)")
 
 
@@ -110,25 +108,6 @@ def enter_working_directory(run_dir: Path) -> None:
         logger.info("relative paths in the settings start at %s, where the run was started", folder)
 
 
-def record_processes(folder: Path) -> None:
-    """Note every process that this one has started, in the attempt's folder. Call it again when others were started.
-
-    Workers record themselves (`record_worker`): on other hosts, and in a cluster that was joined, they are no children.
-    A failure is logged: the run does not need the list.
-    """
-    entries = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            entries.append({**asdict(process_id(child)), "name": child.name()})
-        except psutil.Error:  # it has ended since
-            continue
-    try:
-        with replacing(folder / PROCESSES_FILE) as draft:
-            draft.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        logger.warning("%s: %s", folder / PROCESSES_FILE, error.strerror)
-
-
 def recorded_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:
     """(process, its name) of each process of an attempt, on any host: the driver first, then workers, then others."""
     own = process_from(read_attempt(folder).get("process"))
@@ -136,11 +115,6 @@ def recorded_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:
         yield own, "mars"
     workers = list(recorded_workers(folder))
     yield from workers
-    try:
-        entries = json.loads((folder / PROCESSES_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return
-    for entry in entries if isinstance(entries, list) else ():
-        process = process_from(entry)
-        if process is not None and not any(process.is_same(worker) for worker, _ in workers):
-            yield process, str(entry.get("name"))
+    for process, name in listed_processes(folder):
+        if not any(process.is_same(worker) for worker, _ in workers):
+            yield process, name

@@ -41,8 +41,11 @@ def machine() -> dict[str, Any]:
 
 
 def relevant_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that change what libraries do. Those whose names look like a key's are left out, and the value of
-    such a variable is replaced wherever else it stands."""
+    """The variables that change what libraries do, without secrets.
+
+    A variable whose name looks like that of a secret (API key, token, password) is left out. If its value is part of
+    another variable's value, the secret's name is written there instead.
+    """
     return {
         name: without_keys(value)
         for name, value in sorted(environment.items())

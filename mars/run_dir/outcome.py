@@ -67,7 +67,8 @@ def state_of(events: Sequence[Mapping[str, Any]], writer: ProcessId | None) -> S
 def completed_step(events: Sequence[Mapping[str, Any]], last_step: int) -> int | None:
     """`finished_step`, if the attempt that finished was to train to `last_step` or beyond. None otherwise.
 
-    An attempt with run.num_epochs may have finished at an earlier step than its last one.
+    With run.num_epochs an attempt may finish before the last step that was planned at its start, because dynamic
+    sampling can draw more than one round of prompts in a step.
     """
     finished = finished_step(events)
     if finished is None:

@@ -38,7 +38,10 @@ class SkippedUpdateFiles:
         self._folder, self._events = folder, events
 
     def write(self, batch: TrainBatch, skipped: Sequence[SkippedUpdate], step: int) -> None:
-        """skipped: of the updates of `batch`, the batch of `step`. A failure to write is a warning."""
+        """skipped: those updates of `batch` that were skipped. batch: what step `step` trained on.
+
+        A failure to write is logged as a warning.
+        """
         for update in skipped:
             path = self._folder / f"step_{step:06d}_update_{update.update}.json"
             where = f"its batch is in {path}"

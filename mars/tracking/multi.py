@@ -137,7 +137,7 @@ class MultiTracker:
     rollouts_every: record rollouts at step 1 and at every multiple of this; 0 never.
     rollout_prompts: how many prompts of such a step to record.
     timeout_s: how long `close` waits for all copies together.
-    switched_off: copies of earlier trackers of this process that were switched off; fault/tracker counts them too.
+    switched_off: how many copies of earlier trackers of this process were switched off; fault/tracker includes them.
     """
 
     def __init__(
@@ -185,5 +185,5 @@ class MultiTracker:
 
     @property
     def switched_off(self) -> int:
-        """Copies that were switched off so far."""
+        """Number of copies that were switched off so far, those of earlier trackers of this process included."""
         return self._switched_off_before + sum(copy.failure is not None for copy in self._copies)

@@ -52,8 +52,8 @@ class WandbTracker:
     """Sends the metrics of every step to one wandb run. A run that is resumed continues it: its id is kept in
     <folder>/wandb/run_id. A new run makes a new id, also if the folder has one.
 
-    If a setting holds the value of a secret environment variable such as HF_TOKEN, the configuration and the name
-    that are sent have the variable's name instead.
+    If a setting or the run's name holds the value of a secret environment variable such as HF_TOKEN, the value is not
+    sent: wandb gets the variable's name in its place.
 
     The step is logged as a metric, not as wandb's own step: a resumed run may repeat steps, and wandb drops rows whose
     own step is lower than the last one. A repeated step has two rows, of which the later one counts.
@@ -137,9 +137,10 @@ def _new_run_id(path: Path) -> str:
 
 @dataclass(frozen=True)
 class WandbFactory:
-    """Builds a `WandbTracker` in the thread that calls it."""
+    """Builds a `WandbTracker` in the thread that calls it. on_start: called then; wandb has started a process."""
 
     run: WandbRun
+    on_start: Callable[[], object]
 
     @property
     def start_timeout_s(self) -> float:
@@ -150,7 +151,10 @@ class WandbFactory:
         return self.run.timeout_s
 
     def __call__(self) -> WandbTracker:
-        return WandbTracker(self.run)
+        try:
+            return WandbTracker(self.run)
+        finally:
+            self.on_start()
 
     def abandon(self) -> None:
         """Kill the wandb-core processes that this process started: wandb's exit hook would wait for them forever.
@@ -180,8 +184,11 @@ def _quietly(call: Callable[[], object]) -> None:
         logger.debug("wandb could not be torn down", exc_info=True)
 
 
-def wandb_factory(run: WandbRun) -> WandbFactory | None:
-    """A factory of the run's tracker; None, with a log message, if its mode is "off" or wandb is not installed."""
+def wandb_factory(run: WandbRun, on_start: Callable[[], object]) -> WandbFactory | None:
+    """A factory of the run's tracker; None, with a log message, if its mode is "off" or wandb is not installed.
+
+    on_start: as `WandbFactory`'s.
+    """
     if run.mode == "off":
         logger.info("wandb: off (tracking.wandb=off)")
         return None
@@ -189,4 +196,4 @@ def wandb_factory(run: WandbRun) -> WandbFactory | None:
     if spec is None or spec.origin is None:  # no origin: only a folder named wandb, as offline runs leave behind
         logger.warning("wandb: off, because it is not installed (`pip install -e .`); metrics.jsonl has everything")
         return None
-    return WandbFactory(run)
+    return WandbFactory(run, on_start)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mars.errors import ConfigError, WorkerError
@@ -126,6 +127,24 @@ def test_a_reward_started_program_ends_with_its_answer(pool: RewardPool, tmp_pat
     (result,) = pool.score([make_item(f"child {file}")])
     assert result.failed == TIMED_OUT
     assert_ended(int(file.read_text()))
+
+
+def test_whoever_asked_is_told_of_every_start() -> None:
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.extend(child.pid for child in psutil.Process().children())
+
+    pool = RewardPool(f"{FILE}:misbehave", "strict", 1, 30.0, on_start=look)
+    try:
+        first = pool.pids
+        assert set(first) <= set(seen)
+        os.kill(first[0], signal.SIGKILL)
+        pool.score([make_item("a")])
+        assert pool.pids != first
+        assert set(pool.pids) <= set(seen)
+    finally:
+        pool.close()
 
 
 def test_idle_workers_that_are_killed_cost_nothing(pool: RewardPool) -> None:

@@ -24,7 +24,8 @@ DEFAULT_DEPTH = "depth_spatialbot"  # encoding of 16-bit depth, which these file
 
 
 def eval_json_set(source: Path, image_root: Path | None, depth: str, name: str | None) -> PublicSet:
-    """name: data_source of rows that have none. None: the public set that the file's name mentions, else that name."""
+    """name: data_source of rows that have none. If it is None, they get the public set that the file's name mentions;
+    if it mentions none, the file's name."""
     public = question_set(source, image_root, lambda path: _rules(name or _name_of(path), depth))
     return replace(public, keep_repeated=True)
 

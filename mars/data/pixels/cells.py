@@ -37,7 +37,7 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
 
 
 def image_column(row: Mapping[str, Any]) -> str | None:
-    """The name of the column that holds the row's images; None if none does. A file may have rows of both columns."""
+    """The column that holds the row's images, "images" or "image"; None if neither does. Rows of a file may differ."""
     given = [name for name in IMAGE_COLUMNS if row.get(name) is not None]
     return next((name for name in given if _is_filled(row[name])), given[0] if given else None)
 

@@ -197,7 +197,11 @@ def _stored_bits(image: Image.Image) -> int:
 
 
 def _header_is_enough(image: Image.Image) -> bool:
-    """Whether reading the header suffices: the file ends as its format requires, and nothing later changes the size."""
+    """Whether reading the header suffices.
+
+    The file must end as its format requires. A PNG file must also have no chunk behind its pixels that
+    can hold EXIF data, because such data could swap width and height.
+    """
     fp, here = image.fp, image.fp.tell()
     size = fp.seek(0, os.SEEK_END)
     try:

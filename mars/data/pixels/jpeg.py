@@ -69,8 +69,8 @@ def load_jpeg(data: bytes) -> Image.Image:
 
     A file of one scan is decoded without its end marker, so that the decoder fails for lack of data if more than the
     last block or two are missing. A file of several scans (progressive), or of few blocks, is decoded twice, once with
-    noise after each scan. The decoder skips the noise after a complete scan and decodes it as the missing blocks of a
-    truncated scan, so the two results are equal only if all scans are complete.
+    noise after each scan. After a complete scan, the decoder skips the noise. After a truncated scan, it decodes the
+    noise as the missing blocks. So the two results are equal only if all scans are complete.
     """
     frame, scans = _structure(data)
     for scan in scans:
@@ -150,7 +150,10 @@ def _check_restarts(data: bytes, frame: _Frame, scan: _Scan) -> None:
 
 
 def _check_complete(scans: Sequence[_Scan], frame: _Frame) -> None:
-    """Raises ValueError unless the scans hold every coefficient of every component, to the last bit."""
+    """Raises ValueError if a component has no scan, or a progressive file lacks the lowest bit of a coefficient.
+
+    Reads the headers of the scans only, not whether their data are complete.
+    """
     for component in frame.factors:
         own = [scan for scan in scans if component in scan.components]
         held = {place for scan in own if scan.bit == 0 for place in range(scan.first, scan.last + 1)}

@@ -115,7 +115,11 @@ def _try_once(template: _Template) -> None:
 
 
 def _render_all(tokenizer: Any, connection: Connection) -> None:
-    """Runs in the child. Sends None, or why the first conversation failed. The others may fail, but must end."""
+    """Runs in the child. Sends why the template fails, or None.
+
+    An error in the first conversation is a failure; in a later one, only lack of memory is. All conversations must end
+    within `_DEADLINE_S` seconds, or the parent kills the child.
+    """
     with suppress(OSError, ValueError):  # a system without /proc, or a lower limit
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + _MEMORY_BYTES

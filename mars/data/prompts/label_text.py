@@ -99,8 +99,9 @@ def _gaps_of_lines(pieces: Sequence[str]) -> list[Gap] | None:
     """The gaps of a message whose labels can be told by their place alone, in any language; None for other messages.
 
     Each image must end a line. Labels are short texts in front of each image on its line; or short lines, all alike,
-    one above each image or one below each (see `_are_captions`):
+    one above each image or one below each (see `_are_captions`). Each column shows lines of a different message:
 
+        in front            above                  below
         📷 <image>          View 1: front          <image>
         🌡 <image>          <image>                Figure 1: visible
     """
@@ -254,7 +255,7 @@ def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
 
 
 def _tail(before: str, piece: str, names: _Names, brackets_before: bool) -> Label:
-    """The label at the start of `piece`, behind a marker. before: the text in front of that marker."""
+    """The label at the start of `piece`, which is the text after a marker. before: the text in front of that marker."""
     closed = before.rstrip()[-1:]
     if closed and _PAIRS.get(closed) == piece.lstrip()[:1]:
         return Label(piece[: len(piece) - len(piece.lstrip()) + 1], is_named=True)

@@ -65,7 +65,7 @@ class PromptProcessor:
     def process(
         self, prompt_token_ids: Sequence[int], images: Sequence[ImageRef], blank: bool = False
     ) -> ProcessedPrompt:
-        """The tensors of one prompt. blank: with white images of the same sizes, none of which is read.
+        """The tensors of one prompt. blank: use white images of the same sizes, and open no image of the prompt.
 
         Raises DataError if placeholders and images differ in number, or if an image cannot be read.
         """

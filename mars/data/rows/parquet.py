@@ -177,8 +177,11 @@ def _rows(reader: ParquetFile, packed: ParquetFile, columns: Sequence[str], file
 def _sizes(
     reader: ParquetFile, packed: ParquetFile, group: int, columns: Sequence[str]
 ) -> tuple[dict[str, int], int, int, int]:
-    """Bytes of a row group: of all texts and images of rows that are not too large, and the most that a row has of
-    texts, of images and of both.
+    """(sums, most text, most images, most in total) of a row group, in bytes.
+
+    sums: the bytes of all texts and of all images; a row's texts, or its images, are left out if they are over the
+    limit for one row. The other three are the largest values of any row, also of rows over a limit; "total" is texts
+    plus images.
 
     Columns too small to bring a row over its size limit are not read; each row gets an equal share of their bytes. The
     other columns are read in parts, because sizes and texts of millions of rows would take as much memory as the rows.

@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,11 +21,12 @@ from mars.checkpoint.entry import enter
 from mars.errors import ConfigError, WorkerError
 from mars.process import LOG_FILE
 from mars.run_dir import facts
-from mars.run_dir.attempt import attempts, read_attempt, record_processes, recorded_processes, start_attempt
+from mars.run_dir.attempt import attempts, read_attempt, recorded_processes, start_attempt
 from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
 from mars.run_dir.facts import CodeVersion, code_version, relevant_environment
 from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged, finished_step, last_logged_step, state_of
+from mars.run_dir.process_list import ProcessList, listed_processes
 from mars.run_dir.processes import ProcessId, record_worker, this_process
 from tests.unit.checkpoint.test_catalogue import commit
 
@@ -232,7 +234,7 @@ def test_started_processes_are_recorded_with_their_start(tmp_path):
     folder = start_attempt(tmp_path, [], {}, resumes=False)
     child = subprocess.Popen(["sleep", "60"])
     try:
-        record_processes(folder)
+        ProcessList(folder).update()
         record_worker(folder, "engine-0")  # this process is one of both kinds
         found = {process.pid: (process, name) for process, name in recorded_processes(folder)}
         assert found[os.getpid()] == (this_process(), "engine-0")
@@ -245,6 +247,28 @@ def test_started_processes_are_recorded_with_their_start(tmp_path):
     assert not process.is_alive()
     (folder / "processes.json").write_text("[1, {}, " + json.dumps({"host": "x"}) + "]")
     assert [name for _, name in recorded_processes(folder)] == ["mars", "engine-0"]
+
+
+def test_a_process_is_listed_until_it_ends_also_without_its_parent(tmp_path):
+    """The child of a reward process that was killed, for example."""
+    processes = ProcessList(tmp_path)
+    parent = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    orphan = int(parent.stdout.readline())
+
+    def listed():
+        processes.update()
+        return {process.pid for process, _ in listed_processes(tmp_path)} & {parent.pid, orphan}
+
+    try:
+        assert listed() == {parent.pid, orphan}
+        parent.kill()
+        parent.wait()
+        assert listed() == {orphan}
+    finally:
+        process = psutil.Process(orphan)
+        process.kill()
+        process.wait(10)
+    assert listed() == set()
 
 
 def test_workers_of_all_hosts_are_recorded(tmp_path, monkeypatch, caplog):

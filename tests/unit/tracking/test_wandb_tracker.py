@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -7,6 +8,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -64,7 +66,8 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 
 def factory(tmp_path: Path, mode: str, resumed_step: int | None = None, timeout_s: float = 7.0) -> WandbFactory:
-    return WandbFactory(WandbRun(mode, "mars", "run", tmp_path / "run", {"seed": 1}, timeout_s, resumed_step))
+    run = WandbRun(mode, "mars", "run", tmp_path / "run", {"seed": 1}, timeout_s, resumed_step)
+    return WandbFactory(run, on_start=lambda: None)
 
 
 def test_rows_carry_their_step_so_that_a_resumed_run_may_go_back(tmp_path: Path, fake_wandb) -> None:
@@ -230,9 +233,20 @@ def test_a_tracker_that_has_nothing_to_do_misses_no_deadline(tmp_path, fake_wand
     assert fake_wandb.runs[0].finished
 
 
+@pytest.mark.parametrize("at", [None, "init"])
+def test_its_process_is_reported_also_if_it_fails_to_start(tmp_path: Path, fake_wandb, at: str | None) -> None:
+    started: list[int] = []
+    fake_wandb.at = lambda now: fail() if now == at else None
+    made = dataclasses.replace(factory(tmp_path, "offline"), on_start=lambda: started.append(len(fake_wandb.runs)))
+    assert started == []
+    with pytest.raises(RuntimeError) if at else nullcontext():
+        made()
+    assert started == [0 if at else 1]
+
+
 def test_off_is_said(tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.INFO)
-    assert wandb_factory(WandbRun("off", "mars", "run", tmp_path, {}, 1.0, None)) is None
+    assert wandb_factory(WandbRun("off", "mars", "run", tmp_path, {}, 1.0, None), print) is None
     assert "tracking.wandb=off" in caplog.text
 
 
@@ -240,7 +254,7 @@ def test_a_folder_called_wandb_is_not_the_package(tmp_path: Path, monkeypatch: p
     (tmp_path / "wandb").mkdir()
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert wandb_factory(WandbRun("offline", "mars", "run", tmp_path, {}, 1.0, None)) is None
+    assert wandb_factory(WandbRun("offline", "mars", "run", tmp_path, {}, 1.0, None), print) is None
     assert "not installed" in caplog.text
 
 

@@ -1,0 +1,63 @@
+"""processes.json of an attempt: which processes its driver has started on its own host."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+
+from mars.output.files import replacing
+from mars.run_dir.processes import ProcessId, process_from, process_id
+
+logger = logging.getLogger(__name__)
+
+PROCESSES_FILE = "processes.json"
+
+
+class ProcessList:
+    """The list of one attempt. folder: that of the attempt.
+
+    Workers record themselves (`record_worker`): on other hosts, and in a cluster that was joined, they are no children.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names: dict[ProcessId, str] = {}
+        self._lock = threading.Lock()
+
+    def update(self) -> None:
+        """Add all descendants of this process, and remove processes that have ended. To be called whenever one starts.
+
+        Any thread may call it. A process stays in the list when its parent has ended. A failure to write is logged: the
+        run does not need the list.
+        """
+        with self._lock:
+            self._names = {process: name for process, name in self._names.items() if process.is_alive()}
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    self._names[process_id(child)] = child.name()
+                except psutil.Error:  # it has ended since
+                    continue
+            entries = [{**asdict(process), "name": name} for process, name in self._names.items()]
+            try:
+                with replacing(self.folder / PROCESSES_FILE) as draft:
+                    draft.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+            except OSError as error:
+                logger.warning("%s: %s", self.folder / PROCESSES_FILE, error.strerror)
+
+
+def listed_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:
+    """(process, its name) of each process in the attempt's list; none if there is no list or it cannot be read."""
+    try:
+        entries = json.loads((folder / PROCESSES_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    for entry in entries if isinstance(entries, list) else ():
+        process = process_from(entry)
+        if process is not None:
+            yield process, str(entry.get("name"))
