@@ -156,6 +156,8 @@ def step_parts(
         scorer=scorer,
         plan=plan,
         advantage=_advantage_settings(config),
+        part_weights=algorithm.part_weights,
+        mask_truncated=algorithm.truncated_responses == "mask",
         overlong=None
         if buffer is None
         else OverlongPenalty(sampling.max_response_tokens, buffer, algorithm.overlong_factor),

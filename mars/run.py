@@ -180,10 +180,10 @@ def _model_check(config: TrainConfig) -> ModelCheck:
 
 def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
     """Score perfect answers to the first rows of every reward. Raises ConfigError as `self_test` does."""
-    rewards = rewards_of(inputs.config)
+    rewards, part_weights = rewards_of(inputs.config), inputs.config.algorithm.part_weights
     for name in rewards.names:
         some = [prompt for prompt in prompts if rewards.of(prompt.data_source) == name][:_SELF_TEST_ROWS]
-        self_test(scorer, [answered_perfectly(prompt, None, name, inputs.frames) for prompt in some])
+        self_test(scorer, [answered_perfectly(prompt, None, name, inputs.frames) for prompt in some], part_weights)
 
 
 def write_result(result: Mapping[str, Any], path: Path) -> None:

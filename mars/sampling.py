@@ -22,7 +22,8 @@ from mars.actor.trainer import PolicyTrainer, SkippedReport, warn_of_skipped
 from mars.algorithms.advantages import Advantages, AdvantageSettings
 from mars.algorithms.metrics import method_metrics
 from mars.algorithms.penalties import OverlongPenalty, score_metrics, with_kl_penalty, with_overlong_penalty
-from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, with_advantages
+from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, truncated_rows, with_advantages
+from mars.algorithms.reward_parts import batch_normalized, part_advantages
 from mars.algorithms.selection import select_prompts
 from mars.answers.record import BoxFrames, PromptLength
 from mars.quarantine import BadSamples, Quarantine
@@ -39,6 +40,8 @@ from mars.types import Prompt, PromptRollouts, SampledPrompt, TrainBatch
 class StepParts:
     """Everything a step uses, made once by mars/build.py.
 
+    part_weights: part of the reward -> its weight in the advantage; empty: advantages are computed from the score.
+    mask_truncated: whether responses cut at the token limit get weight 0. Their rewards count in the statistics.
     overlong: penalty of long responses, None for none.
     kl_in_reward: every reward loses this many units per nat of KL to the reference model; 0: no KL is computed.
     max_rounds: rounds of prompts that a step may sample.
@@ -53,6 +56,8 @@ class StepParts:
     scorer: RewardScorer
     plan: RolloutPlan
     advantage: AdvantageSettings
+    part_weights: Mapping[str, float]
+    mask_truncated: bool
     overlong: OverlongPenalty | None
     kl_in_reward: float
     selection: Literal["all", "nonzero_advantage"]
@@ -127,15 +132,18 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
         of_round, unreadable = scored_rollouts(parts, fresh, step, timer)
         quarantine = parts.bad_samples.tried(quarantine, fresh, unreadable, step)
         rewards = PooledRewards.of_rollouts(of_round)
-        advantages.append(rewards.advantages(parts.advantage))
+        advantages.append(_advantages(parts, of_round))
         selection = select_prompts(advantages[-1], rewards.prompt_index, parts.selection)
         prompts = with_advantages(of_round, advantages[-1])
         kept += [item for item, keep in zip(prompts, selection.keep.tolist(), strict=True) if keep]
         rollouts += of_round
     kept, beyond = kept[: stream.prompts_per_step], kept[stream.prompts_per_step :]
     carried = tuple(replace(item, carried=True) for item in beyond)
+    batch_metrics = {}
+    if parts.part_weights:
+        kept, batch_metrics["critic/advantages/batch_std"] = batch_normalized(kept, parts.advantage)
 
-    metrics = _metrics(parts, rollouts, Advantages.joined(advantages))
+    metrics = _metrics(parts, rollouts, Advantages.joined(advantages)) | batch_metrics
     metrics |= engine_metrics(parts.engine.counts() - counts_before)
     metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(rollouts)}
     metrics |= {"mars/prompts_kept": len(kept), "mars/prompts_carried": len(carried)}
@@ -170,7 +178,17 @@ def scored_rollouts(
     return rollouts, unreadable
 
 
+def _advantages(parts: StepParts, rollouts: Sequence[PromptRollouts]) -> Advantages:
+    if parts.part_weights:
+        found = part_advantages(rollouts, parts.part_weights, parts.advantage)
+    else:
+        found = PooledRewards.of_rollouts(rollouts).advantages(parts.advantage)
+    return found.without(truncated_rows(rollouts)) if parts.mask_truncated else found
+
+
 def _metrics(parts: StepParts, rollouts: Sequence[PromptRollouts], advantages: Advantages) -> dict[str, float]:
     rewards, views = PooledRewards.of_rollouts(rollouts), AnchorViews.of_rollouts(rollouts)
     metrics = method_metrics(rewards, views, advantages)
+    if parts.mask_truncated:
+        metrics["mars/responses_masked"] = float(truncated_rows(rollouts).sum())
     return metrics | score_metrics(rollouts) | rollout_metrics(rollouts, parts.prompt_length)

@@ -15,7 +15,8 @@ from mars.actor.lora import adapted_layers, add_adapters
 from mars.actor.model import PolicyModel, ScoringSettings, load_policy
 from mars.actor.shards import check_base, model_state
 from mars.actor.state import save_policy
-from mars.config.schema import LoraConfig, ModelConfig
+from mars.config.actor_sections import LoraConfig
+from mars.config.schema import ModelConfig
 from mars.errors import CheckpointError
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 import torch
@@ -26,42 +25,13 @@ from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import full_state, save_policy
 from mars.actor.trainer import ReferenceKl, Rendezvous, SkippedUpdate, UpdateStats
-from mars.actor.update_sums import UpdateSums
+from mars.actor.update_pass import Row, UpdateOutcome, UpdatePass, skipped_updates
+from mars.actor.update_sums import UpdateSums, scaled
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.token_layout import TokenLayout
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, NumericalError
 from mars.types import MicroBatch, TokenRules, TrainBatch, TrainResponse, UpdatePlan, WeightUpdate
-
-Row = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """Forwards and backwards of one update on this rank. old: old log-probs of the rows' tokens, by forward."""
-
-    batch: TrainBatch
-    sums: UpdateSums
-    old: Mapping[MicroBatch, Tensor]
-
-    def old_by_row(self) -> dict[Row, tuple[float, ...]]:
-        """Old log-probs of each row of this rank that is trained on."""
-        found: dict[Row, tuple[float, ...]] = {}
-        for micro, logprobs in self.old.items():
-            targets = row_targets(self.batch, micro)
-            parts = logprobs.split([len(target.response.token_ids) for target in targets])
-            rows = zip(micro.rows, targets, parts, strict=True)
-            found |= {row: tuple(part.tolist()) for row, target, part in rows if target.weight > 0}
-        return found
-
-
-@dataclass(frozen=True)
-class _Update:
-    """What became of one update; the same on all ranks. unreadable: index of a prompt -> why it was not trained on."""
-
-    metrics: Mapping[str, float]
-    unreadable: Mapping[int, str]
-    skipped: SkippedUpdate | None
 
 
 class FsdpTrainer:
@@ -101,7 +71,7 @@ class FsdpTrainer:
         old = self._old_logprobs(batch, later, prompts)
         self._synchronize()
         old_seconds = time.perf_counter() - start
-        updates: list[_Update] = []
+        updates: list[UpdateOutcome] = []
         for i in range(len(batch.updates)):
             updates.append(self._update_once(batch, i, prompts, old if i else None, compare_rollout=i == compared))
             self._check_skipped(updates)
@@ -112,7 +82,7 @@ class FsdpTrainer:
         metrics |= {key: value for key, value in results[-1].items() if key == "actor/lr"}
         self._synchronize()
         unreadable = {batch.prompts[p].prompt_id: why for update in updates for p, why in update.unreadable.items()}
-        return UpdateStats(metrics | memory.metrics(), old_seconds, unreadable, _skipped(updates))
+        return UpdateStats(metrics | memory.metrics(), old_seconds, unreadable, skipped_updates(updates))
 
     @torch.no_grad()
     def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
@@ -176,7 +146,7 @@ class FsdpTrainer:
         prompts: ReadPrompts,
         old: dict[MicroBatch, Tensor] | None,
         compare_rollout: bool,
-    ) -> _Update:
+    ) -> UpdateOutcome:
         plan, unreadable = batch.updates[number], {}
         done = self._pass(batch, plan, prompts, old, compare_rollout)
         if done is not None:
@@ -185,7 +155,7 @@ class FsdpTrainer:
             self._optimizer.clear()
             done = self._pass(without(batch, unreadable), plan, prompts, old, compare_rollout)
         if done is None:
-            return _Update({"fault/skipped_updates": 0.0}, unreadable, None)
+            return UpdateOutcome({"fault/skipped_updates": 0.0}, unreadable, None)
         return self._finish(done, number, unreadable)
 
     def _pass(
@@ -195,7 +165,7 @@ class FsdpTrainer:
         prompts: ReadPrompts,
         old: dict[MicroBatch, Tensor] | None,
         compare_rollout: bool,
-    ) -> _Pass | None:
+    ) -> UpdatePass | None:
         """Forward and backward of this rank's rows. None if no token of the update is trained on, on any rank."""
         responses = [_response(batch, row) for row in plan.rows]
         lengths = [len(response.token_ids) for response in responses if response.weight > 0]
@@ -226,11 +196,18 @@ class FsdpTrainer:
                 # FSDP averages gradients over ranks, but the denominator already counts all ranks.
                 (loss * self._world_size).backward()
             sums = sums.merge(part)
-        return _Pass(batch, sums, used)
+        return UpdatePass(batch, sums, denominator, used)
 
-    def _finish(self, done: _Pass, number: int, unreadable: Mapping[int, str]) -> _Update:
+    def _finish(self, done: UpdatePass, number: int, unreadable: Mapping[int, str]) -> UpdateOutcome:
         """Add up the sums of all ranks, then apply or skip the update: all ranks decide by the same sums."""
         totals = done.sums.all_reduce()
+        scale = self._objective.kept_scale(totals, done.denominator)
+        if scale is None:  # every token is masked
+            self._optimizer.clear()
+            metrics = self._objective.rollout_metrics(totals)
+            return UpdateOutcome({**metrics, "fault/skipped_updates": 0.0}, unreadable, None)
+        self._optimizer.scale(scale)
+        totals = scaled(totals, scale)
         metrics = self._objective.metrics(totals)
         result = self._optimizer.step() if math.isfinite(totals["loss"]) else self._optimizer.skip()
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
@@ -243,11 +220,11 @@ class FsdpTrainer:
             "actor/lr": result.learning_rate,
             "fault/skipped_updates": float(not result.applied),
         }
-        return _Update(metrics, unreadable, skipped)
+        return UpdateOutcome(metrics, unreadable, skipped)
 
-    def _check_skipped(self, updates: Sequence[_Update]) -> None:
+    def _check_skipped(self, updates: Sequence[UpdateOutcome]) -> None:
         """updates: of this batch so far. Raises NumericalError after too many skipped ones in a row."""
-        skipped = _skipped(updates)
+        skipped = skipped_updates(updates)
         if self._skipped_in_a_row > self._config.actor.max_skipped_updates:
             raise NumericalError(
                 f"actor: {self._skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
@@ -277,10 +254,6 @@ class FsdpTrainer:
         if self._config.actor.packing == "shared_prefix":
             return pack_groups(group_rows(rows), rope_index, self._rules.image_id).to(self._device)
         return forward_batch(rows, rope_index, self._rules.image_id, self._rules.pad_id).to(self._device)
-
-
-def _skipped(updates: Sequence[_Update]) -> tuple[SkippedUpdate, ...]:
-    return tuple(update.skipped for update in updates if update.skipped is not None)
 
 
 def _response(batch: TrainBatch, row: Row) -> TrainResponse:

@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 from mars.actor.batch import ForwardBatch
 from mars.actor.model import PolicyModel
 from mars.actor.parts import adapter_layers, check_lora
-from mars.config.schema import LoraConfig
+from mars.config.actor_sections import LoraConfig
 
 
 class LoraLinear(nn.Linear):

@@ -16,7 +16,8 @@ from mars.actor.parts import check_freeze, part_of
 from mars.actor.prefix_attention import register
 from mars.actor.token_scores import token_scores
 from mars.actor.vision_attention import use_segments
-from mars.config.schema import ModelConfig, Part
+from mars.config.actor_sections import Part
+from mars.config.schema import ModelConfig
 from mars.errors import SetupError
 
 Packing = Literal["shared_prefix", "padded"]

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from mars.actor.update_sums import UpdateSums
 from mars.algorithms.kl import kl_estimate
-from mars.algorithms.mismatch import engine_kl, importance_weights, logprob_difference, num_capped
+from mars.algorithms.mismatch import (
+    ImportanceSettings,
+    engine_kl,
+    importance_weights,
+    logprob_difference,
+)
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
@@ -87,6 +92,11 @@ class TokenTargets:
             rollout_logprobs=torch.tensor([x for row in rows for x in row.response.rollout_logprobs], **like),
         )
 
+    def without(self, masked: Tensor) -> TokenTargets:
+        """The same rows, with the tokens of `masked` (bool [T]) not trained on. `fresh` keeps them."""
+        trained, on_policy = (replace(layout, mask=layout.mask & ~masked) for layout in (self.trained, self.on_policy))
+        return replace(self, trained=trained, on_policy=on_policy)
+
 
 class Objective:
     """Policy loss, KL term and entropy bonus over the rows of one micro-batch.
@@ -100,6 +110,14 @@ class Objective:
         self._policy_loss = PolicyLossSettings(
             algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip
         )
+        self._importance = None
+        if algorithm.importance_cap is not None:
+            self._importance = ImportanceSettings(
+                algorithm.importance_level,
+                algorithm.importance_mode,
+                algorithm.importance_cap,
+                algorithm.importance_floor or 0.0,
+            )
 
     @property
     def kl_in_loss(self) -> bool:
@@ -108,7 +126,26 @@ class Objective:
 
     def denominator(self, lengths: Iterable[int]) -> float:
         """lengths: tokens of each response with a weight above 0, over the whole update and all ranks."""
-        return loss_denominator(self._algorithm.reduction, *loss_counts(lengths), self._algorithm.reduction_tokens)
+        return self._denominator(*loss_counts(lengths))
+
+    def kept_scale(self, sums: Mapping[str, float], denominator: float) -> float | None:
+        """What the gradient of an update must be multiplied by, because some of its tokens are masked.
+
+        A masked token is in no denominator, but which tokens are masked is known only after the forwards of all ranks.
+        So `loss` divides by the denominator of all tokens, and this is denominator / denominator of the kept ones.
+
+        sums: over all micro-batches and ranks. None: every token is masked. 1 with importance_mode truncate.
+        Example: token_mean with 10 tokens, 2 of them masked: 10 / 8.
+        """
+        if self._importance is None or self._importance.mode == "truncate":
+            return 1.0
+        if not sums["num_tokens"]:
+            return None
+        return denominator / self._denominator(int(sums["num_tokens"]), int(sums["num_sequences"]))
+
+    def _denominator(self, num_tokens: int, num_sequences: int) -> float:
+        algorithm = self._algorithm
+        return loss_denominator(algorithm.reduction, num_tokens, num_sequences, algorithm.reduction_tokens)
 
     def loss(
         self,
@@ -126,7 +163,8 @@ class Objective:
             w (importance x policy loss + kl_coefficient x KL(policy || reference) - entropy_coefficient x entropy)
 
         reduced over the update. w is the weight of the token's response. It scales the three terms but not the
-        denominator, in which every response with w > 0 counts fully.
+        denominator, in which every response with w > 0 counts fully. Tokens that importance_mode=mask rejects have no
+        part in the loss; `kept_scale` corrects the denominator.
 
         logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
         old_logprobs: of the weights before the step's first update; None in the first update, where `logprobs` are the
@@ -136,10 +174,11 @@ class Objective:
         algorithm = self._algorithm
         tokens = TokenTargets.of(rows, lengths, logprobs)
         old = logprobs.detach() if old_logprobs is None else old_logprobs
+        rollout_sums = self._rollout_sums(old, tokens, compare_rollout)
+        importance, weight_sums, tokens = self._importance_weights(old, tokens)
         result = policy_loss(
             logprobs, old, tokens.advantages, tokens.trained, self._policy_loss, ~tokens.on_policy.mask
         )
-        importance = self._importance_weights(old, tokens)
         pg_loss = self._reduced(result.token_losses * importance * tokens.weights, tokens.trained, denominator)
         loss, kl_loss = pg_loss, torch.zeros_like(pg_loss)
         if ref_logprobs is not None:
@@ -156,37 +195,46 @@ class Objective:
             kl_loss=kl_loss.detach(),
             entropy=tokens.trained.keep(entropy.detach()).sum(),
             num_tokens=tokens.trained.mask.sum(),
+            num_sequences=(tokens.trained.lengths() > 0).sum(),
             num_on_policy=result.num_tokens,
             num_clipped=result.num_clipped,
             num_dual_clipped=result.num_dual_clipped,
             ppo_kl=result.kl_sum,
-            importance_weight=tokens.on_policy.keep(importance).sum(),
-            **self._rollout_sums(old, tokens, compare_rollout),
+            **weight_sums,
+            **rollout_sums,
         )
 
     def _reduced(self, values: Tensor, layout: TokenLayout, denominator: float) -> Tensor:
         return reduce_loss(values, layout, self._algorithm.reduction, denominator)
 
-    def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> Tensor:
-        """1 for every token if no cap is set.
+    def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> tuple[Tensor, dict[str, Tensor], TokenTargets]:
+        """The factor of each token's policy loss, sums for metrics, and the targets without masked tokens.
 
-        With a cap, off-policy tokens still get 1, because their rollout log-probs are of another prompt.
+        The factor is 1 for every token if no cap is set. With a cap, off-policy tokens still get 1, because their
+        rollout log-probs are of another prompt.
         """
-        if self._algorithm.importance_cap is None:
-            return torch.ones_like(old)
-        weights = importance_weights(old, tokens.rollout_logprobs, tokens.on_policy, self._algorithm.importance_cap)
-        return torch.where(tokens.on_policy.mask, weights, 1.0)
+        if self._importance is None:
+            none = old.new_zeros(())
+            names = ("importance_weight", "num_weights", "num_capped", "num_masked")
+            return torch.ones_like(old), dict.fromkeys(names, none), tokens
+        found = importance_weights(old, tokens.rollout_logprobs, tokens.on_policy, self._importance)
+        sums = {
+            "importance_weight": found.sum,
+            "num_weights": found.num_kept,
+            "num_capped": found.num_capped,
+            "num_masked": found.num_masked,
+        }
+        return torch.where(tokens.on_policy.mask, found.weights, 1.0), sums, tokens.without(found.masked)
 
     def _rollout_sums(self, old: Tensor, tokens: TokenTargets, compare: bool) -> dict[str, Tensor]:
-        """How far the engine's log-probs are from the trainer's, and how many importance weights reach the cap."""
-        rollout, cap = tokens.rollout_logprobs, self._algorithm.importance_cap
+        """How far the engine's log-probs are from the trainer's."""
+        rollout = tokens.rollout_logprobs
         compared = replace(tokens.fresh, mask=tokens.fresh.mask & compare)
         # Sampling with top_p renormalises the engine's probabilities: its log-probs may be higher by up to -ln(top_p).
         # Such a difference is not a mismatch.
         forgiven = rollout - (rollout - old).clamp(0.0, self._truncation_nats)
         difference = logprob_difference(old, forgiven, compared)
         return {
-            "num_capped": old.new_zeros(()) if cap is None else num_capped(old, rollout, tokens.on_policy, cap),
             "difference": difference.sum,
             "rollout_kl": engine_kl(old, rollout, compared),
             "num_compared": difference.num_tokens,
@@ -194,7 +242,7 @@ class Objective:
         }
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """From sums over all micro-batches and ranks of one update."""
+        """From sums over all micro-batches and ranks of one update, the losses multiplied by `kept_scale`."""
         algorithm = self._algorithm
         tokens = max(sums["num_tokens"], 1.0)
         on_policy = max(sums["num_on_policy"], 1.0)
@@ -208,9 +256,18 @@ class Objective:
         }
         if self.kl_in_loss:
             metrics["actor/kl_coef"] = algorithm.kl_coefficient
-        if algorithm.importance_cap is not None:
-            metrics["rollout/importance_weight/mean"] = sums["importance_weight"] / on_policy
-            metrics["rollout/importance_weight/capped"] = sums["num_capped"] / on_policy
+        return metrics | self.rollout_metrics(sums)
+
+    def rollout_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """The metrics of engine against trainer alone: also of an update whose tokens are all masked."""
+        metrics = {}
+        if self._importance is not None:
+            kept, weighted = max(sums["num_weights"], 1.0), max(sums["num_weights"] + sums["num_masked"], 1.0)
+            metrics["rollout/importance_weight/mean"] = sums["importance_weight"] / kept
+            if self._importance.mode == "truncate":
+                metrics["rollout/importance_weight/capped"] = sums["num_capped"] / kept
+            else:
+                metrics["rollout/importance_weight/masked"] = sums["num_masked"] / weighted
         if sums["num_compared"]:
             metrics["rollout/logprob_diff_max"] = sums["difference_max"]
             metrics["rollout/logprob_diff_mean"] = sums["difference"] / sums["num_compared"]

@@ -48,6 +48,12 @@ class Optimizer:
             foreach=True,
         )
 
+    def scale(self, factor: float) -> None:
+        """Multiply the gradients; a factor of 1 leaves them to the bit."""
+        for parameter in self._parameters if factor != 1.0 else ():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+
     def step(self) -> StepResult:
         """Clip and apply the gradients, or apply none if any is not finite; then clear them."""
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from mars.config.schema import LoraConfig, Part
+from mars.config.actor_sections import LoraConfig, Part
 from mars.errors import ConfigError
 
 # model_type of config.json -> the projector's modules within `visual`. All else in `visual` is the vision tower, and

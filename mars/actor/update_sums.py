@@ -17,9 +17,10 @@ from torch import Tensor
 class UpdateSums:
     """Scalars of one update, added up over micro-batches and ranks; of `difference_max` the maximum is taken.
 
-    loss: what is minimised. pg_loss, kl_loss: its terms without their coefficients. importance_weight, num_capped:
-    over the `num_on_policy` tokens (`TokenTargets.on_policy`). difference, rollout_kl: over the `num_compared` tokens
-    compared with the engine.
+    loss: what is minimised. pg_loss, kl_loss: its terms without their coefficients. num_tokens, num_sequences: what is
+    trained on, masked tokens left out. importance_weight: over `num_weights` tokens or responses; num_capped of these
+    were cut to the cap, num_masked others are masked (`ImportanceWeights`). difference, rollout_kl: over the
+    `num_compared` tokens compared with the engine.
     """
 
     loss: Tensor
@@ -27,12 +28,15 @@ class UpdateSums:
     kl_loss: Tensor
     entropy: Tensor
     num_tokens: Tensor
+    num_sequences: Tensor
     num_on_policy: Tensor
     num_clipped: Tensor
     num_dual_clipped: Tensor
     ppo_kl: Tensor
     importance_weight: Tensor
+    num_weights: Tensor
     num_capped: Tensor
+    num_masked: Tensor
     difference: Tensor
     rollout_kl: Tensor
     num_compared: Tensor
@@ -55,3 +59,8 @@ class UpdateSums:
         dist.all_reduce(added)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return dict(zip(names, added.tolist(), strict=True)) | {"difference_max": largest.item()}
+
+
+def scaled(totals: Mapping[str, float], factor: float) -> dict[str, float]:
+    """The totals of `UpdateSums.all_reduce` with `loss` and its terms multiplied by `factor`."""
+    return {name: value * factor if name in ("loss", "pg_loss", "kl_loss") else value for name, value in totals.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -49,8 +49,8 @@ class Advantages:
     """Advantages of N responses in P prompts, and the statistics they came from.
 
     values: [N], 0 where the weight is 0 or the rewards are equal.
-    weights: [N], 1, or 0 where the prompt has too few rewards for statistics.
-    defined: bool [P], True for the prompts whose responses have weight 1.
+    weights: [N], 1, or 0 where the prompt has too few rewards for statistics or the response is left out (`without`).
+    defined: bool [P], True for the prompts that have enough rewards for statistics.
     mean, std: float64 [P], the pool's mean and the std in the divisor before floor and epsilon. leave_one_out does
         not subtract this mean, but for each response the mean of the pool's other rewards.
     gain: float64 [P], mean multi reward - mean anchor reward; NaN where either is missing.
@@ -64,6 +64,11 @@ class Advantages:
     std: Tensor
     gain: Tensor
     multi_share: Tensor
+
+    def without(self, rows: Tensor) -> Advantages:
+        """The same, with weight and value 0 in `rows` (bool [N]). The statistics stay: they count these responses."""
+        values, weights = (torch.where(rows, 0.0, tensor) for tensor in (self.values, self.weights))
+        return replace(self, values=values, weights=weights)
 
     @classmethod
     def joined(cls, parts: Sequence[Advantages]) -> Advantages:

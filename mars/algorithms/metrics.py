@@ -19,8 +19,8 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std
     reward/frac_zero_std              share of prompts whose multi rewards are all equal
     mars/frac_zero_signal             share of prompts without any advantage that is not 0
-    mars/frac_undefined               share of prompts without an advantage: too few valid rewards, or no valid multi
-                                      response
+    mars/frac_undefined               share of prompts without an advantage: too few valid rewards, or no multi response
+                                      of weight above 0
     and over the prompts that have both multi and anchor rewards:
     mars/lambda                       mean share of the multi rewards in the pool, G / (G + M)
     mars/gain/mean|std                information gain: mean multi reward - mean anchor reward; std is unbiased

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.token_layout import TokenLayout
+from mars.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,85 @@ def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayou
     return kl_estimate(rollout, old, "k3").sum()
 
 
-def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout, cap: float) -> Tensor:
-    """min(exp(old_logprobs - rollout_logprobs), cap) at each token, 0 outside the mask; no gradient.
+@dataclass(frozen=True)
+class ImportanceSettings:
+    """level: what has a weight of its own.
 
-    The token losses are multiplied by these weights, to correct for the difference between the engine's and the
-    trainer's distribution (truncated importance sampling: Yao et al. 2025, "Your efficient RL framework secretly brings
-    you off-policy RL training").
+        token          each token: exp(d), with d = old_logprobs - rollout_logprobs
+        sequence       each response: exp(sum of d over its tokens), the product of the tokens' weights
+        sequence_mean  each response: exp(mean of d over its tokens), their geometric mean
 
-    Example: old -1, rollout -1.5, cap 2: exp(0.5) = 1.649.
+    mode: what happens to a weight outside the bounds.
+
+        truncate  a weight above `cap` becomes `cap` (Yao et al. 2025, "Your efficient RL framework secretly brings you
+                  off-policy RL training")
+        mask      a token or response whose weight is above `cap` or below `floor` is not trained on; others keep their
+                  weight (Liu et al. 2025, "When speed kills stability: demystifying RL collapse from the
+                  training-inference mismatch")
+
+    floor: 0 for none. truncate does not read it.
     """
-    log_ratio = layout.keep(old_logprobs.detach() - rollout_logprobs)
-    return layout.keep(log_ratio.exp().clamp(max=cap))
+
+    level: Literal["token", "sequence", "sequence_mean"]
+    mode: Literal["truncate", "mask"]
+    cap: float
+    floor: float
+
+    def __post_init__(self) -> None:
+        if self.level not in ("token", "sequence", "sequence_mean"):
+            raise ConfigError(
+                f"algorithm.importance_level: unknown; got {self.level}; use token, sequence or sequence_mean"
+            )
+        if self.mode not in ("truncate", "mask"):
+            raise ConfigError(f"algorithm.importance_mode: unknown; got {self.mode}; use truncate or mask")
 
 
-def num_capped(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout, cap: float) -> Tensor:
-    """Number of counted tokens whose importance weight is cut to `cap`: int64 scalar."""
-    return (layout.mask & (old_logprobs.detach() - rollout_logprobs > math.log(cap))).sum()
+@dataclass(frozen=True)
+class ImportanceWeights:
+    """The weights of a micro-batch's tokens, and the sums that metrics are computed from.
+
+    weights: the layout's shape; 0 outside the mask and where a token is masked. No gradient.
+    masked: bool, the layout's shape; the tokens of the layout that are not trained on.
+    sum: of the weights, after truncation, of what is trained on. num_kept: how many of them. num_capped: those cut to
+        `cap`. num_masked: how many are not trained on. All are scalars that count tokens with level "token" and
+        responses with the others: add them up over micro-batches and ranks.
+    """
+
+    weights: Tensor
+    masked: Tensor
+    sum: Tensor
+    num_kept: Tensor
+    num_capped: Tensor
+    num_masked: Tensor
+
+
+def importance_weights(
+    old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout, settings: ImportanceSettings
+) -> ImportanceWeights:
+    """Weights of the policy loss that correct for the difference of the engine's and the trainer's distribution.
+
+    A weight that is NaN is neither cut nor masked, so that the loss shows it. A response's sum is computed in float64.
+
+    Example: old (-1, -1), rollout (-1.5, -0.5), one response, cap 1.2: d = (0.5, -0.5). token: weights
+    exp(0.5) = 1.649, cut to 1.2, and 0.607. sequence and sequence_mean: exp(0) = 1 for both tokens.
+    """
+    log_weights, counted = layout.keep(old_logprobs.detach() - rollout_logprobs), layout.mask
+    if settings.level != "token":
+        lengths = layout.lengths()
+        log_weights, counted = layout.sum_by_sequence(log_weights.double()), lengths > 0
+        if settings.level == "sequence_mean":
+            log_weights = log_weights / lengths.clamp(min=1)
+    above = counted & (log_weights > math.log(settings.cap))
+    masked = torch.zeros_like(above)
+    weights = log_weights.exp().clamp(max=settings.cap)
+    if settings.mode == "mask":
+        lowest = math.log(settings.floor) if settings.floor > 0 else -math.inf
+        masked = above | counted & (log_weights < lowest)
+    kept = counted & ~masked
+    weights = torch.where(kept, weights, 0.0)
+    sums = {"sum": weights.sum(), "num_kept": kept.sum(), "num_masked": masked.sum()}
+    sums["num_capped"] = (above & ~masked).sum()
+    if settings.level != "token":
+        weights = layout.keep(layout.spread(weights.to(old_logprobs.dtype)))
+        masked = layout.mask & layout.spread(masked)
+    return ImportanceWeights(weights=weights, masked=masked, **sums)

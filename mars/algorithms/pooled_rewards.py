@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mars.algorithms.advantages import Advantages, AdvantageSettings, group_advantages
-from mars.types import PromptRollouts, SampledPrompt, view_name
+from mars.types import PromptRollouts, Rollout, SampledPrompt, view_name
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,14 @@ class PooledRewards:
 
     @classmethod
     def of_rollouts(cls, prompts: Sequence[PromptRollouts]) -> PooledRewards:
-        rewards, index = _flatten([[r.reward.score for r in prompt.multi.valid] for prompt in prompts])
+        return cls.of_values(prompts, lambda rollout: rollout.reward.score)
+
+    @classmethod
+    def of_values(cls, prompts: Sequence[PromptRollouts], value: Callable[[Rollout], float]) -> PooledRewards:
+        """The same with another value of each valid rollout than its score."""
+        rewards, index = _flatten([[value(r) for r in prompt.multi.valid] for prompt in prompts])
         anchor_rewards, anchor_index = _flatten(
-            [[r.reward.score for group in prompt.anchors for r in group.valid] for prompt in prompts]
+            [[value(r) for group in prompt.anchors for r in group.valid] for prompt in prompts]
         )
         return cls(rewards, index, anchor_rewards, anchor_index, len(prompts))
 
@@ -62,6 +67,12 @@ def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -
         SampledPrompt(prompt, tuple(own_values.tolist()), tuple(own_weights.tolist()))
         for prompt, own_values, own_weights in zip(prompts, values, weights, strict=True)
     ]
+
+
+def truncated_rows(prompts: Sequence[PromptRollouts]) -> Tensor:
+    """Which rewards of `PooledRewards.of_rollouts` are of a response that was cut at the token limit: bool [N]."""
+    cut = [r.completion.finish_reason == "length" for prompt in prompts for r in prompt.multi.valid]
+    return torch.tensor(cut, dtype=torch.bool)
 
 
 @dataclass(frozen=True)

@@ -50,11 +50,13 @@ def select_prompts(
 
 
 def with_advantage(advantages: Advantages, prompt_index: Tensor) -> Tensor:
-    """Prompts with enough valid rewards for statistics and at least one valid multi response: bool [P].
+    """Prompts with enough valid rewards for statistics and at least one multi response of weight above 0: bool [P].
 
-    Two anchor rewards suffice for the statistics, but if all multi responses failed there is nothing to train on.
+    Two anchor rewards suffice for the statistics, but if all multi responses failed or are left out there is nothing to
+    train on.
     """
-    return advantages.defined & (torch.bincount(prompt_index, minlength=len(advantages.defined)) > 0)
+    trained = prompt_index[advantages.weights > 0]
+    return advantages.defined & (torch.bincount(trained, minlength=len(advantages.defined)) > 0)
 
 
 def has_signal(advantages: Advantages, prompt_index: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from mars.errors import DataError
 from mars.fit import last_step
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
+from mars.rewards.contract import check_parts
 from mars.rewards.functions import load_reward
 from mars.types import RewardResult
 
@@ -104,7 +105,9 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
                     "report this as a bug of mars"
                 )
             perfect = answered_perfectly(prompt, None, rewards.of(prompt.data_source), frames)
-            scores = scorer.score([perfect, reward_input(prompt, None, EMPTY_ANSWER, frames)])
+            answers = [perfect, reward_input(prompt, None, EMPTY_ANSWER, frames)]
+            scores = scorer.score(answers)
+            check_parts(answers, scores, config.algorithm.part_weights)
             shown = " + ".join(f"{w}x{h}: {n}" for (w, h), n in zip((i.size for i in images), counted, strict=True))
             lines += [
                 f"sample            {prompt.row}",

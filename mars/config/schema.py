@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mars.config.actor_sections import ActorConfig, OptimizerConfig
+from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.rules import SFT_RULES, TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, RunConfig, TrackingConfig, TrainRunConfig
 from mars.config.section import Root, Section
 from mars.rewards.built_in import built_in_names
 
-Part = Literal["vision", "projector", "language"]
 _REWARDS = built_in_names()
 
 
@@ -87,6 +88,9 @@ class AlgorithmConfig(Section):
         description="Lower bound of the standard deviation in the division; 0 (default): none."
     )
     epsilon: PositiveFloat = Field(description="Added to the standard deviation before the division.")
+    part_weights: dict[str, float] = Field(
+        description="Normalise parts of the reward one by one; their weights: `{accuracy: 1.0, format: 0.5}`; {}: off."
+    )
     loss: Literal["clip", "gspo", "cispo"] = Field(
         description="Policy loss: clipped ratio of each token (PPO, GRPO, DAPO), of the sequence (GSPO), or CISPO."
     )
@@ -111,11 +115,23 @@ class AlgorithmConfig(Section):
     importance_cap: PositiveFloat | None = Field(
         description="Largest importance weight (trainer / engine probability) of a token's loss; null: no weights."
     )
+    importance_level: Literal["token", "sequence", "sequence_mean"] = Field(
+        description="One weight for each token, or for each response: product or geometric mean of its tokens' weights."
+    )
+    importance_mode: Literal["truncate", "mask"] = Field(
+        description="Lower weights above the cap to it, or leave out tokens (responses) whose weight is out of bounds."
+    )
+    importance_floor: PositiveFloat | None = Field(
+        description="Smallest importance weight that importance_mode=mask keeps; null: none."
+    )
     overlong_buffer_tokens: PositiveInt | None = Field(
         description="Penalise responses longer than rollout.max_response_tokens minus this many tokens; null: none."
     )
     overlong_factor: PositiveFloat = Field(
         description="Largest length penalty: that of a response with rollout.max_response_tokens tokens."
+    )
+    truncated_responses: Literal["score", "mask"] = Field(
+        description="Train on responses cut at rollout.max_response_tokens (score), or not (mask); their rewards count."
     )
     selection: Literal["all", "nonzero_advantage"] = Field(
         description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
@@ -170,52 +186,6 @@ class RolloutConfig(Section):
     vllm: VllmConfig
 
 
-class OptimizerConfig(Section):
-    """Settings of AdamW, for training (`actor`) and for the cold start (`sft`)."""
-
-    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
-    warmup_steps: NonNegativeInt = Field(
-        description="Optimizer steps of linear warm-up; then the rate stays (training) or falls linearly to 0 (sft)."
-    )
-    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
-    max_grad_norm: PositiveFloat = Field(
-        description="Largest norm of the gradient over all trained parameters; a larger gradient is scaled down to it."
-    )
-
-
-class LoraConfig(Section):
-    rank: NonNegativeInt = Field(
-        description="Rank of the LoRA adapters, which alone are trained (peft's r); 0: no adapters."
-    )
-    alpha: PositiveFloat = Field(description="Adapters are multiplied by alpha / rank.")
-    rank_stabilized: bool = Field(description="Multiply adapters by alpha / sqrt(rank) instead (rsLoRA).")
-    parts: list[Part] = Field(min_length=1, description="Parts of the model whose linear layers get adapters.")
-    targets: list[str] = Field(
-        min_length=1,
-        description="Ends of the names of these layers, such as [q_proj,v_proj]; [all-linear]: all but the head.",
-    )
-
-
-class ActorConfig(OptimizerConfig):
-    num_workers: PositiveInt = Field(description="FSDP ranks.")
-    freeze: list[Part] = Field(
-        description="Parts of the model that are not trained, such as [vision,projector]; empty: all are."
-    )
-    lora: LoraConfig
-    prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
-    packing: Literal["shared_prefix", "padded"] = Field(
-        description="shared_prefix: compute each prompt once for all its responses; padded: once for every response."
-    )
-    tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
-    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
-    gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
-    max_skipped_updates: NonNegativeInt = Field(
-        description="Updates with a non-finite loss or gradient that may be skipped in a row; one more ends the run."
-    )
-
-
 class RewardConfig(Section):
     function: str = Field(min_length=1, description=f"{_REWARDS}, or path/to/file.py:function.")
     functions: dict[str, str] = Field(
@@ -241,7 +211,7 @@ class EvaluationConfig(Section):
 class TrainConfig(Root):
     """What `python -m mars.main` takes."""
 
-    RULES = TRAIN_RULES
+    RULES = (*TRAIN_RULES, *ALGORITHM_RULES)
 
     run: TrainRunConfig
     model: ModelConfig

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from mars import plugin
+from mars.errors import ConfigError
 from mars.types import RewardInput, RewardResult
 
 ADDED_PARTS = ("overlong_penalty", "kl_penalty")
@@ -58,6 +59,7 @@ class BuiltInReward:
     perfect_answer: (item) -> the response of a model that knows `item.truth`, boxes in the frame `item.response_size`;
         `item.response` is ignored. It must score an accuracy of 1. Raises DataError for a malformed truth.
     is_readable: (response) -> whether it has an answer that can be compared; evaluations count those without.
+    parts: the names of the parts that every result has.
     metric: what evaluations call the accuracy: ACCURACY or MEAN_IOU.
     template: the prompt template configs/data/<template>.jinja, which asks for such answers.
     has_boxes: truths and answers are lists of boxes, which are scaled between frames.
@@ -71,6 +73,7 @@ class BuiltInReward:
     check_truth: Callable[[str, Mapping[str, Any], Size | None], str | None]
     perfect_answer: Callable[[RewardInput], str]
     is_readable: Callable[[str], bool]
+    parts: tuple[str, ...]
     metric: str
     template: str
     has_boxes: bool = False
@@ -83,11 +86,23 @@ def failed_result(reason: str) -> RewardResult:
     return RewardResult(score=0.0, accuracy=0.0, parts={}, failed=reason)
 
 
-def self_test(scorer: RewardScorer, items: Sequence[RewardInput]) -> None:
-    """Scores a few real items before a run starts. Raises ConfigError if all of them fail.
+def self_test(scorer: RewardScorer, items: Sequence[RewardInput], part_weights: Collection[str]) -> None:
+    """Scores a few real items before a run starts. Raises ConfigError if all of them fail, and as `check_parts` does.
 
     A function that fails on only some items is accepted: the run masks and counts those.
     """
-    failures = [result.failed for result in scorer.score(items)]
+    results = scorer.score(items)
     remedy = f"try it with one row of {items[0].data_source}" if items else ""
-    plugin.self_test("reward.function", failures, remedy)
+    plugin.self_test("reward.function", [result.failed for result in results], remedy)
+    check_parts(items, results, part_weights)
+
+
+def check_parts(items: Iterable[RewardInput], results: Iterable[RewardResult], part_weights: Collection[str]) -> None:
+    """Raises ConfigError if a result that has not failed lacks a part of `algorithm.part_weights`."""
+    for item, result in zip(items, results, strict=True):
+        missing = [part for part in part_weights if part not in result.parts]
+        if missing and result.failed is None:
+            raise ConfigError(
+                f"algorithm.part_weights: the reward of data_source {item.data_source!r} has no part "
+                f"{', '.join(missing)}; got {', '.join(sorted(result.parts)) or 'none'}; name parts that it has"
+            )

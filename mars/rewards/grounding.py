@@ -236,6 +236,7 @@ GROUNDING = BuiltInReward(
     check_truth=check_truth,
     perfect_answer=perfect_answer,
     is_readable=is_readable,
+    parts=("format", "accuracy", "compat", "extra_boxes"),
     metric=MEAN_IOU,
     template="grounding",
     has_boxes=True,

@@ -245,6 +245,7 @@ VQA = BuiltInReward(
     check_truth=check_truth,
     perfect_answer=perfect_answer,
     is_readable=is_readable,
+    parts=("format", "accuracy"),
     metric=ACCURACY,
     template="vqa",
 )

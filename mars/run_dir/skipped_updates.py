@@ -5,7 +5,8 @@
         "responses": [{"token_ids": [5, 9], "mask": [1, 1], "advantage": 0.7, "weight": 1.0, "off_policy": false,
                        "rollout_logprobs": [-0.5, -1.0], "old_logprobs": [-0.5, NaN]}]}]}
 
-mask: 1 for tokens that were trained on. old_logprobs: the trainer's, before the step's first update; null for a
+mask: 1 for the tokens of responses with a weight above 0, also where algorithm.importance_mode=mask leaves a token out
+of the loss. old_logprobs: the trainer's, before the step's first update; null for a
 response that was not trained on. Numbers that are not finite are written as Python's json does: NaN, Infinity.
 """
 

@@ -27,6 +27,7 @@ COUNT = BuiltInReward(
     check_truth=lambda truth, extra_info, size: None if is_number(truth) else f"truth: no number; got {truth!r}",
     perfect_answer=lambda item: f"<think>I counted.</think><answer>{item.truth}</answer>",
     is_readable=lambda response: is_number(parse_response(response).answer),
+    parts=("format", "off"),
     metric="closeness",
     template="vqa",
 )

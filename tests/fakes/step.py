@@ -53,7 +53,7 @@ def script(request, k):
 
 def parts(
     table, *, anchor="mono", selection="all", num_ranks=2, per_update=2, samples=4, anchor_samples=2, trainer=None,
-    max_rounds=1, overlong=None, kl_in_reward=0.0, scorer=None,
+    max_rounds=1, overlong=None, kl_in_reward=0.0, scorer=None, mask_truncated=False, part_weights=None,
 ):  # fmt: skip
     sampling = Sampling(1.0, 0.9, 0, 16)
     plan = RolloutPlan(
@@ -66,6 +66,8 @@ def parts(
         scorer=scorer or TableScorer(table),
         plan=plan,
         advantage=GRPO,
+        part_weights=part_weights or {},
+        mask_truncated=mask_truncated,
         overlong=overlong,
         kl_in_reward=kl_in_reward,
         selection=selection,

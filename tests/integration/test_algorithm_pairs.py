@@ -17,7 +17,7 @@ from mars.rollout.scripted import ScriptedEngine
 from mars.sampling import SamplingState
 from mars.step import train_step
 from mars.types import RewardResult
-from tests.builders import make_prompt
+from tests.builders import altered, make_prompt
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.step import Rounds
 from tests.fakes.trainer import RecordingTrainer
@@ -34,6 +34,17 @@ class LengthScorer:
     def score(self, items):
         scores = [len(item.response) % 5 for item in items]
         return [RewardResult(float(score), 0.0, {}) for score in scores]
+
+    def close(self):
+        pass
+
+
+class PartScorer:
+    """The score of n letters is n, or 10 for five; the part `length` is n."""
+
+    def score(self, items):
+        lengths = [float(len(item.response)) for item in items]
+        return [RewardResult(10.0 if n == 5 else n, 0.0, {"length": n}) for n in lengths]
 
     def close(self):
         pass
@@ -159,3 +170,28 @@ def test_the_mean_advantage_of_a_prompt_is_the_gain_over_the_spread(world, pictu
     expected_mean = (1 - metrics["mars/lambda"]) * metrics["mars/gain/mean"] / (np.std(pool, ddof=1) + 1e-6)
     assert metrics["mars/gain/mean"] != 0
     assert metrics["critic/advantages/mean"] == pytest.approx(expected_mean, rel=1e-6)
+
+
+def test_masks_and_part_weights_reach_the_step(world):
+    """From the configuration, through mars/build.py: one response is cut, and parts are normalised one by one."""
+    config = configure(world.folder, "grpo", "none")
+    assert config.algorithm.part_weights == {}
+    inputs = Inputs(world.encoder, world.budget, None, None, BoxFrames("resized_pixels", world.budget), config)
+    eos, word = world.rules.eos_ids[0], a_letter(world)
+
+    def trained(algorithm):
+        def script(request, k):
+            return (*[word] * (k + 1), *([] if k == 4 else [eos]))
+
+        set_up = config.model_copy(update={"algorithm": altered(config.algorithm, **algorithm)})
+        parts = step_parts(set_up, inputs, RecordingEngine(script, [eos]), KlTrainer(), PartScorer())
+        train_step(parts, Rounds([make_prompt("p")], 1), SamplingState(0, ()), 1)
+        (prompt,) = parts.trainer.batches[0].prompts
+        return [response.advantage for response in prompt.responses]
+
+    scores = np.array([1.0, 2.0, 3.0, 4.0, 10.0])
+    plain = (scores - 4) / np.std(scores, ddof=1)
+    assert trained({}) == pytest.approx(plain, rel=1e-5)
+    assert trained({"truncated_responses": "mask"}) == pytest.approx(plain[:4], rel=1e-5)
+    lengths = (np.arange(5.0) - 2) / np.std(np.arange(5.0), ddof=1)  # their batch has std 1
+    assert trained({"part_weights": {"length": 3.0}}) == pytest.approx(lengths, rel=1e-5)

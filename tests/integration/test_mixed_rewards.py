@@ -233,3 +233,6 @@ def test_every_reward_is_tried_before_the_run(configure):
     with pytest.raises(ConfigError, match=r"failed on each of the 3 items of its self-test.* one row of questions"):
         _try_rewards(scorer, inputs, inputs.train.prompts)
     assert scorer.asked == [["scenes"] * 3, ["questions"] * 3]
+    inputs = load_inputs(configure(BY_SET, "algorithm.part_weights={accuracy: 1.0}"), with_training_set=True)
+    with pytest.raises(ConfigError, match=r"the reward of data_source 'scenes' has no part accuracy; got none"):
+        _try_rewards(Half(), inputs, inputs.train.prompts)

@@ -134,6 +134,23 @@ def test_adapters_of_two_ranks_are_exported_as_the_policy_they_saved(results, fo
     assert not any("embed" in name or "norm" in name or "lm_head" in name for name in changed)
 
 
+@ONE_RANK
+def test_masked_tokens_are_those_of_one_rank_and_in_no_denominator(results, one_rank):
+    """Which tokens are masked is known after the forwards; the gradient is scaled by what all ranks kept."""
+    one, two = results[one_rank]["masked"], results["shared_prefix-2-0"]["masked"]
+    assert two == results["shared_prefix-2-1"]["masked"]
+    assert 0.1 < one["rollout/importance_weight/masked"] < 0.9
+    for key in one:
+        assert two[key] == pytest.approx(one[key], rel=5e-3, abs=1e-4), key
+
+
+def test_an_update_whose_tokens_are_all_masked_is_none(results):
+    for result in results.values():
+        assert result["nothing"]["rollout/importance_weight/masked"] == 1
+        assert result["nothing"]["fault/skipped_updates"] == 0
+        assert not [key for key in result["nothing"] if key.startswith("actor/")]
+
+
 def test_the_shards_of_two_ranks_are_exported_as_the_policy_they_saved(results, folder):
     """What `mars ckpt export` writes of a checkpoint is what the run would have saved, byte for byte."""
     shards = folder / "shared_prefix-2-shards"

@@ -22,7 +22,7 @@ from mars.data.pixels.images import BadImage
 from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
 from tests.builders import altered
 from tests.frozen import throw_away_gradients
-from tests.tiny_world import GRPO, TinyWorld
+from tests.tiny_world import GRPO, TinyWorld, with_algorithm
 
 TOKENS_PER_FORWARD = {"padded": 300, "shared_prefix": 50}  # 50 splits a group, and its parts go to different ranks
 EVERYTHING = {"entropy_coefficient": 0.2, "importance_cap": 1.1, "kl_coefficient": 0.3}
@@ -131,7 +131,12 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     spoilt = tuple(replace(row, responses=(replace(row.responses[0], advantage=math.nan),)) for row in rows)
     skipped = trainer.update(replace(trained, prompts=spoilt, updates=one_update(spoilt, world_size, budget, packing)))
     frozen = frozen_update(world, rendezvous, trained, packing)
+    mask = altered(objective, importance_mode="mask", importance_floor=0.6, importance_cap=2.0)
+    masked = with_algorithm(trainer, mask).update(trained)
+    nothing = with_algorithm(trainer, altered(mask, importance_cap=1.0, importance_floor=1.0)).update(trained)
     result = {
+        "masked": dict(masked.metrics),
+        "nothing": dict(nothing.metrics),
         "is_split": len(homes) > 1 and 0 in homes[0] & homes[1],
         "kl": before,
         "metrics": dict(metrics),

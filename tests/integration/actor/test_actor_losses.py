@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mars.actor.fsdp_trainer import FsdpTrainer
-from mars.config.schema import AlgorithmConfig
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
 from tests.builders import altered
@@ -48,7 +47,7 @@ class Scene:
     prompts: tuple[TrainPrompt, ...]
     model: torch.nn.Module
     rows: dict[tuple[int, int], Scored]
-    plain: dict[AlgorithmConfig, dict[str, torch.Tensor]] = field(default_factory=dict)
+    plain: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     trainers: dict[int, FsdpTrainer] = field(default_factory=dict)
 
 
@@ -105,35 +104,52 @@ def token_loss(settings, row, t, ratio_of_row):
     return -gain
 
 
+def importance_weight(objective, row, t):
+    ratios = [math.exp(o - e) for o, e in zip(row.old.tolist(), row.rollout.tolist(), strict=True)]
+    power = 1 / len(ratios) if objective.importance_level == "sequence_mean" else 1
+    return ratios[t] if objective.importance_level == "token" else math.prod(ratios) ** power
+
+
+def kept_tokens(objective, row):
+    tokens = range(len(row.old))
+    if objective.importance_cap is None or objective.importance_mode == "truncate" or row.off_policy:
+        return list(tokens)
+    bounds = objective.importance_floor or 0.0, objective.importance_cap
+    return [t for t in tokens if bounds[0] <= importance_weight(objective, row, t) <= bounds[1]]
+
+
 def kl(estimator, d):
     return {"k1": d, "abs": abs(d), "k2": d * d / 2, "k3": (-d).exp() - 1 + d}[estimator]
 
 
 def plain_gradient(scene, objective):
     """`computed_gradient`, once for each objective."""
-    if objective not in scene.plain:
-        scene.plain[objective] = computed_gradient(scene, objective)
-    return scene.plain[objective]
+    key = objective.model_dump_json()
+    if key not in scene.plain:
+        scene.plain[key] = computed_gradient(scene, objective)
+    return scene.plain[key]
 
 
 def computed_gradient(scene, objective):
     """The loss of the four prompts' update, token by token in float64, and its gradient by the model's own autograd."""
-    rows = [row for (p, _), row in scene.rows.items() if p < 4 and row.weight > 0]
-    num_tokens = sum(len(row.old) for row in rows)
+    weighted = [row for (p, _), row in scene.rows.items() if p < 4 and row.weight > 0]
+    kept = [(row, kept_tokens(objective, row)) for row in weighted]
+    rows = [(row, tokens) for row, tokens in kept if tokens]
+    num_tokens = sum(len(tokens) for _, tokens in rows)
     loss = 0.0
-    for row in rows:
-        size = len(row.old)
-        ratio_of_row = math.exp(sum((row.logprobs[t] - row.old[t]).item() for t in range(size)) / size)
+    for row, tokens in rows:
+        size = len(tokens)
+        ratio_of_row = math.exp(sum((row.logprobs[t] - row.old[t]).item() for t in tokens) / size)
         share = {
             "token_mean": 1 / num_tokens,
             "seq_mean_token_sum": 1 / len(rows),
             "seq_mean_token_mean": 1 / len(rows) / size,
             "seq_mean_token_sum_norm": 1 / len(rows) / (objective.reduction_tokens or 1),
         }[objective.reduction]
-        for t in range(size):
+        for t in tokens:
             term = token_loss(objective, row, t, ratio_of_row)
             if objective.importance_cap is not None and not row.off_policy:
-                term = term * min(math.exp(row.old[t] - row.rollout[t]), objective.importance_cap)
+                term = term * min(importance_weight(objective, row, t), objective.importance_cap)
             if objective.kl_coefficient and not row.off_policy:
                 term = term + objective.kl_coefficient * kl(objective.kl_estimator, row.logprobs[t] - row.ref[t])
             loss = loss + share * row.weight * (term - objective.entropy_coefficient * row.entropy[t])
@@ -156,7 +172,7 @@ def trainer_gradient(scene, objective, tokens_per_forward=100_000, chunk_tokens=
     micros = [micro for plan in batch.updates for micro in plan.ranks[0]]
     old = {micro: torch.cat([scene.rows[row].old.float() for row in micro.rows]) for micro in micros}
     trainer._old_logprobs = lambda *_: old
-    return gradients(trainer, batch)[1]
+    return gradients(trainer, batch)[-1]  # of the other there is none if masks leave out all of its tokens
 
 
 def trainer_of(scene, chunk_tokens):
@@ -218,6 +234,18 @@ def test_importance_weights(scene, kind):
     check(scene, objective)
     without = plain_gradient(scene, altered(objective, importance_cap=None))
     assert distance(plain_gradient(scene, objective), without) > 0.05
+
+
+@pytest.mark.parametrize("mode", ["truncate", "mask"])
+@pytest.mark.parametrize("level", ["token", "sequence", "sequence_mean"])
+def test_levels_and_masks_of_importance_weights(scene, level, mode):
+    bounds = {"importance_cap": 1.2, "importance_floor": 0.75 if mode == "mask" else None}
+    extra = {"reduction": "seq_mean_token_mean", "kl_coefficient": 0.3, "entropy_coefficient": 0.2}
+    objective = altered(GRPO, **KINDS["gspo"], **extra, **bounds, importance_level=level, importance_mode=mode)
+    check(scene, objective)
+    weighted = [row for row in scene.rows.values() if row.weight > 0 and not row.off_policy]
+    lost = [len(row.old) - len(kept_tokens(objective, row)) for row in weighted]
+    assert (0 < sum(lost) < sum(len(row.old) for row in weighted)) is (mode == "mask")
 
 
 def test_all_terms_at_once_however_the_work_is_cut(scene):

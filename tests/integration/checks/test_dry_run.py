@@ -16,6 +16,7 @@ from mars.checks.trained import check_trained, num_trained
 from mars.config.load import load_config
 from mars.errors import ConfigError, DataError, SetupError
 from mars.inputs import load_inputs
+from tests.builders import altered
 
 
 @pytest.fixture
@@ -71,6 +72,9 @@ def test_text_rows_choices_and_functions_of_a_users_own(configure, pictures, tmp
     text = "\n".join(sample_lines(config, load_inputs(config, with_training_set=True)))
     assert text.count("perfect answer: score 1, accuracy 1") == 2
     assert text.count("empty answer: failed, ") == 2
+    config = config.model_copy(update={"algorithm": altered(config.algorithm, part_weights={"exact": 1.0})})
+    with pytest.raises(ConfigError, match=r"algorithm\.part_weights: .* has no part exact; got none"):
+        sample_lines(config, load_inputs(config, with_training_set=True))
 
 
 def test_tokens_that_are_counted_wrongly_are_noticed(configure, pictures, monkeypatch):

@@ -58,6 +58,8 @@ def run(world, prompts, pictures, per_update, num_steps=2):
             scorer=LetterScorer(),
             plan=RolloutPlan(4, 1, sampling, sampling, partial(anchor_views, anchor_kind="mono"), encode, seed=1),
             advantage=ADVANTAGE,
+            part_weights={},
+            mask_truncated=False,
             overlong=None,
             kl_in_reward=0.0,
             selection="nonzero_advantage",

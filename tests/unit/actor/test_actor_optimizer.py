@@ -32,7 +32,7 @@ def settings(**changes):
 
 def parameters():
     generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 2), (4,)]]
+    return [torch.torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 2), (4,)]]
 
 
 def named(tensors):
@@ -121,7 +121,7 @@ def test_a_loaded_state_goes_on_like_the_one_it_was_taken_from():
     optimizer.step()
     state = {name: value.clone() for name, value in optimizer.tensors().items()}
     assert state["steps"].tolist() == [2, 2, 1]
-    other = [torch.nn.Parameter(p.detach().clone()) for p in mine]
+    other = [torch.torch.nn.Parameter(p.detach().clone()) for p in mine]
     loaded = Optimizer(named(other), settings(), total_steps=None)
     loaded.prepare_load(state["steps"])
     for name, value in loaded.tensors().items():
@@ -135,3 +135,12 @@ def test_a_loaded_state_goes_on_like_the_one_it_was_taken_from():
 def test_the_state_of_another_number_of_parameters_is_refused():
     with pytest.raises(ValueError, match="2 parameters, the checkpoint 3"):
         Optimizer(named(parameters()), settings(), total_steps=None).prepare_load(torch.tensor([0, 0, 0, 0]))
+
+
+def test_gradients_are_scaled_before_they_are_clipped():
+    parameters = {"a": torch.nn.Parameter(torch.tensor([1.0])), "b": torch.nn.Parameter(torch.tensor([1.0]))}
+    made = Optimizer(parameters, settings(max_grad_norm=100.0), total_steps=None)
+    parameters["a"].grad = torch.tensor([3.0])  # b has none, as a parameter that no forward uses
+    made.scale(1.5)
+    assert parameters["a"].grad.tolist() == [4.5]
+    assert made.step().grad_norm == 4.5

@@ -6,7 +6,7 @@ from torch import nn
 
 from mars.actor.lora import bit_sum, make_adapter, merged
 from mars.actor.parts import adapter_layers
-from mars.config.schema import LoraConfig
+from mars.config.actor_sections import LoraConfig
 from mars.errors import ConfigError
 
 LAYERS = [

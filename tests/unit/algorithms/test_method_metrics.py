@@ -10,7 +10,7 @@ import torch
 import mars.algorithms
 from mars.algorithms.advantages import Advantages, AdvantageSettings
 from mars.algorithms.metrics import method_metrics
-from mars.algorithms.mismatch import importance_weights, logprob_difference
+from mars.algorithms.mismatch import ImportanceSettings, importance_weights, logprob_difference
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, with_advantages
 from mars.algorithms.selection import select_prompts
 from mars.algorithms.token_layout import TokenLayout
@@ -210,8 +210,8 @@ def test_logprob_difference_by_hand():
     old, rollout = torch.tensor([[-1.0, -2.0], [-3.0, float("nan")]]), torch.tensor([[-1.5, -2.0], [-2.0, 0.0]])
     difference = logprob_difference(old, rollout, layout)
     assert [difference.max.item(), difference.sum.item(), difference.num_tokens.item()] == [1.0, 1.5, 3]
-    weights = importance_weights(old, rollout, layout, 1.5)
-    assert weights.tolist() == [pytest.approx([1.5, 1.0]), pytest.approx([0.36787944, 0.0])]
+    weights = importance_weights(old, rollout, layout, ImportanceSettings("token", "truncate", 1.5, 0.0))
+    assert weights.weights.tolist() == [pytest.approx([1.5, 1.0]), pytest.approx([0.36787944, 0.0])]
 
 
 def test_logprob_difference_of_no_tokens():

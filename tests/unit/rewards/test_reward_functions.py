@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mars.errors import ConfigError
-from mars.rewards.built_in import wanted_rewards
-from mars.rewards.contract import self_test
+from mars.rewards.built_in import BUILT_IN, wanted_rewards
+from mars.rewards.contract import check_parts, self_test
 from mars.rewards.functions import as_result, check_truth, load_reward
 from mars.rewards.local import LocalScorer
 from mars.types import RewardResult
@@ -188,10 +188,35 @@ def test_ctrl_c_is_not_a_failed_sample(tmp_path: Path) -> None:
 
 def test_self_test() -> None:
     scorer = LocalScorer(f"{FILE}:misbehave", "strict")
-    self_test(scorer, [make_item("raise"), make_item("fine")])
-    self_test(scorer, [])
+    self_test(scorer, [make_item("raise"), make_item("fine")], {})
+    self_test(scorer, [], {"any": 1.0})
     with pytest.raises(ConfigError, match=r"reward\.function: failed on each of the 2 items.*cannot read x"):
-        self_test(scorer, [make_item("raise x"), make_item("nan")])
+        self_test(scorer, [make_item("raise x"), make_item("nan")], {})
+
+
+def test_the_self_test_names_parts_that_a_reward_lacks() -> None:
+    scorer = LocalScorer(f"{FILE}:verl", "strict")
+    items = [make_item("red", "red", bonus=2), make_item("blue", "red", bonus=1)]
+    self_test(scorer, items, {"bonus": 1.0, "is_test": 0.5})
+    with pytest.raises(ConfigError) as refused:
+        self_test(scorer, items, {"bonus": 1.0, "format": 1.0, "length": 2.0})
+    source = items[0].data_source
+    assert str(refused.value) == (
+        f"algorithm.part_weights: the reward of data_source {source!r} has no part format, length; "
+        "got bonus, is_test; name parts that it has"
+    )
+    failing = LocalScorer(f"{FILE}:misbehave", "strict")  # a failed result has no parts, and is masked in a run
+    with pytest.raises(ConfigError, match="has no part bonus; got none;"):
+        self_test(failing, [make_item("raise"), make_item("fine")], {"bonus": 1.0})
+    check_parts([make_item("raise")], failing.score([make_item("raise")]), {"bonus": 1.0})
+
+
+@pytest.mark.parametrize("scorer", ["strict", "compat"])
+@pytest.mark.parametrize(("name", "truth"), [("vqa", "yes"), ("grounding", "[[0, 0, 1, 1]]")])
+@pytest.mark.parametrize("answer", ["", "<answer>yes</answer>", "<answer>[[0, 0, 1, 1]]</answer>"])
+def test_built_in_rewards_have_the_parts_of_the_table(name: str, truth: str, scorer: str, answer: str) -> None:
+    result = load_reward(name, scorer)(make_item(answer, truth))
+    assert set(result.parts) == set(BUILT_IN[name].parts)
 
 
 def test_nothing_is_known_of_the_truths_of_a_users_function() -> None:

@@ -1,0 +1,87 @@
+"""Advantages of rewards with several parts: each part normalised by itself, then summed (GDPO, arXiv 2601.05242).
+
+GRPO normalises the sum of the parts, where different combinations can have the same sum and where the part with the
+largest spread dominates. Here each part has mean 0 and standard deviation 1 in its pool before the parts are weighted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import fsum, sqrt
+
+import torch
+
+from mars.algorithms.advantages import Advantages, AdvantageSettings
+from mars.algorithms.penalties import KL_PART, OVERLONG_PART
+from mars.algorithms.pooled_rewards import PooledRewards
+from mars.algorithms.tolerance import SCORE_TOLERANCE
+from mars.errors import ConfigError
+from mars.types import MAX_SCORE, PromptRollouts, Rollout, SampledPrompt, view_name
+
+
+def part_advantages(
+    prompts: Sequence[PromptRollouts], weights: Mapping[str, float], settings: AdvantageSettings
+) -> Advantages:
+    """Advantages of the prompts' valid multi rollouts, before `batch_normalized`.
+
+        A_i = sum over the parts k of weight_k * A_ik  +  (p_i - mean(P))
+
+    A_ik: what `group_advantages` makes of part k alone, over the pool of the prompt's multi and anchor rollouts.
+    p_i: the penalties that mars added to the score (overlong, KL), P those of the pool. A penalty is centred and not
+    divided, so that its size stays what its own settings say: 1 is as much as one standard deviation of a part of
+    weight 1. An advantage of at most SCORE_TOLERANCE is 0: it is the rounding of parts that cancel out.
+
+    weights: part -> weight, not empty. The score has no other influence: it gives the statistics of the result (mean,
+    std, gain), which are for metrics. Raises ConfigError if a valid rollout lacks a part, or has one beyond MAX_SCORE.
+
+    Example: parts a = (1, 0) and b = (0, 1) of two rollouts, weights 1 and 0.5: A_a = (0.707, -0.707), A_b the
+    opposite, A = (0.354, -0.354).
+    """
+    rows = {item.prompt.prompt_id: item.prompt.row for item in prompts}
+    base = PooledRewards.of_rollouts(prompts).advantages(settings)
+
+    def values(value: Callable[[Rollout], float], how: AdvantageSettings) -> torch.Tensor:
+        return PooledRewards.of_values(prompts, value).advantages(how).values
+
+    total = torch.zeros_like(base.values)
+    for part, weight in weights.items():
+        total += weight * values(lambda rollout, part=part: _part(rollout, part, rows), settings)
+    total += values(_penalties, replace(settings, normalize_std=False))
+    counts = (base.weights > 0) & (total.abs() > SCORE_TOLERANCE)
+    return replace(base, values=torch.where(counts, total, 0.0))
+
+
+def batch_normalized(kept: Sequence[SampledPrompt], settings: AdvantageSettings) -> tuple[list[SampledPrompt], float]:
+    """The prompts of a step with their advantages divided by s + epsilon, and s.
+
+    s is the root mean square of the advantages of all responses with a weight above 0 (over their number - 1 with
+    unbiased_std), 0 if there are none. Without anchors their mean is 0, and s is the standard deviation of GDPO. With
+    anchors the mean is the information gain, which GDPO's subtraction of the batch's mean would remove: it stays.
+
+    Example: advantages (3, -3) and (1, -1), unbiased: s = sqrt(20 / 3) = 2.582.
+    """
+    trained = [a for item in kept for a, weight in zip(item.advantages, item.weights, strict=True) if weight > 0]
+    scale = sqrt(fsum(a * a for a in trained) / max(len(trained) - int(settings.unbiased_std), 1))
+    divisor = scale + settings.epsilon
+    return [replace(item, advantages=tuple(a / divisor for a in item.advantages)) for item in kept], scale
+
+
+def _part(rollout: Rollout, part: str, rows: Mapping[str, str]) -> float:
+    parts = rollout.reward.parts
+    where = f"a response to {rows[rollout.prompt_id]} ({view_name(rollout.view)})"
+    if part not in parts:
+        raise ConfigError(
+            f"algorithm.part_weights: the reward of {where} has no part {part}; "
+            f"got {', '.join(sorted(parts)) or 'none'}; name parts that every response has"
+        )
+    if not abs(parts[part]) <= MAX_SCORE:
+        raise ConfigError(
+            f"algorithm.part_weights: part {part} of {where} is not in [-{MAX_SCORE:g}, {MAX_SCORE:g}]; "
+            f"got {parts[part]}; scale it in the reward function"
+        )
+    return parts[part]
+
+
+def _penalties(rollout: Rollout) -> float:
+    return sum(rollout.reward.parts.get(name, 0.0) for name in (OVERLONG_PART, KL_PART))
