@@ -18,7 +18,7 @@ from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.views import anchor_views
 from mars.evaluation.ask import EvaluationParts
-from mars.inputs import Inputs, evaluation_plan, prompt_processor, rewards_of
+from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of
 from mars.output.console import VisibleConsole
 from mars.quarantine import BadPromptReport, BadSamples, warn_of
 from mars.rewards.contract import RewardScorer
@@ -35,9 +35,8 @@ from mars.tracking.wandb import WandbRun, wandb_factory
 from mars.types import Sampling, TokenRules
 
 # Processed images that a worker caches: enough for one prompt, whose other views use them next. A larger cache would
-# only hold images that are not used again, and fragment the heap. A pixel has 3 channels x 2 frames x 4 bytes.
+# only hold images that are not used again, and fragment the heap.
 _CACHED_IMAGES = 8
-_BYTES_PER_PIXEL = 24
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,16 @@ class EngineSpec:
             case "vllm":
                 from mars.rollout.vllm_engine import VllmEngine
 
-                return VllmEngine(self.config, self.rules, self.max_images, decode=decode_image, fetch=fetch)
+                budget = image_budget(self.config)
+                return VllmEngine(
+                    self.config,
+                    self.rules,
+                    self.max_images,
+                    processor_settings=budget.processor_settings(),
+                    image_bytes=budget.max_bytes,
+                    decode=decode_image,
+                    fetch=fetch,
+                )
             case "hf":
                 from mars.rollout.hf_engine import HfEngine
 
@@ -91,8 +99,7 @@ def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
 
 
 def _processor(config: TrainConfig, rules: TokenRules):
-    cache_bytes = _CACHED_IMAGES * config.data.max_image_pixels * _BYTES_PER_PIXEL
-    return prompt_processor(config, rules, cache_bytes).process
+    return prompt_processor(config, rules, _CACHED_IMAGES).process
 
 
 def workers(

@@ -11,16 +11,17 @@ from mars.config.templates import template_file, template_folder
 from mars.data.order.mixture import PromptMixture
 from mars.data.order.stream import PromptStream
 from mars.data.pixels.images import decode_image, decoded_size
-from mars.data.prompts.boxes import BoxFrames, box_space_of, truth_frame
+from mars.data.prompts.boxes import BoxFrames, truth_frame
 from mars.data.prompts.budget import ImageBudget, check_names, num_image_tokens, source_budgets
 from mars.data.prompts.chat import PromptEncoder, prompt_length
 from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_rows
 from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.templates import PromptTemplate, TemplateOf
-from mars.data.prompts.tokenizer import model_type_of
+from mars.data.prompts.tokenizer import model_type_of, read_json
 from mars.data.prompts.views import AnchorKind, anchor_views, render_view
 from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
+from mars.families.table import check_language, family_of
 from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
 from mars.rollout.plan import RolloutPlan
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, TokenRules, View
@@ -90,11 +91,21 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
 
 
 def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
-    """Read the model's files. Raises SetupError if one is missing, ConfigError if model.box_space must be set."""
-    model, data = config.model, config.data
+    """Read the model's files. Raises SetupError if one is missing, or if the model's family is not supported."""
+    model = config.model
     encoder = PromptEncoder.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    budget = ImageBudget.from_pretrained(model.path, data.min_image_pixels, data.max_image_pixels)
-    return PromptFormat(encoder, budget, BoxFrames(box_space_of(model.box_space, model_type_of(model.path)), budget))
+    budget = image_budget(config)
+    where = f"model.path: {model.path}/config.json"
+    family = family_of(model_type_of(model.path), where)
+    check_language(family, read_json(model.path, "config.json"), where)
+    box_space = family.box_space if model.box_space == "auto" else model.box_space
+    return PromptFormat(encoder, budget, BoxFrames(box_space, budget))
+
+
+def image_budget(config: TrainConfig | SftConfig) -> ImageBudget:
+    """How large the model sees an image whose source has no limits of its own."""
+    data = config.data
+    return ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
 
 
 def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSettings:
@@ -135,15 +146,15 @@ def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[Vie
     return tuple(dict.fromkeys((*anchor_views(prompt, anchor_kind), *anchor_views(prompt, "mono"))))
 
 
-def prompt_processor(config: TrainConfig | SftConfig, rules: TokenRules, cache_bytes: int) -> PromptProcessor:
-    """Build the PromptProcessor, which turns prompts into the model's tensors."""
+def prompt_processor(config: TrainConfig | SftConfig, rules: TokenRules, cached_images: int) -> PromptProcessor:
+    """Build the PromptProcessor, which turns prompts into the model's tensors, and caches some of their images."""
+    budget = image_budget(config)
     return PromptProcessor(
         config.model.path,
         decode=decode_image,
-        min_pixels=config.data.min_image_pixels,
-        max_pixels=config.data.max_image_pixels,
-        image_token_id=rules.image_id,
-        cache_bytes=cache_bytes,
+        budget=budget,
+        rules=rules,
+        cache_bytes=cached_images * budget.max_bytes,
         trust_remote_code=config.model.trust_remote_code,
     )
 

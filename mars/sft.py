@@ -63,12 +63,9 @@ class ColdStart:
         costs = [len(prompt.input_ids) + len(response) for prompt, response in rows]
         total = 0.0
         for indices in micro_batches(costs, self._config.sft.tokens_per_forward):
-            batch = forward_batch(
-                [rows[i] for i in indices],
-                self.policy.backbone.model.get_rope_index,
-                self._rules.image_id,
-                self._rules.pad_id,
-            ).to(torch.device(self._config.sft.device))
+            batch = forward_batch([rows[i] for i in indices], self.policy.positions, self._rules.pad_id).to(
+                torch.device(self._config.sft.device)
+            )
             with torch.autocast(
                 self._config.sft.device, torch.bfloat16, enabled=self._config.model.dtype == "bfloat16"
             ):
@@ -152,7 +149,7 @@ def _process_rows(
     from mars.output.progress import progress
 
     # The cache has no limit, because `rows` keeps all tensors anyway.
-    processor = prompt_processor(config, encoder.token_rules(), cache_bytes=sys.maxsize)
+    processor = prompt_processor(config, encoder.token_rules(), cached_images=sys.maxsize)
     rows = {}
     for prompt in progress(prompts, "Processing images", len(prompts)):
         messages, images = render_view(prompt, None, "single")

@@ -284,9 +284,15 @@ class WeightUpdate:
 
 @dataclass(frozen=True)
 class TokenRules:
-    """Special ids. blocked_ids (media tokens, ids beyond the tokenizer) get probability 0 in engine and trainer."""
+    """Special ids. blocked_ids (media tokens, ids beyond the tokenizer) get probability 0 in engine and trainer.
+
+    image_id: an image's placeholder in a prompt, and each of its tokens in the expanded prompt. image_start, image_end:
+    what is put before and after these tokens; none if the chat template has put it there.
+    """
 
     image_id: int
     eos_ids: tuple[int, ...]
     pad_id: int
     blocked_ids: tuple[int, ...]
+    image_start: tuple[int, ...] = ()
+    image_end: tuple[int, ...] = ()

@@ -10,11 +10,11 @@ from mars.actor.parts import part_of
 
 def throw_away_gradients(trainer: FsdpTrainer, parts: Collection[str]) -> FsdpTrainer:
     """Let the trainer forget the gradients of these parts before each optimizer step."""
-    family, step = trainer._policy.backbone.config.model_type, trainer._optimizer.step
+    step = trainer._optimizer.step
 
     def forgetful():
-        for name, parameter in trainer._policy.named_parameters():
-            if part_of(name, family) in parts:
+        for name, parameter in trainer._policy.backbone.named_parameters():
+            if part_of(name, trainer._policy.family.parts) in parts:
                 parameter.grad = None
         return step()
 

@@ -39,9 +39,8 @@ class TinyWorld:
         self.processor = PromptProcessor(
             str(folder),
             decode=decode_image,
-            min_pixels=MIN_PIXELS,
-            max_pixels=MAX_PIXELS,
-            image_token_id=self.rules.image_id,
+            budget=self.budget,
+            rules=self.rules,
             cache_bytes=2**24,
         )
         blocked = {*self.rules.blocked_ids, *self.rules.eos_ids}
@@ -119,7 +118,8 @@ class TinyWorld:
         start = inputs["input_ids"].shape[1]
         ids = torch.cat([inputs["input_ids"], tail], dim=1)
         inputs["input_ids"], inputs["attention_mask"] = ids, torch.ones_like(ids)
-        inputs["mm_token_type_ids"] = (ids == self.rules.image_id).int()
+        if model.config.model_type != "internvl":
+            inputs["mm_token_type_ids"] = (ids == self.rules.image_id).int()
         logits = model(**inputs).logits[0, start - 1 : -1].float() / temperature
         logits[:, list(self.rules.blocked_ids)] = -torch.inf
         scores = logits.log_softmax(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,12 +28,17 @@ class ProcessedPrompt(Protocol):
     def image_keys(self) -> tuple[ImageRef, ...]: ...
 
 
+PositionsOf = Callable[[ProcessedPrompt], Tensor]
+"""The positions of a prompt's tokens: int64 [A, P], see `PolicyModel.positions`."""
+
+
 @dataclass(frozen=True)
 class ForwardBatch:
     """B rows padded on the right to L tokens, or a pack as one row (B = 1); T response tokens in all.
 
-    input_ids: int64 [B, L]. position_ids: int64 [3, B, L] (time, height, width).
-    pixel_values: float32 [patches, patch_dim] and image_grid_thw: int64 [distinct images, 3]; None without images.
+    input_ids: int64 [B, L]. position_ids: int64 [A, B, L]: A = 3 axes (time, height, width) for M-RoPE, else 1.
+    pixel_values: float32, the distinct images one after the other, and image_grid_thw: int64 [distinct images, 3]; None
+        without images.
     image_index: for each image that the rows show, row by row, its index among the distinct images.
     targets: int64 [T], response tokens, response by response; the hidden state at [token_rows, token_columns] predicts
         each of them.
@@ -68,16 +73,17 @@ class DistinctImages:
 
 
 def forward_batch(
-    rows: Sequence[tuple[ProcessedPrompt, ResponseIds]], rope_index: Callable[..., Any], image_id: int, pad_id: int
+    rows: Sequence[tuple[ProcessedPrompt, ResponseIds]], positions_of: PositionsOf, pad_id: int
 ) -> ForwardBatch:
-    """The rows as one padded batch. rope_index: the model's `get_rope_index`, called once for each distinct prompt.
+    """The rows as one padded batch. positions_of: called once for each distinct prompt.
 
-    Response token j has position (largest prompt position + 1 + j) on all three axes.
+    Response token j has position (largest prompt position + 1 + j) on all axes.
     """
-    positions = {id(prompt): prompt_positions(prompt, rope_index, image_id) for prompt, _ in rows}
+    positions = {id(prompt): positions_of(prompt) for prompt, _ in rows}
     longest = max(len(prompt.input_ids) + len(response) for prompt, response in rows)
     input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
-    position_ids = torch.zeros((3, len(rows), longest), dtype=torch.long)
+    axes = len(next(iter(positions.values())))
+    position_ids = torch.zeros((axes, len(rows), longest), dtype=torch.long)
     for i, (prompt, response) in enumerate(rows):
         start, end = len(prompt.input_ids), len(prompt.input_ids) + len(response)
         input_ids[i, :start] = prompt.input_ids
@@ -102,18 +108,6 @@ def forward_batch(
         lengths=lengths,
         layout=None,
     )
-
-
-def prompt_positions(prompt: ProcessedPrompt, rope_index: Callable[..., Any], image_id: int) -> Tensor:
-    """M-RoPE positions of a prompt: int64 [3, P]."""
-    if not prompt.image_keys:
-        return torch.arange(len(prompt.input_ids)).expand(3, -1)
-    positions, _ = rope_index(
-        prompt.input_ids.unsqueeze(0),
-        mm_token_type_ids=(prompt.input_ids == image_id).int().unsqueeze(0),
-        image_grid_thw=torch.tensor(prompt.image_grid_thw),
-    )
-    return positions[:, 0]
 
 
 def distinct_images(prompts: Sequence[ProcessedPrompt]) -> DistinctImages:

@@ -250,10 +250,9 @@ class FsdpTrainer:
         return self._forward_batch([(prompts[row[0]], _response(batch, row).token_ids) for row in micro.rows])
 
     def _forward_batch(self, rows: Sequence[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
-        rope_index = self._policy.backbone.model.get_rope_index
         if self._config.actor.packing == "shared_prefix":
-            return pack_groups(group_rows(rows), rope_index, self._rules.image_id).to(self._device)
-        return forward_batch(rows, rope_index, self._rules.image_id, self._rules.pad_id).to(self._device)
+            return pack_groups(group_rows(rows), self._policy.positions).to(self._device)
+        return forward_batch(rows, self._policy.positions, self._rules.pad_id).to(self._device)
 
 
 def _response(batch: TrainBatch, row: Row) -> TrainResponse:

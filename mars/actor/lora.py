@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from mars.actor.batch import ForwardBatch
 from mars.actor.model import PolicyModel
-from mars.actor.parts import adapter_layers, check_lora
+from mars.actor.parts import adapter_layers
 from mars.config.actor_sections import LoraConfig
 
 
@@ -42,14 +42,11 @@ class LoraLinear(nn.Linear):
 def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
     """Give the chosen linear layers an adapter and freeze all else; call it before `shard`.
 
-    The adapters' initial values depend on `seed` alone. Raises ConfigError if a target is no layer, or for a family
-    whose parts are not known.
+    The adapters' initial values depend on `seed` alone. Raises ConfigError if a target is no layer.
     """
     backbone = policy.backbone
-    family = backbone.config.model_type
-    check_lora(family, settings)
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
-    chosen = adapter_layers(layers, family, settings)
+    chosen = adapter_layers(layers, policy.family.parts, settings)
     policy.requires_grad_(False)
     policy.base_sum = bit_sum(policy)
     generator = torch.Generator().manual_seed(seed)

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from mars.actor.batch import ForwardBatch
-from mars.actor.parts import check_freeze, part_of
+from mars.actor.batch import ForwardBatch, ProcessedPrompt
+from mars.actor.parts import part_of
 from mars.actor.prefix_attention import register
 from mars.actor.token_scores import token_scores
 from mars.actor.vision_attention import use_segments
 from mars.config.actor_sections import Part
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
+from mars.families.table import family_of
 
 Packing = Literal["shared_prefix", "padded"]
 
@@ -42,6 +43,7 @@ class PolicyModel(nn.Module):
     def __init__(self, backbone: nn.Module, scoring: ScoringSettings) -> None:
         super().__init__()
         self.backbone = backbone
+        self.family = family_of(backbone.config.model_type, "model.path")
         self._scoring = scoring
         # Not a registered buffer, which would become part of the saved policy.
         self._blocked = torch.tensor(scoring.blocked_ids, dtype=torch.long)
@@ -63,18 +65,23 @@ class PolicyModel(nn.Module):
             entropy_gradient=entropy_gradient,
         )
 
+    def positions(self, prompt: ProcessedPrompt) -> Tensor:
+        """The positions of a prompt's tokens: int64 [A, P]; A = 3 axes (time, height, width) for M-RoPE, else 1."""
+        image_id = self.backbone.config.image_token_id
+        return self.family.forward.positions(self.backbone.model, prompt.input_ids, image_id, prompt.image_grid_thw)
+
     def _hidden_states(self, batch: ForwardBatch) -> Tensor:
         features = None
         if batch.pixel_values is not None:
-            features = self.backbone.model.get_image_features(
-                batch.pixel_values, batch.image_grid_thw, return_dict=True
-            )
-            features = {"image": _repeat_features(features, batch.image_index)}
+            assert batch.image_grid_thw is not None  # because there are images
+            encode = self.family.forward.image_features
+            images = encode(self.backbone.model, batch.pixel_values, batch.image_grid_thw, batch.image_index)
+            features = {"image": images}
         # No mask is needed: padding is on the right, a causal model attends only to the left, and packs have a layout.
         layout = {} if batch.layout is None else {"shared_prefix": batch.layout}
         outputs = self.backbone.model(
             input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
+            position_ids=batch.position_ids if len(batch.position_ids) > 1 else batch.position_ids[0],
             mm_encoder_outputs=features,
             use_cache=False,
             **layout,
@@ -118,30 +125,29 @@ def load_policy(
         )
     except (OSError, ImportError, ValueError) as error:
         raise SetupError(f"{key}: the model cannot be loaded; got {model.path}: {error}") from error
-    # The Qwen-VL processors cut images into patches, so this layer's kernel covers exactly one patch.
-    embedding = getattr(getattr(backbone.model, "visual", None), "patch_embed", None)
-    if isinstance(getattr(embedding, "proj", None), nn.Conv3d):
-        embedding.proj.__class__ = PatchConvolution
-        if model.attention == "sdpa":
-            use_segments(backbone.model.visual)
+    policy = PolicyModel(backbone, scoring)
+    parts = policy.family.parts
+    if parts.patch_embedding is not None:
+        backbone.get_submodule(parts.patch_embedding).__class__ = PatchConvolution
+    if parts.vision_segments and model.attention == "sdpa":
+        for name in parts.vision:
+            use_segments(backbone.get_submodule(name))
     if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # transformers lets the embeddings' outputs need a gradient, which only reentrant checkpointing needs. Backward
         # would go through a frozen vision tower.
         backbone.disable_input_require_grads()
-    return PolicyModel(backbone, scoring).train()
+    return policy.train()
 
 
 def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
     """Keep these parts of the policy as they are; call it before `shard` and before the optimizer is made.
 
     Their parameters need no gradient, so the optimizer has no state for them, and backward stops where only they are
-    below. Tied weights belong to the language model. Raises ConfigError for a family whose parts are not known.
+    below. Tied weights belong to the language model.
     """
-    family = policy.backbone.config.model_type
-    check_freeze(family, parts)
-    for name, parameter in policy.named_parameters() if parts else ():
-        parameter.requires_grad_(part_of(name, family) not in parts)
+    for name, parameter in policy.backbone.named_parameters():
+        parameter.requires_grad_(part_of(name, policy.family.parts) not in parts)
 
 
 def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str) -> None:
@@ -149,19 +155,11 @@ def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str) -> None:
     precision = MixedPrecisionPolicy()
     if dtype == "bfloat16":
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for module in _units(policy.backbone):
+    for module in _units(policy):
         fully_shard(module, mesh=mesh, mp_policy=precision)
     fully_shard(policy, mesh=mesh, mp_policy=precision)
 
 
-def _units(backbone: nn.Module) -> Iterator[nn.Module]:
-    names = set(backbone._no_split_modules)
-    return (module for module in backbone.modules() if type(module).__name__ in names)
-
-
-def _repeat_features(features, image_index: tuple[int, ...]):
-    """Repeat the features of the distinct images for each place that shows them; also Qwen3-VL's deepstack features."""
-    features.pooler_output = tuple(features.pooler_output[i] for i in image_index)
-    if getattr(features, "deepstack_features", None) is not None:
-        features.deepstack_features = [tuple(layer[i] for i in image_index) for layer in features.deepstack_features]
-    return features
+def _units(policy: PolicyModel) -> Iterator[nn.Module]:
+    names = policy.family.parts.layer_classes
+    return (module for module in policy.backbone.modules() if type(module).__name__ in names)

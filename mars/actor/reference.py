@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
@@ -10,6 +11,8 @@ from mars.actor.lora import BaseModel
 from mars.actor.model import Packing, PolicyModel, ScoringSettings, load_policy, shard
 from mars.config.schema import ModelConfig, TrainConfig
 from mars.errors import ConfigError, SetupError
+from mars.families.family import Family
+from mars.families.table import family_of
 
 _KEY = "algorithm.kl_reference"
 _ADVICE = (
@@ -62,7 +65,8 @@ def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> 
         if config.model_type != policy.model_type:
             kinds = f"its model_type is {config.model_type}, the policy's is {policy.model_type}"
             raise ConfigError(f"{_KEY}: {kinds}; got {path}; {_ADVICE}")
-        own, wanted = _inputs(config), _inputs(policy)
+        family = family_of(policy.model_type, f"model.path: {policy_path}/config.json")
+        own, wanted = _inputs(config, family), _inputs(policy, family)
         differing = [name for name in own if own[name] != wanted[name]]
         wrong = [f"its {name} is {own[name]}, the policy's is {wanted[name]}" for name in differing]
         if wrong:
@@ -79,12 +83,10 @@ def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> 
         raise ConfigError(f"{_KEY}: its tokenizer is missing, or lacks tokens of the policy's; got {path}; {_ADVICE}")
 
 
-def _inputs(config: Any) -> dict[str, int]:
-    """The settings that must be equal for two models of one type to read ids and patches alike."""
+def _inputs(config: Any, family: Family) -> dict[str, Any]:
+    """The settings that must be equal for two models of one family to read ids and images alike."""
     return {
         "vocab_size": config.get_text_config().vocab_size,
         "image_token_id": config.image_token_id,
-        "vision_config.patch_size": config.vision_config.patch_size,
-        "vision_config.temporal_patch_size": config.vision_config.temporal_patch_size,
-        "vision_config.spatial_merge_size": config.vision_config.spatial_merge_size,
+        **{name: attrgetter(name)(config) for name in family.image_settings},
     }

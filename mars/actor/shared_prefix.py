@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any
 
 import torch
 
-from mars.actor.batch import ForwardBatch, ProcessedPrompt, ResponseIds, distinct_images, prompt_positions
+from mars.actor.batch import ForwardBatch, PositionsOf, ProcessedPrompt, ResponseIds, distinct_images
 from mars.actor.prefix_attention import SharedPrefixLayout
 
 Group = tuple[ProcessedPrompt, Sequence[ResponseIds]]
 
 
-def pack_groups(groups: Sequence[Group], rope_index: Callable[..., Any], image_id: int) -> ForwardBatch:
-    """One row: a prompt, its responses, the next prompt, its responses, ... rope_index: the model's `get_rope_index`.
+def pack_groups(groups: Sequence[Group], positions_of: PositionsOf) -> ForwardBatch:
+    """One row: a prompt, its responses, the next prompt, its responses, ...
 
     Log-probs and entropies equal those of `forward_batch` over the same (prompt, response) pairs, in this order. A
     prompt may be in several groups, of one pack or of several.
@@ -27,7 +26,7 @@ def pack_groups(groups: Sequence[Group], rope_index: Callable[..., Any], image_i
     input_ids, position_ids, columns = [], [], []
     start = 0
     for prompt, responses in groups:
-        positions = prompt_positions(prompt, rope_index, image_id)
+        positions = positions_of(prompt)
         last = start + len(prompt.input_ids) - 1
         input_ids.append(prompt.input_ids)
         position_ids.append(positions)
@@ -35,7 +34,7 @@ def pack_groups(groups: Sequence[Group], rope_index: Callable[..., Any], image_i
         for response in responses:
             places = torch.arange(len(response))
             input_ids.append(torch.tensor(response, dtype=torch.long))
-            position_ids.append((positions.max() + 1 + places).expand(3, -1))
+            position_ids.append((positions.max() + 1 + places).expand(len(positions), -1))
             # A token is predicted one column before it; a response's first token at the last token of its prompt.
             columns.append(torch.where(places == 0, last, start + places - 1))
             start += len(response)

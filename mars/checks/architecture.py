@@ -18,6 +18,7 @@ from typing import Any
 
 from mars.checks.model_settings import check_settings, check_words
 from mars.checks.weights import TensorHeader, read_headers
+from mars.data.prompts.budget import ImageBudget
 from mars.data.prompts.tokenizer import read_json_file
 from mars.errors import SetupError
 
@@ -52,18 +53,18 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
         AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
     with _naming(key, file, "its settings fail on an image"):
-        _try_image(processor)
+        _try_image(processor, path)
     check_saving(config, folder, key)
 
 
-def _try_image(processor: Any) -> None:
+def _try_image(processor: Any, path: str) -> None:
     """Process a grey image. Raises whatever the processor raises, and ValueError for pixels that are not finite."""
     import torch
     from PIL import Image
 
     # The sizes are mars's own, data.min_image_pixels and data.max_image_pixels.
-    sizes = {"shortest_edge": 784, "longest_edge": 50176}
-    pixels = processor(Image.new("RGB", (84, 112), (99, 99, 99)), size=sizes, return_tensors="pt")["pixel_values"]
+    sizes = ImageBudget.from_pretrained(path, 784, 50176).processor_settings()
+    pixels = processor(Image.new("RGB", (84, 112), (99, 99, 99)), return_tensors="pt", **sizes)["pixel_values"]
     if not torch.isfinite(pixels).all():
         raise ValueError("the pixels are not finite numbers; image_mean, image_std or rescale_factor is wrong")
 
@@ -82,11 +83,6 @@ def check_weights(config: Any, folder: Path, key: str) -> None:
     if getattr(config, "auto_map", None):
         return  # code that comes with the model decides how its weights are loaded
     classes: Any = AutoModelForImageTextToText._model_mapping
-    if type(config) not in classes:
-        raise SetupError(
-            f"{key}: {folder / 'config.json'}: model_type must be a vision-language model's; "
-            f"got {config.model_type!r}; use a Qwen-VL model"
-        )
     with _naming(key, folder / "config.json"), torch.device("meta"):
         model = classes[type(config)](config)
         renaming: list[Any] = list(get_model_conversion_mapping(model))

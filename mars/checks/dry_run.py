@@ -91,7 +91,7 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
         raise ValueError("samples need the training set")
     prompts, frames, rewards = inputs.train.prompts, inputs.frames, rewards_of(config)
     step = max(len(prompts) // _SAMPLES, 1)
-    processor = prompt_processor(config, inputs.encoder.token_rules(), cache_bytes=0)
+    processor = prompt_processor(config, inputs.encoder.token_rules(), cached_images=0)
     scorer = build_scorer(config)
     try:
         lines = []

@@ -20,6 +20,7 @@ from mars.checks.weights import read_headers
 from mars.config.schema import SftConfig, TrainConfig
 from mars.data.prompts.tokenizer import SMALL_FILES, read_json, read_json_file, refuse_large_files
 from mars.errors import ConfigError, SetupError
+from mars.families.table import check_language, family_of
 
 _JSON_FILES = tuple(
     name for name in SMALL_FILES if name.endswith(".json") and name not in ("tokenizer.json", "vocab.json")
@@ -104,6 +105,8 @@ def check_files(path: str, key: str) -> None:
     if not (folder / "config.json").is_file():
         raise SetupError(f"{key}: the folder has no config.json; got {path}; give a complete Hugging Face folder")
     config = read_json_file(folder / "config.json", key)
+    where = f"{key}: {folder / 'config.json'}"
+    check_language(family_of(config.get("model_type"), where), config, where)
     _refuse_layers(config, len(headers), folder, key)
     quantized = config.get("quantization_config")
     if quantized is not None:

@@ -101,7 +101,10 @@ def _wrong_settings(settings: Any) -> Iterator[_Wrong]:
         if isinstance(field.type, str):  # of the base class, which models do not read
             continue
         value, kinds = getattr(settings, field.name), set(get_args(field.type) or (field.type,))
-        want = _want(field.name, value, kinds, getattr(settings, "vocab_size", None))
+        if isinstance(field.default, tuple) and int in kinds:  # a side, or height and width
+            want = _want_sides(value)
+        else:
+            want = _want(field.name, value, kinds, getattr(settings, "vocab_size", None))
         if want is not None:
             yield _Wrong(field.name, want, value)
     yield from _wrong_relations(settings)
@@ -127,6 +130,11 @@ def _want(name: str, value: Any, kinds: set[Any], vocabulary: int | None) -> str
     if bool in kinds:
         return None if isinstance(value, bool) else "true or false"
     return None
+
+
+def _want_sides(value: Any) -> str | None:
+    is_right = isinstance(value, list | tuple) and len(value) == 2 and all(_is_count(side, 1) for side in value)
+    return None if is_right else "a whole number, or two, at least 1"
 
 
 def _number_wanted(name: str) -> str:

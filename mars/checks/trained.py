@@ -5,35 +5,31 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from mars.actor.parts import adapter_layers, check_freeze, check_lora, part_of
+from mars.actor.parts import adapter_layers, part_of
 from mars.checks.weights import read_headers
 from mars.config.schema import TrainConfig
 from mars.data.prompts.tokenizer import read_json
+from mars.families.family import ModelParts
+from mars.families.table import family_of
 
 _EMBEDDINGS = ("embed_tokens", "pos_embed")
 
 
 def check_trained(config: TrainConfig) -> None:
-    """Raises ConfigError if `actor.freeze` or `actor.lora` names what a model of this family does not have."""
-    frozen, lora = config.actor.freeze, config.actor.lora
-    if not frozen and not lora.rank:
-        return
-    family = _family(config)
-    check_freeze(family, frozen)
-    if lora.rank:
-        check_lora(family, lora)
-        if Path(config.model.path).is_dir():
-            adapter_layers(_linear_layers(config), family, lora)
+    """Raises ConfigError if `actor.lora.targets` names layers that the model does not have."""
+    lora = config.actor.lora
+    if lora.rank and Path(config.model.path).is_dir():
+        adapter_layers(_linear_layers(config), _parts(config), lora)
 
 
 def num_trained(config: TrainConfig) -> int:
     """Number of trained parameters. `model.path` must be a folder, and `check_trained` must have passed."""
-    family, frozen, lora = _family(config), config.actor.freeze, config.actor.lora
+    parts, frozen, lora = _parts(config), config.actor.freeze, config.actor.lora
     if lora.rank:
         layers = _linear_layers(config)
-        return sum(lora.rank * sum(layers[name]) for name in adapter_layers(layers, family, lora))
+        return sum(lora.rank * sum(layers[name]) for name in adapter_layers(layers, parts, lora))
     headers = read_headers(Path(config.model.path))
-    trained = [header for name, header in headers.items() if not frozen or part_of(name, family) not in frozen]
+    trained = [header for name, header in headers.items() if part_of(name, parts) not in frozen]
     return sum(math.prod(header.shape) for header in trained)
 
 
@@ -44,5 +40,5 @@ def _linear_layers(config: TrainConfig) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if name.rpartition(".")[2] not in _EMBEDDINGS}
 
 
-def _family(config: TrainConfig) -> str:
-    return str(read_json(config.model.path, "config.json").get("model_type"))
+def _parts(config: TrainConfig) -> ModelParts:
+    return family_of(read_json(config.model.path, "config.json").get("model_type"), "model.path").parts

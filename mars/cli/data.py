@@ -45,7 +45,9 @@ def synth(
         Literal["tiny", "real-vocabulary"] | None,
         typer.Option(help="Make a random model instead of scenes: a million parameters (tiny), or 151,936 token ids."),
     ] = None,
-    family: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Model family of --model.")] = "qwen2_5_vl",
+    family: Annotated[
+        Literal["qwen2_5_vl", "qwen3_vl", "internvl"], typer.Option(help="Model family of --model.")
+    ] = "qwen2_5_vl",
 ) -> None:
     """Small visible + infrared scenes in LLVIP's layout with rows for a cold start; or a small random model."""
     from mars.errors import ConfigError

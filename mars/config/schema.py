@@ -30,7 +30,7 @@ class ModelConfig(Section):
         description="Attention of the trainer's model; with actor.packing=shared_prefix only that of its vision tower."
     )
     box_space: Literal["auto", "resized_pixels", "norm_1000"] = Field(
-        description="Frame of the model's boxes: pixels after smart_resize (Qwen2.5-VL), 0 to 1000 (Qwen3-VL), or auto."
+        description="Frame of the model's boxes: pixels after its resizing, 0 to 1000, or auto: as its family does."
     )
     trust_remote_code: bool = Field(description="Run the model folder's code; leave false unless you have read it.")
 

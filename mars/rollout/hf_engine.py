@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mars.config.schema import TrainConfig
 from mars.errors import DataError
+from mars.families.table import family_of
 from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
@@ -41,6 +42,7 @@ class HfEngine:
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,  # a pickle could run code
         )
+        self._family = family_of(self._model.config.model_type, f"model.path: {model.path}/config.json")
         self._model = self._model.to(config.cluster.device).eval()
         # Discard the model's own generation settings: many have a repetition penalty, which `generate` would apply.
         self._model.generation_config = GenerationConfig()
@@ -133,12 +135,12 @@ class HfEngine:
         inputs = {
             "input_ids": input_ids,
             "attention_mask": mask,
-            "mm_token_type_ids": (input_ids == self._rules.image_id).int(),
         }
+        grids = [grid for prompt in prompts for grid in prompt.image_grid_thw]
+        inputs |= self._family.forward.generate_inputs(input_ids, self._rules.image_id, grids)
         pixels = [image for prompt in prompts for image in prompt.pixel_values]
         if pixels:
             inputs["pixel_values"] = torch.cat(pixels).to(getattr(torch, self._config.model.dtype))
-            inputs["image_grid_thw"] = torch.tensor([grid for prompt in prompts for grid in prompt.image_grid_thw])
         return {name: value.to(self._config.cluster.device) for name, value in inputs.items()}
 
     def _completions(self, responses: list[list[int]], logprobs: list[list[float]]) -> list[Completion]:

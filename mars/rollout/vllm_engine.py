@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -34,8 +34,6 @@ _Begun = dict[tuple[str, int], list[Any]]
 _BATCH_TOKENS = 8192
 # The views of a prompt are neighbours, so caching the images of two prompts is enough.
 _CACHED_PROMPTS = 2
-# Size of a processed pixel: 3 channels x 2 frames (an image is processed as a video of two frames) x 4 bytes (float32).
-_BYTES_PER_PIXEL = 24
 
 
 class VllmEngine:
@@ -43,7 +41,8 @@ class VllmEngine:
 
     Log-probs are those of the sampled distribution: after blocked ids, temperature, top_p and top_k.
 
-    max_images: most images in one prompt. decode: turns an image reference into an RGB image.
+    max_images: most images in one prompt. processor_settings: arguments of the model's image processor. image_bytes: of
+    the largest image that it makes. decode: turns an image reference into an RGB image.
     fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
@@ -53,6 +52,8 @@ class VllmEngine:
         rules: TokenRules,
         max_images: int,
         *,
+        processor_settings: Mapping[str, Any],
+        image_bytes: int,
         decode: Callable[[ImageRef], Image.Image],
         fetch: Callable[[Any], Iterable[tuple[str, torch.Tensor]]],
     ) -> None:
@@ -68,7 +69,7 @@ class VllmEngine:
             ) from error
         # vLLM collects garbage three times while it starts; each takes 1 s over the objects of all imported modules.
         gc.freeze()
-        model, rollout, data = config.model, config.rollout, config.data
+        model, rollout = config.model, config.rollout
         vllm = rollout.vllm
         optional = {"block_size": vllm.block_size, "kv_cache_memory_bytes": vllm.kv_cache_memory_bytes}
         self._llm = LLM(
@@ -82,15 +83,13 @@ class VllmEngine:
             enforce_eager=vllm.enforce_eager,
             gpu_memory_utilization=vllm.gpu_memory_utilization,
             limit_mm_per_prompt={"image": max_images, "video": 0},
-            mm_processor_kwargs={
-                "size": {"shortest_edge": data.min_image_pixels, "longest_edge": data.max_image_pixels}
-            },
+            mm_processor_kwargs=dict(processor_settings),
             logprobs_mode="processed_logprobs",
             seed=config.run.seed,
             enable_prefix_caching=True,
             # Off on CPUs: a chunked prefill rewinds the request's random generator, which CPU generators cannot do.
             enable_chunked_prefill=config.cluster.device != "cpu",
-            mm_processor_cache_gb=_CACHED_PROMPTS * max_images * data.max_image_pixels * _BYTES_PER_PIXEL / 2**30,
+            mm_processor_cache_gb=_CACHED_PROMPTS * max_images * image_bytes / 2**30,
             worker_extension_cls="mars.rollout.encoder_counter.EncoderCounter",
             **{key: value for key, value in optional.items() if value is not None},
         )

@@ -139,7 +139,8 @@ def write_model(folder: Path, size: str, device: str) -> dict[str, Any]:
         Qwen2VLVideoProcessor,
     )
 
-    from mars.data.synthetic.tiny_model import CHAT_TEMPLATE, build_config, build_tokenizer
+    from mars.data.synthetic.tiny_families import CHAT_TEMPLATE, build_config
+    from mars.data.synthetic.tiny_model import build_tokenizer
 
     tokenizer = full_tokenizer() if size == "3b" else build_tokenizer("tiny", seed=0)
     config = config_3b(tokenizer) if size == "3b" else build_config("qwen2_5_vl", tokenizer, tie_word_embeddings=True)

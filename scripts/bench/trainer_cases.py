@@ -14,7 +14,8 @@ from mars.actor.batch import ForwardBatch, forward_batch
 from mars.actor.model import Packing, PolicyModel, ScoringSettings
 from mars.actor.prefix_attention import register
 from mars.actor.shared_prefix import pack_groups
-from mars.data.synthetic.tiny_model import build_config, build_tokenizer
+from mars.data.synthetic.tiny_families import build_config
+from mars.data.synthetic.tiny_model import build_tokenizer
 from mars.types import ImageRef
 from scripts.bench.trainer_floor import FORWARD_AND_BACKWARD, Work, group_pairs, language_work, row_pairs, vision_work
 
@@ -116,17 +117,15 @@ def make_group(case: Case, config: Any) -> tuple[Prompt, list[tuple[int, ...]]]:
 
 def forwards(case: Case, layout: Layout, policy: PolicyModel, tokens_per_forward: int) -> list[ForwardBatch]:
     """All responses of the group in forwards of at most `tokens_per_forward` tokens; a pack is never split here."""
-    config, rope_index = policy.backbone.config, policy.backbone.model.get_rope_index
-    prompt, responses = make_group(case, config)
+    prompt, responses = make_group(case, policy.backbone.config)
     if layout == "shared_prefix":
-        return [pack_groups([(prompt, responses)], rope_index, config.image_token_id)]
+        return [pack_groups([(prompt, responses)], policy.positions)]
     rows = [(prompt, response) for response in responses]
     if layout == "padded":
         rows = [(_with_own_images(prompt, i), response) for i, (_, response) in enumerate(rows)]
     size = max(tokens_per_forward // (case.prompt + case.response), 1)
     return [
-        forward_batch(rows[first : first + size], rope_index, config.image_token_id, pad_id=0)
-        for first in range(0, len(rows), size)
+        forward_batch(rows[first : first + size], policy.positions, pad_id=0) for first in range(0, len(rows), size)
     ]
 
 

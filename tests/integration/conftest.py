@@ -48,6 +48,14 @@ def tiny_qwen3(tmp_path_factory, one_thread) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_internvl(tmp_path_factory, one_thread) -> Path:
+    """A random InternVL."""
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "internvl", seed=6, family="internvl")
+
+
+@pytest.fixture(scope="session")
 def world(tiny, process_group):
     from tests.tiny_world import TinyWorld
 
@@ -59,6 +67,13 @@ def qwen3_world(tiny_qwen3, process_group):
     from tests.tiny_world import TinyWorld
 
     return TinyWorld(tiny_qwen3)
+
+
+@pytest.fixture(scope="session")
+def internvl_world(tiny_internvl, process_group):
+    from tests.tiny_world import TinyWorld
+
+    return TinyWorld(tiny_internvl)
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,34 @@ def hot_weights(model: Path) -> None:
     save_file(hot, model / "model.safetensors", metadata={"format": "pt"})
 
 
+def as_published(model: Path) -> None:
+    """Lay the folder out as older public checkpoints: shards, template in the tokenizer's file, old processor file.
+
+    The processor file has limits of its own, which are not the run's.
+    """
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    names = sorted(weights)
+    files = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, some in files.items():
+        save_file({name: weights[name] for name in some}, model / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, some in files.items() for name in some}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    tokenizer, template = model / "tokenizer_config.json", model / "chat_template.jinja"
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()) | {"chat_template": template.read_text()}))
+    template.unlink()
+
+    processor = json.loads((model / "processor_config.json").read_text())
+    (model / "processor_config.json").unlink()
+    images = {**processor["image_processor"], "processor_class": processor["processor_class"]}
+    images |= {"min_pixels": 784, "max_pixels": 3136}
+    del images["size"]
+    (model / "preprocessor_config.json").write_text(json.dumps(images))
+
+
 def requests(encoder: PromptEncoder, refs: list[ImageRef]) -> list[RolloutRequest]:
     """Multi and mono views of two prompts, and one without an image."""
     sampling = Sampling(TEMPERATURE, 1.0, 0, 12)
@@ -169,6 +197,8 @@ def ids(answers) -> list[list[tuple[int, ...]]]:
 def main(folder: Path, family: str) -> dict:
     model = build_tiny(folder / "model", seed=1, family=family)
     hot_weights(model)
+    if family == "qwen2_5_vl":
+        as_published(model)
     overrides = [
         "experiment=quickstart",
         "cluster=local",

@@ -15,7 +15,8 @@ from mars.data.prompts.budget import ImageBudget, limit_images, model_image_size
 from mars.data.prompts.chat import PromptEncoder, expand
 from mars.data.prompts.lengths import longest_view
 from mars.data.prompts.processor import PromptProcessor
-from mars.data.synthetic.tiny_model import MAX_PIXELS, MIN_PIXELS, build_config, build_processor, build_tokenizer
+from mars.data.synthetic.tiny_families import MAX_PIXELS, MIN_PIXELS, build_config, build_processor
+from mars.data.synthetic.tiny_model import build_tokenizer
 from mars.errors import SetupError
 from mars.types import ImageRef, Message, Prompt, Source
 
@@ -65,7 +66,7 @@ def test_expanded_ids_are_the_processors(model):
     expected = processor(text=[text], images=pictures)["input_ids"][0]
     ids = encoder.encode(messages, 3)
     tokens = [num_image_tokens(size, budget) for size in sizes]
-    assert expand(ids, tokens, encoder.token_rules().image_id) == tuple(expected)
+    assert expand(ids, tokens, encoder.token_rules()) == tuple(expected)
 
 
 @pytest.mark.parametrize("size", [(1280, 1024), (1600, 900), (640, 480)])
@@ -84,9 +85,8 @@ def test_prompts_of_real_sizes_are_the_processors(model, tmp_path, size, own):
     ours = PromptProcessor(
         folder,
         decode=decode_image,
-        min_pixels=REAL_PIXELS[0],
-        max_pixels=REAL_PIXELS[1],
-        image_token_id=encoder.token_rules().image_id,
+        budget=budget,
+        rules=encoder.token_rules(),
         cache_bytes=0,
     ).process(encoder.encode(prompt.messages, 2), [source.image for source in prompt.sources])
     assert longest_view(prompt, encoder, budget, "single") == len(ours.input_ids)
@@ -121,7 +121,8 @@ def test_rules_cover_the_whole_vocabulary_of_the_model(model):
 
 
 def test_a_folder_without_an_image_processor_is_named(tmp_path):
-    with pytest.raises(SetupError, match="no image processor"):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    with pytest.raises(SetupError, match=r"no image processor with patch_size and merge_size; .* a Qwen3-VL model"):
         ImageBudget.from_pretrained(str(tmp_path), 1, 2)
 
 

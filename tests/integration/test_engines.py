@@ -9,7 +9,7 @@ from tests.integration.forked import VLLM_RUN
 from tests.integration.workshop import run
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "internvl"])
 def parity(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     job = Path(__file__).with_name("engine_parity_job.py")

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
     "faults": set(),
+    "families": BASE,
     "quarantine": BASE,
     "interrupts": {"errors"},
     "versions": set(),
@@ -43,11 +44,11 @@ MAY_IMPORT = {
     "data.pixels": BASE | {"output"},
     "data.rows": BASE | {"output", "data.pixels"},
     "data.convert": READING - {"data.convert"},
-    "data.prompts": READING,
+    "data.prompts": READING | {"families"},
     "data.synthetic": BASE | {"output", "data.convert"},
     "tracking": BASE | {"answers", "output", "watchdog"},
-    "rollout": BASE | {"answers", "config", "faults"},
-    "actor": BASE | {"algorithms", "config", "faults", "output"},
+    "rollout": BASE | {"answers", "config", "families", "faults"},
+    "actor": BASE | {"algorithms", "config", "families", "faults", "output"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
     | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "watchdog"},
@@ -64,11 +65,13 @@ MAY_IMPORT = {
     | {"actor", "checkpoint", "cluster", "config", "data.order", "fit", "interrupts", "run_dir", "sampling"}
     | {"tracking", "versions"},
     # What follows connects the parts.
-    "inputs": READING | {"config", "data.order", "data.prompts", "rewards", "rollout"},
+    "inputs": READING | {"config", "data.order", "data.prompts", "families", "rewards", "rollout"},
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
     | {"quarantine", "rewards", "rollout", "sampling", "tracking"},
-    "checks": READING | {"actor", "answers", "build", "config", "data.prompts", "fit", "inputs", "rewards", "run_dir"},
+    "checks": READING
+    | {"actor", "answers", "build", "config", "data.prompts", "families", "fit", "inputs", "rewards"}
+    | {"run_dir"},
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "inputs", "output", "plugin", "report"}

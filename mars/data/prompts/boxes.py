@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import ImageBudget, model_image_size
-from mars.errors import ConfigError
+from mars.families.family import BoxSpace
 from mars.types import Prompt, View
 
 THOUSANDTHS = (1000, 1000)
 
 Size = tuple[int, int]
-BoxSpace = Literal["resized_pixels", "norm_1000"]
-
-_SPACES: dict[str, BoxSpace] = {"qwen2_5_vl": "resized_pixels", "qwen2_vl": "norm_1000", "qwen3_vl": "norm_1000"}
-"""How the families answer, by the beginning of config.json's model_type."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +36,6 @@ class BoxFrames:
         if self.box_space == "norm_1000":
             return truth, THOUSANDTHS
         return truth, model_image_size(decoded_size(shown.image), self.budget)
-
-
-def box_space_of(setting: Literal["auto"] | BoxSpace, model_type: str) -> BoxSpace:
-    """Resolve `model.box_space` for a model type. Raises ConfigError if it is "auto" and the type is not known."""
-    if setting != "auto":
-        return setting
-    for family, space in _SPACES.items():
-        if model_type.startswith(family):
-            return space
-    known = ", ".join(_SPACES)
-    raise ConfigError(
-        f"model.box_space: auto knows {known}; got a model of type {model_type!r}; give resized_pixels or norm_1000"
-    )
 
 
 def truth_frame(prompt: Prompt) -> Size | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,9 @@ from mars.data.pixels.images import MAX_ASPECT
 from mars.data.prompts.tokenizer import read_json
 from mars.data.rows.problems import RowProblem
 from mars.errors import ConfigError, SetupError
+from mars.families.family import ImageSizing
+from mars.families.qwen_vl import SMART_RESIZE
+from mars.families.table import family_of
 from mars.types import Prompt, Source
 
 SourcePixels = Mapping[str, Sequence[int]]
@@ -22,83 +24,67 @@ class ImageBudget:
     """How large the model sees an image.
 
     min_pixels, max_pixels: limits of width x height after resizing. patch_size: side of a vision patch in pixels.
-    merge_size: a model token covers merge_size x merge_size patches.
+    merge_size: a model token covers merge_size x merge_size patches. sizing: how the model's family keeps the limits.
     """
 
     min_pixels: int
     max_pixels: int
     patch_size: int
     merge_size: int
+    sizing: ImageSizing = SMART_RESIZE
 
     @classmethod
     def from_pretrained(cls, model_path: str, min_pixels: int, max_pixels: int) -> ImageBudget:
-        """Read patch_size and merge_size from the model's image processor file.
+        """Read the sizes of patches and tokens from the model's image processor file.
 
-        Raises SetupError if they are missing or invalid.
+        Raises SetupError if they are missing or invalid, or if the model's family is not supported.
         """
+        config = read_json(model_path, "config.json")
+        family = family_of(config.get("model_type"), f"model.path: {model_path}/config.json")
         for name in ("processor_config.json", "preprocessor_config.json"):
             settings = read_json(model_path, name)
             settings = settings.get("image_processor", settings)
-            if isinstance(settings, dict) and "patch_size" in settings and "merge_size" in settings:
-                _check_patches(model_path, name, settings)
-                return cls(min_pixels, max_pixels, settings["patch_size"], settings["merge_size"])
+            if isinstance(settings, dict) and all(key in settings for key in family.sizing_keys):
+                patch, merge, sizing = family.read_sizing(settings, config, f"{model_path}/{name}")
+                return cls(min_pixels, max_pixels, patch, merge, sizing)
         raise SetupError(
-            f"model.path: no image processor with patch_size and merge_size; got {model_path}; use a Qwen-VL model"
+            f"model.path: no image processor with {' and '.join(family.sizing_keys)}; got {model_path}; "
+            f"use a complete folder of a {family.name} model"
         )
 
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of the largest image after processing."""
+        return self.sizing.max_bytes(self)
 
-def _check_patches(model_path: str, name: str, settings: Mapping[str, Any]) -> None:
-    """Compare the image processor's file `name` with config.json's vision_config. Raises SetupError."""
-    vision = read_json(model_path, "config.json").get("vision_config")
-    keys = {
-        "patch_size": "patch_size",
-        "merge_size": "spatial_merge_size",
-        "temporal_patch_size": "temporal_patch_size",
-    }
-    for key, model_key in keys.items():
-        if key not in settings:  # temporal_patch_size has a default
-            continue
-        value = settings[key]
-        if type(value) is not int or value < 1:
-            raise SetupError(
-                f"model.path: {model_path}/{name}: {key} must be a whole number, at least 1; got {value!r}; "
-                "download the file again"
-            )
-        model_value = vision.get(model_key, value) if isinstance(vision, dict) else value
-        if model_value != value or type(model_value) is not int:
-            raise SetupError(
-                f"model.path: {model_path}/{name}: {key} must be {model_value!r}, as config.json's "
-                f"vision_config.{model_key}; got {value}; use the processor files of this model"
-            )
+    def processor_settings(self) -> dict[str, Any]:
+        """The arguments with which transformers' image processor keeps this budget."""
+        return self.sizing.settings(self)
 
 
 def model_image_size(size: tuple[int, int], budget: ImageBudget) -> tuple[int, int]:
-    """(width, height) the model sees: Qwen-VL's smart_resize (Wang et al. 2024, arXiv 2409.12191, section 2.1).
+    """(width, height) the model sees.
 
-    Both sides become the nearest multiple of patch_size * merge_size. If the area is then outside the budget, both
-    sides are scaled by the same factor and rounded to multiples that are inside.
     Example: 1280x1024 with patches of 14, merge 2 and at most 1280 * 28 * 28 pixels -> (1120, 896), 1280 tokens.
     """
-    width, height = size
-    unit = budget.patch_size * budget.merge_size
-    new_width, new_height = (round(side / unit) * unit for side in size)
-    if new_width * new_height > budget.max_pixels:
-        shrink = math.sqrt((height * width) / budget.max_pixels)
-        new_width, new_height = (max(unit, math.floor(side / shrink / unit) * unit) for side in size)
-    elif new_width * new_height < budget.min_pixels:
-        grow = math.sqrt(budget.min_pixels / (height * width))
-        new_width, new_height = (math.ceil(side * grow / unit) * unit for side in size)
-    return new_width, new_height
+    return budget.sizing.size(size, budget)
 
 
 def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
     """Number of tokens of one image in the language model. Example: (112, 112) with patches of 14 and merge 2 -> 16."""
-    width, height = model_image_size(size, budget)
-    return width * height // (budget.patch_size * budget.merge_size) ** 2
+    return budget.sizing.num_tokens(size, budget)
 
 
 def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str, ImageBudget]:
-    """Source name -> budget with the limits of that source and the patch sizes of `budget`."""
+    """Source name -> budget with the limits of that source and the patch sizes of `budget`.
+
+    Raises ConfigError if the model's image processor would resize an image again that has been resized for its source.
+    """
+    if source_pixels and not budget.sizing.takes_resized:
+        raise ConfigError(
+            f"data.source_image_pixels: this model cuts every image into tiles by one limit; got limits for "
+            f"{', '.join(source_pixels)}; set data.max_image_pixels alone"
+        )
     return {name: replace(budget, min_pixels=low, max_pixels=high) for name, (low, high) in source_pixels.items()}
 
 

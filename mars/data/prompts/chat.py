@@ -10,7 +10,7 @@ import numpy as np
 
 from mars.data.prompts.chat_template import refuse_lost_images, render, try_template
 from mars.data.prompts.token_rules import token_rules
-from mars.data.prompts.tokenizer import load_tokenizer, read_json
+from mars.data.prompts.tokenizer import has_file, load_tokenizer, read_json
 from mars.errors import DataError, SetupError
 from mars.types import IMAGE_MARKER, Message, TokenRules
 
@@ -33,11 +33,7 @@ class PromptEncoder:
     def from_pretrained(cls, model_path: str, *, trust_remote_code: bool = False) -> PromptEncoder:
         """Load from a Hugging Face folder or hub name. Raises SetupError if a needed file or token id is missing."""
         tokenizer = load_tokenizer(model_path, trust_remote_code)
-        if tokenizer.chat_template is None:
-            template = read_json(model_path, "chat_template.json").get("chat_template")
-            if template is None:
-                raise SetupError(f"model.path: no chat template; got {model_path}; use an instruction-tuned model")
-            tokenizer.chat_template = template
+        tokenizer.chat_template = chat_template(tokenizer, model_path)
         config = read_json(model_path, "config.json")
         generation = read_json(model_path, "generation_config.json")
         rules = token_rules(model_path, tokenizer, config, generation)
@@ -91,24 +87,45 @@ class PromptEncoder:
             raise DataError(f"the {where} text holds the special token {tokens}; remove it from the text")
 
 
-def expand(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int], image_id: int) -> tuple[int, ...]:
-    """Prompt ids with placeholder i repeated tokens_per_image[i] times: what the model's forward sees.
+def chat_template(tokenizer: Any, model_path: str) -> Any:
+    """The model's chat template: of chat_template.jinja, else chat_template.json, else tokenizer_config.json.
 
-    Raises DataError if placeholders and images differ in number.
-    Example: ([5, 9, 6, 9], [2, 3], image_id=9) -> (5, 9, 9, 6, 9, 9, 9).
+    Older folders have the processor's template in chat_template.json, and may have one in tokenizer_config.json that
+    knows no images. Raises SetupError if there is none.
     """
+    template = tokenizer.chat_template
+    if not has_file(model_path, "chat_template.jinja"):
+        template = read_json(model_path, "chat_template.json").get("chat_template", template)
+    if template is None:
+        raise SetupError(f"model.path: no chat template; got {model_path}; use an instruction-tuned model")
+    return template
+
+
+def expand(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int], rules: TokenRules) -> tuple[int, ...]:
+    """Prompt ids with placeholder i repeated tokens_per_image[i] times, between the tokens that start and end an image.
+
+    The result is what the model's forward sees. Raises DataError if placeholders and images differ in number.
+    Example: ([5, 9, 6, 9], [2, 3]) with image_id 9 -> (5, 9, 9, 6, 9, 9, 9).
+    """
+    image_id = rules.image_id
     placeholders = sum(token == image_id for token in prompt_token_ids)
     if placeholders != len(tokens_per_image):
         raise DataError(f"the prompt has {placeholders} image placeholders for {len(tokens_per_image)} images")
     counts = iter(tokens_per_image)
     expanded: list[int] = []
     for token in prompt_token_ids:
-        expanded.extend([token] * (next(counts) if token == image_id else 1))
+        if token == image_id:
+            expanded += [*rules.image_start, *[image_id] * next(counts), *rules.image_end]
+        else:
+            expanded.append(token)
     return tuple(expanded)
 
 
 def prompt_length(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int]) -> int:
-    """Number of tokens in the expanded prompt. Example: 50 ids with two images of 16 tokens -> 50 - 2 + 32 = 80."""
+    """Number of tokens in the expanded prompt. tokens_per_image: as `num_image_tokens` counts them.
+
+    Example: 50 ids with two images of 16 tokens -> 50 - 2 + 32 = 80.
+    """
     return len(prompt_token_ids) - len(tokens_per_image) + sum(tokens_per_image)
 
 

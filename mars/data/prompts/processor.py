@@ -1,4 +1,4 @@
-"""Turn prompt ids and images into the tensors of a Qwen-VL forward, processing each image once."""
+"""Turn prompt ids and images into the tensors of a forward, processing each image once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mars.data.pixels.images import decoded_size
+from mars.data.prompts.budget import ImageBudget
 from mars.data.prompts.chat import expand
-from mars.types import ImageRef
+from mars.types import ImageRef, TokenRules
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,8 @@ class ProcessedPrompt:
     """One prompt as a forward takes it.
 
     input_ids: int64 [P], every image placeholder repeated once per image token.
-    pixel_values: one float32 [patches, patch_dim] per image; image_grid_thw: one (t, h, w) in patches per image.
+    pixel_values: one float32 tensor per image, as the model's image processor makes it.
+    image_grid_thw: one (t, h, w) per image: t frames or tiles of h x w patches.
     image_keys: identity of each image. Equal keys have equal pixels: a blank image has not the key of its image.
     """
 
@@ -36,7 +38,8 @@ class ProcessedPrompt:
 class PromptProcessor:
     """Runs the model's own image processor, and caches its output for the images used last.
 
-    cache_bytes: the size of this cache. decode: turns a reference into an RGB image (mars/data/pixels/images.py).
+    decode: turns a reference into an RGB image (mars/data/pixels/images.py). budget: how large the model sees images.
+    rules: say which tokens stand for an image. cache_bytes: the size of the cache.
     """
 
     def __init__(
@@ -44,21 +47,18 @@ class PromptProcessor:
         model_path: str,
         *,
         decode: Callable[[ImageRef], Image.Image],
-        min_pixels: int,
-        max_pixels: int,
-        image_token_id: int,
+        budget: ImageBudget,
+        rules: TokenRules,
         cache_bytes: int,
         trust_remote_code: bool = False,
     ) -> None:
         from transformers import AutoImageProcessor
 
-        self._processor = AutoImageProcessor.from_pretrained(
-            model_path,
-            size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
-            trust_remote_code=trust_remote_code,
-        )
-        self._decode = decode
-        self._image_token_id = image_token_id
+        self._processor = AutoImageProcessor.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+        # Given in each call: old preprocessor_config.json files have limits (min_pixels, max_pixels) that replace those
+        # given here.
+        self._settings = budget.processor_settings()
+        self._decode, self._budget, self._rules = decode, budget, rules
         self._free_bytes = cache_bytes
         self._cache: OrderedDict[ImageRef, tuple[Any, tuple[int, int, int]]] = OrderedDict()
 
@@ -72,8 +72,8 @@ class PromptProcessor:
         import torch
 
         processed = [self._blank(image) if blank else self._process_image(image) for image in images]
-        tokens_per_image = [t * h * w // self._processor.merge_size**2 for _, (t, h, w) in processed]
-        ids = expand(prompt_token_ids, tokens_per_image, self._image_token_id)
+        tokens_per_image = [t * h * w // self._budget.merge_size**2 for _, (t, h, w) in processed]
+        ids = expand(prompt_token_ids, tokens_per_image, self._rules)
         return ProcessedPrompt(
             input_ids=torch.tensor(ids, dtype=torch.long),
             pixel_values=tuple(pixels for pixels, _ in processed),
@@ -99,6 +99,5 @@ class PromptProcessor:
         return self._features(Image.new("RGB", decoded_size(ref), "white"))
 
     def _features(self, image: Image.Image) -> tuple[Any, tuple[int, int, int]]:
-        features = self._processor(images=[image], return_tensors="pt")
-        t, h, w = features["image_grid_thw"][0].tolist()
-        return features["pixel_values"], (t, h, w)
+        features = self._processor(images=[image], return_tensors="pt", **self._settings)
+        return features["pixel_values"], self._budget.sizing.grid(features, self._budget)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mars.errors import SetupError
+from mars.families.family import Family
+from mars.families.table import family_of
 from mars.types import TokenRules
 
 MEDIA_WORDS = ("image", "video", "vision", "audio")
@@ -20,6 +22,7 @@ def token_rules(
 ) -> TokenRules:
     """config, generation: config.json and generation_config.json. Raises SetupError with the file and key."""
     vocab_size, media = _vocab_size(model_path, config), _media_ids(model_path, config)
+    family = family_of(config.get("model_type"), f"model.path: {model_path}/config.json")
     words = tokenizer.get_vocab()
     known = set(words.values())
     if max(known) >= vocab_size:
@@ -45,13 +48,15 @@ def token_rules(
         raise SetupError(f"model.path: no end-of-sequence token; got {model_path}; use an instruction-tuned model")
     pads = (tokenizer.pad_token_id, *_ids(model_path, generation, "pad_token_id", vocab_size), eos_ids[0])
     never = set(media.values())
-    never |= {id_ for id_, token in tokenizer.added_tokens_decoder.items() if _is_media(token.content)}
+    never |= {id_ for id_, token in tokenizer.added_tokens_decoder.items() if _is_media(token.content, family)}
     blocked = (never | (set(range(vocab_size)) - known)) - set(eos_ids)
     return TokenRules(
         image_id=media["image_token_id"],
         eos_ids=eos_ids,
         pad_id=next(id_ for id_ in pads if id_ is not None),
         blocked_ids=tuple(sorted(blocked)),
+        image_start=_named(model_path, words, family.image_start),
+        image_end=_named(model_path, words, family.image_end),
     )
 
 
@@ -95,6 +100,19 @@ def _ids(model_path: str, generation: Mapping[str, Any], key: str, vocab_size: i
     return ids
 
 
-def _is_media(token: str) -> bool:
+def _named(model_path: str, words: Mapping[str, int], tokens: Sequence[str]) -> tuple[int, ...]:
+    """The ids of tokens that the family's image processor writes."""
+    missing = [token for token in tokens if token not in words]
+    if missing:
+        raise SetupError(
+            f"model.path: the tokenizer must have the token {missing[0]}; got {model_path}; "
+            "use the tokenizer of this model"
+        )
+    return tuple(words[token] for token in tokens)
+
+
+def _is_media(token: str, family: Family) -> bool:
     """Whether a token marks media, such as <|image_pad|> and <|vision_start|>."""
-    return token.startswith("<") and any(word in token.lower() for word in MEDIA_WORDS)
+    return token in family.media_tokens or (
+        token.startswith("<") and any(word in token.lower() for word in MEDIA_WORDS)
+    )

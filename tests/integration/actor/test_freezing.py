@@ -33,8 +33,7 @@ def weights(trainer):
 
 
 def parts(trainer, names):
-    family = trainer._policy.backbone.config.model_type
-    return {part_of(name, family) for name in names}
+    return {part_of(name.rpartition("backbone.")[2], trainer._policy.family.parts) for name in names}
 
 
 @pytest.mark.parametrize(

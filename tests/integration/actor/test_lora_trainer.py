@@ -54,7 +54,7 @@ def test_gradients_are_those_of_the_merged_weights_by_the_chain_rule(
     adapters = {name.removeprefix("backbone."): p.full_tensor() for name, p in trainer._policy.named_parameters()}
     adapters = {name: value.detach().clone() for name, value in adapters.items() if "lora_" in name}
     names = [name.removesuffix(".lora_A") for name in adapters if name.endswith("lora_A")]
-    assert {part_of(name, trainer._policy.backbone.config.model_type) for name in names} == set(LORA["lora.parts"])
+    assert {part_of(name, trainer._policy.family.parts) for name in names} == set(LORA["lora.parts"])
     batch = batch_of(world, pictures, packing)
     (mine,) = gradients(trainer, batch)
     (whole,) = gradients(TinyWorld(tmp_path / "policy").trainer(packing=packing), batch)

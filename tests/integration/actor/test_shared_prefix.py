@@ -16,7 +16,7 @@ from mars.actor.model import ScoringSettings, load_policy
 from mars.actor.shared_prefix import pack_groups
 from tests.tiny_world import distance
 
-FAMILIES = ["world", "qwen3_world", "tied_world"]
+FAMILIES = ["world", "qwen3_world", "tied_world", "internvl_world"]
 LOGPROBS, GRADIENTS, WRONG = 1e-5, 5e-6, 1e-2
 
 
@@ -26,7 +26,7 @@ class Models:
     def __init__(self, world, pictures, checkpointing=False):
         self.world, self.pictures = world, pictures
         self.padded, self.shared = (self.load(packing, checkpointing) for packing in ("padded", "shared_prefix"))
-        self.rope_index = self.padded.backbone.model.get_rope_index
+        self.positions = self.padded.positions
 
     def load(self, packing, checkpointing):
         scoring = ScoringSettings(1.0, self.world.rules.blocked_ids, 16)
@@ -46,11 +46,11 @@ class Models:
         return processed, [response.token_ids for response in prompt.responses]
 
     def pack(self, groups):
-        return pack_groups(groups, self.rope_index, self.world.rules.image_id)
+        return pack_groups(groups, self.positions)
 
     def rows(self, groups):
         rows = [(prompt, response) for prompt, responses in groups for response in responses]
-        return forward_batch(rows, self.rope_index, self.world.rules.image_id, self.world.rules.pad_id)
+        return forward_batch(rows, self.positions, self.world.rules.pad_id)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Numbers of config.json that the weights' shapes do not reveal: each is refused with its key, in both families."""
+"""Numbers of config.json that the weights' shapes do not reveal: each is refused with its key, in all families."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def numbers(values, *path):
             yield (*path, name), value
 
 
-def test_every_number_of_both_parts_is_checked(check, values):
+@pytest.mark.parametrize("family", ["tiny", "tiny_qwen3", "tiny_internvl"])
+def test_every_number_of_both_parts_is_checked(request, check, family):
+    values = json.loads((request.getfixturevalue(family) / "config.json").read_text())
     assert check(json.dumps(values)) is None
     found = [(path, value) for path, value in numbers(values) if path[0] in (TEXT, VISION)]
     assert len(found) > 20
@@ -112,6 +114,13 @@ def test_values_that_only_a_forward_pass_would_reveal(check, values):
         }
     for path, part in cases.items():
         assert part in (check(changed(values, *path)) or "accepted"), path
+
+
+@pytest.mark.parametrize("wrong", ["[56, 0]", "[56]", "[56, 56, 56]", "0", "[0.5, 56]", "null"])
+def test_height_and_width_are_two_counts(check, tiny_internvl, wrong):
+    values = json.loads((tiny_internvl / "config.json").read_text())
+    assert check(changed(values, VISION, "image_size", "56")) is None
+    assert "image_size" in (check(changed(values, VISION, "image_size", wrong)) or "accepted")
 
 
 def test_older_files_give_a_setting_at_another_place_which_is_named(check):

@@ -8,6 +8,7 @@ from mars.actor.lora import bit_sum, make_adapter, merged
 from mars.actor.parts import adapter_layers
 from mars.config.actor_sections import LoraConfig
 from mars.errors import ConfigError
+from mars.families.qwen2_5_vl import QWEN2_5_VL
 
 LAYERS = [
     "model.visual.blocks.0.attn.qkv",
@@ -77,14 +78,14 @@ def test_merging_rounds_once():
     ],
 )
 def test_which_layers_get_an_adapter(parts, targets, chosen):
-    found = adapter_layers(LAYERS, "qwen2_5_vl", settings(parts=parts, targets=targets))
+    found = adapter_layers(LAYERS, QWEN2_5_VL.parts, settings(parts=parts, targets=targets))
     assert found == [LAYERS[i] for i in chosen]
 
 
 @pytest.mark.parametrize("target", ["qkv", "proj", "lm_head", "all_linear"])
 def test_a_target_that_is_no_layer_of_the_parts_is_refused(target):
     with pytest.raises(ConfigError, match=rf"actor\.lora\.targets: .*called {target}; got .*give .*gate_proj, q_proj$"):
-        adapter_layers(LAYERS, "qwen2_5_vl", settings(targets=["q_proj", target]))
+        adapter_layers(LAYERS, QWEN2_5_VL.parts, settings(targets=["q_proj", target]))
 
 
 def test_the_sum_over_bits_sees_one_bit_and_swapped_weights():

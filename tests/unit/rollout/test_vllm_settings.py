@@ -11,6 +11,7 @@ from mars.rollout.vllm_engine import VllmEngine
 from mars.types import TokenRules
 from tests.builders import train_config
 
+PROCESSOR = {"size": {"shortest_edge": 3000, "longest_edge": 2**20}}
 RULES = TokenRules(image_id=5, blocked_ids=(5, 6), eos_ids=(7,), pad_id=0)
 
 
@@ -32,7 +33,15 @@ def arguments(monkeypatch, process_group):
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=RecordingLlm))
 
     def made(max_images=3, **values):
-        engine = VllmEngine(train_config(values), RULES, max_images, decode=str, fetch=iter)
+        engine = VllmEngine(
+            train_config(values),
+            RULES,
+            max_images,
+            processor_settings=PROCESSOR,
+            image_bytes=2**25,
+            decode=str,
+            fetch=iter,
+        )
         found = engine._llm.arguments
         engine.close()
         return found
@@ -47,8 +56,6 @@ def test_every_setting_of_the_engine_arrives(arguments):
             "model.dtype": "bfloat16",
             "model.trust_remote_code": True,
             "run.seed": 11,
-            "data.min_image_pixels": 3000,
-            "data.max_image_pixels": 2**20,
             "rollout.max_model_len": 20000,
             "rollout.max_num_seqs": 9,
             "rollout.vllm.enforce_eager": True,
@@ -71,8 +78,8 @@ def test_every_setting_of_the_engine_arrives(arguments):
         "kv_cache_memory_bytes": 2**26,
         "gpu_memory_utilization": 0.3,
         "limit_mm_per_prompt": {"image": 3, "video": 0},
-        "mm_processor_kwargs": {"size": {"shortest_edge": 3000, "longest_edge": 2**20}},
-        "mm_processor_cache_gb": 2 * 3 * 2**20 * 24 / 2**30,  # two prompts of three images, 24 bytes a pixel
+        "mm_processor_kwargs": PROCESSOR,
+        "mm_processor_cache_gb": 2 * 3 * 2**25 / 2**30,  # two prompts of three images
         "enable_chunked_prefill": False,
     }
     assert {key: found[key] for key in wanted} == wanted

@@ -20,8 +20,7 @@ def make(world):
             return decode_image(ref)
 
         processor = PromptProcessor(
-            str(world.folder), decode=decode, min_pixels=784, max_pixels=50176,
-            image_token_id=world.rules.image_id, cache_bytes=cache_bytes,
+            str(world.folder), decode=decode, budget=world.budget, rules=world.rules, cache_bytes=cache_bytes,
         )  # fmt: skip
         return processor, decoded
 

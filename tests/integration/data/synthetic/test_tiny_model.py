@@ -123,7 +123,7 @@ def test_the_processors_ids_are_the_encoders_with_placeholders_expanded(folder):
         return_tensors="pt",
     )
     prompt = encoder.encode([Message("user", "<image><image>\nWhere?")], 2)
-    assert tuple(inputs["input_ids"][0].tolist()) == expand(prompt, [4, 9], encoder.token_rules().image_id)
+    assert tuple(inputs["input_ids"][0].tolist()) == expand(prompt, [4, 9], encoder.token_rules())
 
 
 def test_ids_of_config_and_tokenizer_agree_and_the_vocabulary_is_padded(folder):

@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 
 from mars.actor.batch import distinct_images
+from mars.data.prompts.budget import ImageBudget
 from mars.data.prompts.processor import PromptProcessor
-from mars.types import ImageRef
+from mars.types import ImageRef, TokenRules
 
 IMAGE_ID = 9
+RULES = TokenRules(IMAGE_ID, eos_ids=(1,), pad_id=0, blocked_ids=())
 X, Y, Z = (ImageRef(f"{name}.png", (4, 2)) for name in "xyz")
 COLOURS = {X: 10, Y: 20, Z: 30}
 WHITE = 255
@@ -24,13 +26,11 @@ WHITE = 255
 class OnePatch:
     """An image processor that makes one patch of an image: its colour."""
 
-    merge_size = 1
-
     @classmethod
     def from_pretrained(cls, path, **settings):
         return cls()
 
-    def __call__(self, images, return_tensors):
+    def __call__(self, images, return_tensors, size):
         colour = float(np.asarray(images[0]).max())
         return {"pixel_values": torch.tensor([[colour]]), "image_grid_thw": torch.tensor([[1, 1, 1]])}
 
@@ -42,9 +42,7 @@ def processor(monkeypatch):
     def decode(ref):
         return Image.new("RGB", ref.size, (COLOURS[ref],) * 3)
 
-    return PromptProcessor(
-        "model", decode=decode, min_pixels=1, max_pixels=8, image_token_id=IMAGE_ID, cache_bytes=2**10
-    )
+    return PromptProcessor("model", decode=decode, budget=ImageBudget(1, 8, 1, 1), rules=RULES, cache_bytes=2**10)
 
 
 def shown(prompts):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from mars.config.templates import template_file, template_folder
-from mars.data.prompts.boxes import box_space_of
 from mars.data.prompts.templates import PromptTemplate
 from mars.data.rows.problems import RowError
 from mars.errors import ConfigError
@@ -130,12 +129,3 @@ def test_which_file_a_setting_names(tmp_path):
     assert template_file(str(tmp_path / "own.jinja"), "vqa") == tmp_path / "own.jinja"
     with pytest.raises(ConfigError, match=r"data\.template: no such file"):
         template_file(str(tmp_path / "none.jinja"), "vqa")
-
-
-def test_the_box_space_follows_the_model():
-    assert box_space_of("auto", "qwen2_5_vl") == "resized_pixels"
-    assert box_space_of("auto", "qwen3_vl") == box_space_of("auto", "qwen3_vl_moe") == "norm_1000"
-    assert box_space_of("auto", "qwen2_vl") == "norm_1000"
-    assert box_space_of("resized_pixels", "qwen3_vl") == "resized_pixels"
-    with pytest.raises(ConfigError, match=r"model\.box_space.*llava"):
-        box_space_of("auto", "llava")

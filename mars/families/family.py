@@ -1,0 +1,136 @@
+"""What mars must know of a family of vision-language models. Each family has a file; table.py lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+Grid = tuple[int, int, int]
+"""(t, h, w) of a processed image: t frames or tiles of h x w vision patches."""
+
+BoxSpace = Literal["resized_pixels", "norm_1000"]
+
+
+class ImageLimits(Protocol):
+    """How large the model may see an image: mars.data.prompts.budget.ImageBudget."""
+
+    @property
+    def min_pixels(self) -> int: ...
+    @property
+    def max_pixels(self) -> int: ...
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def merge_size(self) -> int: ...
+
+
+class ImageSizing(Protocol):
+    """What a family's image processor does to the size of an image.
+
+    takes_resized: whether it leaves an image of `size(...)` as it is, also with larger limits.
+    """
+
+    @property
+    def takes_resized(self) -> bool: ...
+
+    def size(self, size: Size, limits: ImageLimits) -> Size:
+        """The size at which the model sees an image of this size."""
+        ...
+
+    def num_tokens(self, size: Size, limits: ImageLimits) -> int:
+        """Tokens of an image in the language model, with those that the processor puts before and after it."""
+        ...
+
+    def max_bytes(self, limits: ImageLimits) -> int:
+        """Bytes of the largest image after processing, in float32."""
+        ...
+
+    def settings(self, limits: ImageLimits) -> dict[str, Any]:
+        """The arguments with which transformers' image processor keeps the limits."""
+        ...
+
+    def grid(self, features: Mapping[str, Any], limits: ImageLimits) -> Grid:
+        """The grid of the only image in the output of the image processor."""
+        ...
+
+
+class ModelForward(Protocol):
+    """What differs between families in a forward. model: `backbone.model`, a model without its head."""
+
+    def positions(self, model: Any, input_ids: Tensor, image_id: int, grids: Sequence[Grid]) -> Tensor:
+        """Positions of a prompt: int64 [A, P], with A = 3 axes (time, height, width) for M-RoPE, else 1.
+
+        input_ids: int64 [P]. grids: of the images that the prompt shows.
+        """
+        ...
+
+    def image_features(self, model: Any, pixel_values: Tensor, grids: Tensor, image_index: Sequence[int]) -> Any:
+        """The output of `model.get_image_features` for the images at `image_index`, each encoded once.
+
+        pixel_values: float32, the distinct images one after the other. grids: int64 [distinct images, 3].
+        """
+        ...
+
+    def generate_inputs(self, input_ids: Tensor, image_id: int, grids: Sequence[Grid]) -> dict[str, Tensor]:
+        """What `generate` needs besides ids, mask and pixels. input_ids: int64 [B, L]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """Where the parts of a Hugging Face model are: paths of modules, and classes.
+
+    Every weight is below `vision`, `projector` or `language`. A projector may be inside the vision tower; its weights
+    are then the projector's alone.
+    tied: weight -> the weight it is, if config.json's tie_word_embeddings is true.
+    layer_classes: names of the classes of vision blocks and decoder layers, the units of FSDP.
+    patch_embedding: a `Conv3d` whose kernel is as large as a patch of the image processor; None if there is none.
+    vision_segments: whether the vision tower attends to windows or images one by one, and so can use
+        mars/actor/vision_attention.py.
+    """
+
+    vision: tuple[str, ...]
+    projector: tuple[str, ...]
+    language: tuple[str, ...]
+    tied: Mapping[str, str]
+    layer_classes: frozenset[str]
+    patch_embedding: str | None
+    vision_segments: bool
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family.
+
+    model_type: config.json's. name: for messages.
+    language_types: what text_config's model_type may be, if the family has several language models.
+    box_space: the frame in which its models write boxes.
+    media_tokens: special tokens of media, besides those that have "image", "video", "vision" or "audio" in their name.
+    image_start, image_end: the tokens that the image processor puts before and after an image; none if the chat
+        template does.
+    sizing_keys: settings of the image processor that `read_sizing` needs.
+    read_sizing: (image processor's settings, config.json, name of the settings' file) -> (patch_size, merge_size,
+        sizing): the side of a vision patch in pixels, and the side of the square of patches that becomes one token.
+        Raises SetupError for wrong settings.
+    image_settings: settings of config.json that must be equal for two models to read the same pixels.
+    """
+
+    model_type: str
+    name: str
+    language_types: tuple[str, ...]
+    box_space: BoxSpace
+    media_tokens: tuple[str, ...]
+    image_start: tuple[str, ...]
+    image_end: tuple[str, ...]
+    sizing_keys: tuple[str, ...]
+    read_sizing: Callable[[Mapping[str, Any], Mapping[str, Any], str], tuple[int, int, ImageSizing]]
+    image_settings: tuple[str, ...]
+    forward: ModelForward
+    parts: ModelParts

@@ -1,0 +1,117 @@
+"""What the families of Qwen-VL have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mars.errors import SetupError
+from mars.families.family import Grid, ImageLimits, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BYTES_PER_PIXEL = 24  # 3 channels x 2 frames (an image is processed as a video of two frames) x 4 bytes
+SIZING_KEYS = ("patch_size", "merge_size")
+IMAGE_SETTINGS = ("vision_config.patch_size", "vision_config.temporal_patch_size", "vision_config.spatial_merge_size")
+TIED = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+LANGUAGE = ("model.language_model", "lm_head")
+
+
+@dataclass(frozen=True)
+class SmartResize:
+    """Whole images of any size, in multiples of a merged patch (Wang et al. 2024, arXiv 2409.12191, section 2.1)."""
+
+    takes_resized: bool = True
+
+    def size(self, size: Size, limits: ImageLimits) -> Size:
+        """Both sides become the nearest multiple of patch_size * merge_size. If the area is then outside the limits,
+        both sides are scaled by the same factor and rounded to multiples that are inside.
+
+        Example: 1280x1024 with patches of 14, merge 2 and at most 1280 * 28 * 28 pixels -> (1120, 896), 1280 tokens.
+        """
+        width, height = size
+        unit = limits.patch_size * limits.merge_size
+        new_width, new_height = (round(side / unit) * unit for side in size)
+        if new_width * new_height > limits.max_pixels:
+            shrink = math.sqrt((height * width) / limits.max_pixels)
+            new_width, new_height = (max(unit, math.floor(side / shrink / unit) * unit) for side in size)
+        elif new_width * new_height < limits.min_pixels:
+            grow = math.sqrt(limits.min_pixels / (height * width))
+            new_width, new_height = (math.ceil(side * grow / unit) * unit for side in size)
+        return new_width, new_height
+
+    def num_tokens(self, size: Size, limits: ImageLimits) -> int:
+        width, height = self.size(size, limits)
+        return width * height // (limits.patch_size * limits.merge_size) ** 2
+
+    def max_bytes(self, limits: ImageLimits) -> int:
+        return limits.max_pixels * _BYTES_PER_PIXEL
+
+    def settings(self, limits: ImageLimits) -> dict[str, Any]:
+        return {"size": {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}}
+
+    def grid(self, features: Mapping[str, Any], limits: ImageLimits) -> Grid:
+        t, h, w = features["image_grid_thw"][0].tolist()
+        return t, h, w
+
+
+SMART_RESIZE = SmartResize()
+
+
+def read_sizing(settings: Mapping[str, Any], config: Mapping[str, Any], file: str) -> tuple[int, int, SmartResize]:
+    """See `Family.read_sizing`. Compares the image processor's settings with config.json's vision_config."""
+    vision = config.get("vision_config")
+    keys = {
+        "patch_size": "patch_size",
+        "merge_size": "spatial_merge_size",
+        "temporal_patch_size": "temporal_patch_size",
+    }
+    for key, model_key in keys.items():
+        if key not in settings:  # temporal_patch_size has a default
+            continue
+        value = settings[key]
+        if type(value) is not int or value < 1:
+            raise SetupError(
+                f"model.path: {file}: {key} must be a whole number, at least 1; got {value!r}; download the file again"
+            )
+        model_value = vision.get(model_key, value) if isinstance(vision, dict) else value
+        if model_value != value or type(model_value) is not int:
+            raise SetupError(
+                f"model.path: {file}: {key} must be {model_value!r}, as config.json's "
+                f"vision_config.{model_key}; got {value}; use the processor files of this model"
+            )
+    return settings["patch_size"], settings["merge_size"], SMART_RESIZE
+
+
+class MropeForward:
+    """Positions in three axes, features as a list with one tensor per image."""
+
+    def positions(self, model: Any, input_ids: Tensor, image_id: int, grids: Sequence[Grid]) -> Tensor:
+        import torch
+
+        if not grids:
+            return torch.arange(len(input_ids)).expand(3, -1)
+        positions, _ = model.get_rope_index(
+            input_ids.unsqueeze(0),
+            mm_token_type_ids=(input_ids == image_id).int().unsqueeze(0),
+            image_grid_thw=torch.tensor(grids),
+        )
+        return positions[:, 0]
+
+    def image_features(self, model: Any, pixel_values: Tensor, grids: Tensor, image_index: Sequence[int]) -> Any:
+        """Also repeats Qwen3-VL's deepstack features."""
+        features = model.get_image_features(pixel_values, grids, return_dict=True)
+        features.pooler_output = tuple(features.pooler_output[i] for i in image_index)
+        if getattr(features, "deepstack_features", None) is not None:
+            layers = features.deepstack_features
+            features.deepstack_features = [tuple(layer[i] for i in image_index) for layer in layers]
+        return features
+
+    def generate_inputs(self, input_ids: Tensor, image_id: int, grids: Sequence[Grid]) -> dict[str, Tensor]:
+        import torch
+
+        inputs = {"mm_token_type_ids": (input_ids == image_id).int()}
+        return inputs | ({"image_grid_thw": torch.tensor(grids)} if grids else {})

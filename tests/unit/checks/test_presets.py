@@ -1,0 +1,79 @@
+"""The presets for real models: their memory by the formulas of the dry run, and docs/scaling.md, which shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mars.checks.memory import ModelShape, engine_memory, kv_bytes_per_token, trainer_memory
+from mars.config.load import load_config
+
+ROOT = Path(__file__).parents[3]
+PRESETS = sorted(path.stem for path in ROOT.glob("configs/experiment/*gpus.yaml"))
+GIB, GPU = 2**30, 80e9
+# The public checkpoints: parameters (tied weights once), hidden size, layers, KV heads, head size, vocabulary.
+SHAPES = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": ModelShape(3_754_622_976, 2048, 36, 2, 128, 151_936),
+    "Qwen/Qwen2.5-VL-7B-Instruct": ModelShape(8_292_166_656, 3584, 28, 4, 128, 152_064),
+    "Qwen/Qwen2.5-VL-32B-Instruct": ModelShape(33_452_718_336, 5120, 64, 8, 128, 152_064),
+    "Qwen/Qwen3-VL-2B-Instruct": ModelShape(2_127_532_032, 2048, 28, 8, 128, 151_936),
+    "Qwen/Qwen3-VL-4B-Instruct": ModelShape(4_437_815_808, 2560, 36, 8, 128, 151_936),
+    "Qwen/Qwen3-VL-8B-Instruct": ModelShape(8_767_123_696, 4096, 36, 8, 128, 151_936),
+}
+# GiB of vLLM besides weights and KV cache.
+OTHER = 4
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Preset -> its cells in the tables of docs/scaling.md, one after the other."""
+    found = {}
+    for line in (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0].strip("`") in PRESETS:
+            found.setdefault(cells[0].strip("`"), []).extend(cells[1:])
+    return found
+
+
+def test_there_is_a_preset_for_every_model():
+    models = {load_config("train", [f"experiment={p}", "data.train_files=[x.parquet]"], []).model.path for p in PRESETS}
+    assert models == set(SHAPES)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fits_and_its_figures_are_those_of_the_page(preset, tables):
+    config = load_config("train", [f"experiment={preset}", "data.train_files=[x.parquet]"], [])
+    shape, actor, rollout, dtype = SHAPES[config.model.path], config.actor, config.rollout, config.model.dtype
+    parts = trainer_memory(
+        shape,
+        num_trained=shape.num_parameters,
+        num_ranks=actor.num_workers,
+        dtype=dtype,
+        tokens_per_forward=actor.tokens_per_forward,
+        logprob_chunk_tokens=actor.logprob_chunk_tokens,
+        gradient_checkpointing=actor.gradient_checkpointing,
+        with_reference=config.algorithm.kl_coefficient > 0,
+    )
+    engine_gpus, tp = rollout.num_workers * rollout.tensor_parallel_size, rollout.tensor_parallel_size
+    weights = engine_memory(shape, tensor_parallel_size=tp, dtype=dtype, max_num_seqs=1, max_model_len=1)["parameters"]
+    token = kv_bytes_per_token(shape, dtype) // tp
+    room = (rollout.vllm.gpu_memory_utilization * 80 - OTHER) * GIB - weights
+    store, needed = config.cluster.object_store_bytes, 2 * shape.num_parameters + GIB
+    loading = 4 * shape.num_parameters * min(actor.num_workers, 8)
+
+    assert f"_{actor.num_workers + engine_gpus}gpus" in preset
+    assert sum(parts.values()) < 0.75 * GPU
+    assert room / token > 16 * rollout.max_model_len  # sequences of the greatest length
+    assert needed <= store < needed + GIB
+    assert tables[preset] == [
+        str(actor.num_workers),
+        *(f"{size / GIB:.1f}" for size in (*parts.values(), sum(parts.values()))),
+        f"{rollout.num_workers} x {tp}",
+        f"{weights / GIB:.1f}",
+        f"{token:,}",
+        f"{int(room / token) // 1000:,}",
+        str(rollout.max_num_seqs),
+        str(store // GIB),
+        f"{loading / 1e9:,.0f}",
+    ]

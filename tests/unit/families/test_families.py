@@ -1,0 +1,67 @@
+"""The table of families, and what a family says about sizes of images, by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mars.checks.model import check_files
+from mars.data.prompts.budget import ImageBudget
+from mars.errors import SetupError
+from mars.families.qwen_vl import SMART_RESIZE, read_sizing
+from mars.families.table import FAMILIES, check_language, family_of
+
+
+def test_a_family_that_is_not_supported_is_refused_with_those_that_are():
+    assert family_of("qwen3_vl", "x").name == "Qwen3-VL"
+    for other in ("llava", "qwen2_vl", "qwen3_vl_moe", None, ["qwen3_vl"]):
+        with pytest.raises(SetupError) as caught:
+            family_of(other, "model.path: m/config.json")
+        known = ", ".join(f"{type_} ({family.name})" for type_, family in FAMILIES.items())
+        assert str(caught.value) == (
+            f"model.path: m/config.json: model_type must be one of {known}; got {other!r}; "
+            "use a model of one of these families"
+        )
+        assert (caught.value.exit_code, "qwen2_5_vl (Qwen2.5-VL)" in known) == (4, True)
+
+
+def test_the_language_model_must_be_one_that_fsdp_can_shard():
+    config = {"model_type": "internvl", "text_config": {"model_type": "gpt_oss"}}
+    with pytest.raises(
+        SetupError, match=r"m: text_config\.model_type must be one of qwen2, qwen3 in .* InternVL; got 'gp"
+    ):
+        check_language(FAMILIES["internvl"], config, "m")
+    for named in ({"model_type": "qwen3"}, {}, None):
+        check_language(FAMILIES["internvl"], {"text_config": named}, "m")
+    check_language(FAMILIES["qwen3_vl"], config, "m")  # transformers has one language model for it
+
+
+def test_a_folder_of_another_family_is_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    with pytest.raises(SetupError, match=r"algorithm\.kl_reference: .*config\.json: model_type .*; got 'llava'"):
+        check_files(str(tmp_path), "algorithm.kl_reference")
+
+
+def test_how_each_family_writes_boxes():
+    assert {type_: family.box_space for type_, family in FAMILIES.items()} == {
+        "qwen2_5_vl": "resized_pixels",
+        "qwen3_vl": "norm_1000",
+        "internvl": "norm_1000",
+    }
+
+
+def test_what_smart_resize_is_told_and_needs():
+    budget = ImageBudget(784, 50176, 14, 2)
+    assert budget.processor_settings() == {"size": {"shortest_edge": 784, "longest_edge": 50176}}
+    assert budget.max_bytes == 50176 * 3 * 2 * 4  # channels, frames, float32
+
+
+def test_sizes_of_patches_are_read_and_compared_with_the_model():
+    vision = {"patch_size": 16, "spatial_merge_size": 2}
+    assert read_sizing({"patch_size": 16, "merge_size": 2}, {"vision_config": vision}, "f") == (16, 2, SMART_RESIZE)
+    with pytest.raises(
+        SetupError, match=r"f: patch_size must be 16, as config\.json's vision_config\.patch_size; got 14"
+    ):
+        read_sizing({"patch_size": 14, "merge_size": 2}, {"vision_config": vision}, "f")
