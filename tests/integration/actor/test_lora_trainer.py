@@ -42,7 +42,7 @@ def trained(world, pictures, **changes):
 
 @pytest.mark.parametrize(
     ("family", "packing", "checkpointing"),
-    [("world", "shared_prefix", True), ("qwen3_world", "padded", False), ("tied_world", "shared_prefix", False)],
+    [("world", "shared_prefix", True), ("qwen3_world", "padded", False), ("internvl_world", "shared_prefix", False)],
 )
 def test_gradients_are_those_of_the_merged_weights_by_the_chain_rule(
     family, packing, checkpointing, pictures, request, tmp_path
