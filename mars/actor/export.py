@@ -2,35 +2,83 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from pathlib import Path
 
+from safetensors.torch import save_file
 from torch.distributed.checkpoint import load
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-from mars.actor.model import ScoringSettings, load_policy
-from mars.actor.shards import model_state
+from mars.actor.lora import adapted_layers, add_adapters
+from mars.actor.model import PolicyModel, ScoringSettings, load_policy
+from mars.actor.shards import check_base, model_state
 from mars.actor.state import save_policy
+from mars.config.actor_sections import LoraConfig
 from mars.config.schema import ModelConfig
 from mars.errors import CheckpointError
 
 
-def export_policy(shards: str, model: ModelConfig, folder: str) -> None:
-    """Write what `PolicyTrainer.save` would have written at the checkpoint's step.
+def export_policy(shards: str, model: ModelConfig, lora: LoraConfig, folder: str) -> None:
+    """Write what `PolicyTrainer.save` would have written at the checkpoint's step; adapters are added to the weights.
 
-    shards: folder of the trainer's shards, of any number of ranks. model: the run's; its weights say which tensors
-    there are, and its other files are carried over. Needs memory for the weights in float32 and in model.dtype.
+    shards: folder of the trainer's shards, of any number of ranks. model, lora: the run's; the model's weights say
+    which tensors there are, and its other files are carried over. Needs memory for the weights in float32 and in
+    model.dtype.
     Raises CheckpointError for another model's shards, SetupError as `load_policy` and `save_policy`.
     """
-    plain = model.model_copy(update={"attention": "sdpa"})  # not part of what is saved; flash attention needs a GPU
-    policy = load_policy(plain, ScoringSettings(1.0, (), 1), packing="padded", gradient_checkpointing=False)
+    plain = _plain(model)
+    save_policy(_loaded(shards, plain, lora), plain, folder, is_writer=True)
+
+
+def export_adapter(shards: str, model: ModelConfig, lora: LoraConfig, folder: str) -> None:
+    """Write the adapters alone in peft's format: adapter_config.json and adapter_model.safetensors, in float32.
+
+    Arguments and errors as for `export_policy`.
+    """
+    layers = adapted_layers(_loaded(shards, _plain(model), lora))
+    tensors = {}
+    for name, layer in layers.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach()
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model.path,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "use_rslora": lora.rank_stabilized,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": list(layers),  # whole names, because the ends of some are those of layers without an adapter
+    }
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path / "adapter_model.safetensors", {"format": "pt"})
+    (path / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(model: ModelConfig) -> ModelConfig:
+    """With an attention that needs no GPU; which one it is is not part of what is saved."""
+    return model.model_copy(update={"attention": "sdpa"})
+
+
+def _loaded(shards: str, model: ModelConfig, lora: LoraConfig) -> PolicyModel:
+    policy = load_policy(model, ScoringSettings(1.0, (), 1), packing="padded", gradient_checkpointing=False)
+    if lora.rank:
+        add_adapters(policy, lora, seed=0)
+    state = model_state(policy)
     try:
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as no_dist asks for
-        load(model_state(policy), storage_reader=HuggingFaceStorageReader(shards), no_dist=True)
+        load(state, storage_reader=HuggingFaceStorageReader(shards), no_dist=True)
     except (CheckpointException, KeyError, ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()
         raise CheckpointError(
             f"{shards}: cannot be loaded into {model.path}: {type(error).__name__}: {reason[-1] if reason else ''}; "
             "the checkpoint must be of that model"
         ) from error
-    save_policy(policy, plain, folder, is_writer=True)
+    check_base(policy, state, shards)
+    return policy

@@ -13,14 +13,15 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
+from mars.actor.lora import add_adapters
 from mars.actor.memory import PeakMemory
-from mars.actor.model import ScoringSettings, load_policy, shard
+from mars.actor.model import ScoringSettings, freeze, load_policy, shard
 from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
 from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
 from mars.actor.publisher import WeightPublisher
 from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed, merged_over_ranks, without
-from mars.actor.reference import sharded_reference
+from mars.actor.reference import kl_reference
 from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import save_policy
@@ -56,9 +57,12 @@ class FsdpTrainer:
         mesh = init_device_mesh(device, (self._world_size,))
         scoring = ScoringSettings(rollout.temperature, rules.blocked_ids, actor.logprob_chunk_tokens)
         self._policy = load_policy(model, scoring, actor.packing, actor.gradient_checkpointing)
+        freeze(self._policy, actor.freeze)
+        if actor.lora.rank:
+            add_adapters(self._policy, actor.lora, config.run.seed)
         shard(self._policy, mesh, model.dtype)
         self._optimizer = Optimizer(dict(self._policy.named_parameters()), actor, total_steps=None)
-        self._reference = sharded_reference(config, scoring, mesh)
+        self._reference = kl_reference(config, self._policy, scoring, mesh)
         self._objective = Objective(config.algorithm, truncation_nats(rollout.top_p, rollout.top_k))
         self._shards = ShardWriter()
         self._publisher = WeightPublisher(self._policy, model.dtype, transfer)
@@ -202,8 +206,9 @@ class FsdpTrainer:
                 denominator,
                 compare_rollout,
             )
-            # FSDP averages gradients over ranks, but the denominator already counts all ranks.
-            (loss * self._world_size).backward()
+            if loss.requires_grad:  # not if the whole update is text and nothing in the language model is trained
+                # FSDP averages gradients over ranks, but the denominator already counts all ranks.
+                (loss * self._world_size).backward()
             sums = sums.merge(part)
         return UpdatePass(batch, sums, denominator, used)
 

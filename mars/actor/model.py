@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,9 +12,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt
+from mars.actor.parts import part_of
 from mars.actor.prefix_attention import register
 from mars.actor.token_scores import token_scores
 from mars.actor.vision_attention import use_segments
+from mars.config.actor_sections import Part
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
 from mars.families.table import family_of
@@ -45,6 +47,7 @@ class PolicyModel(nn.Module):
         self._scoring = scoring
         # Not a registered buffer, which would become part of the saved policy.
         self._blocked = torch.tensor(scoring.blocked_ids, dtype=torch.long)
+        self.base_sum: Tensor | None = None  # of the weights below LoRA adapters (lora.py); None without adapters
 
     def forward(self, batch: ForwardBatch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probs of `batch.targets`, and the entropies of their distributions in nats: float32 [T] each.
@@ -131,7 +134,20 @@ def load_policy(
             use_segments(backbone.get_submodule(name))
     if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers lets the embeddings' outputs need a gradient, which only reentrant checkpointing needs. Backward
+        # would go through a frozen vision tower.
+        backbone.disable_input_require_grads()
     return policy.train()
+
+
+def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
+    """Keep these parts of the policy as they are; call it before `shard` and before the optimizer is made.
+
+    Their parameters need no gradient, so the optimizer has no state for them, and backward stops where only they are
+    below. Tied weights belong to the language model.
+    """
+    for name, parameter in policy.backbone.named_parameters():
+        parameter.requires_grad_(part_of(name, policy.family.parts) not in parts)
 
 
 def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
+from mars.actor.lora import BaseModel
 from mars.actor.model import Packing, PolicyModel, ScoringSettings, load_policy, shard
 from mars.config.schema import ModelConfig, TrainConfig
 from mars.errors import ConfigError, SetupError
@@ -19,15 +20,22 @@ _ADVICE = (
 )
 
 
-def sharded_reference(config: TrainConfig, scoring: ScoringSettings, mesh: DeviceMesh) -> PolicyModel | None:
-    """The reference of algorithm.kl_reference on the ranks; None if there is no KL term. Raises as `load_reference`."""
-    algorithm = config.algorithm
+def kl_reference(
+    config: TrainConfig, policy: PolicyModel, scoring: ScoringSettings, mesh: DeviceMesh
+) -> PolicyModel | BaseModel | None:
+    """The model of the KL term, sharded; None without one. The base model of LoRA adapters needs no copy of its own.
+
+    policy: sharded, as it starts. scoring: what it was loaded with. Raises what `load_reference` raises.
+    """
+    algorithm, model, actor = config.algorithm, config.model, config.actor
     if algorithm.kl_coefficient == 0:
         return None
     if algorithm.kl_reference is None:
         raise ConfigError(f"{_KEY}: a KL term needs a reference model; got null; give a folder or hub name")
-    reference = load_reference(algorithm.kl_reference, config.model, scoring, config.actor.packing)
-    shard(reference, mesh, config.model.dtype)
+    if actor.lora.rank and algorithm.kl_reference == model.path:
+        return BaseModel(policy)
+    reference = load_reference(algorithm.kl_reference, model, scoring, actor.packing)
+    shard(reference, mesh, model.dtype)
     return reference
 
 

@@ -31,6 +31,7 @@ from mars.output.digests import file_digest, sync_folder
 logger = logging.getLogger(__name__)
 
 _RANDOM = "random"
+_BASE_SUM = "model.base_sum"
 
 
 class ShardWriter:
@@ -122,10 +123,17 @@ def trainer_state(policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: i
 
 
 def model_state(policy: PolicyModel) -> dict[str, Tensor]:
-    """The part of `trainer_state` that is the model's: parameters and persistent buffers, each once."""
+    """The part of `trainer_state` that is the model's: parameters and persistent buffers, each once.
+
+    Of a policy with LoRA adapters only these, and the sum of the other weights, which are those of model.path.
+    """
     owned = {name for name, _ in (*policy.named_parameters(), *policy.named_buffers())}  # tied ones have two names
+    base = {}
+    if policy.base_sum is not None:
+        owned = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+        base = {_BASE_SUM: policy.base_sum.clone()}
     state = policy.state_dict(keep_vars=True)  # to detach FSDP's tensors would take as long as to copy a small model
-    return {f"model.{name}": value for name, value in state.items() if name in owned}
+    return {f"model.{name}": value for name, value in state.items() if name in owned} | base
 
 
 def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, folder: str) -> int:
@@ -146,12 +154,22 @@ def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, fol
     except (CheckpointException, KeyError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
             f"{folder}: cannot be loaded into this trainer: {_reason(error)}; "
-            "resume with the model that the run was started with"
+            "resume with the model, the actor.freeze and the actor.lora that the run was started with"
         ) from error
+    check_base(policy, state, folder)
     for name, set_state in (("cpu", torch.random.set_rng_state), ("cuda", _set_cuda_rng_state)):
         if (value := state.get(f"{_RANDOM}.{name}.{rank}")) is not None:
             set_state(value)
     return int(state["trainer.skipped_in_a_row"])
+
+
+def check_base(policy: PolicyModel, state: Mapping[str, Tensor], folder: str) -> None:
+    """state: of `model_state`, as loaded. Raises CheckpointError if its adapters were trained for other weights."""
+    if policy.base_sum is not None and not torch.equal(state[_BASE_SUM], policy.base_sum):
+        raise CheckpointError(
+            f"{folder}: its adapters belong to other weights than those of model.path; "
+            "give the model that the run was started with"
+        )
 
 
 def _set_cuda_rng_state(state: Tensor) -> None:

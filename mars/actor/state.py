@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
+from mars.actor.lora import adapted_layers, merged
 from mars.actor.model import PolicyModel
 from mars.actor.model_files import carry_files
 from mars.config.schema import ModelConfig
@@ -21,24 +22,33 @@ from mars.weights.transfer import Bucket
 
 _SAVE_BUCKET_BYTES = 256 * 2**20
 
+_Adapter = tuple[Tensor, Tensor, float]
+"""lora_A, lora_B and scale of a layer."""
+
 
 def weight_buckets(policy: PolicyModel, dtype: torch.dtype, bucket_bytes: int) -> list[Bucket]:
     """All weights in this type under their Hugging Face names, tied ones included, in buckets of about bucket_bytes.
 
-    Shards are gathered bucket by bucket, because a call for each tensor costs about a millisecond. On the CPU with one
-    rank the gathered tensors may share memory with the model.
+    LoRA adapters are added to the weights that they belong to, bucket by bucket. Shards are gathered in buckets too,
+    because a call for each tensor costs about a millisecond. On the CPU with one rank the gathered tensors may share
+    memory with the model.
     """
+    state = {name.removeprefix("backbone."): value.detach() for name, value in policy.state_dict().items()}
+    adapters = {
+        f"{name}.weight": (state.pop(f"{name}.lora_A"), state.pop(f"{name}.lora_B"), layer.scale)
+        for name, layer in adapted_layers(policy).items()
+    }
     buckets: list[dict[str, Tensor]] = [{}]
     size = 0
-    for name, value in policy.state_dict().items():
+    for name, value in state.items():
         num_bytes = value.numel() * dtype.itemsize
         if buckets[-1] and size + num_bytes > bucket_bytes:
             buckets.append({})
             size = 0
-        buckets[-1][name.removeprefix("backbone.")] = value.detach()
+        buckets[-1][name] = value
         size += num_bytes
     return [
-        Bucket({name: tuple(v.shape) for name, v in bucket.items()}, dtype, partial(_gathered, bucket, dtype))
+        Bucket({name: tuple(v.shape) for name, v in bucket.items()}, dtype, partial(_gathered, bucket, adapters, dtype))
         for bucket in buckets
     ]
 
@@ -49,8 +59,9 @@ def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: value.cpu() for bucket in buckets for name, value in bucket.gather().items()}
 
 
-def _gathered(bucket: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The full tensors on rank 0, {} on the others."""
+def _gathered(bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The full tensors on rank 0, {} on the others. adapters: name of the adapted weight -> its adapter."""
+    bucket = {name: merged(v, *adapters[name]) if name in adapters else v for name, v in bucket.items()}
     local = [(v.to_local() if isinstance(v, DTensor) else v).to(dtype) for v in bucket.values()]
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     if ranks == 1:

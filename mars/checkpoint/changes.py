@@ -25,8 +25,8 @@ FREE = (
     "rollout.tensor_parallel_size", "rollout.max_num_seqs", "rollout.logprob_diff_alarm", "rollout.vllm",
     "actor.num_workers", "actor.gradient_checkpointing", "reward.num_workers", "reward.timeout_s",
 )  # fmt: skip
-# They say what the saved position in the data means.
-REFUSED = ("run.seed", "data.prompts_per_step", "data.shuffle", "data.weights")
+# They say what the saved position in the data means, and which parameters the saved optimizer has states for.
+REFUSED = ("run.seed", "data.prompts_per_step", "data.shuffle", "data.weights", "actor.freeze", "actor.lora")
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,15 @@ class Changes:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """before, now: dotted key -> value. A key that only one of them has was added or removed by another version."""
+    """before, now: dotted key -> value. A key that only one of them has was added or removed by another version.
+
+    Such a key is never refused: the run did as that version did, and the trainer refuses a state that does not fit it.
+    """
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
         if before.get(key, _UNSET) != now.get(key, _UNSET):
-            kind = "refused" if _is_in(key, REFUSED) else "free" if _is_in(key, FREE) else "warned"
+            is_refused = _is_in(key, REFUSED) and key in before and key in now
+            kind = "refused" if is_refused else "free" if _is_in(key, FREE) else "warned"
             found[kind].append(f"{key}: {before.get(key, _UNSET)} -> {now.get(key, _UNSET)}")
     return Changes(**{kind: tuple(lines) for kind, lines in found.items()})
 
@@ -73,7 +77,7 @@ def accept(found: Changes) -> None:
     """Log the changes. Raises ConfigError if one is refused."""
     if found.refused:
         raise ConfigError(
-            "run.resume: these settings say what the saved position in the data means, and cannot change:\n"
+            "run.resume: what a checkpoint has depends on these settings, so they cannot change:\n"
             + "\n".join(f"  {line}" for line in found.refused)
             + "\nset them back, or start a new run in another run.dir (model.path: the policy of this one)"
         )

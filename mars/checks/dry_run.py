@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -11,6 +12,7 @@ from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
+from mars.checks.trained import num_trained
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import num_image_tokens
@@ -130,14 +132,18 @@ def memory_lines(config: TrainConfig) -> list[str]:
         ]
     actor, rollout, model = config.actor, config.rollout, config.model
     shape = read_shape(read_json(model.path, "config.json"), folder)
+    trained, algorithm = num_trained(config), config.algorithm
+    adapters = trained if actor.lora.rank else 0
+    shares_base = actor.lora.rank > 0 and algorithm.kl_reference == model.path
     trainer = trainer_memory(
-        shape,
+        replace(shape, num_parameters=shape.num_parameters + adapters),
+        num_trained=trained,
         num_ranks=actor.num_workers,
         dtype=model.dtype,
         tokens_per_forward=actor.tokens_per_forward,
         logprob_chunk_tokens=actor.logprob_chunk_tokens,
         gradient_checkpointing=actor.gradient_checkpointing,
-        with_reference=config.algorithm.kl_coefficient > 0,
+        with_reference=algorithm.kl_coefficient > 0 and not shares_base,
     )
     engine = engine_memory(
         shape,
@@ -148,11 +154,17 @@ def memory_lines(config: TrainConfig) -> list[str]:
     )
     per_token = kv_bytes_per_token(shape, model.dtype)
     return [
-        f"model             {shape.num_parameters:,} parameters",
+        f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
         f"memory per rank   {_sizes(trainer)}",
         f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
         f"tokens; {per_token:,} bytes a token",
     ]
+
+
+def _trained(trained: int, adapters: int, total: int) -> str:
+    if adapters:
+        return f", and {adapters:,} in LoRA adapters, which alone are trained"
+    return f", {trained:,} of them trained" if trained != total else ""
 
 
 def _sizes(parts: Mapping[str, int]) -> str:

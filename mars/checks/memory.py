@@ -54,6 +54,7 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
 def trainer_memory(
     shape: ModelShape,
     *,
+    num_trained: int,
     num_ranks: int,
     dtype: str,
     tokens_per_forward: int,
@@ -61,24 +62,26 @@ def trainer_memory(
     gradient_checkpointing: bool,
     with_reference: bool,
 ) -> dict[str, int]:
-    """Bytes on one rank, by purpose. P parameters, R ranks, T tokens per forward, hidden size H, L layers.
+    """Bytes on one rank, by purpose. P parameters, N of them trained, R ranks, T tokens per forward, hidden size H, L
+    layers.
 
-    - parameters 4 P / R, gradients 4 P / R, optimizer states 8 P / R (AdamW's two moments): float32, sharded;
+    - parameters 4 P / R, gradients 4 N / R, optimizer states 8 N / R (AdamW's two moments): float32, sharded;
     - reference model 4 P / R, if there is one;
     - activations in 16 bits: with checkpointing 2 T H for the input of each layer and 34 T H for one layer; without it
       34 T H for each layer;
     - logits chunk: 2 copies of chunk x vocabulary in float32.
 
-    Example: P = 10^9, R = 4: 10^9 bytes of parameters, 10^9 of gradients, 2 * 10^9 of optimizer states.
+    Example: P = N = 10^9, R = 4: 10^9 bytes of parameters, 10^9 of gradients, 2 * 10^9 of optimizer states.
     """
     size = DTYPE_BYTES[dtype]
     shard = -(-shape.num_parameters // num_ranks)
+    trained = -(-num_trained // num_ranks)
     layer = ACTIVATION_BYTES * size // 2 * tokens_per_forward * shape.hidden_size
     inputs = size * tokens_per_forward * shape.hidden_size * shape.num_layers
     found = {
         "parameters": 4 * shard,
-        "gradients": 4 * shard,
-        "optimizer states": 8 * shard,
+        "gradients": 4 * trained,
+        "optimizer states": 8 * trained,
         "reference model": 4 * shard if with_reference else 0,
         "activations": inputs + layer if gradient_checkpointing else layer * shape.num_layers,
         "logits chunk": LOGITS_COPIES * 4 * logprob_chunk_tokens * shape.vocab_size,

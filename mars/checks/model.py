@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mars.checks.trained import check_trained
 from mars.checks.weights import read_headers
 from mars.config.schema import SftConfig, TrainConfig
 from mars.data.prompts.tokenizer import SMALL_FILES, read_json, read_json_file, refuse_large_files
@@ -51,6 +52,7 @@ class ModelCheck:
             check_files(path, key)
         if isinstance(self._config, TrainConfig):
             check_context(self._config)
+            check_trained(self._config)
         if not self._in_process:
             trust = self._config.model.trust_remote_code
             for key, path in self._models.items():

@@ -73,6 +73,7 @@ def export(
     run_dir: RunDir,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the model.")],
     step: Step = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapters, in peft's format.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the policy of a checkpoint (default: the newest that is undamaged) as a Hugging Face folder."""
@@ -87,21 +88,26 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"OUT: want a new or an empty folder; got {out}")
     checkpoint = _undamaged(_catalogue(run_dir), step)
-    model = load_saved_config(run_dir / CONFIG_FILE, []).model
+    config = load_saved_config(run_dir / CONFIG_FILE, [])
+    lora = config.actor.lora
+    if adapter and not lora.rank:
+        raise ConfigError("--adapter: the run has no LoRA adapters (actor.lora.rank=0); leave out --adapter")
     enter_working_directory(run_dir)
-    from mars.actor.export import export_policy
+    from mars.actor.export import export_adapter, export_policy
 
     draft = out.with_name(f".tmp-{out.name}")  # OUT exists wholly or not at all
     try:
         shutil.rmtree(draft, ignore_errors=True)
-        export_policy(str(checkpoint.folder / SHARDS_FOLDER), model, str(draft))
+        write = export_adapter if adapter else export_policy
+        write(str(checkpoint.folder / SHARDS_FOLDER), config.model, lora, str(draft))
         draft.replace(out)
     except OSError as error:
         raise cannot_write(out, error, "OUT") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     result = {"step": checkpoint.manifest.step, "folder": str(out)}
-    typer.echo(json.dumps(result) if as_json else f"the policy after step {result['step']} is in {out}")
+    what = "adapter" if adapter else "policy"
+    typer.echo(json.dumps(result) if as_json else f"the {what} after step {result['step']} is in {out}")
 
 
 @ckpt.command()

@@ -65,7 +65,7 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return "one of " + ", ".join(arguments)
     if origin is list:
-        return f"{_filled(metadata)}list of {_words(arguments[0])}"
+        return f"{_filled(metadata)}list of {_words(arguments[0]).removeprefix('one of ')}"
     if origin is dict:
         return f"mapping of {_words(arguments[0])} to {_words(arguments[1])}"
     bounds = [f"{sign} {getattr(item, name)}" for item in metadata for name, sign in _bound(item)]

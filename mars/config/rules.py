@@ -108,20 +108,6 @@ def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
     return None
 
 
-def _broadcast_between_processes(
-    transfer: str, cluster: str, engine: str, tensor_parallel: int
-) -> tuple[str, str] | None:
-    if transfer != "broadcast":
-        return None
-    if cluster == "local":
-        return "cluster.kind=local hands weights over within one process", "give object_store, or cluster=ray"
-    if engine == "scripted":
-        return "rollout.engine=scripted takes no weights", "give object_store"
-    if tensor_parallel != 1:
-        return f"cannot reach the {tensor_parallel} processes of an engine with tensor parallelism", "give object_store"
-    return None
-
-
 def _attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
     if device == "cpu" and attention == "flash_attention_2":
         return "needs a GPU, and the device is cpu", "give sdpa"
@@ -269,10 +255,6 @@ TRAIN_RULES = (
     Rule(("rollout.num_workers", "cluster.kind"), _one_in_process),
     Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
-    Rule(
-        ("rollout.weight_transfer", "cluster.kind", "rollout.engine", "rollout.tensor_parallel_size"),
-        _broadcast_between_processes,
-    ),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
     Rule(("reward.function", "reward.functions"), _known_reward),

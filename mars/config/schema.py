@@ -10,11 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mars.config.actor_sections import ActorConfig, OptimizerConfig
 from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.rules import SFT_RULES, TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, RunConfig, TrackingConfig, TrainRunConfig
 from mars.config.section import Root, Section
+from mars.config.weight_rules import WEIGHT_RULES
 from mars.rewards.built_in import built_in_names
 
 _REWARDS = built_in_names()
@@ -191,35 +193,6 @@ class RolloutConfig(Section):
     vllm: VllmConfig
 
 
-class OptimizerConfig(Section):
-    """Settings of AdamW, for training (`actor`) and for the cold start (`sft`)."""
-
-    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
-    warmup_steps: NonNegativeInt = Field(
-        description="Optimizer steps of linear warm-up; then the rate stays (training) or falls linearly to 0 (sft)."
-    )
-    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
-    max_grad_norm: PositiveFloat = Field(
-        description="Largest norm of the gradient over all parameters; a larger gradient is scaled down to it."
-    )
-
-
-class ActorConfig(OptimizerConfig):
-    num_workers: PositiveInt = Field(description="FSDP ranks.")
-    prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
-    packing: Literal["shared_prefix", "padded"] = Field(
-        description="shared_prefix: compute each prompt once for all its responses; padded: once for every response."
-    )
-    tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
-    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
-    gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
-    max_skipped_updates: NonNegativeInt = Field(
-        description="Updates with a non-finite loss or gradient that may be skipped in a row; one more ends the run."
-    )
-
-
 class RewardConfig(Section):
     function: str = Field(min_length=1, description=f"{_REWARDS}, or path/to/file.py:function.")
     functions: dict[str, str] = Field(
@@ -245,7 +218,7 @@ class EvaluationConfig(Section):
 class TrainConfig(Root):
     """What `python -m mars.main` takes."""
 
-    RULES = (*TRAIN_RULES, *ALGORITHM_RULES)
+    RULES = (*TRAIN_RULES, *ALGORITHM_RULES, *WEIGHT_RULES)
 
     run: TrainRunConfig
     model: ModelConfig

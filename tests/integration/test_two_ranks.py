@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from mars.actor.export import export_policy
 from tests.builders import train_config
 from tests.integration.forked import RUN
+from tests.integration.two_ranks_job import LORA
 from tests.integration.workshop import start
 
 JOB = Path(__file__).with_name("two_ranks_job.py")
@@ -100,6 +103,37 @@ def test_the_updates_are_those_of_one_rank(results, one_rank):
         assert two[key] == pytest.approx(one[key], rel=5e-3, abs=1e-4), key
 
 
+def test_frozen_parts_leave_the_other_updates_as_they_are(results):
+    """To the bit on every rank; the norm of the gradient is that of the trained parts, over all ranks."""
+    assert all(found["frozen"]["equal"] for found in results.values())
+    norms = [norm for found in results.values() for norm in found["frozen"]["grad_norms"]]
+    assert norms == pytest.approx([norms[0]] * 8, rel=1e-3)
+
+
+@ONE_RANK
+def test_adapters_are_updated_as_by_one_rank(results, one_rank):
+    """Also the KL to the model without them, which the second step has."""
+    one, two = results[one_rank]["lora"], results["shared_prefix-2-0"]["lora"]
+    assert two == results["shared_prefix-2-1"]["lora"]
+    assert one["actor/kl_loss"][1] > 1e-3
+    for key, values in one.items():
+        assert two[key] == pytest.approx(values, rel=5e-3, abs=1e-4), key
+
+
+def test_adapters_of_two_ranks_are_exported_as_the_policy_they_saved(results, folder):
+    config = train_config({"model.path": str(folder / "policy"), **{f"actor.{key}": v for key, v in LORA.items()}})
+    export_policy(str(folder / "lora-shards"), config.model, config.actor.lora, str(folder / "merged"))
+    merged, saved, base = (
+        load_file(folder / name / "model.safetensors") for name in ("merged", "lora-policy", "policy")
+    )  # fmt: skip
+    assert merged.keys() == saved.keys() == base.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in merged.items())
+    changed = {name for name, value in saved.items() if not torch.equal(value, base[name])}
+    assert {name.rpartition(".")[2] for name in changed} == {"weight"}
+    assert any("visual" in name for name in changed)
+    assert not any("embed" in name or "norm" in name or "lm_head" in name for name in changed)
+
+
 @ONE_RANK
 def test_masked_tokens_are_those_of_one_rank_and_in_no_denominator(results, one_rank):
     """Which tokens are masked is known after the forwards; the gradient is scaled by what all ranks kept."""
@@ -123,7 +157,8 @@ def test_the_shards_of_two_ranks_are_exported_as_the_policy_they_saved(results, 
     written = {path.name for path in shards.glob("*.safetensors")}
     assert {name.split("-")[1] for name in written} == {"00001", "00002"}, "one of each rank"
     settings = {"model.path": str(folder / "policy"), "model.dtype": "float32"}
-    export_policy(str(shards), train_config(settings).model, str(folder / "exported"))
+    config = train_config(settings)
+    export_policy(str(shards), config.model, config.actor.lora, str(folder / "exported"))
     saved = {path.name: path.read_bytes() for path in (folder / "shared_prefix-2-policy").iterdir()}
     assert {path.name: path.read_bytes() for path in (folder / "exported").iterdir()} == saved
     assert saved["model.safetensors"] != (folder / "policy" / "model.safetensors").read_bytes(), "it was trained"

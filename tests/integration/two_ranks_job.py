@@ -1,7 +1,8 @@
 """One FSDP rank, run by test_two_ranks.py in a process of its own.
 
 python two_ranks_job.py FOLDER RANK WORLD_SIZE PACKING
--> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates;
+-> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates,
+   also of one with a frozen vision tower, and of LoRA adapters;
    of several ranks also FOLDER/<packing>-<world size>-policy and -shards: the policy, and a checkpoint's shards.
 """
 
@@ -21,6 +22,7 @@ from mars.data.pixels.images import BadImage
 from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
 from mars.weights.object_store import in_memory
 from tests.builders import altered
+from tests.frozen import throw_away_gradients
 from tests.tiny_world import GRPO, TinyWorld, with_algorithm
 
 TOKENS_PER_FORWARD = {"padded": 300, "shared_prefix": 50}  # 50 splits a group, and its parts go to different ranks
@@ -67,6 +69,34 @@ def save(trainer: FsdpTrainer, folder: Path, rank: int, name: str) -> None:
         time.sleep(0.01)
 
 
+def frozen_update(world: TinyWorld, rendezvous: Rendezvous, batch: TrainBatch, packing) -> dict[str, object]:
+    """An update with vision tower and projector frozen, and one whose gradients of these parts are thrown away."""
+    parts, found = ["vision", "projector"], []
+    for freeze in (parts, []):
+        config = world.config(packing=packing, freeze=freeze)
+        trainer = FsdpTrainer(config, world.rules, rendezvous, world.processor.process, in_memory())
+        norm = throw_away_gradients(trainer, parts).update(batch).metrics["actor/grad_norm"]
+        named = trainer._policy.named_parameters()
+        found.append((norm, {name: parameter.to_local().clone() for name, parameter in named}))
+    (norm, weights), (other_norm, others) = found
+    equal = all(torch.equal(weights[name], value) for name, value in others.items())
+    return {"grad_norms": [norm, other_norm], "equal": equal}
+
+
+LORA = {"lora.rank": 3, "lora.alpha": 6.0, "lora.parts": ["language", "vision", "projector"]}
+
+
+def adapter_updates(world: TinyWorld, rendezvous: Rendezvous, batch: TrainBatch, packing) -> dict[str, object]:
+    """Updates of adapters with a KL to the model without them. Several ranks also leave their shards and policy."""
+    objective = altered(GRPO, kl_coefficient=0.3, kl_reference=str(world.folder))
+    config = world.config(objective=objective, packing=packing, learning_rate=1e-2, **LORA)
+    trainer = FsdpTrainer(config, world.rules, rendezvous, world.processor.process, in_memory())
+    metrics = [trainer.update(batch).metrics for _ in range(2)]
+    if rendezvous.world_size > 1:
+        save(trainer, world.folder.parent, rendezvous.rank, "lora")
+    return {key: [one[key] for one in metrics] for key in ("actor/grad_norm", "actor/kl_loss", "actor/pg_loss")}
+
+
 def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     torch.set_num_threads(1)
     world = TinyWorld(folder / "policy")
@@ -101,6 +131,7 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     lost.clear()
     spoilt = tuple(replace(row, responses=(replace(row.responses[0], advantage=math.nan),)) for row in rows)
     skipped = trainer.update(replace(trained, prompts=spoilt, updates=one_update(spoilt, world_size, budget, packing)))
+    frozen = frozen_update(world, rendezvous, trained, packing)
     mask = altered(objective, importance_mode="mask", importance_floor=0.6, importance_cap=2.0)
     masked = with_algorithm(trainer, mask).update(trained)
     nothing = with_algorithm(trainer, altered(mask, importance_cap=1.0, importance_floor=1.0)).update(trained)
@@ -114,6 +145,8 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
         "incomplete": dict(incomplete.metrics),
         "unreadable": [dict(incomplete.unreadable), dict(without_first.unreadable)],
         "kl_without_first": [row for row in without_first.values if not math.isnan(row[0])],
+        "frozen": frozen,
+        "lora": adapter_updates(world, rendezvous, trained, packing),
         "skipped_old": [[*row, *old] for one in skipped.skipped for row, old in sorted(one.old_logprobs.items())],
     }
     if world_size > 1:

@@ -15,6 +15,8 @@ from mars.actor.state import save_policy
 from mars.errors import CheckpointError
 from tests.builders import train_config
 
+NO_LORA = train_config().actor.lora
+
 
 def trained(folder, dtype, shards):
     """A policy whose weights have moved, and its shards."""
@@ -36,7 +38,7 @@ def trained(folder, dtype, shards):
 def test_an_exported_policy_is_the_saved_one(source, dtype, request, tmp_path):
     policy, model = trained(request.getfixturevalue(source), dtype, tmp_path / "shards")
     save_policy(policy, model, str(tmp_path / "policy"), is_writer=True)
-    export_policy(str(tmp_path / "shards"), model, str(tmp_path / "exported"))
+    export_policy(str(tmp_path / "shards"), model, NO_LORA, str(tmp_path / "exported"))
     files = {path.name: path.read_bytes() for path in (tmp_path / "policy").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()} == files
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(files)
@@ -46,5 +48,5 @@ def test_shards_of_another_model_are_refused(tiny, tiny_qwen3, tmp_path):
     trained(tiny, "float32", tmp_path / "shards")
     other = train_config({"model.path": str(tiny_qwen3)}).model
     with pytest.raises(CheckpointError, match="the checkpoint must be of that model"):
-        export_policy(str(tmp_path / "shards"), other, str(tmp_path / "out"))
+        export_policy(str(tmp_path / "shards"), other, NO_LORA, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

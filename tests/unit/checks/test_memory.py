@@ -9,6 +9,7 @@ THREE_B = ModelShape(4_000_000_000, 2048, 36, 2, 128, 151_936)
 
 def test_memory_of_a_rank_by_hand():
     settings = {
+        "num_trained": 4_000_000_000,
         "num_ranks": 4, "dtype": "bfloat16", "tokens_per_forward": 10_000, "logprob_chunk_tokens": 1024,
         "gradient_checkpointing": True, "with_reference": False,
     }  # fmt: skip
@@ -22,6 +23,10 @@ def test_memory_of_a_rank_by_hand():
     more = trainer_memory(THREE_B, **(settings | {"gradient_checkpointing": False, "with_reference": True}))
     assert more["reference model"] == 4_000_000_000
     assert more["activations"] == 34 * 10_000 * 2048 * 36
+    fewer = trainer_memory(THREE_B, **(settings | {"num_trained": 1_000_000_000}))
+    assert (fewer["parameters"], fewer["gradients"], fewer["optimizer states"]) == (
+        4_000_000_000, 1_000_000_000, 2_000_000_000,
+    )  # fmt: skip
     wider = trainer_memory(THREE_B, **(settings | {"dtype": "float32"}))
     assert wider["activations"] == 2 * (2 * 10_000 * 2048 * 36 + 34 * 10_000 * 2048)
     assert wider["parameters"] == 4_000_000_000  # kept in float32 either way

@@ -47,6 +47,7 @@ def test_a_preset_fits_and_its_figures_are_those_of_the_page(preset, tables):
     shape, actor, rollout, dtype = SHAPES[config.model.path], config.actor, config.rollout, config.model.dtype
     parts = trainer_memory(
         shape,
+        num_trained=shape.num_parameters,
         num_ranks=actor.num_workers,
         dtype=dtype,
         tokens_per_forward=actor.tokens_per_forward,

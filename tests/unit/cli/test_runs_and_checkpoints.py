@@ -177,6 +177,12 @@ def test_export_refuses_a_full_folder_and_a_damaged_checkpoint(mars, make_run, t
     assert mars("ckpt", "ls", str(tmp_path)).returncode == 2
 
 
+def test_only_a_run_with_adapters_exports_them(mars, make_run, tmp_path):
+    done = mars("ckpt", "export", str(make_run("run")), str(tmp_path / "out"), "--adapter")
+    assert (done.returncode, "--adapter: the run has no LoRA adapters" in done.stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
 # --- resume
 
 

@@ -218,6 +218,7 @@ REFUSALS = {
     "algorithm.dual_clip=1": "algorithm.dual_clip: out of range; got 1; give a number > 1 or null",
     "run.name=''": "run.name: empty; got ''; give non-empty text",
     "anchor.kind=monno": "anchor.kind: not one of the choices; got 'monno'; did you mean mono? give one of none, mono,",
+    "actor.freeze=[vison]": "actor.freeze: not one of the choices; got 'vison'; give a list of vision, projector, ",
     "tracking.wandb=false": "tracking.wandb: not one of the choices; got false; write off in quotes",
     # not set, not resolvable
     "data.prompts_per_step=???": "data.prompts_per_step: not set; give an integer > 0",
@@ -241,6 +242,7 @@ REFUSALS = {
     "algorithm.reduction_tokens=9": "has no effect with algorithm.reduction=token_mean; got 9;",
     "algorithm.reduction=seq_mean_token_sum_norm": "algorithm.reduction_tokens: algorithm.reduction=",
     "data.prompts_per_step=100": "actor.prompts_per_update: does not divide data.prompts_per_step=100; got 32;",
+    "actor.freeze=[vision,language,projector]": "actor.freeze: nothing is left to train; got ['vision', 'language', ",
     "actor.num_workers=33": "actor.num_workers: more ranks than the actor.prompts_per_update=32 prompts",
     "data.source_image_pixels={a: [9, 9, 9]}": "the limits of a are not [smallest, largest]; got {'a': [9,",
     "data.source_image_pixels={a: [5000, 4000]}": "the limits of a are not [smallest, largest]; got {'a': [",
@@ -308,6 +310,10 @@ def test_refusal(override, line):
             "anchor.pooled_statistics: a single multi rollout (rollout.samples_per_prompt=1) has no standard deviation",
         ),
         (["algorithm=rloo", "algorithm.std_floor=0.1"], "algorithm.std_floor: has no effect with algorithm.normalize"),
+        (
+            ["actor.freeze=[vision]", "actor.lora.rank=8"],
+            "actor.freeze: with adapters (actor.lora.rank=8) only they are trained; got ['vision']; give []",
+        ),
         (["algorithm.kl_reference=''"], "algorithm.kl_coefficient: a KL term needs a reference model"),
     ],
 )

@@ -1,0 +1,117 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): frozen weights W of linear layers, plus trained products s B A of low rank.
+
+Adapters have the shapes, the initial values and the scale s of peft's. There is no dropout: the trainer's log-probs
+would be those of another distribution than the one that the engine samples from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import linear
+
+from mars.actor.batch import ForwardBatch
+from mars.actor.model import PolicyModel
+from mars.actor.parts import adapter_layers
+from mars.config.actor_sections import LoraConfig
+
+
+class LoraLinear(nn.Linear):
+    """x W^T + b + s (x A^T) B^T. An nn.Linear becomes one in place, so that W and b keep their names.
+
+    lora_A: [rank, inputs]. lora_B: [outputs, rank], 0 at first. scale: s. with_adapter: False leaves out the product.
+    """
+
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    scale: float
+    with_adapter: bool
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = super().forward(input)
+        if not self.with_adapter:
+            return output
+        return output + self.scale * linear(linear(input, self.lora_A), self.lora_B)
+
+
+def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
+    """Give the chosen linear layers an adapter and freeze all else; call it before `shard`.
+
+    The adapters' initial values depend on `seed` alone. Raises ConfigError if a target is no layer.
+    """
+    backbone = policy.backbone
+    layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+    chosen = adapter_layers(layers, policy.family.parts, settings)
+    policy.requires_grad_(False)
+    policy.base_sum = bit_sum(policy)
+    generator = torch.Generator().manual_seed(seed)
+    for name in chosen:
+        make_adapter(layers[name], settings, generator)
+
+
+def make_adapter(layer: nn.Linear, settings: LoraConfig, generator: torch.Generator) -> None:
+    """A is uniform in +-1 / sqrt(inputs), and B is 0, so that the layer computes what it did."""
+    rank, bound = settings.rank, 1 / math.sqrt(layer.in_features)
+    layer.__class__ = LoraLinear
+    assert isinstance(layer, LoraLinear)
+    layer.lora_A = nn.Parameter(torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator))
+    layer.lora_B = nn.Parameter(torch.zeros(layer.out_features, rank))
+    layer.scale = settings.alpha / (math.sqrt(rank) if settings.rank_stabilized else rank)
+    layer.with_adapter = True
+
+
+def adapted_layers(policy: PolicyModel) -> dict[str, LoraLinear]:
+    """The layers with an adapter by their names in the Hugging Face model; none if `add_adapters` was not called."""
+    return {name: module for name, module in policy.backbone.named_modules() if isinstance(module, LoraLinear)}
+
+
+def merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
+    """W + s B A in float32, rounded once. Of shards (rows of W and B, all of A), the same rows of the sum."""
+    if not isinstance(weight, DTensor):
+        return (lora_b.double() @ lora_a.double()).mul_(scale).add_(weight).float()
+    assert isinstance(lora_a, DTensor)
+    assert isinstance(lora_b, DTensor)
+    rows = merged(weight.to_local(), lora_a.full_tensor(), lora_b.to_local(), scale)
+    return DTensor.from_local(
+        rows, weight.device_mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride()
+    )
+
+
+class BaseModel:
+    """The policy without its adapters: the model that the run started from, in no memory of its own."""
+
+    def __init__(self, policy: PolicyModel) -> None:
+        self._policy = policy
+
+    def __call__(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """What the policy's forward returns."""
+        with _without_adapters(self._policy):
+            return self._policy(batch)
+
+
+@contextmanager
+def _without_adapters(policy: PolicyModel) -> Iterator[None]:
+    layers = adapted_layers(policy).values()
+    for layer in layers:
+        layer.with_adapter = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.with_adapter = True
+
+
+def bit_sum(policy: nn.Module) -> Tensor:
+    """int64 [1]: a sum over the bits of all float32 parameters, to recognise them by.
+
+    Integers, so that it is exact whatever the order of addition.
+    """
+    total = 0
+    for number, parameter in enumerate(policy.parameters(), 1):
+        total += number * int(parameter.detach().view(torch.int32).sum(dtype=torch.int64))
+    return torch.tensor([total % 2**63])

@@ -1,0 +1,48 @@
+"""Which part of the model a module belongs to: vision tower, projector or language model.
+
+Works on names alone, so that it serves a loaded model and the headers of its files. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mars.config.actor_sections import LoraConfig, Part
+from mars.errors import ConfigError
+from mars.families.family import ModelParts
+
+ALL_LINEAR = "all-linear"
+"""In `actor.lora.targets`, all linear layers."""
+
+
+def part_of(name: str, parts: ModelParts) -> Part:
+    """The part of a parameter or module. name: its dotted name in the model or in its files. parts: of its family.
+
+    Example: of Qwen2.5-VL, model.visual.merger.mlp.0.weight is the projector's, visual.blocks.0.norm1.weight (a name in
+    older files, which lack "model.") the vision tower's.
+    """
+    if _is_below(name, parts.projector):
+        return "projector"
+    return "vision" if _is_below(name, parts.vision) else "language"
+
+
+def _is_below(name: str, modules: Sequence[str]) -> bool:
+    own = name.removeprefix("model.")
+    return any(f"{own}.".startswith(f"{module.removeprefix('model.')}.") for module in modules)
+
+
+def adapter_layers(layers: Iterable[str], parts: ModelParts, settings: LoraConfig) -> list[str]:
+    """Those of a model's linear layers that get a LoRA adapter, all by their dotted names.
+
+    The head never gets one, as in peft. Raises ConfigError if one of the targets is none of the layers.
+    """
+    ends = {name: name.rpartition(".")[2] for name in layers if part_of(name, parts) in settings.parts}
+    ends = {name: end for name, end in ends.items() if end != "lm_head"}
+    known = sorted(set(ends.values()))
+    missing = [target for target in settings.targets if target not in (ALL_LINEAR, *known)]
+    if missing:
+        raise ConfigError(
+            f"actor.lora.targets: no linear layer of {' and '.join(settings.parts)} is called {', '.join(missing)}; "
+            f"got {settings.targets}; give [{ALL_LINEAR}] or some of {', '.join(known)}"
+        )
+    return [name for name, end in ends.items() if end in settings.targets or ALL_LINEAR in settings.targets]

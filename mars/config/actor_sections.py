@@ -1,0 +1,58 @@
+"""The trainer's section: the optimizer, what is trained, and how the work is cut."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mars.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from mars.config.section import Section
+
+Part = Literal["vision", "projector", "language"]
+
+
+class OptimizerConfig(Section):
+    """Settings of AdamW, for training (`actor`) and for the cold start (`sft`)."""
+
+    learning_rate: PositiveFloat = Field(description="AdamW learning rate after warm-up.")
+    warmup_steps: NonNegativeInt = Field(
+        description="Optimizer steps of linear warm-up; then the rate stays (training) or falls linearly to 0 (sft)."
+    )
+    weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
+    max_grad_norm: PositiveFloat = Field(
+        description="Largest norm of the gradient over all trained parameters; a larger gradient is scaled down to it."
+    )
+
+
+class LoraConfig(Section):
+    rank: NonNegativeInt = Field(
+        description="Rank of the LoRA adapters, which alone are trained (peft's r); 0: no adapters."
+    )
+    alpha: PositiveFloat = Field(description="Adapters are multiplied by alpha / rank.")
+    rank_stabilized: bool = Field(description="Multiply adapters by alpha / sqrt(rank) instead (rsLoRA).")
+    parts: list[Part] = Field(min_length=1, description="Parts of the model whose linear layers get adapters.")
+    targets: list[str] = Field(
+        min_length=1,
+        description="Ends of the names of these layers, such as [q_proj,v_proj]; [all-linear]: all but the head.",
+    )
+
+
+class ActorConfig(OptimizerConfig):
+    num_workers: PositiveInt = Field(description="FSDP ranks.")
+    freeze: list[Part] = Field(
+        description="Parts of the model that are not trained, such as [vision,projector]; empty: all are."
+    )
+    lora: LoraConfig
+    prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
+    packing: Literal["shared_prefix", "padded"] = Field(
+        description="shared_prefix: compute each prompt once for all its responses; padded: once for every response."
+    )
+    tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
+    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
+    gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
+    max_skipped_updates: NonNegativeInt = Field(
+        description="Updates with a non-finite loss or gradient that may be skipped in a row; one more ends the run."
+    )

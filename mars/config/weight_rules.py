@@ -1,0 +1,41 @@
+"""Rules between settings of the policy's weights: which are trained, and how they get to the engines."""
+
+from __future__ import annotations
+
+from mars.config.rules import Rule
+
+
+def _part_is_trained(frozen: list[str]) -> tuple[str, str] | None:
+    if {"vision", "projector", "language"} <= set(frozen):
+        return "nothing is left to train", "leave out a part"
+    return None
+
+
+def _adapters_alone(frozen: list[str], rank: int) -> tuple[str, str] | None:
+    if frozen and rank:
+        return f"with adapters (actor.lora.rank={rank}) only they are trained", "give [], and choose actor.lora.parts"
+    return None
+
+
+def _broadcast_between_processes(
+    transfer: str, cluster: str, engine: str, tensor_parallel: int
+) -> tuple[str, str] | None:
+    if transfer != "broadcast":
+        return None
+    if cluster == "local":
+        return "cluster.kind=local hands weights over within one process", "give object_store, or cluster=ray"
+    if engine == "scripted":
+        return "rollout.engine=scripted takes no weights", "give object_store"
+    if tensor_parallel != 1:
+        return f"cannot reach the {tensor_parallel} processes of an engine with tensor parallelism", "give object_store"
+    return None
+
+
+WEIGHT_RULES = (
+    Rule(("actor.freeze",), _part_is_trained),
+    Rule(("actor.freeze", "actor.lora.rank"), _adapters_alone),
+    Rule(
+        ("rollout.weight_transfer", "cluster.kind", "rollout.engine", "rollout.tensor_parallel_size"),
+        _broadcast_between_processes,
+    ),
+)
