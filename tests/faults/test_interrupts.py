@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.run_dir.attempt import recorded_processes
 from mars.run_dir.events import read_events
+from mars.run_dir.outcome import last_logged_step
 from tests.integration.forked import Forked
 from tests.integration.workshop import LOCAL, REWARDS, Workshop, start
 
@@ -127,6 +129,9 @@ def test_a_ray_run_listens_on_loopback_keeps_keys_out_and_ends_on_sigterm(begin)
     assert stderr.splitlines()[-1].startswith("interrupted by SIGTERM; to go on: mars resume ")
     assert "Traceback" not in stderr
     assert "SIGTERM received" not in stderr
+    last = last_logged_step(running.run_dir)
+    saved = Catalogue(running.run_dir / CHECKPOINTS_FOLDER).newest().manifest.step
+    assert saved in (last, last + 1), "the step's row may be in the checkpoint and not yet among the metrics"
     (record,) = (running.run_dir / "wandb").glob("offline-run-*")
     assert record.name.endswith("-" + (running.run_dir / "wandb" / "run_id").read_text().strip())
     written = [path for path in running.run_dir.rglob("*") if path.is_file() and not path.is_symlink()]
