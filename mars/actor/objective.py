@@ -134,7 +134,8 @@ class Objective:
         A masked token is in no denominator, but which tokens are masked is known only after the forwards of all ranks.
         So `loss` divides by the denominator of all tokens, and this is denominator / denominator of the kept ones.
 
-        sums: over all micro-batches and ranks. None: every token is masked. 1 with importance_mode truncate.
+        sums: over all micro-batches and ranks.
+        Returns None if every token is masked, and 1 with importance_mode truncate.
         Example: token_mean with 10 tokens, 2 of them masked: 10 / 8.
         """
         if self._importance is None or self._importance.mode == "truncate":
@@ -242,7 +243,7 @@ class Objective:
         }
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """From sums over all micro-batches and ranks of one update, the losses multiplied by `kept_scale`."""
+        """sums: over all micro-batches and ranks of one update. Their losses are already multiplied by `kept_scale`."""
         algorithm = self._algorithm
         tokens = max(sums["num_tokens"], 1.0)
         on_policy = max(sums["num_on_policy"], 1.0)

@@ -49,7 +49,7 @@ class Optimizer:
         )
 
     def scale(self, factor: float) -> None:
-        """Multiply the gradients; a factor of 1 leaves them to the bit."""
+        """Multiply the gradients by `factor`. A factor of 1 does not change a single bit of them."""
         for parameter in self._parameters if factor != 1.0 else ():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)

@@ -18,7 +18,7 @@ class WeightPublisher:
         self._version, self._is_current = 0, True
 
     def changed(self) -> None:
-        """The weights are not those of the last version any more."""
+        """To be called when the weights change: they are then no longer those of the last version."""
         self._is_current = False
 
     def publish(self) -> WeightUpdate:

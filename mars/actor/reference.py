@@ -25,7 +25,7 @@ def kl_reference(
 ) -> PolicyModel | BaseModel | None:
     """The model of the KL term, sharded; None without one. The base model of LoRA adapters needs no copy of its own.
 
-    policy: sharded, as it starts. scoring: what it was loaded with. Raises what `load_reference` raises.
+    policy: sharded, as it starts. scoring: what the policy was loaded with. Raises what `load_reference` raises.
     """
     algorithm, model, actor = config.algorithm, config.model, config.actor
     if algorithm.kl_coefficient == 0:

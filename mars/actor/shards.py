@@ -68,8 +68,8 @@ class ShardWriter:
         rank: int,
     ) -> None:
         """state: not read, only kept alive until the shards are written. Otherwise its tensors would be freed right
-        after `start`. torch releases the GIL for each tensor that it frees. Each time this busy thread would take
-        the GIL and hold it for long, while the training thread waits."""
+        after `start`. torch releases the GIL for each tensor that it frees. At each of
+        these releases this busy thread would take the GIL and hold it for long, and the training thread would wait."""
         report = _written(copies, group, folder, rank)
         self._busy = False  # before the report, after which the driver may ask for the next checkpoint
         try:

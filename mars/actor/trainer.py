@@ -125,10 +125,11 @@ class PolicyTrainer(Protocol):
 
 
 class RankTrainer(PolicyTrainer, Protocol):
-    """One rank. It can also send weights that it has published, or number them itself."""
+    """One rank's trainer. `send_weights` sends the weights under the caller's version number, and `publish_weights`
+    under one that the rank counts itself."""
 
     def send_weights(self, version: int) -> WeightUpdate:
-        """Send the current weights as this version, of which they may have been sent before.
+        """Send the current weights as this version. They may have been sent as this version before.
 
         Raises ValueError if it is the version of older weights.
         """

@@ -41,7 +41,8 @@ class Changes:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """before, now: dotted key -> value. A key that only one of them has was added or removed by another version.
 
-    Such a key is never refused: the run did as that version did, and the trainer refuses a state that does not fit it.
+    Such a key is never refused: one side has no value to compare. If the saved state does not fit the trainer, the
+    trainer refuses it.
     """
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run

@@ -32,10 +32,10 @@ class TrainerWorker(Worker):
     _num_updates = 0
 
     def receive(self, build_trainer: BuildTrainer, build_transfer: BuildTransfer) -> None:
-        """Keep them for `build`.
+        """Keep `build_trainer`, and the transfer that `build_transfer` makes, for `build`.
 
-        Unpickling it imports torch. It is sent ahead of `build` so that ranks import while they wait for the address of
-        rank 0.
+        Unpickling the arguments imports torch. They are sent ahead of `build`, so that the ranks import torch while
+        they wait for the address of rank 0.
         """
         self._build_trainer, self._transfer = build_trainer, build_transfer(self.name)
 

@@ -25,7 +25,7 @@ BuildTransfer = Callable[[str], WeightTransfer]
 
 
 def build_transfer(name: str, rollout: RolloutConfig, cluster: ClusterConfig) -> WeightTransfer:
-    """With the settings, a `BuildTransfer`."""
+    """A worker's transfer. With `rollout` and `cluster` bound by a partial, this function is a `BuildTransfer`."""
     if rollout.weight_transfer == "object_store":
         from mars.weights.object_store import ObjectStoreTransfer
 

@@ -19,8 +19,9 @@ from mars.weights.transfer import Bucket
 class BroadcastTransfer:
     """A `WeightTransfer`. Rank 0 calls `open` once, and all ranks call `meet` before each `send`.
 
-    Rank 0 has the full tensors of one bucket at a time, and the same as one message. An engine has one message, and of
-    those before what it keeps of them: vLLM keeps the tensors of a layer until the layer is complete.
+    In memory, rank 0 has the full tensors of one bucket at a time, and a copy of them joined into one message. An
+    engine has the current message, and whatever it keeps of earlier ones: vLLM keeps a layer's tensors until the layer
+    is complete.
 
     name: of this engine; a rank needs none. device: "cuda" or "cpu". timeout_s: of a whole send.
     """
@@ -67,7 +68,7 @@ class BroadcastTransfer:
         return meeting
 
     def receive(self, payload: Meeting) -> Iterator[tuple[str, Tensor]]:
-        """Leave the transfer if not all of this is taken: the others wait for it."""
+        """Calls `leave` on an error, or if the caller stops early: the other members wait for this one."""
         try:
             group = self._join(payload, place=1 + payload.engines.index(self._name))
             dtype, buckets = group.announced()

@@ -133,9 +133,9 @@ class SendGroup:
     def leave(self) -> None:
         """End the last send for all members, unless it is over, and break the connections.
 
-        The store says it too, because gloo does not always notice that a connection is broken. It cannot end an
-        operation before its deadline either, and its group waits for that when it is freed. So a group with one in
-        progress is kept, with the tensor that it may still write to.
+        The members are told through the store too, because gloo does not always notice that a connection is broken.
+        gloo cannot end an operation before its deadline either, and freeing the group would wait for the operation. So
+        a gloo group with an operation in progress is kept, and so is the tensor that the operation may still write to.
         """
         if self._store is not None and not self._is_over:
             with suppress(RuntimeError):  # the store's process is gone, which the members notice by themselves

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Meeting:
     """One send of the weights from rank 0 to some engines.
 
-    host, port: of the store of rank 0. group: name of the process group; it lives on while its name comes again.
+    host, port: of the store of rank 0. group: name of the process group, which is kept for the next
+    meeting if that has the same name.
     engines: names of the receivers; engine i is member 1 + i of the group. send: number of this send in the store.
     """
 

@@ -47,5 +47,8 @@ class WeightTransfer(Protocol):
         ...
 
     def leave(self) -> None:
-        """End this process's part, also in the middle: whoever waits for it there sees it fail. A later call joins."""
+        """End this process's part, even during a transfer: whoever then waits for this process sees it fail.
+
+        A later call of `send` or `receive` takes part again.
+        """
         ...
