@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mars.rewards.answer_forms import readings
-from mars.rewards.answer_words import MAX_CHARS, word_set, words_of
+from mars.rewards.answer_words import ARTICLES, MAX_CHARS, word_set, words_of
 
 POLAR = {"yes", "no"}
 _OPPOSITE = {"yes": "no", "no": "yes"}
@@ -99,7 +99,7 @@ def _last_word(words: tuple[str, ...], text: str) -> str | None:
     if set(words) >= POLAR and _HEDGES & set(words):
         return None
     clauses = [clause for clause in map(_words, _CLAUSE_END.split(_spelt_out(text))) if clause]
-    before = set(clauses[-1][:-1])
+    before = set(clauses[-1][:-1]) - ARTICLES  # they do not make "a yes?" a question
     if before and text.rstrip("\"'”’ ").endswith("?"):
         return None
     return None if before & _WITHDRAWS or _OPPOSITE[last] in before else last

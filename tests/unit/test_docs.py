@@ -33,11 +33,16 @@ KEY = re.compile(rf"(?<![\w./-])((?:{ROOT_SECTIONS})(?:\.\w+)+)(?![\w/(])")
 PATH = re.compile(rf"(?<![\w./<>$-])((?:{'|'.join(HOMES)})/[\w./-]*[\w/])(?:::(\w+))?")
 MODULE = re.compile(r"python -m (mars[\w.]*)")
 
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
+
+
+pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 
 def code_of(page: Path) -> str:
@@ -66,8 +71,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pages
-def test_links_lead_somewhere(page):
+def links_lead_somewhere(page):
     dead = []
     for target in LINK.findall(FENCE.sub("", text_of(page))):
         if re.match(r"\w+:", target):
@@ -79,14 +83,12 @@ def test_links_lead_somewhere(page):
     assert dead == []
 
 
-@pages
-def test_settings_exist(page):
+def settings_exist(page):
     named = {name for name in KEY.findall(code_of(page)) if name.rpartition(".")[2] not in FILE_ENDINGS}
     assert named - KEYS - SECTIONS == set()
 
 
-@pages
-def test_paths_and_tests_exist(page):
+def paths_and_tests_exist(page):
     metrics = set(re.findall(r"`(mars/\w+)", text_of(ROOT / "docs" / "metrics.md")))  # their names look like paths
     missing = []
     for path, test in PATH.findall(code_of(page)):
@@ -97,8 +99,7 @@ def test_paths_and_tests_exist(page):
     assert missing == []
 
 
-@pages
-def test_commands_exist(page):
+def commands_exist(page):
     unknown = []
     for words in command_lines(page):
         if words[0].endswith("bin/mars"):
@@ -118,14 +119,12 @@ def test_commands_exist(page):
     assert unknown == []
 
 
-@pages
-def test_modules_that_are_run_exist(page):
+def modules_that_are_run_exist(page):
     modules = set(MODULE.findall(code_of(page)))
     assert {module for module in modules if find_spec(module) is None} == set()
 
 
-@pages
-def test_settings_of_commands_are_accepted(page):
+def settings_of_commands_are_accepted(page):
     """Every training or evaluation in a bash block is a valid configuration; the files it names need not exist."""
     blocks = [match[2] for match in FENCE.finditer(text_of(page)) if match[1] == "bash"]
     for line in "\n".join(blocks).splitlines():
@@ -138,8 +137,7 @@ def test_settings_of_commands_are_accepted(page):
         load_config("train", [*(f"data.train_files=[{file}]" for file in data), *overrides], folders)
 
 
-@pages
-def test_settings_after_the_arguments_of_scripts_are_accepted(page):
+def settings_after_the_arguments_of_scripts_are_accepted(page):
     """A run script is found, has its four arguments, and composes the experiment it names with the page's settings."""
     for words in command_lines(page):
         if len(words) < 3 or words[0] != "bash" or not (ROOT / words[1]).is_file():
@@ -156,7 +154,25 @@ def test_settings_after_the_arguments_of_scripts_are_accepted(page):
         load_config("train", given, [str(ROOT / run[1])])
 
 
+CHECKS = (
+    links_lead_somewhere,
+    settings_exist,
+    paths_and_tests_exist,
+    commands_exist,
+    modules_that_are_run_exist,
+    settings_of_commands_are_accepted,
+    settings_after_the_arguments_of_scripts_are_accepted,
+)
+
+
 @pages
+def test_what_a_page_says_is_there(page):
+    """Links, settings, paths, commands and modules."""
+    for check in CHECKS:
+        check(page)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in text_of(page)], ids=name_of)
 def test_examples_run(page, tmp_path, monkeypatch):
     """The python blocks of a page, one after the other in one folder; a block may be a file: "# file: name.py"."""
     monkeypatch.chdir(tmp_path)
@@ -293,26 +309,26 @@ def test_the_reward_of_the_readme_scores(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("check", "text"),
     [
-        (test_links_lead_somewhere, "[there](nowhere.md)"),
-        (test_links_lead_somewhere, "[heading](../README.md#no-such-heading)"),
-        (test_settings_exist, "set `rollout.samples_per_promt`"),
-        (test_settings_exist, "```bash\npython -m mars.main data.shufle=true\n```"),
-        (test_paths_and_tests_exist, "in `mars/data/reader.py`"),
-        (test_paths_and_tests_exist, "see `tests/unit/test_docs.py::test_that_is_not_there`"),
-        (test_commands_exist, "run `mars data verify x.parquet`"),
-        (test_commands_exist, "```bash\nmars eval run a b --output c\n```"),
-        (test_modules_that_are_run_exist, "`python -m mars.nothing`"),
-        (test_settings_of_commands_are_accepted, "```bash\npython -m mars.main anchor=stereo\n```"),
+        (links_lead_somewhere, "[there](nowhere.md)"),
+        (links_lead_somewhere, "[heading](../README.md#no-such-heading)"),
+        (settings_exist, "set `rollout.samples_per_promt`"),
+        (settings_exist, "```bash\npython -m mars.main data.shufle=true\n```"),
+        (paths_and_tests_exist, "in `mars/data/reader.py`"),
+        (paths_and_tests_exist, "see `tests/unit/test_docs.py::test_that_is_not_there`"),
+        (commands_exist, "run `mars data verify x.parquet`"),
+        (commands_exist, "```bash\nmars eval run a b --output c\n```"),
+        (modules_that_are_run_exist, "`python -m mars.nothing`"),
+        (settings_of_commands_are_accepted, "```bash\npython -m mars.main anchor=stereo\n```"),
         (
-            test_settings_of_commands_are_accepted,
+            settings_of_commands_are_accepted,
             "```bash\npython -m mars.main --config-dir recipe/dapo experiment=mars_grpo_tiny\n```",
         ),
         (
-            test_settings_after_the_arguments_of_scripts_are_accepted,
+            settings_after_the_arguments_of_scripts_are_accepted,
             "```bash\nbash recipe/dapo/run_dapo_qwen2.5_3b.sh vllm d grounding 2 experiment=dapo_large\n```",
         ),
         (
-            test_settings_after_the_arguments_of_scripts_are_accepted,
+            settings_after_the_arguments_of_scripts_are_accepted,
             "```bash\nbash recipe/dapo/run_dapo_qwen2.5_3b.sh vllm d grounding anchor=none\n```",
         ),
     ],

@@ -245,7 +245,7 @@ def test_an_evaluation_alone_is_a_report(tmp_path: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_figures() -> None:
-    rows = metric_rows(300)
+    rows = metric_rows(100)
     first, second = draw_figures(rows), draw_figures(rows)
     assert first == second
     assert [caption.split(":")[0].split(".")[0] for caption, _ in first] == [

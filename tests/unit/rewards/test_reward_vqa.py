@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mars.data.rows.choices import with_plain_choices
 from mars.errors import DataError
 from mars.rewards.functions import check_truth
 from mars.rewards.vqa import normalise, score_vqa
+from mars.rewards.yes_no import yes_or_no
 from mars.types import RewardInput
 from tests.builders import make_item
 
@@ -270,8 +271,17 @@ WORDS = [
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [("yes?", "yes"), ("A yes?", "yes"), ("the no ?", "no"), ("is it yes?", None), ("Was the no?", None)],
+)
+def test_an_article_makes_no_question_of_an_answer(answer, said):
+    assert yes_or_no(answer) == said
+
+
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, TEXTS, st.none() | st.lists(TEXTS, max_size=4))
+@example("a yes ?", "", None)
 def test_a_truth_is_refused_or_answered_by_itself(truth: str, other: str, choices: list[str] | None) -> None:
     def accuracy(answer: str) -> float:
         text = f"<think>t</think><answer>{answer}</answer>"
