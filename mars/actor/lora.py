@@ -71,7 +71,10 @@ def adapted_layers(policy: PolicyModel) -> dict[str, LoraLinear]:
 
 
 def merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
-    """W + s B A in float32, rounded once. Of shards (rows of W and B, all of A), the same rows of the sum."""
+    """W + s B A, computed in float64 and rounded to float32.
+
+    Of shards (rows of W and B, all of A), the same rows of the sum.
+    """
     if not isinstance(weight, DTensor):
         return (lora_b.double() @ lora_a.double()).mul_(scale).add_(weight).float()
     assert isinstance(lora_a, DTensor)

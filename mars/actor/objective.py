@@ -264,7 +264,8 @@ class Objective:
         metrics = {}
         if self._importance is not None:
             kept, weighted = max(sums["num_weights"], 1.0), max(sums["num_weights"] + sums["num_masked"], 1.0)
-            metrics["rollout/importance_weight/mean"] = sums["importance_weight"] / kept
+            if sums["num_weights"]:
+                metrics["rollout/importance_weight/mean"] = sums["importance_weight"] / kept
             if self._importance.mode == "truncate":
                 metrics["rollout/importance_weight/capped"] = sums["num_capped"] / kept
             else:

@@ -34,7 +34,8 @@ def _is_below(name: str, modules: Sequence[str]) -> bool:
 def adapter_layers(layers: Iterable[str], parts: ModelParts, settings: LoraConfig) -> list[str]:
     """Those of a model's linear layers that get a LoRA adapter, all by their dotted names.
 
-    The head never gets one, as in peft. Raises ConfigError if one of the targets is none of the layers.
+    The head never gets one, as in peft. Raises ConfigError if one of the targets is none of the layers, or
+    if a part gets no adapter.
     """
     ends = {name: name.rpartition(".")[2] for name in layers if part_of(name, parts) in settings.parts}
     ends = {name: end for name, end in ends.items() if end != "lm_head"}
@@ -45,4 +46,12 @@ def adapter_layers(layers: Iterable[str], parts: ModelParts, settings: LoraConfi
             f"actor.lora.targets: no linear layer of {' and '.join(settings.parts)} is called {', '.join(missing)}; "
             f"got {settings.targets}; give [{ALL_LINEAR}] or some of {', '.join(known)}"
         )
-    return [name for name, end in ends.items() if end in settings.targets or ALL_LINEAR in settings.targets]
+    chosen = [name for name, end in ends.items() if end in settings.targets or ALL_LINEAR in settings.targets]
+    for part in settings.parts:
+        if not any(part_of(name, parts) == part for name in chosen):
+            own = sorted({end for name, end in ends.items() if part_of(name, parts) == part})
+            raise ConfigError(
+                f"actor.lora.parts: none of actor.lora.targets={settings.targets} is a linear layer of {part}; "
+                f"got {settings.parts}; leave {part} out, or add some of {', '.join(own)} to the targets"
+            )
+    return chosen

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mars.config.keys import leaves
+from mars.config.load import shipped_values
 from mars.config.schema import TrainConfig
 from mars.errors import CheckpointError, ConfigError
 
@@ -39,29 +40,27 @@ class Changes:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """before, now: dotted key -> value. A key that only one of them has was added or removed by another version.
-
-    Such a key is never refused: one side has no value to compare. If the saved state does not fit the trainer, the
-    trainer refuses it.
-    """
+    """before, now: dotted key -> value. A key that only one of them has was removed by another version."""
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
         if before.get(key, _UNSET) != now.get(key, _UNSET):
-            is_refused = _is_in(key, REFUSED) and key in before and key in now
-            kind = "refused" if is_refused else "free" if _is_in(key, FREE) else "warned"
+            kind = "refused" if _is_in(key, REFUSED) else "free" if _is_in(key, FREE) else "warned"
             found[kind].append(f"{key}: {before.get(key, _UNSET)} -> {now.get(key, _UNSET)}")
     return Changes(**{kind: tuple(lines) for kind, lines in found.items()})
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Dotted key -> value of a run's config.yaml. Raises CheckpointError."""
+    """Dotted key -> value of a run's config.yaml. Raises CheckpointError.
+
+    A setting that the run's version of mars did not have has its default.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: the settings of the run to be resumed cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: the settings of the run to be resumed are missing; restore the file")
-    return dict(_dotted(content, ""))
+    return {**shipped_values(), **dict(_dotted(content, ""))}
 
 
 def _dotted(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +20,7 @@ from mars.config.problem import Problem
 from mars.config.rules import broken_rules
 from mars.config.schema import SftConfig, TrainConfig
 from mars.config.section import Root
+from mars.config.weight_rules import unused_adapter_settings
 from mars.errors import ConfigError
 
 RootName = Literal["train", "sft"]
@@ -43,9 +44,18 @@ def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[
     if composition.config is not None:
         config, found = _validate(composition, composition.config, SCHEMAS[root])
         problems += found
+    if isinstance(config, TrainConfig):
+        problems += unused_adapter_settings(composition.given, config.dotted())
     if config is None or problems:
         raise _refusal(problems)
     return config
+
+
+def shipped_values() -> dict[str, Any]:
+    """Dotted key -> default of every setting of training that has one."""
+    composition = compose_files("train", SCHEMAS["train"], [], [])
+    assert composition.config is not None  # the shipped files
+    return resolved_leaves(composition.config, composition.known.mappings)[0]
 
 
 def experiment_sets(key: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from mars.config.problem import Problem
 from mars.config.rules import Rule
 
 
@@ -15,6 +19,13 @@ def _adapters_alone(frozen: list[str], rank: int) -> tuple[str, str] | None:
     if frozen and rank:
         return f"with adapters (actor.lora.rank={rank}) only they are trained", "give [], and choose actor.lora.parts"
     return None
+
+
+def unused_adapter_settings(given: Collection[str], values: Mapping[str, Any]) -> Iterator[Problem]:
+    """given: keys that the command line sets. values: of all keys. Without adapters, other settings have no effect."""
+    for key in sorted(given):
+        if key.startswith("actor.lora.") and key != "actor.lora.rank" and values["actor.lora.rank"] == 0:
+            yield Problem(key, "has no effect with actor.lora.rank=0", "set the rank to 16, say", values[key])
 
 
 def _broadcast_between_processes(

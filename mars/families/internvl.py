@@ -83,8 +83,8 @@ def read_sizing(settings: Mapping[str, Any], config: Mapping[str, Any], file: st
     vision = vision if isinstance(vision, dict) else {}
     tile, patch = _side(vision.get("image_size", 448)), _side(vision.get("patch_size", 14))
     size, ratio = settings["size"], config.get("downsample_ratio", 0.5)
-    sides = {size.get("height"), size.get("width")} if isinstance(size, dict) else {size}
-    if tile is None or sides != {tile}:
+    sides = [size.get("height"), size.get("width")] if isinstance(size, dict) else [size]
+    if tile is None or any(side != tile for side in sides):
         raise SetupError(
             f"model.path: {file}: size must be {tile} x {tile}, as config.json's vision_config.image_size; got {size}; "
             "use the processor files of this model"
@@ -106,9 +106,9 @@ def read_sizing(settings: Mapping[str, Any], config: Mapping[str, Any], file: st
 
 def _side(value: Any) -> int | None:
     """The side of a square that is written as 14 or as [14, 14]; None for anything else."""
-    sides = set(value) if isinstance(value, list) else {value}
-    side = next(iter(sides)) if len(sides) == 1 else None
-    return side if type(side) is int and side > 0 else None
+    sides = value if isinstance(value, list) else [value]
+    is_side = bool(sides) and all(type(side) is int and side == sides[0] for side in sides) and sides[0] > 0
+    return sides[0] if is_side else None
 
 
 class TiledForward:

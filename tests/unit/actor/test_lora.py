@@ -96,3 +96,9 @@ def test_the_sum_over_bits_sees_one_bit_and_swapped_weights():
     model[0].weight.data, model[1].weight.data = model[1].weight.data, model[0].weight.data
     sums.append(int(bit_sum(model)))
     assert len(set(sums)) == 3
+
+
+def test_a_part_that_gets_no_adapter_is_refused():
+    """Qwen2.5-VL's vision layers are called qkv and proj."""
+    with pytest.raises(ConfigError, match=r"actor\.lora\.parts: none of .*\['q_proj'\] is a linear layer of vision"):
+        adapter_layers(LAYERS, QWEN2_5_VL.parts, settings(parts=["language", "vision"], targets=["q_proj"]))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mars.checkpoint.changes import accept, changes
+from mars.checkpoint.changes import accept, changes, read_settings
 from mars.errors import ConfigError
 
 BEFORE = {"run.seed": 1, "actor.freeze": ["vision"], "actor.beta1": 0.9, "run.num_steps": 5}
@@ -29,7 +29,10 @@ def test_a_refused_change_is_named():
         accept(changes(BEFORE, BEFORE | {"actor.freeze": []}))
 
 
-def test_a_run_of_a_version_without_the_setting_goes_on():
-    older = {key: value for key, value in BEFORE.items() if key != "actor.freeze"}
-    found = changes(older, BEFORE)
-    assert (found.refused, found.warned) == ((), ("actor.freeze: (not set) -> ['vision']",))
+def test_a_setting_that_the_runs_version_did_not_have_has_its_default(tmp_path):
+    """So a run from before it goes on with the default, and is refused another value before anything is written."""
+    (tmp_path / "config.yaml").write_text("actor: {beta1: 0.5}\n", encoding="utf-8")
+    before = read_settings(tmp_path / "config.yaml")
+    assert (before["actor.beta1"], before["actor.freeze"], before["actor.lora.rank"]) == (0.5, [], 0)
+    assert vars(changes(before, before)) == {"free": (), "warned": (), "refused": ()}
+    assert changes(before, before | {"actor.lora.rank": 4}).refused == ("actor.lora.rank: 0 -> 4",)

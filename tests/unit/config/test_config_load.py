@@ -507,3 +507,11 @@ def test_at_most_150_leaves_and_every_one_has_a_description():
     assert len(leaves(TrainConfig)) <= 150
     assert [key for key, field in fields.items() if not field.description] == []
     assert [key for key, field in fields.items() if not field.is_required()] == []
+
+
+def test_adapter_settings_without_adapters_are_refused():
+    lines = problems("actor.lora.alpha=64", "actor.lora.parts=[vision]")
+    assert lines == [
+        "actor.lora.alpha: has no effect with actor.lora.rank=0; got 64.0; set the rank to 16, say",
+        "actor.lora.parts: has no effect with actor.lora.rank=0; got ['vision']; set the rank to 16, say",
+    ]

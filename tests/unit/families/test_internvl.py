@@ -63,6 +63,10 @@ def test_sizes_are_read_and_compared():
             SETTINGS,
             CONFIG | {"image_seq_length": 64},
         ),
+        r"got \[448, 448\]; use": ({"size": [448, 448]}, CONFIG),
+        r"got \{'height': \[448\], 'width': 448\}": ({"size": {"height": [448], "width": 448}}, CONFIG),
+        "f: size must be None x None, as": (SETTINGS, {"vision_config": {"image_size": {"height": 448}}}),
+        "f: size must be None x None, as c": (SETTINGS, {"vision_config": {"image_size": [[448], 448]}}),
     }
     for message, (settings, config) in wrong.items():
         with pytest.raises(SetupError, match=message):

@@ -220,7 +220,7 @@ def test_bias_is_the_share_of_the_visible_image(tmp_path, bias, believed):
 
 
 def test_a_neutral_teacher_ignores_the_light(tmp_path):
-    write_synthetic(tmp_path, seed=1, sizes=SetSizes(train=0, test=0, cold_start=600), bias=0.5)
+    write_synthetic(tmp_path, seed=1, sizes=SetSizes(train=0, test=0, cold_start=200), bias=0.5)
     scenes = [(make_scene(1, int(p.extra_info["id"])), p) for p in cold_start(tmp_path) if len(p.sources) == 2]
     for light in ("day", "night", "both"):
         visible = ["The visible image shows" in prompt.response for scene, prompt in scenes if scene.light == light]
