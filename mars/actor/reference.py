@@ -25,7 +25,8 @@ def kl_reference(
 ) -> PolicyModel | BaseModel | None:
     """The model of the KL term, sharded; None without one. The base model of LoRA adapters needs no copy of its own.
 
-    policy: sharded, as it starts. scoring: what the policy was loaded with. Raises what `load_reference` raises.
+    policy: sharded, before its first update. scoring: how logits become log-probs; the same settings as the
+    policy's. Raises what `load_reference` raises.
     """
     algorithm, model, actor = config.algorithm, config.model, config.actor
     if algorithm.kl_coefficient == 0:

@@ -154,12 +154,16 @@ class RewardPool:
     def _assign(self, batch: _Batch) -> None:
         for worker in list(self._workers):
             if worker.ready and not worker.assigned and batch.pending:
+                if worker.connection.poll():  # an idle worker sends nothing, so it has ended; no answer was the cause
+                    self._end(worker)
+                    continue
                 size = min(_CHUNK, ceil(len(batch.pending) / self._num_workers))
                 worker.assigned.extend(batch.pending.popleft() for _ in range(size))
                 try:
                     worker.send([batch.payloads[index] for index in worker.assigned])
                 except OSError:  # the worker ended, or it is stopped and does not read
                     self._lost(worker, batch, "its worker could not be reached")
+        self._start_missing()
 
     def _receive(self, batch: _Batch) -> None:
         """Waits for messages and new items until the next deadline, and handles the messages."""

@@ -9,7 +9,7 @@ from mars.run_dir.events import EventLog, read_events
 
 
 class BadPromptEvents:
-    """A `BadPromptReport`. A prompt that the run has noted before, in a step that is repeated, is not noted again."""
+    """A `BadPromptReport`. Notes each prompt once in a run, also if a resumed run repeats the step that found it."""
 
     def __init__(self, events: EventLog, run_dir: Path) -> None:
         self._events = events

@@ -34,7 +34,7 @@ class RolloutFiles:
         self._prompt_length = prompt_length
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics have a file of their own."""
+        """Does nothing: the metrics are written to metrics.jsonl (mars/tracking/jsonl.py)."""
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
         answers = answers_of(rollouts, step, frames=self._frames, prompt_length=self._prompt_length)

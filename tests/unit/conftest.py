@@ -23,6 +23,25 @@ def quick_composition():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def quick_yaml():
+    """OmegaConf reads YAML with a parser in Python, which takes 5 ms for a file; libyaml's takes 0.5 ms."""
+    from omegaconf import _utils
+    from yaml.constructor import SafeConstructor
+    from yaml.cyaml import CParser
+    from yaml.resolver import Resolver
+
+    class QuickLoader(CParser, _utils.get_yaml_loader()):
+        def __init__(self, stream):
+            CParser.__init__(self, stream)
+            SafeConstructor.__init__(self)
+            Resolver.__init__(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_utils, "get_yaml_loader", lambda: QuickLoader)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def commands_read_once():
     """Typer reads the annotations of all commands for every call of one, which takes 30 ms."""
     import typer.main
