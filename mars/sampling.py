@@ -72,8 +72,8 @@ class StepParts:
 
 
 class PromptRounds(Protocol):
-    """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py). Its
-    length is the number of different prompts there are."""
+    """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py). `len()`
+    gives the number of different prompts in the whole stream."""
 
     prompts_per_step: int
 

@@ -27,8 +27,8 @@ class WeightPublisher:
     def send(self, version: int) -> WeightUpdate:
         """Send the weights as this version.
 
-        The version of the last call sends the same weights again, to an engine that replaces a lost one. Raises
-        ValueError if the weights have changed since then, or if the version is older than that.
+        A call with the version of the previous call sends the same weights again, for an engine that replaces a lost
+        one. Raises ValueError if the weights have changed since the previous call, or if `version` is lower than its.
         """
         if version < self._version or (version == self._version and not self._is_current):
             raise ValueError(

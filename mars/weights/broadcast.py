@@ -68,7 +68,10 @@ class BroadcastTransfer:
         return meeting
 
     def receive(self, payload: Meeting) -> Iterator[tuple[str, Tensor]]:
-        """Calls `leave` on an error, or if the caller stops early: the other members wait for this one."""
+        """Calls `leave` on an error, or if the caller stops early.
+
+        Otherwise the other members would go on waiting for this one.
+        """
         try:
             group = self._join(payload, place=1 + payload.engines.index(self._name))
             dtype, buckets = group.announced()

@@ -1,4 +1,4 @@
-"""Where the processes of a broadcast meet. Free of torch: the driver makes it."""
+"""Where the processes of a broadcast meet. The driver creates a `Meeting`, so this module does not import torch."""
 
 from __future__ import annotations
 
