@@ -1,6 +1,8 @@
 """Rewards for text of an untrained model: they vary, and one kind of answer fails."""
 
+import os
 import time
+from pathlib import Path
 
 
 def score(data_source, solution_str, ground_truth, extra_info=None):
@@ -19,7 +21,9 @@ def rare(data_source, solution_str, ground_truth, extra_info=None):
 
 
 def hangs(data_source, solution_str, ground_truth, extra_info=None):
-    """Answers that are no JSON take for ever."""
+    """Answers that are no JSON take for ever. The file $HANGING, if it is set, says that one has begun."""
     while "{" not in solution_str:
+        if "HANGING" in os.environ:
+            Path(os.environ["HANGING"]).touch()
         time.sleep(1)
     return 1.0
