@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
-from mars.actor.lora import add_adapters
 from mars.actor.memory import PeakMemory
-from mars.actor.model import ScoringSettings, freeze, load_policy, shard
+from mars.actor.model import ScoringSettings
 from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
 from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
@@ -25,6 +24,7 @@ from mars.actor.reference import kl_reference
 from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import save_policy
+from mars.actor.trained_policy import trained_policy
 from mars.actor.trainer import ReferenceKl, Rendezvous, SkippedUpdate, UpdateStats
 from mars.actor.update_pass import Row, UpdateOutcome, UpdatePass, skipped_updates
 from mars.actor.update_sums import UpdateSums, scaled
@@ -56,11 +56,7 @@ class FsdpTrainer:
         torch.manual_seed(config.run.seed)
         mesh = init_device_mesh(device, (self._world_size,))
         scoring = ScoringSettings(rollout.temperature, rules.blocked_ids, actor.logprob_chunk_tokens)
-        self._policy = load_policy(model, scoring, actor.packing, actor.gradient_checkpointing)
-        freeze(self._policy, actor.freeze)
-        if actor.lora.rank:
-            add_adapters(self._policy, actor.lora, config.run.seed)
-        shard(self._policy, mesh, model.dtype)
+        self._policy = trained_policy(model, actor, scoring, actor.packing, mesh, config.run.seed)
         self._optimizer = Optimizer(dict(self._policy.named_parameters()), actor, total_steps=None)
         self._reference = kl_reference(config, self._policy, scoring, mesh)
         self._objective = Objective(config.algorithm, truncation_nats(rollout.top_p, rollout.top_k))

@@ -40,19 +40,24 @@ class LoraConfig(Section):
     )
 
 
-class ActorConfig(OptimizerConfig):
+class PolicyTrainingConfig(OptimizerConfig):
+    """What is trained, and how the work is cut."""
+
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     freeze: list[Part] = Field(
         description="Parts of the model that are not trained, such as [vision,projector]; empty: all are."
     )
     lora: LoraConfig
+    tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
+    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
+    gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
+
+
+class ActorConfig(PolicyTrainingConfig):
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
     packing: Literal["shared_prefix", "padded"] = Field(
         description="shared_prefix: compute each prompt once for all its responses; padded: once for every response."
     )
-    tokens_per_forward: PositiveInt = Field(description="Tokens of one forward on one rank, padding included.")
-    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
-    gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass to save memory.")
     max_skipped_updates: NonNegativeInt = Field(
         description="Updates with a non-finite loss or gradient that may be skipped in a row; one more ends the run."
     )
