@@ -155,9 +155,11 @@ def _wrong_rope(settings: Any) -> Iterator[_Wrong]:
         return
     for name, value in rope.items():
         if name == "mrope_section":
-            half = _head_dim(settings) // 2
+            half = _rotated(settings, rope) // 2
             if not (isinstance(value, list) and all(_is_count(i, 1) for i in value) and sum(value) == half):
-                want = f"whole numbers of sum {half}, half of hidden_size / num_attention_heads (or of head_dim)"
+                share = " times partial_rotary_factor" if "partial_rotary_factor" in rope else ""
+                head = f"hidden_size / num_attention_heads (or of head_dim){share}"
+                want = f"whole numbers of sum {half}, half of {head}"
                 yield _Wrong("rope_parameters.mrope_section", want, value)
         elif name == "rope_theta":
             if not _is_number(value, above_zero=True) or value < 1:
@@ -196,6 +198,12 @@ def _wrong_relations(settings: Any) -> Iterator[_Wrong]:
 
 def _head_dim(settings: Any) -> int:
     return getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
+
+
+def _rotated(settings: Any, rope: Mapping[str, Any]) -> int:
+    """How many numbers of a head RoPE rotates: all, or the share partial_rotary_factor."""
+    factor = rope.get("partial_rotary_factor", 1)
+    return int(_head_dim(settings) * factor) if _is_number(factor, above_zero=True) else _head_dim(settings)
 
 
 def _merged_patch(settings: Any) -> int:

@@ -94,6 +94,8 @@ class ModelParts:
     patch_embedding: a `Conv3d` whose kernel is as large as a patch of the image processor; None if there is none.
     vision_segments: whether the vision tower attends to windows or images one by one, and so can use
         mars/actor/vision_attention.py.
+    linear_attention: names of the classes of layers with linear attention, which mars/actor/linear_attention.py lets
+        take packs.
     """
 
     vision: tuple[str, ...]
@@ -103,6 +105,7 @@ class ModelParts:
     layer_classes: frozenset[str]
     patch_embedding: str | None
     vision_segments: bool
+    linear_attention: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class Family:
     read_sizing: (image processor's settings, config.json, name of the settings' file) -> (patch_size, merge_size,
         sizing): the side of a vision patch in pixels, and the side of the square of patches that becomes one token.
         Raises SetupError for wrong settings.
+    tokenizer_class: transformers' class of its tokenizers, if that does not depend on the class that
+        tokenizer_config.json names; None if it does.
     image_settings: settings of config.json that must be equal for two models to read the same pixels.
     """
 
@@ -131,6 +136,7 @@ class Family:
     image_end: tuple[str, ...]
     sizing_keys: tuple[str, ...]
     read_sizing: Callable[[Mapping[str, Any], Mapping[str, Any], str], tuple[int, int, ImageSizing]]
+    tokenizer_class: str | None
     image_settings: tuple[str, ...]
     forward: ModelForward
     parts: ModelParts

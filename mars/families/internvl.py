@@ -141,6 +141,7 @@ INTERNVL = Family(
     image_end=_END,
     sizing_keys=("size",),
     read_sizing=read_sizing,
+    tokenizer_class=None,
     image_settings=("vision_config.patch_size", "vision_config.image_size", "downsample_ratio"),
     forward=TiledForward(),
     parts=ModelParts(

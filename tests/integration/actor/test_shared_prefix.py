@@ -16,7 +16,7 @@ from mars.actor.model import ScoringSettings, load_policy
 from mars.actor.shared_prefix import pack_groups
 from tests.tiny_world import distance
 
-FAMILIES = ["world", "qwen3_world", "tied_world", "internvl_world"]
+FAMILIES = ["world", "qwen3_world", "tied_world", "internvl_world", "qwen3_5_world"]
 LOGPROBS, GRADIENTS, WRONG = 1e-5, 5e-6, 1e-2
 
 
