@@ -179,6 +179,9 @@ def _wrong_relations(settings: Any) -> Iterator[_Wrong]:
         yield _Wrong("hidden_size", f"a multiple of {heads}, num_attention_heads or num_heads", settings.hidden_size)
     if heads % shared:
         yield _Wrong("num_key_value_heads", f"a divisor of num_attention_heads, {heads}", shared)
+    keys, values = (getattr(settings, f"linear_num_{kind}_heads", 1) for kind in ("key", "value"))
+    if values % keys:
+        yield _Wrong("linear_num_value_heads", f"a multiple of linear_num_key_heads, {keys}", values)
     layers = getattr(settings, "num_hidden_layers", getattr(settings, "depth", 0))
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -187,7 +190,7 @@ def _wrong_relations(settings: Any) -> Iterator[_Wrong]:
     kinds = getattr(settings, "layer_types", None)
     if kinds is not None and len(kinds) != layers:
         yield _Wrong("layer_types", f"a list with one entry for each of the {layers} layers", kinds)
-    if "sliding_attention" in (kinds or ()) and settings.sliding_window is None:
+    if "sliding_attention" in (kinds or ()) and getattr(settings, "sliding_window", None) is None:
         yield _Wrong("sliding_window", "a whole number, because layer_types has sliding_attention", None)
     window, unit = getattr(settings, "window_size", None), _merged_patch(settings)
     if window is not None and window < unit:

@@ -1,4 +1,4 @@
-"""Qwen3.5: images as in Qwen3-VL without its deepstack; three of four layers of the language model are linear attention."""
+"""Qwen3.5: images as in Qwen3-VL, without deepstack; most layers of the language model are linear attention."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ QWEN3_5 = replace(
     name="Qwen3.5",
     box_space="norm_1000",
     tokenizer_class="Qwen3_5Tokenizer",
+    # An empty thought ends the prompt, so a response has its own <think> and </think>. With thinking the prompt would
+    # end with <think>, and the answers' format could not be scored.
+    template_arguments={"enable_thinking": False},
+    vllm_on_cpu=False,  # its kernels for linear attention take bfloat16 alone
     parts=replace(
         QWEN_VL.parts,
         layer_classes=frozenset({"Qwen3_5DecoderLayer", "Qwen3_5VisionBlock"}),

@@ -57,7 +57,9 @@ class SmartResize:
 SMART_RESIZE = SmartResize()
 
 
-def read_sizing(settings: Mapping[str, Any], config: Mapping[str, Any], file: str) -> tuple[int, int, SmartResize]:
+def read_sizing(
+    settings: Mapping[str, Any], processor: Mapping[str, Any], config: Mapping[str, Any], file: str
+) -> tuple[int, int, SmartResize]:
     """See `Family.read_sizing`. Compares the image processor's settings with config.json's vision_config."""
     vision = config.get("vision_config")
     keys = {
@@ -124,7 +126,13 @@ QWEN_VL = Family(
     sizing_keys=("patch_size", "merge_size"),
     read_sizing=read_sizing,
     tokenizer_class=None,
-    image_settings=("vision_config.patch_size", "vision_config.temporal_patch_size", "vision_config.spatial_merge_size"),
+    template_arguments={},
+    image_settings=(
+        "vision_config.patch_size",
+        "vision_config.temporal_patch_size",
+        "vision_config.spatial_merge_size",
+    ),
+    vllm_on_cpu=True,
     forward=MropeForward(),
     parts=ModelParts(
         vision=("model.visual",),
@@ -134,6 +142,7 @@ QWEN_VL = Family(
         layer_classes=frozenset(),
         patch_embedding="model.visual.patch_embed.proj",
         vision_segments=True,
+        linear_attention=frozenset(),
     ),
 )
 """What is the same in all of them. Each family is this with `dataclasses.replace`."""

@@ -50,6 +50,16 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
+# As in Qwen3.5: the prompt ends with a thought that the model is to go on with, or with an empty one.
+THINKING = """\
+    {%- if enable_thinking is defined and enable_thinking is false -%}
+        {{- '<think>\\n\\n</think>\\n\\n' -}}
+    {%- else -%}
+        {{- '<think>\\n' -}}
+    {%- endif -%}
+{%- endif -%}
+"""
+
 
 def build_processor(family: Family, tokenizer: Any) -> Any:
     """The family's own processor class around `tokenizer`. Images: smart_resize between MIN and MAX pixels."""
@@ -66,7 +76,8 @@ def build_processor(family: Family, tokenizer: Any) -> Any:
     limits = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     if family in ("qwen3_vl", "qwen3_5"):
         images = Qwen2VLImageProcessor(size=limits, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-        return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
+        template = CHAT_TEMPLATE if family == "qwen3_vl" else CHAT_TEMPLATE.removesuffix("{%- endif -%}\n") + THINKING
+        return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=template)
     images = Qwen2VLImageProcessor(size=limits)
     return Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
 
