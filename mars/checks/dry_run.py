@@ -10,9 +10,11 @@ from statistics import fmean
 
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
+from mars.checks.gpu_turns import demands, fit_lines, sequences_line
 from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.trained import num_trained
+from mars.checks.weights import INDEX, SINGLE
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import num_image_tokens
@@ -124,17 +126,18 @@ def _score(result: RewardResult) -> str:
 
 
 def memory_lines(config: TrainConfig) -> list[str]:
-    """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB."""
-    folder = Path(config.model.path)
-    if not folder.is_dir():
-        return [
-            "memory            not estimated, because model.path is a hub name; give a local folder for an estimate"
-        ]
-    actor, rollout, model = config.actor, config.rollout, config.model
-    shape = read_shape(read_json(model.path, "config.json"), folder)
-    trained, algorithm = num_trained(config), config.algorithm
+    """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB, and whether it fits."""
+    folder = _model_folder(config.model.path)
+    if folder is None:
+        name = config.model.path
+        return [f"memory            not estimated, because the weights are not here; first: hf download {name}"]
+    shares_base = config.actor.lora.rank > 0 and config.algorithm.kl_reference == config.model.path
+    with_reference = config.algorithm.kl_coefficient > 0 and not shares_base
+    model = config.model.model_copy(update={"path": str(folder)})
+    config = config.model_copy(update={"model": model})
+    actor, rollout, cluster = config.actor, config.rollout, config.cluster
+    shape, trained = read_shape(read_json(model.path, "config.json"), folder), num_trained(config)
     adapters = trained if actor.lora.rank else 0
-    shares_base = actor.lora.rank > 0 and algorithm.kl_reference == model.path
     trainer = trainer_memory(
         replace(shape, num_parameters=shape.num_parameters + adapters),
         num_trained=trained,
@@ -143,22 +146,46 @@ def memory_lines(config: TrainConfig) -> list[str]:
         tokens_per_forward=actor.tokens_per_forward,
         logprob_chunk_tokens=actor.logprob_chunk_tokens,
         gradient_checkpointing=actor.gradient_checkpointing,
-        with_reference=algorithm.kl_coefficient > 0 and not shares_base,
+        with_reference=with_reference,
     )
-    engine = engine_memory(
-        shape,
-        tensor_parallel_size=rollout.tensor_parallel_size,
-        dtype=model.dtype,
-        max_num_seqs=rollout.max_num_seqs,
-        max_model_len=rollout.max_model_len,
-    )
+    sizes = {"tensor_parallel_size": rollout.tensor_parallel_size, "dtype": model.dtype}
+    engine = engine_memory(shape, max_num_seqs=rollout.max_num_seqs, max_model_len=rollout.max_model_len, **sizes)
     per_token = kv_bytes_per_token(shape, model.dtype)
-    return [
+    lines = [
         f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
         f"memory per rank   {_sizes(trainer)}",
         f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
         f"tokens; {per_token:,} bytes a token",
     ]
+    if cluster.device == "cuda":
+        at_once = 1 if rollout.engine == "vllm" else rollout.max_num_seqs
+        least = engine_memory(shape, max_num_seqs=at_once, max_model_len=rollout.max_model_len, **sizes)
+        gpu_bytes = _gpu_bytes(cluster.gpu_memory_gib)
+        lines += fit_lines(demands(trainer, least, rollout, cluster), gpu_bytes)
+        lines += sequences_line(least, rollout, gpu_bytes)
+    return lines
+
+
+def _model_folder(path: str) -> Path | None:
+    """The folder of a model, also of a hub name whose weights are in the cache. None if they are not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(path).is_dir():
+        return Path(path)
+    for name in (SINGLE, INDEX):
+        found = try_to_load_from_cache(path, name)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def _gpu_bytes(stated_gib: float | None) -> int | None:
+    """Memory of a GPU: as stated, else that of this machine's first GPU; None if it has none."""
+    import torch
+
+    if stated_gib is not None:
+        return int(stated_gib * 2**30)
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
 def _trained(trained: int, adapters: int, total: int) -> str:
