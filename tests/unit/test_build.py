@@ -42,7 +42,9 @@ def test_scripted_responses_have_the_full_length_if_the_settings_say_so(full_len
     config = train_config({"rollout.engine": "scripted", "rollout.scripted.full_length": full_length})
     request = RolloutRequest("x", None, (1, 2), (), 40, 0, Sampling(1.0, 1.0, 0, 9))
     responses = [
-        sample.completion.token_ids for batch in EngineSpec(config, rules, 3)(iter).generate([request]) for sample in batch
+        sample.completion.token_ids
+        for batch in EngineSpec(config, rules, 3)(iter).generate([request])
+        for sample in batch
     ]
     assert ({len(response) for response in responses} == {9}) == full_length
     assert {token for response in responses for token in response} == ({0, 1, 2, 4} if full_length else {0, 1, 2, 3, 4})
