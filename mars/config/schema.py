@@ -176,7 +176,7 @@ class ScriptedConfig(Section):
 
 class RolloutConfig(Section):
     engine: Literal["vllm", "hf", "scripted"] = Field(
-        description="vllm: vLLM; hf: transformers, slow, for comparison; scripted: random tokens, for tests and benchmarks."
+        description="vllm: vLLM; hf: transformers, slow, for comparison; scripted: random tokens, for tests."
     )
     num_workers: PositiveInt = Field(description="Engine replicas.")
     tensor_parallel_size: PositiveInt = Field(description="GPUs of one engine replica.")
