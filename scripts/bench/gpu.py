@@ -7,8 +7,8 @@
 
 Every run is `python -m mars.main` with actor.packing=shared_prefix or padded, in turns; only the variant
 `checkpointing` runs with both. One JSON object goes to stdout, progress to stderr. docs/performance.md explains
-variants and figures. Exit code 1: a run failed or none ran; 4: there are too few GPUs, or their peak is unknown. --smoke
-runs the whole benchmark on a CPU with a tiny model; its figures mean nothing.
+variants and figures. Exit code 1: a run failed or none ran; 4: there are too few GPUs, or their peak is unknown.
+--smoke runs the whole benchmark on a CPU with a tiny model; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,12 +26,12 @@ from typing import Any
 
 from mars.errors import SetupError
 from mars.output.files import write_atomically
-from scripts.bench.gpu_report import PACKINGS, checks, summary_lines
+from scripts.bench.gpu_report import PACKINGS, checks
 from scripts.bench.gpu_runs import ROLLOUTS, Budget, Runner, planned_runs
 from scripts.bench.gpu_variants import VARIANTS
 from scripts.bench.gpu_work import UnknownGpu, peak_tflops
 from scripts.bench.gpu_workload import CASES, SMOKE, Case
-from scripts.bench.launch import ROOT, say
+from scripts.bench.launch import child_environment, say
 from scripts.bench.machine import machine_facts
 from scripts.bench.summary import rounded
 
@@ -58,8 +57,6 @@ def main(arguments: Sequence[str]) -> int:
         runner = Runner(folder.absolute(), options, peak, memory, budget, lambda: keep(about, runner, options.json))
         runner.run_all(list(planned_runs(cases_of(options), options.variants, options.packings, options.rounds)))
     print(as_json(about, runner))
-    for line in summary_lines(runner.cases()):
-        say(line)
     return 1 if runner.failures or not runner.found else 0
 
 
@@ -151,6 +148,6 @@ def make_workload(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     num_prompts, names = options.prompts * options.steps, [case.name for case in cases_of(options)]
     command = [sys.executable, "-m", "scripts.bench.gpu_workload", str(folder), size, device, str(num_prompts), *names]
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, check=True
+        command, env=child_environment(), stdout=subprocess.PIPE, check=True
     )  # fmt: skip
     return json.loads(done.stdout)

@@ -1,9 +1,17 @@
-"""Compute the figures of scripts/bench.py gpu from the metrics of its runs."""
+"""Compute the figures of scripts/bench.py gpu from the metrics of its runs.
+
+    python -m scripts.bench.gpu_report bench_gpu.json
+
+prints the file's figures, a line for each variant, check, and run that failed or was left out.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -169,17 +177,19 @@ def _at_least(value: float, target: float) -> dict[str, Any]:
     return {"value": value, "at_least": target, "met": value >= target}
 
 
-def summary_lines(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """One line per variant and packing: medians over its runs, and the largest memory."""
+def summary_lines(report: Mapping[str, Any]) -> list[str]:
+    """Of a whole report. A line per variant and packing has medians over its runs, and the largest memory."""
     lines = []
-    for case, variants in cases.items():
-        for variant, report in variants.items():
-            for packing, runs in report["packings"].items():
-                if runs:
-                    lines.append(f"{case} {variant} {packing}: {_summary(runs)}")
-            speed_up = report["padded/shared_prefix"].get("update_actor")
-            if speed_up:
-                lines.append(f"{case} {variant}: update padded/shared_prefix {speed_up['value']:.2f}")
+    for case, variants in report["cases"].items():
+        for variant, found in variants.items():
+            lines += [
+                f"{case} {variant} {packing}: {_summary(runs)}" for packing, runs in found["packings"].items() if runs
+            ]
+    for name, check in report["checks"].items():
+        met = "met" if check["met"] else "missed"
+        lines.append(f"{name}: {check['value']:.3g}, target {check['at_least']:g} {met}")
+    lines += [f"left out: {run['run']}: {run['reason']}" for run in report["skipped"]]
+    lines += [f"failed: {run['run']}: {run['reason'].splitlines()[-1]}" for run in report["failures"]]
     return lines
 
 
@@ -192,3 +202,7 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> str:
     if all("logprob_diff_max" in run for run in runs):
         parts.append(f"engine and trainer differ by up to {max(run['logprob_diff_max'] for run in runs):.2g} nats")
     return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    print("\n".join(summary_lines(json.loads(Path(sys.argv[1]).read_text()))))

@@ -138,21 +138,21 @@ class Runner:
         if reason is not None:
             self._leave_out(run, reason)
             return
-        start = time.monotonic()
+        start = self.budget.clock()
         try:
             step, report = self._train(run, config)
         except (ContenderFailed, NotTheWork) as failure:
             if self.budget.left() <= 0:
-                self._leave_out(run, f"ended after {time.monotonic() - start:.0f} s: the time is used up")
+                self._leave_out(run, f"ended after {self.budget.clock() - start:.0f} s: the time is used up")
                 return
             self.failures.append({"run": run.name, "reason": str(failure)})
             say(f"{run.name}: {failure}")
             return
-        self.budget.took(run, time.monotonic() - start)
+        self.budget.took(run, self.budget.clock() - start)
         variants = self.found.setdefault(run.case.name, {})
         found = variants.setdefault(run.variant, {"work": work_report(step), "runs": {}})
         found["runs"].setdefault(run.packing, []).append({"round": run.number} | report)
-        say(f"{run.name}, {time.monotonic() - start:.0f} s: {json.dumps(rounded(report))}")
+        say(f"{run.name}, {self.budget.clock() - start:.0f} s: {json.dumps(rounded(report))}")
 
     def _leave_out(self, run: Planned, reason: str) -> None:
         self.skipped.append({"run": run.name, "reason": reason})
