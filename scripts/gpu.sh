@@ -45,6 +45,7 @@ echo "tests/gpu: exit code $tests, $(tail -n 1 "$out/tests.log")" | tee -a "$out
 
 # The first case with an engine that costs no time; then one small step with the engine of transformers.
 left=$((limit - SECONDS - 20))
+[ "$left" -gt 0 ] || left=1
 bench=0
 timeout -k 10 "$((left + 10))" "$python" scripts/bench.py gpu ${smoke:+"$smoke"} --cases two_1280x1024 \
     --rollout scripted --variants checkpointing lora no_checkpointing hf_engine --steps 3 --rounds 1 \

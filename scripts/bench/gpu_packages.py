@@ -19,7 +19,8 @@ NEEDED = {
     "safetensors": "safetensors", "numpy": "numpy", "scipy": "scipy", "PIL": "pillow", "pyarrow": "pyarrow",
     "hydra": "hydra-core", "omegaconf": "omegaconf", "antlr4": "antlr4-python3-runtime", "pydantic": "pydantic",
     "pydantic_core": "pydantic-core", "annotated_types": "annotated-types", "typing_inspection": "typing-inspection",
-    "yaml": "pyyaml", "packaging": "packaging", "jinja2": "jinja2", "psutil": "psutil", "rich": "rich",
+    "defusedxml": "defusedxml", "yaml": "pyyaml", "packaging": "packaging", "jinja2": "jinja2",
+    "psutil": "psutil", "rich": "rich",
     "typer": "typer", "pytest": "pytest", "pytest_timeout": "pytest-timeout", "xdist": "pytest-xdist",
     "hypothesis": "hypothesis",
 }  # fmt: skip
