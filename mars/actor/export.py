@@ -14,7 +14,7 @@ from torch.distributed.checkpoint import load
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-from mars.actor.lora import adapted_layers, add_adapters
+from mars.actor.lora import adapted_layers, add_adapters, bit_sum
 from mars.actor.model import PolicyModel, ScoringSettings, load_policy
 from mars.actor.shards import check_base, model_state
 from mars.actor.state import save_policy, weight_buckets
@@ -111,6 +111,7 @@ def _loaded(shards: str, model: ModelConfig, lora: LoraConfig) -> PolicyModel:
     policy = load_policy(model, ScoringSettings(1.0, (), 1), packing="padded", gradient_checkpointing=False)
     if lora.rank:
         add_adapters(policy, lora, seed=0)
+        policy.base_sum = bit_sum(policy)
     state = model_state(policy)
     try:
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as no_dist asks for
