@@ -25,7 +25,7 @@ MFU_TARGET = 0.45
 SPEED_UP_TARGET = 3.0
 SPEED_UP_CASE = "two_1280x1024"  # responses are a larger part of the other prompts' groups
 PACKINGS = ("shared_prefix", "padded")
-CHECKED_VARIANTS = ("checkpointing", "no_checkpointing")  # lora has less work of its own, hf_engine too few tokens
+CHECKED_VARIANTS = ("checkpointing", "no_checkpointing")  # lora has less work, the others too few tokens
 MEMORY = "perf/max_memory_allocated_gb"
 _WEIGHT_BYTES = {"bfloat16": 2, "float32": 4}
 Rows = Sequence[Mapping[str, float]]
@@ -99,6 +99,8 @@ def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: fl
     scripted = config.rollout.engine == "scripted"
     if scripted:
         del seconds["gen"], seconds["sync_weights"]
+    if config.cluster.placement == "colocated":
+        seconds["turns"] = median(row["timing_s/turns"] for row in rows)
     # The first update needs no pass for old log-probs: the policy has not changed yet.
     later = 1 - config.actor.prompts_per_update / config.data.prompts_per_step
     tokens = {"gen": step.sampled, "old_log_prob": step.needed * later, "update_actor": step.needed}

@@ -32,6 +32,7 @@ class Variant:
     most_response_tokens: int | None = None
 
 
+_HF = ("rollout.engine=hf", "rollout.max_num_seqs=16")
 VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (
@@ -41,13 +42,9 @@ VARIANTS: Mapping[str, Variant] = {
         Variant(
             "lora", (f"actor.lora.rank={LORA_RANK}", f"actor.lora.alpha={LORA_RANK}", "actor.learning_rate=1.0e-4")
         ),
-        # A whole step with the engine of transformers. That engine is slow, so there is less to generate.
-        Variant(
-            "hf_engine",
-            ("rollout.engine=hf", "rollout.max_num_seqs=16"),
-            most_prompts=2,
-            most_response_tokens=64,
-        ),
+        # Whole steps with the engine of transformers. That engine is slow, so there is less to generate.
+        Variant("hf_engine", _HF, most_prompts=2, most_response_tokens=64),
+        Variant("colocated", (*_HF, "cluster.placement=colocated"), most_prompts=2, most_response_tokens=64),
     )
 }
 
@@ -55,8 +52,8 @@ VARIANTS: Mapping[str, Variant] = {
 def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
     """Bytes on the trainer's GPU by purpose, by mars/checks/memory.py, for forwards of as many groups as fit.
 
-    With cluster=local it has the engine as well. The activations of the vision tower, which that module leaves out, are
-    estimated by the same formula.
+    With cluster=local it has the engine as well, unless the two take turns. The activations of the vision tower, which
+    that module leaves out, are estimated by the same formula.
     """
     actor, rollout, dtype = config.actor, config.rollout, config.model.dtype
     folder = Path(config.model.path)
@@ -76,7 +73,7 @@ def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
     if not actor.lora.rank:  # adapters are in the language model alone: nothing is kept for a backward below it
         patches = groups * sum(height * width for height, width in group.grids)
         found["vision tower's activations"] = _vision_activations(settings["vision_config"], config, patches)
-    if config.cluster.kind == "local" and rollout.engine == "hf":
+    if config.cluster.kind == "local" and config.cluster.placement == "separate" and rollout.engine == "hf":
         engine = engine_memory(
             shape,
             tensor_parallel_size=1,

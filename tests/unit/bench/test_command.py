@@ -103,18 +103,20 @@ def test_variants_differ_only_where_they_say():
     for name in VARIANTS:
         found = config_of(CASES["two_1280x1024"], variant=name, rollout="scripted", response_tokens=100).dotted()
         changed[name] = {key: value for key, value in found.items() if value != usual[key]}
+    small = {
+        "rollout.engine": "hf", "rollout.max_num_seqs": 16, "rollout.max_response_tokens": 64,
+        "rollout.max_model_len": usual["rollout.max_model_len"] - 36,
+        "data.prompts_per_step": 2, "actor.prompts_per_update": 1,
+    }  # fmt: skip
     assert usual["rollout.scripted.full_length"]
     assert usual["actor.gradient_checkpointing"]
     assert changed == {
         "checkpointing": {},
         "no_checkpointing": {"actor.gradient_checkpointing": False, "actor.tokens_per_forward": 8192},
         "lora": {"actor.lora.rank": 64, "actor.lora.alpha": 64.0, "actor.learning_rate": 1e-4},
-        "hf_engine": {
-            "rollout.engine": "hf", "rollout.max_num_seqs": 16, "rollout.max_response_tokens": 64,
-            "rollout.max_model_len": usual["rollout.max_model_len"] - 36,
-            "data.prompts_per_step": 2, "actor.prompts_per_update": 1,
-        },
-    }  # fmt: skip
+        "hf_engine": small,
+        "colocated": small | {"cluster.placement": "colocated"},
+    }
 
 
 def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys):

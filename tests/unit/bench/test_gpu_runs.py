@@ -139,6 +139,8 @@ def test_the_estimate_of_memory_by_hand(tmp_path):
     assert "vision tower's activations" not in found
     found, _ = estimate("rollout=hf", "rollout.max_num_seqs=3", "rollout.max_model_len=50000")
     assert found["engine"] == 2 * 80 + 2 * 3 * 1 * 4 * 2 * 3 * 50000
+    found, _ = estimate("rollout=hf", "cluster.placement=colocated", "cluster.device=cuda")
+    assert "engine" not in found  # it sleeps
     needed = sum(estimate("actor.gradient_checkpointing=false")[0].values()) / 2**30
     assert too_large(config, group, needed / 0.9 * 1.001) is None
     refusal = too_large(config, group, needed / 0.9 * 0.999)
