@@ -44,6 +44,9 @@ class PolicyTrainingConfig(OptimizerConfig):
     """What is trained, and how the work is cut."""
 
     num_workers: PositiveInt = Field(description="FSDP ranks.")
+    fsdp_size: PositiveInt | None = Field(
+        description="Ranks that share one copy of weights, gradients and optimizer states (hybrid sharding); null: all."
+    )
     freeze: list[Part] = Field(
         description="Parts of the model that are not trained, such as [vision,projector]; empty: all are."
     )
