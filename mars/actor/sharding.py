@@ -37,7 +37,11 @@ def local_rows(parameter: Tensor) -> tuple[int, int]:
     if not isinstance(parameter, DTensor):
         return 0, parameter.shape[0]
     assert isinstance(parameter.placements[-1], Shard)
-    return rows_of(parameter.shape[0], parameter.device_mesh.get_local_rank(shard_axis(parameter.device_mesh)), parameter.device_mesh.size(shard_axis(parameter.device_mesh)))
+    return rows_of(
+        parameter.shape[0],
+        parameter.device_mesh.get_local_rank(shard_axis(parameter.device_mesh)),
+        parameter.device_mesh.size(shard_axis(parameter.device_mesh)),
+    )
 
 
 def rows_of(num_rows: int, place: int, places: int) -> tuple[int, int]:

@@ -68,7 +68,9 @@ def _gathered(bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dt
     if mesh is not None and not is_in_first_copy(mesh):
         return {}
     bucket = {name: merged(v, *adapters[name]) if name in adapters else v for name, v in bucket.items()}
-    local = [(v.to_local() if isinstance(v, DTensor) else v).to(dtype) for v in bucket.values()]
+    # Offloaded shards go to the GPU first: NCCL gathers and sends them from there.
+    place = None if mesh is None else mesh.device_type
+    local = [(v.to_local() if isinstance(v, DTensor) else v).to(place, dtype) for v in bucket.values()]
     ranks = 1 if mesh is None else mesh.size(shard_axis(mesh))
     if mesh is None or ranks == 1:
         return dict(zip(bucket, local, strict=True))

@@ -47,6 +47,10 @@ class PolicyTrainingConfig(OptimizerConfig):
     fsdp_size: PositiveInt | None = Field(
         description="Ranks that share one copy of weights, gradients and optimizer states (hybrid sharding); null: all."
     )
+    offload: Literal["none", "cpu"] = Field(
+        description="cpu: weights, gradients and AdamW's states are in CPU memory, and weights go to the GPU layer by "
+        "layer; none: all are on the GPU."
+    )
     freeze: list[Part] = Field(
         description="Parts of the model that are not trained, such as [vision,projector]; empty: all are."
     )

@@ -114,6 +114,21 @@ def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3
     )
 
 
+def test_memory_of_offloaded_ranks_and_of_groups(configure, pictures):
+    """A rank of a group of one holds what a single rank holds; offloaded, it holds the same in CPU memory."""
+    rows = [(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2
+    _, one, _ = memory_lines(configure(rows))
+    more = ("cluster=ray", "cluster.device=cpu", "actor.num_workers=2")
+    assert memory_lines(configure(rows, *more))[1] != one
+    assert memory_lines(configure(rows, *more, "actor.fsdp_size=1"))[1] == one
+    _, on_gpu, on_cpu, _ = memory_lines(configure(rows, "actor.offload=cpu"))
+    assert on_gpu.startswith("memory per rank ")
+    assert on_cpu.startswith("CPU memory a rank ")
+    parts = [line.split("GiB: ")[1].split(", ") for line in (one, on_cpu, on_gpu)]
+    assert parts[0] == parts[1] + parts[2]
+    assert [part.rpartition(" ")[0] for part in parts[2]] == ["activations", "logits chunk"]
+
+
 @pytest.mark.parametrize("data", [b"", b"\x00" * 4, struct.pack("<Q", 10**15) + b"{}", struct.pack("<Q", 2) + b"[]"])
 def test_weights_that_are_none_are_named(tmp_path, tiny, data):
     shutil.copy(tiny / "config.json", tmp_path)
