@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 _GPUS = "- set the number of workers over all nodes instead: actor.num_workers and rollout.num_workers"
 _SAVING = "- the policy is saved when the run ends, in run.dir"
-_OFFLOAD = "actor.offload (cpu is true, for weights, gradients and optimizer states alike)"
+_OFFLOAD = "actor.offload (cpu is true; it moves weights, gradients, optimizer states alike)"
 _MICRO_BATCH = "actor.tokens_per_forward (micro-batches are counted in padded tokens, not rows)"
 _ADVANTAGE = "algorithm.estimator (grpo is group_norm, rloo is leave_one_out)"
 _KL_ESTIMATOR = "algorithm.kl_estimator (kl is k1, mse is k2, low_var_kl is k3, abs is abs)"
