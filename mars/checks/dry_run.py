@@ -11,7 +11,7 @@ from statistics import fmean
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.gpu_turns import demands, fit_lines, sequences_line
-from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
+from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.trained import num_trained
 from mars.checks.weights import INDEX, SINGLE
@@ -141,7 +141,7 @@ def memory_lines(config: TrainConfig) -> list[str]:
     trainer = trainer_memory(
         replace(shape, num_parameters=shape.num_parameters + adapters),
         num_trained=trained,
-        num_ranks=actor.num_workers,
+        num_ranks=actor.fsdp_size or actor.num_workers,
         dtype=model.dtype,
         tokens_per_forward=actor.tokens_per_forward,
         logprob_chunk_tokens=actor.logprob_chunk_tokens,
@@ -153,7 +153,7 @@ def memory_lines(config: TrainConfig) -> list[str]:
     per_token = kv_bytes_per_token(shape, model.dtype)
     lines = [
         f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
-        f"memory per rank   {_sizes(trainer)}",
+        *_rank_lines(trainer, actor.offload),
         f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
         f"tokens; {per_token:,} bytes a token",
     ]
@@ -161,7 +161,7 @@ def memory_lines(config: TrainConfig) -> list[str]:
         at_once = 1 if rollout.engine == "vllm" else rollout.max_num_seqs
         least = engine_memory(shape, max_num_seqs=at_once, max_model_len=rollout.max_model_len, **sizes)
         gpu_bytes = _gpu_bytes(cluster.gpu_memory_gib)
-        lines += fit_lines(demands(trainer, least, rollout, cluster), gpu_bytes)
+        lines += fit_lines(demands(_on_gpu(trainer, actor.offload), least, rollout, cluster), gpu_bytes)
         lines += sequences_line(least, rollout, gpu_bytes)
     return lines
 
@@ -186,6 +186,18 @@ def _gpu_bytes(stated_gib: float | None) -> int | None:
     if stated_gib is not None:
         return int(stated_gib * 2**30)
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
+def _rank_lines(parts: Mapping[str, int], offload: str) -> list[str]:
+    """parts: of `trainer_memory`."""
+    on_gpu = _on_gpu(parts, offload)
+    on_cpu = {name: size for name, size in parts.items() if name not in on_gpu}
+    return [f"memory per rank   {_sizes(on_gpu)}", *([f"CPU memory a rank {_sizes(on_cpu)}"] if on_cpu else [])]
+
+
+def _on_gpu(parts: Mapping[str, int], offload: str) -> dict[str, int]:
+    """What of `trainer_memory` is on the rank's GPU, given actor.offload."""
+    return {name: size for name, size in parts.items() if offload == "none" or name not in SHARDED}
 
 
 def _trained(trained: int, adapters: int, total: int) -> str:

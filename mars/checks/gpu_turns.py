@@ -43,7 +43,7 @@ def demands(
         engine = {**engine, "vLLM's other memory": VLLM_OTHER_BYTES}
         limit = rollout.vllm.gpu_memory_utilization
     if is_colocated(cluster.placement, cluster.kind, cluster.device):
-        both = {"the trainer's parameters": trainer["parameters"], "the engine's": engine.get("parameters", 0)}
+        both = {"the trainer's parameters": trainer.get("parameters", 0), "the engine's": engine.get("parameters", 0)}
         return [Demand("update", trainer), Demand("new weights", both), Demand("generation", engine, limit)]
     if cluster.kind == "local":
         of_engine = {f"the engine's {name}": size for name, size in engine.items()}
