@@ -76,29 +76,8 @@ class ReferenceKl:
         return [values for prompt, values in pairs if prompt.prompt_id not in self.unreadable]
 
 
-class PolicyTrainer(Protocol):
-    """Owns the policy's weights."""
-
-    def update(self, batch: TrainBatch) -> UpdateStats:
-        """Do one optimizer step for each of the batch's updates, in order. Computes old and reference log-probs too.
-
-        Uses the batch's advantages and weights as they are, but a prompt with an image that cannot be read any more has
-        weight 0 on all ranks. Metrics are those of docs/metrics.md, reduced over all ranks. Raises NumericalError after
-        too many updates in a row whose loss or gradient is not finite.
-        """
-        ...
-
-    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
-        """The KL of each response to the reference model.
-
-        Uses the current weights and the estimator of the objective. Trains nothing and ignores advantages and weights.
-        The batch's plans must hold every row once. Raises ConfigError if there is no reference model.
-        """
-        ...
-
-    def publish_weights(self) -> WeightUpdate:
-        """The current weights. Each call raises the version by 1."""
-        ...
+class CheckpointedTrainer(Protocol):
+    """Owns the policy's weights, and writes and loads its own state."""
 
     def save(self, path: str) -> None:
         """Write the policy as a Hugging Face folder with its processor."""
@@ -124,6 +103,50 @@ class PolicyTrainer(Protocol):
         ...
 
 
+class SupervisedTrainer(CheckpointedTrainer, Protocol):
+    """Trains the policy to give the responses of a batch, for the cold start. Advantages are not read."""
+
+    def update(self, batch: TrainBatch) -> Mapping[str, float]:
+        """One optimizer step on the mean cross-entropy of all response tokens of the batch, which has one plan.
+
+        Returns metrics, the same for any number of ranks up to rounding. Raises NumericalError for a gradient that is
+        not finite, and DataError for images that cannot be read any more; then no weight has changed.
+        """
+        ...
+
+    def losses(self, batch: TrainBatch) -> Sequence[float]:
+        """The cross-entropy of each prompt's response in nats, summed over its tokens. Trains nothing.
+
+        Raises DataError for images that cannot be read any more.
+        """
+        ...
+
+
+class PolicyTrainer(CheckpointedTrainer, Protocol):
+    """Trains the policy by reinforcement learning."""
+
+    def update(self, batch: TrainBatch) -> UpdateStats:
+        """Do one optimizer step for each of the batch's updates, in order. Computes old and reference log-probs too.
+
+        Uses the batch's advantages and weights as they are, but a prompt with an image that cannot be read any more has
+        weight 0 on all ranks. Metrics are those of docs/metrics.md, reduced over all ranks. Raises NumericalError after
+        too many updates in a row whose loss or gradient is not finite.
+        """
+        ...
+
+    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
+        """The KL of each response to the reference model.
+
+        Uses the current weights and the estimator of the objective. Trains nothing and ignores advantages and weights.
+        The batch's plans must hold every row once. Raises ConfigError if there is no reference model.
+        """
+        ...
+
+    def publish_weights(self) -> WeightUpdate:
+        """The current weights. Each call raises the version by 1."""
+        ...
+
+
 class RankTrainer(PolicyTrainer, Protocol):
     """One rank's trainer. `send_weights` sends the weights under the caller's version number, and `publish_weights`
     under one that the rank counts itself."""
@@ -137,7 +160,7 @@ class RankTrainer(PolicyTrainer, Protocol):
 
 
 @runtime_checkable
-class RestartableTrainer(PolicyTrainer, Protocol):
+class RestartableTrainer(CheckpointedTrainer, Protocol):
     """A trainer whose processes may be lost (WorkerLost) while the run goes on."""
 
     def restart(self) -> None:

@@ -44,16 +44,17 @@ def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[
     if composition.config is not None:
         config, found = _validate(composition, composition.config, SCHEMAS[root])
         problems += found
-    if isinstance(config, TrainConfig):
+    if config is not None:
         problems += unused_adapter_settings(composition.given, config.dotted())
     if config is None or problems:
         raise _refusal(problems)
     return config
 
 
-def shipped_values() -> dict[str, Any]:
-    """Dotted key -> default of every setting of training that has one."""
-    composition = compose_files("train", SCHEMAS["train"], [], [])
+def shipped_values(schema: type[Root]) -> dict[str, Any]:
+    """Dotted key -> default of every setting of a schema that has one."""
+    (root,) = (name for name, found in SCHEMAS.items() if found is schema)
+    composition = compose_files(root, schema, [], [])
     assert composition.config is not None  # the shipped files
     return resolved_leaves(composition.config, composition.known.mappings)[0]
 

@@ -56,6 +56,12 @@ def _source_pixels(budgets: Mapping[str, list[int]], smallest: int, largest: int
     return None
 
 
+def _row_for_each_rank(ranks: int, rows: int) -> tuple[str, str] | None:
+    if ranks > rows:
+        return f"more ranks than the sft.batch_size={rows} rows of a step", "use fewer ranks or more rows"
+    return None
+
+
 def _constant_divisor(tokens: int | None, reduction: str) -> tuple[str, str] | None:
     if reduction == "seq_mean_token_sum_norm" and tokens is None:
         return "algorithm.reduction=seq_mean_token_sum_norm divides by this number", "give an integer > 0"
@@ -266,7 +272,10 @@ TRAIN_RULES = (
 )
 
 SFT_RULES = (
-    Rule(("model.attention", "sft.device"), _attention_on_cpu),
+    Rule(("run.num_steps", "run.num_epochs"), _has_length),
+    Rule(("model.attention", "cluster.device"), _attention_on_cpu),
+    Rule(("sft.num_workers", "cluster.kind"), _one_in_process),
+    Rule(("sft.num_workers", "sft.batch_size"), _row_for_each_rank),
     Rule(("data.template",), _template_without_reward),
     *_PIXELS,
 )
