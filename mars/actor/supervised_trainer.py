@@ -38,7 +38,7 @@ class FsdpSupervisedTrainer:
         self._rank, self._world_size = rendezvous.rank, rendezvous.world_size
         sft, device = config.sft, config.cluster.device
         self._owns_group = join_group(rendezvous, device)
-        self._device = torch.device(device, torch.cuda.current_device() if device == "cuda" else None)
+        self._device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
         torch.manual_seed(config.run.seed)
         mesh = init_device_mesh(device, (self._world_size,))
         scoring = ScoringSettings(1.0, rules.blocked_ids, sft.logprob_chunk_tokens)

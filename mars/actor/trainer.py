@@ -146,6 +146,18 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
         """The current weights. Each call raises the version by 1."""
         ...
 
+    def offload(self, keep_weights: bool = False) -> None:
+        """Move everything on the device to host memory: weights, optimizer states, reference model.
+
+        keep_weights: all but the weights, so that `publish_weights` and `save` work. All else but `start_checkpoint`
+        then raises RuntimeError until `onload`. Does nothing if it is done already.
+        """
+        ...
+
+    def onload(self, weights_only: bool = False) -> None:
+        """Move everything back, or only the weights. Does nothing if it is done already."""
+        ...
+
 
 class RankTrainer(PolicyTrainer, Protocol):
     """One rank's trainer. `send_weights` sends the weights under the caller's version number, and `publish_weights`

@@ -67,6 +67,12 @@ class TrainerWorker(RankWorker):
         self._transfer.meet(meeting)
         self._trainer.send_weights(meeting.version)
 
+    def offload(self, keep_weights: bool = False) -> None:
+        self._trainer.offload(keep_weights)
+
+    def onload(self, weights_only: bool = False) -> None:
+        self._trainer.onload(weights_only)
+
 
 class RayTrainer(RayRanks):
     """Makes each call on every rank and returns the result of rank 0.
@@ -109,3 +115,9 @@ class RayTrainer(RayRanks):
             return self._sender.offer()
         update = self._all("publish_weights")[0]
         return WeightUpdate(update.version, StoredWeights(update.payload))
+
+    def offload(self, keep_weights: bool = False) -> None:
+        self._all("offload", keep_weights)
+
+    def onload(self, weights_only: bool = False) -> None:
+        self._all("onload", weights_only)

@@ -13,9 +13,10 @@ from pydantic import Field
 from mars.config.actor_sections import ActorConfig, SftSettings
 from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from mars.config.rules import SFT_RULES, TRAIN_RULES
+from mars.config.rules import TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, TrackerConfig, TrackingConfig, TrainRunConfig
 from mars.config.section import Root, Section
+from mars.config.sft_rules import SFT_RULES
 from mars.config.weight_rules import SFT_WEIGHT_RULES, WEIGHT_RULES
 from mars.rewards.built_in import built_in_names
 

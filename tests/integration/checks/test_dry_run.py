@@ -104,8 +104,8 @@ def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3
         adapters = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
         assert num_trained(given.model, given.actor) == adapters
         assert f"{adapters:,} in LoRA adapters" in memory_lines(given)[0]
+        wrong = configure(rows, "actor.lora.rank=4", "actor.lora.targets=[q]", model=folder)
         with pytest.raises(ConfigError, match=r"called q; got .*down_proj"):
-            wrong = configure(rows, "actor.lora.rank=4", "actor.lora.targets=[q]", model=folder)
             check_trained(wrong.model, "actor", wrong.actor)
         text = model.config.text_config
         assert (shape.num_layers, shape.hidden_size) == (text.num_hidden_layers, text.hidden_size)
