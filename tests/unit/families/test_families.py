@@ -48,6 +48,7 @@ def test_how_each_family_writes_boxes():
     assert {type_: family.box_space for type_, family in FAMILIES.items()} == {
         "qwen2_5_vl": "resized_pixels",
         "qwen3_vl": "norm_1000",
+        "qwen3_5": "norm_1000",
         "internvl": "norm_1000",
     }
 
@@ -60,8 +61,8 @@ def test_what_smart_resize_is_told_and_needs():
 
 def test_sizes_of_patches_are_read_and_compared_with_the_model():
     vision = {"patch_size": 16, "spatial_merge_size": 2}
-    assert read_sizing({"patch_size": 16, "merge_size": 2}, {"vision_config": vision}, "f") == (16, 2, SMART_RESIZE)
+    assert read_sizing({"patch_size": 16, "merge_size": 2}, {}, {"vision_config": vision}, "f") == (16, 2, SMART_RESIZE)
     with pytest.raises(
         SetupError, match=r"f: patch_size must be 16, as config\.json's vision_config\.patch_size; got 14"
     ):
-        read_sizing({"patch_size": 14, "merge_size": 2}, {"vision_config": vision}, "f")
+        read_sizing({"patch_size": 14, "merge_size": 2}, {}, {"vision_config": vision}, "f")
