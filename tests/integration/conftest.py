@@ -56,6 +56,14 @@ def tiny_qwen3_5(tmp_path_factory, one_thread) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory, one_thread) -> Path:
+    """A random Qwen2-VL."""
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen2_vl", seed=8, family="qwen2_vl")
+
+
+@pytest.fixture(scope="session")
 def tiny_internvl(tmp_path_factory, one_thread) -> Path:
     """A random InternVL."""
     from mars.data.synthetic.tiny_model import build_tiny
@@ -82,6 +90,13 @@ def qwen3_5_world(tiny_qwen3_5, process_group):
     from tests.tiny_world import TinyWorld
 
     return TinyWorld(tiny_qwen3_5)
+
+
+@pytest.fixture(scope="session")
+def qwen2_world(tiny_qwen2, process_group):
+    from tests.tiny_world import TinyWorld
+
+    return TinyWorld(tiny_qwen2)
 
 
 @pytest.fixture(scope="session")

@@ -143,7 +143,7 @@ def test_places_of_the_chat_template(tiny, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("suffix", ["", "Fast", None])
-@pytest.mark.parametrize("tiny_model", ["tiny", "tiny_qwen3", "tiny_qwen3_5", "tiny_internvl"])
+@pytest.mark.parametrize("tiny_model", ["tiny", "tiny_qwen3", "tiny_qwen3_5", "tiny_qwen2", "tiny_internvl"])
 def test_limits_in_an_old_processor_file_do_not_replace_those_of_the_run(request, tmp_path, tiny_model, suffix):
     folder = copied(request.getfixturevalue(tiny_model), tmp_path / "model")
     new = json.loads((folder / "processor_config.json").read_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-Family = Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5", "internvl"]
+Family = Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_vl", "internvl"]
 
 VOCAB_MULTIPLE = 64  # the model's vocabulary is padded to the next multiple, as real models do
 REAL_IDS = 151_936  # rows of Qwen2.5-VL's embedding
@@ -66,6 +66,7 @@ def build_processor(family: Family, tokenizer: Any) -> Any:
     from transformers import (
         Qwen2_5_VLProcessor,
         Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
         Qwen2VLVideoProcessor,
         Qwen3VLProcessor,
         Qwen3VLVideoProcessor,
@@ -79,6 +80,8 @@ def build_processor(family: Family, tokenizer: Any) -> Any:
         template = CHAT_TEMPLATE if family == "qwen3_vl" else CHAT_TEMPLATE.removesuffix("{%- endif -%}\n") + THINKING
         return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=template)
     images = Qwen2VLImageProcessor(size=limits)
+    if family == "qwen2_vl":
+        return Qwen2VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
     return Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
 
 
@@ -100,7 +103,7 @@ def _internvl_processor(tokenizer: Any) -> Any:
 
 def build_config(family: Family, tokenizer: Any, *, tie_word_embeddings: bool) -> Any:
     """A model configuration of about a million parameters for the ids of `tokenizer`."""
-    from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
+    from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
 
     vocab_size = len(tokenizer)
     if vocab_size < REAL_IDS:
@@ -144,6 +147,13 @@ def build_config(family: Family, tokenizer: Any, *, tie_word_embeddings: bool) -
         )
     if family == "qwen3_5":
         return _qwen3_5_config(text, vision, ids, tie_word_embeddings=tie_word_embeddings)
+    if family == "qwen2_vl":
+        return Qwen2VLConfig(
+            text_config={**text, "rope_parameters": {**rope, "mrope_section": [4, 6, 6]}},
+            vision_config={"depth": 2, "embed_dim": 64, "mlp_ratio": 2, "num_heads": 2, "hidden_size": HIDDEN},
+            tie_word_embeddings=tie_word_embeddings,
+            **ids,
+        )
     return Qwen2_5_VLConfig(
         text_config={**text, "rope_parameters": {**rope, "mrope_section": [4, 6, 6]}},
         vision_config={**vision, "window_size": 112, "fullatt_block_indexes": [1]},

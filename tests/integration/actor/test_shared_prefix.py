@@ -16,7 +16,7 @@ from mars.actor.model import ScoringSettings, load_policy
 from mars.actor.shared_prefix import pack_groups
 from tests.tiny_world import distance
 
-FAMILIES = ["world", "qwen3_world", "tied_world", "internvl_world", "qwen3_5_world"]
+FAMILIES = ["world", "qwen3_world", "tied_world", "internvl_world", "qwen3_5_world", "qwen2_world"]
 LOGPROBS, GRADIENTS, WRONG = 1e-5, 5e-6, 1e-2
 # A gated delta rule rounds more: with chunks of 32 tokens instead of 64, padded rows differ from themselves by 1.4e-5.
 ROUNDING = {"qwen3_5": 3}

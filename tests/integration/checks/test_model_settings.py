@@ -62,7 +62,7 @@ def numbers(values, *path):
             yield (*path, name), value
 
 
-@pytest.mark.parametrize("family", ["tiny", "tiny_qwen3", "tiny_qwen3_5", "tiny_internvl"])
+@pytest.mark.parametrize("family", ["tiny", "tiny_qwen3", "tiny_qwen3_5", "tiny_qwen2", "tiny_internvl"])
 def test_every_number_of_both_parts_is_checked(request, check, family):
     values = json.loads((request.getfixturevalue(family) / "config.json").read_text())
     assert check(json.dumps(values)) is None

@@ -85,7 +85,8 @@ def kept(metrics):
 
 
 @pytest.mark.parametrize(
-    ("family", "per_update"), [("world", 2), ("world", 1), ("internvl_world", 2), ("qwen3_5_world", 2)]
+    ("family", "per_update"),
+    [("world", 2), ("world", 1), ("internvl_world", 2), ("qwen3_5_world", 2), ("qwen2_world", 2)],
 )
 def test_engine_and_trainer_agree_at_every_step_and_the_run_repeats_to_the_bit(request, pictures, family, per_update):
     world = request.getfixturevalue(family)

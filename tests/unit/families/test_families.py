@@ -15,7 +15,7 @@ from mars.families.table import FAMILIES, check_language, family_of
 
 def test_a_family_that_is_not_supported_is_refused_with_those_that_are():
     assert family_of("qwen3_vl", "x").name == "Qwen3-VL"
-    for other in ("llava", "qwen2_vl", "qwen3_vl_moe", None, ["qwen3_vl"]):
+    for other in ("llava", "qwen3_5_moe", "qwen3_vl_moe", None, ["qwen3_vl"]):
         with pytest.raises(SetupError) as caught:
             family_of(other, "model.path: m/config.json")
         known = ", ".join(f"{type_} ({family.name})" for type_, family in FAMILIES.items())
@@ -49,6 +49,7 @@ def test_how_each_family_writes_boxes():
         "qwen2_5_vl": "resized_pixels",
         "qwen3_vl": "norm_1000",
         "qwen3_5": "norm_1000",
+        "qwen2_vl": "norm_1000",
         "internvl": "norm_1000",
     }
 
