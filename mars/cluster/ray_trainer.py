@@ -43,6 +43,10 @@ class TrainerWorker(RankWorker):
         with gc_paused():
             self._trainer = self._build_trainer(rendezvous, self._transfer)
 
+    def gpus(self) -> list[str]:
+        """Ray's ids of this worker's GPUs."""
+        return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+
     def update(self, batch: TrainBatch) -> UpdateStats:
         self._num_updates += 1
         if self._num_updates % TRIM_EVERY == 0:
@@ -93,6 +97,10 @@ class RayTrainer(RayRanks):
     ) -> list[Any]:
         """As `start`."""
         return self.start((build_trainer, build_transfer), timeout_s, call_timeout_s)
+
+    def gpus(self) -> list[list[str]]:
+        """The GPUs of each rank."""
+        return self._all("gpus")
 
     def restart(self) -> None:
         if self._sender is not None:

@@ -83,9 +83,11 @@ def ray_ranks(
     with ExitStack() as stack:
         started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
         to_pass = stack.enter_context(started)
-        placement = Placement(resources, cluster.start_timeout_s)
+        placement = Placement([[worker] for worker in resources], cluster.start_timeout_s)
         stack.callback(unless_ending, placement.close)
-        group = WorkerGroup(SupervisedWorker, resources, placement, 0, to_pass, str(log_dir), cluster.call_timeout_s)
+        group = WorkerGroup(
+            SupervisedWorker, resources, placement, range(num_ranks), to_pass, str(log_dir), cluster.call_timeout_s
+        )
         trainer = RaySupervised(group, report)
         stack.callback(unless_ending, trainer.close)
         stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
