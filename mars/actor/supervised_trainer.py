@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from mars.actor.batch import ForwardBatch, forward_batch
 from mars.actor.memory import PeakMemory
@@ -13,6 +12,7 @@ from mars.actor.model import ScoringSettings
 from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
 from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed
+from mars.actor.sharding import mesh_of_ranks
 from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import save_policy
@@ -40,7 +40,7 @@ class FsdpSupervisedTrainer:
         self._owns_group = join_group(rendezvous, device)
         self._device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
         torch.manual_seed(config.run.seed)
-        mesh = init_device_mesh(device, (self._world_size,))
+        mesh = mesh_of_ranks(device, self._world_size, sft.fsdp_size)
         scoring = ScoringSettings(1.0, rules.blocked_ids, sft.logprob_chunk_tokens)
         self._policy = trained_policy(config.model, sft, scoring, sft.forward_packing, mesh, config.run.seed)
         self._optimizer = Optimizer(dict(self._policy.named_parameters()), sft, total_steps)

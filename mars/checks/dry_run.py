@@ -10,7 +10,7 @@ from statistics import fmean
 
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
-from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
+from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.trained import num_trained
 from mars.config.actor_sections import PolicyTrainingConfig
@@ -160,7 +160,7 @@ def rank_memory_lines(model: ModelConfig, training: PolicyTrainingConfig, with_r
     memory = trainer_memory(
         replace(shape, num_parameters=shape.num_parameters + adapters),
         num_trained=trained,
-        num_ranks=training.num_workers,
+        num_ranks=training.fsdp_size or training.num_workers,
         dtype=model.dtype,
         tokens_per_forward=training.tokens_per_forward,
         logprob_chunk_tokens=training.logprob_chunk_tokens,
@@ -169,8 +169,16 @@ def rank_memory_lines(model: ModelConfig, training: PolicyTrainingConfig, with_r
     )
     return [
         f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
-        f"memory per rank   {_sizes(memory)}",
+        *_rank_lines(memory, training.offload),
     ]
+
+
+def _rank_lines(parts: Mapping[str, int], offload: str) -> list[str]:
+    """parts: of `trainer_memory`."""
+    if offload == "none":
+        return [f"memory per rank   {_sizes(parts)}"]
+    on_gpu, on_cpu = ({k: v for k, v in parts.items() if (k in SHARDED) == sharded} for sharded in (False, True))
+    return [f"memory per rank   {_sizes(on_gpu)}", f"CPU memory a rank {_sizes(on_cpu)}"]
 
 
 def _trained(trained: int, adapters: int, total: int) -> str:

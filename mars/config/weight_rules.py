@@ -31,6 +31,12 @@ def unused_adapter_settings(given: Collection[str], values: Mapping[str, Any]) -
             yield Problem(key, f"has no effect with {section}.lora.rank=0", "set the rank to 16, say", values[key])
 
 
+def _groups_divide_ranks(section: str, fsdp_size: int | None, ranks: int) -> tuple[str, str] | None:
+    if fsdp_size is not None and ranks % fsdp_size:
+        return f"does not divide {section}.num_workers={ranks}", "give a divisor, such as the GPUs of a node, or null"
+    return None
+
+
 def _broadcast_between_processes(
     transfer: str, cluster: str, placement: str, engine: str, tensor_parallel: int
 ) -> tuple[str, str] | None:
@@ -50,8 +56,10 @@ def _broadcast_between_processes(
 SFT_WEIGHT_RULES = (
     Rule(("sft.freeze",), _part_is_trained),
     Rule(("sft.freeze", "sft.lora.rank"), partial(_adapters_alone, "sft")),
+    Rule(("sft.fsdp_size", "sft.num_workers"), partial(_groups_divide_ranks, "sft")),
 )
 WEIGHT_RULES = (
+    Rule(("actor.fsdp_size", "actor.num_workers"), partial(_groups_divide_ranks, "actor")),
     Rule(("actor.freeze",), _part_is_trained),
     Rule(("actor.freeze", "actor.lora.rank"), partial(_adapters_alone, "actor")),
     Rule(
