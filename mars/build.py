@@ -70,10 +70,14 @@ class EngineSpec:
 
                 return HfEngine(self.config, self.rules, process=_processor(self.config, self.rules), fetch=fetch)
             case "scripted":
-                from mars.rollout.scripted import ScriptedEngine, random_script
+                from mars.rollout.scripted import ScriptedEngine, full_length_script, random_script
 
                 words = range(min(self.rules.blocked_ids, default=self.rules.image_id))
-                return ScriptedEngine(random_script(words, self.rules.eos_ids[0]), self.rules.eos_ids)
+                if self.config.rollout.scripted.full_length:
+                    script = full_length_script([word for word in words if word not in self.rules.eos_ids])
+                else:
+                    script = random_script(words, self.rules.eos_ids[0])
+                return ScriptedEngine(script, self.rules.eos_ids)
 
 
 @dataclass(frozen=True)

@@ -170,9 +170,15 @@ class VllmConfig(Section):
     gpu_memory_utilization: Fraction = Field(description="Share of each GPU's memory that the engine takes.")
 
 
+class ScriptedConfig(Section):
+    full_length: bool = Field(
+        description="Responses of max_response_tokens random tokens without an end token; false: of random length."
+    )
+
+
 class RolloutConfig(Section):
     engine: Literal["vllm", "hf", "scripted"] = Field(
-        description="vllm: vLLM; hf: transformers, slow, for comparison; scripted: a fake for tests."
+        description="vllm: vLLM; hf: transformers, slow, for comparison; scripted: random tokens, for tests."
     )
     num_workers: PositiveInt = Field(description="Engine replicas.")
     tensor_parallel_size: PositiveInt = Field(description="GPUs of one engine replica.")
@@ -193,6 +199,7 @@ class RolloutConfig(Section):
         description="Warn if the log-probs of a token in engine and trainer differ by more than this, in nats."
     )
     vllm: VllmConfig
+    scripted: ScriptedConfig
 
 
 class RewardConfig(Section):
