@@ -10,12 +10,13 @@ from statistics import fmean
 
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
-from mars.checks.gpu_turns import demands, fit_lines, sequences_line
+from mars.checks.gpu_turns import Demand, demands, fit_lines, sequences_line
 from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.trained import num_trained
 from mars.checks.weights import INDEX, SINGLE
-from mars.config.schema import TrainConfig
+from mars.config.actor_sections import PolicyTrainingConfig
+from mars.config.schema import ModelConfig, TrainConfig
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import num_image_tokens
 from mars.data.prompts.chat import prompt_length
@@ -70,7 +71,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
     return [
         f"training set      {len(prompts)} prompts, {dropped} dropped {dict(inputs.train.dropped) or ''}".rstrip(),
         f"held-out set      {held_out} prompts",
-        f"sources           {_histogram([len(prompt.sources) for prompt in prompts])}",
+        f"sources           {histogram([len(prompt.sources) for prompt in prompts])}",
         f"prompt tokens     mean {fmean(lengths):.0f}, longest {max(lengths)} of {data.max_prompt_tokens} allowed",
         f"steps             {steps} = {steps * data.prompts_per_step / len(prompts):.2f} epochs",
         f"a prompt          {rollout.samples_per_prompt} multi + {anchors:g} anchor rollouts",
@@ -127,55 +128,78 @@ def _score(result: RewardResult) -> str:
 
 def memory_lines(config: TrainConfig) -> list[str]:
     """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB, and whether it fits."""
-    folder = _model_folder(config.model.path)
-    if folder is None:
-        name = config.model.path
-        return [f"memory            not estimated, because the weights are not here; first: hf download {name}"]
-    shares_base = config.actor.lora.rank > 0 and config.algorithm.kl_reference == config.model.path
-    with_reference = config.algorithm.kl_coefficient > 0 and not shares_base
-    model = config.model.model_copy(update={"path": str(folder)})
-    config = config.model_copy(update={"model": model})
-    actor, rollout, cluster = config.actor, config.rollout, config.cluster
-    shape, trained = read_shape(read_json(model.path, "config.json"), folder), num_trained(config)
-    adapters = trained if actor.lora.rank else 0
-    trainer = trainer_memory(
-        replace(shape, num_parameters=shape.num_parameters + adapters),
-        num_trained=trained,
-        num_ranks=actor.fsdp_size or actor.num_workers,
-        dtype=model.dtype,
-        tokens_per_forward=actor.tokens_per_forward,
-        logprob_chunk_tokens=actor.logprob_chunk_tokens,
-        gradient_checkpointing=actor.gradient_checkpointing,
-        with_reference=with_reference,
-    )
+    rollout, actor, cluster, algorithm = config.rollout, config.actor, config.cluster, config.algorithm
+    shares_base = actor.lora.rank > 0 and algorithm.kl_reference == config.model.path
+    with_reference = algorithm.kl_coefficient > 0 and not shares_base
+    lines, model = rank_memory_lines(config.model, actor, with_reference), _on_disk(config.model)
+    if model is None:
+        return lines
+    shape = read_shape(read_json(model.path, "config.json"), Path(model.path))
     sizes = {"tensor_parallel_size": rollout.tensor_parallel_size, "dtype": model.dtype}
     engine = engine_memory(shape, max_num_seqs=rollout.max_num_seqs, max_model_len=rollout.max_model_len, **sizes)
     per_token = kv_bytes_per_token(shape, model.dtype)
-    lines = [
-        f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
-        *_rank_lines(trainer, actor.offload),
+    lines.append(
         f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
-        f"tokens; {per_token:,} bytes a token",
-    ]
+        f"tokens; {per_token:,} bytes a token"
+    )
     if cluster.device == "cuda":
+        on_gpu = _on_gpu(_rank_memory(model, actor, with_reference), actor.offload)
         at_once = 1 if rollout.engine == "vllm" else rollout.max_num_seqs
         least = engine_memory(shape, max_num_seqs=at_once, max_model_len=rollout.max_model_len, **sizes)
         gpu_bytes = _gpu_bytes(cluster.gpu_memory_gib)
-        lines += fit_lines(demands(_on_gpu(trainer, actor.offload), least, rollout, cluster), gpu_bytes)
+        lines += fit_lines(demands(on_gpu, least, rollout, cluster), gpu_bytes)
         lines += sequences_line(least, rollout, gpu_bytes)
     return lines
 
 
-def _model_folder(path: str) -> Path | None:
-    """The folder of a model, also of a hub name whose weights are in the cache. None if they are not."""
+def rank_memory_lines(model: ModelConfig, training: PolicyTrainingConfig, with_reference: bool) -> list[str]:
+    """The parameters of the model, and the estimate for one rank."""
+    found = _on_disk(model)
+    if found is None:
+        return [f"memory            not estimated, because the weights are not here; first: hf download {model.path}"]
+    shape = read_shape(read_json(found.path, "config.json"), Path(found.path))
+    trained = num_trained(found, training)
+    adapters = trained if training.lora.rank else 0
+    return [
+        f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
+        *_rank_lines(_rank_memory(found, training, with_reference), training.offload),
+    ]
+
+
+def rank_fit_lines(model: ModelConfig, training: PolicyTrainingConfig, gpu_memory_gib: float | None) -> list[str]:
+    """Whether an update fits into a GPU that does nothing else. gpu_memory_gib: cluster.gpu_memory_gib."""
+    found = _on_disk(model)
+    if found is None:
+        return []
+    on_gpu = _on_gpu(_rank_memory(found, training, with_reference=False), training.offload)
+    return list(fit_lines([Demand("update", on_gpu)], _gpu_bytes(gpu_memory_gib)))
+
+
+def _rank_memory(model: ModelConfig, training: PolicyTrainingConfig, with_reference: bool) -> dict[str, int]:
+    shape, trained = read_shape(read_json(model.path, "config.json"), Path(model.path)), num_trained(model, training)
+    adapters = trained if training.lora.rank else 0
+    return trainer_memory(
+        replace(shape, num_parameters=shape.num_parameters + adapters),
+        num_trained=trained,
+        num_ranks=training.fsdp_size or training.num_workers,
+        dtype=model.dtype,
+        tokens_per_forward=training.tokens_per_forward,
+        logprob_chunk_tokens=training.logprob_chunk_tokens,
+        gradient_checkpointing=training.gradient_checkpointing,
+        with_reference=with_reference,
+    )
+
+
+def _on_disk(model: ModelConfig) -> ModelConfig | None:
+    """With the folder for a hub name whose weights are in the cache. None if they are not."""
     from huggingface_hub import try_to_load_from_cache
 
-    if Path(path).is_dir():
-        return Path(path)
+    if Path(model.path).is_dir():
+        return model
     for name in (SINGLE, INDEX):
-        found = try_to_load_from_cache(path, name)
+        found = try_to_load_from_cache(model.path, name)
         if isinstance(found, str):
-            return Path(found).parent
+            return model.model_copy(update={"path": str(Path(found).parent)})
     return None
 
 
@@ -211,5 +235,5 @@ def _sizes(parts: Mapping[str, int]) -> str:
     return f"about {sum(parts.values()) / 2**30:.2f} GiB: {listed}"
 
 
-def _histogram(counts: list[int]) -> str:
+def histogram(counts: list[int]) -> str:
     return ", ".join(f"{counts.count(k)} rows with {k}" for k in sorted(set(counts)))

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from mars.actor.lora import add_adapters
 from mars.actor.model import PolicyModel, ScoringSettings
 from mars.checks import dry_run
-from mars.checks.dry_run import memory_lines, report, sample_lines
+from mars.checks.dry_run import memory_lines, rank_fit_lines, report, sample_lines
 from mars.checks.memory import read_shape
 from mars.checks.trained import check_trained, num_trained
 from mars.config.load import load_config
@@ -99,16 +99,17 @@ def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3
         frozen = sum(parameter.numel() for parameter in model.model.visual.parameters())
         rows = [(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2
         given = configure(rows, "actor.freeze=[vision,projector]", model=folder)
-        assert num_trained(given) == shape.num_parameters - frozen
+        assert num_trained(given.model, given.actor) == shape.num_parameters - frozen
         assert f"{shape.num_parameters - frozen:,} of them trained" in memory_lines(given)[0]
         given = configure(rows, "actor.lora.rank=4", "actor.lora.parts=[vision,language]", model=folder)
         policy = PolicyModel(model, ScoringSettings(1.0, (), 1))
         add_adapters(policy, given.actor.lora, seed=0)
         adapters = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-        assert num_trained(given) == adapters
+        assert num_trained(given.model, given.actor) == adapters
         assert f"{adapters:,} in LoRA adapters" in memory_lines(given)[0]
+        wrong = configure(rows, "actor.lora.rank=4", "actor.lora.targets=[q]", model=folder)
         with pytest.raises(ConfigError, match=r"called q; got .*down_proj"):
-            check_trained(configure(rows, "actor.lora.rank=4", "actor.lora.targets=[q]", model=folder))
+            check_trained(wrong.model, "actor", wrong.actor)
         text = model.config.text_config
         assert (shape.num_layers, shape.hidden_size) == (text.num_hidden_layers, text.hidden_size)
     lines = memory_lines(configure([(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2))
@@ -149,13 +150,16 @@ def test_the_estimate_says_whether_a_gpu_is_large_enough_also_for_a_hub_name(
     configure, pictures, tiny, tmp_path, monkeypatch
 ):
     """The tiny model fits into the smallest share of a GPU; a hub name's weights are looked up in the cache."""
-    one_gpu = ("cluster=local", "cluster.device=cuda", "rollout=hf", "cluster.gpu_memory_gib=1000")
+    one_gpu = ("cluster=local", "cluster.device=cuda", "rollout=hf", "cluster.gpu_memory_gib=1000",
+               "algorithm.kl_coefficient=0.0")  # fmt: skip
     config = configure([(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2, *one_gpu)
     lines = memory_lines(config)
     assert [line.partition(":")[0] for line in lines[3:]] == [
         f"on each GPU       {when}" for when in ("update", "new weights", "generation")
     ]
     assert all(line.endswith("of 1000.0: fits") for line in lines[3:])
+    cold_start = rank_fit_lines(config.model, config.actor, config.cluster.gpu_memory_gib)
+    assert cold_start == [line for line in lines if "update" in line], "there is no reference model in either"
     on_hub = config.model_copy(update={"model": config.model.model_copy(update={"path": "someone/tiny"})})
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert memory_lines(on_hub) == [

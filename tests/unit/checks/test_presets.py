@@ -12,7 +12,9 @@ from mars.checks.memory import ModelShape, engine_memory, kv_bytes_per_token, tr
 from mars.config.load import load_config
 
 ROOT = Path(__file__).parents[3]
-PRESETS = sorted(path.stem for path in ROOT.glob("configs/experiment/*gpus.yaml"))
+EXPERIMENTS = sorted(path.stem for path in ROOT.glob("configs/experiment/*gpus.yaml"))
+COLD_STARTS = [name for name in EXPERIMENTS if name.startswith("sft_")]
+PRESETS = [name for name in EXPERIMENTS if name not in COLD_STARTS]
 GIB, GPU = 2**30, 80e9
 # The public checkpoints: parameters (tied weights once), hidden size, layers, KV heads, head size, vocabulary.
 SHAPES = {
@@ -129,3 +131,21 @@ def test_one_gpu_is_enough_in_turns_and_the_page_has_the_figures(preset, tables)
         f"{int(room / kv_bytes_per_token(shape, config.model.dtype)) // 1000:,}",
         f"{host / GIB:.1f}",
     ]
+
+
+@pytest.mark.parametrize("preset", COLD_STARTS)
+def test_a_cold_start_fits_with_all_parameters_trained(preset):
+    config = load_config("sft", [f"experiment={preset}", "data.train_files=[x.parquet]"], [])
+    shape, sft = SHAPES[config.model.path], config.sft
+    parts = trainer_memory(
+        shape,
+        num_trained=shape.num_parameters,
+        num_ranks=sft.num_workers,
+        dtype=config.model.dtype,
+        tokens_per_forward=sft.tokens_per_forward,
+        logprob_chunk_tokens=sft.logprob_chunk_tokens,
+        gradient_checkpointing=sft.gradient_checkpointing,
+        with_reference=False,
+    )
+    assert f"_{sft.num_workers}gpus" in preset
+    assert sum(parts.values()) < 0.5 * GPU
