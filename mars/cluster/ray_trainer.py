@@ -58,11 +58,6 @@ class TrainerWorker(Worker):
     def publish_weights(self) -> WeightUpdate:
         return self._trainer.publish_weights()
 
-    def open_store(self) -> tuple[str, int]:
-        """By rank 0: open the store of `BroadcastTransfer`; returns its host and port."""
-        host = ray.util.get_node_ip_address()
-        return host, self._transfer.open(host)
-
     def send_weights(self, meeting: Meeting) -> None:
         self._transfer.meet(meeting)
         self._trainer.send_weights(meeting.version)

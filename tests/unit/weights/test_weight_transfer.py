@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mars.errors import TransferError
-from mars.weights import group as send_group
+from mars.weights import group
 from mars.weights.broadcast import BroadcastTransfer
 from mars.weights.meeting import Meeting
 from mars.weights.object_store import ObjectStoreTransfer
+from mars.weights.store import DriverStore, MemberStore
 from mars.weights.transfer import Bucket
 
 ENGINES = ("engine-0", "engine-1")
@@ -48,16 +51,19 @@ class Ranks:
             Bucket(
                 {name: tuple(value.shape) for name, value in part.items()},
                 dtype,
-                lambda i=i, part=part: self._gather(rank, i, part, dtype),
+                lambda on_all_ranks=False, i=i, part=part: self._gather(rank, i, part, dtype, on_all_ranks),
             )
             for i, part in enumerate(parts)
         ]
 
-    def _gather(self, rank: int, number: int, part: Mapping[str, torch.Tensor], dtype) -> Mapping[str, torch.Tensor]:
+    def _gather(self, rank: int, number: int, part: Mapping[str, torch.Tensor], dtype, on_all_ranks: bool):
+        """In two pieces, as the shards of two ranks."""
         self.fails(rank, number)
         self._meet.wait(TIMEOUT_S)
         self.gathered[rank] += 1
-        return {name: value.to(dtype) for name, value in part.items()} if rank == 0 else {}
+        if rank and not on_all_ranks:
+            return {}
+        return {name: value.to(dtype).reshape(-1).split(value.numel() // 2 + 1) for name, value in part.items()}
 
 
 class World:
@@ -80,12 +86,11 @@ class World:
         self.senders = [make(f"actor-{i}") for i in range(num_ranks)]
         self.engines = {name: make(name) for name in ENGINES}
         self.meeting = None
-        if kind == "broadcast":
-            self.port = self.senders[0].open("127.0.0.1")
+        self.store = DriverStore("127.0.0.1")
 
     def meet(self, version: int, engines=ENGINES, group: str = "g1", send: int = 1) -> None:
         if self.kind == "broadcast":
-            self.meeting = Meeting("127.0.0.1", self.port, group, tuple(engines), send, version)
+            self.meeting = Meeting("127.0.0.1", self.store.port, group, ("actor-0",), tuple(engines), send, version)
             for sender in self.senders:
                 sender.meet(self.meeting)
 
@@ -173,7 +178,7 @@ def test_an_engine_that_fails_costs_the_others_this_send_only(world, when):
         taken = one.engines["engine-1"].receive(one.meeting)
         assert next(taken)[0] == "embed.weight"
         one.engines["engine-1"].leave()
-    send_group.abort(one.meeting, "engine-1 died")  # as the driver does
+    one.store.abort(one.meeting, "engine-1 died")  # as the driver does
     errors = failures([sent[0], whole])
     assert [type(error) for error in errors] == [TransferError, TransferError]
     assert time.monotonic() - start < TIMEOUT_S / 2
@@ -198,6 +203,40 @@ def test_a_rank_that_fails_ends_the_send_for_the_engines(world):
     assert [type(error) for error in failures(loads)] == [TransferError, TransferError]
 
 
+def test_a_rank_that_stops_is_waited_for_until_the_deadline(world, monkeypatch):
+    """As one that got SIGSTOP: it says nothing more, but the store still answers, because it is the driver's."""
+    one = world("broadcast")
+    goes_on = threading.Event()
+    one.ranks.fails = lambda rank, bucket: bucket == 2 and goes_on.wait(TIMEOUT_S)
+    for engine in one.engines.values():
+        monkeypatch.setattr(engine, "_timeout_s", 0.3)
+    one.meet(1)
+    sent = one.send(1)
+    loads = [one.pool.submit(one.load, name, one.meeting, {}) for name in ENGINES]
+    errors = failures(loads)
+    assert [type(error) for error in errors] == [TransferError] * 2
+    for error in errors:  # whichever looks first: this process, gloo, or the other engine
+        assert re.search("took longer than 0.3 s|Timed out waiting|another member has left", str(error))
+    one.store.abort(one.meeting, "it does not block")
+    goes_on.set()
+    assert "it does not block" in str(sent[0].exception(TIMEOUT_S))
+
+
+def test_members_that_are_connecting_hear_of_an_abort(world, monkeypatch):
+    """engine-1 dies after it has said that it is there."""
+    monkeypatch.setattr(group, "_CONNECT_S", 3.0)
+    one = world("broadcast")
+    one.meet(1)
+    MemberStore(one.meeting, TIMEOUT_S).set("joined/2")
+    sent = one.send(1)
+    load = one.pool.submit(one.load, "engine-0", one.meeting, {})
+    time.sleep(0.1)
+    one.store.abort(one.meeting, "engine-1 died")
+    errors = failures([*sent, load])
+    assert [type(error) for error in errors] == [TransferError] * 2
+    assert ["engine-1 died" in str(error) or "another member has left" in str(error) for error in errors] == [True] * 2
+
+
 def test_an_engine_that_does_not_come_is_waited_for_until_the_deadline(world, monkeypatch):
     """That of rank 0 is shorter here: the other engine hears of it, though they have not connected yet."""
     one = world("broadcast", 2)
@@ -220,7 +259,7 @@ def test_another_version_is_refused_on_both_sides(world):
         one.send(1)[0].result(TIMEOUT_S)
     one.meet(1)
     sent = one.send(1)
-    stale = Meeting("127.0.0.1", one.port, "g1", ENGINES, 1, 7)
+    stale = replace(one.meeting, version=7)
     loads = [one.pool.submit(one.load, name, stale, {}) for name in ENGINES]
     errors = failures([*loads, *sent])
     assert [type(error) for error in errors] == [TransferError] * 3
@@ -230,6 +269,6 @@ def test_another_version_is_refused_on_both_sides(world):
 def test_the_store_listens_on_its_address_only():
     import psutil
 
-    store = send_group.open_store("127.0.0.1")
+    store = DriverStore("127.0.0.1")
     listening = [s.laddr for s in psutil.Process().net_connections("tcp") if s.status == psutil.CONN_LISTEN]
     assert [address.ip for address in listening if address.port == store.port] == ["127.0.0.1"]
