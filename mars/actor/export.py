@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.distributed.checkpoint import load
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-from mars.actor.lora import adapted_layers, add_adapters
+from mars.actor.lora import adapted_layers, add_adapters, bit_sum
 from mars.actor.model import PolicyModel, ScoringSettings, load_policy
 from mars.actor.shards import check_base, model_state
-from mars.actor.state import save_policy
+from mars.actor.state import save_policy, weight_buckets
 from mars.config.actor_sections import LoraConfig
 from mars.config.schema import ModelConfig
-from mars.errors import CheckpointError
+from mars.errors import CheckpointError, SetupError
+from mars.output.text import shorten
+
+_BUCKET_BYTES = 256 * 2**20
 
 
 def export_policy(shards: str, model: ModelConfig, lora: LoraConfig, folder: str) -> None:
@@ -25,11 +31,15 @@ def export_policy(shards: str, model: ModelConfig, lora: LoraConfig, folder: str
 
     shards: folder of the trainer's shards, of any number of ranks. model, lora: the run's; the model's weights say
     which tensors there are, and its other files are carried over. Needs memory for the weights in float32 and in
-    model.dtype.
-    Raises CheckpointError for another model's shards, SetupError as `load_policy` and `save_policy`.
+    model.dtype. Then the folder is loaded as transformers loads it, which needs memory for the weights in model.dtype
+    once more.
+    Raises CheckpointError for another model's shards, SetupError as `load_policy` and `save_policy`, or if a weight
+    that was loaded again is not the one that was written.
     """
     plain = _plain(model)
-    save_policy(_loaded(shards, plain, lora), plain, folder, is_writer=True)
+    policy = _loaded(shards, plain, lora)
+    save_policy(policy, plain, folder, is_writer=True)
+    check_saved(policy, plain, folder)
 
 
 def export_adapter(shards: str, model: ModelConfig, lora: LoraConfig, folder: str) -> None:
@@ -57,8 +67,39 @@ def export_adapter(shards: str, model: ModelConfig, lora: LoraConfig, folder: st
     }
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path / "adapter_model.safetensors", {"format": "pt"})
+    file = path / "adapter_model.safetensors"
+    save_file(tensors, file, {"format": "pt"})
+    _compare(load_file(file), tensors.items(), folder)
     (path / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def check_saved(policy: PolicyModel, model: ModelConfig, folder: str) -> None:
+    """Raises SetupError unless transformers loads from `folder` exactly the policy's weights in model.dtype."""
+    from transformers import AutoModelForImageTextToText
+
+    dtype = getattr(torch, model.dtype)
+    backbone = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype, trust_remote_code=model.trust_remote_code, use_safetensors=True
+    )
+    buckets = weight_buckets(policy, dtype, _BUCKET_BYTES)
+    wanted = ((name, value) for bucket in buckets for name, value in bucket.gather().items())
+    _compare(backbone.state_dict(), wanted, folder)
+
+
+def _compare(found: Mapping[str, Tensor], wanted: Iterable[tuple[str, Tensor]], folder: str) -> None:
+    differing = [name for name, value in wanted if name not in found or not _same_bits(found[name], value)]
+    if differing:
+        raise SetupError(
+            f"{folder}: {len(differing)} weights are not as they were written: {shorten(', '.join(differing), 200)}; "
+            "write to another disk"
+        )
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Unlike with torch.equal, NaN is equal to itself."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
 def _plain(model: ModelConfig) -> ModelConfig:
@@ -70,6 +111,7 @@ def _loaded(shards: str, model: ModelConfig, lora: LoraConfig) -> PolicyModel:
     policy = load_policy(model, ScoringSettings(1.0, (), 1), packing="padded", gradient_checkpointing=False)
     if lora.rank:
         add_adapters(policy, lora, seed=0)
+        policy.base_sum = bit_sum(policy)
     state = model_state(policy)
     try:
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as no_dist asks for

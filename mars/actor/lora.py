@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
@@ -19,6 +20,9 @@ from mars.actor.batch import ForwardBatch
 from mars.actor.model import PolicyModel
 from mars.actor.parts import adapter_layers
 from mars.config.actor_sections import LoraConfig
+
+_ADAPTER = ("lora_A", "lora_B")
+_SUMMED = 2**24  # values that are added up at once
 
 
 class LoraLinear(nn.Linear):
@@ -42,13 +46,13 @@ class LoraLinear(nn.Linear):
 def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
     """Give the chosen linear layers an adapter and freeze all else; call it before `shard`.
 
-    The adapters' initial values depend on `seed` alone. Raises ConfigError if a target is no layer.
+    The adapters' initial values depend on `seed` alone. Once the weights are read, set `policy.base_sum` to their
+    `bit_sum`. Raises ConfigError if a target is no layer.
     """
     backbone = policy.backbone
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
     chosen = adapter_layers(layers, policy.family.parts, settings)
     policy.requires_grad_(False)
-    policy.base_sum = bit_sum(policy)
     generator = torch.Generator().manual_seed(seed)
     for name in chosen:
         make_adapter(layers[name], settings, generator)
@@ -110,11 +114,19 @@ def _without_adapters(policy: PolicyModel) -> Iterator[None]:
 
 
 def bit_sum(policy: nn.Module) -> Tensor:
-    """int64 [1]: a sum over the bits of all float32 parameters, to recognise them by.
+    """int64 [1]: a sum over the bits of all float32 parameters but adapters, to recognise them by.
 
-    Integers, so that it is exact whatever the order of addition.
+    A collective call if the policy is sharded. Integers, so that it is exact whatever the order of addition, and equal
+    for any number of ranks.
     """
-    total = 0
-    for number, parameter in enumerate(policy.parameters(), 1):
-        total += number * int(parameter.detach().view(torch.int32).sum(dtype=torch.int64))
-    return torch.tensor([total % 2**63])
+    base = [value for name, value in policy.named_parameters() if name.rpartition(".")[2] not in _ADAPTER]
+    sums = torch.tensor([_sum_of_bits(value.to_local() if isinstance(value, DTensor) else value) for value in base])
+    if base and isinstance(base[0], DTensor):
+        dist.all_reduce(sums)
+    return torch.tensor([sum(number * one for number, one in enumerate(sums.tolist(), 1)) % 2**63])
+
+
+def _sum_of_bits(values: Tensor) -> int:
+    """In pieces, because torch copies what it adds up to int64."""
+    pieces = values.detach().reshape(-1).view(torch.int32).split(_SUMMED)
+    return sum(int(piece.sum(dtype=torch.int64)) for piece in pieces)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt
+from mars.actor.model_weights import read_weights
 from mars.actor.parts import part_of
 from mars.actor.prefix_attention import register
 from mars.actor.token_scores import token_scores
@@ -105,26 +106,31 @@ def load_policy(
     gradient_checkpointing: bool,
     key: str = "model.path",
 ) -> PolicyModel:
-    """Load the model at `model.path` in float32 on the CPU.
+    """The whole model at `model.path` in float32 on the CPU, in this process. Arguments and errors as `empty_policy`
+    and `fill` have them."""
+    policy = empty_policy(model, scoring, packing, gradient_checkpointing, key)
+    fill(policy, model, torch.device("cpu"), key)
+    return policy
+
+
+def empty_policy(
+    model: ModelConfig,
+    scoring: ScoringSettings,
+    packing: Packing,
+    gradient_checkpointing: bool,
+    key: str = "model.path",
+) -> PolicyModel:
+    """The model at `model.path` in float32, with its weights on torch's meta device: they have no memory and no values
+    until `fill` reads them.
 
     packing: how all batches that the model will get are laid out, "padded" or "shared_prefix".
     key: the setting that holds the path, for messages.
+    Raises SetupError if the model's configuration cannot be read.
     """
-    from transformers import AutoModelForImageTextToText
-
     attention: str | dict[str, str] = model.attention
     if packing == "shared_prefix":
         attention = {"text_config": register(), "vision_config": model.attention}
-    try:
-        backbone = AutoModelForImageTextToText.from_pretrained(
-            model.path,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,  # a pickle could run code
-        )
-    except (OSError, ImportError, ValueError) as error:
-        raise SetupError(f"{key}: the model cannot be loaded; got {model.path}: {error}") from error
+    backbone = _empty_backbone(model, attention, key)
     policy = PolicyModel(backbone, scoring)
     parts = policy.family.parts
     if parts.patch_embedding is not None:
@@ -138,6 +144,38 @@ def load_policy(
         # would go through a frozen vision tower.
         backbone.disable_input_require_grads()
     return policy.train()
+
+
+def _empty_backbone(model: ModelConfig, attention: str | dict[str, str], key: str) -> Any:
+    """Buffers that are in no file, such as the frequencies of rotary embeddings, are computed on the CPU."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+        with torch.device("meta"):
+            backbone: Any = AutoModelForImageTextToText.from_config(
+                config,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                trust_remote_code=model.trust_remote_code,
+            )
+    except (OSError, ImportError, ValueError) as error:
+        raise SetupError(f"{key}: the model cannot be loaded; got {model.path}: {error}") from error
+    for name, buffer in backbone.named_non_persistent_buffers():
+        module, _, own = name.rpartition(".")
+        setattr(backbone.get_submodule(module), own, torch.empty_like(buffer, device="cpu"))
+    for value in backbone.state_dict(keep_vars=True).values():
+        value._is_hf_initialized = True  # so that the next call leaves weights alone, as in from_pretrained
+    backbone.initialize_weights()
+    return backbone
+
+
+def fill(policy: PolicyModel, model: ModelConfig, device: torch.device, key: str = "model.path") -> None:
+    """Read the weights of an `empty_policy` to `device`: of a sharded policy, only the rows that this rank holds.
+
+    Raises SetupError if the files' weights are not those of the model.
+    """
+    read_weights(policy.backbone, model.path, key, device)
 
 
 def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:

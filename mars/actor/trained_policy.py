@@ -1,11 +1,12 @@
-"""Build the policy that a rank trains: load it, freeze parts of it, add LoRA adapters, shard it."""
+"""Build the policy that a rank trains: freeze parts of it, add LoRA adapters, shard it, read this rank's weights."""
 
 from __future__ import annotations
 
+import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from mars.actor.lora import add_adapters
-from mars.actor.model import Packing, PolicyModel, ScoringSettings, freeze, load_policy, shard
+from mars.actor.lora import add_adapters, bit_sum
+from mars.actor.model import Packing, PolicyModel, ScoringSettings, empty_policy, fill, freeze, shard
 from mars.config.actor_sections import PolicyTrainingConfig
 from mars.config.schema import ModelConfig
 
@@ -22,9 +23,12 @@ def trained_policy(
 
     Raises SetupError if the model cannot be loaded.
     """
-    policy = load_policy(model, scoring, packing, training.gradient_checkpointing)
+    policy = empty_policy(model, scoring, packing, training.gradient_checkpointing)
     freeze(policy, training.freeze)
     if training.lora.rank:
         add_adapters(policy, training.lora, seed)
     shard(policy, mesh, model.dtype)
+    fill(policy, model, torch.device(mesh.device_type))
+    if training.lora.rank:
+        policy.base_sum = bit_sum(policy)
     return policy

@@ -70,13 +70,17 @@ def verify(run_dir: RunDir, step: Step = None, as_json: AsJson = False) -> None:
 
 @ckpt.command()
 def export(
-    run_dir: RunDir,
+    run_or_checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Folder of a run (run.dir), or of one of its checkpoints."),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the model.")],
     step: Step = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapters, in peft's format.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the policy of a checkpoint (default: the newest that is undamaged) as a Hugging Face folder."""
+    """Write the policy of a checkpoint (default: the newest that is undamaged) as a Hugging Face folder, load it again
+    and compare."""
     from mars.checkpoint.saver import SHARDS_FOLDER
     from mars.config.load import load_saved_config
     from mars.errors import ConfigError
@@ -84,7 +88,8 @@ def export(
     from mars.report.run_record import CONFIG_FILE
     from mars.run_dir.attempt import enter_working_directory
 
-    run_dir, out = run_dir.absolute(), out.absolute()  # before the working directory changes
+    run_dir, step = _run_of(run_or_checkpoint.absolute(), step)  # before the working directory changes
+    out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"OUT: want a new or an empty folder; got {out}")
     checkpoint = _undamaged(_catalogue(run_dir), step)
@@ -94,12 +99,15 @@ def export(
         raise ConfigError("--adapter: the run has no LoRA adapters (actor.lora.rank=0); leave out --adapter")
     enter_working_directory(run_dir)
     from mars.actor.export import export_adapter, export_policy
+    from mars.checks.exported import check_exported
 
     draft = out.with_name(f".tmp-{out.name}")  # OUT exists wholly or not at all
     try:
         shutil.rmtree(draft, ignore_errors=True)
         write = export_adapter if adapter else export_policy
         write(str(checkpoint.folder / SHARDS_FOLDER), config.model, lora, str(draft))
+        if not adapter:
+            check_exported(draft, config)
         draft.replace(out)
     except OSError as error:
         raise cannot_write(out, error, "OUT") from error
@@ -162,6 +170,27 @@ def checkpoint_entries(catalogue: Catalogue) -> list[dict[str, Any]]:
             entry |= {"saved": "", "problem": str(error)}
         entries.append(entry)
     return entries
+
+
+def _run_of(path: Path, step: int | None) -> tuple[Path, int | None]:
+    """(run.dir, step) of a run or of one of its checkpoints. Raises ConfigError if a checkpoint is outside of a run."""
+    from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, MANIFEST_FILE
+    from mars.checkpoint.manifest import read_manifest
+    from mars.errors import ConfigError
+    from mars.report.run_record import CONFIG_FILE
+
+    if not (path / MANIFEST_FILE).exists():
+        return path, step
+    if step is not None:
+        raise ConfigError(f"--step: {path} is a checkpoint already; got --step {step}; give the run, or leave it out")
+    found, run_dir = read_manifest(path).step, path.parents[1]
+    inside = path.parent.name == CHECKPOINTS_FOLDER and (run_dir / CONFIG_FILE).exists()
+    if not inside:
+        raise ConfigError(
+            f"RUN_OR_CHECKPOINT: {CONFIG_FILE} of the run says which model the checkpoint is of; got {path}; "
+            f"give a checkpoint inside of its run, RUN/{CHECKPOINTS_FOLDER}/{path.name}"
+        )
+    return run_dir, found
 
 
 def _catalogue(run_dir: Path) -> Catalogue:

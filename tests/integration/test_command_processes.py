@@ -71,6 +71,14 @@ def test_infer_without_its_arguments_says_how(arguments):
     assert "MODEL QUESTIONS OUT" in done.stderr
 
 
+def test_merge_says_what_it_needs(tmp_path):
+    done = shell("merge.sh", tmp_path)
+    assert (done.returncode, "RUN_OR_CHECKPOINT OUT" in done.stderr) == (2, True)
+    done = shell("merge.sh", tmp_path, tmp_path / "out", "--adapter")
+    assert (done.returncode, "has no checkpoint" in done.stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_negative_number_is_the_scripts_threshold_and_no_option(folder):
     done = shell("eval.sh", folder, "grounding", "-.5")
     assert (done.returncode, done.stdout) == (2, "")

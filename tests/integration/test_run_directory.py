@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import socket
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,8 @@ import pytest
 from mars.run_dir.attempt import read_attempt, recorded_processes
 from mars.run_dir.events import read_events
 from mars.run_dir.lock import RunLock
-from tests.integration.workshop import LOCAL, Job, Workshop, run
+from tests.integration.forked import VLLM_RUN, Forked
+from tests.integration.workshop import LOCAL, TIMEOUT_S, Job, Workshop, run, start
 
 HF = (*LOCAL, "rollout=hf", "rollout.num_workers=1", "checkpoint.every=1")
 
@@ -63,9 +68,55 @@ def test_a_second_run_in_the_folder_changes_nothing(workshop: Workshop, finished
 
 
 def test_an_exported_checkpoint_is_the_saved_policy(finished: Path, tmp_path: Path):
-    job = mars(finished.parent / "elsewhere", "ckpt", "export", str(finished), str(tmp_path / "out"))
-    assert job.returncode == 0, job.stderr
-    assert contents(tmp_path / "out") == contents(finished / "policy")
+    before = contents(finished)
+    for given in (finished, finished / "checkpoints" / "step_000002"):
+        out = tmp_path / given.name
+        job = mars(finished.parent / "elsewhere", "ckpt", "export", str(given), str(out))
+        assert job.returncode == 0, job.stderr
+        assert contents(out) == contents(finished / "policy")
+    assert contents(finished) == before
+
+
+def test_vllm_serves_a_merged_checkpoint(finished: Path, workshop: Workshop, tmp_path: Path):
+    merged = mars(tmp_path / "x", "ckpt", "export", str(finished), str(tmp_path / "merged"), "--json")
+    assert merged.returncode == 0, merged.stderr
+    assert json.loads(merged.stdout) == {"step": 2, "folder": str(tmp_path / "merged")}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # `vllm serve` is this module behind a command, which the CPU build of vLLM does not find its own version for.
+    serve = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(tmp_path / "merged"), "--host", "127.0.0.1"]
+    options = ["--enforce-eager", "--max-model-len=512", "--max-num-seqs=2", f"--kv-cache-memory-bytes={2**26}"]
+    limits = ["--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0})]
+    server = start([*serve, f"--port={port}", *options, *limits], tmp_path, tmp_path, VLLM_RUN)
+    try:
+        answer = ask(f"http://127.0.0.1:{port}", server, sorted((workshop.data / "scenes").rglob("*.png"))[:2])
+    finally:
+        server.kill()
+    assert answer["usage"]["completion_tokens"] == 8
+    assert answer["usage"]["prompt_tokens"] > 20
+
+
+def ask(url: str, server: Forked, images: list[Path]) -> dict:
+    """Wait until the server is ready, then ask it a question with these images."""
+    end = time.monotonic() + TIMEOUT_S
+    while True:
+        assert server.wait(0) is None, server.stderr[-3000:]
+        assert time.monotonic() < end, server.stderr[-3000:]
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.2)
+    (model,) = json.load(urllib.request.urlopen(f"{url}/v1/models", timeout=30))["data"]
+    shown = [base64.b64encode(image.read_bytes()).decode() for image in images]
+    parts = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in shown]
+    message = {"role": "user", "content": [*parts, {"type": "text", "text": "Where is the person?"}]}
+    body = {"model": model["id"], "messages": [message], "max_tokens": 8, "ignore_eos": True}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        return json.load(response)
 
 
 def test_a_finished_run_trains_on_from_any_folder_when_it_gets_more_steps(finished: Path, tmp_path: Path):

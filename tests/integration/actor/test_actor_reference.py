@@ -112,9 +112,9 @@ def test_without_a_reference_there_is_no_kl(world, batch):
 def test_the_reference_is_loaded_once_and_scores_updates_only_for_the_loss(
     world, batch, other, monkeypatch, coefficient, placement, loads
 ):
-    loaded, load = [], reference.load_policy
+    loaded, load = [], reference.empty_policy
     monkeypatch.setattr(
-        reference, "load_policy", lambda s, *rest, **named: loaded.append(s.path) or load(s, *rest, **named)
+        reference, "empty_policy", lambda s, *rest, **named: loaded.append(s.path) or load(s, *rest, **named)
     )
     objective = altered(GRPO, kl_coefficient=coefficient, kl_placement=placement, kl_reference=str(other))
     trainer, forwards = world.trainer(objective=objective), []

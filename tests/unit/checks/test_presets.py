@@ -60,7 +60,6 @@ def test_a_preset_fits_and_its_figures_are_those_of_the_page(preset, tables):
     token = kv_bytes_per_token(shape, dtype) // tp
     room = (rollout.vllm.gpu_memory_utilization * 80 - OTHER) * GIB - weights
     store, needed = config.cluster.object_store_bytes, 2 * shape.num_parameters + GIB
-    loading = 4 * shape.num_parameters * min(actor.num_workers, 8)
 
     assert f"_{actor.num_workers + engine_gpus}gpus" in preset
     assert sum(parts.values()) < 0.75 * GPU
@@ -75,5 +74,4 @@ def test_a_preset_fits_and_its_figures_are_those_of_the_page(preset, tables):
         f"{int(room / token) // 1000:,}",
         str(rollout.max_num_seqs),
         str(store // GIB),
-        f"{loading / 1e9:,.0f}",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,22 @@ def test_export_refuses_a_full_folder_and_a_damaged_checkpoint(mars, make_run, t
     assert (done.returncode, "trainer/shard-1" in done.stderr) == (7, True)
     assert not (tmp_path / "out").exists()
     assert mars("ckpt", "ls", str(tmp_path)).returncode == 2
+
+
+def test_a_checkpoint_is_exported_only_inside_of_its_run(mars, make_run, tmp_path):
+    inside = make_run("run") / "checkpoints" / "step_000002"
+    outside = tmp_path / "step_000002"
+    shutil.copytree(inside, outside)
+    done = mars("ckpt", "export", str(outside), str(tmp_path / "out"))
+    assert (done.returncode, "RUN/checkpoints/step_000002" in done.stderr) == (2, True)
+    done = mars("ckpt", "export", str(inside), str(tmp_path / "out"), "--step", "2")
+    assert (done.returncode, "is a checkpoint already" in done.stderr) == (2, True)
+    flip(inside / "trainer" / "shard-1")
+    done = mars("ckpt", "export", str(inside), str(tmp_path / "out"))
+    assert (done.returncode, "step_000002/trainer/shard-1" in done.stderr) == (7, True)
+    flip(inside / "MANIFEST.json")
+    done = mars("ckpt", "export", str(inside), str(tmp_path / "out"))
+    assert (done.returncode, "MANIFEST.json" in done.stderr) == (7, True)
 
 
 def test_only_a_run_with_adapters_exports_them(mars, make_run, tmp_path):

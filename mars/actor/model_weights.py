@@ -1,0 +1,210 @@
+"""Read a model's weights from its safetensors files, on each rank only the rows that it holds.
+
+The model is on torch's meta device at first: it has names and shapes but no memory. Names in the files are translated
+as transformers' `from_pretrained` does, and saved again under the same names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mars.actor.sharding import local_rows
+from mars.errors import SetupError
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHOWN = 3  # number of weights named in a message
+_COMPARED = 2**24  # values of two tensors that are compared at once
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file. name: in the file, which may be an old one."""
+
+    file: str
+    name: str
+    shape: tuple[int, ...]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """These rows, in the file's type; the tensor may be the mapped file itself, so copy it."""
+        with safe_open(self.file, framework="pt") as opened:
+            tensor = opened.get_slice(self.name)
+            return tensor[start:stop] if self.shape else opened.get_tensor(self.name)
+
+
+def read_weights(backbone: Any, path: str, key: str, device: torch.device) -> None:
+    """Give every parameter and buffer of `backbone` that is on the meta device its values, in float32 on `device`.
+
+    Parameters may be sharded: of each, only this rank's rows are read, so that loading needs the memory of the shards
+    and of one tensor more. path: the model's folder or hub name. key: the setting that holds it, for messages.
+    Raises SetupError if the files cannot be read, or if their tensors are not exactly those of the model.
+    """
+    try:
+        stored = _stored(backbone, _files(path), f"{key}: {path}")
+        for name, places in _places(backbone).items():
+            with torch.no_grad():
+                _fill(places, stored[name], device)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise SetupError(f"{key}: the model cannot be loaded; got {path}: {error}") from error
+
+
+def _files(path: str) -> Sequence[str]:
+    """The safetensors files of a folder, or of a hub name in the local cache, downloaded if need be."""
+    from transformers.utils import cached_file
+
+    single = cached_file(path, _SINGLE, _raise_exceptions_for_missing_entries=False)
+    if single is not None:
+        return [single]
+    index = cached_file(path, _INDEX, _raise_exceptions_for_missing_entries=False)
+    if index is None:
+        # A pickle is not loaded, because it could run code.
+        raise OSError(f"it has neither {_SINGLE} nor {_INDEX}; convert the weights to safetensors")
+    shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+    return [cached_file(path, shard) for shard in sorted(set(shards))]
+
+
+def _stored(backbone: Any, files: Iterable[str], where: str) -> dict[str, StoredTensor]:
+    """Name of a parameter or buffer of the model -> its tensor. Tied weights have all their names.
+
+    Raises SetupError if there are too few or too many, or of other shapes. where: of the files, for messages.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    conversions = list(get_model_conversion_mapping(backbone))
+    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
+    converters = [one for one in conversions if isinstance(one, WeightConverter)]
+    wanted = {place.name: place.tensor for places in _places(backbone).values() for place in places}
+    found: dict[str, StoredTensor] = {}
+    unexpected: dict[str, str] = {}  # name in the model -> in the file
+    for tensor in _tensors(files):
+        name, converted = rename_source_key(tensor.name, renamings, converters, backbone.base_model_prefix, wanted)
+        if name not in wanted and tensor.name in wanted:
+            name, converted = tensor.name, None
+        if converted is not None:
+            raise SetupError(
+                f"{where}: {tensor.name} is stored in a form that must be converted, which mars cannot do while it "
+                "reads shards; load the model with transformers' from_pretrained and save it again"
+            )
+        if name in wanted:
+            found[name] = tensor
+        else:
+            unexpected[name] = tensor.name
+    # `save_pretrained` goes by this attribute to give the weights the names that they had in the files.
+    backbone._weight_conversions = [one for one in conversions if one.was_used()]
+    _share_tied(backbone, found, where)
+    info: Any = SimpleNamespace(missing_keys=set(wanted) - set(found), unexpected_keys=set(unexpected))
+    backbone._adjust_missing_and_unexpected_keys(info)  # drops what transformers ignores, such as old rotary tables
+    shapes = {name: tuple(value.shape) for name, value in wanted.items()}
+    _refuse_differences(found, shapes, info.missing_keys, {unexpected[name] for name in info.unexpected_keys}, where)
+    return found
+
+
+def _tensors(files: Iterable[str]) -> Iterator[StoredTensor]:
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - the file is no mapping
+                yield StoredTensor(file, name, tuple(opened.get_slice(name).get_shape()))
+
+
+def _share_tied(backbone: Any, found: dict[str, StoredTensor], where: str) -> None:
+    """Give every name of a tied weight the tensor that is stored under one of them.
+
+    Raises SetupError if several are stored with different values: the engine would use one, the trainer another.
+    """
+    for places in _places(backbone).values():
+        names = [place.name for place in places]
+        given = [name for name in names if name in found]
+        for name in given[1:]:
+            if not _equal(found[given[0]], found[name]):
+                raise SetupError(
+                    f"{where}: config.json ties {name} to {given[0]}, but the weights hold different values for them; "
+                    "set tie_word_embeddings to false in config.json"
+                )
+        found |= {name: found[given[0]] for name in names if given}
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    count = one.shape[0]
+    step = max(1, _COMPARED // max(1, torch.Size(one.shape[1:]).numel()))
+    ranges = [(start, min(start + step, count)) for start in range(0, count, step)]
+    return all(torch.equal(one.rows(*rows), other.rows(*rows)) for rows in ranges)
+
+
+def _refuse_differences(
+    found: Mapping[str, StoredTensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    missing: set[str],
+    unexpected: set[str],
+    where: str,
+) -> None:
+    problems = []
+    if missing:
+        problems.append(f"lack {_some(missing)}, which would start with random values")
+    if unexpected:
+        problems.append(f"hold {_some(unexpected)}, which the model has no place for")
+    wrong = {name: tensor.shape for name, tensor in found.items() if tensor.shape != shapes[name]}
+    if wrong:
+        name, shape = min(wrong.items())
+        problems.append(f"hold {name} of shape {list(shape)} where config.json makes it {list(shapes[name])}")
+    if problems:
+        raise SetupError(
+            f"{where}: the weights are not those of config.json: they {'; they '.join(problems)}; "
+            "use the configuration and the weights of one model"
+        )
+
+
+def _some(names: set[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor of the model is. name: in the whole model; own: in `module`."""
+
+    module: nn.Module
+    own: str
+    name: str
+
+    @property
+    def tensor(self) -> Tensor:
+        return getattr(self.module, self.own)
+
+
+def _places(backbone: nn.Module) -> dict[str, list[_Place]]:
+    """Places of each tensor on the meta device, by the name of the first; a tied weight has several."""
+    found: dict[int, list[_Place]] = {}
+    for path, module in backbone.named_modules():
+        for own, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and tensor.is_meta:
+                found.setdefault(id(tensor), []).append(_Place(module, own, f"{path}.{own}" if path else own))
+    return {places[0].name: places for places in found.values()}
+
+
+def _fill(places: Sequence[_Place], stored: StoredTensor, device: torch.device) -> None:
+    empty = places[0].tensor
+    start, stop = local_rows(empty) if empty.ndim else (0, 1)
+    shape = (stop - start, *empty.shape[1:]) if empty.ndim else ()
+    values = torch.empty(shape, dtype=torch.float32, device=device)
+    if stop > start:
+        values.copy_(stored.rows(start, stop))
+    if isinstance(empty, DTensor):
+        values = DTensor.from_local(
+            values, empty.device_mesh, empty.placements, run_check=False, shape=empty.shape, stride=empty.stride()
+        )
+    if isinstance(empty, nn.Parameter):
+        values = nn.Parameter(values, requires_grad=empty.requires_grad)
+    for place in places:
+        setattr(place.module, place.own, values)

@@ -1,0 +1,146 @@
+"""The weights that the trainer reads are those of transformers' from_pretrained, to the bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from mars.actor.model import ScoringSettings, load_policy
+from mars.actor.state import save_policy
+from mars.errors import SetupError
+from tests.builders import train_config
+
+FILE = "model.safetensors"
+EMBEDDING, NORM, HEAD = (
+    "model.embed_tokens.weight",
+    "model.norm.weight",
+    "lm_head.weight",
+)  # as older versions named them
+
+
+def loaded(folder: Path):
+    model = train_config({"model.path": str(folder), "model.dtype": "float32"}).model
+    return load_policy(model, ScoringSettings(1.0, (), 16), "padded", gradient_checkpointing=False), model
+
+
+def rewritten(source: Path, to: Path, change) -> Path:
+    """A copy of the folder whose tensors are those that `change` returns for the old ones."""
+    shutil.copytree(source, to)
+    save_file(change(load_file(to / FILE)), to / FILE, {"format": "pt"})
+    return to
+
+
+def assert_as_by_transformers(folder: Path, saved: Path) -> None:
+    """Weights, buffers and ties, and the names and values of the weights that are saved again."""
+    (policy, model), plain = loaded(folder), AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    mine = {name.removeprefix("backbone."): value for name, value in policy.state_dict().items()}
+    assert mine.keys() == plain.state_dict().keys()
+    assert all(torch.equal(mine[name], value) for name, value in plain.state_dict().items())
+    assert all(value.dtype == torch.float32 for value in mine.values())
+    own = dict(policy.backbone.named_buffers())
+    assert own.keys() == dict(plain.named_buffers()).keys()
+    assert own, "frequencies of rotary embeddings, which are in no file"
+    assert all(torch.equal(own[name], value) for name, value in plain.named_buffers())
+    assert [name for name, _ in policy.backbone.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    save_policy(policy, model, str(saved / "mine"), is_writer=True)
+    plain.save_pretrained(saved / "plain")
+    theirs, ours = load_file(saved / "plain" / FILE), load_file(saved / "mine" / FILE)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("source", ["tiny", "tiny_tied", "tiny_qwen3", "tiny_internvl"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_are_those_of_from_pretrained(request, tmp_path, source, dtype):
+    def change(tensors):
+        return {name: value.to(dtype) for name, value in tensors.items()}
+
+    folder = rewritten(request.getfixturevalue(source), tmp_path / "model", change)
+    assert_as_by_transformers(folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "old"),
+    [
+        ("tiny", ("model.layers.", "visual.")),
+        ("tiny_tied", ("model.layers.", "visual.")),
+        ("tiny_internvl", ("language_model.model.layers.", "vision_tower.", "multi_modal_projector.")),
+    ],
+)
+def test_old_names_and_new_ones_are_understood_and_kept(request, tmp_path, source, old):
+    """Old ones as in the files of Qwen2.5-VL-3B-Instruct and InternVL3-1B-hf, new ones as in the model's classes."""
+    folder = request.getfixturevalue(source)
+    names = set(load_file(folder / FILE))
+    assert all(any(name.startswith(start) for name in names) for start in old)
+    assert_as_by_transformers(folder, tmp_path / "old")
+    assert set(load_file(tmp_path / "old" / "mine" / FILE)) == names
+    weights = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
+    if source == "tiny_tied":
+        del weights[HEAD]
+    new = rewritten(folder, tmp_path / "new", lambda tensors: {name: w.clone() for name, w in weights.items()})
+    assert not names & weights.keys() - {HEAD}
+    assert_as_by_transformers(new, tmp_path / "saved")
+    assert set(load_file(tmp_path / "saved" / "mine" / FILE)) == weights.keys()
+
+
+def test_a_tied_head_may_be_stored_once_or_twice(tiny_tied, tmp_path):
+    def only_head(tensors):
+        return {HEAD if name == EMBEDDING else name: value for name, value in tensors.items()}
+
+    def both(tensors):
+        return tensors | {HEAD: tensors[EMBEDDING].clone()}
+
+    for number, change in enumerate((only_head, both)):
+        folder = rewritten(tiny_tied, tmp_path / f"model{number}", change)
+        policy, _ = loaded(folder)
+        assert policy.backbone.lm_head.weight is policy.backbone.get_input_embeddings().weight
+        assert_as_by_transformers(folder, tmp_path / str(number))
+    differing = rewritten(tiny_tied, tmp_path / "differing", lambda t: t | {HEAD: t[EMBEDDING] + 1e-3})
+    with pytest.raises(SetupError, match=r"config.json ties .* different values .*set tie_word_embeddings to false"):
+        loaded(differing)
+
+
+def test_tables_that_older_versions_stored_are_ignored(tiny, tmp_path):
+    folder = rewritten(tiny, tmp_path / "model", lambda t: t | {"model.layers.0.rotary_emb.inv_freq": torch.ones(2)})
+    assert_as_by_transformers(folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: {name: value for name, value in t.items() if name != NORM},
+            "lack model.language_model.norm.weight, which would start",
+        ),
+        (lambda t: t | {"model.extra": torch.ones(2)}, r"hold model\.extra, which the model has no place for"),
+        (
+            lambda t: t | {NORM: torch.ones(2)},
+            r"hold model.language_model.norm.weight of shape \[2\] where config\.json makes it \[\d+\]",
+        ),
+    ],
+    ids=["missing", "unexpected", "other shape"],
+)
+def test_other_weights_than_the_model_s_are_refused(tiny, tmp_path, change, message):
+    with pytest.raises(SetupError, match=rf"model\.path: .*they {message}.*use the configuration"):
+        loaded(rewritten(tiny, tmp_path / "model", change))
+
+
+def test_files_that_cannot_be_read_are_refused(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    (folder / FILE).write_bytes((folder / FILE).read_bytes()[:-10])
+    with pytest.raises(SetupError, match=r"model\.path: the model cannot be loaded; got .*model: "):
+        loaded(folder)
+    (folder / FILE).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"0")
+    with pytest.raises(SetupError, match=r"neither model\.safetensors nor .*convert the weights to safetensors"):
+        loaded(folder)
+    index = {"weight_map": {NORM: "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(SetupError, match=r"model\.path: the model cannot be loaded; got .*model-00001-of-00001"):
+        loaded(folder)
