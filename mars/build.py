@@ -14,6 +14,7 @@ from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.penalties import OverlongPenalty
 from mars.batching.collate import scoring_batch, train_batch
 from mars.cluster.restarts import WorkerReport, no_report
+from mars.config.run_sections import is_colocated
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.views import anchor_views
@@ -32,6 +33,7 @@ from mars.tracking.multi import MultiTracker
 from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
 from mars.tracking.tracker import Tracker
 from mars.tracking.wandb import WandbRun, wandb_factory
+from mars.turns import turns_of
 from mars.types import Sampling, TokenRules
 from mars.weights.transfer import WeightTransfer
 
@@ -116,9 +118,10 @@ def workers(
     if cluster.kind == "local":
         from mars.cluster.local import local_workers
 
+        colocated = is_colocated(cluster.placement, cluster.kind, cluster.device)
         alone = Rendezvous(rank=0, world_size=1, init_method=None, timeout_s=cluster.call_timeout_s)
         build_alone = None if build_trainer is None else partial(build_trainer, alone)
-        return local_workers(cluster.device, cluster.threads_per_worker, build_engine, build_alone)
+        return local_workers(cluster.device, cluster.threads_per_worker, build_engine, build_alone, colocated)
     from mars.cluster.ray_launch import ray_workers
 
     return ray_workers(config, build_engine, build_trainer, log_dir, report)
@@ -184,6 +187,7 @@ def step_parts(
             report_bad,
         ),
         report_skipped=report_skipped,
+        turns=turns_of(trainer),
     )
 
 

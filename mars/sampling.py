@@ -33,6 +33,7 @@ from mars.rollout.engine import RolloutEngine
 from mars.rollout.metrics import engine_metrics, rollout_metrics
 from mars.rollout.plan import RolloutPlan
 from mars.tracking.timer import StepTimer
+from mars.turns import NoTurns, Turns
 from mars.types import Prompt, PromptRollouts, SampledPrompt, TrainBatch
 
 
@@ -49,6 +50,7 @@ class StepParts:
     prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
     bad_samples: what happens to prompts that cannot be read. report_skipped: told of updates that were not finite.
+    turns: of engine and trainer on the same GPUs.
     """
 
     engine: RolloutEngine
@@ -69,6 +71,7 @@ class StepParts:
     scoring_batch: Callable[[Sequence[PromptRollouts]], TrainBatch]
     bad_samples: BadSamples
     report_skipped: SkippedReport = warn_of_skipped
+    turns: Turns = field(default_factory=NoTurns)
 
 
 class PromptRounds(Protocol):

@@ -48,6 +48,7 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
 
     batch = parts.collate(sampled.kept)
     if batch.prompts:
+        parts.turns.trainer(timer)
         # The engine reads the images of the next round while the trainer updates.
         parts.engine.prefetch(parts.plan.requests(stream.batch(state.round), step + 1))
         with timer.stage("update_actor"):
@@ -55,6 +56,7 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
         faults.point("step.updated")
         with timer.stage("sync_weights"):
             parts.engine.load_weights(parts.trainer.publish_weights())
+        parts.turns.engine(timer)
         # Images that could be read when their prompt was sampled, and not any more.
         state = replace(state, quarantine=parts.bad_samples.lost(state.quarantine, stats.unreadable, step))
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")

@@ -16,6 +16,7 @@ from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
 from mars.actor.memory import PeakMemory
 from mars.actor.model import ScoringSettings
 from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
+from mars.actor.offloading import Offloading
 from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
 from mars.actor.publisher import WeightPublisher
@@ -60,12 +61,15 @@ class FsdpTrainer:
         self._optimizer = Optimizer(dict(self._policy.named_parameters()), actor, total_steps=None)
         self._reference = kl_reference(config, self._policy, scoring, mesh)
         self._objective = Objective(config.algorithm, truncation_nats(rollout.top_p, rollout.top_k))
+        reference = self._reference if isinstance(self._reference, torch.nn.Module) else None
+        self._memory = Offloading(self._policy, reference, self._optimizer)
         self._shards = ShardWriter()
         self._publisher = WeightPublisher(self._policy, model.dtype, transfer)
         self._skipped_in_a_row = 0
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Raises NumericalError after more than `max_skipped_updates` non-finite updates in a row."""
+        self._memory.need_all()
         self._publisher.changed()
         memory = PeakMemory(self._device)
         compared = compared_update(batch)
@@ -96,6 +100,7 @@ class FsdpTrainer:
 
         Raises ConfigError if no reference was loaded, and ValueError if the plans do not hold every row exactly once.
         """
+        self._memory.need_all()
         if self._reference is None:
             raise ConfigError(
                 "algorithm.kl_coefficient: no reference model was loaded, so its KL cannot be computed; "
@@ -126,22 +131,32 @@ class FsdpTrainer:
 
     def publish_weights(self) -> WeightUpdate:
         """The full weights in the engine's type. The payload is that of rank 0; None on the others."""
+        self._memory.need_weights()
         return self._publisher.publish()
 
     def send_weights(self, version: int) -> WeightUpdate:
         """As `WeightPublisher.send`."""
+        self._memory.need_weights()
         return self._publisher.send(version)
 
     def save(self, path: str) -> None:
+        self._memory.need_weights()
         save_policy(self._policy, self._config.model, path, is_writer=self._rank == 0)
 
     def start_checkpoint(self, folder: str) -> None:
         state = trainer_state(self._policy, self._optimizer, self._skipped_in_a_row, self._rank)
-        self._shards.start(state, folder)
+        self._shards.start(self._memory.readable(state), folder)
 
     def load_checkpoint(self, folder: str) -> None:
+        self._memory.need_all()
         self._publisher.changed()
         self._skipped_in_a_row = load_trainer_state(self._policy, self._optimizer, self._rank, folder)
+
+    def offload(self, keep_weights: bool = False) -> None:
+        self._memory.offload(keep_weights)
+
+    def onload(self, weights_only: bool = False) -> None:
+        self._memory.onload(weights_only)
 
     def close(self) -> None:
         self._shards.close()

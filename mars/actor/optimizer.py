@@ -76,6 +76,10 @@ class Optimizer:
     def clear(self) -> None:
         self._adamw.zero_grad(set_to_none=True)
 
+    def moments(self) -> list[Tensor]:
+        """AdamW's moments of all parameters that have taken a step."""
+        return [state[key] for state in self._adamw.state.values() for key in _MOMENTS]
+
     def tensors(self) -> dict[str, Tensor]:
         """The state by name, for a checkpoint. AdamW's moments are float32, sharded like the weights, and not copied.
 

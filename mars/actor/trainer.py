@@ -119,6 +119,18 @@ class PolicyTrainer(Protocol):
         """
         ...
 
+    def offload(self, keep_weights: bool = False) -> None:
+        """Move everything on the device to host memory: weights, optimizer states, reference model.
+
+        keep_weights: all but the weights, so that `publish_weights` and `save` work. All else but `start_checkpoint`
+        then raises RuntimeError until `onload`. Does nothing if it is done already.
+        """
+        ...
+
+    def onload(self, weights_only: bool = False) -> None:
+        """Move everything back, or only the weights. Does nothing if it is done already."""
+        ...
+
     def close(self) -> None:
         """End the trainer's processes and free its memory."""
         ...

@@ -10,6 +10,7 @@ from mars.actor.trainer import PolicyTrainer
 from mars.cluster.environment import gc_paused
 from mars.errors import SetupError
 from mars.rollout.engine import RolloutEngine
+from mars.turns import take_turns
 from mars.weights.transfer import WeightTransfer
 
 BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
@@ -21,10 +22,12 @@ def local_workers(
     threads: int,
     build_engine: BuildEngine,
     build_trainer: Callable[[WeightTransfer], PolicyTrainer] | None,
+    colocated: bool = False,
 ) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Build engine and trainer; close both when the block ends.
 
     build_trainer: None for evaluation, which needs the engine only.
+    colocated: whether the two take turns on the device.
     Raises SetupError if device is "cuda" and torch finds no GPU.
     """
     import torch
@@ -44,6 +47,8 @@ def local_workers(
             trainer = build_trainer(transfer) if build_trainer is not None else None
             if trainer is not None:
                 stack.callback(trainer.close)
+                if colocated:  # a vLLM engine needs its share of the GPU to be free while it starts
+                    trainer.offload()
             engine = build_engine(transfer.receive)
             stack.callback(engine.close)
-        yield engine, trainer
+        yield take_turns(engine, trainer) if colocated and trainer is not None else (engine, trainer)

@@ -62,6 +62,12 @@ class EngineWorker(Worker):
             raise
         self._has_all_weights = True
 
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    def wake(self) -> None:
+        self._engine.wake()
+
     def close(self) -> None:
         if hasattr(self, "_engine"):
             self._engine.close()
@@ -81,6 +87,8 @@ class RayEngine:
         self._counted_before = [EngineCounts() for _ in group.workers]
         self._restarts = RestartBudget()
         self._weights: WeightUpdate | None = None
+        self._is_asleep = False
+        self._lost: dict[int, WorkerError] = {}  # while the engines sleep; `wake` replaces them
 
     def dump_stacks(self) -> None:
         self._group.dump_stacks()
@@ -114,10 +122,22 @@ class RayEngine:
         hints = {
             engine: self._group.workers[engine].prefetch.remote([requests[i] for i in share])
             for engine, share in enumerate(shares)
+            if engine not in self._lost
         }
         for engine, outcome in self._group.outcomes(hints, "prefetch").items():
             if isinstance(outcome, WorkerError):
                 self._replace(engine, outcome)
+
+    def sleep(self) -> None:
+        """An engine that fails is replaced at `wake`: a new one needs memory that the trainer now has."""
+        self._is_asleep = True
+        self._on_each("sleep")
+
+    def wake(self) -> None:
+        self._on_each("wake")
+        self._is_asleep = False
+        while self._lost:
+            self._replace(*self._lost.popitem())
 
     def counts(self) -> EngineCounts:
         return sum(self._counts, EngineCounts(restarts=self._restarts.total))
@@ -128,7 +148,7 @@ class RayEngine:
         An engine that fails is replaced. One that lacks weights only because another process failed gets them again.
         """
         self._weights = update
-        failed = self._load_on(range(len(self._group.workers)))
+        failed = self._load_on([engine for engine in range(len(self._group.workers)) if engine not in self._lost])
         again = [engine for engine, error in failed.items() if isinstance(error, TransferError)]
         failed |= dict.fromkeys(again) | self._load_on(again)
         for engine, error in failed.items():
@@ -137,6 +157,13 @@ class RayEngine:
 
     def close(self) -> None:
         self._group.close()
+
+    def _on_each(self, method: str) -> None:
+        workers = {i: worker for i, worker in enumerate(self._group.workers) if i not in self._lost}
+        calls = {engine: getattr(worker, method).remote() for engine, worker in workers.items()}
+        for engine, outcome in self._group.outcomes(calls, method).items():
+            if isinstance(outcome, WorkerError):
+                self._replace(engine, outcome)
 
     def _load_on(self, engines: Sequence[int]) -> dict[int, WorkerError | None]:
         """Give the current weights to these engines: engine -> the error of each that failed.
@@ -154,7 +181,14 @@ class RayEngine:
         return {engine: outcome for engine, outcome in outcomes.items() if isinstance(outcome, WorkerError)}
 
     def _replace(self, index: int, error: WorkerError) -> None:
-        """Raises WorkerError if too many engines in a row were lost."""
+        """Raises WorkerError if too many engines in a row were lost.
+
+        While the engines sleep, only ends the engine's process: `wake` does the rest.
+        """
+        if self._is_asleep:
+            self._group.replace(index)
+            self._lost[index] = error
+            return
         name = self._group.name(index)
         while True:
             self._report("worker_lost", name, str(error))

@@ -71,6 +71,12 @@ class TrainerWorker(Worker):
     def load_checkpoint(self, folder: str) -> None:
         self._trainer.load_checkpoint(folder)
 
+    def offload(self, keep_weights: bool = False) -> None:
+        self._trainer.offload(keep_weights)
+
+    def onload(self, weights_only: bool = False) -> None:
+        self._trainer.onload(weights_only)
+
     def close(self) -> None:
         if hasattr(self, "_trainer"):
             self._trainer.close()
@@ -158,6 +164,12 @@ class RayTrainer:
 
     def load_checkpoint(self, folder: str) -> None:
         self._all("load_checkpoint", folder)
+
+    def offload(self, keep_weights: bool = False) -> None:
+        self._all("offload", keep_weights)
+
+    def onload(self, weights_only: bool = False) -> None:
+        self._all("onload", weights_only)
 
     def close(self) -> None:
         self._group.close()

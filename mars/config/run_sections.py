@@ -27,6 +27,10 @@ class TrainRunConfig(RunConfig):
 class ClusterConfig(Section):
     kind: Literal["ray", "local"] = Field(description="ray: worker processes; local: everything in this process.")
     device: Literal["cuda", "cpu"] = Field(description="Where engine and trainer compute.")
+    placement: Literal["auto", "separate", "colocated"] = Field(
+        description="separate: engine and trainer keep their memory; colocated: they take turns on the same GPUs; "
+        "auto: colocated for cluster.kind=local on a GPU, else separate."
+    )
     address: str | None = Field(description="Ray cluster to join (host:port or auto); null starts one on this machine.")
     cpus_per_worker: PositiveFloat = Field(description="Ray CPUs reserved for each worker.")
     threads_per_worker: PositiveInt = Field(description="Compute threads of each worker process.")
@@ -37,6 +41,11 @@ class ClusterConfig(Section):
     watchdog_s: PositiveFloat = Field(
         description="A training without progress for so many seconds writes all stacks to its logs and ends (exit 8)."
     )
+
+
+def is_colocated(placement: str, kind: str, device: str) -> bool:
+    """What `cluster.placement` means with this cluster.kind and cluster.device."""
+    return placement == "colocated" or (placement == "auto" and kind == "local" and device == "cuda")
 
 
 class TrackingConfig(Section):

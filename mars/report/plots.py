@@ -17,6 +17,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's palette, distinguishable with colour blindness. Line styles differ too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# "turns" is yellow, the palette's eighth colour, which is too light for lines.
+_STAGE_COLOURS = (*_COLOURS[:-1], "#F0E442", _COLOURS[-1])
 _STYLES = ("-", "--", "-.", ":")
 # Runs of at least this many steps are drawn as trailing means over 1/20 of the run, with the raw values behind them.
 _SMOOTH_FROM = 40
@@ -116,7 +118,7 @@ def _stage_figure(rows: Rows, stages: Sequence[str]) -> bytes:
             heights = [sum(value for _, value in _series(part, f"timing_s/{stage}")) / len(part) for part in bins]
             if any(heights):
                 steps = [part[0]["step"] + (size - 1) / 2 for part in bins]
-                axes.bar(steps, heights, 0.9 * size, bottom=bottom, color=_COLOURS[index], label=_label(stage))
+                axes.bar(steps, heights, 0.9 * size, bottom=bottom, color=_STAGE_COLOURS[index], label=_label(stage))
                 bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         axes.set_ylabel("seconds")
 

@@ -78,6 +78,18 @@ class RolloutEngine(Protocol):
         """Generate with these weights from now on. Empties every cache that depends on the weights."""
         ...
 
+    def sleep(self) -> None:
+        """Free the memory of weights and KV cache. Until `load_weights` and `wake`, `generate` raises RuntimeError."""
+        ...
+
+    def wake(self) -> None:
+        """After `sleep` and `load_weights`: get memory for the KV cache again.
+
+        The two are apart, because `load_weights` gets memory for the weights while the trainer still has its own.
+        Raises RuntimeError if no weights were loaded since `sleep`. Does nothing if the engine does not sleep.
+        """
+        ...
+
     def close(self) -> None:
         """End the engine's processes and free its memory."""
         ...

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mars.config.schema import TrainConfig
 from mars.errors import DataError
 from mars.families.table import family_of
+from mars.offload import Freed, HostCopies, free, restore
 from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
@@ -49,8 +50,13 @@ class HfEngine:
         self._config, self._rules = config, rules
         self._process, self._fetch = process, fetch
         self._counts = EngineCounts()
+        self._freed: Freed = []  # of the weights, while the engine sleeps
+        self._buffers = HostCopies()  # `load_weights` does not bring them
+        self._state: Literal["awake", "asleep", "loaded"] = "awake"
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+        if self._state != "awake":
+            raise RuntimeError("the engine sleeps; load weights, and wake it")
         self._counts += EngineCounts(images=distinct_images(requests))
         unreadable: dict[int, str] = {}
         # A batch of `generate` has one set of sampling parameters, so greedy and sampled rollouts are apart.
@@ -78,6 +84,9 @@ class HfEngine:
 
         Raises RuntimeError if a weight is missing (tied ones included), of another size, or not one of the model.
         """
+        if self._state == "asleep":
+            restore(self._freed)
+            self._buffers.bring_back()
         own = self._model.state_dict()
         left = dict.fromkeys(own)
         for name, value in self._fetch(update.payload):
@@ -88,6 +97,24 @@ class HfEngine:
             left.pop(name, None)
         if left:
             raise RuntimeError(f"the update lacks {', '.join(left)}")
+        if self._state == "asleep":
+            self._state = "loaded"
+
+    def sleep(self) -> None:
+        if self._state == "asleep":
+            return
+        for parameter in self._model.parameters():
+            if not parameter.untyped_storage().resizable():  # transformers has mapped the file into memory
+                parameter.data = parameter.data.clone()
+        self._state = "asleep"
+        self._freed = free(self._model.parameters())
+        self._buffers.take(self._model.buffers())
+
+    def wake(self) -> None:
+        """There is no KV cache between two calls of `generate`."""
+        if self._state == "asleep":
+            raise RuntimeError("the engine has no weights since it slept")
+        self._state = "awake"
 
     def close(self) -> None:
         self._model = None

@@ -37,6 +37,12 @@ class ScriptedEngine:
     def load_weights(self, update: WeightUpdate) -> None:
         """Does nothing: the script is the policy."""
 
+    def sleep(self) -> None:
+        """Does nothing: there is nothing to free."""
+
+    def wake(self) -> None:
+        """Does nothing: there is nothing to get again."""
+
     def close(self) -> None:
         """Does nothing: there is nothing to free."""
 

@@ -14,8 +14,9 @@ from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from mars.config.run_sections import is_colocated
 from mars.config.schema import TrainConfig
 from mars.errors import DataError, SetupError
 from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
@@ -47,6 +48,8 @@ class VllmEngine:
     fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
+    _state: Literal["awake", "asleep", "loaded"] = "awake"
+
     def __init__(
         self,
         config: TrainConfig,
@@ -70,8 +73,7 @@ class VllmEngine:
             ) from error
         # vLLM collects garbage three times while it starts; each takes 1 s over the objects of all imported modules.
         gc.freeze()
-        model, rollout = config.model, config.rollout
-        vllm = rollout.vllm
+        model, rollout, cluster, vllm = config.model, config.rollout, config.cluster, config.rollout.vllm
         optional = {"block_size": vllm.block_size, "kv_cache_memory_bytes": vllm.kv_cache_memory_bytes}
         self._llm = LLM(
             model=model.path,
@@ -88,8 +90,9 @@ class VllmEngine:
             logprobs_mode="processed_logprobs",
             seed=config.run.seed,
             enable_prefix_caching=True,
+            enable_sleep_mode=is_colocated(cluster.placement, cluster.kind, cluster.device),
             # Off on CPUs: a chunked prefill rewinds the request's random generator, which CPU generators cannot do.
-            enable_chunked_prefill=config.cluster.device != "cpu",
+            enable_chunked_prefill=cluster.device != "cpu",
             mm_processor_cache_gb=_CACHED_PROMPTS * max_images * image_bytes / 2**30,
             worker_extension_cls="mars.rollout.encoder_counter.EncoderCounter",
             **{key: value for key, value in optional.items() if value is not None},
@@ -103,12 +106,14 @@ class VllmEngine:
         self._decode = lru_cache(maxsize=_CACHED_PROMPTS * max_images)(decode)
         # In one process with the trainer, reading ahead would compete with the update for the interpreter lock, and
         # slow the update down by more than it saves in generation.
-        self._reads_ahead = config.cluster.kind == "ray"
+        self._reads_ahead = cluster.kind == "ray"
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
         self._ahead: dict[Any, Future[Any]] = {}
         self._fetch, self._is_one_process = fetch, rollout.tensor_parallel_size == 1
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+        if self._state != "awake":
+            raise RuntimeError("the engine sleeps; load weights, and wake it")
         engine, positions = self._llm.llm_engine, {next(self._names): i for i in range(len(requests))}
         missing = {name: _num_drawn(requests[i]) for name, i in positions.items()}
         begun: _Begun = {}
@@ -152,6 +157,8 @@ class VllmEngine:
         return replace(self._counts, encoder_runs=max(self._llm.collective_rpc("encoder_runs")))
 
     def load_weights(self, update: WeightUpdate) -> None:
+        if self._state == "asleep":
+            self._llm.wake_up(tags=["weights"])
         weights = self._fetch(update.payload)
         if self._is_one_process:  # several get a pickled copy of all weights
             weights = UntilFailure(weights)
@@ -162,6 +169,22 @@ class VllmEngine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
         self._llm.llm_engine.reset_encoder_cache()
+        if self._state == "asleep":
+            self._state = "loaded"
+
+    def sleep(self) -> None:
+        """Discard the weights: new ones come before the engine generates again. vLLM can do this on GPUs only."""
+        if self._state == "asleep":
+            return
+        self._state = "asleep"
+        self._llm.sleep(level=2)
+
+    def wake(self) -> None:
+        if self._state == "asleep":
+            raise RuntimeError("the engine has no weights since it slept")
+        if self._state == "loaded":
+            self._llm.wake_up(tags=["kv_cache"])
+        self._state = "awake"
 
     def close(self) -> None:
         if hasattr(self, "_reader"):

@@ -11,7 +11,7 @@ from mars import watchdog
 
 T = TypeVar("T")
 
-STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights")
+STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights", "turns")
 """The stages of a step in which the driver waits for other processes, in order. Other time is the driver's own."""
 
 

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "quarantine": BASE,
     "interrupts": {"errors"},
     "versions": set(),
+    "offload": set(),
     "watchdog": {"errors", "interrupts"},
     "plugin": {"errors"},
     "output": {"errors"},
@@ -48,14 +49,16 @@ MAY_IMPORT = {
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},
     "tracking": BASE | {"answers", "output", "watchdog"},
-    "rollout": BASE | {"answers", "config", "families", "faults"},
-    "actor": BASE | {"algorithms", "config", "families", "faults", "output", "weights"},
+    "rollout": BASE | {"answers", "config", "families", "faults", "offload"},
+    "actor": BASE | {"algorithms", "config", "families", "faults", "offload", "output", "weights"},
+    "turns": BASE | {"actor", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "watchdog", "weights"},
+    | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "turns", "watchdog"}
+    | {"weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
-    "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking"},
+    "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking", "turns"},
     "step": BASE | {"faults", "sampling", "rollout", "tracking"},
     "checkpoint": BASE
     | {"quarantine"}
@@ -69,7 +72,7 @@ MAY_IMPORT = {
     "inputs": READING | {"config", "data.order", "data.prompts", "families", "rewards", "rollout"},
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
-    | {"quarantine", "rewards", "rollout", "sampling", "tracking", "weights"},
+    | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
     "checks": READING
     | {"actor", "answers", "build", "config", "data.prompts", "families", "fit", "inputs", "rewards"}
     | {"run_dir"},

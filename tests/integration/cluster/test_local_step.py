@@ -5,21 +5,24 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import torch
 
 from mars.batching.collate import scoring_batch, train_batch
 from mars.cluster.local import local_workers
 from mars.data.order.stream import PromptStream
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.views import anchor_views, render_view
+from mars.offload import storages_of
 from mars.quarantine import BadSamples, warn_of
 from mars.rollout.hf_engine import HfEngine
 from mars.rollout.plan import RolloutPlan
 from mars.sampling import StepParts
+from mars.turns import turns_of
 from mars.types import RewardResult, Sampling
 from tests.builders import make_prompt, train_config
 from tests.fakes.fit import fit_new_run
 from tests.fakes.tracker import RecordingTracker
-from tests.tiny_world import ADVANTAGE, GRPO
+from tests.tiny_world import ADVANTAGE, GRPO, full
 
 
 class LetterScorer:
@@ -35,7 +38,7 @@ class LetterScorer:
         pass
 
 
-def run(world, prompts, pictures, per_update, num_steps=2):
+def run(world, prompts, pictures, per_update, num_steps=2, colocated=False, watch=lambda engine, trainer: None):
     def encode(prompt, view):
         messages, images = render_view(prompt, view, "single")
         return world.encoder.encode(messages, len(images)), images
@@ -51,7 +54,8 @@ def run(world, prompts, pictures, per_update, num_steps=2):
     plan_settings = {
         "prompt_length": length, "num_ranks": 1, "tokens_per_forward": 400, "packing": "shared_prefix",
     }  # fmt: skip
-    with local_workers("cpu", 1, build_engine, build_trainer) as (engine, trainer):
+    with local_workers("cpu", 1, build_engine, build_trainer, colocated) as (engine, trainer):
+        watch(engine, trainer)
         parts = StepParts(
             engine=engine,
             trainer=trainer,
@@ -70,6 +74,7 @@ def run(world, prompts, pictures, per_update, num_steps=2):
             collate=partial(train_batch, prompts_per_update=per_update, **plan_settings),
             scoring_batch=partial(scoring_batch, **plan_settings),
             bad_samples=BadSamples(0.05, 1000, {}, warn_of),
+            turns=turns_of(trainer),
         )
         fit_new_run(parts, PromptStream(prompts, 2, 1, True), tracker, config)
     return tracker
@@ -97,3 +102,56 @@ def test_engine_and_trainer_agree_at_every_step_and_the_run_repeats_to_the_bit(r
         assert {"mars/anchor/visible/mean", "mars/gain/mean", "actor/entropy", "timing_s/gen"} <= metrics.keys()
     waited = [metrics["timing_s/old_log_prob"] for _, metrics in one.metrics]
     assert (min(waited) > 1e-3) is (per_update == 1)  # one update takes them from its own forward
+
+
+def test_engine_and_trainer_take_turns_and_the_run_is_the_same(world, pictures):
+    """While one computes, no byte of the other's weights, buffers, moments and reference model is there."""
+    prompts = [make_prompt(f"p{i}", pictures[i : i + 2], ["visible", "infrared"]) for i in range(3)]
+    seen, held = [], {}
+
+    def watch(engine, trainer):
+        engine, trainer = engine._engine, trainer._trainer
+        update, generate, load = trainer.update, engine.generate, engine.load_weights
+
+        def bytes_of(name):
+            model = engine._model if name == "engine" else trainer._policy
+            tensors = [*model.parameters(), *model.buffers()]
+            tensors += trainer._optimizer.moments() if name == "trainer" else []
+            return sum(storage.nbytes() for storage in storages_of(tensors).values())
+
+        def note(turn):
+            found = {name: bytes_of(name) for name in ("engine", "trainer")}
+            seen.append((turn, found["engine"], found["trainer"]))
+
+        def watched(turn, call):
+            def wrapped(*arguments):
+                note(turn)
+                return call(*arguments)
+
+            return wrapped
+
+        trainer.update, engine.generate = watched("update", update), watched("generate", generate)
+        engine.load_weights = watched("load", load)
+        held.update(engine=engine, trainer=trainer)
+
+    together = run(world, prompts, pictures, 1, colocated=True, watch=watch)
+    assert [turn for turn, _, _ in seen] == ["load", "generate", "update", "load", "generate", "update", "load"]
+    weights = 4 * sum(p.numel() for p in held["trainer"]._policy.parameters())
+    for turn, engine, trainer in seen:
+        if turn == "generate":
+            assert engine >= weights
+        else:
+            assert engine == 0
+        assert (trainer == 0) is (turn == "generate")
+    # AdamW's moments come with the first update and are twice the weights; while weights are loaded they are away.
+    of_update, of_load = ([t for turn, _, t in seen if turn == name] for name in ("update", "load"))
+    assert of_update[1] - of_update[0] == 2 * weights
+    assert of_load == [of_update[0]] * 3
+
+    apart = run(world, prompts, pictures, 1, watch=lambda engine, trainer: held.update(apart=trainer))
+    assert [kept(metrics) for _, metrics in together.metrics] == [kept(metrics) for _, metrics in apart.metrics]
+    assert all(metrics["timing_s/turns"] > 0 for _, metrics in together.metrics)
+    assert not any("timing_s/turns" in metrics for _, metrics in apart.metrics)
+    held["trainer"].onload()
+    for one, other in zip(held["trainer"]._policy.parameters(), held["apart"]._policy.parameters(), strict=True):
+        assert torch.equal(full(one), full(other))

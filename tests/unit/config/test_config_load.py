@@ -279,6 +279,11 @@ def test_refusal(override, line):
             "rollout.samples_per_prompt: a single rollout has no advantage",
         ),
         (["cluster=local", "rollout.num_workers=2"], "rollout.num_workers: cluster.kind=local runs one engine"),
+        (
+            ["cluster=local", "cluster.device=cpu", "cluster.placement=colocated"],
+            "cluster.placement: vLLM cannot sleep on a CPU",
+        ),
+        (["cluster.placement=colocated"], "cluster.placement: engines and ranks on Ray have GPUs of their own"),
         (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local runs one engine"),
         (
             ["cluster=local", "rollout.weight_transfer=broadcast"],

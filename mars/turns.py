@@ -1,0 +1,203 @@
+"""Engine and trainer on the same GPUs, one at a time (`cluster.placement=colocated`).
+
+    engine    generates │ sleeps: no weights, no KV cache │ loads weights          │ KV cache │ generates
+    trainer   on host   │ update                          │ without optimizer      │ on host
+                        └ to_trainer                      └ weights                └ to_engine
+
+Every call of the engine or the trainer first takes the turn that it needs. So evaluations, dynamic sampling, a KL term
+in the reward, the policy saved at the end and a trainer that is built again work without knowing of turns. A checkpoint
+needs no turn: it is read from host memory if the trainer is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
+
+from mars.actor.trainer import PolicyTrainer, ReferenceKl, RestartableTrainer, UpdateStats
+from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
+from mars.tracking.timer import StepTimer
+from mars.types import RolloutRequest, TrainBatch, WeightUpdate
+
+
+class Turns(Protocol):
+    """Whose turn it is. A step says when it changes, so that the time for it has a stage of its own."""
+
+    def trainer(self, timer: StepTimer) -> None:
+        """The trainer computes from here on, and the engine not before `engine`."""
+        ...
+
+    def engine(self, timer: StepTimer) -> None:
+        """The engine generates from here on."""
+        ...
+
+
+class NoTurns:
+    """`Turns` of engine and trainer that keep their memory all the time (`cluster.placement=separate`)."""
+
+    def trainer(self, timer: StepTimer) -> None:
+        """Does nothing: the trainer has memory of its own."""
+
+    def engine(self, timer: StepTimer) -> None:
+        """Does nothing: the engine has memory of its own."""
+
+
+class SharedMemory:
+    """`Turns` of an engine that is awake and a trainer that is offloaded, both on the same GPUs."""
+
+    def __init__(self, engine: RolloutEngine, trainer: PolicyTrainer) -> None:
+        self._engine, self._trainer = engine, trainer
+        self._awake = self._has_weights = True
+        self._held: Literal["nothing", "weights", "all"] | None = "nothing"  # by the trainer; None while it changes
+
+    def trainer(self, timer: StepTimer) -> None:
+        with timer.stage("turns"):
+            self.to_trainer()
+
+    def engine(self, timer: StepTimer) -> None:
+        with timer.stage("turns"):
+            self.to_engine()
+
+    def to_trainer(self) -> None:
+        """The engine has no memory, and the trainer all of its own."""
+        self.put_engine_to_sleep()
+        if self._held != "all":
+            self._held = None
+            self._trainer.onload()
+            self._held = "all"
+
+    def to_weights(self) -> None:
+        """The trainer has its weights, and neither optimizer states nor a reference model; the engine sleeps."""
+        self.put_engine_to_sleep()
+        if self._held != "weights":
+            self._held = None
+            self._trainer.offload(keep_weights=True)
+            self._trainer.onload(weights_only=True)
+            self._held = "weights"
+
+    def to_engine(self) -> None:
+        """The trainer is on the host, and the engine has weights and KV cache.
+
+        An engine that has slept and not got weights since gets the trainer's.
+        """
+        if self._awake:
+            return
+        if not self._has_weights:
+            self.to_weights()
+            self.load(self._trainer.publish_weights())
+        self._held = None
+        self._trainer.offload()
+        self._held = "nothing"
+        self._engine.wake()
+        self._awake = True
+
+    def load(self, update: WeightUpdate) -> None:
+        """The engine gets the memory of its weights, and the weights; its KV cache has to wait for `to_engine`."""
+        if self._awake:
+            self.put_engine_to_sleep()
+        self._engine.load_weights(update)
+        self._has_weights = True
+
+    def restarted(self) -> None:
+        """The trainer was built again, and has all its memory."""
+        self._held = "all"
+
+    def put_engine_to_sleep(self) -> None:
+        if self._has_weights:
+            self._engine.sleep()
+            self._awake = self._has_weights = False
+
+
+class ColocatedEngine:
+    """A `RolloutEngine` that waits for its turn. `turns`: of `engine` and its trainer."""
+
+    def __init__(self, engine: RolloutEngine, turns: SharedMemory) -> None:
+        self._engine, self._turns = engine, turns
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+        self._turns.to_engine()
+        yield from self._engine.generate(requests)
+
+    def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        """In any turn: images are read into host memory."""
+        self._engine.prefetch(requests)
+
+    def counts(self) -> EngineCounts:
+        return self._engine.counts()
+
+    def load_weights(self, update: WeightUpdate) -> None:
+        self._turns.load(update)
+
+    def sleep(self) -> None:
+        self._turns.put_engine_to_sleep()
+
+    def wake(self) -> None:
+        self._turns.to_engine()
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class ColocatedTrainer:
+    """A `PolicyTrainer` that waits for its turn. `turns`: of its engine and `trainer`."""
+
+    def __init__(self, trainer: PolicyTrainer, turns: SharedMemory) -> None:
+        self._trainer, self.turns = trainer, turns
+
+    def update(self, batch: TrainBatch) -> UpdateStats:
+        self.turns.to_trainer()
+        return self._trainer.update(batch)
+
+    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
+        self.turns.to_trainer()
+        return self._trainer.kl_to_reference(batch)
+
+    def publish_weights(self) -> WeightUpdate:
+        self.turns.to_weights()
+        return self._trainer.publish_weights()
+
+    def save(self, path: str) -> None:
+        self.turns.to_weights()
+        self._trainer.save(path)
+
+    def start_checkpoint(self, folder: str) -> None:
+        """In any turn."""
+        self._trainer.start_checkpoint(folder)
+
+    def load_checkpoint(self, folder: str) -> None:
+        self.turns.to_trainer()
+        self._trainer.load_checkpoint(folder)
+
+    def offload(self, keep_weights: bool = False) -> None:
+        self.turns.to_engine()
+
+    def onload(self, weights_only: bool = False) -> None:
+        self.turns.to_trainer()
+
+    def close(self) -> None:
+        self._trainer.close()
+
+
+class RestartableColocatedTrainer(ColocatedTrainer):
+    """A `RestartableTrainer` that waits for its turn."""
+
+    _trainer: RestartableTrainer
+
+    def restart(self) -> None:
+        self.turns.put_engine_to_sleep()
+        self._trainer.restart()
+        self.turns.restarted()
+
+    def check_alive(self) -> None:
+        self._trainer.check_alive()
+
+
+def take_turns(engine: RolloutEngine, trainer: PolicyTrainer) -> tuple[RolloutEngine, ColocatedTrainer]:
+    """Engine and trainer that take turns by themselves. engine: awake. trainer: offloaded."""
+    turns = SharedMemory(engine, trainer)
+    kind = RestartableColocatedTrainer if isinstance(trainer, RestartableTrainer) else ColocatedTrainer
+    return ColocatedEngine(engine, turns), kind(trainer, turns)
+
+
+def turns_of(trainer: PolicyTrainer) -> Turns:
+    return trainer.turns if isinstance(trainer, ColocatedTrainer) else NoTurns()
