@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from mars import faults
 from mars.errors import TransferError
+from mars.weights import plan
 from mars.weights.group import SendGroup
 from mars.weights.meeting import Meeting
 from mars.weights.store import MemberStore
 from mars.weights.transfer import Bucket, gather_all
-
-# name -> shape of the tensors of one bucket
-_Shapes = Mapping[str, Sequence[int]]
 
 
 class BroadcastTransfer:
@@ -35,7 +31,6 @@ class BroadcastTransfer:
         self._device = torch.device(device, torch.cuda.current_device() if device == "cuda" else None)
         self._meeting: Meeting | None = None
         self._group: SendGroup | None = None
-        self._plan: str | None = None
 
     def meet(self, meeting: Meeting) -> None:
         """Where the next `send` goes."""
@@ -62,18 +57,14 @@ class BroadcastTransfer:
 
     def _send(self, group: SendGroup, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
         """left: iterates over `buckets`. Gathers each bucket while the one before is on its way."""
-        plan = {
-            "version": version,
-            "dtype": str(buckets[0].dtype).removeprefix("torch."),
-            "buckets": [dict(bucket.shapes) for bucket in buckets],
-        }
-        group.store.set("plan", json.dumps(plan))
-        largest = max(bucket.num_values for bucket in buckets)
-        message = torch.empty(largest, dtype=buckets[0].dtype, device=self._device)
+        plan.announce(group.store, "plan", version, buckets)
+        dtype = buckets[0].dtype
+        message = torch.empty(max(bucket.num_values for bucket in buckets), dtype=dtype, device=self._device)
         for bucket in left:
-            pieces = [piece.reshape(-1) for of_tensor in bucket.gather().values() for piece in of_tensor]
+            gathered = bucket.gather()
             group.wait()  # the message is free then
-            torch.cat(pieces, out=message[: bucket.num_values])
+            plan.join(gathered.values(), out=message[: bucket.num_values])
+            del gathered  # before the next bucket is gathered
             faults.point("weights.bucket_sent")
             group.start(message[: bucket.num_values])
         group.wait()
@@ -87,20 +78,15 @@ class BroadcastTransfer:
         """
         try:
             group = self._join(payload, place=1 + payload.engines.index(self._name))
-            plan = json.loads(group.store.get("plan"))
-            if plan["version"] != payload.version:
-                raise group.store.failed(
-                    f"rank 0 sends version {plan['version']}, and the engine waits for {payload.version}"
-                )
-            following = [*plan["buckets"][1:], None]
-            values = self._start(group, plan["buckets"][0], plan["dtype"])
-            for shapes, next_shapes in zip(plan["buckets"], following, strict=True):
+            coming = plan.announced(group.store, "plan")
+            following = self._start(group, coming, 0)
+            for number, shapes in enumerate(coming.buckets):
                 group.wait()
                 faults.point("weights.bucket_received")
-                arrived = values
-                if next_shapes is not None:
-                    values = self._start(group, next_shapes, plan["dtype"])
-                yield from _tensors(arrived, shapes)
+                values = following
+                if number + 1 < len(coming.buckets):
+                    following = self._start(group, coming, number + 1)
+                yield from plan.tensors(values, shapes)
             group.store.finish()
         except BaseException:
             self.leave()
@@ -122,14 +108,8 @@ class BroadcastTransfer:
         self._group.connect()
         return self._group
 
-    def _start(self, group: SendGroup, shapes: _Shapes, dtype: str) -> Tensor:
+    def _start(self, group: SendGroup, coming: plan.Plan, number: int) -> Tensor:
         """Start receiving a bucket. A new tensor for each: the engine may still hold tensors of earlier ones."""
-        values = torch.empty(sum(map(math.prod, shapes.values())), dtype=getattr(torch, dtype), device=self._device)
+        values = torch.empty(plan.num_values(coming.buckets[number]), dtype=coming.dtype, device=self._device)
         group.start(values)
         return values
-
-
-def _tensors(values: Tensor, shapes: _Shapes) -> Iterator[tuple[str, Tensor]]:
-    parts = values.split([math.prod(shape) for shape in shapes.values()])
-    for (name, shape), part in zip(shapes.items(), parts, strict=True):
-        yield name, part.view(tuple(shape))

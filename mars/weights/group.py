@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mars.weights.store import LOOK_S, POLL_S, MemberStore
 
-_CONNECT_S = 30.0
+_CONNECT_S = 5.0  # of gloo, which tries a few times, and goes on for so long after an abort
 _NCCL_SLACK_S = 60.0
 
 

@@ -63,6 +63,12 @@ class MemberStore:
         with self.named_errors():
             self._store.set(_key(self.meeting, what), value)
 
+    def take(self, what: str) -> str:
+        """Wait until it is set, and remove it."""
+        value = self.get(what)
+        self.forget(what)
+        return value
+
     def get(self, what: str) -> str:
         """Waits until it is set."""
         self.wait_for([what])

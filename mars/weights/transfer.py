@@ -44,10 +44,10 @@ class Bucket:
         return {name: _joined(pieces, self.shapes[name]) for name, pieces in self.gather().items()}
 
 
-def gather_all(buckets: Iterable[Bucket]) -> None:
-    """Take part in gathering them, for the rank that sends them."""
+def gather_all(buckets: Iterable[Bucket], on_all_ranks: bool = False) -> None:
+    """Take part in gathering them, for ranks that send them."""
     for bucket in buckets:
-        bucket.gather()
+        bucket.gather(on_all_ranks)
 
 
 def _joined(pieces: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
