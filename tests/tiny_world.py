@@ -117,7 +117,7 @@ class TinyWorld:
             content += [{"type": "text", "text": piece}] if piece else []
         inputs = real_processor(folder or self.folder).apply_chat_template(
             [{"role": "user", "content": content}],
-            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", enable_thinking=False,
         )  # fmt: skip
         tail = torch.tensor([list(response)])
         start = inputs["input_ids"].shape[1]

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt
+from mars.actor.linear_attention import use_shared_prefix
 from mars.actor.model_weights import read_weights
 from mars.actor.parts import part_of
 from mars.actor.prefix_attention import register
@@ -138,6 +139,10 @@ def empty_policy(
     if parts.vision_segments and model.attention == "sdpa":
         for name in parts.vision:
             use_segments(backbone.get_submodule(name))
+    if packing == "shared_prefix":
+        for module in backbone.modules():
+            if type(module).__name__ in parts.linear_attention:
+                use_shared_prefix(module)
     if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # transformers lets the embeddings' outputs need a gradient, which only reentrant checkpointing needs. Backward

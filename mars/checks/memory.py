@@ -17,11 +17,16 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 ACTIVATION_BYTES = 34
 # Logits of a chunk in float32, and their exponentials (mars/actor/token_scores.py).
 LOGITS_COPIES = 2
+_LINEAR_SIZES = ("num_value_heads", "key_head_dim", "value_head_dim")  # of linear attention's state
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of the model. num_parameters: of the whole checkpoint, including the vision tower."""
+    """Sizes of the model.
+
+    num_parameters: of the whole checkpoint, including the vision tower. num_linear_layers: those with linear
+    attention, which have a state instead of a KV cache. linear_state: numbers in a sequence's state in one of them.
+    """
 
     num_parameters: int
     hidden_size: int
@@ -29,6 +34,8 @@ class ModelShape:
     num_kv_heads: int
     head_dim: int
     vocab_size: int
+    num_linear_layers: int = 0
+    linear_state: int = 0
 
 
 def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
@@ -46,8 +53,10 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
             num_kv_heads=int(text.get("num_key_value_heads") or heads),
             head_dim=int(text.get("head_dim") or hidden // heads),
             vocab_size=int(text["vocab_size"]),
+            num_linear_layers=(text.get("layer_types") or []).count("linear_attention"),
+            linear_state=math.prod(int(text.get(f"linear_{size}", 0)) for size in _LINEAR_SIZES),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SetupError(f"model.path: a size in config.json of {folder} is missing or wrong: {error}") from error
 
 
@@ -94,15 +103,19 @@ def engine_memory(
 ) -> dict[str, int]:
     """Bytes on one GPU of an engine: the weights, and the KV cache of max_num_seqs sequences of maximal length.
 
-    KV cache per token: 2 (keys and values) x layers x KV heads x head size x bytes. With less memory the engine runs
-    fewer sequences at once.
+    KV cache per token: 2 (keys and values) x layers x KV heads x head size x bytes, of layers with full attention. With
+    less memory the engine runs fewer sequences at once. Layers with linear attention have a state in float32 for each
+    sequence instead, whatever its length.
     Example: 36 layers, 2 KV heads of 128 in bfloat16: 36,864 bytes per token.
     """
-    return {
+    states = 4 * shape.linear_state * shape.num_linear_layers * max_num_seqs // tensor_parallel_size
+    found = {
         "parameters": -(-shape.num_parameters * DTYPE_BYTES[dtype] // tensor_parallel_size),
         "KV cache": kv_bytes_per_token(shape, dtype) * max_num_seqs * max_model_len // tensor_parallel_size,
+        "states of linear attention": states,
     }
+    return {name: count for name, count in found.items() if count}
 
 
 def kv_bytes_per_token(shape: ModelShape, dtype: str) -> int:
-    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * DTYPE_BYTES[dtype]
+    return 2 * (shape.num_layers - shape.num_linear_layers) * shape.num_kv_heads * shape.head_dim * DTYPE_BYTES[dtype]

@@ -52,6 +52,7 @@ class ModelCheck:
             check_files(path, key)
         if isinstance(self._config, TrainConfig):
             check_context(self._config)
+            check_engine(self._config)
             check_trained(self._config)
         if not self._in_process:
             trust = self._config.model.trust_remote_code
@@ -133,8 +134,7 @@ def _refuse_layers(section: Mapping[str, Any], num_tensors: int, folder: Path, k
 
 def check_context(config: TrainConfig) -> None:
     """Raises ConfigError if rollout.max_model_len exceeds max_positions, and SetupError if max_positions is below 1."""
-    path, folder = config.model.path, Path(config.model.path)
-    values = read_json_file(folder / "config.json") if folder.is_dir() else read_json(path, "config.json")
+    path, values = config.model.path, _config_of(config.model.path)
     wanted, longest = config.rollout.max_model_len, max_positions(values)
     if longest is not None and longest < 1:
         raise SetupError(
@@ -146,6 +146,21 @@ def check_context(config: TrainConfig) -> None:
             f"rollout.max_model_len: the model has {longest} positions (config.json: max_position_embeddings); "
             f"got {wanted}; set it to {longest} or less"
         )
+
+
+def check_engine(config: TrainConfig) -> None:
+    """Raises ConfigError for a family that vLLM computes differently from the trainer on a CPU."""
+    family = family_of(_config_of(config.model.path).get("model_type"), f"model.path: {config.model.path}/config.json")
+    if config.rollout.engine == "vllm" and config.cluster.device == "cpu" and not family.vllm_on_cpu:
+        raise ConfigError(
+            f"rollout.engine: vLLM computes {family.name} on a CPU in bfloat16 alone, far from the trainer's "
+            "log-probs; got vllm; use rollout=hf, or cluster.device=cuda"
+        )
+
+
+def _config_of(path: str) -> Mapping[str, Any]:
+    folder = Path(path)
+    return read_json_file(folder / "config.json") if folder.is_dir() else read_json(path, "config.json")
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:

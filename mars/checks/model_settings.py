@@ -155,9 +155,11 @@ def _wrong_rope(settings: Any) -> Iterator[_Wrong]:
         return
     for name, value in rope.items():
         if name == "mrope_section":
-            half = _head_dim(settings) // 2
+            half = _rotated(settings, rope) // 2
             if not (isinstance(value, list) and all(_is_count(i, 1) for i in value) and sum(value) == half):
-                want = f"whole numbers of sum {half}, half of hidden_size / num_attention_heads (or of head_dim)"
+                share = " times partial_rotary_factor" if "partial_rotary_factor" in rope else ""
+                head = f"hidden_size / num_attention_heads (or of head_dim){share}"
+                want = f"whole numbers of sum {half}, half of {head}"
                 yield _Wrong("rope_parameters.mrope_section", want, value)
         elif name == "rope_theta":
             if not _is_number(value, above_zero=True) or value < 1:
@@ -177,6 +179,9 @@ def _wrong_relations(settings: Any) -> Iterator[_Wrong]:
         yield _Wrong("hidden_size", f"a multiple of {heads}, num_attention_heads or num_heads", settings.hidden_size)
     if heads % shared:
         yield _Wrong("num_key_value_heads", f"a divisor of num_attention_heads, {heads}", shared)
+    keys, values = (getattr(settings, f"linear_num_{kind}_heads", 1) for kind in ("key", "value"))
+    if values % keys:
+        yield _Wrong("linear_num_value_heads", f"a multiple of linear_num_key_heads, {keys}", values)
     layers = getattr(settings, "num_hidden_layers", getattr(settings, "depth", 0))
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -185,7 +190,7 @@ def _wrong_relations(settings: Any) -> Iterator[_Wrong]:
     kinds = getattr(settings, "layer_types", None)
     if kinds is not None and len(kinds) != layers:
         yield _Wrong("layer_types", f"a list with one entry for each of the {layers} layers", kinds)
-    if "sliding_attention" in (kinds or ()) and settings.sliding_window is None:
+    if "sliding_attention" in (kinds or ()) and getattr(settings, "sliding_window", None) is None:
         yield _Wrong("sliding_window", "a whole number, because layer_types has sliding_attention", None)
     window, unit = getattr(settings, "window_size", None), _merged_patch(settings)
     if window is not None and window < unit:
@@ -196,6 +201,12 @@ def _wrong_relations(settings: Any) -> Iterator[_Wrong]:
 
 def _head_dim(settings: Any) -> int:
     return getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
+
+
+def _rotated(settings: Any, rope: Mapping[str, Any]) -> int:
+    """How many numbers of a head RoPE rotates: all, or the share partial_rotary_factor."""
+    factor = rope.get("partial_rotary_factor", 1)
+    return int(_head_dim(settings) * factor) if _is_number(factor, above_zero=True) else _head_dim(settings)
 
 
 def _merged_patch(settings: Any) -> int:

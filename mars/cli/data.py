@@ -46,7 +46,8 @@ def synth(
         typer.Option(help="Make a random model instead of scenes: a million parameters (tiny), or 151,936 token ids."),
     ] = None,
     family: Annotated[
-        Literal["qwen2_5_vl", "qwen3_vl", "internvl"], typer.Option(help="Model family of --model.")
+        Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_vl", "internvl"],
+        typer.Option(help="Model family of --model."),
     ] = "qwen2_5_vl",
 ) -> None:
     """Small visible + infrared scenes in LLVIP's layout with rows for a cold start; or a small random model."""

@@ -94,6 +94,8 @@ class ModelParts:
     patch_embedding: a `Conv3d` whose kernel is as large as a patch of the image processor; None if there is none.
     vision_segments: whether the vision tower attends to windows or images one by one, and so can use
         mars/actor/vision_attention.py.
+    linear_attention: names of the classes of layers with linear attention, which mars/actor/linear_attention.py lets
+        take packs.
     """
 
     vision: tuple[str, ...]
@@ -103,6 +105,7 @@ class ModelParts:
     layer_classes: frozenset[str]
     patch_embedding: str | None
     vision_segments: bool
+    linear_attention: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,14 @@ class Family:
     image_start, image_end: the tokens that the image processor puts before and after an image; none if the chat
         template does.
     sizing_keys: settings of the image processor that `read_sizing` needs.
-    read_sizing: (image processor's settings, config.json, name of the settings' file) -> (patch_size, merge_size,
-        sizing): the side of a vision patch in pixels, and the side of the square of patches that becomes one token.
-        Raises SetupError for wrong settings.
+    read_sizing: (image processor's settings, processor_config.json or nothing, config.json, name of the settings' file)
+        -> (patch_size, merge_size, sizing): the side of a vision patch in pixels, and the side of the square of patches
+        that becomes one token. Raises SetupError for wrong settings.
+    tokenizer_class: transformers' class of its tokenizers, if that does not depend on the class that
+        tokenizer_config.json names; None if it does.
+    template_arguments: arguments of the chat template.
     image_settings: settings of config.json that must be equal for two models to read the same pixels.
+    vllm_on_cpu: whether vLLM computes its models on a CPU in float32, and so with the trainer's log-probs.
     """
 
     model_type: str
@@ -130,7 +137,10 @@ class Family:
     image_start: tuple[str, ...]
     image_end: tuple[str, ...]
     sizing_keys: tuple[str, ...]
-    read_sizing: Callable[[Mapping[str, Any], Mapping[str, Any], str], tuple[int, int, ImageSizing]]
+    read_sizing: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], str], tuple[int, int, ImageSizing]]
+    tokenizer_class: str | None
+    template_arguments: Mapping[str, Any]
     image_settings: tuple[str, ...]
+    vllm_on_cpu: bool
     forward: ModelForward
     parts: ModelParts

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BYTES_PER_PIXEL = 12  # 3 channels x 4 bytes
+_PROCESSOR_TOKENS = 256  # image_seq_length of transformers' InternVLProcessor, if processor_config.json has none
 _START, _END = ("<img>",), ("</img>",)
 
 
@@ -77,8 +78,11 @@ def _with_whole(tiles: int) -> int:
     return tiles + 1 if tiles > 1 else tiles
 
 
-def read_sizing(settings: Mapping[str, Any], config: Mapping[str, Any], file: str) -> tuple[int, int, Tiles]:
-    """See `Family.read_sizing`. Compares the size of a tile with config.json's vision_config and image_seq_length."""
+def read_sizing(
+    settings: Mapping[str, Any], processor: Mapping[str, Any], config: Mapping[str, Any], file: str
+) -> tuple[int, int, Tiles]:
+    """See `Family.read_sizing`. Compares the size of a tile with config.json's vision_config, and the tokens of a tile
+    with image_seq_length of config.json and of processor_config.json, by which the engine expands prompts."""
     vision = config.get("vision_config")
     vision = vision if isinstance(vision, dict) else {}
     tile, patch = _side(vision.get("image_size", 448)), _side(vision.get("patch_size", 14))
@@ -96,11 +100,16 @@ def read_sizing(settings: Mapping[str, Any], config: Mapping[str, Any], file: st
             f"{tile} pixels; got {patch} / {ratio}; download the file again"
         )
     tokens = (tile // (patch * merge)) ** 2
-    if config.get("image_seq_length", tokens) != tokens:
-        raise SetupError(
-            f"model.path: {file}: config.json's image_seq_length must be {tokens}, as of tiles of {tile} pixels; "
-            f"got {config['image_seq_length']}; download the file again"
-        )
+    written = {
+        "config.json": config.get("image_seq_length", tokens),
+        "processor_config.json": processor.get("image_seq_length", _PROCESSOR_TOKENS),
+    }
+    for name, value in written.items():
+        if value != tokens:
+            raise SetupError(
+                f"model.path: {file}: {name}'s image_seq_length must be {tokens}, as of tiles of {tile} pixels; "
+                f"got {value}; use the files of one model"
+            )
     return patch, merge, Tiles(tile)
 
 
@@ -141,7 +150,10 @@ INTERNVL = Family(
     image_end=_END,
     sizing_keys=("size",),
     read_sizing=read_sizing,
+    tokenizer_class=None,
+    template_arguments={},
     image_settings=("vision_config.patch_size", "vision_config.image_size", "downsample_ratio"),
+    vllm_on_cpu=True,
     forward=TiledForward(),
     parts=ModelParts(
         vision=("model.vision_tower",),
@@ -151,5 +163,6 @@ INTERNVL = Family(
         layer_classes=frozenset({"InternVLVisionLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}),
         patch_embedding=None,  # a Conv2d over tiles
         vision_segments=False,
+        linear_attention=frozenset(),
     ),
 )

@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mars.errors import SetupError
-from mars.families.family import Grid, ImageLimits, Size
+from mars.families.family import Family, Grid, ImageLimits, ModelParts, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _BYTES_PER_PIXEL = 24  # 3 channels x 2 frames (an image is processed as a video of two frames) x 4 bytes
-SIZING_KEYS = ("patch_size", "merge_size")
-IMAGE_SETTINGS = ("vision_config.patch_size", "vision_config.temporal_patch_size", "vision_config.spatial_merge_size")
-TIED = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-LANGUAGE = ("model.language_model", "lm_head")
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,9 @@ class SmartResize:
 SMART_RESIZE = SmartResize()
 
 
-def read_sizing(settings: Mapping[str, Any], config: Mapping[str, Any], file: str) -> tuple[int, int, SmartResize]:
+def read_sizing(
+    settings: Mapping[str, Any], processor: Mapping[str, Any], config: Mapping[str, Any], file: str
+) -> tuple[int, int, SmartResize]:
     """See `Family.read_sizing`. Compares the image processor's settings with config.json's vision_config."""
     vision = config.get("vision_config")
     keys = {
@@ -115,3 +113,36 @@ class MropeForward:
 
         inputs = {"mm_token_type_ids": (input_ids == image_id).int()}
         return inputs | ({"image_grid_thw": torch.tensor(grids)} if grids else {})
+
+
+QWEN_VL = Family(
+    model_type="qwen_vl",  # replaced in each family, as are its name and layer_classes
+    name="Qwen-VL",
+    language_types=(),
+    box_space="norm_1000",
+    media_tokens=(),
+    image_start=(),  # <|vision_start|> and <|vision_end|> are the chat template's
+    image_end=(),
+    sizing_keys=("patch_size", "merge_size"),
+    read_sizing=read_sizing,
+    tokenizer_class=None,
+    template_arguments={},
+    image_settings=(
+        "vision_config.patch_size",
+        "vision_config.temporal_patch_size",
+        "vision_config.spatial_merge_size",
+    ),
+    vllm_on_cpu=True,
+    forward=MropeForward(),
+    parts=ModelParts(
+        vision=("model.visual",),
+        projector=("model.visual.merger",),
+        language=("model.language_model", "lm_head"),
+        tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
+        layer_classes=frozenset(),
+        patch_embedding="model.visual.patch_embed.proj",
+        vision_segments=True,
+        linear_attention=frozenset(),
+    ),
+)
+"""What is the same in all of them. Each family is this with `dataclasses.replace`."""

@@ -9,9 +9,13 @@ from mars.errors import SetupError
 from mars.families.family import Family
 from mars.families.internvl import INTERNVL
 from mars.families.qwen2_5_vl import QWEN2_5_VL
+from mars.families.qwen2_vl import QWEN2_VL
+from mars.families.qwen3_5 import QWEN3_5
 from mars.families.qwen3_vl import QWEN3_VL
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN2_5_VL, QWEN3_VL, INTERNVL)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (QWEN2_5_VL, QWEN3_VL, QWEN3_5, QWEN2_VL, INTERNVL)
+}
 """config.json's model_type -> family."""
 
 

@@ -107,12 +107,13 @@ def test_variable_length_attention_of_the_vision_towers(head):
     assert relative(outputs(segments, inputs, torch.float32), wanted) < 1e-5
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_5"])
+def world(request, tmp_path_factory):
+    """Qwen3.5's linear attention uses transformers' kernels in torch, unless flash-linear-attention is installed."""
     from mars.data.synthetic.tiny_model import build_tiny
     from tests.tiny_world import TinyWorld
 
-    return TinyWorld(build_tiny(tmp_path_factory.mktemp("model") / "tiny", seed=3))
+    return TinyWorld(build_tiny(tmp_path_factory.mktemp("model") / "tiny", seed=3, family=request.param))
 
 
 @pytest.fixture(scope="module")

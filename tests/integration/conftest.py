@@ -48,6 +48,22 @@ def tiny_qwen3(tmp_path_factory, one_thread) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_qwen3_5(tmp_path_factory, one_thread) -> Path:
+    """A random Qwen3.5."""
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen3_5", seed=7, family="qwen3_5")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory, one_thread) -> Path:
+    """A random Qwen2-VL."""
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("tiny") / "qwen2_vl", seed=8, family="qwen2_vl")
+
+
+@pytest.fixture(scope="session")
 def tiny_internvl(tmp_path_factory, one_thread) -> Path:
     """A random InternVL."""
     from mars.data.synthetic.tiny_model import build_tiny
@@ -67,6 +83,20 @@ def qwen3_world(tiny_qwen3, process_group):
     from tests.tiny_world import TinyWorld
 
     return TinyWorld(tiny_qwen3)
+
+
+@pytest.fixture(scope="session")
+def qwen3_5_world(tiny_qwen3_5, process_group):
+    from tests.tiny_world import TinyWorld
+
+    return TinyWorld(tiny_qwen3_5)
+
+
+@pytest.fixture(scope="session")
+def qwen2_world(tiny_qwen2, process_group):
+    from tests.tiny_world import TinyWorld
+
+    return TinyWorld(tiny_qwen2)
 
 
 @pytest.fixture(scope="session")

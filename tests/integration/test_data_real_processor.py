@@ -1,4 +1,4 @@
-"""Prompt ids and image sizes against the processors of Qwen2.5-VL and Qwen3-VL themselves."""
+"""Prompt ids and image sizes against the processors of Qwen2.5-VL, Qwen3-VL and Qwen3.5 themselves."""
 
 import subprocess
 import sys
@@ -27,10 +27,10 @@ def noise(width, height):
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    processor = build_processor(request.param, build_tokenizer("tiny", seed=0))
+    processor = build_processor(request.param, build_tokenizer("tiny", 0, request.param))
     processor.save_pretrained(folder)
     build_config(request.param, processor.tokenizer, tie_word_embeddings=False).save_pretrained(folder)
     return str(folder), processor
@@ -62,7 +62,7 @@ def test_expanded_ids_are_the_processors(model):
         {"type": "text", "text": "Where is it?"},
     ]
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
-    text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     expected = processor(text=[text], images=pictures)["input_ids"][0]
     ids = encoder.encode(messages, 3)
     tokens = [num_image_tokens(size, budget) for size in sizes]
@@ -103,7 +103,7 @@ def test_prompts_of_real_sizes_are_the_processors(model, tmp_path, size, own):
             {"type": "text", "text": "Where?"},
         ]
         turns = [{"role": "user", "content": parts}]
-        text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
         whole = processor(text=[text], images=[Image.open(path) for path in paths], size=limits)
         assert ours.input_ids.tolist() == list(whole["input_ids"][0])
 

@@ -11,9 +11,12 @@ from tests.integration.workshop import run
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "internvl"])
 def parity(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
+    return run_job(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def run_job(folder, *arguments):
     job = Path(__file__).with_name("engine_parity_job.py")
-    result = run([str(job), str(folder), request.param], folder, VLLM_RUN)
+    result = run([str(job), str(folder), *arguments], folder, VLLM_RUN)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -21,6 +24,13 @@ def parity(request, tmp_path_factory):
 def test_log_probs_of_engines_and_trainer_agree(parity):
     assert parity["vllm_trainer"] < 1e-4
     assert parity["hf_trainer"] < 1e-4
+
+
+def test_an_older_family_agrees_before_and_after_an_update(tmp_path):
+    parity = run_job(tmp_path, "qwen2_vl", "brief")
+    test_log_probs_of_engines_and_trainer_agree(parity)
+    test_a_weight_update_reaches_engine_and_caches(parity)
+    assert parity["greedy_equal"]
 
 
 def test_a_weight_update_reaches_engine_and_caches(parity):

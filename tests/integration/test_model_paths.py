@@ -15,7 +15,7 @@ from mars.actor.state import save_policy
 from mars.checks.model import check_model
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
-from mars.data.prompts.chat import PromptEncoder
+from mars.data.prompts.chat import PromptEncoder, _warn_of_two_templates
 from mars.data.prompts.processor import PromptProcessor
 from mars.errors import SetupError
 from mars.inputs import prompt_format
@@ -61,6 +61,19 @@ def test_shards_are_one_model_which_is_saved_as_one(request, tmp_path, tiny_mode
     assert not list((tmp_path / "saved").glob("*.index.json"))
 
 
+def test_the_weights_for_speculative_decoding_are_left_out(tiny_qwen3_5, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(tiny_qwen3_5, tmp_path / "published")
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"mtp.fc.weight": torch.zeros(2, 2)}, folder / "model.safetensors", {"format": "pt"})
+    check_model(str(folder))
+    policy, model = policy_of(str(folder))
+    save_policy(policy, model, str(tmp_path / "saved"), is_writer=True)
+    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == weights.keys()
+    check_model(str(tmp_path / "saved"))
+
+
 def test_a_name_of_the_hub_is_the_folder_in_its_cache(tiny_qwen3, tmp_path, monkeypatch):
     import huggingface_hub.constants
 
@@ -85,7 +98,7 @@ def test_a_name_of_the_hub_is_the_folder_in_its_cache(tiny_qwen3, tmp_path, monk
         prompt_format(train_config(path="a/tiny"))
 
 
-def test_places_of_the_chat_template(tiny, tmp_path):
+def test_places_of_the_chat_template(tiny, tmp_path, caplog):
     """The processor's file counts, in its new or its old form, before the tokenizer's, which may know no images."""
     folder = copied(tiny, tmp_path / "model")
     own, config = folder / "chat_template.jinja", json.loads((folder / "tokenizer_config.json").read_text())
@@ -104,9 +117,21 @@ def test_places_of_the_chat_template(tiny, tmp_path):
     own.unlink()
     old = folder / "chat_template.json"
     old.write_text(json.dumps({"chat_template": template}))
+    for _ in range(2):
+        assert encoded() == wanted
+    assert [record.message for record in caplog.records if "templates" in record.message] == [
+        f"model.path: {folder}/chat_template.json and {folder}/tokenizer_config.json have different chat templates; "
+        "chat_template.json's is used"
+    ]
+    _warn_of_two_templates.cache_clear()
+    caplog.clear()
+    in_tokenizer(template)
+    assert encoded() == wanted
+    in_tokenizer([{"name": "default", "template": template}, {"name": "tools", "template": blind}])
     assert encoded() == wanted
     in_tokenizer(None)
     assert encoded() == wanted
+    assert not [record for record in caplog.records if "templates" in record.message]
     old.unlink()
     in_tokenizer(template)
     assert encoded() == wanted
@@ -118,7 +143,7 @@ def test_places_of_the_chat_template(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["", "Fast", None])
-@pytest.mark.parametrize("tiny_model", ["tiny", "tiny_qwen3", "tiny_internvl"])
+@pytest.mark.parametrize("tiny_model", ["tiny", "tiny_qwen3", "tiny_qwen3_5", "tiny_qwen2", "tiny_internvl"])
 def test_limits_in_an_old_processor_file_do_not_replace_those_of_the_run(request, tmp_path, tiny_model, suffix):
     folder = copied(request.getfixturevalue(tiny_model), tmp_path / "model")
     new = json.loads((folder / "processor_config.json").read_text())

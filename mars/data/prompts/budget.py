@@ -41,11 +41,12 @@ class ImageBudget:
         """
         config = read_json(model_path, "config.json")
         family = family_of(config.get("model_type"), f"model.path: {model_path}/config.json")
+        processor = read_json(model_path, "processor_config.json")
         for name in ("processor_config.json", "preprocessor_config.json"):
-            settings = read_json(model_path, name)
+            settings = processor if name == "processor_config.json" else read_json(model_path, name)
             settings = settings.get("image_processor", settings)
             if isinstance(settings, dict) and all(key in settings for key in family.sizing_keys):
-                patch, merge, sizing = family.read_sizing(settings, config, f"{model_path}/{name}")
+                patch, merge, sizing = family.read_sizing(settings, processor, config, f"{model_path}/{name}")
                 return cls(min_pixels, max_pixels, patch, merge, sizing)
         raise SetupError(
             f"model.path: no image processor with {' and '.join(family.sizing_keys)}; got {model_path}; "

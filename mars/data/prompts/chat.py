@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from mars.data.prompts.chat_template import refuse_lost_images, render, try_temp
 from mars.data.prompts.token_rules import token_rules
 from mars.data.prompts.tokenizer import has_file, load_tokenizer, read_json
 from mars.errors import DataError, SetupError
+from mars.families.table import FAMILIES
 from mars.types import IMAGE_MARKER, Message, TokenRules
+
+logger = logging.getLogger(__name__)
 
 ROLES = ("system", "user", "assistant")
 # Enough for the views of this sampling round and the next, which are encoded repeatedly. Each takes 1 kB or more.
@@ -22,9 +26,10 @@ CACHED_PROMPTS = 4096
 class PromptEncoder:
     """A model's tokenizer and chat template, without the model."""
 
-    def __init__(self, tokenizer: Any, rules: TokenRules) -> None:
+    def __init__(self, tokenizer: Any, rules: TokenRules, template_arguments: Mapping[str, Any]) -> None:
         self._tokenizer = tokenizer
         self._rules = rules
+        self._template_arguments = template_arguments
         special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._forbidden = frozenset(special | {rules.image_id, rules.pad_id, *rules.eos_ids, *rules.blocked_ids})
         self._encode = lru_cache(maxsize=CACHED_PROMPTS)(self._encode_uncached)
@@ -37,8 +42,10 @@ class PromptEncoder:
         config = read_json(model_path, "config.json")
         generation = read_json(model_path, "generation_config.json")
         rules = token_rules(model_path, tokenizer, config, generation)
-        try_template(tokenizer, model_path)
-        return cls(tokenizer, rules)
+        family = FAMILIES.get(str(config.get("model_type")))
+        arguments = {} if family is None else family.template_arguments
+        try_template(tokenizer, model_path, arguments)
+        return cls(tokenizer, rules, arguments)
 
     def token_rules(self) -> TokenRules:
         """The ids of images, end of sequence and padding, and the ids that may never be sampled."""
@@ -71,7 +78,7 @@ class PromptEncoder:
                 message.text.replace(IMAGE_MARKER, ""), message.role
             )  # without markers, because views join the texts around them
         turns = [{"role": message.role, "content": _content(message.text)} for message in messages]
-        rendered = render(self._tokenizer, turns)
+        rendered = render(self._tokenizer, turns, self._template_arguments)
         ids = tuple(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
         placeholders = ids.count(self._rules.image_id)
         if placeholders != num_images and sum(message.text.count(IMAGE_MARKER) for message in messages) == num_images:
@@ -95,10 +102,24 @@ def chat_template(tokenizer: Any, model_path: str) -> Any:
     """
     template = tokenizer.chat_template
     if not has_file(model_path, "chat_template.jinja"):
-        template = read_json(model_path, "chat_template.json").get("chat_template", template)
+        own = read_json(model_path, "chat_template.json").get("chat_template")
+        default = template.get("default") if isinstance(template, dict) else template
+        if own is not None and template is not None and own != default:
+            _warn_of_two_templates(model_path)
+        template = template if own is None else own
     if template is None:
         raise SetupError(f"model.path: no chat template; got {model_path}; use an instruction-tuned model")
     return template
+
+
+@cache
+def _warn_of_two_templates(model_path: str) -> None:
+    logger.warning(
+        "model.path: %s/chat_template.json and %s/tokenizer_config.json have different chat templates; "
+        "chat_template.json's is used",
+        model_path,
+        model_path,
+    )
 
 
 def expand(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int], rules: TokenRules) -> tuple[int, ...]:

@@ -38,13 +38,14 @@ _CONVERSATIONS: tuple[Turns, ...] = (
 )
 
 
-def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> str:
+def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
     """The text of a conversation with the generation prompt at its end.
 
+    arguments: of the template, see `Family.template_arguments`.
     Raises SetupError if the template fails. The template must have passed `try_template`.
     """
     try:
-        return tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True, **arguments)
     except Exception as error:
         roles = ", ".join(str(turn["role"]) for turn in turns)
         raise SetupError(
@@ -62,18 +63,19 @@ def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made:
     )
 
 
-def try_template(tokenizer: Any, model_path: str) -> None:
+def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> None:
     """Render some conversations in a separate process. Raises SetupError if it fails or does not end."""
     template = tokenizer.chat_template
     key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)
-    _try_once(_Template(key, model_path, tokenizer))
+    _try_once(_Template(key, model_path, tokenizer, arguments))
 
 
 class _Template:
     """A template to be tried, equal to others with the same text and file."""
 
-    def __init__(self, text: str, model_path: str, tokenizer: Any) -> None:
-        self.identity, self.model_path, self.tokenizer = (text, model_path), model_path, tokenizer
+    def __init__(self, text: str, model_path: str, tokenizer: Any, arguments: Mapping[str, Any]) -> None:
+        self.identity, self.model_path = (text, model_path), model_path
+        self.tokenizer, self.arguments = tokenizer, arguments
 
     def __hash__(self) -> int:
         return hash(self.identity)
@@ -89,7 +91,7 @@ def _try_once(template: _Template) -> None:
     # takes no lock of a thread of this process and starts none.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_render_all, args=(template.tokenizer, theirs), daemon=True)
+    child = context.Process(target=_render_all, args=(template.tokenizer, template.arguments, theirs), daemon=True)
     child.start()
     theirs.close()
     try:
@@ -114,7 +116,7 @@ def _try_once(template: _Template) -> None:
         child.join()
 
 
-def _render_all(tokenizer: Any, connection: Connection) -> None:
+def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connection) -> None:
     """Runs in the child. Sends why the template fails, or None.
 
     An error in the first conversation is a failure; in a later one, only lack of memory is. All conversations must end
@@ -127,7 +129,7 @@ def _render_all(tokenizer: Any, connection: Connection) -> None:
     failure = None
     for i, turns in enumerate(_CONVERSATIONS):
         try:
-            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
         except Exception as error:  # noqa: BLE001 - a template can raise anything
             if i == 0 or isinstance(error, MemoryError):
                 failure = _failure(error)

@@ -68,7 +68,7 @@ def _load(model_path: str, model_type: Any, declared: dict[str, Any], trust_remo
     import transformers
 
     if model_type in FAMILIES and "auto_map" not in declared:
-        name = _CLASSES.get(str(declared.get("tokenizer_class")))
+        name = FAMILIES[model_type].tokenizer_class or _CLASSES.get(str(declared.get("tokenizer_class")))
         if name is not None:
             return getattr(transformers, name).from_pretrained(model_path)
     return transformers.AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)

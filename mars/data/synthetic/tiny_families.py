@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-Family = Literal["qwen2_5_vl", "qwen3_vl", "internvl"]
+Family = Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_vl", "internvl"]
 
 VOCAB_MULTIPLE = 64  # the model's vocabulary is padded to the next multiple, as real models do
 REAL_IDS = 151_936  # rows of Qwen2.5-VL's embedding
@@ -50,12 +50,23 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
+# As in Qwen3.5: the prompt ends with a thought that the model is to go on with, or with an empty one.
+THINKING = """\
+    {%- if enable_thinking is defined and enable_thinking is false -%}
+        {{- '<think>\\n\\n</think>\\n\\n' -}}
+    {%- else -%}
+        {{- '<think>\\n' -}}
+    {%- endif -%}
+{%- endif -%}
+"""
+
 
 def build_processor(family: Family, tokenizer: Any) -> Any:
     """The family's own processor class around `tokenizer`. Images: smart_resize between MIN and MAX pixels."""
     from transformers import (
         Qwen2_5_VLProcessor,
         Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
         Qwen2VLVideoProcessor,
         Qwen3VLProcessor,
         Qwen3VLVideoProcessor,
@@ -64,10 +75,13 @@ def build_processor(family: Family, tokenizer: Any) -> Any:
     if family == "internvl":
         return _internvl_processor(tokenizer)
     limits = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
-    if family == "qwen3_vl":
+    if family in ("qwen3_vl", "qwen3_5"):
         images = Qwen2VLImageProcessor(size=limits, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-        return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
+        template = CHAT_TEMPLATE if family == "qwen3_vl" else CHAT_TEMPLATE.removesuffix("{%- endif -%}\n") + THINKING
+        return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=template)
     images = Qwen2VLImageProcessor(size=limits)
+    if family == "qwen2_vl":
+        return Qwen2VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
     return Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
 
 
@@ -89,7 +103,7 @@ def _internvl_processor(tokenizer: Any) -> Any:
 
 def build_config(family: Family, tokenizer: Any, *, tie_word_embeddings: bool) -> Any:
     """A model configuration of about a million parameters for the ids of `tokenizer`."""
-    from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
+    from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
 
     vocab_size = len(tokenizer)
     if vocab_size < REAL_IDS:
@@ -131,9 +145,47 @@ def build_config(family: Family, tokenizer: Any, *, tie_word_embeddings: bool) -
             tie_word_embeddings=tie_word_embeddings,
             **ids,
         )
+    if family == "qwen3_5":
+        return _qwen3_5_config(text, vision, ids, tie_word_embeddings=tie_word_embeddings)
+    if family == "qwen2_vl":
+        return Qwen2VLConfig(
+            text_config={**text, "rope_parameters": {**rope, "mrope_section": [4, 6, 6]}},
+            vision_config={"depth": 2, "embed_dim": 64, "mlp_ratio": 2, "num_heads": 2, "hidden_size": HIDDEN},
+            tie_word_embeddings=tie_word_embeddings,
+            **ids,
+        )
     return Qwen2_5_VLConfig(
         text_config={**text, "rope_parameters": {**rope, "mrope_section": [4, 6, 6]}},
         vision_config={**vision, "window_size": 112, "fullatt_block_indexes": [1]},
+        tie_word_embeddings=tie_word_embeddings,
+        **ids,
+    )
+
+
+def _qwen3_5_config(
+    text: dict[str, Any], vision: dict[str, Any], ids: dict[str, int], *, tie_word_embeddings: bool
+) -> Any:
+    """Two layers of linear attention with twice as many value heads as key heads, then one of full attention."""
+    from transformers import Qwen3_5Config
+
+    return Qwen3_5Config(
+        text_config={
+            **text,
+            "head_dim": HEAD,
+            "full_attention_interval": 3,
+            "linear_key_head_dim": HEAD,
+            "linear_value_head_dim": HEAD,
+            "linear_num_key_heads": 1,
+            "linear_num_value_heads": 2,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": ROPE_THETA,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+            },
+        },
+        vision_config={**vision, "num_position_embeddings": 16 * 16},
         tie_word_embeddings=tie_word_embeddings,
         **ids,
     )

@@ -58,6 +58,11 @@ EMBEDDING_STD = 0.1
 # token.
 PIECES = r"</?\w+>|(?<!\w)\d+|\n+|(?:(?!</?\w+>|(?<!\w)\d)[^\n.])+(?:\. ?)?|."
 
+QWEN3_5_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
+
 
 def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5_vl") -> Any:
     """A byte-level BPE tokenizer trained on `tiny_corpus.txt`: same text, same ids, on every machine.
@@ -65,9 +70,10 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
     Normalises nothing: decode(encode(text)) == text for any text without special tokens. The integers 0 to 112, the
     words of the instructions and the fixed text around the boxes of a grounding answer are single tokens.
     vocabulary: "real" is filled up to 151,936 ids with merges drawn from `seed`; "tiny" does not depend on the seed.
-    family: InternVL has special tokens of its own besides.
+    family: InternVL has special tokens of its own besides. Qwen3.5 has its own pieces: transformers splits the text in
+    its way whatever the tokenizer's file says, so numbers and sentences are several tokens.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     special = [*SPECIAL_TOKENS, *(INTERNVL_TOKENS.values() if family == "internvl" else ())]
@@ -76,11 +82,13 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.Split(Regex(QWEN3_5_PIECES if family == "qwen3_5" else PIECES), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     backend.decoder = decoders.ByteLevel()
+    if family == "qwen3_5":
+        backend.normalizer = normalizers.NFC()
     trainer = trainers.BpeTrainer(
         vocab_size=MERGED_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

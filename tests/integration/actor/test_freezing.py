@@ -40,7 +40,7 @@ def parts(trainer, names):
     ("family", "packing"),
     [
         ("world", "shared_prefix"), ("tied_world", "padded"), ("qwen3_world", "shared_prefix"),
-        ("qwen3_world", "padded"), ("internvl_world", "shared_prefix"),
+        ("qwen3_world", "padded"), ("internvl_world", "shared_prefix"), ("qwen3_5_world", "shared_prefix"),
     ],
 )  # fmt: skip
 def test_the_rest_trains_as_if_the_gradients_were_thrown_away(family, packing, pictures, request):

@@ -42,7 +42,12 @@ def trained(world, pictures, **changes):
 
 @pytest.mark.parametrize(
     ("family", "packing", "checkpointing"),
-    [("world", "shared_prefix", True), ("qwen3_world", "padded", False), ("internvl_world", "shared_prefix", False)],
+    [
+        ("world", "shared_prefix", True),
+        ("qwen3_world", "padded", False),
+        ("internvl_world", "shared_prefix", False),
+        ("qwen3_5_world", "shared_prefix", True),
+    ],
 )
 def test_gradients_are_those_of_the_merged_weights_by_the_chain_rule(
     family, packing, checkpointing, pictures, request, tmp_path
@@ -65,7 +70,7 @@ def test_gradients_are_those_of_the_merged_weights_by_the_chain_rule(
     assert distance(mine, wanted) < 1e-4
 
 
-@pytest.mark.parametrize("family", ["tied_world", "qwen3_world"])
+@pytest.mark.parametrize("family", ["tied_world", "qwen3_world", "qwen3_5_world"])
 def test_the_engine_computes_what_the_trainer_does_after_an_update(family, pictures, request):
     world = request.getfixturevalue(family)
     config = world.config(**LORA, max_response_tokens=12)

@@ -16,8 +16,10 @@ from mars.actor.model import ScoringSettings, load_policy
 from mars.actor.shared_prefix import pack_groups
 from tests.tiny_world import distance
 
-FAMILIES = ["world", "qwen3_world", "tied_world", "internvl_world"]
+FAMILIES = ["world", "qwen3_world", "tied_world", "internvl_world", "qwen3_5_world", "qwen2_world"]
 LOGPROBS, GRADIENTS, WRONG = 1e-5, 5e-6, 1e-2
+# A gated delta rule rounds more: with chunks of 32 tokens instead of 64, padded rows differ from themselves by 1.4e-5.
+ROUNDING = {"qwen3_5": 3}
 
 
 class Models:
@@ -27,6 +29,7 @@ class Models:
         self.world, self.pictures = world, pictures
         self.padded, self.shared = (self.load(packing, checkpointing) for packing in ("padded", "shared_prefix"))
         self.positions = self.padded.positions
+        self.rounding = ROUNDING.get(self.padded.family.model_type, 1)
 
     def load(self, packing, checkpointing):
         scoring = ScoringSettings(1.0, self.world.rules.blocked_ids, 16)
@@ -79,10 +82,10 @@ def objective(values):
     return (values * torch.linspace(-1, 1, len(values)).cos()).sum()
 
 
-def assert_same(mine, wanted):
+def assert_same(mine, wanted, rounding=1):
     for one, other in zip(mine[:2], wanted[:2], strict=True):
-        torch.testing.assert_close(one, other, atol=LOGPROBS, rtol=0)
-    assert distance(mine[2], wanted[2]) <= GRADIENTS
+        torch.testing.assert_close(one, other, atol=rounding * LOGPROBS, rtol=0)
+    assert distance(mine[2], wanted[2]) <= rounding * GRADIENTS
 
 
 CASES = {  # prompts of (name, pictures, lengths of the responses)
@@ -115,7 +118,7 @@ def test_packs_are_rows(models, family, case):
     assert pack.input_ids.shape == (1, sum(len(p.input_ids) + sum(map(len, rs)) for p, rs in groups))
     assert torch.equal(pack.targets, rows.targets)
     assert torch.equal(pack.lengths, rows.lengths)
-    assert_same(scored(both.shared, [pack]), scored(both.padded, [rows]))
+    assert_same(scored(both.shared, [pack]), scored(both.padded, [rows]), both.rounding)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -131,9 +134,10 @@ def test_packs_are_plain_transformers_one_sequence_at_a_time(models, family):
     plain = both.world.plain_model()
     plain.load_state_dict(both.shared.backbone.state_dict())
     wanted = torch.cat(both.world.plain_batch_logprobs(plain, both.world.batch(prompts)))
-    torch.testing.assert_close(logprobs, wanted, atol=LOGPROBS, rtol=0)
+    torch.testing.assert_close(logprobs, wanted, atol=both.rounding * LOGPROBS, rtol=0)
     objective(wanted).backward()
-    assert distance(mine, {n: p.grad for n, p in plain.named_parameters() if p.grad is not None}) <= GRADIENTS
+    expected = {n: p.grad for n, p in plain.named_parameters() if p.grad is not None}
+    assert distance(mine, expected) <= both.rounding * GRADIENTS
 
 
 @pytest.mark.parametrize("cuts", [[1, 3], [2], [1, 2, 3, 4]])
@@ -161,21 +165,21 @@ def test_hidden_states_agree_to_the_last_digits_of_float64(models, family, reque
     torch.testing.assert_close(mine, wanted, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["world", "qwen3_world"])
+@pytest.mark.parametrize("family", ["world", "qwen3_world", "qwen3_5_world"])
 def test_with_gradient_checkpointing(models, family):
     """Backward calls the attention again, after another pack's forward: each has its own layout."""
     plain, checkpointed = models(family), models(family, checkpointing=True)
     groups = described(plain, "ragged groups of 0 to 3 images")
     packs, rows = ([make(groups[:2]), make(groups[2:])] for make in (plain.pack, plain.rows))
     mine = scored(checkpointed.shared, packs)
-    assert_same(mine, scored(plain.padded, rows))
+    assert_same(mine, scored(plain.padded, rows), plain.rounding)
     again = scored(plain.shared, packs)
     assert torch.equal(mine[0], again[0])
     assert distance(mine[2], again[2]) < 1e-6
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("family", ["world", "qwen3_world"])
+@pytest.mark.parametrize("family", ["world", "qwen3_world", "qwen3_5_world"])
 def test_without_gradient_the_same_bits(models, family, checkpointing):
     both = models(family, checkpointing)
     pack = both.pack(described(both, "ragged groups of 0 to 3 images"))
@@ -186,7 +190,7 @@ def test_without_gradient_the_same_bits(models, family, checkpointing):
     assert torch.equal(entropy, again[1])
 
 
-@pytest.mark.parametrize("family", ["world", "qwen3_world"])
+@pytest.mark.parametrize("family", ["world", "qwen3_world", "qwen3_5_world"])
 def test_under_autocast_queries_keys_and_values_meet_in_one_type(models, family):
     both = models(family)
     groups = described(both, "ragged groups of 0 to 3 images")
@@ -213,7 +217,7 @@ def test_an_image_passes_the_vision_tower_once_per_pack(models):
 # --- what must show
 
 
-@pytest.fixture(params=["world", "qwen3_world"])
+@pytest.fixture(params=["world", "qwen3_world", "qwen3_5_world"])
 def right(models, request):
     both = models(request.param)
     groups = described(both, "ragged groups of 0 to 3 images")

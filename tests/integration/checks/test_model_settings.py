@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -61,7 +62,7 @@ def numbers(values, *path):
             yield (*path, name), value
 
 
-@pytest.mark.parametrize("family", ["tiny", "tiny_qwen3", "tiny_internvl"])
+@pytest.mark.parametrize("family", ["tiny", "tiny_qwen3", "tiny_qwen3_5", "tiny_qwen2", "tiny_internvl"])
 def test_every_number_of_both_parts_is_checked(request, check, family):
     values = json.loads((request.getfixturevalue(family) / "config.json").read_text())
     assert check(json.dumps(values)) is None
@@ -70,6 +71,8 @@ def test_every_number_of_both_parts_is_checked(request, check, family):
     for path, value in found:
         if path[-1] in ("eos_token_id", "bos_token_id") and values["model_type"] == "qwen3_vl":
             continue  # its text model does not declare them
+        if path == (TEXT, "partial_rotary_factor"):
+            continue  # where rope_parameters has one, it counts
         for wrong in ("-1", "-0.5", "1e999", '"7"', "true", "{}", "[0.5]"):
             message = check(changed(values, *path, wrong))
             assert message is not None, (path, wrong)
@@ -114,6 +117,24 @@ def test_values_that_only_a_forward_pass_would_reveal(check, values):
         }
     for path, part in cases.items():
         assert part in (check(changed(values, *path)) or "accepted"), path
+
+
+def test_heads_and_layers_of_linear_attention(check, tiny_qwen3_5):
+    values = json.loads((tiny_qwen3_5 / "config.json").read_text())
+    cases = {
+        (TEXT, "linear_num_key_heads", "3"): "text_config.linear_num_value_heads must be a multiple of linear_num_key",
+        (
+            TEXT,
+            "rope_parameters",
+            "mrope_section",
+            "[6, 5, 5]",
+        ): "must be whole numbers of sum 8, half of .* times part",
+        (TEXT, "rope_parameters", "partial_rotary_factor", "0.25"): "mrope_section must be whole numbers of sum 4",
+        (TEXT, "layer_types", '["linear_attention"]'): "layer_types",
+        (TEXT, "layer_types", json.dumps(["sliding_attention"] * 3)): "sliding_window must be a whole number",
+    }
+    for path, part in cases.items():
+        assert re.search(part, check(changed(values, *path)) or "accepted"), path
 
 
 @pytest.mark.parametrize("wrong", ["[56, 0]", "[56]", "[56, 56, 56]", "0", "[0.5, 56]", "null"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mars.checks.memory import ModelShape, engine_memory, kv_bytes_per_token, trainer_memory
+import struct
+
+from mars.checks.memory import ModelShape, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 
 THREE_B = ModelShape(4_000_000_000, 2048, 36, 2, 128, 151_936)
 
@@ -36,3 +38,18 @@ def test_memory_of_an_engine_by_hand():
     assert kv_bytes_per_token(THREE_B, "bfloat16") == 2 * 36 * 2 * 128 * 2 == 36_864
     found = engine_memory(THREE_B, tensor_parallel_size=2, dtype="bfloat16", max_num_seqs=8, max_model_len=1000)
     assert found == {"parameters": 4_000_000_000, "KV cache": 36_864 * 8000 // 2}
+
+
+def test_layers_with_linear_attention_have_a_state_for_a_sequence_and_no_kv_cache(tmp_path):
+    """Of Qwen3.5's sizes: 2 of 3 layers are linear, with 4 value heads of 8 x 16 numbers."""
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    text = {
+        "num_attention_heads": 2, "hidden_size": 64, "num_hidden_layers": 3, "num_key_value_heads": 1, "head_dim": 32,
+        "vocab_size": 100, "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 16,
+    }  # fmt: skip
+    shape = read_shape({"text_config": text}, tmp_path)
+    assert (shape.num_linear_layers, shape.linear_state) == (2, 512)
+    assert kv_bytes_per_token(shape, "bfloat16") == 2 * 1 * 1 * 32 * 2
+    found = engine_memory(shape, tensor_parallel_size=2, dtype="bfloat16", max_num_seqs=10, max_model_len=100)
+    assert found == {"KV cache": 128 * 1000 // 2, "states of linear attention": 4 * 512 * 2 * 10 // 2}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import pytest
 
-from mars.checks.model import max_positions
+from mars.checks.model import check_engine, max_positions
 from mars.checks.weights import read_headers
-from mars.errors import SetupError
+from mars.errors import ConfigError, SetupError
+from tests.builders import train_config
 
 
 def test_positions_of_a_model():
@@ -19,6 +21,18 @@ def test_positions_of_a_model():
         assert max_positions({"text_config": {"max_position_embeddings": 4096, "rope_scaling": rope}}) == 16384
     for rope in ({"rope_type": "default"}, {"type": "mrope"}, {"rope_type": "yarn", "factor": 4.0}):
         assert max_positions({"text_config": {"max_position_embeddings": 4096, "rope_parameters": rope}}) == 4096
+
+
+def test_vllm_is_refused_where_it_computes_a_family_otherwise_than_the_trainer(tmp_path):
+    def check(model_type, engine, device):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        changes = {"model.path": str(tmp_path), "rollout.engine": engine, "cluster.device": device}
+        check_engine(train_config(changes))
+
+    with pytest.raises(ConfigError, match=r"rollout\.engine: vLLM computes Qwen3\.5 on a CPU in bfloat16 alone"):
+        check("qwen3_5", "vllm", "cpu")
+    for fine in (("qwen3_5", "hf", "cpu"), ("qwen3_5", "vllm", "cuda"), ("qwen3_vl", "vllm", "cpu")):
+        check(*fine)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 4, struct.pack("<Q", 10**15) + b"{}", struct.pack("<Q", 2) + b"[]"])

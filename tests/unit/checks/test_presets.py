@@ -20,6 +20,10 @@ SHAPES = {
     "Qwen/Qwen3-VL-2B-Instruct": ModelShape(2_127_532_032, 2048, 28, 8, 128, 151_936),
     "Qwen/Qwen3-VL-4B-Instruct": ModelShape(4_437_815_808, 2560, 36, 8, 128, 151_936),
     "Qwen/Qwen3-VL-8B-Instruct": ModelShape(8_767_123_696, 4096, 36, 8, 128, 151_936),
+    # And layers with linear attention, and their state: value heads x key size x value size.
+    "Qwen/Qwen3.5-2B": ModelShape(2_213_241_664, 2048, 24, 2, 256, 248_320, 18, 16 * 128 * 128),
+    "Qwen/Qwen3.5-4B": ModelShape(4_539_265_536, 2560, 32, 4, 256, 248_320, 24, 32 * 128 * 128),
+    "Qwen/Qwen3.5-9B": ModelShape(9_409_813_744, 4096, 32, 4, 256, 248_320, 24, 32 * 128 * 128),
 }
 # GiB of vLLM besides weights and KV cache.
 OTHER = 4
@@ -56,9 +60,11 @@ def test_a_preset_fits_and_its_figures_are_those_of_the_page(preset, tables):
         with_reference=config.algorithm.kl_coefficient > 0,
     )
     engine_gpus, tp = rollout.num_workers * rollout.tensor_parallel_size, rollout.tensor_parallel_size
-    weights = engine_memory(shape, tensor_parallel_size=tp, dtype=dtype, max_num_seqs=1, max_model_len=1)["parameters"]
+    sequences = {"max_num_seqs": rollout.max_num_seqs, "max_model_len": 1}
+    engine = engine_memory(shape, tensor_parallel_size=tp, dtype=dtype, **sequences)
+    weights, states = engine["parameters"], engine.get("states of linear attention", 0)
     token = kv_bytes_per_token(shape, dtype) // tp
-    room = (rollout.vllm.gpu_memory_utilization * 80 - OTHER) * GIB - weights
+    room = (rollout.vllm.gpu_memory_utilization * 80 - OTHER) * GIB - weights - states
     store, needed = config.cluster.object_store_bytes, 2 * shape.num_parameters + GIB
 
     assert f"_{actor.num_workers + engine_gpus}gpus" in preset

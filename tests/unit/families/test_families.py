@@ -15,7 +15,7 @@ from mars.families.table import FAMILIES, check_language, family_of
 
 def test_a_family_that_is_not_supported_is_refused_with_those_that_are():
     assert family_of("qwen3_vl", "x").name == "Qwen3-VL"
-    for other in ("llava", "qwen2_vl", "qwen3_vl_moe", None, ["qwen3_vl"]):
+    for other in ("llava", "qwen3_5_moe", "qwen3_vl_moe", None, ["qwen3_vl"]):
         with pytest.raises(SetupError) as caught:
             family_of(other, "model.path: m/config.json")
         known = ", ".join(f"{type_} ({family.name})" for type_, family in FAMILIES.items())
@@ -48,6 +48,8 @@ def test_how_each_family_writes_boxes():
     assert {type_: family.box_space for type_, family in FAMILIES.items()} == {
         "qwen2_5_vl": "resized_pixels",
         "qwen3_vl": "norm_1000",
+        "qwen3_5": "norm_1000",
+        "qwen2_vl": "norm_1000",
         "internvl": "norm_1000",
     }
 
@@ -60,8 +62,8 @@ def test_what_smart_resize_is_told_and_needs():
 
 def test_sizes_of_patches_are_read_and_compared_with_the_model():
     vision = {"patch_size": 16, "spatial_merge_size": 2}
-    assert read_sizing({"patch_size": 16, "merge_size": 2}, {"vision_config": vision}, "f") == (16, 2, SMART_RESIZE)
+    assert read_sizing({"patch_size": 16, "merge_size": 2}, {}, {"vision_config": vision}, "f") == (16, 2, SMART_RESIZE)
     with pytest.raises(
         SetupError, match=r"f: patch_size must be 16, as config\.json's vision_config\.patch_size; got 14"
     ):
-        read_sizing({"patch_size": 14, "merge_size": 2}, {"vision_config": vision}, "f")
+        read_sizing({"patch_size": 14, "merge_size": 2}, {}, {"vision_config": vision}, "f")

@@ -50,9 +50,9 @@ def test_what_the_processor_is_told_and_needs():
 
 
 def test_sizes_are_read_and_compared():
-    assert read_sizing(SETTINGS, CONFIG, "f") == (14, 2, Tiles(448))
+    assert read_sizing(SETTINGS, {}, CONFIG, "f") == (14, 2, Tiles(448))
     plain = {"vision_config": {"image_size": 448, "patch_size": 14}}
-    assert read_sizing(SETTINGS, plain, "f") == (14, 2, Tiles(448))
+    assert read_sizing(SETTINGS, {}, plain, "f") == (14, 2, Tiles(448))
     wrong = {
         "f: size must be 448 x 448": ({"size": {"height": 448, "width": 224}}, CONFIG),
         "f: size must be None x None": (SETTINGS, {"vision_config": {"image_size": [448, 224]}}),
@@ -70,7 +70,20 @@ def test_sizes_are_read_and_compared():
     }
     for message, (settings, config) in wrong.items():
         with pytest.raises(SetupError, match=message):
-            read_sizing(settings, config, "f")
+            read_sizing(settings, {}, config, "f")
+
+
+@pytest.mark.parametrize(
+    ("written", "tile"), [({"image_seq_length": 64}, 448), ({"image_seq_length": "256"}, 448), ({}, 224)]
+)
+def test_the_processor_must_expand_an_image_to_as_many_tokens_as_the_model_makes(written, tile):
+    """A tile of 224 pixels has 8 x 8 tokens; without image_seq_length transformers' processor writes 256."""
+    settings = {"size": {"height": tile, "width": tile}}
+    config = {"vision_config": {"image_size": tile, "patch_size": 14}}
+    right = {"image_seq_length": (tile // 28) ** 2}
+    assert read_sizing(settings, right, config, "f") == (14, 2, Tiles(tile))
+    with pytest.raises(SetupError, match=r"processor_config\.json's image_seq_length must be (256|64), as of tiles of"):
+        read_sizing(settings, written, config, "f")
 
 
 def test_sources_have_no_limits_of_their_own():

@@ -24,7 +24,7 @@ def encoder(tiny):
     rules = PromptEncoder.from_pretrained(str(tiny)).token_rules()
     tokenizer = load_tokenizer(str(tiny), False)
     (tilde,) = tokenizer("~", add_special_tokens=False)["input_ids"]
-    return PromptEncoder(tokenizer, replace(rules, blocked_ids=(*rules.blocked_ids, tilde)))
+    return PromptEncoder(tokenizer, replace(rules, blocked_ids=(*rules.blocked_ids, tilde)), {})
 
 
 @pytest.fixture

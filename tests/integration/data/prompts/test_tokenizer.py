@@ -15,7 +15,7 @@ def declare(folder, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl", "internvl", "qwen2_vl"])
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl", "internvl", "qwen3_5", "qwen2_vl", "qwen3_vl_moe"])
 @pytest.mark.parametrize("name", ["Qwen2Tokenizer", "Qwen2TokenizerFast", "TokenizersBackend", None])
 def test_class_and_ids_are_those_of_auto_tokenizer(tmp_path, model_type, name):
     from transformers import AutoTokenizer

@@ -1,0 +1,94 @@
+"""Linear attention over packs: a response continues from the state that its prompt leaves.
+
+A gated delta rule (Yang et al. 2024, arXiv 2412.06464) keeps no keys and values. What a token needs of those before it
+is one matrix for each head, the state, and the last inputs of a short convolution. Both are computed once for a prompt
+and copied for each of its responses.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from mars.actor.prefix_attention import SharedPrefixLayout
+
+
+def use_shared_prefix(layer: nn.Module) -> None:
+    """Let a linear-attention layer of a loaded model take packs. Without a layout it computes what it did before."""
+    layer.__class__ = _with_packs(type(layer))
+
+
+@cache
+def _with_packs(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"SharedPrefix{kind.__name__}", (_SharedPrefix, kind), {})
+
+
+class _SharedPrefix:
+    """Comes before transformers' Qwen3_5GatedDeltaNet in a class with both."""
+
+    def forward(
+        self: Any, hidden_states: Tensor, shared_prefix: SharedPrefixLayout | None = None, **kwargs: Any
+    ) -> Tensor:
+        """hidden_states [1, N, hidden size] -> the same shape. A pack has no mask and no cache."""
+        if shared_prefix is None:
+            return super().forward(hidden_states, **kwargs)  # type: ignore[misc]
+        mixed = self.in_proj_qkv(hidden_states)
+        beta = self.in_proj_b(hidden_states).sigmoid()
+        # In float32, as transformers computes it: in 16 bits exp(A_log) may be infinite.
+        decay = -self.A_log.float().exp() * softplus(self.in_proj_a(hidden_states).float() + self.dt_bias)
+        attended = _scan_pack(self, (mixed[0], decay[0], beta[0]), shared_prefix)
+        gate = self.in_proj_z(hidden_states).view(-1, self.head_v_dim)
+        normed = self.norm(attended.reshape(-1, self.head_v_dim), gate)
+        return self.out_proj(normed.view(*hidden_states.shape[:2], -1))
+
+
+def _scan_pack(layer: Any, inputs: tuple[Tensor, ...], layout: SharedPrefixLayout) -> Tensor:
+    """inputs: queries, keys and values before the convolution [N, C], decay and beta [N, heads] each.
+
+    Returns [N, heads, D]. Makes one call for each prompt, and one for each batch of responses of similar length.
+    """
+    outputs = []
+    parts = zip(*(x.split(layout.sizes) for x in inputs), strict=True)
+    for group, prompt, responses in zip(layout.groups, parts, parts, strict=False):
+        start = prompt[0].new_zeros(1, layer.conv_kernel_size - 1, prompt[0].shape[-1])
+        attended, state, end = _scan(layer, [x.unsqueeze(0) for x in prompt], start, None)
+        outputs.append(attended[0])
+        padded = []
+        for batch in group.padded:
+            rows = [x.index_select(0, batch.tokens).unflatten(0, (batch.count, -1)) for x in responses]
+            copies = (x.expand(batch.count, *x.shape[1:]) for x in (end, state))
+            padded.append(_scan(layer, rows, *copies)[0].flatten(0, 1))
+        if padded:
+            outputs.append(torch.cat(padded).index_select(0, group.kept))
+    return torch.cat(outputs)
+
+
+def _scan(layer: Any, inputs: list[Tensor], before: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """B sequences of L tokens each.
+
+    inputs: [B, L, C], [B, L, heads] and [B, L, heads], as in `_scan_pack`. before: the inputs of the convolution before
+    the first token, [B, kernel - 1, C]. state: float32 [B, heads, key size, value size]; None for zeros.
+    Returns the output [B, L, heads, D], the state after the last token, and what is `before` the next one.
+    """
+    from transformers.models.qwen3_5.modeling_qwen3_5 import causal_conv1d_fn, torch_chunk_gated_delta_rule
+
+    mixed, decay, beta = inputs
+    mixed = torch.cat([before, mixed], dim=1)
+    convolved = causal_conv1d_fn(
+        mixed.transpose(1, 2), layer.conv1d.weight.squeeze(1), layer.conv1d.bias, activation=layer.activation
+    )
+    convolved = convolved.transpose(1, 2)[:, before.shape[1] :]
+    sizes = (layer.key_dim, layer.key_dim, layer.value_dim)
+    query, key, value = (x.unflatten(-1, (-1, n)) for x, n in zip(
+        convolved.split(sizes, dim=-1), (layer.head_k_dim, layer.head_k_dim, layer.head_v_dim), strict=True
+    ))  # fmt: skip
+    shared = layer.num_v_heads // layer.num_k_heads
+    attended, state = torch_chunk_gated_delta_rule(
+        query.repeat_interleave(shared, dim=2), key.repeat_interleave(shared, dim=2), value, g=decay, beta=beta,
+        initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True,
+    )  # fmt: skip
+    return attended, state, mixed[:, mixed.shape[1] - before.shape[1] :]
