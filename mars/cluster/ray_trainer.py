@@ -89,16 +89,20 @@ class TrainerWorker(Worker):
 class RayTrainer:
     """Makes each call on every rank and returns the result of rank 0.
 
-    broadcast_timeout_s: deadline for sending weights to the engines; None if they go to Ray's object store instead.
+    transfer: `rollout.weight_transfer`. timeout_s: deadline for sending weights to the engines.
     """
 
     def __init__(
-        self, group: WorkerGroup, report: WorkerReport = no_report, broadcast_timeout_s: float | None = None
+        self,
+        group: WorkerGroup,
+        transfer: str,
+        timeout_s: float,
+        report: WorkerReport = no_report,
     ) -> None:
         self._group, self._report = group, report
         self._sender = None
-        if broadcast_timeout_s is not None:
-            self._sender = RankSender(group, self._results, broadcast_timeout_s)
+        if transfer != "object_store":
+            self._sender = RankSender(group, self._results, timeout_s, one_each=transfer == "cuda_ipc")
 
     def start_build(
         self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, timeout_s: float, call_timeout_s: float
@@ -158,7 +162,7 @@ class RayTrainer:
         return self._all("kl_to_reference", shared)[0]
 
     def publish_weights(self) -> WeightUpdate:
-        """The payload is a `WeightOffer`. With broadcast, nothing is sent before engines ask for it."""
+        """The payload is a `WeightOffer`. Only what goes to the object store is sent before engines ask for it."""
         if self._sender is not None:
             return self._sender.offer()
         update = self._all("publish_weights")[0]

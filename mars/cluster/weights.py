@@ -29,14 +29,22 @@ BuildTransfer = Callable[[str], WeightTransfer]
 
 def build_transfer(name: str, rollout: RolloutConfig, cluster: ClusterConfig) -> WeightTransfer:
     """A worker's transfer. With `rollout` and `cluster` bound by a partial, this function is a `BuildTransfer`."""
-    if rollout.weight_transfer == "object_store":
-        from mars.weights.object_store import ObjectStoreTransfer
+    # Half of the deadline of a call: those who have waited for a hanging worker can still say that they are alive.
+    timeout_s = cluster.call_timeout_s / 2
+    match rollout.weight_transfer:
+        case "object_store":
+            from mars.weights.object_store import ObjectStoreTransfer
 
-        return ObjectStoreTransfer(ray.put, ray.get)
-    from mars.weights.broadcast import BroadcastTransfer
+            return ObjectStoreTransfer(ray.put, ray.get)
+        case "broadcast":
+            from mars.weights.broadcast import BroadcastTransfer
 
-    # Half of the deadline of a call: those who have waited for a hanging engine can still say that they are alive.
-    return BroadcastTransfer(name, cluster.device, cluster.call_timeout_s / 2, rollout.weight_bucket_bytes)
+            return BroadcastTransfer(name, cluster.device, timeout_s, rollout.weight_bucket_bytes)
+        case "cuda_ipc":
+            from mars.weights.cuda_ipc import CudaIpcMemory
+            from mars.weights.ipc import IpcTransfer
+
+            return IpcTransfer(name, CudaIpcMemory(), timeout_s, rollout.weight_bucket_bytes)
 
 
 class WeightOffer(Protocol):
@@ -81,7 +89,7 @@ class StoredWeights:
         """Does nothing: the weights are in the store."""
 
 
-class BroadcastWeights:
+class SentWeights:
     """A `WeightOffer` of weights that the trainer's ranks send whenever engines want them."""
 
     def __init__(self, sender: RankSender, version: int) -> None:
@@ -105,12 +113,17 @@ class RankSender:
 
     results: waits for calls of the ranks; (references, name of the call, deadline in seconds) -> their results. Raises
         WorkerLost if a rank was lost. timeout_s: deadline of a send.
+    one_each: whether rank i sends to engine i; otherwise rank 0 sends to all engines.
     """
 
     def __init__(
-        self, ranks: WorkerGroup, results: Callable[[Sequence[Any], str, float], list[Any]], timeout_s: float
+        self,
+        ranks: WorkerGroup,
+        results: Callable[[Sequence[Any], str, float], list[Any]],
+        timeout_s: float,
+        one_each: bool,
     ) -> None:
-        self._ranks, self._results, self._timeout_s = ranks, results, timeout_s
+        self._ranks, self._results, self._timeout_s, self._one_each = ranks, results, timeout_s, one_each
         self._store: DriverStore | None = None
         self._version = self._num_sends = self._num_groups = 0
         self.forget()
@@ -123,7 +136,7 @@ class RankSender:
     def offer(self) -> WeightUpdate:
         """The ranks' current weights, under a new version."""
         self._version += 1
-        return WeightUpdate(self._version, BroadcastWeights(self, self._version))
+        return WeightUpdate(self._version, SentWeights(self, self._version))
 
     def start(self, version: int, engines: Mapping[int, str], restarts: int) -> Meeting:
         """Start a send; returns where the engines meet the ranks. The last group is used again if it has the same
@@ -140,7 +153,7 @@ class RankSender:
             self._store.host,
             self._store.port,
             f"weights-{self._num_groups}",
-            (self._ranks.name(0),),
+            tuple(map(self._ranks.name, engines if self._one_each else (0,))),
             names,
             self._num_sends,
             version,

@@ -28,15 +28,19 @@ def unused_adapter_settings(given: Collection[str], values: Mapping[str, Any]) -
             yield Problem(key, "has no effect with actor.lora.rank=0", "set the rank to 16, say", values[key])
 
 
-def _broadcast_between_processes(
-    transfer: str, cluster: str, placement: str, engine: str, tensor_parallel: int
+def _sent_between_processes(
+    transfer: str, cluster: str, placement: str, device: str, engine: str, tensor_parallel: int
 ) -> tuple[str, str] | None:
-    if transfer != "broadcast":
+    if transfer == "object_store":
         return None
     if cluster == "local":
         return "cluster.kind=local hands weights over within one process", "give object_store, or cluster=ray"
-    if placement == "colocated":
-        return "cluster.placement=colocated has both ends on one GPU, which NCCL cannot connect", "give object_store"
+    if transfer == "broadcast" and placement == "colocated":
+        wrong = "cluster.placement=colocated has both ends on one GPU, which NCCL cannot connect"
+        return wrong, "give object_store, or cuda_ipc on GPUs"
+    if transfer == "cuda_ipc" and (placement != "colocated" or device != "cuda"):
+        wrong = "a rank can share only memory of a GPU that the engine has too"
+        return wrong, "give object_store or broadcast, or cluster.placement=colocated on GPUs"
     if engine == "scripted":
         return "rollout.engine=scripted takes no weights", "give object_store"
     if tensor_parallel != 1:
@@ -52,9 +56,10 @@ WEIGHT_RULES = (
             "rollout.weight_transfer",
             "cluster.kind",
             "cluster.placement",
+            "cluster.device",
             "rollout.engine",
             "rollout.tensor_parallel_size",
         ),
-        _broadcast_between_processes,
+        _sent_between_processes,
     ),
 )

@@ -7,7 +7,7 @@ from ray.exceptions import RayError
 
 from mars.cluster import weights
 from mars.cluster.ray_engine import EngineWorker, RayEngine
-from mars.cluster.weights import BroadcastWeights, RankSender
+from mars.cluster.weights import RankSender, SentWeights
 from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.types import WeightUpdate
 from mars.weights import store
@@ -85,7 +85,7 @@ def ended(monkeypatch):
 @pytest.fixture
 def both(ended):
     engines, ranks = Group("engine", 3), Group("actor", 2)
-    sender = RankSender(ranks, ranks.results, 60.0)
+    sender = RankSender(ranks, ranks.results, 60.0, one_each=False)
     engine = RayEngine(engines, lambda request: 1)
     engine.start_build(None, None)
     engine.finish_build([], 60.0)
@@ -211,5 +211,15 @@ def test_an_offer_is_of_one_version(both):
     _, _, sender, _ = both
     first, second = sender.offer(), sender.offer()
     assert (first.version, second.version) == (1, 2)
-    assert isinstance(first.payload, BroadcastWeights)
+    assert isinstance(first.payload, SentWeights)
     assert first.payload.give({0: "engine-0"}, 0).version == 1
+
+
+def test_a_rank_sends_to_the_engine_on_its_gpu(ended):
+    ranks = Group("actor", 3)
+    sender = RankSender(ranks, ranks.results, 60.0, one_each=True)
+    everyone = sender.start(1, {0: "engine-0", 1: "engine-1", 2: "engine-2"}, 0)
+    assert (everyone.senders, everyone.engines) == (("actor-0", "actor-1", "actor-2"), ALL)
+    replaced = sender.start(1, {2: "engine-2"}, 1)
+    assert (replaced.senders, replaced.engines) == (("actor-2",), ("engine-2",))
+    assert len(ranks.made("send_weights")) == 6, "all ranks gather"

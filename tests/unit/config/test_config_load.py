@@ -292,6 +292,14 @@ def test_refusal(override, line):
             ["cluster.placement=colocated", "rollout.weight_transfer=broadcast"],
             "rollout.weight_transfer: cluster.placement=colocated has both ends on one GPU",
         ),
+        (
+            ["rollout.weight_transfer=cuda_ipc"],
+            "rollout.weight_transfer: a rank can share only memory of a GPU that the engine has too; got 'cuda_ipc'",
+        ),
+        (
+            ["cluster.placement=colocated", "rollout.weight_transfer=cuda_ipc", "cluster.device=cpu", "rollout=hf"],
+            "rollout.weight_transfer: a rank can share only memory of a GPU that the engine has too; got 'cuda_ipc'",
+        ),
         (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local runs one engine"),
         (
             ["cluster=local", "rollout.weight_transfer=broadcast"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from mars.errors import TransferError
-from mars.weights import group
+from mars.weights import cuda_ipc, group
 from mars.weights.store import DriverStore, MemberStore
 from tests.unit.weights.contract import (
     ENGINES,
@@ -190,3 +191,9 @@ def test_the_store_listens_on_its_address_only():
     store = DriverStore("127.0.0.1")
     listening = [s.laddr for s in psutil.Process().net_connections("tcp") if s.status == psutil.CONN_LISTEN]
     assert [address.ip for address in listening if address.port == store.port] == ["127.0.0.1"]
+
+
+def test_a_handle_of_cuda_is_the_same_after_json():
+    handle = (b"\x00\xff" * 32, 4096, 512, b"/torch_1_2", 7, b"", True)
+    text = json.dumps([cuda_ipc._to_text(part) for part in handle])
+    assert [cuda_ipc._from_text(part) for part in json.loads(text)] == list(handle)
