@@ -21,10 +21,18 @@ def _adapters_alone(frozen: list[str], rank: int) -> tuple[str, str] | None:
     return None
 
 
-def unused_adapter_settings(given: Collection[str], values: Mapping[str, Any]) -> Iterator[Problem]:
-    """given: keys that the command line sets. values: of all keys. Without adapters, other settings have no effect."""
-    for key in sorted(given):
-        if key.startswith("actor.lora.") and key != "actor.lora.rank" and values["actor.lora.rank"] == 0:
+def unused_adapter_settings(
+    given: Collection[str], values: Mapping[str, Any], shipped: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Settings of adapters that the command line or a file sets, where there are none and they have no effect.
+
+    given: keys that the command line sets. values: of all keys. shipped: setting of `actor.lora` -> its default.
+    """
+    if values["actor.lora.rank"] != 0:
+        return
+    for name, default in sorted(shipped.items()):
+        key = f"actor.lora.{name}"
+        if name != "rank" and (key in given or values[key] != default):
             yield Problem(key, "has no effect with actor.lora.rank=0", "set the rank to 16, say", values[key])
 
 
