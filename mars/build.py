@@ -124,7 +124,7 @@ def workers(
         return local_workers(cluster.device, cluster.threads_per_worker, build_engine, build_alone, colocated)
     from mars.cluster.ray_launch import ray_workers
 
-    return ray_workers(config, build_engine, build_trainer, log_dir, report)
+    return ray_workers(config, build_engine, build_trainer, inputs.prompt_length, log_dir, report)
 
 
 def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardScorer:

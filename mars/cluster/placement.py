@@ -1,4 +1,4 @@
-"""Reserve the cluster's resources for the workers: one bundle per worker, all bundles or none."""
+"""Which workers a run has and which of them share GPUs; reserving their resources on the cluster, all or none."""
 
 from __future__ import annotations
 
@@ -23,16 +23,65 @@ class WorkerResources:
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
+@dataclass(frozen=True)
+class Layout:
+    """The workers of a run. bundles: workers that Ray reserves resources for together, on one node.
+
+    engine_bundles, rank_bundles: for each engine and each rank, the index of its bundle.
+    """
+
+    engines: Sequence[WorkerResources]
+    ranks: Sequence[WorkerResources]
+    engine_bundles: Sequence[int]
+    rank_bundles: Sequence[int]
+
+    @property
+    def bundles(self) -> list[list[WorkerResources]]:
+        found: list[list[WorkerResources]] = [[] for _ in {*self.engine_bundles, *self.rank_bundles}]
+        for worker, bundle in zip(
+            (*self.engines, *self.ranks), (*self.engine_bundles, *self.rank_bundles), strict=True
+        ):
+            found[bundle].append(worker)
+        return found
+
+
+def layout(num_engines: int, gpus_per_engine: int, num_ranks: int, cpus: float, on_gpu: bool, shared: bool) -> Layout:
+    """Each worker has a bundle of its own; or, if `shared`, an engine has one together with the ranks on its GPUs.
+
+    In a shared bundle the ranks own the GPUs, one each, because Ray gives no GPU to two workers. The engine owns none,
+    and is told which they are: `gpus_of_engines`.
+    """
+    engine_gpus = gpus_per_engine if on_gpu and not shared else 0
+    engines = [WorkerResources(f"engine-{i}", cpus, engine_gpus) for i in range(num_engines)]
+    ranks = [WorkerResources(f"actor-{i}", cpus, int(on_gpu)) for i in range(num_ranks)]
+    of_ranks = (
+        [i // gpus_per_engine for i in range(num_ranks)] if shared else [num_engines + i for i in range(num_ranks)]
+    )
+    return Layout(engines, ranks, range(num_engines), of_ranks)
+
+
+def gpus_of_engines(gpus_of_ranks: Sequence[Sequence[str]], layout: Layout) -> list[list[str]]:
+    """The GPUs of each engine, in order, from those of the ranks in its bundle.
+
+    Example: two engines, ranks with GPUs 1, 0, 3, 2 -> [[0, 1], [2, 3]].
+    """
+    found: list[list[str]] = [[] for _ in layout.engines]
+    for bundle, gpus in zip(layout.rank_bundles, gpus_of_ranks, strict=True):
+        found[bundle] += gpus
+    return [sorted(gpus) for gpus in found]
+
+
 class Placement:
-    """Reserves the workers' resources on the Ray cluster. Worker i gets bundle i.
+    """Reserves the workers' resources on the Ray cluster. bundles: the workers of each bundle, which is on one node.
 
     timeout_s: how long to wait until other jobs free the resources.
     Raises SetupError with a have/want table if the cluster is too small or still busy after timeout_s.
     """
 
-    def __init__(self, workers: Sequence[WorkerResources], timeout_s: float) -> None:
+    def __init__(self, bundles: Sequence[Sequence[WorkerResources]], timeout_s: float) -> None:
+        workers = [worker for bundle in bundles for worker in bundle]
         self._check(workers)
-        self._group: PlacementGroup = placement_group([worker.bundle() for worker in workers], strategy="PACK")
+        self._group: PlacementGroup = placement_group([_totals(bundle) for bundle in bundles], strategy="PACK")
         if not self._group.wait(timeout_s):
             table = _table(workers, ray.available_resources())
             remove_placement_group(self._group)

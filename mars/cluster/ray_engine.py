@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mars import faults
+from mars.answers.record import PromptLength
 from mars.cluster.environment import gc_paused
 from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
 from mars.cluster.weights import BuildTransfer, WeightOffer
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
 from mars.errors import TransferError, WorkerError, WorkerLost
+from mars.rollout.balance import Balancer
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
 from mars.types import RolloutRequest, WeightUpdate
 
@@ -29,6 +32,10 @@ class EngineWorker(Worker):
     """One engine in one Ray actor process."""
 
     _has_all_weights = True  # at first those of model.path
+
+    def see_gpus(self, gpus: Sequence[str]) -> None:
+        """Use these GPUs, which other workers own. To be called before `build`, which makes CUDA look."""
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 
     def build(self, build_engine: BuildEngine, build_transfer: BuildTransfer) -> None:
         with gc_paused():
@@ -74,14 +81,15 @@ class EngineWorker(Worker):
 
 
 class RayEngine:
-    """Splits each call over the engines of the group. All requests of a prompt go to the same engine.
+    """Splits each call over the engines of the group by expected tokens; a prompt's requests go to the same engine.
 
     An engine that dies, hangs or raises is replaced: the new one gets the current weights and repeats the requests of
     the lost one with the same seeds, and samples that have arrived already are not given out again.
     """
 
-    def __init__(self, group: WorkerGroup, report: WorkerReport = no_report) -> None:
+    def __init__(self, group: WorkerGroup, prompt_length: PromptLength, report: WorkerReport = no_report) -> None:
         self._group, self._report = group, report
+        self._balancer = Balancer(prompt_length, len(group.workers))
         self._counts = [EngineCounts() for _ in group.workers]
         # What the engines before this one had counted, for each worker.
         self._counted_before = [EngineCounts() for _ in group.workers]
@@ -93,19 +101,31 @@ class RayEngine:
     def dump_stacks(self) -> None:
         self._group.dump_stacks()
 
-    def start_build(self, build_engine: BuildEngine, build_transfer: BuildTransfer) -> list[Any]:
-        """Start building every engine; returns one Ray reference per engine for `finish_build`."""
-        self._builders = (build_engine, build_transfer)
-        return [worker.build.remote(*self._builders) for worker in self._group.workers]
+    def start_build(
+        self, build_engine: BuildEngine, build_transfer: BuildTransfer, gpus: Sequence[Sequence[str]] = ()
+    ) -> list[Any]:
+        """Start building every engine; returns one Ray reference per engine for `finish_build`.
+
+        gpus: of each engine, if they are those of trainer ranks; empty if Ray gives each engine its own.
+        """
+        self._builders, self._gpus = (build_engine, build_transfer), gpus
+        return [self._start_build(engine) for engine in range(len(self._group.workers))]
+
+    def _start_build(self, engine: int) -> Any:
+        worker = self._group.workers[engine]
+        if any(self._gpus):
+            worker.see_gpus.remote(self._gpus[engine])
+        return worker.build.remote(*self._builders)
 
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
         self._start_timeout_s = timeout_s
         self._group.results(references, "start of the engine", timeout_s)
 
     def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        shares = split_by_prompt(requests, len(self._group.workers))
+        shares = self._balancer.split(requests)
         arguments = [[requests[i] for i in share] for share in shares]
         given_out: set[tuple[int, int | None]] = set()
+        lengths: list[int] = []
         for engine, message in self._group.streams("generate", arguments, self._replace):
             if isinstance(message, EngineCounts):
                 self._counts[engine] = self._counted_before[engine] + message
@@ -113,12 +133,14 @@ class RayEngine:
             items = [replace(item, request=shares[engine][item.request]) for item in message]
             fresh = [item for item in items if _place(item) not in given_out]
             given_out.update(map(_place, fresh))
+            lengths += [len(item.completion.token_ids) for item in fresh if isinstance(item, FinishedSample)]
             if fresh:
                 yield fresh
+        self._balancer.seen(len(lengths), sum(lengths))
         self._restarts.progress()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        shares = split_by_prompt(requests, len(self._group.workers))
+        shares = self._balancer.split_ahead(requests)
         hints = {
             engine: self._group.workers[engine].prefetch.remote([requests[i] for i in share])
             for engine, share in enumerate(shares)
@@ -196,10 +218,8 @@ class RayEngine:
             logger.warning("%s; the engine is replaced, and its prompts are sampled again", error)
             self._counted_before[index] = self._counts[index]
             self._group.replace(index)
-            worker = self._group.workers[index]
             try:
-                building = worker.build.remote(*self._builders)
-                self._group.results([building], "build", self._start_timeout_s, first=index)
+                self._group.results([self._start_build(index)], "build", self._start_timeout_s, first=index)
             except WorkerLost as again:
                 error = again
                 continue
@@ -214,17 +234,3 @@ class RayEngine:
 
 def _place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
     return item.request, item.index if isinstance(item, FinishedSample) else None
-
-
-def split_by_prompt(requests: Sequence[RolloutRequest], num_engines: int) -> list[list[int]]:
-    """Indices of the requests of each engine, dealing prompts to the engines in turn.
-
-    All views of a prompt go to one engine, so that its encoder and prefix caches serve them.
-    Example: requests of prompts a, a, b, c on two engines -> [[0, 1, 3], [2]].
-    """
-    shares: list[list[int]] = [[] for _ in range(num_engines)]
-    engine_of: dict[str, int] = {}
-    for i, request in enumerate(requests):
-        engine = engine_of.setdefault(request.prompt_id, len(engine_of) % num_engines)
-        shares[engine].append(i)
-    return shares

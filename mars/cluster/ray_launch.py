@@ -9,15 +9,20 @@ from functools import partial
 from pathlib import Path
 
 from mars import interrupts, watchdog
+from mars.actor.trainer import PolicyTrainer
+from mars.answers.record import PromptLength
 from mars.cluster.environment import worker_environment
-from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.placement import Placement, gpus_of_engines, layout
 from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
 from mars.cluster.restarts import WorkerReport
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.weights import build_transfer
 from mars.cluster.worker_group import WorkerGroup
+from mars.config.run_sections import is_colocated
 from mars.config.schema import TrainConfig
+from mars.rollout.engine import RolloutEngine
+from mars.turns import take_turns
 
 
 @contextmanager
@@ -25,60 +30,58 @@ def ray_workers(
     config: TrainConfig,
     build_engine: BuildEngine,
     build_trainer: BuildTrainer | None,
+    prompt_length: PromptLength,
     log_dir: Path,
     report: WorkerReport,
-) -> Iterator[tuple[RayEngine, RayTrainer | None]]:
+) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Start the workers and build engine and trainer on them; stop them when the block ends.
 
-    build_trainer: None for evaluation, which needs engines only. log_dir: for the workers' logs.
-    report: told of workers that are lost and replaced.
+    build_trainer: None for evaluation, which needs engines only. prompt_length: of a request, by which engines are
+    balanced. log_dir: for the workers' logs. report: told of workers that are lost and replaced.
     """
     cluster, log_dir = config.cluster, log_dir.absolute()
-    on_gpu = cluster.device == "cuda"
-    engines = [
-        WorkerResources(f"engine-{i}", cluster.cpus_per_worker, config.rollout.tensor_parallel_size if on_gpu else 0)
-        for i in range(config.rollout.num_workers)
-    ]
-    trainers = [
-        WorkerResources(f"actor-{i}", cluster.cpus_per_worker, int(on_gpu))
-        for i in range(config.actor.num_workers if build_trainer is not None else 0)
-    ]
+    colocated = build_trainer is not None and is_colocated(cluster.placement, cluster.kind, cluster.device)
+    plan = layout(
+        config.rollout.num_workers,
+        config.rollout.tensor_parallel_size,
+        config.actor.num_workers if build_trainer is not None else 0,
+        cluster.cpus_per_worker,
+        on_gpu=cluster.device == "cuda",
+        shared=colocated,
+    )
     transfers = partial(build_transfer, rollout=config.rollout, cluster=cluster)
     environment = worker_environment(cluster.threads_per_worker, cluster.device)
-    workers = (*engines, *trainers)
+    workers = (*plan.engines, *plan.ranks)
     num_cpus = max(math.ceil(sum(worker.cpus for worker in workers)), len(workers))
     with ExitStack() as stack:
         started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
         to_pass = stack.enter_context(started)
-        placement = Placement(workers, cluster.start_timeout_s)
+        placement = Placement(plan.bundles, cluster.start_timeout_s)
         stack.callback(_unless_ending, placement.close)
 
-        def group(worker_class, resources, first_bundle) -> WorkerGroup:
+        def group(worker_class, resources, bundles) -> WorkerGroup:
             return WorkerGroup(
-                worker_class,
-                resources,
-                placement,
-                first_bundle,
-                to_pass,
-                str(log_dir),
-                cluster.call_timeout_s,
+                worker_class, resources, placement, bundles, to_pass, str(log_dir), cluster.call_timeout_s
             )
 
-        engine = RayEngine(group(EngineWorker, engines, 0), report)
+        engine = RayEngine(group(EngineWorker, plan.engines, plan.engine_bundles), prompt_length, report)
         stack.callback(_unless_ending, engine.close)
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
         trainer = None
         if build_trainer is not None:
             broadcast_timeout_s = cluster.call_timeout_s if config.rollout.weight_transfer == "broadcast" else None
-            trainer = RayTrainer(group(TrainerWorker, trainers, len(engines)), report, broadcast_timeout_s)
-        engine_builds = engine.start_build(build_engine, transfers)
+            trainer = RayTrainer(group(TrainerWorker, plan.ranks, plan.rank_bundles), report, broadcast_timeout_s)
+        engine_builds = [] if colocated else engine.start_build(build_engine, transfers)
         if trainer is not None and build_trainer is not None:
             stack.callback(_unless_ending, trainer.close)
             stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
             builds = trainer.start_build(build_trainer, transfers, cluster.start_timeout_s, cluster.call_timeout_s)
             trainer.finish_build(builds, cluster.start_timeout_s)
+            if colocated:  # one after the other: a vLLM engine needs its share of the GPU to be free while it starts
+                trainer.offload()
+                engine_builds = engine.start_build(build_engine, transfers, gpus_of_engines(trainer.gpus(), plan))
         engine.finish_build(engine_builds, cluster.start_timeout_s)
-        yield engine, trainer
+        yield take_turns(engine, trainer) if colocated and trainer is not None else (engine, trainer)
 
 
 def _unless_ending(close: Callable[[], None]) -> None:

@@ -43,6 +43,10 @@ class TrainerWorker(Worker):
         with gc_paused():
             self._trainer = self._build_trainer(rendezvous, self._transfer)
 
+    def gpus(self) -> list[str]:
+        """Ray's ids of this worker's GPUs."""
+        return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+
     def update(self, batch: TrainBatch) -> UpdateStats:
         self._num_updates += 1
         if self._num_updates % _TRIM_EVERY == 0:
@@ -122,6 +126,10 @@ class RayTrainer:
 
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
         self._group.results(references, "start of the trainer", timeout_s)
+
+    def gpus(self) -> list[list[str]]:
+        """The GPUs of each rank."""
+        return self._all("gpus")
 
     def dump_stacks(self) -> None:
         self._group.dump_stacks()

@@ -40,7 +40,7 @@ class WorkerDied(WorkerLost):
 class WorkerGroup:
     """Workers of one class on the bundles of a placement.
 
-    first_bundle: index of the first worker's bundle in the placement; the other workers use the next ones.
+    bundles: for each worker, the index of its bundle in the placement.
     environment: variables set in the workers in addition to those of their node.
     timeout_s: deadline of each call unless the call gives its own.
     """
@@ -50,13 +50,13 @@ class WorkerGroup:
         worker_class: type[Worker],
         resources: Sequence[WorkerResources],
         placement: Placement,
-        first_bundle: int,
+        bundles: Sequence[int],
         environment: Mapping[str, str],
         log_dir: str,
         timeout_s: float,
     ) -> None:
         self._resources = resources
-        self._placement, self._first_bundle = placement, first_bundle
+        self._placement, self._bundles = placement, bundles
         self._environment = dict(environment)
         self._timeout_s = timeout_s
         self.log_dir = log_dir
@@ -72,7 +72,7 @@ class WorkerGroup:
             num_gpus=worker.gpus,
             runtime_env={"env_vars": self._environment} if self._environment else None,
             scheduling_strategy=PlacementGroupSchedulingStrategy(
-                self._placement.group, placement_group_bundle_index=self._first_bundle + index
+                self._placement.group, placement_group_bundle_index=self._bundles[index]
             ),
         ).remote(worker.name, self.log_dir)
         self._processes[index] = handle.process.remote()

@@ -102,19 +102,6 @@ def _no_parallel_on_cpu(size: int, device: str) -> tuple[str, str] | None:
     return None
 
 
-def _engine_can_sleep(placement: str, engine: str, device: str) -> tuple[str, str] | None:
-    if placement == "colocated" and device == "cpu" and engine == "vllm":
-        wrong = "vLLM cannot sleep on a CPU, so it would keep its memory while the trainer updates"
-        return wrong, "give separate, or rollout=hf"
-    return None
-
-
-def _turns_in_one_process(placement: str, kind: str) -> tuple[str, str] | None:
-    if placement == "colocated" and kind == "ray":
-        return "engines and ranks on Ray have GPUs of their own", "give separate, or cluster=local"
-    return None
-
-
 def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
     if engine == "hf" and size != 1:
         return "rollout.engine=hf has no tensor parallelism", "give 1, and more replicas (rollout.num_workers)"
@@ -268,8 +255,6 @@ TRAIN_RULES = (
     Rule(("rollout.num_workers", "cluster.kind"), _one_in_process),
     Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
-    Rule(("cluster.placement", "rollout.engine", "cluster.device"), _engine_can_sleep),
-    Rule(("cluster.placement", "cluster.kind"), _turns_in_one_process),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
     Rule(("reward.function", "reward.functions"), _known_reward),

@@ -13,6 +13,7 @@ from pydantic import Field
 from mars.config.actor_sections import ActorConfig, OptimizerConfig
 from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from mars.config.placement_rules import PLACEMENT_RULES
 from mars.config.rules import SFT_RULES, TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, RunConfig, TrackingConfig, TrainRunConfig
 from mars.config.section import Root, Section
@@ -218,7 +219,7 @@ class EvaluationConfig(Section):
 class TrainConfig(Root):
     """What `python -m mars.main` takes."""
 
-    RULES = (*TRAIN_RULES, *ALGORITHM_RULES, *WEIGHT_RULES)
+    RULES = (*TRAIN_RULES, *ALGORITHM_RULES, *PLACEMENT_RULES, *WEIGHT_RULES)
 
     run: TrainRunConfig
     model: ModelConfig

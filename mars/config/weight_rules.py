@@ -29,12 +29,14 @@ def unused_adapter_settings(given: Collection[str], values: Mapping[str, Any]) -
 
 
 def _broadcast_between_processes(
-    transfer: str, cluster: str, engine: str, tensor_parallel: int
+    transfer: str, cluster: str, placement: str, engine: str, tensor_parallel: int
 ) -> tuple[str, str] | None:
     if transfer != "broadcast":
         return None
     if cluster == "local":
         return "cluster.kind=local hands weights over within one process", "give object_store, or cluster=ray"
+    if placement == "colocated":
+        return "cluster.placement=colocated has both ends on one GPU, which NCCL cannot connect", "give object_store"
     if engine == "scripted":
         return "rollout.engine=scripted takes no weights", "give object_store"
     if tensor_parallel != 1:
@@ -46,7 +48,13 @@ WEIGHT_RULES = (
     Rule(("actor.freeze",), _part_is_trained),
     Rule(("actor.freeze", "actor.lora.rank"), _adapters_alone),
     Rule(
-        ("rollout.weight_transfer", "cluster.kind", "rollout.engine", "rollout.tensor_parallel_size"),
+        (
+            "rollout.weight_transfer",
+            "cluster.kind",
+            "cluster.placement",
+            "rollout.engine",
+            "rollout.tensor_parallel_size",
+        ),
         _broadcast_between_processes,
     ),
 )

@@ -25,11 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 from mars.build import EngineSpec, TrainerSpec
 from mars.cluster import ray_launch
-from mars.cluster.ray_engine import EngineWorker
-from mars.cluster.ray_trainer import TrainerWorker
+from mars.cluster.ray_engine import EngineWorker, RayEngine
+from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
 from mars.cluster.weights import build_transfer
 from mars.config.load import load_config
 from mars.config.schema import TrainConfig
+from mars.types import RolloutRequest
 from scripts.bench.machine import busy_share, machine_facts
 from scripts.bench.summary import check, rounded
 
@@ -136,8 +137,9 @@ def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[f
     rules = PromptEncoder.from_pretrained(config.model.path).token_rules()
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     specs = EngineSpec(config, rules, 2), TrainerSpec(config, rules)
-    with ray_launch.ray_workers(config, *specs, log_dir, no_report) as (engine, trainer):
-        assert trainer is not None
+    with ray_launch.ray_workers(config, *specs, _prompt_length, log_dir, no_report) as (engine, trainer):
+        assert isinstance(engine, RayEngine)
+        assert isinstance(trainer, RayTrainer)
         assert trainer._sender is not None
         sender = trainer._sender
         for number in range(-1, rounds):
@@ -158,3 +160,8 @@ def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[f
 
 def _with_way(config: TrainConfig, way: str) -> TrainConfig:
     return config.model_copy(update={"rollout": config.rollout.model_copy(update={"weight_transfer": way})})
+
+
+def _prompt_length(request: RolloutRequest) -> int:
+    """Of prompts without images. Nothing is generated here, so it divides nothing."""
+    return len(request.prompt_token_ids)

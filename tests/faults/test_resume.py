@@ -130,14 +130,22 @@ def test_dynamic_sampling_carries_a_prompt_from_the_first_step(undisturbed):
     assert rows(undisturbed("dapo"))[0]["mars/prompts_carried"] > 0
 
 
-@pytest.mark.parametrize("where", ["sampling", "update"])
-def test_a_signal_saves_and_the_resumed_run_is_equal(runs, undisturbed, tmp_path, where):
-    """While it samples, the step is abandoned; while it updates the policy, the step is finished first."""
+@pytest.mark.parametrize(
+    ("where", "placement"), [("sampling", "separate"), ("update", "separate"), ("sampling", "colocated")]
+)
+def test_a_signal_saves_and_the_resumed_run_is_equal(runs, undisturbed, tmp_path, where, placement):
+    """While it samples, the step is abandoned; while it updates the policy, the step is finished first. With
+    placement=colocated the checkpoint is of a trainer in host memory, while the engine is in the middle of a call."""
     whole = undisturbed("dapo")
     samples_before = 4 * rows(whole)[0]["mars/prompts_sampled"]
     fault, step = (f"step.samples:stop@{samples_before + 1}", 1) if where == "sampling" else ("step.updated:stop@2", 2)
     stopped = runs(
-        tmp_path / "run", *ALGORITHMS["dapo"], "checkpoint.every=100", fault=fault, when_stopped=signal.SIGTERM
+        tmp_path / "run",
+        *ALGORITHMS["dapo"],
+        "checkpoint.every=100",
+        f"cluster.placement={placement}",
+        fault=fault,
+        when_stopped=signal.SIGTERM,
     )
     assert stopped.exit_code == 75, stopped.stderr
     assert "interrupted by SIGTERM; to go on: mars resume " in stopped.stderr

@@ -9,13 +9,11 @@ from dataclasses import replace
 from itertools import zip_longest
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mars.cluster import head, placement
 from mars.cluster.environment import inherited, worker_environment
 from mars.cluster.placement import Placement, WorkerResources
-from mars.cluster.ray_engine import EngineWorker, RayEngine, split_by_prompt
+from mars.cluster.ray_engine import EngineWorker, RayEngine
 from mars.cluster.weights import StoredWeights
 from mars.errors import SetupError, WorkerError
 from mars.rollout.engine import EngineCounts, UnreadableRequest
@@ -29,22 +27,8 @@ def request(prompt_id, view=None, samples=2, seed=0):
     return RolloutRequest(prompt_id, view, (1,), (), samples, seed, Sampling(1.0, 1.0, 0, 6))
 
 
-def test_prompts_are_dealt_out_in_turn_by_hand():
-    assert split_by_prompt([request(p) for p in "aabc"], 2) == [[0, 1, 3], [2]]
-    assert split_by_prompt([], 3) == [[], [], []]
-    assert split_by_prompt([request("a")], 3) == [[0], [], []]
-
-
-@given(st.lists(st.sampled_from("abcdefg"), max_size=20), st.integers(1, 5))
-@settings(max_examples=100, deadline=None)
-def test_all_views_of_a_prompt_go_to_one_engine_and_prompts_are_shared_evenly(names, num_engines):
-    shares = split_by_prompt([request(name) for name in names], num_engines)
-    assert len(shares) == num_engines
-    assert sorted(i for share in shares for i in share) == list(range(len(names)))
-    assert all(share == sorted(share) for share in shares)
-    homes = [{names[i] for i in share} for share in shares]
-    assert sum(map(len, homes)) == len(set(names))
-    assert max(map(len, homes)) - min(map(len, homes)) <= 1
+def num_ids(request):
+    return len(request.prompt_token_ids)
 
 
 class InProcess:
@@ -82,7 +66,7 @@ def test_several_engines_answer_as_one_does(num_engines):
     requests = [request(f"p{i % 4}", None if i < 4 else (f"s{i}",), samples=1 + i % 3, seed=100 * i) for i in range(11)]
     alone = completions(ScriptedEngine(random_script(range(5, 30), 1), [1]), requests)
     engines = [RecordingEngine(random_script(range(5, 30), 1), [1]) for _ in range(num_engines)]
-    several = RayEngine(InProcess(engines))
+    several = RayEngine(InProcess(engines), num_ids)
     assert completions(several, requests) == alone
     assert several.counts() == EngineCounts()
     completions(several, [replace(r, images=(ImageRef(r.prompt_id, (28, 28)),)) for r in requests])
@@ -96,7 +80,7 @@ def test_what_cannot_be_read_is_reported_under_the_number_of_the_whole_call():
     engines = [RecordingEngine(random_script(range(5, 30), 1), [1]) for _ in range(2)]
     for engine in engines:
         engine.unreadable = {("p2", None): "p2.png", ("p3", None): "p3.png"}
-    found = [item for message in RayEngine(InProcess(engines)).generate(requests) for item in message]
+    found = [item for message in RayEngine(InProcess(engines), num_ids).generate(requests) for item in message]
     refused = {item.request: item.reason for item in found if isinstance(item, UnreadableRequest)}
     assert (refused, sorted(item.request for item in found)) == ({2: "p2.png", 3: "p3.png"}, [0, 1, 2, 3, 4])
 

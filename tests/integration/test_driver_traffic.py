@@ -154,7 +154,7 @@ def step_on_wires(monkeypatch, image: ImageRef, samples: int = 4):
     length = lambda r: len(r.prompt_token_ids) + sum(num_image_tokens(i.size, BUDGET) for i in r.images)  # noqa: E731
     made = dataclasses.replace(
         made,
-        engine=RayEngine(Wire(EngineWorker, [("_engine", engine) for engine in engines], traffic)),
+        engine=RayEngine(Wire(EngineWorker, [("_engine", engine) for engine in engines], traffic), length),
         trainer=RayTrainer(Wire(TrainerWorker, [("_trainer", trainer) for trainer in trainers], traffic)),
         prompt_length=length,
         collate=partial(made.collate, prompt_length=length, tokens_per_forward=10_000),

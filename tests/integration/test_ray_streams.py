@@ -46,8 +46,8 @@ def cluster():
 @pytest.fixture
 def group(cluster, tmp_path):
     workers = [WorkerResources(f"counter-{i}", 0.5, 0) for i in range(2)]
-    placement = Placement(workers, 60.0)
-    made = WorkerGroup(Counter, workers, placement, 0, {}, str(tmp_path), timeout_s=5.0)
+    placement = Placement([[worker] for worker in workers], 60.0)
+    made = WorkerGroup(Counter, workers, placement, [0, 1], {}, str(tmp_path), timeout_s=5.0)
     ray.get([worker.address.remote() for worker in made.workers])
     yield made
     for worker in made.workers:

@@ -54,8 +54,8 @@ MAY_IMPORT = {
     "turns": BASE | {"actor", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "turns", "watchdog"}
-    | {"weights"},
+    | {"actor", "answers", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "turns"}
+    | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking", "turns"},

@@ -19,7 +19,7 @@ from mars.rollout.plan import RolloutPlan
 from mars.sampling import StepParts
 from mars.turns import turns_of
 from mars.types import RewardResult, Sampling
-from tests.builders import make_prompt, train_config
+from tests.builders import altered, make_prompt, train_config
 from tests.fakes.fit import fit_new_run
 from tests.fakes.tracker import RecordingTracker
 from tests.tiny_world import ADVANTAGE, GRPO, full
@@ -38,7 +38,16 @@ class LetterScorer:
         pass
 
 
-def run(world, prompts, pictures, per_update, num_steps=2, colocated=False, watch=lambda engine, trainer: None):
+def run(
+    world,
+    prompts,
+    pictures,
+    per_update,
+    num_steps=2,
+    colocated=False,
+    watch=lambda engine, trainer: None,
+    objective=GRPO,
+):
     def encode(prompt, view):
         messages, images = render_view(prompt, view, "single")
         return world.encoder.encode(messages, len(images)), images
@@ -49,7 +58,7 @@ def run(world, prompts, pictures, per_update, num_steps=2, colocated=False, watc
     sampling = Sampling(0.8, 1.0, 0, 5)
     config = train_config(path=str(world.folder), num_steps=num_steps, logprob_diff_alarm=1e-3)
     build_engine = lambda fetch: HfEngine(config, world.rules, process=world.processor.process, fetch=fetch)  # noqa: E731
-    build_trainer = lambda transfer: world.trainer(temperature=0.8, objective=GRPO, learning_rate=3e-3)  # noqa: E731
+    build_trainer = lambda transfer: world.trainer(temperature=0.8, objective=objective, learning_rate=3e-3)  # noqa: E731
     tracker = RecordingTracker()
     plan_settings = {
         "prompt_length": length, "num_ranks": 1, "tokens_per_forward": 400, "packing": "shared_prefix",
@@ -65,7 +74,7 @@ def run(world, prompts, pictures, per_update, num_steps=2, colocated=False, watc
             part_weights={},
             mask_truncated=False,
             overlong=None,
-            kl_in_reward=0.0,
+            kl_in_reward=objective.kl_coefficient,
             selection="nonzero_advantage",
             max_rounds=1,
             decode=world.encoder.decode,
@@ -114,12 +123,12 @@ def test_engine_and_trainer_take_turns_and_the_run_is_the_same(world, pictures):
 
     def watch(engine, trainer):
         engine, trainer = engine._engine, trainer._trainer
-        update, generate, load = trainer.update, engine.generate, engine.load_weights
 
         def bytes_of(name):
             model = engine._model if name == "engine" else trainer._policy
             tensors = [*model.parameters(), *model.buffers()]
-            tensors += trainer._optimizer.moments() if name == "trainer" else []
+            if name == "trainer":
+                tensors += [*trainer._optimizer.moments(), *trainer._reference.parameters()]
             return sum(storage.nbytes() for storage in storages_of(tensors).values())
 
         def note(turn):
@@ -133,12 +142,14 @@ def test_engine_and_trainer_take_turns_and_the_run_is_the_same(world, pictures):
 
             return wrapped
 
-        trainer.update, engine.generate = watched("update", update), watched("generate", generate)
-        engine.load_weights = watched("load", load)
+        trainer.update, engine.generate = watched("update", trainer.update), watched("generate", engine.generate)
+        trainer.kl_to_reference = watched("kl", trainer.kl_to_reference)
+        engine.load_weights = watched("load", engine.load_weights)
         held.update(engine=engine, trainer=trainer)
 
-    together = run(world, prompts, pictures, 1, colocated=True, watch=watch)
-    assert [turn for turn, _, _ in seen] == ["load", "generate", "update", "load", "generate", "update", "load"]
+    kl = {"objective": altered(GRPO, kl_coefficient=0.1, kl_placement="reward")}
+    together = run(world, prompts, pictures, 1, colocated=True, watch=watch, **kl)
+    assert [turn for turn, _, _ in seen] == ["load", *("generate", "kl", "update", "load") * 2]
     weights = 4 * sum(p.numel() for p in held["trainer"]._policy.parameters())
     for turn, engine, trainer in seen:
         if turn == "generate":
@@ -146,12 +157,13 @@ def test_engine_and_trainer_take_turns_and_the_run_is_the_same(world, pictures):
         else:
             assert engine == 0
         assert (trainer == 0) is (turn == "generate")
-    # AdamW's moments come with the first update and are twice the weights; while weights are loaded they are away.
+    # AdamW's moments come with the first update and are twice the weights. While weights are loaded, the moments and
+    # the reference model, which is as large as the weights, are away.
     of_update, of_load = ([t for turn, _, t in seen if turn == name] for name in ("update", "load"))
     assert of_update[1] - of_update[0] == 2 * weights
-    assert of_load == [of_update[0]] * 3
+    assert of_load == [of_update[0] - weights] * 3
 
-    apart = run(world, prompts, pictures, 1, watch=lambda engine, trainer: held.update(apart=trainer))
+    apart = run(world, prompts, pictures, 1, watch=lambda engine, trainer: held.update(apart=trainer), **kl)
     assert [kept(metrics) for _, metrics in together.metrics] == [kept(metrics) for _, metrics in apart.metrics]
     assert all(metrics["timing_s/turns"] > 0 for _, metrics in together.metrics)
     assert not any("timing_s/turns" in metrics for _, metrics in apart.metrics)

@@ -74,7 +74,7 @@ def ended(monkeypatch):
 def both(ended):
     engines, ranks = Group(3), Group(2)
     sender = RankSender(ranks, ranks.results, 60.0)
-    engine = RayEngine(engines)
+    engine = RayEngine(engines, lambda request: 1)
     engine.start_build(None, None)
     engine.finish_build([], 60.0)
     engines.calls.clear()

@@ -283,7 +283,15 @@ def test_refusal(override, line):
             ["cluster=local", "cluster.device=cpu", "cluster.placement=colocated"],
             "cluster.placement: vLLM cannot sleep on a CPU",
         ),
-        (["cluster.placement=colocated"], "cluster.placement: engines and ranks on Ray have GPUs of their own"),
+        (
+            ["cluster.placement=colocated", "actor.num_workers=2", "rollout.tensor_parallel_size=4"],
+            "actor.num_workers: cluster.placement=colocated has one rank on each of the 4 GPUs of the engines "
+            "(rollout.num_workers=1 x rollout.tensor_parallel_size=4); got 2; give 4",
+        ),
+        (
+            ["cluster.placement=colocated", "rollout.weight_transfer=broadcast"],
+            "rollout.weight_transfer: cluster.placement=colocated has both ends on one GPU",
+        ),
         (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local runs one engine"),
         (
             ["cluster=local", "rollout.weight_transfer=broadcast"],
