@@ -10,7 +10,6 @@ from statistics import fmean
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
 from mars.actor.memory import PeakMemory
@@ -22,6 +21,7 @@ from mars.actor.process_group import join_group
 from mars.actor.publisher import WeightPublisher
 from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed, merged_over_ranks, without
 from mars.actor.reference import kl_reference
+from mars.actor.sharding import mesh_of_ranks
 from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import save_policy
@@ -55,14 +55,14 @@ class FsdpTrainer:
         self._owns_group = join_group(rendezvous, device)
         self._device = torch.device(device, torch.cuda.current_device() if device == "cuda" else None)
         torch.manual_seed(config.run.seed)
-        mesh = init_device_mesh(device, (self._world_size,))
+        mesh = mesh_of_ranks(device, self._world_size, actor.fsdp_size)
         scoring = ScoringSettings(rollout.temperature, rules.blocked_ids, actor.logprob_chunk_tokens)
         self._policy = trained_policy(model, actor, scoring, actor.packing, mesh, config.run.seed)
         self._optimizer = Optimizer(dict(self._policy.named_parameters()), actor, total_steps=None)
         self._reference = kl_reference(config, self._policy, scoring, mesh)
         self._objective = Objective(config.algorithm, truncation_nats(rollout.top_p, rollout.top_k))
         reference = self._reference if isinstance(self._reference, torch.nn.Module) else None
-        self._memory = Offloading(self._policy, reference, self._optimizer)
+        self._memory = Offloading(self._policy, reference, self._optimizer, actor.offload == "cpu")
         self._shards = ShardWriter()
         self._publisher = WeightPublisher(self._policy, model.dtype, transfer)
         self._skipped_in_a_row = 0

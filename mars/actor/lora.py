@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 from mars.actor.batch import ForwardBatch
 from mars.actor.model import PolicyModel
 from mars.actor.parts import adapter_layers
+from mars.actor.sharding import num_copies
 from mars.config.actor_sections import LoraConfig
 
 _ADAPTER = ("lora_A", "lora_B")
@@ -123,6 +124,7 @@ def bit_sum(policy: nn.Module) -> Tensor:
     sums = torch.tensor([_sum_of_bits(value.to_local() if isinstance(value, DTensor) else value) for value in base])
     if base and isinstance(base[0], DTensor):
         dist.all_reduce(sums)
+        sums //= num_copies(base[0].device_mesh)
     return torch.tensor([sum(number * one for number, one in enumerate(sums.tolist(), 1)) % 2**63])
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt
 from mars.actor.linear_attention import use_shared_prefix
@@ -24,6 +24,15 @@ from mars.errors import SetupError
 from mars.families.table import family_of
 
 Packing = Literal["shared_prefix", "padded"]
+Offload = Literal["none", "cpu"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The devices of the weights: "cpu" or "cuda". Offloaded parameters are on the CPU, beside buffers on the GPU."""
+
+    parameters: str = "cpu"
+    buffers: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ def load_policy(
     """The whole model at `model.path` in float32 on the CPU, in this process. Arguments and errors as `empty_policy`
     and `fill` have them."""
     policy = empty_policy(model, scoring, packing, gradient_checkpointing, key)
-    fill(policy, model, torch.device("cpu"), key)
+    fill(policy, model, Placement(), key)
     return policy
 
 
@@ -175,12 +184,12 @@ def _empty_backbone(model: ModelConfig, attention: str | dict[str, str], key: st
     return backbone
 
 
-def fill(policy: PolicyModel, model: ModelConfig, device: torch.device, key: str = "model.path") -> None:
-    """Read the weights of an `empty_policy` to `device`: of a sharded policy, only the rows that this rank holds.
+def fill(policy: PolicyModel, model: ModelConfig, placement: Placement, key: str = "model.path") -> None:
+    """Read the weights of an `empty_policy`: of a sharded policy, only the rows that this rank holds.
 
     Raises SetupError if the files' weights are not those of the model.
     """
-    read_weights(policy.backbone, model.path, key, device)
+    read_weights(policy.backbone, model.path, key, placement.parameters, placement.buffers)
 
 
 def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
@@ -193,14 +202,20 @@ def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
         parameter.requires_grad_(part_of(name, policy.family.parts) not in parts)
 
 
-def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str) -> None:
-    """Shard with FSDP2: each vision block and decoder layer is a unit; embeddings, norms and head are in the root."""
-    precision = MixedPrecisionPolicy()
+def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str, offload: Offload) -> Placement:
+    """Shard with FSDP2: each vision block and decoder layer is a unit; embeddings, norms and head are in the root.
+
+    In bfloat16, FSDP2 casts what it gathers for a forward; shards, gradients and their reduction over ranks are
+    float32. Returns where the weights must be.
+    """
+    precision, place = MixedPrecisionPolicy(), OffloadPolicy()
     if dtype == "bfloat16":
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for module in _units(policy):
-        fully_shard(module, mesh=mesh, mp_policy=precision)
-    fully_shard(policy, mesh=mesh, mp_policy=precision)
+    if offload == "cpu":  # copies from pinned memory run beside the GPU's work
+        place = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
+    for module in (*_units(policy), policy):
+        fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=place)
+    return Placement("cpu" if offload == "cpu" else mesh.device_type, mesh.device_type)
 
 
 def _units(policy: PolicyModel) -> Iterator[nn.Module]:

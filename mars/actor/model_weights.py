@@ -41,8 +41,10 @@ class StoredTensor:
             return tensor[start:stop] if self.shape else opened.get_tensor(self.name)
 
 
-def read_weights(backbone: Any, path: str, key: str, device: torch.device) -> None:
-    """Give every parameter and buffer of `backbone` that is on the meta device its values, in float32 on `device`.
+def read_weights(backbone: Any, path: str, key: str, parameters: str, buffers: str) -> None:
+    """Give every parameter and buffer of `backbone` that is on the meta device its values, in float32.
+
+    parameters, buffers: the devices on which they shall be.
 
     Parameters may be sharded: of each, only this rank's rows are read, so that loading needs the memory of the shards
     and of one tensor more. path: the model's folder or hub name. key: the setting that holds it, for messages.
@@ -52,7 +54,7 @@ def read_weights(backbone: Any, path: str, key: str, device: torch.device) -> No
         stored = _stored(backbone, _files(path), f"{key}: {path}")
         for name, places in _places(backbone).items():
             with torch.no_grad():
-                _fill(places, stored[name], device)
+                _fill(places, stored[name], parameters, buffers)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise SetupError(f"{key}: the model cannot be loaded; got {path}: {error}") from error
 
@@ -193,8 +195,9 @@ def _places(backbone: nn.Module) -> dict[str, list[_Place]]:
     return {places[0].name: places for places in found.values()}
 
 
-def _fill(places: Sequence[_Place], stored: StoredTensor, device: torch.device) -> None:
+def _fill(places: Sequence[_Place], stored: StoredTensor, parameters: str, buffers: str) -> None:
     empty = places[0].tensor
+    device = parameters if isinstance(empty, nn.Parameter) else buffers
     start, stop = local_rows(empty) if empty.ndim else (0, 1)
     shape = (stop - start, *empty.shape[1:]) if empty.ndim else ()
     values = torch.empty(shape, dtype=torch.float32, device=device)

@@ -15,17 +15,18 @@ class Offloading:
     """Moves the trainer's tensors to host memory and back.
 
     policy: sharded. reference: the model of the KL term, None if it has no memory of its own. Gradients and activations
-    live only inside an update.
+    live only inside an update. on_cpu: parameters and optimizer states are in CPU memory anyway (`actor.offload=cpu`),
+    so only buffers are moved.
     """
 
-    def __init__(self, policy: nn.Module, reference: nn.Module | None, optimizer: Optimizer) -> None:
-        self._policy, self._reference, self._optimizer = policy, reference, optimizer
+    def __init__(self, policy: nn.Module, reference: nn.Module | None, optimizer: Optimizer, on_cpu: bool) -> None:
+        self._policy, self._reference, self._optimizer, self._on_cpu = policy, reference, optimizer, on_cpu
         self._weights, self._rest = HostCopies(), HostCopies()
 
     def offload(self, keep_weights: bool) -> None:
         self._rest.take(self._rest_of_tensors())
         if not keep_weights:
-            self._weights.take(_tensors(self._policy))
+            self._weights.take(self._tensors(self._policy))
 
     def onload(self, weights_only: bool) -> None:
         self._weights.bring_back()
@@ -48,15 +49,16 @@ class Offloading:
         return {name: self._weights.copy_of(self._rest.copy_of(value)) for name, value in state.items()}
 
     def _rest_of_tensors(self) -> Iterator[Tensor]:
-        yield from self._optimizer.moments()
+        if not self._on_cpu:
+            yield from self._optimizer.moments()
         if self._reference is not None:
-            yield from _tensors(self._reference)
+            yield from self._tensors(self._reference)
 
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Shards of the parameters, and the buffers. What FSDP has gathered for a forward is given back."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-    yield from model.parameters()
-    yield from model.buffers()
+    def _tensors(self, model: nn.Module) -> Iterator[Tensor]:
+        """Shards of the parameters, and the buffers. What FSDP has gathered for a forward is given back."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        if not self._on_cpu:
+            yield from model.parameters()
+        yield from model.buffers()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
-import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from mars.actor.lora import BaseModel
-from mars.actor.model import Packing, PolicyModel, ScoringSettings, empty_policy, fill, shard
+from mars.actor.model import Offload, Packing, PolicyModel, ScoringSettings, empty_policy, fill, shard
 from mars.config.schema import ModelConfig, TrainConfig
 from mars.errors import ConfigError, SetupError
 from mars.families.family import Family
@@ -36,22 +35,22 @@ def kl_reference(
         raise ConfigError(f"{_KEY}: a KL term needs a reference model; got null; give a folder or hub name")
     if actor.lora.rank and algorithm.kl_reference == model.path:
         return BaseModel(policy)
-    return load_reference(algorithm.kl_reference, model, scoring, actor.packing, mesh)
+    return load_reference(algorithm.kl_reference, model, scoring, actor.packing, mesh, actor.offload)
 
 
 def load_reference(
-    path: str, policy: ModelConfig, scoring: ScoringSettings, packing: Packing, mesh: DeviceMesh
+    path: str, policy: ModelConfig, scoring: ScoringSettings, packing: Packing, mesh: DeviceMesh, offload: Offload
 ) -> PolicyModel:
     """The model at `path` (Hugging Face folder or name) in float32, sharded, without gradients.
 
-    policy, scoring, packing: what the policy was loaded with. Raises what `check_reference` raises.
+    policy, scoring, packing, offload: what the policy was loaded with. Raises what `check_reference` raises.
     """
     if path != policy.path:
         check_reference(path, policy.path, trust_remote_code=policy.trust_remote_code)
     model = policy.model_copy(update={"path": path})
     reference = empty_policy(model, scoring, packing, gradient_checkpointing=False, key=_KEY)
-    shard(reference.requires_grad_(False).eval(), mesh, model.dtype)
-    fill(reference, model, torch.device(mesh.device_type), _KEY)
+    placement = shard(reference.requires_grad_(False).eval(), mesh, model.dtype, offload)
+    fill(reference, model, placement, _KEY)
     return reference
 
 

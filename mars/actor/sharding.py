@@ -1,17 +1,47 @@
-"""Which rows of a parameter a rank holds."""
+"""How parameters are spread over ranks: the mesh of ranks, and which rows of a parameter a rank holds."""
 
 from __future__ import annotations
 
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
+
+
+def mesh_of_ranks(device: str, num_ranks: int, fsdp_size: int | None) -> DeviceMesh:
+    """FSDP2's mesh: one axis over all ranks, or two, [copies, ranks of a copy], for groups of `fsdp_size` ranks.
+
+    Ranks that follow one another are in a group, so that a group of as many ranks as a node has GPUs is on one node. A
+    collective call of all ranks.
+    """
+    if fsdp_size is None or fsdp_size == num_ranks:
+        return init_device_mesh(device, (num_ranks,))
+    return init_device_mesh(device, (num_ranks // fsdp_size, fsdp_size), mesh_dim_names=("replicate", "shard"))
+
+
+def shard_axis(mesh: DeviceMesh) -> int:
+    """The mesh's axis over which parameters are sharded."""
+    return mesh.ndim - 1
+
+
+def num_copies(mesh: DeviceMesh) -> int:
+    """How many groups of ranks hold all parameters each."""
+    return 1 if mesh.ndim == 1 else mesh.size(0)
+
+
+def is_in_first_copy(mesh: DeviceMesh) -> bool:
+    return mesh.ndim == 1 or mesh.get_local_rank(0) == 0
 
 
 def local_rows(parameter: Tensor) -> tuple[int, int]:
     """The rows [start, stop) of the whole parameter that this rank holds: all of them, if it is not sharded."""
     if not isinstance(parameter, DTensor):
         return 0, parameter.shape[0]
-    (axis,) = (i for i, placement in enumerate(parameter.placements) if isinstance(placement, Shard))
-    return rows_of(parameter.shape[0], parameter.device_mesh.get_local_rank(axis), parameter.device_mesh.size(axis))
+    assert isinstance(parameter.placements[-1], Shard)
+    return rows_of(
+        parameter.shape[0],
+        parameter.device_mesh.get_local_rank(shard_axis(parameter.device_mesh)),
+        parameter.device_mesh.size(shard_axis(parameter.device_mesh)),
+    )
 
 
 def rows_of(num_rows: int, place: int, places: int) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.nn.functional import pad
 from mars.actor.lora import adapted_layers, merged
 from mars.actor.model import PolicyModel
 from mars.actor.model_files import carry_files
+from mars.actor.sharding import is_in_first_copy, rows_of, shard_axis
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
 from mars.weights.transfer import Bucket
@@ -60,17 +60,25 @@ def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _gathered(bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The full tensors on rank 0, {} on the others. adapters: name of the adapted weight -> its adapter."""
+    """The full tensors on rank 0, {} on the others. adapters: name of the adapted weight -> its adapter.
+
+    Of several copies of the weights only the ranks of the first one have something to do.
+    """
+    mesh = next((value.device_mesh for value in bucket.values() if isinstance(value, DTensor)), None)
+    if mesh is not None and not is_in_first_copy(mesh):
+        return {}
     bucket = {name: merged(v, *adapters[name]) if name in adapters else v for name, v in bucket.items()}
-    local = [(v.to_local() if isinstance(v, DTensor) else v).to(dtype) for v in bucket.values()]
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    if ranks == 1:
+    # Offloaded shards go to the GPU first: NCCL gathers and sends them from there.
+    place = None if mesh is None else mesh.device_type
+    local = [(v.to_local() if isinstance(v, DTensor) else v).to(place, dtype) for v in bucket.values()]
+    ranks = 1 if mesh is None else mesh.size(shard_axis(mesh))
+    if mesh is None or ranks == 1:
         return dict(zip(bucket, local, strict=True))
     sizes = [[_shard_elements(value, rank, ranks) for value in bucket.values()] for rank in range(ranks)]
-    mine = torch.cat([value.reshape(-1) for value in local]) if local else torch.empty(0, dtype=dtype)
+    mine = torch.cat([value.reshape(-1) for value in local])
     mine = pad(mine, (0, max(map(sum, sizes)) - len(mine)))
     parts = [torch.empty_like(mine) for _ in range(ranks)] if dist.get_rank() == 0 else None
-    dist.gather(mine, parts, dst=0)
+    dist.gather(mine, parts, dst=0, group=mesh.get_group(shard_axis(mesh)))
     if parts is None:
         return {}
     shards = [part[: sum(own)].split(own) for part, own in zip(parts, sizes, strict=True)]
@@ -81,12 +89,11 @@ def _gathered(bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dt
 
 
 def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
-    """Elements of a tensor that a rank holds: FSDP2 splits rows as torch.chunk does, so the last ranks hold fewer."""
+    """Elements of a tensor that a rank of the first copy holds."""
     if not isinstance(value, DTensor):
         return value.numel()
-    rows = math.ceil(value.shape[0] / ranks)
-    own = min(max(value.shape[0] - rank * rows, 0), rows)
-    return own * (value.numel() // value.shape[0])
+    start, stop = rows_of(value.shape[0], rank, ranks)
+    return (stop - start) * (value.numel() // value.shape[0])
 
 
 def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from mars.actor.lora import add_adapters, bit_sum
@@ -27,8 +26,8 @@ def trained_policy(
     freeze(policy, training.freeze)
     if training.lora.rank:
         add_adapters(policy, training.lora, seed)
-    shard(policy, mesh, model.dtype)
-    fill(policy, model, torch.device(mesh.device_type))
+    placement = shard(policy, mesh, model.dtype, training.offload)
+    fill(policy, model, placement)
     if training.lora.rank:
         policy.base_sum = bit_sum(policy)
     return policy

@@ -24,7 +24,8 @@ FREE = (
     "data.max_bad_fraction", "data.bad_window",
     "rollout.num_workers", "rollout.weight_transfer", "rollout.weight_bucket_bytes",
     "rollout.tensor_parallel_size", "rollout.max_num_seqs", "rollout.logprob_diff_alarm", "rollout.vllm",
-    "actor.num_workers", "actor.gradient_checkpointing", "reward.num_workers", "reward.timeout_s",
+    "actor.num_workers", "actor.fsdp_size", "actor.offload", "actor.gradient_checkpointing",
+    "reward.num_workers", "reward.timeout_s",
 )  # fmt: skip
 # They say what the saved position in the data means, and which parameters the saved optimizer has states for.
 REFUSED = ("run.seed", "data.prompts_per_step", "data.shuffle", "data.weights", "actor.freeze", "actor.lora")

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
-from mars.checks.memory import engine_memory, kv_bytes_per_token, read_shape, trainer_memory
+from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.trained import num_trained
 from mars.config.schema import TrainConfig
@@ -138,7 +138,7 @@ def memory_lines(config: TrainConfig) -> list[str]:
     trainer = trainer_memory(
         replace(shape, num_parameters=shape.num_parameters + adapters),
         num_trained=trained,
-        num_ranks=actor.num_workers,
+        num_ranks=actor.fsdp_size or actor.num_workers,
         dtype=model.dtype,
         tokens_per_forward=actor.tokens_per_forward,
         logprob_chunk_tokens=actor.logprob_chunk_tokens,
@@ -155,10 +155,18 @@ def memory_lines(config: TrainConfig) -> list[str]:
     per_token = kv_bytes_per_token(shape, model.dtype)
     return [
         f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
-        f"memory per rank   {_sizes(trainer)}",
+        *_rank_lines(trainer, actor.offload),
         f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
         f"tokens; {per_token:,} bytes a token",
     ]
+
+
+def _rank_lines(parts: Mapping[str, int], offload: str) -> list[str]:
+    """parts: of `trainer_memory`."""
+    if offload == "none":
+        return [f"memory per rank   {_sizes(parts)}"]
+    on_gpu, on_cpu = ({k: v for k, v in parts.items() if (k in SHARDED) == sharded} for sharded in (False, True))
+    return [f"memory per rank   {_sizes(on_gpu)}", f"CPU memory a rank {_sizes(on_cpu)}"]
 
 
 def _trained(trained: int, adapters: int, total: int) -> str:

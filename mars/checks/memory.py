@@ -17,6 +17,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 ACTIVATION_BYTES = 34
 # Logits of a chunk in float32, and their exponentials (mars/actor/token_scores.py).
 LOGITS_COPIES = 2
+SHARDED = ("parameters", "gradients", "optimizer states", "reference model")
 _LINEAR_SIZES = ("num_value_heads", "key_head_dim", "value_head_dim")  # of linear attention's state
 
 
@@ -71,8 +72,8 @@ def trainer_memory(
     gradient_checkpointing: bool,
     with_reference: bool,
 ) -> dict[str, int]:
-    """Bytes on one rank, by purpose. P parameters, N of them trained, R ranks, T tokens per forward, hidden size H, L
-    layers.
+    """Bytes of one rank, by purpose. P parameters, N of them trained, R ranks that share a copy, T tokens per forward,
+    hidden size H, L layers. What `SHARDED` names is in CPU memory with `actor.offload=cpu`.
 
     - parameters 4 P / R, gradients 4 N / R, optimizer states 8 N / R (AdamW's two moments): float32, sharded;
     - reference model 4 P / R, if there is one;

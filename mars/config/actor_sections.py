@@ -44,6 +44,13 @@ class PolicyTrainingConfig(OptimizerConfig):
     """What is trained, and how the work is cut."""
 
     num_workers: PositiveInt = Field(description="FSDP ranks.")
+    fsdp_size: PositiveInt | None = Field(
+        description="Ranks that share one copy of weights, gradients and optimizer states (hybrid sharding); null: all."
+    )
+    offload: Literal["none", "cpu"] = Field(
+        description="cpu: weights, gradients and AdamW's states are in CPU memory, and weights go to the GPU layer by "
+        "layer; none: all are on the GPU."
+    )
     freeze: list[Part] = Field(
         description="Parts of the model that are not trained, such as [vision,projector]; empty: all are."
     )

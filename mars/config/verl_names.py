@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 _GPUS = "- set the number of workers over all nodes instead: actor.num_workers and rollout.num_workers"
 _SAVING = "- the policy is saved when the run ends, in run.dir"
-_OFFLOAD = "- FSDP2 shards weights, gradients and optimizer states; none is offloaded to the CPU"
+_OFFLOAD = "actor.offload (cpu is true; it moves weights, gradients, optimizer states alike)"
 _MICRO_BATCH = "actor.tokens_per_forward (micro-batches are counted in padded tokens, not rows)"
 _ADVANTAGE = "algorithm.estimator (grpo is group_norm, rloo is leave_one_out)"
 _KL_ESTIMATOR = "algorithm.kl_estimator (kl is k1, mse is k2, low_var_kl is k3, abs is abs)"
@@ -47,6 +47,7 @@ _VERL = {
     "actor_rollout_ref.actor.clip_ratio_high": "algorithm.clip_high",
     "actor_rollout_ref.actor.clip_ratio_low": "algorithm.clip_low",
     "actor_rollout_ref.actor.entropy_coeff": "algorithm.entropy_coefficient",
+    "actor_rollout_ref.actor.fsdp_config.fsdp_size": "actor.fsdp_size (null is all ranks, not -1)",
     "actor_rollout_ref.actor.fsdp_config.optimizer_offload": _OFFLOAD,
     "actor_rollout_ref.actor.fsdp_config.param_offload": _OFFLOAD,
     "actor_rollout_ref.actor.grad_clip": "actor.max_grad_norm",
@@ -135,6 +136,7 @@ _EASY_R1 = {
     "worker.actor.clip_ratio_dual": "algorithm.dual_clip",
     "worker.actor.clip_ratio_high": "algorithm.clip_high",
     "worker.actor.clip_ratio_low": "algorithm.clip_low",
+    "worker.actor.fsdp.fsdp_size": "actor.fsdp_size (null is all ranks, not -1)",
     "worker.actor.global_batch_size": "actor.prompts_per_update",
     "worker.actor.loss_avg_mode": "algorithm.reduction (token is token_mean, seq is seq_mean_token_mean)",
     "worker.actor.max_grad_norm": "actor.max_grad_norm",

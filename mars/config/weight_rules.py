@@ -28,6 +28,12 @@ def unused_adapter_settings(given: Collection[str], values: Mapping[str, Any]) -
             yield Problem(key, "has no effect with actor.lora.rank=0", "set the rank to 16, say", values[key])
 
 
+def _groups_divide_ranks(fsdp_size: int | None, ranks: int) -> tuple[str, str] | None:
+    if fsdp_size is not None and ranks % fsdp_size:
+        return f"does not divide actor.num_workers={ranks}", "give a divisor, such as the GPUs of a node, or null"
+    return None
+
+
 def _broadcast_between_processes(
     transfer: str, cluster: str, placement: str, engine: str, tensor_parallel: int
 ) -> tuple[str, str] | None:
@@ -45,6 +51,7 @@ def _broadcast_between_processes(
 
 
 WEIGHT_RULES = (
+    Rule(("actor.fsdp_size", "actor.num_workers"), _groups_divide_ranks),
     Rule(("actor.freeze",), _part_is_trained),
     Rule(("actor.freeze", "actor.lora.rank"), _adapters_alone),
     Rule(

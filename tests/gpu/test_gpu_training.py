@@ -125,3 +125,15 @@ def test_the_benchmark_of_the_3b_model(tmp_path: Path):
         assert 0 < run["update_mfu"] < 1
         assert 40 < run["peak_memory_gib"] < 140
         assert run["logprob_diff_max"] < 0.5
+
+
+def test_offloaded_weights_are_trained_as_those_on_the_gpu(workshop: Path, tmp_path: Path):
+    """With less memory of the GPU: it has the activations, and one layer's weights at a time."""
+    kept, offloaded = (
+        train(workshop, tmp_path / where, "rollout.engine=hf", "cluster.device=cuda", f"actor.offload={where}")
+        for where in ("none", "cpu")
+    )
+    for one, other in zip(kept, offloaded, strict=True):
+        for key in ("actor/pg_loss", "actor/grad_norm", "actor/entropy"):
+            assert other[key] == pytest.approx(one[key], rel=1e-3, abs=1e-5)
+        assert other["perf/max_memory_allocated_gb"] < one["perf/max_memory_allocated_gb"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from dataclasses import replace
 
 import pytest
 
 from mars.actor.lora import add_adapters
 from mars.actor.model import PolicyModel, ScoringSettings
+from mars.checks import dry_run
 from mars.checks.dry_run import memory_lines, report, sample_lines
 from mars.checks.memory import read_shape
 from mars.checks.trained import check_trained, num_trained
@@ -112,6 +114,24 @@ def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3
     assert lines[0].endswith(
         f"{read_shape(json.loads((tiny / 'config.json').read_text()), tiny).num_parameters:,} parameters"
     )
+
+
+def test_memory_of_offloaded_ranks_and_of_groups(configure, pictures, monkeypatch):
+    """A rank of a group of one holds what a single rank holds; offloaded, it holds the same in CPU memory."""
+    read = dry_run.read_shape
+    monkeypatch.setattr(dry_run, "read_shape", lambda *given: replace(read(*given), num_parameters=4 * 2**30))
+    rows = [(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2
+    _, one, _ = memory_lines(configure(rows))
+    more = ("cluster=ray", "cluster.device=cpu", "actor.num_workers=2")
+    assert "parameters 16.00," in one
+    assert "parameters 8.00," in memory_lines(configure(rows, *more))[1]
+    assert memory_lines(configure(rows, *more, "actor.fsdp_size=1"))[1] == one
+    _, on_gpu, on_cpu, _ = memory_lines(configure(rows, "actor.offload=cpu"))
+    assert on_gpu.startswith("memory per rank ")
+    assert on_cpu.startswith("CPU memory a rank ")
+    parts = [line.split("GiB: ")[1].split(", ") for line in (one, on_cpu, on_gpu)]
+    assert parts[0] == parts[1] + parts[2]
+    assert [part.rpartition(" ")[0] for part in parts[2]] == ["activations", "logits chunk"]
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 4, struct.pack("<Q", 10**15) + b"{}", struct.pack("<Q", 2) + b"[]"])

@@ -243,6 +243,7 @@ REFUSALS = {
     "algorithm.reduction=seq_mean_token_sum_norm": "algorithm.reduction_tokens: algorithm.reduction=",
     "data.prompts_per_step=100": "actor.prompts_per_update: does not divide data.prompts_per_step=100; got 32;",
     "actor.freeze=[vision,language,projector]": "actor.freeze: nothing is left to train; got ['vision', 'language', ",
+    "actor.fsdp_size=2": "actor.fsdp_size: does not divide actor.num_workers=1; got 2; give a divisor, such as the GP",
     "actor.num_workers=33": "actor.num_workers: more ranks than the actor.prompts_per_update=32 prompts",
     "data.source_image_pixels={a: [9, 9, 9]}": "the limits of a are not [smallest, largest]; got {'a': [9,",
     "data.source_image_pixels={a: [5000, 4000]}": "the limits of a are not [smallest, largest]; got {'a': [",
