@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt
+from mars.actor.encoded_images import encoded_images
 from mars.actor.linear_attention import use_shared_prefix
 from mars.actor.model_weights import read_weights
 from mars.actor.parts import part_of
@@ -86,17 +87,17 @@ class PolicyModel(nn.Module):
         if batch.pixel_values is not None:
             assert batch.image_grid_thw is not None  # because there are images
             encode = self.family.forward.image_features
-            images = encode(self.backbone.model, batch.pixel_values, batch.image_grid_thw, batch.image_index)
-            features = {"image": images}
+            features = encode(self.backbone.model, batch.pixel_values, batch.image_grid_thw, batch.image_index)
         # No mask is needed: padding is on the right, a causal model attends only to the left, and packs have a layout.
         layout = {} if batch.layout is None else {"shared_prefix": batch.layout}
-        outputs = self.backbone.model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids if len(batch.position_ids) > 1 else batch.position_ids[0],
-            mm_encoder_outputs=features,
-            use_cache=False,
-            **layout,
-        )
+        with encoded_images(self.backbone.model, batch.pixel_values, features) as images:
+            outputs = self.backbone.model(
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids if len(batch.position_ids) > 1 else batch.position_ids[0],
+                use_cache=False,
+                **images,
+                **layout,
+            )
         return outputs.last_hidden_state
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate, chain, groupby
 from typing import Any
 
@@ -135,18 +135,24 @@ def shared_prefix_attention(
     # In mixed precision the rotary embedding leaves queries and keys in float32; values have the model's type.
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     if takes_varlen(query):
-        from torch.nn.attention.varlen import varlen_attn
-
-        return attend_segments(query, key, value, shared_prefix, scaling, varlen_attn).unsqueeze(0), None
+        return attend_segments(query, key, value, shared_prefix, scaling, grouped_varlen()).unsqueeze(0), None
     return attend_padded(query, key, value, shared_prefix, scaling).unsqueeze(0), None
 
 
 def takes_varlen(query: Tensor) -> bool:
-    """Whether `torch.nn.attention.varlen` has a kernel for the query: on a GPU, in 16 bits.
+    """Whether `torch.nn.attention.varlen` has a kernel for the query: on a GPU, in 16 bits."""
+    return query.is_cuda and query.dtype in _VARLEN_DTYPES
 
-    torch 2.12 is the first version that accepts fewer key heads than query heads.
+
+def grouped_varlen() -> Callable[..., Tensor]:
+    """torch's `varlen_attn`, for as many key heads as query heads or fewer.
+
+    torch 2.11 passes any number of key heads on to its kernel, which takes them. Later versions refuse fewer key heads
+    without `enable_gqa`, an argument that 2.11 does not have.
     """
-    return query.is_cuda and query.dtype in _VARLEN_DTYPES and torch.__version__ >= (2, 12)
+    from torch.nn.attention.varlen import varlen_attn
+
+    return partial(varlen_attn, enable_gqa=True) if torch.__version__ >= (2, 12) else varlen_attn
 
 
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float) -> Tensor:
@@ -168,11 +174,16 @@ def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefi
 
 
 def attend_segments(
-    query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float, varlen: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SharedPrefixLayout,
+    scale: float,
+    varlen: Callable[..., Tensor],
 ) -> Tensor:
     """`attend_padded` as one call of variable-length attention, without padding.
 
-    varlen: torch.nn.attention.varlen.varlen_attn. Where a segment has more keys than queries, its causal mask must be
+    varlen: `grouped_varlen()`. Where a segment has more keys than queries, its causal mask must be
     aligned at the end (bottom right), as in FlashAttention from version 2.1 on.
     """
     queries, keys = zip(*layout.segments, strict=True)
@@ -188,7 +199,6 @@ def attend_segments(
         max(keys),
         scale=scale,
         window_size=(-1, 0),
-        enable_gqa=True,
     )
 
 

@@ -100,11 +100,19 @@ class MropeForward:
         return positions[:, 0]
 
     def image_features(self, model: Any, pixel_values: Tensor, grids: Tensor, image_index: Sequence[int]) -> Any:
-        """Also repeats Qwen3-VL's deepstack features."""
+        """Also repeats Qwen3-VL's deepstack features.
+
+        These are one tensor per layer and image, or in transformers 5.17 one per layer, of all images.
+        """
+        import torch
+
         features = model.get_image_features(pixel_values, grids, return_dict=True)
-        features.pooler_output = tuple(features.pooler_output[i] for i in image_index)
-        if getattr(features, "deepstack_features", None) is not None:
-            layers = features.deepstack_features
+        images, layers = features.pooler_output, getattr(features, "deepstack_features", None)
+        features.pooler_output = tuple(images[i] for i in image_index)
+        if layers is not None and isinstance(layers[0], torch.Tensor):
+            by_image = [layer.split([len(image) for image in images]) for layer in layers]
+            features.deepstack_features = [torch.cat([layer[i] for i in image_index]) for layer in by_image]
+        elif layers is not None:
             features.deepstack_features = [tuple(layer[i] for i in image_index) for layer in layers]
         return features
 

@@ -1,4 +1,4 @@
-"""A rollout engine without a model: a function gives the responses. For tests of everything around the engine."""
+"""A rollout engine without a model: a function gives the responses. For tests and benchmarks of all but the engine."""
 
 from __future__ import annotations
 
@@ -60,5 +60,15 @@ def random_script(vocabulary: Sequence[int], eos_id: int) -> Script:
         random = Random(request.seed + index)
         length = random.randint(0, request.sampling.max_response_tokens - 1)
         return (*random.choices(vocabulary, k=length), eos_id)
+
+    return script
+
+
+def full_length_script(vocabulary: Sequence[int]) -> Script:
+    """Random responses of `max_response_tokens` tokens, the same for the same request seed."""
+    from random import Random
+
+    def script(request: RolloutRequest, index: int) -> Sequence[int]:
+        return Random(request.seed + index).choices(vocabulary, k=request.sampling.max_response_tokens)
 
     return script

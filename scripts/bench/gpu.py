@@ -2,11 +2,13 @@
 
     python scripts/bench.py gpu --folder bench_gpu > bench_gpu.json
     python scripts/bench.py gpu --cases six_1600x900 --rounds 1 --overrides model.attention=flash_attention_2
+    python scripts/bench.py gpu --rollout scripted --variants checkpointing lora --budget-seconds 300 --json bench.json
     python scripts/bench.py gpu --smoke > /dev/null
 
-Every run is `python -m mars.main` with actor.packing=shared_prefix or padded, in turns. One JSON object goes to stdout,
-progress to stderr. docs/performance.md explains the figures. Exit code 1: a run failed; 4: there are too few GPUs, or
-their peak is unknown. --smoke runs the whole benchmark on a CPU with a tiny model; its figures mean nothing.
+Every run is `python -m mars.main` with actor.packing=shared_prefix or padded, in turns; only the variant
+`checkpointing` runs with both. One JSON object goes to stdout, progress to stderr. docs/performance.md explains
+variants and figures. Exit code 1: a run failed or none ran; 4: there are too few GPUs, or their peak is unknown.
+--smoke runs the whole benchmark on a CPU with a tiny model; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -14,30 +16,24 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars.config.load import load_config
 from mars.errors import SetupError
-from scripts.bench.gpu_report import PACKINGS, NotTheWork, Step, case_report, checks, run_report, step_of, work_report
+from mars.output.files import write_atomically
+from scripts.bench.gpu_report import PACKINGS, checks
+from scripts.bench.gpu_runs import ROLLOUTS, Budget, Runner, planned_runs
+from scripts.bench.gpu_variants import VARIANTS
 from scripts.bench.gpu_work import UnknownGpu, peak_tflops
 from scripts.bench.gpu_workload import CASES, SMOKE, Case
-from scripts.bench.launch import ROOT, say
+from scripts.bench.launch import child_environment, say
 from scripts.bench.machine import machine_facts
-from scripts.bench.process import ContenderFailed
 from scripts.bench.summary import rounded
-from scripts.bench.training import BENCH, Job, job_overrides, run_job
-from scripts.bench.workload import MODEL_FOLDER
-
-EXPERIMENT = "bench_gpu"
-ROLLOUTS: Mapping[str, tuple[str, ...]] = {"vllm": (), "hf": ("rollout=hf", "rollout.max_num_seqs=32")}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,20 +44,31 @@ def main(arguments: Sequence[str]) -> int:
     except (SetupError, UnknownGpu) as problem:
         say(str(problem))
         return SetupError.exit_code
+    budget = Budget(options.budget_seconds)
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mars_bench_")))
         folder.mkdir(parents=True, exist_ok=True)
-        runner = Runner(folder.absolute(), options, peak, failures=[])
-        report: dict[str, Any] = {
-            "settings": vars(options) | {"folder": str(folder)},
+        about = {
+            "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
             "machine": machine_facts() | {"gpus": gpus, "peak_tflops": peak},
-            "workload": make_workload(runner.folder, options),
+            "workload": make_workload(folder.absolute(), options),
         }
-        report["cases"] = {case.name: runner.run(case) for case in cases_of(options)}
-    report |= {"checks": checks(report["cases"]), "failures": runner.failures}
-    json.dump(rounded(report), sys.stdout, indent=2)
-    print()
-    return 1 if runner.failures else 0
+        memory = None if options.smoke else gpus[0]["memory_gib"]
+        runner = Runner(folder.absolute(), options, peak, memory, budget, lambda: keep(about, runner, options.json))
+        runner.run_all(list(planned_runs(cases_of(options), options.variants, options.packings, options.rounds)))
+    print(as_json(about, runner))
+    return 1 if runner.failures or not runner.found else 0
+
+
+def as_json(about: Mapping[str, Any], runner: Runner) -> str:
+    cases = runner.cases()
+    results = {"cases": cases, "checks": checks(cases), "skipped": runner.skipped, "failures": runner.failures}
+    return json.dumps(rounded({**about, **results}), indent=2)
+
+
+def keep(about: Mapping[str, Any], runner: Runner, file: Path | None) -> None:
+    if file is not None:
+        write_atomically(file, as_json(about, runner) + "\n")
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -69,6 +76,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="bench.py gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["checkpointing"])
     parser.add_argument("--packings", nargs="+", choices=PACKINGS, default=list(PACKINGS))
     parser.add_argument("--launch", choices=("local", "ray"), default="local", help="one process, or workers on Ray")
     parser.add_argument("--trainers", type=int, default=1, help="ranks of the trainer, with --launch ray")
@@ -83,10 +91,13 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--overrides", nargs="*", default=[], help="settings of the runs, key=value")
     parser.add_argument("--folder", type=Path, default=None, help="where model and data stay for the next call")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that a run may take")
+    parser.add_argument("--budget-seconds", type=float, default=None, help="start no run that would end later")
+    parser.add_argument("--json", type=Path, default=None, help="file for the report, written after every run")
     parser.add_argument("--smoke", action="store_true", help="only test the benchmark: a tiny model on the CPU")
     options = parser.parse_args(arguments)
     if options.smoke:
-        options.launch, options.trainers, options.rollout = "local", 1, "hf"
+        options.launch, options.trainers = "local", 1
+        options.rollout = "hf" if options.rollout == "vllm" else options.rollout
         options.prompts, options.samples, options.response_tokens = 2, 2, 4
         options.steps, options.warm_up, options.rounds = 2, 1, 1
     if not 1 <= options.warm_up < options.steps or options.rounds < 1:
@@ -137,67 +148,6 @@ def make_workload(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     num_prompts, names = options.prompts * options.steps, [case.name for case in cases_of(options)]
     command = [sys.executable, "-m", "scripts.bench.gpu_workload", str(folder), size, device, str(num_prompts), *names]
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, check=True
+        command, env=child_environment(), stdout=subprocess.PIPE, check=True
     )  # fmt: skip
     return json.loads(done.stdout)
-
-
-@dataclass(frozen=True)
-class Runner:
-    """peak: TFLOP/s of one GPU, or None to report no MFU. failures: failed runs are appended here."""
-
-    folder: Path
-    options: argparse.Namespace
-    peak: float | None
-    failures: list[dict[str, Any]]
-
-    def run(self, case: Case) -> dict[str, Any]:
-        """Run the packings in turns, in reversed order every second round."""
-        runs: dict[str, list[dict[str, Any]]] = {packing: [] for packing in self.options.packings}
-        work: dict[str, Any] = {}
-        for number in range(self.options.rounds):
-            for packing in self.options.packings[:: -1 if number % 2 else 1]:
-                run_dir = Path(tempfile.mkdtemp(prefix=f"{case.name}_{packing}_{number}_", dir=self.folder)) / "run"
-                try:
-                    step, report = self._train(case, packing, run_dir)
-                except (ContenderFailed, NotTheWork) as failure:
-                    self.failures.append({"run": run_dir.parent.name, "reason": str(failure)})
-                    say(str(failure))
-                    continue
-                work = work_report(step)
-                runs[packing].append({"round": number} | report)
-                say(f"{case.name} {packing}: {json.dumps(rounded(report))}")
-        return {"work": work} | case_report(runs)
-
-    def _train(self, case: Case, packing: str, run_dir: Path) -> tuple[Step, dict[str, Any]]:
-        from transformers import AutoConfig
-
-        options = self.options
-        special = run_overrides(case, packing, options)
-        job = Job(
-            case.name, special, self.folder, case.rows_file, run_dir, options.steps, options.timeout, EXPERIMENT
-        )  # fmt: skip
-        config = load_config("train", job_overrides(job), [str(BENCH)])
-        model = AutoConfig.from_pretrained(self.folder / MODEL_FOLDER)
-        rows = run_job(job).rows
-        step = step_of(case, config, model, rows)
-        return step, run_report(step, config, model, rows[options.warm_up :], self.peak)
-
-
-def run_overrides(case: Case, packing: str, options: argparse.Namespace) -> tuple[str, ...]:
-    """The overrides of one run. A step has two updates, so that the pass for old log-probs is timed too."""
-    config = load_config("train", [f"experiment={EXPERIMENT}", "data.train_files=[none]"], [str(BENCH)])
-    return (
-        f"cluster={options.launch}",
-        *(("cluster.device=cpu", "model.dtype=float32") if options.smoke else ()),
-        *ROLLOUTS[options.rollout],
-        f"actor.packing={packing}",
-        f"actor.num_workers={options.trainers}",
-        f"data.max_image_pixels={case.max_pixels}",
-        f"data.prompts_per_step={options.prompts}",
-        f"actor.prompts_per_update={options.prompts // 2}",
-        f"rollout.samples_per_prompt={options.samples}",
-        f"rollout.max_response_tokens={options.response_tokens}",
-        f"rollout.max_model_len={config.data.max_prompt_tokens + options.response_tokens}",
-        *options.overrides,
-    )

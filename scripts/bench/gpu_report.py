@@ -1,9 +1,17 @@
-"""Compute the figures of scripts/bench.py gpu from the metrics of its runs."""
+"""Compute the figures of scripts/bench.py gpu from the metrics of its runs.
+
+    python -m scripts.bench.gpu_report bench_gpu.json
+
+prints the file's figures, a line for each variant, check, and run that failed or was left out.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,9 +22,11 @@ from scripts.bench.gpu_workload import Case
 from scripts.bench.summary import stage_seconds
 
 MFU_TARGET = 0.45
+SPEED_UP_TARGET = 3.0
+SPEED_UP_CASE = "two_1280x1024"  # responses are a larger part of the other prompts' groups
 PACKINGS = ("shared_prefix", "padded")
+CHECKED_VARIANTS = ("checkpointing", "no_checkpointing")  # lora has less work, the others too few tokens
 MEMORY = "perf/max_memory_allocated_gb"
-_TOKEN_STAGES = ("gen", "old_log_prob", "update_actor")
 _WEIGHT_BYTES = {"bfloat16": 2, "float32": 4}
 Rows = Sequence[Mapping[str, float]]
 
@@ -58,13 +68,18 @@ def step_of(case: Case, config: TrainConfig, model: Any, rows: Rows) -> Step:
             f"{case.name}: all responses must have {response} tokens and all prompts the same number; "
             f"got responses of {sorted(lengths)} and prompts of {sorted(prompts)}"
         )
-    group = Group(
-        prompt=int(min(prompts)),
-        responses=(response,) * config.rollout.samples_per_prompt,
+    group = group_of(case, config, model, int(min(prompts)))
+    groups = (group,) * config.data.prompts_per_step
+    return Step(groups, group_flops(model, groups, config.actor.lora.rank))
+
+
+def group_of(case: Case, config: TrainConfig, model: Any, prompt: int) -> Group:
+    """A prompt of `prompt` tokens with its responses and images."""
+    return Group(
+        prompt=prompt,
+        responses=(config.rollout.max_response_tokens,) * config.rollout.samples_per_prompt,
         grids=(image_grid(case, config, model),) * case.num_images,
     )
-    groups = (group,) * config.data.prompts_per_step
-    return Step(groups, group_flops(model, groups))
 
 
 def image_grid(case: Case, config: TrainConfig, model: Any) -> tuple[int, int]:
@@ -76,18 +91,27 @@ def image_grid(case: Case, config: TrainConfig, model: Any) -> tuple[int, int]:
 
 
 def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: float | None) -> dict[str, Any]:
-    """The figures of one run. rows: without warm-up. peak: TFLOP/s of one GPU, or None to report no MFU."""
+    """The figures of one run. rows: without warm-up. peak: TFLOP/s of one GPU, or None to report no MFU.
+
+    The scripted engine has no model: with it, nothing is said about generation, log-probs and the weights' transfer.
+    """
     seconds = stage_seconds(rows)
+    scripted = config.rollout.engine == "scripted"
+    if scripted:
+        del seconds["gen"], seconds["sync_weights"]
+    if config.cluster.placement == "colocated":
+        seconds["turns"] = median(row["timing_s/turns"] for row in rows)
     # The first update needs no pass for old log-probs: the policy has not changed yet.
     later = 1 - config.actor.prompts_per_update / config.data.prompts_per_step
     tokens = {"gen": step.sampled, "old_log_prob": step.needed * later, "update_actor": step.needed}
     report: dict[str, Any] = {
-        "seconds": seconds | {"step": median(row["timing_s/step"] for row in rows)},
-        "tokens_per_second": {stage: tokens[stage] / seconds[stage] for stage in _TOKEN_STAGES if seconds[stage]},
-        "step_tokens_per_second": median(row["perf/throughput"] for row in rows),
-        "logprob_diff_max": max(row["rollout/logprob_diff_max"] for row in rows),
+        "seconds": seconds if scripted else seconds | {"step": median(row["timing_s/step"] for row in rows)},
+        "tokens_per_second": {stage: tokens[stage] / seconds[stage] for stage in tokens if seconds.get(stage)},
     }
-    if seconds["sync_weights"]:
+    if not scripted:
+        report["step_tokens_per_second"] = median(row["perf/throughput"] for row in rows)
+        report["logprob_diff_max"] = max(row["rollout/logprob_diff_max"] for row in rows)
+    if seconds.get("sync_weights"):
         published = num_parameters(model) * _WEIGHT_BYTES[config.model.dtype]
         report["sync_gigabytes_per_second"] = published / 1e9 / seconds["sync_weights"]
     if all(MEMORY in row for row in rows):
@@ -101,7 +125,7 @@ def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: fl
 
 
 def work_report(step: Step) -> dict[str, Any]:
-    """The token and FLOP counts behind a case's figures."""
+    """The token and FLOP counts behind a variant's figures."""
     (group, *_) = step.groups
     return {
         "prompts": len(step.groups),
@@ -117,8 +141,8 @@ def work_report(step: Step) -> dict[str, Any]:
     }
 
 
-def case_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """All runs of a case by packing, and the speed-up of shared prefixes in each round."""
+def variant_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """All runs of a variant by packing, and the speed-up of shared prefixes in each round."""
     report: dict[str, Any] = {"packings": {packing: list(found) for packing, found in runs.items()}}
     report["padded/shared_prefix"] = {
         stage: {"value": median(ratios), "of_each_round": ratios}
@@ -130,17 +154,57 @@ def case_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, An
 
 def _ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> list[float]:
     """One ratio per round, because the runs of a round directly follow each other."""
-    padded = {run["round"]: run["seconds"][stage] for run in runs.get("padded", ())}
-    packs = {run["round"]: run["seconds"][stage] for run in runs.get("shared_prefix", ())}
-    return [padded[number] / seconds for number, seconds in packs.items() if number in padded and seconds]
+    padded = {run["round"]: run["seconds"].get(stage) for run in runs.get("padded", ())}
+    packs = {run["round"]: run["seconds"].get(stage) for run in runs.get("shared_prefix", ())}
+    return [padded[number] / seconds for number, seconds in packs.items() if padded.get(number) and seconds]
 
 
-def checks(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The MFU of shared-prefix updates, where it was measured."""
+def checks(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """cases: case -> variant -> its report. The update's MFU with packs where all weights are trained and the step is
+    whole, and the speed-up of packs, where they were measured."""
     found = {}
-    for name, case in cases.items():
-        values = [run["update_mfu"] for run in case["packings"].get("shared_prefix", ()) if "update_mfu" in run]
-        if values:
-            value = median(values)
-            found[f"{name} update_mfu"] = {"value": value, "at_least": MFU_TARGET, "met": value >= MFU_TARGET}
+    for case, variants in cases.items():
+        for variant in [name for name in variants if name in CHECKED_VARIANTS]:
+            report = variants[variant]
+            values = [run["update_mfu"] for run in report["packings"].get("shared_prefix", ()) if "update_mfu" in run]
+            if values:
+                found[f"{case} {variant} update_mfu"] = _at_least(median(values), MFU_TARGET)
+            if case == SPEED_UP_CASE and "update_actor" in report["padded/shared_prefix"]:
+                speed_up = report["padded/shared_prefix"]["update_actor"]["value"]
+                found[f"{case} {variant} padded/shared_prefix"] = _at_least(speed_up, SPEED_UP_TARGET)
     return found
+
+
+def _at_least(value: float, target: float) -> dict[str, Any]:
+    return {"value": value, "at_least": target, "met": value >= target}
+
+
+def summary_lines(report: Mapping[str, Any]) -> list[str]:
+    """Of a whole report. A line per variant and packing has medians over its runs, and the largest memory."""
+    lines = []
+    for case, variants in report["cases"].items():
+        for variant, found in variants.items():
+            lines += [
+                f"{case} {variant} {packing}: {_summary(runs)}" for packing, runs in found["packings"].items() if runs
+            ]
+    for name, check in report["checks"].items():
+        met = "met" if check["met"] else "missed"
+        lines.append(f"{name}: {check['value']:.3g}, target {check['at_least']:g} {met}")
+    lines += [f"left out: {run['run']}: {run['reason']}" for run in report["skipped"]]
+    lines += [f"failed: {run['run']}: {run['reason'].splitlines()[-1]}" for run in report["failures"]]
+    return lines
+
+
+def _summary(runs: Sequence[Mapping[str, Any]]) -> str:
+    parts = [f"update {median(run['seconds']['update_actor'] for run in runs):.2f} s"]
+    if all("update_mfu" in run for run in runs):
+        parts.append(f"MFU {100 * median(run['update_mfu'] for run in runs):.1f} %")
+    if all("peak_memory_gib" in run for run in runs):
+        parts.append(f"peak memory {max(run['peak_memory_gib'] for run in runs):.1f} GiB")
+    if all("logprob_diff_max" in run for run in runs):
+        parts.append(f"engine and trainer differ by up to {max(run['logprob_diff_max'] for run in runs):.2g} nats")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    print("\n".join(summary_lines(json.loads(Path(sys.argv[1]).read_text()))))

@@ -3,8 +3,9 @@
 FLOPs count each multiplication and each addition of the matrix products that an update needs in any layout: every
 prompt token once, every response token once, the head at response tokens only, each image once. Attention counts the
 pairs that its mask keeps. A backward is two forwards, one for the gradients of the inputs and one for those of the
-weights; pixels need no gradient. Recomputation (activation checkpointing) is not counted, so the result is
-model FLOPs utilisation, MFU (Chowdhery et al. 2022, arXiv 2204.02311, appendix B), not hardware FLOPs utilisation.
+weights; pixels need no gradient. With LoRA, frozen weights need no gradient, and nothing below the first adapter does.
+Recomputation (activation checkpointing) is not counted, so the result is model FLOPs utilisation, MFU (Chowdhery et al.
+2022, arXiv 2204.02311, appendix B), not hardware FLOPs utilisation.
 """
 
 from __future__ import annotations
@@ -68,22 +69,36 @@ def products(forward: float) -> Flops:
     return Flops(forward, 2 * forward)
 
 
-def decoder_flops(config: Any, tokens: int, pairs: int) -> Flops:
+def decoder_flops(config: Any, tokens: int, pairs: int, lora_rank: int = 0) -> Flops:
     """FLOPs of all decoder layers for `tokens`, with `pairs` (query, key) in the attention of each layer.
 
     With N weights in the layers' matrices, forward is 2 * N * tokens, and 4 * heads * head_size * pairs * layers for
     scores and weighted values. A causal row of S tokens has S (S + 1) / 2 pairs. Forward and backward together
     are three times forward.
+
+    lora_rank: of adapters on all these matrices, which alone are trained; 0: the matrices are trained. With adapters of
+    M weights, matrices take 4 * N * tokens in all and adapters 6 * M * tokens, less the gradients of the first layer's
+    inputs: its queries, keys and values have nothing trained below them.
     """
     text = config.text_config
-    linear = 2 * layer_weights(config) * tokens
-    return products(text.num_hidden_layers * (linear + 4 * _query_width(config) * pairs))
+    layers = text.num_hidden_layers
+    attention = 4 * layers * _query_width(config) * pairs
+    frozen, adapters = layers * layer_weights(config), layers * adapter_weights(config, lora_rank)
+    if not lora_rank:
+        return products(2 * frozen * tokens + attention)
+    lowest = text.hidden_size * (_query_width(config) + 2 * _key_width(config) + 3 * lora_rank)
+    inputs, weights = frozen + adapters - lowest, adapters
+    return Flops(2 * (frozen + adapters) * tokens + attention, 2 * (inputs + weights) * tokens + 2 * attention)
 
 
-def head_flops(config: Any, scored: int) -> Flops:
-    """FLOPs of the logits at `scored` tokens. Example: hidden 2, vocabulary 5, 3 tokens -> forward 60."""
+def head_flops(config: Any, scored: int, frozen: bool = False) -> Flops:
+    """FLOPs of the logits at `scored` tokens. Example: hidden 2, vocabulary 5, 3 tokens -> forward 60.
+
+    frozen: the head's weight needs no gradient.
+    """
     text = config.text_config
-    return products(2 * text.hidden_size * text.vocab_size * scored)
+    forward = 2 * text.hidden_size * text.vocab_size * scored
+    return Flops(forward, forward) if frozen else products(forward)
 
 
 def vision_flops(config: Any, grid: tuple[int, int]) -> Flops:
@@ -100,14 +115,20 @@ def vision_flops(config: Any, grid: tuple[int, int]) -> Flops:
     )
 
 
-def group_flops(config: Any, groups: Sequence[Group]) -> dict[str, Flops]:
-    """FLOPs of an update over these groups, by part of the model; each group's images count once."""
+def group_flops(config: Any, groups: Sequence[Group], lora_rank: int = 0) -> dict[str, Flops]:
+    """FLOPs of an update over these groups, by part of the model; each group's images count once.
+
+    lora_rank: of adapters on all linear layers of the language model, which alone are trained; 0: all is trained.
+    """
     none = Flops(0.0, 0.0)
     parts = {"vision": none, "decoder": none, "head": none}
     for group in groups:
         parts["vision"] = sum((vision_flops(config, grid) for grid in group.grids), parts["vision"])
-        parts["decoder"] += decoder_flops(config, group.tokens, group_pairs(group.prompt, group.responses))
-        parts["head"] += head_flops(config, sum(group.responses))
+        pairs = group_pairs(group.prompt, group.responses)
+        parts["decoder"] += decoder_flops(config, group.tokens, pairs, lora_rank)
+        parts["head"] += head_flops(config, sum(group.responses), frozen=lora_rank > 0)
+    if lora_rank:
+        parts["vision"] = Flops(parts["vision"].forward, 0.0)
     return parts
 
 
@@ -147,6 +168,13 @@ def layer_weights(config: Any) -> int:
     text = config.text_config
     attention = text.hidden_size * (2 * _query_width(config) + 2 * _key_width(config))
     return attention + 3 * text.hidden_size * text.intermediate_size
+
+
+def adapter_weights(config: Any, rank: int) -> int:
+    """Number of weights of LoRA adapters on one decoder layer's seven matrices: rank x (inputs + outputs) of each."""
+    text = config.text_config
+    hidden, queries, keys, inner = text.hidden_size, _query_width(config), _key_width(config), text.intermediate_size
+    return rank * (2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + inner))
 
 
 def block_weights(config: Any) -> int:

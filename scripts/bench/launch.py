@@ -33,11 +33,16 @@ def make_workload(folder: Path, num_prompts: int, shapes: Sequence[tuple[int, in
             str(num_prompts),
             *(f"{n}x{side}" for n, side in shapes),
         ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=child_environment(),
         stdout=subprocess.PIPE,
         check=True,
     )
     return json.loads(done.stdout)
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment, in which Python finds this checkout first."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 def say(text: str) -> None:

@@ -25,9 +25,11 @@ def run_process(
     environment: Mapping[str, str],
     timeout: float,
     watch: Callable[[], None],
+    enough: Callable[[], bool] = lambda: False,
 ) -> float:
     """Run `command` in `folder` to its end. Calls `watch` every 10 ms and once after the end. Returns the start time.
 
+    enough: asked after each `watch`; if it is true, the process is killed, which is no failure.
     Raises ContenderFailed if its exit code is not 0 or it takes longer than `timeout` seconds.
     """
     # An empty PYTHONDONTWRITEBYTECODE lets Python keep the bytecode of what it imports: without it every process
@@ -46,6 +48,10 @@ def run_process(
         try:
             while process.poll() is None:
                 watch()
+                if enough():
+                    process.kill()
+                    process.wait()
+                    return start
                 if time.time() - start > timeout:
                     raise ContenderFailed(f"{name}: not done after {timeout:g} s\n{_tail(log)}")
                 time.sleep(_POLL_SECONDS)

@@ -25,6 +25,8 @@ class Job:
     """special: the job's own overrides. folder: folder of the workload. timeout: of the whole run, in seconds.
 
     experiment: name of a file in bench/experiment.
+    kill_after_last_step: the run has one step more and is killed in it, so that it writes neither checkpoint nor
+    policy. Only for cluster=local: Ray's processes would stay for a while.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Job:
     num_steps: int
     timeout: float
     experiment: str = EXPERIMENT
+    kill_after_last_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def job_overrides(job: Job) -> list[str]:
     """The experiment, the job's own overrides, and the paths of its files."""
     settings = {
         "run.dir": quoted(str(job.run_dir)),
-        "run.num_steps": job.num_steps,
+        "run.num_steps": job.num_steps + job.kill_after_last_step,
         "model.path": quoted(str(job.folder / MODEL_FOLDER)),
         "data.train_files": f"[{quoted(str(job.folder / job.rows_file))}]",
         "reward.function": quoted(f"{BENCH / 'reward.py'}:score"),
@@ -81,8 +84,11 @@ def run_job(job: Job, after_step: Callable[[int], None] = lambda _: None) -> Don
             after_step(len(ends))
 
     log = job.run_dir.with_suffix(".log")
-    start = run_process(job.name, command, job.folder, log, {"OMP_NUM_THREADS": "1"}, job.timeout, watch)
-    rows = read_metrics(metrics).rows
+    start = run_process(
+        job.name, command, job.folder, log, {"OMP_NUM_THREADS": "1"}, job.timeout, watch,
+        enough=lambda: job.kill_after_last_step and len(ends) >= job.num_steps,
+    )  # fmt: skip
+    rows = read_metrics(metrics).rows[: job.num_steps]
     if not all(row["actor/grad_norm"] for row in rows):
         raise ContenderFailed(f"{job.name}: a step without a gradient")
     return Done(start, tuple(ends), tuple(rows))

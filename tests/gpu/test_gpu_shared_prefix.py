@@ -47,7 +47,7 @@ def test_variable_length_attention_is_causal_at_the_end_of_the_keys():
     value = torch.eye(5, 64).unsqueeze(1)
     query, key, value = (x.to("cuda", torch.bfloat16) for x in (query, key, value))
     ends = [torch.tensor([0, n], dtype=torch.int32, device="cuda") for n in (2, 5)]
-    seen = varlen_attn(query, key, value, *ends, 2, 5, scale=1.0, window_size=(-1, 0), enable_gqa=True)[:, 0, :5]
+    seen = varlen_attn(query, key, value, *ends, 2, 5, scale=1.0, window_size=(-1, 0))[:, 0, :5]
     torch.testing.assert_close(seen[0].float().cpu(), torch.tensor([0.25] * 4 + [0.0]), atol=1e-2, rtol=0)
     torch.testing.assert_close(seen[1].float().cpu(), torch.tensor([0.2] * 5), atol=1e-2, rtol=0)
 
@@ -62,12 +62,10 @@ def test_padded_attention_is_the_dense_mask(inputs, wanted, dtype):
 
 
 def test_variable_length_attention_is_the_dense_mask(inputs, wanted):
-    from torch.nn.attention.varlen import varlen_attn
-
-    from mars.actor.prefix_attention import SharedPrefixLayout, attend_segments
+    from mars.actor.prefix_attention import SharedPrefixLayout, attend_segments, grouped_varlen
 
     layout = SharedPrefixLayout.of(GROUPS).to(torch.device("cuda"))
-    attend = lambda q, k, v: attend_segments(q, k, v, layout, 0.125, varlen_attn)  # noqa: E731
+    attend = lambda q, k, v: attend_segments(q, k, v, layout, 0.125, grouped_varlen())  # noqa: E731
     assert relative(outputs(attend, inputs, torch.bfloat16), wanted) < 2e-2
     first, second = (attend(*(x.bfloat16() for x in inputs)) for _ in range(2))
     assert torch.equal(first, second)
@@ -75,9 +73,7 @@ def test_variable_length_attention_is_the_dense_mask(inputs, wanted):
 
 def test_variable_length_attention_at_the_3b_models_shape():
     """16 heads on 2, of 128 numbers; two images and six, eight responses each. Padding is the reference."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    from mars.actor.prefix_attention import SharedPrefixLayout, attend_padded, attend_segments
+    from mars.actor.prefix_attention import SharedPrefixLayout, attend_padded, attend_segments, grouped_varlen
 
     noise = torch.Generator().manual_seed(6)
     groups = [(2650, [256, 1, 97, 256, 30, 256, 200, 256]), (3700, [256] * 8)]
@@ -85,7 +81,9 @@ def test_variable_length_attention_at_the_3b_models_shape():
     tokens = sum(prompt + sum(responses) for prompt, responses in groups)
     inputs = [torch.randn(tokens, heads, 128, generator=noise).cuda() for heads in (16, 2, 2)]
     wanted = outputs(lambda q, k, v: attend_padded(q, k, v, layout, 128**-0.5), inputs, torch.float32)
-    mine = outputs(lambda q, k, v: attend_segments(q, k, v, layout, 128**-0.5, varlen_attn), inputs, torch.bfloat16)
+    mine = outputs(
+        lambda q, k, v: attend_segments(q, k, v, layout, 128**-0.5, grouped_varlen()), inputs, torch.bfloat16
+    )
     assert relative(mine, wanted) < 2e-2
 
 

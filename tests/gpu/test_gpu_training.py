@@ -80,9 +80,12 @@ def test_peak_memory_is_what_was_allocated_at_once():
 
 
 def test_old_logprobs_are_those_of_the_first_update(workshop: Path, tmp_path: Path):
-    """Two updates in a step: the old pass has a time of its own, and little has moved when the second one runs."""
+    """Two updates in a step: the old pass has a time of its own, and nothing has moved when the second one runs.
+
+    A larger learning rate changes some weights' rounding to 16 bits.
+    """
     on_gpu = ("rollout.engine=hf", "cluster.device=cuda", "model.dtype=bfloat16", "actor.prompts_per_update=2")
-    for row in train(workshop, tmp_path / "run", *on_gpu, "actor.learning_rate=1.0e-9"):
+    for row in train(workshop, tmp_path / "run", *on_gpu, "actor.learning_rate=1.0e-12"):
         assert row["timing_s/old_log_prob"] > 0
         assert abs(row["actor/ppo_kl"]) < 1e-4
         assert row["actor/pg_clipfrac"] == 0
@@ -119,8 +122,8 @@ def test_the_benchmark_of_the_3b_model(tmp_path: Path):
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr[-3000:]
-    case = json.loads(done.stdout)["cases"]["two_640x480"]
-    for runs in case["packings"].values():
+    variant = json.loads(done.stdout)["cases"]["two_640x480"]["checkpointing"]
+    for runs in variant["packings"].values():
         (run,) = runs
         assert 0 < run["update_mfu"] < 1
         assert 40 < run["peak_memory_gib"] < 140

@@ -9,7 +9,7 @@ import pytest
 from mars.build import EngineSpec, TrainerSpec
 from mars.config.schema import TrainConfig
 from mars.rollout.scripted import ScriptedEngine
-from mars.types import TokenRules
+from mars.types import RolloutRequest, Sampling, TokenRules
 from tests.builders import train_config
 
 RULES = TokenRules(image_id=5, blocked_ids=(5, 6), eos_ids=(7,), pad_id=0)
@@ -34,3 +34,18 @@ def test_what_builds_a_worker_is_small():
 def test_the_engine_is_the_one_that_the_settings_name():
     engine = EngineSpec(train_config(engine="scripted"), RULES, 3)(iter)
     assert isinstance(engine, ScriptedEngine)
+
+
+@pytest.mark.parametrize("full_length", [False, True])
+def test_scripted_responses_have_the_full_length_if_the_settings_say_so(full_length):
+    rules = TokenRules(image_id=5, blocked_ids=(5, 6), eos_ids=(3,), pad_id=0)
+    config = train_config({"rollout.engine": "scripted", "rollout.scripted.full_length": full_length})
+    request = RolloutRequest("x", None, (1, 2), (), 40, 0, Sampling(1.0, 1.0, 0, 9))
+    responses = [
+        sample.completion.token_ids
+        for batch in EngineSpec(config, rules, 3)(iter).generate([request])
+        for sample in batch
+    ]
+    assert ({len(response) for response in responses} == {9}) == full_length
+    assert {token for response in responses for token in response} == ({0, 1, 2, 4} if full_length else {0, 1, 2, 3, 4})
+    assert len(set(responses)) > 20

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.actor.prefix_attention import SharedPrefixLayout, attend_padded, attend_segments
+from mars.actor.prefix_attention import SharedPrefixLayout, attend_padded, attend_segments, grouped_varlen
 
 described = st.lists(
     st.tuples(st.integers(1, 12), st.lists(st.integers(0, 20), max_size=6)), min_size=1, max_size=4
@@ -35,10 +37,9 @@ def dense(query, key, value, mask, scale):
     return torch.stack(columns, dim=1)
 
 
-def slow_varlen(query, key, value, ends_q, ends_k, max_q, max_k, *, scale, window_size, enable_gqa, align="end"):
+def slow_varlen(query, key, value, ends_q, ends_k, max_q, max_k, *, scale, window_size, align="end"):
     """What varlen_attn does, segment by segment, causal at the end of the keys."""
     assert window_size == (-1, 0)
-    assert enable_gqa
     assert ends_q.dtype == ends_k.dtype == torch.int32
     lengths, outputs = [], []
     for i in range(len(ends_q) - 1):
@@ -127,6 +128,20 @@ def test_variable_length_attention_makes_nothing_but_its_keys():
     assert layout.query_ends.tolist() == [0, 9, 13, 19, 22, 27, 29]
     assert layout.key_ends.tolist() == [0, 9, 22, 37, 40, 48, 50]
     assert not any("mask" in vars(padded) for group in layout.groups for padded in group.padded)
+
+
+def test_the_call_is_one_that_this_version_of_torch_knows():
+    """Its arguments differ between versions; without a GPU only their names can be tried."""
+    layout, bound = SharedPrefixLayout.of([(3, [2, 1])]), []
+
+    def varlen(query, *rest, **options):
+        bound.append(inspect.signature(grouped_varlen()).bind(query, *rest, **options).arguments)
+        return query
+
+    attend_segments(*tensors([(3, [2, 1])], 4, 2), layout, 0.4, varlen)
+    assert (bound[0]["max_q"], bound[0]["max_k"], bound[0]["window_size"]) == (3, 5, (-1, 0))
+    knows = "enable_gqa" in inspect.signature(torch.nn.attention.varlen.varlen_attn).parameters
+    assert ("enable_gqa" in getattr(grouped_varlen(), "keywords", {})) == knows
 
 
 def test_a_layout_cannot_be_changed():

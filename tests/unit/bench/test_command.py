@@ -11,8 +11,9 @@ import pytest
 
 from mars.algorithms.advantages import group_advantages
 from mars.config.load import load_config
-from scripts.bench import contenders, gpu, gpu_report, reward
+from scripts.bench import contenders, gpu, gpu_report, gpu_runs, reward
 from scripts.bench.advantages import MARS, flat_tensors, plain_advantages, random_prompts
+from scripts.bench.gpu_variants import VARIANTS
 from scripts.bench.gpu_workload import CASES
 from scripts.bench.training import BENCH
 
@@ -74,13 +75,13 @@ def options(**changes) -> Namespace:
     return Namespace(**given | changes)
 
 
-def config_of(case, packing="shared_prefix", **changes):
+def config_of(case, packing="shared_prefix", variant="checkpointing", **changes):
     return load_config(
         "train",
         [
             "experiment=bench_gpu",
             "data.train_files=[none]",
-            *gpu.run_overrides(case, packing, options(**changes)),
+            *gpu_runs.run_overrides(case, VARIANTS[variant], packing, options(**changes)),
         ],
         [str(BENCH)],
     )
@@ -94,6 +95,28 @@ def test_packings_differ_in_nothing_else():
     assert ours.model.dtype == "bfloat16"
     assert ours.actor.gradient_checkpointing
     assert ours.data.prompts_per_step == 2 * ours.actor.prompts_per_update
+
+
+def test_variants_differ_only_where_they_say():
+    changed = {}
+    usual = config_of(CASES["two_1280x1024"], rollout="scripted", response_tokens=100).dotted()
+    for name in VARIANTS:
+        found = config_of(CASES["two_1280x1024"], variant=name, rollout="scripted", response_tokens=100).dotted()
+        changed[name] = {key: value for key, value in found.items() if value != usual[key]}
+    small = {
+        "rollout.engine": "hf", "rollout.max_num_seqs": 16, "rollout.max_response_tokens": 64,
+        "rollout.max_model_len": usual["rollout.max_model_len"] - 36,
+        "data.prompts_per_step": 2, "actor.prompts_per_update": 1,
+    }  # fmt: skip
+    assert usual["rollout.scripted.full_length"]
+    assert usual["actor.gradient_checkpointing"]
+    assert changed == {
+        "checkpointing": {},
+        "no_checkpointing": {"actor.gradient_checkpointing": False, "actor.tokens_per_forward": 8192},
+        "lora": {"actor.lora.rank": 64, "actor.lora.alpha": 64.0, "actor.learning_rate": 1e-4},
+        "hf_engine": small,
+        "colocated": small | {"cluster.placement": "colocated"},
+    }
 
 
 def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys):

@@ -113,6 +113,29 @@ def test_decoder_by_hand():
     assert gpu_work.head_flops(SMALL, scored=4) == Flops(2 * 8 * 5 * 4, 4 * 8 * 5 * 4)
 
 
+def test_decoder_with_adapters_by_hand():
+    """Rank 2: query, keys, values, output; gate, up, down. Below the first layer's q, k and v nothing is trained."""
+    adapters = 2 * (8 + 8) + 2 * (8 + 4) + 2 * (8 + 4) + 2 * (8 + 8) + 2 * (8 + 10) + 2 * (8 + 10) + 2 * (10 + 8)
+    assert gpu_work.adapter_weights(SMALL, rank=2) == adapters == 220
+    lowest = (8 * 8 + 8 * 4 + 8 * 4) + 3 * (2 * 8)
+    attention = 3 * (4 * 8 * 21)
+    found = gpu_work.decoder_flops(SMALL, tokens=6, pairs=21, lora_rank=2)
+    assert found.forward == 2 * 3 * (432 + 220) * 6 + attention
+    assert found.backward == 2 * (3 * (432 + 220) - lowest) * 6 + 2 * 3 * 220 * 6 + 2 * attention
+    assert found.total == 4 * 3 * 432 * 6 + 6 * 3 * 220 * 6 - 2 * lowest * 6 + 3 * attention
+    assert gpu_work.head_flops(SMALL, scored=4, frozen=True) == Flops(2 * 8 * 5 * 4, 2 * 8 * 5 * 4)
+
+
+def test_a_group_with_adapters_has_no_backward_in_its_frozen_vision_tower():
+    group = gpu_work.Group(prompt=5, responses=(2, 1), grids=((2, 4), (2, 4)))
+    full, lora = gpu_work.group_flops(SMALL, [group] * 2), gpu_work.group_flops(SMALL, [group] * 2, lora_rank=2)
+    pairs = 15 + 2 * 5 + 3 + 1 * 5 + 1
+    assert lora["decoder"] == gpu_work.decoder_flops(SMALL, 8, pairs, 2) + gpu_work.decoder_flops(SMALL, 8, pairs, 2)
+    assert lora["vision"] == Flops(full["vision"].forward, 0.0)
+    assert lora["head"] == Flops(2 * 8 * 5 * 6, 2 * 8 * 5 * 6)
+    assert full["head"].backward == 2 * full["head"].forward == 2 * lora["head"].forward
+
+
 def test_vision_tower_by_hand():
     patches, merged = 2 * 4, 2
     embedding = 2 * (3 * 2 * 14 * 14) * 4 * patches

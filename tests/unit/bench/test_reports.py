@@ -235,7 +235,37 @@ def test_ratios_of_gpu_runs_are_of_runs_of_one_round():
         "padded": [gpu_run(0, 9.0), gpu_run(2, 8.0)],
         "shared_prefix": [gpu_run(0, 3.0, 0.5), gpu_run(1, 1.0, 0.4), gpu_run(2, 2.0, 0.44)],
     }
-    case = gpu_report.case_report(runs)
-    assert case["padded/shared_prefix"]["update_actor"] == {"value": 3.5, "of_each_round": [3.0, 4.0]}
-    assert "old_log_prob" not in case["padded/shared_prefix"]
-    assert gpu_report.checks({"two": case}) == {"two update_mfu": {"value": 0.44, "at_least": 0.45, "met": False}}
+    report = gpu_report.variant_report(runs)
+    assert report["padded/shared_prefix"]["update_actor"] == {"value": 3.5, "of_each_round": [3.0, 4.0]}
+    assert "old_log_prob" not in report["padded/shared_prefix"]
+    assert gpu_report.checks({"two": {"checkpointing": report}}) == {
+        "two checkpointing update_mfu": {"value": 0.44, "at_least": 0.45, "met": False}
+    }
+
+
+def test_checks_of_variants_and_of_the_case_with_a_speed_up():
+    both = gpu_report.variant_report({"padded": [gpu_run(0, 8.0, 0.2)], "shared_prefix": [gpu_run(0, 2.0, 0.46)]})
+    alone = gpu_report.variant_report({"shared_prefix": [gpu_run(0, 1.5, 0.4)]})
+    variants = {"checkpointing": both, "no_checkpointing": alone, "lora": alone, "hf_engine": alone}
+    assert gpu_report.checks({"two_1280x1024": variants}) == {
+        "two_1280x1024 checkpointing update_mfu": {"value": 0.46, "at_least": 0.45, "met": True},
+        "two_1280x1024 checkpointing padded/shared_prefix": {"value": 4.0, "at_least": 3.0, "met": True},
+        "two_1280x1024 no_checkpointing update_mfu": {"value": 0.4, "at_least": 0.45, "met": False},
+    }
+    assert gpu_report.checks({"two_1280x1024": {"lora": alone}}) == {}
+    runs = [gpu_run(0, 2.0, 0.5) | {"peak_memory_gib": 70.25}, gpu_run(1, 3.0, 0.3) | {"peak_memory_gib": 71.0}]
+    report = gpu_report.variant_report({"shared_prefix": runs, "padded": [gpu_run(0, 8.0)]})
+    whole = {
+        "cases": {"two_1280x1024": {"checkpointing": report}},
+        "checks": gpu_report.checks({"two_1280x1024": {"checkpointing": report}}),
+        "skipped": [{"run": "lora_0", "reason": "not enough time"}],
+        "failures": [{"run": "hf_engine_0", "reason": "exit code 1\nTraceback\nRuntimeError: no"}],
+    }
+    assert gpu_report.summary_lines(whole) == [
+        "two_1280x1024 checkpointing shared_prefix: update 2.50 s, MFU 40.0 %, peak memory 71.0 GiB",
+        "two_1280x1024 checkpointing padded: update 8.00 s",
+        "two_1280x1024 checkpointing update_mfu: 0.4, target 0.45 missed",
+        "two_1280x1024 checkpointing padded/shared_prefix: 4, target 3 met",
+        "left out: lora_0: not enough time",
+        "failed: hf_engine_0: RuntimeError: no",
+    ]

@@ -1,0 +1,104 @@
+"""The variants of scripts/bench.py gpu: what each of them changes, and how much GPU memory it is estimated to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mars.checks.memory import ACTIVATION_BYTES, DTYPE_BYTES, engine_memory, read_shape, trainer_memory
+from mars.checks.trained import num_trained
+from mars.config.schema import TrainConfig
+from mars.data.prompts.tokenizer import read_json
+from scripts.bench.gpu_work import Group
+
+LORA_RANK = 64
+# The estimate leaves out temporary tensors and what the allocator cannot use.
+MEMORY_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Variant:
+    """overrides: after those of the case. compares: whether it also runs with actor.packing=padded.
+
+    most_prompts, most_response_tokens: of a step, if the options ask for more; None: as they ask.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    compares: bool = False
+    most_prompts: int | None = None
+    most_response_tokens: int | None = None
+
+
+_HF = ("rollout.engine=hf", "rollout.max_num_seqs=16")
+VARIANTS: Mapping[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("checkpointing", (), compares=True),
+        # One group per forward: every layer keeps its activations.
+        Variant("no_checkpointing", ("actor.gradient_checkpointing=false", "actor.tokens_per_forward=8192")),
+        Variant(
+            "lora", (f"actor.lora.rank={LORA_RANK}", f"actor.lora.alpha={LORA_RANK}", "actor.learning_rate=1.0e-4")
+        ),
+        # Whole steps with the engine of transformers. That engine is slow, so there is less to generate.
+        Variant("hf_engine", _HF, most_prompts=2, most_response_tokens=64),
+        Variant("colocated", (*_HF, "cluster.placement=colocated"), most_prompts=2, most_response_tokens=64),
+    )
+}
+
+
+def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
+    """Bytes on the trainer's GPU by purpose, by mars/checks/memory.py, for forwards of as many groups as fit.
+
+    With cluster=local it has the engine as well, unless the two take turns. The activations of the vision tower, which
+    that module leaves out, are estimated by the same formula.
+    """
+    actor, rollout, dtype = config.actor, config.rollout, config.model.dtype
+    folder = Path(config.model.path)
+    settings = read_json(config.model.path, "config.json")
+    shape, trained = read_shape(settings, folder), num_trained(config)
+    groups = max(actor.tokens_per_forward // group.tokens, 1)
+    found = trainer_memory(
+        replace(shape, num_parameters=shape.num_parameters + (trained if actor.lora.rank else 0)),
+        num_trained=trained,
+        num_ranks=actor.num_workers,
+        dtype=dtype,
+        tokens_per_forward=groups * group.tokens,
+        logprob_chunk_tokens=actor.logprob_chunk_tokens,
+        gradient_checkpointing=actor.gradient_checkpointing,
+        with_reference=False,
+    )
+    if not actor.lora.rank:  # adapters are in the language model alone: nothing is kept for a backward below it
+        patches = groups * sum(height * width for height, width in group.grids)
+        found["vision tower's activations"] = _vision_activations(settings["vision_config"], config, patches)
+    if config.cluster.kind == "local" and config.cluster.placement == "separate" and rollout.engine == "hf":
+        engine = engine_memory(
+            shape,
+            tensor_parallel_size=1,
+            dtype=dtype,
+            max_num_seqs=rollout.max_num_seqs,
+            max_model_len=rollout.max_model_len,
+        )
+        found["engine"] = sum(engine.values())
+    return found
+
+
+def _vision_activations(vision: Mapping[str, Any], config: TrainConfig, patches: int) -> int:
+    size, width, depth = DTYPE_BYTES[config.model.dtype], vision["hidden_size"], vision["depth"]
+    block = ACTIVATION_BYTES * size // 2 * patches * width
+    return size * patches * width * depth + block if config.actor.gradient_checkpointing else block * depth
+
+
+def too_large(config: TrainConfig, group: Group, memory_gib: float) -> str | None:
+    """Why this run is not started on a GPU of `memory_gib`; None if it fits."""
+    parts = estimated_memory(config, group)
+    gib = sum(parts.values()) / 2**30
+    if config.cluster.kind == "local" and config.rollout.engine == "vllm":
+        gib += config.rollout.vllm.gpu_memory_utilization * memory_gib
+    usable = MEMORY_SHARE * memory_gib
+    if gib <= usable:
+        return None
+    listed = ", ".join(f"{name} {count / 2**30:.1f}" for name, count in parts.items())
+    return f"does not fit: needs about {gib:.1f} GiB ({listed}); usable are {usable:.1f} of {memory_gib:.1f} GiB"
