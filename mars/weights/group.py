@@ -33,15 +33,17 @@ class SendGroup:
         """Wait for the other members. Does nothing in a group that is connected."""
         if self._group is not None:
             return
+        # Connected before this member says that it is there: looking up names may take seconds, more than gloo waits.
+        of_group = self.store.for_process_group()
         # gloo would wait for a member that has died until its own deadline, whatever the driver knows.
         self.store.set(f"joined/{self._place}")
         self.store.wait_for([f"joined/{i}" for i in range(self._size)])
         with self.store.named_errors():
             if self._device.type == "cuda":
-                self._group = _nccl(self.store, self._place, self._size)
+                self._group = _nccl(of_group, self._place, self._size, self.store.seconds_left())
                 self._connect_nccl()
             else:
-                self._group = _gloo(self.store, self._place, self._size)
+                self._group = _gloo(of_group, self._place, self._size)
 
     def start(self, values: Tensor) -> None:
         """Start the broadcast of rank 0's values into those of the engines. `wait` before the next one."""
@@ -115,22 +117,22 @@ _abandoned: list[tuple[Any, Any, Tensor]] = []
 """(group, operation, tensor) of groups that were left while an operation was in progress."""
 
 
-def _gloo(store: MemberStore, place: int, size: int) -> Any:
+def _gloo(store: dist.Store, place: int, size: int) -> Any:
     """The members connect inside the first operation ("lazy"). Otherwise they would here, and nothing could be done
     meanwhile in the whole process, because torch keeps Python's lock."""
     options = dist.ProcessGroupGloo._Options()
-    options._timeout = timedelta(seconds=min(_CONNECT_S, store.seconds_left()))
+    options._timeout = timedelta(seconds=_CONNECT_S)
     interfaces = os.environ.get("GLOO_SOCKET_IFNAME", "")
     options._devices = [
         dist.ProcessGroupGloo.create_device(interface=name, lazy_init=True) for name in interfaces.split(",") if name
     ] or [dist.ProcessGroupGloo.create_default_device(lazy_init=True)]
     options._threads = 2 * len(options._devices)
-    return dist.ProcessGroupGloo(store.for_process_group(), place, size, options)
+    return dist.ProcessGroupGloo(store, place, size, options)
 
 
-def _nccl(store: MemberStore, place: int, size: int) -> Any:
+def _nccl(store: dist.Store, place: int, size: int, timeout_s: float) -> Any:
     options = dist.ProcessGroupNCCL.Options()
     # At this deadline torch ends the process, so the send must have failed before.
-    options._timeout = timedelta(seconds=store.seconds_left() + _NCCL_SLACK_S)
+    options._timeout = timedelta(seconds=timeout_s + _NCCL_SLACK_S)
     options.config.blocking = 0  # so that `abort` can end connecting
-    return dist.ProcessGroupNCCL(store.for_process_group(), place, size, options)
+    return dist.ProcessGroupNCCL(store, place, size, options)

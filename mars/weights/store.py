@@ -111,7 +111,8 @@ class MemberStore:
 
     def for_process_group(self) -> dist.Store:
         """With a connection of its own: a call that waits there does not block the calls here."""
-        return dist.PrefixStore(self.group, self._store.clone())
+        with self.named_errors():
+            return dist.PrefixStore(self.group, self._store.clone())
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
