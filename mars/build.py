@@ -15,7 +15,7 @@ from mars.algorithms.penalties import OverlongPenalty
 from mars.batching.collate import scoring_batch, train_batch
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.config.run_sections import is_colocated
-from mars.config.schema import TrainConfig
+from mars.config.schema import SftConfig, TrainConfig
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.views import anchor_views
 from mars.evaluation.ask import EvaluationParts
@@ -39,7 +39,7 @@ from mars.weights.transfer import WeightTransfer
 
 # Processed images that a worker caches: enough for one prompt, whose other views use them next. A larger cache would
 # only hold images that are not used again, and fragment the heap.
-_CACHED_IMAGES = 8
+CACHED_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
 
 
 def _processor(config: TrainConfig, rules: TokenRules):
-    return prompt_processor(config, rules, _CACHED_IMAGES).process
+    return prompt_processor(config, rules, CACHED_IMAGES).process
 
 
 def workers(
@@ -221,9 +221,23 @@ def build_tracker(
 ) -> MultiTracker:
     """resumed_step: as JsonlTracker's. switched_off: as MultiTracker's. on_start: called when wandb has started."""
     run_dir, tracking = Path(config.run.dir), config.tracking
-    copies: dict[str, Callable[[], Tracker]] = {
-        "rollouts": lambda: RolloutFiles(run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
-    }
+    rollouts = partial(RolloutFiles, run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
+    return MultiTracker(
+        JsonlTracker(run_dir / METRICS_FILE, resumed_step),
+        {"rollouts": rollouts, **tracker_copies(config, last_step, resumed_step, on_start)},
+        tracking.rollouts_every,
+        tracking.rollout_prompts,
+        tracking.timeout_s,
+        switched_off,
+    )
+
+
+def tracker_copies(
+    config: TrainConfig | SftConfig, last_step: int, resumed_step: int | None, on_start: Callable[[], object]
+) -> dict[str, Callable[[], Tracker]]:
+    """Where metrics go besides metrics.jsonl: the terminal and wandb, by the section `tracking`."""
+    run_dir, tracking = Path(config.run.dir), config.tracking
+    copies: dict[str, Callable[[], Tracker]] = {}
     if tracking.console:
         copies["console"] = lambda: ConsoleTracker(last_step, VisibleConsole())
     settings, timeout_s = config.model_dump(), tracking.timeout_s
@@ -233,11 +247,4 @@ def build_tracker(
     )
     if send_to_wandb is not None:
         copies["wandb"] = send_to_wandb
-    return MultiTracker(
-        JsonlTracker(run_dir / METRICS_FILE, resumed_step),
-        copies,
-        tracking.rollouts_every,
-        tracking.rollout_prompts,
-        tracking.timeout_s,
-        switched_off,
-    )
+    return copies

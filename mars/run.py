@@ -8,24 +8,19 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Any
 
 from mars import interrupts, plugin, watchdog
 from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
-from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
-from mars.checkpoint.changes import accept, changes, read_settings
-from mars.checkpoint.entry import enter
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
 from mars.checks.answers import answered_perfectly
 from mars.checks.dry_run import check_kl_reference
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.cluster.environment import gc_paused
-from mars.cluster.restarts import WorkerReport
 from mars.config.schema import TrainConfig
 from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
@@ -33,21 +28,20 @@ from mars.evaluation.files import ResultPaths
 from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, prompts_fingerprint
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
-from mars.fit import last_step
+from mars.fit import fit, last_step
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
+from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.output.files import write_atomically
-from mars.output.secrets import redacted
 from mars.report.later_steps import remove_later_steps
-from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
+from mars.report.run_record import EVALUATION_FOLDER
 from mars.rewards.contract import RewardScorer, self_test
 from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
-from mars.run_dir.attempt import LOGS_FOLDER, start_attempt
+from mars.run_dir.attempt import LOGS_FOLDER
 from mars.run_dir.bad_prompts import BadPromptEvents
-from mars.run_dir.events import EVENTS_FILE, EventLog
+from mars.run_dir.events import EventLog
 from mars.run_dir.lock import RunLock
-from mars.run_dir.outcome import failures_logged, last_logged_step
-from mars.run_dir.process_list import ProcessList
+from mars.run_dir.outcome import failures_logged
 from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
 from mars.tracking.multi import MultiTracker
 from mars.tracking.tracker import Tracker
@@ -56,7 +50,6 @@ from mars.types import Prompt
 
 logger = logging.getLogger(__name__)
 
-POLICY_FOLDER = "policy"
 _SELF_TEST_ROWS = 4
 
 
@@ -73,13 +66,9 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     assert inputs.train is not None  # because of with_training_set=True
     stream = prompt_stream(config, inputs.train.prompts)
     run_dir = Path(config.run.dir)
-    enter(run_dir, lock, config.run.resume)
-    if config.run.resume and (run_dir / CONFIG_FILE).exists():
-        accept(changes(read_settings(run_dir / CONFIG_FILE), config.dotted()))
+    catalogue = enter_run(config, lock)
     prompts = {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
-    catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER, EventLog(run_dir / EVENTS_FILE))
     data, last = data_fingerprint(prompts), last_step(config.run, stream)
-    catalogue.check_writable()
     start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
     if start is None:
         return
@@ -93,12 +82,10 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
         tracker = build_tracker(config, inputs, last, start.logged_step, switched_off, processes.update)
         return tracker
 
-    def stalled(reason: str) -> None:
-        catalogue.events.log("stalled", last_logged_step(run_dir), reason=reason)
-
     with failures_logged(catalogue.events, run_dir):
-        processes = _record(config, overrides, start, last, catalogue.events)
-        report, attempt = _worker_report(catalogue.events, processes), processes.folder
+        functions = plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
+        processes = record_attempt(config, overrides, functions, start, last, catalogue.events)
+        report, attempt = worker_report(catalogue.events, processes), processes.folder
         scorer = build_scorer(config, processes.update)
         try:
             _try_rewards(scorer, inputs, inputs.train.prompts)
@@ -111,7 +98,10 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 parts = step_parts(config, inputs, engine, trainer, scorer, report_bad, skipped.write)
                 evaluate = _evaluation(config, inputs, engine, scorer, catalogue.events)
                 dropped = sum(inputs.train.dropped.values())
-                job = TrainingJob(config, parts, stream, evaluate, dropped, open_tracker, catalogue, prompts, data)
+                loop = partial(fit, parts, stream, config=config, evaluate=evaluate, num_dropped=dropped)
+                ranks = config.actor.num_workers
+                job = TrainingJob(config, trainer, ranks, loop, open_tracker, catalogue, prompts, data)
+                stalled = stall_report(catalogue.events, run_dir)
                 with watchdog.watched(config.cluster.watchdog_s, attempt, stalled):
                     end = train(job, start)
                 interrupts.hold()
@@ -120,31 +110,6 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
             scorer.close()
         catalogue.events.log("finished", end.step)
     logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
-
-
-def _record(
-    config: TrainConfig, overrides: Sequence[str], start: StartingPoint, last: int, events: EventLog
-) -> ProcessList:
-    """Write config.yaml and the record of this attempt; returns the list of its processes. Raises SetupError."""
-    run_dir = Path(config.run.dir)
-    write_atomically(run_dir / CONFIG_FILE, yaml.safe_dump(redacted(config.model_dump()), sort_keys=False))
-    functions = plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
-    attempt = start_attempt(run_dir, overrides, functions, config.run.resume)
-    event = "started" if start.logged_step is None else "resumed"
-    events.log(event, start.state.step, last_step=last, attempt=attempt.name)
-    return ProcessList(attempt)
-
-
-def _worker_report(events: EventLog, processes: ProcessList) -> WorkerReport:
-    """Note lost and replaced workers among the run's events, and the new processes in the list."""
-    run_dir = processes.folder.parents[1]
-
-    def report(event: Literal["worker_lost", "worker_replaced"], worker: str, reason: str) -> None:
-        events.log(event, last_logged_step(run_dir), worker=worker, reason=reason)
-        if event == "worker_replaced":
-            processes.update()
-
-    return report
 
 
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:

@@ -1,4 +1,7 @@
-"""Train from a starting point to the last step; go on from the newest checkpoint if a trainer process dies or hangs."""
+"""Train from a starting point to the last step; go on from the newest checkpoint if a trainer process dies or hangs.
+
+Training and cold start do this alike. They differ in their loop: mars/fit.py and mars/supervised/loop.py.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,20 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from mars import interrupts
-from mars.actor.trainer import RestartableTrainer
+from mars.actor.trainer import CheckpointedTrainer, RestartableTrainer
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.resume import StartingPoint, starting_point
 from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import RunState
 from mars.cluster.restarts import RestartBudget
-from mars.config.schema import TrainConfig
+from mars.config.schema import SftConfig, TrainConfig
 from mars.data.order.stream import PromptStream
 from mars.errors import WorkerError, WorkerLost
-from mars.fit import fit, is_finished, last_step
+from mars.fit import is_finished, last_step
 from mars.run_dir.outcome import completed_step, finished_step
-from mars.sampling import StepParts
 from mars.tracking.tracker import Tracker
 from mars.types import Prompt
 from mars.versions import package_versions
@@ -29,19 +32,24 @@ from mars.versions import package_versions
 logger = logging.getLogger(__name__)
 
 
+class Loop(Protocol):
+    """Trains from the state `start` to the last step, and returns the state after it."""
+
+    def __call__(self, *, tracker: Tracker, checkpoints: Checkpoints, start: RunState) -> RunState: ...
+
+
 @dataclass(frozen=True)
 class TrainingJob:
     """What `train` needs besides where it starts.
 
-    evaluate, num_dropped: as for `fit`. open_tracker: starting point -> a tracker that goes on from there.
+    num_ranks: of the trainer. open_tracker: starting point -> a tracker that goes on from there.
     prompts: the training set by ids. data: its fingerprint.
     """
 
-    config: TrainConfig
-    parts: StepParts
-    stream: PromptStream
-    evaluate: Callable[[int], dict[str, float]] | None
-    num_dropped: int
+    config: TrainConfig | SftConfig
+    trainer: CheckpointedTrainer
+    num_ranks: int
+    loop: Loop
     open_tracker: Callable[[StartingPoint], Tracker]
     catalogue: Catalogue
     prompts: Mapping[str, Prompt]
@@ -54,8 +62,8 @@ class TrainingJob:
         config = self.config
         return Checkpoints(
             self.catalogue,
-            self.parts.trainer,
-            config.actor.num_workers,
+            self.trainer,
+            self.num_ranks,
             config.checkpoint,
             package_versions(),
             self.data,
@@ -64,7 +72,7 @@ class TrainingJob:
 
 
 def start_unless_complete(
-    config: TrainConfig,
+    config: TrainConfig | SftConfig,
     catalogue: Catalogue,
     stream: PromptStream,
     prompts: Mapping[str, Prompt],
@@ -90,7 +98,7 @@ def start_unless_complete(
 def train(job: TrainingJob, start: StartingPoint) -> RunState:
     """Returns the state after the last step.
 
-    Raises WorkerError if workers are lost too often in a row; what `fit` raises otherwise.
+    Raises WorkerError if workers are lost too often in a row; what the loop raises otherwise.
     """
     try:
         return _train(job, start)
@@ -118,15 +126,15 @@ def _train(job: TrainingJob, start: StartingPoint) -> RunState:
 def _attempt(job: TrainingJob, start: StartingPoint, checkpoints: Checkpoints) -> RunState:
     """Train from `start` until the end or until a worker is lost."""
     if start.shards is not None:
-        job.parts.trainer.load_checkpoint(str(start.shards.absolute()))
+        job.trainer.load_checkpoint(str(start.shards.absolute()))
     # Opened after that: it drops the rows of later steps, which must stay if the checkpoint cannot be loaded.
     with closing(job.open_tracker(start)) as tracker:
-        return fit(job.parts, job.stream, tracker, job.config, job.evaluate, checkpoints, start.state, job.num_dropped)
+        return job.loop(tracker=tracker, checkpoints=checkpoints, start=start.state)
 
 
 def _restart(job: TrainingJob, before: StartingPoint, restarts: RestartBudget, error: WorkerLost) -> StartingPoint:
     """Rebuild the trainer. Returns the newest checkpoint, which counts as progress if it is newer than `before`."""
-    trainer = job.parts.trainer
+    trainer = job.trainer
     if not isinstance(trainer, RestartableTrainer):
         raise error
     start = job.newest()

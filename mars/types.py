@@ -64,6 +64,7 @@ class Prompt:
     prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", for messages.
     view_messages: the messages of the views that have a wording of their own (anchor.wording=per_view).
     truth: text (boxes as JSON text). response: an example response for the supervised cold start, else None.
+    mono_responses: source -> an example response to its image alone.
     """
 
     prompt_id: str
@@ -75,6 +76,7 @@ class Prompt:
     extra_info: Mapping[str, Any] = field(default_factory=dict)
     response: str | None = None
     view_messages: Mapping[View, tuple[Message, ...]] = field(default_factory=dict)
+    mono_responses: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         markers = sum(message.text.count(IMAGE_MARKER) for message in self.messages)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mars.config.schema import OptimizerConfig
+from mars.config.actor_sections import OptimizerConfig
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's moments of each parameter: running means of the gradient and of its square."""

@@ -12,7 +12,7 @@ from mars.errors import ConfigError
 from mars.families.family import ModelParts
 
 ALL_LINEAR = "all-linear"
-"""In `actor.lora.targets`, all linear layers."""
+"""In `lora.targets`, all linear layers."""
 
 
 def part_of(name: str, parts: ModelParts) -> Part:
@@ -31,8 +31,10 @@ def _is_below(name: str, modules: Sequence[str]) -> bool:
     return any(f"{own}.".startswith(f"{module.removeprefix('model.')}.") for module in modules)
 
 
-def adapter_layers(layers: Iterable[str], parts: ModelParts, settings: LoraConfig) -> list[str]:
+def adapter_layers(layers: Iterable[str], parts: ModelParts, settings: LoraConfig, section: str = "actor") -> list[str]:
     """Those of a model's linear layers that get a LoRA adapter, all by their dotted names.
+
+    section: of the settings, for messages.
 
     The head never gets one, as in peft. Raises ConfigError if one of the targets is none of the layers, or
     if a part gets no adapter.
@@ -43,15 +45,15 @@ def adapter_layers(layers: Iterable[str], parts: ModelParts, settings: LoraConfi
     missing = [target for target in settings.targets if target not in (ALL_LINEAR, *known)]
     if missing:
         raise ConfigError(
-            f"actor.lora.targets: no linear layer of {' and '.join(settings.parts)} is called {', '.join(missing)}; "
-            f"got {settings.targets}; give [{ALL_LINEAR}] or some of {', '.join(known)}"
+            f"{section}.lora.targets: no linear layer of {' and '.join(settings.parts)} is called "
+            f"{', '.join(missing)}; got {settings.targets}; give [{ALL_LINEAR}] or some of {', '.join(known)}"
         )
     chosen = [name for name, end in ends.items() if end in settings.targets or ALL_LINEAR in settings.targets]
     for part in settings.parts:
         if not any(part_of(name, parts) == part for name in chosen):
             own = sorted({end for name, end in ends.items() if part_of(name, parts) == part})
             raise ConfigError(
-                f"actor.lora.parts: none of actor.lora.targets={settings.targets} is a linear layer of {part}; "
+                f"{section}.lora.parts: none of {section}.lora.targets={settings.targets} is a linear layer of {part}; "
                 f"got {settings.parts}; leave {part} out, or add some of {', '.join(own)} to the targets"
             )
     return chosen

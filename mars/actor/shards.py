@@ -154,7 +154,7 @@ def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, fol
     except (CheckpointException, KeyError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
             f"{folder}: cannot be loaded into this trainer: {_reason(error)}; "
-            "resume with the model, the actor.freeze and the actor.lora that the run was started with"
+            "resume with the model and the settings of freeze and lora that the run was started with"
         ) from error
     check_base(policy, state, folder)
     for name, set_state in (("cpu", torch.random.set_rng_state), ("cuda", _set_cuda_rng_state)):

@@ -76,8 +76,54 @@ class ReferenceKl:
         return [values for prompt, values in pairs if prompt.prompt_id not in self.unreadable]
 
 
-class PolicyTrainer(Protocol):
-    """Owns the policy's weights."""
+class CheckpointedTrainer(Protocol):
+    """Owns the policy's weights, and writes and loads its own state."""
+
+    def save(self, path: str) -> None:
+        """Write the policy as a Hugging Face folder with its processor."""
+        ...
+
+    def start_checkpoint(self, folder: str) -> None:
+        """Copy weights, optimizer and random state to CPU memory and write them to `folder` in the background.
+
+        Every rank reports there when its files are on the disk (shard_report.py), also if they could not be written.
+        All ranks must have reported the previous checkpoint.
+        """
+        ...
+
+    def load_checkpoint(self, folder: str) -> None:
+        """Take over the state that `start_checkpoint` wrote, on any number of ranks.
+
+        Raises CheckpointError if it is the state of another model.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the trainer's processes and free its memory."""
+        ...
+
+
+class SupervisedTrainer(CheckpointedTrainer, Protocol):
+    """Trains the policy to give the responses of a batch, for the cold start. Advantages are not read."""
+
+    def update(self, batch: TrainBatch) -> Mapping[str, float]:
+        """One optimizer step on the mean cross-entropy of all response tokens of the batch, which has one plan.
+
+        Returns metrics, the same for any number of ranks up to rounding. Raises NumericalError for a gradient that is
+        not finite, and DataError for images that cannot be read any more; then no weight has changed.
+        """
+        ...
+
+    def losses(self, batch: TrainBatch) -> Sequence[float]:
+        """The cross-entropy of each prompt's response in nats, summed over its tokens. Trains nothing.
+
+        Raises DataError for images that cannot be read any more.
+        """
+        ...
+
+
+class PolicyTrainer(CheckpointedTrainer, Protocol):
+    """Trains the policy by reinforcement learning."""
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Do one optimizer step for each of the batch's updates, in order. Computes old and reference log-probs too.
@@ -100,25 +146,6 @@ class PolicyTrainer(Protocol):
         """The current weights. Each call raises the version by 1."""
         ...
 
-    def save(self, path: str) -> None:
-        """Write the policy as a Hugging Face folder with its processor."""
-        ...
-
-    def start_checkpoint(self, folder: str) -> None:
-        """Copy weights, optimizer and random state to CPU memory and write them to `folder` in the background.
-
-        Every rank reports there when its files are on the disk (shard_report.py), also if they could not be written.
-        All ranks must have reported the previous checkpoint.
-        """
-        ...
-
-    def load_checkpoint(self, folder: str) -> None:
-        """Take over the state that `start_checkpoint` wrote, on any number of ranks.
-
-        Raises CheckpointError if it is the state of another model.
-        """
-        ...
-
     def offload(self, keep_weights: bool = False) -> None:
         """Move everything on the device to host memory: weights, optimizer states, reference model.
 
@@ -129,10 +156,6 @@ class PolicyTrainer(Protocol):
 
     def onload(self, weights_only: bool = False) -> None:
         """Move everything back, or only the weights. Does nothing if it is done already."""
-        ...
-
-    def close(self) -> None:
-        """End the trainer's processes and free its memory."""
         ...
 
 
@@ -149,7 +172,7 @@ class RankTrainer(PolicyTrainer, Protocol):
 
 
 @runtime_checkable
-class RestartableTrainer(PolicyTrainer, Protocol):
+class RestartableTrainer(CheckpointedTrainer, Protocol):
     """A trainer whose processes may be lost (WorkerLost) while the run goes on."""
 
     def restart(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from mars.batching.packs import at_least, packs_in_step, split_responses
@@ -54,7 +55,12 @@ def micro_batches(costs: Sequence[int], tokens_per_forward: int, num_fillers: in
 
 
 def plan_updates(
-    prompts: Sequence[TrainPrompt], prompts_per_update: int, num_ranks: int, tokens_per_forward: int, packing: Packing
+    prompts: Sequence[TrainPrompt],
+    prompts_per_update: int,
+    num_ranks: int,
+    tokens_per_forward: int,
+    packing: Packing,
+    by_length: bool = True,
 ) -> tuple[UpdatePlan, ...]:
     """Split a batch into optimizer steps of `prompts_per_update` prompts in the given order; the last may be smaller.
 
@@ -66,10 +72,12 @@ def plan_updates(
     equally many forwards and, if any row of the update shows an image, until every forward has one. A filler is the
     shortest row that shows an image, or the shortest row if none does.
 
+    by_length: whether padded rows are put in order of their length, so that those of a forward need little padding.
+
     Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and
     (2, 0).
     """
-    plan_update = _plan_packs if packing == "shared_prefix" else _plan_rows
+    plan_update = _plan_packs if packing == "shared_prefix" else partial(_plan_rows, by_length=by_length)
     indices = range(len(prompts))
     return tuple(
         plan_update(prompts, indices[first : first + prompts_per_update], num_ranks, tokens_per_forward)
@@ -78,14 +86,14 @@ def plan_updates(
 
 
 def _plan_rows(
-    prompts: Sequence[TrainPrompt], indices: Sequence[int], num_ranks: int, tokens_per_forward: int
+    prompts: Sequence[TrainPrompt], indices: Sequence[int], num_ranks: int, tokens_per_forward: int, by_length: bool
 ) -> UpdatePlan:
     def cost(row: Row) -> int:
         return _cost(prompts, (row,))
 
     prompt_rows = [_rows(prompts, index) for index in indices]
-    # Sorted by length, so that the rows of a micro-batch need little padding.
-    prompt_rows.sort(key=lambda rows: -max(map(cost, rows)))
+    if by_length:
+        prompt_rows.sort(key=lambda rows: -max(map(cost, rows)))
     assignment = assign_to_ranks([sum(map(cost, rows)) for rows in prompt_rows], num_ranks)
     filler, is_needed = _filler(prompts, indices)
     ranks = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 
 from mars.config.keys import leaves
 from mars.config.load import shipped_values
-from mars.config.schema import TrainConfig
+from mars.config.section import Root
 from mars.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -26,9 +26,13 @@ FREE = (
     "rollout.tensor_parallel_size", "rollout.max_num_seqs", "rollout.logprob_diff_alarm", "rollout.vllm",
     "actor.num_workers", "actor.fsdp_size", "actor.offload", "actor.gradient_checkpointing",
     "reward.num_workers", "reward.timeout_s",
+    "sft.num_workers", "sft.fsdp_size", "sft.offload", "sft.gradient_checkpointing", "sft.eval_every", "sft.log_every",
 )  # fmt: skip
 # They say what the saved position in the data means, and which parameters the saved optimizer has states for.
-REFUSED = ("run.seed", "data.prompts_per_step", "data.shuffle", "data.weights", "actor.freeze", "actor.lora")
+REFUSED = (
+    "run.seed", "data.prompts_per_step", "data.shuffle", "data.weights", "actor.freeze", "actor.lora",
+    "sft.batch_size", "sft.freeze", "sft.lora",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     return Changes(**{kind: tuple(lines) for kind, lines in found.items()})
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Dotted key -> value of a run's config.yaml. Raises CheckpointError.
+def read_settings(path: Path, schema: type[Root]) -> dict[str, Any]:
+    """Dotted key -> value of a run's config.yaml. schema: of the job that resumes it. Raises CheckpointError.
 
     A setting that the run's version of mars did not have has its default.
     """
@@ -61,15 +65,14 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: the settings of the run to be resumed cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: the settings of the run to be resumed are missing; restore the file")
-    return {**shipped_values(), **dict(_dotted(content, ""))}
+    return {**shipped_values(schema), **dict(_dotted(content, "", leaves(schema)))}
 
 
-def _dotted(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    known = leaves(TrainConfig)
+def _dotted(values: Mapping[str, Any], prefix: str, known: Collection[str]) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and key not in known:
-            yield from _dotted(value, f"{key}.")
+            yield from _dotted(value, f"{key}.", known)
         else:
             yield key, value
 

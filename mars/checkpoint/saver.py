@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mars import faults, interrupts
 from mars.actor.shard_report import ShardReport, take_reports
-from mars.actor.trainer import PolicyTrainer, RestartableTrainer
+from mars.actor.trainer import CheckpointedTrainer, RestartableTrainer
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.manifest import Manifest
 from mars.checkpoint.state import STATE_FILE, RunState, state_to_json
@@ -47,7 +47,7 @@ class Checkpoints:
     def __init__(
         self,
         catalogue: Catalogue,
-        trainer: PolicyTrainer,
+        trainer: CheckpointedTrainer,
         num_ranks: int,
         settings: CheckpointConfig,
         versions: Mapping[str, str],

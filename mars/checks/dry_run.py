@@ -13,7 +13,8 @@ from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.trained import num_trained
-from mars.config.schema import TrainConfig
+from mars.config.actor_sections import PolicyTrainingConfig
+from mars.config.schema import ModelConfig, TrainConfig
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import num_image_tokens
 from mars.data.prompts.chat import prompt_length
@@ -68,7 +69,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
     return [
         f"training set      {len(prompts)} prompts, {dropped} dropped {dict(inputs.train.dropped) or ''}".rstrip(),
         f"held-out set      {held_out} prompts",
-        f"sources           {_histogram([len(prompt.sources) for prompt in prompts])}",
+        f"sources           {histogram([len(prompt.sources) for prompt in prompts])}",
         f"prompt tokens     mean {fmean(lengths):.0f}, longest {max(lengths)} of {data.max_prompt_tokens} allowed",
         f"steps             {steps} = {steps * data.prompts_per_step / len(prompts):.2f} epochs",
         f"a prompt          {rollout.samples_per_prompt} multi + {anchors:g} anchor rollouts",
@@ -125,26 +126,12 @@ def _score(result: RewardResult) -> str:
 
 def memory_lines(config: TrainConfig) -> list[str]:
     """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB."""
-    folder = Path(config.model.path)
-    if not folder.is_dir():
-        return [
-            "memory            not estimated, because model.path is a hub name; give a local folder for an estimate"
-        ]
-    actor, rollout, model = config.actor, config.rollout, config.model
-    shape = read_shape(read_json(model.path, "config.json"), folder)
-    trained, algorithm = num_trained(config), config.algorithm
-    adapters = trained if actor.lora.rank else 0
-    shares_base = actor.lora.rank > 0 and algorithm.kl_reference == model.path
-    trainer = trainer_memory(
-        replace(shape, num_parameters=shape.num_parameters + adapters),
-        num_trained=trained,
-        num_ranks=actor.fsdp_size or actor.num_workers,
-        dtype=model.dtype,
-        tokens_per_forward=actor.tokens_per_forward,
-        logprob_chunk_tokens=actor.logprob_chunk_tokens,
-        gradient_checkpointing=actor.gradient_checkpointing,
-        with_reference=algorithm.kl_coefficient > 0 and not shares_base,
-    )
+    rollout, model, algorithm = config.rollout, config.model, config.algorithm
+    shares_base = config.actor.lora.rank > 0 and algorithm.kl_reference == model.path
+    lines = rank_memory_lines(model, config.actor, algorithm.kl_coefficient > 0 and not shares_base)
+    if not Path(model.path).is_dir():
+        return lines
+    shape = read_shape(read_json(model.path, "config.json"), Path(model.path))
     engine = engine_memory(
         shape,
         tensor_parallel_size=rollout.tensor_parallel_size,
@@ -154,10 +141,35 @@ def memory_lines(config: TrainConfig) -> list[str]:
     )
     per_token = kv_bytes_per_token(shape, model.dtype)
     return [
-        f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
-        *_rank_lines(trainer, actor.offload),
+        *lines,
         f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
         f"tokens; {per_token:,} bytes a token",
+    ]
+
+
+def rank_memory_lines(model: ModelConfig, training: PolicyTrainingConfig, with_reference: bool) -> list[str]:
+    """The parameters of the model, and the estimate for one rank."""
+    folder = Path(model.path)
+    if not folder.is_dir():
+        return [
+            "memory            not estimated, because model.path is a hub name; give a local folder for an estimate"
+        ]
+    shape = read_shape(read_json(model.path, "config.json"), folder)
+    trained = num_trained(model, training)
+    adapters = trained if training.lora.rank else 0
+    memory = trainer_memory(
+        replace(shape, num_parameters=shape.num_parameters + adapters),
+        num_trained=trained,
+        num_ranks=training.fsdp_size or training.num_workers,
+        dtype=model.dtype,
+        tokens_per_forward=training.tokens_per_forward,
+        logprob_chunk_tokens=training.logprob_chunk_tokens,
+        gradient_checkpointing=training.gradient_checkpointing,
+        with_reference=with_reference,
+    )
+    return [
+        f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
+        *_rank_lines(memory, training.offload),
     ]
 
 
@@ -180,5 +192,5 @@ def _sizes(parts: Mapping[str, int]) -> str:
     return f"about {sum(parts.values()) / 2**30:.2f} GiB: {listed}"
 
 
-def _histogram(counts: list[int]) -> str:
+def histogram(counts: list[int]) -> str:
     return ", ".join(f"{counts.count(k)} rows with {k}" for k in sorted(set(counts)))

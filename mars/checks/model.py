@@ -53,7 +53,9 @@ class ModelCheck:
         if isinstance(self._config, TrainConfig):
             check_context(self._config)
             check_engine(self._config)
-            check_trained(self._config)
+            check_trained(self._config.model, "actor", self._config.actor)
+        else:
+            check_trained(self._config.model, "sft", self._config.sft)
         if not self._in_process:
             trust = self._config.model.trust_remote_code
             for key, path in self._models.items():

@@ -83,6 +83,7 @@ def export(
     and compare."""
     from mars.checkpoint.saver import SHARDS_FOLDER
     from mars.config.load import load_saved_config
+    from mars.config.schema import SftConfig
     from mars.errors import ConfigError
     from mars.output.files import cannot_write
     from mars.report.run_record import CONFIG_FILE
@@ -94,9 +95,10 @@ def export(
         raise ConfigError(f"OUT: want a new or an empty folder; got {out}")
     checkpoint = _undamaged(_catalogue(run_dir), step)
     config = load_saved_config(run_dir / CONFIG_FILE, [])
-    lora = config.actor.lora
+    section, training = ("sft", config.sft) if isinstance(config, SftConfig) else ("actor", config.actor)
+    lora = training.lora
     if adapter and not lora.rank:
-        raise ConfigError("--adapter: the run has no LoRA adapters (actor.lora.rank=0); leave out --adapter")
+        raise ConfigError(f"--adapter: the run has no LoRA adapters ({section}.lora.rank=0); leave out --adapter")
     enter_working_directory(run_dir)
     from mars.actor.export import export_adapter, export_policy
     from mars.checks.exported import check_exported

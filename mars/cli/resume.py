@@ -1,4 +1,4 @@
-"""`mars resume RUN [key=value ...]`: go on with a run, from any folder."""
+"""`mars resume RUN [key=value ...]`: go on with a run or a cold start, from any folder."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mars import main, sft
 from mars.config.folders import quoted
 from mars.config.load import load_saved_config
+from mars.config.schema import SftConfig
 from mars.errors import ConfigError
-from mars.main import train
 from mars.report.run_record import CONFIG_FILE
 from mars.run_dir.attempt import enter_working_directory
 
@@ -29,4 +30,8 @@ def resume(run_dir: Path, overrides: Sequence[str]) -> None:
         raise ConfigError(f"{run_dir}: no run is here, it has no {CONFIG_FILE}; give the run.dir of a run")
     enter_working_directory(run_dir)
     fixed = [f"run.dir={quoted(str(run_dir))}", "run.resume=true"]
-    train(load_saved_config(run_dir / CONFIG_FILE, [*fixed, *overrides]), overrides)
+    config = load_saved_config(run_dir / CONFIG_FILE, [*fixed, *overrides])
+    if isinstance(config, SftConfig):
+        sft.train(config, overrides)
+    else:
+        main.train(config, overrides)

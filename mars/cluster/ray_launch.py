@@ -57,7 +57,7 @@ def ray_workers(
         started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
         to_pass = stack.enter_context(started)
         placement = Placement(plan.bundles, cluster.start_timeout_s)
-        stack.callback(_unless_ending, placement.close)
+        stack.callback(unless_ending, placement.close)
 
         def group(worker_class, resources, bundles) -> WorkerGroup:
             return WorkerGroup(
@@ -65,7 +65,7 @@ def ray_workers(
             )
 
         engine = RayEngine(group(EngineWorker, plan.engines, plan.engine_bundles), prompt_length, report)
-        stack.callback(_unless_ending, engine.close)
+        stack.callback(unless_ending, engine.close)
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
         trainer = None
         if build_trainer is not None:
@@ -73,7 +73,7 @@ def ray_workers(
             trainer = RayTrainer(group(TrainerWorker, plan.ranks, plan.rank_bundles), report, broadcast_timeout_s)
         engine_builds = [] if colocated else engine.start_build(build_engine, transfers)
         if trainer is not None and build_trainer is not None:
-            stack.callback(_unless_ending, trainer.close)
+            stack.callback(unless_ending, trainer.close)
             stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
             builds = trainer.start_build(build_trainer, transfers, cluster.start_timeout_s, cluster.call_timeout_s)
             trainer.finish_build(builds, cluster.start_timeout_s)
@@ -84,7 +84,7 @@ def ray_workers(
         yield take_turns(engine, trainer) if colocated and trainer is not None else (engine, trainer)
 
 
-def _unless_ending(close: Callable[[], None]) -> None:
+def unless_ending(close: Callable[[], None]) -> None:
     """Do not ask busy workers to close where the process ends early: the end of the connection to Ray ends them."""
     if interrupts.reason() is None:
         close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -11,11 +11,10 @@ from mars import faults
 from mars.actor.trainer import RankTrainer, ReferenceKl, Rendezvous, UpdateStats
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
+from mars.cluster.ranks import RankWorker, RayRanks
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.weights import BuildTransfer, RankSender, StoredWeights
-from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
-from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.types import TrainBatch, WeightUpdate
 from mars.weights.meeting import Meeting
 from mars.weights.transfer import WeightTransfer
@@ -23,12 +22,13 @@ from mars.weights.transfer import WeightTransfer
 BuildTrainer = Callable[[Rendezvous, WeightTransfer], RankTrainer]
 """Pickled and called on the worker."""
 
-_TRIM_EVERY = 32  # updates
+TRIM_EVERY = 32  # updates
 
 
-class TrainerWorker(Worker):
-    """One FSDP rank in one Ray actor process."""
+class TrainerWorker(RankWorker):
+    """One FSDP rank of a `RankTrainer` in one Ray actor process."""
 
+    _trainer: RankTrainer
     _num_updates = 0
 
     def receive(self, build_trainer: BuildTrainer, build_transfer: BuildTransfer) -> None:
@@ -49,7 +49,7 @@ class TrainerWorker(Worker):
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         self._num_updates += 1
-        if self._num_updates % _TRIM_EVERY == 0:
+        if self._num_updates % TRIM_EVERY == 0:
             trim_heap()
         faults.point("actor.before_update")
         stats = self._trainer.update(batch)
@@ -71,27 +71,14 @@ class TrainerWorker(Worker):
         self._transfer.meet(meeting)
         self._trainer.send_weights(meeting.version)
 
-    def save(self, path: str) -> None:
-        self._trainer.save(path)
-
-    def start_checkpoint(self, folder: str) -> None:
-        self._trainer.start_checkpoint(folder)
-
-    def load_checkpoint(self, folder: str) -> None:
-        self._trainer.load_checkpoint(folder)
-
     def offload(self, keep_weights: bool = False) -> None:
         self._trainer.offload(keep_weights)
 
     def onload(self, weights_only: bool = False) -> None:
         self._trainer.onload(weights_only)
 
-    def close(self) -> None:
-        if hasattr(self, "_trainer"):
-            self._trainer.close()
 
-
-class RayTrainer:
+class RayTrainer(RayRanks):
     """Makes each call on every rank and returns the result of rank 0.
 
     broadcast_timeout_s: deadline for sending weights to the engines; None if they go to Ray's object store instead.
@@ -100,7 +87,7 @@ class RayTrainer:
     def __init__(
         self, group: WorkerGroup, report: WorkerReport = no_report, broadcast_timeout_s: float | None = None
     ) -> None:
-        self._group, self._report = group, report
+        super().__init__(group, report)
         self._sender = None
         if broadcast_timeout_s is not None:
             self._sender = RankSender(group, self._results, broadcast_timeout_s)
@@ -108,49 +95,17 @@ class RayTrainer:
     def start_build(
         self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, timeout_s: float, call_timeout_s: float
     ) -> list[Any]:
-        """Start building every rank; returns Ray references for `finish_build`.
-
-        timeout_s: how long to wait for the address of rank 0. call_timeout_s: deadline of the ranks' collectives.
-        """
-        self._built = (build_trainer, build_transfer, timeout_s, call_timeout_s)
-        workers = self._group.workers
-        address_of_first = workers[0].address.remote()
-        # A call before `build`, so that the ranks import torch while the process of rank 0 still starts.
-        received = [worker.receive.remote(build_trainer, build_transfer) for worker in workers]
-        (address,) = self._group.results([address_of_first], "start of a worker", timeout_s)
-        built = [
-            worker.build.remote(Rendezvous(rank, len(workers), f"tcp://{address}", call_timeout_s))
-            for rank, worker in enumerate(workers)
-        ]
-        return [*received, *built]
-
-    def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
-        self._group.results(references, "start of the trainer", timeout_s)
+        """As `start`."""
+        return self.start((build_trainer, build_transfer), timeout_s, call_timeout_s)
 
     def gpus(self) -> list[list[str]]:
         """The GPUs of each rank."""
         return self._all("gpus")
 
-    def dump_stacks(self) -> None:
-        self._group.dump_stacks()
-
     def restart(self) -> None:
-        """End all ranks and build them anew, with the weights of model.path.
-
-        All of them, because the ranks that are left would wait for the lost one.
-        """
-        for index in range(len(self._group.workers)):
-            self._group.replace(index)
         if self._sender is not None:
             self._sender.forget()
-        self.finish_build(self.start_build(*self._built), self._built[2])
-        for index in range(len(self._group.workers)):
-            self._report("worker_replaced", self._group.name(index), "all ranks are built again when one is lost")
-
-    def check_alive(self) -> None:
-        lost = self._group.lost()
-        if lost:
-            raise WorkerLost(f"cluster: {', '.join(lost)} died; the workers' logs are in {self._group.log_dir}")
+        super().restart()
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         check_head()
@@ -169,35 +124,8 @@ class RayTrainer:
         update = self._all("publish_weights")[0]
         return WeightUpdate(update.version, StoredWeights(update.payload))
 
-    def save(self, path: str) -> None:
-        self._all("save", path)
-
-    def start_checkpoint(self, folder: str) -> None:
-        self._all("start_checkpoint", folder)
-
-    def load_checkpoint(self, folder: str) -> None:
-        self._all("load_checkpoint", folder)
-
     def offload(self, keep_weights: bool = False) -> None:
         self._all("offload", keep_weights)
 
     def onload(self, weights_only: bool = False) -> None:
         self._all("onload", weights_only)
-
-    def close(self) -> None:
-        self._group.close()
-
-    def _all(self, method: str, *arguments: Any) -> list[Any]:
-        return self._results([getattr(worker, method).remote(*arguments) for worker in self._group.workers], method)
-
-    def _results(self, references: Sequence[Any], method: str, timeout_s: float | None = None) -> list[Any]:
-        try:
-            return self._group.results(references, method, timeout_s)
-        except (WorkerLost, TransferError):
-            raise
-        except WorkerError as error:
-            # The others fail first when a rank dies: their connection to it breaks before Ray sees its death.
-            lost = self._group.lost()
-            if lost:
-                raise WorkerLost(f"{error}; {', '.join(lost)} died") from error
-            raise

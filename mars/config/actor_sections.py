@@ -68,3 +68,22 @@ class ActorConfig(PolicyTrainingConfig):
     max_skipped_updates: NonNegativeInt = Field(
         description="Updates with a non-finite loss or gradient that may be skipped in a row; one more ends the run."
     )
+
+
+class SftSettings(PolicyTrainingConfig):
+    batch_size: PositiveInt = Field(description="Rows of one optimizer step.")
+    packing: Literal["packed", "padded"] = Field(
+        description="packed: rows one after the other, none of which sees another; padded: rows of equal length."
+    )
+    mono_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="Share of the rows with several sources that a step shows with one of them alone, as anchors do."
+    )
+    eval_every: NonNegativeInt = Field(
+        description="Compute the held-out loss every this many steps, and after the last; 0: only after the last."
+    )
+    log_every: PositiveInt = Field(description="Write metrics every this many steps.")
+
+    @property
+    def forward_packing(self) -> Literal["shared_prefix", "padded"]:
+        """`packing` as the model and the plans of forwards name it. In a pack every row has a prompt of its own."""
+        return "shared_prefix" if self.packing == "packed" else "padded"

@@ -44,16 +44,17 @@ def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[
     if composition.config is not None:
         config, found = _validate(composition, composition.config, SCHEMAS[root])
         problems += found
-    if isinstance(config, TrainConfig):
+    if config is not None:
         problems += unused_adapter_settings(composition.given, config.dotted())
     if config is None or problems:
         raise _refusal(problems)
     return config
 
 
-def shipped_values() -> dict[str, Any]:
-    """Dotted key -> default of every setting of training that has one."""
-    composition = compose_files("train", SCHEMAS["train"], [], [])
+def shipped_values(schema: type[Root]) -> dict[str, Any]:
+    """Dotted key -> default of every setting of a schema that has one."""
+    (root,) = (name for name, found in SCHEMAS.items() if found is schema)
+    composition = compose_files(root, schema, [], [])
     assert composition.config is not None  # the shipped files
     return resolved_leaves(composition.config, composition.known.mappings)[0]
 
@@ -69,8 +70,8 @@ def experiment_sets(key: str, overrides: Sequence[str], config_dirs: Sequence[st
     return values[0] != values[1]
 
 
-def load_saved_config(path: Path, overrides: Sequence[str]) -> TrainConfig:
-    """The configuration in the config.yaml of a training run, changed by `overrides` of keys, checked as by
+def load_saved_config(path: Path, overrides: Sequence[str]) -> TrainConfig | SftConfig:
+    """The configuration in the config.yaml of a run or of a cold start, changed by `overrides` of keys, checked as by
     `load_config`. Raises ConfigError."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -80,12 +81,13 @@ def load_saved_config(path: Path, overrides: Sequence[str]) -> TrainConfig:
         ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: not the settings of a run; restore the file")
-    composition = compose_saved("train", TrainConfig, content, overrides)
+    root: RootName = "sft" if "sft" in content else "train"
+    composition = compose_saved(root, SCHEMAS[root], content, overrides)
     problems = list(composition.problems)
     assert composition.config is not None  # the shipped files
-    config, found = _validate(composition, composition.config, TrainConfig)
+    config, found = _validate(composition, composition.config, SCHEMAS[root])
     problems += found
-    if not isinstance(config, TrainConfig) or problems:
+    if not isinstance(config, TrainConfig | SftConfig) or problems:
         raise _refusal(problems)
     return config
 

@@ -14,6 +14,9 @@ KEYS: Mapping[str, str] = {
     "rollout.gpu_memory_utilization": "rollout.vllm.gpu_memory_utilization",
     "rollout.kv_cache_memory_bytes": "rollout.vllm.kv_cache_memory_bytes",
     "sft.clip_norm": "sft.max_grad_norm",
+    "sft.device": "cluster.device",
+    "sft.num_steps": "run.num_steps",
+    "sft.num_threads": "cluster.threads_per_worker",
 }
 
 VALUES: Mapping[str, Mapping[str, str]] = {

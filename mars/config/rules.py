@@ -28,7 +28,7 @@ def broken_rules(rules: tuple[Rule, ...], values: Mapping[str, Any]) -> Iterator
                 yield Problem(rule.keys[0], *found, got=values[rule.keys[0]])
 
 
-def _has_length(num_steps: int | None, num_epochs: int | None) -> tuple[str, str] | None:
+def has_length(num_steps: int | None, num_epochs: int | None) -> tuple[str, str] | None:
     if num_steps is None and num_epochs is None:
         return "the run has no length: run.num_epochs is null too", "set one of the two"
     return None
@@ -90,7 +90,7 @@ def _context_holds_both(context: int, prompt: int, response: int) -> tuple[str, 
     return None
 
 
-def _one_in_process(workers: int, kind: str) -> tuple[str, str] | None:
+def one_in_process(workers: int, kind: str) -> tuple[str, str] | None:
     if kind == "local" and workers != 1:
         return "cluster.kind=local runs one engine and one trainer", "give 1, or cluster=ray"
     return None
@@ -108,7 +108,7 @@ def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
     return None
 
 
-def _attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
+def attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
     if device == "cpu" and attention == "flash_attention_2":
         return "needs a GPU, and the device is cpu", "give sdpa"
     return None
@@ -210,7 +210,7 @@ def _template(setting: str) -> tuple[str, str] | None:
     return None if is_template(setting, with_reward=True) else ("no such template", f"give {wanted(with_reward=True)}")
 
 
-def _template_without_reward(setting: str) -> tuple[str, str] | None:
+def template_without_reward(setting: str) -> tuple[str, str] | None:
     return (
         None if is_template(setting, with_reward=False) else ("no such template", f"give {wanted(with_reward=False)}")
     )
@@ -222,17 +222,17 @@ def _weight_for_each_file(weights: list[float] | None, files: list[str]) -> tupl
     return None
 
 
-_PIXELS = (
+PIXELS = (
     Rule(("data.min_image_pixels", "data.max_image_pixels"), _pixels_ordered),
     Rule(("data.source_image_pixels", "data.min_image_pixels", "data.max_image_pixels"), _source_pixels),
 )
 
 TRAIN_RULES = (
-    Rule(("run.num_steps", "run.num_epochs"), _has_length),
-    Rule(("model.attention", "cluster.device"), _attention_on_cpu),
+    Rule(("run.num_steps", "run.num_epochs"), has_length),
+    Rule(("model.attention", "cluster.device"), attention_on_cpu),
     Rule(("data.template",), _template),
     Rule(("data.weights", "data.train_files"), _weight_for_each_file),
-    *_PIXELS,
+    *PIXELS,
     Rule(("algorithm.reduction_tokens", "algorithm.reduction"), _constant_divisor),
     Rule(("algorithm.dual_clip", "algorithm.loss"), _dual_clip_of_clip),
     Rule(("algorithm.kl_coefficient", "algorithm.kl_reference"), _reference_for_kl),
@@ -252,7 +252,7 @@ TRAIN_RULES = (
         ),
         _std_of_multi_rewards,
     ),
-    Rule(("rollout.num_workers", "cluster.kind"), _one_in_process),
+    Rule(("rollout.num_workers", "cluster.kind"), one_in_process),
     Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
@@ -260,13 +260,7 @@ TRAIN_RULES = (
     Rule(("reward.function", "reward.functions"), _known_reward),
     Rule(("reward.functions",), _known_rewards),
     Rule(("reward.scorer", "reward.function", "reward.functions"), _scorer_of_built_in),
-    Rule(("actor.num_workers", "cluster.kind"), _one_in_process),
+    Rule(("actor.num_workers", "cluster.kind"), one_in_process),
     Rule(("actor.num_workers", "actor.prompts_per_update"), _prompt_for_each_rank),
     Rule(("actor.prompts_per_update", "data.prompts_per_step"), _updates_divide_step),
-)
-
-SFT_RULES = (
-    Rule(("model.attention", "sft.device"), _attention_on_cpu),
-    Rule(("data.template",), _template_without_reward),
-    *_PIXELS,
 )

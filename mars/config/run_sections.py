@@ -48,7 +48,7 @@ def is_colocated(placement: str, kind: str, device: str) -> bool:
     return placement == "colocated" or (placement == "auto" and kind == "local" and device == "cuda")
 
 
-class TrackingConfig(Section):
+class TrackerConfig(Section):
     console: bool = Field(description="Progress and metrics in the terminal.")
     wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off if wandb is not installed.")
     wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
@@ -56,6 +56,9 @@ class TrackingConfig(Section):
         description="Longest wait for a tracker at the end of a run, and for wandb at a step, in seconds; "
         "wandb's start may take three times as long."
     )
+
+
+class TrackingConfig(TrackerConfig):
     rollouts_every: NonNegativeInt = Field(description="Write rollouts to files every this many steps; 0: never.")
     rollout_prompts: PositiveInt = Field(description="Number of prompts whose rollouts are written.")
 

@@ -10,14 +10,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mars.config.actor_sections import ActorConfig, OptimizerConfig
+from mars.config.actor_sections import ActorConfig, SftSettings
 from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.placement_rules import PLACEMENT_RULES
-from mars.config.rules import SFT_RULES, TRAIN_RULES
-from mars.config.run_sections import CheckpointConfig, ClusterConfig, RunConfig, TrackingConfig, TrainRunConfig
+from mars.config.rules import TRAIN_RULES
+from mars.config.run_sections import CheckpointConfig, ClusterConfig, TrackerConfig, TrackingConfig, TrainRunConfig
 from mars.config.section import Root, Section
-from mars.config.weight_rules import WEIGHT_RULES
+from mars.config.sft_rules import SFT_RULES
+from mars.config.weight_rules import SFT_WEIGHT_RULES, WEIGHT_RULES
 from mars.rewards.built_in import built_in_names
 
 _REWARDS = built_in_names()
@@ -244,27 +245,19 @@ class TrainConfig(Root):
 
 class SftDataConfig(RowsConfig):
     train_files: list[str] = Field(min_length=1, description="Files whose rows have a `response`.")
+    eval_files: list[str] = Field(description="Files of the held-out set; empty for none.")
     template: str = Field(description=f"Template with the answer format: {_REWARDS}, none or file.jinja.")
-
-
-class SftSettings(OptimizerConfig):
-    num_steps: PositiveInt = Field(description="Optimizer steps.")
-    batch_size: PositiveInt = Field(description="Rows of one optimizer step.")
-    tokens_per_forward: PositiveInt = Field(
-        description="Tokens of one forward, padding included; a larger batch is split into several forwards."
-    )
-    logprob_chunk_tokens: PositiveInt = Field(description="Tokens whose logits are in memory at once.")
-    num_threads: PositiveInt = Field(description="Compute threads.")
-    device: Literal["cuda", "cpu"] = Field(description="Where the training computes.")
-    log_every: PositiveInt = Field(description="Write metrics every this many steps.")
 
 
 class SftConfig(Root):
     """What `python -m mars.sft` takes."""
 
-    RULES = SFT_RULES
+    RULES = (*SFT_RULES, *SFT_WEIGHT_RULES)
 
-    run: RunConfig
+    run: TrainRunConfig
     model: ModelConfig
     data: SftDataConfig
     sft: SftSettings
+    cluster: ClusterConfig
+    tracking: TrackerConfig
+    checkpoint: CheckpointConfig

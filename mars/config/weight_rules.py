@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from mars.config.problem import Problem
@@ -15,22 +16,24 @@ def _part_is_trained(frozen: list[str]) -> tuple[str, str] | None:
     return None
 
 
-def _adapters_alone(frozen: list[str], rank: int) -> tuple[str, str] | None:
+def _adapters_alone(section: str, frozen: list[str], rank: int) -> tuple[str, str] | None:
     if frozen and rank:
-        return f"with adapters (actor.lora.rank={rank}) only they are trained", "give [], and choose actor.lora.parts"
+        wrong = f"with adapters ({section}.lora.rank={rank}) only they are trained"
+        return wrong, f"give [], and choose {section}.lora.parts"
     return None
 
 
 def unused_adapter_settings(given: Collection[str], values: Mapping[str, Any]) -> Iterator[Problem]:
     """given: keys that the command line sets. values: of all keys. Without adapters, other settings have no effect."""
     for key in sorted(given):
-        if key.startswith("actor.lora.") and key != "actor.lora.rank" and values["actor.lora.rank"] == 0:
-            yield Problem(key, "has no effect with actor.lora.rank=0", "set the rank to 16, say", values[key])
+        section, found, name = key.partition(".lora.")
+        if found and name != "rank" and values[f"{section}.lora.rank"] == 0:
+            yield Problem(key, f"has no effect with {section}.lora.rank=0", "set the rank to 16, say", values[key])
 
 
-def _groups_divide_ranks(fsdp_size: int | None, ranks: int) -> tuple[str, str] | None:
+def _groups_divide_ranks(section: str, fsdp_size: int | None, ranks: int) -> tuple[str, str] | None:
     if fsdp_size is not None and ranks % fsdp_size:
-        return f"does not divide actor.num_workers={ranks}", "give a divisor, such as the GPUs of a node, or null"
+        return f"does not divide {section}.num_workers={ranks}", "give a divisor, such as the GPUs of a node, or null"
     return None
 
 
@@ -50,10 +53,15 @@ def _broadcast_between_processes(
     return None
 
 
+SFT_WEIGHT_RULES = (
+    Rule(("sft.freeze",), _part_is_trained),
+    Rule(("sft.freeze", "sft.lora.rank"), partial(_adapters_alone, "sft")),
+    Rule(("sft.fsdp_size", "sft.num_workers"), partial(_groups_divide_ranks, "sft")),
+)
 WEIGHT_RULES = (
-    Rule(("actor.fsdp_size", "actor.num_workers"), _groups_divide_ranks),
+    Rule(("actor.fsdp_size", "actor.num_workers"), partial(_groups_divide_ranks, "actor")),
     Rule(("actor.freeze",), _part_is_trained),
-    Rule(("actor.freeze", "actor.lora.rank"), _adapters_alone),
+    Rule(("actor.freeze", "actor.lora.rank"), partial(_adapters_alone, "actor")),
     Rule(
         (
             "rollout.weight_transfer",

@@ -19,6 +19,8 @@ from mars.types import PromptRollouts
 _PACE_STEPS = 20
 
 _FIELDS = (
+    ("sft/loss", "loss {:.3f}"),
+    ("eval/loss", "eval loss {:.3f}"),
     ("critic/score/mean", "score {:.3f}"),
     ("mars/gain/mean", "gain {:+.3f}"),
     ("response_length/mean", "length {:.0f}"),
@@ -67,7 +69,7 @@ class ConsoleTracker:
         self._num_steps = num_steps
         self._console = console
         self._clock = clock
-        self._times: deque[float] = deque(maxlen=_PACE_STEPS + 1)
+        self._times: deque[tuple[int, float]] = deque(maxlen=_PACE_STEPS + 1)  # step, when it was logged
         self._progress: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"))
@@ -76,10 +78,11 @@ class ConsoleTracker:
             self._progress.start()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._times.append(self._clock())
+        self._times.append((step, self._clock()))
         eta = ""
         if len(self._times) > 1:
-            pace = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+            (first, begun), (last, now) = self._times[0], self._times[-1]
+            pace = (now - begun) / max(last - first, 1)
             eta = "ETA " + duration(pace * max(self._num_steps - step, 0))
         line = visible(step_line(metrics, step, self._num_steps))
         if self._progress is None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars import sft
 from mars.checks import data as check_data
 from mars.checks import dry_run
 from mars.config.load import load_config
@@ -20,6 +19,7 @@ from mars.data.prompts.prepare import prepare_rows
 from mars.data.rows.problems import report
 from mars.errors import DataError
 from mars.inputs import load_inputs, prompt_format, row_settings
+from mars.supervised.rows import load_rows
 
 DEFECTS = (
     "false_truth", "no_truth", "missing", "damaged", "third", "special", "long", "strip", "choices", "repeated_id",
@@ -198,9 +198,9 @@ def test_all_commands_see_the_same(case, configs, folder, dry_run_inputs, tmp_pa
     assert cold.rendered == checked.rendered
     assert cold.lengths == checked.lengths
     with pytest.raises(DataError) as refused:
-        sft._load_rows(cold_strict, form)
+        load_rows(cold_strict)
     assert str(refused.value) == report(cold.problems, len(ROWS))
-    kept = sft._load_rows(cold_lenient, form)
+    kept = load_rows(cold_lenient).train
     assert [p.row for p in kept.prompts] == [f"{file}:{i}" for i, reasons in enumerate(expected) if not reasons]
     assert sum(kept.dropped.values()) == sum(map(bool, expected))
 

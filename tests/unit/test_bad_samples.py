@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -11,6 +12,7 @@ from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.resume import starting_point
 from mars.data.order.stream import PromptStream
 from mars.errors import DataError
+from mars.fit import fit
 from mars.quarantine import BadPrompt, BadSamples, Quarantine, num_allowed
 from mars.run_dir.bad_prompts import BadPromptEvents
 from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
@@ -228,7 +230,8 @@ def job_of(folder, prompts, num_steps, unreadable, max_fraction=0.5):
     catalogue = Catalogue(folder / CHECKPOINTS_FOLDER, events)
     stream = PromptStream(prompts, 3, 0, True)
     config = train_config(settings)
-    return TrainingJob(config, made, stream, None, 0, lambda start: tracker, catalogue, by_id, "data"), tracker
+    loop = partial(fit, made, stream, config=config, evaluate=None, num_dropped=0)
+    return TrainingJob(config, trainer, 1, loop, lambda start: tracker, catalogue, by_id, "data"), tracker
 
 
 def trained(folder, prompts, num_steps, unreadable, resume=False, **settings):

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
 import pytest
@@ -17,6 +18,7 @@ from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.resume import starting_point
 from mars.data.order.stream import PromptStream
 from mars.errors import CheckpointError, DataError, WorkerError, WorkerLost
+from mars.fit import fit
 from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
 from mars.train import TrainingJob, start_unless_complete, train
 from tests.builders import make_prompt, train_config
@@ -84,7 +86,9 @@ def job_of(folder, trainer, num_steps):
     config = train_config({**settings, "evaluation.every": 0, "actor.num_workers": 1})
     stream = PromptStream(list(PROMPTS.values()), 2, 0, True)
     made = random_parts(trainer=trainer)
-    return TrainingJob(config, made, stream, None, 0, lambda start: tracker, catalogue, PROMPTS, "data"), tracker
+    loop = partial(fit, made, stream, config=config, evaluate=None, num_dropped=0)
+    job = TrainingJob(config, trainer, 1, loop, lambda start: tracker, catalogue, PROMPTS, "data")
+    return job, tracker
 
 
 def trained(folder, trainer, num_steps=4):
@@ -201,7 +205,8 @@ def test_a_finished_run_without_checkpoints_is_complete_unless_it_is_to_train_on
     def start(num_steps):
         job, _ = job_of(tmp_path, FragileTrainer(), num_steps)
         config = job.config.model_copy(update={"run": job.config.run.model_copy(update={"resume": True})})
-        return start_unless_complete(config, job.catalogue, job.stream, PROMPTS, "data", tmp_path / "policy")
+        stream = PromptStream(list(PROMPTS.values()), 2, 0, True)
+        return start_unless_complete(config, job.catalogue, stream, PROMPTS, "data", tmp_path / "policy")
 
     events = EventLog(tmp_path / EVENTS_FILE)
     events.log("started", 0, last_step=last_step)
@@ -242,7 +247,7 @@ class Refusing(FragileTrainer):
 def test_failed_checkpoints_are_counted_on_when_the_trainer_is_built_again(tmp_path):
     job, tracker = job_of(tmp_path, Refusing({1}, lost_at=(3,)), num_steps=4)
     train(job, starting_point(job.catalogue, False, PROMPTS, "data"))
-    assert job.parts.trainer.restarts == 1
+    assert job.trainer.restarts == 1
     assert {step: row["fault/checkpoint"] for step, row in tracker.metrics} == {1: 0, 2: 1, 3: 1, 4: 1}
     lost = Refusing({1, 2, 3}, lost_at=(3,))
     with pytest.raises(CheckpointError, match="3 checkpoints in a row could not be written"):

@@ -171,8 +171,9 @@ def _prepare(row: RowReading, settings: RowSettings) -> _Prepared:
             refused = refused or _special_tokens(row.label, settings.encoder.encode, messages, len(view or ()))
         problems += refused
         measurable = measurable and not refused
-    if settings.needs_response and prompt.response is not None:
-        problems += _special_tokens(row.label, settings.encoder.encode_response, prompt.response)
+    if settings.needs_response:
+        for response in filter(None, (prompt.response, *prompt.mono_responses.values())):
+            problems += _special_tokens(row.label, settings.encoder.encode_response, response)
     if rendered is None or not measurable:
         return _Prepared(rendered, None, problems)
     length = longest_view(rendered, settings.encoder, settings.budget, settings.image_layout)

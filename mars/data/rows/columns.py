@@ -132,6 +132,26 @@ def response_of(row: Row, required: bool) -> str | None:
     return checked_text(response)
 
 
+def mono_responses_of(row: Row, names: Sequence[str]) -> dict[str, str]:
+    """The column mono_responses: source -> an example response to its image alone. Empty without the column.
+
+    names: of the row's sources.
+    """
+    declared = row.get("mono_responses")
+    if declared is None:
+        return {}
+    if not isinstance(declared, dict):
+        raise RowError("response", f"mono_responses must map sources to texts; got {declared!r:.80}")
+    given = {name: text for name, text in declared.items() if text is not None}
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise RowError("response", f"mono_responses names {unknown}, but the row's sources are {list(names)}")
+    for name, text in given.items():
+        if not isinstance(text, str) or not text.strip():
+            raise RowError("response", f"the mono response of {name} must be a text; got {text!r:.80}")
+    return {name: checked_text(text) for name, text in given.items()}
+
+
 def image_cells(row: Row, inline: Sequence[Any]) -> list[Any]:
     """The row's images as they are stored: paths, bytes, or {bytes, path}."""
     column = image_column(row)

@@ -187,6 +187,7 @@ def read_row(
         truth=truth or "",
         extra_info=extra,
         response=response,
+        mono_responses=answer(rows.mono_responses_of, columns, [source.name for source in sources]) or {},
     )
     if truth is not None:
         answer(_check_truth, check_truth, prompt)

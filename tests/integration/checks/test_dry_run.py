@@ -98,16 +98,17 @@ def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3
         frozen = sum(parameter.numel() for parameter in model.model.visual.parameters())
         rows = [(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2
         given = configure(rows, "actor.freeze=[vision,projector]", model=folder)
-        assert num_trained(given) == shape.num_parameters - frozen
+        assert num_trained(given.model, given.actor) == shape.num_parameters - frozen
         assert f"{shape.num_parameters - frozen:,} of them trained" in memory_lines(given)[0]
         given = configure(rows, "actor.lora.rank=4", "actor.lora.parts=[vision,language]", model=folder)
         policy = PolicyModel(model, ScoringSettings(1.0, (), 1))
         add_adapters(policy, given.actor.lora, seed=0)
         adapters = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-        assert num_trained(given) == adapters
+        assert num_trained(given.model, given.actor) == adapters
         assert f"{adapters:,} in LoRA adapters" in memory_lines(given)[0]
+        wrong = configure(rows, "actor.lora.rank=4", "actor.lora.targets=[q]", model=folder)
         with pytest.raises(ConfigError, match=r"called q; got .*down_proj"):
-            check_trained(configure(rows, "actor.lora.rank=4", "actor.lora.targets=[q]", model=folder))
+            check_trained(wrong.model, "actor", wrong.actor)
         text = model.config.text_config
         assert (shape.num_layers, shape.hidden_size) == (text.num_hidden_layers, text.hidden_size)
     lines = memory_lines(configure([(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mars.actor.optimizer import Optimizer, rate_factor
-from mars.config.schema import OptimizerConfig
+from mars.config.actor_sections import OptimizerConfig
 
 
 @pytest.mark.parametrize(

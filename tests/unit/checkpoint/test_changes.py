@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mars.checkpoint.changes import accept, changes, read_settings
+from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
 
 BEFORE = {"run.seed": 1, "actor.freeze": ["vision"], "actor.beta1": 0.9, "run.num_steps": 5}
@@ -32,7 +33,7 @@ def test_a_refused_change_is_named():
 def test_a_setting_that_the_runs_version_did_not_have_has_its_default(tmp_path):
     """So a run from before it goes on with the default, and is refused another value before anything is written."""
     (tmp_path / "config.yaml").write_text("actor: {beta1: 0.5}\n", encoding="utf-8")
-    before = read_settings(tmp_path / "config.yaml")
+    before = read_settings(tmp_path / "config.yaml", TrainConfig)
     assert (before["actor.beta1"], before["actor.freeze"], before["actor.lora.rank"]) == (0.5, [], 0)
     assert vars(changes(before, before)) == {"free": (), "warned": (), "refused": ()}
     assert changes(before, before | {"actor.lora.rank": 4}).refused == ("actor.lora.rank: 0 -> 4",)

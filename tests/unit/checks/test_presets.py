@@ -10,7 +10,9 @@ from mars.checks.memory import ModelShape, engine_memory, kv_bytes_per_token, tr
 from mars.config.load import load_config
 
 ROOT = Path(__file__).parents[3]
-PRESETS = sorted(path.stem for path in ROOT.glob("configs/experiment/*gpus.yaml"))
+EXPERIMENTS = sorted(path.stem for path in ROOT.glob("configs/experiment/*gpus.yaml"))
+COLD_STARTS = [name for name in EXPERIMENTS if name.startswith("sft_")]
+PRESETS = [name for name in EXPERIMENTS if name not in COLD_STARTS]
 GIB, GPU = 2**30, 80e9
 # The public checkpoints: parameters (tied weights once), hidden size, layers, KV heads, head size, vocabulary.
 SHAPES = {
@@ -81,3 +83,21 @@ def test_a_preset_fits_and_its_figures_are_those_of_the_page(preset, tables):
         str(rollout.max_num_seqs),
         str(store // GIB),
     ]
+
+
+@pytest.mark.parametrize("preset", COLD_STARTS)
+def test_a_cold_start_fits_with_all_parameters_trained(preset):
+    config = load_config("sft", [f"experiment={preset}", "data.train_files=[x.parquet]"], [])
+    shape, sft = SHAPES[config.model.path], config.sft
+    parts = trainer_memory(
+        shape,
+        num_trained=shape.num_parameters,
+        num_ranks=sft.num_workers,
+        dtype=config.model.dtype,
+        tokens_per_forward=sft.tokens_per_forward,
+        logprob_chunk_tokens=sft.logprob_chunk_tokens,
+        gradient_checkpointing=sft.gradient_checkpointing,
+        with_reference=False,
+    )
+    assert f"_{sft.num_workers}gpus" in preset
+    assert sum(parts.values()) < 0.5 * GPU

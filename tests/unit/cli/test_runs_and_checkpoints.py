@@ -207,7 +207,7 @@ def test_only_a_run_with_adapters_exports_them(mars, make_run, tmp_path):
 def trained(monkeypatch):
     """What `mars resume` would train: (configuration, overrides, folder)."""
     calls = []
-    monkeypatch.setattr("mars.cli.resume.train", lambda config, given: calls.append((config, list(given), Path.cwd())))
+    monkeypatch.setattr("mars.main.train", lambda config, given: calls.append((config, list(given), Path.cwd())))
     return calls
 
 

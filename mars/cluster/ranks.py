@@ -1,0 +1,105 @@
+"""The ranks of a trainer as Ray workers: built together, called together, and built again when one is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mars.actor.trainer import CheckpointedTrainer, Rendezvous
+from mars.cluster.restarts import WorkerReport, no_report
+from mars.cluster.worker import Worker
+from mars.cluster.worker_group import WorkerGroup
+from mars.errors import TransferError, WorkerError, WorkerLost
+
+
+class RankWorker(Worker):
+    """One FSDP rank in one Ray actor process. Subclasses have `receive` and `build`, which sets `_trainer`."""
+
+    _trainer: CheckpointedTrainer
+
+    def save(self, path: str) -> None:
+        self._trainer.save(path)
+
+    def start_checkpoint(self, folder: str) -> None:
+        self._trainer.start_checkpoint(folder)
+
+    def load_checkpoint(self, folder: str) -> None:
+        self._trainer.load_checkpoint(folder)
+
+    def close(self) -> None:
+        if hasattr(self, "_trainer"):
+            self._trainer.close()
+
+
+class RayRanks:
+    """A `RestartableTrainer` without its training: makes each call on every rank."""
+
+    def __init__(self, group: WorkerGroup, report: WorkerReport = no_report) -> None:
+        self._group, self._report = group, report
+
+    def start(self, received: tuple[Any, ...], timeout_s: float, call_timeout_s: float) -> list[Any]:
+        """Start building every rank; returns Ray references for `finish_build`.
+
+        received: arguments of the workers' `receive`. timeout_s: how long to wait for the address of rank 0.
+        call_timeout_s: deadline of the ranks' collectives.
+        """
+        self._started = (received, timeout_s, call_timeout_s)
+        workers = self._group.workers
+        address_of_first = workers[0].address.remote()
+        # A call before `build`, so that the ranks import torch while the process of rank 0 still starts.
+        receiving = [worker.receive.remote(*received) for worker in workers]
+        (address,) = self._group.results([address_of_first], "start of a worker", timeout_s)
+        built = [
+            worker.build.remote(Rendezvous(rank, len(workers), f"tcp://{address}", call_timeout_s))
+            for rank, worker in enumerate(workers)
+        ]
+        return [*receiving, *built]
+
+    def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
+        self._group.results(references, "start of the trainer", timeout_s)
+
+    def dump_stacks(self) -> None:
+        self._group.dump_stacks()
+
+    def restart(self) -> None:
+        """End all ranks and build them anew, with the weights of model.path.
+
+        All of them, because the ranks that are left would wait for the lost one.
+        """
+        for index in range(len(self._group.workers)):
+            self._group.replace(index)
+        self.finish_build(self.start(*self._started), self._started[1])
+        for index in range(len(self._group.workers)):
+            self._report("worker_replaced", self._group.name(index), "all ranks are built again when one is lost")
+
+    def check_alive(self) -> None:
+        lost = self._group.lost()
+        if lost:
+            raise WorkerLost(f"cluster: {', '.join(lost)} died; the workers' logs are in {self._group.log_dir}")
+
+    def save(self, path: str) -> None:
+        self._all("save", path)
+
+    def start_checkpoint(self, folder: str) -> None:
+        self._all("start_checkpoint", folder)
+
+    def load_checkpoint(self, folder: str) -> None:
+        self._all("load_checkpoint", folder)
+
+    def close(self) -> None:
+        self._group.close()
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        return self._results([getattr(worker, method).remote(*arguments) for worker in self._group.workers], method)
+
+    def _results(self, references: Sequence[Any], method: str, timeout_s: float | None = None) -> list[Any]:
+        try:
+            return self._group.results(references, method, timeout_s)
+        except (WorkerLost, TransferError):
+            raise
+        except WorkerError as error:
+            # The others fail first when a rank dies: their connection to it breaks before Ray sees its death.
+            lost = self._group.lost()
+            if lost:
+                raise WorkerLost(f"{error}; {', '.join(lost)} died") from error
+            raise

@@ -1,0 +1,96 @@
+"""`RaySupervised`: the ranks of a cold start on Ray workers behind the `SupervisedTrainer` interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import ray
+
+from mars import faults, watchdog
+from mars.actor.trainer import Rendezvous, SupervisedTrainer
+from mars.cluster.environment import gc_paused, trim_heap, worker_environment
+from mars.cluster.head import check_head
+from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.ranks import RankWorker, RayRanks
+from mars.cluster.ray_launch import unless_ending
+from mars.cluster.ray_trainer import TRIM_EVERY
+from mars.cluster.restarts import WorkerReport
+from mars.cluster.runtime import ray_cluster
+from mars.cluster.worker_group import WorkerGroup
+from mars.config.run_sections import ClusterConfig
+from mars.types import TrainBatch
+
+BuildSupervised = Callable[[Rendezvous], SupervisedTrainer]
+"""Pickled and called on the worker."""
+
+
+class SupervisedWorker(RankWorker):
+    """One FSDP rank of a `SupervisedTrainer` in one Ray actor process."""
+
+    _trainer: SupervisedTrainer
+    _num_updates = 0
+
+    def receive(self, build_trainer: BuildSupervised) -> None:
+        """Keep it for `build`. Unpickling it imports torch, while the ranks wait for the address of rank 0."""
+        self._build_trainer = build_trainer
+
+    def build(self, rendezvous: Rendezvous) -> None:
+        with gc_paused():
+            self._trainer = self._build_trainer(rendezvous)
+
+    def update(self, batch: TrainBatch) -> Mapping[str, float]:
+        self._num_updates += 1
+        if self._num_updates % TRIM_EVERY == 0:
+            trim_heap()
+        faults.point("actor.before_update")
+        metrics = self._trainer.update(batch)
+        faults.point("actor.after_update")
+        return metrics
+
+    def losses(self, batch: TrainBatch) -> Sequence[float]:
+        return self._trainer.losses(batch)
+
+
+class RaySupervised(RayRanks):
+    """Makes each call on every rank and returns the result of rank 0."""
+
+    def update(self, batch: TrainBatch) -> Mapping[str, float]:
+        check_head()
+        return self._all("update", ray.put(batch))[0]
+
+    def losses(self, batch: TrainBatch) -> Sequence[float]:
+        check_head()
+        return self._all("losses", ray.put(batch))[0]
+
+
+@contextmanager
+def ray_ranks(
+    cluster: ClusterConfig, num_ranks: int, build_trainer: BuildSupervised, log_dir: Path, report: WorkerReport
+) -> Iterator[RaySupervised]:
+    """Build the ranks on Ray workers; stop them when the block ends.
+
+    log_dir: for the workers' logs. report: told of workers that are lost and replaced.
+    """
+    log_dir = log_dir.absolute()
+    resources = [
+        WorkerResources(f"actor-{i}", cluster.cpus_per_worker, int(cluster.device == "cuda")) for i in range(num_ranks)
+    ]
+    environment = worker_environment(cluster.threads_per_worker, cluster.device)
+    num_cpus = max(math.ceil(sum(worker.cpus for worker in resources)), num_ranks)
+    with ExitStack() as stack:
+        started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
+        to_pass = stack.enter_context(started)
+        placement = Placement([[worker] for worker in resources], cluster.start_timeout_s)
+        stack.callback(unless_ending, placement.close)
+        group = WorkerGroup(
+            SupervisedWorker, resources, placement, range(num_ranks), to_pass, str(log_dir), cluster.call_timeout_s
+        )
+        trainer = RaySupervised(group, report)
+        stack.callback(unless_ending, trainer.close)
+        stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
+        builds = trainer.start((build_trainer,), cluster.start_timeout_s, cluster.call_timeout_s)
+        trainer.finish_build(builds, cluster.start_timeout_s)
+        yield trainer

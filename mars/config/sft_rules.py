@@ -1,0 +1,26 @@
+"""Rules between settings of the cold start."""
+
+from __future__ import annotations
+
+from mars.config.rules import PIXELS, Rule, attention_on_cpu, has_length, one_in_process, template_without_reward
+
+
+def _row_for_each_rank(ranks: int, rows: int) -> tuple[str, str] | None:
+    if ranks > rows:
+        return f"more ranks than the sft.batch_size={rows} rows of a step", "use fewer ranks or more rows"
+    return None
+
+
+def _nothing_to_place(placement: str) -> tuple[str, str] | None:
+    return ("a cold start has no engine to take turns with", "leave it out") if placement == "colocated" else None
+
+
+SFT_RULES = (
+    Rule(("run.num_steps", "run.num_epochs"), has_length),
+    Rule(("model.attention", "cluster.device"), attention_on_cpu),
+    Rule(("sft.num_workers", "cluster.kind"), one_in_process),
+    Rule(("cluster.placement",), _nothing_to_place),
+    Rule(("sft.num_workers", "sft.batch_size"), _row_for_each_rank),
+    Rule(("data.template",), template_without_reward),
+    *PIXELS,
+)

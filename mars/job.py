@@ -1,0 +1,77 @@
+"""What every job that writes a run directory does, training or cold start: enter it, record its attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
+from mars.checkpoint.changes import accept, changes, read_settings
+from mars.checkpoint.entry import enter
+from mars.checkpoint.resume import StartingPoint
+from mars.cluster.restarts import WorkerReport
+from mars.config.schema import SftConfig, TrainConfig
+from mars.output.files import write_atomically
+from mars.output.secrets import redacted
+from mars.report.run_record import CONFIG_FILE
+from mars.run_dir.attempt import start_attempt
+from mars.run_dir.events import EVENTS_FILE, EventLog
+from mars.run_dir.lock import RunLock
+from mars.run_dir.outcome import last_logged_step
+from mars.run_dir.process_list import ProcessList
+
+POLICY_FOLDER = "policy"
+
+
+def enter_run(config: TrainConfig | SftConfig, lock: RunLock) -> Catalogue:
+    """Make and lock run.dir, and return its checkpoints. Of a run to be resumed, compare the settings first.
+
+    Raises BusyError, SetupError or ConfigError as `enter` and `accept` do.
+    """
+    run_dir = Path(config.run.dir)
+    enter(run_dir, lock, config.run.resume)
+    if config.run.resume and (run_dir / CONFIG_FILE).exists():
+        accept(changes(read_settings(run_dir / CONFIG_FILE, type(config)), config.dotted()))
+    catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER, EventLog(run_dir / EVENTS_FILE))
+    catalogue.check_writable()
+    return catalogue
+
+
+def record_attempt(
+    config: TrainConfig | SftConfig,
+    overrides: Sequence[str],
+    functions: Mapping[str, Any],
+    start: StartingPoint,
+    last: int,
+    events: EventLog,
+) -> ProcessList:
+    """Write config.yaml and the record of this attempt; returns the list of its processes. Raises SetupError.
+
+    functions: users' functions, as mars/plugin.py records them. last: the last step that is planned.
+    """
+    run_dir = Path(config.run.dir)
+    write_atomically(run_dir / CONFIG_FILE, yaml.safe_dump(redacted(config.model_dump()), sort_keys=False))
+    attempt = start_attempt(run_dir, overrides, functions, config.run.resume)
+    event = "started" if start.logged_step is None else "resumed"
+    events.log(event, start.state.step, last_step=last, attempt=attempt.name)
+    return ProcessList(attempt)
+
+
+def worker_report(events: EventLog, processes: ProcessList) -> WorkerReport:
+    """Note lost and replaced workers among the run's events, and the new processes in the list."""
+    run_dir = processes.folder.parents[1]
+
+    def report(event: Literal["worker_lost", "worker_replaced"], worker: str, reason: str) -> None:
+        events.log(event, last_logged_step(run_dir), worker=worker, reason=reason)
+        if event == "worker_replaced":
+            processes.update()
+
+    return report
+
+
+def stall_report(events: EventLog, run_dir: Path) -> Callable[[str], None]:
+    """Called by the watchdog with the reason."""
+    return lambda reason: events.log("stalled", last_logged_step(run_dir), reason=reason)

@@ -1,0 +1,46 @@
+"""`python -m mars.sft --dry-run`: check settings, rows and model, and print what the cold start would be."""
+
+from __future__ import annotations
+
+import sys
+from statistics import fmean
+
+from mars.checks.dry_run import histogram, rank_memory_lines
+from mars.checks.model import model_check
+from mars.config.schema import SftConfig
+from mars.fit import last_step
+from mars.output.text import visible
+from mars.supervised.rows import SupervisedRows, load_rows, stream_of
+from mars.supervised.views import response_of
+
+
+def report(config: SftConfig) -> None:
+    """Do the checks of a cold start and decode every image in full. Raises the errors of a cold start."""
+    with model_check(config, in_process=True):
+        rows = load_rows(config)
+    lines = [*summary(config, rows), *rank_memory_lines(config.model, config.sft, with_reference=False)]
+    lines.append("dry run: settings, data and model files are in order")
+    sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
+
+
+def summary(config: SftConfig, rows: SupervisedRows) -> list[str]:
+    """The arithmetic of the rows, one fact per line."""
+    sft, train = config.sft, rows.train
+    prompts, lengths, dropped = train.prompts, train.lengths, sum(train.dropped.values())
+    held_out = 0 if rows.held_out is None else len(rows.held_out.prompts)
+    reasons = f" {dict(train.dropped)}" if dropped else ""
+    responses = {p.row: len(rows.form.encoder.encode_response(response_of(p, None))) for p in prompts}
+    steps = last_step(config.run, stream_of(config, rows))
+    longest = max(lengths[row] + count for row, count in responses.items())
+    return [
+        f"training set      {len(prompts)} rows with a response, {dropped} dropped{reasons}",
+        f"held-out set      {held_out} rows",
+        f"sources           {histogram([len(prompt.sources) for prompt in prompts])}",
+        f"mono views        {rows.num_mono} rows have one; a step shows {sft.mono_ratio:.0%} of them by one",
+        f"prompt tokens     mean {fmean(lengths.values()):.0f}, longest {max(lengths.values())} of "
+        f"{config.data.max_prompt_tokens} allowed",
+        f"response tokens   mean {fmean(responses.values()):.0f}, longest {max(responses.values())}",
+        f"longest row       {longest} tokens; a forward has up to {sft.tokens_per_forward}",
+        f"steps             {steps} = {steps * sft.batch_size / len(prompts):.2f} epochs",
+        f"a step            {sft.batch_size} rows over {sft.num_workers} rank(s)",
+    ]
