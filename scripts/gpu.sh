@@ -49,7 +49,8 @@ left=$((limit - SECONDS - 20))
 bench=0
 timeout -k 10 "$((left + 10))" "$python" scripts/bench.py gpu ${smoke:+"$smoke"} --cases two_1280x1024 \
     --rollout scripted --variants checkpointing lora no_checkpointing hf_engine colocated --steps 3 --rounds 1 \
-    --budget-seconds "$left" --folder "$work/bench" --json "$out/bench.json" >/dev/null 2>"$out/bench.log" || bench=$?
+    --timeout 200 --budget-seconds "$left" --folder "$work/bench" --json "$out/bench.json" \
+    >/dev/null 2>"$out/bench.log" || bench=$?
 for log in "$work"/bench/*/run.log; do
     [ -e "$log" ] && { echo "== $log"; tail -n 60 "$log"; }
 done >"$out/runs.log"

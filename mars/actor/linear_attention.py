@@ -7,7 +7,7 @@ and copied for each of its responses.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,32 +18,33 @@ from mars.actor.prefix_attention import SharedPrefixLayout
 
 
 def use_shared_prefix(layer: nn.Module) -> None:
-    """Let a linear-attention layer of a loaded model take packs. Without a layout it computes what it did before."""
-    layer.__class__ = _with_packs(type(layer))
+    """Let a layer of a loaded model take packs: transformers' Qwen3_5GatedDeltaNet."""
+    layer.forward = partial(pack_forward, layer)
 
 
-@cache
-def _with_packs(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(f"SharedPrefix{kind.__name__}", (_SharedPrefix, kind), {})
+def pack_forward(
+    layer: Any,
+    hidden_states: Tensor,
+    *,
+    shared_prefix: SharedPrefixLayout,
+    cache_params: Any = None,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """hidden_states [1, N, hidden size] -> the same shape.
 
-
-class _SharedPrefix:
-    """Comes before transformers' Qwen3_5GatedDeltaNet in a class with both."""
-
-    def forward(
-        self: Any, hidden_states: Tensor, shared_prefix: SharedPrefixLayout | None = None, **kwargs: Any
-    ) -> Tensor:
-        """hidden_states [1, N, hidden size] -> the same shape. A pack has no mask and no cache."""
-        if shared_prefix is None:
-            return super().forward(hidden_states, **kwargs)  # type: ignore[misc]
-        mixed = self.in_proj_qkv(hidden_states)
-        beta = self.in_proj_b(hidden_states).sigmoid()
-        # In float32, as transformers computes it: in 16 bits exp(A_log) may be infinite.
-        decay = -self.A_log.float().exp() * softplus(self.in_proj_a(hidden_states).float() + self.dt_bias)
-        attended = _scan_pack(self, (mixed[0], decay[0], beta[0]), shared_prefix)
-        gate = self.in_proj_z(hidden_states).view(-1, self.head_v_dim)
-        normed = self.norm(attended.reshape(-1, self.head_v_dim), gate)
-        return self.out_proj(normed.view(*hidden_states.shape[:2], -1))
+    Raises NotImplementedError for what a pack cannot express: a cache, a mask.
+    """
+    if cache_params is not None or attention_mask is not None:
+        raise NotImplementedError("shared-prefix packing supports no cache and no mask in linear attention")
+    mixed = layer.in_proj_qkv(hidden_states)
+    beta = layer.in_proj_b(hidden_states).sigmoid()
+    # In float32, as transformers computes it: in 16 bits exp(A_log) may be infinite.
+    decay = -layer.A_log.float().exp() * softplus(layer.in_proj_a(hidden_states).float() + layer.dt_bias)
+    attended = _scan_pack(layer, (mixed[0], decay[0], beta[0]), shared_prefix)
+    gate = layer.in_proj_z(hidden_states).view(-1, layer.head_v_dim)
+    normed = layer.norm(attended.reshape(-1, layer.head_v_dim), gate)
+    return layer.out_proj(normed.view(*hidden_states.shape[:2], -1))
 
 
 def _scan_pack(layer: Any, inputs: tuple[Tensor, ...], layout: SharedPrefixLayout) -> Tensor:

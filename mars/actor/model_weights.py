@@ -42,7 +42,8 @@ class StoredTensor:
 
 
 def read_weights(backbone: Any, path: str, key: str, parameters: str, buffers: str) -> None:
-    """Give every parameter and buffer of `backbone` that is on the meta device its values, in float32.
+    """Give every parameter and buffer of `backbone` that is on the meta device its values, in its own type, which is
+    float32 in an `empty_policy`.
 
     parameters, buffers: the devices on which they shall be.
 
@@ -200,7 +201,7 @@ def _fill(places: Sequence[_Place], stored: StoredTensor, parameters: str, buffe
     device = parameters if isinstance(empty, nn.Parameter) else buffers
     start, stop = local_rows(empty) if empty.ndim else (0, 1)
     shape = (stop - start, *empty.shape[1:]) if empty.ndim else ()
-    values = torch.empty(shape, dtype=torch.float32, device=device)
+    values = torch.empty(shape, dtype=empty.dtype, device=device)
     if stop > start:
         values.copy_(stored.rows(start, stop))
     if isinstance(empty, DTensor):

@@ -58,7 +58,7 @@ def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
     actor, rollout, dtype = config.actor, config.rollout, config.model.dtype
     folder = Path(config.model.path)
     settings = read_json(config.model.path, "config.json")
-    shape, trained = read_shape(settings, folder), num_trained(config)
+    shape, trained = read_shape(settings, folder), num_trained(config.model, actor)
     groups = max(actor.tokens_per_forward // group.tokens, 1)
     found = trainer_memory(
         replace(shape, num_parameters=shape.num_parameters + (trained if actor.lora.rank else 0)),

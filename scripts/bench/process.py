@@ -10,7 +10,7 @@ from pathlib import Path
 
 _POLL_SECONDS = 0.01
 _LOG_LINES = 20
-_END_SECONDS = 30.0
+END_SECONDS = 30.0
 
 
 class ContenderFailed(Exception):
@@ -26,10 +26,12 @@ def run_process(
     timeout: float,
     watch: Callable[[], None],
     enough: Callable[[], bool] = lambda: False,
+    end_seconds: float = END_SECONDS,
 ) -> float:
     """Run `command` in `folder` to its end. Calls `watch` every 10 ms and once after the end. Returns the start time.
 
     enough: asked after each `watch`; if it is true, the process is killed, which is no failure.
+    end_seconds: how long a process that takes too long may take to end by itself, before it is killed.
     Raises ContenderFailed if its exit code is not 0 or it takes longer than `timeout` seconds.
     """
     # An empty PYTHONDONTWRITEBYTECODE lets Python keep the bytecode of what it imports: without it every process
@@ -57,18 +59,19 @@ def run_process(
                 time.sleep(_POLL_SECONDS)
         finally:
             if process.poll() is None:
-                _end(process)
+                _end(process, end_seconds)
     watch()
     if process.returncode:
         raise ContenderFailed(f"{name}: exit code {process.returncode}\n{_tail(log)}")
     return start
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
     """Terminate the process; kill it if it has not ended in time. It may have to end Ray's processes first."""
-    process.terminate()
+    if seconds:
+        process.terminate()
     try:
-        process.wait(_END_SECONDS)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -13,7 +13,7 @@ from mars.config.folders import quoted
 from mars.config.load import load_config
 from mars.config.schema import TrainConfig
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
-from scripts.bench.process import ContenderFailed, run_process
+from scripts.bench.process import END_SECONDS, ContenderFailed, run_process
 from scripts.bench.workload import MODEL_FOLDER
 
 BENCH = Path(__file__).resolve().parent
@@ -26,7 +26,7 @@ class Job:
 
     experiment: name of a file in bench/experiment.
     kill_after_last_step: the run has one step more and is killed in it, so that it writes neither checkpoint nor
-    policy. Only for cluster=local: Ray's processes would stay for a while.
+    policy; so is one that takes too long. Only for cluster=local: Ray's processes would stay for a while.
     """
 
     name: str
@@ -84,9 +84,10 @@ def run_job(job: Job, after_step: Callable[[int], None] = lambda _: None) -> Don
             after_step(len(ends))
 
     log = job.run_dir.with_suffix(".log")
+    kill = job.kill_after_last_step
     start = run_process(
         job.name, command, job.folder, log, {"OMP_NUM_THREADS": "1"}, job.timeout, watch,
-        enough=lambda: job.kill_after_last_step and len(ends) >= job.num_steps,
+        enough=lambda: kill and len(ends) >= job.num_steps, end_seconds=0.0 if kill else END_SECONDS,
     )  # fmt: skip
     rows = read_metrics(metrics).rows[: job.num_steps]
     if not all(row["actor/grad_norm"] for row in rows):

@@ -20,7 +20,8 @@ from tests.tiny_world import distance
 # Name -> ranks, whose checkpoint is resumed from, settings. 3 ranks hold unequal numbers of rows, and some hold none.
 JOBS = {
     "one": (1, "one", []),
-    "three": (3, "three", []),
+    "three": (3, "one", []),
+    "two": (2, "three", []),
     "groups": (4, "one", ["fsdp_size=2", 'offload="cpu"']),
 }
 
@@ -76,7 +77,7 @@ def assert_same_change(found: dict, wanted: dict, before: dict) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("job", ["three", "groups"])
+@pytest.mark.parametrize("job", ["two", "three", "groups"])
 def test_weights_and_metrics_are_those_of_one_rank(folder, metrics, states, tiny, job, way):
     ours, (one,) = metrics[job], metrics["one"]
     assert all(rank[way] == ours[0][way] for rank in ours)
@@ -90,7 +91,7 @@ def test_weights_and_metrics_are_those_of_one_rank(folder, metrics, states, tiny
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_checkpoint_is_resumed_by_other_groups_of_ranks(folder, states, world, way):
-    """By 2 x 2 ranks from that of one rank, by three from their own, and by one rank from that of 2 x 2."""
+    """By 2 x 2 and by three ranks from that of one rank, by two from that of three, and by one from that of 2 x 2."""
     start, wanted = states["one", way, "first"], states["one", way, "second"]
     for job in JOBS:
         assert_same_change(states[job, way, "resumed"], wanted, start)

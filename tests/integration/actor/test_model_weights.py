@@ -144,3 +144,14 @@ def test_files_that_cannot_be_read_are_refused(tiny, tmp_path):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(SetupError, match=r"model\.path: the model cannot be loaded; got .*model-00001-of-00001"):
         loaded(folder)
+
+
+def test_weights_that_must_be_converted_are_refused(tiny, monkeypatch):
+    """Not only renamed, as experts are that transformers merges into one tensor."""
+    from transformers import conversion_mapping
+    from transformers.core_model_loading import Transpose, WeightConverter
+
+    converter = WeightConverter("o_proj.weight", "o_proj.weight", operations=[Transpose(0, 1)])
+    monkeypatch.setattr(conversion_mapping, "get_model_conversion_mapping", lambda model: [converter])
+    with pytest.raises(SetupError, match=r"o_proj\.weight is stored in a form that must be converted.*save it again"):
+        loaded(tiny)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from argparse import Namespace
 from pathlib import Path
+
+import pytest
 
 from mars.config.load import load_config
 from scripts.bench import gpu, gpu_runs
@@ -13,7 +16,7 @@ from scripts.bench.gpu_runs import Budget, Planned, Runner, planned_runs
 from scripts.bench.gpu_variants import estimated_memory, too_large
 from scripts.bench.gpu_work import Flops, Group
 from scripts.bench.gpu_workload import SMOKE
-from scripts.bench.process import ContenderFailed
+from scripts.bench.process import ContenderFailed, run_process
 from scripts.bench.training import BENCH
 
 
@@ -23,6 +26,26 @@ def test_every_second_round_goes_in_reverse_and_one_variant_has_both_packings():
         "smoke_checkpointing_shared_prefix_0", "smoke_checkpointing_padded_0", "smoke_lora_shared_prefix_0",
         "smoke_lora_shared_prefix_1", "smoke_checkpointing_padded_1", "smoke_checkpointing_shared_prefix_1",
     ]  # fmt: skip
+
+
+WAITS = ["bash", "-c", "trap 'echo saved >saved; exit' TERM; echo >ready; while true; do sleep 0.01; done"]
+
+
+def test_a_run_that_has_done_enough_is_killed_which_is_no_failure(tmp_path):
+    ready = tmp_path / "ready"
+    run_process("a", WAITS, tmp_path, tmp_path / "log", {}, 60.0, lambda: None, enough=ready.exists)
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize(("end_seconds", "saves"), [(0.0, False), (20.0, True)])
+def test_a_run_that_takes_too_long_may_end_by_itself_or_not(tmp_path, end_seconds, saves):
+    def watch():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+
+    with pytest.raises(ContenderFailed, match="not done after 0 s"):
+        run_process("a", WAITS, tmp_path, tmp_path / "log", {}, 0.0, watch, end_seconds=end_seconds)
+    assert (tmp_path / "saved").exists() == saves
 
 
 class Clock:
