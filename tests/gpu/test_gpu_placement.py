@@ -47,7 +47,7 @@ def test_in_turns_the_run_is_the_same(workshop: Path, tmp_path: Path):  # noqa: 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM for GPUs: pip install -e '.[vllm]'")
 def test_vllm_sleeps_while_the_trainer_updates(workshop: Path, tmp_path: Path):  # noqa: F811
-    """It takes most of the GPU, so the trainer could not update beside it. Stale weights would show in the log-probs."""
+    """It takes most of the GPU, so the trainer could not update beside it. Log-probs would show stale weights."""
     rows = train(
         workshop, tmp_path / "run", "cluster.device=cuda", "cluster.placement=colocated",
         "rollout.vllm.kv_cache_memory_bytes=null", "rollout.vllm.block_size=null",
