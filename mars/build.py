@@ -22,7 +22,7 @@ from mars.evaluation.ask import EvaluationParts
 from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of
 from mars.output.console import VisibleConsole
 from mars.quarantine import BadPromptReport, BadSamples, warn_of
-from mars.rewards.contract import RewardScorer
+from mars.rewards.contract import PartsScorer, RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.plan import RolloutPlan
@@ -168,7 +168,7 @@ def step_parts(
     return StepParts(
         engine=engine,
         trainer=trainer,
-        scorer=scorer,
+        scorer=PartsScorer(scorer, algorithm.part_weights) if algorithm.part_weights else scorer,
         plan=plan,
         advantage=_advantage_settings(config),
         part_weights=algorithm.part_weights,

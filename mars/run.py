@@ -14,9 +14,10 @@ from typing import Any
 
 from mars import interrupts, plugin, watchdog
 from mars.answers.files import step_file, write_answers
+from mars.answers.record import reward_input
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
-from mars.checks.answers import answered_perfectly
+from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.dry_run import check_kl_reference
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
@@ -34,7 +35,7 @@ from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, wor
 from mars.output.files import write_atomically
 from mars.report.later_steps import remove_later_steps
 from mars.report.run_record import EVALUATION_FOLDER
-from mars.rewards.contract import RewardScorer, self_test
+from mars.rewards.contract import RewardScorer, check_parts, self_test
 from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
 from mars.run_dir.attempt import LOGS_FOLDER
@@ -144,11 +145,17 @@ def _model_check(config: TrainConfig) -> ModelCheck:
 
 
 def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
-    """Score perfect answers to the first rows of every reward. Raises ConfigError as `self_test` does."""
+    """Score perfect answers to the first rows of every reward. Raises ConfigError as `self_test` does.
+
+    With `algorithm.part_weights` empty answers too: a reward may give its parts to right answers only.
+    """
     rewards, part_weights = rewards_of(inputs.config), inputs.config.algorithm.part_weights
     for name in rewards.names:
         some = [prompt for prompt in prompts if rewards.of(prompt.data_source) == name][:_SELF_TEST_ROWS]
         self_test(scorer, [answered_perfectly(prompt, None, name, inputs.frames) for prompt in some], part_weights)
+        if part_weights:
+            empty = [reward_input(prompt, None, EMPTY_ANSWER, inputs.frames) for prompt in some]
+            check_parts(empty, scorer.score(empty), part_weights)
 
 
 def write_result(result: Mapping[str, Any], path: Path) -> None:

@@ -82,7 +82,7 @@ def check_saved(policy: PolicyModel, model: ModelConfig, folder: str) -> None:
         folder, dtype=dtype, trust_remote_code=model.trust_remote_code, use_safetensors=True
     )
     buckets = weight_buckets(policy, dtype, _BUCKET_BYTES)
-    wanted = ((name, value) for bucket in buckets for name, value in bucket.gather().items())
+    wanted = ((name, value) for bucket in buckets for name, value in bucket.full().items())
     _compare(backbone.state_dict(), wanted, folder)
 
 

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.nn.functional import pad
 
 from mars.actor.lora import adapted_layers, merged
 from mars.actor.model import PolicyModel
@@ -30,8 +29,7 @@ def weight_buckets(policy: PolicyModel, dtype: torch.dtype, bucket_bytes: int) -
     """All weights in this type under their Hugging Face names, tied ones included, in buckets of about bucket_bytes.
 
     LoRA adapters are added to the weights that they belong to, bucket by bucket. Shards are gathered in buckets too,
-    because a call for each tensor costs about a millisecond. On the CPU with one rank the gathered tensors may share
-    memory with the model.
+    because a call for each tensor costs about a millisecond.
     """
     state = {name.removeprefix("backbone."): value.detach() for name, value in policy.state_dict().items()}
     adapters = {
@@ -56,16 +54,18 @@ def weight_buckets(policy: PolicyModel, dtype: torch.dtype, bucket_bytes: int) -
 def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """All weights on the CPU, as `weight_buckets`; a collective call. Complete on rank 0, empty on the others."""
     buckets = weight_buckets(policy, dtype, _SAVE_BUCKET_BYTES)
-    return {name: value.cpu() for bucket in buckets for name, value in bucket.gather().items()}
+    return {name: value.cpu() for bucket in buckets for name, value in bucket.full().items()}
 
 
-def _gathered(bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The full tensors on rank 0, {} on the others. adapters: name of the adapted weight -> its adapter.
+def _gathered(
+    bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dtype: torch.dtype, on_all_ranks: bool = False
+) -> dict[str, list[Tensor]]:
+    """A `Gather`, with the first three arguments bound. adapters: name of the adapted weight -> its adapter.
 
-    Of several copies of the weights only the ranks of the first one have something to do.
+    Of several copies of the weights only the ranks of the first one have something to do, unless `on_all_ranks`.
     """
     mesh = next((value.device_mesh for value in bucket.values() if isinstance(value, DTensor)), None)
-    if mesh is not None and not is_in_first_copy(mesh):
+    if mesh is not None and not on_all_ranks and not is_in_first_copy(mesh):
         return {}
     bucket = {name: merged(v, *adapters[name]) if name in adapters else v for name, v in bucket.items()}
     # Offloaded shards go to the GPU first: NCCL gathers and sends them from there.
@@ -73,17 +73,24 @@ def _gathered(bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dt
     local = [(v.to_local() if isinstance(v, DTensor) else v).to(place, dtype) for v in bucket.values()]
     ranks = 1 if mesh is None else mesh.size(shard_axis(mesh))
     if mesh is None or ranks == 1:
-        return dict(zip(bucket, local, strict=True))
+        return {name: [value] for name, value in zip(bucket, local, strict=True)}
     sizes = [[_shard_elements(value, rank, ranks) for value in bucket.values()] for rank in range(ranks)]
-    mine = torch.cat([value.reshape(-1) for value in local])
-    mine = pad(mine, (0, max(map(sum, sizes)) - len(mine)))
-    parts = [torch.empty_like(mine) for _ in range(ranks)] if dist.get_rank() == 0 else None
-    dist.gather(mine, parts, dst=0, group=mesh.get_group(shard_axis(mesh)))
+    group = mesh.get_group(shard_axis(mesh))
+    # All ranks give equally many values; the last of some are of no tensor.
+    mine = torch.zeros(max(map(sum, sizes)), dtype=dtype, device=local[0].device)
+    torch.cat([value.reshape(-1) for value in local], out=mine[: sum(sizes[dist.get_rank(group)])])
+    receives = on_all_ranks or dist.get_rank() == 0
+    parts = [torch.empty_like(mine) for _ in range(ranks)] if receives else None
+    if on_all_ranks:
+        dist.all_gather(parts, mine, group=group)
+    else:
+        dist.gather(mine, parts, dst=0, group=group)
     if parts is None:
         return {}
     shards = [part[: sum(own)].split(own) for part, own in zip(parts, sizes, strict=True)]
+    # Every rank has the whole of a value that is not sharded.
     return {
-        name: torch.cat([shard[i] for shard in shards])[: value.numel()].view(value.shape)
+        name: [shard[i] for shard in (shards if isinstance(value, DTensor) else shards[:1])]
         for i, (name, value) in enumerate(bucket.items())
     }
 

@@ -195,7 +195,7 @@ class RayEngine:
         if self._weights is None or not engines:
             return {}
         offer: WeightOffer = self._weights.payload
-        payload = offer.give([self._group.name(engine) for engine in engines], self._restarts.total)
+        payload = offer.give({engine: self._group.name(engine) for engine in engines}, self._restarts.total)
         update = WeightUpdate(self._weights.version, payload)
         loads = {engine: self._group.workers[engine].load_weights.remote(update) for engine in engines}
         outcomes = self._group.outcomes(loads, "load_weights", failed=offer.abort, meanwhile=offer.look)

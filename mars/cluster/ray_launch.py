@@ -69,8 +69,8 @@ def ray_workers(
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
         trainer = None
         if build_trainer is not None:
-            broadcast_timeout_s = cluster.call_timeout_s if config.rollout.weight_transfer == "broadcast" else None
-            trainer = RayTrainer(group(TrainerWorker, plan.ranks, plan.rank_bundles), report, broadcast_timeout_s)
+            ranks = group(TrainerWorker, plan.ranks, plan.rank_bundles)
+            trainer = RayTrainer(ranks, config.rollout.weight_transfer, cluster.call_timeout_s, report)
         engine_builds = [] if colocated else engine.start_build(build_engine, transfers)
         if trainer is not None and build_trainer is not None:
             stack.callback(unless_ending, trainer.close)

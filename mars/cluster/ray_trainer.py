@@ -62,11 +62,6 @@ class TrainerWorker(RankWorker):
     def publish_weights(self) -> WeightUpdate:
         return self._trainer.publish_weights()
 
-    def open_store(self) -> tuple[str, int]:
-        """By rank 0: open the store of `BroadcastTransfer`; returns its host and port."""
-        host = ray.util.get_node_ip_address()
-        return host, self._transfer.open(host)
-
     def send_weights(self, meeting: Meeting) -> None:
         self._transfer.meet(meeting)
         self._trainer.send_weights(meeting.version)
@@ -81,16 +76,20 @@ class TrainerWorker(RankWorker):
 class RayTrainer(RayRanks):
     """Makes each call on every rank and returns the result of rank 0.
 
-    broadcast_timeout_s: deadline for sending weights to the engines; None if they go to Ray's object store instead.
+    transfer: `rollout.weight_transfer`. timeout_s: deadline for sending weights to the engines.
     """
 
     def __init__(
-        self, group: WorkerGroup, report: WorkerReport = no_report, broadcast_timeout_s: float | None = None
+        self,
+        group: WorkerGroup,
+        transfer: str,
+        timeout_s: float,
+        report: WorkerReport = no_report,
     ) -> None:
         super().__init__(group, report)
         self._sender = None
-        if broadcast_timeout_s is not None:
-            self._sender = RankSender(group, self._results, broadcast_timeout_s)
+        if transfer != "object_store":
+            self._sender = RankSender(group, self._results, timeout_s, one_each=transfer == "cuda_ipc")
 
     def start_build(
         self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, timeout_s: float, call_timeout_s: float
@@ -118,7 +117,7 @@ class RayTrainer(RayRanks):
         return self._all("kl_to_reference", shared)[0]
 
     def publish_weights(self) -> WeightUpdate:
-        """The payload is a `WeightOffer`. With broadcast, nothing is sent before engines ask for it."""
+        """The payload is a `WeightOffer`. Only what goes to the object store is sent before engines ask for it."""
         if self._sender is not None:
             return self._sender.offer()
         update = self._all("publish_weights")[0]

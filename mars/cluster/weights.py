@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 from ray.exceptions import RayError
@@ -18,6 +18,9 @@ from mars.types import WeightUpdate
 from mars.weights.meeting import Meeting
 from mars.weights.transfer import WeightTransfer
 
+if TYPE_CHECKING:
+    from mars.weights.store import DriverStore
+
 logger = logging.getLogger(__name__)
 
 BuildTransfer = Callable[[str], WeightTransfer]
@@ -26,23 +29,31 @@ BuildTransfer = Callable[[str], WeightTransfer]
 
 def build_transfer(name: str, rollout: RolloutConfig, cluster: ClusterConfig) -> WeightTransfer:
     """A worker's transfer. With `rollout` and `cluster` bound by a partial, this function is a `BuildTransfer`."""
-    if rollout.weight_transfer == "object_store":
-        from mars.weights.object_store import ObjectStoreTransfer
+    # Half of the deadline of a call: those who have waited for a hanging worker can still say that they are alive.
+    timeout_s = cluster.call_timeout_s / 2
+    match rollout.weight_transfer:
+        case "object_store":
+            from mars.weights.object_store import ObjectStoreTransfer
 
-        return ObjectStoreTransfer(ray.put, ray.get)
-    from mars.weights.broadcast import BroadcastTransfer
+            return ObjectStoreTransfer(ray.put, ray.get)
+        case "broadcast":
+            from mars.weights.broadcast import BroadcastTransfer
 
-    # Half of the deadline of a call: those who have waited for a hanging engine can still say that they are alive.
-    return BroadcastTransfer(name, cluster.device, cluster.call_timeout_s / 2, rollout.weight_bucket_bytes)
+            return BroadcastTransfer(name, cluster.device, timeout_s, rollout.weight_bucket_bytes)
+        case "cuda_ipc":
+            from mars.weights.cuda_ipc import CudaIpcMemory
+            from mars.weights.ipc import IpcTransfer
+
+            return IpcTransfer(name, CudaIpcMemory(), timeout_s, rollout.weight_bucket_bytes)
 
 
 class WeightOffer(Protocol):
     """One version of the weights, for as many engines as want it: the payload of the driver's `WeightUpdate`."""
 
-    def give(self, engines: Sequence[str], restarts: int) -> Any:
+    def give(self, engines: Mapping[int, str], restarts: int) -> Any:
         """What these engines need to get the weights. Call `settle` when they have them, or have failed.
 
-        engines: their names. restarts: how many engines were replaced so far.
+        engines: number -> name. restarts: how many engines were replaced so far.
         """
         ...
 
@@ -65,7 +76,7 @@ class StoredWeights:
     def __init__(self, reference: Any) -> None:
         self._reference = reference
 
-    def give(self, engines: Sequence[str], restarts: int) -> Any:
+    def give(self, engines: Mapping[int, str], restarts: int) -> Any:
         return self._reference
 
     def abort(self, reason: str) -> None:
@@ -78,14 +89,14 @@ class StoredWeights:
         """Does nothing: the weights are in the store."""
 
 
-class BroadcastWeights:
+class SentWeights:
     """A `WeightOffer` of weights that the trainer's ranks send whenever engines want them."""
 
     def __init__(self, sender: RankSender, version: int) -> None:
         self._sender, self._version = sender, version
 
-    def give(self, engines: Sequence[str], restarts: int) -> Meeting:
-        return self._sender.start(self._version, tuple(engines), restarts)
+    def give(self, engines: Mapping[int, str], restarts: int) -> Meeting:
+        return self._sender.start(self._version, engines, restarts)
 
     def abort(self, reason: str) -> None:
         self._sender.abort(reason)
@@ -102,48 +113,60 @@ class RankSender:
 
     results: waits for calls of the ranks; (references, name of the call, deadline in seconds) -> their results. Raises
         WorkerLost if a rank was lost. timeout_s: deadline of a send.
+    one_each: whether rank i sends to engine i; otherwise rank 0 sends to all engines.
     """
 
     def __init__(
-        self, ranks: WorkerGroup, results: Callable[[Sequence[Any], str, float], list[Any]], timeout_s: float
+        self,
+        ranks: WorkerGroup,
+        results: Callable[[Sequence[Any], str, float], list[Any]],
+        timeout_s: float,
+        one_each: bool,
     ) -> None:
-        self._ranks, self._results, self._timeout_s = ranks, results, timeout_s
+        self._ranks, self._results, self._timeout_s, self._one_each = ranks, results, timeout_s, one_each
+        self._store: DriverStore | None = None
         self._version = self._num_sends = self._num_groups = 0
         self.forget()
 
     def forget(self) -> None:
         """The ranks are new."""
-        self._address: tuple[str, int] | None = None
         self._members: object = None
         self._sending: list[Any] = []
 
     def offer(self) -> WeightUpdate:
         """The ranks' current weights, under a new version."""
         self._version += 1
-        return WeightUpdate(self._version, BroadcastWeights(self, self._version))
+        return WeightUpdate(self._version, SentWeights(self, self._version))
 
-    def start(self, version: int, engines: tuple[str, ...], restarts: int) -> Meeting:
-        """Start a send; returns where the engines meet rank 0. The last group is used again if it has the same members:
-        engines of these names, none of which was replaced since."""
-        if self._address is None:
-            opened = self._ranks.workers[0].open_store.remote()
-            (self._address,) = self._results([opened], "open_store", self._timeout_s)
-        if self._members != (engines, restarts):
-            self._members, self._num_groups = (engines, restarts), self._num_groups + 1
+    def start(self, version: int, engines: Mapping[int, str], restarts: int) -> Meeting:
+        """Start a send; returns where the engines meet the ranks. The last group is used again if it has the same
+        members: these engines, none of which was replaced since."""
+        from mars.weights.store import DriverStore
+
+        if self._store is None:
+            self._store = DriverStore(ray.util.get_node_ip_address())
+        names = tuple(engines.values())
+        if self._members != (names, restarts):
+            self._members, self._num_groups = (names, restarts), self._num_groups + 1
         self._num_sends += 1
-        host, port = self._address
-        self._meeting = Meeting(host, port, f"weights-{self._num_groups}", engines, self._num_sends, version)
+        self._meeting = Meeting(
+            self._store.host,
+            self._store.port,
+            f"weights-{self._num_groups}",
+            tuple(map(self._ranks.name, engines if self._one_each else (0,))),
+            names,
+            self._num_sends,
+            version,
+        )
         self._end = time.monotonic() + self._timeout_s
         self._sending = [rank.send_weights.remote(self._meeting) for rank in self._ranks.workers]
         return self._meeting
 
     def abort(self, reason: str) -> None:
         """An engine has failed: end the send for all of its members."""
-        from mars.weights.group import abort
-
-        if self._members is not None:
+        if self._members is not None and self._store is not None:
             self._members = None
-            abort(self._meeting, reason)
+            self._store.abort(self._meeting, reason)
 
     def look(self) -> None:
         """End the send for the engines if a rank has failed or died."""

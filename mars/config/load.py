@@ -5,7 +5,8 @@ overrides -> Hydra composes the files -> interpolations -> types and ranges -> r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mars.config.compose import Composition, compose_files, compose_saved, resolved_leaves
 from mars.config.fields import check_fields
+from mars.config.folders import shipped_folder
 from mars.config.keys import leaves, sections_of
 from mars.config.overrides import EXPERIMENT, meant, unknown_key
 from mars.config.problem import Problem
@@ -45,10 +47,19 @@ def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[
         config, found = _validate(composition, composition.config, SCHEMAS[root])
         problems += found
     if config is not None:
-        problems += unused_adapter_settings(composition.given, config.dotted())
+        problems += unused_adapter_settings(composition.given, config.dotted(), _shipped_adapters(root))
     if config is None or problems:
         raise _refusal(problems)
     return config
+
+
+@cache
+def _shipped_adapters(root: RootName) -> Mapping[str, Any]:
+    """Dotted key -> default of the settings of adapters."""
+    file, section = ("actor/fsdp.yaml", "actor") if root == "train" else ("sft.yaml", "sft")
+    content = yaml.safe_load((shipped_folder() / file).read_text(encoding="utf-8"))
+    adapters = content["lora"] if root == "train" else content[section]["lora"]
+    return {f"{section}.lora.{name}": default for name, default in adapters.items()}
 
 
 def shipped_values(schema: type[Root]) -> dict[str, Any]:

@@ -189,11 +189,12 @@ class RolloutConfig(Section):
     max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together, in tokens.")
     max_num_seqs: PositiveInt = Field(description="Largest number of sequences generated at once.")
-    weight_transfer: Literal["object_store", "broadcast"] = Field(
-        description="How engines get new weights: copied to Ray's object store, or sent by rank 0 over NCCL or gloo."
+    weight_transfer: Literal["object_store", "broadcast", "cuda_ipc"] = Field(
+        description="How engines get new weights: copied to Ray's object store, sent by rank 0 over NCCL or gloo, or "
+        "read from the memory of a rank on the same GPU."
     )
     weight_bucket_bytes: PositiveInt = Field(
-        description="Size of the pieces in which weight_transfer=broadcast sends the weights."
+        description="Size of the pieces in which weight_transfer=broadcast and cuda_ipc send the weights."
     )
     logprob_diff_alarm: PositiveFloat = Field(
         description="Warn if the log-probs of a token in engine and trainer differ by more than this, in nats."

@@ -23,11 +23,17 @@ def _adapters_alone(section: str, frozen: list[str], rank: int) -> tuple[str, st
     return None
 
 
-def unused_adapter_settings(given: Collection[str], values: Mapping[str, Any]) -> Iterator[Problem]:
-    """given: keys that the command line sets. values: of all keys. Without adapters, other settings have no effect."""
-    for key in sorted(given):
-        section, found, name = key.partition(".lora.")
-        if found and name != "rank" and values[f"{section}.lora.rank"] == 0:
+def unused_adapter_settings(
+    given: Collection[str], values: Mapping[str, Any], shipped: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Settings of adapters that the command line or a file sets, where there are none and they have no effect.
+
+    given: keys that the command line sets. values: of all keys. shipped: the defaults of the settings of adapters.
+    """
+    for key, default in sorted(shipped.items()):
+        section, _, name = key.partition(".lora.")
+        is_set = key in given or values[key] != default
+        if name != "rank" and is_set and values[f"{section}.lora.rank"] == 0:
             yield Problem(key, f"has no effect with {section}.lora.rank=0", "set the rank to 16, say", values[key])
 
 
@@ -37,15 +43,19 @@ def _groups_divide_ranks(section: str, fsdp_size: int | None, ranks: int) -> tup
     return None
 
 
-def _broadcast_between_processes(
-    transfer: str, cluster: str, placement: str, engine: str, tensor_parallel: int
+def _sent_between_processes(
+    transfer: str, cluster: str, placement: str, device: str, engine: str, tensor_parallel: int
 ) -> tuple[str, str] | None:
-    if transfer != "broadcast":
+    if transfer == "object_store":
         return None
     if cluster == "local":
         return "cluster.kind=local hands weights over within one process", "give object_store, or cluster=ray"
-    if placement == "colocated":
-        return "cluster.placement=colocated has both ends on one GPU, which NCCL cannot connect", "give object_store"
+    if transfer == "broadcast" and placement == "colocated":
+        wrong = "cluster.placement=colocated has both ends on one GPU, which NCCL cannot connect"
+        return wrong, "give object_store, or cuda_ipc on GPUs"
+    if transfer == "cuda_ipc" and (placement != "colocated" or device != "cuda"):
+        wrong = "a rank can share only memory of a GPU that the engine has too"
+        return wrong, "give object_store or broadcast, or cluster.placement=colocated on GPUs"
     if engine == "scripted":
         return "rollout.engine=scripted takes no weights", "give object_store"
     if tensor_parallel != 1:
@@ -67,9 +77,10 @@ WEIGHT_RULES = (
             "rollout.weight_transfer",
             "cluster.kind",
             "cluster.placement",
+            "cluster.device",
             "rollout.engine",
             "rollout.tensor_parallel_size",
         ),
-        _broadcast_between_processes,
+        _sent_between_processes,
     ),
 )

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from mars import plugin
 from mars.errors import ConfigError
-from mars.types import RewardInput, RewardResult
+from mars.types import MAX_SCORE, RewardInput, RewardResult
 
 ADDED_PARTS = ("overlong_penalty", "kl_penalty")
 """Parts that mars adds to a score after the reward function (mars/algorithms/penalties.py): reserved names."""
@@ -79,6 +79,33 @@ class BuiltInReward:
     has_boxes: bool = False
     highest_compat: Callable[[str], float] = _always_one
     prepare: Callable[[], None] = _nothing_to_prepare
+
+
+class PartsScorer:
+    """A `RewardScorer` whose results fail unless each named part is there and within -MAX_SCORE to MAX_SCORE.
+
+    parts: those of `algorithm.part_weights`, from which advantages are computed instead of the score.
+    """
+
+    def __init__(self, scorer: RewardScorer, parts: Collection[str]) -> None:
+        self._scorer, self._parts = scorer, parts
+
+    def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
+        return [self._checked(result) for result in self._scorer.score(items)]
+
+    def close(self) -> None:
+        self._scorer.close()
+
+    def _checked(self, result: RewardResult) -> RewardResult:
+        if result.failed is not None:
+            return result
+        for part in self._parts:
+            if part not in result.parts:
+                got = ", ".join(sorted(result.parts)) or "none"
+                return failed_result(f"no part {part}, which algorithm.part_weights names; got {got}")
+            if not abs(result.parts[part]) <= MAX_SCORE:
+                return failed_result(f"{part} is not in [-{MAX_SCORE:g}, {MAX_SCORE:g}]; got {result.parts[part]}")
+        return result
 
 
 def failed_result(reason: str) -> RewardResult:

@@ -2,133 +2,70 @@
 
 from __future__ import annotations
 
-import json
-import re
-import socket
+import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mars.errors import TransferError
-from mars.weights.meeting import Meeting
+from mars.weights.store import LOOK_S, POLL_S, MemberStore
 
-_POLL_S = 0.001
-_LOOK_S = 0.25  # between two looks whether the send was aborted
-_CONNECT_S = 30.0  # for calls of the store, and for members, once all are there, to connect
-_DRIVER_S = 5.0
+_CONNECT_S = 5.0  # of gloo, which tries a few times, and goes on for so long after an abort
 _NCCL_SLACK_S = 60.0
-
-# name -> shape of the tensors of one bucket
-Shapes = Mapping[str, Sequence[int]]
-
-
-def open_store(host: str) -> dist.TCPStore:
-    """A store in this process on a free port. It listens on this address only; torch's own listens on all."""
-    listener = socket.create_server((host, 0))
-    port = listener.getsockname()[1]
-    return dist.TCPStore(host, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach())
-
-
-def abort(meeting: Meeting, reason: str) -> None:
-    """Tell all members that this send has failed. Does nothing if the store's process has died, as they see that."""
-    with suppress(RuntimeError):  # torch's errors of networks and deadlines are such, too
-        _client(meeting, _DRIVER_S).set(_key(meeting, "aborted"), reason)
 
 
 class SendGroup:
-    """This process's place in the group of a meeting. A failure is a TransferError; the group is of no use then.
+    """This process's place in the group of a send. A failure is a TransferError; the group is of no use then.
 
-    place: 0 for rank 0, then the engines. timeout_s: how long a send may take in all.
+    place: 0 for rank 0, then the engines. size: number of members.
     """
 
-    def __init__(self, meeting: Meeting, place: int, device: torch.device, timeout_s: float) -> None:
-        self.name = meeting.group
-        self._place, self._device, self._timeout_s = place, device, timeout_s
-        self._store: Any = None
+    def __init__(self, store: MemberStore, place: int, size: int, device: torch.device) -> None:
+        self.store, self._place, self._size, self._device = store, place, size, device
         self._group: Any = None
-        self._unfinished: Any = None
-        self._announced: str | None = None
-        self.begin(meeting)
-
-    def begin(self, meeting: Meeting) -> None:
-        """Start the clock of a send."""
-        self._meeting, self._is_over = meeting, False
-        self._end = time.monotonic() + self._timeout_s
+        self._running: tuple[Any, Tensor] | None = None
 
     def connect(self) -> None:
         """Wait for the other members. Does nothing in a group that is connected."""
         if self._group is not None:
             return
-        size = 1 + len(self._meeting.engines)
-        # A part of the deadline, so that this member fails in time even if the process of the store hangs.
-        connect_s = min(_CONNECT_S, self._timeout_s / 2)
-        try:
-            self._store = _client(self._meeting, connect_s)
-            # gloo would wait for a member that has died until its own deadline, whatever the driver knows.
-            self._store.set(_key(self._meeting, f"joined/{self._place}"), "")
-            self._wait_for([_key(self._meeting, f"joined/{i}") for i in range(size)])
-            store = dist.PrefixStore(self.name, self._store)
+        # Connected before this member says that it is there: looking up names may take seconds, more than gloo waits.
+        of_group = self.store.for_process_group()
+        # gloo would wait for a member that has died until its own deadline, whatever the driver knows.
+        self.store.set(f"joined/{self._place}")
+        self.store.wait_for([f"joined/{i}" for i in range(self._size)])
+        with self.store.named_errors():
             if self._device.type == "cuda":
-                self._group = _nccl(store, self._place, size, self._timeout_s)
+                self._group = _nccl(of_group, self._place, self._size, self.store.seconds_left())
+                self._connect_nccl()
             else:
-                self._group = dist.ProcessGroupGloo(store, self._place, size, timedelta(seconds=connect_s))
-        except RuntimeError as error:
-            raise self._failed(error) from error
+                self._group = _gloo(of_group, self._place, self._size)
 
-    def announce(self, version: int, dtype: torch.dtype, buckets: Iterable[Shapes]) -> None:
-        """By rank 0: what it is about to send. The store forgets what was announced before: all have that now."""
-        plan = {"version": version, "dtype": str(dtype).removeprefix("torch."), "buckets": [dict(b) for b in buckets]}
-        try:
-            if self._announced is not None:
-                self._store.delete_key(self._announced)
-            self._announced = _key(self._meeting, "plan")
-            self._store.set(self._announced, json.dumps(plan))
-        except RuntimeError as error:
-            raise self._failed(error) from error
+    def start(self, values: Tensor) -> None:
+        """Start the broadcast of rank 0's values into those of the engines. `wait` before the next one."""
+        self.store.check()
+        with self.store.named_errors():
+            self._running = (self._broadcast(values), values)
 
-    def announced(self) -> tuple[torch.dtype, list[Shapes]]:
-        """By an engine: what rank 0 is about to send. Raises TransferError also if it is another version."""
-        key, wanted = _key(self._meeting, "plan"), self._meeting.version
-        try:
-            self._wait_for([key])
-            plan = json.loads(self._store.get(key))
-        except RuntimeError as error:
-            raise self._failed(error) from error
-        if plan["version"] != wanted:
-            raise self._failed(f"rank 0 sends version {plan['version']}, and the engine waits for {wanted}")
-        return getattr(torch, plan["dtype"]), plan["buckets"]
-
-    def broadcast(self, values: Tensor) -> None:
-        """Of rank 0's values into those of the engines. Waits until they are there."""
-        options = dist.BroadcastOptions()
-        options.rootRank = 0
-        try:
-            self._check()
-            if self._device.type != "cuda":
-                options.timeout = timedelta(seconds=self._end - time.monotonic() + _POLL_S)
-            work = self._group.broadcast([values], options)
-            self._unfinished = (work, values)
-            look, pause = time.monotonic() + _LOOK_S, _POLL_S / 32
-            while not work.is_completed():
-                time.sleep(pause)
-                pause = min(2 * pause, _POLL_S)
-                if time.monotonic() > look:
-                    look = time.monotonic() + _LOOK_S
-                    self._check()
-            self._unfinished = None
+    def wait(self) -> None:
+        """Until the broadcast is over. Does nothing if none was started."""
+        if self._running is None:
+            return
+        work, _ = self._running
+        look, pause = time.monotonic() + LOOK_S, POLL_S / 32
+        while not work.is_completed():
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_S)
+            if time.monotonic() > look:
+                look = time.monotonic() + LOOK_S
+                self.store.check()
+        self._running = None
+        with self.store.named_errors():
             work.wait()  # raises what went wrong
-        except RuntimeError as error:
-            raise self._failed(error) from error
-
-    def finish(self) -> None:
-        """The send is over, and this member has its part of it."""
-        self._is_over = True
 
     def leave(self) -> None:
         """End the last send for all members, unless it is over, and break the connections.
@@ -137,55 +74,65 @@ class SendGroup:
         gloo cannot end an operation before its deadline either, and freeing the group would wait for the operation. So
         a gloo group with an operation in progress is kept, and so is the tensor that the operation may still write to.
         """
-        if self._store is not None and not self._is_over:
-            with suppress(RuntimeError):  # the store's process is gone, which the members notice by themselves
-                self._store.set(_key(self._meeting, "aborted"), "another member has left")
+        self.store.leave()
         if self._group is not None and self._device.type == "cuda":
             self._group.abort()
-        elif self._unfinished is not None:
-            _abandoned.append((self._group, *self._unfinished))
-        self._group = self._unfinished = None
+        elif self._running is not None:
+            _abandoned.append((self._group, *self._running))
+        self._group = self._running = None
         _abandoned[:] = [entry for entry in _abandoned if not entry[1].is_completed()]
 
-    def _wait_for(self, keys: list[str]) -> None:
-        look = 0.0
-        while not self._store.check(keys):
-            time.sleep(_POLL_S)
-            if time.monotonic() > look:
-                look = time.monotonic() + _LOOK_S
-                self._check()
+    def _broadcast(self, values: Tensor) -> Any:
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        if self._device.type != "cuda":
+            options.timeout = timedelta(seconds=self.store.seconds_left() + POLL_S)
+        return self._group.broadcast([values], options)
 
-    def _check(self) -> None:
-        """Raises TransferError if the send was aborted or its time is over."""
-        if time.monotonic() > self._end:
-            raise self._failed(f"it took longer than {self._timeout_s:g} s")
-        key = _key(self._meeting, "aborted")
-        if self._store.check([key]):
-            raise self._failed(self._store.get(key).decode())
+    def _connect_nccl(self) -> None:
+        """NCCL connects inside the first operation, which does not return meanwhile. So that one is in a thread.
 
-    def _failed(self, reason: object) -> TransferError:
-        # gloo's have its file and line in front, and advice behind.
-        line = re.sub(r"^\[\S*/\S*\] ", "", str(reason)).partition(". This is typically")[0].partition("\n")[0]
-        to = ", ".join(self._meeting.engines)
-        return TransferError(f"weights: sending version {self._meeting.version} to {to} failed: {line}")
+        If the send is aborted, the thread is left behind; `leave` ends what it waits for.
+        """
+        errors: list[RuntimeError] = []
+
+        def connect() -> None:
+            torch.cuda.set_device(self._device)  # the current device is one of the thread
+            try:
+                self._broadcast(torch.zeros(1, device=self._device)).wait()
+                torch.cuda.current_stream().synchronize()
+            except RuntimeError as error:
+                errors.append(error)
+
+        thread = Thread(target=connect, name="weights-connect", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self.store.check()
+            thread.join(POLL_S * 16)
+        if errors:
+            raise errors[0]
 
 
 _abandoned: list[tuple[Any, Any, Tensor]] = []
 """(group, operation, tensor) of groups that were left while an operation was in progress."""
 
 
-def _client(meeting: Meeting, timeout_s: float) -> dist.TCPStore:
-    return dist.TCPStore(
-        meeting.host, meeting.port, None, False, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
-    )
-
-
-def _key(meeting: Meeting, what: str) -> str:
-    return f"{meeting.group}/{meeting.send}/{what}"
+def _gloo(store: dist.Store, place: int, size: int) -> Any:
+    """The members connect inside the first operation ("lazy"). Otherwise they would here, and nothing could be done
+    meanwhile in the whole process, because torch keeps Python's lock."""
+    options = dist.ProcessGroupGloo._Options()
+    options._timeout = timedelta(seconds=_CONNECT_S)
+    interfaces = os.environ.get("GLOO_SOCKET_IFNAME", "")
+    options._devices = [
+        dist.ProcessGroupGloo.create_device(interface=name, lazy_init=True) for name in interfaces.split(",") if name
+    ] or [dist.ProcessGroupGloo.create_default_device(lazy_init=True)]
+    options._threads = 2 * len(options._devices)
+    return dist.ProcessGroupGloo(store, place, size, options)
 
 
 def _nccl(store: dist.Store, place: int, size: int, timeout_s: float) -> Any:
     options = dist.ProcessGroupNCCL.Options()
     # At this deadline torch ends the process, so the send must have failed before.
     options._timeout = timedelta(seconds=timeout_s + _NCCL_SLACK_S)
+    options.config.blocking = 0  # so that `abort` can end connecting
     return dist.ProcessGroupNCCL(store, place, size, options)

@@ -21,7 +21,7 @@ class ObjectStoreTransfer:
 
     def send(self, version: int, buckets: Sequence[Bucket]) -> Any:
         """In a single CPU process the tensors may share memory with the model."""
-        full = {name: value.cpu() for bucket in buckets for name, value in bucket.gather().items()}
+        full = {name: value.cpu() for bucket in buckets for name, value in bucket.full().items()}
         return self._put(full) if full else None
 
     def receive(self, payload: Any) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,18 +12,48 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Gather(Protocol):
+    """A collective call of all ranks."""
+
+    def __call__(self, on_all_ranks: bool = False) -> Mapping[str, Sequence[Tensor]]:
+        """Name -> the pieces of the full tensor: joined in order, their values are those of the tensor.
+
+        On rank 0; {} on the other ranks unless `on_all_ranks`.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Bucket:
     """Some of the policy's weights, which are gathered and sent together.
 
-    shapes: Hugging Face name -> shape of the full tensor. dtype: of all of them.
-    gather: a collective call of all ranks. Returns the full tensors, in the order of `shapes`, on rank 0; nothing on
-        the other ranks.
+    shapes: Hugging Face name -> shape of the full tensor. dtype: of all of them. gather: gives them in this order.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     dtype: torch.dtype
-    gather: Callable[[], Mapping[str, Tensor]]
+    gather: Gather
+
+    @property
+    def num_values(self) -> int:
+        return sum(map(math.prod, self.shapes.values()))
+
+    def full(self) -> dict[str, Tensor]:
+        """The full tensors on rank 0, {} on the others; a collective call of all ranks. On the CPU with one rank they
+        may share memory with the model."""
+        return {name: _joined(pieces, self.shapes[name]) for name, pieces in self.gather().items()}
+
+
+def gather_all(buckets: Iterable[Bucket], on_all_ranks: bool = False) -> None:
+    """Take part in gathering them, for ranks that send them."""
+    for bucket in buckets:
+        bucket.gather(on_all_ranks)
+
+
+def _joined(pieces: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    import torch
+
+    return (pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))).reshape(shape)
 
 
 class WeightTransfer(Protocol):

@@ -3,8 +3,9 @@
     python scripts/bench.py weights > bench_weights.json
     python scripts/bench.py weights --engine hf --ranks 2 --rounds 20
 
-Both ways take turns in one run, with the same engines and the same ranks. One JSON object goes to stdout, progress to
-stderr. docs/performance.md explains the figures.
+Both ways take turns in one run, with the same engines and the same ranks. So does the part that both have in common:
+all engines load weights that they have in their own memory. One JSON object goes to stdout, progress to stderr.
+docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
 from mars.cluster.weights import build_transfer
 from mars.config.load import load_config
 from mars.config.schema import TrainConfig
-from mars.types import RolloutRequest
+from mars.types import RolloutRequest, WeightUpdate
 from scripts.bench.machine import busy_share, machine_facts
 from scripts.bench.summary import check, rounded
 
 WAYS = ("object_store", "broadcast")
+LOADING = "loading_alone"
 TARGET = 0.5  # broadcast / object store
 NUM_ENGINES = 2
 
@@ -49,6 +51,15 @@ class TwoWayEngine(EngineWorker):
             self._ways[way] = build_transfer(self.name, _with_way(config, way).rollout, config.cluster)
         self._transfer = self._ways[way]
         self._engine._fetch = self._transfer.receive  # type: ignore[attr-defined]
+
+    def keep(self, update: WeightUpdate) -> None:
+        """Keep the weights of an update by object store in this process."""
+        self._kept = update, list(self._ways["object_store"].receive(update.payload))
+
+    def load_kept(self) -> None:
+        update, weights = self._kept
+        self._engine._fetch = lambda payload: iter(weights)  # type: ignore[attr-defined]
+        self._engine.load_weights(update)
 
 
 class TwoWayRank(TrainerWorker):
@@ -85,6 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         "machine": machine_facts() | {"cpu_busy_at_end": busy_share()},
         "parameters": num_parameters,
         "seconds": {way: {"quartiles": quantiles(times, n=4), "all": times} for way, times in seconds.items()},
+        "loading_alone/object_store": median(seconds[LOADING]) / median(seconds["object_store"]),
         "broadcast/object_store": check(ratio, TARGET) | {"of_each_round": ratios},
     }
     sys.stdout.write(json.dumps(rounded(report, digits=7), indent=2) + "\n")
@@ -135,7 +147,7 @@ def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[f
     from mars.data.prompts.chat import PromptEncoder
 
     rules = PromptEncoder.from_pretrained(config.model.path).token_rules()
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[float]] = {way: [] for way in (*WAYS, LOADING)}
     specs = EngineSpec(config, rules, 2), TrainerSpec(config, rules)
     with ray_launch.ray_workers(config, *specs, _prompt_length, log_dir, no_report) as (engine, trainer):
         assert isinstance(engine, RayEngine)
@@ -155,6 +167,13 @@ def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[f
                 if number >= 0:
                     seconds[way].append(taken)
                 sys.stderr.write(f"round {number + 1} of {rounds}: {way} {taken:.3f} s\n")
+                if number < 0 and way == "object_store":
+                    stored = WeightUpdate(update.version, update.payload.give({}, 0))
+                    engine._group.results([worker.keep.remote(stored) for worker in engine._group.workers], "keep")
+            start = time.perf_counter()
+            engine._group.results([worker.load_kept.remote() for worker in engine._group.workers], "load")
+            if number >= 0:
+                seconds[LOADING].append(time.perf_counter() - start)
     return seconds
 
 

@@ -84,10 +84,10 @@ def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tm
 
 
 def test_weights_that_are_broadcast_arrive_whole_or_are_sent_again(workshop, undisturbed, tmp_path, monkeypatch):
-    """In the middle of a send one engine dies, one fails, one stops, and rank 0 dies. Engine and trainer agree on
-    log-probs as they do where nothing is lost and the weights come by the object store."""
-    faults = ("weights.bucket_received:kill@3", "weights.bucket_received:raise@9", "weights.bucket_sent:kill@14",
-              "weights.bucket_received:stop@16")  # fmt: skip
+    """In the middle of a send one engine dies, one fails, one stops, rank 0 dies, and rank 0 stops. Engine and trainer
+    agree on log-probs as they do where nothing is lost and the weights come by the object store."""
+    faults = ("weights.bucket_received:kill@3", "weights.bucket_received:raise@9", "weights.bucket_sent:stop@12",
+              "weights.bucket_sent:kill@14", "weights.bucket_received:stop@16")  # fmt: skip
     once = tmp_path / "once"
     once.mkdir()
     monkeypatch.setenv("MARS_FAULT", ",".join(faults))
@@ -99,7 +99,7 @@ def test_weights_that_are_broadcast_arrive_whole_or_are_sent_again(workshop, und
     assert rows(job.run_dir) == rows(undisturbed)
     assert weights(job.run_dir) == weights(undisturbed)
     events = [entry["event"] for entry in read_events(job.run_dir)]
-    assert events.count("trainer_rebuilt") >= 1
+    assert events.count("trainer_rebuilt") >= 2
     assert job.metrics[-1]["fault/engine_restarts"] >= 2
 
 

@@ -17,23 +17,25 @@ from pathlib import Path
 import torch
 from mars.weights.broadcast import BroadcastTransfer
 from mars.weights.meeting import Meeting
+from mars.weights.store import DriverStore
 from mars.weights.transfer import Bucket
 
 place, folder = int(sys.argv[1]), Path(sys.argv[2])
 torch.cuda.set_device(place)
-transfer = BroadcastTransfer("engine-0", "cuda", 60.0, 2**20)
+transfer = BroadcastTransfer("actor-0" if place == 0 else "engine-0", "cuda", 60.0, 2**20)
 port_file, wanted = folder / "port", {str(i): torch.full((1000, 100 + i), float(i)) for i in range(5)}
 if place == 0:
-    port_file.with_suffix(".new").write_text(str(transfer.open("127.0.0.1")))
+    store = DriverStore("127.0.0.1")  # which the driver has otherwise
+    port_file.with_suffix(".new").write_text(str(store.port))
     port_file.with_suffix(".new").rename(port_file)
 while not port_file.exists():
     time.sleep(0.01)
 for send in (1, 2):
-    meeting = Meeting("127.0.0.1", int(port_file.read_text()), "g", ("engine-0",), send, send)
+    meeting = Meeting("127.0.0.1", int(port_file.read_text()), "g", ("actor-0",), ("engine-0",), send, send)
     if place == 0:
         transfer.meet(meeting)
         shapes = {name: tuple(value.shape) for name, value in wanted.items()}
-        bucket = Bucket(shapes, torch.bfloat16, lambda: {n: (send * v).bfloat16().cuda() for n, v in wanted.items()})
+        bucket = Bucket(shapes, torch.bfloat16, lambda: {n: [(send * v).bfloat16().cuda()] for n, v in wanted.items()})
         transfer.send(send, [bucket])
     else:
         got = dict(transfer.receive(meeting))

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from mars.actor.fsdp_trainer import FsdpTrainer
-from mars.actor.state import full_state
+from mars.actor.state import full_state, weight_buckets
 from mars.actor.trainer import Rendezvous
 from mars.config.schema import TrainConfig
 from mars.types import ImageRef, MicroBatch, TrainBatch, UpdatePlan
@@ -55,6 +55,17 @@ def weights(trainer: FsdpTrainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in full_state(trainer._policy, torch.float32).items()}
 
 
+def check_gathered_on_all_ranks(trainer: FsdpTrainer, full: dict[str, torch.Tensor]) -> None:
+    """Every rank can have what `full` has on rank 0, bucket by bucket."""
+    buckets = weight_buckets(trainer._policy, torch.float32, bucket_bytes=100_000)
+    found = [bucket.gather(on_all_ranks=True) for bucket in buckets]
+    pieces = [piece.reshape(-1) for bucket in found for parts in bucket.values() for piece in parts]
+    mine = torch.cat(pieces)
+    wanted = torch.cat([value.reshape(-1) for value in full.values()]) if full else torch.empty_like(mine)
+    dist.broadcast(wanted, src=0)
+    assert torch.equal(mine, wanted)
+
+
 def checkpoint(trainer: FsdpTrainer, folder: Path, num_ranks: int) -> None:
     trainer.start_checkpoint(str(folder))
     while len(list(folder.glob("rank_*.json"))) < num_ranks:
@@ -67,6 +78,7 @@ def train(
     """The metrics of each step, and the weights by "<when>.<name>"; see above."""
     metrics = [dict(trainer.update(batch).metrics)]
     found = {"first": weights(trainer)}
+    check_gathered_on_all_ranks(trainer, found["first"])
     own.mkdir(exist_ok=True)
     checkpoint(trainer, own, num_ranks)
     metrics.append(dict(trainer.update(batch).metrics))

@@ -155,7 +155,9 @@ def step_on_wires(monkeypatch, image: ImageRef, samples: int = 4):
     made = dataclasses.replace(
         made,
         engine=RayEngine(Wire(EngineWorker, [("_engine", engine) for engine in engines], traffic), length),
-        trainer=RayTrainer(Wire(TrainerWorker, [("_trainer", trainer) for trainer in trainers], traffic)),
+        trainer=RayTrainer(
+            Wire(TrainerWorker, [("_trainer", trainer) for trainer in trainers], traffic), "object_store", 60.0
+        ),
         prompt_length=length,
         collate=partial(made.collate, prompt_length=length, tokens_per_forward=10_000),
         scoring_batch=partial(made.scoring_batch, prompt_length=length, tokens_per_forward=10_000),

@@ -128,7 +128,7 @@ def test_buckets_of_any_size_hold_the_merged_weights(run):
     whole = full_state(trainer._policy, torch.float32)
     buckets = weight_buckets(trainer._policy, torch.float32, bucket_bytes=5000)
     assert len(buckets) > 5
-    parts = {name: value for bucket in buckets for name, value in bucket.gather().items()}
+    parts = {name: value for bucket in buckets for name, value in bucket.full().items()}
     assert [name for bucket in buckets for name in bucket.shapes] == list(parts) == list(whole)
     assert all(torch.equal(parts[name], value) for name, value in whole.items())
 

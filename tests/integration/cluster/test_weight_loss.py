@@ -7,10 +7,10 @@ from ray.exceptions import RayError
 
 from mars.cluster import weights
 from mars.cluster.ray_engine import EngineWorker, RayEngine
-from mars.cluster.weights import BroadcastWeights, RankSender
+from mars.cluster.weights import RankSender, SentWeights
 from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.types import WeightUpdate
-from mars.weights import group
+from mars.weights import store
 
 
 class Call:
@@ -21,7 +21,8 @@ class Call:
 class Group:
     """Workers whose calls are done when they are made, or end with the error that a test has planned for them."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, kind: str, number: int) -> None:
+        self.kind = kind
         self.calls: list[tuple[str, int, object]] = []
         self.plan: dict[str, list[dict[int, WorkerError]]] = {}
         self.workers = [self._worker(i) for i in range(number)]
@@ -29,7 +30,7 @@ class Group:
 
     def _worker(self, index):
         made = type("Worker", (), {})()
-        for method in ("build", "load_weights", "send_weights", "open_store"):
+        for method in ("build", "load_weights", "send_weights"):
             setattr(made, method, Call(lambda *given, m=method: self._record(m, index, *given)))
         return made
 
@@ -41,7 +42,7 @@ class Group:
         return [(index, given) for name, index, given in self.calls if name == method]
 
     def name(self, index):
-        return f"engine-{index}"
+        return f"{self.kind}-{index}"
 
     def replace(self, index):
         self.calls.append(("replace", index, None))
@@ -58,22 +59,33 @@ class Group:
         errors = self.plan[call].pop(0) if self.plan.get(call) else {}
         for error in errors.values():
             raise error
-        return [("10.0.0.1", 1234)] if call == "open_store" else [None for _ in references]
+        return [None for _ in references]
 
 
 @pytest.fixture
 def ended(monkeypatch):
     """The meetings that were aborted. Ray says of no call of a rank that it has ended."""
     found = []
-    monkeypatch.setattr(group, "abort", lambda meeting, reason: found.append(meeting))
+
+    class Store:
+        host, port = "10.0.0.1", 1234
+
+        def __init__(self, host):
+            assert host == "10.0.0.1", "the driver's address"
+
+        def abort(self, meeting, reason):
+            found.append(meeting)
+
+    monkeypatch.setattr(store, "DriverStore", Store)
+    monkeypatch.setattr(weights.ray.util, "get_node_ip_address", lambda: "10.0.0.1")
     monkeypatch.setattr(weights.ray, "wait", lambda references, **options: ([], references))
     return found
 
 
 @pytest.fixture
 def both(ended):
-    engines, ranks = Group(3), Group(2)
-    sender = RankSender(ranks, ranks.results, 60.0)
+    engines, ranks = Group("engine", 3), Group("actor", 2)
+    sender = RankSender(ranks, ranks.results, 60.0, one_each=False)
     engine = RayEngine(engines, lambda request: 1)
     engine.start_build(None, None)
     engine.finish_build([], 60.0)
@@ -97,7 +109,6 @@ def test_a_group_serves_until_its_members_change(both, ended):
         engine.load_weights(sender.offer())
     assert sends(ranks) == [("weights-1", ALL, 1), ("weights-1", ALL, 2)]
     assert [given.send for _, given in ranks.made("send_weights")[::2]] == [1, 2]
-    assert ranks.made("open_store") == [(0, None)]
     assert (engines.made("replace"), ended) == ([], [])
     assert {given.version for _, given in engines.made("load_weights")} == {1, 2}
 
@@ -139,7 +150,6 @@ def test_a_lost_rank_is_the_trainers_loss_and_no_engine_is_replaced(both):
     sender.forget()  # the trainer is built again
     engine.load_weights(sender.offer())
     assert sends(ranks)[-1] == ("weights-2", ALL, 2)
-    assert len(ranks.made("open_store")) == 2
 
 
 def test_a_rank_that_fails_ends_the_send_while_engines_still_wait(both, ended, monkeypatch):
@@ -201,5 +211,15 @@ def test_an_offer_is_of_one_version(both):
     _, _, sender, _ = both
     first, second = sender.offer(), sender.offer()
     assert (first.version, second.version) == (1, 2)
-    assert isinstance(first.payload, BroadcastWeights)
-    assert first.payload.give(["engine-0"], 0).version == 1
+    assert isinstance(first.payload, SentWeights)
+    assert first.payload.give({0: "engine-0"}, 0).version == 1
+
+
+def test_a_rank_sends_to_the_engine_on_its_gpu(ended):
+    ranks = Group("actor", 3)
+    sender = RankSender(ranks, ranks.results, 60.0, one_each=True)
+    everyone = sender.start(1, {0: "engine-0", 1: "engine-1", 2: "engine-2"}, 0)
+    assert (everyone.senders, everyone.engines) == (("actor-0", "actor-1", "actor-2"), ALL)
+    replaced = sender.start(1, {2: "engine-2"}, 1)
+    assert (replaced.senders, replaced.engines) == (("actor-2",), ("engine-2",))
+    assert len(ranks.made("send_weights")) == 6, "all ranks gather"

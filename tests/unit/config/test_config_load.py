@@ -293,6 +293,14 @@ def test_refusal(override, line):
             ["cluster.placement=colocated", "rollout.weight_transfer=broadcast"],
             "rollout.weight_transfer: cluster.placement=colocated has both ends on one GPU",
         ),
+        (
+            ["rollout.weight_transfer=cuda_ipc"],
+            "rollout.weight_transfer: a rank can share only memory of a GPU that the engine has too; got 'cuda_ipc'",
+        ),
+        (
+            ["cluster.placement=colocated", "rollout.weight_transfer=cuda_ipc", "cluster.device=cpu", "rollout=hf"],
+            "rollout.weight_transfer: a rank can share only memory of a GPU that the engine has too; got 'cuda_ipc'",
+        ),
         (["cluster=local", "actor.num_workers=2"], "actor.num_workers: cluster.kind=local runs one engine"),
         (
             ["cluster=local", "rollout.weight_transfer=broadcast"],
@@ -529,3 +537,14 @@ def test_adapter_settings_without_adapters_are_refused():
         "actor.lora.alpha: has no effect with actor.lora.rank=0; got 64.0; set the rank to 16, say",
         "actor.lora.parts: has no effect with actor.lora.rank=0; got ['vision']; set the rank to 16, say",
     ]
+
+
+def test_adapter_settings_of_a_file_are_refused_too(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.write_text("# @package _global_\nactor:\n  lora: {rank: 0, alpha: 64.0, parts: [language]}\n")
+    assert the_problem("experiment=mine", dirs=[str(tmp_path)]) == (
+        "actor.lora.alpha: has no effect with actor.lora.rank=0; got 64.0; set the rank to 16, say"
+    )
+    file.write_text("# @package _global_\nactor:\n  lora: {rank: 8, alpha: 64.0}\n")
+    assert load_config("train", [FILES, "experiment=mine"], [str(tmp_path)]).actor.lora.alpha == 64

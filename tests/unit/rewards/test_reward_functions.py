@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 
 from mars.errors import ConfigError
 from mars.rewards.built_in import BUILT_IN, wanted_rewards
-from mars.rewards.contract import check_parts, self_test
+from mars.rewards.contract import PartsScorer, check_parts, failed_result, self_test
 from mars.rewards.functions import as_result, check_truth, load_reward
 from mars.rewards.local import LocalScorer
-from mars.types import RewardResult
+from mars.types import RewardInput, RewardResult
 from tests.builders import make_item
 
 FILE = Path(__file__).parent / "user_rewards.py"
@@ -192,6 +193,30 @@ def test_self_test() -> None:
     self_test(scorer, [], {"any": 1.0})
     with pytest.raises(ConfigError, match=r"reward\.function: failed on each of the 2 items.*cannot read x"):
         self_test(scorer, [make_item("raise x"), make_item("nan")], {})
+
+
+def test_a_result_without_a_weighted_part_or_beyond_its_bound_fails_alone() -> None:
+    given = [
+        RewardResult(1.0, 1.0, {"format": 1.0, "length": -1e6}),
+        RewardResult(1.0, 1.0, {"length": 0.0}),
+        RewardResult(1.0, 1.0, {"format": 1.0, "length": 1.1e6}),
+        RewardResult(1.0, 1.0, {"format": 1.0, "length": 0.0, "other": 1e9}),
+        failed_result("no answer"),
+    ]
+
+    class Given(LocalScorer):
+        def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
+            return given
+
+    found = PartsScorer(Given(f"{FILE}:misbehave", "strict"), {"format": 1.0, "length": 0.5}).score([])
+    assert [result.failed for result in found] == [
+        None,
+        "no part format, which algorithm.part_weights names; got length",
+        "length is not in [-1e+06, 1e+06]; got 1100000.0",
+        None,
+        "no answer",
+    ]
+    assert [found[0], found[3]] == [given[0], given[3]]
 
 
 def test_the_self_test_names_parts_that_a_reward_lacks() -> None:

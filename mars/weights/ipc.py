@@ -1,0 +1,129 @@
+"""Weights from each rank to the engine on the same GPU, bucket by bucket, through memory that both processes see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mars import faults
+from mars.errors import TransferError
+from mars.weights import plan
+from mars.weights.meeting import Meeting
+from mars.weights.store import MemberStore
+from mars.weights.transfer import Bucket, gather_all
+
+
+class SharedBytes(Protocol):
+    """Memory of one process that another one can open."""
+
+    def new(self, num_bytes: int) -> tuple[Tensor, Any]:
+        """uint8 values, and what `open` needs in the other process; the latter can be written as JSON."""
+        ...
+
+    def open(self, handle: Any) -> Tensor:
+        """The same memory, for as long as the tensor lives."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until what this process has started to read or write there is done."""
+        ...
+
+
+class IpcTransfer:
+    """A `WeightTransfer` between ranks and engines on the same GPUs. All ranks call `meet` before each `send`.
+
+    All ranks gather each bucket. Rank i writes it to memory that engine i reads (`Meeting.senders` and
+    `Meeting.engines`), and waits until it was copied before it writes the next one there. So a rank has the shards of
+    one bucket and one bucket, an engine one bucket and whatever it keeps of earlier ones.
+
+    name: of this worker. timeout_s: of a whole send.
+    """
+
+    def __init__(self, name: str, memory: SharedBytes, timeout_s: float, bucket_bytes: int) -> None:
+        self._name, self._memory, self._timeout_s, self.bucket_bytes = name, memory, timeout_s, bucket_bytes
+        self._meeting: Meeting | None = None
+        self._store: MemberStore | None = None
+
+    def meet(self, meeting: Meeting) -> None:
+        """Where the next `send` goes."""
+        self._meeting = meeting
+
+    def send(self, version: int, buckets: Sequence[Bucket]) -> Meeting | None:
+        meeting, self._meeting = self._meeting, None
+        if meeting is None or meeting.version != version:
+            raise RuntimeError(f"nobody waits for version {version} of the weights, but for {meeting}")
+        left = iter(buckets)
+        if self._name not in meeting.senders:
+            gather_all(left, on_all_ranks=True)
+            return None
+        try:
+            engine = meeting.engines[meeting.senders.index(self._name)]
+            self._send(self._join(meeting), engine, version, buckets, left)
+        except TransferError:
+            self.leave()
+            gather_all(left, on_all_ranks=True)  # with the other ranks, which would wait for this one
+            raise
+        except BaseException:
+            self.leave()
+            raise
+        return meeting
+
+    def _send(
+        self, store: MemberStore, engine: str, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]
+    ) -> None:
+        """left: iterates over `buckets`."""
+        plan.announce(store, f"{engine}/plan", version, buckets)
+        dtype = buckets[0].dtype
+        memory, handle = self._memory.new(max(bucket.num_values for bucket in buckets) * dtype.itemsize)
+        store.set(f"{engine}/memory", json.dumps(handle))
+        message = memory.view(dtype)
+        for number, bucket in enumerate(left):
+            gathered = bucket.gather(on_all_ranks=True)
+            if number:
+                store.take(f"{engine}/copied")
+            plan.join(gathered.values(), out=message[: bucket.num_values])
+            del gathered  # before the next bucket is gathered
+            self._memory.settle()
+            faults.point("weights.bucket_sent")
+            store.check()
+            store.set(f"{engine}/written")
+        store.take(f"{engine}/copied")
+        store.forget(f"{engine}/plan")
+        store.finish()
+
+    def receive(self, payload: Meeting) -> Iterator[tuple[str, Tensor]]:
+        """Calls `leave` on an error, or if the caller stops early.
+
+        Otherwise the rank would go on waiting for this engine.
+        """
+        try:
+            store = self._join(payload)
+            coming = plan.announced(store, f"{self._name}/plan")
+            message = self._memory.open(json.loads(store.take(f"{self._name}/memory"))).view(coming.dtype)
+            for shapes in coming.buckets:
+                store.take(f"{self._name}/written")
+                faults.point("weights.bucket_received")
+                values = message[: plan.num_values(shapes)].clone()
+                self._memory.settle()
+                store.set(f"{self._name}/copied")
+                yield from plan.tensors(values, shapes)
+            store.finish()
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            store.leave()
+
+    def _join(self, meeting: Meeting) -> MemberStore:
+        if self._store is not None and self._store.group == meeting.group:
+            self._store.begin(meeting)
+        else:
+            self.leave()
+            self._store = MemberStore(meeting, self._timeout_s)
+        return self._store
