@@ -10,9 +10,11 @@ from statistics import fmean
 
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
+from mars.checks.gpu_turns import Demand, demands, fit_lines, sequences_line
 from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.trained import num_trained
+from mars.checks.weights import INDEX, SINGLE
 from mars.config.actor_sections import PolicyTrainingConfig
 from mars.config.schema import ModelConfig, TrainConfig
 from mars.data.pixels.images import decoded_size
@@ -125,39 +127,58 @@ def _score(result: RewardResult) -> str:
 
 
 def memory_lines(config: TrainConfig) -> list[str]:
-    """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB."""
-    rollout, model, algorithm = config.rollout, config.model, config.algorithm
-    shares_base = config.actor.lora.rank > 0 and algorithm.kl_reference == model.path
-    lines = rank_memory_lines(model, config.actor, algorithm.kl_coefficient > 0 and not shares_base)
-    if not Path(model.path).is_dir():
+    """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB, and whether it fits."""
+    rollout, actor, cluster, algorithm = config.rollout, config.actor, config.cluster, config.algorithm
+    shares_base = actor.lora.rank > 0 and algorithm.kl_reference == config.model.path
+    with_reference = algorithm.kl_coefficient > 0 and not shares_base
+    lines, model = rank_memory_lines(config.model, actor, with_reference), _on_disk(config.model)
+    if model is None:
         return lines
     shape = read_shape(read_json(model.path, "config.json"), Path(model.path))
-    engine = engine_memory(
-        shape,
-        tensor_parallel_size=rollout.tensor_parallel_size,
-        dtype=model.dtype,
-        max_num_seqs=rollout.max_num_seqs,
-        max_model_len=rollout.max_model_len,
-    )
+    sizes = {"tensor_parallel_size": rollout.tensor_parallel_size, "dtype": model.dtype}
+    engine = engine_memory(shape, max_num_seqs=rollout.max_num_seqs, max_model_len=rollout.max_model_len, **sizes)
     per_token = kv_bytes_per_token(shape, model.dtype)
-    return [
-        *lines,
+    lines.append(
         f"memory per engine {_sizes(engine)}, if all {rollout.max_num_seqs} sequences have {rollout.max_model_len} "
-        f"tokens; {per_token:,} bytes a token",
-    ]
+        f"tokens; {per_token:,} bytes a token"
+    )
+    if cluster.device == "cuda":
+        on_gpu = _on_gpu(_rank_memory(model, actor, with_reference), actor.offload)
+        at_once = 1 if rollout.engine == "vllm" else rollout.max_num_seqs
+        least = engine_memory(shape, max_num_seqs=at_once, max_model_len=rollout.max_model_len, **sizes)
+        gpu_bytes = _gpu_bytes(cluster.gpu_memory_gib)
+        lines += fit_lines(demands(on_gpu, least, rollout, cluster), gpu_bytes)
+        lines += sequences_line(least, rollout, gpu_bytes)
+    return lines
 
 
 def rank_memory_lines(model: ModelConfig, training: PolicyTrainingConfig, with_reference: bool) -> list[str]:
     """The parameters of the model, and the estimate for one rank."""
-    folder = Path(model.path)
-    if not folder.is_dir():
-        return [
-            "memory            not estimated, because model.path is a hub name; give a local folder for an estimate"
-        ]
-    shape = read_shape(read_json(model.path, "config.json"), folder)
-    trained = num_trained(model, training)
+    found = _on_disk(model)
+    if found is None:
+        return [f"memory            not estimated, because the weights are not here; first: hf download {model.path}"]
+    shape = read_shape(read_json(found.path, "config.json"), Path(found.path))
+    trained = num_trained(found, training)
     adapters = trained if training.lora.rank else 0
-    memory = trainer_memory(
+    return [
+        f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
+        *_rank_lines(_rank_memory(found, training, with_reference), training.offload),
+    ]
+
+
+def rank_fit_lines(model: ModelConfig, training: PolicyTrainingConfig, gpu_memory_gib: float | None) -> list[str]:
+    """Whether an update fits into a GPU that does nothing else. gpu_memory_gib: cluster.gpu_memory_gib."""
+    found = _on_disk(model)
+    if found is None:
+        return []
+    on_gpu = _on_gpu(_rank_memory(found, training, with_reference=False), training.offload)
+    return list(fit_lines([Demand("update", on_gpu)], _gpu_bytes(gpu_memory_gib)))
+
+
+def _rank_memory(model: ModelConfig, training: PolicyTrainingConfig, with_reference: bool) -> dict[str, int]:
+    shape, trained = read_shape(read_json(model.path, "config.json"), Path(model.path)), num_trained(model, training)
+    adapters = trained if training.lora.rank else 0
+    return trainer_memory(
         replace(shape, num_parameters=shape.num_parameters + adapters),
         num_trained=trained,
         num_ranks=training.fsdp_size or training.num_workers,
@@ -167,18 +188,40 @@ def rank_memory_lines(model: ModelConfig, training: PolicyTrainingConfig, with_r
         gradient_checkpointing=training.gradient_checkpointing,
         with_reference=with_reference,
     )
-    return [
-        f"model             {shape.num_parameters:,} parameters{_trained(trained, adapters, shape.num_parameters)}",
-        *_rank_lines(memory, training.offload),
-    ]
+
+
+def _on_disk(model: ModelConfig) -> ModelConfig | None:
+    """With the folder for a hub name whose weights are in the cache. None if they are not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(model.path).is_dir():
+        return model
+    for name in (SINGLE, INDEX):
+        found = try_to_load_from_cache(model.path, name)
+        if isinstance(found, str):
+            return model.model_copy(update={"path": str(Path(found).parent)})
+    return None
+
+
+def _gpu_bytes(stated_gib: float | None) -> int | None:
+    """Memory of a GPU: as stated, else that of this machine's first GPU; None if it has none."""
+    import torch
+
+    if stated_gib is not None:
+        return int(stated_gib * 2**30)
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
 def _rank_lines(parts: Mapping[str, int], offload: str) -> list[str]:
     """parts: of `trainer_memory`."""
-    if offload == "none":
-        return [f"memory per rank   {_sizes(parts)}"]
-    on_gpu, on_cpu = ({k: v for k, v in parts.items() if (k in SHARDED) == sharded} for sharded in (False, True))
-    return [f"memory per rank   {_sizes(on_gpu)}", f"CPU memory a rank {_sizes(on_cpu)}"]
+    on_gpu = _on_gpu(parts, offload)
+    on_cpu = {name: size for name, size in parts.items() if name not in on_gpu}
+    return [f"memory per rank   {_sizes(on_gpu)}", *([f"CPU memory a rank {_sizes(on_cpu)}"] if on_cpu else [])]
+
+
+def _on_gpu(parts: Mapping[str, int], offload: str) -> dict[str, int]:
+    """What of `trainer_memory` is on the rank's GPU, given actor.offload."""
+    return {name: size for name, size in parts.items() if offload == "none" or name not in SHARDED}
 
 
 def _trained(trained: int, adapters: int, total: int) -> str:

@@ -31,6 +31,9 @@ class ClusterConfig(Section):
         description="separate: engine and trainer keep their memory; colocated: they take turns on the same GPUs; "
         "auto: colocated for cluster.kind=local on a GPU, else separate."
     )
+    gpu_memory_gib: PositiveFloat | None = Field(
+        description="Memory of each GPU in GiB, by which --dry-run says whether the run fits; null: as this machine's."
+    )
     address: str | None = Field(description="Ray cluster to join (host:port or auto); null starts one on this machine.")
     cpus_per_worker: PositiveFloat = Field(description="Ray CPUs reserved for each worker.")
     threads_per_worker: PositiveInt = Field(description="Compute threads of each worker process.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from statistics import fmean
 
-from mars.checks.dry_run import histogram, rank_memory_lines
+from mars.checks.dry_run import histogram, rank_fit_lines, rank_memory_lines
 from mars.checks.model import model_check
 from mars.config.schema import SftConfig
 from mars.fit import last_step
@@ -19,6 +19,8 @@ def report(config: SftConfig) -> None:
     with model_check(config, in_process=True):
         rows = load_rows(config)
     lines = [*summary(config, rows), *rank_memory_lines(config.model, config.sft, with_reference=False)]
+    if config.cluster.device == "cuda":
+        lines += rank_fit_lines(config.model, config.sft, config.cluster.gpu_memory_gib)
     lines.append("dry run: settings, data and model files are in order")
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
 

@@ -1,4 +1,4 @@
-"""Streams of a worker group over a real Ray: items as they come, and every way in which one ends early."""
+"""Over a real Ray: streams of a worker group, with every way in which one ends early; weights in the object store."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
 from mars.errors import DataError, WorkerError, WorkerLost
+from tests.unit.weights.contract import World, check_failures, check_updates
 
 
 class Counter(Worker):
@@ -115,3 +116,10 @@ def test_a_death_of_which_ray_does_not_tell_is_seen(group, monkeypatch):
         WorkerLost, match=rf"count failed on counter-1: a worker process died \(process {process.pid}\)"
     ):
         group.results(waiting, "count")
+
+
+def test_ray_s_object_store_is_a_weight_transfer(cluster):
+    one = World("object_store", 2, ray.put, ray.get)
+    check_updates(one, 2)
+    check_failures(one)
+    one.close()

@@ -23,20 +23,25 @@ from mars.data.rows.problems import RowError
 DEFAULT_DEPTH = "depth_spatialbot"  # encoding of 16-bit depth, which these files do not declare
 
 
-def eval_json_set(source: Path, image_root: Path | None, depth: str, name: str | None) -> PublicSet:
+def eval_json_set(
+    source: Path, image_root: Path | None, depth: str, name: str | None, responses: bool = False
+) -> PublicSet:
     """name: data_source of rows that have none. If it is None, they get the public set that the file's name mentions;
-    if it mentions none, the file's name."""
-    public = question_set(source, image_root, lambda path: _rules(name or _name_of(path), depth))
+    if it mentions none, the file's name. responses: see `SetRules`."""
+    public = question_set(source, image_root, lambda path: _rules(name or _name_of(path), depth, responses))
     return replace(public, keep_repeated=True)
 
 
-def read_json_rows(file: str, image_root: str | None) -> Iterator[Mapping[str, Any] | RowError]:
+def read_json_rows(
+    file: str, image_root: str | None, responses: bool = False
+) -> Iterator[Mapping[str, Any] | RowError]:
     """The rows of a public .json file: the columns of each record, or the RowError why it cannot be used.
 
-    image_root: the folder in which images are looked up; None: the file's folder. Raises DataError for a file that
-    cannot be read.
+    image_root: the folder in which images are looked up; None: the file's folder. responses: see `SetRules`.
+    Raises DataError for a file that cannot be read.
     """
-    public = eval_json_set(Path(file), None if image_root is None else Path(image_root), DEFAULT_DEPTH, None)
+    root = None if image_root is None else Path(image_root)
+    public = eval_json_set(Path(file), root, DEFAULT_DEPTH, None, responses)
     for item in (item for items in public.splits.values() for item in items):
         try:
             yield public.read(item).columns
@@ -44,7 +49,7 @@ def read_json_rows(file: str, image_root: str | None) -> Iterator[Mapping[str, A
             yield error
 
 
-def _rules(name: str, depth: str) -> SetRules:
+def _rules(name: str, depth: str, responses: bool) -> SetRules:
     return SetRules(
         name=name,
         converter="eval_json 2",
@@ -52,6 +57,7 @@ def _rules(name: str, depth: str) -> SetRules:
         sources=partial(numbered, "cover") if name == "ocr_vqa" else sources,
         depth=depth,
         keep_file_names=True,
+        responses=responses,
     )
 
 

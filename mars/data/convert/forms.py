@@ -11,6 +11,7 @@ from mars.data.rows.columns import extra_info_of, image_cells, messages_of, refu
 from mars.data.rows.problems import RowError
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_ALPACA = ("user", "assistant")
 CHOICES = ("choice_list", "choices", "options")
 
 
@@ -20,7 +21,7 @@ class Question:
 
     turns: (role, text) of the conversation; the question is the last. answer: text, number or list of boxes.
     instruction: DEMON's text before the question; None if the record names an instruction that the file does not have.
-    extra: the row's own extra_info.
+    extra: the row's own extra_info. said: the assistant's turn after the question, unchanged.
     """
 
     turns: tuple[tuple[str, str], ...]
@@ -31,11 +32,12 @@ class Question:
     choices: Any = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     response: str | None = None
+    said: str | None = None
 
 
 def count_questions(record: Any) -> int:
     """The number of questions of a record: one per answer, and one more if its conversation ends with a question."""
-    turns = record.get("conversations") if isinstance(record, dict) else None
+    turns = _turns(record) if isinstance(record, dict) else None
     if not isinstance(turns, list):
         return 1
     roles = [_role(turn) if isinstance(turn, dict) else None for turn in turns]
@@ -46,7 +48,9 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
     """Question `number` (from 0) of a record in any of these forms. Raises RowError.
 
     - {id or sample_id, image, conversations: [{from: human, value}, {from: gpt, value}, …]}: LLaVA, SpatialQA,
-      M4-Instruct. Question k comes with the turns before it, answers included.
+      M4-Instruct, ShareGPT. Question k comes with the turns before it, answers included.
+    - {messages: [{role, content}, …], images}: LLaMA-Factory, OpenAI. `system` may hold the text of a first turn.
+    - {instruction, input?, output, history?, images}: Alpaca.
     - {sample_id, task_instruction_id, task_instance: {context, images_path, choice_list?}, response}: DEMON, with
       metadata {task_instruction: [...]}.
     - {role, content: [{type: image, image}, …, {type: text, text}], ground_truth, extra_info?}: evaluation files.
@@ -56,7 +60,7 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
     if not isinstance(record, dict):
         raise RowError("json", f"a record must be a JSON object; got {type(record).__name__}")
     refuse_videos(record)
-    if record.get("conversations") is not None:
+    if _turns(record) is not None:
         return _conversation(record, number, metadata)
     if record.get("task_instance") is not None:
         return _demon(record, metadata)
@@ -70,9 +74,10 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
 
 
 def _conversation(record: Mapping[str, Any], number: int, metadata: Mapping[str, Any]) -> Question:
-    turns = record["conversations"]
+    turns = _turns(record)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) and _role(turn) for turn in turns):
-        raise RowError("prompt", f"conversations must be a list of {{from, value}}; got {turns!r:.120}")
+        known = ", ".join(ROLES)
+        raise RowError("prompt", f"a conversation must be a list of {{from, value}} by {known}; got {turns!r:.120}")
     texts = [(_role(turn), turn.get("value", turn.get("content"))) for turn in turns]
     if not all(isinstance(text, str) for _, text in texts):
         raise RowError("prompt", "every turn of a conversation needs a text under 'value'")
@@ -87,10 +92,27 @@ def _conversation(record: Mapping[str, Any], number: int, metadata: Mapping[str,
         turns=tuple(texts[:place]),
         images=_images(_first(record, "image", "images")),
         answer=texts[place][1],
+        said=texts[place][1],
         identity=f"{name}-{number + 1}" if several else name,
         instruction=_instruction(record, {**metadata, **own}),
         choices=_first(record, *CHOICES) or own.get("choice_list"),
     )
+
+
+def _turns(record: Mapping[str, Any]) -> Any:
+    """The turns of a conversation in any of its forms, None for a record of another form."""
+    turns = _first(record, "conversations", "messages")
+    if turns is None and isinstance(record.get("instruction"), str) and "output" in record:
+        asked = "\n".join(text for text in (record["instruction"], record.get("input")) if text)
+        history = record.get("history") or []
+        if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+            return history  # refused as no conversation
+        pairs = [*history, (asked, record["output"])]
+        turns = [{"role": role, "content": text} for pair in pairs for role, text in zip(_ALPACA, pair, strict=True)]
+    system = record.get("system")
+    if isinstance(turns, list) and isinstance(system, str) and system:
+        return [{"role": "system", "content": system}, *turns]
+    return turns
 
 
 def _demon(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> Question:

@@ -14,11 +14,12 @@ def jsonl_set(source: Path, image_root: Path | None, depth: str, name: str | Non
     """name: data_source of the rows that have none. If it is None, they get the name of the file or folder."""
     rules = SetRules(
         name=name or source.stem,
-        converter="jsonl 2",
+        converter="jsonl 3",
         licence=NOT_STATED,
         sources=sources,
         depth=depth,
         keep_file_names=True,
         tidy=False,
+        responses=True,
     )
     return question_set(source, image_root, rules)

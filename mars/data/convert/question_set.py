@@ -44,6 +44,7 @@ class SetRules:
     depth: encoding of the source "depth" if its file has more than 8 bits per channel.
     truth: answer -> ground truth, for questions without choices.
     keep_file_names: name a split after its file; otherwise it is train or test, as the run scripts expect.
+    responses: the assistant's turn of a conversation is also the row's response, for the cold start.
     tidy: put leading image tags on a line of their own, followed by the task instruction, and list the choices.
     """
 
@@ -56,6 +57,7 @@ class SetRules:
     truth: Callable[[Any], Any] = lambda answer: answer
     keep_file_names: bool = False
     tidy: bool = True
+    responses: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def _read(item: Item, root: Path) -> ReadItem:
         ],
         "images": [paths[place] for place in order],
         "reward_model": {"ground_truth": truth},
-        "response": question.response,
+        "response": question.said if rules.responses and question.response is None else question.response,
         "extra_info": {
             "id": None if question.identity is None else str(question.identity),
             "sources": [names[place] for place in order],

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mars.data.convert.eval_json import read_json_rows
 from mars.data.pixels.images import probe_size
@@ -117,7 +118,7 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
         settings.image_root,
         settings.check_truth,
         probe,
-        read_json=read_json_rows,
+        read_json=partial(read_json_rows, responses=settings.needs_response),
         needs_response=settings.needs_response,
     )
     prepared = [_prepare(row, settings) for row in reading.rows]

@@ -26,6 +26,8 @@ COLUMNS = (
     *MEDIA_COLUMNS,
 )  # fmt: skip
 
+CONVERSATION_COLUMNS = {"conversations", "messages", "instruction"}
+
 MAX_JSON_BYTES = 2**28  # of a .json file, which takes about four times as much memory
 
 ReadJson = Callable[[str, str | None], Iterator[Mapping[str, Any] | RowError]]
@@ -139,7 +141,7 @@ def chunks(file: str, index: int, image_root: str | None, read_json: ReadJson) -
     if saved is not None:
         yield from _arrow_chunks(file, index, saved)
         return
-    if file.endswith(".json"):
+    if file.endswith(".json") or (file.endswith(".jsonl") and _has_conversations(file)):
         yield from _json_chunks(file, index, read_json(file, image_root))
         return
     number = 0
@@ -199,6 +201,16 @@ def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
     except OSError as error:
         raise FileError(str(error)) from error
     yield chunk
+
+
+def _has_conversations(file: str) -> bool:
+    """Whether the first line has one of the columns of public chat files, and no question of a row."""
+    try:
+        with open(file, "rb") as lines:
+            first = _parse_line(lines.readline(limits.MAX_TEXT_BYTES)) or {}
+    except OSError as error:
+        raise FileError(str(error)) from error
+    return not first.keys() & {"prompt", "problem"} and bool(first.keys() & CONVERSATION_COLUMNS)
 
 
 def _too_long(line: bytes, lines: BinaryIO) -> RowError:

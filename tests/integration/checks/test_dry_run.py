@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from mars.actor.lora import add_adapters
 from mars.actor.model import PolicyModel, ScoringSettings
 from mars.checks import dry_run
-from mars.checks.dry_run import memory_lines, report, sample_lines
+from mars.checks.dry_run import memory_lines, rank_fit_lines, report, sample_lines
 from mars.checks.memory import read_shape
 from mars.checks.trained import check_trained, num_trained
 from mars.config.load import load_config
@@ -153,3 +154,29 @@ def test_weights_that_are_none_are_named(tmp_path, tiny, data):
         read_shape(json.loads((tmp_path / "config.json").read_text()), tmp_path)
     with pytest.raises(SetupError, match=r"config\.json"):
         read_shape({}, tmp_path)
+
+
+def test_the_estimate_says_whether_a_gpu_is_large_enough_also_for_a_hub_name(
+    configure, pictures, tiny, tmp_path, monkeypatch
+):
+    """The tiny model fits into the smallest share of a GPU; a hub name's weights are looked up in the cache."""
+    one_gpu = ("cluster=local", "cluster.device=cuda", "rollout=hf", "cluster.gpu_memory_gib=1000",
+               "algorithm.kl_coefficient=0.0")  # fmt: skip
+    config = configure([(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2, *one_gpu)
+    lines = memory_lines(config)
+    assert [line.partition(":")[0] for line in lines[3:]] == [
+        f"on each GPU       {when}" for when in ("update", "new weights", "generation")
+    ]
+    assert all(line.endswith("of 1000.0: fits") for line in lines[3:])
+    cold_start = rank_fit_lines(config.model, config.actor, config.cluster.gpu_memory_gib)
+    assert cold_start == [line for line in lines if "update" in line], "there is no reference model in either"
+    on_hub = config.model_copy(update={"model": config.model.model_copy(update={"path": "someone/tiny"})})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert memory_lines(on_hub) == [
+        "memory            not estimated, because the weights are not here; first: hf download someone/tiny"
+    ]
+    cached = tmp_path / "models--someone--tiny"
+    shutil.copytree(tiny, cached / "snapshots" / "abc")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    assert memory_lines(on_hub) == lines

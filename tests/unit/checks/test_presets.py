@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mars.checks.gpu_turns import VLLM_OTHER_BYTES, demands, fit_lines
 from mars.checks.memory import ModelShape, engine_memory, kv_bytes_per_token, trainer_memory
 from mars.config.load import load_config
 
@@ -28,7 +30,13 @@ SHAPES = {
     "Qwen/Qwen3.5-9B": ModelShape(9_409_813_744, 4096, 32, 4, 256, 248_320, 24, 32 * 128 * 128),
 }
 # GiB of vLLM besides weights and KV cache.
-OTHER = 4
+OTHER = VLLM_OTHER_BYTES // GIB
+# The presets for one GPU that engine and trainer share, and the parameters that they train: LoRA adapters of the
+# language model, or the language model, which is all but the vision tower and the projector.
+ONE_GPU = {
+    "qwen3_vl_2b_1gpu_24gb": 32 * 28 * (2 * (2048 + 2048) + 2 * (2048 + 1024) + 3 * (2048 + 6144)),
+    "qwen2_5_vl_3b_1gpu_80gb": 3_754_622_976 - 668_684_288,
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,7 @@ def tables():
     found = {}
     for line in (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if cells[0].strip("`") in PRESETS:
+        if cells[0].strip("`") in [*PRESETS, *ONE_GPU]:
             found.setdefault(cells[0].strip("`"), []).extend(cells[1:])
     return found
 
@@ -82,6 +90,46 @@ def test_a_preset_fits_and_its_figures_are_those_of_the_page(preset, tables):
         f"{int(room / token) // 1000:,}",
         str(rollout.max_num_seqs),
         str(store // GIB),
+    ]
+
+
+@pytest.mark.parametrize("preset", ONE_GPU)
+def test_one_gpu_is_enough_in_turns_and_the_page_has_the_figures(preset, tables):
+    config = load_config("train", [f"experiment={preset}", "data.train_files=[x.parquet]"], [])
+    shape, actor, rollout, trained = SHAPES[config.model.path], config.actor, config.rollout, ONE_GPU[preset]
+    adapters, gpu_gib = trained if actor.lora.rank else 0, config.cluster.gpu_memory_gib
+    assert (config.cluster.kind, config.cluster.device, actor.num_workers, rollout.num_workers) == (
+        "local",
+        "cuda",
+        1,
+        1,
+    )
+    trainer = trainer_memory(
+        replace(shape, num_parameters=shape.num_parameters + adapters),
+        num_trained=trained,
+        num_ranks=1,
+        dtype=config.model.dtype,
+        tokens_per_forward=actor.tokens_per_forward,
+        logprob_chunk_tokens=actor.logprob_chunk_tokens,
+        gradient_checkpointing=actor.gradient_checkpointing,
+        with_reference=config.algorithm.kl_coefficient > 0 and not adapters,
+    )
+    engine = engine_memory(
+        shape, tensor_parallel_size=1, dtype=config.model.dtype, max_num_seqs=1, max_model_len=rollout.max_model_len
+    )
+    found = demands(trainer, engine, rollout, config.cluster)
+    lines = list(fit_lines(found, int(gpu_gib * GIB)))
+    assert all(line.endswith(": fits") for line in lines), lines
+    assert [demand.when for demand in found] == ["update", "new weights", "generation"]
+    room = (rollout.vllm.gpu_memory_utilization * gpu_gib - OTHER) * GIB - engine["parameters"]
+    host = sum(trainer[name] for name in ("parameters", "optimizer states"))
+    assert tables[preset] == [
+        *(f"{trainer[name] / GIB:.1f}" for name in ("parameters", "gradients", "optimizer states")),
+        *(f"{trainer[name] / GIB:.1f}" for name in ("activations", "logits chunk")),
+        f"{found[0].total / GIB:.1f} of {gpu_gib:g}",
+        f"{found[1].total / GIB:.1f}",
+        f"{int(room / kv_bytes_per_token(shape, config.model.dtype)) // 1000:,}",
+        f"{host / GIB:.1f}",
     ]
 
 

@@ -1,0 +1,86 @@
+"""What must be on a GPU at once in each part of a step, and whether it fits. From the estimates of memory.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mars.config.run_sections import ClusterConfig, is_colocated
+from mars.config.schema import RolloutConfig
+
+_GIB = 2**30
+# Kept free for what the estimate leaves out: activations of the vision tower, the layer that FSDP has gathered,
+# fragmentation.
+_MARGIN = 0.25
+# vLLM's memory besides weights and KV cache: activations, CUDA graphs.
+VLLM_OTHER_BYTES = 4 * _GIB
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Bytes on one GPU, by purpose. when: what happens meanwhile. limit: share of the GPU that may be taken."""
+
+    when: str
+    parts: Mapping[str, int]
+    limit: float = 1 - _MARGIN
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def demands(
+    trainer: Mapping[str, int], engine: Mapping[str, int], rollout: RolloutConfig, cluster: ClusterConfig
+) -> list[Demand]:
+    """What the GPUs must hold. trainer, engine: bytes on one GPU by purpose, of `trainer_memory` and `engine_memory`.
+
+    engine: with the smallest cache that is enough: that of one sequence for vLLM, that of all of them for the others.
+    """
+    if rollout.engine == "scripted":
+        engine = {}
+    limit = 1 - _MARGIN
+    if rollout.engine == "vllm":
+        engine = {**engine, "vLLM's other memory": VLLM_OTHER_BYTES}
+        limit = rollout.vllm.gpu_memory_utilization
+    if is_colocated(cluster.placement, cluster.kind, cluster.device):
+        both = {"the trainer's parameters": trainer.get("parameters", 0), "the engine's": engine.get("parameters", 0)}
+        return [Demand("update", trainer), Demand("new weights", both), Demand("generation", engine, limit)]
+    if cluster.kind == "local":
+        of_engine = {f"the engine's {name}": size for name, size in engine.items()}
+        return [Demand("at all times", {**trainer, **of_engine})]
+    return [Demand("a GPU of the trainer", trainer), Demand("a GPU of an engine", engine, limit)]
+
+
+def fit_lines(found: list[Demand], gpu_bytes: int | None) -> Iterator[str]:
+    """One line for each demand. gpu_bytes: memory of a GPU; None if nobody knows."""
+    for demand in found:
+        yield f"on each GPU       {demand.when}: {demand.total / _GIB:.1f} GiB{_verdict(demand, gpu_bytes)}"
+    if gpu_bytes is None:
+        yield "on each GPU       does it fit? this machine has no GPU; set cluster.gpu_memory_gib"
+
+
+def _verdict(demand: Demand, gpu_bytes: int | None) -> str:
+    if gpu_bytes is None:
+        return ""
+    size, allowed = gpu_bytes / _GIB, demand.limit * gpu_bytes
+    if demand.total <= allowed:
+        return f" of {size:.1f}: fits"
+    if demand.total <= gpu_bytes:
+        return f" of {size:.1f}: may not fit: more than {demand.limit:.0%} of the GPU"
+    return f" of {size:.1f}: does not fit"
+
+
+def sequences_line(engine: Mapping[str, int], rollout: RolloutConfig, gpu_bytes: int | None) -> Iterator[str]:
+    """How many sequences of maximal length vLLM can hold. engine: as for `demands`."""
+    if rollout.engine != "vllm" or gpu_bytes is None:
+        return
+    cache = sum(size for name, size in engine.items() if name != "parameters")
+    room = rollout.vllm.kv_cache_memory_bytes
+    if room is None:
+        room = rollout.vllm.gpu_memory_utilization * gpu_bytes - engine["parameters"] - VLLM_OTHER_BYTES
+    number = max(int(room // cache), 0)
+    wanted = f"rollout.max_num_seqs={rollout.max_num_seqs}"
+    yield (
+        f"KV cache          room for {number} sequences of {rollout.max_model_len} tokens at once; {wanted}, and most "
+        "are shorter"
+    )
