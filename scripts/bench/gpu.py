@@ -48,13 +48,14 @@ def main(arguments: Sequence[str]) -> int:
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mars_bench_")))
         folder.mkdir(parents=True, exist_ok=True)
-        about = {
+        about: dict[str, Any] = {
             "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
             "machine": machine_facts() | {"gpus": gpus, "peak_tflops": peak},
-            "workload": make_workload(folder.absolute(), options),
         }
         memory = None if options.smoke else gpus[0]["memory_gib"]
         runner = Runner(folder.absolute(), options, peak, memory, budget, lambda: keep(about, runner, options.json))
+        runner.changed()  # a report is there from the start
+        about["workload"] = make_workload(folder.absolute(), options)
         runner.run_all(list(planned_runs(cases_of(options), options.variants, options.packings, options.rounds)))
     print(as_json(about, runner))
     return 1 if runner.failures or not runner.found else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -295,19 +294,22 @@ def test_an_interrupted_cold_start_resumes_exactly(configure, tmp_path, world, i
     assert {"eval/loss", "eval/multi/loss", "eval/mono/loss", "eval/text/loss"} <= rows[6].keys()
 
 
-def test_a_finished_cold_start_says_so_and_a_new_one_needs_a_new_folder(configure, tmp_path, caplog):
+def test_a_finished_cold_start_says_so_and_a_new_one_needs_a_new_folder(configure, tmp_path, mars):
     train(configure("run.num_steps=1"))
     with pytest.raises(ConfigError, match=r"run\.dir: .*metrics\.jsonl holds the metrics of another run"):
         train(configure("run.num_steps=1"))
-    with caplog.at_level(logging.INFO):
-        train(configure("run.num_steps=1", "run.resume=true"))
-    assert "the run is complete: step 1 was its last" in caplog.text
+    resumed = mars("resume", str(tmp_path / "run"))
+    assert (resumed.returncode, "the run is complete: step 1 was its last" in resumed.stderr) == (0, True)
     with pytest.raises(ConfigError, match=r"sft\.batch_size: 8 -> 4"):
         train(configure("sft.batch_size=4", "run.resume=true"))
 
 
-def test_adapters_alone_are_trained_and_saved_merged(configure, tmp_path, world):
+def test_adapters_alone_are_trained_saved_and_exported_merged(configure, tmp_path, world, mars):
     train(configure("sft.lora.rank=2", "run.num_steps=2"))
+    exported = mars("ckpt", "export", str(tmp_path / "run"), str(tmp_path / "out"))
+    assert exported.returncode == 0, exported.stderr
+    saved = (tmp_path / "run" / "policy" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == saved
     before, after = (world.plain_model(*some).state_dict() for some in ([], [tmp_path / "run" / "policy"]))
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed

@@ -178,3 +178,14 @@ def test_a_run_that_cannot_fit_is_left_out(tmp_path, monkeypatch):
     assert made.skipped == [
         {"run": "smoke_no_checkpointing_shared_prefix_0", "reason": "does not fit: needs about 150.0 GiB"}
     ]
+
+
+def test_a_report_is_there_before_the_first_run(tmp_path, monkeypatch):
+    def killed(folder, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "make_workload", killed)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main(["--smoke", "--folder", str(tmp_path / "work"), "--json", str(tmp_path / "kept.json")])
+    report = json.loads((tmp_path / "kept.json").read_text())
+    assert (report["cases"], report["skipped"], report["failures"]) == ({}, [], [])
