@@ -48,7 +48,7 @@ class VllmEngine:
     fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
-    _state: Literal["awake", "asleep", "loaded"] = "awake"
+    _state: Literal["awake", "asleep", "loading", "loaded"] = "awake"
 
     def __init__(
         self,
@@ -80,6 +80,8 @@ class VllmEngine:
             dtype=model.dtype,
             trust_remote_code=model.trust_remote_code,
             tensor_parallel_size=rollout.tensor_parallel_size,
+            # Left to itself, vLLM would see Ray's placement group, and ask it for a bundle for each GPU.
+            distributed_executor_backend="mp" if rollout.tensor_parallel_size > 1 else None,
             max_model_len=rollout.max_model_len,
             max_num_seqs=rollout.max_num_seqs,
             max_num_batched_tokens=max(_BATCH_TOKENS, rollout.max_model_len),
@@ -94,7 +96,7 @@ class VllmEngine:
             # Off on CPUs: a chunked prefill rewinds the request's random generator, which CPU generators cannot do.
             enable_chunked_prefill=cluster.device != "cpu",
             mm_processor_cache_gb=_CACHED_PROMPTS * max_images * image_bytes / 2**30,
-            worker_extension_cls="mars.rollout.encoder_counter.EncoderCounter",
+            worker_extension_cls="mars.rollout.vllm_worker.WorkerExtension",
             **{key: value for key, value in optional.items() if value is not None},
         )
         self._llm.collective_rpc("count_encoder_runs")
@@ -159,6 +161,8 @@ class VllmEngine:
     def load_weights(self, update: WeightUpdate) -> None:
         if self._state == "asleep":
             self._llm.wake_up(tags=["weights"])
+            self._llm.collective_rpc("restore_plain_tensors")
+            self._state = "loading"
         weights = self._fetch(update.payload)
         if self._is_one_process:  # several get a pickled copy of all weights
             weights = UntilFailure(weights)
@@ -169,19 +173,20 @@ class VllmEngine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
         self._llm.llm_engine.reset_encoder_cache()
-        if self._state == "asleep":
+        if self._state == "loading":
             self._state = "loaded"
 
     def sleep(self) -> None:
         """Discard the weights: new ones come before the engine generates again. vLLM can do this on GPUs only."""
         if self._state == "asleep":
             return
+        self._llm.collective_rpc("keep_plain_tensors")
         self._state = "asleep"
         self._llm.sleep(level=2)
 
     def wake(self) -> None:
-        if self._state == "asleep":
-            raise RuntimeError("the engine has no weights since it slept")
+        if self._state in ("asleep", "loading"):
+            raise RuntimeError("the engine has not got all its weights since it slept")
         if self._state == "loaded":
             self._llm.wake_up(tags=["kv_cache"])
         self._state = "awake"
