@@ -24,14 +24,16 @@ from mars.errors import SetupError
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHOWN = 3  # number of weights named in a message
 _COMPARED = 2**24  # values of two tensors that are compared at once
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file. name: in the file, which may be an old one."""
+    """A tensor in a file. name: in the file, which may be an old one. dtype: as the format names it: F32, BF16, ..."""
 
     file: str
     name: str
+    dtype: str
     shape: tuple[int, ...]
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -78,7 +80,8 @@ def _files(path: str) -> Sequence[str]:
 def _stored(backbone: Any, files: Iterable[str], where: str) -> dict[str, StoredTensor]:
     """Name of a parameter or buffer of the model -> its tensor. Tied weights have all their names.
 
-    Raises SetupError if there are too few or too many, or of other shapes. where: of the files, for messages.
+    Raises SetupError if there are too few or too many, of other shapes, or of types that are no floating-point numbers.
+    where: of the files, for messages.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -99,7 +102,8 @@ def _stored(backbone: Any, files: Iterable[str], where: str) -> dict[str, Stored
                 "reads shards; load the model with transformers' from_pretrained and save it again"
             )
         if name in wanted:
-            found[name] = tensor
+            _refuse_integers(tensor, wanted[name], where)
+            _refuse_another(found.setdefault(name, tensor), tensor, where)
         else:
             unexpected[name] = tensor.name
     # `save_pretrained` goes by this attribute to give the weights the names that they had in the files.
@@ -116,7 +120,27 @@ def _tensors(files: Iterable[str]) -> Iterator[StoredTensor]:
     for file in files:
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - the file is no mapping
-                yield StoredTensor(file, name, tuple(opened.get_slice(name).get_shape()))
+                tensor = opened.get_slice(name)
+                yield StoredTensor(file, name, tensor.get_dtype(), tuple(tensor.get_shape()))
+
+
+def _refuse_integers(tensor: StoredTensor, place: Tensor, where: str) -> None:
+    """Raises SetupError for quantized weights: integers, or floating-point numbers of 8 bits and fewer."""
+    if place.is_floating_point() and tensor.dtype not in _FLOATS:
+        raise SetupError(
+            f"{where}: {tensor.name} must be stored in one of {', '.join(_FLOATS)}; got {tensor.dtype}; quantized "
+            "weights cannot be trained: use the model that they were made from"
+        )
+
+
+def _refuse_another(first: StoredTensor, second: StoredTensor, where: str) -> None:
+    """Raises SetupError for two tensors of one weight with different values: the engine could use one, the trainer the
+    other. They have an old and a new name, or the same name in two files."""
+    if not _equal(first, second):
+        raise SetupError(
+            f"{where}: one weight is stored twice with different values: {first.name} in {Path(first.file).name}, "
+            f"and {second.name} in {Path(second.file).name}; download the model again, or delete one of them"
+        )
 
 
 def _share_tied(backbone: Any, found: dict[str, StoredTensor], where: str) -> None:
@@ -125,8 +149,10 @@ def _share_tied(backbone: Any, found: dict[str, StoredTensor], where: str) -> No
     Raises SetupError if several are stored with different values: the engine would use one, the trainer another.
     """
     for places in _places(backbone).values():
-        names = [place.name for place in places]
+        names, shape = [place.name for place in places], tuple(places[0].tensor.shape)
         given = [name for name in names if name in found]
+        if any(found[name].shape != shape for name in given):
+            continue  # _refuse_differences names the shape
         for name in given[1:]:
             if not _equal(found[given[0]], found[name]):
                 raise SetupError(
@@ -137,12 +163,19 @@ def _share_tied(backbone: Any, found: dict[str, StoredTensor], where: str) -> No
 
 
 def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    if one.shape != other.shape:
-        return False
+    """Whether the model gets the same bits from both, in float32. So NaN equals NaN."""
+    if one is other or one.shape != other.shape:
+        return one is other
+    if not one.shape:
+        return torch.equal(_bits(one, 0, 1), _bits(other, 0, 1))
     count = one.shape[0]
     step = max(1, _COMPARED // max(1, torch.Size(one.shape[1:]).numel()))
     ranges = [(start, min(start + step, count)) for start in range(0, count, step)]
-    return all(torch.equal(one.rows(*rows), other.rows(*rows)) for rows in ranges)
+    return all(torch.equal(_bits(one, *rows), _bits(other, *rows)) for rows in ranges)
+
+
+def _bits(tensor: StoredTensor, start: int, stop: int) -> Tensor:
+    return tensor.rows(start, stop).float().reshape(-1).view(torch.int32)
 
 
 def _refuse_differences(

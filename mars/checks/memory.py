@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars.checks.weights import read_headers
+from mars.checks.weights import model_headers
 from mars.errors import SetupError
+from mars.families.table import family_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 # Bytes of activations per layer, token and hidden unit in 16 bits, if attention scores are not stored: Korthikanti et
@@ -25,7 +26,7 @@ _LINEAR_SIZES = ("num_value_heads", "key_head_dim", "value_head_dim")  # of line
 class ModelShape:
     """Sizes of the model.
 
-    num_parameters: of the whole checkpoint, including the vision tower. num_linear_layers: those with linear
+    num_parameters: of the whole model, including the vision tower. num_linear_layers: those with linear
     attention, which have a state instead of a KV cache. linear_state: numbers in a sequence's state in one of them.
     """
 
@@ -45,10 +46,11 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
     Raises SetupError if one of these files is malformed, or config.json lacks a size.
     """
     text = {**config, **(config.get("text_config") or {})}
+    parts = family_of(config.get("model_type"), f"model.path: {folder / 'config.json'}").parts
     try:
         heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
         return ModelShape(
-            num_parameters=sum(math.prod(tensor.shape) for tensor in read_headers(folder).values()),
+            num_parameters=sum(math.prod(tensor.shape) for tensor in model_headers(folder, parts.not_loaded).values()),
             hidden_size=hidden,
             num_layers=int(text["num_hidden_layers"]),
             num_kv_heads=int(text.get("num_key_value_heads") or heads),

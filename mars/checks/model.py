@@ -29,6 +29,8 @@ _JSON_FILES = tuple(
 _ROPE_WITHIN_POSITIONS = (
     "default", "mrope", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling",
 )  # fmt: skip
+# Of weights and tables that are not quantized.
+_TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL")
 _MODEL_CLASSES = "transformers.modeling_utils"
 _TIMEOUT_S = 300.0  # long enough to import from a slow disk
 
@@ -111,6 +113,13 @@ def check_files(path: str, key: str) -> None:
     where = f"{key}: {folder / 'config.json'}"
     check_language(family_of(config.get("model_type"), where), config, where)
     _refuse_layers(config, len(headers), folder, key)
+    types = {header.dtype: name for name, header in headers.items() if header.dtype not in _TYPES}
+    if types:
+        dtype, name = min(types.items())
+        raise SetupError(
+            f"{key}: {folder}: {name} is stored as {dtype}: quantized weights cannot be trained; "
+            f"got types {', '.join(sorted(types))}; use the model that they were made from"
+        )
     quantized = config.get("quantization_config")
     if quantized is not None:
         raise SetupError(

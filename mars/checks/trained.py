@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from mars.actor.parts import adapter_layers, part_of
-from mars.checks.weights import read_headers
+from mars.checks.weights import TensorHeader, model_headers
 from mars.config.actor_sections import PolicyTrainingConfig
 from mars.config.schema import ModelConfig
 from mars.data.prompts.tokenizer import read_json
@@ -31,16 +31,20 @@ def num_trained(model: ModelConfig, training: PolicyTrainingConfig) -> int:
     if lora.rank:
         layers = _linear_layers(model)
         return sum(lora.rank * sum(layers[name]) for name in adapter_layers(layers, parts, lora))
-    headers = read_headers(Path(model.path))
+    headers = _headers(model)
     trained = [header for name, header in headers.items() if part_of(name, parts) not in frozen]
     return sum(math.prod(header.shape) for header in trained)
 
 
 def _linear_layers(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the weight. All other tensors have more or fewer sides, or are embeddings."""
-    headers = read_headers(Path(model.path))
+    headers = _headers(model)
     shapes = {name.removesuffix(".weight"): header.shape for name, header in headers.items() if len(header.shape) == 2}
     return {name: shape for name, shape in shapes.items() if name.rpartition(".")[2] not in _EMBEDDINGS}
+
+
+def _headers(model: ModelConfig) -> dict[str, TensorHeader]:
+    return model_headers(Path(model.path), _parts(model).not_loaded)
 
 
 def _parts(model: ModelConfig) -> ModelParts:

@@ -49,6 +49,16 @@ def read_headers(folder: Path, key: str = "model.path") -> dict[str, TensorHeade
     )
 
 
+def model_headers(folder: Path, not_loaded: tuple[str, ...]) -> dict[str, TensorHeader]:
+    """Those of `read_headers` that become part of the model. not_loaded: of its family (mars/families/family.py)."""
+    return {
+        name: header
+        for name, header in read_headers(folder).items()
+        # Older versions of transformers stored these tables; now they are computed.
+        if not name.startswith(not_loaded) and not name.endswith("rotary_emb.inv_freq")
+    }
+
+
 def _sharded(folder: Path, index: Path, key: str) -> dict[str, TensorHeader]:
     shard_of = _weight_map(index, key)
     found: dict[str, TensorHeader] = {}

@@ -96,6 +96,7 @@ class ModelParts:
         mars/actor/vision_attention.py.
     linear_attention: names of the classes of layers with linear attention, which mars/actor/linear_attention.py lets
         take packs.
+    not_loaded: how the names of weights begin that transformers leaves out of the model.
     """
 
     vision: tuple[str, ...]
@@ -106,6 +107,7 @@ class ModelParts:
     patch_embedding: str | None
     vision_segments: bool
     linear_attention: frozenset[str]
+    not_loaded: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -164,5 +164,6 @@ INTERNVL = Family(
         patch_embedding=None,  # a Conv2d over tiles
         vision_segments=False,
         linear_attention=frozenset(),
+        not_loaded=(),
     ),
 )

@@ -20,5 +20,6 @@ QWEN3_5 = replace(
         QWEN_VL.parts,
         layer_classes=frozenset({"Qwen3_5DecoderLayer", "Qwen3_5VisionBlock"}),
         linear_attention=frozenset({"Qwen3_5GatedDeltaNet"}),
+        not_loaded=("mtp.",),  # layers that predict several tokens at once, for speculative decoding
     ),
 )

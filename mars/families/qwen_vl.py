@@ -151,6 +151,7 @@ QWEN_VL = Family(
         patch_embedding="model.visual.patch_embed.proj",
         vision_segments=True,
         linear_attention=frozenset(),
+        not_loaded=(),
     ),
 )
 """What is the same in all of them. Each family is this with `dataclasses.replace`."""

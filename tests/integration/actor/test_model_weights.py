@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 from mars.actor.model import ScoringSettings, load_policy
 from mars.actor.state import save_policy
+from mars.data.synthetic.tiny_model import build_tiny
 from mars.errors import SetupError
 from tests.builders import train_config
 
@@ -55,14 +56,20 @@ def assert_as_by_transformers(folder: Path, saved: Path) -> None:
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("source", ["tiny", "tiny_tied", "tiny_qwen3", "tiny_internvl", "tiny_qwen3_5"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("source", ["tiny", "tiny_tied", "tiny_qwen3", "tiny_internvl", "tiny_qwen3_5", "tiny_qwen2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_weights_are_those_of_from_pretrained(request, tmp_path, source, dtype):
     def change(tensors):
         return {name: value.to(dtype) for name, value in tensors.items()}
 
     folder = rewritten(request.getfixturevalue(source), tmp_path / "model", change)
     assert_as_by_transformers(folder, tmp_path)
+
+
+def test_a_tied_qwen3_5(tmp_path):
+    assert_as_by_transformers(
+        build_tiny(tmp_path / "model", seed=7, family="qwen3_5", tie_word_embeddings=True), tmp_path
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,6 +111,47 @@ def test_a_tied_head_may_be_stored_once_or_twice(tiny_tied, tmp_path):
     differing = rewritten(tiny_tied, tmp_path / "differing", lambda t: t | {HEAD: t[EMBEDDING] + 1e-3})
     with pytest.raises(SetupError, match=r"config.json ties .* different values .*set tie_word_embeddings to false"):
         loaded(differing)
+
+
+def test_a_tied_head_with_nan_is_equal_and_one_of_another_shape_is_named(tiny_tied, tmp_path):
+    def broken(tensors):
+        embedding = tensors[EMBEDDING].index_fill(0, torch.tensor([3]), float("nan"))
+        return tensors | {EMBEDDING: embedding, HEAD: embedding.clone()}
+
+    policy, _ = loaded(rewritten(tiny_tied, tmp_path / "nan", broken))
+    assert policy.backbone.lm_head.weight[3].isnan().all()
+    longer = rewritten(tiny_tied, tmp_path / "longer", lambda t: t | {HEAD: torch.cat([t[EMBEDDING], t[EMBEDDING]])})
+    with pytest.raises(SetupError, match=r"hold lm_head\.weight of shape .* where config\.json makes it"):
+        loaded(longer)
+
+
+def in_shards(source: Path, to: Path, second) -> Path:
+    """A copy of the folder with all weights in a.safetensors, and `second` in b.safetensors."""
+    shutil.copytree(source, to)
+    first = load_file(to / FILE)
+    (to / FILE).unlink()
+    save_file(first, to / "a.safetensors", {"format": "pt"})
+    save_file(second, to / "b.safetensors", {"format": "pt"})
+    shards = dict.fromkeys(first, "a.safetensors") | {"b": "b.safetensors"}
+    (to / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    return to
+
+
+@pytest.mark.parametrize("name", [NORM, "model.language_model.norm.weight"], ids=["old name", "new name"])
+def test_a_weight_that_is_stored_twice_must_have_the_same_values(tiny, tmp_path, name):
+    norm = load_file(tiny / FILE)[NORM]
+    policy, _ = loaded(in_shards(tiny, tmp_path / "equal", {name: norm.clone()}))
+    assert torch.equal(policy.backbone.model.language_model.norm.weight, norm.float())
+    twice = rf"stored twice with different values: {NORM} in a\.safetensors, and {name} in b\.safetensors"
+    with pytest.raises(SetupError, match=twice):
+        loaded(in_shards(tiny, tmp_path / "other", {name: norm + 5}))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_that_are_quantized_are_refused(tiny, tmp_path, dtype):
+    folder = rewritten(tiny, tmp_path / "model", lambda t: t | {NORM: t[NORM].to(dtype)})
+    with pytest.raises(SetupError, match=rf"{NORM} must be stored in one of F64, .*; got (I8|F8_E4M3); quantized"):
+        loaded(folder)
 
 
 def test_tables_that_older_versions_stored_are_ignored(tiny, tmp_path):

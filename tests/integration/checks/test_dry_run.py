@@ -8,7 +8,9 @@ import struct
 from dataclasses import replace
 
 import pytest
+import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from mars.actor.lora import add_adapters
 from mars.actor.model import PolicyModel, ScoringSettings
@@ -88,10 +90,18 @@ def test_tokens_that_are_counted_wrongly_are_noticed(configure, pictures, monkey
         sample_lines(config, inputs)
 
 
-def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3):
+def with_mtp(source, folder):
+    """A copy with weights for speculative decoding, which published folders of Qwen3.5 have and no policy loads."""
+    shutil.copytree(source, folder)
+    weights = load_file(source / "model.safetensors") | {"mtp.fc.weight": torch.zeros(96, 192)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3, tiny_qwen3_5, tmp_path):
     from transformers import AutoModelForImageTextToText
 
-    for folder in (tiny, tiny_qwen3):
+    for folder in (tiny, tiny_qwen3, with_mtp(tiny_qwen3_5, tmp_path / "mtp")):
         config = json.loads((folder / "config.json").read_text())
         model = AutoModelForImageTextToText.from_pretrained(folder)
         shape = read_shape(config, folder)
@@ -107,8 +117,8 @@ def test_parameters_are_those_of_the_model(configure, pictures, tiny, tiny_qwen3
         adapters = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
         assert num_trained(given.model, given.actor) == adapters
         assert f"{adapters:,} in LoRA adapters" in memory_lines(given)[0]
-        wrong = configure(rows, "actor.lora.rank=4", "actor.lora.targets=[q]", model=folder)
-        with pytest.raises(ConfigError, match=r"called q; got .*down_proj"):
+        wrong = configure(rows, "actor.lora.rank=4", "actor.lora.targets=[fc]", model=folder)
+        with pytest.raises(ConfigError, match=r"called fc; got .*down_proj"):
             check_trained(wrong.model, "actor", wrong.actor)
         text = model.config.text_config
         assert (shape.num_layers, shape.hidden_size) == (text.num_hidden_layers, text.hidden_size)

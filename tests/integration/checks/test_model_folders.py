@@ -246,6 +246,7 @@ def test_weights_that_are_not_those_of_the_configuration(broken):
         "renamed": (tensors(lambda t: t.update(other=t.pop(layer))), "layers.1.mlp.up_proj.weight", "other"),
         "extra": (tensors(lambda t: t.update({"model.layers.3.mlp.up_proj.weight": t[layer].clone()})), "layers.3"),
         "shape": (tensors(lambda t: t.update({layer: t[layer][:5].clone()})), "[5, 96]", "[192, 96]"),
+        "type": (tensors(lambda t: t.update({layer: t[layer].char()})), f"{layer} is stored as I8: quantized"),
         "layers": (nested("text_config", num_hidden_layers=2, layer_types=["full_attention"] * 2), "layers.2"),
         "shard missing": (shards(without="two.safetensors"), "index.json", "two.safetensors"),
         "shard outside": (shards(rename=("lm_head.weight", "../one.safetensors")), "../one.safetensors"),

@@ -48,7 +48,7 @@ def test_layers_with_linear_attention_have_a_state_for_a_sequence_and_no_kv_cach
         "vocab_size": 100, "layer_types": ["linear_attention", "linear_attention", "full_attention"],
         "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 16,
     }  # fmt: skip
-    shape = read_shape({"text_config": text}, tmp_path)
+    shape = read_shape({"model_type": "qwen3_5", "text_config": text}, tmp_path)
     assert (shape.num_linear_layers, shape.linear_state) == (2, 512)
     assert kv_bytes_per_token(shape, "bfloat16") == 2 * 1 * 1 * 32 * 2
     found = engine_memory(shape, tensor_parallel_size=2, dtype="bfloat16", max_num_seqs=10, max_model_len=100)
