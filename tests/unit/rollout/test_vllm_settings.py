@@ -99,4 +99,4 @@ def test_an_engine_of_several_gpus_starts_its_processes_itself(arguments):
     """vLLM would ask Ray for them, in whose placement group the engine is, and refuse a bundle with several GPUs."""
     values = {"cluster.device": "cuda", "rollout.engine": "vllm"}
     assert arguments(**values, **{"rollout.tensor_parallel_size": 2})["distributed_executor_backend"] == "mp"
-    assert arguments(**values)["distributed_executor_backend"] is None
+    assert "distributed_executor_backend" not in arguments(**values)
