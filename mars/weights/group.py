@@ -30,7 +30,8 @@ class SendGroup:
         self._running: tuple[Any, Tensor] | None = None
 
     def connect(self) -> None:
-        """Wait for the other members. Does nothing in a group that is connected."""
+        """Wait for the other members. A group that is connected has nothing to wait for."""
+        _free_ended()
         if self._group is not None:
             return
         # Connected before this member says that it is there: looking up names may take seconds, more than gloo waits.
@@ -72,7 +73,8 @@ class SendGroup:
 
         The members are told through the store too, because gloo does not always notice that a connection is broken.
         gloo cannot end an operation before its deadline either, and freeing the group would wait for the operation. So
-        a gloo group with an operation in progress is kept, and so is the tensor that the operation may still write to.
+        a gloo group with an operation in progress is kept, and so is the tensor that the operation may still write to,
+        until the first send after that deadline.
         """
         self.store.leave()
         if self._group is not None and self._device.type == "cuda":
@@ -80,7 +82,7 @@ class SendGroup:
         elif self._running is not None:
             _abandoned.append((self._group, *self._running))
         self._group = self._running = None
-        _abandoned[:] = [entry for entry in _abandoned if not entry[1].is_completed()]
+        _free_ended()
 
     def _broadcast(self, values: Tensor) -> Any:
         options = dist.BroadcastOptions()
@@ -115,6 +117,11 @@ class SendGroup:
 
 _abandoned: list[tuple[Any, Any, Tensor]] = []
 """(group, operation, tensor) of groups that were left while an operation was in progress."""
+
+
+def _free_ended() -> None:
+    """Let go of those whose operation has ended since."""
+    _abandoned[:] = [entry for entry in _abandoned if not entry[1].is_completed()]
 
 
 def _gloo(store: dist.Store, place: int, size: int) -> Any:

@@ -45,16 +45,21 @@ class MemberStore:
 
     def __init__(self, meeting: Meeting, timeout_s: float) -> None:
         self.group, self._timeout_s = meeting.group, timeout_s
-        self.begin(meeting)
+        self._old: list[str] = []
+        self.meeting, self._is_over = meeting, False
+        self._end = time.monotonic() + timeout_s
         # A part of the deadline, so that this member fails in time even if the driver cannot be reached.
         connect_s = timedelta(seconds=min(_CONNECT_S, timeout_s / 2))
         with self.named_errors():
             self._store = dist.TCPStore(meeting.host, meeting.port, None, False, connect_s, wait_for_workers=False)
 
     def begin(self, meeting: Meeting) -> None:
-        """Start the clock of a send."""
+        """Start the clock of the next send of this group: the send before is over for all members."""
         self.meeting, self._is_over = meeting, False
         self._end = time.monotonic() + self._timeout_s
+        while self._old:
+            with self.named_errors():
+                self._store.delete_key(self._old.pop())
 
     def seconds_left(self) -> float:
         return self._end - time.monotonic()
@@ -78,6 +83,10 @@ class MemberStore:
     def forget(self, what: str) -> None:
         with self.named_errors():
             self._store.delete_key(_key(self.meeting, what))
+
+    def forget_later(self, what: str) -> None:
+        """When the next send begins, for what a member may read after this one's part is over."""
+        self._old.append(_key(self.meeting, what))
 
     def wait_for(self, whats: Sequence[str]) -> None:
         keys = [_key(self.meeting, what) for what in whats]

@@ -9,10 +9,11 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from mars.errors import TransferError
-from mars.weights import cuda_ipc, group
+from mars.weights import cuda_ipc, group, plan
 from mars.weights.store import DriverStore, MemberStore
 from tests.unit.weights.contract import (
     ENGINES,
@@ -183,6 +184,55 @@ def test_another_version_is_refused_on_both_sides(world):
     errors = failures([*loads, *sent])
     assert [type(error) for error in errors] == [TransferError] * 3
     assert any("sends version 1, and the engine waits for 7" in str(error) for error in errors)
+
+
+class Eager:
+    """A `SendGroup` whose broadcasts are over for rank 0 at once, as those of small tensors with NCCL."""
+
+    def __init__(self, store: MemberStore) -> None:
+        self.store = store
+
+    def start(self, values) -> None:
+        """Nothing is sent here."""
+
+    def wait(self) -> None:
+        """Nothing is waited for."""
+
+
+def test_an_engine_may_read_the_plan_after_rank_0_is_done(world):
+    """In a group used again nobody waits for an engine that is late. The plan is gone with the next send."""
+    one = world("broadcast")
+    one.meet(1)
+    first, engine = one.meeting, MemberStore(one.meeting, TIMEOUT_S)
+    eager = Eager(MemberStore(first, TIMEOUT_S))
+    for version in (1, 2):
+        eager.store.begin(replace(first, send=version, version=version))
+        buckets = one.ranks.buckets(0, version)
+        one.senders[0]._send(eager, version, buckets, iter(buckets))
+        assert engine._store.check([f"g1/{version}/plan"])
+    engine.begin(replace(first, send=2, version=2))
+    assert plan.announced(engine, "plan").buckets[0].keys() == {"embed.weight", "layers.0.weight"}
+    assert not engine._store.check(["g1/1/plan"])
+
+
+def test_what_was_kept_for_an_abandoned_broadcast_is_let_go_with_the_next_send(world):
+    """gloo ends it at its deadline only, so it is still in progress when its group is left."""
+
+    class Broadcast:
+        over = False
+
+        def is_completed(self) -> bool:
+            return self.over
+
+    one = world("broadcast")
+    one.update(1)
+    entry = (object(), Broadcast(), torch.zeros(1))
+    group._abandoned.append(entry)
+    one.update(2, send=2)
+    assert entry in group._abandoned
+    entry[1].over = True
+    one.update(3, send=3)  # in the same group
+    assert entry not in group._abandoned
 
 
 def test_the_store_listens_on_its_address_only():
