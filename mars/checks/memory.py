@@ -19,7 +19,8 @@ ACTIVATION_BYTES = 34
 # Logits of a chunk in float32, and their exponentials (mars/actor/token_scores.py).
 LOGITS_COPIES = 2
 SHARDED = ("parameters", "gradients", "optimizer states", "reference model")
-_LINEAR_SIZES = ("num_value_heads", "key_head_dim", "value_head_dim")  # of linear attention's state
+# Tokens of a chunk of transformers' torch_chunk_gated_delta_rule, which fills every sequence up to whole chunks.
+LINEAR_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class ModelShape:
     """Sizes of the model.
 
     num_parameters: of the whole model, including the vision tower. num_linear_layers: those with linear
-    attention, which have a state instead of a KV cache. linear_state: numbers in a sequence's state in one of them.
+    attention, which have a state instead of a KV cache. linear_sizes: of one of them: value heads, size of a key's
+    head, and of a value's.
     """
 
     num_parameters: int
@@ -37,7 +39,12 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     num_linear_layers: int = 0
-    linear_state: int = 0
+    linear_sizes: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def linear_state(self) -> int:
+        """Numbers in a sequence's state in a layer with linear attention."""
+        return math.prod(self.linear_sizes)
 
 
 def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
@@ -57,7 +64,11 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
             head_dim=int(text.get("head_dim") or hidden // heads),
             vocab_size=int(text["vocab_size"]),
             num_linear_layers=(text.get("layer_types") or []).count("linear_attention"),
-            linear_state=math.prod(int(text.get(f"linear_{size}", 0)) for size in _LINEAR_SIZES),
+            linear_sizes=(
+                int(text.get("linear_num_value_heads") or 0),
+                int(text.get("linear_key_head_dim") or 0),
+                int(text.get("linear_value_head_dim") or 0),
+            ),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SetupError(f"model.path: a size in config.json of {folder} is missing or wrong: {error}") from error
@@ -81,6 +92,7 @@ def trainer_memory(
     - reference model 4 P / R, if there is one;
     - activations in 16 bits: with checkpointing 2 T H for the input of each layer and 34 T H for one layer; without it
       34 T H for each layer;
+    - linear attention: `_linear_attention` of one layer with checkpointing, else of all;
     - logits chunk: 2 copies of chunk x vocabulary in float32.
 
     Example: P = N = 10^9, R = 4: 10^9 bytes of parameters, 10^9 of gradients, 2 * 10^9 of optimizer states.
@@ -96,9 +108,26 @@ def trainer_memory(
         "optimizer states": 8 * trained,
         "reference model": 4 * shard if with_reference else 0,
         "activations": inputs + layer if gradient_checkpointing else layer * shape.num_layers,
+        "linear attention": _linear_attention(shape, tokens_per_forward, 1 if gradient_checkpointing else None),
         "logits chunk": LOGITS_COPIES * 4 * logprob_chunk_tokens * shape.vocab_size,
     }
     return {name: count for name, count in found.items() if count}
+
+
+def _linear_attention(shape: ModelShape, tokens: int, num_layers: int | None) -> int:
+    """Bytes of the kernel of linear attention in `num_layers` layers at once; None for all.
+
+    The kernel in torch works in float32. For a token and value head with keys of K and values of V numbers it keeps
+    8 K + 3 V + 5 C + K V / C numbers for backward, with C = 64 tokens in a chunk; while backward computes a layer's
+    gradients, it needs 15 K + 7 V + 8 C for that layer. tests/integration/checks/test_linear_memory.py
+    measures both.
+    Responses count as their length rounded up to chunks; here all of them are long.
+    """
+    heads, key, value = shape.linear_sizes
+    kept = 8 * key + 3 * value + 5 * LINEAR_CHUNK + key * value // LINEAR_CHUNK
+    backward = 15 * key + 7 * value + 8 * LINEAR_CHUNK
+    layers = min(shape.num_linear_layers, num_layers or shape.num_linear_layers)
+    return 4 * heads * tokens * (kept * (layers - 1) + backward) if layers else 0
 
 
 def engine_memory(

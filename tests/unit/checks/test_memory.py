@@ -49,7 +49,16 @@ def test_layers_with_linear_attention_have_a_state_for_a_sequence_and_no_kv_cach
         "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 16,
     }  # fmt: skip
     shape = read_shape({"model_type": "qwen3_5", "text_config": text}, tmp_path)
-    assert (shape.num_linear_layers, shape.linear_state) == (2, 512)
+    assert (shape.num_linear_layers, shape.linear_sizes, shape.linear_state) == (2, (4, 8, 16), 512)
     assert kv_bytes_per_token(shape, "bfloat16") == 2 * 1 * 1 * 32 * 2
     found = engine_memory(shape, tensor_parallel_size=2, dtype="bfloat16", max_num_seqs=10, max_model_len=100)
+    kept, backward = 8 * 8 + 3 * 16 + 5 * 64 + 8 * 16 // 64, 15 * 8 + 7 * 16 + 8 * 64
+    settings = {
+        "num_trained": 0, "num_ranks": 1, "dtype": "bfloat16", "tokens_per_forward": 1000, "logprob_chunk_tokens": 1,
+        "with_reference": False,
+    }  # fmt: skip
+    one = trainer_memory(shape, gradient_checkpointing=True, **settings)
+    every = trainer_memory(shape, gradient_checkpointing=False, **settings)
+    assert one["linear attention"] == 4 * 4 * 1000 * backward
+    assert every["linear attention"] == 4 * 4 * 1000 * (kept + backward)
     assert found == {"KV cache": 128 * 1000 // 2, "states of linear attention": 4 * 512 * 2 * 10 // 2}

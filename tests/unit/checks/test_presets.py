@@ -24,11 +24,15 @@ SHAPES = {
     "Qwen/Qwen3-VL-2B-Instruct": ModelShape(2_127_532_032, 2048, 28, 8, 128, 151_936),
     "Qwen/Qwen3-VL-4B-Instruct": ModelShape(4_437_815_808, 2560, 36, 8, 128, 151_936),
     "Qwen/Qwen3-VL-8B-Instruct": ModelShape(8_767_123_696, 4096, 36, 8, 128, 151_936),
-    # And layers with linear attention, and their state: value heads x key size x value size.
-    "Qwen/Qwen3.5-2B": ModelShape(2_213_241_664, 2048, 24, 2, 256, 248_320, 18, 16 * 128 * 128),
-    "Qwen/Qwen3.5-4B": ModelShape(4_539_265_536, 2560, 32, 4, 256, 248_320, 24, 32 * 128 * 128),
-    "Qwen/Qwen3.5-9B": ModelShape(9_409_813_744, 4096, 32, 4, 256, 248_320, 24, 32 * 128 * 128),
+    # And layers with linear attention, and their value heads, key size and value size.
+    "Qwen/Qwen3.5-2B": ModelShape(2_213_241_664, 2048, 24, 2, 256, 248_320, 18, (16, 128, 128)),
+    "Qwen/Qwen3.5-4B": ModelShape(4_539_265_536, 2560, 32, 4, 256, 248_320, 24, (32, 128, 128)),
+    "Qwen/Qwen3.5-9B": ModelShape(9_409_813_744, 4096, 32, 4, 256, 248_320, 24, (32, 128, 128)),
 }
+# Columns of the trainer's table.
+PARTS = (
+    "parameters", "gradients", "optimizer states", "reference model", "activations", "linear attention", "logits chunk",
+)  # fmt: skip
 # GiB of vLLM besides weights and KV cache.
 OTHER = VLLM_OTHER_BYTES // GIB
 # The presets for one GPU that engine and trainer share, and the parameters that they train: LoRA adapters of the
@@ -83,7 +87,10 @@ def test_a_preset_fits_and_its_figures_are_those_of_the_page(preset, tables):
     assert needed <= store < needed + GIB
     assert tables[preset] == [
         str(actor.num_workers),
-        *(f"{size / GIB:.1f}" for size in (*parts.values(), sum(parts.values()))),
+        *(
+            f"{size / GIB:.1f}" if size else "-"
+            for size in (*(parts.get(name, 0) for name in PARTS), sum(parts.values()))
+        ),
         f"{rollout.num_workers} x {tp}",
         f"{weights / GIB:.1f}",
         f"{token:,}",
