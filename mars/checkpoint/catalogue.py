@@ -196,7 +196,8 @@ class Catalogue:
 
         Those that `newest` has found damaged are removed too. Those that it could not read stay. Neither kind counts
         towards `keep_last`.
-        keep_best: a metric of the checkpoints' steps; the one with its largest value stays.
+        keep_best: a metric of the checkpoints' steps. The one with its largest value stays. For a name that
+        ends in "/loss" it is the one with the smallest.
         """
         removed = self.superfluous(keep_last, keep_best)
         self.remove(removed)
@@ -240,7 +241,8 @@ class Catalogue:
                 continue
             if value is not None and math.isfinite(value):
                 values[step] = value
-        return [max(values, key=lambda step: (values[step], step))] if values else []
+        sign = -1 if metric.endswith("/loss") else 1
+        return [max(values, key=lambda step: (sign * values[step], step))] if values else []
 
     def _names(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []

@@ -125,7 +125,11 @@ def prune(
     run_dir: RunDir,
     keep_last: Annotated[int, typer.Option(min=1, help="Newest checkpoints that stay.")],
     keep_best: Annotated[
-        str | None, typer.Option(metavar="METRIC", help="The one with the largest value of this metric stays too.")
+        str | None,
+        typer.Option(
+            metavar="METRIC",
+            help="The one with the largest value of this metric stays too; of a metric in /loss, the smallest.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only say what would be removed.")] = False,
     as_json: AsJson = False,

@@ -70,7 +70,7 @@ class CheckpointConfig(Section):
     every: NonNegativeInt = Field(description="Save a checkpoint every this many steps; 0: at the end only.")
     keep_last: Annotated[int, Field(ge=2)] = Field(description="Newest checkpoints that are kept.")
     keep_best: str | None = Field(
-        description="Also keep the checkpoint with the largest value of this metric, such as eval/multi/mean; "
-        "null: none."
+        description="Also keep the checkpoint with the largest value of this metric, such as eval/multi/mean; if its "
+        "name ends in /loss, with the smallest. null: none."
     )
     grace_s: PositiveFloat = Field(description="Longest time from a signal to the end of the process, in seconds.")

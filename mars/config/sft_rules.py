@@ -15,6 +15,19 @@ def _nothing_to_place(placement: str) -> tuple[str, str] | None:
     return ("a cold start has no engine to take turns with", "leave it out") if placement == "colocated" else None
 
 
+_LOSSES = ("eval/loss", "eval/multi/loss", "eval/mono/loss", "eval/text/loss", "sft/loss")
+
+
+def _has_the_loss(keep_best: str | None, eval_files: list[str]) -> tuple[str, str] | None:
+    if keep_best is None:
+        return None
+    if keep_best not in _LOSSES:
+        return "a cold start is compared by its losses", f"give {', '.join(_LOSSES[:-1])} or {_LOSSES[-1]}"
+    if keep_best.startswith("eval/") and not eval_files:
+        return "there is no held-out set: data.eval_files is empty", "add data.eval_files, or give sft/loss"
+    return None
+
+
 SFT_RULES = (
     Rule(("run.num_steps", "run.num_epochs"), has_length),
     Rule(("model.attention", "cluster.device"), attention_on_cpu),
@@ -22,5 +35,6 @@ SFT_RULES = (
     Rule(("cluster.placement",), _nothing_to_place),
     Rule(("sft.num_workers", "sft.batch_size"), _row_for_each_rank),
     Rule(("data.template",), template_without_reward),
+    Rule(("checkpoint.keep_best", "data.eval_files"), _has_the_loss),
     *PIXELS,
 )

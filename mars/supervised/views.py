@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from hashlib import blake2b
 
-from mars.data.prompts.label_text import name_pattern
+from mars.data.prompts.label_text import NOUN, ORDINALS, name_pattern
 from mars.data.prompts.views import anchor_views
 from mars.types import Prompt, View
+
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+_HAN = "一二三四五六七八"
+_HAN_IMAGE = "(?:图像|圖像|图片|圖片|照片|图|圖)"
+# Words for several images, or for one by its place beside another.
+_SEVERAL = re.compile(
+    r"\b(?:image|photo|photograph|picture|view|frame|source)s\b|\bthe (?:former|latter)\b"
+    rf"|\b(?:both|other|left|right|top|bottom|upper|lower|middle|last|next|previous)(?:[\s-]hand)? {NOUN}\b"
+    rf"|(?<!第)[两兩三四]\s*[张張幅个個]\s*{_HAN_IMAGE}",
+    re.IGNORECASE,
+)
 
 
 def usable_views(prompt: Prompt) -> tuple[View, ...]:
     """The mono views of a row that have a response, in source order; none for a row with fewer than two sources.
 
     A row with `mono_responses` has the views that they name. Otherwise a view takes the row's `response`, unless that
-    names a source which the view does not show: training on it would teach to describe an image that is not there.
+    speaks of an image which the view does not show, by its source, by its number, or with words for several images:
+    training on it would teach to describe an image that is not there.
 
     Example: "The infrared image shows two people" is a response for the view of infrared, not for that of visible.
+    "The second image is darker" is one for the view of the second source. "Both images show a car" is one for no view.
     """
     views = anchor_views(prompt, "mono")
     if prompt.mono_responses:
         return tuple(view for view in views if view is not None and view[0] in prompt.mono_responses)
-    named = {source.name for source in prompt.sources if _is_named(source.name, prompt.response or "")}
+    response = prompt.response or ""
+    if _SEVERAL.search(response):
+        return ()
+    named = {source.name for i, source in enumerate(prompt.sources) if _is_named(source.name, i, response)}
     return tuple(view for view in views if named <= set(view or ()))
 
 
@@ -49,5 +66,29 @@ def response_of(prompt: Prompt, view: View) -> str:
     return response
 
 
-def _is_named(source: str, text: str) -> bool:
-    return re.search(name_pattern(source), text, re.IGNORECASE) is not None
+def _is_named(source: str, place: int, text: str) -> bool:
+    """Whether a text names the source, or its image by the place in the prompt (from 0): "Image 2", "the second"."""
+    return re.search(f"{name_pattern(source)}|{_numbered(place)}", text, re.IGNORECASE) is not None
+
+
+@cache
+def _numbered(place: int) -> str:
+    number = place + 1
+    suffixed = rf"{number}(?:st|nd|rd|th)"
+    counted, ordinal, letter, han = rf"{number}(?!\d)", suffixed, "(?!)", str(number)
+    if place < len(ORDINALS):
+        counted = rf"(?:{counted}|{_NUMBERS[place]}\b)"
+        ordinal, letter, han = (
+            f"(?:{suffixed}|{ORDINALS[place]})",
+            rf"(?-i:{chr(65 + place)}\b)",
+            f"[{number}{_HAN[place]}]",
+        )
+    return "|".join(
+        (
+            # "Image 2", "image #2", "photo no. two", "<image_2>", '{"image": 2}', "Image B"
+            rf"\b{NOUN}(?:[\s_#.-]*|[\"']\s*:\s*)(?:no\.?\s*)?(?:{counted}|{letter})",
+            # "the second", "2nd image", "second thermal image"
+            rf"\bthe {ordinal}\b|\b{ordinal}\s+(?:\w+\s+)?{NOUN}\b",
+            rf"第\s*{han}(?!\d)\s*[张張幅个個]|{_HAN_IMAGE}\s*{han}(?!\d)",
+        )
+    )

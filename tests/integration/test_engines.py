@@ -45,6 +45,10 @@ def test_an_update_that_breaks_off_is_an_error_and_leaves_nothing_in_the_next(pa
     assert parity["interrupted"] == "rank 0 has left"
 
 
+def test_what_vllm_does_not_restore_after_a_sleep_is_restored(parity):
+    assert parity["after_lost_tensors"]
+
+
 def test_every_distinct_image_passes_the_vision_encoder_once(parity):
     """Four images in six requests of four samples: two prompts with multi and mono views that share one image."""
     for images, runs, hit_rate in (parity["reuse"], parity["reuse_after"]):

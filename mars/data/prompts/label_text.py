@@ -19,7 +19,7 @@ from functools import lru_cache
 from mars.types import IMAGE_MARKER
 
 NOUN = r"(?:(?:image|photo|photograph|picture|view|frame|figure|map|scan|source|sensor|camera|channel)s?)"
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _THE = r"(?:the|an?|its|their|this|that)(?:\s+(?:corresponding|matching|aligned|paired))?"
 _ARTICLE = rf"(?:(?:{_THE}|this is (?:the|an?))\s+)?"
 _DECORATION = r"[*_#\"'<\[(\s]*"
@@ -180,7 +180,7 @@ def _gaps(pieces: Sequence[str], sources: Sequence[str], first_number: int) -> l
 
 @lru_cache(maxsize=1024)
 def _names(sources: tuple[str, ...], i: int, number: int) -> _Names:
-    ordinal = f"|{_ORDINALS[number - 1]}" if number <= len(_ORDINALS) else ""
+    ordinal = f"|{ORDINALS[number - 1]}" if number <= len(ORDINALS) else ""
     numbered = rf"{NOUN}[\s_#.-]*(?:no\.?\s*)?{number}(?!\d)|\b(?:{number}(?:st|nd|rd|th){ordinal})\b"
     others = "|".join(name_pattern(name) for name in sources if name != sources[i]) or r"(?!)"
     return _Names(rf"(?:{name_pattern(sources[i])}|{numbered})", rf"(?:{others})")

@@ -261,6 +261,12 @@ def test_the_newest_and_the_best_stay(catalogue):
     assert catalogue.prune(keep_last=2, keep_best=None) == [2]
 
 
+def test_the_best_by_a_loss_is_the_smallest(catalogue):
+    for step, value in [(1, 2.0), (2, 0.5), (3, 0.9), (4, None), (5, 1.0)]:
+        commit(catalogue, step, {"eval/loss": value})
+    assert catalogue.prune(keep_last=2, keep_best="eval/loss") == [1, 3]
+
+
 def test_a_step_that_is_saved_again_replaces_the_damaged_one(catalogue):
     (commit(catalogue, 1) / "state.json").write_bytes(b"")
     commit(catalogue, 1)

@@ -34,6 +34,47 @@ def test_numbered_sources_are_found_in_other_spellings():
     assert usable_views(row("In View 2 there is a car.", ("view_1", "view_2"))) == (("view_2",),)
 
 
+FIRST, SECOND = ("view_1",), ("view_2",)
+
+
+@pytest.mark.parametrize(
+    ("response", "views"),
+    [
+        ("The first image shows a cat; the second image (Image 2) shows a dog.", ()),
+        ("The second image shows a dog.", (SECOND,)),
+        ("The second shows a dog.", (SECOND,)),
+        ("In the 1st photo there is a cat.", (FIRST,)),
+        ("First thermal image: a cat.", (FIRST,)),
+        ("Image 2 shows a dog.", (SECOND,)),
+        ("<image_1> shows a cat.", (FIRST,)),
+        ("Picture #2: a dog.", (SECOND,)),
+        ("image two has a dog", (SECOND,)),
+        ("Image B has a dog.", (SECOND,)),
+        ('[{"image": 1, "bbox_2d": [1, 2, 3, 4]}]', (FIRST,)),
+        ("第二张图里有一只狗。", (SECOND,)),
+        ("图1里有一只猫。", (FIRST,)),
+        ("Both images show a car.", ()),
+        ("The left image is brighter.", ()),
+        ("It is darker than in the other image.", ()),
+        ("The former is darker.", ()),
+        ("两张图都有车。", ()),
+        # These speak of no image but the one that is shown.
+        ("First, I look at the image. It shows a cat.", (FIRST, SECOND)),
+        ("The image shows 2 cats, 1 dog and a car of class B.", (FIRST, SECOND)),
+        ("Image 12 of the album is on the wall.", (FIRST, SECOND)),
+        ("An image a child drew.", (FIRST, SECOND)),
+        ('[{"bbox_2d": [1, 2, 3, 4]}]', (FIRST, SECOND)),
+    ],
+)
+def test_a_response_is_not_used_for_a_view_without_an_image_that_it_counts(response, views):
+    assert usable_views(row(response, ("view_1", "view_2"))) == views
+
+
+def test_images_are_counted_in_the_order_of_the_prompt():
+    assert usable_views(row("The second image is darker.")) == (INFRARED,)
+    assert usable_views(row("The third image is darker.")) == (VISIBLE, INFRARED)
+
+
 def test_mono_responses_say_which_views_there_are_and_what_they_answer():
     prompt = row("Visible and infrared agree.", mono_responses={"infrared": "It is warm."})
     assert usable_views(prompt) == (INFRARED,)
