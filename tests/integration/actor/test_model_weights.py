@@ -57,7 +57,10 @@ def assert_as_by_transformers(folder: Path, saved: Path) -> None:
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("source", ["tiny", "tiny_tied", "tiny_qwen3", "tiny_internvl", "tiny_qwen3_5", "tiny_qwen2"])
+SOURCES = ["tiny", "tiny_tied", "tiny_qwen3", "tiny_internvl", "tiny_qwen3_5", "tiny_qwen2"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_weights_are_those_of_from_pretrained(request, tmp_path, source, dtype):
     def change(tensors):
