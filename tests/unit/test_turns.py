@@ -213,7 +213,7 @@ def test_only_a_trainer_of_processes_can_be_built_again():
 
 def test_an_engine_whose_load_broke_off_gives_its_memory_back(monkeypatch):
     """It has taken memory for the weights. The trainer's next turn comes after it sleeps again."""
-    gpu, engine, trainer, own_engine, own_trainer = on_one_gpu()
+    _, engine, trainer, own_engine, own_trainer = on_one_gpu()
     CALLS["update"](own_engine, own_trainer)
     load = engine.load_weights
 
