@@ -47,8 +47,8 @@ class LoraLinear(nn.Linear):
 def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
     """Give the chosen linear layers an adapter and freeze all else; call it before `shard`.
 
-    The adapters' initial values depend on `seed` alone. Once the weights are read, set `policy.base_sum` to their
-    `bit_sum`. Raises ConfigError if a target is no layer.
+    The adapters' initial values depend on `seed` alone; each rank makes all of them on the CPU. Once the weights are
+    read, set `policy.base_sum` to their `bit_sum`. Raises ConfigError if a target is no layer.
     """
     backbone = policy.backbone
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}

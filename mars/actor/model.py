@@ -167,6 +167,7 @@ def _empty_backbone(model: ModelConfig, attention: str | dict[str, str], key: st
 
     try:
         config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+        _refuse_quantized(config, f"{key}: {model.path}")
         with torch.device("meta"):
             backbone: Any = AutoModelForImageTextToText.from_config(
                 config,
@@ -174,15 +175,49 @@ def _empty_backbone(model: ModelConfig, attention: str | dict[str, str], key: st
                 attn_implementation=attention,
                 trust_remote_code=model.trust_remote_code,
             )
-    except (OSError, ImportError, ValueError) as error:
-        raise SetupError(f"{key}: the model cannot be loaded; got {model.path}: {error}") from error
+    except SetupError:
+        raise
+    except Exception as error:  # whatever transformers raises for a wrong configuration, with its reason
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SetupError(f"{key}: the model cannot be loaded; got {model.path}: {reason}") from error
+    _compute_buffers(backbone, f"{key}: {model.path}")
+    return backbone
+
+
+def _refuse_quantized(config: Any, where: str) -> None:
+    for section in (config, config.get_text_config()):
+        if getattr(section, "quantization_config", None) is not None:
+            raise SetupError(
+                f"{where}: quantization_config: quantized weights cannot be trained; "
+                f"got {section.quantization_config!s:.80}; use the model that they were made from"
+            )
+
+
+def _compute_buffers(backbone: Any, where: str) -> None:
+    """Raises SetupError for a tensor that only `__init__` of the model's own code fills: on the meta device it got no
+    values."""
+    empty = {}
     for name, buffer in backbone.named_non_persistent_buffers():
         module, _, own = name.rpartition(".")
-        setattr(backbone.get_submodule(module), own, torch.empty_like(buffer, device="cpu"))
+        empty[name] = torch.empty_like(buffer, device="cpu")
+        setattr(backbone.get_submodule(module), own, empty[name])
+    versions = {name: buffer._version for name, buffer in empty.items()}
     for value in backbone.state_dict(keep_vars=True).values():
         value._is_hf_initialized = True  # so that the next call leaves weights alone, as in from_pretrained
     backbone.initialize_weights()
-    return backbone
+    now = dict(backbone.named_buffers())
+    unset = [name for name, buffer in empty.items() if now[name] is buffer and buffer._version == versions[name]]
+    for path, module in backbone.named_modules():
+        unset += [
+            f"{path}.{own}".lstrip(".")
+            for own, value in vars(module).items()
+            if isinstance(value, Tensor) and value.is_meta
+        ]
+    if unset:
+        raise SetupError(
+            f"{where}: the model's code sets {', '.join(unset)} in __init__ alone; mars makes a model without memory "
+            "first; set it in _init_weights, or make it a buffer that is saved with the weights"
+        )
 
 
 def fill(policy: PolicyModel, model: ModelConfig, placement: Placement, key: str = "model.path") -> None:

@@ -6,7 +6,6 @@ as transformers' `from_pretrained` does, and saved again under the same names.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mars.actor.sharding import local_rows
+from mars.actor.weight_index import read_weight_map
 from mars.errors import SetupError
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -54,7 +54,7 @@ def read_weights(backbone: Any, path: str, key: str, parameters: str, buffers: s
     Raises SetupError if the files cannot be read, or if their tensors are not exactly those of the model.
     """
     try:
-        stored = _stored(backbone, _files(path), f"{key}: {path}")
+        stored = _stored(backbone, _files(path, key), f"{key}: {path}")
         for name, places in _places(backbone).items():
             with torch.no_grad():
                 _fill(places, stored[name], parameters, buffers)
@@ -62,7 +62,7 @@ def read_weights(backbone: Any, path: str, key: str, parameters: str, buffers: s
         raise SetupError(f"{key}: the model cannot be loaded; got {path}: {error}") from error
 
 
-def _files(path: str) -> Sequence[str]:
+def _files(path: str, key: str) -> Sequence[str]:
     """The safetensors files of a folder, or of a hub name in the local cache, downloaded if need be."""
     from transformers.utils import cached_file
 
@@ -73,8 +73,7 @@ def _files(path: str) -> Sequence[str]:
     if index is None:
         # A pickle is not loaded, because it could run code.
         raise OSError(f"it has neither {_SINGLE} nor {_INDEX}; convert the weights to safetensors")
-    shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
-    return [cached_file(path, shard) for shard in sorted(set(shards))]
+    return [cached_file(path, shard) for shard in sorted(set(read_weight_map(Path(index), key).values()))]
 
 
 def _stored(backbone: Any, files: Iterable[str], where: str) -> dict[str, StoredTensor]:

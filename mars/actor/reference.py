@@ -60,6 +60,7 @@ def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> 
     Reads configurations and tokenizers, no weights. Raises ConfigError if the model does not fit the policy, and
     SetupError if it cannot be found.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoTokenizer
 
     try:
@@ -81,7 +82,7 @@ def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> 
         )
     except OSError as error:
         raise SetupError(f"{_KEY}: the model cannot be loaded; got {path}: {error}") from error
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ConfigError(f"{_KEY}: not a model that can be read; got {path}: {error}; {_ADVICE}") from error
     if not policy_words.items() <= words.items():
         raise ConfigError(f"{_KEY}: its tokenizer is missing, or lacks tokens of the policy's; got {path}; {_ADVICE}")

@@ -13,9 +13,6 @@ from mars.errors import SetupError
 from mars.families.table import family_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-# Bytes of activations per layer, token and hidden unit in 16 bits, if attention scores are not stored: Korthikanti et
-# al. 2022 (arXiv 2205.05198), section 4.1.
-ACTIVATION_BYTES = 34
 # Logits of a chunk in float32, and their exponentials (mars/actor/token_scores.py).
 LOGITS_COPIES = 2
 SHARDED = ("parameters", "gradients", "optimizer states", "reference model")
@@ -27,14 +24,17 @@ LINEAR_CHUNK = 64
 class ModelShape:
     """Sizes of the model.
 
-    num_parameters: of the whole model, including the vision tower. num_linear_layers: those with linear
+    num_parameters: of the whole model, including the vision tower. The rest is of the language model, and
+    intermediate_size of its gated MLPs. num_linear_layers: those with linear
     attention, which have a state instead of a KV cache. linear_sizes: of one of them: value heads, size of a key's
     head, and of a value's.
     """
 
     num_parameters: int
     hidden_size: int
+    intermediate_size: int
     num_layers: int
+    num_heads: int
     num_kv_heads: int
     head_dim: int
     vocab_size: int
@@ -59,7 +59,9 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
         return ModelShape(
             num_parameters=sum(math.prod(tensor.shape) for tensor in model_headers(folder, parts.not_loaded).values()),
             hidden_size=hidden,
+            intermediate_size=int(text["intermediate_size"]),
             num_layers=int(text["num_hidden_layers"]),
+            num_heads=heads,
             num_kv_heads=int(text.get("num_key_value_heads") or heads),
             head_dim=int(text.get("head_dim") or hidden // heads),
             vocab_size=int(text["vocab_size"]),
@@ -72,6 +74,19 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SetupError(f"model.path: a size in config.json of {folder} is missing or wrong: {error}") from error
+
+
+def activation_bytes(hidden: int, queries: int, keys: int, intermediate: int) -> int:
+    """Bytes that a layer keeps of each token for its backward, in 16 bits; attention scores are not kept.
+
+    Arguments: the widths of the layer, of all its queries, of all its keys, and of its gated MLP. Kept are, for each of
+    two RMS norms, 8 x hidden: input and output in 16 bits, input in 32. Queries and keys are kept likewise by norms of
+    their own, and once more for attention, with values and output: 10 x (queries + keys), without these norms 4 x.
+    The MLP keeps gate, gate after its activation, the other half and the product: 8 x intermediate.
+    Measured in tests/integration/checks/test_activation_memory.py.
+    Example: hidden 2, queries 2, keys 1, intermediate 6 -> 32 + 30 + 48 = 110.
+    """
+    return 16 * hidden + 10 * (queries + keys) + 8 * intermediate
 
 
 def trainer_memory(
@@ -90,8 +105,8 @@ def trainer_memory(
 
     - parameters 4 P / R, gradients 4 N / R, optimizer states 8 N / R (AdamW's two moments): float32, sharded;
     - reference model 4 P / R, if there is one;
-    - activations in 16 bits: with checkpointing 2 T H for the input of each layer and 34 T H for one layer; without it
-      34 T H for each layer;
+    - activations in 16 bits: with checkpointing 2 T H for the input of each layer and T times `activation_bytes` for
+      one layer; without it T times `activation_bytes` for each layer;
     - linear attention: `_linear_attention` of one layer with checkpointing, else of all;
     - logits chunk: 2 copies of chunk x vocabulary in float32.
 
@@ -100,7 +115,8 @@ def trainer_memory(
     size = DTYPE_BYTES[dtype]
     shard = -(-shape.num_parameters // num_ranks)
     trained = -(-num_trained // num_ranks)
-    layer = ACTIVATION_BYTES * size // 2 * tokens_per_forward * shape.hidden_size
+    widths = shape.head_dim * shape.num_heads, shape.head_dim * shape.num_kv_heads
+    layer = activation_bytes(shape.hidden_size, *widths, shape.intermediate_size) * size // 2 * tokens_per_forward
     inputs = size * tokens_per_forward * shape.hidden_size * shape.num_layers
     found = {
         "parameters": 4 * shard,

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mars.checks.packages import check_kernels
 from mars.checks.trained import check_trained
 from mars.checks.weights import read_headers
 from mars.config.schema import SftConfig, TrainConfig
 from mars.data.prompts.tokenizer import SMALL_FILES, read_json, read_json_file, refuse_large_files
 from mars.errors import ConfigError, SetupError
+from mars.families.family import Family
 from mars.families.table import check_language, family_of
 
 _JSON_FILES = tuple(
@@ -52,6 +54,7 @@ class ModelCheck:
     def __enter__(self) -> ModelCheck:
         for key, path in self._models.items():
             check_files(path, key)
+        check_kernels(self._config, _family(self._config.model.path))
         if isinstance(self._config, TrainConfig):
             check_context(self._config)
             check_engine(self._config)
@@ -161,12 +164,16 @@ def check_context(config: TrainConfig) -> None:
 
 def check_engine(config: TrainConfig) -> None:
     """Raises ConfigError for a family that vLLM computes differently from the trainer on a CPU."""
-    family = family_of(_config_of(config.model.path).get("model_type"), f"model.path: {config.model.path}/config.json")
+    family = _family(config.model.path)
     if config.rollout.engine == "vllm" and config.cluster.device == "cpu" and not family.vllm_on_cpu:
         raise ConfigError(
             f"rollout.engine: vLLM computes {family.name} on a CPU in bfloat16 alone, far from the trainer's "
             "log-probs; got vllm; use rollout=hf, or cluster.device=cuda"
         )
+
+
+def _family(path: str) -> Family:
+    return family_of(_config_of(path).get("model_type"), f"model.path: {path}/config.json")
 
 
 def _config_of(path: str) -> Mapping[str, Any]:

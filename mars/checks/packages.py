@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 
-from mars.config.schema import TrainConfig
+from mars.config.schema import SftConfig, TrainConfig
 from mars.errors import SetupError
+from mars.families.family import Family
+
+# Packages whose kernels transformers takes for linear attention if they are installed: name for pip -> for Python, and
+# whether they compute in float32.
+_KERNELS = {"flash-linear-attention": ("fla", False), "causal-conv1d": ("causal_conv1d", True)}
 
 
 def check_packages(config: TrainConfig) -> None:
@@ -26,3 +31,25 @@ def check_packages(config: TrainConfig) -> None:
         if is_needed and config.cluster.address is None and importlib.util.find_spec(package) is None:
             other = "rollout=hf" if package == "vllm" else "model.attention=sdpa"
             raise SetupError(f"{setting}: the package {package} is not installed; {remedy}, or use {other}")
+
+
+def check_kernels(config: TrainConfig | SftConfig, family: Family) -> None:
+    """Raises SetupError if a package for linear attention is installed that cannot compute what the settings say.
+
+    Like `check_packages`, it checks nothing with cluster.address.
+    """
+    if config.cluster.address is not None or not family.parts.linear_attention:
+        return
+    for package, (module, takes_float32) in _KERNELS.items():
+        if importlib.util.find_spec(module) is None:
+            continue
+        remedy = f"pip uninstall {package}, so that transformers uses its kernels in torch"
+        if config.cluster.device == "cpu":
+            raise SetupError(
+                f"cluster.device: {package} is installed, which computes {family.name} on GPUs alone; got cpu; {remedy}"
+            )
+        if config.model.dtype == "float32" and not takes_float32:
+            raise SetupError(
+                f"model.dtype: {package} is installed, which does not compute {family.name} in float32; got float32; "
+                f"set it to bfloat16, or {remedy}"
+            )

@@ -6,13 +6,13 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.actor.weight_index import read_weight_map
 from mars.errors import SetupError
-from mars.output.files import read_regular
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _AGAIN = "download it again"
@@ -60,7 +60,7 @@ def model_headers(folder: Path, not_loaded: tuple[str, ...]) -> dict[str, Tensor
 
 
 def _sharded(folder: Path, index: Path, key: str) -> dict[str, TensorHeader]:
-    shard_of = _weight_map(index, key)
+    shard_of = read_weight_map(index, key)
     found: dict[str, TensorHeader] = {}
     for shard in sorted(set(shard_of.values())):
         path = folder / shard
@@ -71,17 +71,6 @@ def _sharded(folder: Path, index: Path, key: str) -> dict[str, TensorHeader]:
         if name not in found:
             raise SetupError(f"{key}: {folder / shard}: lacks {name}, which {INDEX} places there; {_AGAIN}")
     return found
-
-
-def _weight_map(index: Path, key: str) -> Mapping[str, str]:
-    try:
-        shard_of = json.loads(read_regular(index, _MAX_HEADER_BYTES))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise SetupError(f"{key}: {index}: not the index of a model's shards: {what}; {_AGAIN}") from error
-    if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()) or not shard_of:
-        raise SetupError(f"{key}: {index}: weight_map must give a file for each tensor; got {shard_of!r:.80}; {_AGAIN}")
-    return shard_of
 
 
 def _headers(file: Path, key: str) -> Iterator[tuple[str, TensorHeader]]:

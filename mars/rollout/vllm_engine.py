@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import logging
 import math
-import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mars.config.run_sections import is_colocated
 from mars.config.schema import TrainConfig
 from mars.errors import DataError, SetupError
+from mars.rollout import vllm_process
 from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
 from mars.rollout.until_failure import UntilFailure
 from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
@@ -26,8 +24,6 @@ from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightU
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-
-logger = logging.getLogger(__name__)
 
 # (request name, sample index) -> outputs so far of a sample that has not finished.
 _Begun = dict[tuple[str, int], list[Any]]
@@ -48,7 +44,7 @@ class VllmEngine:
     fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
-    _state: Literal["awake", "asleep", "loaded"] = "awake"
+    _state: Literal["awake", "asleep", "loading", "loaded"] = "awake"
 
     def __init__(
         self,
@@ -61,9 +57,9 @@ class VllmEngine:
         decode: Callable[[ImageRef], Image.Image],
         fetch: Callable[[Any], Iterable[tuple[str, torch.Tensor]]],
     ) -> None:
-        _quiet_environment()
+        vllm_process.make_quiet()
         if config.rollout.tensor_parallel_size == 1:
-            _be_alone(config.cluster.device)
+            vllm_process.be_alone(config.cluster.device)
         try:
             from vllm import LLM
         except ImportError as error:
@@ -71,10 +67,10 @@ class VllmEngine:
                 f"rollout.engine: vLLM cannot be imported ({error}); pip install -e '.[vllm]' (CPU: '.[cpu]'), "
                 "or use rollout=hf"
             ) from error
-        # vLLM collects garbage three times while it starts; each takes 1 s over the objects of all imported modules.
-        gc.freeze()
+        gc.freeze()  # vLLM collects garbage three times while it starts: 1 s each over the objects of all modules
         model, rollout, cluster, vllm = config.model, config.rollout, config.cluster, config.rollout.vllm
         optional = {"block_size": vllm.block_size, "kv_cache_memory_bytes": vllm.kv_cache_memory_bytes}
+        optional["distributed_executor_backend"] = vllm_process.executor(rollout.tensor_parallel_size)
         self._llm = LLM(
             model=model.path,
             dtype=model.dtype,
@@ -94,7 +90,7 @@ class VllmEngine:
             # Off on CPUs: a chunked prefill rewinds the request's random generator, which CPU generators cannot do.
             enable_chunked_prefill=cluster.device != "cpu",
             mm_processor_cache_gb=_CACHED_PROMPTS * max_images * image_bytes / 2**30,
-            worker_extension_cls="mars.rollout.encoder_counter.EncoderCounter",
+            worker_extension_cls="mars.rollout.vllm_worker.WorkerExtension",
             **{key: value for key, value in optional.items() if value is not None},
         )
         self._llm.collective_rpc("count_encoder_runs")
@@ -159,6 +155,8 @@ class VllmEngine:
     def load_weights(self, update: WeightUpdate) -> None:
         if self._state == "asleep":
             self._llm.wake_up(tags=["weights"])
+            self._llm.collective_rpc("restore_plain_tensors")
+            self._state = "loading"
         weights = self._fetch(update.payload)
         if self._is_one_process:  # several get a pickled copy of all weights
             weights = UntilFailure(weights)
@@ -169,19 +167,20 @@ class VllmEngine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
         self._llm.llm_engine.reset_encoder_cache()
-        if self._state == "asleep":
+        if self._state == "loading":
             self._state = "loaded"
 
     def sleep(self) -> None:
         """Discard the weights: new ones come before the engine generates again. vLLM can do this on GPUs only."""
         if self._state == "asleep":
             return
+        self._llm.collective_rpc("keep_plain_tensors")
         self._state = "asleep"
         self._llm.sleep(level=2)
 
     def wake(self) -> None:
-        if self._state == "asleep":
-            raise RuntimeError("the engine has no weights since it slept")
+        if self._state in ("asleep", "loading"):
+            raise RuntimeError("the engine has not got all its weights since it slept")
         if self._state == "loaded":
             self._llm.wake_up(tags=["kv_cache"])
         self._state = "awake"
@@ -224,28 +223,6 @@ class VllmEngine:
             prompt["multi_modal_uuids"] = {"image": [_image_name(ref) for ref in request.images]}
         (rendered,) = self._llm.llm_engine.renderer.render_cmpl([prompt], skip_mm_cache=True)
         return rendered
-
-
-def _quiet_environment() -> None:
-    # Read when vLLM is imported: run the engine in this process, log only errors, send no usage statistics.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # Hide warnings of the import: GPU features missing on a CPU, and deprecations in vLLM's dependencies.
-    logging.getLogger("vllm").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")
-
-
-def _be_alone(device: str) -> None:
-    """Make the torch.distributed group that vLLM needs, with this process as the only member.
-
-    vLLM would make it with a store that listens on all network interfaces.
-    """
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _content(request: RolloutRequest) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mars.checks.memory import ACTIVATION_BYTES, DTYPE_BYTES, engine_memory, read_shape, trainer_memory
+from mars.checks.memory import DTYPE_BYTES, activation_bytes, engine_memory, read_shape, trainer_memory
 from mars.checks.trained import num_trained
 from mars.config.schema import TrainConfig
 from mars.data.prompts.tokenizer import read_json
@@ -87,7 +87,7 @@ def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
 
 def _vision_activations(vision: Mapping[str, Any], config: TrainConfig, patches: int) -> int:
     size, width, depth = DTYPE_BYTES[config.model.dtype], vision["hidden_size"], vision["depth"]
-    block = ACTIVATION_BYTES * size // 2 * patches * width
+    block = activation_bytes(width, width, width, vision["intermediate_size"]) * size // 2 * patches
     return size * patches * width * depth + block if config.actor.gradient_checkpointing else block * depth
 
 

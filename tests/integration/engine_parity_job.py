@@ -28,6 +28,7 @@ from mars.data.prompts.chat import PromptEncoder
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.errors import TransferError
 from mars.rollout.engine import UnreadableRequest
+from mars.rollout.vllm_worker import plain_tensors
 from mars.types import Completion, ImageRef, Message, RolloutRequest, Sampling, WeightUpdate
 from mars.weights.object_store import in_memory
 from tests.tiny_world import response_logprobs, sampled_prompt
@@ -215,6 +216,17 @@ def ids(answers) -> list[list[tuple[int, ...]]]:
     return [[completion.token_ids for completion in row] for row in answers]
 
 
+def after_lost_tensors(vllm, asked: list[RolloutRequest]) -> bool:
+    """Whether the answers to a text stay, when the tensors are lost that are no parameters or buffers, as in a sleep
+    on a GPU. asked: without images, because a call with images overwrites the tensor that matters here."""
+    before = ids(completions(vllm, asked))
+    vllm._llm.collective_rpc("keep_plain_tensors")
+    for tensor in plain_tensors(vllm._llm.llm_engine.model_executor.driver_worker.worker.model_runner.model):
+        tensor.normal_()
+    vllm._llm.collective_rpc("restore_plain_tensors")
+    return ids(completions(vllm, asked)) == before
+
+
 def main(folder: Path, family: str, *, brief: bool) -> dict:
     """brief: only log-probs before and after an update."""
     model = build_tiny(folder / "model", seed=1, family=family)
@@ -255,6 +267,7 @@ def main(folder: Path, family: str, *, brief: bool) -> dict:
         result["order_independent"] = ids(completions(vllm, asked[::-1]))[::-1] == ids(first)
         result |= stream_of(vllm, asked)
         result["after_giving_up"] = ids(completions(vllm, asked)) == ids(first)
+        result["after_lost_tensors"] = after_lost_tensors(vllm, asked[-1:])
         result |= hints(vllm, asked, ids(first), folder)
     result["samples"] = [len(row) for row in first]
     emitted = {token for row in first for completion in row for token in completion.token_ids}

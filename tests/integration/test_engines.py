@@ -8,8 +8,10 @@ import pytest
 from tests.integration.forked import VLLM_RUN
 from tests.integration.workshop import run
 
+FAMILIES, BRIEF = ["qwen2_5_vl", "qwen3_vl", "internvl"], "qwen2_vl"
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "internvl"])
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def parity(request, tmp_path_factory):
     return run_job(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -27,7 +29,7 @@ def test_log_probs_of_engines_and_trainer_agree(parity):
 
 
 def test_an_older_family_agrees_before_and_after_an_update(tmp_path):
-    parity = run_job(tmp_path, "qwen2_vl", "brief")
+    parity = run_job(tmp_path, BRIEF, "brief")
     test_log_probs_of_engines_and_trainer_agree(parity)
     test_a_weight_update_reaches_engine_and_caches(parity)
     assert parity["greedy_equal"]
@@ -43,6 +45,10 @@ def test_a_weight_update_reaches_engine_and_caches(parity):
 def test_an_update_that_breaks_off_is_an_error_and_leaves_nothing_in_the_next(parity):
     """The engine's log-probs after the next one are compared above."""
     assert parity["interrupted"] == "rank 0 has left"
+
+
+def test_what_vllm_does_not_restore_after_a_sleep_is_restored(parity):
+    assert parity["after_lost_tensors"]
 
 
 def test_every_distinct_image_passes_the_vision_encoder_once(parity):

@@ -19,6 +19,25 @@ def test_every_family_has_a_tiny_model():
     assert set(get_args(Family)) == set(FAMILIES)
 
 
+def test_every_family_is_in_the_lists_of_the_tests_that_compare_it():
+    from tests.integration import test_engines
+    from tests.integration.actor import test_model_weights, test_shared_prefix
+    from tests.integration.cluster import test_local_step
+
+    # Fixtures of conftest.py -> family.
+    fixtures = {
+        "": "qwen2_5_vl", "tied": "qwen2_5_vl", "qwen3": "qwen3_vl", "qwen3_5": "qwen3_5", "qwen2": "qwen2_vl",
+        "internvl": "internvl",
+    }  # fmt: skip
+    folders = {name.removeprefix("tiny").removeprefix("_") for name in test_model_weights.SOURCES}
+    assert {fixtures[name] for name in folders} == set(FAMILIES)
+    for module in (test_shared_prefix, test_local_step):
+        worlds = {name.removesuffix("world").removesuffix("_") for name in module.FAMILIES}
+        assert {fixtures[name] for name in worlds} == set(FAMILIES), module.__name__
+    on_cpu = {name for name, family in FAMILIES.items() if family.vllm_on_cpu}
+    assert {*test_engines.FAMILIES, test_engines.BRIEF} == on_cpu
+
+
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_parts_are_those_of_the_model(model_type):
     """Every weight is below vision, projector or language; the units of FSDP are transformers' own."""

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from mars.actor.model import ScoringSettings, load_policy
+from mars.actor.reference import check_reference
 from mars.actor.state import save_policy
 from mars.data.synthetic.tiny_model import build_tiny
-from mars.errors import SetupError
+from mars.errors import ConfigError, SetupError
 from tests.builders import train_config
 
 FILE = "model.safetensors"
@@ -56,7 +57,10 @@ def assert_as_by_transformers(folder: Path, saved: Path) -> None:
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("source", ["tiny", "tiny_tied", "tiny_qwen3", "tiny_internvl", "tiny_qwen3_5", "tiny_qwen2"])
+SOURCES = ["tiny", "tiny_tied", "tiny_qwen3", "tiny_internvl", "tiny_qwen3_5", "tiny_qwen2"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_weights_are_those_of_from_pretrained(request, tmp_path, source, dtype):
     def change(tensors):
@@ -192,6 +196,65 @@ def test_files_that_cannot_be_read_are_refused(tiny, tmp_path):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(SetupError, match=r"model\.path: the model cannot be loaded; got .*model-00001-of-00001"):
         loaded(folder)
+
+
+@pytest.mark.parametrize("index", ["[]", "{", '{"weight_map": []}', '{"weight_map": {"a": 5}}', '{"weight_map": {}}'])
+def test_an_index_that_is_none_is_refused(tiny, tmp_path, index):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    (folder / FILE).unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(SetupError, match=r"model\.path: .*index\.json: "):
+        loaded(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c["text_config"].update(layer_types=["linear", "x"]),
+            "model\\.path: the model cannot be loaded; got .*: ",
+        ),
+        (lambda c: c.update(quantization_config={"quant_method": "fp8"}), "quantization_config: quantized .*fp8"),
+    ],
+    ids=["layer types", "quantized"],
+)
+def test_a_configuration_that_cannot_be_used_is_refused(tiny_qwen3_5, tmp_path, change, message):
+    folder = shutil.copytree(tiny_qwen3_5, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SetupError, match=message):
+        loaded(folder)
+    if "quantization_config" not in config:
+        with pytest.raises((ConfigError, SetupError), match=r"algorithm\.kl_reference: "):
+            check_reference(str(folder), str(tiny_qwen3_5), trust_remote_code=False)
+
+
+CODE = """
+import torch
+from transformers import Qwen3_5ForConditionalGeneration
+class OwnModel(Qwen3_5ForConditionalGeneration):
+    def __init__(self, config):
+        super().__init__(config)
+        {line}
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["self.register_buffer('gain', torch.full((3,), 2), persistent=False)", "self.gain = torch.ones(3)"],
+    ids=["buffer", "attribute"],
+)
+def test_tensors_that_only_a_model_s_own_init_fills_are_refused(tiny_qwen3_5, tmp_path, line):
+    """They would be memory that nothing has been written to."""
+    folder = shutil.copytree(tiny_qwen3_5, tmp_path / "model")
+    (folder / "modeling_own.py").write_text(CODE.format(line=line))
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForImageTextToText": "modeling_own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = train_config({"model.path": str(folder), "model.trust_remote_code": True}).model
+    with pytest.raises(SetupError, match=r"the model's code sets gain in __init__ alone; .*_init_weights"):
+        load_policy(model, ScoringSettings(1.0, (), 16), "padded", gradient_checkpointing=False)
 
 
 def test_weights_that_must_be_converted_are_refused(tiny, monkeypatch):

@@ -41,7 +41,7 @@ class AliveBytes(TorchDispatchMode):
 
 
 def estimated(num_layers, key, value, tokens):
-    shape = ModelShape(1, 1, 4, 1, 1, 1, num_layers, (2, key, value))
+    shape = ModelShape(1, 1, 1, 4, 1, 1, 1, 1, num_layers, (2, key, value))
     settings = {"num_trained": 0, "num_ranks": 1, "dtype": "bfloat16", "logprob_chunk_tokens": 1}
     return trainer_memory(
         shape, tokens_per_forward=tokens, gradient_checkpointing=False, with_reference=False, **settings

@@ -125,8 +125,9 @@ def model_folder(folder: Path) -> Path:
     from safetensors.torch import save_file
 
     text = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1,
-            "vocab_size": 5}  # fmt: skip
-    config = {"model_type": "qwen2_5_vl", "text_config": text, "vision_config": {"hidden_size": 4, "depth": 2}}
+            "vocab_size": 5, "intermediate_size": 6}  # fmt: skip
+    vision = {"hidden_size": 4, "depth": 2, "intermediate_size": 5}
+    config = {"model_type": "qwen2_5_vl", "text_config": text, "vision_config": vision}
     (folder / "config.json").write_text(json.dumps(config))
     names = {"model.language_model.layers.0.mlp.down_proj.weight": 8, "model.visual.blocks.0.attn.qkv.weight": 4}
     save_file({name: torch.zeros(side, side) for name, side in names.items()}, folder / "model.safetensors")
@@ -148,11 +149,12 @@ def test_the_estimate_of_memory_by_hand(tmp_path):
 
     found, config = estimate("actor.gradient_checkpointing=false")
     everything = {"parameters": 4 * 80, "gradients": 4 * 80, "optimizer states": 8 * 80, "logits chunk": 2 * 4 * 7 * 5}
-    kept = {"activations": 34 * 20 * 8 * 3, "vision tower's activations": 34 * 48 * 4 * 2}
+    token, patch = 16 * 8 + 10 * (8 + 4) + 8 * 6, 16 * 4 + 10 * (4 + 4) + 8 * 5
+    kept = {"activations": 20 * token * 3, "vision tower's activations": 48 * patch * 2}
     assert found == everything | kept
     found, _ = estimate()
     kept = {
-        "activations": 34 * 20 * 8 + 2 * 20 * 8 * 3, "vision tower's activations": 34 * 48 * 4 + 2 * 48 * 4 * 2
+        "activations": 20 * token + 2 * 20 * 8 * 3, "vision tower's activations": 48 * patch + 2 * 48 * 4 * 2
     }  # fmt: skip
     assert found == everything | kept
     adapters = 2 * (8 + 8)

@@ -6,7 +6,9 @@ import struct
 
 from mars.checks.memory import ModelShape, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 
-THREE_B = ModelShape(4_000_000_000, 2048, 36, 2, 128, 151_936)
+THREE_B = ModelShape(4_000_000_000, 2048, 11_008, 36, 16, 2, 128, 151_936)
+# Bytes that a layer of it keeps of a token: 16 x 2048 + 10 x (2048 + 256) + 8 x 11,008.
+KEPT = 143_872
 
 
 def test_memory_of_a_rank_by_hand():
@@ -19,18 +21,18 @@ def test_memory_of_a_rank_by_hand():
         "parameters": 4_000_000_000,
         "gradients": 4_000_000_000,
         "optimizer states": 8_000_000_000,
-        "activations": 2 * 10_000 * 2048 * 36 + 34 * 10_000 * 2048,
+        "activations": 2 * 10_000 * 2048 * 36 + 10_000 * KEPT,
         "logits chunk": 2 * 4 * 1024 * 151_936,
     }
     more = trainer_memory(THREE_B, **(settings | {"gradient_checkpointing": False, "with_reference": True}))
     assert more["reference model"] == 4_000_000_000
-    assert more["activations"] == 34 * 10_000 * 2048 * 36
+    assert more["activations"] == 10_000 * KEPT * 36
     fewer = trainer_memory(THREE_B, **(settings | {"num_trained": 1_000_000_000}))
     assert (fewer["parameters"], fewer["gradients"], fewer["optimizer states"]) == (
         4_000_000_000, 1_000_000_000, 2_000_000_000,
     )  # fmt: skip
     wider = trainer_memory(THREE_B, **(settings | {"dtype": "float32"}))
-    assert wider["activations"] == 2 * (2 * 10_000 * 2048 * 36 + 34 * 10_000 * 2048)
+    assert wider["activations"] == 2 * (2 * 10_000 * 2048 * 36 + 10_000 * KEPT)
     assert wider["parameters"] == 4_000_000_000  # kept in float32 either way
 
 
@@ -44,7 +46,8 @@ def test_layers_with_linear_attention_have_a_state_for_a_sequence_and_no_kv_cach
     """Of Qwen3.5's sizes: 2 of 3 layers are linear, with 4 value heads of 8 x 16 numbers."""
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     text = {
-        "num_attention_heads": 2, "hidden_size": 64, "num_hidden_layers": 3, "num_key_value_heads": 1, "head_dim": 32,
+        "num_attention_heads": 2, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
+        "num_key_value_heads": 1, "head_dim": 32,
         "vocab_size": 100, "layer_types": ["linear_attention", "linear_attention", "full_attention"],
         "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 16,
     }  # fmt: skip

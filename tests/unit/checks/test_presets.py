@@ -16,18 +16,19 @@ EXPERIMENTS = sorted(path.stem for path in ROOT.glob("configs/experiment/*gpus.y
 COLD_STARTS = [name for name in EXPERIMENTS if name.startswith("sft_")]
 PRESETS = [name for name in EXPERIMENTS if name not in COLD_STARTS]
 GIB, GPU = 2**30, 80e9
-# The public checkpoints: parameters (tied weights once), hidden size, layers, KV heads, head size, vocabulary.
+# The public checkpoints: parameters (tied weights once), hidden size, size of the MLP, layers, heads, KV heads, head
+# size, vocabulary.
 SHAPES = {
-    "Qwen/Qwen2.5-VL-3B-Instruct": ModelShape(3_754_622_976, 2048, 36, 2, 128, 151_936),
-    "Qwen/Qwen2.5-VL-7B-Instruct": ModelShape(8_292_166_656, 3584, 28, 4, 128, 152_064),
-    "Qwen/Qwen2.5-VL-32B-Instruct": ModelShape(33_452_718_336, 5120, 64, 8, 128, 152_064),
-    "Qwen/Qwen3-VL-2B-Instruct": ModelShape(2_127_532_032, 2048, 28, 8, 128, 151_936),
-    "Qwen/Qwen3-VL-4B-Instruct": ModelShape(4_437_815_808, 2560, 36, 8, 128, 151_936),
-    "Qwen/Qwen3-VL-8B-Instruct": ModelShape(8_767_123_696, 4096, 36, 8, 128, 151_936),
+    "Qwen/Qwen2.5-VL-3B-Instruct": ModelShape(3_754_622_976, 2_048, 11008, 36, 16, 2, 128, 151_936),
+    "Qwen/Qwen2.5-VL-7B-Instruct": ModelShape(8_292_166_656, 3_584, 18944, 28, 28, 4, 128, 152_064),
+    "Qwen/Qwen2.5-VL-32B-Instruct": ModelShape(33_452_718_336, 5_120, 27648, 64, 40, 8, 128, 152_064),
+    "Qwen/Qwen3-VL-2B-Instruct": ModelShape(2_127_532_032, 2_048, 6144, 28, 16, 8, 128, 151_936),
+    "Qwen/Qwen3-VL-4B-Instruct": ModelShape(4_437_815_808, 2_560, 9728, 36, 32, 8, 128, 151_936),
+    "Qwen/Qwen3-VL-8B-Instruct": ModelShape(8_767_123_696, 4_096, 12288, 36, 32, 8, 128, 151_936),
     # And layers with linear attention, and their value heads, key size and value size.
-    "Qwen/Qwen3.5-2B": ModelShape(2_213_241_664, 2048, 24, 2, 256, 248_320, 18, (16, 128, 128)),
-    "Qwen/Qwen3.5-4B": ModelShape(4_539_265_536, 2560, 32, 4, 256, 248_320, 24, (32, 128, 128)),
-    "Qwen/Qwen3.5-9B": ModelShape(9_409_813_744, 4096, 32, 4, 256, 248_320, 24, (32, 128, 128)),
+    "Qwen/Qwen3.5-2B": ModelShape(2_213_241_664, 2_048, 6144, 24, 8, 2, 256, 248_320, 18, (16, 128, 128)),
+    "Qwen/Qwen3.5-4B": ModelShape(4_539_265_536, 2_560, 9216, 32, 16, 4, 256, 248_320, 24, (32, 128, 128)),
+    "Qwen/Qwen3.5-9B": ModelShape(9_409_813_744, 4_096, 12288, 32, 16, 4, 256, 248_320, 24, (32, 128, 128)),
 }
 # Columns of the trainer's table.
 PARTS = (

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mars.rollout.encoder_counter import EncoderCounter
 from mars.rollout.engine import FinishedSample
 from mars.rollout.vllm_engine import _ended, _image_name, _num_drawn, _samples
+from mars.rollout.vllm_worker import WorkerExtension
 from mars.types import Completion, ImageRef, RolloutRequest, Sampling
 
 
@@ -73,7 +73,7 @@ def test_an_image_has_one_name_and_no_other_image_has_it():
 
 def test_images_that_pass_the_encoder_are_counted_and_nothing_else_changes():
     model = SimpleNamespace(embed_multimodal=lambda pixel_values: [value + 1 for value in pixel_values])
-    worker = EncoderCounter()
+    worker = WorkerExtension()
     worker.model_runner = SimpleNamespace(model=model)
     model.embed_multimodal(pixel_values=[0] * 5)  # warming up, before anybody counts
     worker.count_encoder_runs()

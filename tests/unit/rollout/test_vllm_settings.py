@@ -93,3 +93,10 @@ def test_what_is_null_is_left_to_vllm(arguments):
 def test_gpus_share_a_model_and_prefill_in_chunks(arguments):
     found = arguments(**{"cluster.device": "cuda", "rollout.engine": "vllm", "rollout.tensor_parallel_size": 4})
     assert (found["tensor_parallel_size"], found["enable_chunked_prefill"]) == (4, True)
+
+
+def test_an_engine_of_several_gpus_starts_its_processes_itself(arguments):
+    """vLLM would ask Ray for them, in whose placement group the engine is, and refuse a bundle with several GPUs."""
+    values = {"cluster.device": "cuda", "rollout.engine": "vllm"}
+    assert arguments(**values, **{"rollout.tensor_parallel_size": 2})["distributed_executor_backend"] == "mp"
+    assert "distributed_executor_backend" not in arguments(**values)

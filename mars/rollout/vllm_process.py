@@ -1,0 +1,34 @@
+"""The process that vLLM runs in: what vLLM reads of its environment, and what it would do by itself there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def executor(num_gpus: int) -> str | None:
+    """Left to itself, vLLM sees Ray's placement group, and wants a bundle of it for each GPU."""
+    return "mp" if num_gpus > 1 else None
+
+
+def make_quiet() -> None:
+    # Read when vLLM is imported: run the engine in this process, log only errors, send no usage statistics.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Hide warnings of the import: GPU features missing on a CPU, and deprecations in vLLM's dependencies.
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")
+
+
+def be_alone(device: str) -> None:
+    """Make the torch.distributed group that vLLM needs, with this process as the only member.
+
+    vLLM would make it with a store that listens on all network interfaces.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
