@@ -155,7 +155,7 @@ def test_rows_are_named_by_their_line_and_question(folder):
     assert names == [*questions, "chat.jsonl:2", "chat.jsonl:3"]
     assert [row.problems[0].row.removeprefix(f"{folder}/") for row in rows if row.problems] == ["chat.jsonl:2"]
     assert len({row.prompt.prompt_id for row in rows if row.prompt}) == 4
-    assert sorted(reversed(names), key=lambda name: _place(name, ["chat.jsonl"])) == names, "mars check sorts by it"
+    assert sorted(names, key=lambda name: _place(name, ["chat.jsonl"])) == names, "mars check sorts by it"
 
 
 def test_a_row_that_cannot_be_used_says_why(folder):
