@@ -1,12 +1,13 @@
 """Engine and trainer on the same GPUs, one at a time (`cluster.placement=colocated`).
 
-    engine    generates │ sleeps: no weights, no KV cache │ loads weights          │ KV cache │ generates
-    trainer   on host   │ update                          │ without optimizer      │ on host
-                        └ to_trainer                      └ weights                └ to_engine
+    engine    generates │ sleeps: no weights, no KV cache │ loads weights, then gets its KV cache │ generates
+    trainer   on host   │ update                          │ on host
+                        └ to_trainer                      └ to_engine
 
 Every call of the engine or the trainer first takes the turn that it needs. So evaluations, dynamic sampling, a KL term
-in the reward, the policy saved at the end and a trainer that is built again work without knowing of turns. A checkpoint
-needs no turn: it is read from host memory if the trainer is there.
+in the reward, the policy saved at the end and a trainer that is built again work without knowing of turns. Weights for
+the engine are read from host memory, so that a new engine gets them too while the others generate. A checkpoint needs
+no turn: it is read from host memory if the trainer is there.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class SharedMemory:
 
     def __init__(self, engine: RolloutEngine, trainer: PolicyTrainer) -> None:
         self._engine, self._trainer = engine, trainer
-        self._awake = self._has_weights = True
-        self._held: Literal["nothing", "weights", "all"] | None = "nothing"  # by the trainer; None while it changes
+        self._awake = True
+        self._has_weights: bool | None = True  # the engine; None while it changes
+        self._held: Literal["nothing", "all"] | None = "nothing"  # by the trainer; None while it changes
 
     def trainer(self, timer: StepTimer) -> None:
         with timer.stage("turns"):
@@ -66,14 +68,10 @@ class SharedMemory:
             self._trainer.onload()
             self._held = "all"
 
-    def to_weights(self) -> None:
-        """The trainer has its weights, and neither optimizer states nor a reference model; the engine sleeps."""
+    def to_host(self) -> None:
+        """The trainer is on the host, and the engine sleeps."""
         self.put_engine_to_sleep()
-        if self._held != "weights":
-            self._held = None
-            self._trainer.offload(keep_weights=True)
-            self._trainer.onload(weights_only=True)
-            self._held = "weights"
+        self._offload()
 
     def to_engine(self) -> None:
         """The trainer is on the host, and the engine has weights and KV cache.
@@ -82,12 +80,9 @@ class SharedMemory:
         """
         if self._awake:
             return
+        self._offload()
         if not self._has_weights:
-            self.to_weights()
             self.load(self._trainer.publish_weights())
-        self._held = None
-        self._trainer.offload()
-        self._held = "nothing"
         self._engine.wake()
         self._awake = True
 
@@ -95,6 +90,8 @@ class SharedMemory:
         """The engine gets the memory of its weights, and the weights; its KV cache has to wait for `to_engine`."""
         if self._awake:
             self.put_engine_to_sleep()
+        self._offload()
+        self._has_weights = None
         self._engine.load_weights(update)
         self._has_weights = True
 
@@ -103,9 +100,16 @@ class SharedMemory:
         self._held = "all"
 
     def put_engine_to_sleep(self) -> None:
-        if self._has_weights:
+        if self._has_weights is not False:
+            self._awake, self._has_weights = False, None
             self._engine.sleep()
-            self._awake = self._has_weights = False
+            self._has_weights = False
+
+    def _offload(self) -> None:
+        if self._held != "nothing":
+            self._held = None
+            self._trainer.offload()
+            self._held = "nothing"
 
 
 class ColocatedEngine:
@@ -153,11 +157,11 @@ class ColocatedTrainer:
         return self._trainer.kl_to_reference(batch)
 
     def publish_weights(self) -> WeightUpdate:
-        self.turns.to_weights()
+        self.turns.to_host()
         return self._trainer.publish_weights()
 
     def save(self, path: str) -> None:
-        self.turns.to_weights()
+        self.turns.to_trainer()
         self._trainer.save(path)
 
     def start_checkpoint(self, folder: str) -> None:
@@ -168,10 +172,10 @@ class ColocatedTrainer:
         self.turns.to_trainer()
         self._trainer.load_checkpoint(folder)
 
-    def offload(self, keep_weights: bool = False) -> None:
+    def offload(self) -> None:
         self.turns.to_engine()
 
-    def onload(self, weights_only: bool = False) -> None:
+    def onload(self) -> None:
         self.turns.to_trainer()
 
     def close(self) -> None:

@@ -64,7 +64,7 @@ class FsdpTrainer:
         reference = self._reference if isinstance(self._reference, torch.nn.Module) else None
         self._memory = Offloading(self._policy, reference, self._optimizer, actor.offload == "cpu")
         self._shards = ShardWriter()
-        self._publisher = WeightPublisher(self._policy, model.dtype, transfer)
+        self._publisher = WeightPublisher(self._policy, model.dtype, transfer, self._memory.readable)
         self._skipped_in_a_row = 0
 
     def update(self, batch: TrainBatch) -> UpdateStats:
@@ -130,17 +130,18 @@ class FsdpTrainer:
         )
 
     def publish_weights(self) -> WeightUpdate:
-        """The full weights in the engine's type. The payload is that of rank 0; None on the others."""
-        self._memory.need_weights()
+        """The full weights in the engine's type. The payload is that of rank 0; None on the others.
+
+        While the trainer is offloaded, a tensor may share memory with its copy, which the next `offload` overwrites.
+        """
         return self._publisher.publish()
 
     def send_weights(self, version: int) -> WeightUpdate:
-        """As `WeightPublisher.send`."""
-        self._memory.need_weights()
+        """As `WeightPublisher.send`. While the trainer is offloaded, too."""
         return self._publisher.send(version)
 
     def save(self, path: str) -> None:
-        self._memory.need_weights()
+        self._memory.need_all()
         save_policy(self._policy, self._config.model, path, is_writer=self._rank == 0)
 
     def start_checkpoint(self, folder: str) -> None:
@@ -152,11 +153,11 @@ class FsdpTrainer:
         self._publisher.changed()
         self._skipped_in_a_row = load_trainer_state(self._policy, self._optimizer, self._rank, folder)
 
-    def offload(self, keep_weights: bool = False) -> None:
-        self._memory.offload(keep_weights)
+    def offload(self) -> None:
+        self._memory.offload()
 
-    def onload(self, weights_only: bool = False) -> None:
-        self._memory.onload(weights_only)
+    def onload(self) -> None:
+        self._memory.onload()
 
     def close(self) -> None:
         self._shards.close()

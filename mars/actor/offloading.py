@@ -21,40 +21,31 @@ class Offloading:
 
     def __init__(self, policy: nn.Module, reference: nn.Module | None, optimizer: Optimizer, on_cpu: bool) -> None:
         self._policy, self._reference, self._optimizer, self._on_cpu = policy, reference, optimizer, on_cpu
-        self._weights, self._rest = HostCopies(), HostCopies()
+        self._copies = HostCopies()
 
-    def offload(self, keep_weights: bool) -> None:
-        self._rest.take(self._rest_of_tensors())
-        if not keep_weights:
-            self._weights.take(self._tensors(self._policy))
+    def offload(self) -> None:
+        self._copies.take(self._tensors())
 
-    def onload(self, weights_only: bool) -> None:
-        self._weights.bring_back()
-        if not weights_only:
-            self._rest.bring_back()
-
-    def need_weights(self) -> None:
-        """Raises RuntimeError if the weights are in host memory."""
-        if self._weights.are_away:
-            raise RuntimeError("the trainer's weights are in host memory; call onload first")
+    def onload(self) -> None:
+        self._copies.bring_back()
 
     def need_all(self) -> None:
-        """Raises RuntimeError if anything is in host memory."""
-        self.need_weights()
-        if self._rest.are_away:
-            raise RuntimeError("the trainer's optimizer states are in host memory; call onload first")
+        """Raises RuntimeError if the tensors are in host memory."""
+        if self._copies.are_away:
+            raise RuntimeError("the trainer is in host memory; call onload first")
 
     def readable(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """state: tensors of the trainer by name. Those in host memory are replaced by their copies there."""
-        return {name: self._weights.copy_of(self._rest.copy_of(value)) for name, value in state.items()}
+        return {name: self._copies.copy_of(value) for name, value in state.items()}
 
-    def _rest_of_tensors(self) -> Iterator[Tensor]:
+    def _tensors(self) -> Iterator[Tensor]:
         if not self._on_cpu:
             yield from self._optimizer.moments()
+        yield from self._of_model(self._policy)
         if self._reference is not None:
-            yield from self._tensors(self._reference)
+            yield from self._of_model(self._reference)
 
-    def _tensors(self, model: nn.Module) -> Iterator[Tensor]:
+    def _of_model(self, model: nn.Module) -> Iterator[Tensor]:
         """Shards of the parameters, and the buffers. What FSDP has gathered for a forward is given back."""
         for module in model.modules():
             if isinstance(module, FSDPModule):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import torch
 
 from mars.actor.model import PolicyModel
-from mars.actor.state import weight_buckets
+from mars.actor.state import Readable, weight_buckets
 from mars.types import WeightUpdate
 from mars.weights.transfer import WeightTransfer
 
 
 class WeightPublisher:
-    """Sends the weights of `policy` in the type `dtype`. All calls but `changed` are collective calls of the ranks."""
+    """Sends the weights of `policy` in the type `dtype`. All calls but `changed` are collective calls of the ranks.
 
-    def __init__(self, policy: PolicyModel, dtype: str, transfer: WeightTransfer) -> None:
+    readable: finds tensors that were moved to host memory.
+    """
+
+    def __init__(self, policy: PolicyModel, dtype: str, transfer: WeightTransfer, readable: Readable) -> None:
+        self._readable = readable
         self._policy, self._dtype, self._transfer = policy, getattr(torch, dtype), transfer
         self._version, self._is_current = 0, True
 
@@ -35,5 +39,5 @@ class WeightPublisher:
                 f"the weights of version {version} are gone; the trainer is beyond version {self._version}"
             )
         self._version, self._is_current = version, True
-        buckets = weight_buckets(self._policy, self._dtype, self._transfer.bucket_bytes)
+        buckets = weight_buckets(self._policy, self._dtype, self._transfer.bucket_bytes, self._readable)
         return WeightUpdate(version, self._transfer.send(version, buckets))

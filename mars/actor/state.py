@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +25,20 @@ _Adapter = tuple[Tensor, Tensor, float]
 """lora_A, lora_B and scale of a layer."""
 
 
-def weight_buckets(policy: PolicyModel, dtype: torch.dtype, bucket_bytes: int) -> list[Bucket]:
+Readable = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""Replaces tensors that were moved to host memory by what is there."""
+
+
+def weight_buckets(
+    policy: PolicyModel, dtype: torch.dtype, bucket_bytes: int, readable: Readable = dict
+) -> list[Bucket]:
     """All weights in this type under their Hugging Face names, tied ones included, in buckets of about bucket_bytes.
 
     LoRA adapters are added to the weights that they belong to, bucket by bucket. Shards are gathered in buckets too,
     because a call for each tensor costs about a millisecond.
+    readable: of an offloaded trainer.
     """
-    state = {name.removeprefix("backbone."): value.detach() for name, value in policy.state_dict().items()}
+    state = {name.removeprefix("backbone."): value.detach() for name, value in readable(policy.state_dict()).items()}
     adapters = {
         f"{name}.weight": (state.pop(f"{name}.lora_A"), state.pop(f"{name}.lora_B"), layer.scale)
         for name, layer in adapted_layers(policy).items()
@@ -67,7 +74,7 @@ def _gathered(
     mesh = next((value.device_mesh for value in bucket.values() if isinstance(value, DTensor)), None)
     if mesh is not None and not on_all_ranks and not is_in_first_copy(mesh):
         return {}
-    bucket = {name: merged(v, *adapters[name]) if name in adapters else v for name, v in bucket.items()}
+    bucket = {name: _merged(v, *adapters[name]) if name in adapters else v for name, v in bucket.items()}
     # Offloaded shards go to the GPU first: NCCL gathers and sends them from there.
     place = None if mesh is None else mesh.device_type
     local = [(v.to_local() if isinstance(v, DTensor) else v).to(place, dtype) for v in bucket.values()]
@@ -93,6 +100,17 @@ def _gathered(
         name: [shard[i] for shard in (shards if isinstance(value, DTensor) else shards[:1])]
         for i, (name, value) in enumerate(bucket.items())
     }
+
+
+def _merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
+    """As `merged`, on the device of the mesh, where float64 is quick."""
+    return merged(_on_mesh(weight), _on_mesh(lora_a), _on_mesh(lora_b), scale)
+
+
+def _on_mesh(value: Tensor) -> Tensor:
+    if not isinstance(value, DTensor):
+        return value
+    return DTensor(value.to_local().to(value.device_mesh.device_type), value._spec, requires_grad=False)
 
 
 def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:

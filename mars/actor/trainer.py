@@ -146,16 +146,16 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
         """The current weights. Each call raises the version by 1."""
         ...
 
-    def offload(self, keep_weights: bool = False) -> None:
+    def offload(self) -> None:
         """Move everything on the device to host memory: weights, optimizer states, reference model.
 
-        keep_weights: all but the weights, so that `publish_weights` and `save` work. All else but `start_checkpoint`
-        then raises RuntimeError until `onload`. Does nothing if it is done already.
+        `publish_weights` and `start_checkpoint` read them there. All else raises RuntimeError until `onload`. Does
+        nothing if it is done already.
         """
         ...
 
-    def onload(self, weights_only: bool = False) -> None:
-        """Move everything back, or only the weights. Does nothing if it is done already."""
+    def onload(self) -> None:
+        """Move everything back. Does nothing if it is done already."""
         ...
 
 

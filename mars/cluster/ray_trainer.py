@@ -66,11 +66,11 @@ class TrainerWorker(RankWorker):
         self._transfer.meet(meeting)
         self._trainer.send_weights(meeting.version)
 
-    def offload(self, keep_weights: bool = False) -> None:
-        self._trainer.offload(keep_weights)
+    def offload(self) -> None:
+        self._trainer.offload()
 
-    def onload(self, weights_only: bool = False) -> None:
-        self._trainer.onload(weights_only)
+    def onload(self) -> None:
+        self._trainer.onload()
 
 
 class RayTrainer(RayRanks):
@@ -123,8 +123,8 @@ class RayTrainer(RayRanks):
         update = self._all("publish_weights")[0]
         return WeightUpdate(update.version, StoredWeights(update.payload))
 
-    def offload(self, keep_weights: bool = False) -> None:
-        self._all("offload", keep_weights)
+    def offload(self) -> None:
+        self._all("offload")
 
-    def onload(self, weights_only: bool = False) -> None:
-        self._all("onload", weights_only)
+    def onload(self) -> None:
+        self._all("onload")

@@ -76,10 +76,10 @@ class RecordingTrainer:
     def load_checkpoint(self, folder: str) -> None:
         self.loaded = int((Path(folder) / "updates").read_bytes())
 
-    def offload(self, keep_weights: bool = False) -> None:
+    def offload(self) -> None:
         """Does nothing: there are no weights."""
 
-    def onload(self, weights_only: bool = False) -> None:
+    def onload(self) -> None:
         """Does nothing: there are no weights."""
 
     def close(self) -> None:

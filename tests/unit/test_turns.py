@@ -46,6 +46,7 @@ class Engine(RecordingEngine):
 
     def load_weights(self, update):
         assert not self.gpu.engine, "new weights come to an engine that sleeps"
+        assert not self.gpu.trainer
         self.gpu.engine["weights"] = 2
         self.version = update.version
         self.gpu.note("load_weights")
@@ -84,7 +85,9 @@ class Trainer(RecordingTrainer):
         return super().kl_to_reference(batch) if batch else None
 
     def publish_weights(self):
-        self._needs("publish", "weights")
+        assert not self.gpu.trainer, "weights are read from the host, whose copies stay what they are"
+        assert not self.gpu.engine, "to gather them takes memory"
+        self.gpu.note("publish")
         self.version += 1
         return WeightUpdate(self.version, {})
 
@@ -97,15 +100,13 @@ class Trainer(RecordingTrainer):
     def load_checkpoint(self, folder):
         self._needs("load_checkpoint", "weights", "optimizer")
 
-    def offload(self, keep_weights=False):
-        self.gpu.trainer.pop("optimizer", None)
-        if not keep_weights:
-            self.gpu.trainer.clear()
-        self.gpu.note("offload but weights" if keep_weights else "offload")
+    def offload(self):
+        self.gpu.trainer.clear()
+        self.gpu.note("offload")
 
-    def onload(self, weights_only=False):
-        self.gpu.trainer |= {"weights": 4} if weights_only else {"weights": 4, "optimizer": 8}
-        self.gpu.note("onload weights" if weights_only else "onload")
+    def onload(self):
+        self.gpu.trainer |= {"weights": 4, "optimizer": 8}
+        self.gpu.note("onload")
 
     def restart(self):
         assert not self.gpu.engine, "the new ranks need the memory"
@@ -138,10 +139,9 @@ def test_a_step_by_hand():
     object.__setattr__(made, "turns", turns_of(own_trainer))
     result = one_step(made, [one()])
     assert gpu.calls == [
-        "generate", "sleep", "onload", "update", "offload but weights", "onload weights", "publish", "load_weights",
-        "offload", "wake",
+        "generate", "sleep", "onload", "update", "offload", "publish", "load_weights", "wake",
     ]  # fmt: skip
-    assert gpu.most == 12, "the trainer alone: with the engine's weights only its own weights are there"
+    assert gpu.most == 12, "the trainer alone"
     assert "timing_s/turns" in result.metrics
     assert engine.version == trainer.version == 1
 
@@ -209,3 +209,22 @@ def test_only_a_trainer_of_processes_can_be_built_again():
     assert gpu.calls == ["check_alive"]
     alone = RecordingTrainer()
     assert not isinstance(take_turns(Engine(Gpu()), alone)[1], RestartableTrainer)
+
+
+def test_an_engine_whose_load_broke_off_gives_its_memory_back(monkeypatch):
+    """It has taken memory for the weights. The trainer's next turn comes after it sleeps again."""
+    _, engine, trainer, own_engine, own_trainer = on_one_gpu()
+    CALLS["update"](own_engine, own_trainer)
+    load = engine.load_weights
+
+    def broken(update):
+        load(update)
+        raise ValueError("rank 0 has left")
+
+    monkeypatch.setattr(engine, "load_weights", broken)
+    with pytest.raises(ValueError, match="has left"):
+        CALLS["sync"](own_engine, own_trainer)
+    monkeypatch.undo()
+    CALLS["update"](own_engine, own_trainer)
+    CALLS["generate"](own_engine, own_trainer)
+    assert engine.version == trainer.version

@@ -29,3 +29,18 @@ def test_weights_in_cpu_memory_stay_there_while_the_engine_has_its_turn(world, p
     assert not any(storage.nbytes() for storage in storages_of(trainer._policy.buffers()).values())
     trainer.onload()
     assert trainer.update(batch).metrics == other.update(batch).metrics
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora.rank": 3, "learning_rate": 2e-2}])
+def test_an_offloaded_trainer_sends_its_weights(tied_world, pictures, changes):
+    """To an engine that replaces a lost one while the others generate. They are what the trainer has on its device."""
+    trainer = tied_world.trainer(**changes)
+    trainer.update(tied_world.batch([tied_world.train_prompt("a", pictures[:1], [3, 2])]))
+    there = {name: value.clone() for name, value in trainer.send_weights(1).payload.items()}
+    trainer.offload()
+    for version in (1, 2):
+        sent = trainer.send_weights(version).payload
+        assert list(sent) == list(there)
+        assert all(torch.equal(sent[name], value) for name, value in there.items())
+    with pytest.raises(RuntimeError, match="call onload first"):
+        trainer.save("nowhere")
