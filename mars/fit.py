@@ -38,7 +38,7 @@ def fit(
     """Train from the state `start` to the last step, and return the state after it. Steps count from 1.
 
     evaluate: a function that evaluates at a step and returns the metrics. Without a held-out set, `evaluate` is None.
-    num_dropped: rows left out of the training set, for data/dropped.
+    num_dropped: number of rows left out of the training set: the metric `data/dropped`.
 
     At a signal (KeyboardInterrupt) a step that is still sampling is abandoned, and one that is updating the policy is
     finished first. Either way the state after the last finished step is saved before the exception goes on.

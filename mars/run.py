@@ -147,7 +147,7 @@ def _model_check(config: TrainConfig) -> ModelCheck:
 def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
     """Score perfect answers to the first rows of every reward. Raises ConfigError as `self_test` does.
 
-    With `algorithm.part_weights` empty answers too: a reward may give its parts to right answers only.
+    If `algorithm.part_weights` is set, score empty answers too: a reward may give its parts to right answers only.
     """
     rewards, part_weights = rewards_of(inputs.config), inputs.config.algorithm.part_weights
     for name in rewards.names:

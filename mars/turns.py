@@ -22,10 +22,10 @@ from mars.types import RolloutRequest, TrainBatch, WeightUpdate
 
 
 class Turns(Protocol):
-    """Whose turn it is. A step says when it changes, so that the time for it has a stage of its own."""
+    """Whose turn it is. A step says when it changes, so that its timer has a stage for the time of the change."""
 
     def trainer(self, timer: StepTimer) -> None:
-        """The trainer computes from here on, and the engine not before `engine`."""
+        """The trainer computes from here on. The engine generates only after the next call of `engine()`."""
         ...
 
     def engine(self, timer: StepTimer) -> None:

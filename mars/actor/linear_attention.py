@@ -48,7 +48,8 @@ def pack_forward(
 
 
 def _scan_pack(layer: Any, inputs: tuple[Tensor, ...], layout: SharedPrefixLayout) -> Tensor:
-    """inputs: queries, keys and values before the convolution [N, C], decay and beta [N, heads] each.
+    """inputs: three tensors. One holds queries, keys and values before the convolution, side by side: [N, C]. The
+    others are decay and beta, [N, heads] each.
 
     Returns [N, heads, D]. Makes one call for each prompt, and one for each batch of responses of similar length.
     """
@@ -73,7 +74,8 @@ def _scan(layer: Any, inputs: list[Tensor], before: Tensor, state: Tensor | None
 
     inputs: [B, L, C], [B, L, heads] and [B, L, heads], as in `_scan_pack`. before: the inputs of the convolution before
     the first token, [B, kernel - 1, C]. state: float32 [B, heads, key size, value size]; None for zeros.
-    Returns the output [B, L, heads, D], the state after the last token, and what is `before` the next one.
+    Returns the output [B, L, heads, D], and the arguments `state` and `before` for a call that continues the sequences,
+    in this order.
     """
     from transformers.models.qwen3_5.modeling_qwen3_5 import causal_conv1d_fn, torch_chunk_gated_delta_rule
 

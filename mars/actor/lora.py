@@ -129,6 +129,6 @@ def bit_sum(policy: nn.Module) -> Tensor:
 
 
 def _sum_of_bits(values: Tensor) -> int:
-    """In pieces, because torch copies what it adds up to int64."""
+    """Sums a piece at a time, because torch makes an int64 copy of the values that it sums."""
     pieces = values.detach().reshape(-1).view(torch.int32).split(_SUMMED)
     return sum(int(piece.sum(dtype=torch.int64)) for piece in pieces)

@@ -29,7 +29,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file. name: in the file, which may be an old one. dtype: as the format names it: F32, BF16, ..."""
+    """A tensor in a file. name: in the file; it may be an old name. dtype: as the format names it: F32, BF16, ..."""
 
     file: str
     name: str

@@ -46,7 +46,7 @@ class Offloading:
             yield from self._of_model(self._reference)
 
     def _of_model(self, model: nn.Module) -> Iterator[Tensor]:
-        """Shards of the parameters, and the buffers. What FSDP has gathered for a forward is given back."""
+        """Shards of the parameters, and the buffers. Frees the whole parameters that FSDP gathered for a forward."""
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()

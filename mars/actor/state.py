@@ -67,7 +67,7 @@ def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
 def _gathered(
     bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dtype: torch.dtype, on_all_ranks: bool = False
 ) -> dict[str, list[Tensor]]:
-    """A `Gather`, with the first three arguments bound. adapters: name of the adapted weight -> its adapter.
+    """A `Gather` once `partial` has set the first three arguments. adapters: name of the adapted weight -> its adapter.
 
     Of several copies of the weights only the ranks of the first one have something to do, unless `on_all_ranks`.
     In memory, a rank has its shards of the bucket, joined, and if it receives also the whole bucket.

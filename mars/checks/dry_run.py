@@ -191,7 +191,7 @@ def _rank_memory(model: ModelConfig, training: PolicyTrainingConfig, with_refere
 
 
 def _on_disk(model: ModelConfig) -> ModelConfig | None:
-    """With the folder for a hub name whose weights are in the cache. None if they are not."""
+    """The settings, with a hub name replaced by its folder in the cache. None if the weights are not in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(model.path).is_dir():

@@ -80,8 +80,9 @@ def activation_bytes(hidden: int, queries: int, keys: int, intermediate: int) ->
     """Bytes that a layer keeps of each token for its backward, in 16 bits; attention scores are not kept.
 
     Arguments: the widths of the layer, of all its queries, of all its keys, and of its gated MLP. Kept are, for each of
-    two RMS norms, 8 x hidden: input and output in 16 bits, input in 32. Queries and keys are kept likewise by norms of
-    their own, and once more for attention, with values and output: 10 x (queries + keys), without these norms 4 x.
+    two RMS norms, 8 x hidden: input and output in 16 bits, input in 32. Attention keeps queries, keys, values and
+    output in 16 bits: 4 x (queries + keys). The norms of queries and keys keep 6 x (queries + keys): in sum
+    10 x, and 4 x in a model without these norms.
     The MLP keeps gate, gate after its activation, the other half and the product: 8 x intermediate.
     Measured in tests/integration/checks/test_activation_memory.py.
     Example: hidden 2, queries 2, keys 1, intermediate 6 -> 32 + 30 + 48 = 110.
@@ -137,7 +138,7 @@ def _linear_attention(shape: ModelShape, tokens: int, num_layers: int | None) ->
     8 K + 3 V + 5 C + K V / C numbers for backward, with C = 64 tokens in a chunk; while backward computes a layer's
     gradients, it needs 15 K + 7 V + 8 C for that layer. tests/integration/checks/test_linear_memory.py
     measures both.
-    Responses count as their length rounded up to chunks; here all of them are long.
+    The kernel pads each sequence to whole chunks. The estimate leaves the padding out, as it is little for long ones.
     """
     heads, key, value = shape.linear_sizes
     kept = 8 * key + 3 * value + 5 * LINEAR_CHUNK + key * value // LINEAR_CHUNK

@@ -85,5 +85,6 @@ class SftSettings(PolicyTrainingConfig):
 
     @property
     def forward_packing(self) -> Literal["shared_prefix", "padded"]:
-        """`packing` as the model and the plans of forwards name it. In a pack every row has a prompt of its own."""
+        """`packing` under the name that the model and the plans use: "packed" is their "shared_prefix", with one
+        response for each prompt."""
         return "shared_prefix" if self.packing == "packed" else "padded"

@@ -94,8 +94,8 @@ class ModelParts:
     patch_embedding: a `Conv3d` whose kernel is as large as a patch of the image processor; None if there is none.
     vision_segments: whether the vision tower attends to windows or images one by one, and so can use
         mars/actor/vision_attention.py.
-    linear_attention: names of the classes of layers with linear attention, which mars/actor/linear_attention.py lets
-        take packs.
+    linear_attention: names of the classes of layers with linear attention. mars/actor/linear_attention.py changes
+        these layers so that they accept packs.
     not_loaded: how the names of weights begin that transformers leaves out of the model.
     """
 
@@ -128,7 +128,7 @@ class Family:
         tokenizer_config.json names; None if it does.
     template_arguments: arguments of the chat template.
     image_settings: settings of config.json that must be equal for two models to read the same pixels.
-    vllm_on_cpu: whether vLLM computes its models on a CPU in float32, and so with the trainer's log-probs.
+    vllm_on_cpu: whether vLLM can run its models in float32 on a CPU. Its log-probs then equal the trainer's.
     """
 
     model_type: str

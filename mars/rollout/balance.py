@@ -33,7 +33,7 @@ class Balancer:
         return shares
 
     def seen(self, num_responses: int, num_tokens: int) -> None:
-        """Responses and tokens of the call that has just ended."""
+        """Record how many responses the call that has just ended gave, and how many tokens they have together."""
         if num_responses:
             self._mean_response = num_tokens / num_responses
 

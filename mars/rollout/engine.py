@@ -85,7 +85,8 @@ class RolloutEngine(Protocol):
     def wake(self) -> None:
         """After `sleep` and `load_weights`: get memory for the KV cache again.
 
-        The two are apart, because `load_weights` gets memory for the weights while the trainer still has its own.
+        `load_weights` and `wake` are two calls, because `load_weights` gets memory for the weights while the trainer
+        still has its own.
         Raises RuntimeError if no weights were loaded since `sleep`. Does nothing if the engine does not sleep.
         """
         ...

@@ -41,7 +41,7 @@ def fit_supervised(
 ) -> RunState:
     """Train from the state `start` to the last step, and return the state after it. Steps count from 1.
 
-    num_dropped: rows left out of the training set, for data/dropped.
+    num_dropped: number of rows left out of the training set: the metric `data/dropped`.
 
     At a signal (KeyboardInterrupt) a step is finished first. Then the state after it is saved before the exception goes
     on.
@@ -49,7 +49,7 @@ def fit_supervised(
     last = last_step(config.run, parts.stream)
 
     def finish(state: RunState) -> RunState:
-        """Compute the held-out loss if it is time, and write the row of the state's step if it is to have one."""
+        """Compute the held-out loss if it is due. Track the step's metrics if it was, or if `sft.log_every` is due."""
         if state.logged:
             return state
         metrics = {**state.metrics, "fault/checkpoint": checkpoints.failures}

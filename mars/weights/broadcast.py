@@ -57,7 +57,7 @@ class BroadcastTransfer:
         return meeting
 
     def _send(self, group: SendGroup, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
-        """left: iterates over `buckets`. Gathers each bucket while the one before is on its way."""
+        """Gather each bucket while the previous one is on its way. left: an iterator over `buckets`: those to send."""
         plan.announce(group.store, "plan", version, buckets)
         dtype = buckets[0].dtype
         message = torch.empty(max(bucket.num_values for bucket in buckets), dtype=dtype, device=self._device)

@@ -92,7 +92,7 @@ class SendGroup:
         return self._group.broadcast([values], options)
 
     def _connect_nccl(self) -> None:
-        """NCCL connects inside the first operation, which does not return meanwhile. So that one is in a thread.
+        """NCCL connects inside the first operation, which blocks until then. The first one therefore runs in a thread.
 
         If the send is aborted, the thread is left behind; `leave` ends what it waits for.
         """
@@ -120,7 +120,7 @@ _abandoned: list[tuple[Any, Any, Tensor]] = []
 
 
 def _free_ended() -> None:
-    """Let go of those whose operation has ended since."""
+    """Free the abandoned groups whose operation has ended by now, and their tensors."""
     _abandoned[:] = [entry for entry in _abandoned if not entry[1].is_completed()]
 
 

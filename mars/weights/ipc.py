@@ -75,7 +75,7 @@ class IpcTransfer:
     def _send(
         self, store: MemberStore, engine: str, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]
     ) -> None:
-        """left: iterates over `buckets`."""
+        """left: an iterator over `buckets`: those still to send."""
         plan.announce(store, f"{engine}/plan", version, buckets)
         dtype = buckets[0].dtype
         memory, handle = self._memory.new(max(bucket.num_values for bucket in buckets) * dtype.itemsize)

@@ -85,7 +85,7 @@ class MemberStore:
             self._store.delete_key(_key(self.meeting, what))
 
     def forget_later(self, what: str) -> None:
-        """When the next send begins, for what a member may read after this one's part is over."""
+        """Remove it when the next send begins: other members may still read it when this member's part is over."""
         self._old.append(_key(self.meeting, what))
 
     def wait_for(self, whats: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ EXPERIMENTS = sorted(path.stem for path in ROOT.glob("configs/experiment/*gpus.y
 COLD_STARTS = [name for name in EXPERIMENTS if name.startswith("sft_")]
 PRESETS = [name for name in EXPERIMENTS if name not in COLD_STARTS]
 GIB, GPU = 2**30, 80e9
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The public checkpoints: parameters (tied weights once), hidden size, size of the MLP, layers, heads, KV heads, head
 # size, vocabulary.
 SHAPES = {
@@ -99,6 +101,23 @@ def test_a_preset_fits_and_its_figures_are_those_of_the_page(preset, tables):
         str(rollout.max_num_seqs),
         str(store // GIB),
     ]
+
+
+def test_the_readme_has_the_figures_of_the_page(tables):
+    rows = re.findall(r"^\| (Qwen\S+) \| .* B \| (\d+) \((\d+)\) \| (\d+) \((\d+)\) \|$", README, re.MULTILINE)
+    page = {
+        (model_of(preset), cells[0], f"{float(cells[8]):.0f}", cells[9].rpartition("x ")[2], f"{float(cells[10]):.0f}")
+        for preset, cells in tables.items()
+        if preset in PRESETS
+    }
+    assert len(rows) == len(SHAPES)
+    assert set(rows) <= page
+
+
+def model_of(preset):
+    """Such as Qwen3-VL-2B."""
+    path = load_config("train", [f"experiment={preset}", "data.train_files=[x.parquet]"], []).model.path
+    return path.removeprefix("Qwen/").removesuffix("-Instruct")
 
 
 @pytest.mark.parametrize("preset", ONE_GPU)
