@@ -61,8 +61,7 @@ class Message:
 class Prompt:
     """One row of a data set: a question about K named sources, and its truth.
 
-    prompt_id: hash of (data set fingerprint, row), the same in every run and epoch.
-    row: "file:row", which names the row in error messages and records.
+    prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", to name it by.
     view_messages: the messages of the views that have a wording of their own (anchor.wording=per_view).
     truth: text (boxes as JSON text). response: an example response for the supervised cold start, else None.
     mono_responses: source -> an example response to its image alone.
