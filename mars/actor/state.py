@@ -70,26 +70,27 @@ def _gathered(
     """A `Gather`, with the first three arguments bound. adapters: name of the adapted weight -> its adapter.
 
     Of several copies of the weights only the ranks of the first one have something to do, unless `on_all_ranks`.
+    In memory, a rank has its shards of the bucket, joined, and if it receives also the whole bucket.
     """
     mesh = next((value.device_mesh for value in bucket.values() if isinstance(value, DTensor)), None)
     if mesh is not None and not on_all_ranks and not is_in_first_copy(mesh):
         return {}
-    bucket = {name: _merged(v, *adapters[name]) if name in adapters else v for name, v in bucket.items()}
-    # Offloaded shards go to the GPU first: NCCL gathers and sends them from there.
-    place = None if mesh is None else mesh.device_type
-    local = [(v.to_local() if isinstance(v, DTensor) else v).to(place, dtype) for v in bucket.values()]
-    ranks = 1 if mesh is None else mesh.size(shard_axis(mesh))
-    if mesh is None or ranks == 1:
-        return {name: [value] for name, value in zip(bucket, local, strict=True)}
+    if mesh is None or mesh.size(shard_axis(mesh)) == 1:
+        place = None if mesh is None else mesh.device_type  # also of offloaded weights
+        return {name: [_local(value, adapters.get(name)).to(place, dtype)] for name, value in bucket.items()}
+    ranks, group = mesh.size(shard_axis(mesh)), mesh.get_group(shard_axis(mesh))
     sizes = [[_shard_elements(value, rank, ranks) for value in bucket.values()] for rank in range(ranks)]
-    group = mesh.get_group(shard_axis(mesh))
-    # All ranks give equally many values; the last of some are of no tensor.
-    mine = torch.zeros(max(map(sum, sizes)), dtype=dtype, device=local[0].device)
-    torch.cat([value.reshape(-1) for value in local], out=mine[: sum(sizes[dist.get_rank(group)])])
-    receives = on_all_ranks or dist.get_rank() == 0
-    parts = [torch.empty_like(mine) for _ in range(ranks)] if receives else None
+    # All ranks give equally many values; the last of some are of no tensor. NCCL gathers from the GPU, where offloaded
+    # shards go here.
+    mine = torch.zeros(max(map(sum, sizes)), dtype=dtype, device=mesh.device_type)
+    own_sizes = sizes[dist.get_rank(group)]
+    for (name, value), out in zip(bucket.items(), mine[: sum(own_sizes)].split(own_sizes), strict=True):
+        out.copy_(_local(value, adapters.get(name)).reshape(-1))
+    whole = mine.new_empty(ranks * len(mine)) if on_all_ranks or dist.get_rank() == 0 else None
+    parts = None if whole is None else list(whole.split(len(mine)))
     if on_all_ranks:
-        dist.all_gather(parts, mine, group=group)
+        # To a list of tensors, NCCL would gather through one more buffer of the size of all.
+        dist.all_gather_single(whole, mine, group=group)
     else:
         dist.gather(mine, parts, dst=0, group=group)
     if parts is None:
@@ -100,6 +101,12 @@ def _gathered(
         name: [shard[i] for shard in (shards if isinstance(value, DTensor) else shards[:1])]
         for i, (name, value) in enumerate(bucket.items())
     }
+
+
+def _local(weight: Tensor, adapter: _Adapter | None) -> Tensor:
+    """This rank's rows of a weight, with its adapter added."""
+    whole = weight if adapter is None else _merged(weight, *adapter)
+    return whole.to_local() if isinstance(whole, DTensor) else whole
 
 
 def _merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:

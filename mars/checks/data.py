@@ -170,10 +170,10 @@ class _ImageIdentity:
         return self._digests[image]
 
 
-def _place(row: str, files: Sequence[str]) -> tuple[int, int]:
-    """Sort key of a row "file:number": (position of the file in `files`, number)."""
-    file, _, number = row.rpartition(":")
-    return files.index(file), int(number)
+def _place(row: str, files: Sequence[str]) -> tuple[int, list[int]]:
+    """Sort key of a row "file:3" or "file:3, question 2": (position of the file in `files`, the numbers)."""
+    file, _, place = row.rpartition(":")
+    return files.index(file), [int(number) for number in place.split(", question ")]
 
 
 def _split_of(prompt: Prompt, held_out: set[str]) -> str:

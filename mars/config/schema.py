@@ -194,7 +194,8 @@ class RolloutConfig(Section):
         "read from the memory of a rank on the same GPU."
     )
     weight_bucket_bytes: PositiveInt = Field(
-        description="Size of the pieces in which weight_transfer=broadcast and cuda_ipc send the weights."
+        description="Size of the pieces in which weight_transfer=broadcast and cuda_ipc send the weights; a larger "
+        "tensor is a piece of its own. A rank that sends has two pieces and its shards of one in memory."
     )
     logprob_diff_alarm: PositiveFloat = Field(
         description="Warn if the log-probs of a token in engine and trainer differ by more than this, in nats."

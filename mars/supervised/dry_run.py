@@ -8,9 +8,10 @@ from statistics import fmean
 from mars.checks.dry_run import histogram, rank_fit_lines, rank_memory_lines
 from mars.checks.model import model_check
 from mars.config.schema import SftConfig
+from mars.data.prompts.prepare import PromptSet
 from mars.fit import last_step
 from mars.output.text import visible
-from mars.supervised.rows import SupervisedRows, load_rows, stream_of
+from mars.supervised.rows import SupervisedRows, load_rows, stream_of, warmup_warning
 from mars.supervised.views import response_of
 
 
@@ -28,15 +29,15 @@ def report(config: SftConfig) -> None:
 def summary(config: SftConfig, rows: SupervisedRows) -> list[str]:
     """The arithmetic of the rows, one fact per line."""
     sft, train = config.sft, rows.train
-    prompts, lengths, dropped = train.prompts, train.lengths, sum(train.dropped.values())
-    held_out = 0 if rows.held_out is None else len(rows.held_out.prompts)
-    reasons = f" {dict(train.dropped)}" if dropped else ""
+    prompts, lengths = train.prompts, train.lengths
+    held_out = "none" if rows.held_out is None else _counted(rows.held_out)
     responses = {p.row: len(rows.form.encoder.encode_response(response_of(p, None))) for p in prompts}
     steps = last_step(config.run, stream_of(config, rows))
     longest = max(lengths[row] + count for row, count in responses.items())
+    warning = warmup_warning(sft.warmup_steps, steps)
     return [
-        f"training set      {len(prompts)} rows with a response, {dropped} dropped{reasons}",
-        f"held-out set      {held_out} rows",
+        f"training set      {_counted(train)}",
+        f"held-out set      {held_out}",
         f"sources           {histogram([len(prompt.sources) for prompt in prompts])}",
         f"mono views        {rows.num_mono} rows have one; a step shows {sft.mono_ratio:.0%} of them by one",
         f"prompt tokens     mean {fmean(lengths.values()):.0f}, longest {max(lengths.values())} of "
@@ -45,4 +46,10 @@ def summary(config: SftConfig, rows: SupervisedRows) -> list[str]:
         f"longest row       {longest} tokens; a forward has up to {sft.tokens_per_forward}",
         f"steps             {steps} = {steps * sft.batch_size / len(prompts):.2f} epochs",
         f"a step            {sft.batch_size} rows over {sft.num_workers} rank(s)",
+        *([f"warning           {warning}"] if warning else []),
     ]
+
+
+def _counted(rows: PromptSet) -> str:
+    dropped = sum(rows.dropped.values())
+    return f"{len(rows.prompts)} rows with a response, {dropped} dropped{f' {dict(rows.dropped)}' if dropped else ''}"

@@ -25,7 +25,7 @@ from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged
 from mars.supervised.batches import Batches
 from mars.supervised.loop import SupervisedParts, fit_supervised
-from mars.supervised.rows import load_rows, stream_of
+from mars.supervised.rows import load_rows, stream_of, warmup_warning
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 from mars.tracking.multi import MultiTracker
 from mars.tracking.tracker import Tracker
@@ -67,6 +67,8 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
     start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
     if start is None:
         return
+    if warning := warmup_warning(config.sft.warmup_steps, last):
+        logger.warning("%s", warning)
     tracker: MultiTracker | None = None
 
     def open_tracker(start: StartingPoint) -> Tracker:

@@ -43,7 +43,7 @@ def load_rows(config: SftConfig) -> SupervisedRows:
     if config.sft.mono_ratio > 0 and not found.num_mono:
         raise ConfigError(
             "sft.mono_ratio: no row can be shown as a mono view: none has several sources and a response that fits one "
-            f"of them; got {config.sft.mono_ratio}; set it to 0, or add mono_responses to rows (docs/training.md)"
+            f"of them; got {config.sft.mono_ratio}; set it to 0, or add mono_responses to rows (docs/cold_start.md)"
         )
     return found
 
@@ -57,3 +57,13 @@ def stream_of(config: SftConfig, rows: SupervisedRows) -> PromptStream:
             f"set it to {number} or less, or add data"
         )
     return PromptStream(rows.train.prompts, size, config.run.seed, shuffle=True)
+
+
+def warmup_warning(warmup_steps: int, last: int) -> str | None:
+    """Why a run of `last` steps never reaches its learning rate; None if it does."""
+    if warmup_steps < last:
+        return None
+    return (
+        f"sft.warmup_steps: not below the run's {last} steps, so the learning rate only rises, to "
+        f"{last / (warmup_steps + 1):.0%} of sft.learning_rate; got {warmup_steps}; lower it, or train for longer"
+    )

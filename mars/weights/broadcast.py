@@ -19,9 +19,10 @@ from mars.weights.transfer import Bucket, gather_all
 class BroadcastTransfer:
     """A `WeightTransfer`. All ranks call `meet` before each `send`.
 
-    In memory, rank 0 has the shards of one bucket, and the bucket before joined into one message. An engine has two
-    messages, the one that it loads and the next one, and whatever it keeps of earlier ones: vLLM keeps a layer's
-    tensors until the layer is complete.
+    In memory, rank 0 has two buckets, the one that it gathers and the one before as a message, and its own shards of
+    the first. An engine has two messages, the one that it loads and the next one, and whatever it keeps of earlier
+    ones: vLLM keeps a layer's tensors until the layer is complete. A tensor of more than `bucket_bytes` is a bucket, so
+    a bucket may be as large as the largest tensor.
 
     name: of this worker. device: "cuda" or "cpu". timeout_s: of a whole send.
     """

@@ -36,8 +36,9 @@ class IpcTransfer:
     """A `WeightTransfer` between ranks and engines on the same GPUs. All ranks call `meet` before each `send`.
 
     All ranks gather each bucket. Rank i writes it to memory that engine i reads (`Meeting.senders` and
-    `Meeting.engines`), and waits until it was copied before it writes the next one there. So a rank has the shards of
-    one bucket and one bucket, an engine one bucket and whatever it keeps of earlier ones.
+    `Meeting.engines`), and waits until it was copied before it writes the next one there. So a rank has
+    two buckets, the one that it gathers and the one before in that memory, and its own shards of the first. An engine
+    has a copy of one bucket and whatever it keeps of earlier ones. A bucket may be as large as the largest tensor.
 
     name: of this worker. timeout_s: of a whole send.
     """

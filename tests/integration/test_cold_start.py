@@ -201,6 +201,7 @@ def test_dry_run_counts_the_rows(configure, tiny, pictures, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "training set      8 rows with a response, 0 dropped\n" in out
     assert "steps             7 = 3.50 epochs\n" in out
+    assert "warning           sft.warmup_steps: not below the run's 7 steps" in out
     assert "memory per rank   about " in out
 
 
@@ -294,8 +295,9 @@ def test_an_interrupted_cold_start_resumes_exactly(configure, tmp_path, world, i
     assert {"eval/loss", "eval/multi/loss", "eval/mono/loss", "eval/text/loss"} <= rows[6].keys()
 
 
-def test_a_finished_cold_start_says_so_and_a_new_one_needs_a_new_folder(configure, tmp_path, mars):
+def test_a_finished_cold_start_says_so_and_a_new_one_needs_a_new_folder(configure, tmp_path, mars, caplog):
     train(configure("run.num_steps=1"))
+    assert "sft.warmup_steps: not below the run's 1 steps" in caplog.text
     with pytest.raises(ConfigError, match=r"run\.dir: .*metrics\.jsonl holds the metrics of another run"):
         train(configure("run.num_steps=1"))
     resumed = mars("resume", str(tmp_path / "run"))

@@ -34,8 +34,10 @@ def eval_json_set(
 
 def read_json_rows(
     file: str, image_root: str | None, responses: bool = False
-) -> Iterator[Mapping[str, Any] | RowError]:
-    """The rows of a public .json file: the columns of each record, or the RowError why it cannot be used.
+) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]:
+    """The rows of a public .json file: each one's place, and its columns or the RowError why it cannot be used.
+
+    The place is the record's number in the file, from 0, such as "3"; or "3, question 2" if it has several questions.
 
     image_root: the folder in which images are looked up; None: the file's folder. responses: see `SetRules`.
     Raises DataError for a file that cannot be read.
@@ -43,10 +45,11 @@ def read_json_rows(
     root = None if image_root is None else Path(image_root)
     public = eval_json_set(Path(file), root, DEFAULT_DEPTH, None, responses)
     for item in (item for items in public.splits.values() for item in items):
+        place = item.label.rpartition(":")[2]
         try:
-            yield public.read(item).columns
+            yield place, public.read(item).columns
         except RowError as error:
-            yield error
+            yield place, error
 
 
 def _rules(name: str, depth: str, responses: bool) -> SetRules:
@@ -57,6 +60,7 @@ def _rules(name: str, depth: str, responses: bool) -> SetRules:
         sources=partial(numbered, "cover") if name == "ocr_vqa" else sources,
         depth=depth,
         keep_file_names=True,
+        tidy=not responses,  # so that chat files have the same prompts as after `mars data convert jsonl`
         responses=responses,
     )
 

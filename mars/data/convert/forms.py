@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mars.data.convert.markers import has_numbers
+from mars.data.convert.markers import count_tags, has_numbers
 from mars.data.rows.columns import extra_info_of, image_cells, messages_of, refuse_videos
 from mars.data.rows.problems import RowError
 
@@ -37,7 +37,10 @@ class Question:
 
 def count_questions(record: Any) -> int:
     """The number of questions of a record: one per answer, and one more if its conversation ends with a question."""
-    turns = _turns(record) if isinstance(record, dict) else None
+    try:
+        turns = _turns(record) if isinstance(record, dict) else None
+    except RowError:  # raised again when its question is read
+        turns = None
     if not isinstance(turns, list):
         return 1
     roles = [_role(turn) if isinstance(turn, dict) else None for turn in turns]
@@ -50,6 +53,7 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
     - {id or sample_id, image, conversations: [{from: human, value}, {from: gpt, value}, …]}: LLaVA, SpatialQA,
       M4-Instruct, ShareGPT. Question k comes with the turns before it, answers included.
     - {messages: [{role, content}, …], images}: LLaMA-Factory, OpenAI. `system` may hold the text of a first turn.
+      If a conversation has as many image tags as images, question k has only the images of the tags up to it.
     - {instruction, input?, output, history?, images}: Alpaca.
     - {sample_id, task_instruction_id, task_instance: {context, images_path, choice_list?}, response}: DEMON, with
       metadata {task_instruction: [...]}.
@@ -80,17 +84,23 @@ def _conversation(record: Mapping[str, Any], number: int, metadata: Mapping[str,
         raise RowError("prompt", f"a conversation must be a list of {{from, value}} by {known}; got {turns!r:.120}")
     texts = [(_role(turn), turn.get("value", turn.get("content"))) for turn in turns]
     if not all(isinstance(text, str) for _, text in texts):
-        raise RowError("prompt", "every turn of a conversation needs a text under 'value'")
+        raise RowError("prompt", "every turn of a conversation needs a text under 'value' or 'content'")
+    if [role for role, _ in texts].count("system") > 1:
+        raise RowError("prompt", "a conversation can have one system text; got a second one")
     answers = [place for place, (role, _) in enumerate(texts) if role == "assistant"]
     if number >= len(answers) or answers[number] == 0 or texts[answers[number] - 1][0] != "user":
         raise RowError("prompt", "conversations must have an answer (gpt) after each question (human)")
     own = record.get("metadata") if isinstance(record.get("metadata"), dict) else {}
     place = answers[number]
+    _refuse_unread(record, turns[: place + 1])
+    images = _images(_first(record, "image", "images"))
+    if count_tags([text for _, text in texts]) == len(images):
+        images = images[: count_tags([text for _, text in texts[:place]])]
     name = _first(record, "id", "sample_id", "question_id")
     several = len(answers) > 1 and name is not None
     return Question(
         turns=tuple(texts[:place]),
-        images=_images(_first(record, "image", "images")),
+        images=images,
         answer=texts[place][1],
         said=texts[place][1],
         identity=f"{name}-{number + 1}" if several else name,
@@ -103,16 +113,36 @@ def _turns(record: Mapping[str, Any]) -> Any:
     """The turns of a conversation in any of its forms, None for a record of another form."""
     turns = _first(record, "conversations", "messages")
     if turns is None and isinstance(record.get("instruction"), str) and "output" in record:
-        asked = "\n".join(text for text in (record["instruction"], record.get("input")) if text)
+        given = record.get("input")
+        if given is not None and not isinstance(given, str):
+            raise RowError("prompt", f"input must be a text; got {given!r:.120}")
+        asked = "\n".join(text for text in (record["instruction"], given) if text)
         history = record.get("history") or []
         if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
             return history  # refused as no conversation
         pairs = [*history, (asked, record["output"])]
         turns = [{"role": role, "content": text} for pair in pairs for role, text in zip(_ALPACA, pair, strict=True)]
     system = record.get("system")
-    if isinstance(turns, list) and isinstance(system, str) and system:
+    if isinstance(turns, list) and system not in (None, ""):
         return [{"role": "system", "content": system}, *turns]
     return turns
+
+
+def _refuse_unread(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> None:
+    """Raises RowError for what a conversation says about itself and no training would follow.
+
+    These are the tools that the model may call or has called, and a response that is an example of a bad one.
+    turns: up to the response.
+    """
+    tools = [record.get("tools"), *(turn.get(key) for turn in turns for key in ("tool_calls", "function_call"))]
+    for found in tools:
+        if found not in (None, "", [], {}, "[]"):
+            raise RowError("prompt", f"tools are not read; got {found!r:.120}; use rows without them")
+    said = turns[-1]
+    marks = {"label": record.get("label"), "kto_tag": record.get("kto_tag"), "weight": said.get("weight")}
+    for key, mark in marks.items():
+        if mark is False or (key == "weight" and mark == 0):
+            raise RowError("prompt", f"{key}={mark!r} marks a response that must not be trained on; remove it")
 
 
 def _demon(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> Question:

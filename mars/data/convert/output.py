@@ -124,5 +124,6 @@ def _schema() -> pa.Schema:
             "reward_model": pa.struct({"style": text, "ground_truth": text}),
             "extra_info": pa.struct(extra_info),
             "response": text,
+            "mono_responses": text,  # the JSON text of a mapping: a struct would need the names of all rows' sources
         }
     )

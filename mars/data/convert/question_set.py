@@ -162,6 +162,7 @@ def _read(item: Item, root: Path) -> ReadItem:
         ],
         "images": [paths[place] for place in order],
         "reward_model": {"ground_truth": truth},
+        "mono_responses": _mono_responses(content),
         "response": question.said if rules.responses and question.response is None else question.response,
         "extra_info": {
             "id": None if question.identity is None else str(question.identity),
@@ -207,6 +208,14 @@ def _bare(answer: Any) -> Any:
         return str(answer)
     wrapped = WRAPPED_TRUTH.fullmatch(answer) if isinstance(answer, str) else None
     return wrapped[1].strip() if wrapped else answer
+
+
+def _mono_responses(content: _Content) -> Any:
+    """The record's column mono_responses, unchanged. Raises RowError if it could belong to several answers."""
+    given = content.record.get("mono_responses")
+    if given and count_questions(content.record) > 1:
+        raise RowError("response", "mono_responses belong to one answer, but the conversation has several; divide it")
+    return given
 
 
 def _in_order(values: Any, order: Sequence[int]) -> Any:

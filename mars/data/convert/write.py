@@ -178,6 +178,7 @@ class _Converter:
             "images": [{"bytes": None, "path": Path(path).as_posix()} for path in paths],
             "reward_model": {"style": "rule", "ground_truth": prompt.truth},
             "response": prompt.response,
+            "mono_responses": json.dumps(prompt.mono_responses, ensure_ascii=False) if prompt.mono_responses else None,
         }
         identity = self._identity(prompt.extra_info.get("id"), f"{split_name}-{position}", row)
         if identity is None:

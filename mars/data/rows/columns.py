@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mars.data.pixels.cells import image_column
@@ -135,11 +136,16 @@ def response_of(row: Row, required: bool) -> str | None:
 def mono_responses_of(row: Row, names: Sequence[str]) -> dict[str, str]:
     """The column mono_responses: source -> an example response to its image alone. Empty without the column.
 
+    The column holds a mapping, or its JSON text, as converters write it.
+
     names: of the row's sources.
     """
     declared = row.get("mono_responses")
     if declared is None:
         return {}
+    if isinstance(declared, str):
+        with suppress(ValueError, RecursionError):  # then it is refused as a text
+            declared = json.loads(declared)
     if not isinstance(declared, dict):
         raise RowError("response", f"mono_responses must map sources to texts; got {declared!r:.80}")
     given = {name: text for name, text in declared.items() if text is not None}

@@ -30,18 +30,21 @@ CONVERSATION_COLUMNS = {"conversations", "messages", "instruction"}
 
 MAX_JSON_BYTES = 2**28  # of a .json file, which takes about four times as much memory
 
-ReadJson = Callable[[str, str | None], Iterator[Mapping[str, Any] | RowError]]
-"""(public .json file, image root) -> each record's columns, or the RowError that refuses it. May raise DataError."""
+ReadJson = Callable[[str, str | None], Iterator[tuple[str, Mapping[str, Any] | RowError]]]
+"""(public .json file, image root) -> each question's place for messages, such as "3, question 2", and its columns, or
+the RowError that refuses it. May raise DataError."""
 
 
 @dataclass(frozen=True)
 class StoredRow:
-    """A row as stored. label: "file:number".
+    """A row as stored. label: "file:number", or "file:question" if it has a question.
 
     file: the file or saved set, as the user named it. number: the row's position in it, from 0.
     columns: None if the row cannot be parsed, or if `problem` is set.
     problem: why a record of a .json file cannot be a row.
     arrow: for a saved set, the arrow file that holds the row, and the row's position in it.
+    question: of a .json file, the record's position in the file, and which of its questions the row is. Blank lines and
+        the other questions of a record make it differ from `number`.
     """
 
     file: str
@@ -50,10 +53,11 @@ class StoredRow:
     columns: Mapping[str, Any] | None
     problem: RowError | None = None
     arrow: tuple[str, int] | None = None
+    question: str | None = None
 
     @property
     def label(self) -> str:
-        return f"{self.file}:{self.number}"
+        return f"{self.file}:{self.number if self.question is None else self.question}"
 
     @property
     def place(self) -> tuple[str, int]:
@@ -152,18 +156,25 @@ def chunks(file: str, index: int, image_root: str | None, read_json: ReadJson) -
 
 
 def _stored(
-    file: str, index: int, number: int, row: Mapping[str, Any] | RowError | None, arrow: tuple[str, int] | None = None
+    file: str,
+    index: int,
+    number: int,
+    row: Mapping[str, Any] | RowError | None,
+    arrow: tuple[str, int] | None = None,
+    question: str | None = None,
 ) -> StoredRow:
     if isinstance(row, RowError):
-        return StoredRow(file, index, number, None, row, arrow)
-    return StoredRow(file, index, number, row, None, arrow)
+        return StoredRow(file, index, number, None, row, arrow, question)
+    return StoredRow(file, index, number, row, None, arrow, question)
 
 
-def _json_chunks(file: str, index: int, records: Iterator[Mapping[str, Any] | RowError]) -> Iterator[list[StoredRow]]:
+def _json_chunks(
+    file: str, index: int, questions: Iterator[tuple[str, Mapping[str, Any] | RowError]]
+) -> Iterator[list[StoredRow]]:
     chunk = []
     try:
-        for number, record in enumerate(records):
-            chunk.append(_stored(file, index, number, record))
+        for number, (question, row) in enumerate(questions):
+            chunk.append(_stored(file, index, number, row, question=question))
             if len(chunk) == ROWS_PER_READ:
                 yield chunk
                 chunk = []
@@ -204,10 +215,13 @@ def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
 
 
 def _has_conversations(file: str) -> bool:
-    """Whether the first line has one of the columns of public chat files, and no question of a row."""
+    """Whether the first line that is not blank has a column of public chat files, and no question of a row."""
     try:
         with open(file, "rb") as lines:
-            first = _parse_line(lines.readline(limits.MAX_TEXT_BYTES)) or {}
+            line = lines.readline(limits.MAX_TEXT_BYTES)
+            while line and not line.strip():
+                line = lines.readline(limits.MAX_TEXT_BYTES)
+        first = _parse_line(line) or {}
     except OSError as error:
         raise FileError(str(error)) from error
     return not first.keys() & {"prompt", "problem"} and bool(first.keys() & CONVERSATION_COLUMNS)

@@ -101,6 +101,45 @@ def test_at_most_two_chunks_of_logits_exist(entropy_gradient):
     assert (seen.most, seen.tallest) == (2, 10)
 
 
+@pytest.mark.parametrize("chunks", [1, 16, 64])
+def test_the_gradient_of_a_head_in_16_bits_is_exact_but_for_rounding_twice(chunks):
+    """The products of the chunks are rounded to bfloat16, and their sum once more, however many they are."""
+    generator = torch.Generator().manual_seed(chunks)
+    hidden = torch.randn(4 * chunks, 32, generator=generator).bfloat16()
+    weight = torch.randn(VOCABULARY, 32, generator=generator).bfloat16().requires_grad_()
+    targets = torch.randint(VOCABULARY, (4 * chunks,), generator=generator)
+    logprobs, _ = token_scores(
+        hidden, weight, targets, blocked=BLOCKED[:0], temperature=1.0, chunk_tokens=4, entropy_gradient=False
+    )
+    (found,) = torch.autograd.grad(logprobs.sum(), weight)
+    assert found.dtype == torch.bfloat16
+    logits = (hidden @ weight.detach().T).float()
+    of_logits = torch.nn.functional.one_hot(targets, VOCABULARY) - logits.softmax(dim=-1)
+    exact = of_logits.bfloat16().double().T @ hidden.double()
+    once = (exact.bfloat16() - exact).norm()
+    assert (found - exact).norm() < (1.01 if chunks == 1 else 1.8) * once
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_of_a_wider_head_is_added_up_in_its_own_type(dtype):
+    """By the same operations as before: equal to the last bit."""
+    hidden, weight, targets = (value.detach() for value in inputs())
+    hidden, weight = hidden.to(dtype), weight.to(dtype).requires_grad_()
+    logprobs, _ = token_scores(
+        hidden, weight, targets, blocked=BLOCKED, temperature=1.0, chunk_tokens=5, entropy_gradient=False
+    )
+    (found,) = torch.autograd.grad(logprobs.sum(), weight)
+    wanted = torch.zeros_like(weight)
+    for rows in (slice(0, 5), slice(5, 10), slice(10, 13)):
+        logits = (hidden[rows] @ weight.detach().T).float().index_fill(-1, BLOCKED, -1e30)
+        largest = logits.max(dim=-1, keepdim=True).values
+        normalizer = (logits - largest).exp().sum(dim=-1).log() + largest.squeeze(-1)
+        slope = (logits - normalizer.unsqueeze(-1)).exp().mul(-1.0)
+        slope.scatter_add_(-1, targets[rows].unsqueeze(-1), torch.ones(len(slope), 1))
+        wanted.addmm_(slope.index_fill(-1, BLOCKED, 0.0).to(dtype).T, hidden[rows])
+    assert torch.equal(found, wanted)
+
+
 def test_a_frozen_head_gets_no_gradient_and_no_tokens_are_no_work():
     hidden, weight, targets = inputs()
     options = {"blocked": BLOCKED, "temperature": 1.0, "chunk_tokens": 4, "entropy_gradient": False}

@@ -7,6 +7,7 @@ import json
 import pytest
 from PIL import Image
 
+from mars.checks.data import _place
 from mars.data.convert.eval_json import read_json_rows
 from mars.data.convert.forms import count_questions, read_question
 from mars.data.rows.dataset import read_prompts
@@ -62,6 +63,56 @@ def test_other_turns_are_refused(record):
         read_question(record, 0, {})
 
 
+TURNS = MESSAGES["messages"]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({**ALPACA, "input": 5}, "input must be a text; got 5"),
+        ({**ALPACA, "input": ["x"]}, "input must be a text; got ['x']"),
+        ({**MESSAGES, "system": 5}, "every turn of a conversation needs a text"),
+        ({**ALPACA, "history": [["Hot?", 5]]}, "every turn of a conversation needs a text"),
+        ({**MESSAGES, "messages": [{"role": "system", "content": "S"}, *TURNS]}, "got a second one"),
+        ({**MESSAGES, "tools": '[{"name": "f"}]'}, "tools are not read"),
+        ({**MESSAGES, "messages": [TURNS[0], {**TURNS[1], "tool_calls": [{"id": "1"}]}]}, "tools are not read"),
+        ({**MESSAGES, "label": False}, "label=False marks a response that must not be trained on"),
+        ({**SHAREGPT, "kto_tag": False}, "kto_tag=False marks"),
+        ({**MESSAGES, "messages": [TURNS[0], {**TURNS[1], "weight": 0}]}, "weight=0 marks"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(record, message):
+    count_questions(record)  # does not raise: the question does
+    with pytest.raises(RowError) as refused:
+        read_question(record, 0, {})
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("more", [{"tools": "[]"}, {"tools": []}, {"label": True}, {"system": None}, {"system": ""}])
+def test_what_says_nothing_is_read(more):
+    assert read_question({**MESSAGES, **more}, 0, {}).said == MESSAGES["messages"][1]["content"]
+
+
+def test_a_question_has_the_images_of_its_turns_and_of_those_before_it():
+    turns = [
+        ("human", "<image>A?"),
+        ("gpt", "a"),
+        ("human", "<image><image>B?"),
+        ("gpt", "b"),
+        ("human", "C?"),
+        ("gpt", "c"),
+    ]
+    record = {
+        "conversations": [{"from": role, "value": text} for role, text in turns],
+        "images": ["1.png", "2.png", "3.png"],
+    }
+    counts = [len(read_question(record, number, {}).images) for number in range(count_questions(record))]
+    assert counts == [1, 3, 3]
+    assert read_question(record, 0, {}).images == ("1.png",)
+    record["images"].pop()
+    assert len(read_question(record, 0, {}).images) == 2, "tags and images differ in number: place_markers refuses it"
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name in ("a", "b"):
@@ -94,6 +145,19 @@ def test_both_kinds_of_file_give_a_row_for_every_answer(folder, name):
     assert [message.role for message in rows[1].prompt.messages] == ["user", "assistant", "user"]
 
 
+def test_rows_are_named_by_their_line_and_question(folder):
+    """Blank lines count, also in front of the first record."""
+    first = {**SHAREGPT, "conversations": [*SHAREGPT["conversations"], *SHAREGPT["conversations"][2:]]}
+    (folder / "chat.jsonl").write_text("\n".join(["", *map(json.dumps, [first, {**ALPACA, "images": []}, ALPACA])]))
+    rows = rows_of(folder / "chat.jsonl")
+    names = [row.label.removeprefix(f"{folder}/") for row in rows]
+    questions = [f"chat.jsonl:1, question {number}" for number in (1, 2, 3)]
+    assert names == [*questions, "chat.jsonl:2", "chat.jsonl:3"]
+    assert [row.problems[0].row.removeprefix(f"{folder}/") for row in rows if row.problems] == ["chat.jsonl:2"]
+    assert len({row.prompt.prompt_id for row in rows if row.prompt}) == 4
+    assert sorted(names, key=lambda name: _place(name, ["chat.jsonl"])) == names, "mars check sorts by it"
+
+
 def test_a_row_that_cannot_be_used_says_why(folder):
     wrong = [
         {**MESSAGES, "images": ["a.png"]},
@@ -108,6 +172,23 @@ def test_a_row_that_cannot_be_used_says_why(folder):
     assert "must have an answer (gpt) after each question (human)" in rows[2].problems[0].detail
 
 
+def test_a_file_has_the_prompts_that_it_has_after_conversion(folder):
+    texts = [
+        "<image><image>What is it? ",
+        "<image><image>\nWhich?\nA. cat\nB. dog",
+        "<image><image> one? Options: cat, dog.",
+    ]
+    records = [{**MESSAGES, "messages": [{"role": "user", "content": text}, TURNS[1]]} for text in texts]
+    (folder / "chat.json").write_text(json.dumps(records))
+    run_convert(folder / "out", "jsonl", folder / "chat.json", "--image-root", folder)
+    converted = read_prompts(
+        [str(folder / "out" / "chat.parquet")], str(folder), lambda _: None, read_json=read_json_rows
+    )
+    assert [row.prompt.messages for row in rows_of(folder / "chat.json")] == [
+        prompt.messages for prompt in converted.usable
+    ]
+
+
 def test_converted_conversations_have_responses(folder):
     (folder / "chat.json").write_text(json.dumps([MESSAGES, ALPACA]))
     run_convert(folder / "out", "jsonl", folder / "chat.json", "--image-root", folder)
@@ -115,3 +196,26 @@ def test_converted_conversations_have_responses(folder):
         [str(folder / "out" / "chat.parquet")], str(folder), lambda prompt: None, read_json=read_json_rows
     )
     assert [prompt.response for prompt in reading.usable] == ["<think>The second.</think><answer>B</answer>", "Cold."]
+
+
+def test_mono_responses_are_read_and_converted(folder):
+    own = {"view_1": "Cold.", "view_2": "Warm."}
+    row = {
+        "prompt": [TURNS[0]],
+        "images": MESSAGES["images"],
+        "answer": "B",
+        "response": "B",
+        "mono_responses": {"view_2": "Warm, \u00e9."},
+    }
+    several = {**SHAREGPT, "mono_responses": {"image": "x"}}
+    (folder / "chat.json").write_text(json.dumps([{**MESSAGES, "mono_responses": own}, ALPACA, row]))
+    (folder / "bad.json").write_text(json.dumps([several]))
+    run_convert(folder / "out", "jsonl", folder / "chat.json", "--image-root", folder)
+    converted = read_prompts(
+        [str(folder / "out" / "chat.parquet")], str(folder), lambda _: None, read_json=read_json_rows
+    )
+    for prompts in (converted.usable, [row.prompt for row in rows_of(folder / "chat.json")]):
+        assert [prompt.mono_responses for prompt in prompts] == [own, {}, row["mono_responses"]]
+    assert {row.problems[0].detail for row in rows_of(folder / "bad.json")} == {
+        "mono_responses belong to one answer, but the conversation has several; divide it"
+    }
