@@ -10,7 +10,7 @@ from statistics import fmean
 
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
-from mars.checks.gpu_turns import Demand, demands, fit_lines, sequences_line
+from mars.checks.gpu_turns import Demand, demands, fit_lines, host_line, sequences_line
 from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.trained import num_trained
@@ -149,6 +149,8 @@ def memory_lines(config: TrainConfig) -> list[str]:
         gpu_bytes = _gpu_bytes(cluster.gpu_memory_gib)
         lines += fit_lines(demands(on_gpu, least, rollout, cluster), gpu_bytes)
         lines += sequences_line(least, rollout, gpu_bytes)
+        leaving = ("parameters", "optimizer states", "reference model")
+        lines += host_line(sum(on_gpu.get(name, 0) for name in leaving), cluster)
     return lines
 
 

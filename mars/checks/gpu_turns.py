@@ -12,8 +12,14 @@ _GIB = 2**30
 # Kept free for what the estimate leaves out: activations of the vision tower, the layer that FSDP has gathered,
 # fragmentation.
 _MARGIN = 0.25
+_OTHER = "vLLM's other memory"
 # vLLM's memory besides weights and KV cache: activations, CUDA graphs.
 VLLM_OTHER_BYTES = 4 * _GIB
+# What an engine keeps while it sleeps: its CUDA context, NCCL's buffers, inputs of CUDA graphs. Not measured yet.
+ASLEEP_BYTES = 1 * _GIB
+# A rank gathers one bucket of weights at a time: its own shard, all of them, and what it sends.
+BUCKET_COPIES = 3
+_STORED_BUCKET_BYTES = 256 * 2**20  # ObjectStoreTransfer.bucket_bytes
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,35 @@ def demands(
         engine = {}
     limit = 1 - _MARGIN
     if rollout.engine == "vllm":
-        engine = {**engine, "vLLM's other memory": VLLM_OTHER_BYTES}
+        engine = {**engine, _OTHER: VLLM_OTHER_BYTES}
         limit = rollout.vllm.gpu_memory_utilization
     if is_colocated(cluster.placement, cluster.kind, cluster.device):
-        both = {"the trainer's parameters": trainer.get("parameters", 0), "the engine's": engine.get("parameters", 0)}
-        return [Demand("update", trainer), Demand("new weights", both), Demand("generation", engine, limit)]
+        bucket = _STORED_BUCKET_BYTES if rollout.weight_transfer == "object_store" else rollout.weight_bucket_bytes
+        stays = engine and (rollout.engine == "vllm" or cluster.kind == "ray")
+        loading = {name: size for name, size in engine.items() if name in ("parameters", _OTHER)}
+        return [
+            Demand("update", {**trainer, "the engine asleep": ASLEEP_BYTES} if stays else trainer),
+            Demand("new weights", {**loading, "gathered weights": BUCKET_COPIES * bucket}),
+            Demand("generation", engine, limit),
+        ]
     if cluster.kind == "local":
         of_engine = {f"the engine's {name}": size for name, size in engine.items()}
         return [Demand("at all times", {**trainer, **of_engine})]
     return [Demand("a GPU of the trainer", trainer), Demand("a GPU of an engine", engine, limit)]
+
+
+def host_line(offloaded: int, cluster: ClusterConfig) -> Iterator[str]:
+    """Host memory of a rank that takes turns with an engine. offloaded: bytes that it moves there.
+
+    Pinned memory comes in blocks of powers of two, one for each tensor, so it may be twice as much. A checkpoint copies
+    what it writes.
+    """
+    if is_colocated(cluster.placement, cluster.kind, cluster.device):
+        size = offloaded / _GIB
+        yield (
+            f"host memory rank  {size:.1f} to {2 * size:.1f} GiB, pinned, for the whole run: what leaves the GPU while "
+            f"the engine generates; and up to {size:.1f} while a checkpoint is written"
+        )
 
 
 def fit_lines(found: list[Demand], gpu_bytes: int | None) -> Iterator[str]:

@@ -223,7 +223,9 @@ def _config(model: str, files: str, overrides: list[str], config_dirs: list[str]
         f"data.eval_files=[{_quoted(files)}]",
         f"data.train_files=[{_quoted(files)}]",
     ]
-    config = load_config("train", [*given, *overrides], config_dirs)
+    # There is no trainer to share GPUs with, nor one that sends weights.
+    alone = ["cluster.placement=separate", "rollout.weight_transfer=object_store"]
+    config = load_config("train", [*given, *overrides, *alone], config_dirs)
     from mars.cluster.environment import prepare_process
 
     prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)

@@ -102,19 +102,24 @@ class RayEngine:
         self._group.dump_stacks()
 
     def start_build(
-        self, build_engine: BuildEngine, build_transfer: BuildTransfer, gpus: Sequence[Sequence[str]] = ()
+        self,
+        build_engine: BuildEngine,
+        build_transfer: BuildTransfer,
+        gpus: Callable[[], Sequence[Sequence[str]]] | None = None,
     ) -> list[Any]:
         """Start building every engine; returns one Ray reference per engine for `finish_build`.
 
-        gpus: of each engine, if they are those of trainer ranks; empty if Ray gives each engine its own.
+        gpus: gives those of each engine, if they are those of trainer ranks; None if Ray gives each engine its own. It
+        is asked for each start, because Ray may have moved the ranks to another node since.
         """
         self._builders, self._gpus = (build_engine, build_transfer), gpus
         return [self._start_build(engine) for engine in range(len(self._group.workers))]
 
     def _start_build(self, engine: int) -> Any:
         worker = self._group.workers[engine]
-        if any(self._gpus):
-            worker.see_gpus.remote(self._gpus[engine])
+        gpus = self._gpus()[engine] if self._gpus is not None else ()
+        if gpus:
+            worker.see_gpus.remote(gpus)
         return worker.build.remote(*self._builders)
 
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
@@ -125,7 +130,6 @@ class RayEngine:
         shares = self._balancer.split(requests)
         arguments = [[requests[i] for i in share] for share in shares]
         given_out: set[tuple[int, int | None]] = set()
-        lengths: list[int] = []
         for engine, message in self._group.streams("generate", arguments, self._replace):
             if isinstance(message, EngineCounts):
                 self._counts[engine] = self._counted_before[engine] + message
@@ -133,14 +137,12 @@ class RayEngine:
             items = [replace(item, request=shares[engine][item.request]) for item in message]
             fresh = [item for item in items if _place(item) not in given_out]
             given_out.update(map(_place, fresh))
-            lengths += [len(item.completion.token_ids) for item in fresh if isinstance(item, FinishedSample)]
             if fresh:
                 yield fresh
-        self._balancer.seen(len(lengths), sum(lengths))
         self._restarts.progress()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        shares = self._balancer.split_ahead(requests)
+        shares = self._balancer.split(requests)
         hints = {
             engine: self._group.workers[engine].prefetch.remote([requests[i] for i in share])
             for engine, share in enumerate(shares)

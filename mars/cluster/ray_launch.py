@@ -79,7 +79,9 @@ def ray_workers(
             trainer.finish_build(builds, cluster.start_timeout_s)
             if colocated:  # one after the other: a vLLM engine needs its share of the GPU to be free while it starts
                 trainer.offload()
-                engine_builds = engine.start_build(build_engine, transfers, gpus_of_engines(trainer.gpus(), plan))
+                engine_builds = engine.start_build(
+                    build_engine, transfers, lambda: gpus_of_engines(trainer.gpus(), plan)
+                )
         engine.finish_build(engine_builds, cluster.start_timeout_s)
         yield take_turns(engine, trainer) if colocated and trainer is not None else (engine, trainer)
 

@@ -85,8 +85,7 @@ class RolloutEngine(Protocol):
     def wake(self) -> None:
         """After `sleep` and `load_weights`: get memory for the KV cache again.
 
-        `load_weights` and `wake` are two calls, because `load_weights` gets memory for the weights while the trainer
-        still has its own.
+        `load_weights` and `wake` are two calls, so that loading can use the memory that the KV cache takes afterwards.
         Raises RuntimeError if no weights were loaded since `sleep`. Does nothing if the engine does not sleep.
         """
         ...

@@ -164,10 +164,10 @@ def test_the_estimate_says_whether_a_gpu_is_large_enough_also_for_a_hub_name(
                "algorithm.kl_coefficient=0.0")  # fmt: skip
     config = configure([(pictures[:2], "x", "[[1, 2, 3, 4]]")] * 2, *one_gpu)
     lines = memory_lines(config)
-    assert [line.partition(":")[0] for line in lines[3:]] == [
+    assert [line.partition(":")[0] for line in lines[3:6]] == [
         f"on each GPU       {when}" for when in ("update", "new weights", "generation")
     ]
-    assert all(line.endswith("of 1000.0: fits") for line in lines[3:])
+    assert all(line.endswith("of 1000.0: fits") for line in lines[3:6])
     cold_start = rank_fit_lines(config.model, config.actor, config.cluster.gpu_memory_gib)
     assert cold_start == [line for line in lines if "update" in line], "there is no reference model in either"
     on_hub = config.model_copy(update={"model": config.model.model_copy(update={"path": "someone/tiny"})})

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from mars.checks.gpu_turns import VLLM_OTHER_BYTES, Demand, demands, fit_lines, sequences_line
+from mars.checks.gpu_turns import (
+    _STORED_BUCKET_BYTES,
+    VLLM_OTHER_BYTES,
+    Demand,
+    demands,
+    fit_lines,
+    host_line,
+    sequences_line,
+)
 from mars.config.load import load_config
 from mars.config.schema import TrainConfig
+from mars.weights.object_store import ObjectStoreTransfer
 
 GIB = 2**30
 TRAINER = {"parameters": 8 * GIB, "gradients": 8 * GIB, "optimizer states": 16 * GIB, "activations": 3 * GIB}
@@ -23,10 +32,20 @@ def found(*overrides: str) -> dict[str, float]:
 
 def test_in_turns_the_largest_counts_and_not_the_sum_by_hand():
     assert VLLM_OTHER_BYTES == 4 * GIB
-    assert found("cluster=local") == {"update": 35, "new weights": 12, "generation": 10}
-    assert found("cluster=local", "rollout=hf") == {"update": 35, "new weights": 12, "generation": 6}
-    assert found("cluster=local", "rollout=scripted") == {"update": 35, "new weights": 8, "generation": 0}
-    assert found("cluster.placement=colocated")["update"] == 35
+    assert ObjectStoreTransfer.bucket_bytes == _STORED_BUCKET_BYTES
+    gathered = 3 / 4  # three times 256 MiB
+    assert found("cluster=local") == {"update": 36, "new weights": 8 + gathered, "generation": 10}
+    assert found("cluster=local", "rollout=hf") == {"update": 35, "new weights": 4 + gathered, "generation": 6}
+    assert found("cluster=local", "rollout=scripted") == {"update": 35, "new weights": gathered, "generation": 0}
+    more = ("rollout.weight_transfer=cuda_ipc", "rollout.weight_bucket_bytes=1073741824", "cluster.device=cuda")
+    assert found("cluster.placement=colocated", "actor.num_workers=1", *more)["new weights"] == 8 + 3
+
+
+def test_host_memory_is_counted_in_turns_by_hand():
+    (line,) = host_line(24 * GIB, config("cluster=local").cluster)
+    assert "24.0 to 48.0 GiB" in line
+    assert "up to 24.0 while a checkpoint" in line
+    assert list(host_line(24 * GIB, config().cluster)) == []
 
 
 def test_apart_each_has_gpus_of_its_own_and_in_one_process_both_are_there_by_hand():

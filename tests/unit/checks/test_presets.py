@@ -156,7 +156,7 @@ def test_one_gpu_is_enough_in_turns_and_the_page_has_the_figures(preset, tables)
         f"{found[0].total / GIB:.1f} of {gpu_gib:g}",
         f"{found[1].total / GIB:.1f}",
         f"{int(room / kv_bytes_per_token(shape, config.model.dtype)) // 1000:,}",
-        f"{host / GIB:.1f}",
+        f"{host / GIB:.1f} to {2 * host / GIB:.1f}",
     ]
 
 

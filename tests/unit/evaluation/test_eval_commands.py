@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mars.cli.app import app
+from mars.cli.eval import _config
 from mars.errors import ConfigError, DataError, MarsError
 from mars.evaluation.files import result_paths
 from mars.evaluation.questions import convert_questions, first_task, readable_file
@@ -162,3 +163,12 @@ def test_missing_questions_are_refused(tmp_path):
     for name in ("q.json", "q.jsonl", "q.parquet", "q.txt"):
         with pytest.raises(DataError, match=re.escape(name)):
             first_task(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("more", [["cluster.placement=colocated"], ["cluster=local", "cluster.device=cuda"]])
+def test_an_evaluation_has_no_ranks_to_share_gpus_with(monkeypatch, more):
+    """A run's settings may say otherwise: no rule about ranks refuses them, and vLLM need not be able to sleep."""
+    monkeypatch.setattr("mars.cluster.environment.prepare_process", lambda *given: None)
+    engines = [] if "cluster=local" in more else ["rollout.num_workers=2", "rollout.weight_transfer=cuda_ipc"]
+    config = _config("model", "rows.jsonl", ["cluster.device=cuda", *engines, *more], [])
+    assert (config.cluster.placement, config.rollout.weight_transfer) == ("separate", "object_store")
