@@ -21,6 +21,25 @@ from mars.supervised.rows import load_rows, stream_of
 STEPS = 3
 
 
+def build_files(folder: Path) -> None:
+    """A tiny model and rows for it."""
+    import numpy as np
+    from PIL import Image
+
+    from mars.data.synthetic.tiny_model import build_tiny
+
+    build_tiny(folder / "policy", seed=3)
+    noise, rows = np.random.default_rng(11), []
+    for i, size in enumerate([(64, 48), (56, 56), (96, 40)]):
+        Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    for i in range(8):
+        images = [f"{k}.png" for k in range(i % 3)]
+        own = {"view_1": "one " * (i + 1), "view_2": "two"} if len(images) == 2 else None
+        rows.append({"prompt": "<image>" * len(images) + f"Picture {i}?", "images": images, "answer": "yes",
+                     "response": f"<answer>{i}</answer>" + " yes" * (5 * (i % 4)), "mono_responses": own})  # fmt: skip
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
 def main(folder: Path, rank: int, num_ranks: int) -> None:
     torch.set_num_threads(1)
     overrides = [
