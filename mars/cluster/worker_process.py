@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 STACKS_SIGNAL = signal.SIGUSR1
 """Makes a worker write the stacks of its threads to its log."""
+_MARK = "MARS_WORKER_PROCESS"
 _END_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 
@@ -32,7 +34,9 @@ class WorkerProcess:
 
 def this_process() -> WorkerProcess:
     pid = os.getpid()
-    return WorkerProcess(ray.get_runtime_context().get_node_id(), pid, _started(pid) or 0)
+    started = _started(pid) or 0
+    os.environ[_MARK] = f"{pid}-{started}"  # what this process starts inherits it
+    return WorkerProcess(ray.get_runtime_context().get_node_id(), pid, started)
 
 
 def has_died(process: WorkerProcess) -> bool:
@@ -62,13 +66,31 @@ def end_process(process: WorkerProcess) -> None:
 
 
 def _kill(pid: int, started: int) -> None:
+    """Also what the process has started, such as vLLM's processes for the GPUs of one engine, which may outlive it."""
     end = time.monotonic() + _END_TIMEOUT_S
-    while _started(pid) == started and time.monotonic() < end:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
+    doomed = {pid: started} | _started_by(pid, started)
+    while time.monotonic() < end:
+        alive = [each for each, since in doomed.items() if _started(each) == since]
+        if not alive:
             return
+        for each in alive:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
         time.sleep(_POLL_S)
+
+
+def _started_by(pid: int, started: int) -> dict[int, int]:
+    """Processes of this user, by their start times, whose environment has the worker's mark: pid -> start time."""
+    mark, found = f"{_MARK}={pid}-{started}".encode(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            marked = mark in (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is another user's
+            continue
+        since = _started(int(folder.name))
+        if marked and since is not None:
+            found[int(folder.name)] = since
+    return found
 
 
 def _started(pid: int) -> int | None:
