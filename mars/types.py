@@ -216,7 +216,8 @@ class SampledPrompt:
 
 @dataclass(frozen=True)
 class TrainResponse:
-    """One response to train on; all its tokens have the same advantage. off_policy: sampled from another prompt.
+    """One response to train on; all its tokens have the same advantage. off_policy: sampled with another prompt.
+
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 
