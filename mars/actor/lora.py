@@ -115,7 +115,9 @@ def _without_adapters(policy: PolicyModel) -> Iterator[None]:
 
 
 def bit_sum(policy: nn.Module) -> Tensor:
-    """int64 [1]: a sum over the bits of all float32 parameters but adapters, to recognise them by.
+    """int64 [1]: a checksum by which all parameters except those of the adapters are recognised.
+
+    Each float32 value is read as the int32 with the same bits, and these integers are summed.
 
     A collective call if the policy is sharded. Integers, so that it is exact whatever the order of addition, and equal
     for any number of ranks.

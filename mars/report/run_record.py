@@ -24,9 +24,9 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """metrics: rows of metrics.jsonl by step. evaluations: results by step. questions: sampled rollouts of the last
-    step that has any, by question. config: config.yaml, parsed. config_text: its text. notes: what is missing or
-    damaged."""
+    """metrics: rows of metrics.jsonl, in the order of steps. evaluations: results, in the order of steps. questions:
+    sampled rollouts of the last step that has any, one list for each question. config: config.yaml, parsed.
+    config_text: its text. notes: what is missing or damaged."""
 
     metrics: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Mapping[str, Any]]

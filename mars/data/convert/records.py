@@ -33,7 +33,7 @@ class RecordFile:
 def read_record_files(source: Path) -> list[RecordFile]:
     """The file `source`; or the .json and .jsonl files in the folder `source`; if it has none, those in its subfolders.
 
-    Reads a list of records, {"data": [...], "metadata": {...}}, and one record per line.
+    Three formats are read: a JSON list of records; {"data": [records], "metadata": {...}}; and one record per line.
     Raises DataError with every file that cannot be read.
     """
     files, readings, problems = list(_files(source)), [], []

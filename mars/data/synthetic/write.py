@@ -84,9 +84,10 @@ def voc_xml(file_name: str, box: Box) -> bytes:
 
 
 def worked_answer(scene: Scene, shown: Sequence[str], believed: str) -> str:
-    """The teacher's response in the format of grounding: how the sources `shown` look, and the box seen in `believed`.
+    """The teacher's response, in the format of grounding. Its answer is the box of the figure in the image `believed`.
 
-    The box is right only if the source `believed` does not mislead.
+    Its reasoning describes the image of each source in `shown`. The box is right only if the image `believed` does not
+    mislead.
     """
     looks = "".join(f"The {source} image is {scene.looks(source)}. " for source in shown)
     boxes = json.dumps([{"bbox_2d": list(scene.seen_in(believed)), "label": "person"}])
