@@ -60,6 +60,8 @@ class VllmEngine:
         vllm_process.make_quiet()
         if config.rollout.tensor_parallel_size == 1:
             vllm_process.be_alone(config.cluster.device)
+        elif config.cluster.device == "cpu":
+            vllm_process.leave_cores_open()
         try:
             from vllm import LLM
         except ImportError as error:

@@ -12,6 +12,15 @@ def executor(num_gpus: int) -> str | None:
     return "mp" if num_gpus > 1 else None
 
 
+def leave_cores_open() -> None:
+    """Let the operating system choose the cores of each of an engine's processes on a CPU, unless the user has.
+
+    vLLM would bind each process to a NUMA node of its own, and refuse more processes than nodes. Lists of cores would
+    be the same for every engine on the machine.
+    """
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
 def make_quiet() -> None:
     # Read when vLLM is imported: run the engine in this process, log only errors, send no usage statistics.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
