@@ -111,7 +111,8 @@ def image_budget(config: TrainConfig | SftConfig) -> ImageBudget:
 def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSettings:
     """How to turn rows into prompts, for a run or a cold start. Raises ConfigError for an invalid template.
 
-    A cold start has no reward to check truths with, takes any number of images per row, and decodes all images anyway.
+    A cold start has no reward to check truths with, takes any number of images per row, and always decodes all images
+    while it loads the rows: it has no setting like `data.decode_at_start`.
     """
     data, model_type = config.data, model_type_of(config.model.path)
     rewards = rewards_of(config) if isinstance(config, TrainConfig) else None
@@ -142,7 +143,7 @@ def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSett
 
 
 def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[View, ...]:
-    """All views but the multi view that training (anchors) or evaluation (mono) requests, without duplicates."""
+    """The views that training (anchors) and evaluation (mono) request besides the multi view, without duplicates."""
     return tuple(dict.fromkeys((*anchor_views(prompt, anchor_kind), *anchor_views(prompt, "mono"))))
 
 

@@ -53,7 +53,7 @@ class Quarantine:
         return Quarantine(self.tried + len(prompts), (*self.bad, *new))
 
     def with_lost(self, unreadable: Mapping[str, str]) -> Quarantine:
-        """The quarantine with prompts that were sampled, and could not be read again when they were trained on."""
+        """The quarantine plus prompts that were sampled, but whose images could not be read later, for training."""
         lost = [BadPrompt(name, self.tried, reason) for name, reason in unreadable.items()]
         return Quarantine(self.tried, (*self.bad, *lost))
 
@@ -79,8 +79,9 @@ class BadSamples:
     def tried(
         self, quarantine: Quarantine, prompts: Sequence[Prompt], unreadable: Mapping[str, str], step: int
     ) -> Quarantine:
-        """The quarantine after `step` has tried `prompts`, of which the engine could not read some: id -> reason.
+        """The quarantine after `step` has tried `prompts`.
 
+        unreadable: those of them that the engine could not read, id -> reason.
         Raises DataError if more than `num_allowed` of any `window` consecutive prompts are bad, or no good one is left.
         """
         return self._accepted(quarantine, quarantine.after(prompts, unreadable), step)

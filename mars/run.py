@@ -57,7 +57,8 @@ _SELF_TEST_ROWS = 4
 def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], lock: RunLock) -> None:
     """Check rows, settings and the model, then start the workers, train, and save the policy to <run.dir>/policy.
 
-    model_check: the caller enters it before it imports this module: a process checks the model during the import.
+    model_check: already entered. The caller enters it first and imports this module after that, so that a process can
+    check the model during the import.
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
@@ -145,7 +146,7 @@ def _model_check(config: TrainConfig) -> ModelCheck:
 
 
 def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
-    """Score perfect answers to the first rows of every reward. Raises ConfigError as `self_test` does.
+    """For every reward, score perfect answers to the first rows that use it. Raises ConfigError as `self_test` does.
 
     If `algorithm.part_weights` is set, score empty answers too: a reward may give its parts to right answers only.
     """

@@ -46,7 +46,7 @@ class StepParts:
     overlong: penalty of long responses, None for none.
     kl_in_reward: every reward loses this many units per nat of KL to the reference model; 0: no KL is computed.
     max_rounds: rounds of prompts that a step may sample.
-    decode: response ids to text. frames: the pixel frames of a prompt's truth and response boxes.
+    decode: response ids to text. frames: (prompt, view) -> the sizes to which truth and response boxes refer.
     prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
     bad_samples: what happens to prompts that cannot be read. report_skipped: told of updates that were not finite.

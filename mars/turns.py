@@ -44,7 +44,7 @@ class NoTurns:
 
 
 class SharedMemory:
-    """`Turns` of an engine that is awake and a trainer that is offloaded, both on the same GPUs."""
+    """`Turns` of an engine and a trainer on the same GPUs. At the start the engine is awake, the trainer offloaded."""
 
     def __init__(self, engine: RolloutEngine, trainer: PolicyTrainer) -> None:
         self._engine, self._trainer = engine, trainer
@@ -61,7 +61,7 @@ class SharedMemory:
             self.to_engine()
 
     def to_trainer(self) -> None:
-        """The engine has no memory, and the trainer all of its own."""
+        """After this call the engine sleeps (no weights, no KV cache), and the trainer's whole state is on the GPUs."""
         self.put_engine_to_sleep()
         if self._held != "all":
             self._held = None
@@ -165,7 +165,7 @@ class ColocatedTrainer:
         self._trainer.save(path)
 
     def start_checkpoint(self, folder: str) -> None:
-        """In any turn."""
+        """Needs no turn: a checkpoint can start whether the trainer is on the GPUs or on the host."""
         self._trainer.start_checkpoint(folder)
 
     def load_checkpoint(self, folder: str) -> None:

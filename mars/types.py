@@ -63,7 +63,7 @@ class Prompt:
 
     prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", to name it by.
     view_messages: the messages of the views that have a wording of their own (anchor.wording=per_view).
-    truth: text (boxes as JSON text). response: an example response for the supervised cold start, else None.
+    truth: text (boxes as JSON text). response: an example for the supervised cold start, else None.
     mono_responses: source -> an example response to its image alone.
     """
 
@@ -99,10 +99,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """Asks for `num_samples` responses to one view of one prompt.
+    """Asks for `num_samples` responses to one view of one prompt; sample k is drawn with seed + k.
 
     prompt_token_ids: with one placeholder per image, which the engine expands to the image's tokens.
-    seed: sample k is drawn with seed + k.
     """
 
     prompt_id: str
@@ -216,7 +215,8 @@ class SampledPrompt:
 
 @dataclass(frozen=True)
 class TrainResponse:
-    """One response to train on; all its tokens have the same advantage. off_policy: sampled from another prompt.
+    """One response to train on; all its tokens have the same advantage. off_policy: sampled with another prompt.
+
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 

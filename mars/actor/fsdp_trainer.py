@@ -132,7 +132,8 @@ class FsdpTrainer:
     def publish_weights(self) -> WeightUpdate:
         """The full weights in the engine's type. The payload is that of rank 0; None on the others.
 
-        While the trainer is offloaded, a tensor may share memory with its copy, which the next `offload` overwrites.
+        While the trainer is offloaded, tensors of the payload may share memory with the trainer's copies in host
+        memory. The next `offload` overwrites these.
         """
         return self._publisher.publish()
 

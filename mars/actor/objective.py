@@ -260,7 +260,7 @@ class Objective:
         return metrics | self.rollout_metrics(sums)
 
     def rollout_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """The metrics of engine against trainer alone: also of an update whose tokens are all masked."""
+        """Those of `metrics` that compare engine and trainer. An update with all tokens masked has them too."""
         metrics = {}
         if self._importance is not None:
             kept, weighted = max(sums["num_weights"], 1.0), max(sums["num_weights"] + sums["num_masked"], 1.0)

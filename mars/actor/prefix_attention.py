@@ -58,7 +58,7 @@ class SharedPrefixLayout:
 
     Every forward gets it as an argument. It is not stored in the model, because gradient checkpointing repeats forwards
     in backward, when another pack may be stored there.
-    query_ends, key_ends: int32 [segments + 1], the cumulative sums of `segments`, from 0.
+    query_ends, key_ends: int32 [S + 1] for S segments: 0, then the running totals of the numbers of queries (keys).
     """
 
     groups: tuple[PrefixGroup, ...]

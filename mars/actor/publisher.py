@@ -32,7 +32,7 @@ class WeightPublisher:
         """Send the weights as this version.
 
         A call with the version of the previous call sends the same weights again, for an engine that replaces a lost
-        one. Raises ValueError if the weights have changed since the previous call, or if `version` is lower than its.
+        one. Raises ValueError for that version if the weights have changed since that call, and for any lower version.
         """
         if version < self._version or (version == self._version and not self._is_current):
             raise ValueError(

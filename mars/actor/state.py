@@ -36,7 +36,7 @@ def weight_buckets(
 
     LoRA adapters are added to the weights that they belong to, bucket by bucket. Shards are gathered in buckets too,
     because a call for each tensor costs about a millisecond.
-    readable: of an offloaded trainer.
+    readable: replaces the tensors of an offloaded trainer by their copies in host memory.
     """
     state = {name.removeprefix("backbone."): value.detach() for name, value in readable(policy.state_dict()).items()}
     adapters = {
@@ -67,10 +67,12 @@ def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
 def _gathered(
     bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dtype: torch.dtype, on_all_ranks: bool = False
 ) -> dict[str, list[Tensor]]:
-    """A `Gather` once `partial` has set the first three arguments. adapters: name of the adapted weight -> its adapter.
+    """A `Gather`, with the first three arguments bound by `partial`.
+
+    adapters: name of the adapted weight -> its adapter.
 
     Of several copies of the weights only the ranks of the first one have something to do, unless `on_all_ranks`.
-    In memory, a rank has its shards of the bucket, joined, and if it receives also the whole bucket.
+    Each rank's memory holds its shards of the bucket, joined. A rank that receives the bucket holds all of it too.
     """
     mesh = next((value.device_mesh for value in bucket.values() if isinstance(value, DTensor)), None)
     if mesh is not None and not on_all_ranks and not is_in_first_copy(mesh):

@@ -17,7 +17,10 @@ Row = tuple[int, int]
 
 @dataclass(frozen=True)
 class UpdatePass:
-    """An update's forwards and backwards on this rank. denominator: of its losses. old: old log-probs by forward."""
+    """An update's forwards and backwards on this rank.
+
+    denominator: of its losses. old: forward -> the old log-probs of its rows.
+    """
 
     batch: TrainBatch
     sums: UpdateSums

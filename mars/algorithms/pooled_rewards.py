@@ -36,7 +36,7 @@ class PooledRewards:
 
     @classmethod
     def of_values(cls, prompts: Sequence[PromptRollouts], value: Callable[[Rollout], float]) -> PooledRewards:
-        """The same with another value of each valid rollout than its score."""
+        """As `of_rollouts`, but with `value(rollout)` in place of each valid rollout's score."""
         rewards, index = _flatten([[value(r) for r in prompt.multi.valid] for prompt in prompts])
         anchor_rewards, anchor_index = _flatten(
             [[value(r) for group in prompt.anchors for r in group.valid] for prompt in prompts]

@@ -32,8 +32,9 @@ def part_advantages(
     divided, so that its size stays what its own settings say: 1 is as much as one standard deviation of a part of
     weight 1. An advantage of at most SCORE_TOLERANCE is 0: it is the rounding of parts that cancel out.
 
-    weights: part -> weight, not empty. The score has no other influence: it gives the statistics of the result (mean,
-    std, gain), which are for metrics. Raises ConfigError if a valid rollout lacks a part, or has one beyond MAX_SCORE.
+    weights: part -> weight, not empty. The score itself is not used in A_i. It only gives the statistics of the result
+    (mean, std, gain), which are for metrics. Raises ConfigError if a valid rollout lacks a part, or has one beyond
+    MAX_SCORE.
 
     Example: parts a = (1, 0) and b = (0, 1) of two rollouts, weights 1 and 0.5: A_a = (0.707, -0.707), A_b the
     opposite, A = (0.354, -0.354).

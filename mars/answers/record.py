@@ -34,7 +34,7 @@ class Answer:
 
     prompt_id: hash of data set and row, see `Prompt`. number: position of the question among those of the file.
     row: "file:row" of the question. view: None for the multi view, ("infrared",) for a mono view.
-    sample: k among the answers to this view.
+    sample: index of this answer among the answers to the same view, from 0.
     truth_size, response_size: (width, height) that the coordinates of the boxes in truth and response refer to, as in
         `RewardInput`; both None where unknown.
     finish_reason: "stop" or "length". finish_reason, prompt_tokens and response_tokens are None where unknown.

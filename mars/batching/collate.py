@@ -1,4 +1,4 @@
-"""Makes the trainer's batches from rollouts: one to train on, and one whose responses are only scored."""
+"""Makes the trainer's batches from rollouts: one to train on, and one to measure the KL to the reference model."""
 
 from __future__ import annotations
 

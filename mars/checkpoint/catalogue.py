@@ -262,6 +262,6 @@ class Catalogue:
 
 
 def _device(path: Path) -> int:
-    """The disk of a folder; of the folder that it would be made in, if there is none."""
+    """The disk of a folder. If the folder does not exist, the disk of the nearest folder above it that does."""
     existing = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path("/"))
     return existing.stat().st_dev

@@ -45,7 +45,7 @@ class Changes:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """before, now: dotted key -> value. A key that only one of them has was removed by another version."""
+    """before, now: dotted key -> value. This version of mars does not have the settings that only `before` has."""
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
         if before.get(key, _UNSET) != now.get(key, _UNSET):

@@ -166,7 +166,8 @@ class Checkpoints:
 class _Writing:
     """Waits in a thread for the shards of a checkpoint, adds the run's state, and commits it.
 
-    Call `begin` when the trainer writes, or `cancel`. manifest: without files. saved: the checkpoint is complete.
+    The thread waits for one of two calls: `begin`, once the trainer has started to write, or `cancel`, if it could not
+    start. manifest: without files. saved: the checkpoint is complete.
     """
 
     def __init__(

@@ -24,7 +24,11 @@ _STORED_BUCKET_BYTES = 256 * 2**20  # ObjectStoreTransfer.bucket_bytes
 
 @dataclass(frozen=True)
 class Demand:
-    """Bytes on one GPU, by purpose. when: what happens meanwhile. limit: share of the GPU that may be taken."""
+    """Bytes on one GPU, by purpose.
+
+    when: the part of a step in which they must be on the GPU, such as "update"; or the kind of GPU that must hold them.
+    limit: share of the GPU that may be taken.
+    """
 
     when: str
     parts: Mapping[str, int]

@@ -83,7 +83,8 @@ def activation_bytes(hidden: int, queries: int, keys: int, intermediate: int) ->
     two RMS norms, 8 x hidden: input and output in 16 bits, input in 32. Attention keeps queries, keys, values and
     output in 16 bits: 4 x (queries + keys). The norms of queries and keys keep 6 x (queries + keys): in sum
     10 x, and 4 x in a model without these norms.
-    The MLP keeps gate, gate after its activation, the other half and the product: 8 x intermediate.
+    The MLP keeps the gate projection before and after its activation, the up projection and the product:
+    8 x intermediate.
     Measured in tests/integration/checks/test_activation_memory.py.
     Example: hidden 2, queries 2, keys 1, intermediate 6 -> 32 + 30 + 48 = 110.
     """

@@ -163,7 +163,10 @@ def check_context(config: TrainConfig) -> None:
 
 
 def check_engine(config: TrainConfig) -> None:
-    """Raises ConfigError for a family that vLLM computes differently from the trainer on a CPU."""
+    """Raises ConfigError if vLLM is to run on a CPU a family that it cannot run there in float32.
+
+    Its log-probs would be far from the trainer's.
+    """
     family = _family(config.model.path)
     if config.rollout.engine == "vllm" and config.cluster.device == "cpu" and not family.vllm_on_cpu:
         raise ConfigError(

@@ -37,7 +37,7 @@ def num_trained(model: ModelConfig, training: PolicyTrainingConfig) -> int:
 
 
 def _linear_layers(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the weight. All other tensors have more or fewer sides, or are embeddings."""
+    """Name -> shape of the weight. Every tensor with two dimensions counts, except the embeddings."""
     headers = _headers(model)
     shapes = {name.removesuffix(".weight"): header.shape for name, header in headers.items() if len(header.shape) == 2}
     return {name: shape for name, shape in shapes.items() if name.rpartition(".")[2] not in _EMBEDDINGS}

@@ -77,9 +77,9 @@ def clean_up(folder: Path, driver: int, session: int, log_dir: Path | None) -> N
 def members(folder: Path, driver: int, session: int) -> Iterator[int]:
     """Processes of the cluster: those with its mark, and those of the driver's session that write to its files.
 
-    Processes that rename themselves, as Ray's do, may overwrite their environment. And while the mark was in the
-    driver's environment, the driver may have started processes that are not Ray's, such as wandb's. These have the mark
-    too, but they and their children are left alone.
+    The mark is an environment variable. A process that renames itself, as Ray's do, may overwrite it; such a process is
+    found by the files. And while the mark was in the driver's environment, the driver may have started processes that
+    are not Ray's, such as wandb's. These have the mark too, but they and their children are left alone.
     """
     parents = {pid: parent for pid in _all_pids() if (parent := _parent(pid)) is not None}
     for pid in parents.keys() - {driver, os.getpid()}:

@@ -62,7 +62,7 @@ def head_processes() -> dict[str, Popen[Any]]:
 def check_head() -> None:
     """Call this before each call of Ray. Raises WorkerError if a head process is gone.
 
-    Before that it gives the watching thread, or a signal, a second to end this process.
+    If one is gone, it first waits a second, in which the watching thread or a signal may end this process.
     """
     _raise_loss(None)
 

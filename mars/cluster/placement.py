@@ -61,7 +61,7 @@ def layout(num_engines: int, gpus_per_engine: int, num_ranks: int, cpus: float, 
 
 
 def gpus_of_engines(gpus_of_ranks: Sequence[Sequence[str]], layout: Layout) -> list[list[str]]:
-    """The GPUs of each engine, in order, from those of the ranks in its bundle.
+    """The GPUs of each engine: those of all ranks in its bundle, sorted.
 
     Example: two engines, ranks with GPUs 1, 0, 3, 2 -> [[0, 1], [2, 3]].
     """

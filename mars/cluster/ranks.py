@@ -32,7 +32,7 @@ class RankWorker(Worker):
 
 
 class RayRanks:
-    """A `RestartableTrainer` without its training: makes each call on every rank."""
+    """A `RestartableTrainer` whose ranks are Ray workers. Subclasses add the methods that train, such as `update`."""
 
     def __init__(self, group: WorkerGroup, report: WorkerReport = no_report) -> None:
         self._group, self._report = group, report

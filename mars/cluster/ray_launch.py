@@ -87,6 +87,9 @@ def ray_workers(
 
 
 def unless_ending(close: Callable[[], None]) -> None:
-    """Do not ask busy workers to close where the process ends early: the end of the connection to Ray ends them."""
+    """Call `close`, but not if the process is ending early.
+
+    The workers may be busy then, and the end of the connection to Ray ends them.
+    """
     if interrupts.reason() is None:
         close()

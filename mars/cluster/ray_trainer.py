@@ -117,7 +117,8 @@ class RayTrainer(RayRanks):
         return self._all("kl_to_reference", shared)[0]
 
     def publish_weights(self) -> WeightUpdate:
-        """The payload is a `WeightOffer`. Only what goes to the object store is sent before engines ask for it."""
+        """The payload is a `WeightOffer`. If weights go through the object store, they are put there
+        now. Otherwise nothing is sent until engines ask for it."""
         if self._sender is not None:
             return self._sender.offer()
         update = self._all("publish_weights")[0]

@@ -34,8 +34,8 @@ class SupervisedWorker(RankWorker):
     _num_updates = 0
 
     def receive(self, build_trainer: BuildSupervised) -> None:
-        """Keep `build_trainer` for `build`. To unpickle it imports torch; sent this early, that happens while the ranks
-        wait for the address of rank 0."""
+        """Keep `build_trainer` for `build`. Unpickling it imports torch. It is sent ahead of `build`, so that the
+        ranks import torch while they wait for the address of rank 0."""
         self._build_trainer = build_trainer
 
     def build(self, rendezvous: Rendezvous) -> None:

@@ -129,7 +129,7 @@ class RankSender:
         self.forget()
 
     def forget(self) -> None:
-        """The ranks are new."""
+        """Forget the group and the calls of earlier sends. Called when the trainer's ranks are started anew."""
         self._members: object = None
         self._sending: list[Any] = []
 

@@ -211,7 +211,8 @@ class WorkerGroup:
         arguments: one per worker. Each item has the deadline, counted from the worker's item before.
         recover: called with the index of a worker that failed, and with its WorkerError; it may `replace` the worker.
             Then the call is repeated on this worker, which yields its items from the first one on.
-        Raises the same errors as `results`; without `recover` also the WorkerError.
+        Raises a MarsError of a worker that is not a WorkerError as it is. Raises a WorkerError of a worker, such as
+        WorkerLost, only if there is no `recover`.
         """
         running = {self._stream(i, method, argument): i for i, argument in enumerate(arguments)}
         last_item = dict.fromkeys(range(len(arguments)), time.monotonic())

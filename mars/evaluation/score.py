@@ -100,8 +100,11 @@ def result_of(scored: Scored, threshold: float) -> dict[str, Any]:
 
 
 def worst_questions(scored: Scored, count: int) -> list[list[Answer]]:
-    """The answers to `count` questions worth looking at: first those where a single view beats the multi view by most,
-    then those with the lowest multi accuracy; ties in the order of the questions."""
+    """The answers to the `count` questions most worth looking at.
+
+    Questions are sorted by how far their best single view beats the multi view, the largest difference first. Equal
+    ones are sorted by multi accuracy, the lowest first, and then by their order.
+    """
 
     def rank(answers: Sequence[Answer]) -> tuple[int, int, int]:
         multi = [_worth(answer) for answer in answers if answer.view is None]

@@ -28,8 +28,11 @@ class Tiles:
     takes_resized: bool = False
 
     def size(self, size: Size, limits: ImageLimits) -> Size:
-        """The canvas. Example: 1280x1024 with tiles of 448 and at most 5 tiles -> (896, 896), five tiles with
-        the whole image: 1.25 is nearest to 1, and four tiles have less than twice its pixels."""
+        """The canvas. The limits do not count the tile of the whole image.
+
+        Example: 1280x1024 with tiles of 448 and at most 5 tiles -> (896, 896), which is 2 x 2 tiles. The quotient 1 is
+        the nearest to 1.25, and 2 x 2 tiles have less than twice the image's pixels.
+        """
         columns, rows = self._canvas(size, limits)
         return columns * self.tile_size, rows * self.tile_size
 

@@ -102,7 +102,7 @@ def mean_iou(ious: Sequence[float], num_true: int) -> float:
 
 
 def compat_reward(ious: Sequence[float], num_predicted: int, num_true: int) -> float:
-    """The public code's reward for matched IoUs, over at least one true box. In [0, 1 + 0.3 ln num_true].
+    """The public code's reward for matched IoUs. num_true must be at least 1. In [0, 1 + 0.3 ln num_true].
 
     The sum of the IoUs above 0.3 over num_true; times 1 + 0.3 ln num_true when there is more than one true box; minus
     min(0.5 (num_predicted - num_true) / num_true, 1) when too many are predicted; not below 0. Boxes are matched first,

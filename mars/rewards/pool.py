@@ -46,7 +46,7 @@ class RewardPool:
     - it ends its worker (a crash, os._exit) twice: "its worker died";
     - the function raises, or returns a score that is not finite or too large: the reason.
 
-    on_start: called each time workers were started, in any thread.
+    on_start: called after each start of workers, in the thread that started them, which may be a thread of the pool.
     Raises ConfigError if the function cannot be loaded, WorkerError if no more worker can be started.
     """
 

@@ -44,8 +44,8 @@ class Reading:
 class Trial:
     """One scored answer. row: "file:line", or "" for an answer from the command line.
 
-    seconds: for a built-in reward processor time, so that other work on the machine does not count; for a user's
-        function wall time, including the transfer to its process and back.
+    seconds: for a built-in reward it is CPU time, so that other work on the machine does not count. For a user's
+        function it is wall time, including the transfer to its process and back.
     """
 
     row: str

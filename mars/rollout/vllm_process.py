@@ -1,4 +1,4 @@
-"""The process that vLLM runs in: what vLLM reads of its environment, and what it would do by itself there."""
+"""Set up the process that vLLM runs in: environment variables that it reads, and choices that it would make itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import warnings
 
 
 def executor(num_gpus: int) -> str | None:
-    """Left to itself, vLLM sees Ray's placement group, and wants a bundle of it for each GPU."""
+    """vLLM's executor backend: "mp" for several GPUs, None (vLLM's choice) for one.
+
+    Without this, vLLM would find Ray's placement group and require one of its bundles for each GPU.
+    """
     return "mp" if num_gpus > 1 else None
 
 

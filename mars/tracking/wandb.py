@@ -137,7 +137,10 @@ def _new_run_id(path: Path) -> str:
 
 @dataclass(frozen=True)
 class WandbFactory:
-    """Builds a `WandbTracker` in the thread that calls it. on_start: called then; wandb has started a process."""
+    """Builds a `WandbTracker` in the thread that calls it.
+
+    on_start: called after the build, even if it failed: wandb may have started a process by then.
+    """
 
     run: WandbRun
     on_start: Callable[[], object]

@@ -19,10 +19,10 @@ from mars.weights.transfer import Bucket, gather_all
 class BroadcastTransfer:
     """A `WeightTransfer`. All ranks call `meet` before each `send`.
 
-    In memory, rank 0 has two buckets, the one that it gathers and the one before as a message, and its own shards of
-    the first. An engine has two messages, the one that it loads and the next one, and whatever it keeps of earlier
-    ones: vLLM keeps a layer's tensors until the layer is complete. A tensor of more than `bucket_bytes` is a bucket, so
-    a bucket may be as large as the largest tensor.
+    In memory, rank 0 has two buckets: the one that it gathers, and the one before as a message. It also has its own
+    shards of the bucket that it gathers. An engine has two messages, the one that it loads and the next one, and
+    whatever it keeps of earlier ones: vLLM keeps a layer's tensors until the layer is complete. A tensor of more than
+    `bucket_bytes` is a bucket, so a bucket may be as large as the largest tensor.
 
     name: of this worker. device: "cuda" or "cpu". timeout_s: of a whole send.
     """
@@ -34,7 +34,7 @@ class BroadcastTransfer:
         self._group: SendGroup | None = None
 
     def meet(self, meeting: Meeting) -> None:
-        """Where the next `send` goes."""
+        """Set the meeting at which the next `send` takes place."""
         self._meeting = meeting
 
     def send(self, version: int, buckets: Sequence[Bucket]) -> Meeting | None:
@@ -100,7 +100,7 @@ class BroadcastTransfer:
             group.leave()
 
     def _join(self, meeting: Meeting, place: int) -> SendGroup:
-        """The group of the meeting: that of the last one if it has the same name."""
+        """Join the meeting's group. The current group is used again if it has the name that the meeting gives."""
         if self._group is not None and self._group.store.group == meeting.group:
             self._group.store.begin(meeting)
         else:

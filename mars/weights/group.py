@@ -92,7 +92,7 @@ class SendGroup:
         return self._group.broadcast([values], options)
 
     def _connect_nccl(self) -> None:
-        """NCCL connects inside the first operation, which blocks until then. The first one therefore runs in a thread.
+        """NCCL connects inside the first operation, which blocks until all are connected. So that one runs in a thread.
 
         If the send is aborted, the thread is left behind; `leave` ends what it waits for.
         """
@@ -125,8 +125,8 @@ def _free_ended() -> None:
 
 
 def _gloo(store: dist.Store, place: int, size: int) -> Any:
-    """The members connect inside the first operation ("lazy"). Otherwise they would here, and nothing could be done
-    meanwhile in the whole process, because torch keeps Python's lock."""
+    """The members connect inside the first operation ("lazy"). Otherwise they would connect in this function, and no
+    other Python code of the process could run meanwhile, because torch would hold the GIL."""
     options = dist.ProcessGroupGloo._Options()
     options._timeout = timedelta(seconds=_CONNECT_S)
     interfaces = os.environ.get("GLOO_SOCKET_IFNAME", "")

@@ -37,8 +37,9 @@ class IpcTransfer:
 
     All ranks gather each bucket. Rank i writes it to memory that engine i reads (`Meeting.senders` and
     `Meeting.engines`), and waits until it was copied before it writes the next one there. So a rank has
-    two buckets, the one that it gathers and the one before in that memory, and its own shards of the first. An engine
-    has a copy of one bucket and whatever it keeps of earlier ones. A bucket may be as large as the largest tensor.
+    two buckets: the one that it gathers, and the one before in that memory. It also has its own shards of the bucket
+    that it gathers. An engine has a copy of one bucket and whatever it keeps of earlier ones. A bucket may be as large
+    as the largest tensor.
 
     name: of this worker. timeout_s: of a whole send.
     """
@@ -49,7 +50,7 @@ class IpcTransfer:
         self._store: MemberStore | None = None
 
     def meet(self, meeting: Meeting) -> None:
-        """Where the next `send` goes."""
+        """Set the meeting at which the next `send` takes place."""
         self._meeting = meeting
 
     def send(self, version: int, buckets: Sequence[Bucket]) -> Meeting | None:

@@ -109,7 +109,7 @@ class MemberStore:
                 raise self.failed(self._store.get(key).decode())
 
     def finish(self) -> None:
-        """The send is over, and this member has its part of it."""
+        """Note that this member's part of the send is complete. `leave` then does not end the send for the others."""
         self._is_over = True
 
     def leave(self) -> None:

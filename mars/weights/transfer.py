@@ -45,7 +45,7 @@ class Bucket:
 
 
 def gather_all(buckets: Iterable[Bucket], on_all_ranks: bool = False) -> None:
-    """Take part in gathering them, for ranks that send them."""
+    """Gather each bucket without sending it: the ranks that send need all other ranks in this collective call."""
     for bucket in buckets:
         bucket.gather(on_all_ranks)
 

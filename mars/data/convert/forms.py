@@ -20,7 +20,8 @@ class Question:
     """One question of a record. Its image tags and image paths are those of the file, unchanged.
 
     turns: (role, text) of the conversation; the question is the last. answer: text, number or list of boxes.
-    instruction: DEMON's text before the question; None if the record names an instruction that the file does not have.
+    instruction: DEMON's text before the question; None if the record has the id of an instruction, but its
+    file has no instructions.
     extra: the row's own extra_info. said: the assistant's turn after the question, unchanged.
     """
 
@@ -129,9 +130,10 @@ def _turns(record: Mapping[str, Any]) -> Any:
 
 
 def _refuse_unread(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> None:
-    """Raises RowError for what a conversation says about itself and no training would follow.
+    """Raises RowError for two things that this reader does not support and must not ignore.
 
-    These are the tools that the model may call or has called, and a response that is an example of a bad one.
+    These are tools (their definitions or calls), and a mark that the response must not be trained on, such as
+    label=false, or weight=0 on its turn.
     turns: up to the response.
     """
     tools = [record.get("tools"), *(turn.get(key) for turn in turns for key in ("tool_calls", "function_call"))]
@@ -218,9 +220,10 @@ def _verl(record: Mapping[str, Any]) -> Question:
 
 
 def _instruction(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
-    """The task instruction of a record: the only one in the metadata, or the one with the record's task_instruction_id.
+    """The task instruction of a record. If the metadata has a single text, it is this text, with or without an id.
 
-    Returns "" if there is no id, and None if there is an id but the metadata has no instructions.
+    Otherwise it is the one with the record's task_instruction_id: "" if the record has no id, None if it has one but
+    the metadata has no instructions. Raises RowError if no instruction has this id.
     """
     known, number = metadata.get("task_instruction"), record.get("task_instruction_id")
     if isinstance(known, str):

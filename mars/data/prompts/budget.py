@@ -114,7 +114,7 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
 
 
 def check_names(source_pixels: SourcePixels, prompts: Sequence[Prompt]) -> None:
-    """Raises ConfigError if no prompt has a source that `source_pixels` names: the name must be misspelt."""
+    """Raises ConfigError if `source_pixels` names a source that no prompt has: the name must be misspelt."""
     known = list(dict.fromkeys(source.name for prompt in prompts for source in prompt.sources))
     unknown = [name for name in source_pixels if name not in known]
     if unknown:

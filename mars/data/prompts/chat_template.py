@@ -55,7 +55,7 @@ def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], arguments: Mappin
 
 
 def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made: int, given: int) -> NoReturn:
-    """Raises SetupError: the template made another number of image placeholders than the messages have images."""
+    """Always raises SetupError. For the caller that has found that the numbers of placeholders and images differ."""
     roles = ", ".join(str(turn["role"]) for turn in turns)
     raise SetupError(
         f"model.path: {_template_file(tokenizer.name_or_path)}: the chat template makes {made} image placeholders of "

@@ -51,8 +51,8 @@ class PromptTemplate:
     def apply(self, prompt: Prompt) -> Prompt:
         """The prompt with its last message rendered; unchanged if the prompt already says how to answer.
 
-        Raises RowError ("template") for a text with another number of markers, and ConfigError for a template that
-        cannot be rendered.
+        Raises RowError ("template") if the rendered message has more or fewer `<image>` markers than the original,
+        and ConfigError for a template that cannot be rendered.
         """
         if has_instruction(prompt):
             return prompt

@@ -1,4 +1,4 @@
-"""Read and check a model's special token ids: images, ends, padding, and the ids that may never be sampled."""
+"""Read and check a model's special token ids: image, end of sequence, padding, and ids that may never be sampled."""
 
 from __future__ import annotations
 

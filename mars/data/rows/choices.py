@@ -179,7 +179,7 @@ def _read_as_letters(options: Sequence[str]) -> bool:
 
 
 def _headed(text: str) -> tuple[TextChoices | None, bool]:
-    """The list after the last heading that is followed by one, and whether its form is certain (`choices_in_text`)."""
+    """The last list of choices that directly follows a heading, and whether its form is certain (`choices_in_text`)."""
     for heading in reversed(list(_HEADING.finditer(text))):
         start, bracketed = heading.end(), text[heading.end() : heading.end() + 1] == "["
         found = _letters(text, start + bracketed, bracketed) or (_quoted(text, start + 1) if bracketed else None)

@@ -109,7 +109,10 @@ def refuse_videos(row: Row) -> None:
 
 
 def checked_text(text: str) -> str:
-    """Raises RowError for a text that is, or after removal of a marker becomes, a special token or another marker."""
+    """The text, unchanged. Raises RowError if it contains a special token or a marker of another medium ("<video>").
+
+    Raises it also if a special token or an "<image>" is left when all "<image>" markers are removed.
+    """
     media = MEDIA_MARKER.search(text)
     if media:
         raise RowError("video", f"the text holds {media.group()}, but only images are read; use rows with images")

@@ -70,8 +70,9 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
     Normalises nothing: decode(encode(text)) == text for any text without special tokens. The integers 0 to 112, the
     words of the instructions and the fixed text around the boxes of a grounding answer are single tokens.
     vocabulary: "real" is filled up to 151,936 ids with merges drawn from `seed`; "tiny" does not depend on the seed.
-    family: InternVL has special tokens of its own besides. Qwen3.5 has its own pieces: transformers splits the text in
-    its way whatever the tokenizer's file says, so numbers and sentences are several tokens.
+    family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, because
+    transformers' Qwen3.5 tokenizer does so whatever the tokenizer's file says; numbers and sentences are then several
+    tokens.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
