@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 class Process(Protocol):
     """Turns prompt ids and images into tensors (mars/data/prompts/processor.py). Raises DataError for a bad image.
 
-    blank: white images of the same sizes instead, none of which is read.
+    blank: use white images of the same sizes, and open no image of the prompt.
     """
 
     def __call__(

@@ -1,4 +1,4 @@
-"""The forms in which a short answer is given: markup, a phrase before it, a letter, a number of things.
+"""The forms in which a short answer is given: markup, a phrase before it, a letter, a number with what it counts.
 
 The functions are made for texts of at most `MAX_CHARS` characters.
 """

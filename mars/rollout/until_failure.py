@@ -1,4 +1,4 @@
-"""Weights for an engine that must not be interrupted while it loads them."""
+"""Weights for an engine: if they fail to arrive, they end early, so that no error interrupts the engine's loading."""
 
 from __future__ import annotations
 

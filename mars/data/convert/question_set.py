@@ -180,7 +180,11 @@ def _read(item: Item, root: Path) -> ReadItem:
 
 
 def _truth_and_choices(question: Question, text: str, rules: SetRules) -> tuple[Any, list[str] | None, str]:
-    """The truth (the letter of a choice), the choices, and the question's text, which lists them if `rules.tidy`."""
+    """The truth, the choices (or None) and the question's text.
+
+    If there are choices and the truth is a string, `letter_of` replaces it by the letter of a choice where possible.
+    With `rules.tidy` the text then lists the choices with letters. Without `rules.tidy` the text stays as it is.
+    """
     truth = _bare(question.answer)
     shown = choices_in_text(text, truth)
     choices = plain_choices(question.choices)
@@ -252,7 +256,10 @@ def _tidied(text: str, instruction: str) -> str:
 def _encodings(
     extra: Mapping[str, Any], depth: str | None, names: Sequence[str], paths: Sequence[str], root: Path
 ) -> list[str]:
-    """The row's own encodings. Without them: `depth` for a source "depth" of more than 8 bits, "rgb" for others."""
+    """The row's own encodings. Without them: "rgb", but for a source "depth" of more than 8 bits the value of `depth`.
+
+    depth: None means "rgb" there too.
+    """
     if extra.get("encodings") is not None:
         return list(encodings_of(extra, names))
     return [

@@ -26,7 +26,8 @@ class ProcessedPrompt:
     input_ids: int64 [P], every image placeholder repeated once per image token.
     pixel_values: one float32 tensor per image, as the model's image processor makes it.
     image_grid_thw: one (t, h, w) per image: t frames or tiles of h x w patches.
-    image_keys: identity of each image. Equal keys have equal pixels: a blank image has not the key of its image.
+    image_keys: identity of each image. Images with equal keys have equal pixels. A blank image that replaces an image
+        has another key than that image.
     """
 
     input_ids: torch.Tensor

@@ -66,7 +66,10 @@ class StoredRow:
 
     @property
     def set_name(self) -> str:
-        """The default data_source: the file's name without its ending, or the name of the saved set."""
+        """The default data_source: the file's name without its ending.
+
+        For a saved set: the name of its folder, or the part of its hub name after "owner/".
+        """
         saved = saved_set(self.file) if self.arrow else None
         return Path(self.file).stem if saved is None else Path(saved.path).name
 
