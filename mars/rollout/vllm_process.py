@@ -16,12 +16,12 @@ def prepare(num_processes: int, device: str) -> None:
         _leave_cores_open()
 
 
-def executor(num_gpus: int) -> str | None:
-    """vLLM's executor backend: "mp" for several GPUs, None (vLLM's choice) for one.
+def executor(num_processes: int) -> str | None:
+    """vLLM's executor backend: "mp" for an engine of several processes, None (vLLM's choice) for one.
 
     Without this, vLLM would find Ray's placement group and require one of its bundles for each GPU.
     """
-    return "mp" if num_gpus > 1 else None
+    return "mp" if num_processes > 1 else None
 
 
 def _leave_cores_open() -> None:
