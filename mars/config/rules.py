@@ -96,12 +96,6 @@ def one_in_process(workers: int, kind: str) -> tuple[str, str] | None:
     return None
 
 
-def _no_parallel_on_cpu(size: int, device: str) -> tuple[str, str] | None:
-    if device == "cpu" and size != 1:
-        return "cluster.device=cpu has no tensor parallelism", "give 1"
-    return None
-
-
 def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
     if engine == "hf" and size != 1:
         return "rollout.engine=hf has no tensor parallelism", "give 1, and more replicas (rollout.num_workers)"
@@ -253,7 +247,6 @@ TRAIN_RULES = (
         _std_of_multi_rewards,
     ),
     Rule(("rollout.num_workers", "cluster.kind"), one_in_process),
-    Rule(("rollout.tensor_parallel_size", "cluster.device"), _no_parallel_on_cpu),
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),

@@ -181,7 +181,7 @@ class RolloutConfig(Section):
         description="vllm: vLLM; hf: transformers, slow, for comparison; scripted: random tokens, for tests."
     )
     num_workers: PositiveInt = Field(description="Engine replicas.")
-    tensor_parallel_size: PositiveInt = Field(description="GPUs of one engine replica.")
+    tensor_parallel_size: PositiveInt = Field(description="GPUs of one engine replica; on CPUs, its processes.")
     samples_per_prompt: PositiveInt = Field(description="Multi rollouts per prompt (G).")
     temperature: PositiveFloat = Field(description="Sampling temperature of the rollouts.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")

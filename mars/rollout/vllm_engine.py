@@ -57,9 +57,7 @@ class VllmEngine:
         decode: Callable[[ImageRef], Image.Image],
         fetch: Callable[[Any], Iterable[tuple[str, torch.Tensor]]],
     ) -> None:
-        vllm_process.make_quiet()
-        if config.rollout.tensor_parallel_size == 1:
-            vllm_process.be_alone(config.cluster.device)
+        vllm_process.prepare(config.rollout.tensor_parallel_size, config.cluster.device)
         try:
             from vllm import LLM
         except ImportError as error:

@@ -7,15 +7,33 @@ import os
 import warnings
 
 
-def executor(num_gpus: int) -> str | None:
-    """vLLM's executor backend: "mp" for several GPUs, None (vLLM's choice) for one.
+def prepare(num_processes: int, device: str) -> None:
+    """To be called before vLLM is imported. num_processes: of the engine, by tensor parallelism."""
+    _make_quiet()
+    if num_processes == 1:
+        _be_alone(device)
+    elif device == "cpu":
+        _leave_cores_open()
+
+
+def executor(num_processes: int) -> str | None:
+    """vLLM's executor backend: "mp" for an engine of several processes, None (vLLM's choice) for one.
 
     Without this, vLLM would find Ray's placement group and require one of its bundles for each GPU.
     """
-    return "mp" if num_gpus > 1 else None
+    return "mp" if num_processes > 1 else None
 
 
-def make_quiet() -> None:
+def _leave_cores_open() -> None:
+    """Let the operating system choose the cores of each of an engine's processes on a CPU, unless the user has.
+
+    vLLM would bind each process to a NUMA node of its own, and refuse more processes than nodes. Lists of cores would
+    be the same for every engine on the machine.
+    """
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+def _make_quiet() -> None:
     # Read when vLLM is imported: run the engine in this process, log only errors, send no usage statistics.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -25,7 +43,7 @@ def make_quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")
 
 
-def be_alone(device: str) -> None:
+def _be_alone(device: str) -> None:
     """Make the torch.distributed group that vLLM needs, with this process as the only member.
 
     vLLM would make it with a store that listens on all network interfaces.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -100,3 +101,16 @@ def test_an_engine_of_several_gpus_starts_its_processes_itself(arguments):
     values = {"cluster.device": "cuda", "rollout.engine": "vllm"}
     assert arguments(**values, **{"rollout.tensor_parallel_size": 2})["distributed_executor_backend"] == "mp"
     assert "distributed_executor_backend" not in arguments(**values)
+
+
+def test_the_processes_of_an_engine_on_a_cpu_are_not_bound_to_cores_unless_the_user_does_it(arguments, monkeypatch):
+    """vLLM would want a NUMA node for each."""
+    binding, parallel = "VLLM_CPU_OMP_THREADS_BIND", {"rollout.engine": "vllm", "rollout.tensor_parallel_size": 2}
+    monkeypatch.setenv(binding, "0-3|4-7")
+    arguments(**parallel)
+    assert os.environ[binding] == "0-3|4-7"
+    del os.environ[binding]
+    arguments()
+    assert binding not in os.environ
+    arguments(**parallel)
+    assert os.environ[binding] == "nobind"
