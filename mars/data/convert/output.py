@@ -39,15 +39,19 @@ class RowFile:
         import pyarrow as pa
 
         if rows:
-            self._writer.write_table(pa.Table.from_pylist(list(rows), schema=_schema()))
+            self._writer.write_table(pa.Table.from_pylist(list(rows), schema=self._writer.schema))
 
 
 @contextmanager
-def row_file(path: Path) -> Iterator[RowFile]:
-    """A parquet file with the columns of docs/data.md to append rows to. `path` appears when the block has ended."""
+def row_file(path: Path, with_mono_responses: bool) -> Iterator[RowFile]:
+    """A parquet file with the columns of docs/data.md to append rows to. `path` appears when the block has ended.
+
+    with_mono_responses: whether there is a column of that name. A file's bytes are part of its rows' ids, so a set that
+    needs no new column must not get one.
+    """
     from pyarrow import parquet
 
-    with replacing(path) as draft, parquet.ParquetWriter(draft, _schema()) as writer:
+    with replacing(path) as draft, parquet.ParquetWriter(draft, _schema(with_mono_responses)) as writer:
         yield RowFile(writer)
 
 
@@ -102,7 +106,7 @@ def write_metadata(metadata: Mapping[str, Any], path: Path) -> None:
     write_atomically(path, json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
 
 
-def _schema() -> pa.Schema:
+def _schema(with_mono_responses: bool) -> pa.Schema:
     import pyarrow as pa
 
     text = pa.string()
@@ -116,14 +120,14 @@ def _schema() -> pa.Schema:
         "choices": pa.list_(text),
         "encodings": pa.list_(text),
     }
-    return pa.schema(
-        {
-            "data_source": text,
-            "prompt": pa.list_(pa.struct({"role": text, "content": text})),
-            "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": text})),
-            "reward_model": pa.struct({"style": text, "ground_truth": text}),
-            "extra_info": pa.struct(extra_info),
-            "response": text,
-            "mono_responses": text,  # the JSON text of a mapping: a struct would need the names of all rows' sources
-        }
-    )
+    columns = {
+        "data_source": text,
+        "prompt": pa.list_(pa.struct({"role": text, "content": text})),
+        "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": text})),
+        "reward_model": pa.struct({"style": text, "ground_truth": text}),
+        "extra_info": pa.struct(extra_info),
+        "response": text,
+    }
+    if with_mono_responses:
+        columns["mono_responses"] = text  # the JSON text of a mapping: a struct would need the names of all sources
+    return pa.schema(columns)

@@ -40,6 +40,7 @@ class PublicSet:
     name: data_source of its rows. converter: name and version of the converter, for the metadata.
     image_root: folder that the rows' image paths are relative to.
     splits: name -> items in order; each becomes {name}.parquet.
+    with_mono_responses: whether an item may have example responses to single images.
     keep_repeated: keep duplicate rows, because a benchmark is used unchanged.
     left_out: kind -> number of entries that did not become items (such as annotations without an image), for the
         metadata.
@@ -53,4 +54,5 @@ class PublicSet:
     splits: Mapping[str, Sequence[Item]]
     read: Callable[[Item], ReadItem]
     keep_repeated: bool = False
+    with_mono_responses: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)

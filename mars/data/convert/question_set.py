@@ -109,6 +109,7 @@ def question_set(
         splits=splits,
         read=partial(_read, root=root),
         left_out={"records_of_other_sets": others} if others else {},
+        with_mono_responses=any(_has_mono_responses(item) for items in splits.values() for item in items),
     )
 
 
@@ -212,6 +213,11 @@ def _bare(answer: Any) -> Any:
         return str(answer)
     wrapped = WRAPPED_TRUTH.fullmatch(answer) if isinstance(answer, str) else None
     return wrapped[1].strip() if wrapped else answer
+
+
+def _has_mono_responses(item: Item) -> bool:
+    record = item.content.record
+    return isinstance(record, Mapping) and bool(record.get("mono_responses"))
 
 
 def _mono_responses(content: _Content) -> Any:

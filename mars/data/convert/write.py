@@ -105,7 +105,9 @@ def _convert_splits(
     problems: list[RowProblem] = []
     with ExitStack() as stack:
         files = {
-            name: None if target is None else stack.enter_context(row_file(target / f"{name}.parquet"))
+            name: None
+            if target is None
+            else stack.enter_context(row_file(target / f"{name}.parquet", public.with_mono_responses))
             for name in public.splits
         }
         for name, file in files.items():
@@ -178,8 +180,9 @@ class _Converter:
             "images": [{"bytes": None, "path": Path(path).as_posix()} for path in paths],
             "reward_model": {"style": "rule", "ground_truth": prompt.truth},
             "response": prompt.response,
-            "mono_responses": json.dumps(prompt.mono_responses, ensure_ascii=False) if prompt.mono_responses else None,
         }
+        if prompt.mono_responses:
+            row["mono_responses"] = json.dumps(prompt.mono_responses, ensure_ascii=False)
         identity = self._identity(prompt.extra_info.get("id"), f"{split_name}-{position}", row)
         if identity is None:
             return None

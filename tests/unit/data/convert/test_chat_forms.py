@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -219,3 +220,11 @@ def test_mono_responses_are_read_and_converted(folder):
     assert {row.problems[0].detail for row in rows_of(folder / "bad.json")} == {
         "mono_responses belong to one answer, but the conversation has several; divide it"
     }
+
+
+def test_a_set_without_mono_responses_has_no_column_for_them(folder):
+    """The file's bytes make the ids of its rows, and so the seeds of what is sampled for them."""
+    (folder / "chat.json").write_text(json.dumps([MESSAGES, ALPACA]))
+    run_convert(folder / "out", "jsonl", folder / "chat.json", "--image-root", folder)
+    columns = pq.read_schema(folder / "out" / "chat.parquet").names
+    assert columns == ["data_source", "prompt", "images", "reward_model", "extra_info", "response"]
