@@ -215,7 +215,10 @@ def set_grace(seconds: float) -> None:
 
 
 def defer() -> None:
-    """From now on a signal waits for `allow`, for as long as the grace time lasts."""
+    """From now on a signal raises KeyboardInterrupt only at `allow`.
+
+    If the grace time after the signal passes before that, the process ends.
+    """
     if _installed is not None:
         _installed.deferred = True
 

@@ -96,7 +96,7 @@ class FsdpTrainer:
 
     @torch.no_grad()
     def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
-        """Returns the same list on every rank.
+        """Returns the same values on every rank: the KL of all responses of the batch.
 
         Raises ConfigError if no reference was loaded, and ValueError if the plans do not hold every row exactly once.
         """

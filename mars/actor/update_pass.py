@@ -1,4 +1,4 @@
-"""One update on the way through the trainer: its forwards and backwards on a rank, then what became of it."""
+"""Data of one update: what its forwards and backwards on a rank use and add up, and its outcome."""
 
 from __future__ import annotations
 

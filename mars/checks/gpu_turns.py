@@ -77,7 +77,7 @@ def host_line(offloaded: int, cluster: ClusterConfig) -> Iterator[str]:
         size = offloaded / _GIB
         yield (
             f"host memory rank  {size:.1f} to {2 * size:.1f} GiB, pinned, for the whole run: what leaves the GPU while "
-            f"the engine generates; and up to {size:.1f} while a checkpoint is written"
+            f"the engine generates; and up to {size:.1f} more from the first checkpoint on"
         )
 
 

@@ -135,7 +135,7 @@ class _Choices:
 
 
 def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
-    """A function that says whether an answer is right. Raises DataError if the truth is malformed."""
+    """Return a function that tells whether an answer is right. Raises DataError if the truth is malformed."""
     text = (parse_truth(truth).answer or "").strip()
     if len(text) > MAX_CHARS or not words_of(text):
         raise DataError(f"truth: empty or longer than {MAX_CHARS} characters; got {truth[:80]!r}; want a short answer")

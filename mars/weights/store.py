@@ -38,7 +38,9 @@ class DriverStore:
 
 
 class MemberStore:
-    """The end of a rank or an engine. All failures are TransferErrors; so is an abort, at every call that waits.
+    """The store as a rank or an engine uses it. Every failure raises TransferError.
+
+    After an abort, every call that waits raises TransferError too.
 
     timeout_s: how long a send may take in all.
     """

@@ -26,7 +26,7 @@ class Item:
 class ReadItem:
     """columns: the row's columns (docs/data.md), with image paths relative to the image root.
 
-    counts: numbers of this item, such as boxes; the metadata has their sums over the split.
+    counts: name -> a count for this item, such as its number of boxes. The metadata has the sums over the split.
     """
 
     columns: Mapping[str, Any]

@@ -12,7 +12,7 @@ _PIXELS = 2**18
 
 
 def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """(first row, copy of the rows) of every band, from top to bottom."""
+    """Yield every band from top to bottom: the index of its first row, and an image that is a copy of its rows."""
     rows = max(1, _PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
