@@ -44,7 +44,7 @@ def test_in_turns_the_largest_counts_and_not_the_sum_by_hand():
 def test_host_memory_is_counted_in_turns_by_hand():
     (line,) = host_line(24 * GIB, config("cluster=local").cluster)
     assert "24.0 to 48.0 GiB" in line
-    assert "up to 24.0 while a checkpoint" in line
+    assert "up to 24.0 more from the first checkpoint on" in line
     assert list(host_line(24 * GIB, config().cluster)) == []
 
 
