@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from mars import faults
-from mars.errors import TransferError
 from mars.weights import plan
 from mars.weights.group import SendGroup
 from mars.weights.meeting import Meeting
+from mars.weights.meeting_transfer import MeetingTransfer
 from mars.weights.store import MemberStore
-from mars.weights.transfer import Bucket, gather_all
+from mars.weights.transfer import Bucket
 
 
-class BroadcastTransfer:
+class BroadcastTransfer(MeetingTransfer):
     """A `WeightTransfer`. All ranks call `meet` before each `send`.
 
     In memory, rank 0 has two buckets: the one that it gathers, and the one before as a message. It also has its own
@@ -28,33 +28,13 @@ class BroadcastTransfer:
     """
 
     def __init__(self, name: str, device: str, timeout_s: float, bucket_bytes: int) -> None:
-        self._name, self._timeout_s, self.bucket_bytes = name, timeout_s, bucket_bytes
+        super().__init__(name)
+        self._timeout_s, self.bucket_bytes = timeout_s, bucket_bytes
         self._device = torch.device(device, torch.cuda.current_device() if device == "cuda" else None)
-        self._meeting: Meeting | None = None
         self._group: SendGroup | None = None
 
-    def meet(self, meeting: Meeting) -> None:
-        """Set the meeting at which the next `send` takes place."""
-        self._meeting = meeting
-
-    def send(self, version: int, buckets: Sequence[Bucket]) -> Meeting | None:
-        meeting, self._meeting = self._meeting, None
-        if meeting is None or meeting.version != version:
-            raise RuntimeError(f"nobody waits for version {version} of the weights, but for {meeting}")
-        left = iter(buckets)
-        if self._name not in meeting.senders:
-            gather_all(left)
-            return None
-        try:
-            self._send(self._join(meeting, place=0), version, buckets, left)
-        except TransferError:
-            self.leave()
-            gather_all(left)  # with the other ranks, which would wait for this one
-            raise
-        except BaseException:
-            self.leave()
-            raise
-        return meeting
+    def _send_to(self, meeting: Meeting, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
+        self._send(self._join(meeting, place=0), version, buckets, left)
 
     def _send(self, group: SendGroup, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
         """Gather each bucket while the previous one is on its way. left: an iterator over `buckets`: those to send."""

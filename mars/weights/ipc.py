@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mars import faults
-from mars.errors import TransferError
 from mars.weights import plan
 from mars.weights.meeting import Meeting
+from mars.weights.meeting_transfer import MeetingTransfer
 from mars.weights.store import MemberStore
-from mars.weights.transfer import Bucket, gather_all
+from mars.weights.transfer import Bucket
 
 
 class SharedBytes(Protocol):
@@ -32,7 +32,7 @@ class SharedBytes(Protocol):
         ...
 
 
-class IpcTransfer:
+class IpcTransfer(MeetingTransfer):
     """A `WeightTransfer` between ranks and engines on the same GPUs. All ranks call `meet` before each `send`.
 
     All ranks gather each bucket. Rank i writes it to memory that engine i reads (`Meeting.senders` and
@@ -44,34 +44,16 @@ class IpcTransfer:
     name: of this worker. timeout_s: of a whole send.
     """
 
+    _gathers_on_all_ranks = True
+
     def __init__(self, name: str, memory: SharedBytes, timeout_s: float, bucket_bytes: int) -> None:
-        self._name, self._memory, self._timeout_s, self.bucket_bytes = name, memory, timeout_s, bucket_bytes
-        self._meeting: Meeting | None = None
+        super().__init__(name)
+        self._memory, self._timeout_s, self.bucket_bytes = memory, timeout_s, bucket_bytes
         self._store: MemberStore | None = None
 
-    def meet(self, meeting: Meeting) -> None:
-        """Set the meeting at which the next `send` takes place."""
-        self._meeting = meeting
-
-    def send(self, version: int, buckets: Sequence[Bucket]) -> Meeting | None:
-        meeting, self._meeting = self._meeting, None
-        if meeting is None or meeting.version != version:
-            raise RuntimeError(f"nobody waits for version {version} of the weights, but for {meeting}")
-        left = iter(buckets)
-        if self._name not in meeting.senders:
-            gather_all(left, on_all_ranks=True)
-            return None
-        try:
-            engine = meeting.engines[meeting.senders.index(self._name)]
-            self._send(self._join(meeting), engine, version, buckets, left)
-        except TransferError:
-            self.leave()
-            gather_all(left, on_all_ranks=True)  # with the other ranks, which would wait for this one
-            raise
-        except BaseException:
-            self.leave()
-            raise
-        return meeting
+    def _send_to(self, meeting: Meeting, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
+        engine = meeting.engines[meeting.senders.index(self._name)]
+        self._send(self._join(meeting), engine, version, buckets, left)
 
     def _send(
         self, store: MemberStore, engine: str, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]
