@@ -125,7 +125,8 @@ class RayNode:
 class RayNodes:
     """A head and its workers.
 
-    address: of the cluster, for `cluster.address`. environment: variables with which a process of this machine may talk to the cluster.
+    address: of the cluster, for `cluster.address`.
+    environment: variables with which a process of this machine may talk to the cluster.
     job_server: address of Ray's job server; None where none was asked for.
     """
 
