@@ -19,6 +19,7 @@ from mars.cluster.restarts import WorkerReport
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.weights import build_transfer
 from mars.cluster.worker_group import WorkerGroup
+from mars.cluster.worker_images import image_access
 from mars.config.run_sections import is_colocated
 from mars.config.schema import TrainConfig
 from mars.rollout.engine import RolloutEngine
@@ -58,6 +59,7 @@ def ray_workers(
         to_pass = stack.enter_context(started)
         placement = Placement(plan.bundles, cluster.start_timeout_s)
         stack.callback(unless_ending, placement.close)
+        images = stack.enter_context(image_access(config.data, cluster, to_pass, log_dir))
 
         def group(worker_class, resources, bundles) -> WorkerGroup:
             return WorkerGroup(
@@ -71,16 +73,18 @@ def ray_workers(
         if build_trainer is not None:
             ranks = group(TrainerWorker, plan.ranks, plan.rank_bundles)
             trainer = RayTrainer(ranks, config.rollout.weight_transfer, cluster.call_timeout_s, report)
-        engine_builds = [] if colocated else engine.start_build(build_engine, transfers)
+        engine_builds = [] if colocated else engine.start_build(build_engine, transfers, images)
         if trainer is not None and build_trainer is not None:
             stack.callback(unless_ending, trainer.close)
             stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
-            builds = trainer.start_build(build_trainer, transfers, cluster.start_timeout_s, cluster.call_timeout_s)
+            builds = trainer.start_build(
+                build_trainer, transfers, images, cluster.start_timeout_s, cluster.call_timeout_s
+            )
             trainer.finish_build(builds, cluster.start_timeout_s)
             if colocated:  # one after the other: a vLLM engine needs its share of the GPU to be free while it starts
                 trainer.offload()
                 engine_builds = engine.start_build(
-                    build_engine, transfers, lambda: gpus_of_engines(trainer.gpus(), plan)
+                    build_engine, transfers, images, lambda: gpus_of_engines(trainer.gpus(), plan)
                 )
         engine.finish_build(engine_builds, cluster.start_timeout_s)
         yield take_turns(engine, trainer) if colocated and trainer is not None else (engine, trainer)
