@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mars import faults
 from mars.cluster.worker import Worker
 from mars.data.pixels.contents import ContentCache, FirstContents
 from mars.data.pixels.stored import BadImage, Place
@@ -65,6 +66,7 @@ class ImageReader(Worker):
 
     def digests(self, places: Sequence[Place]) -> list[bytes | BadImage]:
         """The SHA-256 of each image, or why it cannot be read."""
+        faults.point("images.asked")
         found = _each(self._images.digest, places)
         with self._lock:
             counts = self._shipped
@@ -125,6 +127,7 @@ class ImageStore(Worker):
 
         ahead: whether they are for later; others are sent first.
         """
+        faults.point("images.bring")
         async with self._slots[ahead]:
             found = await self._reader.digests.remote(places)
             wanted = {digest: place for digest, place in zip(found, places, strict=True) if isinstance(digest, bytes)}

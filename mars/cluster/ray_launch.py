@@ -77,9 +77,8 @@ def ray_workers(
         if trainer is not None and build_trainer is not None:
             stack.callback(unless_ending, trainer.close)
             stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
-            builds = trainer.start_build(
-                build_trainer, transfers, images, cluster.start_timeout_s, cluster.call_timeout_s
-            )
+            limits = cluster.start_timeout_s, cluster.call_timeout_s
+            builds = trainer.start_build(build_trainer, transfers, images, *limits)
             trainer.finish_build(builds, cluster.start_timeout_s)
             if colocated:  # one after the other: a vLLM engine needs its share of the GPU to be free while it starts
                 trainer.offload()

@@ -21,8 +21,7 @@ from mars.cluster.restarts import WorkerReport
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker_group import WorkerGroup
 from mars.cluster.worker_images import ImageAccess, image_access
-from mars.config.run_sections import ClusterConfig
-from mars.config.schema import RowsConfig
+from mars.config.schema import SftConfig
 from mars.data.pixels.images import DecodeImage
 from mars.types import TrainBatch
 
@@ -79,18 +78,13 @@ class RaySupervised(RayRanks):
 
 @contextmanager
 def ray_ranks(
-    cluster: ClusterConfig,
-    data: RowsConfig,
-    num_ranks: int,
-    build_trainer: BuildSupervised,
-    log_dir: Path,
-    report: WorkerReport,
+    config: SftConfig, build_trainer: BuildSupervised, log_dir: Path, report: WorkerReport
 ) -> Iterator[RaySupervised]:
     """Build the ranks on Ray workers; stop them when the block ends.
 
     log_dir: for the workers' logs. report: told of workers that are lost and replaced.
     """
-    log_dir = log_dir.absolute()
+    cluster, num_ranks, log_dir = config.cluster, config.sft.num_workers, log_dir.absolute()
     resources = [
         WorkerResources(f"actor-{i}", cluster.cpus_per_worker, int(cluster.device == "cuda")) for i in range(num_ranks)
     ]
@@ -104,7 +98,7 @@ def ray_ranks(
         group = WorkerGroup(
             SupervisedWorker, resources, placement, range(num_ranks), to_pass, str(log_dir), cluster.call_timeout_s
         )
-        images = stack.enter_context(image_access(data, cluster, to_pass, log_dir))
+        images = stack.enter_context(image_access(config.data, cluster, to_pass, log_dir))
         trainer = RaySupervised(group, images, report)
         stack.callback(unless_ending, trainer.close)
         stack.enter_context(watchdog.on_stall(trainer.dump_stacks))

@@ -113,4 +113,4 @@ def ranks(
         return local_rank(cluster.device, cluster.threads_per_worker, partial(spec, alone))
     from mars.cluster.supervised import ray_ranks
 
-    return ray_ranks(cluster, config.data, config.sft.num_workers, spec, log_dir, report)
+    return ray_ranks(config, spec, log_dir, report)

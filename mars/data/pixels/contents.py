@@ -106,7 +106,7 @@ class ContentCache:
         while self.num_bytes + len(content) > self._max_bytes:
             self._drop_oldest()
         if not self._parts or self._parts[-1][0].seek(0, os.SEEK_END) >= self._part_bytes:
-            self._parts.append((tempfile.TemporaryFile(buffering=0, dir=self._folder), []))
+            self._parts.append((tempfile.TemporaryFile(buffering=0, dir=self._folder), []))  # noqa: SIM115 (kept open)
         file, digests = self._parts[-1]
         start = file.seek(0, os.SEEK_END)
         try:

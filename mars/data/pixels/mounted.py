@@ -33,5 +33,5 @@ class MountedRoot:
         root = os.path.realpath(self.root)
         here = os.path.realpath(os.path.join(root, os.path.relpath(place.path, self.driver_root)))
         if os.path.commonpath([here, root]) != root:
-            raise BadImage("missing", f"{place.name}: it is a link out of {IMAGE_ROOT_VARIABLE}={self.root}")
+            raise BadImage("missing", f"{place.name}: it leads out of {IMAGE_ROOT_VARIABLE}={self.root}")
         return stored_image(place._replace(path=here))
