@@ -15,7 +15,7 @@ from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
 from mars.cluster.weights import BuildTransfer, WeightOffer
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
-from mars.cluster.worker_images import ImageAccess
+from mars.cluster.worker_images import OWN_FILES, ImageAccess
 from mars.data.pixels.images import DecodeImage
 from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.rollout.balance import Balancer
@@ -34,6 +34,7 @@ class EngineWorker(Worker):
     """One engine in one Ray actor process."""
 
     _has_all_weights = True  # at first those of model.path
+    _images = OWN_FILES  # until `build`
 
     def see_gpus(self, gpus: Sequence[str]) -> None:
         """Use these GPUs, which other workers own. To be called before `build`, which makes CUDA look."""

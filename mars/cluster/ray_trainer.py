@@ -16,7 +16,7 @@ from mars.cluster.ranks import RankWorker, RayRanks
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.weights import BuildTransfer, RankSender, StoredWeights
 from mars.cluster.worker_group import WorkerGroup
-from mars.cluster.worker_images import ImageAccess
+from mars.cluster.worker_images import OWN_FILES, ImageAccess
 from mars.data.pixels.images import DecodeImage
 from mars.types import TrainBatch, WeightUpdate
 from mars.weights.meeting import Meeting
@@ -33,6 +33,7 @@ class TrainerWorker(RankWorker):
 
     _trainer: RankTrainer
     _num_updates = 0
+    _images, _rank = OWN_FILES, 0  # until `receive` and `build`
 
     def receive(self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, images: ImageAccess) -> None:
         """Keep `build_trainer`, the transfer that `build_transfer` makes, and the images, for `build`.
@@ -85,6 +86,8 @@ class RayTrainer(RayRanks):
 
     transfer: `rollout.weight_transfer`. timeout_s: deadline for sending weights to the engines.
     """
+
+    _images = ImageAccess(root=None, reader=None, names_node=False, timeout_s=0.0)  # until `start_build`
 
     def __init__(
         self,

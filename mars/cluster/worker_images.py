@@ -46,8 +46,12 @@ class ImageAccess:
 
     def open(self) -> WorkerImages:
         """To be called in the worker."""
-        source = _NodeFiles(self._root) if self._reader is None else _NodeStore(self._reader, self._timeout_s)
-        return WorkerImages(source, self._names_node)
+        if self._reader is not None:
+            return WorkerImages(_NodeStore(self._reader, self._timeout_s), self._names_node)
+        here = os.environ.get(IMAGE_ROOT_VARIABLE)
+        if here and self._root is None:
+            logger.warning("%s=%s has no effect: data.image_root is null", IMAGE_ROOT_VARIABLE, here)
+        return WorkerImages(_NodeFiles(self._root, here), self._names_node)
 
     def metrics(self) -> dict[str, float]:
         """On the driver: what was sent to nodes since the last call; {} with data.transport=path."""
@@ -97,12 +101,9 @@ class WorkerImages:
 
 
 class _NodeFiles:
-    """The files of this node. root: data.image_root on the driver's node, which MARS_IMAGE_ROOT replaces here."""
+    """The files of this node. root: data.image_root on the driver's node. here: the same folder here, None for `root`."""
 
-    def __init__(self, root: str | None) -> None:
-        here = os.environ.get(IMAGE_ROOT_VARIABLE)
-        if here and root is None:
-            logger.warning("%s=%s has no effect: data.image_root is null", IMAGE_ROOT_VARIABLE, here)
+    def __init__(self, root: str | None, here: str | None) -> None:
         self._read: ReadImage = MountedRoot(root, here) if here and root is not None else stored_image
 
     def __call__(self, place: Place) -> str | bytes:
@@ -171,6 +172,10 @@ class _NodeStore:
             raise WorkerError(
                 f"images: no answer from the store of node {this_node()} within {self._timeout_s:g} s"
             ) from error
+
+
+OWN_FILES = WorkerImages(_NodeFiles(None, None), names_node=False)
+"""Reads the files of this node, under the paths that the driver has."""
 
 
 class _Digests:

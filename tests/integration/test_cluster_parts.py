@@ -36,6 +36,7 @@ class InProcess:
 
     class _Worker:
         _has_all_weights = True
+        _images = EngineWorker._images
 
         def __init__(self, engine):
             self._engine = engine
