@@ -1,4 +1,4 @@
-"""Estimate the memory of each worker from the model's files, before anything is loaded (docs/clusters.md)."""
+"""Estimate the memory of each worker from the model's files, before anything is loaded (docs/where_it_runs.md)."""
 
 from __future__ import annotations
 
