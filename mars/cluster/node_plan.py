@@ -173,7 +173,7 @@ def _even_share(left: int, capacities: Sequence[int]) -> int:
 
 def _evenness(counts: Sequence[tuple[int, int]]) -> tuple[int, int]:
     engines = [count[0] for count in counts]
-    return sum(engine > 0 for engine in engines), -max(engines)
+    return sum(engine > 0 for engine in engines), -max(engines, default=0)
 
 
 def _repeated(counts: Sequence[int]) -> list[int]:

@@ -75,8 +75,9 @@ def _reason(size: Amount, nodes: Sequence[Amount], empty: bool) -> str:
 
 def names_in_short(names: Sequence[str]) -> str:
     """Consecutive numbers become a range: engine-0, actor-1, actor-2, actor-3 -> "engine-0, actor-1 to actor-3"."""
+    kinds = list(dict.fromkeys(_number_of(name)[0] for name in names))
     parts: list[list[str]] = []
-    for name in sorted(names, key=_number_of):
+    for name in sorted(names, key=lambda name: (kinds.index(_number_of(name)[0]), _number_of(name)[1])):
         stem, index = _number_of(name)
         if parts and _number_of(parts[-1][-1]) == (stem, index - 1):
             parts[-1].append(name)

@@ -7,7 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mars.cluster.layout import Layout, totals
@@ -66,7 +71,7 @@ class Placement:
     def has_room(self, bundle: int) -> bool:
         """Whether the resources of this bundle are reserved on a node that is alive."""
         self._move_lost()
-        return bundle not in self._moved or self._moved[bundle].wait(0)
+        return bundle not in self._moved or placement_group_table(self._moved[bundle])["state"] == "CREATED"
 
     def nodes(self) -> list[Node]:
         """Those on which resources were reserved at the start, if they are alive."""
@@ -152,8 +157,8 @@ def reserved(layout: Layout, cluster: ClusterConfig, fsdp_size: int | None) -> P
         for node in placement.nodes():
             if node.store_bytes < cluster.object_store_bytes:
                 logger.warning(
-                    "cluster.object_store_bytes: the object store of node %s is smaller; got %d bytes, want %d; start the "
-                    "node with a larger --object-store-memory, or lower the setting if weights and a batch fit",
+                    "cluster.object_store_bytes: the object store of node %s is smaller; got %d bytes, want %d; start "
+                    "the node with a larger --object-store-memory, or lower the setting if weights and a batch fit",
                     node.name,
                     node.store_bytes,
                     cluster.object_store_bytes,

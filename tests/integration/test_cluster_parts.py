@@ -10,12 +10,11 @@ from itertools import zip_longest
 
 import pytest
 
-from mars.cluster import head, placement
+from mars.cluster import head
 from mars.cluster.environment import inherited, worker_environment
-from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import EngineWorker, RayEngine
 from mars.cluster.weights import StoredWeights
-from mars.errors import SetupError, WorkerError
+from mars.errors import WorkerError
 from mars.rollout.engine import EngineCounts, UnreadableRequest
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import ImageRef, RolloutRequest, Sampling, WeightUpdate
@@ -83,28 +82,6 @@ def test_what_cannot_be_read_is_reported_under_the_number_of_the_whole_call():
     found = [item for message in RayEngine(InProcess(engines), num_ids).generate(requests) for item in message]
     refused = {item.request: item.reason for item in found if isinstance(item, UnreadableRequest)}
     assert (refused, sorted(item.request for item in found)) == ({2: "p2.png", 3: "p3.png"}, [0, 1, 2, 3, 4])
-
-
-def check(monkeypatch, have, workers):
-    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: have)
-    Placement._check(workers)
-
-
-def test_a_cluster_that_is_too_small_is_a_table(monkeypatch):
-    assert WorkerResources("engine-0", 0.5, 0).bundle() == {"CPU": 0.5}
-    assert WorkerResources("engine-0", 0.5, 4).bundle() == {"CPU": 0.5, "GPU": 4}
-    with pytest.raises(SetupError) as raised:
-        check(monkeypatch, {"CPU": 2.0}, [WorkerResources("engine-0", 0.5, 2), WorkerResources("actor-0", 0.5, 1)])
-    message = str(raised.value)
-    assert "GPU  have 0, want 3" in message
-    assert "CPU  have 2, want 1" in message
-    assert "engine-0, actor-0" in message
-    assert "cluster.device=cpu" in message
-    assert raised.value.exit_code == 4
-
-
-def test_a_cluster_that_is_large_enough_passes(monkeypatch):
-    check(monkeypatch, {"CPU": 1.0, "GPU": 3.0}, [WorkerResources("a", 0.5, 2), WorkerResources("b", 0.5, 1)])
 
 
 def test_worker_environment():
