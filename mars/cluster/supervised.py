@@ -13,7 +13,8 @@ from mars import faults, watchdog
 from mars.actor.trainer import Rendezvous, SupervisedTrainer
 from mars.cluster.environment import gc_paused, trim_heap, worker_environment
 from mars.cluster.head import check_head
-from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.layout import layout
+from mars.cluster.placement import reserved
 from mars.cluster.ranks import RankWorker, RayRanks
 from mars.cluster.ray_launch import unless_ending
 from mars.cluster.ray_trainer import TRIM_EVERY
@@ -84,19 +85,17 @@ def ray_ranks(
 
     log_dir: for the workers' logs. report: told of workers that are lost and replaced.
     """
-    cluster, num_ranks, log_dir = config.cluster, config.sft.num_workers, log_dir.absolute()
-    resources = [
-        WorkerResources(f"actor-{i}", cluster.cpus_per_worker, int(cluster.device == "cuda")) for i in range(num_ranks)
-    ]
+    cluster, log_dir = config.cluster, log_dir.absolute()
+    plan = layout(0, 1, config.sft.num_workers, cluster.cpus_per_worker, on_gpu=cluster.device == "cuda", shared=False)
     environment = worker_environment(cluster.threads_per_worker, cluster.device)
-    num_cpus = max(math.ceil(sum(worker.cpus for worker in resources)), num_ranks)
+    num_cpus = max(math.ceil(sum(worker.cpus for worker in plan.ranks)), config.sft.num_workers)
     with ExitStack() as stack:
         started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
         to_pass = stack.enter_context(started)
-        placement = Placement([[worker] for worker in resources], cluster.start_timeout_s)
+        placement = reserved(plan, cluster, config.sft.fsdp_size)
         stack.callback(unless_ending, placement.close)
         group = WorkerGroup(
-            SupervisedWorker, resources, placement, range(num_ranks), to_pass, str(log_dir), cluster.call_timeout_s
+            SupervisedWorker, plan.ranks, placement, plan.rank_bundles, to_pass, str(log_dir), cluster.call_timeout_s
         )
         images = stack.enter_context(image_access(config.data, cluster, to_pass, log_dir))
         trainer = RaySupervised(group, images, report)

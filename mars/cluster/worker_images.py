@@ -101,7 +101,7 @@ class WorkerImages:
 
 
 class _NodeFiles:
-    """The files of this node. root: data.image_root on the driver's node. here: the same folder here, None for `root`."""
+    """The files of this node. root: data.image_root on the driver's node. here: where it is here; None: there too."""
 
     def __init__(self, root: str | None, here: str | None) -> None:
         self._read: ReadImage = MountedRoot(root, here) if here and root is not None else stored_image
@@ -125,7 +125,8 @@ class _NodeStore:
     def __init__(self, reader: Any, timeout_s: float) -> None:
         self._reader, self._timeout_s = reader, timeout_s
         self._store: Any = None
-        self._asked: dict[Place, tuple[_Digests, int]] = {}
+        # The second: of the call before, whose images may still be read.
+        self._asked: tuple[_Asked, _Asked] = ({}, {})
 
     def __call__(self, place: Place) -> bytes:
         """Raises BadImage, and WorkerError if the store does not answer."""
@@ -134,7 +135,7 @@ class _NodeStore:
                 return self._content(place)
             except RayActorError as error:  # the reader died, and its stores with it; Ray starts it again
                 logger.warning("images: %s", str(error).partition("\n")[0])
-                self._store, self._asked = None, {}
+                self._store, self._asked = None, ({}, {})
                 if attempt + 1 == _TRIES:
                     raise WorkerError(f"images: the store of node {this_node()} died {_TRIES} times") from error
         raise AssertionError("unreachable")
@@ -143,12 +144,12 @@ class _NodeStore:
         return self._get(self._reader.where.remote())
 
     def expect(self, places: Sequence[Place], ahead: bool) -> None:
-        asked: dict[Place, tuple[_Digests, int]] = {}
+        asked: _Asked = {}
         for first in range(0, len(places), _PER_CALL):
             some = places[first : first + _PER_CALL]
             digests = _Digests(self._connected().bring.remote(some, ahead))
             asked |= {place: (digests, i) for i, place in enumerate(some)}
-        self._asked = asked
+        self._asked = asked, self._asked[0]
 
     def _connected(self) -> Any:
         if self._store is None:
@@ -156,8 +157,9 @@ class _NodeStore:
         return self._store
 
     def _content(self, place: Place) -> bytes:
-        asked = self._asked.get(place) or (_Digests(self._connected().bring.remote([place], False)), 0)
-        digest = self._raised(asked[0].get(self._get)[asked[1]])
+        now, before = self._asked
+        answer = now.get(place) or before.get(place) or (_Digests(self._connected().bring.remote([place], False)), 0)
+        digest = self._raised(answer[0].get(self._get)[answer[1]])
         return self._raised(self._get(self._connected().content.remote(place, digest)))
 
     def _raised(self, found: bytes | BadImage) -> bytes:
@@ -188,6 +190,10 @@ class _Digests:
         if self._found is None:
             self._found = get(self._reference)
         return self._found
+
+
+_Asked = dict[Place, tuple[_Digests, int]]
+"""Images that were asked for: the answer in which each is, and its position there."""
 
 
 @contextmanager
