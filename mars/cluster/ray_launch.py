@@ -12,7 +12,7 @@ from mars import interrupts, watchdog
 from mars.actor.trainer import PolicyTrainer
 from mars.answers.record import PromptLength
 from mars.cluster.environment import worker_environment
-from mars.cluster.layout import gpus_of_engines, layout
+from mars.cluster.layout import Layout, gpus_of_engines, layout
 from mars.cluster.placement import reserved
 from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
@@ -44,14 +44,7 @@ def ray_workers(
     """
     cluster, log_dir = config.cluster, log_dir.absolute()
     colocated = build_trainer is not None and is_colocated(cluster.placement, cluster.kind, cluster.device)
-    plan = layout(
-        config.rollout.num_workers,
-        config.rollout.tensor_parallel_size,
-        config.actor.num_workers if build_trainer is not None else 0,
-        cluster.cpus_per_worker,
-        on_gpu=cluster.device == "cuda",
-        shared=colocated,
-    )
+    plan = _layout(config, build_trainer is not None, colocated)
     transfers = partial(build_transfer, rollout=config.rollout, cluster=cluster)
     environment = worker_environment(cluster.threads_per_worker, cluster.device)
     workers = (*plan.engines, *plan.ranks)
@@ -90,6 +83,17 @@ def ray_workers(
                 )
         engine.finish_build(engine_builds, cluster.start_timeout_s)
         yield take_turns(engine, trainer) if colocated and trainer is not None else (engine, trainer)
+
+
+def _layout(config: TrainConfig, with_trainer: bool, colocated: bool) -> Layout:
+    return layout(
+        config.rollout.num_workers,
+        config.rollout.tensor_parallel_size,
+        config.actor.num_workers if with_trainer else 0,
+        config.cluster.cpus_per_worker,
+        on_gpu=config.cluster.device == "cuda",
+        shared=colocated,
+    )
 
 
 def unless_ending(close: Callable[[], None]) -> None:
