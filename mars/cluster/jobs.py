@@ -7,29 +7,34 @@ import logging
 import os
 import re
 import secrets
+import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 
+from mars import interrupts
 from mars.cluster import job_secrets
+from mars.cluster.token import has_token
 from mars.errors import LostContact, SetupError, WorkerError
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _RETRY_S = 1.0
+_ANSWER_S = 30.0
 # So long is a job server looked for that does not answer any more.
 _LOST_AFTER_S = 60.0
 _LAST_OUTPUT_S = 20.0
 _INTERRUPTED = 75
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray would take them before the address it is given
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
-_NO_ANSWER = (requests.RequestException, ConnectionError, TimeoutError)
+_NO_ANSWER = (requests.RequestException, OSError)
 # Ray does not tell the exit code of a job that was stopped, so the job's last line has it. The shell outlives SIGTERM,
 # which Ray sends to it too, and the program does not inherit that.
 _EXIT_CODE = re.compile(r"^mars: exit code (\d+)\s*\Z", re.MULTILINE)
@@ -60,20 +65,11 @@ class JobServer:
     """
 
     def __init__(self, address: str) -> None:
-        for name in _ADDRESS_VARIABLES:
-            os.environ.pop(name, None)
-        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-        from ray.exceptions import RayError
-        from ray.job_submission import JobSubmissionClient
-
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         self.address = address
         try:
-            self._client = JobSubmissionClient(address)
-        except (*_NO_ANSWER, RayError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+            self._client = _client_of(address)
+        except (*_NO_ANSWER, RuntimeError, ValueError) as error:
+            reason = _first_line(error).partition(". ")[0].rstrip(".")
             raise SetupError(
                 f"--address: no job server at {address}: {reason}; it listens on 127.0.0.1 of the head only, unless it "
                 "was started with --dashboard-host: submit there, or open a way to it with "
@@ -127,6 +123,7 @@ class JobServer:
             while not self.stop(job_id) and not self._details(job_id).status.is_terminal():
                 time.sleep(_RETRY_S)  # it has not started yet
             details = self._wait_for_end(job_id)
+            interrupts.settle()
         output.finish()
         if details.driver_exit_code is not None:
             return _as_exit_code(details.driver_exit_code)
@@ -154,6 +151,30 @@ class JobServer:
                         "the job may still run"
                     ) from error
             time.sleep(_RETRY_S)
+
+
+def _client_of(address: str):
+    """Ray's client of job servers, with a deadline for each answer: Ray has none."""
+    for name in _ADDRESS_VARIABLES:
+        os.environ.pop(name, None)
+    if has_token(os.environ):
+        os.environ["RAY_AUTH_MODE"] = "token"  # before the import, which reads it
+    if "://" not in address:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()  # Ray would try for 40 s
+    from ray.exceptions import RayError
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *args: Any, **kwargs: Any) -> requests.Response:
+            try:
+                return super()._do_request(*args, timeout=_ANSWER_S, **kwargs)
+            except RayError as error:  # the token is not the cluster's
+                raise RuntimeError(str(error)) from error
+
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return Client(address)
 
 
 class _Output:
