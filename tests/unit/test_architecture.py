@@ -310,7 +310,7 @@ def test_every_setting_of_the_training_is_read():
 
 COLD_START_FILES = (
     "supervised_trainer.py", "model.py", "optimizer.py", "trained_policy.py", "lora.py", "parts.py",  # mars/actor
-    "build.py", "fit.py", "local.py", "ray_launch.py", "runtime.py",
+    "build.py", "fit.py", "local.py", "placement.py", "ray_launch.py", "runtime.py",
 )  # fmt: skip
 
 
