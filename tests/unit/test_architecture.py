@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
     | {"actor", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards", "rollout"}
-    | {"run_dir", "turns"}
+    | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
@@ -92,7 +92,7 @@ MAY_IMPORT = {
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
-    | {"actor", "report", "rewards", "run", "run_dir", "sft", "tracking"},
+    | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 
