@@ -93,7 +93,7 @@ class VllmEngine:
         )
         self._llm.collective_rpc("count_encoder_runs")
         self._names = map(str, count())
-        self._counts = EngineCounts()
+        self._counts, self._version = EngineCounts(), 0
         self._rules = rules
         self._blocked = dict.fromkeys(rules.blocked_ids, -math.inf)
         # The multi view and the mono views right after it use the same images.
@@ -129,7 +129,7 @@ class VllmEngine:
                     self._counts += EngineCounts(
                         prompt_tokens=len(output.prompt_token_ids), cached_tokens=output.num_cached_tokens
                     )
-                    finished += _samples(requests, positions[output.request_id], parts)
+                    finished += _samples(requests, positions[output.request_id], parts, self._version)
                 if finished:
                     yield finished
         finally:
@@ -165,6 +165,7 @@ class VllmEngine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
         self._llm.llm_engine.reset_encoder_cache()
+        self._version = update.version
         if self._state == "loading":
             self._state = "loaded"
 
@@ -252,8 +253,13 @@ def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[An
                 yield output, begun.pop((output.request_id, part.index))
 
 
-def _samples(requests: Sequence[RolloutRequest], position: int, parts: Sequence[Any]) -> list[FinishedSample]:
-    """One sample of vLLM as `FinishedSample`s. A greedy sample is repeated for every sample of the request."""
+def _samples(
+    requests: Sequence[RolloutRequest], position: int, parts: Sequence[Any], version: int
+) -> list[FinishedSample]:
+    """One sample of vLLM as `FinishedSample`s. A greedy sample is repeated for every sample of the request.
+
+    version: of the weights.
+    """
     index, finish_reason = parts[-1].index, parts[-1].finish_reason
     if finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a sample of prompt {requests[position].prompt_id}: {finish_reason}")
@@ -263,6 +269,7 @@ def _samples(requests: Sequence[RolloutRequest], position: int, parts: Sequence[
         token_ids=token_ids,
         logprobs=tuple(step[token].logprob for step, token in zip(steps, token_ids, strict=True)),
         finish_reason=finish_reason,
+        version=version,
     )
     copies = requests[position].num_samples // _num_drawn(requests[position])
     return [FinishedSample(position, index + k, completion) for k in range(copies)]
