@@ -18,7 +18,7 @@ docs/step.md explains every line; `rollout.schedule` chooses between the two kin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -132,7 +132,7 @@ class _StoppableEngine:
     def __init__(self, engine: RolloutEngine, check: Callable[[], None]) -> None:
         self._engine, self._check = engine, check
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+    def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         self._check()
         for finished in self._engine.generate(requests):
             self._check()

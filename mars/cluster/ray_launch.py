@@ -22,6 +22,7 @@ from mars.cluster.worker_group import WorkerGroup
 from mars.config.run_sections import is_colocated
 from mars.config.schema import TrainConfig
 from mars.rollout.engine import RolloutEngine
+from mars.rollout.window import samples_in_window
 from mars.turns import take_turns
 
 
@@ -64,7 +65,8 @@ def ray_workers(
                 worker_class, resources, placement, bundles, to_pass, str(log_dir), cluster.call_timeout_s
             )
 
-        engine = RayEngine(group(EngineWorker, plan.engines, plan.engine_bundles), prompt_length, report)
+        engines = group(EngineWorker, plan.engines, plan.engine_bundles)
+        engine = RayEngine(engines, prompt_length, samples_in_window(config.rollout.max_num_seqs), report)
         stack.callback(unless_ending, engine.close)
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
         trainer = None

@@ -189,7 +189,9 @@ class RolloutConfig(Section):
     top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from this many most likely tokens; 0: all.")
     max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together, in tokens.")
-    max_num_seqs: PositiveInt = Field(description="Largest number of sequences generated at once.")
+    max_num_seqs: PositiveInt = Field(
+        description="Largest number of sequences generated at once; an engine has twice as many samples in flight."
+    )
     schedule: Literal["synchronous", "asynchronous"] = Field(
         description="synchronous: a step samples and then updates; asynchronous: the next step's responses are sampled "
         "during the update. The group schedule sets this and what belongs to it."

@@ -1,0 +1,5 @@
+"""Fixtures of the tests with several Ray nodes."""
+
+from tests.integration.conftest import workshop
+
+__all__ = ["workshop"]
