@@ -12,7 +12,8 @@ from mars import interrupts, watchdog
 from mars.actor.trainer import PolicyTrainer
 from mars.answers.record import PromptLength
 from mars.cluster.environment import worker_environment
-from mars.cluster.placement import Placement, gpus_of_engines, layout
+from mars.cluster.layout import gpus_of_engines, layout
+from mars.cluster.placement import reserved
 from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
 from mars.cluster.restarts import WorkerReport
@@ -57,7 +58,7 @@ def ray_workers(
     with ExitStack() as stack:
         started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
         to_pass = stack.enter_context(started)
-        placement = Placement(plan.bundles, cluster.start_timeout_s)
+        placement = reserved(plan, cluster, config.actor.fsdp_size)
         stack.callback(unless_ending, placement.close)
 
         def group(worker_class, resources, bundles) -> WorkerGroup:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mars.cluster.placement import WorkerResources, gpus_of_engines, layout
+from mars.cluster.layout import WorkerResources, gpus_of_engines, layout
 from mars.cluster.ray_engine import RayEngine
 from mars.cluster.weights import StoredWeights
 from mars.errors import WorkerError
