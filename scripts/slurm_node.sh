@@ -37,7 +37,7 @@ worker) role=(worker "$address") ;;
 esac
 folder=$(mktemp -d "${RAY_TMPDIR:-/tmp}/mars-XXXXXX") # short: the paths of Ray's sockets may have 107 characters
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0        # SIGTERM comes when the run has ended: there is nothing to wait for
-MARS_CLUSTER=$folder bash "$(dirname "${BASH_SOURCE[0]}")/ray_up.sh" "${role[@]}" --block --temp-dir "$folder/ray" \
+MARS_CLUSTER=$folder bash "$(dirname "${BASH_SOURCE[0]}")/ray_up.sh" "${role[@]}" --block --temp-dir "$folder" \
     --node-ip "$ip" --node-ports $((port + 2)) --worker-ports "$((port + 10))-$((port + 999))" \
     --num-cpus "${SLURM_CPUS_ON_NODE:-1}" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" "$@" &
 ray=$!
