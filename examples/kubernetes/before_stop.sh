@@ -9,4 +9,4 @@ for process in /proc/[0-9]*; do
         kill -TERM "${process#/proc/}" || true
     fi
 done
-while grep -qszE '^(mars\.main$|ray::(Engine|Trainer)Worker)' /proc/[0-9]*/cmdline; do sleep 1; done
+while grep -qszE '^(mars\.main$|ray::(Engine|Trainer)Worker)' /proc/[0-9]*/cmdline; do sleep 0.5; done
