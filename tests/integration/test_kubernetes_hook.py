@@ -1,4 +1,4 @@
-"""examples/kubernetes/before_stop.sh in a process namespace of its own, as in a pod: it looks at all processes in it."""
+"""examples/kubernetes/before_stop.sh in a process namespace of its own, as in a pod: it reads all processes there."""
 
 from __future__ import annotations
 
