@@ -12,7 +12,7 @@ no turn: it is read from host memory if the trainer is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
 from mars.actor.trainer import PolicyTrainer, ReferenceKl, RestartableTrainer, UpdateStats
@@ -118,7 +118,7 @@ class ColocatedEngine:
     def __init__(self, engine: RolloutEngine, turns: SharedMemory) -> None:
         self._engine, self._turns = engine, turns
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+    def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         self._turns.to_engine()
         yield from self._engine.generate(requests)
 

@@ -1,4 +1,4 @@
-"""`mars ray ...`: Ray nodes on this machine. scripts/ray_up.sh is the same command."""
+"""`mars ray ...`: nodes and jobs of Ray clusters, for scripts/ray_up.sh and scripts/ray_submit.sh."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-ray = typer.Typer(help="Start and stop Ray nodes on this machine.", no_args_is_help=True, rich_markup_mode=None)
+ray = typer.Typer(
+    help="Start Ray nodes on this machine, and submit runs to a cluster.", no_args_is_help=True, rich_markup_mode=None
+)
 
 ObjectStore = Annotated[
     int | None,
@@ -75,3 +77,51 @@ def stop(temp_dir: TempDir = None) -> None:
     from mars.cli.ray_nodes import stop_nodes
 
     stop_nodes(temp_dir)
+
+
+@ray.command()
+def submit(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- EXPERIMENT key=value ...]",
+            help="An experiment, settings, and options of python -m mars.main. With --resume: settings to change.",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="http://HOST:PORT of a job server, or HOST:PORT of a head; default: RAY_API_SERVER_ADDRESS, else the "
+            "head on this machine.",
+        ),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id, and do not follow it.")] = False,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run from its checkpoint.")] = None,
+    sft: Annotated[bool, typer.Option("--sft", help="A supervised cold start, as python -m mars.sft.")] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Pass an environment variable on to the run; repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Files that are not sent to the cluster; repeatable.")
+    ] = None,
+    follow: Annotated[str | None, typer.Option(metavar="JOB", help="Follow a job that runs already.")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="JOB", help="Stop a job: it saves its state and ends.")] = None,
+) -> None:
+    """Run a training on a cluster, from this folder. Ends with the exit code of the run."""
+    from mars.cli import ray_submit
+    from mars.errors import ConfigError
+
+    other = [
+        name for name, given in (("--follow", follow), ("--stop", stop), ("--resume", resume)) if given is not None
+    ]
+    if len(other) > 1 or (other and other != ["--resume"] and words):
+        raise ConfigError(f"{other[0]}: it does not go with {' '.join([*other[1:], *(words or [])])}; leave one out")
+    if follow is not None:
+        raise typer.Exit(ray_submit.follow(address, follow))
+    if stop is not None:
+        ray_submit.stop(address, stop)
+        return
+    code = ray_submit.submit(address, words or [], resume, env or [], exclude or [], sft=sft, wait=not no_wait)
+    raise typer.Exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from mars.cluster.worker_group import WorkerGroup
 from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.rollout.balance import Balancer
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
+from mars.rollout.window import Feed, Part, first_window, in_parts
 from mars.types import RolloutRequest, WeightUpdate
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class EngineWorker(Worker):
     """One engine in one Ray actor process."""
 
     _has_all_weights = True  # at first those of model.path
+    _generation: Iterator[list[FinishedSample | UnreadableRequest]] = iter(())
 
     def see_gpus(self, gpus: Sequence[str]) -> None:
         """Use these GPUs, which other workers own. To be called before `build`, which makes CUDA look."""
@@ -42,25 +44,40 @@ class EngineWorker(Worker):
             self._transfer = build_transfer(self.name)
             self._engine = build_engine(self._transfer.receive)
 
-    def generate(
-        self, requests: Sequence[RolloutRequest]
-    ) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
-        """Yield the engine's lists of finished samples, one list per message, then its counts as the last message.
+    def generate(self, part: Part) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
+        """Yield the engine's lists of finished samples, one list per message.
 
+        If the engine has room for a request after the last one of `part`, this call ends, and the call with the next
+        part goes on from there. The call with the last part yields all that is left, then the engine's counts.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
         if not self._has_all_weights:
             raise WorkerError(f"{self.name} has not all weights of its last update")
-        for samples in self._engine.generate(requests):
-            faults.point("engine.samples")
-            yield samples
+        if part.is_first:
+            self._end_generation()
+            self._feed = Feed()
+            self._generation = self._engine.generate(self._feed)
+        self._feed.add(part)
+        for samples in self._generation:
+            if samples:
+                faults.point("engine.samples")
+                yield samples
+            if self._feed.is_waited_for:
+                return
         yield self._engine.counts()
+
+    def _end_generation(self) -> None:
+        """End a generation whose next part never came, because the driver has given it up."""
+        generation, self._generation = self._generation, iter(())
+        if isinstance(generation, Generator):
+            generation.close()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         self._engine.prefetch(requests)
 
     def load_weights(self, update: WeightUpdate) -> None:
         faults.point("engine.load_weights")
+        self._end_generation()
         self._has_all_weights = False
         try:
             self._engine.load_weights(update)
@@ -70,6 +87,7 @@ class EngineWorker(Worker):
         self._has_all_weights = True
 
     def sleep(self) -> None:
+        self._end_generation()
         self._engine.sleep()
 
     def wake(self) -> None:
@@ -83,12 +101,17 @@ class EngineWorker(Worker):
 class RayEngine:
     """Splits each call over the engines of the group by expected tokens; a prompt's requests go to the same engine.
 
+    An engine gets its share in parts, the next one while it works on those before (mars/rollout/window.py).
+    window: of an engine, in samples.
+
     An engine that dies, hangs or raises is replaced: the new one gets the current weights and repeats the requests of
     the lost one with the same seeds, and samples that have arrived already are not given out again.
     """
 
-    def __init__(self, group: WorkerGroup, prompt_length: PromptLength, report: WorkerReport = no_report) -> None:
-        self._group, self._report = group, report
+    def __init__(
+        self, group: WorkerGroup, prompt_length: PromptLength, window: int, report: WorkerReport = no_report
+    ) -> None:
+        self._group, self._window, self._report = group, window, report
         self._balancer = Balancer(prompt_length, len(group.workers))
         self._counts = [EngineCounts() for _ in group.workers]
         # What the engines before this one had counted, for each worker.
@@ -126,9 +149,16 @@ class RayEngine:
         self._start_timeout_s = timeout_s
         self._group.results(references, "start of the engine", timeout_s)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        shares = self._balancer.split(requests)
-        arguments = [[requests[i] for i in share] for share in shares]
+    def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+        """Waits for all requests: they are divided over the engines before the first is sent."""
+        known: list[RolloutRequest] = []
+        for request in requests:
+            if request is None:
+                yield []
+            else:
+                known.append(request)
+        shares = self._balancer.split(known)
+        arguments = [in_parts([known[i] for i in share], self._window) for share in shares]
         given_out: set[tuple[int, int | None]] = set()
         for engine, message in self._group.streams("generate", arguments, self._replace):
             if isinstance(message, EngineCounts):
@@ -144,7 +174,9 @@ class RayEngine:
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         shares = self._balancer.split(requests)
         hints = {
-            engine: self._group.workers[engine].prefetch.remote([requests[i] for i in share])
+            engine: self._group.workers[engine].prefetch.remote(
+                first_window((requests[i] for i in share), self._window)
+            )
             for engine, share in enumerate(shares)
             if engine not in self._lost
         }

@@ -12,7 +12,8 @@ from mars import interrupts, watchdog
 from mars.actor.trainer import PolicyTrainer
 from mars.answers.record import PromptLength
 from mars.cluster.environment import worker_environment
-from mars.cluster.placement import Placement, gpus_of_engines, layout
+from mars.cluster.layout import gpus_of_engines, layout
+from mars.cluster.placement import reserved
 from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
 from mars.cluster.restarts import WorkerReport
@@ -22,6 +23,7 @@ from mars.cluster.worker_group import WorkerGroup
 from mars.config.run_sections import is_colocated
 from mars.config.schema import TrainConfig
 from mars.rollout.engine import RolloutEngine
+from mars.rollout.window import samples_in_window
 from mars.turns import take_turns
 
 
@@ -56,7 +58,7 @@ def ray_workers(
     with ExitStack() as stack:
         started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
         to_pass = stack.enter_context(started)
-        placement = Placement(plan.bundles, cluster.start_timeout_s)
+        placement = reserved(plan, cluster, config.actor.fsdp_size)
         stack.callback(unless_ending, placement.close)
 
         def group(worker_class, resources, bundles) -> WorkerGroup:
@@ -64,7 +66,8 @@ def ray_workers(
                 worker_class, resources, placement, bundles, to_pass, str(log_dir), cluster.call_timeout_s
             )
 
-        engine = RayEngine(group(EngineWorker, plan.engines, plan.engine_bundles), prompt_length, report)
+        engines = group(EngineWorker, plan.engines, plan.engine_bundles)
+        engine = RayEngine(engines, prompt_length, samples_in_window(config.rollout.max_num_seqs), report)
         stack.callback(unless_ending, engine.close)
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
         trainer = None

@@ -13,7 +13,8 @@ from mars import faults, watchdog
 from mars.actor.trainer import Rendezvous, SupervisedTrainer
 from mars.cluster.environment import gc_paused, trim_heap, worker_environment
 from mars.cluster.head import check_head
-from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.layout import layout
+from mars.cluster.placement import reserved
 from mars.cluster.ranks import RankWorker, RayRanks
 from mars.cluster.ray_launch import unless_ending
 from mars.cluster.ray_trainer import TRIM_EVERY
@@ -69,25 +70,29 @@ class RaySupervised(RayRanks):
 
 @contextmanager
 def ray_ranks(
-    cluster: ClusterConfig, num_ranks: int, build_trainer: BuildSupervised, log_dir: Path, report: WorkerReport
+    cluster: ClusterConfig,
+    num_ranks: int,
+    fsdp_size: int | None,
+    build_trainer: BuildSupervised,
+    log_dir: Path,
+    report: WorkerReport,
 ) -> Iterator[RaySupervised]:
     """Build the ranks on Ray workers; stop them when the block ends.
 
-    log_dir: for the workers' logs. report: told of workers that are lost and replaced.
+    fsdp_size: ranks that share a copy of the weights; None: all. log_dir: for the workers' logs. report: told of
+    workers that are lost and replaced.
     """
     log_dir = log_dir.absolute()
-    resources = [
-        WorkerResources(f"actor-{i}", cluster.cpus_per_worker, int(cluster.device == "cuda")) for i in range(num_ranks)
-    ]
+    plan = layout(0, 1, num_ranks, cluster.cpus_per_worker, on_gpu=cluster.device == "cuda", shared=False)
     environment = worker_environment(cluster.threads_per_worker, cluster.device)
-    num_cpus = max(math.ceil(sum(worker.cpus for worker in resources)), num_ranks)
+    num_cpus = max(math.ceil(sum(worker.cpus for worker in plan.ranks)), num_ranks)
     with ExitStack() as stack:
         started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
         to_pass = stack.enter_context(started)
-        placement = Placement([[worker] for worker in resources], cluster.start_timeout_s)
+        placement = reserved(plan, cluster, fsdp_size)
         stack.callback(unless_ending, placement.close)
         group = WorkerGroup(
-            SupervisedWorker, resources, placement, range(num_ranks), to_pass, str(log_dir), cluster.call_timeout_s
+            SupervisedWorker, plan.ranks, placement, plan.rank_bundles, to_pass, str(log_dir), cluster.call_timeout_s
         )
         trainer = RaySupervised(group, report)
         stack.callback(unless_ending, trainer.close)

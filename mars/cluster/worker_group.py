@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from mars import watchdog
+from mars.cluster.call_queue import CallQueue
 from mars.cluster.head import check_head
-from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.layout import WorkerResources
+from mars.cluster.placement import Placement
+from mars.cluster.ray_errors import one_line, reason_of_loss
 from mars.cluster.worker import Worker
 from mars.cluster.worker_process import STACKS_SIGNAL, WorkerProcess, end_process, has_died, signal_process
 from mars.errors import MarsError, WorkerError, WorkerLost
-from mars.output.text import shorten
 
 _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
 _LOST_TIMEOUT_S = 2.0
 _LOOK_S = 0.5
 """How often a call looks whether the processes of its workers live."""
-_REASON_CHARS = 500
 
 
 class WorkerDied(WorkerLost):
@@ -71,9 +71,7 @@ class WorkerGroup:
             num_cpus=worker.cpus,
             num_gpus=worker.gpus,
             runtime_env={"env_vars": self._environment} if self._environment else None,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(
-                self._placement.group, placement_group_bundle_index=self._bundles[index]
-            ),
+            scheduling_strategy=self._placement.scheduling(self._bundles[index]),
         ).remote(worker.name, self.log_dir)
         self._processes[index] = handle.process.remote()
         self._known.pop(index, None)
@@ -110,34 +108,38 @@ class WorkerGroup:
         while waiting:
             check_head()
             with self._named(call, deadline, list(waiting.values())):
-                ready = self._first_ready(waiting, call, end)
-                if ready is None:
+                ready = self._ready(waiting, call, end)
+                if not ready:
                     raise GetTimeoutError
-            with self._named(call, deadline, [waiting.pop(ready)]):
-                found[place[ready]] = ray.get(ready)
-            watchdog.beat()
+            for reference in ready:
+                with self._named(call, deadline, [waiting.pop(reference)]):
+                    found[place[reference]] = ray.get(reference)
+                watchdog.beat()
         return [found[i] for i in range(len(place))]
 
-    def _first_ready(
+    def _ready(
         self, waiting: Mapping[Any, int], call: str, end: float, meanwhile: Callable[[], None] = lambda: None
-    ) -> Any | None:
-        """A reference that is ready; None at `end` (time.monotonic()). waiting: reference -> index of its worker.
+    ) -> list[Any]:
+        """The references that are ready, at least one; [] at `end` (time.monotonic()).
 
-        Raises WorkerDied if the process of one of the workers has died on this machine, of which Ray learns seconds
-        later.
+        waiting: reference -> index of its worker. Raises WorkerDied if the process of one of the workers has died on
+        this machine, of which Ray learns seconds later.
         """
+        references = list(waiting)
         while True:
             left = max(end - time.monotonic(), 0)
-            ready, _ = ray.wait(list(waiting), timeout=min(left, _LOOK_S))
+            ready, others = ray.wait(references, timeout=min(left, _LOOK_S))
+            if ready and others:  # a wait looks at all references, so one for each would take a square of time
+                ready, _ = ray.wait(references, timeout=0, num_returns=len(references))
             if ready:
-                return ready[0]
+                return ready
             for index in dict.fromkeys(waiting.values()):
                 process = self._process(index)
                 if process is not None and has_died(process):
                     reason = f"a worker process died (process {process.pid})"
                     raise WorkerDied(self._describe(call, reason, [index]), index)
             if not left:
-                return None
+                return []
             meanwhile()
 
     def _process(self, index: int) -> WorkerProcess | None:
@@ -186,65 +188,69 @@ class WorkerGroup:
         found: dict[int, Any] = {}
         while waiting:
             check_head()
-            reference, index = next(iter(waiting.items()))
+            index = next(iter(waiting.values()))
             try:
-                ready = self._first_ready(waiting, call, end, meanwhile)
-                if ready is not None:
-                    reference, index = ready, waiting[ready]
-                with self._named(call, self._timeout_s, [index]):
-                    if ready is None:
+                ready = self._ready(waiting, call, end, meanwhile)
+                if not ready:
+                    with self._named(call, self._timeout_s, [index]):
                         raise GetTimeoutError
-                    found[index] = ray.get(reference)
+                for reference in ready:
+                    index = waiting[reference]
+                    with self._named(call, self._timeout_s, [index]):
+                        found[index] = ray.get(reference)
+                    del waiting[reference]
             except WorkerError as error:
                 index = error.index if isinstance(error, WorkerDied) else index
                 found[index] = error
                 failed(str(error))
-            waiting = {reference: i for reference, i in waiting.items() if i != index}
+                waiting = {reference: i for reference, i in waiting.items() if i != index}
             watchdog.beat()
         return {index: found[index] for index in calls}
 
     def streams(
-        self, method: str, arguments: Sequence[Any], recover: Callable[[int, WorkerError], None] | None = None
+        self, method: str, arguments: Sequence[Sequence[Any]], recover: Callable[[int, WorkerError], None] | None = None
     ) -> Iterator[tuple[int, Any]]:
         """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
 
-        arguments: one per worker. Each item has the deadline, counted from the worker's item before.
+        arguments: for each worker, those of its calls, one after the other. Each worker gets its next call while it
+            works on the one before. Each item has the deadline, counted from the worker's item before.
         recover: called with the index of a worker that failed, and with its WorkerError; it may `replace` the worker.
-            Then the call is repeated on this worker, which yields its items from the first one on.
+            Then the calls are repeated on this worker, which yields its items from the first one on.
         Raises a MarsError of a worker that is not a WorkerError as it is. Raises a WorkerError of a worker, such as
         WorkerLost, only if there is no `recover`.
         """
-        running = {self._stream(i, method, argument): i for i, argument in enumerate(arguments)}
+
+        def start(index: int) -> CallQueue:
+            return CallQueue(partial(self._stream, index, method), arguments[index])
+
+        queues = [start(i) for i in range(len(arguments))]
         last_item = dict.fromkeys(range(len(arguments)), time.monotonic())
-        while running:
+        while running := {queue.stream: i for i, queue in enumerate(queues) if queue.stream is not None}:
             check_head()
-            oldest = min(running, key=lambda stream: last_item[running[stream]])
-            stream, index = oldest, running[oldest]
+            index = min(running.values(), key=last_item.__getitem__)
             try:
                 with self._named(method, self._timeout_s, [index]):
-                    ready = self._first_ready(running, method, last_item[index] + self._timeout_s)
-                    if ready is None:
+                    ready = self._ready(running, method, last_item[index] + self._timeout_s)
+                    if not ready:
                         raise GetTimeoutError
-                stream, index = ready, running[ready]
-                with self._named(method, self._timeout_s, [index]):
-                    item = ray.get(next(stream))
-            except StopIteration:
-                del running[stream]
-                continue
+                for stream in ready:
+                    index = running[stream]
+                    try:
+                        with self._named(method, self._timeout_s, [index]):
+                            item = ray.get(next(stream))
+                    except StopIteration:
+                        queues[index].ended()
+                        continue
+                    last_item[index] = time.monotonic()
+                    watchdog.beat()
+                    yield index, item
             except WorkerError as error:
-                if isinstance(error, WorkerDied):
-                    index = error.index
-                    (stream,) = (stream for stream, i in running.items() if i == index)
+                index = error.index if isinstance(error, WorkerDied) else index
                 if recover is None:
                     raise
                 recover(index, error)
-                del running[stream]
-                running[self._stream(index, method, arguments[index])] = index
+                queues[index] = start(index)
                 last_item[index] = time.monotonic()
-                continue
-            last_item[index] = time.monotonic()
-            watchdog.beat()
-            yield index, item
 
     def _stream(self, index: int, method: str, argument: Any) -> Any:
         return getattr(self.workers[index], method).options(num_returns="streaming").remote(argument)
@@ -268,29 +274,12 @@ class WorkerGroup:
         except RayTaskError as error:
             if isinstance(error.cause, MarsError):
                 raise error.cause from error
-            raise WorkerError(self._describe(call, _one_line(error.cause), indices)) from error
+            raise WorkerError(self._describe(call, one_line(error.cause), indices)) from error
         except GetTimeoutError as error:
             raise WorkerLost(self._describe(call, f"no answer within {deadline:g} s", indices)) from error
         except RayError as error:
-            raise WorkerLost(self._describe(call, _lost(error), indices)) from error
+            raise WorkerLost(self._describe(call, reason_of_loss(error), indices)) from error
 
     def _describe(self, call: str, reason: str, indices: Sequence[int]) -> str:
         names = ", ".join(self._resources[i].name for i in dict.fromkeys(indices))
         return f"cluster: {call} failed on {names}: {reason}; the workers' logs are in {self.log_dir}"
-
-
-def _one_line(error: BaseException) -> str:
-    """Type and first line of an exception; the whole of it is in the log of the run."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {shorten(lines[0], _REASON_CHARS) if lines else 'no message'}"
-
-
-def _lost(error: RayError) -> str:
-    """Ray describes a dead worker in ten lines, which are in the log of the run."""
-    pid = re.search(r"\bpid: (\d+)", str(error))
-    what = "a worker process died" + (f" (process {pid[1]})" if pid else "")
-    return f"{what}: Ray ended it, because the machine ran out of memory" if _out_of_memory(error) else what
-
-
-def _out_of_memory(error: RayError) -> bool:
-    return isinstance(error, OutOfMemoryError) or "running low on memory" in str(error)

@@ -188,7 +188,9 @@ class RolloutConfig(Section):
     top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from this many most likely tokens; 0: all.")
     max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together, in tokens.")
-    max_num_seqs: PositiveInt = Field(description="Largest number of sequences generated at once.")
+    max_num_seqs: PositiveInt = Field(
+        description="Largest number of sequences generated at once; an engine has twice as many samples in flight."
+    )
     weight_transfer: Literal["object_store", "broadcast", "cuda_ipc"] = Field(
         description="How engines get new weights: copied to Ray's object store, sent by rank 0 over NCCL or gloo, or "
         "read from the memory of a rank on the same GPU."

@@ -15,6 +15,10 @@ def _nothing_to_place(placement: str) -> tuple[str, str] | None:
     return ("a cold start has no engine to take turns with", "leave it out") if placement == "colocated" else None
 
 
+def _no_engine_to_spread(strategy: str) -> tuple[str, str] | None:
+    return ("a cold start has no engines to spread over nodes", "give pack") if strategy == "spread" else None
+
+
 _LOSSES = ("eval/loss", "eval/multi/loss", "eval/mono/loss", "eval/text/loss", "sft/loss")
 
 
@@ -33,6 +37,7 @@ SFT_RULES = (
     Rule(("model.attention", "cluster.device"), attention_on_cpu),
     Rule(("sft.num_workers", "cluster.kind"), one_in_process),
     Rule(("cluster.placement",), _nothing_to_place),
+    Rule(("cluster.node_strategy",), _no_engine_to_spread),
     Rule(("sft.num_workers", "sft.batch_size"), _row_for_each_rank),
     Rule(("data.template",), template_without_reward),
     Rule(("checkpoint.keep_best", "data.eval_files"), _has_the_loss),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mars.types import Completion, RolloutRequest, WeightUpdate
+from mars.types import Completion, ImageRef, RolloutRequest, WeightUpdate
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class UnreadableRequest:
 class EngineCounts:
     """Work of the engine since it was built. Counts only grow; subtract two to get the work between them.
 
-    images: distinct images of a call, summed over calls and engines.
+    images: distinct images of the requests that a call has taken, summed over calls and engines.
     encoder_runs: images that passed the vision encoder; equal to `images` if each passed once per call.
     prompt_tokens: prompt tokens of all samples, including image tokens.
     cached_tokens: prompt tokens that came from the prefix cache instead of being computed.
@@ -53,8 +53,12 @@ class EngineCounts:
 class RolloutEngine(Protocol):
     """Generates responses with the weights of the last `load_weights`."""
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        """Yield samples as they finish; samples that finish together are in one list.
+    def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+        """Yield samples as they finish; samples that finish together are in one list, and a list may be empty.
+
+        requests: taken one by one, as there is room for their samples (mars/rollout/window.py). None instead of a
+            request: the next one has not come yet. The engine then yields an empty list, and asks again when it is
+            asked for more samples, before it goes on with those that it has begun.
 
         Yields each of the `num_samples` samples of every request exactly once, or raises. If the images
         of a request cannot be read, the engine yields an `UnreadableRequest` for it and may leave out its samples. The
@@ -95,6 +99,14 @@ class RolloutEngine(Protocol):
         ...
 
 
-def distinct_images(requests: Sequence[RolloutRequest]) -> int:
-    """The number of distinct images in all requests."""
-    return len({image for request in requests for image in request.images})
+class CallImages:
+    """Counts the distinct images in the requests of one call."""
+
+    def __init__(self) -> None:
+        self._seen: set[ImageRef] = set()
+
+    def of(self, request: RolloutRequest) -> EngineCounts:
+        """Those that no request before this one has shown."""
+        before = len(self._seen)
+        self._seen.update(request.images)
+        return EngineCounts(images=len(self._seen) - before)

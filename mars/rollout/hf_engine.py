@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mars.config.schema import TrainConfig
 from mars.errors import DataError
 from mars.families.table import family_of
 from mars.offload import Freed, HostCopies, free, restore
-from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
-from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
+from mars.rollout.engine import CallImages, EngineCounts, FinishedSample, UnreadableRequest
+from mars.types import Completion, ImageRef, RolloutRequest, Sampling, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+_Row = tuple[int, RolloutRequest, int]
+"""(number of the request, the request, number of the sample)"""
 
 
 class HfEngine:
@@ -54,24 +58,40 @@ class HfEngine:
         self._buffers = HostCopies()  # `load_weights` does not bring them
         self._state: Literal["awake", "asleep", "loaded"] = "awake"
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+    def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         if self._state != "awake":
             raise RuntimeError("the engine sleeps; load weights, and wake it")
-        self._counts += EngineCounts(images=distinct_images(requests))
-        unreadable: dict[int, str] = {}
+        images, number, size = CallImages(), 0, self._config.rollout.max_num_seqs
+        unreadable: set[int] = set()
         # A batch of `generate` has one set of sampling parameters, so greedy and sampled rollouts are apart.
-        for sampling in dict.fromkeys(request.sampling for request in requests):
-            rows = [(i, k) for i, r in enumerate(requests) if r.sampling == sampling for k in range(r.num_samples)]
-            for first in range(0, len(rows), self._config.rollout.max_num_seqs):
-                chunk = rows[first : first + self._config.rollout.max_num_seqs]
-                prompts, refused = self._read(requests, [i for i, _ in chunk if i not in unreadable])
-                if refused:
-                    unreadable |= refused
-                    yield [UnreadableRequest(i, reason) for i, reason in refused.items()]
-                chunk = [(i, k) for i, k in chunk if i in prompts]
-                if chunk:
-                    completions = self._generate_batch([(requests[i], prompts[i], k) for i, k in chunk])
-                    yield [FinishedSample(i, k, answer) for (i, k), answer in zip(chunk, completions, strict=True)]
+        waiting: dict[Sampling, list[_Row]] = {}
+        for request in requests:
+            if request is None:
+                yield []
+                continue
+            self._counts += images.of(request)
+            rows = waiting.setdefault(request.sampling, [])
+            rows += [(number, request, k) for k in range(request.num_samples)]
+            number += 1
+            while len(rows) >= size:
+                yield from self._finished(rows[:size], unreadable)
+                del rows[:size]
+        for rows in waiting.values():
+            if rows:
+                yield from self._finished(rows, unreadable)
+
+    def _finished(
+        self, rows: Sequence[_Row], unreadable: set[int]
+    ) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+        """One batch. unreadable: numbers of the requests that were found to be; updated in place."""
+        prompts, refused = self._read({i: request for i, request, _ in rows if i not in unreadable})
+        if refused:
+            unreadable.update(refused)
+            yield [UnreadableRequest(i, reason) for i, reason in refused.items()]
+        rows = [row for row in rows if row[0] in prompts]
+        if rows:
+            completions = self._generate_batch([(request, prompts[i], k) for i, request, k in rows])
+            yield [FinishedSample(i, k, answer) for (i, _, k), answer in zip(rows, completions, strict=True)]
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         """Does nothing: images are read in `generate`, because this engine is for reference, not for speed."""
@@ -119,15 +139,13 @@ class HfEngine:
     def close(self) -> None:
         self._model = None
 
-    def _read(
-        self, requests: Sequence[RolloutRequest], indices: Sequence[int]
-    ) -> tuple[dict[int, Any], dict[int, str]]:
-        """For the requests in `indices`: index -> prompt as tensors, or index -> why it cannot be read."""
+    def _read(self, requests: Mapping[int, RolloutRequest]) -> tuple[dict[int, Any], dict[int, str]]:
+        """requests: by number. Returns number -> prompt as tensors, and number -> why it cannot be read."""
         prompts: dict[int, Any] = {}
         unreadable: dict[int, str] = {}
-        for i in dict.fromkeys(indices):
+        for i, request in requests.items():
             try:
-                prompts[i] = self._process(requests[i].prompt_token_ids, requests[i].images)
+                prompts[i] = self._process(request.prompt_token_ids, request.images)
             except DataError as error:
                 unreadable[i] = str(error)
         return prompts, unreadable

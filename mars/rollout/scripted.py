@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
+from mars.rollout.engine import CallImages, EngineCounts, FinishedSample, UnreadableRequest
 from mars.types import Completion, RolloutRequest, WeightUpdate
 
 Script = Callable[[RolloutRequest, int], Sequence[int]]
@@ -22,10 +22,15 @@ class ScriptedEngine:
         self._script = script
         self._eos_ids = frozenset(eos_ids)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        self._counts += EngineCounts(images=distinct_images(requests))
-        for i, request in enumerate(requests):
+    def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+        images, i = CallImages(), 0
+        for request in requests:
+            if request is None:
+                yield []
+                continue
+            self._counts += images.of(request)
             yield [FinishedSample(i, k, self._completion(request, k)) for k in range(request.num_samples)]
+            i += 1
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         """Does nothing: images are not read."""

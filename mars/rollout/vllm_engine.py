@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mars.config.run_sections import is_colocated
 from mars.config.schema import TrainConfig
-from mars.errors import DataError, SetupError
+from mars.errors import SetupError
 from mars.rollout import vllm_process
-from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest, distinct_images
+from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest
 from mars.rollout.until_failure import UntilFailure
-from mars.types import Completion, ImageRef, RolloutRequest, TokenRules, WeightUpdate
+from mars.rollout.vllm_call import VllmCall, VllmParts, num_drawn
+from mars.rollout.window import first_window, samples_in_window
+from mars.types import ImageRef, RolloutRequest, TokenRules, WeightUpdate
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-# (request name, sample index) -> outputs so far of a sample that has not finished.
-_Begun = dict[tuple[str, int], list[Any]]
 # Tokens per engine step: vLLM's default on most GPUs, twice its default on CPUs. It is also the size of the encoder
 # cache, which must hold all images of a prompt until its last view is prefilled.
 _BATCH_TOKENS = 8192
@@ -92,7 +92,7 @@ class VllmEngine:
             **{key: value for key, value in optional.items() if value is not None},
         )
         self._llm.collective_rpc("count_encoder_runs")
-        self._names = map(str, count())
+        self._names, self._max_num_seqs = map(str, count()), rollout.max_num_seqs
         self._counts = EngineCounts()
         self._rules = rules
         self._blocked = dict.fromkeys(rules.blocked_ids, -math.inf)
@@ -105,46 +105,26 @@ class VllmEngine:
         self._ahead: dict[Any, Future[Any]] = {}
         self._fetch, self._is_one_process = fetch, rollout.tensor_parallel_size == 1
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+    def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         if self._state != "awake":
             raise RuntimeError("the engine sleeps; load weights, and wake it")
-        engine, positions = self._llm.llm_engine, {next(self._names): i for i in range(len(requests))}
-        missing = {name: _num_drawn(requests[i]) for name, i in positions.items()}
-        begun: _Begun = {}
-        self._counts += EngineCounts(images=distinct_images(requests))
-        rendered = [self._ahead.pop(_content(r), None) or self._reader.submit(self._render, r) for r in requests]
-        try:
-            for name, i in positions.items():
-                try:
-                    prompt = rendered[i].result()
-                except DataError as error:
-                    del missing[name]
-                    yield [UnreadableRequest(i, str(error))]
-                else:
-                    engine.add_request(name, prompt, self._sampling_params(requests[i]))
-            while engine.has_unfinished_requests():
-                finished = []
-                for output, parts in _ended(engine.step(), begun):
-                    missing[output.request_id] -= 1
-                    self._counts += EngineCounts(
-                        prompt_tokens=len(output.prompt_token_ids), cached_tokens=output.num_cached_tokens
-                    )
-                    finished += _samples(requests, positions[output.request_id], parts)
-                if finished:
-                    yield finished
-        finally:
-            left = [name for name, number in missing.items() if number]
-            if left:  # the caller stopped early or an error occurred: the next call must not get these samples
-                engine.abort_request(left)
-        if left:
-            raise RuntimeError(f"vLLM left {len(left)} of {len(requests)} requests without all their samples")
+        parts = VllmParts(
+            engine=self._llm.llm_engine,
+            max_num_seqs=self._max_num_seqs,
+            names=self._names,
+            render=lambda request: self._ahead.pop(_content(request), None) or self._start_rendering(request),
+            sampling_params=self._sampling_params,
+            count=self._count,
+        )
+        yield from VllmCall(parts, requests).finished()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         if not self._reads_ahead:
             return
         for unused in self._ahead.values():
             unused.cancel()
-        self._ahead = {_content(request): self._reader.submit(self._render, request) for request in requests}
+        first = first_window(requests, samples_in_window(self._max_num_seqs))
+        self._ahead = {_content(request): self._start_rendering(request) for request in first}
 
     def counts(self) -> EngineCounts:
         # Every tensor-parallel worker encodes every image.
@@ -197,7 +177,7 @@ class VllmEngine:
 
         sampling = request.sampling
         return SamplingParams(
-            n=_num_drawn(request),
+            n=num_drawn(request),
             seed=request.seed,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -212,6 +192,12 @@ class VllmEngine:
             stream_interval=sys.maxsize,
             skip_clone=True,  # safe, because this object is used for one request only
         )
+
+    def _count(self, counts: EngineCounts) -> None:
+        self._counts += counts
+
+    def _start_rendering(self, request: RolloutRequest) -> Future[Any]:
+        return self._reader.submit(self._render, request)
 
     def _render(self, request: RolloutRequest) -> Any:
         """The prompt in vLLM's form: placeholders expanded, images decoded and processed. Not thread-safe."""
@@ -231,38 +217,3 @@ def _content(request: RolloutRequest) -> Any:
 def _image_name(ref: ImageRef) -> str:
     """The key of an image in vLLM's caches. Without it, vLLM would hash the pixels."""
     return blake2b(repr(ref).encode(), digest_size=16).hexdigest()
-
-
-def _num_drawn(request: RolloutRequest) -> int:
-    """How many samples vLLM draws: one if greedy, because all are equal and vLLM refuses n > 1."""
-    return 1 if request.sampling.temperature == 0 else request.num_samples
-
-
-def _ended(outputs: Iterable[Any], begun: _Begun) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield (output, parts in order) for each sample that finishes in these outputs of vLLM.
-
-    vLLM returns a sample in parts, each with the tokens since the part before.
-    begun: the parts of each unfinished sample so far; updated in place.
-    """
-    for output in outputs:
-        for part in output.outputs:
-            parts = begun.setdefault((output.request_id, part.index), [])
-            parts.append(part)
-            if part.finish_reason is not None:
-                yield output, begun.pop((output.request_id, part.index))
-
-
-def _samples(requests: Sequence[RolloutRequest], position: int, parts: Sequence[Any]) -> list[FinishedSample]:
-    """One sample of vLLM as `FinishedSample`s. A greedy sample is repeated for every sample of the request."""
-    index, finish_reason = parts[-1].index, parts[-1].finish_reason
-    if finish_reason not in ("stop", "length"):
-        raise RuntimeError(f"vLLM ended a sample of prompt {requests[position].prompt_id}: {finish_reason}")
-    token_ids = tuple(token for part in parts for token in part.token_ids)
-    steps = (step for part in parts for step in part.logprobs)
-    completion = Completion(
-        token_ids=token_ids,
-        logprobs=tuple(step[token].logprob for step, token in zip(steps, token_ids, strict=True)),
-        finish_reason=finish_reason,
-    )
-    copies = requests[position].num_samples // _num_drawn(requests[position])
-    return [FinishedSample(position, index + k, completion) for k in range(copies)]

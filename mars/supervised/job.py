@@ -112,4 +112,4 @@ def ranks(
         return local_rank(cluster.device, cluster.threads_per_worker, partial(spec, alone))
     from mars.cluster.supervised import ray_ranks
 
-    return ray_ranks(cluster, config.sft.num_workers, spec, log_dir, report)
+    return ray_ranks(cluster, config.sft.num_workers, config.sft.fsdp_size, spec, log_dir, report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mars.rollout.engine import FinishedSample, UnreadableRequest
 from mars.rollout.scripted import Script, ScriptedEngine
@@ -22,11 +22,19 @@ class RecordingEngine(ScriptedEngine):
         self.updates: list[WeightUpdate] = []
         self.unreadable: dict[tuple[str, View], str] = {}
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        self.requests.extend(requests)
-        for i, (request, samples) in enumerate(zip(requests, super().generate(requests), strict=True)):
-            reason = self.unreadable.get((request.prompt_id, request.view))
-            yield samples if reason is None else [UnreadableRequest(i, reason)]
+    def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+        asked: list[RolloutRequest] = []
+
+        def taken() -> Iterator[RolloutRequest | None]:
+            for request in requests:
+                if request is not None:
+                    asked.append(request)
+                    self.requests.append(request)
+                yield request
+
+        for samples in super().generate(taken()):
+            reason = self.unreadable.get((asked[-1].prompt_id, asked[-1].view)) if samples else None
+            yield samples if reason is None else [UnreadableRequest(len(asked) - 1, reason)]
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         self.prefetched = list(requests)

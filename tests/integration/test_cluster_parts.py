@@ -6,21 +6,23 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import pytest
 
-from mars.cluster import head, placement
+from mars.cluster import head
 from mars.cluster.environment import inherited, worker_environment
-from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import EngineWorker, RayEngine
 from mars.cluster.weights import StoredWeights
-from mars.errors import SetupError, WorkerError
+from mars.errors import WorkerError
 from mars.rollout.engine import EngineCounts, UnreadableRequest
 from mars.rollout.scripted import ScriptedEngine, random_script
+from mars.rollout.window import in_parts
 from mars.types import ImageRef, RolloutRequest, Sampling, WeightUpdate
 from tests.builders import completions
 from tests.fakes.engine import RecordingEngine
+
+WINDOW = 8
 
 
 def request(prompt_id, view=None, samples=2, seed=0):
@@ -36,10 +38,12 @@ class InProcess:
 
     class _Worker:
         _has_all_weights = True
+        _generation = iter(())
 
         def __init__(self, engine):
             self._engine = engine
-            self.generate = lambda requests: EngineWorker.generate(self, requests)
+            self._end_generation = lambda: EngineWorker._end_generation(self)
+            self.generate = lambda part: EngineWorker.generate(self, part)
             self.load_weights = type("Call", (), {"remote": staticmethod(engine.load_weights)})
 
     def __init__(self, engines):
@@ -55,7 +59,10 @@ class InProcess:
         return f"engine-{index}"
 
     def streams(self, method, arguments, recover=None):
-        streams = [getattr(w, method)(argument) for w, argument in zip(self.workers, arguments, strict=True)]
+        streams = [
+            chain.from_iterable(map(getattr(w, method), calls))
+            for w, calls in zip(self.workers, arguments, strict=True)
+        ]
         for messages in zip_longest(*streams):
             yield from ((i, message) for i, message in enumerate(messages) if message is not None)
 
@@ -66,7 +73,7 @@ def test_several_engines_answer_as_one_does(num_engines):
     requests = [request(f"p{i % 4}", None if i < 4 else (f"s{i}",), samples=1 + i % 3, seed=100 * i) for i in range(11)]
     alone = completions(ScriptedEngine(random_script(range(5, 30), 1), [1]), requests)
     engines = [RecordingEngine(random_script(range(5, 30), 1), [1]) for _ in range(num_engines)]
-    several = RayEngine(InProcess(engines), num_ids)
+    several = RayEngine(InProcess(engines), num_ids, WINDOW)
     assert completions(several, requests) == alone
     assert several.counts() == EngineCounts()
     completions(several, [replace(r, images=(ImageRef(r.prompt_id, (28, 28)),)) for r in requests])
@@ -80,31 +87,36 @@ def test_what_cannot_be_read_is_reported_under_the_number_of_the_whole_call():
     engines = [RecordingEngine(random_script(range(5, 30), 1), [1]) for _ in range(2)]
     for engine in engines:
         engine.unreadable = {("p2", None): "p2.png", ("p3", None): "p3.png"}
-    found = [item for message in RayEngine(InProcess(engines), num_ids).generate(requests) for item in message]
+    found = [item for message in RayEngine(InProcess(engines), num_ids, WINDOW).generate(requests) for item in message]
     refused = {item.request: item.reason for item in found if isinstance(item, UnreadableRequest)}
     assert (refused, sorted(item.request for item in found)) == ({2: "p2.png", 3: "p3.png"}, [0, 1, 2, 3, 4])
 
 
-def check(monkeypatch, have, workers):
-    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: have)
-    Placement._check(workers)
+def test_a_worker_goes_on_with_the_next_part_and_forgets_a_call_that_was_given_up():
+    """The engine is asked for its counts once, after the last part; its memory holds one window."""
+    closed = []
 
+    class Engine(RecordingEngine):
+        def generate(self, requests):
+            try:
+                yield from super().generate(requests)
+            finally:
+                closed.append(len(self.requests))
 
-def test_a_cluster_that_is_too_small_is_a_table(monkeypatch):
-    assert WorkerResources("engine-0", 0.5, 0).bundle() == {"CPU": 0.5}
-    assert WorkerResources("engine-0", 0.5, 4).bundle() == {"CPU": 0.5, "GPU": 4}
-    with pytest.raises(SetupError) as raised:
-        check(monkeypatch, {"CPU": 2.0}, [WorkerResources("engine-0", 0.5, 2), WorkerResources("actor-0", 0.5, 1)])
-    message = str(raised.value)
-    assert "GPU  have 0, want 3" in message
-    assert "CPU  have 2, want 1" in message
-    assert "engine-0, actor-0" in message
-    assert "cluster.device=cpu" in message
-    assert raised.value.exit_code == 4
-
-
-def test_a_cluster_that_is_large_enough_passes(monkeypatch):
-    check(monkeypatch, {"CPU": 1.0, "GPU": 3.0}, [WorkerResources("a", 0.5, 2), WorkerResources("b", 0.5, 1)])
+    engine = Engine(random_script(range(5, 30), 1), [1])
+    worker = InProcess([engine]).workers[0]
+    requests = [request(f"p{i}", samples=2, seed=i) for i in range(6)]
+    first, second, *_, last = in_parts(requests, WINDOW)
+    messages = [list(worker.generate(part)) for part in (first, second, last)]
+    assert [len(each) for each in messages] == [2, 2, 3]
+    assert [isinstance(each[-1], EngineCounts) for each in messages] == [False, False, True]
+    assert [[item.request for item in items] for each in messages for items in each if isinstance(items, list)] == [
+        [i] * 2 for i in range(6)
+    ]
+    assert closed == [6]
+    list(worker.generate(first))
+    list(worker.generate(in_parts(requests[:1], WINDOW)[0]))
+    assert closed == [6, 8, 9], "the call that was given up is closed before the next one begins"
 
 
 def test_worker_environment():

@@ -116,9 +116,10 @@ class Wire:
 
     def streams(self, method, arguments, recover=None):
         for i, (worker, argument) in enumerate(zip(self._workers, arguments, strict=True)):
-            self._send(argument)
-            for message in getattr(worker, method)(argument):
-                yield i, self._receive(message)
+            for call in argument:
+                self._send(call)
+                for message in getattr(worker, method)(call):
+                    yield i, self._receive(message)
 
 
 class HeavyTrainer(RecordingTrainer):
@@ -154,7 +155,7 @@ def step_on_wires(monkeypatch, image: ImageRef, samples: int = 4):
     length = lambda r: len(r.prompt_token_ids) + sum(num_image_tokens(i.size, BUDGET) for i in r.images)  # noqa: E731
     made = dataclasses.replace(
         made,
-        engine=RayEngine(Wire(EngineWorker, [("_engine", engine) for engine in engines], traffic), length),
+        engine=RayEngine(Wire(EngineWorker, [("_engine", engine) for engine in engines], traffic), length, 64),
         trainer=RayTrainer(
             Wire(TrainerWorker, [("_trainer", trainer) for trainer in trainers], traffic), "object_store", 60.0
         ),

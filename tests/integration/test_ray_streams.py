@@ -11,7 +11,8 @@ import pytest
 import ray
 
 from mars.cluster import worker_group
-from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.layout import Layout, WorkerResources
+from mars.cluster.placement import NodeChoice, Placement
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
@@ -47,7 +48,7 @@ def cluster():
 @pytest.fixture
 def group(cluster, tmp_path):
     workers = [WorkerResources(f"counter-{i}", 0.5, 0) for i in range(2)]
-    placement = Placement([[worker] for worker in workers], 60.0)
+    placement = Placement(Layout((), workers, (), (0, 1)), NodeChoice(), 60.0)
     made = WorkerGroup(Counter, workers, placement, [0, 1], {}, str(tmp_path), timeout_s=5.0)
     ray.get([worker.address.remote() for worker in made.workers])
     yield made
@@ -58,9 +59,9 @@ def group(cluster, tmp_path):
 
 def test_the_items_of_each_worker_come_in_their_order(group):
     wanted = [list(range(20)), list(range(100, 105))]
-    items = list(group.streams("count", wanted))
+    items = list(group.streams("count", [[numbers] for numbers in wanted]))
     assert [[item for worker, item in items if worker == i] for i in (0, 1)] == wanted
-    assert list(group.streams("count", [[], []])) == []
+    assert list(group.streams("count", [[[]], [[]]])) == []
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_what_ends_a_stream_early_has_a_name_and_what_came_before_is_there(group
     items = []
 
     def take_all():
-        for item in group.streams("count", [[1, 2, fault, 3], []]):
+        for item in group.streams("count", [[[1, 2, fault, 3]], [[]]]):
             items.append(item)
 
     with pytest.raises(error, match=message):
@@ -94,9 +95,9 @@ def test_a_worker_that_fails_is_replaced_and_the_call_repeated_on_it(group, faul
     def recover(index, error):
         failed.append((index, str(error)))
         group.replace(index)
-        arguments[index].remove(fault)
+        arguments[index][0].remove(fault)
 
-    arguments = [[1, 2, fault, 3], [7, 8]]
+    arguments = [[[1, 2, fault, 3]], [[7, 8]]]
     items = list(group.streams("count", arguments, recover))
     assert [index for index, _ in failed] == [0]
     assert [number for worker, number in items if worker == 1] == [7, 8]

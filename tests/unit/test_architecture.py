@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
     | {"actor", "answers", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "turns"}
-    | {"watchdog", "weights"},
+    | {"versions", "watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking", "turns"},
@@ -91,7 +91,7 @@ MAY_IMPORT = {
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
-    | {"actor", "report", "rewards", "run", "run_dir", "sft", "tracking"},
+    | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 
@@ -310,7 +310,7 @@ def test_every_setting_of_the_training_is_read():
 
 COLD_START_FILES = (
     "supervised_trainer.py", "model.py", "optimizer.py", "trained_policy.py", "lora.py", "parts.py",  # mars/actor
-    "build.py", "fit.py", "local.py", "ray_launch.py", "runtime.py",
+    "build.py", "fit.py", "local.py", "placement.py", "ray_launch.py", "runtime.py",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mars.cluster.placement import WorkerResources, gpus_of_engines, layout
+from mars.cluster.layout import WorkerResources, gpus_of_engines, layout
 from mars.cluster.ray_engine import RayEngine
 from mars.cluster.weights import StoredWeights
 from mars.errors import WorkerError
@@ -80,7 +80,7 @@ class Group:
 def asleep_and_awake(fails):
     """A turn of the trainer between two generations; returns what was called, and what was reported."""
     group, reports, now = Group(2, fails), [], [["0", "1"], ["2", "3"]]
-    engine = RayEngine(group, lambda request: 1, lambda event, worker, reason: reports.append((event, worker)))
+    engine = RayEngine(group, lambda request: 1, 64, lambda event, worker, reason: reports.append((event, worker)))
     engine.finish_build(engine.start_build(None, None, lambda: now), 1.0)
     now[1] = ["6", "7"]  # the node was lost, and Ray has moved the ranks
     group.calls.clear()

@@ -9,6 +9,7 @@ from mars.cluster import weights
 from mars.cluster.ray_engine import EngineWorker, RayEngine
 from mars.cluster.weights import RankSender, SentWeights
 from mars.errors import TransferError, WorkerError, WorkerLost
+from mars.rollout.window import Part
 from mars.types import WeightUpdate
 from mars.weights import store
 
@@ -86,7 +87,7 @@ def ended(monkeypatch):
 def both(ended):
     engines, ranks = Group("engine", 3), Group("actor", 2)
     sender = RankSender(ranks, ranks.results, 60.0, one_each=False)
-    engine = RayEngine(engines, lambda request: 1)
+    engine = RayEngine(engines, lambda request: 1, 64)
     engine.start_build(None, None)
     engine.finish_build([], 60.0)
     engines.calls.clear()
@@ -196,15 +197,15 @@ def test_an_engine_with_half_of_the_weights_serves_nothing():
     worker = object.__new__(EngineWorker)
     worker.name, worker._engine = "engine-0", Engine()
     worker._transfer = type("Transfer", (), {"leave": lambda self: left.append(1)})()
-    assert list(worker.generate([])) == [["sample"], "counts"]
+    assert list(worker.generate(Part([]))) == [["sample"], "counts"]
     with pytest.raises(TransferError):
         worker.load_weights(WeightUpdate(1, None))
     assert left == [1]
     with pytest.raises(WorkerError, match="engine-0 has not all weights"):
-        list(worker.generate([]))
+        list(worker.generate(Part([])))
     Engine.fails = False
     worker.load_weights(WeightUpdate(1, None))
-    assert list(worker.generate([])) == [["sample"], "counts"]
+    assert list(worker.generate(Part([]))) == [["sample"], "counts"]
 
 
 def test_an_offer_is_of_one_version(both):

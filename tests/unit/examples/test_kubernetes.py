@@ -79,6 +79,7 @@ CONTAINER = record(
             containerPort={"type": "integer", "minimum": 1, "maximum": 65535},
         )
     ),
+    command=TEXTS,
     resources=record("requests limits", requests=each(QUANTITY), limits=each(QUANTITY)),
     volumeMounts=some(record("name mountPath", name=LABEL, mountPath={"type": "string", "pattern": "^/[^:]*$"})),
 )
@@ -298,3 +299,20 @@ def test_only_the_runs_pods_and_the_operator_get_in(documents, job):
     (dashboard,) = [port for port in container(pods(job)[0])["ports"] if port["name"] == "dashboard"]
     assert operator["ports"] == [{"protocol": "TCP", "port": dashboard["containerPort"]}]
     assert len(documents) == 2
+
+
+def test_the_check_has_the_settings_and_the_volume_of_the_run(job):
+    pod = yaml.safe_load((FOLDER / "check.yaml").read_text())
+    jsonschema.validate({key: pod[key] for key in ("metadata", "spec")}, POD)
+    assert (pod["apiVersion"], pod["kind"], set(pod)) == ("v1", "Pod", {"apiVersion", "kind", "metadata", "spec"})
+    checked = [word for word in container(pod)["command"] if word != "--dry-run"]
+    assert ["exec", *checked] == shlex.split(job["spec"]["entrypoint"])
+    head = pods(job)[0]
+    assert container(pod)["image"] == container(head)["image"]
+    assert pod["spec"]["securityContext"] == head["spec"]["securityContext"]
+    claim = {"name": "shared", "persistentVolumeClaim": {"claimName": "mars-shared"}}
+    assert pod["spec"]["volumes"] == [claim]
+    assert claim in head["spec"]["volumes"]
+    assert container(pod)["volumeMounts"] == [
+        mount for mount in container(head)["volumeMounts"] if mount["name"] == "shared"
+    ]

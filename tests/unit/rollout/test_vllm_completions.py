@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from mars.rollout.engine import FinishedSample
-from mars.rollout.vllm_engine import _ended, _image_name, _num_drawn, _samples
+from mars.rollout.vllm_call import ended, num_drawn, samples
+from mars.rollout.vllm_engine import _image_name
 from mars.rollout.vllm_worker import WorkerExtension
 from mars.types import Completion, ImageRef, RolloutRequest, Sampling
 
@@ -23,14 +24,13 @@ def sample(index, ids, reason):
 
 
 def test_a_sample_keeps_its_place_and_its_numbers():
-    requests = [request(1.0, 2), request(1.0, 3)]
-    (made,) = _samples(requests, 1, [sample(2, [3, 4], "length")])
+    (made,) = samples(1, request(1.0, 3), [sample(2, [3, 4], "length")])
     assert made == FinishedSample(1, 2, Completion((3, 4), (-3.0, -4.0), "length"))
 
 
 def test_the_parts_of_a_sample_are_joined_in_order():
     """vLLM hands out a sample's first token, and the rest when it ends."""
-    (made,) = _samples([request(1.0, 1)], 0, [sample(0, [3], None), sample(0, [4, 3], None), sample(0, [2], "stop")])
+    (made,) = samples(0, request(1.0, 1), [sample(0, [3], None), sample(0, [4, 3], None), sample(0, [2], "stop")])
     assert made.completion == Completion((3, 4, 3, 2), (-3.0, -4.0, -3.0, -2.0), "stop")
 
 
@@ -40,25 +40,25 @@ def test_a_sample_is_handed_out_when_its_last_part_comes():
     last, other_last = sample(0, [4], "length"), sample(1, [6], "stop")
     begun = {}
     one, two = SimpleNamespace(request_id="1", outputs=[first, other]), SimpleNamespace(request_id="2", outputs=[alone])
-    assert list(_ended([one, two], begun)) == [(two, [alone])]
+    assert list(ended([one, two], begun)) == [(two, [alone])]
     assert begun == {("1", 0): [first], ("1", 1): [other]}
     end = SimpleNamespace(request_id="1", outputs=[other_last, last])
-    assert list(_ended([end], begun)) == [(end, [other, other_last]), (end, [first, last])]
+    assert list(ended([end], begun)) == [(end, [other, other_last]), (end, [first, last])]
     assert begun == {}
 
 
 def test_greedy_samples_are_drawn_once_and_counted_as_often_as_asked():
     """vLLM refuses n > 1 without temperature; the engine still owes num_samples."""
     greedy = request(0.0, 3)
-    assert (_num_drawn(greedy), _num_drawn(request(0.5, 3))) == (1, 3)
-    made = _samples([greedy], 0, [sample(0, [3], "stop")])
+    assert (num_drawn(greedy), num_drawn(request(0.5, 3))) == (1, 3)
+    made = samples(0, greedy, [sample(0, [3], "stop")])
     assert made == [FinishedSample(0, k, Completion((3,), (-3.0,), "stop")) for k in range(3)]
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition"])
 def test_a_sample_that_ended_in_no_regular_way_is_an_error(reason):
     with pytest.raises(RuntimeError, match=f"prompt p: {reason}"):
-        _samples([request(1.0, 1)], 0, [sample(0, [3], reason)])
+        samples(0, request(1.0, 1), [sample(0, [3], reason)])
 
 
 def test_an_image_has_one_name_and_no_other_image_has_it():

@@ -1,0 +1,137 @@
+"""The window: an engine takes the requests of a call one by one, and has only so many samples at once.
+
+    driver ── part 3 ──> waits at the worker ── part 2 ──> Feed ── request by request ──> Intake ── window ──> engine
+
+A share of a thousand prompts would otherwise hold the images of all of them in the engine's memory. There is no barrier
+between parts: an engine gets the next request while it generates the ones before.
+
+An engine never goes on without a request that it has room for. If the request has not come yet, the engine waits. So
+what it computes together, and what its caches save, do not depend on when requests arrive.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from mars.types import RolloutRequest
+
+
+def samples_in_window(max_num_seqs: int) -> int:
+    """Samples that an engine has taken and not finished. It generates half of them, and reads the images of the rest.
+
+    With `max_num_seqs` samples taken at any time the engine generates as many as it can.
+    """
+    return 2 * max_num_seqs
+
+
+@dataclass(frozen=True)
+class Part:
+    """Requests of one call that are sent together. is_first, is_last: whether others come before or after it."""
+
+    requests: Sequence[RolloutRequest]
+    is_first: bool = True
+    is_last: bool = True
+
+
+def in_parts(requests: Sequence[RolloutRequest], window: int) -> list[Part]:
+    """The requests in parts of at most half a window of samples each, in order; one part if all fit into the window.
+
+    A request with more samples than that is a part of its own. Without requests there is one empty part.
+
+    Example: five requests of 4 samples, window 16 -> parts of 2, 2 and 1 requests.
+    """
+    if sum(request.num_samples for request in requests) <= window:
+        return [Part(requests)]
+    starts, samples = [], window
+    for i, request in enumerate(requests):
+        samples += request.num_samples
+        if samples > window // 2:
+            starts.append(i)
+            samples = request.num_samples
+    ends = [*starts[1:], len(requests)]
+    return [
+        Part(requests[start:end], is_first=start == 0, is_last=end == len(requests))
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def first_window(requests: Iterable[RolloutRequest], window: int) -> list[RolloutRequest]:
+    """The first requests, as many as have at most `window` samples together."""
+    found, samples = [], 0
+    for request in requests:
+        samples += request.num_samples
+        if samples > window:
+            break
+        found.append(request)
+    return found
+
+
+class Feed:
+    """The requests of one call of an engine, which come in parts. Gives None while the next part has not come."""
+
+    def __init__(self) -> None:
+        self._requests: deque[RolloutRequest] = deque()
+        self._is_complete = False
+        self.is_waited_for = False
+
+    def add(self, part: Part) -> None:
+        self._requests.extend(part.requests)
+        self._is_complete, self.is_waited_for = part.is_last, False
+
+    def __iter__(self) -> Iterator[RolloutRequest | None]:
+        return self
+
+    def __next__(self) -> RolloutRequest | None:
+        if self._requests:
+            return self._requests.popleft()
+        if self._is_complete:
+            raise StopIteration
+        self.is_waited_for = True
+        return None
+
+
+class Intake:
+    """Takes the requests of a call that fit into the window together with the samples that are unfinished.
+
+    requests: may give None, see `RolloutEngine.generate`. size: a request's number of samples. If fewer samples than
+    half the window are unfinished, the next request is taken whatever its size, so that the engine has enough to do.
+
+    unfinished: samples of the requests taken so far. Whoever takes requests subtracts the samples that have ended.
+    is_over: whether all requests of the call are taken.
+    """
+
+    def __init__(
+        self, requests: Iterable[RolloutRequest | None], window: int, size: Callable[[RolloutRequest], int]
+    ) -> None:
+        self._requests, self._window, self._size = iter(requests), window, size
+        self._next: RolloutRequest | None = None
+        self._num_taken = 0
+        self.unfinished = 0
+        self.is_over = False
+
+    def take(self) -> list[tuple[int, RolloutRequest]]:
+        """(number in the call, request) of each request that there is room for."""
+        taken = []
+        while self.unfinished < self._window and (request := self._look()) is not None:
+            if 2 * self.unfinished >= self._window < self.unfinished + self._size(request):
+                break
+            self._next = None
+            self.unfinished += self._size(request)
+            taken.append((self._num_taken, request))
+            self._num_taken += 1
+        return taken
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is room, but the next request has not come: the engine has to wait."""
+        return self.unfinished < self._window and self._next is None and not self.is_over
+
+    def _look(self) -> RolloutRequest | None:
+        if self._next is None and not self.is_over:
+            try:
+                self._next = next(self._requests)
+            except StopIteration:
+                self.is_over = True
+        return self._next
