@@ -16,11 +16,12 @@ for first in (10000 + (int(sys.argv[1]) + further) % 22 * 1000 for further in it
     print(first)
     break' "$SLURM_JOB_ID"
 }
+# own_ip: the address by which Slurm reaches this node. Its name may mean a loopback address here, but not elsewhere.
 own_ip() {
     local name ip
-    name=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/^.*\bNodeAddr=\([^ ]*\).*$/\1/p')
-    ip=$(getent ahostsv4 "$name" | sed 's/ .*//;q')
-    case $ip in "$name") ;; 127.*) ip=$(hostname -I | sed 's/ .*//') ;; esac # a host may have a loopback name for itself
+    name=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/^.*\bNodeAddr=\([^ ]*\).*$/\1/p') || true
+    ip=$(getent ahostsv4 "${name:-$SLURMD_NODENAME}" | sed 's/ .*//;q') || true
+    case $ip in '' | 127.*) [ -n "$ip" ] && [ "$ip" = "$name" ] || ip=$(hostname -I | sed 's/ .*//') ;; esac
     echo "$ip"
 }
 ip=$(own_ip) port=$(first_port)
