@@ -54,8 +54,9 @@ MAY_IMPORT = {
     "turns": BASE | {"actor", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "answers", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "turns"}
-    | {"versions", "watchdog", "weights"},
+    | {"actor", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards", "rollout"}
+    | {"run_dir", "turns", "versions"}
+    | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking", "turns"},
@@ -310,7 +311,7 @@ def test_every_setting_of_the_training_is_read():
 
 COLD_START_FILES = (
     "supervised_trainer.py", "model.py", "optimizer.py", "trained_policy.py", "lora.py", "parts.py",  # mars/actor
-    "build.py", "fit.py", "local.py", "placement.py", "ray_launch.py", "runtime.py",
+    "build.py", "fit.py", "local.py", "placement.py", "ray_launch.py", "runtime.py", "worker_images.py",
 )  # fmt: skip
 
 
