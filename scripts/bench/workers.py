@@ -175,7 +175,9 @@ class FakeEngine:
         self._names = map(str, count())
 
     def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        parts = VllmParts(self._vllm, MAX_NUM_SEQS, self._names, _as_future, lambda request: None, lambda counts: None)
+        parts = VllmParts(
+            self._vllm, MAX_NUM_SEQS, self._names, _as_future, lambda request: None, lambda counts: None, 0
+        )
         return VllmCall(parts, requests).finished()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
