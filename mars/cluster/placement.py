@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from mars.errors import SetupError
 
@@ -93,6 +93,10 @@ class Placement:
     @property
     def group(self) -> PlacementGroup:
         return self._group
+
+    def has_room(self, bundle: int) -> bool:
+        """Whether the resources of this bundle are reserved on a node. Ray looks for another one if it is lost."""
+        return bool(placement_group_table(self._group)["bundles_to_node_id"][bundle])
 
     def close(self) -> None:
         remove_placement_group(self._group)
