@@ -10,7 +10,7 @@ from mars.config.schema import SftConfig, TrainConfig
 from mars.config.templates import template_file, template_folder
 from mars.data.order.mixture import PromptMixture
 from mars.data.order.stream import PromptStream
-from mars.data.pixels.images import decode_image, decoded_size
+from mars.data.pixels.images import DecodeImage, decode_image, decoded_size
 from mars.data.prompts.boxes import BoxFrames, truth_frame
 from mars.data.prompts.budget import ImageBudget, check_names, num_image_tokens, source_budgets
 from mars.data.prompts.chat import PromptEncoder, prompt_length
@@ -147,12 +147,14 @@ def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[Vie
     return tuple(dict.fromkeys((*anchor_views(prompt, anchor_kind), *anchor_views(prompt, "mono"))))
 
 
-def prompt_processor(config: TrainConfig | SftConfig, rules: TokenRules, cached_images: int) -> PromptProcessor:
+def prompt_processor(
+    config: TrainConfig | SftConfig, rules: TokenRules, cached_images: int, decode: DecodeImage = decode_image
+) -> PromptProcessor:
     """Build the PromptProcessor, which turns prompts into the model's tensors, and caches some of their images."""
     budget = image_budget(config)
     return PromptProcessor(
         config.model.path,
-        decode=decode_image,
+        decode=decode,
         budget=budget,
         rules=rules,
         cache_bytes=cached_images * budget.max_bytes,

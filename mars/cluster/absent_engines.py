@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from mars.cluster.successor import Successor
+from mars.rollout.engine import FinishedSample, UnreadableRequest
 from mars.types import RolloutRequest
 
 
@@ -76,13 +77,15 @@ class AbsentEngines:
         return successor.node if successor.node in self._lost_nodes or successor.is_node_lost() else None
 
 
+def place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
+    """(number of its request, number of the sample); the latter is None if the request cannot be read."""
+    return item.request, item.index if isinstance(item, FinishedSample) else None
+
+
 def unfinished(
     requests: Sequence[RolloutRequest], some: Iterable[int], given_out: Iterable[tuple[int, int | None]]
 ) -> list[int]:
-    """Which of `some` requests still lack samples, in order.
-
-    given_out: (number of a request, number of a sample); the latter is None if the request cannot be read.
-    """
+    """Which of `some` requests still lack samples, in order. given_out: `place` of each item that has come."""
     given_out = set(given_out)
     numbers = Counter(request for request, sample in given_out if sample is not None)
     return [i for i in sorted(some) if numbers[i] < requests[i].num_samples and (i, None) not in given_out]

@@ -10,13 +10,15 @@ from mars import faults
 from mars.cluster.environment import gc_paused
 from mars.cluster.weights import BuildTransfer
 from mars.cluster.worker import Worker
+from mars.cluster.worker_images import OWN_FILES, ImageAccess
+from mars.data.pixels.images import DecodeImage
 from mars.errors import WorkerError
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
 from mars.rollout.window import Feed, Part
 from mars.types import RolloutRequest, WeightUpdate
 
-BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
-"""Builds an engine from a function that turns a `WeightUpdate.payload` into (name, tensor) pairs.
+BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]], DecodeImage], RolloutEngine]
+"""Builds an engine from a function that turns a `WeightUpdate.payload` into (name, tensor) pairs, and the decoder.
 
 Pickled and called on the worker."""
 
@@ -25,16 +27,17 @@ class EngineWorker(Worker):
     """One engine in one Ray actor process."""
 
     _has_all_weights = True  # at first those of model.path
+    _images = OWN_FILES  # until `build`
     _generation: Iterator[list[FinishedSample | UnreadableRequest]] = iter(())
 
     def see_gpus(self, gpus: Sequence[str]) -> None:
         """Use these GPUs, which other workers own. To be called before `build`, which makes CUDA look."""
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 
-    def build(self, build_engine: BuildEngine, build_transfer: BuildTransfer) -> None:
+    def build(self, build_engine: BuildEngine, build_transfer: BuildTransfer, images: ImageAccess) -> None:
         with gc_paused():
-            self._transfer = build_transfer(self.name)
-            self._engine = build_engine(self._transfer.receive)
+            self._transfer, self._images = build_transfer(self.name), images.open()
+            self._engine = build_engine(self._transfer.receive, self._images.decode)
 
     def generate(self, part: Part) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
         """Yield the engine's lists of finished samples, one list per message.
@@ -49,6 +52,7 @@ class EngineWorker(Worker):
             self._end_generation()
             self._feed = Feed()
             self._generation = self._engine.generate(self._feed)
+        self._images.expect(image for request in part.requests for image in request.images)
         self._feed.add(part)
         for samples in self._generation:
             if samples:
@@ -65,6 +69,7 @@ class EngineWorker(Worker):
             generation.close()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        self._images.expect((image for request in requests for image in request.images), ahead=True)
         self._engine.prefetch(requests)
 
     def load_weights(self, update: WeightUpdate) -> None:

@@ -1,126 +1,166 @@
-"""Which workers a run has and which of them share GPUs; reserving their resources on the cluster, all or none."""
+"""Reserving the workers' resources on the cluster: each bundle on a node that was chosen on paper, all or none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import ray
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from mars.cluster.layout import Layout, totals
+from mars.cluster.node_plan import Amount, Bundles, Strategy, bundles_of, plan_nodes
+from mars.cluster.node_table import NodeRow, have_want
+from mars.cluster.nodes import NODE_LABEL, Node, alive_nodes, users_of_nodes
+from mars.config.run_sections import ClusterConfig
 from mars.errors import SetupError
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class WorkerResources:
-    """Resources of one worker process. cpus: Ray CPUs, which may be fractions."""
-
-    name: str
-    cpus: float
-    gpus: int
-
-    def bundle(self) -> dict[str, float]:
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+_LOOK_S = 0.25
+"""How often to look whether resources are free now."""
+_SETTLE_S = 1.0
+"""How long it may take until Ray knows of resources that have just become free."""
+_RESERVE_S = 5.0
+"""How long Ray may take to reserve what is free, before the search for free nodes starts again."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The workers of a run. bundles: workers that Ray reserves resources for together, on one node.
+class NodeChoice:
+    """How nodes are chosen. ranks_per_group: consecutive ranks that share a copy of the weights (`actor.fsdp_size`)."""
 
-    engine_bundles, rank_bundles: for each engine and each rank, the index of its bundle.
-    """
-
-    engines: Sequence[WorkerResources]
-    ranks: Sequence[WorkerResources]
-    engine_bundles: Sequence[int]
-    rank_bundles: Sequence[int]
-
-    @property
-    def bundles(self) -> list[list[WorkerResources]]:
-        found: list[list[WorkerResources]] = [[] for _ in {*self.engine_bundles, *self.rank_bundles}]
-        for worker, bundle in zip(
-            (*self.engines, *self.ranks), (*self.engine_bundles, *self.rank_bundles), strict=True
-        ):
-            found[bundle].append(worker)
-        return found
-
-
-def layout(num_engines: int, gpus_per_engine: int, num_ranks: int, cpus: float, on_gpu: bool, shared: bool) -> Layout:
-    """Each worker has a bundle of its own; or, if `shared`, an engine has one together with the ranks on its GPUs.
-
-    In a shared bundle the ranks own the GPUs, one each, because Ray gives no GPU to two workers. The engine owns none,
-    and is told which they are: `gpus_of_engines`.
-    """
-    engine_gpus = gpus_per_engine if on_gpu and not shared else 0
-    engines = [WorkerResources(f"engine-{i}", cpus, engine_gpus) for i in range(num_engines)]
-    ranks = [WorkerResources(f"actor-{i}", cpus, int(on_gpu)) for i in range(num_ranks)]
-    of_ranks = (
-        [i // gpus_per_engine for i in range(num_ranks)] if shared else [num_engines + i for i in range(num_ranks)]
-    )
-    return Layout(engines, ranks, range(num_engines), of_ranks)
-
-
-def gpus_of_engines(gpus_of_ranks: Sequence[Sequence[str]], layout: Layout) -> list[list[str]]:
-    """The GPUs of each engine: those of all ranks in its bundle, sorted.
-
-    Example: two engines, ranks with GPUs 1, 0, 3, 2 -> [[0, 1], [2, 3]].
-    """
-    found: list[list[str]] = [[] for _ in layout.engines]
-    for bundle, gpus in zip(layout.rank_bundles, gpus_of_ranks, strict=True):
-        found[bundle] += gpus
-    return [sorted(gpus) for gpus in found]
+    strategy: Strategy = "pack"
+    ranks_per_group: int = 1
 
 
 class Placement:
-    """Reserves the workers' resources on the Ray cluster. bundles: the workers of each bundle, which is on one node.
+    """The workers' resources, reserved on the nodes of the Ray cluster.
 
     timeout_s: how long to wait until other jobs free the resources.
-    Raises SetupError with a have/want table if the cluster is too small or still busy after timeout_s.
+    Raises SetupError with a have/want table by node: at once if the workers would not fit on the empty cluster, after
+    timeout_s if others still use it.
     """
 
-    def __init__(self, bundles: Sequence[Sequence[WorkerResources]], timeout_s: float) -> None:
-        workers = [worker for bundle in bundles for worker in bundle]
-        self._check(workers)
-        self._group: PlacementGroup = placement_group([_totals(bundle) for bundle in bundles], strategy="PACK")
-        if not self._group.wait(timeout_s):
-            table = _table(workers, ray.available_resources())
-            remove_placement_group(self._group)
-            raise SetupError(
-                f"cluster: the workers' resources were not free within {timeout_s:g} s\n{table}\n"
-                "wait for other jobs, or ask for fewer workers (actor.num_workers, rollout.num_workers)"
-            )
+    def __init__(self, layout: Layout, choice: NodeChoice, timeout_s: float) -> None:
+        self._layout, self._choice = layout, choice
+        self._sizes = [totals(workers) for workers in layout.bundles]
+        self._on_gpus = any(size.get("GPU") for size in self._sizes)
+        self._kinds = bundles_of(layout, choice.ranks_per_group)
+        self._check_size()
+        self._group, self._nodes = self._reserve(timeout_s)
+        self._moved: dict[int, PlacementGroup] = {}
 
-    @property
-    def group(self) -> PlacementGroup:
-        return self._group
+    def scheduling(self, bundle: int) -> PlacementGroupSchedulingStrategy:
+        """Where Ray is to start a worker of this bundle.
+
+        If the node of the bundle is gone, its resources are reserved on another node first. If there is no room, the
+        worker starts when there is.
+        """
+        self._move_lost()
+        if bundle in self._moved:
+            return PlacementGroupSchedulingStrategy(self._moved[bundle], 0)
+        return PlacementGroupSchedulingStrategy(self._group, bundle)
 
     def has_room(self, bundle: int) -> bool:
-        """Whether the resources of this bundle are reserved on a node. Ray looks for another one if it is lost."""
-        return bool(placement_group_table(self._group)["bundles_to_node_id"][bundle])
+        """Whether the resources of this bundle are reserved on a node that is alive."""
+        self._move_lost()
+        return bundle not in self._moved or placement_group_table(self._moved[bundle])["state"] == "CREATED"
+
+    def nodes(self) -> list[Node]:
+        """Those on which resources were reserved at the start, if they are alive."""
+        homes = set(self._nodes.values())
+        return [node for node in alive_nodes(self._on_gpus) if node.id in homes]
 
     def close(self) -> None:
-        remove_placement_group(self._group)
+        for group in (self._group, *self._moved.values()):
+            remove_placement_group(group)
 
-    @staticmethod
-    def _check(workers: Sequence[WorkerResources]) -> None:
-        have = ray.cluster_resources()
-        wanted = _totals(workers)
-        if any(have.get(kind, 0) < amount for kind, amount in wanted.items()):
+    def _check_size(self) -> None:
+        nodes = alive_nodes(self._on_gpus)
+        if self._plan([node.total for node in nodes]) is None:
             raise SetupError(
-                f"cluster: too small for the workers\n{_table(workers, have)}\n"
+                f"cluster: the workers do not fit on its nodes\n{self._table(nodes, empty=True)}\n"
                 "ask for fewer workers (actor.num_workers, rollout.num_workers, rollout.tensor_parallel_size), "
                 "join a larger cluster (cluster.address), or use cluster.device=cpu"
             )
 
+    def _plan(self, free: Sequence[Amount]) -> Mapping[int, int] | None:
+        return plan_nodes(*self._kinds, free, self._choice.strategy)
 
-def _totals(workers: Sequence[WorkerResources]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for worker in workers:
-        for kind, amount in worker.bundle().items():
-            totals[kind] = totals.get(kind, 0) + amount
-    return totals
+    def _reserve(self, timeout_s: float) -> tuple[PlacementGroup, dict[int, str]]:
+        """The group and bundle -> the id of its node."""
+        start, told = time.monotonic(), False
+        while True:
+            nodes = alive_nodes(self._on_gpus)
+            plan = self._plan([node.free for node in nodes])
+            left = start + timeout_s - time.monotonic()
+            if plan is not None:
+                homes = {bundle: nodes[plan[bundle]].id for bundle in sorted(plan)}
+                group = placement_group(
+                    self._sizes, "PACK", bundle_label_selector=[{NODE_LABEL: home} for home in homes.values()]
+                )
+                if group.wait(max(min(left, _RESERVE_S), _LOOK_S)):
+                    return group, homes
+                remove_placement_group(group)  # another job was faster
+            if left <= 0:
+                raise SetupError(
+                    f"cluster: the workers' resources were not free within {timeout_s:g} s\n"
+                    f"{self._table(nodes, empty=False)}\n"
+                    "wait for other jobs, or ask for fewer workers (actor.num_workers, rollout.num_workers)"
+                )
+            if not told and time.monotonic() - start >= min(_SETTLE_S, timeout_s / 2):
+                told = True
+                logger.warning(
+                    "others use the nodes that the workers need; waiting for up to %g s (cluster.start_timeout_s)\n%s",
+                    timeout_s,
+                    self._table(nodes, empty=False),
+                )
+            time.sleep(min(_LOOK_S, left))
+
+    def _table(self, nodes: Sequence[Node], empty: bool) -> str:
+        used = users_of_nodes()
+        rows = [NodeRow(node.name, node.total, node.free, used.get(node.id, ())) for node in nodes]
+        return have_want(rows, self._layout, empty)
+
+    def _move_lost(self) -> None:
+        """Reserve the bundles of nodes that are gone anew, each by itself: as many as possible are to go on.
+
+        Ray moves such a bundle by itself if its new node is lost too.
+        """
+        nodes = alive_nodes(self._on_gpus)
+        alive = {node.id for node in nodes}
+        lost = {bundle for bundle, node in self._nodes.items() if node not in alive} - self._moved.keys()
+        if not lost:
+            return
+        kinds = [Bundles(k.size, [bundle for bundle in k.indices if bundle in lost], 1) for k in self._kinds]
+        plan = plan_nodes(kinds[0], kinds[1], [node.free for node in nodes], self._choice.strategy) or {}
+        for bundle in sorted(lost):
+            target = nodes[plan[bundle]].id if bundle in plan else None
+            self._moved[bundle] = placement_group([self._sizes[bundle]], "STRICT_PACK", _soft_target_node_id=target)
 
 
-def _table(workers: Sequence[WorkerResources], have: dict[str, float]) -> str:
-    rows = [f"  {kind:4} have {have.get(kind, 0):g}, want {amount:g}" for kind, amount in _totals(workers).items()]
-    return "\n".join([*rows, "  for " + ", ".join(worker.name for worker in workers)])
+def reserved(layout: Layout, cluster: ClusterConfig, fsdp_size: int | None) -> Placement:
+    """The placement of these workers. fsdp_size: ranks that share a copy of the weights; None: all.
+
+    Warns of nodes of a joined cluster whose object store is smaller than `cluster.object_store_bytes`.
+    Raises SetupError as `Placement` does.
+    """
+    placement = Placement(layout, NodeChoice(cluster.node_strategy, fsdp_size or 1), cluster.start_timeout_s)
+    if cluster.address is not None:
+        for node in placement.nodes():
+            if node.store_bytes < cluster.object_store_bytes:
+                logger.warning(
+                    "cluster.object_store_bytes: the object store of node %s is smaller; got %d bytes, want %d; start "
+                    "the node with a larger --object-store-memory, or lower the setting if weights and a batch fit",
+                    node.name,
+                    node.store_bytes,
+                    cluster.object_store_bytes,
+                )
+    return placement

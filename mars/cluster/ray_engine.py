@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from mars.answers.record import PromptLength
-from mars.cluster.absent_engines import AbsentEngines, unfinished
+from mars.cluster.absent_engines import AbsentEngines, place, unfinished
 from mars.cluster.engine_worker import BuildEngine
 from mars.cluster.head import check_head
 from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
 from mars.cluster.successor import Successor, first_running
 from mars.cluster.weights import BuildTransfer, WeightOffer
 from mars.cluster.worker_group import WorkerGroup
+from mars.cluster.worker_images import ImageAccess
 from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.rollout.balance import Balancer
 from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest
@@ -64,6 +65,7 @@ class RayEngine:
         self,
         build_engine: BuildEngine,
         build_transfer: BuildTransfer,
+        images: ImageAccess,
         gpus: Callable[[], Sequence[Sequence[str]]] | None = None,
     ) -> list[Any]:
         """Start building every engine; returns one Ray reference per engine for `finish_build`.
@@ -71,7 +73,7 @@ class RayEngine:
         gpus: gives those of each engine, if they are those of trainer ranks; None if Ray gives each engine its own. It
         is asked for each start, because Ray may have moved the ranks to another node since.
         """
-        self._builders, self._gpus = (build_engine, build_transfer), gpus
+        self._builders, self._gpus = (build_engine, build_transfer, images), gpus
         return [self._start_build(engine) for engine in range(len(self._group.workers))]
 
     def _start_build(self, engine: int) -> Any:
@@ -126,8 +128,8 @@ class RayEngine:
                 self._counts[engine] = self._counted_before[engine] + message
                 continue
             items = [replace(item, request=shares[engine][item.request]) for item in message]
-            fresh = [item for item in items if _place(item) not in given_out]
-            given_out.update(map(_place, fresh))
+            fresh = [item for item in items if place(item) not in given_out]
+            given_out.update(map(place, fresh))
             if fresh:
                 yield fresh
         return unfinished(known, [i for engine in without for i in shares[engine]], given_out)
@@ -275,12 +277,10 @@ class RayEngine:
             )
         reason = f"no node had room for {name} in time (cluster.replace_timeout_s)"
         self._report("engine_left_out", name, reason)
-        number = len(self._group.workers)
-        logger.warning("%s; %d of %d engines go on, and it is taken in when there is room", reason, others, number)
+        logger.warning("%s; the %d others go on, and it is taken in when there is room", reason, others)
 
     def _take_in(self, join: bool) -> None:
         """Do for the absent engines what can be done without waiting. join: those that are built are absent no more."""
-        index = 0
         for index, successor in self._absent.items():
             try:
                 if index not in self._builds and successor.is_running():
@@ -294,8 +294,4 @@ class RayEngine:
                 self._builds.pop(index, None)
                 self._absent.add(index, Successor(self._group, index))
         if not self._absent.others():  # a rank of the trainer was lost with the last engines, and is there again
-            self._bring_back(index, WorkerError("cluster: no engine is left"))
-
-
-def _place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
-    return item.request, item.index if isinstance(item, FinishedSample) else None
+            self._bring_back(0, WorkerError("cluster: no engine is left"))

@@ -11,12 +11,12 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mars import watchdog
 from mars.cluster.call_queue import CallQueue
 from mars.cluster.head import check_head
-from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.layout import WorkerResources
+from mars.cluster.placement import Placement
 from mars.cluster.ray_errors import as_mars_errors
 from mars.cluster.worker import Worker
 from mars.cluster.worker_process import STACKS_SIGNAL, Ending, WorkerProcess, has_died, signal_process
@@ -71,9 +71,7 @@ class WorkerGroup:
             num_cpus=worker.cpus,
             num_gpus=worker.gpus,
             runtime_env={"env_vars": self._environment} if self._environment else None,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(
-                self._placement.group, placement_group_bundle_index=self._bundles[index]
-            ),
+            scheduling_strategy=self._placement.scheduling(self._bundles[index]),
         ).remote(worker.name, self.log_dir)
         self._processes[index] = handle.process.remote()
         self._known.pop(index, None)

@@ -20,7 +20,14 @@ def _ranks_of_engines(ranks: int, engines: int, gpus: int, placement: str, kind:
     return None
 
 
+def _nodes_to_spread_over(strategy: str, kind: str) -> tuple[str, str] | None:
+    if strategy == "spread" and kind == "local":
+        return "cluster.kind=local runs everything in one process", "give pack, or cluster=ray"
+    return None
+
+
 PLACEMENT_RULES = (
+    Rule(("cluster.node_strategy", "cluster.kind"), _nodes_to_spread_over),
     Rule(("cluster.placement", "rollout.engine", "cluster.device"), _engine_can_sleep),
     Rule(
         (

@@ -35,9 +35,16 @@ class ClusterConfig(Section):
         description="Memory of each GPU in GiB, by which --dry-run says whether the run fits; null: as this machine's."
     )
     address: str | None = Field(description="Ray cluster to join (host:port or auto); null starts one on this machine.")
+    node_strategy: Literal["pack", "spread"] = Field(
+        description="pack: fill one node after the other with workers; spread: give each node an even share of the "
+        "engines."
+    )
     cpus_per_worker: PositiveFloat = Field(description="Ray CPUs reserved for each worker.")
     threads_per_worker: PositiveInt = Field(description="Compute threads of each worker process.")
-    object_store_bytes: PositiveInt = Field(description="Size of the Ray object store, if mars starts the cluster.")
+    object_store_bytes: PositiveInt = Field(
+        description="Size of the Ray object store, if mars starts the cluster; of a joined one, nodes with a smaller "
+        "store get a warning."
+    )
     start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, in seconds.")
     call_timeout_s: PositiveFloat = Field(description="Deadline for one call to a worker, in seconds.")
     replace_timeout_s: PositiveFloat = Field(

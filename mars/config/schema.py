@@ -50,6 +50,12 @@ class RowsConfig(Section):
     )
     min_image_pixels: PositiveInt = Field(description="Fewest pixels of an image; smaller images are enlarged.")
     max_image_pixels: PositiveInt = Field(description="Most pixels of an image; larger images are reduced.")
+    transport: Literal["path", "object_store"] = Field(
+        description="Each node reads its own files (path), or gets the driver's images once (object_store)."
+    )
+    image_cache_bytes: PositiveInt = Field(
+        description="Bytes of images that each node keeps on its disk with data.transport=object_store."
+    )
     source_image_pixels: dict[str, list[PositiveInt]] = Field(
         description="Narrower limits of some sources, [smallest, largest] pixels: `{infrared: [3136, 250880]}`."
     )

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from mars.config.rules import PIXELS, Rule, attention_on_cpu, has_length, one_in_process, template_without_reward
+from mars.config.rules import (
+    PIXELS,
+    TRANSPORT,
+    Rule,
+    attention_on_cpu,
+    has_length,
+    one_in_process,
+    template_without_reward,
+)
 
 
 def _row_for_each_rank(ranks: int, rows: int) -> tuple[str, str] | None:
@@ -13,6 +21,10 @@ def _row_for_each_rank(ranks: int, rows: int) -> tuple[str, str] | None:
 
 def _nothing_to_place(placement: str) -> tuple[str, str] | None:
     return ("a cold start has no engine to take turns with", "leave it out") if placement == "colocated" else None
+
+
+def _no_engine_to_spread(strategy: str) -> tuple[str, str] | None:
+    return ("a cold start has no engines to spread over nodes", "give pack") if strategy == "spread" else None
 
 
 _LOSSES = ("eval/loss", "eval/multi/loss", "eval/mono/loss", "eval/text/loss", "sft/loss")
@@ -33,8 +45,10 @@ SFT_RULES = (
     Rule(("model.attention", "cluster.device"), attention_on_cpu),
     Rule(("sft.num_workers", "cluster.kind"), one_in_process),
     Rule(("cluster.placement",), _nothing_to_place),
+    Rule(("cluster.node_strategy",), _no_engine_to_spread),
     Rule(("sft.num_workers", "sft.batch_size"), _row_for_each_rank),
     Rule(("data.template",), template_without_reward),
     Rule(("checkpoint.keep_best", "data.eval_files"), _has_the_loss),
     *PIXELS,
+    TRANSPORT,
 )

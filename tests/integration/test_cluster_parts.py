@@ -10,13 +10,12 @@ from itertools import chain, zip_longest
 
 import pytest
 
-from mars.cluster import head, placement
+from mars.cluster import head
 from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.environment import inherited, worker_environment
-from mars.cluster.placement import Placement, WorkerResources
 from mars.cluster.ray_engine import RayEngine
 from mars.cluster.weights import StoredWeights
-from mars.errors import SetupError, WorkerError
+from mars.errors import WorkerError
 from mars.rollout.engine import EngineCounts, UnreadableRequest
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.rollout.window import in_parts
@@ -40,6 +39,7 @@ class InProcess:
 
     class _Worker:
         _has_all_weights = True
+        _images = EngineWorker._images
         _generation = iter(())
 
         def __init__(self, engine):
@@ -121,28 +121,6 @@ def test_a_worker_goes_on_with_the_next_part_and_forgets_a_call_that_was_given_u
     list(worker.generate(first))
     list(worker.generate(in_parts(requests[:1], WINDOW)[0]))
     assert closed == [6, 8, 9], "the call that was given up is closed before the next one begins"
-
-
-def check(monkeypatch, have, workers):
-    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: have)
-    Placement._check(workers)
-
-
-def test_a_cluster_that_is_too_small_is_a_table(monkeypatch):
-    assert WorkerResources("engine-0", 0.5, 0).bundle() == {"CPU": 0.5}
-    assert WorkerResources("engine-0", 0.5, 4).bundle() == {"CPU": 0.5, "GPU": 4}
-    with pytest.raises(SetupError) as raised:
-        check(monkeypatch, {"CPU": 2.0}, [WorkerResources("engine-0", 0.5, 2), WorkerResources("actor-0", 0.5, 1)])
-    message = str(raised.value)
-    assert "GPU  have 0, want 3" in message
-    assert "CPU  have 2, want 1" in message
-    assert "engine-0, actor-0" in message
-    assert "cluster.device=cpu" in message
-    assert raised.value.exit_code == 4
-
-
-def test_a_cluster_that_is_large_enough_passes(monkeypatch):
-    check(monkeypatch, {"CPU": 1.0, "GPU": 3.0}, [WorkerResources("a", 0.5, 2), WorkerResources("b", 0.5, 1)])
 
 
 def test_worker_environment():

@@ -11,7 +11,8 @@ import pytest
 import ray
 
 from mars.cluster import worker_group
-from mars.cluster.placement import Placement, WorkerResources
+from mars.cluster.layout import Layout, WorkerResources
+from mars.cluster.placement import NodeChoice, Placement
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.successor import Successor, first_running
 from mars.cluster.worker import Worker
@@ -48,7 +49,7 @@ def cluster():
 @pytest.fixture
 def group(cluster, tmp_path):
     workers = [WorkerResources(f"counter-{i}", 0.5, 0) for i in range(2)]
-    placement = Placement([[worker] for worker in workers], 60.0)
+    placement = Placement(Layout((), workers, (), (0, 1)), NodeChoice(), 60.0)
     made = WorkerGroup(Counter, workers, placement, [0, 1], {}, str(tmp_path), timeout_s=5.0)
     ray.get([worker.address.remote() for worker in made.workers])
     yield made

@@ -54,7 +54,8 @@ MAY_IMPORT = {
     "turns": BASE | {"actor", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "answers", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "turns"}
+    | {"actor", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards", "rollout"}
+    | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
@@ -91,7 +92,7 @@ MAY_IMPORT = {
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
-    | {"actor", "report", "rewards", "run", "run_dir", "sft", "tracking"},
+    | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 
@@ -310,7 +311,7 @@ def test_every_setting_of_the_training_is_read():
 
 COLD_START_FILES = (
     "supervised_trainer.py", "model.py", "optimizer.py", "trained_policy.py", "lora.py", "parts.py",  # mars/actor
-    "build.py", "fit.py", "local.py", "ray_launch.py", "runtime.py",
+    "build.py", "fit.py", "local.py", "placement.py", "ray_launch.py", "runtime.py", "worker_images.py",
 )  # fmt: skip
 
 

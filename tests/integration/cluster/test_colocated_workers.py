@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mars.cluster.placement import WorkerResources, gpus_of_engines, layout
+from mars.cluster.layout import WorkerResources, gpus_of_engines, layout
 from mars.cluster.ray_engine import RayEngine
 from mars.cluster.weights import StoredWeights
 from mars.errors import WorkerError
@@ -87,7 +87,7 @@ def asleep_and_awake(fails):
     engine = RayEngine(
         group, lambda request: 1, 64, 60.0, lambda event, worker, reason: reports.append((event, worker))
     )
-    engine.finish_build(engine.start_build(None, None, lambda: now), 1.0)
+    engine.finish_build(engine.start_build(None, None, None, lambda: now), 1.0)
     now[1] = ["6", "7"]  # the node was lost, and Ray has moved the ranks
     group.calls.clear()
     engine.sleep()
