@@ -277,7 +277,7 @@ class RayEngine:
             )
         reason = f"no node had room for {name} in time (cluster.replace_timeout_s)"
         self._report("engine_left_out", name, reason)
-        logger.warning("%s; the %d others go on, and it is taken in when there is room", reason, others)
+        logger.warning("%s; engines that go on: %d; it is taken in when there is room", reason, others)
 
     def _take_in(self, join: bool) -> None:
         """Do for the absent engines what can be done without waiting. join: those that are built are absent no more."""
