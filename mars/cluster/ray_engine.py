@@ -10,6 +10,7 @@ from typing import Any
 from mars.answers.record import PromptLength
 from mars.cluster.absent_engines import AbsentEngines, place, unfinished
 from mars.cluster.engine_worker import BuildEngine
+from mars.cluster.gathering import message_gap_s
 from mars.cluster.head import check_head
 from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
 from mars.cluster.successor import Successor, first_running
@@ -110,8 +111,9 @@ class RayEngine:
         and do not come back; returns what is left of their requests."""
         parts = self._balancer.split([known[i] for i in left], self._absent)
         shares = [[left[i] for i in part] for part in parts]
+        gap_s = message_gap_s(len(shares))
         arguments = [
-            [] if engine in self._absent else in_parts([known[i] for i in share], self._window)
+            [] if engine in self._absent else in_parts([known[i] for i in share], self._window, gap_s)
             for engine, share in enumerate(shares)
         ]
         without: list[int] = []
