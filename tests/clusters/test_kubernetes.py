@@ -24,7 +24,7 @@ from tests.integration.workshop import ROOT, Workshop
 JOB = yaml.safe_load((ROOT / "examples" / "kubernetes" / "rayjob.yaml").read_text().partition("\n---\n")[0])
 PROGRAM = shlex.join(shlex.split(JOB["spec"]["entrypoint"])[:4])
 NUM_STEPS = 6
-TIMEOUT_S = 280
+TIMEOUT_S = 560
 SETTINGS = ("experiment=quickstart", "rollout=hf", "actor.num_workers=1", f"run.num_steps={NUM_STEPS}",
             "data.prompts_per_step=2", "actor.prompts_per_update=2", "evaluation.every=0", "cluster.address=auto",
             "run.resume=true")  # fmt: skip
@@ -52,6 +52,7 @@ bash "$HOOK"
 """
 
 
+@pytest.mark.timeout(600)  # a minute on a quiet machine
 @pytest.mark.skipif(bool(no_process_namespaces()), reason=no_process_namespaces())
 def test_a_run_saves_before_its_pods_end_and_the_next_job_resumes_it(workshop: Workshop, tmp_path: Path):
     run_dir = tmp_path / "run"
