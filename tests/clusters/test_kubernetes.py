@@ -52,7 +52,7 @@ bash "$HOOK"
 """
 
 
-@pytest.mark.timeout(600)  # a minute on a quiet machine
+@pytest.mark.timeout(600)  # it starts many processes
 @pytest.mark.skipif(bool(no_process_namespaces()), reason=no_process_namespaces())
 def test_a_run_saves_before_its_pods_end_and_the_next_job_resumes_it(workshop: Workshop, tmp_path: Path):
     run_dir = tmp_path / "run"

@@ -24,7 +24,7 @@ SETTINGS = ("rollout=hf", "actor.num_workers=1", "cluster.cpus_per_worker=1", f"
             "run.dir=run", "data.prompts_per_step=2", "actor.prompts_per_update=2", "evaluation.every=0")  # fmt: skip
 TIMINGS = ("timing_s/", "perf/")
 TIMEOUT_S = 500.0
-pytestmark = pytest.mark.timeout(600)  # a minute on a quiet machine
+pytestmark = pytest.mark.timeout(600)  # it starts many processes
 
 
 @dataclass(frozen=True)
