@@ -14,6 +14,8 @@ from mars.actor.trainer import Rendezvous, SupervisedTrainer
 from mars.cluster.environment import gc_paused, trim_heap, worker_environment
 from mars.cluster.head import check_head
 from mars.cluster.layout import layout
+from mars.cluster.node_check import nodes_agree
+from mars.cluster.node_facts import SharedFiles
 from mars.cluster.placement import reserved
 from mars.cluster.ranks import RankWorker, RayRanks
 from mars.cluster.ray_launch import unless_ending
@@ -74,13 +76,14 @@ def ray_ranks(
     num_ranks: int,
     fsdp_size: int | None,
     build_trainer: BuildSupervised,
+    files: SharedFiles,
     log_dir: Path,
     report: WorkerReport,
 ) -> Iterator[RaySupervised]:
     """Build the ranks on Ray workers; stop them when the block ends.
 
-    fsdp_size: ranks that share a copy of the weights; None: all. log_dir: for the workers' logs. report: told of
-    workers that are lost and replaced.
+    fsdp_size: ranks that share a copy of the weights; None: all. files: that all nodes must have. log_dir: for the
+    workers' logs. report: told of workers that are lost and replaced.
     """
     log_dir = log_dir.absolute()
     plan = layout(0, 1, num_ranks, cluster.cpus_per_worker, on_gpu=cluster.device == "cuda", shared=False)
@@ -97,6 +100,7 @@ def ray_ranks(
         trainer = RaySupervised(group, report)
         stack.callback(unless_ending, trainer.close)
         stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
-        builds = trainer.start((build_trainer,), cluster.start_timeout_s, cluster.call_timeout_s)
+        with nodes_agree(placement, cluster, files, to_pass, ()):
+            builds = trainer.start((build_trainer,), cluster.start_timeout_s, cluster.call_timeout_s)
         trainer.finish_build(builds, cluster.start_timeout_s)
         yield trainer
