@@ -18,7 +18,7 @@ from mars.cluster.node_facts import SharedFiles
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.config.run_sections import is_colocated
 from mars.config.schema import SftConfig, TrainConfig
-from mars.data.pixels.images import decode_image
+from mars.data.pixels.images import DecodeImage, decode_image
 from mars.data.prompts.views import anchor_views
 from mars.evaluation.ask import EvaluationParts
 from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of
@@ -46,13 +46,19 @@ CACHED_IMAGES = 8
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Builds the rollout engine in the process that calls it. For Ray workers it is pickled and called there."""
+    """Builds the rollout engine in the process that calls it. For Ray workers it is pickled and called there.
+
+    decode: reads images for the engine; None: `decode_image`.
+    """
 
     config: TrainConfig
     rules: TokenRules
     max_images: int
 
-    def __call__(self, fetch: Callable[[Any], Iterable[tuple[str, Any]]]) -> RolloutEngine:
+    def __call__(
+        self, fetch: Callable[[Any], Iterable[tuple[str, Any]]], decode: DecodeImage | None = None
+    ) -> RolloutEngine:
+        decode = decode or decode_image
         match self.config.rollout.engine:
             case "vllm":
                 from mars.rollout.vllm_engine import VllmEngine
@@ -64,13 +70,15 @@ class EngineSpec:
                     self.max_images,
                     processor_settings=budget.processor_settings(),
                     image_bytes=budget.max_bytes,
-                    decode=decode_image,
+                    decode=decode,
                     fetch=fetch,
                 )
             case "hf":
                 from mars.rollout.hf_engine import HfEngine
 
-                return HfEngine(self.config, self.rules, process=_processor(self.config, self.rules), fetch=fetch)
+                return HfEngine(
+                    self.config, self.rules, process=_processor(self.config, self.rules, decode), fetch=fetch
+                )
             case "scripted":
                 from mars.rollout.scripted import ScriptedEngine, full_length_script, random_script
 
@@ -89,10 +97,13 @@ class TrainerSpec:
     config: TrainConfig
     rules: TokenRules
 
-    def __call__(self, rendezvous: Rendezvous, transfer: WeightTransfer) -> RankTrainer:
+    def __call__(
+        self, rendezvous: Rendezvous, transfer: WeightTransfer, decode: DecodeImage | None = None
+    ) -> RankTrainer:
         from mars.actor.fsdp_trainer import FsdpTrainer
 
-        return FsdpTrainer(self.config, self.rules, rendezvous, _processor(self.config, self.rules), transfer)
+        process = _processor(self.config, self.rules, decode or decode_image)
+        return FsdpTrainer(self.config, self.rules, rendezvous, process, transfer)
 
 
 def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
@@ -107,8 +118,8 @@ def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
     )
 
 
-def _processor(config: TrainConfig, rules: TokenRules):
-    return prompt_processor(config, rules, CACHED_IMAGES).process
+def _processor(config: TrainConfig, rules: TokenRules, decode: DecodeImage):
+    return prompt_processor(config, rules, CACHED_IMAGES, decode).process
 
 
 def workers(
@@ -140,7 +151,10 @@ def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> 
     models = [config.model.path]
     if isinstance(config, TrainConfig) and config.algorithm.kl_coefficient > 0 and config.algorithm.kl_reference:
         models.append(config.algorithm.kl_reference)
-    return SharedFiles.of(models, (source.image.path for prompt in prompts for source in prompt.sources))
+    if config.data.transport == "object_store":  # the images are read on the driver's node alone
+        return SharedFiles.of(models, ())
+    images = (source.image.path for prompt in prompts for source in prompt.sources)
+    return SharedFiles.of(models, images, config.data.image_root)
 
 
 def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardScorer:

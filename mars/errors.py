@@ -85,3 +85,9 @@ class BusyError(MarsError):
     """Another process is writing to the run directory."""
 
     exit_code = 73
+
+
+class LostContact(MarsError):
+    """The job server of a cluster does not answer any more, so that what became of the job is not known."""
+
+    exit_code = 69

@@ -7,7 +7,8 @@ folder remembers it. Without MARS_FAULT a point costs one lookup.
 
 Points of the driver: step.{samples,sampled,updated,logged}, checkpoint.{started,shards_written,before_manifest,
 before_rename,before_latest}; of an engine: engine.{samples,load_weights}; of a rank: actor.{before_update,after_update,
-shard_written}; of both, while weights are broadcast: weights.{bucket_sent,bucket_received}.
+shard_written}; of both, while weights are broadcast: weights.{bucket_sent,bucket_received}; of the
+reader and the stores of images (data.transport=object_store): images.asked and images.bring.
 """
 
 from __future__ import annotations

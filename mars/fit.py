@@ -18,7 +18,8 @@ from mars.config.schema import TrainConfig
 from mars.data.order.stream import PromptStream
 from mars.errors import NumericalError
 from mars.sampling import SamplingState, StepParts
-from mars.step import train_step
+from mars.staleness import renumbered
+from mars.step import TrainStep, train_step
 from mars.tracking.tracker import Tracker
 from mars.types import TrainBatch
 
@@ -34,6 +35,7 @@ def fit(
     checkpoints: Checkpoints,
     start: RunState,
     num_dropped: int,
+    train_step: TrainStep = train_step,
 ) -> RunState:
     """Train from the state `start` to the last step, and return the state after it. Steps count from 1.
 
@@ -44,11 +46,12 @@ def fit(
     finished first. Either way the state after the last finished step is saved before the exception goes on.
     """
     # The engine starts with the trainer's weights, so that both have the same version and dtype.
-    parts.engine.load_weights(parts.trainer.publish_weights())
+    weights = parts.trainer.publish_weights()
+    parts.engine.load_weights(weights)
     if start == START and evaluate is not None and config.evaluation.before_training:
         tracker.log(evaluate(0), 0)
     finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
-    state = start
+    state = replace(start, sampling=renumbered(start.sampling, weights.version))
     try:
         state = finish(state, _faults(parts, checkpoints))
         for step in range(state.step + 1, last_step(config.run, stream) + 1):
@@ -135,9 +138,9 @@ def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
     return math.ceil(run.num_epochs * len(stream) / stream.prompts_per_step)
 
 
-def is_finished(run: TrainRunConfig, stream: PromptStream, state: RunState) -> bool:
-    """Whether no step is left to train after `state`."""
-    return state.step >= last_step(run, stream) or _is_over(run, stream, state.sampling)
+def is_finished(run: TrainRunConfig, stream: PromptStream, step: int, state: SamplingState) -> bool:
+    """Whether no step is left to train after `step`, whose state is `state`."""
+    return step >= last_step(run, stream) or _is_over(run, stream, state)
 
 
 def _is_over(run: TrainRunConfig, stream: PromptStream, state: SamplingState) -> bool:
@@ -149,6 +152,8 @@ def _is_over(run: TrainRunConfig, stream: PromptStream, state: SamplingState) ->
 
 def _warn_of_mismatch(metrics: dict[str, float], step: int, alarm: float) -> None:
     difference = metrics.get("rollout/logprob_diff_max")
+    if metrics.get("rollout/staleness_max"):  # older weights differ, too
+        return
     if difference is not None and not difference <= alarm:
         logger.warning(
             "step %d: log-probs of engine and trainer differ by up to %.3g nats (rollout.logprob_diff_alarm=%.3g): "

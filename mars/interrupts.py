@@ -99,7 +99,10 @@ class _Interrupts:
         while True:
             timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
             if not select.select([self._wake_read], [], [], timeout)[0]:
-                self.end_now()
+                if self.reason is not None:
+                    self.end_now()
+                deadline = None  # settled
+                continue
             byte = os.read(self._wake_read, 1)
             if byte == _STOP:
                 os.close(self._wake_read)
@@ -228,6 +231,15 @@ def allow() -> None:
     if _installed is not None:
         _installed.deferred = False
         _installed.raise_reason()
+
+
+def settle() -> None:
+    """The interruption has had its effect, on other processes, say: this one goes on, and ends with its own exit code.
+
+    A second signal still ends it at once.
+    """
+    if _installed is not None:
+        _installed.reason = None
 
 
 def finish() -> MarsError | None:

@@ -54,8 +54,15 @@ class Quarantine:
 
     def with_lost(self, unreadable: Mapping[str, str]) -> Quarantine:
         """The quarantine plus prompts that were sampled, but whose images could not be read later, for training."""
-        lost = [BadPrompt(name, self.tried, reason) for name, reason in unreadable.items()]
+        known = self.prompt_ids
+        lost = [BadPrompt(name, self.tried, reason) for name, reason in unreadable.items() if name not in known]
         return Quarantine(self.tried, (*self.bad, *lost))
+
+    def followed_by(self, later: Quarantine) -> Quarantine:
+        """This quarantine plus what `later` has beyond it. later: of a sampling that began before this one's last ones
+        were lost, so that it may have tried them too; it has no prompt twice."""
+        known = self.prompt_ids
+        return Quarantine(later.tried, (*self.bad, *(prompt for prompt in later.bad if prompt.prompt_id not in known)))
 
     def most_in(self, window: int) -> int:
         """The largest number of bad prompts among `window` prompts that were tried one after the other."""
@@ -93,10 +100,20 @@ class BadSamples:
         """
         return self._accepted(quarantine, quarantine.with_lost(unreadable), step)
 
+    def joined(self, quarantine: Quarantine, later: Quarantine, step: int) -> Quarantine:
+        """`Quarantine.followed_by`, where both are reported already. Raises as `tried`."""
+        joined = quarantine.followed_by(later)
+        self._check(joined, joined.bad[len(quarantine.bad) :], step)
+        return joined
+
     def _accepted(self, before: Quarantine, now: Quarantine, step: int) -> Quarantine:
         new = now.bad[len(before.bad) :]
         for prompt in new:
             self.report(prompt, self._row(prompt), step)
+        self._check(now, new, step)
+        return now
+
+    def _check(self, now: Quarantine, new: Sequence[BadPrompt], step: int) -> None:
         window = min(self.window, len(self.prompts))
         most, allowed = now.most_in(window), num_allowed(self.max_fraction, window)
         if new and (most > allowed or len(now.bad) == len(self.prompts)):
@@ -105,7 +122,6 @@ class BadSamples:
                 f"consecutive prompts cannot be read, and data.max_bad_fraction={self.max_fraction:g} allows {allowed}"
                 "; events.jsonl names them all; restore their images and resume the run, or raise data.max_bad_fraction"
             )
-        return now
 
     def _row(self, prompt: BadPrompt) -> str:
         return self.prompts[prompt.prompt_id].row if prompt.prompt_id in self.prompts else prompt.prompt_id

@@ -23,13 +23,14 @@ from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
+from mars.data.order.stream import PromptStream
 from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
 from mars.evaluation.files import ResultPaths
 from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, prompts_fingerprint
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
-from mars.fit import fit, last_step
+from mars.fit import fit, is_finished, last_step
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.output.files import write_atomically
@@ -44,6 +45,8 @@ from mars.run_dir.events import EventLog
 from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged
 from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
+from mars.step import TrainStep, train_step
+from mars.step_async import Overlap, train_step_async
 from mars.tracking.multi import MultiTracker
 from mars.tracking.tracker import Tracker
 from mars.train import TrainingJob, start_unless_complete, train
@@ -100,7 +103,8 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 parts = step_parts(config, inputs, engine, trainer, scorer, report_bad, skipped.write)
                 evaluate = _evaluation(config, inputs, engine, scorer, catalogue.events)
                 dropped = sum(inputs.train.dropped.values())
-                loop = partial(fit, parts, stream, config=config, evaluate=evaluate, num_dropped=dropped)
+                settings = {"config": config, "evaluate": evaluate, "num_dropped": dropped}
+                loop = partial(fit, parts, stream, **settings, train_step=_train_step(config, stream))
                 ranks = config.actor.num_workers
                 job = TrainingJob(config, trainer, ranks, loop, open_tracker, catalogue, prompts, data)
                 stalled = stall_report(catalogue.events, run_dir)
@@ -128,6 +132,15 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
     if out is not None:
         write_result(result, out)
     return result
+
+
+def _train_step(config: TrainConfig, stream: PromptStream) -> TrainStep:
+    """The step of `rollout.schedule`."""
+    bound = config.rollout.max_staleness
+    if config.rollout.schedule == "synchronous":
+        return train_step
+    assert bound is not None  # a rule says so
+    return partial(train_step_async, overlap=Overlap(bound, is_last=partial(is_finished, config.run, stream)))
 
 
 def _checked_inputs(config: TrainConfig, model_check: ModelCheck, with_training_set: bool) -> Inputs:

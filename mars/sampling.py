@@ -92,11 +92,15 @@ class SamplingState:
     round: rounds drawn from the stream so far.
     carried: kept prompts beyond this step's quota; the next step trains on them first.
     quarantine: prompts that could not be read, which are not sampled again.
+    version: of the engine's weights. Another process may count from another number, so it is not compared.
+    ahead: what the next step trains on, if it is sampled already (mars/step_async.py).
     """
 
     round: int
     carried: tuple[SampledPrompt, ...]
     quarantine: Quarantine = field(default_factory=Quarantine)
+    version: int = field(default=0, compare=False)
+    ahead: Sampled | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     metrics |= engine_metrics(parts.engine.counts() - counts_before)
     metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(rollouts)}
     metrics |= {"mars/prompts_kept": len(kept), "mars/prompts_carried": len(carried)}
-    return Sampled(rollouts, kept, SamplingState(round_number, carried, quarantine), metrics)
+    return Sampled(rollouts, kept, SamplingState(round_number, carried, quarantine, state.version), metrics)
 
 
 def scored_rollouts(

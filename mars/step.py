@@ -19,8 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from mars import faults
+from mars.answers.record import PromptLength
 from mars.rollout.metrics import anchor_share, processed_tokens
 from mars.sampling import PromptRounds, SamplingState, StepParts, sample
 from mars.tracking.timer import StepTimer
@@ -34,6 +36,12 @@ class StepResult:
     metrics: Mapping[str, float]
     rollouts: Sequence[PromptRollouts]
     state: SamplingState
+
+
+class TrainStep(Protocol):
+    """Trains one step: `train_step`, or one like it. step: its number, from 1."""
+
+    def __call__(self, parts: StepParts, stream: PromptRounds, state: SamplingState, step: int) -> StepResult: ...
 
 
 def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int) -> StepResult:
@@ -55,15 +63,28 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
             stats = parts.trainer.update(batch)
         faults.point("step.updated")
         with timer.stage("sync_weights"):
-            parts.engine.load_weights(parts.trainer.publish_weights())
+            weights = parts.trainer.publish_weights()
+            parts.engine.load_weights(weights)
         parts.turns.engine(timer)
         # Images that could be read when their prompt was sampled, and not any more.
-        state = replace(state, quarantine=parts.bad_samples.lost(state.quarantine, stats.unreadable, step))
+        quarantine = parts.bad_samples.lost(state.quarantine, stats.unreadable, step)
+        state = replace(state, quarantine=quarantine, version=weights.version)
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
         metrics |= stats.metrics
 
     metrics |= timer.metrics()
-    generation = metrics.get("timing_s/gen", 0.0)
-    metrics["perf/anchor_gen_seconds_attributed"] = generation * anchor_share(sampled.rollouts, parts.prompt_length)
-    metrics["perf/throughput"] = processed_tokens(sampled.rollouts, parts.prompt_length) / metrics["timing_s/step"]
+    metrics |= perf_metrics(metrics, sampled.rollouts, sampled.rollouts, parts.prompt_length)
     return StepResult(metrics, sampled.rollouts, state)
+
+
+def perf_metrics(
+    timings: Mapping[str, float],
+    generated: Sequence[PromptRollouts],
+    rollouts: Sequence[PromptRollouts],
+    prompt_length: PromptLength,
+) -> dict[str, float]:
+    """generated: in this step, in `timings["timing_s/gen"]` seconds. rollouts: among which are those trained on."""
+    return {
+        "perf/anchor_gen_seconds_attributed": timings.get("timing_s/gen", 0.0) * anchor_share(generated, prompt_length),
+        "perf/throughput": processed_tokens(rollouts, prompt_length) / timings["timing_s/step"],
+    }

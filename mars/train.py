@@ -88,7 +88,10 @@ def start_unless_complete(
         done = completed_step(events, last_step(config.run, stream))
     if done is None:
         start = starting_point(catalogue, config.run.resume, prompts, data)
-        if not is_finished(config.run, stream, start.state) or finished_step(events) != start.state.step:
+        if (
+            not is_finished(config.run, stream, start.state.step, start.state.sampling)
+            or finished_step(events) != start.state.step
+        ):
             return start
         done, hint = start.state.step, "To train on, resume with a larger run.num_steps or run.num_epochs"
     logger.info("the run is complete: step %d was its last; the policy is in %s. %s", done, policy, hint)

@@ -115,11 +115,12 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled response. logprobs: one per token, of the distribution from which the engine sampled."""
+    """One sampled response. logprobs: one per token, of the engine's distribution. version: of the engine's weights."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str  # "stop" or "length"
+    version: int = 0  # as `WeightUpdate.version`; 0: the weights of model.path
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.logprobs):
@@ -264,8 +265,7 @@ class UpdatePlan:
     @property
     def rows(self) -> tuple[tuple[int, int], ...]:
         """All rows of the update over all ranks, without fillers, in batch order."""
-        batches = (batch for micro_batches in self.ranks for batch in micro_batches)
-        return tuple(sorted(row for b in batches for row in b.rows[: len(b.rows) - b.num_fillers]))
+        return tuple(sorted(row for rank in self.ranks for m in rank for row in m.rows[: len(m.rows) - m.num_fillers]))
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ class FsdpTrainer:
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Raises NumericalError after more than `max_skipped_updates` non-finite updates in a row."""
         self._memory.need_all()
+        version = self._publisher.version
         self._publisher.changed()
         memory = PeakMemory(self._device)
         compared = compared_update(batch)
@@ -92,7 +93,7 @@ class FsdpTrainer:
         metrics |= {key: value for key, value in results[-1].items() if key == "actor/lr"}
         self._synchronize()
         unreadable = {batch.prompts[p].prompt_id: why for update in updates for p, why in update.unreadable.items()}
-        return UpdateStats(metrics | memory.metrics(), old_seconds, unreadable, skipped_updates(updates))
+        return UpdateStats(metrics | memory.metrics(), old_seconds, unreadable, skipped_updates(updates), version)
 
     @torch.no_grad()
     def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:

@@ -25,6 +25,11 @@ class WeightPublisher:
         """To be called when the weights change: they are then no longer those of the last version."""
         self._is_current = False
 
+    @property
+    def version(self) -> int:
+        """Of the current weights; if they have changed since they were sent, the version that they will have."""
+        return self._version if self._is_current else self._version + 1
+
     def publish(self) -> WeightUpdate:
         return self.send(self._version + 1)
 

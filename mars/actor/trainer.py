@@ -52,12 +52,14 @@ class UpdateStats:
 
     metrics: reduced over all ranks. old_logprob_seconds: time spent on old log-probs.
     unreadable: prompt id -> reason, of prompts that were not trained on because an image cannot be read any more.
+    version: of the weights that the update began with, as `WeightUpdate.version`.
     """
 
     metrics: Mapping[str, float]
     old_logprob_seconds: float
     unreadable: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[SkippedUpdate, ...] = ()
+    version: int = 0
 
 
 @dataclass(frozen=True)

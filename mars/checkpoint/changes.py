@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 FREE = (
     "run.name", "run.dir", "run.num_steps", "run.num_epochs", "cluster", "tracking", "checkpoint",
     "evaluation", "data.train_files", "data.eval_files", "data.image_root", "data.decode_at_start",
+    "data.transport", "data.image_cache_bytes",
     "data.max_bad_fraction", "data.bad_window",
     "rollout.num_workers", "rollout.weight_transfer", "rollout.weight_bucket_bytes",
     "rollout.tensor_parallel_size", "rollout.max_num_seqs", "rollout.logprob_diff_alarm", "rollout.vllm",

@@ -5,7 +5,7 @@ The order of the data depends on the seed and the step, and every request has it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -13,7 +13,8 @@ from pydantic.dataclasses import dataclass as validated
 
 from mars.errors import CheckpointError
 from mars.quarantine import Quarantine
-from mars.sampling import SamplingState
+from mars.sampling import Sampled, SamplingState
+from mars.staleness import renumbered
 from mars.types import Prompt, PromptRollouts, RolloutGroup, SampledPrompt
 
 STATE_FILE = "state.json"
@@ -36,12 +37,38 @@ START = RunState(step=0, sampling=SamplingState(round=0, carried=()), metrics={}
 
 
 @validated(frozen=True, config=ConfigDict(extra="forbid"))
-class _Carried:
+class _Rollouts:
     prompt_id: str
     multi: RolloutGroup
     anchors: tuple[RolloutGroup, ...]
+
+
+@validated(frozen=True, config=ConfigDict(extra="forbid"))
+class _Carried(_Rollouts):
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
+
+
+@validated(frozen=True, config=ConfigDict(extra="forbid"))
+class _Kept:
+    """A prompt whose rollouts are stored elsewhere: among those sampled ahead, or if carried, among the carried."""
+
+    prompt_id: str
+    carried: bool
+    advantages: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+@validated(frozen=True, config=ConfigDict(extra="forbid", ser_json_inf_nan="constants"))
+class _Ahead:
+    """`kept`, `carried` and the rest as in `Sampled` and its state."""
+
+    rollouts: tuple[_Rollouts, ...]
+    kept: tuple[_Kept, ...]
+    carried: tuple[_Kept, ...]
+    round: int
+    quarantine: Quarantine
+    metrics: Mapping[str, int | float]
 
 
 @validated(frozen=True, config=ConfigDict(extra="forbid", ser_json_inf_nan="constants"))
@@ -52,22 +79,51 @@ class _Stored:
     quarantine: Quarantine
     metrics: Mapping[str, int | float]
     logged: bool
+    ahead: _Ahead | None = None
 
 
 _STORED = TypeAdapter(_Stored)
 
 
 def state_to_json(state: RunState) -> bytes:
-    """Floats come back exactly. Prompts are stored by their ids."""
+    """Floats come back exactly. Prompts are stored by their ids. The version of the engine's weights becomes 0."""
+    sampling = renumbered(state.sampling, 0)
     carried = tuple(
         _Carried(
             item.rollouts.prompt.prompt_id, item.rollouts.multi, item.rollouts.anchors, item.advantages, item.weights
         )
-        for item in state.sampling.carried
+        for item in sampling.carried
     )
-    metrics = {name: value if type(value) is int else float(value) for name, value in state.metrics.items()}
-    sampling = state.sampling
-    return _STORED.dump_json(_Stored(state.step, sampling.round, carried, sampling.quarantine, metrics, state.logged))
+    stored = _Stored(
+        state.step,
+        sampling.round,
+        carried,
+        sampling.quarantine,
+        _plain(state.metrics),
+        state.logged,
+        None if sampling.ahead is None else _ahead_to_stored(sampling.ahead),
+    )
+    return _STORED.dump_json(stored)
+
+
+def _ahead_to_stored(ahead: Sampled) -> _Ahead:
+    def kept(items: Sequence[SampledPrompt]) -> tuple[_Kept, ...]:
+        return tuple(
+            _Kept(item.rollouts.prompt.prompt_id, item.carried, item.advantages, item.weights) for item in items
+        )
+
+    return _Ahead(
+        tuple(_Rollouts(item.prompt.prompt_id, item.multi, item.anchors) for item in ahead.rollouts),
+        kept(ahead.kept),
+        kept(ahead.state.carried),
+        ahead.state.round,
+        ahead.state.quarantine,
+        _plain(ahead.metrics),
+    )
+
+
+def _plain(metrics: Mapping[str, int | float]) -> dict[str, int | float]:
+    return {name: value if type(value) is int else float(value) for name, value in metrics.items()}
 
 
 def state_from_json(content: bytes, prompts: Mapping[str, Prompt]) -> RunState:
@@ -76,20 +132,35 @@ def state_from_json(content: bytes, prompts: Mapping[str, Prompt]) -> RunState:
         stored = _STORED.validate_json(content)
     except ValidationError as error:
         raise CheckpointError(f"{STATE_FILE}: not the state of a run: {error.errors()[0]['msg']}") from error
-    unknown = [item.prompt_id for item in stored.carried if item.prompt_id not in prompts]
+    sampled = [*stored.carried, *(stored.ahead.rollouts if stored.ahead is not None else ())]
+    unknown = [item.prompt_id for item in sampled if item.prompt_id not in prompts]
     if unknown:
         raise CheckpointError(
-            f"{STATE_FILE}: {len(unknown)} of {len(stored.carried)} carried prompts are not in the training set "
+            f"{STATE_FILE}: {len(unknown)} of {len(sampled)} sampled prompts are not in the training set "
             f"(first: {unknown[0]}); resume with the data that the run was started with"
         )
     carried = tuple(
-        SampledPrompt(
-            PromptRollouts(prompts[item.prompt_id], item.multi, item.anchors),
-            item.advantages,
-            item.weights,
-            carried=True,
-        )
-        for item in stored.carried
+        SampledPrompt(_rollouts(item, prompts), item.advantages, item.weights, carried=True) for item in stored.carried
     )
-    sampling = SamplingState(stored.round, carried, stored.quarantine)
+    ahead = None if stored.ahead is None else _ahead_from_stored(stored.ahead, carried, prompts)
+    sampling = SamplingState(stored.round, carried, stored.quarantine, ahead=ahead)
     return RunState(stored.step, sampling, stored.metrics, stored.logged)
+
+
+def _rollouts(item: _Rollouts, prompts: Mapping[str, Prompt]) -> PromptRollouts:
+    return PromptRollouts(prompts[item.prompt_id], item.multi, item.anchors)
+
+
+def _ahead_from_stored(stored: _Ahead, carried: Sequence[SampledPrompt], prompts: Mapping[str, Prompt]) -> Sampled:
+    """carried: into the sampling."""
+    rollouts = tuple(_rollouts(item, prompts) for item in stored.rollouts)
+    before = {item.rollouts.prompt.prompt_id: item.rollouts for item in carried}
+    fresh = {item.prompt.prompt_id: item for item in rollouts}
+
+    def kept(item: _Kept, found: Mapping[str, PromptRollouts]) -> SampledPrompt:
+        return SampledPrompt(found[item.prompt_id], item.advantages, item.weights, item.carried)
+
+    trained = tuple(kept(item, before if item.carried else fresh) for item in stored.kept)
+    beyond = tuple(kept(item, fresh) for item in stored.carried)
+    state = SamplingState(stored.round, beyond, stored.quarantine)
+    return Sampled(rollouts, trained, state, stored.metrics)

@@ -10,6 +10,7 @@ import typer
 from mars.cli.ckpt import ckpt
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
+from mars.cli.ray import ray
 from mars.cli.runs import runs
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.add_typer(runs, name="runs")
 app.add_typer(ckpt, name="ckpt")
 app.add_typer(evaluation, name="eval")
 app.add_typer(reward, name="reward")
+app.add_typer(ray, name="ray")
 
 # `train` and `sft` pass all options on to mars.main and mars.sft, which have their own --help.
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}

@@ -43,7 +43,9 @@ def differences(
     found = _packages(driver["packages"], node["packages"], runs_vllm)
     found += _files("code", "mars' code", driver["code"], node["code"])
     found += _files("model", "model files", driver["model"], node["model"])
-    return found + _files("images", "image files", driver["images"], node["images"], num_images)
+    # An image that only the node has is one that the run leaves out.
+    images = {name: size for name, size in node["images"].items() if name in driver["images"]}
+    return found + _files("images", "image files", driver["images"], images, num_images)
 
 
 def _packages(driver: Facts, node: Facts, runs_vllm: bool) -> list[Difference]:

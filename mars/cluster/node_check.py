@@ -19,6 +19,7 @@ from mars.cluster.nodes import Node, name_of_this_node
 from mars.cluster.placement import Placement
 from mars.cluster.ray_errors import one_line
 from mars.config.run_sections import ClusterConfig
+from mars.data.pixels.mounted import IMAGE_ROOT_VARIABLE
 from mars.errors import SetupError, WorkerError
 from mars.output import blocks as blocks_module
 
@@ -39,6 +40,7 @@ class NodeCheck:
         runtime_env = {"env_vars": dict(environment)} if environment else None
         self._options = {"num_cpus": 0, "max_retries": 0, "runtime_env": runtime_env}
         self._arguments = _ASKED, files.models, files.images
+        self._roots = None if files.image_root is None else (files.image_root, IMAGE_ROOT_VARIABLE)
         self._asked: list[tuple[Node, bool, Any]] = []
         self._seen: set[tuple[str, bool]] = set()
 
@@ -46,7 +48,7 @@ class NodeCheck:
         """Ask a node that has not been asked yet. runs_vllm: whether it has engines of vLLM."""
         if (node.id, runs_vllm) not in self._seen:
             there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-            asked = self._ask.options(**self._options, scheduling_strategy=there).remote(*self._arguments)
+            asked = self._ask.options(**self._options, scheduling_strategy=there).remote(*self._arguments, self._roots)
             self._asked.append((node, runs_vllm, asked))
             self._seen.add((node.id, runs_vllm))
 
@@ -54,7 +56,7 @@ class NodeCheck:
         """Wait for the answers. Raises SetupError with a table of what differs from the driver, by node."""
         if not self._asked:
             return
-        here, until = node_facts(*self._arguments), time.monotonic() + self._timeout_s
+        here, until = node_facts(*self._arguments, None), time.monotonic() + self._timeout_s
         found = {node.name: self._compared(here, runs_vllm, asked, until) for node, runs_vllm, asked in self._asked}
         self._asked = []
         if any(found.values()):

@@ -7,6 +7,7 @@ mars is another one or missing.
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,15 +33,17 @@ _MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".py")
 class SharedFiles:
     """Files that all nodes must have. models: folders of models. images: some of the run's image files.
 
-    num_images: how many image files the run has.
+    num_images: how many image files the run has. image_root: data.image_root on the driver's node, without links; None
+    if it is null.
     """
 
     models: Sequence[str] = ()
     images: Sequence[str] = ()
     num_images: int = 0
+    image_root: str | None = None
 
     @classmethod
-    def of(cls, models: Iterable[str], images: Iterable[str]) -> SharedFiles:
+    def of(cls, models: Iterable[str], images: Iterable[str], image_root: str | None = None) -> SharedFiles:
         """models: names of models; those that are no folder here are on the hub and are left out.
 
         images: files of the run, with repetitions. Of more than 4096 files evenly spaced ones are taken, because each
@@ -49,12 +52,16 @@ class SharedFiles:
         files = list(dict.fromkeys(images))
         number = min(len(files), _MOST_IMAGES)
         some = [files[i * len(files) // number] for i in range(number)]
-        return cls([model for model in dict.fromkeys(models) if Path(model).is_dir()], some, len(files))
+        folders = [model for model in dict.fromkeys(models) if Path(model).is_dir()]
+        return cls(folders, some, len(files), None if image_root is None else os.path.realpath(image_root))
 
 
-def node_facts(packages: Sequence[str], models: Sequence[str], images: Sequence[str]) -> dict[str, dict[str, str]]:
+def node_facts(
+    packages: Sequence[str], models: Sequence[str], images: Sequence[str], roots: tuple[str, str] | None
+) -> dict[str, dict[str, str]]:
     """Of the node on which it is called. Imports no package.
 
+    roots: data.image_root on the driver's node, and the environment variable that says which folder it is here.
     Returns the `Facts` "packages" (versions, without what follows a "+"), "code" (source files of mars), "model" and
     "images" (files of `SharedFiles`).
     """
@@ -64,7 +71,7 @@ def node_facts(packages: Sequence[str], models: Sequence[str], images: Sequence[
     with ThreadPoolExecutor(_THREADS) as pool:
         code = pool.map(_digest, sources.values())
         weights = pool.map(_digest, model_files.values())
-        sizes = pool.map(_size, map(Path, images))
+        sizes = pool.map(_size, [_here(image, roots) for image in images])
         return {
             "packages": {"python": platform.python_version()} | versions,
             "code": _found(sources, code),
@@ -95,6 +102,14 @@ def _sources() -> dict[str, Path]:
 
 def _model_files(folder: str) -> list[Path]:
     return sorted(path for path in Path(folder).glob("*") if path.suffix in _MODEL_FILES)
+
+
+def _here(image: str, roots: tuple[str, str] | None) -> Path:
+    """Where a worker of this node looks for an image, as mars/data/pixels/mounted.py says."""
+    root = os.environ.get(roots[1]) if roots is not None else None
+    if roots is None or root is None or os.path.commonpath([image, roots[0]]) != roots[0]:
+        return Path(image)
+    return Path(root) / os.path.relpath(image, roots[0])
 
 
 def _digest(path: Path) -> str | None:

@@ -15,6 +15,8 @@ from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
 from mars.cluster.weights import BuildTransfer, WeightOffer
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
+from mars.cluster.worker_images import OWN_FILES, ImageAccess
+from mars.data.pixels.images import DecodeImage
 from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.rollout.balance import Balancer
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
@@ -23,8 +25,8 @@ from mars.types import RolloutRequest, WeightUpdate
 
 logger = logging.getLogger(__name__)
 
-BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]]], RolloutEngine]
-"""Builds an engine from a function that turns a `WeightUpdate.payload` into (name, tensor) pairs.
+BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]], DecodeImage], RolloutEngine]
+"""Builds an engine from a function that turns a `WeightUpdate.payload` into (name, tensor) pairs, and the decoder.
 
 Pickled and called on the worker."""
 
@@ -33,16 +35,17 @@ class EngineWorker(Worker):
     """One engine in one Ray actor process."""
 
     _has_all_weights = True  # at first those of model.path
+    _images = OWN_FILES  # until `build`
     _generation: Iterator[list[FinishedSample | UnreadableRequest]] = iter(())
 
     def see_gpus(self, gpus: Sequence[str]) -> None:
         """Use these GPUs, which other workers own. To be called before `build`, which makes CUDA look."""
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 
-    def build(self, build_engine: BuildEngine, build_transfer: BuildTransfer) -> None:
+    def build(self, build_engine: BuildEngine, build_transfer: BuildTransfer, images: ImageAccess) -> None:
         with gc_paused():
-            self._transfer = build_transfer(self.name)
-            self._engine = build_engine(self._transfer.receive)
+            self._transfer, self._images = build_transfer(self.name), images.open()
+            self._engine = build_engine(self._transfer.receive, self._images.decode)
 
     def generate(self, part: Part) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
         """Yield the engine's lists of finished samples, one list per message.
@@ -57,6 +60,7 @@ class EngineWorker(Worker):
             self._end_generation()
             self._feed = Feed()
             self._generation = self._engine.generate(self._feed)
+        self._images.expect(image for request in part.requests for image in request.images)
         self._feed.add(part)
         for samples in self._generation:
             if samples:
@@ -73,6 +77,7 @@ class EngineWorker(Worker):
             generation.close()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        self._images.expect((image for request in requests for image in request.images), ahead=True)
         self._engine.prefetch(requests)
 
     def load_weights(self, update: WeightUpdate) -> None:
@@ -128,6 +133,7 @@ class RayEngine:
         self,
         build_engine: BuildEngine,
         build_transfer: BuildTransfer,
+        images: ImageAccess,
         gpus: Callable[[], Sequence[Sequence[str]]] | None = None,
     ) -> list[Any]:
         """Start building every engine; returns one Ray reference per engine for `finish_build`.
@@ -135,7 +141,7 @@ class RayEngine:
         gpus: gives those of each engine, if they are those of trainer ranks; None if Ray gives each engine its own. It
         is asked for each start, because Ray may have moved the ranks to another node since.
         """
-        self._builders, self._gpus = (build_engine, build_transfer), gpus
+        self._builders, self._gpus = (build_engine, build_transfer, images), gpus
         return [self._start_build(engine) for engine in range(len(self._group.workers))]
 
     def _start_build(self, engine: int) -> Any:

@@ -12,7 +12,7 @@ from mars import interrupts, watchdog
 from mars.actor.trainer import PolicyTrainer
 from mars.answers.record import PromptLength
 from mars.cluster.environment import worker_environment
-from mars.cluster.layout import gpus_of_engines, layout
+from mars.cluster.layout import Layout, gpus_of_engines, layout
 from mars.cluster.node_check import nodes_agree
 from mars.cluster.node_facts import SharedFiles
 from mars.cluster.placement import reserved
@@ -22,6 +22,7 @@ from mars.cluster.restarts import WorkerReport
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.weights import build_transfer
 from mars.cluster.worker_group import WorkerGroup
+from mars.cluster.worker_images import image_access
 from mars.config.run_sections import is_colocated
 from mars.config.schema import TrainConfig
 from mars.rollout.engine import RolloutEngine
@@ -47,14 +48,7 @@ def ray_workers(
     """
     cluster, log_dir = config.cluster, log_dir.absolute()
     colocated = build_trainer is not None and is_colocated(cluster.placement, cluster.kind, cluster.device)
-    plan = layout(
-        config.rollout.num_workers,
-        config.rollout.tensor_parallel_size,
-        config.actor.num_workers if build_trainer is not None else 0,
-        cluster.cpus_per_worker,
-        on_gpu=cluster.device == "cuda",
-        shared=colocated,
-    )
+    plan = _layout(config, build_trainer is not None, colocated)
     transfers = partial(build_transfer, rollout=config.rollout, cluster=cluster)
     environment = worker_environment(cluster.threads_per_worker, cluster.device)
     workers = (*plan.engines, *plan.ranks)
@@ -64,6 +58,7 @@ def ray_workers(
         to_pass = stack.enter_context(started)
         placement = reserved(plan, cluster, config.actor.fsdp_size)
         stack.callback(unless_ending, placement.close)
+        images = stack.enter_context(image_access(config.data, cluster, to_pass, log_dir))
 
         def group(worker_class, resources, bundles) -> WorkerGroup:
             return WorkerGroup(
@@ -77,24 +72,34 @@ def ray_workers(
         trainer, rank_builds = None, []
         vllm_bundles = plan.engine_bundles if config.rollout.engine == "vllm" else ()
         with nodes_agree(placement, cluster, files, to_pass, vllm_bundles):
-            engine_builds = [] if colocated else engine.start_build(build_engine, transfers)
+            engine_builds = [] if colocated else engine.start_build(build_engine, transfers, images)
             if build_trainer is not None:
                 ranks = group(TrainerWorker, plan.ranks, plan.rank_bundles)
                 trainer = RayTrainer(ranks, config.rollout.weight_transfer, cluster.call_timeout_s, report)
                 stack.callback(unless_ending, trainer.close)
                 stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
-                rank_builds = trainer.start_build(
-                    build_trainer, transfers, cluster.start_timeout_s, cluster.call_timeout_s
-                )
+                limits = cluster.start_timeout_s, cluster.call_timeout_s
+                rank_builds = trainer.start_build(build_trainer, transfers, images, *limits)
         if trainer is not None:
             trainer.finish_build(rank_builds, cluster.start_timeout_s)
             if colocated:  # one after the other: a vLLM engine needs its share of the GPU to be free while it starts
                 trainer.offload()
                 engine_builds = engine.start_build(
-                    build_engine, transfers, lambda: gpus_of_engines(trainer.gpus(), plan)
+                    build_engine, transfers, images, lambda: gpus_of_engines(trainer.gpus(), plan)
                 )
         engine.finish_build(engine_builds, cluster.start_timeout_s)
         yield take_turns(engine, trainer) if colocated and trainer is not None else (engine, trainer)
+
+
+def _layout(config: TrainConfig, with_trainer: bool, colocated: bool) -> Layout:
+    return layout(
+        config.rollout.num_workers,
+        config.rollout.tensor_parallel_size,
+        config.actor.num_workers if with_trainer else 0,
+        config.cluster.cpus_per_worker,
+        on_gpu=config.cluster.device == "cuda",
+        shared=colocated,
+    )
 
 
 def unless_ending(close: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -15,11 +16,13 @@ from mars.cluster.ranks import RankWorker, RayRanks
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.weights import BuildTransfer, RankSender, StoredWeights
 from mars.cluster.worker_group import WorkerGroup
+from mars.cluster.worker_images import OWN_FILES, ImageAccess
+from mars.data.pixels.images import DecodeImage
 from mars.types import TrainBatch, WeightUpdate
 from mars.weights.meeting import Meeting
 from mars.weights.transfer import WeightTransfer
 
-BuildTrainer = Callable[[Rendezvous, WeightTransfer], RankTrainer]
+BuildTrainer = Callable[[Rendezvous, WeightTransfer, DecodeImage], RankTrainer]
 """Pickled and called on the worker."""
 
 TRIM_EVERY = 32  # updates
@@ -30,18 +33,21 @@ class TrainerWorker(RankWorker):
 
     _trainer: RankTrainer
     _num_updates = 0
+    _images, _rank = OWN_FILES, 0  # until `receive` and `build`
 
-    def receive(self, build_trainer: BuildTrainer, build_transfer: BuildTransfer) -> None:
-        """Keep `build_trainer`, and the transfer that `build_transfer` makes, for `build`.
+    def receive(self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, images: ImageAccess) -> None:
+        """Keep `build_trainer`, the transfer that `build_transfer` makes, and the images, for `build`.
 
         Unpickling the arguments imports torch. They are sent ahead of `build`, so that the ranks import torch while
         they wait for the address of rank 0.
         """
         self._build_trainer, self._transfer = build_trainer, build_transfer(self.name)
+        self._images = images.open()
 
     def build(self, rendezvous: Rendezvous) -> None:
+        self._rank = rendezvous.rank
         with gc_paused():
-            self._trainer = self._build_trainer(rendezvous, self._transfer)
+            self._trainer = self._build_trainer(rendezvous, self._transfer, self._images.decode)
 
     def gpus(self) -> list[str]:
         """Ray's ids of this worker's GPUs."""
@@ -52,11 +58,13 @@ class TrainerWorker(RankWorker):
         if self._num_updates % TRIM_EVERY == 0:
             trim_heap()
         faults.point("actor.before_update")
+        self._images.expect_of_rank(batch, self._rank)
         stats = self._trainer.update(batch)
         faults.point("actor.after_update")
         return stats
 
     def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
+        self._images.expect_of_rank(batch, self._rank)
         return self._trainer.kl_to_reference(batch)
 
     def publish_weights(self) -> WeightUpdate:
@@ -79,6 +87,8 @@ class RayTrainer(RayRanks):
     transfer: `rollout.weight_transfer`. timeout_s: deadline for sending weights to the engines.
     """
 
+    _images = ImageAccess(root=None, reader=None, names_node=False, timeout_s=0.0)  # until `start_build`
+
     def __init__(
         self,
         group: WorkerGroup,
@@ -92,10 +102,16 @@ class RayTrainer(RayRanks):
             self._sender = RankSender(group, self._results, timeout_s, one_each=transfer == "cuda_ipc")
 
     def start_build(
-        self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, timeout_s: float, call_timeout_s: float
+        self,
+        build_trainer: BuildTrainer,
+        build_transfer: BuildTransfer,
+        images: ImageAccess,
+        timeout_s: float,
+        call_timeout_s: float,
     ) -> list[Any]:
         """As `start`."""
-        return self.start((build_trainer, build_transfer), timeout_s, call_timeout_s)
+        self._images = images
+        return self.start((build_trainer, build_transfer, images), timeout_s, call_timeout_s)
 
     def gpus(self) -> list[list[str]]:
         """The GPUs of each rank."""
@@ -109,7 +125,8 @@ class RayTrainer(RayRanks):
     def update(self, batch: TrainBatch) -> UpdateStats:
         check_head()
         shared = ray.put(batch)
-        return self._all("update", shared)[0]
+        stats: UpdateStats = self._all("update", shared)[0]
+        return replace(stats, metrics={**stats.metrics, **self._images.metrics()})
 
     def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
         check_head()

@@ -23,10 +23,12 @@ from mars.cluster.ray_trainer import TRIM_EVERY
 from mars.cluster.restarts import WorkerReport
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker_group import WorkerGroup
-from mars.config.run_sections import ClusterConfig
+from mars.cluster.worker_images import ImageAccess, image_access
+from mars.config.schema import SftConfig
+from mars.data.pixels.images import DecodeImage
 from mars.types import TrainBatch
 
-BuildSupervised = Callable[[Rendezvous], SupervisedTrainer]
+BuildSupervised = Callable[[Rendezvous, DecodeImage], SupervisedTrainer]
 """Pickled and called on the worker."""
 
 
@@ -36,34 +38,41 @@ class SupervisedWorker(RankWorker):
     _trainer: SupervisedTrainer
     _num_updates = 0
 
-    def receive(self, build_trainer: BuildSupervised) -> None:
-        """Keep `build_trainer` for `build`. Unpickling it imports torch. It is sent ahead of `build`, so that the
+    def receive(self, build_trainer: BuildSupervised, images: ImageAccess) -> None:
+        """Keep both for `build`. Unpickling `build_trainer` imports torch. It is sent ahead of `build`, so that the
         ranks import torch while they wait for the address of rank 0."""
-        self._build_trainer = build_trainer
+        self._build_trainer, self._images = build_trainer, images.open()
 
     def build(self, rendezvous: Rendezvous) -> None:
+        self._rank = rendezvous.rank
         with gc_paused():
-            self._trainer = self._build_trainer(rendezvous)
+            self._trainer = self._build_trainer(rendezvous, self._images.decode)
 
     def update(self, batch: TrainBatch) -> Mapping[str, float]:
         self._num_updates += 1
         if self._num_updates % TRIM_EVERY == 0:
             trim_heap()
         faults.point("actor.before_update")
+        self._images.expect_of_rank(batch, self._rank)
         metrics = self._trainer.update(batch)
         faults.point("actor.after_update")
         return metrics
 
     def losses(self, batch: TrainBatch) -> Sequence[float]:
+        self._images.expect_of_rank(batch, self._rank)
         return self._trainer.losses(batch)
 
 
 class RaySupervised(RayRanks):
     """Makes each call on every rank and returns the result of rank 0."""
 
+    def __init__(self, group: WorkerGroup, images: ImageAccess, report: WorkerReport) -> None:
+        super().__init__(group, report)
+        self._images = images
+
     def update(self, batch: TrainBatch) -> Mapping[str, float]:
         check_head()
-        return self._all("update", ray.put(batch))[0]
+        return {**self._all("update", ray.put(batch))[0], **self._images.metrics()}
 
     def losses(self, batch: TrainBatch) -> Sequence[float]:
         check_head()
@@ -72,35 +81,29 @@ class RaySupervised(RayRanks):
 
 @contextmanager
 def ray_ranks(
-    cluster: ClusterConfig,
-    num_ranks: int,
-    fsdp_size: int | None,
-    build_trainer: BuildSupervised,
-    files: SharedFiles,
-    log_dir: Path,
-    report: WorkerReport,
+    config: SftConfig, build_trainer: BuildSupervised, files: SharedFiles, log_dir: Path, report: WorkerReport
 ) -> Iterator[RaySupervised]:
     """Build the ranks on Ray workers; stop them when the block ends.
 
-    fsdp_size: ranks that share a copy of the weights; None: all. files: that all nodes must have. log_dir: for the
-    workers' logs. report: told of workers that are lost and replaced.
+    files: that all nodes must have. log_dir: for the workers' logs. report: told of workers that are lost and replaced.
     """
-    log_dir = log_dir.absolute()
-    plan = layout(0, 1, num_ranks, cluster.cpus_per_worker, on_gpu=cluster.device == "cuda", shared=False)
+    cluster, log_dir = config.cluster, log_dir.absolute()
+    plan = layout(0, 1, config.sft.num_workers, cluster.cpus_per_worker, on_gpu=cluster.device == "cuda", shared=False)
     environment = worker_environment(cluster.threads_per_worker, cluster.device)
-    num_cpus = max(math.ceil(sum(worker.cpus for worker in plan.ranks)), num_ranks)
+    num_cpus = max(math.ceil(sum(worker.cpus for worker in plan.ranks)), config.sft.num_workers)
     with ExitStack() as stack:
         started = ray_cluster(cluster.address, cluster.object_store_bytes, num_cpus, environment, log_dir)
         to_pass = stack.enter_context(started)
-        placement = reserved(plan, cluster, fsdp_size)
+        placement = reserved(plan, cluster, config.sft.fsdp_size)
         stack.callback(unless_ending, placement.close)
         group = WorkerGroup(
             SupervisedWorker, plan.ranks, placement, plan.rank_bundles, to_pass, str(log_dir), cluster.call_timeout_s
         )
-        trainer = RaySupervised(group, report)
+        images = stack.enter_context(image_access(config.data, cluster, to_pass, log_dir))
+        trainer = RaySupervised(group, images, report)
         stack.callback(unless_ending, trainer.close)
         stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
         with nodes_agree(placement, cluster, files, to_pass, ()):
-            builds = trainer.start((build_trainer,), cluster.start_timeout_s, cluster.call_timeout_s)
+            builds = trainer.start((build_trainer, images), cluster.start_timeout_s, cluster.call_timeout_s)
         trainer.finish_build(builds, cluster.start_timeout_s)
         yield trainer

@@ -216,6 +216,13 @@ def _weight_for_each_file(weights: list[float] | None, files: list[str]) -> tupl
     return None
 
 
+def _shipped_between_processes(transport: str, cluster: str) -> tuple[str, str] | None:
+    if transport == "object_store" and cluster == "local":
+        return "cluster.kind=local reads images in the driver's process", "give path, or cluster=ray"
+    return None
+
+
+TRANSPORT = Rule(("data.transport", "cluster.kind"), _shipped_between_processes)
 PIXELS = (
     Rule(("data.min_image_pixels", "data.max_image_pixels"), _pixels_ordered),
     Rule(("data.source_image_pixels", "data.min_image_pixels", "data.max_image_pixels"), _source_pixels),
@@ -227,6 +234,7 @@ TRAIN_RULES = (
     Rule(("data.template",), _template),
     Rule(("data.weights", "data.train_files"), _weight_for_each_file),
     *PIXELS,
+    TRANSPORT,
     Rule(("algorithm.reduction_tokens", "algorithm.reduction"), _constant_divisor),
     Rule(("algorithm.dual_clip", "algorithm.loss"), _dual_clip_of_clip),
     Rule(("algorithm.kl_coefficient", "algorithm.kl_reference"), _reference_for_kl),

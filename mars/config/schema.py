@@ -16,6 +16,7 @@ from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, Posi
 from mars.config.placement_rules import PLACEMENT_RULES
 from mars.config.rules import TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, TrackerConfig, TrackingConfig, TrainRunConfig
+from mars.config.schedule_rules import SCHEDULE_RULES
 from mars.config.section import Root, Section
 from mars.config.sft_rules import SFT_RULES
 from mars.config.weight_rules import SFT_WEIGHT_RULES, WEIGHT_RULES
@@ -50,6 +51,12 @@ class RowsConfig(Section):
     )
     min_image_pixels: PositiveInt = Field(description="Fewest pixels of an image; smaller images are enlarged.")
     max_image_pixels: PositiveInt = Field(description="Most pixels of an image; larger images are reduced.")
+    transport: Literal["path", "object_store"] = Field(
+        description="Each node reads its own files (path), or gets the driver's images once (object_store)."
+    )
+    image_cache_bytes: PositiveInt = Field(
+        description="Bytes of images that each node keeps on its disk with data.transport=object_store."
+    )
     source_image_pixels: dict[str, list[PositiveInt]] = Field(
         description="Narrower limits of some sources, [smallest, largest] pixels: `{infrared: [3136, 250880]}`."
     )
@@ -191,6 +198,14 @@ class RolloutConfig(Section):
     max_num_seqs: PositiveInt = Field(
         description="Largest number of sequences generated at once; an engine has twice as many samples in flight."
     )
+    schedule: Literal["synchronous", "asynchronous"] = Field(
+        description="synchronous: a step samples and then updates; asynchronous: the next step's responses are sampled "
+        "during the update. The group schedule sets this and what belongs to it."
+    )
+    max_staleness: Annotated[int, Field(ge=1, le=2)] | None = Field(
+        description="With rollout.schedule=asynchronous, how many versions older than the weights that they train "
+        "responses may be; 2 trains on carried prompts too. null: with rollout.schedule=synchronous."
+    )
     weight_transfer: Literal["object_store", "broadcast", "cuda_ipc"] = Field(
         description="How engines get new weights: copied to Ray's object store, sent by rank 0 over NCCL or gloo, or "
         "read from the memory of a rank on the same GPU."
@@ -231,7 +246,7 @@ class EvaluationConfig(Section):
 class TrainConfig(Root):
     """What `python -m mars.main` takes."""
 
-    RULES = (*TRAIN_RULES, *ALGORITHM_RULES, *PLACEMENT_RULES, *WEIGHT_RULES)
+    RULES = (*TRAIN_RULES, *ALGORITHM_RULES, *PLACEMENT_RULES, *SCHEDULE_RULES, *WEIGHT_RULES)
 
     run: TrainRunConfig
     model: ModelConfig

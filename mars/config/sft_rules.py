@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from mars.config.rules import PIXELS, Rule, attention_on_cpu, has_length, one_in_process, template_without_reward
+from mars.config.rules import (
+    PIXELS,
+    TRANSPORT,
+    Rule,
+    attention_on_cpu,
+    has_length,
+    one_in_process,
+    template_without_reward,
+)
 
 
 def _row_for_each_rank(ranks: int, rows: int) -> tuple[str, str] | None:
@@ -42,4 +50,5 @@ SFT_RULES = (
     Rule(("data.template",), template_without_reward),
     Rule(("checkpoint.keep_best", "data.eval_files"), _has_the_loss),
     *PIXELS,
+    TRANSPORT,
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mars.output.text import shorten, visible
-from mars.tracking.timer import STAGES
+from mars.tracking.timer import STAGES, overlapping_stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +17,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's palette, distinguishable with colour blindness. Line styles differ too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# "turns" is yellow, the palette's eighth colour, which is too light for lines.
-_STAGE_COLOURS = (*_COLOURS[:-1], "#F0E442", _COLOURS[-1])
+# "turns" is yellow, the palette's eighth colour, which is too light for lines; "wait_rollouts" is grey.
+_STAGE_COLOURS = (*_COLOURS[:-1], "#F0E442", "#999999", _COLOURS[-1])
 _STYLES = ("-", "--", "-.", ":")
 # Runs of at least this many steps are drawn as trailing means over 1/20 of the run, with the raw values behind them.
 _SMOOTH_FROM = 40
@@ -108,7 +108,7 @@ def _line_figure(lines: Mapping[str, Series], unit: str) -> bytes:
 
 
 def _stage_figure(rows: Rows, stages: Sequence[str]) -> bytes:
-    timed = [row for row in rows if any(f"timing_s/{stage}" in row for stage in stages)]
+    timed = [_without_overlap(row) for row in rows if any(f"timing_s/{stage}" in row for stage in stages)]
     size = -(-len(timed) // _MAX_BARS)
     bins = [timed[start : start + size] for start in range(0, len(timed), size)]
 
@@ -123,6 +123,11 @@ def _stage_figure(rows: Rows, stages: Sequence[str]) -> bytes:
         axes.set_ylabel("seconds")
 
     return _svg(draw)
+
+
+def _without_overlap(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    overlapping = {f"timing_s/{stage}" for stage in overlapping_stages(row)}
+    return {key: value for key, value in row.items() if key not in overlapping} if overlapping else row
 
 
 def _label(name: str) -> str:

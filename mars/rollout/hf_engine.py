@@ -53,7 +53,7 @@ class HfEngine:
         self._model.generation_config = GenerationConfig()
         self._config, self._rules = config, rules
         self._process, self._fetch = process, fetch
-        self._counts = EngineCounts()
+        self._counts, self._version = EngineCounts(), 0
         self._freed: Freed = []  # of the weights, while the engine sleeps
         self._buffers = HostCopies()  # `load_weights` does not bring them
         self._state: Literal["awake", "asleep", "loaded"] = "awake"
@@ -117,6 +117,7 @@ class HfEngine:
             left.pop(name, None)
         if left:
             raise RuntimeError(f"the update lacks {', '.join(left)}")
+        self._version = update.version
         if self._state == "asleep":
             self._state = "loaded"
 
@@ -206,7 +207,8 @@ class HfEngine:
             end = next((i for i, token in enumerate(token_ids) if token in self._rules.eos_ids), None)
             length = len(token_ids) if end is None else end + 1
             reason = "length" if end is None else "stop"
-            completions.append(Completion(tuple(token_ids[:length]), tuple(row_logprobs[:length]), reason))
+            ids, ids_logprobs = tuple(token_ids[:length]), tuple(row_logprobs[:length])
+            completions.append(Completion(ids, ids_logprobs, reason, self._version))
         return completions
 
 

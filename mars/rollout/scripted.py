@@ -12,13 +12,13 @@ Script = Callable[[RolloutRequest, int], Sequence[int]]
 
 
 class ScriptedEngine:
-    """A `RolloutEngine` that keeps only its counts between two calls.
+    """A `RolloutEngine` that keeps only its counts and the version of its weights between two calls.
 
     The finish reason is "stop" for a response that ends with one of `eos_ids`, else "length".
     """
 
     def __init__(self, script: Script, eos_ids: Sequence[int]) -> None:
-        self._counts = EngineCounts()
+        self._counts, self._version = EngineCounts(), 0
         self._script = script
         self._eos_ids = frozenset(eos_ids)
 
@@ -40,7 +40,8 @@ class ScriptedEngine:
         return self._counts
 
     def load_weights(self, update: WeightUpdate) -> None:
-        """Does nothing: the script is the policy."""
+        """Only notes the version: the script is the policy."""
+        self._version = update.version
 
     def sleep(self) -> None:
         """Does nothing: there is nothing to free."""
@@ -54,7 +55,7 @@ class ScriptedEngine:
     def _completion(self, request: RolloutRequest, index: int) -> Completion:
         token_ids = tuple(self._script(request, index))[: request.sampling.max_response_tokens]
         stopped = bool(token_ids) and token_ids[-1] in self._eos_ids
-        return Completion(token_ids, (0.0,) * len(token_ids), "stop" if stopped else "length")
+        return Completion(token_ids, (0.0,) * len(token_ids), "stop" if stopped else "length", self._version)
 
 
 def random_script(vocabulary: Sequence[int], eos_id: int) -> Script:

@@ -23,7 +23,7 @@ class VllmParts:
 
     engine: vLLM's LLMEngine. max_num_seqs: samples that it generates at once. names: unique names for its requests.
     render: starts to read and process a request's images; the future gives its prompt in vLLM's form.
-    sampling_params: those of a request, as vLLM's. count: adds to the engine's counts.
+    sampling_params: those of a request, as vLLM's. count: adds to the engine's counts. version: of its weights.
     """
 
     engine: Any
@@ -32,6 +32,7 @@ class VllmParts:
     render: Callable[[RolloutRequest], Future[Any]]
     sampling_params: Callable[[RolloutRequest], Any]
     count: Callable[[EngineCounts], None]
+    version: int
 
 
 @dataclass
@@ -116,7 +117,7 @@ class VllmCall:
             self._parts.count(
                 EngineCounts(prompt_tokens=len(output.prompt_token_ids), cached_tokens=output.num_cached_tokens)
             )
-            found += samples(taken.number, taken.request, parts)
+            found += samples(taken.number, taken.request, parts, self._parts.version)
         return found
 
 
@@ -139,10 +140,10 @@ def ended(outputs: Iterable[Any], begun: Begun) -> Iterator[tuple[Any, list[Any]
                 yield output, begun.pop((output.request_id, part.index))
 
 
-def samples(number: int, request: RolloutRequest, parts: Sequence[Any]) -> list[FinishedSample]:
+def samples(number: int, request: RolloutRequest, parts: Sequence[Any], version: int) -> list[FinishedSample]:
     """One sample of vLLM as `FinishedSample`s. A greedy sample is repeated for every sample of the request.
 
-    number: of the request in the call.
+    number: of the request in the call. version: of the weights.
     """
     index, finish_reason = parts[-1].index, parts[-1].finish_reason
     if finish_reason not in ("stop", "length"):
@@ -153,6 +154,7 @@ def samples(number: int, request: RolloutRequest, parts: Sequence[Any]) -> list[
         token_ids=token_ids,
         logprobs=tuple(step[token].logprob for step, token in zip(steps, token_ids, strict=True)),
         finish_reason=finish_reason,
+        version=version,
     )
     copies = request.num_samples // num_drawn(request)
     return [FinishedSample(number, index + k, completion) for k in range(copies)]

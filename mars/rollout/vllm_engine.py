@@ -93,7 +93,7 @@ class VllmEngine:
         )
         self._llm.collective_rpc("count_encoder_runs")
         self._names, self._max_num_seqs = map(str, count()), rollout.max_num_seqs
-        self._counts = EngineCounts()
+        self._counts, self._version = EngineCounts(), 0
         self._rules = rules
         self._blocked = dict.fromkeys(rules.blocked_ids, -math.inf)
         # The multi view and the mono views right after it use the same images.
@@ -115,6 +115,7 @@ class VllmEngine:
             render=lambda request: self._ahead.pop(_content(request), None) or self._start_rendering(request),
             sampling_params=self._sampling_params,
             count=self._count,
+            version=self._version,
         )
         yield from VllmCall(parts, requests).finished()
 
@@ -145,6 +146,7 @@ class VllmEngine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
         self._llm.llm_engine.reset_encoder_cache()
+        self._version = update.version
         if self._state == "loading":
             self._state = "loaded"
 

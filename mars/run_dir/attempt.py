@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 LOGS_FOLDER = "logs"
 ATTEMPT_FILE = "attempt.json"
 DIFF_FILE = "code.diff"
+_FOLDER_OF_JOBS = "working_dir_files"  # Ray's name
 _NAME = re.compile(r"attempt_([1-9]\d*)")
 
 
@@ -94,11 +95,12 @@ def read_attempt(folder: Path) -> dict[str, Any]:
 def enter_working_directory(run_dir: Path) -> None:
     """Go to the folder in which the run's last attempt was started, so that relative paths mean what they meant.
 
-    Where it is gone, a warning says so.
+    Where it is gone, a warning says so. The folder of a submitted job is a copy of the user's folder; each job has its
+    own, and does not return to that of an earlier one.
     """
     recorded = [read_attempt(folder).get("working_directory") for _, folder in attempts(run_dir)]
     folder = next((folder for folder in reversed(recorded) if isinstance(folder, str)), None)
-    if folder is None or Path(folder) == Path.cwd():
+    if folder is None or Path(folder) == Path.cwd() or _FOLDER_OF_JOBS in Path(folder).parts:
         return
     try:
         os.chdir(folder)

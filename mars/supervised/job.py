@@ -19,6 +19,7 @@ from mars.checks.model import ModelCheck
 from mars.cluster.node_facts import SharedFiles
 from mars.cluster.restarts import WorkerReport
 from mars.config.schema import SftConfig
+from mars.data.pixels.images import DecodeImage, decode_image
 from mars.fit import last_step
 from mars.inputs import prompt_processor
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
@@ -45,10 +46,10 @@ class SupervisedSpec:
     rules: TokenRules
     total_steps: int
 
-    def __call__(self, rendezvous: Rendezvous) -> SupervisedTrainer:
+    def __call__(self, rendezvous: Rendezvous, decode: DecodeImage = decode_image) -> SupervisedTrainer:
         from mars.actor.supervised_trainer import FsdpSupervisedTrainer
 
-        process = prompt_processor(self.config, self.rules, CACHED_IMAGES).process
+        process = prompt_processor(self.config, self.rules, CACHED_IMAGES, decode).process
         return FsdpSupervisedTrainer(self.config, self.rules, rendezvous, process, self.total_steps)
 
 
@@ -116,4 +117,4 @@ def ranks(
         return local_rank(cluster.device, cluster.threads_per_worker, partial(spec, alone))
     from mars.cluster.supervised import ray_ranks
 
-    return ray_ranks(cluster, config.sft.num_workers, config.sft.fsdp_size, spec, files, log_dir, report)
+    return ray_ranks(config, spec, files, log_dir, report)

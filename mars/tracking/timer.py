@@ -11,8 +11,17 @@ from mars import watchdog
 
 T = TypeVar("T")
 
-STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights", "turns")
+STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights", "turns", "wait_rollouts")
 """The stages of a step in which the driver waits for other processes, in order. Other time is the driver's own."""
+
+
+def overlapping_stages(metrics: Iterable[str]) -> tuple[str, ...]:
+    """The stages that do not add up to the step with the others, because they overlap with them. metrics: names.
+
+    >>> overlapping_stages(["timing_s/gen", "timing_s/wait_rollouts"]), overlapping_stages(["timing_s/gen"])
+    (('gen', 'reward'), ())
+    """
+    return ("gen", "reward") if "timing_s/wait_rollouts" in metrics else ()
 
 
 class StepTimer:

@@ -40,4 +40,5 @@ class RecordingEngine(ScriptedEngine):
         self.prefetched = list(requests)
 
     def load_weights(self, update: WeightUpdate) -> None:
+        super().load_weights(update)
         self.updates.append(update)

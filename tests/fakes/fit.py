@@ -13,6 +13,7 @@ from mars.config.schema import TrainConfig
 from mars.data.order.stream import PromptStream
 from mars.fit import fit
 from mars.sampling import StepParts
+from mars.step import TrainStep, train_step
 from mars.tracking.tracker import Tracker
 
 
@@ -23,9 +24,10 @@ def fit_new_run(
     config: TrainConfig,
     evaluate: Callable[[int], dict[str, float]] | None = None,
     num_dropped: int = 0,
+    train_step: TrainStep = train_step,
 ) -> RunState:
     with TemporaryDirectory() as folder:
         checkpoints = Checkpoints(
             Catalogue(Path(folder)), parts.trainer, 1, config.checkpoint, {}, "data", timeout_s=10.0
         )
-        return fit(parts, stream, tracker, config, evaluate, checkpoints, START, num_dropped)
+        return fit(parts, stream, tracker, config, evaluate, checkpoints, START, num_dropped, train_step)

@@ -46,7 +46,7 @@ class RecordingTrainer:
         self.targets.append(targets)
         loss = -sum(target.weight * target.response.advantage for _, target in targets)
         metrics = {"actor/pg_loss": loss, "fault/skipped_updates": float(len(self.skipped))}
-        return UpdateStats(metrics, 0.0, self._unreadable_in(batch), self.skipped)
+        return UpdateStats(metrics, 0.0, self._unreadable_in(batch), self.skipped, self._version)
 
     def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
         self.scored.append(batch)

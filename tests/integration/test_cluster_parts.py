@@ -38,6 +38,7 @@ class InProcess:
 
     class _Worker:
         _has_all_weights = True
+        _images = EngineWorker._images
         _generation = iter(())
 
         def __init__(self, engine):

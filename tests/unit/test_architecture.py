@@ -54,17 +54,23 @@ MAY_IMPORT = {
     "turns": BASE | {"actor", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "answers", "config", "faults", "interrupts", "output", "rewards", "rollout", "run_dir", "turns"}
+    | {"actor", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards", "rollout"}
+    | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking", "turns"},
-    "step": BASE | {"faults", "sampling", "rollout", "tracking"},
+    "staleness": BASE | {"sampling"},
+    "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
+    "background": set(),
+    "step_async": BASE | {"background", "faults", "sampling", "staleness", "step", "rollout", "tracking"},
     "checkpoint": BASE
     | {"quarantine"}
-    | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "tracking"},
+    | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "staleness"}
+    | {"tracking"},
     "fit": BASE
-    | {"actor", "checkpoint", "config", "data.order", "faults", "interrupts", "sampling", "step", "tracking"},
+    | {"actor", "checkpoint", "config", "data.order", "faults", "interrupts", "sampling", "staleness", "step"}
+    | {"tracking"},
     "train": BASE
     | {"actor", "checkpoint", "cluster", "config", "data.order", "fit", "interrupts", "run_dir", "sampling"}
     | {"tracking", "versions"},
@@ -80,7 +86,7 @@ MAY_IMPORT = {
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "inputs", "job", "output", "plugin", "report"}
-    | {"rewards", "rollout", "run_dir", "watchdog"},
+    | {"data.order", "rewards", "rollout", "run_dir", "step", "step_async", "watchdog"},
     "supervised": BASE
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}
     | {"data.prompts", "data.rows", "faults", "fit", "inputs", "interrupts", "job", "output", "report", "run_dir"}
@@ -91,7 +97,7 @@ MAY_IMPORT = {
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}
     | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
-    | {"actor", "report", "rewards", "run", "run_dir", "sft", "tracking"},
+    | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 
@@ -186,7 +192,7 @@ def test_settings_and_rewards_are_free_of_torch():
 
 
 def test_the_step_names_no_engine_cluster_or_configuration():
-    for path in (Path("mars/step.py"), Path("mars/sampling.py")):
+    for path in (Path("mars/step.py"), Path("mars/step_async.py"), Path("mars/sampling.py")):
         names = {node.id for node in ast.walk(trees()[path]) if isinstance(node, ast.Name)}
         names |= {node.attr for node in ast.walk(trees()[path]) if isinstance(node, ast.Attribute)}
         modules = {module.split(".")[0] for module, _ in imports(path)} | {module for module, _ in imports(path)}
@@ -310,7 +316,7 @@ def test_every_setting_of_the_training_is_read():
 
 COLD_START_FILES = (
     "supervised_trainer.py", "model.py", "optimizer.py", "trained_policy.py", "lora.py", "parts.py",  # mars/actor
-    "build.py", "fit.py", "local.py", "placement.py", "ray_launch.py", "runtime.py",
+    "build.py", "fit.py", "local.py", "placement.py", "ray_launch.py", "runtime.py", "worker_images.py",
 )  # fmt: skip
 
 

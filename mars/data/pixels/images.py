@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING
 
 from mars.data.pixels.bands import bands
-from mars.data.pixels.cells import read_cell
 from mars.data.pixels.depth import DEPTH_ENCODINGS, depth_to_rgb
+from mars.data.pixels.stored import BadImage, Place, ReadImage, check_file, stored_image
 from mars.data.pixels.whole import load_whole
 from mars.errors import DataError
-from mars.output.files import special_kind
 from mars.types import ImageRef
 
 if TYPE_CHECKING:
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from PIL import Image
     from PIL.ImageFile import ImageFile
 
+DecodeImage = Callable[[ImageRef], "Image.Image"]
+"""Decodes an image as `decode_image` does, wherever it is read from."""
+
 ENCODINGS = ("rgb", *DEPTH_ENCODINGS)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that runs another program to decode
 MAX_PIXELS = 2**25
-MAX_FILE_BYTES = 2**28
 MIN_SIDE = 4  # image processors take a side of 1 or 3 pixels for the colour channels
 MAX_ASPECT = 200  # limit of Qwen-VL's smart_resize
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -40,25 +42,15 @@ SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
 TAILS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "GIF": b";"}
 TIFF_BITS_PER_SAMPLE, TIFF_COMPRESSION, TIFF_SAMPLE_FORMAT, TIFF_SUBSAMPLING = 258, 259, 339, 530
 
-BadImageReason = Literal["missing", "empty", "undecodable", "bit_depth", "size", "changed"]
 
+def decode_image(ref: ImageRef, read: ReadImage = stored_image) -> Image.Image:
+    """Decode to 8-bit RGB of size `decoded_size(ref)`. Raises BadImage (a DataError) with the file's name.
 
-class BadImage(DataError):
-    """An image that cannot be used. Counts and metrics group such images by `reason`."""
-
-    def __init__(self, reason: BadImageReason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
-        """Pickle with the reason, so that the driver gets a worker's BadImage as it was raised."""
-        return BadImage, (self.reason, str(self))
-
-
-def decode_image(ref: ImageRef) -> Image.Image:
-    """Decode to 8-bit RGB of size `decoded_size(ref)`. Raises BadImage (a DataError) with the file's name."""
-    name = describe(ref.path, ref.row, ref.slot)
-    with _opened(_source(ref, name), ref.encoding, name) as image:
+    read: where the image is looked for, on a node that does not have it where the driver has.
+    """
+    place = Place.of(ref)
+    name = place.name
+    with _opened(read(place), ref.encoding, name) as image:
         decoded = _decoded(image, ref.encoding)
     if decoded.size != tuple(ref.size):
         raise BadImage("changed", f"{name}: the image changed after loading; got {decoded.size}, was {ref.size}")
@@ -84,22 +76,6 @@ def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]
         return (height, width) if _orientation(image) in SWAPPING_ORIENTATIONS else (width, height)
 
 
-def _source(ref: ImageRef, name: str) -> str | bytes:
-    """The file's path, or the bytes of the cell of a parquet or arrow file."""
-    if ref.row is None or ref.slot is None:
-        return ref.path
-    _check_file(ref.path, name, is_image=False)
-    try:
-        return read_cell(ref.path, ref.row, ref.slot)
-    except (OSError, ValueError, LookupError) as error:
-        raise BadImage("missing", f"{name}: no such image ({error})") from error
-
-
-def describe(path: str, row: int | None, slot: int | None) -> str:
-    """The name of an image in messages: its path, or "file.parquet:row, image slot" for a parquet cell."""
-    return path if row is None else f"{path}:{row}, image {slot}"
-
-
 @contextmanager
 def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile]:
     """The opened and checked image. Any failure of a decoder inside the block becomes a BadImage."""
@@ -108,7 +84,7 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile
     if encoding not in ENCODINGS:
         raise DataError(f"{name}: unknown image encoding; got {encoding!r}; use one of {', '.join(ENCODINGS)}")
     if isinstance(source, str):
-        _check_file(source, name)
+        check_file(source, name)
     elif not source:
         raise BadImage("empty", f"{name}: the image has 0 bytes")
     Image.init()  # registers WEBP and TIFF, which Pillow loads late
@@ -125,24 +101,6 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile
     except Exception as error:  # decoders raise anything on damaged files
         reason = str(error) or type(error).__name__
         raise BadImage("undecodable", f"{name}: cannot be decoded: {reason}") from error
-
-
-def _check_file(path: str, name: str, *, is_image: bool = True) -> None:
-    """Check a path before it is opened, because opening a named pipe blocks until it has a writer.
-
-    is_image: whether the file is an image; if not, it is a file of rows.
-    """
-    try:
-        info = os.stat(path)
-    except OSError as error:
-        raise BadImage("missing", f"{name}: no such image ({error.strerror})") from error
-    special = special_kind(info.st_mode)
-    if special is not None:
-        raise BadImage("missing", f"{name}: not a file; it is {special}; give the image file itself")
-    if info.st_size == 0:
-        raise BadImage("empty", f"{name}: the image has 0 bytes")
-    if is_image and info.st_size > MAX_FILE_BYTES:
-        raise BadImage("size", f"{name}: unusable size; got {info.st_size} bytes; at most {MAX_FILE_BYTES} are read")
 
 
 def _check_header(image: Image.Image, encoding: str, name: str) -> None:

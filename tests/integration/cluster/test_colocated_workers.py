@@ -81,7 +81,7 @@ def asleep_and_awake(fails):
     """A turn of the trainer between two generations; returns what was called, and what was reported."""
     group, reports, now = Group(2, fails), [], [["0", "1"], ["2", "3"]]
     engine = RayEngine(group, lambda request: 1, 64, lambda event, worker, reason: reports.append((event, worker)))
-    engine.finish_build(engine.start_build(None, None, lambda: now), 1.0)
+    engine.finish_build(engine.start_build(None, None, None, lambda: now), 1.0)
     now[1] = ["6", "7"]  # the node was lost, and Ray has moved the ranks
     group.calls.clear()
     engine.sleep()

@@ -88,7 +88,7 @@ def both(ended):
     engines, ranks = Group("engine", 3), Group("actor", 2)
     sender = RankSender(ranks, ranks.results, 60.0, one_each=False)
     engine = RayEngine(engines, lambda request: 1, 64)
-    engine.start_build(None, None)
+    engine.start_build(None, None, None)
     engine.finish_build([], 60.0)
     engines.calls.clear()
     return engine, engines, sender, ranks

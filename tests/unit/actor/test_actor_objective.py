@@ -236,6 +236,18 @@ def test_importance_weights_by_hand():
     assert not [key for key in evaluate(rows, old, old)[2] if "importance_weight" in key]
 
 
+def test_clip_and_importance_weight_are_of_two_ratios_of_three_policies():
+    """l - o is clipped, o - e is truncated: e of the weights that sampled, o of those before the update, l of now."""
+    engine = [-2.0, -2.0, -2.0, -2.0]
+    weights, ratios = [1.25, 0.5, 4.0, 1.25], [1.5, 1.5, 1.0, 0.5]
+    old = [e + math.log(w) for e, w in zip(engine, weights, strict=True)]
+    now = [o + math.log(r) for o, r in zip(old, ratios, strict=True)]
+    loss, _, _, gradient = evaluate([row(1.0, engine)], now, old, objective=altered(GRPO, importance_cap=2.0))
+    # The third weight becomes 2. Ratios above 1.2 are clipped and have no gradient; below 0.8 the loss is not clipped.
+    assert loss == pytest.approx(-(1.25 * 1.2 + 0.5 * 1.2 + 2.0 * 1.0 + 1.25 * 0.5) / 4, rel=1e-6)
+    assert gradient == pytest.approx([0, 0, -2.0 * 1.0 / 4, -1.25 * 0.5 / 4], abs=1e-6)
+
+
 def test_importance_weights_are_of_the_engines_own_log_probs():
     """What a nucleus explains is forgiven in the comparison, not in the weights; a difference of 0 is not capped."""
     objective = altered(GRPO, importance_cap=1.0)

@@ -40,7 +40,7 @@ def test_whole_numbers_stay_whole_and_nan_stays_nan():
 
 
 def test_carried_prompts_that_the_data_no_longer_has_are_refused():
-    with pytest.raises(CheckpointError, match="1 of 1 carried prompts are not in the training set"):
+    with pytest.raises(CheckpointError, match="1 of 1 sampled prompts are not in the training set"):
         state_from_json(state_to_json(state()), {})
 
 

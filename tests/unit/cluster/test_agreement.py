@@ -90,14 +90,14 @@ def test_facts_of_this_process(tmp_path):
     (model / "README.md").write_text("not loaded")
     image.write_bytes(b"12345")
     before = {name: name in sys.modules for name in ("torch", "vllm", "transformers")}
-    facts = node_facts(("ray", "no-such-package"), [str(model)], [str(image), str(tmp_path / "gone.png")])
+    facts = node_facts(("ray", "no-such-package"), [str(model)], [str(image), str(tmp_path / "gone.png")], None)
     assert {name: name in sys.modules for name in before} == before, "it imports none of them"
     assert set(facts["packages"]) == {"python", "ray"}
     assert {"mars/step.py", "mars/cluster/node_facts.py"} <= facts["code"].keys()
     assert set(facts["model"]) == {f"{model}/config.json", f"{model}/weights.safetensors"}
     assert facts["images"] == {str(image): "5"}
     (model / "weights.safetensors").write_bytes(b"x" * 1_500_000 + b"y" * 1_500_000)
-    again = node_facts((), [str(model)], ())
+    again = node_facts((), [str(model)], (), None)
     assert again["code"] == facts["code"]
     assert [name for name in facts["model"] if again["model"][name] != facts["model"][name]] == [
         f"{model}/weights.safetensors"
@@ -112,3 +112,14 @@ def test_of_very_many_images_some_are_checked(tmp_path):
     assert len(files.images) == len(set(files.images)) == 4096
     assert files.images[:2] == ["/d/0.png", "/d/4.png"], "evenly spaced"
     assert SharedFiles.of([], images[:10]).images == [f"/d/{i}.png" for i in range(5)]
+
+
+def test_a_node_may_have_the_images_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(b"123")
+    outside = tmp_path / "2.png"
+    outside.write_bytes(b"12")
+    images = ["/data/llvip/a/1.png", str(outside)]
+    monkeypatch.setenv("THE_ROOT", str(tmp_path))
+    assert node_facts((), (), images, ("/data/llvip", "THE_ROOT"))["images"] == {images[0]: "3", images[1]: "2"}
+    assert node_facts((), (), images, None)["images"] == {images[1]: "2"}

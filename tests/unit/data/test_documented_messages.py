@@ -11,7 +11,7 @@ from typing import get_args
 
 import pytest
 
-from mars.data.pixels.images import BadImageReason
+from mars.data.pixels.stored import BadImageReason
 
 ROOT = Path(__file__).parents[3]
 DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

@@ -24,13 +24,14 @@ def sample(index, ids, reason):
 
 
 def test_a_sample_keeps_its_place_and_its_numbers():
-    (made,) = samples(1, request(1.0, 3), [sample(2, [3, 4], "length")])
-    assert made == FinishedSample(1, 2, Completion((3, 4), (-3.0, -4.0), "length"))
+    (made,) = samples(1, request(1.0, 3), [sample(2, [3, 4], "length")], 7)
+    assert made == FinishedSample(1, 2, Completion((3, 4), (-3.0, -4.0), "length", version=7))
 
 
 def test_the_parts_of_a_sample_are_joined_in_order():
     """vLLM hands out a sample's first token, and the rest when it ends."""
-    (made,) = samples(0, request(1.0, 1), [sample(0, [3], None), sample(0, [4, 3], None), sample(0, [2], "stop")])
+    parts = [sample(0, [3], None), sample(0, [4, 3], None), sample(0, [2], "stop")]
+    (made,) = samples(0, request(1.0, 1), parts, 0)
     assert made.completion == Completion((3, 4, 3, 2), (-3.0, -4.0, -3.0, -2.0), "stop")
 
 
@@ -51,14 +52,14 @@ def test_greedy_samples_are_drawn_once_and_counted_as_often_as_asked():
     """vLLM refuses n > 1 without temperature; the engine still owes num_samples."""
     greedy = request(0.0, 3)
     assert (num_drawn(greedy), num_drawn(request(0.5, 3))) == (1, 3)
-    made = samples(0, greedy, [sample(0, [3], "stop")])
+    made = samples(0, greedy, [sample(0, [3], "stop")], 0)
     assert made == [FinishedSample(0, k, Completion((3,), (-3.0,), "stop")) for k in range(3)]
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition"])
 def test_a_sample_that_ended_in_no_regular_way_is_an_error(reason):
     with pytest.raises(RuntimeError, match=f"prompt p: {reason}"):
-        samples(0, request(1.0, 1), [sample(0, [3], reason)])
+        samples(0, request(1.0, 1), [sample(0, [3], reason)], 0)
 
 
 def test_an_image_has_one_name_and_no_other_image_has_it():

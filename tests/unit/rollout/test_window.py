@@ -141,6 +141,7 @@ def call(vllm: FakeVllm, asked, rendered=None, counts=None) -> VllmCall:
             rendered or Rendered(),
             lambda request: None,
             (lambda new: counts.append(new)) if counts is not None else (lambda new: None),
+            version=0,
         ),
         asked,
     )

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageCms, ImageFile
 
-from mars.data.pixels.images import MAX_FILE_BYTES, MAX_PIXELS, BadImage, decode_image, probe_size
+from mars.data.pixels.images import MAX_PIXELS, BadImage, decode_image, probe_size
+from mars.data.pixels.stored import MAX_FILE_BYTES
 from mars.data.prompts.budget import ImageBudget, model_image_size, num_image_tokens
 from mars.errors import DataError
 from mars.types import ImageRef

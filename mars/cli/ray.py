@@ -1,0 +1,127 @@
+"""`mars ray ...`: nodes and jobs of Ray clusters, for scripts/ray_up.sh and scripts/ray_submit.sh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ray = typer.Typer(
+    help="Start Ray nodes on this machine, and submit runs to a cluster.", no_args_is_help=True, rich_markup_mode=None
+)
+
+ObjectStore = Annotated[
+    int | None,
+    typer.Option(metavar="BYTES", help="Shared memory of the node's object store; default: 30 % of the memory."),
+]
+NumCpus = Annotated[int | None, typer.Option(help="CPUs that Ray may give to workers; default: all.")]
+NumGpus = Annotated[int | None, typer.Option(help="GPUs that Ray may give to workers; default: all.")]
+NodeIp = Annotated[
+    str | None,
+    typer.Option(metavar="IP|INTERFACE", help="Address of this node; default: that of the way to the other nodes."),
+]
+TempDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Ray's logs and sockets; default: /tmp/mars-ray-UID.")
+]
+NodePorts = Annotated[int, typer.Option(metavar="FIRST", help="The node's services take this port and those after it.")]
+WorkerPorts = Annotated[str, typer.Option(metavar="FIRST-LAST", help="Ports of the node's worker processes.")]
+Block = Annotated[bool, typer.Option("--block", help="Stay in the foreground; for Slurm and containers.")]
+
+
+@ray.command()
+def head(
+    port: Annotated[int, typer.Option(help="Port that the other nodes connect to.")] = 6379,
+    dashboard_host: Annotated[
+        str, typer.Option(metavar="IP", help="Where the job server and the dashboard listen.")
+    ] = "127.0.0.1",
+    dashboard_port: Annotated[int, typer.Option(help="Port of the job server and the dashboard.")] = 8265,
+    node_ip: NodeIp = None,
+    node_ports: NodePorts = 6380,
+    worker_ports: WorkerPorts = "10002-10999",
+    object_store: ObjectStore = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    temp_dir: TempDir = None,
+    block: Block = False,
+) -> None:
+    """Start a cluster with its first node on this machine."""
+    from mars.cli.ray_nodes import NodeOptions, start_head
+
+    options = NodeOptions(node_ip, node_ports, worker_ports, object_store, num_cpus, num_gpus, temp_dir, block)
+    start_head(options, port, dashboard_host, dashboard_port)
+
+
+@ray.command()
+def worker(
+    address: Annotated[str, typer.Argument(help="Of the head: HOST:PORT, or HOST for port 6379.")],
+    node_ip: NodeIp = None,
+    node_ports: NodePorts = 6380,
+    worker_ports: WorkerPorts = "10002-10999",
+    object_store: ObjectStore = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    temp_dir: TempDir = None,
+    block: Block = False,
+) -> None:
+    """Let this machine join a cluster."""
+    from mars.cli.ray_nodes import NodeOptions, start_worker
+
+    options = NodeOptions(node_ip, node_ports, worker_ports, object_store, num_cpus, num_gpus, temp_dir, block)
+    start_worker(options, address)
+
+
+@ray.command()
+def stop(temp_dir: TempDir = None) -> None:
+    """Stop the nodes that ray_up.sh has started on this machine with this --temp-dir, and nothing else."""
+    from mars.cli.ray_nodes import stop_nodes
+
+    stop_nodes(temp_dir)
+
+
+@ray.command()
+def submit(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- EXPERIMENT key=value ...]",
+            help="An experiment, settings, and options of python -m mars.main. With --resume: settings to change.",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="http://HOST:PORT of a job server, or HOST:PORT of a head; default: RAY_API_SERVER_ADDRESS, else the "
+            "head on this machine.",
+        ),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id, and do not follow it.")] = False,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run from its checkpoint.")] = None,
+    sft: Annotated[bool, typer.Option("--sft", help="A supervised cold start, as python -m mars.sft.")] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Pass an environment variable on to the run; repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Files that are not sent to the cluster; repeatable.")
+    ] = None,
+    follow: Annotated[str | None, typer.Option(metavar="JOB", help="Follow a job that runs already.")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="JOB", help="Stop a job: it saves its state and ends.")] = None,
+) -> None:
+    """Run a training on a cluster, from this folder. Ends with the exit code of the run."""
+    from mars.cli import ray_submit
+    from mars.errors import ConfigError
+
+    other = [
+        name for name, given in (("--follow", follow), ("--stop", stop), ("--resume", resume)) if given is not None
+    ]
+    if len(other) > 1 or (other and other != ["--resume"] and words):
+        raise ConfigError(f"{other[0]}: it does not go with {' '.join([*other[1:], *(words or [])])}; leave one out")
+    if follow is not None:
+        raise typer.Exit(ray_submit.follow(address, follow))
+    if stop is not None:
+        ray_submit.stop(address, stop)
+        return
+    code = ray_submit.submit(address, words or [], resume, env or [], exclude or [], sft=sft, wait=not no_wait)
+    raise typer.Exit(code)

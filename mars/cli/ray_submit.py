@@ -1,0 +1,192 @@
+"""`mars ray submit`: check the settings here, send them with the user's files to a cluster, and follow the job."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+import yaml
+
+from mars import interrupts
+from mars.cli.ray_job import CONFIG_FILE as JOB_CONFIG_FILE
+from mars.cli.ray_job import JOB_FILE, description
+from mars.cli.submitted_settings import check_cluster, sent_settings
+from mars.cluster.job_package import files_of_job, write_package
+from mars.cluster.jobs import Job, JobServer, new_job_id
+from mars.cluster.node import default_folder, running_nodes
+from mars.config.command_line import parse_command_line
+from mars.config.folders import quoted
+from mars.config.load import composed_yaml, load_config, load_saved_config
+from mars.errors import ConfigError, LostContact, SetupError
+from mars.report.run_record import CONFIG_FILE
+
+logger = logging.getLogger(__name__)
+
+_PROGRAM = "mars.cli.ray_job"
+# What Ray waits for longer than the run itself needs to end: for the last lines of its shell.
+_STOP_MARGIN_S = 30
+# Of a run whose settings are not known here.
+_LONG_GRACE_S = 600.0
+_NOTHING_TO_RESUME = (0, 2, 3)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is sent. texts: files that are not in the user's folder. run_dir: None for a dry run."""
+
+    name: str
+    texts: Mapping[str, str]
+    run_dir: str | None
+    grace_s: float
+
+
+def submit(
+    address: str | None,
+    words: Sequence[str],
+    resume: str | None,
+    names: Sequence[str],
+    excludes: Sequence[str],
+    *,
+    sft: bool,
+    wait: bool,
+) -> int:
+    """Returns the exit code of the run; 0 if it does not wait for it.
+
+    words: EXPERIMENT, options of `python -m mars.main` and settings. names: of --env. Raises MarsError.
+    """
+    folder = Path.cwd()
+    submission = _resumed(resume, words) if resume is not None else _new(words, folder, sft=sft)
+    if submission is None:
+        return 0
+    environment = environment_of(names, os.environ)
+    files = files_of_job(folder, excludes)
+    server = JobServer(server_address(address, os.environ))
+    job_id = new_job_id(submission.name)
+    interrupts.say_consequence(_how_to(server, job_id))
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch, "job.zip")
+        write_package(package, folder, files, submission.texts)
+        stop_s = math.ceil(submission.grace_s) + _STOP_MARGIN_S
+        job = Job(job_id, _PROGRAM, package, stop_s, environment)
+        server.submit(job, {"run": submission.run_dir or "dry run"})
+    logger.info("job %s runs on the cluster of %s", job_id, server.address)
+    if not wait:
+        typer.echo(f"{job_id}\n{_how_to(server, job_id)}")
+        return 0
+    code = _followed(server, job_id, stop_s)
+    _say_end(submission.run_dir, code, server)
+    return code
+
+
+def follow(address: str | None, job_id: str) -> int:
+    """Print what a job prints, and return its exit code."""
+    server = JobServer(server_address(address, os.environ))
+    interrupts.say_consequence(_how_to(server, job_id))
+    return _followed(server, job_id, math.ceil(_LONG_GRACE_S))
+
+
+def stop(address: str | None, job_id: str) -> None:
+    server = JobServer(server_address(address, os.environ))
+    if server.stop(job_id):
+        typer.echo(f"job {job_id} is stopping; {_how_to(server, job_id)}")
+    else:
+        typer.echo(f"job {job_id} is not running")
+
+
+def _followed(server: JobServer, job_id: str, stop_s: int) -> int:
+    interrupts.set_grace(stop_s + _STOP_MARGIN_S)
+    try:
+        return server.follow(job_id)
+    except LostContact as error:
+        raise LostContact(f"{error}; {_how_to(server, job_id)}") from error
+
+
+def _how_to(server: JobServer, job_id: str) -> str:
+    script = f"bash scripts/ray_submit.sh --address {shlex.quote(server.address)}"
+    return f"to follow it: {script} --follow {job_id}; to stop it: {script} --stop {job_id}"
+
+
+def _say_end(run_dir: str | None, code: int, server: JobServer) -> None:
+    if run_dir is None:
+        return
+    logger.info("the run's directory is %s", run_dir)
+    if code not in _NOTHING_TO_RESUME:
+        script = f"bash scripts/ray_submit.sh --address {shlex.quote(server.address)}"
+        logger.info("exit code %d; to go on: %s --resume %s", code, script, shlex.quote(run_dir))
+
+
+def server_address(given: str | None, environment: Mapping[str, str]) -> str:
+    """--address, else RAY_API_SERVER_ADDRESS, else the job server of the head that ray_up.sh has started here.
+
+    RAY_ADDRESS is ignored, as by all of mars. Raises SetupError.
+    """
+    if given or environment.get("RAY_API_SERVER_ADDRESS"):
+        return given or environment["RAY_API_SERVER_ADDRESS"]
+    for node in running_nodes(default_folder()):
+        if node.job_server is not None:
+            return node.job_server
+    raise SetupError(
+        "--address: there is no head of a Ray cluster on this machine that ray_up.sh has started; give the address of "
+        "a job server (http://HOST:8265) or of a head (HOST:6379)"
+    )
+
+
+def environment_of(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of --env: NAME takes the value from here. A value cannot be given: others could read the command.
+
+    Raises ConfigError.
+    """
+    for name in names:
+        if "=" in name:
+            raise ConfigError(
+                f"--env: give the name alone; got {name.partition('=')[0]}=...; its value is taken from here"
+            )
+        if name not in environment:
+            raise ConfigError(f"--env: {name} is not set here; export it, or leave --env {name} out")
+    return {name: environment[name] for name in names}
+
+
+def _new(words: Sequence[str], folder: Path, *, sft: bool) -> Submission | None:
+    """None where only the settings were to be shown."""
+    root = "sft" if sft else "train"
+    arguments = list(words)
+    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
+        arguments[0] = f"experiment={arguments[0]}"
+    line = parse_command_line(root, "ray_submit.sh [options] -- [EXPERIMENT]", arguments)
+    if line.show_config:
+        typer.echo(composed_yaml(root, line.overrides, line.config_dirs), nl=False)
+        return None
+    config = load_config(root, line.overrides, line.config_dirs)
+    check_cluster(config)
+    settings = sent_settings(config, folder)
+    texts = {
+        JOB_CONFIG_FILE: yaml.safe_dump(settings, sort_keys=False),
+        JOB_FILE: description(line.overrides, None, dry_run=line.dry_run),
+    }
+    run_dir = settings["run"]["dir"]
+    logger.info("run.dir is %s; it must be on a file system that all nodes share", run_dir)
+    return Submission(config.run.name, texts, None if line.dry_run else run_dir, config.checkpoint.grace_s)
+
+
+def _resumed(resume: str, overrides: Sequence[str]) -> Submission:
+    """The settings are checked here if the run's folder is."""
+    run_dir = Path(os.path.abspath(Path(resume).expanduser()))
+    given = next((text for text in overrides if text.lstrip("+").startswith("cluster.address=")), None)
+    if given is not None:
+        raise ConfigError(f"{given}: ray_submit.sh sets cluster.address itself; leave it out")
+    on_cluster = [*overrides, "cluster.address=auto"]
+    name, grace_s = run_dir.name, _LONG_GRACE_S
+    if (run_dir / CONFIG_FILE).is_file():
+        fixed = [f"run.dir={quoted(str(run_dir))}", "run.resume=true"]
+        config = load_saved_config(run_dir / CONFIG_FILE, [*fixed, *on_cluster])
+        name, grace_s = config.run.name, config.checkpoint.grace_s
+    else:
+        logger.info("%s is not on this machine; its settings are checked on the cluster", run_dir)
+    return Submission(name, {JOB_FILE: description(on_cluster, str(run_dir), dry_run=False)}, str(run_dir), grace_s)

@@ -1,0 +1,38 @@
+"""Values of a user's environment variables on their way to a job, such as WANDB_API_KEY.
+
+Ray writes the variables of a job's runtime_env into logs and into the command lines of worker processes, and shows them
+to everybody who may list jobs. So these go another way: the job server puts them into the memory of the cluster's head
+under a random name, and the job takes them out of there when it starts. They are in no file, list or log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+
+from mars.errors import SetupError
+
+_TIMEOUT_S = 30.0
+
+
+def new_name() -> str:
+    """Of a package, as the job server calls what it stores."""
+    return f"mars_environment_{secrets.token_hex(16)}.zip"
+
+
+def content_of(variables: Mapping[str, str]) -> bytes:
+    return json.dumps(dict(variables)).encode()
+
+
+def take(name: str) -> Mapping[str, str]:
+    """The variables stored under `name`, which are removed from the head. Called in the job. Raises SetupError."""
+    from ray._raylet import GcsClient  # type: ignore[reportAttributeAccessIssue]
+
+    head, key = GcsClient(address=os.environ["RAY_ADDRESS"]), f"gcs://{name}".encode()
+    content = head.internal_kv_get(key, None, _TIMEOUT_S)
+    if content is None:
+        raise SetupError("--env: the variables are not on the head any more; submit the job again")
+    head.internal_kv_del(key, False, None, _TIMEOUT_S)
+    return json.loads(content)

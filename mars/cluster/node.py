@@ -1,0 +1,211 @@
+"""Start a Ray node on this machine with `ray start`, keep a record of it, and stop it.
+
+`ray start --block` stays and is the parent of the node's processes. If it ends, in any way, the kernel ends them, so
+that a node is stopped by stopping one process, and no other Ray on this machine is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+
+from mars.errors import SetupError
+from mars.run_dir.processes import ProcessId, process_from, process_id, this_process
+
+_STARTED = "Ray runtime started."
+_START_TIMEOUT_S = 180.0
+_STOP_TIMEOUT_S = 20.0
+_POLL_S = 0.1
+_LOG_LINES = 25
+_RECORDS = "nodes"
+RAY_FOLDER = "ray"
+"""Inside --temp-dir, which only the user can enter: Ray lets everybody write to its own folder."""
+_NOT_INHERITED = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node to be started.
+
+    head: address of the cluster, host:port; that of this node if it is the head. job_server: of the head, host:port;
+    None for a worker. ports: option of `ray start` -> port. worker_ports: lowest and highest port of its workers.
+    num_cpus, num_gpus: None lets Ray count them. labels: of the node, which other nodes can read.
+    """
+
+    ip: str
+    head: str
+    job_server: str | None
+    ports: Mapping[str, int]
+    worker_ports: tuple[int, int]
+    folder: Path
+    object_store_bytes: int
+    num_cpus: int | None
+    num_gpus: int | None
+    labels: Mapping[str, str]
+
+    @property
+    def is_head(self) -> bool:
+        return self.job_server is not None
+
+    def command(self) -> list[str]:
+        options = {
+            "node-ip-address": self.ip,
+            **self.ports,
+            "min-worker-port": self.worker_ports[0],
+            "max-worker-port": self.worker_ports[1],
+            "object-store-memory": self.object_store_bytes,
+            "temp-dir": self.folder / RAY_FOLDER,
+            "labels": ",".join(f"{name}={value}" for name, value in self.labels.items()),
+            "include-log-monitor": "false",  # mars' workers have logs of their own
+            "num-cpus": self.num_cpus,
+            "num-gpus": self.num_gpus,
+        }
+        if self.job_server is None:
+            options["address"] = self.head
+        else:
+            host, _, port = self.job_server.rpartition(":")
+            options |= {"include-dashboard": "true", "dashboard-host": host, "dashboard-port": port}
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false"]
+        role = ["--head", "--no-monitor"] if self.is_head else []  # the monitor is for autoscaling
+        return [*start, *role, *(f"--{name}={value}" for name, value in options.items() if value is not None)]
+
+
+@dataclass(frozen=True)
+class RunningNode:
+    """process: of `ray start --block`. address: of the cluster. job_server: http://host:port; None for a worker."""
+
+    process: ProcessId
+    address: str
+    job_server: str | None
+    log: str
+
+
+def default_folder() -> Path:
+    """For --temp-dir. Each user has one: a folder of Ray's own, which all users share, has one user's cluster in it."""
+    return Path(tempfile.gettempdir()) / f"mars-ray-{os.getuid()}"
+
+
+def node_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the node's processes; jobs and workers inherit them.
+
+    MARS_PYTHON: the Python with which a job is started.
+    """
+    inherited = {name: value for name, value in environment.items() if name not in _NOT_INHERITED}
+    bin_folder = str(Path(sys.executable).parent)
+    return inherited | {
+        "MARS_PYTHON": sys.executable,
+        "PATH": os.pathsep.join([bin_folder, environment.get("PATH", os.defpath)]),
+        "PYTHONUTF8": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+
+
+def become(node: Node) -> NoReturn:
+    """Turn this process into the node: it ends when the node does. For Slurm and containers."""
+    _record(node, this_process(), "")
+    sys.stdout.flush()
+    command = node.command()
+    os.execve(command[0], command, node_environment(os.environ))
+
+
+def start(node: Node) -> RunningNode:
+    """Start the node in the background, and wait until it has joined its cluster. Raises SetupError."""
+    logs = node.folder / _RECORDS
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    role = "head" if node.is_head else "worker"
+    path = logs / f"{role}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as log:
+        process = subprocess.Popen(
+            node.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=node_environment(os.environ),
+            start_new_session=True,
+        )
+    try:
+        _wait_until_started(process, path)
+        return _record(node, process_id(psutil.Process(process.pid)), str(path))
+    except BaseException:
+        process.terminate()
+        raise
+
+
+def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + _START_TIMEOUT_S
+    while _STARTED not in (text := log.read_text(encoding="utf-8", errors="replace")):
+        code = process.poll()
+        if code is None and time.monotonic() < end:
+            time.sleep(_POLL_S)
+            continue
+        what = f"ended with exit code {code}" if code is not None else f"did not start within {_START_TIMEOUT_S:g} s"
+        lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES:]
+        raise SetupError("\n".join([f"`ray start` {what}; it printed (all of it is in {log}):", *lines]))
+
+
+def _record(node: Node, process: ProcessId, log: str) -> RunningNode:
+    server = f"http://{node.job_server}" if node.job_server is not None else None
+    running = RunningNode(process, node.head, server, log)
+    folder = node.folder / _RECORDS
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{process.host}-{process.pid}.json"
+    path.write_text(json.dumps(asdict(running)), encoding="utf-8")
+    return running
+
+
+def running_nodes(folder: Path) -> list[RunningNode]:
+    """Nodes that were started on this machine with this --temp-dir and still run, the newest first."""
+    found = [node for _, node in _records(folder) if node.process.is_here() and node.process.is_alive()]
+    return sorted(found, key=lambda node: -node.process.started)
+
+
+def stop(folder: Path) -> list[RunningNode]:
+    """Stop the nodes of `running_nodes`, and return them. Raises SetupError if one does not end."""
+    stopped = running_nodes(folder)
+    for node in stopped:
+        _end(node)
+    for path, node in list(_records(folder)):
+        if node.process.is_here() and not node.process.is_alive():
+            path.unlink(missing_ok=True)
+    return stopped
+
+
+def _records(folder: Path) -> Iterator[tuple[Path, RunningNode]]:
+    for path in sorted((folder / _RECORDS).glob("*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError):  # half a record, of a full disk
+            continue
+        process = process_from(content.get("process")) if isinstance(content, dict) else None
+        if process is not None:
+            yield path, RunningNode(process, content["address"], content["job_server"], content["log"])
+
+
+def _end(node: RunningNode) -> None:
+    parent = psutil.Process(node.process.pid)
+    family = [parent, *parent.children(recursive=True)]
+    parent.terminate()
+    _, left = psutil.wait_procs(family, _STOP_TIMEOUT_S)
+    for process in left:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    _, left = psutil.wait_procs(left, _STOP_TIMEOUT_S)
+    if left:
+        pids = " ".join(str(process.pid) for process in left)
+        raise SetupError(
+            f"processes of the Ray node do not end: {pids}; `kill -9 {pids}` again, or restart the machine"
+        )

@@ -1,0 +1,45 @@
+"""The token of Ray's clusters: who has it may run anything there as their user.
+
+Ray looks for it in the variable RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, and in ~/.ray/auth_token.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+_TOKEN, _TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+
+
+def token_file(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get(_TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
+
+
+def has_token(environment: Mapping[str, str]) -> bool:
+    return bool(environment.get(_TOKEN)) or token_file(environment).is_file()
+
+
+def make_token(environment: Mapping[str, str]) -> None:
+    """Write a new token, which only the user can read, unless there is one. Raises OSError."""
+    if has_token(environment):
+        return
+    path = token_file(environment)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+
+
+def token_problems(environment: Mapping[str, str], *, needed: bool) -> list[str]:
+    """What is wrong with the token on this machine. needed: it must be there already."""
+    path = token_file(environment)
+    if environment.get(_TOKEN):
+        return []
+    if not path.is_file():
+        advice = f"copy that file from the head (mode 0600), or set {_TOKEN_PATH}"
+        return [f"token: there is none in {path}; {advice}"] if needed else []
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        return [f"token: others may read {path} (mode {mode:04o}), and with it run programs as you; `chmod 600 {path}`"]
+    return []

@@ -1,0 +1,144 @@
+"""Encoded images by their content: what the driver's node reads, and what another node keeps of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+from typing import BinaryIO
+
+from mars.data.pixels.stored import BadImage, Place, encoded_image
+
+_RECENT_BYTES = 2**26
+_PARTS = 16  # of a cache; it drops its oldest part at once
+
+
+class FirstContents:
+    """Reads images, and keeps to the content with which it has read each of them first.
+
+    An image that is overwritten later is refused, so that no two processes of a run see different pixels. A file is
+    read again only if its length or modification time changed. Safe to call from several threads.
+    read: gives the encoded bytes. recent_bytes: contents kept in memory, so that most are read once for their hash and
+    the first node that needs them.
+    """
+
+    def __init__(self, read: Callable[[Place], bytes] = encoded_image, recent_bytes: int = _RECENT_BYTES) -> None:
+        self._read, self._free = read, recent_bytes
+        self._known: dict[Place, tuple[tuple[int, int], bytes]] = {}
+        self._recent: OrderedDict[bytes, bytes] = OrderedDict()
+        self._lock = Lock()
+
+    def digest(self, place: Place) -> bytes:
+        """The SHA-256 of the image's bytes. Raises BadImage if the image cannot be read, or has changed."""
+        stamp = _stamp(place)
+        known = self._known.get(place)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        content = self._read(place)
+        digest = hashlib.sha256(content).digest()
+        _, first = self._known.setdefault(place, (stamp, digest))
+        if digest != first:
+            raise BadImage("changed", f"{place.name}: the image changed after the run had read it")
+        self._known[place] = (stamp, digest)
+        self._remember(digest, content)
+        return digest
+
+    def content(self, place: Place) -> bytes:
+        """The image's bytes, whose SHA-256 is `digest(place)`. Raises BadImage."""
+        digest = self.digest(place)
+        with self._lock:
+            if digest in self._recent:
+                return self._recent[digest]
+        content = self._read(place)
+        if hashlib.sha256(content).digest() != digest:
+            raise BadImage("changed", f"{place.name}: the image changed after the run had read it")
+        return content
+
+    def _remember(self, digest: bytes, content: bytes) -> None:
+        with self._lock:
+            if digest in self._recent:
+                return
+            self._recent[digest] = content
+            self._free -= len(content)
+            while self._free < 0:
+                _, oldest = self._recent.popitem(last=False)
+                self._free += len(oldest)
+
+
+def _stamp(place: Place) -> tuple[int, int]:
+    try:
+        info = os.stat(place.path)
+    except OSError as error:
+        raise BadImage("missing", f"{place.name}: no such image ({error.strerror})") from error
+    return info.st_size, info.st_mtime_ns
+
+
+class ContentCache:
+    """Contents by their SHA-256, on disk, in at most `max_bytes`; the oldest are dropped first.
+
+    They are in temporary files without a name: nobody else can open them, and the system frees them when the process
+    ends, however it ends. Not safe to use from several threads.
+    """
+
+    def __init__(self, max_bytes: int, folder: str | None = None) -> None:
+        """folder: None for the system's folder of temporary files."""
+        self._part_bytes, self._folder = max(max_bytes // _PARTS, 1), folder
+        self._max_bytes = max_bytes
+        self._parts: list[tuple[BinaryIO, list[bytes]]] = []  # the oldest first, each with its digests
+        self._places: dict[bytes, tuple[BinaryIO, int, int]] = {}
+        self.num_bytes = 0
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._places
+
+    def put(self, digest: bytes, content: bytes) -> None:
+        """Keep `content`. One larger than the cache is not kept.
+
+        Raises ValueError if `digest` is not that of `content`, and OSError if the disk is full: then it is not kept.
+        """
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError("the content of an image is not what its hash says")
+        if digest in self._places or len(content) > self._max_bytes:
+            return
+        while self.num_bytes + len(content) > self._max_bytes:
+            self._drop_oldest()
+        if not self._parts or self._parts[-1][0].seek(0, os.SEEK_END) >= self._part_bytes:
+            self._parts.append((tempfile.TemporaryFile(buffering=0, dir=self._folder), []))  # noqa: SIM115 (kept open)
+        file, digests = self._parts[-1]
+        start = file.seek(0, os.SEEK_END)
+        try:
+            _write_all(file, content)
+        except OSError:
+            file.truncate(start)
+            raise
+        digests.append(digest)
+        self._places[digest] = (file, start, len(content))
+        self.num_bytes += len(content)
+
+    def get(self, digest: bytes) -> bytes | None:
+        """None if it was dropped, or if what the disk gives back is not what was written."""
+        if digest not in self._places:
+            return None
+        file, start, length = self._places[digest]
+        content = os.pread(file.fileno(), length, start)
+        if hashlib.sha256(content).digest() != digest:
+            del self._places[digest]
+            return None
+        return content
+
+    def _drop_oldest(self) -> None:
+        file, digests = self._parts.pop(0)
+        self.num_bytes -= file.seek(0, os.SEEK_END)
+        for digest in digests:
+            if digest in self._places and self._places[digest][0] is file:  # it may have been written again since
+                del self._places[digest]
+        file.close()
+
+
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]

@@ -1,0 +1,37 @@
+"""Images on a node where the data are mounted elsewhere than on the driver's node."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from mars.data.pixels.stored import BadImage, Place, stored_image
+
+IMAGE_ROOT_VARIABLE = "MARS_IMAGE_ROOT"
+"""Environment variable of a node: the folder that is data.image_root there."""
+
+
+@dataclass(frozen=True)
+class MountedRoot:
+    """A `ReadImage` that looks for what is under `driver_root` under `root` instead.
+
+    driver_root: data.image_root as the driver has resolved it: no link is left in it. root: the same folder here.
+
+        MountedRoot("/data/llvip", "/mnt/llvip")(Place("/data/llvip/visible/1.jpg"))  # "/mnt/llvip/visible/1.jpg"
+    """
+
+    driver_root: str
+    root: str
+
+    def __call__(self, place: Place) -> str | bytes:
+        """Files of rows are looked for in the same way. What is elsewhere has the same path on all nodes.
+
+        Raises BadImage for a path that leads out of `root` here, by a link for example.
+        """
+        if os.path.commonpath([place.path, self.driver_root]) != self.driver_root:
+            return stored_image(place)
+        root = os.path.realpath(self.root)
+        here = os.path.realpath(os.path.join(root, os.path.relpath(place.path, self.driver_root)))
+        if os.path.commonpath([here, root]) != root:
+            raise BadImage("missing", f"{place.name}: it leads out of {IMAGE_ROOT_VARIABLE}={self.root}")
+        return stored_image(place._replace(path=here))

@@ -1,0 +1,64 @@
+"""How old responses are: the version of the weights that train on a response minus that of those that sampled it.
+
+The engine marks each response with the version of its weights (`Completion.version`), and the trainer says with which
+version an update began (`UpdateStats.version`). The trainer's processes count versions from their start, so the state
+of a run that goes on is renumbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from mars.sampling import SamplingState
+from mars.types import PromptRollouts, Rollout, RolloutGroup, SampledPrompt
+
+
+def staleness(item: SampledPrompt, version: int) -> list[int]:
+    """Of the responses of a prompt that the weights of `version` train on.
+
+    Example: sampled with version 3, trained on by version 4: 1.
+    """
+    pairs = zip(item.rollouts.multi.valid, item.weights, strict=True)
+    return [version - rollout.completion.version for rollout, weight in pairs if weight != 0]
+
+
+def staleness_metrics(kept: Sequence[SampledPrompt], version: int) -> dict[str, float]:
+    """Over all responses of an update that began with the weights of `version`; {} if there are none."""
+    found = [age for item in kept for age in staleness(item, version)]
+    return {"rollout/staleness_mean": fmean(found), "rollout/staleness_max": float(max(found))} if found else {}
+
+
+def renumbered(state: SamplingState, version: int) -> SamplingState:
+    """The same state where the engine's weights are called `version`. The staleness of each response stays."""
+    shift = version - state.version
+    # Prompts that are kept share their rollouts with the list of all rollouts, before and after.
+    done: dict[int, PromptRollouts] = {}
+
+    def rollouts(item: PromptRollouts) -> PromptRollouts:
+        if id(item) not in done:
+            anchors = tuple(_shifted(group, shift) for group in item.anchors)
+            done[id(item)] = replace(item, multi=_shifted(item.multi, shift), anchors=anchors)
+        return done[id(item)]
+
+    return _mapped(state, shift, rollouts) if shift else state
+
+
+def _mapped(state: SamplingState, shift: int, rollouts: Callable[[PromptRollouts], PromptRollouts]) -> SamplingState:
+    def prompts(items: Sequence[SampledPrompt]) -> tuple[SampledPrompt, ...]:
+        return tuple(replace(item, rollouts=rollouts(item.rollouts)) for item in items)
+
+    ahead = state.ahead
+    if ahead is not None:
+        after = _mapped(ahead.state, shift, rollouts)
+        ahead = replace(ahead, rollouts=tuple(map(rollouts, ahead.rollouts)), kept=prompts(ahead.kept), state=after)
+    return replace(state, carried=prompts(state.carried), version=state.version + shift, ahead=ahead)
+
+
+def _shifted(group: RolloutGroup, shift: int) -> RolloutGroup:
+    def shifted(rollout: Rollout) -> Rollout:
+        completion = rollout.completion
+        return replace(rollout, completion=replace(completion, version=completion.version + shift))
+
+    return replace(group, rollouts=tuple(map(shifted, group.rollouts)))

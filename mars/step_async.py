@@ -1,0 +1,142 @@
+"""One training step that samples the next step's responses while it updates the policy. mars/step.py has no overlap.
+
+               step 1                      │      │ step 2                    │      │ step 3
+    engine     sample 1 │ sample 2 ────────┤      │ sample 3 ───────┐         │      │ sample 4 ...
+    trainer             │ update on 1 ─┐   │ send │ update on 2 ────┴─────────┤ send │ update on 3 ...
+    engine's weights    W0                 └──────┤ W1                        └──────┤ W2
+
+Update and sampling begin together. The engine gets the new weights when both have ended: between two calls, never
+within one. So which of the two takes longer makes no difference for the result. The responses of step t + 1 are sampled
+with the weights before update t. They are one version older than the weights that they train, which importance weights
+correct for (`algorithm.importance_cap`, docs/method.md). Nothing is sampled ahead for the first step, so its responses
+come from the weights that they train. The last step samples nothing ahead.
+
+During the overlap the main thread has the trainer, and another thread has the engine and the reward processes.
+docs/step.md explains every line; `rollout.schedule` chooses between the two kinds of step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+from mars import faults
+from mars.background import Background
+from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest
+from mars.sampling import PromptRounds, Sampled, SamplingState, StepParts, sample
+from mars.staleness import staleness, staleness_metrics
+from mars.step import StepResult, perf_metrics
+from mars.tracking.timer import StepTimer
+from mars.types import PromptRollouts, RolloutRequest
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """max_staleness: `rollout.max_staleness`. is_last: (number of a step, state after it) -> whether none follows."""
+
+    max_staleness: int
+    is_last: Callable[[int, SamplingState], bool]
+
+
+def train_step_async(
+    parts: StepParts, stream: PromptRounds, state: SamplingState, step: int, overlap: Overlap
+) -> StepResult:
+    """Update the policy on what was sampled ahead and sample for the next step meanwhile; then give the engine the new
+    weights.
+
+    With nothing to train on there is no update and the weights stay.
+    """
+    timer, sampler = StepTimer(), _Sampler(parts, stream, overlap)
+    sampled = state.ahead
+    if sampled is None:
+        with timer.stage("wait_rollouts"):
+            sampled = sampler.sample(parts, state, step, trained_by=state.version)
+    faults.point("step.sampled")
+    state = replace(sampled.state, version=state.version)
+
+    batch, stats = parts.collate(sampled.kept), None
+    # An update makes the next version of the weights. The step after it trains them.
+    trained_by = state.version + bool(batch.prompts)
+    with Background(partial(sampler.sample_ahead, state, step + 1, trained_by), name="sampling") as sampling:
+        if batch.prompts:
+            with timer.stage("update_actor"):
+                stats = parts.trainer.update(batch)
+            faults.point("step.updated")
+        updated = time.perf_counter()
+        with timer.stage("wait_rollouts"):
+            ahead = sampling.result()
+    metrics = {**sampled.metrics, "timing_s/wait_update": max(updated - sampling.ended_at, 0.0)}
+
+    if stats is not None:
+        with timer.stage("sync_weights"):
+            weights = parts.trainer.publish_weights()
+            parts.engine.load_weights(weights)
+        timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
+        metrics |= {**stats.metrics, **staleness_metrics(sampled.kept, stats.version)}
+        # Images that could be read when their prompt was sampled, and not any more.
+        quarantine = parts.bad_samples.lost(state.quarantine, stats.unreadable, step)
+        state = replace(state, quarantine=quarantine, version=weights.version)
+    if ahead is not None:
+        quarantine = parts.bad_samples.joined(state.quarantine, ahead.state.quarantine, step + 1)
+        state = replace(state, ahead=replace(ahead, state=replace(ahead.state, quarantine=quarantine)))
+
+    metrics |= {**timer.metrics(), **sampler.timings()}
+    metrics |= perf_metrics(metrics, sampler.generated, sampled.rollouts, parts.prompt_length)
+    return StepResult(metrics, sampled.rollouts, state)
+
+
+class _Sampler:
+    """Samples in one step, for this step or for the next. generated: all rollouts that it has sampled."""
+
+    def __init__(self, parts: StepParts, stream: PromptRounds, overlap: Overlap) -> None:
+        self._parts, self._stream, self._overlap = parts, stream, overlap
+        self._timer = StepTimer()
+        self.generated: list[PromptRollouts] = []
+
+    def sample(self, parts: StepParts, state: SamplingState, step: int, trained_by: int) -> Sampled:
+        """As `mars.sampling.sample`, without carried prompts that would be too old.
+
+        trained_by: version of the weights that will train on what is sampled.
+        """
+        bound = self._overlap.max_staleness
+        young = tuple(item for item in state.carried if max(staleness(item, trained_by), default=0) <= bound)
+        sampled = sample(parts, self._stream, replace(state, carried=young), step, self._timer)
+        self.generated += sampled.rollouts
+        return replace(sampled, metrics={**sampled.metrics, "mars/prompts_too_old": len(state.carried) - len(young)})
+
+    def sample_ahead(
+        self, state: SamplingState, step: int, trained_by: int, check: Callable[[], None]
+    ) -> Sampled | None:
+        """Sample for `step`. None if there is no such step. check: as `Background` has it."""
+        if self._overlap.is_last(step - 1, state):
+            return None
+        stoppable = cast(RolloutEngine, _StoppableEngine(self._parts.engine, check))
+        sampled = self.sample(replace(self._parts, engine=stoppable), state, step, trained_by)
+        # The engine reads the images of the round after that while the trainer still updates.
+        requests = self._parts.plan.requests(self._stream.batch(sampled.state.round), step + 1)
+        self._parts.engine.prefetch(requests)
+        return sampled
+
+    def timings(self) -> dict[str, float]:
+        """Of engine and rewards. They overlap with the stages of the step, so they do not add up with them."""
+        metrics = self._timer.metrics()
+        return {key: metrics[key] for key in ("timing_s/gen", "timing_s/reward") if key in metrics}
+
+
+class _StoppableEngine:
+    """A `RolloutEngine` that calls `check` before each call and after each answer of `generate`."""
+
+    def __init__(self, engine: RolloutEngine, check: Callable[[], None]) -> None:
+        self._engine, self._check = engine, check
+
+    def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
+        self._check()
+        for finished in self._engine.generate(requests):
+            self._check()
+            yield finished
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
