@@ -11,6 +11,7 @@ from typing import Any
 from mars import faults
 from mars.answers.record import PromptLength
 from mars.cluster.environment import gc_paused
+from mars.cluster.gathering import Gathering, message_gap_s
 from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
 from mars.cluster.weights import BuildTransfer, WeightOffer
 from mars.cluster.worker import Worker
@@ -48,7 +49,7 @@ class EngineWorker(Worker):
             self._engine = build_engine(self._transfer.receive, self._images.decode)
 
     def generate(self, part: Part) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
-        """Yield the engine's lists of finished samples, one list per message.
+        """Yield lists of finished samples, one list per message, and not more often than every `part.message_gap_s`.
 
         If the engine has room for a request after the last one of `part`, this call ends, and the call with the next
         part goes on from there. The call with the last part yields all that is left, then the engine's counts.
@@ -62,13 +63,17 @@ class EngineWorker(Worker):
             self._generation = self._engine.generate(self._feed)
         self._images.expect(image for request in part.requests for image in request.images)
         self._feed.add(part)
+        gathering = Gathering[FinishedSample | UnreadableRequest](part.message_gap_s)
         for samples in self._generation:
-            if samples:
+            if due := gathering.due(samples):
                 faults.point("engine.samples")
-                yield samples
+                yield due
             if self._feed.is_waited_for:
-                return
-        yield self._engine.counts()
+                break
+        if rest := gathering.rest():
+            yield rest
+        if not self._feed.is_waited_for:
+            yield self._engine.counts()
 
     def _end_generation(self) -> None:
         """End a generation whose next part never came, because the driver has given it up."""
@@ -164,7 +169,8 @@ class RayEngine:
             else:
                 known.append(request)
         shares = self._balancer.split(known)
-        arguments = [in_parts([known[i] for i in share], self._window) for share in shares]
+        gap_s = message_gap_s(len(shares))
+        arguments = [in_parts([known[i] for i in share], self._window, gap_s) for share in shares]
         given_out: set[tuple[int, int | None]] = set()
         for engine, message in self._group.streams("generate", arguments, self._replace):
             if isinstance(message, EngineCounts):
