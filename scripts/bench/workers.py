@@ -31,10 +31,11 @@ from typing import Any
 
 import ray
 
+from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.environment import worker_environment
 from mars.cluster.layout import layout
 from mars.cluster.placement import NodeChoice, Placement
-from mars.cluster.ray_engine import EngineWorker, RayEngine
+from mars.cluster.ray_engine import RayEngine
 from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker_group import WorkerGroup
@@ -134,7 +135,7 @@ def fake_workers(
             return WorkerGroup(worker_class, resources, placement, bundles, passed, str(folder / "logs"), timeout_s)
 
         engines = group(EngineWorker, plan.engines, plan.engine_bundles)
-        engine = RayEngine(engines, prompt_length, samples_in_window(MAX_NUM_SEQS))
+        engine = RayEngine(engines, prompt_length, samples_in_window(MAX_NUM_SEQS), 60.0)
         stack.callback(engine.close)
         trainer = RayTrainer(group(TrainerWorker, plan.ranks, plan.rank_bundles), "object_store", timeout_s)
         stack.callback(trainer.close)
