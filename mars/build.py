@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mars.actor.trainer import PolicyTrainer, RankTrainer, Rendezvous, SkippedRe
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.penalties import OverlongPenalty
 from mars.batching.collate import scoring_batch, train_batch
+from mars.cluster.node_facts import SharedFiles
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.config.run_sections import is_colocated
 from mars.config.schema import SftConfig, TrainConfig
@@ -34,7 +36,7 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
 from mars.tracking.tracker import Tracker
 from mars.tracking.wandb import WandbRun, wandb_factory
 from mars.turns import turns_of
-from mars.types import Sampling, TokenRules
+from mars.types import Prompt, Sampling, TokenRules
 from mars.weights.transfer import WeightTransfer
 
 # Processed images that a worker caches: enough for one prompt, whose other views use them next. A larger cache would
@@ -139,7 +141,20 @@ def workers(
         return local_workers(cluster.device, cluster.threads_per_worker, build_engine, build_alone, colocated)
     from mars.cluster.ray_launch import ray_workers
 
-    return ray_workers(config, build_engine, build_trainer, inputs.prompt_length, log_dir, report)
+    sets = [some.prompts for some in (inputs.train, inputs.evaluation) if some is not None]
+    files = shared_files(config, chain.from_iterable(sets))
+    return ray_workers(config, build_engine, build_trainer, inputs.prompt_length, files, log_dir, report)
+
+
+def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> SharedFiles:
+    """The files that every node with a worker must have: models and images."""
+    models = [config.model.path]
+    if isinstance(config, TrainConfig) and config.algorithm.kl_coefficient > 0 and config.algorithm.kl_reference:
+        models.append(config.algorithm.kl_reference)
+    if config.data.transport == "object_store":  # the images are read on the driver's node alone
+        return SharedFiles.of(models, ())
+    images = (source.image.path for prompt in prompts for source in prompt.sources)
+    return SharedFiles.of(models, images, config.data.image_root)
 
 
 def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardScorer:

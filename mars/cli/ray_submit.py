@@ -17,6 +17,7 @@ import yaml
 from mars import interrupts
 from mars.cli.ray_job import CONFIG_FILE as JOB_CONFIG_FILE
 from mars.cli.ray_job import JOB_FILE, description
+from mars.cli.script import command_of
 from mars.cli.submitted_settings import check_cluster, sent_settings
 from mars.cluster.job_package import files_of_job, write_package
 from mars.cluster.jobs import Job, JobServer, new_job_id
@@ -108,7 +109,7 @@ def _followed(server: JobServer, job_id: str) -> int:
 
 
 def _how_to(server: JobServer, job_id: str) -> str:
-    script = f"bash scripts/ray_submit.sh --address {shlex.quote(server.address)}"
+    script = f"{command_of('ray_submit.sh')} --address {shlex.quote(server.address)}"
     return f"to follow it: {script} --follow {job_id}; to stop it: {script} --stop {job_id}"
 
 
@@ -117,7 +118,7 @@ def _say_end(run_dir: str | None, code: int, server: JobServer) -> None:
         return
     logger.info("the run's directory is %s", run_dir)
     if code not in _NOTHING_TO_RESUME:
-        script = f"bash scripts/ray_submit.sh --address {shlex.quote(server.address)}"
+        script = f"{command_of('ray_submit.sh')} --address {shlex.quote(server.address)}"
         logger.info("exit code %d; to go on: %s --resume %s", code, script, shlex.quote(run_dir))
 
 

@@ -61,6 +61,11 @@ def alive_nodes(by_gpus: bool) -> list[Node]:
     ]
 
 
+def name_of_this_node() -> str:
+    here = ray.get_runtime_context().get_node_id()
+    return next(_name(node, is_alone=True) for node in ray.nodes() if node["NodeID"] == here)
+
+
 def _name(node: Mapping, is_alone: bool) -> str:
     """Host and address; with the beginning of its id if several nodes have this address."""
     host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ray.util.placement_group import (
@@ -56,6 +56,8 @@ class Placement:
         self._check_size()
         self._group, self._nodes = self._reserve(timeout_s)
         self._moved: dict[int, PlacementGroup] = {}
+        self.on_new_node: Callable[[Node, int], None] = lambda node, bundle: None
+        """Called with a node on which a lost bundle has room now, and the bundle."""
 
     def scheduling(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         """Where Ray is to start a worker of this bundle.
@@ -71,12 +73,23 @@ class Placement:
     def has_room(self, bundle: int) -> bool:
         """Whether the resources of this bundle are reserved on a node that is alive."""
         self._move_lost()
-        return bundle not in self._moved or placement_group_table(self._moved[bundle])["state"] == "CREATED"
+        if bundle not in self._moved:
+            return True
+        found = placement_group_table(self._moved[bundle])
+        if found["state"] != "CREATED":
+            return False
+        for node in alive_nodes(self._on_gpus):
+            if node.id == found["bundles_to_node_id"][0]:
+                self.on_new_node(node, bundle)
+        return True
 
-    def nodes(self) -> list[Node]:
-        """Those on which resources were reserved at the start, if they are alive."""
-        homes = set(self._nodes.values())
-        return [node for node in alive_nodes(self._on_gpus) if node.id in homes]
+    def homes(self) -> list[tuple[Node, list[int]]]:
+        """The nodes on which resources were reserved at the start, if they are alive, each with its bundles."""
+        return [
+            (node, bundles)
+            for node in alive_nodes(self._on_gpus)
+            if (bundles := [bundle for bundle, home in self._nodes.items() if home == node.id])
+        ]
 
     def close(self) -> None:
         for group in (self._group, *self._moved.values()):
@@ -154,7 +167,7 @@ def reserved(layout: Layout, cluster: ClusterConfig, fsdp_size: int | None) -> P
     """
     placement = Placement(layout, NodeChoice(cluster.node_strategy, fsdp_size or 1), cluster.start_timeout_s)
     if cluster.address is not None:
-        for node in placement.nodes():
+        for node, _ in placement.homes():
             if node.store_bytes < cluster.object_store_bytes:
                 logger.warning(
                     "cluster.object_store_bytes: the object store of node %s is smaller; got %d bytes, want %d; start "

@@ -14,6 +14,8 @@ from mars.answers.record import PromptLength
 from mars.cluster.engine_worker import BuildEngine, EngineWorker
 from mars.cluster.environment import worker_environment
 from mars.cluster.layout import Layout, gpus_of_engines, layout
+from mars.cluster.node_check import nodes_agree
+from mars.cluster.node_facts import SharedFiles
 from mars.cluster.placement import reserved
 from mars.cluster.ray_engine import RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
@@ -35,13 +37,15 @@ def ray_workers(
     build_engine: BuildEngine,
     build_trainer: BuildTrainer | None,
     prompt_length: PromptLength,
+    files: SharedFiles,
     log_dir: Path,
     report: WorkerReport,
 ) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Start the workers and build engine and trainer on them; stop them when the block ends.
 
     build_trainer: None for evaluation, which needs engines only. prompt_length: of a request, by which engines are
-    balanced. log_dir: for the workers' logs. report: told of workers that are lost and replaced.
+    balanced. files: that all nodes must have. log_dir: for the workers' logs. report: told of workers that are lost and
+    replaced.
     """
     cluster, log_dir = config.cluster, log_dir.absolute()
     colocated = build_trainer is not None and is_colocated(cluster.placement, cluster.kind, cluster.device)
@@ -67,17 +71,19 @@ def ray_workers(
         engine = RayEngine(engines, prompt_length, window, cluster.replace_timeout_s, report)
         stack.callback(unless_ending, engine.close)
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
-        trainer = None
-        if build_trainer is not None:
-            ranks = group(TrainerWorker, plan.ranks, plan.rank_bundles)
-            trainer = RayTrainer(ranks, config.rollout.weight_transfer, cluster.call_timeout_s, report)
-        engine_builds = [] if colocated else engine.start_build(build_engine, transfers, images)
-        if trainer is not None and build_trainer is not None:
-            stack.callback(unless_ending, trainer.close)
-            stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
-            limits = cluster.start_timeout_s, cluster.call_timeout_s
-            builds = trainer.start_build(build_trainer, transfers, images, *limits)
-            trainer.finish_build(builds, cluster.start_timeout_s)
+        trainer, rank_builds = None, []
+        vllm_bundles = plan.engine_bundles if config.rollout.engine == "vllm" else ()
+        with nodes_agree(placement, cluster, files, to_pass, vllm_bundles):
+            engine_builds = [] if colocated else engine.start_build(build_engine, transfers, images)
+            if build_trainer is not None:
+                ranks = group(TrainerWorker, plan.ranks, plan.rank_bundles)
+                trainer = RayTrainer(ranks, config.rollout.weight_transfer, cluster.call_timeout_s, report)
+                stack.callback(unless_ending, trainer.close)
+                stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
+                limits = cluster.start_timeout_s, cluster.call_timeout_s
+                rank_builds = trainer.start_build(build_trainer, transfers, images, *limits)
+        if trainer is not None:
+            trainer.finish_build(rank_builds, cluster.start_timeout_s)
             if colocated:  # one after the other: a vLLM engine needs its share of the GPU to be free while it starts
                 trainer.offload()
                 engine_builds = engine.start_build(

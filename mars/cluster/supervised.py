@@ -14,6 +14,8 @@ from mars.actor.trainer import Rendezvous, SupervisedTrainer
 from mars.cluster.environment import gc_paused, trim_heap, worker_environment
 from mars.cluster.head import check_head
 from mars.cluster.layout import layout
+from mars.cluster.node_check import nodes_agree
+from mars.cluster.node_facts import SharedFiles
 from mars.cluster.placement import reserved
 from mars.cluster.ranks import RankWorker, RayRanks
 from mars.cluster.ray_launch import unless_ending
@@ -79,11 +81,11 @@ class RaySupervised(RayRanks):
 
 @contextmanager
 def ray_ranks(
-    config: SftConfig, build_trainer: BuildSupervised, log_dir: Path, report: WorkerReport
+    config: SftConfig, build_trainer: BuildSupervised, files: SharedFiles, log_dir: Path, report: WorkerReport
 ) -> Iterator[RaySupervised]:
     """Build the ranks on Ray workers; stop them when the block ends.
 
-    log_dir: for the workers' logs. report: told of workers that are lost and replaced.
+    files: that all nodes must have. log_dir: for the workers' logs. report: told of workers that are lost and replaced.
     """
     cluster, log_dir = config.cluster, log_dir.absolute()
     plan = layout(0, 1, config.sft.num_workers, cluster.cpus_per_worker, on_gpu=cluster.device == "cuda", shared=False)
@@ -101,6 +103,7 @@ def ray_ranks(
         trainer = RaySupervised(group, images, report)
         stack.callback(unless_ending, trainer.close)
         stack.enter_context(watchdog.on_stall(trainer.dump_stacks))
-        builds = trainer.start((build_trainer, images), cluster.start_timeout_s, cluster.call_timeout_s)
+        with nodes_agree(placement, cluster, files, to_pass, ()):
+            builds = trainer.start((build_trainer, images), cluster.start_timeout_s, cluster.call_timeout_s)
         trainer.finish_build(builds, cluster.start_timeout_s)
         yield trainer

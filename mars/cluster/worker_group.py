@@ -25,6 +25,9 @@ from mars.errors import WorkerError, WorkerLost
 _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
 _LOST_TIMEOUT_S = 2.0
+_LINGER_S = 0.001
+"""For each call that is waited for: how long to wait for more answers after the first. Each wait looks at all calls,
+and takes about 10 microseconds for each."""
 _LOOK_S = 0.5
 """How often a call looks whether the processes of its workers live."""
 
@@ -152,8 +155,8 @@ class WorkerGroup:
         while True:
             left = max(end - time.monotonic(), 0)
             ready, others = ray.wait(references, timeout=min(left, _LOOK_S))
-            if ready and others:  # a wait looks at all references, so one for each would take a square of time
-                ready, _ = ray.wait(references, timeout=0, num_returns=len(references))
+            if ready and others:
+                ready, _ = ray.wait(references, timeout=_LINGER_S * len(references), num_returns=len(references))
             if ready:
                 return ready
             for index in dict.fromkeys(waiting.values()):

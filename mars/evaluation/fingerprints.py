@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from mars.errors import DataError
+from mars.output.blocks import blocks
 from mars.output.files import check_regular
 from mars.types import RolloutRequest
 
@@ -59,14 +60,5 @@ def prompts_fingerprint(requests: Sequence[RolloutRequest]) -> str:
 
 
 def _blocks(path: Path, number: int, num_bytes: int) -> bytes:
-    """The size of the file and `number` evenly spaced blocks of it, or the whole content of a small file."""
     check_regular(path)
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        if size <= number * num_bytes:
-            return f":{size}".encode() + stream.read()
-        parts = [f":{size}".encode()]
-        for block in range(number):
-            stream.seek((size - num_bytes) * block // (number - 1))
-            parts.append(stream.read(num_bytes))
-    return b"".join(parts)
+    return blocks(path, number, num_bytes)

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from mars import interrupts, watchdog
 from mars.actor.trainer import Rendezvous, SupervisedTrainer
-from mars.build import CACHED_IMAGES, tracker_copies
+from mars.build import CACHED_IMAGES, shared_files, tracker_copies
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
 from mars.checks.model import ModelCheck
+from mars.cluster.node_facts import SharedFiles
 from mars.cluster.restarts import WorkerReport
 from mars.config.schema import SftConfig
 from mars.data.pixels.images import DecodeImage, decode_image
@@ -86,7 +88,9 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
         processes = record_attempt(config, overrides, {}, start, last, catalogue.events)
         report, attempt = worker_report(catalogue.events, processes), processes.folder
         spec = SupervisedSpec(config, rows.form.encoder.token_rules(), last)
-        with ranks(config, spec, attempt, report) as trainer:
+        sets = [some.prompts for some in (rows.train, rows.held_out) if some is not None]
+        files = shared_files(config, chain.from_iterable(sets))
+        with ranks(config, spec, files, attempt, report) as trainer:
             processes.update()
             interrupts.set_grace(config.checkpoint.grace_s)
             parts = SupervisedParts(trainer, Batches(rows.form, config.sft, config.run.seed), stream, rows.held_out)
@@ -102,9 +106,9 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
 
 
 def ranks(
-    config: SftConfig, spec: SupervisedSpec, log_dir: Path, report: WorkerReport
+    config: SftConfig, spec: SupervisedSpec, files: SharedFiles, log_dir: Path, report: WorkerReport
 ) -> AbstractContextManager[SupervisedTrainer]:
-    """The trainer, in this process or on Ray workers (`cluster.kind`)."""
+    """The trainer, in this process or on Ray workers (`cluster.kind`). files: that all their nodes must have."""
     cluster = config.cluster
     if cluster.kind == "local":
         from mars.cluster.local import local_rank
@@ -113,4 +117,4 @@ def ranks(
         return local_rank(cluster.device, cluster.threads_per_worker, partial(spec, alone))
     from mars.cluster.supervised import ray_ranks
 
-    return ray_ranks(config, spec, log_dir, report)
+    return ray_ranks(config, spec, files, log_dir, report)

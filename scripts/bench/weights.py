@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 from mars.build import EngineSpec, TrainerSpec
 from mars.cluster import ray_launch
 from mars.cluster.engine_worker import EngineWorker
+from mars.cluster.node_facts import SharedFiles
 from mars.cluster.ray_engine import RayEngine
 from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
 from mars.cluster.weights import build_transfer
@@ -150,7 +151,7 @@ def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[f
     rules = PromptEncoder.from_pretrained(config.model.path).token_rules()
     seconds: dict[str, list[float]] = {way: [] for way in (*WAYS, LOADING)}
     specs = EngineSpec(config, rules, 2), TrainerSpec(config, rules)
-    with ray_launch.ray_workers(config, *specs, _prompt_length, log_dir, no_report) as (engine, trainer):
+    with ray_launch.ray_workers(config, *specs, _prompt_length, SharedFiles(), log_dir, no_report) as (engine, trainer):
         assert isinstance(engine, RayEngine)
         assert isinstance(trainer, RayTrainer)
         assert trainer._sender is not None

@@ -7,16 +7,14 @@ import time
 
 import pytest
 import ray
-from ray._private.authentication_test_utils import reset_auth_token_state
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from mars.cluster.environment import inherited
 from mars.cluster.layout import layout
 from mars.cluster.placement import NodeChoice, Placement
-from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
 from mars.errors import SetupError
+from tests.clusters.joined import joined as join
 from tests.clusters.ray_nodes import NodeSpec, ray_nodes
 
 
@@ -35,11 +33,8 @@ def nodes():
 
 @pytest.fixture
 def joined(nodes):
-    with inherited(nodes.environment):
-        reset_auth_token_state()  # Ray looks for a token when it is imported
-        with ray_cluster(nodes.address, 2**26, 0, {}):
-            yield nodes
-    reset_auth_token_state()
+    with join(nodes):
+        yield nodes
 
 
 def hosts(placement, plan, tmp_path):

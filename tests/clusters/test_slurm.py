@@ -23,7 +23,8 @@ NUM_STEPS = 6
 SETTINGS = ("rollout=hf", "actor.num_workers=1", "cluster.cpus_per_worker=1", f"run.num_steps={NUM_STEPS}",
             "run.dir=run", "data.prompts_per_step=2", "actor.prompts_per_update=2", "evaluation.every=0")  # fmt: skip
 TIMINGS = ("timing_s/", "perf/")
-TIMEOUT_S = 250.0
+TIMEOUT_S = 500.0
+pytestmark = pytest.mark.timeout(600)  # it starts many processes
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,15 @@ while :; do sleep 0.05; done
 ON_THE_HEAD = """
 cd "$1"
 (exec -a 'ray::TrainerWorker.update' sleep 1000) &
-bash driver.sh -m mars.main &
+bash -m mars.main &
 bash -c 'true; sleep 1000; : python -m mars.main' & # a shell that only speaks of it
-other=$!
+shell=$!
+bash submitter job submit -- exec python -m mars.main &
+submitter=$!
 until [ -e "$RECORD" ]; do sleep 0.02; done
 bash "$HOOK"
 echo hook >>"$RECORD"
-kill -0 $other && echo other >>"$RECORD"
+kill -0 $shell && kill -0 $submitter && echo others >>"$RECORD"
 """
 ON_A_WORKER = """
 (exec -a 'ray::EngineWorker.generate' sleep 1000) &
@@ -50,7 +52,8 @@ pytestmark = pytest.mark.skipif(bool(no_process_namespaces()), reason=no_process
 @pytest.fixture
 def in_a_pod(tmp_path):
     """script -> what the processes have recorded, in the order in which it happened."""
-    (tmp_path / "driver.sh").write_text(DRIVER)
+    (tmp_path / "mars.main").write_text(DRIVER)
+    (tmp_path / "submitter").write_text("true; sleep 1000")
 
     def run(script: str) -> list[str]:
         record = tmp_path / "record"
@@ -63,7 +66,7 @@ def in_a_pod(tmp_path):
 
 
 def test_the_driver_saves_before_the_hook_ends(in_a_pod):
-    assert in_a_pod(ON_THE_HEAD) == ["saved", "hook", "other"]
+    assert in_a_pod(ON_THE_HEAD) == ["saved", "hook", "others"]
 
 
 def test_a_pod_of_workers_waits_for_them(in_a_pod):

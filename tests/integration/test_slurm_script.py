@@ -5,6 +5,7 @@ tests/clusters/test_slurm.py has jobs with real Ray nodes and real training.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -217,3 +218,18 @@ def test_the_usage_and_a_call_without_slurm():
     refused = subprocess.run(["bash", SCRIPT, "--", "quickstart"], capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "start it with sbatch" in refused.stderr
+
+
+def test_waiting_for_nodes_ends_with_the_reason(capsys, monkeypatch):
+    from mars.cluster import wait_for_nodes
+
+    with socket.socket() as silent:  # bound, and not listening
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert wait_for_nodes.main([address, "1", "0"]) == 4
+    assert capsys.readouterr().err.startswith(f"no Ray cluster answers at {address} (")
+    monkeypatch.setattr(wait_for_nodes, "alive_nodes", lambda address: ["10.0.0.1", "10.0.0.2"])
+    assert wait_for_nodes.main(["10.0.0.1:6379", "2", "0"]) == 0
+    assert wait_for_nodes.main(["10.0.0.1:6379", "3", "0"]) == 4
+    message = "2 of 3 nodes have joined the Ray cluster at 10.0.0.1:6379: 10.0.0.1, 10.0.0.2, after 0 s"
+    assert capsys.readouterr().err.strip() == message

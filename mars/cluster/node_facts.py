@@ -1,0 +1,127 @@
+"""What a node has of what all nodes must share: packages, mars' code, model files, images.
+
+Imports the standard library and mars/output/blocks.py. Both are sent to the nodes whole, so that they also run where
+mars is another one or missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mars.output.blocks import blocks
+
+Facts = Mapping[str, str]
+"""Name of a package or file -> its version, digest or size. What a node does not have is not in it."""
+
+_MOST_IMAGES = 4096
+_BLOCKS = 64, 16384
+"""Number and bytes of the blocks of a file that are compared; smaller files are compared wholly."""
+_THREADS = 16
+"""Most of the time is waiting for a file system of the network."""
+_MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".py")
+
+
+@dataclass(frozen=True)
+class SharedFiles:
+    """Files that all nodes must have. models: folders of models. images: some of the run's image files.
+
+    num_images: how many image files the run has. image_root: data.image_root on the driver's node, without links; None
+    if it is null.
+    """
+
+    models: Sequence[str] = ()
+    images: Sequence[str] = ()
+    num_images: int = 0
+    image_root: str | None = None
+
+    @classmethod
+    def of(cls, models: Iterable[str], images: Iterable[str], image_root: str | None = None) -> SharedFiles:
+        """models: names of models; those that are no folder here are on the hub and are left out.
+
+        images: files of the run, with repetitions. Of more than 4096 files evenly spaced ones are taken, because each
+        takes the node a round trip to a file server.
+        """
+        files = list(dict.fromkeys(images))
+        number = min(len(files), _MOST_IMAGES)
+        some = [files[i * len(files) // number] for i in range(number)]
+        folders = [model for model in dict.fromkeys(models) if Path(model).is_dir()]
+        return cls(folders, some, len(files), None if image_root is None else os.path.realpath(image_root))
+
+
+def node_facts(
+    packages: Sequence[str], models: Sequence[str], images: Sequence[str], roots: tuple[str, str] | None
+) -> dict[str, dict[str, str]]:
+    """Of the node on which it is called. Imports no package.
+
+    roots: data.image_root on the driver's node, and the environment variable that says which folder it is here.
+    Returns the `Facts` "packages" (versions, without what follows a "+"), "code" (source files of mars), "model" and
+    "images" (files of `SharedFiles`).
+    """
+    versions = {name: found for name in packages if (found := _version(name)) is not None}
+    sources = _sources()
+    model_files = {str(path): path for model in models for path in _model_files(model)}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        code = pool.map(_digest, sources.values())
+        weights = pool.map(_digest, model_files.values())
+        sizes = pool.map(_size, [_here(image, roots) for image in images])
+        return {
+            "packages": {"python": platform.python_version()} | versions,
+            "code": _found(sources, code),
+            "model": _found(model_files, weights),
+            "images": _found(images, sizes),
+        }
+
+
+def _found(names: Iterable[str], facts: Iterable[str | None]) -> dict[str, str]:
+    return {name: fact for name, fact in zip(names, facts, strict=True) if fact is not None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError:
+        return None
+
+
+def _sources() -> dict[str, Path]:
+    """mars' source files on this node: "mars/step.py" -> its path."""
+    spec = importlib.util.find_spec("mars")
+    if spec is None or spec.origin is None:
+        return {}
+    folder = Path(spec.origin).parent
+    return {path.relative_to(folder.parent).as_posix(): path for path in sorted(folder.rglob("*.py"))}
+
+
+def _model_files(folder: str) -> list[Path]:
+    return sorted(path for path in Path(folder).glob("*") if path.suffix in _MODEL_FILES)
+
+
+def _here(image: str, roots: tuple[str, str] | None) -> Path:
+    """Where a worker of this node looks for an image, as mars/data/pixels/mounted.py says."""
+    root = os.environ.get(roots[1]) if roots is not None else None
+    if roots is None or root is None or os.path.commonpath([image, roots[0]]) != roots[0]:
+        return Path(image)
+    return Path(root) / os.path.relpath(image, roots[0])
+
+
+def _digest(path: Path) -> str | None:
+    """None for a file that cannot be read."""
+    try:
+        return sha256(blocks(path, *_BLOCKS)).hexdigest()[:16] if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _size(path: Path) -> str | None:
+    try:
+        return str(path.stat().st_size) if path.is_file() else None
+    except OSError:
+        return None
