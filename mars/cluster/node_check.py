@@ -24,6 +24,8 @@ from mars.errors import SetupError, WorkerError
 from mars.output import blocks as blocks_module
 
 _ASKED = (*PACKAGES, *ENGINE_PACKAGES)
+_NEW_NODE_S = 60.0
+"""How long a node on which a lost worker is to start may take for its answer."""
 
 
 class NodeCheck:
@@ -62,6 +64,21 @@ class NodeCheck:
         if any(found.values()):
             raise SetupError(message(name_of_this_node(), found))
 
+    def agrees(self, node: Node, runs_vllm: bool) -> bool:
+        """Ask one node, if it has not been asked yet. False if it does not answer: it may be lost too, so that it is
+        asked again the next time. Raises SetupError as `finish`."""
+        if (node.id, runs_vllm) in self._seen:
+            return True
+        self.start(node, runs_vllm)
+        (_, _, asked), self._asked = self._asked[0], []
+        found = self._compared(node_facts(*self._arguments, None), runs_vllm, asked, time.monotonic() + _NEW_NODE_S)
+        if any(each.kind == "answer" for each in found):
+            self._seen.discard((node.id, runs_vllm))
+            return False
+        if found:
+            raise SetupError(message(name_of_this_node(), {node.name: found}))
+        return True
+
     def _compared(self, here: Mapping[str, Facts], runs_vllm: bool, asked: Any, until: float) -> list[Difference]:
         try:
             there = ray.get(asked, timeout=max(until - time.monotonic(), 0))
@@ -90,13 +107,9 @@ def nodes_agree(
         return
     check = NodeCheck(files, environment, cluster.start_timeout_s)
 
-    def on_new_node(node: Node, bundle: int) -> None:
-        check.start(node, bundle in vllm_bundles)
-        check.finish()
-
     for node, bundles in placement.homes():
         check.start(node, not set(bundles).isdisjoint(vllm_bundles))
-    placement.on_new_node = on_new_node
+    placement.may_start_on = lambda node, bundle: check.agrees(node, bundle in vllm_bundles)
     try:
         yield
     except WorkerError:

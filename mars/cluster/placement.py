@@ -56,8 +56,8 @@ class Placement:
         self._check_size()
         self._group, self._nodes = self._reserve(timeout_s)
         self._moved: dict[int, PlacementGroup] = {}
-        self.on_new_node: Callable[[Node, int], None] = lambda node, bundle: None
-        """Called with a node on which a lost bundle has room now, and the bundle."""
+        self.may_start_on: Callable[[Node, int], bool] = lambda node, bundle: True
+        """Asked about a node on which a lost bundle has room now: node, bundle."""
 
     def scheduling(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         """Where Ray is to start a worker of this bundle.
@@ -78,10 +78,8 @@ class Placement:
         found = placement_group_table(self._moved[bundle])
         if found["state"] != "CREATED":
             return False
-        for node in alive_nodes(self._on_gpus):
-            if node.id == found["bundles_to_node_id"][0]:
-                self.on_new_node(node, bundle)
-        return True
+        home = found["bundles_to_node_id"][0]
+        return any(self.may_start_on(node, bundle) for node in alive_nodes(self._on_gpus) if node.id == home)
 
     def homes(self) -> list[tuple[Node, list[int]]]:
         """The nodes on which resources were reserved at the start, if they are alive, each with its bundles."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mars.cluster.layout import layout
-from mars.cluster.node_check import nodes_agree
+from mars.cluster.node_check import NodeCheck, nodes_agree
 from mars.cluster.node_facts import SharedFiles
+from mars.cluster.nodes import alive_nodes
 from mars.cluster.placement import NodeChoice, Placement
 from mars.config.run_sections import ClusterConfig
 from mars.errors import SetupError, WorkerLost
@@ -70,6 +71,12 @@ def test_the_nodes_of_a_run_are_compared_with_the_driver(nodes, tmp_path, monkey
         assert "safetensors  0.0.1" in lines[2]
         assert "2 of " in lines[3]
         assert "checked differ, first mars/new.py: only there" in lines[3]
+
+        by_ip = {node.name.partition("(")[2].rstrip(")"): node for node in alive_nodes(by_gpus=False)}
+        later = NodeCheck(SharedFiles(), {}, 60.0)
+        assert later.agrees(by_ip[nodes.workers[0].ip], runs_vllm=False)
+        with pytest.raises(SetupError, match="only there"):  # as when a lost worker is to start there
+            later.agrees(by_ip[different.ip], runs_vllm=False)
 
         def fail():
             raise WorkerLost("cluster: start of a worker failed")
