@@ -191,6 +191,13 @@ def end_now(error: MarsError) -> bool:
     return True
 
 
+def ends_with(error: MarsError) -> None:
+    """The process ends early because of this error, which the main thread is raising: without the exit hooks of
+    libraries, which would wait for what is lost."""
+    if _installed is not None:
+        _installed.begin(error)
+
+
 def reason() -> MarsError | None:
     """Why the process is ending early, None while it goes on."""
     return None if _installed is None else _installed.reason

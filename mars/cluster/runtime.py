@@ -21,7 +21,7 @@ from mars.cluster.environment import inherited, loopback_environment
 from mars.cluster.guard import MARK, Guard
 from mars.cluster.head import watch_head
 from mars.cluster.joined import watch_joined
-from mars.errors import SetupError
+from mars.errors import SetupError, WorkerError
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,10 @@ def ray_cluster(
             try:
                 with watch_joined():
                     yield environment
+            except WorkerError as error:
+                # With a node lost, Ray's shutdown was seen to hang, and to end this process with exit code 1.
+                interrupts.ends_with(error)
+                raise
             finally:
                 connection.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,3 +91,24 @@ def test_a_lost_engine_moves_or_is_left_out_until_a_node_has_room(nodes, train, 
     assert found == rows(undisturbed(len(found)))
     assert not run.events("trainer_rebuilt")
     assert run.workers_alive() == []
+
+
+def test_without_the_head_all_processes_of_a_run_end_and_a_new_cluster_goes_on(train, undisturbed):
+    """Last: the head is gone then."""
+    with ray_nodes(HEAD, [NodeSpec(), NodeSpec()]) as first:
+        run = train(first, f"run.num_steps={STEPS}", stops=(3,))
+        run.until_stopped()
+        first.head.kill()
+        start = time.monotonic()
+        run.go_on()
+        assert run.exit_code() == 5, run.stderr[-3000:]
+        assert "the Ray cluster is lost" in run.stderr
+        assert f"mars resume {run.run_dir}" in run.stderr
+        while run.workers_alive() and time.monotonic() < start + 40:  # Ray alone takes a minute
+            time.sleep(0.5)
+        assert run.workers_alive() == []
+    with ray_nodes(HEAD, [NodeSpec(), NodeSpec()]) as second:
+        again = train(second, f"run.num_steps={STEPS}", "run.resume=true")
+        assert again.exit_code() == 0, again.stderr[-3000:]
+    assert rows(run.run_dir) == rows(undisturbed(STEPS))
+    assert policy(run.run_dir) == policy(undisturbed(STEPS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import tempfile
 import time
@@ -55,11 +56,13 @@ class Submitted:
 def sbatch(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Submitted]]:
     """Submits a job from a folder that is not the project's. silent: nodes that never start what they are given."""
     jobs: list[Job] = []
+    ray_dirs: list[Path] = []
 
     def sbatch(nodes: int, *overrides: str, silent: tuple[str, ...] = (), **variables: str) -> Submitted:
         folder = tmp_path_factory.mktemp("slurm")
         here, ray_dir = folder / "here", Path(tempfile.mkdtemp(prefix="ms-"))  # short: Ray's sockets are in it
         here.mkdir()
+        ray_dirs.append(ray_dir)
         settings = [*workshop.overrides()[1:], *SETTINGS, *overrides]
         arguments = [f"--nodes={nodes}", str(SCRIPT), *OBJECT_STORE, "--", "quickstart", *settings]
         common = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(ray_dir)}
@@ -70,6 +73,8 @@ def sbatch(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iter
     yield sbatch
     for job in jobs:
         job.close()
+    for ray_dir in ray_dirs:
+        shutil.rmtree(ray_dir)
 
 
 def _free_port() -> int:
