@@ -1,4 +1,4 @@
-"""Runs on several nodes compute what they do on one, also when nodes are killed, stopped or cut off."""
+"""Runs on several nodes compute what they do on one, also when a node is killed."""
 
 from __future__ import annotations
 
