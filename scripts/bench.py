@@ -23,6 +23,7 @@ BENCHMARKS = {
     "scale": "time and memory over samples, prompts, sources, image sizes and many steps",
     "advantages": "advantages of a million rollouts, compared with a plain Python loop",
     "checkpoint": "how long a checkpoint blocks a step, its size on disk, and the cost of supervision",
+    "schedule": "a step that samples the next one's responses during its update, and one that does not",
     "weights": "how long new weights take to the engines, by object store and by broadcast",
     "gpu": "steps of a 3B model on one or more GPUs, with the share of peak FLOP/s",
 }
