@@ -13,7 +13,7 @@ from mars.data.order.stream import PromptStream
 from mars.data.pixels.images import DecodeImage, decode_image, decoded_size
 from mars.data.prompts.boxes import BoxFrames, truth_frame
 from mars.data.prompts.budget import ImageBudget, check_names, num_image_tokens, source_budgets
-from mars.data.prompts.chat import PromptEncoder, prompt_length
+from mars.data.prompts.chat import CACHED_PROMPTS, PromptEncoder, prompt_length
 from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_rows
 from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.templates import PromptTemplate, TemplateOf
@@ -93,13 +93,23 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
 def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
     """Read the model's files. Raises SetupError if one is missing, or if the model's family is not supported."""
     model = config.model
-    encoder = PromptEncoder.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    encoder = PromptEncoder.from_pretrained(
+        model.path, trust_remote_code=model.trust_remote_code, cached_prompts=_cached_prompts(config)
+    )
     budget = image_budget(config)
     where = f"model.path: {model.path}/config.json"
     family = family_of(model_type_of(model.path), where)
     check_language(family, read_json(model.path, "config.json"), where)
     box_space = family.box_space if model.box_space == "auto" else model.box_space
     return PromptFormat(encoder, budget, BoxFrames(box_space, budget))
+
+
+def _cached_prompts(config: TrainConfig | SftConfig) -> int:
+    """Views whose ids are kept: those of a round and of the next, which are encoded to read images ahead, and again
+    when they are sampled. Counted with four views for a prompt; of more, some are encoded twice."""
+    if isinstance(config, SftConfig):
+        return CACHED_PROMPTS
+    return max(CACHED_PROMPTS, 2 * 4 * config.data.prompts_per_step)
 
 
 def image_budget(config: TrainConfig | SftConfig) -> ImageBudget:

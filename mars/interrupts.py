@@ -94,6 +94,10 @@ class _Interrupts:
             self.held = True
         self.raise_reason()
 
+    def settle(self) -> None:
+        with self._lock:
+            self.reason, self.held = None, True  # held: the thread may not have seen the signal yet
+
     def _watch(self) -> None:
         deadline: float | None = None
         num_signals = 0
@@ -249,7 +253,7 @@ def settle() -> None:
     A second signal still ends it at once.
     """
     if _installed is not None:
-        _installed.reason = None
+        _installed.settle()
 
 
 def finish() -> MarsError | None:

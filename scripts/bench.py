@@ -24,7 +24,9 @@ BENCHMARKS = {
     "advantages": "advantages of a million rollouts, compared with a plain Python loop",
     "checkpoint": "how long a checkpoint blocks a step, its size on disk, and the cost of supervision",
     "schedule": "a step that samples the next one's responses during its update, and one that does not",
+    "driver": "processor time and memory of the driver for each rollout, at 1,000 to 10,000 prompts in a step",
     "weights": "how long new weights take to the engines, by object store and by broadcast",
+    "images": "what it costs to send images to the nodes of a cluster, compared with files that every node has",
     "gpu": "steps of a 3B model on one or more GPUs, with the share of peak FLOP/s",
 }
 

@@ -7,6 +7,7 @@ pack without images needs (mars/batching/plan.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from typing import Any, TypeVar, cast
 
 Rows = TypeVar("Rows", bound=Sequence[Any])
@@ -58,16 +59,46 @@ def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -
     Example: costs [6, 5, 4, 3], opening costs 0, budget 10 -> [[0, 2], [1, 3]].
     """
     packs: list[list[int]] = []
-    room: list[int] = []
+    room = _FirstWithRoom(len(costs))
     for item, (cost, opening) in enumerate(zip(costs, opening_costs, strict=True)):
-        pack = next((i for i, left in enumerate(room) if cost <= left), None)
+        pack = room.first(cost)
         if pack is None:
+            room.set(len(packs), budget - opening - cost)
             packs.append([item])
-            room.append(budget - opening - cost)
         else:
             packs[pack].append(item)
-            room[pack] -= cost
+            room.set(pack, room.of(pack) - cost)
     return packs
+
+
+class _FirstWithRoom:
+    """The room left in each of `size` packs; finds the first with enough of it in log(size) comparisons.
+
+    A binary tree in a list: node i has the children 2 i and 2 i + 1 and the larger of their rooms; leaves are packs.
+    A pack that is not open has room -1.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._leaves = 1 << max(size - 1, 0).bit_length()
+        self._most = [-1] * (2 * self._leaves)
+
+    def of(self, pack: int) -> int:
+        return self._most[self._leaves + pack]
+
+    def set(self, pack: int, room: int) -> None:
+        node = self._leaves + pack
+        self._most[node] = room
+        while node > 1:
+            node //= 2
+            self._most[node] = max(self._most[2 * node], self._most[2 * node + 1])
+
+    def first(self, cost: int) -> int | None:
+        if self._most[1] < cost:
+            return None
+        node = 1
+        while node < self._leaves:
+            node = 2 * node + (self._most[2 * node] < cost)
+        return node - self._leaves
 
 
 def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -> list[list[int]]:
@@ -80,12 +111,16 @@ def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -
     Example: costs [6, 5, 4, 3], opening costs 0, 2 packs -> [[0, 3], [1, 2]].
     """
     packs: list[list[int]] = [[] for _ in range(num_packs)]
-    totals = [0] * num_packs
+    opened: list[tuple[int, int]] = []  # a heap of (cost, number) of the packs that have items
+    num_opened = 0  # packs are opened in order
     for item, (cost, opening) in enumerate(zip(costs, opening_costs, strict=True)):
-        grown = [total + cost + (0 if pack else opening) for total, pack in zip(totals, packs, strict=True)]
-        smallest = grown.index(min(grown))
-        packs[smallest].append(item)
-        totals[smallest] = grown[smallest]
+        if num_opened < num_packs and (not opened or (opening, num_opened) < opened[0]):
+            total, pack = opening, num_opened
+            num_opened += 1
+        else:
+            total, pack = heappop(opened)
+        heappush(opened, (total + cost, pack))
+        packs[pack].append(item)
     return packs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from heapq import heapreplace
 from typing import Literal
 
 from mars.batching.packs import at_least, packs_in_step, split_responses
@@ -24,11 +25,11 @@ def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
     """
     if num_ranks < 1:
         raise ValueError(f"num_ranks must be 1 or more; got {num_ranks}")
-    totals = [0] * num_ranks
     members: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [(0, 0, rank) for rank in range(num_ranks)]  # a heap of (cost, number of items, rank)
     for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        rank = min(range(num_ranks), key=lambda r: (totals[r], len(members[r]), r))
-        totals[rank] += costs[index]
+        total, number, rank = loads[0]
+        heapreplace(loads, (total + costs[index], number + 1, rank))
         members[rank].append(index)
     return [sorted(indices) for indices in members]
 

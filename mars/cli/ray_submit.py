@@ -80,7 +80,7 @@ def submit(
     if not wait:
         typer.echo(f"{job_id}\n{_how_to(server, job_id)}")
         return 0
-    code = _followed(server, job_id, stop_s)
+    code = _followed(server, job_id)
     _say_end(submission.run_dir, code, server)
     return code
 
@@ -89,7 +89,7 @@ def follow(address: str | None, job_id: str) -> int:
     """Print what a job prints, and return its exit code."""
     server = JobServer(server_address(address, os.environ))
     interrupts.say_consequence(_how_to(server, job_id))
-    return _followed(server, job_id, math.ceil(_LONG_GRACE_S))
+    return _followed(server, job_id)
 
 
 def stop(address: str | None, job_id: str) -> None:
@@ -100,8 +100,7 @@ def stop(address: str | None, job_id: str) -> None:
         typer.echo(f"job {job_id} is not running")
 
 
-def _followed(server: JobServer, job_id: str, stop_s: int) -> int:
-    interrupts.set_grace(stop_s + _STOP_MARGIN_S)
+def _followed(server: JobServer, job_id: str) -> int:
     try:
         return server.follow(job_id)
     except LostContact as error:

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ _ANSWER_S = 30.0
 _LOST_AFTER_S = 60.0
 _LAST_OUTPUT_S = 20.0
 _INTERRUPTED = 75
+_NO_SUCH_JOB = "status code 404"
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray would take them before the address it is given
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _NO_ANSWER = (requests.RequestException, OSError)
@@ -103,11 +104,8 @@ class JobServer:
             raise RuntimeError(f"status {answer.status_code}")
 
     def stop(self, job_id: str) -> bool:
-        """Send SIGTERM to the job. Returns False if it is not running. Raises SetupError."""
-        try:
-            return self._client.stop_job(job_id)
-        except (*_NO_ANSWER, RuntimeError) as error:
-            raise SetupError(f"job {job_id}: it cannot be stopped: {_first_line(error)}") from error
+        """Send SIGTERM to the job. Returns False if it is not running. Raises SetupError or LostContact."""
+        return self._answer(job_id, self._client.stop_job)
 
     def follow(self, job_id: str) -> int:
         """Print what the job prints until it ends, and return its exit code. The first Ctrl-C stops the job.
@@ -115,35 +113,43 @@ class JobServer:
         Raises LostContact if the job server does not answer for a minute, SetupError if there is no such job, and
         WorkerError if the job could not start or was lost.
         """
-        output = _Output(self._client, job_id)
-        try:
-            details = self._wait_for_end(job_id)
-        except KeyboardInterrupt:
-            logger.info("stopping job %s; the run saves its state; Ctrl-C again leaves it to itself", job_id)
-            while not self.stop(job_id) and not self._details(job_id).status.is_terminal():
-                time.sleep(_RETRY_S)  # it has not started yet
-            details = self._wait_for_end(job_id)
-            interrupts.settle()
-        output.finish()
+        with _Output(self._client, job_id):
+            details = self._end_of(job_id)
         if details.driver_exit_code is not None:
             return _as_exit_code(details.driver_exit_code)
         if details.status == "STOPPED":
-            code = _EXIT_CODE.search(self._client.get_job_logs(job_id))
+            code = _EXIT_CODE.search(self._answer(job_id, self._client.get_job_logs))
             return int(code[1]) if code else _INTERRUPTED
         raise WorkerError(f"job {job_id}: {details.message}")
 
-    def _wait_for_end(self, job_id: str):
+    def _end_of(self, job_id: str) -> Any:
+        try:
+            return self._wait_for_end(job_id)
+        except KeyboardInterrupt:
+            interrupts.settle()
+        logger.info("stopping job %s; the run saves its state; Ctrl-C again leaves it to itself", job_id)
+        while not self._answer(job_id, self._client.stop_job):
+            if self._details(job_id).status.is_terminal():
+                break
+            time.sleep(_RETRY_S)  # it has not started yet
+        return self._wait_for_end(job_id)
+
+    def _wait_for_end(self, job_id: str) -> Any:
         while not (details := self._details(job_id)).status.is_terminal():
             time.sleep(_POLL_S)
         return details
 
-    def _details(self, job_id: str):
+    def _details(self, job_id: str) -> Any:
+        return self._answer(job_id, self._client.get_job_info)
+
+    def _answer(self, job_id: str, ask: Callable[[str], Any]) -> Any:
+        """What the job server answers about the job. Asks again for a minute if it does not."""
         lost_at = time.monotonic() + _LOST_AFTER_S
         while True:
             try:
-                return self._client.get_job_info(job_id)
+                return ask(job_id)
             except (*_NO_ANSWER, RuntimeError) as error:
-                if "status code 404" in str(error):
+                if _NO_SUCH_JOB in str(error):
                     raise SetupError(f"job {job_id}: {self.address} has no such job") from error
                 if time.monotonic() > lost_at:
                     raise LostContact(
@@ -153,7 +159,7 @@ class JobServer:
             time.sleep(_RETRY_S)
 
 
-def _client_of(address: str):
+def _client_of(address: str) -> Any:
     """Ray's client of job servers, with a deadline for each answer: Ray has none."""
     for name in _ADDRESS_VARIABLES:
         os.environ.pop(name, None)
@@ -178,24 +184,32 @@ def _client_of(address: str):
 
 
 class _Output:
-    """Copies what a job prints to stdout, in a thread. After a lost connection it goes on where it was."""
+    """Inside the block, copies what a job prints to stdout, in a thread, also after lost connections.
 
-    def __init__(self, client, job_id: str) -> None:
+    At the end of the block the job has ended: what is left is printed, unless an exception ends the block.
+    """
+
+    def __init__(self, client: Any, job_id: str) -> None:
         self._client, self._job_id = client, job_id
         self._printed = 0
-        self._ended = threading.Event()
+        self._ended, self._given_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="job-output", daemon=True)
+
+    def __enter__(self) -> None:
         self._thread.start()
 
-    def finish(self) -> None:
-        """Called when the job has ended: print what is left."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
-        self._thread.join(_LAST_OUTPUT_S)
+        if kind is None:
+            self._thread.join(_LAST_OUTPUT_S)
+            if self._thread.is_alive():
+                logger.warning("job %s: its last output could not be read", self._job_id)
+        self._given_up.set()
 
     def _run(self) -> None:
         import aiohttp
 
-        while True:
+        while not self._given_up.is_set():
             ended = self._ended.is_set()
             try:
                 asyncio.run(self._copy())
@@ -203,10 +217,7 @@ class _Output:
                     return
             except (aiohttp.ClientError, RuntimeError, OSError) as error:
                 logger.debug("job %s: the connection for its output was lost: %s", self._job_id, error)
-                if ended:
-                    logger.warning("job %s: its last output could not be read: %s", self._job_id, _first_line(error))
-                    return
-            self._ended.wait(_RETRY_S)
+            self._given_up.wait(_RETRY_S)
 
     async def _copy(self) -> None:
         seen = 0

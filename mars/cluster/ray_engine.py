@@ -51,14 +51,15 @@ class EngineWorker(Worker):
         """Yield the engine's lists of finished samples, one list per message.
 
         If the engine has room for a request after the last one of `part`, this call ends, and the call with the next
-        part goes on from there. The call with the last part yields all that is left, then the engine's counts.
+        part goes on from there. The call with the last part yields all that is left, then the counts of the generation.
+        A generation that the driver has given up is in no counts.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
         if not self._has_all_weights:
             raise WorkerError(f"{self.name} has not all weights of its last update")
         if part.is_first:
             self._end_generation()
-            self._feed = Feed()
+            self._feed, self._counts_before = Feed(), self._engine.counts()
             self._generation = self._engine.generate(self._feed)
         self._images.expect(image for request in part.requests for image in request.images)
         self._feed.add(part)
@@ -68,7 +69,7 @@ class EngineWorker(Worker):
                 yield samples
             if self._feed.is_waited_for:
                 return
-        yield self._engine.counts()
+        yield self._engine.counts() - self._counts_before
 
     def _end_generation(self) -> None:
         """End a generation whose next part never came, because the driver has given it up."""
@@ -118,9 +119,7 @@ class RayEngine:
     ) -> None:
         self._group, self._window, self._report = group, window, report
         self._balancer = Balancer(prompt_length, len(group.workers))
-        self._counts = [EngineCounts() for _ in group.workers]
-        # What the engines before this one had counted, for each worker.
-        self._counted_before = [EngineCounts() for _ in group.workers]
+        self._counts = EngineCounts()
         self._restarts = RestartBudget()
         self._weights: WeightUpdate | None = None
         self._is_asleep = False
@@ -168,7 +167,7 @@ class RayEngine:
         given_out: set[tuple[int, int | None]] = set()
         for engine, message in self._group.streams("generate", arguments, self._replace):
             if isinstance(message, EngineCounts):
-                self._counts[engine] = self._counted_before[engine] + message
+                self._counts += message
                 continue
             items = [replace(item, request=shares[engine][item.request]) for item in message]
             fresh = [item for item in items if _place(item) not in given_out]
@@ -202,7 +201,7 @@ class RayEngine:
             self._replace(*self._lost.popitem())
 
     def counts(self) -> EngineCounts:
-        return sum(self._counts, EngineCounts(restarts=self._restarts.total))
+        return self._counts + EngineCounts(restarts=self._restarts.total)
 
     def load_weights(self, update: WeightUpdate) -> None:
         """update: its payload is a `WeightOffer`.
@@ -256,7 +255,6 @@ class RayEngine:
             self._report("worker_lost", name, str(error))
             self._restarts.spend(error)
             logger.warning("%s; the engine is replaced, and its prompts are sampled again", error)
-            self._counted_before[index] = self._counts[index]
             self._group.replace(index)
             try:
                 self._group.results([self._start_build(index)], "build", self._start_timeout_s, first=index)

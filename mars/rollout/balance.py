@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heapreplace
 
 from mars.answers.record import PromptLength
 from mars.types import RolloutRequest
@@ -44,10 +45,11 @@ def split_by_tokens(requests: Sequence[RolloutRequest], tokens: Sequence[float],
         prompts.setdefault(request.prompt_id, []).append(i)
     sizes = {prompt: sum(tokens[i] for i in indices) for prompt, indices in prompts.items()}
     engine_of: dict[str, int] = {}
-    loads = [0.0] * num_engines
+    loads = [(0, engine) for engine in range(num_engines)]  # a heap
     for prompt in sorted(prompts, key=lambda prompt: (-sizes[prompt], prompts[prompt][0])):
-        engine_of[prompt] = min(range(num_engines), key=lambda engine: loads[engine])
-        loads[engine_of[prompt]] += sizes[prompt]
+        load, engine = loads[0]
+        engine_of[prompt] = engine
+        heapreplace(loads, (load + sizes[prompt], engine))
     shares: list[list[int]] = [[] for _ in range(num_engines)]
     for i, request in enumerate(requests):
         shares[engine_of[request.prompt_id]].append(i)

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Protocol
 
 from mars import faults
-from mars.answers.record import BoxFrames, reward_input
+from mars.answers.record import BoxFrames, Size, reward_input
 from mars.rollout.engine import FinishedSample, UnreadableRequest
 from mars.types import (
     Prompt,
@@ -54,6 +54,7 @@ def score_stream(
 ) -> ScoredStream:
     """Decode and score the engine's stream `finished`. Each sample goes to the scorer as soon as it is generated."""
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    frames = _once_per_view(frames)
     taken: list[tuple[FinishedSample, str]] = []
     unreadable: dict[str, str] = {}
 
@@ -71,6 +72,19 @@ def score_stream(
     results = scorer.score(items())
     samples = [ScoredSample(sample, text, reward) for (sample, text), reward in zip(taken, results, strict=True)]
     return ScoredStream(samples, unreadable)
+
+
+def _once_per_view(frames: BoxFrames) -> BoxFrames:
+    """The same function, which computes the sizes of a view for its first sample and remembers them."""
+    known: dict[tuple[str, View], tuple[Size | None, Size | None]] = {}
+
+    def remembered(prompt: Prompt, view: View) -> tuple[Size | None, Size | None]:
+        key = prompt.prompt_id, view
+        if key not in known:
+            known[key] = frames(prompt, view)
+        return known[key]
+
+    return remembered
 
 
 def collect(

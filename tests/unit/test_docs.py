@@ -18,7 +18,8 @@ from mars.config.load import load_config
 from mars.config.schema import SftConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipe").rglob("*.md")])
+FOLDERS = ("docs", "recipe", "examples")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 KEYS = {*leaves(TrainConfig), *leaves(SftConfig)}
 SECTIONS = {section for key in KEYS for section in sections_of(key)}

@@ -76,3 +76,15 @@ def test_handlers_come_back():
     with interrupts.handled(lambda error: None):
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_settled_interruption_does_not_decide_how_the_process_ends(monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with interrupts.handled(lambda error: None):
+        interrupts.listen()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        interrupts.settle()
+        assert interrupts.finish() is None
+    assert codes == []

@@ -19,23 +19,33 @@ from mars.types import IMAGE_MARKER, Message, TokenRules
 logger = logging.getLogger(__name__)
 
 ROLES = ("system", "user", "assistant")
-# Enough for the views of this sampling round and the next, which are encoded repeatedly. Each takes 1 kB or more.
 CACHED_PROMPTS = 4096
+"""Views whose ids are kept at least. Each takes 1 kB or more."""
 
 
 class PromptEncoder:
-    """A model's tokenizer and chat template, without the model."""
+    """A model's tokenizer and chat template, without the model. cached_prompts: views whose ids are kept."""
 
-    def __init__(self, tokenizer: Any, rules: TokenRules, template_arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        rules: TokenRules,
+        template_arguments: Mapping[str, Any],
+        cached_prompts: int = CACHED_PROMPTS,
+    ) -> None:
         self._tokenizer = tokenizer
         self._rules = rules
         self._template_arguments = template_arguments
         special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._forbidden = frozenset(special | {rules.image_id, rules.pad_id, *rules.eos_ids, *rules.blocked_ids})
-        self._encode = lru_cache(maxsize=CACHED_PROMPTS)(self._encode_uncached)
+        self._encode = lru_cache(maxsize=cached_prompts)(self._encode_uncached)
+        # The views of a prompt follow each other, and often differ in their images alone.
+        self._check_plain = lru_cache(maxsize=8)(self._check_plain_uncached)
 
     @classmethod
-    def from_pretrained(cls, model_path: str, *, trust_remote_code: bool = False) -> PromptEncoder:
+    def from_pretrained(
+        cls, model_path: str, *, trust_remote_code: bool = False, cached_prompts: int = CACHED_PROMPTS
+    ) -> PromptEncoder:
         """Load from a Hugging Face folder or hub name. Raises SetupError if a needed file or token id is missing."""
         tokenizer = load_tokenizer(model_path, trust_remote_code)
         tokenizer.chat_template = chat_template(tokenizer, model_path)
@@ -45,7 +55,7 @@ class PromptEncoder:
         family = FAMILIES.get(str(config.get("model_type")))
         arguments = {} if family is None else family.template_arguments
         try_template(tokenizer, model_path, arguments)
-        return cls(tokenizer, rules, arguments)
+        return cls(tokenizer, rules, arguments, cached_prompts)
 
     def token_rules(self) -> TokenRules:
         """The ids of images, end of sequence and padding, and the ids that may never be sampled."""
@@ -87,7 +97,7 @@ class PromptEncoder:
             raise DataError(f"the prompt has {placeholders} image placeholders for {num_images} images")
         return ids
 
-    def _check_plain(self, text: str, where: str) -> None:
+    def _check_plain_uncached(self, text: str, where: str) -> None:
         found = self._forbidden.intersection(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         if found:
             tokens = ", ".join(repr(self._tokenizer.convert_ids_to_tokens(id_)) for id_ in sorted(found))

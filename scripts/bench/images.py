@@ -1,0 +1,170 @@
+"""What it costs to send images to the nodes of a cluster, compared with files that every node has.
+
+    python scripts/bench.py images > bench_images.json
+    python scripts/bench.py images --rounds 5 --images 64 --side 896
+
+Two Ray nodes on this machine. First a process on the node without the driver reads and decodes images, in turns as
+files and from its node's store. Then whole trainings of two epochs run on both nodes, in turns with
+data.transport=path and object_store. One JSON object goes to stdout, progress to stderr. docs/performance.md explains
+the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+from scripts.bench.launch import make_workload, say
+from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.summary import rounded
+from scripts.bench.training import Job, run_job
+from scripts.bench.workload import rows_file
+
+WAYS = ("path", "object_store")
+SOURCES = 2
+PROMPTS_PER_STEP = 8
+STEPS_PER_EPOCH = 3
+TIMEOUT = 900.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench.py images", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=48, help="images that are only read")
+    parser.add_argument("--side", type=int, default=448, help="pixels of their sides")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name, two_nodes(Path(name)) as (address, other):
+        folder = Path(name)
+        reading = [read(folder, other, options.images, options.side) for _ in range(options.rounds)]
+        make_workload(folder / "work", PROMPTS_PER_STEP * STEPS_PER_EPOCH, [(SOURCES, 112)])
+        trainings: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+        for number in range(options.rounds):
+            for way in WAYS:
+                say(f"training {number + 1}, {way}")
+                trainings[way].append(train(folder / "work", f"{way}_{number}", way, address))
+    report = {
+        "settings": vars(options),
+        "machine": machine_facts() | {"cpu_busy_at_end": busy_share()},
+        "reading": reading,
+        "training": trainings,
+        "training_ratios": ratios(trainings),
+    }
+    sys.stdout.write(json.dumps(rounded(report, digits=5), indent=2) + "\n")
+    return 0
+
+
+@contextmanager
+def two_nodes(folder: Path) -> Iterator[tuple[str, str]]:
+    """A cluster that this process has joined: its address, and Ray's id of the node that the driver is not on."""
+    (folder / "token").touch(mode=0o600)
+    (folder / "token").write_text(secrets.token_hex(32))
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 128 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        other = cluster.add_node(num_cpus=1, object_store_memory=128 * 2**20)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster.address, other.node_id
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
+    """Seconds per image on another node: read and decoded as a file, from the reader, and from the node's store."""
+    import ray
+
+    from mars.cluster.image_shipping import READER_THREADS, ImageReader, start_on
+    from mars.cluster.worker_images import ImageAccess
+
+    images = write_images(Path(tempfile.mkdtemp(dir=folder)), number, side)
+    here, logs = ray.get_runtime_context().get_node_id(), str(folder / "logs")
+    reader = start_on(here, ImageReader, {}, READER_THREADS).remote("image-reader", logs, 2**30, {})
+    decoders = {
+        way: start_on(node, _Decoder, {}, 1).remote(ImageAccess(None, source, names_node=False, timeout_s=60.0))
+        for way, source in zip(WAYS, (None, reader), strict=True)
+    }
+    found: dict[str, Any] = {"bytes_per_image": sum(os.path.getsize(image.path) for image in images) / number}
+    ray.get([decoder.seconds.remote(images[:1]) for decoder in decoders.values()])  # starts the store
+    for name, way in (("file", "path"), ("sent", "object_store"), ("file_again", "path"), ("kept", "object_store")):
+        found[name] = ray.get(decoders[way].seconds.remote(images[1:])) / (number - 1)
+    ray.get(reader.close.remote())
+    for actor in (reader, *decoders.values()):
+        ray.kill(actor)
+    return found
+
+
+class _Decoder:
+    """Decodes images in a process of its own."""
+
+    def __init__(self, access: Any) -> None:
+        self._images = access.open()
+
+    def seconds(self, images: Sequence[Any]) -> float:
+        start = time.perf_counter()
+        self._images.expect(images)
+        for image in images:
+            self._images.decode(image)
+        return time.perf_counter() - start
+
+
+def write_images(folder: Path, number: int, side: int) -> list[Any]:
+    """Noise, because a plain picture would be a file of a few bytes."""
+    import numpy as np
+    from PIL import Image
+
+    from mars.types import ImageRef
+
+    refs = []
+    for i in range(number):
+        pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        path = folder / f"{i}.png"
+        Image.fromarray(pixels).save(path)
+        refs.append(ImageRef(str(path), (side, side)))
+    return refs
+
+
+def train(folder: Path, name: str, way: str, address: str) -> dict[str, Any]:
+    """Seconds and bytes of each step of a training whose engine and rank are on different nodes."""
+    special = (
+        f"cluster.address={address}",
+        "cluster.cpus_per_worker=1",
+        f"data.transport={way}",
+        f"data.prompts_per_step={PROMPTS_PER_STEP}",
+        f"actor.prompts_per_update={PROMPTS_PER_STEP}",
+        "actor.num_workers=1",
+        "rollout=hf",
+    )
+    steps = 2 * STEPS_PER_EPOCH
+    done = run_job(Job(name, special, folder, rows_file(SOURCES), folder / name, steps, TIMEOUT))
+    return {
+        "step_seconds": [row["timing_s/step"] for row in done.rows],
+        "image_bytes": [row.get("perf/image_bytes_shipped", 0.0) for row in done.rows],
+    }
+
+
+def ratios(trainings: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
+    """Median seconds per step, object_store / path, of each round: of the first epoch without its first step, and of
+    the second."""
+    found: dict[str, list[float]] = {"first_epoch": [], "second_epoch": []}
+    for path, shipped in zip(trainings["path"], trainings["object_store"], strict=True):
+        for name, part in (("first_epoch", slice(1, STEPS_PER_EPOCH)), ("second_epoch", slice(STEPS_PER_EPOCH, None))):
+            found[name].append(median(shipped["step_seconds"][part]) / median(path["step_seconds"][part]))
+    return found

@@ -1,0 +1,96 @@
+"""What is checked and made of settings before they are sent to a cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from mars.cli import ray_submit
+from mars.cli.submitted_settings import check_cluster, sent_settings
+from mars.config.load import load_config
+from mars.errors import ConfigError, SetupError
+
+GIVEN = ["experiment=quickstart", "model.path=base", "data.train_files=[a.parquet,/shared/b.parquet]"]
+
+
+def config(*overrides):
+    return load_config("train", [*GIVEN, *overrides], [])
+
+
+def test_relative_paths_start_in_the_users_folder(tmp_path):
+    settings = sent_settings(config("run.dir=../runs/a", "data.eval_files=[]", "data.image_root=images"), tmp_path)
+    assert settings["run"]["dir"] == str(tmp_path.parent / "runs" / "a")
+    assert settings["data"]["train_files"] == [str(tmp_path / "a.parquet"), "/shared/b.parquet"]
+    assert (settings["data"]["eval_files"], settings["data"]["image_root"]) == ([], str(tmp_path / "images"))
+    assert settings["cluster"]["address"] == "auto"
+
+
+def test_a_model_is_a_folder_if_there_is_one(tmp_path):
+    assert sent_settings(config(), tmp_path)["model"]["path"] == "base"
+    (tmp_path / "base").mkdir()
+    assert sent_settings(config(), tmp_path)["model"]["path"] == str(tmp_path / "base")
+
+
+def test_files_of_the_user_are_those_of_the_jobs_folder(tmp_path):
+    user = tmp_path / "user"
+    (user / "lib").mkdir(parents=True)
+    for file in ("lib/r.py", "p.jinja", "../shared.py"):
+        (user / file).touch()
+    given = [f"reward.function={user}/lib/r.py:score", "data.template=p.jinja"]
+    settings = sent_settings(config(*given, "reward.functions={a: ../shared.py:score, b: vqa}"), user)
+    assert settings["reward"]["function"] == "lib/r.py:score"
+    assert settings["reward"]["functions"] == {"a": f"{tmp_path}/shared.py:score", "b": "vqa"}
+    assert settings["data"]["template"] == "p.jinja"
+    with pytest.raises(ConfigError, match=r"reward\.function: no such file; got none\.py"):
+        sent_settings(config("reward.function=none.py:score"), user)
+
+
+def test_all_other_settings_are_as_composed(tmp_path):
+    given = config("run.dir=/run")
+    sent = sent_settings(given, tmp_path)
+    expected = given.model_dump()
+    expected["cluster"]["address"] = "auto"
+    expected["data"]["train_files"] = [str(tmp_path / "a.parquet"), "/shared/b.parquet"]
+    expected["data"]["eval_files"] = [str(tmp_path / "runs/quickstart/data/test.parquet")]
+    assert sent == expected
+
+
+def test_a_secret_among_the_settings_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "abcdefgh1234")
+    with pytest.raises(ConfigError, match=r"run\.name: .* MY_API_KEY") as refusal:
+        sent_settings(config("run.name=abcdefgh1234"), tmp_path)
+    assert "abcdefgh1234" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("wrong", ["cluster.address=host:1", "cluster=local"])
+def test_a_job_is_on_its_own_cluster(wrong):
+    check_cluster(config())
+    with pytest.raises(ConfigError, match=r"^cluster\."):
+        check_cluster(config(wrong, "actor.num_workers=1"))
+
+
+def test_variables_are_named_and_never_given():
+    assert ray_submit.environment_of(["A"], {"A": "1", "B": "2"}) == {"A": "1"}
+    with pytest.raises(ConfigError, match="--env: A is not set here"):
+        ray_submit.environment_of(["A"], {})
+    with pytest.raises(ConfigError, match="give the name alone") as refusal:
+        ray_submit.environment_of(["A=secret"], {"A": "1"})
+    assert "secret" not in str(refusal.value)
+
+
+def test_the_address_is_the_given_one_then_rays_variable_and_never_ray_address(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_submit, "default_folder", lambda: tmp_path)
+    variables = {"RAY_API_SERVER_ADDRESS": "http://b:1", "RAY_ADDRESS": "c:1"}
+    assert ray_submit.server_address("http://a:1", variables) == "http://a:1"
+    assert ray_submit.server_address(None, variables) == "http://b:1"
+    with pytest.raises(SetupError, match="--address"):
+        ray_submit.server_address(None, {"RAY_ADDRESS": "c:1"})
+
+
+def test_a_run_that_is_resumed_is_checked_where_its_folder_is(tmp_path):
+    with pytest.raises(ConfigError, match=r"cluster\.address"):
+        ray_submit._resumed(str(tmp_path / "run"), ["cluster.address=a:1"])
+    elsewhere = ray_submit._resumed(str(tmp_path / "run"), ["run.num_steps=7"])
+    assert elsewhere.run_dir == str(tmp_path / "run")
+    assert elsewhere.grace_s == 600
+    (text,) = elsewhere.texts.values()
+    assert '"overrides": ["run.num_steps=7", "cluster.address=auto"]' in text
