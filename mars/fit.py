@@ -122,8 +122,11 @@ def _finish_step(
 
 
 def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
-    """Metrics: numbers of failed checkpoint writes and of engine restarts since the process started."""
-    return {"fault/checkpoint": checkpoints.failures, "fault/engine_restarts": parts.engine.counts().restarts}
+    """Metrics: numbers of failed checkpoint writes, of engine restarts, and of engines that calls had to do without,
+    since the process started. The last one only if there are any."""
+    counts = parts.engine.counts()
+    faults = {"fault/checkpoint": checkpoints.failures, "fault/engine_restarts": counts.restarts}
+    return faults | ({"fault/engine_absences": counts.absences} if counts.absences else {})
 
 
 def last_step(run: TrainRunConfig, stream: PromptStream) -> int:

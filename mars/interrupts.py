@@ -225,6 +225,11 @@ def say_consequence(text: str) -> None:
         _installed.consequence = text
 
 
+def consequence() -> str:
+    """What `say_consequence` has set."""
+    return _START_AGAIN if _installed is None else _installed.consequence
+
+
 def set_grace(seconds: float) -> None:
     """Longest time from a signal to the end of the process."""
     if _installed is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
@@ -12,7 +12,7 @@ from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.changes import accept, changes, read_settings
 from mars.checkpoint.entry import enter
 from mars.checkpoint.resume import StartingPoint
-from mars.cluster.restarts import WorkerReport
+from mars.cluster.restarts import WorkerEvent, WorkerReport
 from mars.config.schema import SftConfig, TrainConfig
 from mars.output.files import write_atomically
 from mars.output.secrets import redacted
@@ -64,7 +64,7 @@ def worker_report(events: EventLog, processes: ProcessList) -> WorkerReport:
     """Note lost and replaced workers among the run's events, and the new processes in the list."""
     run_dir = processes.folder.parents[1]
 
-    def report(event: Literal["worker_lost", "worker_replaced"], worker: str, reason: str) -> None:
+    def report(event: WorkerEvent, worker: str, reason: str) -> None:
         events.log(event, last_logged_step(run_dir), worker=worker, reason=reason)
         if event == "worker_replaced":
             processes.update()

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "checkpoint": "how long a checkpoint blocks a step, its size on disk, and the cost of supervision",
     "schedule": "a step that samples the next one's responses during its update, and one that does not",
     "driver": "processor time and memory of the driver for each rollout, at 1,000 to 10,000 prompts in a step",
+    "workers": "processor time of the driver with 64 engines and 64 ranks on this machine, without models",
     "weights": "how long new weights take to the engines, by object store and by broadcast",
     "images": "what it costs to send images to the nodes of a cluster, compared with files that every node has",
     "gpu": "steps of a 3B model on one or more GPUs, with the share of peak FLOP/s",

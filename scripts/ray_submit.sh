@@ -8,4 +8,5 @@ set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 python=${MARS_PYTHON:-$root/.venv/bin/python}
 [ -n "${MARS_PYTHON:-}" ] || [ -x "$python" ] || python=python
+export MARS_SCRIPT=$0
 exec "$python" -m mars.cli.main ray submit "$@"

@@ -19,4 +19,5 @@ python=${MARS_PYTHON:-$root/.venv/bin/python}
     echo "scripts/ray_up.sh: '$python' has no mars or no ray; run bash $root/scripts/setup.sh, or set MARS_PYTHON" >&2
     exit 4
 }
+export MARS_SCRIPT=$0
 exec "$python" -m mars.cli.main ray "$@"

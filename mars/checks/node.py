@@ -14,9 +14,13 @@ import psutil
 
 from mars.checks.machine import gpus_without_torch
 from mars.errors import ConfigError
+from mars.output.files import private_folder_problem
 
 _GIB = 2**30
+_MIB = 2**20
 _SHARED_MEMORY = Path("/dev/shm")
+MIN_OBJECT_STORE_BYTES = 75 * _MIB
+"""Ray starts no smaller one."""
 _WANTED_FILES, _FEW_FILES = 65536, 4096
 # A socket's path may have 107 bytes. This is the longest that Ray adds to the folder.
 _MAX_FOLDER_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1")
@@ -91,7 +95,7 @@ def port_problems(ip: str, ports: Mapping[str, int]) -> Iterator[str]:
     if busy:
         yield (
             f"ports: {', '.join(busy)} cannot be opened on {ip}; if another Ray node of yours is there, end it "
-            "(`bash scripts/ray_up.sh stop`), or choose other ports"
+            "(`ray_up.sh stop`), or choose other ports"
         )
 
 
@@ -123,13 +127,22 @@ def _folder_problems(folder: Path) -> Iterator[str]:
     except OSError as error:
         yield f"--temp-dir: {folder}: {error.strerror}; give a folder you may write to"
         return
-    if folder.stat().st_uid != os.getuid() or not os.access(folder, os.W_OK):
-        yield f"--temp-dir: {folder} belongs to somebody else; give a folder of your own"
+    problem = private_folder_problem(folder)
+    if problem is not None:
+        yield f"--temp-dir: {problem}"
+    elif not os.access(folder, os.W_OK):
+        yield f"--temp-dir: {folder} cannot be written to; give another folder"
 
 
 def _shared_memory_problems(folder: Path, object_store_bytes: int) -> Iterator[str]:
     free = free_shared_memory(folder)
-    if free < object_store_bytes:
+    if object_store_bytes < MIN_OBJECT_STORE_BYTES:
+        yield (
+            f"--object-store: Ray's smallest is {MIN_OBJECT_STORE_BYTES / _MIB:.0f} MiB; got "
+            f"{object_store_bytes / _MIB:.0f} MiB, and {folder} has {free / _MIB:.0f} MiB free; start the container "
+            "with a larger --shm-size, or give a larger --object-store"
+        )
+    elif free < object_store_bytes:
         yield (
             f"shared memory: {folder} has {free / _GIB:.2f} GiB free, and the object store takes "
             f"{object_store_bytes / _GIB:.2f} GiB; start the container with a larger --shm-size, "

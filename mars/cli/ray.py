@@ -13,7 +13,11 @@ ray = typer.Typer(
 
 ObjectStore = Annotated[
     int | None,
-    typer.Option(metavar="BYTES", help="Shared memory of the node's object store; default: 30 % of the memory."),
+    typer.Option(
+        metavar="BYTES",
+        min=1,
+        help="Shared memory of the node's object store; default: 30 % of the memory, at most 90 % of what is free.",
+    ),
 ]
 NumCpus = Annotated[int | None, typer.Option(help="CPUs that Ray may give to workers; default: all.")]
 NumGpus = Annotated[int | None, typer.Option(help="GPUs that Ray may give to workers; default: all.")]
@@ -24,18 +28,23 @@ NodeIp = Annotated[
 TempDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Ray's logs and sockets; default: /tmp/mars-ray-UID.")
 ]
-NodePorts = Annotated[int, typer.Option(metavar="FIRST", help="The node's services take this port and those after it.")]
+NodePorts = Annotated[
+    int,
+    typer.Option(metavar="FIRST", min=1024, max=65535, help="The node's services take this port and those after it."),
+]
 WorkerPorts = Annotated[str, typer.Option(metavar="FIRST-LAST", help="Ports of the node's worker processes.")]
 Block = Annotated[bool, typer.Option("--block", help="Stay in the foreground; for Slurm and containers.")]
 
 
 @ray.command()
 def head(
-    port: Annotated[int, typer.Option(help="Port that the other nodes connect to.")] = 6379,
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="Port that the other nodes connect to.")] = 6379,
     dashboard_host: Annotated[
         str, typer.Option(metavar="IP", help="Where the job server and the dashboard listen.")
     ] = "127.0.0.1",
-    dashboard_port: Annotated[int, typer.Option(help="Port of the job server and the dashboard.")] = 8265,
+    dashboard_port: Annotated[
+        int, typer.Option(min=1024, max=65535, help="Port of the job server and the dashboard.")
+    ] = 8265,
     node_ip: NodeIp = None,
     node_ports: NodePorts = 6380,
     worker_ports: WorkerPorts = "10002-10999",

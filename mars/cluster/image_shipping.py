@@ -104,7 +104,7 @@ class ImageReader(Worker):
     def close(self) -> None:
         counts = self._shipped
         logger.info(
-            "sent %d images (%d bytes) to %d nodes; %d were asked for",
+            "images sent: %d (%d bytes), to nodes: %d; asked for: %d",
             counts.contents, counts.num_bytes, len(self._stores), counts.asked,
         )  # fmt: skip
         for store in self._stores.values():

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +20,7 @@ from typing import NoReturn
 import psutil
 
 from mars.errors import SetupError
+from mars.output.files import private_folder_problem
 from mars.run_dir.processes import ProcessId, process_from, process_id, this_process
 
 _STARTED = "Ray runtime started."
@@ -30,7 +31,7 @@ _LOG_LINES = 25
 _RECORDS = "nodes"
 RAY_FOLDER = "ray"
 """Inside --temp-dir, which only the user can enter: Ray lets everybody write to its own folder."""
-_NOT_INHERITED = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+_NOT_INHERITED = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "MARS_SCRIPT")
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,14 @@ def _record(node: Node, process: ProcessId, log: str) -> RunningNode:
 
 
 def running_nodes(folder: Path) -> list[RunningNode]:
-    """Nodes that were started on this machine with this --temp-dir and still run, the newest first."""
+    """Nodes that were started on this machine with this --temp-dir and still run, the newest first.
+
+    Raises SetupError if others might have written there: a record says which processes are stopped, and which server
+    gets the token.
+    """
+    problem = private_folder_problem(folder) if os.path.lexists(folder) else None
+    if problem is not None:
+        raise SetupError(f"--temp-dir: {problem}")
     found = [node for _, node in _records(folder) if node.process.is_here() and node.process.is_alive()]
     return sorted(found, key=lambda node: -node.process.started)
 
@@ -197,15 +205,31 @@ def _end(node: RunningNode) -> None:
     parent = psutil.Process(node.process.pid)
     family = [parent, *parent.children(recursive=True)]
     parent.terminate()
-    _, left = psutil.wait_procs(family, _STOP_TIMEOUT_S)
+    left = _running_after(family, _STOP_TIMEOUT_S)
     for process in left:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    _, left = psutil.wait_procs(left, _STOP_TIMEOUT_S)
+    left = _running_after(left, _STOP_TIMEOUT_S)
     if left:
         pids = " ".join(str(process.pid) for process in left)
         raise SetupError(
             f"processes of the Ray node do not end: {pids}; `kill -9 {pids}` again, or restart the machine"
         )
+
+
+def _running_after(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that still run after `timeout_s`. One that has ended and that nobody waits for, as in a container without
+    an init process, does not."""
+    end = time.monotonic() + timeout_s
+    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < end:
+        time.sleep(_POLL_S)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from mars.actor.trainer import CheckpointedTrainer, Rendezvous
+from mars.cluster.head import check_head
 from mars.cluster.restarts import WorkerReport, no_report
+from mars.cluster.successor import Successor, first_running
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
 from mars.errors import TransferError, WorkerError, WorkerLost
@@ -64,11 +67,21 @@ class RayRanks:
     def restart(self) -> None:
         """End all ranks and build them anew, with the weights of model.path.
 
-        All of them, because the ranks that are left would wait for the lost one.
+        All of them, because the ranks that are left would wait for the lost one. Those of a lost node start on others.
+        Raises WorkerError if not all have room within `timeout_s` of `start`.
         """
-        for index in range(len(self._group.workers)):
-            self._group.replace(index)
-        self.finish_build(self.start(*self._started), self._started[1])
+        successors = {index: Successor(self._group, index) for index in range(len(self._group.workers))}
+        timeout_s = self._started[1]
+        until = time.monotonic() + timeout_s
+        while successors:
+            running = first_running(successors, until, check_head)
+            if running is None:
+                names = ", ".join(map(self._group.name, successors))
+                raise WorkerError(
+                    f"cluster: no node had room for {names} within {timeout_s:g} s (cluster.start_timeout_s)"
+                )
+            del successors[running]
+        self.finish_build(self.start(*self._started), timeout_s)
         for index in range(len(self._group.workers)):
             self._report("worker_replaced", self._group.name(index), "all ranks are built again when one is lost")
 

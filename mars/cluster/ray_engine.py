@@ -3,105 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mars import faults
 from mars.answers.record import PromptLength
-from mars.cluster.environment import gc_paused
+from mars.cluster.absent_engines import AbsentEngines, place, unfinished
+from mars.cluster.engine_worker import BuildEngine
+from mars.cluster.gathering import message_gap_s
+from mars.cluster.head import check_head
 from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
+from mars.cluster.successor import Successor, first_running
 from mars.cluster.weights import BuildTransfer, WeightOffer
-from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
-from mars.cluster.worker_images import OWN_FILES, ImageAccess
-from mars.data.pixels.images import DecodeImage
+from mars.cluster.worker_images import ImageAccess
 from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.rollout.balance import Balancer
-from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
-from mars.rollout.window import Feed, Part, first_window, in_parts
+from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest
+from mars.rollout.window import first_window, in_parts
 from mars.types import RolloutRequest, WeightUpdate
 
 logger = logging.getLogger(__name__)
-
-BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]], DecodeImage], RolloutEngine]
-"""Builds an engine from a function that turns a `WeightUpdate.payload` into (name, tensor) pairs, and the decoder.
-
-Pickled and called on the worker."""
-
-
-class EngineWorker(Worker):
-    """One engine in one Ray actor process."""
-
-    _has_all_weights = True  # at first those of model.path
-    _images = OWN_FILES  # until `build`
-    _generation: Iterator[list[FinishedSample | UnreadableRequest]] = iter(())
-
-    def see_gpus(self, gpus: Sequence[str]) -> None:
-        """Use these GPUs, which other workers own. To be called before `build`, which makes CUDA look."""
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-
-    def build(self, build_engine: BuildEngine, build_transfer: BuildTransfer, images: ImageAccess) -> None:
-        with gc_paused():
-            self._transfer, self._images = build_transfer(self.name), images.open()
-            self._engine = build_engine(self._transfer.receive, self._images.decode)
-
-    def generate(self, part: Part) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
-        """Yield the engine's lists of finished samples, one list per message.
-
-        If the engine has room for a request after the last one of `part`, this call ends, and the call with the next
-        part goes on from there. The call with the last part yields all that is left, then the counts of the generation.
-        A generation that the driver has given up is in no counts.
-        Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
-        """
-        if not self._has_all_weights:
-            raise WorkerError(f"{self.name} has not all weights of its last update")
-        if part.is_first:
-            self._end_generation()
-            self._feed, self._counts_before = Feed(), self._engine.counts()
-            self._generation = self._engine.generate(self._feed)
-        self._images.expect(image for request in part.requests for image in request.images)
-        self._feed.add(part)
-        for samples in self._generation:
-            if samples:
-                faults.point("engine.samples")
-                yield samples
-            if self._feed.is_waited_for:
-                return
-        yield self._engine.counts() - self._counts_before
-
-    def _end_generation(self) -> None:
-        """End a generation whose next part never came, because the driver has given it up."""
-        generation, self._generation = self._generation, iter(())
-        if isinstance(generation, Generator):
-            generation.close()
-
-    def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        self._images.expect((image for request in requests for image in request.images), ahead=True)
-        self._engine.prefetch(requests)
-
-    def load_weights(self, update: WeightUpdate) -> None:
-        faults.point("engine.load_weights")
-        self._end_generation()
-        self._has_all_weights = False
-        try:
-            self._engine.load_weights(update)
-        except BaseException:
-            self._transfer.leave()
-            raise
-        self._has_all_weights = True
-
-    def sleep(self) -> None:
-        self._end_generation()
-        self._engine.sleep()
-
-    def wake(self) -> None:
-        self._engine.wake()
-
-    def close(self) -> None:
-        if hasattr(self, "_engine"):
-            self._engine.close()
 
 
 class RayEngine:
@@ -111,19 +33,29 @@ class RayEngine:
     window: of an engine, in samples.
 
     An engine that dies, hangs or raises is replaced: the new one gets the current weights and repeats the requests of
-    the lost one with the same seeds, and samples that have arrived already are not given out again.
+    the lost one with the same seeds, and samples that have arrived already are not given out again. If the node of the
+    engine is lost too, and no other has room for it within `replace_timeout_s`, the other engines get its requests, and
+    calls do without it until a node has room (mars/cluster/absent_engines.py).
     """
 
     def __init__(
-        self, group: WorkerGroup, prompt_length: PromptLength, window: int, report: WorkerReport = no_report
+        self,
+        group: WorkerGroup,
+        prompt_length: PromptLength,
+        window: int,
+        replace_timeout_s: float,
+        report: WorkerReport = no_report,
     ) -> None:
         self._group, self._window, self._report = group, window, report
+        self._absent = AbsentEngines(len(group.workers), replace_timeout_s)
+        self._builds: dict[int, Any] = {}  # Ray references, of absent engines whose new process runs
         self._balancer = Balancer(prompt_length, len(group.workers))
         self._counts = EngineCounts()
         self._restarts = RestartBudget()
+        self._absences = 0
         self._weights: WeightUpdate | None = None
         self._is_asleep = False
-        self._lost: dict[int, WorkerError] = {}  # while the engines sleep; `wake` replaces them
+        self._lost: dict[int, WorkerError] = {}  # absent engines that `wake` brings back
 
     def dump_stacks(self) -> None:
         self._group.dump_stacks()
@@ -151,7 +83,7 @@ class RayEngine:
         return worker.build.remote(*self._builders)
 
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
-        self._start_timeout_s = timeout_s
+        self._start_timeout_s = self._absent.last_wait_s = timeout_s
         self._group.results(references, "start of the engine", timeout_s)
 
     def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
@@ -162,28 +94,54 @@ class RayEngine:
                 yield []
             else:
                 known.append(request)
-        shares = self._balancer.split(known)
-        arguments = [in_parts([known[i] for i in share], self._window) for share in shares]
-        given_out: set[tuple[int, int | None]] = set()
-        for engine, message in self._group.streams("generate", arguments, self._replace):
+        if not self._is_asleep:
+            self._take_in(join=self._weights is None)
+        self._absences += len(self._absent)
+        left, given_out = list(range(len(known))), set[tuple[int, int | None]]()
+        while left:
+            left = yield from self._generate(known, left, given_out)
+        self._restarts.progress()
+
+    def _generate(
+        self, known: Sequence[RolloutRequest], left: Sequence[int], given_out: set[tuple[int, int | None]]
+    ) -> Generator[list[FinishedSample | UnreadableRequest], None, list[int]]:
+        """Yield the samples of the requests `left` that are not `given_out`, except those of engines that are lost
+        and do not come back; returns what is left of their requests."""
+        parts = self._balancer.split([known[i] for i in left], self._absent)
+        shares = [[left[i] for i in part] for part in parts]
+        gap_s = message_gap_s(len(shares))
+        arguments = [
+            [] if engine in self._absent else in_parts([known[i] for i in share], self._window, gap_s)
+            for engine, share in enumerate(shares)
+        ]
+        without: list[int] = []
+
+        def recover(engine: int, error: WorkerError) -> bool:
+            is_back = self._replace(engine, error)
+            if not is_back:
+                without.append(engine)
+                self._absences += 1
+            return is_back
+
+        for engine, message in self._group.streams("generate", arguments, recover):
             if isinstance(message, EngineCounts):
                 self._counts += message
                 continue
             items = [replace(item, request=shares[engine][item.request]) for item in message]
-            fresh = [item for item in items if _place(item) not in given_out]
-            given_out.update(map(_place, fresh))
+            fresh = [item for item in items if place(item) not in given_out]
+            given_out.update(map(place, fresh))
             if fresh:
                 yield fresh
-        self._restarts.progress()
+        return unfinished(known, [i for engine in without for i in shares[engine]], given_out)
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        shares = self._balancer.split(requests)
+        shares = self._balancer.split(requests, self._absent)
         hints = {
             engine: self._group.workers[engine].prefetch.remote(
                 first_window((requests[i] for i in share), self._window)
             )
             for engine, share in enumerate(shares)
-            if engine not in self._lost
+            if engine not in self._absent
         }
         for engine, outcome in self._group.outcomes(hints, "prefetch").items():
             if isinstance(outcome, WorkerError):
@@ -198,18 +156,21 @@ class RayEngine:
         self._on_each("wake")
         self._is_asleep = False
         while self._lost:
-            self._replace(*self._lost.popitem())
+            self._bring_back(*self._lost.popitem())
 
     def counts(self) -> EngineCounts:
-        return self._counts + EngineCounts(restarts=self._restarts.total)
+        return self._counts + EngineCounts(restarts=self._restarts.total, absences=self._absences)
 
     def load_weights(self, update: WeightUpdate) -> None:
         """update: its payload is a `WeightOffer`.
 
         An engine that fails is replaced. One that lacks weights only because another process failed gets them again.
+        Engines that were absent and are built again get the weights with the others.
         """
         self._weights = update
-        failed = self._load_on([engine for engine in range(len(self._group.workers)) if engine not in self._lost])
+        if not self._is_asleep:
+            self._take_in(join=True)
+        failed = self._load_on(self._absent.others())
         again = [engine for engine, error in failed.items() if isinstance(error, TransferError)]
         failed |= dict.fromkeys(again) | self._load_on(again)
         for engine, error in failed.items():
@@ -220,8 +181,7 @@ class RayEngine:
         self._group.close()
 
     def _on_each(self, method: str) -> None:
-        workers = {i: worker for i, worker in enumerate(self._group.workers) if i not in self._lost}
-        calls = {engine: getattr(worker, method).remote() for engine, worker in workers.items()}
+        calls = {engine: getattr(self._group.workers[engine], method).remote() for engine in self._absent.others()}
         for engine, outcome in self._group.outcomes(calls, method).items():
             if isinstance(outcome, WorkerError):
                 self._replace(engine, outcome)
@@ -241,34 +201,96 @@ class RayEngine:
         offer.settle()
         return {engine: outcome for engine, outcome in outcomes.items() if isinstance(outcome, WorkerError)}
 
-    def _replace(self, index: int, error: WorkerError) -> None:
-        """Raises WorkerError if too many engines in a row were lost.
+    def _replace(self, index: int, error: WorkerError) -> bool:
+        """End a lost engine and bring it back, as `_bring_back`.
 
-        While the engines sleep, only ends the engine's process: `wake` does the rest.
+        While the engines sleep, only ends the engine: `wake` brings it back. Raises WorkerLost if the engine's node is
+        lost and trainer ranks with it, which have to be there first.
         """
-        if self._is_asleep:
-            self._group.replace(index)
+        successor = self._absent.add(index, Successor(self._group, index))
+        if self._is_asleep or (self._gpus is not None and successor.is_node_lost()):
             self._lost[index] = error
-            return
-        name = self._group.name(index)
+            if not self._is_asleep:
+                raise WorkerLost(f"{error}; its node is lost, and with it the ranks on the same GPUs")
+            return False
+        return self._bring_back(index, error)
+
+    def _bring_back(self, index: int, error: WorkerError) -> bool:
+        """Wait until the successor of an absent engine runs, build the engine and give it the weights.
+
+        If no engine is left, that is the first one that has a place. Returns whether it is this one; False too if the
+        wait for a place is over. Raises WorkerError if too many engines in a row were lost, or none is left.
+        """
+        lost = index
         while True:
-            self._report("worker_lost", name, str(error))
-            self._restarts.spend(error)
-            logger.warning("%s; the engine is replaced, and its prompts are sampled again", error)
-            self._group.replace(index)
-            try:
-                self._group.results([self._start_build(index)], "build", self._start_timeout_s, first=index)
-            except WorkerLost as again:
-                error = again
-                continue
-            again = self._load_on([index]).get(index)
+            self._note_loss(lost, error)
+            until, successors = self._absent.wait_for(lost)
+            back = first_running(successors, until, check_head)
+            if back is None:
+                self._do_without(lost)
+                return False
+            again = self._build(back)
             if again is None:
-                self._report("worker_replaced", name, str(error))
-                return
-            if not isinstance(again, WorkerLost | TransferError):
-                raise again
-            error = again
+                self._is_back(back, str(error))
+                return back == index
+            lost, error = back, again
+            self._builds.pop(lost)
+            self._absent.add(lost, Successor(self._group, lost))
 
+    def _note_loss(self, index: int, error: WorkerError) -> None:
+        """Engines of one node that is lost count as one loss."""
+        self._report("worker_lost", self._group.name(index), str(error))
+        if self._absent.is_new_loss(index):
+            self._restarts.spend(error)
+        else:
+            self._restarts.count()
+        logger.warning("%s; the engine is replaced, and its prompts are sampled again", error)
 
-def _place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
-    return item.request, item.index if isinstance(item, FinishedSample) else None
+    def _build(self, index: int) -> WorkerError | None:
+        """Build an absent engine whose new process runs, and give it the weights; returns why it is lost again.
+
+        Raises WorkerError if another engine would fail in the same way.
+        """
+        try:
+            if index not in self._builds:
+                self._builds[index] = self._start_build(index)
+            self._group.results([self._builds[index]], "build", self._start_timeout_s, first=index)
+        except WorkerLost as error:
+            return error
+        error = self._load_on([index]).get(index)
+        if error is not None and not isinstance(error, WorkerLost | TransferError):
+            raise error
+        return error
+
+    def _is_back(self, index: int, reason: str) -> None:
+        self._absent.remove(index)
+        self._builds.pop(index)
+        self._report("worker_replaced", self._group.name(index), reason)
+
+    def _do_without(self, index: int) -> None:
+        others, name = len(self._absent.others()), self._group.name(index)
+        if not others:
+            raise WorkerError(
+                f"cluster: no engine is left, and no node had room for one within {self._start_timeout_s:g} s "
+                "(cluster.start_timeout_s)"
+            )
+        reason = f"no node had room for {name} in time (cluster.replace_timeout_s)"
+        self._report("engine_left_out", name, reason)
+        logger.warning("%s; engines that go on: %d; it is taken in when there is room", reason, others)
+
+    def _take_in(self, join: bool) -> None:
+        """Do for the absent engines what can be done without waiting. join: those that are built are absent no more."""
+        for index, successor in self._absent.items():
+            try:
+                if index not in self._builds and successor.is_running():
+                    self._builds[index] = self._start_build(index)
+                if join and index in self._builds and self._group.is_done(self._builds[index]):
+                    self._group.results([self._builds[index]], "build", self._start_timeout_s, first=index)
+                    self._is_back(index, "a node has room for it")
+                    logger.info("%s works again", self._group.name(index))
+            except WorkerError as error:
+                logger.warning("%s; it is started again", error)
+                self._builds.pop(index, None)
+                self._absent.add(index, Successor(self._group, index))
+        if not self._absent.others():  # a rank of the trainer was lost with the last engines, and is there again
+            self._bring_back(0, WorkerError("cluster: no engine is left"))

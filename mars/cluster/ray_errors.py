@@ -1,14 +1,32 @@
-"""Errors of Ray's calls in a few words, for messages."""
+"""Errors of Ray's calls as errors of mars, in a few words."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from ray.exceptions import OutOfMemoryError, RayError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 
+from mars.errors import MarsError, WorkerError, WorkerLost
 from mars.output.text import shorten
 
 _REASON_CHARS = 500
+
+
+@contextmanager
+def as_mars_errors(describe: Callable[[str], str], deadline: float) -> Iterator[None]:
+    """Raise Ray's errors inside the block as MarsErrors. describe: a reason -> the message. deadline: of the call."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, MarsError):
+            raise error.cause from error
+        raise WorkerError(describe(one_line(error.cause))) from error
+    except GetTimeoutError as error:
+        raise WorkerLost(describe(f"no answer within {deadline:g} s")) from error
+    except RayError as error:
+        raise WorkerLost(describe(reason_of_loss(error))) from error
 
 
 def one_line(error: BaseException) -> str:

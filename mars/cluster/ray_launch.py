@@ -11,10 +11,11 @@ from pathlib import Path
 from mars import interrupts, watchdog
 from mars.actor.trainer import PolicyTrainer
 from mars.answers.record import PromptLength
+from mars.cluster.engine_worker import BuildEngine, EngineWorker
 from mars.cluster.environment import worker_environment
 from mars.cluster.layout import Layout, gpus_of_engines, layout
 from mars.cluster.placement import reserved
-from mars.cluster.ray_engine import BuildEngine, EngineWorker, RayEngine
+from mars.cluster.ray_engine import RayEngine
 from mars.cluster.ray_trainer import BuildTrainer, RayTrainer, TrainerWorker
 from mars.cluster.restarts import WorkerReport
 from mars.cluster.runtime import ray_cluster
@@ -62,7 +63,8 @@ def ray_workers(
             )
 
         engines = group(EngineWorker, plan.engines, plan.engine_bundles)
-        engine = RayEngine(engines, prompt_length, samples_in_window(config.rollout.max_num_seqs), report)
+        window = samples_in_window(config.rollout.max_num_seqs)
+        engine = RayEngine(engines, prompt_length, window, cluster.replace_timeout_s, report)
         stack.callback(unless_ending, engine.close)
         stack.enter_context(watchdog.on_stall(engine.dump_stacks))
         trainer = None

@@ -139,7 +139,7 @@ class RayTrainer(RayRanks):
         if self._sender is not None:
             return self._sender.offer()
         update = self._all("publish_weights")[0]
-        return WeightUpdate(update.version, StoredWeights(update.payload))
+        return WeightUpdate(update.version, StoredWeights(update.payload, self.check_alive))
 
     def offload(self) -> None:
         self._all("offload")

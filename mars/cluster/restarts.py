@@ -9,7 +9,8 @@ from mars.errors import WorkerError
 
 MAX_RESTARTS = 3
 
-WorkerReport = Callable[[Literal["worker_lost", "worker_replaced"], str, str], None]
+WorkerEvent = Literal["worker_lost", "worker_replaced", "engine_left_out"]
+WorkerReport = Callable[[WorkerEvent, str, str], None]
 """Called with what happened, the worker's name and the reason."""
 
 
@@ -40,6 +41,10 @@ class RestartBudget:
         if self._in_a_row == self._limit:
             raise WorkerError(f"{error}; given up after {self._limit} restarts in a row") from error
         self._in_a_row += 1
+        self.total += 1
+
+    def count(self) -> None:
+        """Count a restart that has the cause of another one, such as a lost node."""
         self.total += 1
 
     def progress(self) -> None:

@@ -20,6 +20,7 @@ from mars import interrupts
 from mars.cluster.environment import inherited, loopback_environment
 from mars.cluster.guard import MARK, Guard
 from mars.cluster.head import watch_head
+from mars.cluster.joined import watch_joined
 from mars.errors import SetupError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ def ray_cluster(
             _check_reachable(address)
             connection = _Connection({"address": address}, address)
             try:
-                yield environment
+                with watch_joined():
+                    yield environment
             finally:
                 connection.close()
 

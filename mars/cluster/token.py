@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
+
+from mars.errors import SetupError
 
 _TOKEN, _TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
@@ -17,18 +20,36 @@ def token_file(environment: Mapping[str, str]) -> Path:
     return Path(environment.get(_TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
 
 
+def token_advice(environment: Mapping[str, str], ip: str) -> list[str]:
+    """Shell lines, and a sentence, by which another node gets the token of this one, whose address is `ip`."""
+    if environment.get(_TOKEN):
+        return [f"on each other node, give {_TOKEN} the value that it has here, and start the node:"]
+    path = shlex.quote(str(token_file(environment).absolute()))
+    folder = shlex.quote(str(token_file(environment).absolute().parent))
+    return [
+        "on each other node, put the token into the same file, and start the node:",
+        f"  (umask 077; mkdir -p {folder})",
+        f"  scp -p {ip}:{path} {path}",
+    ]
+
+
 def has_token(environment: Mapping[str, str]) -> bool:
     return bool(environment.get(_TOKEN)) or token_file(environment).is_file()
 
 
 def make_token(environment: Mapping[str, str]) -> None:
-    """Write a new token, which only the user can read, unless there is one. Raises OSError."""
+    """Write a new token, which only the user can read, unless there is one. Raises SetupError."""
     if has_token(environment):
         return
     path = token_file(environment)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+    except OSError as error:
+        raise SetupError(
+            f"token: {path} cannot be written ({error.strerror}); set {_TOKEN_PATH} to a file that you may write"
+        ) from error
 
 
 def token_problems(environment: Mapping[str, str], *, needed: bool) -> list[str]:

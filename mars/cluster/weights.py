@@ -71,22 +71,30 @@ class WeightOffer(Protocol):
 
 
 class StoredWeights:
-    """A `WeightOffer` of weights in Ray's object store. reference: Ray's."""
+    """A `WeightOffer` of weights in Ray's object store, on the node of rank 0.
 
-    def __init__(self, reference: Any) -> None:
-        self._reference = reference
+    reference: Ray's. check_ranks: raises WorkerLost if a rank of the trainer was lost.
+    """
+
+    def __init__(self, reference: Any, check_ranks: Callable[[], None] = lambda: None) -> None:
+        self._reference, self._check_ranks = reference, check_ranks
+        self._has_failed = False
 
     def give(self, engines: Mapping[int, str], restarts: int) -> Any:
         return self._reference
 
     def abort(self, reason: str) -> None:
-        """Does nothing: engines do not wait for one another."""
+        """Engines do not wait for one another, so there is nothing to end."""
+        self._has_failed = True
 
     def look(self) -> None:
         """Does nothing: the weights are in the store."""
 
     def settle(self) -> None:
-        """Does nothing: the weights are in the store."""
+        """If an engine has failed, the weights may be lost with the node that had them."""
+        if self._has_failed:
+            self._has_failed = False
+            self._check_ranks()
 
 
 class SentWeights:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ray
 
+from mars.cluster.joined import watch_from_worker
 from mars.cluster.worker_process import STACKS_SIGNAL, WorkerProcess, this_process
 from mars.run_dir.processes import record_worker
 
@@ -30,6 +31,7 @@ class Worker:
         )
 
         self._stacks = (Path(log_dir) / f"{name}.stacks.txt").open("a")
+        watch_from_worker()
         faulthandler.register(STACKS_SIGNAL, self._stacks, all_threads=True)
 
     def process(self) -> WorkerProcess:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError
 
 from mars import watchdog
 from mars.cluster.call_queue import CallQueue
 from mars.cluster.head import check_head
 from mars.cluster.layout import WorkerResources
 from mars.cluster.placement import Placement
-from mars.cluster.ray_errors import one_line, reason_of_loss
+from mars.cluster.ray_errors import as_mars_errors
 from mars.cluster.worker import Worker
-from mars.cluster.worker_process import STACKS_SIGNAL, WorkerProcess, end_process, has_died, signal_process
-from mars.errors import MarsError, WorkerError, WorkerLost
+from mars.cluster.worker_process import STACKS_SIGNAL, Ending, WorkerProcess, has_died, signal_process
+from mars.errors import WorkerError, WorkerLost
 
 _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
@@ -80,13 +80,36 @@ class WorkerGroup:
     def name(self, index: int) -> str:
         return self._resources[index].name
 
-    def replace(self, index: int) -> None:
-        """End a worker, whether it is dead, hangs or works, and start a new one on its resources."""
-        ray.kill(self.workers[index])
+    def node(self, index: int) -> str | None:
+        """Ray's id of the node on which a worker is, or was when it was lost; None if it has never said."""
         process = self._process(index)
-        if process is not None:
-            end_process(process)  # a stopped process does not see what Ray asks of it
+        return None if process is None else process.node
+
+    def end(self, index: int) -> Ending | None:
+        """End a worker, whether it is dead, hangs or works. None if nothing is known of its process."""
+        process = self._process(index)
+        ray.kill(self.workers[index])
+        return None if process is None else Ending(process)  # a stopped process does not see what Ray asks of it
+
+    def has_room(self, index: int) -> bool:
+        """Whether a node has the resources of this worker reserved, as far as Ray knows: that it is lost, Ray learns
+        after some time."""
+        return self._placement.has_room(self._bundles[index])
+
+    def start(self, index: int) -> None:
+        """Start a new process of a worker that has ended."""
         self.workers[index] = self._start(index)
+
+    def is_running(self, index: int) -> bool:
+        """Whether the process of a worker has started. Raises WorkerLost if it has died since."""
+        started, _ = ray.wait([self._processes[index]], timeout=0)
+        if started:
+            with self._named("start of a worker", self._timeout_s, [index]):
+                ray.get(started)
+        return bool(started)
+
+    def is_done(self, call: Any) -> bool:
+        return bool(ray.wait([call], timeout=0)[0])
 
     def results(
         self, references: Sequence[Any], call: str, timeout_s: float | None = None, first: int = 0
@@ -208,22 +231,20 @@ class WorkerGroup:
         return {index: found[index] for index in calls}
 
     def streams(
-        self, method: str, arguments: Sequence[Sequence[Any]], recover: Callable[[int, WorkerError], None] | None = None
+        self, method: str, arguments: Sequence[Sequence[Any]], recover: Callable[[int, WorkerError], bool] | None = None
     ) -> Iterator[tuple[int, Any]]:
         """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
 
         arguments: for each worker, those of its calls, one after the other. Each worker gets its next call while it
             works on the one before. Each item has the deadline, counted from the worker's item before.
-        recover: called with the index of a worker that failed, and with its WorkerError; it may `replace` the worker.
-            Then the calls are repeated on this worker, which yields its items from the first one on.
+        recover: called with the index of a worker that failed, and with its WorkerError. Returns whether another worker
+            has taken its place. Then the calls are repeated on that one, which yields its items from the first one on.
+            Otherwise the calls of this worker are over.
         Raises a MarsError of a worker that is not a WorkerError as it is. Raises a WorkerError of a worker, such as
         WorkerLost, only if there is no `recover`.
         """
 
-        def start(index: int) -> CallQueue:
-            return CallQueue(partial(self._stream, index, method), arguments[index])
-
-        queues = [start(i) for i in range(len(arguments))]
+        queues = [CallQueue(partial(self._stream, i, method), calls) for i, calls in enumerate(arguments)]
         last_item = dict.fromkeys(range(len(arguments)), time.monotonic())
         while running := {queue.stream: i for i, queue in enumerate(queues) if queue.stream is not None}:
             check_head()
@@ -248,8 +269,8 @@ class WorkerGroup:
                 index = error.index if isinstance(error, WorkerDied) else index
                 if recover is None:
                     raise
-                recover(index, error)
-                queues[index] = start(index)
+                calls = arguments[index] if recover(index, error) else ()
+                queues[index] = CallQueue(partial(self._stream, index, method), calls)
                 last_item[index] = time.monotonic()
 
     def _stream(self, index: int, method: str, argument: Any) -> Any:
@@ -257,28 +278,18 @@ class WorkerGroup:
 
     def close(self) -> None:
         """Call close() on every worker, then kill it."""
-        try:
-            ray.get([worker.close.remote() for worker in self.workers], timeout=_CLOSE_TIMEOUT_S)
-        except RayError as error:
-            logging.getLogger(__name__).debug(
-                "workers %s did not close: %s", [worker.name for worker in self._resources], error
-            )
+        started = [worker for i, worker in enumerate(self.workers) if self._process(i) is not None]
+        calls = [worker.close.remote() for worker in started]
+        busy = ray.wait(calls, num_returns=len(calls), timeout=_CLOSE_TIMEOUT_S)[1] if calls else []
+        if busy:
+            names = [worker.name for worker in self._resources]
+            logging.getLogger(__name__).debug("%d of the workers %s did not close", len(busy), names)
         for worker in self.workers:
             ray.kill(worker)
 
-    @contextmanager
-    def _named(self, call: str, deadline: float, indices: Sequence[int]) -> Iterator[None]:
+    def _named(self, call: str, deadline: float, indices: Sequence[int]) -> AbstractContextManager[None]:
         """Turn Ray's errors inside the block into MarsErrors that name the call, the workers and the reason."""
-        try:
-            yield
-        except RayTaskError as error:
-            if isinstance(error.cause, MarsError):
-                raise error.cause from error
-            raise WorkerError(self._describe(call, one_line(error.cause), indices)) from error
-        except GetTimeoutError as error:
-            raise WorkerLost(self._describe(call, f"no answer within {deadline:g} s", indices)) from error
-        except RayError as error:
-            raise WorkerLost(self._describe(call, reason_of_loss(error), indices)) from error
+        return as_mars_errors(lambda reason: self._describe(call, reason, indices), deadline)
 
     def _describe(self, call: str, reason: str, indices: Sequence[int]) -> str:
         names = ", ".join(self._resources[i].name for i in dict.fromkeys(indices))

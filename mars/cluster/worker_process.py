@@ -9,10 +9,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mars.cluster.ray_errors import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +55,45 @@ def signal_process(process: WorkerProcess, number: int) -> None:
         os.kill(process.pid, number)
 
 
-def end_process(process: WorkerProcess) -> None:
-    """Kill it on its node, and wait until it is gone and its GPU is free. A stopped process (SIGSTOP) ends too."""
-    if process.node == ray.get_runtime_context().get_node_id():
-        _kill(process.pid, process.started)
-        return
-    there = NodeAffinitySchedulingStrategy(process.node, soft=False)
-    killed = ray.remote(_kill).options(num_cpus=0, scheduling_strategy=there).remote(process.pid, process.started)
-    try:
-        ray.get(killed, timeout=2 * _END_TIMEOUT_S)
-    except (RayError, GetTimeoutError) as error:  # the node is gone, and the process with it
-        logger.warning("process %d of node %s could not be ended: %s", process.pid, process.node, error)
+class Ending:
+    """Kills a process on its node. A stopped process (SIGSTOP) ends too.
+
+    On this machine it is gone, and its GPU free, when this object is made.
+    """
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self._process, self._task = process, None
+        if process.node == ray.get_runtime_context().get_node_id():
+            _kill(process.pid, process.started)
+            return
+        there = NodeAffinitySchedulingStrategy(process.node, soft=False)
+        options = {"num_cpus": 0, "scheduling_strategy": there, "max_retries": 0}
+        self._task = ray.remote(_kill).options(**options).remote(process.pid, process.started)
+
+    def is_over(self, timeout_s: float = 0.0) -> bool | None:
+        """True when the process is gone; False if its node is, and the process with it.
+
+        None if the node has not answered after timeout_s.
+        """
+        if self._task is None:
+            return True
+        if not ray.wait([self._task], timeout=timeout_s)[0]:
+            return None
+        try:
+            ray.get(self._task)
+        except RayError as error:
+            logger.debug("node %s of process %d is lost: %s", self._process.node, self._process.pid, one_line(error))
+            return False
+        return True
+
+
+def end_this_process() -> NoReturn:
+    """With what it has started."""
+    pid = os.getpid()
+    for each in _started_by(pid, _started(pid) or 0).keys() - {pid}:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    os._exit(1)
 
 
 def _kill(pid: int, started: int) -> None:

@@ -47,6 +47,10 @@ class ClusterConfig(Section):
     )
     start_timeout_s: PositiveFloat = Field(description="Deadline for workers to start, in seconds.")
     call_timeout_s: PositiveFloat = Field(description="Deadline for one call to a worker, in seconds.")
+    replace_timeout_s: PositiveFloat = Field(
+        description="Longest wait of a step for room for an engine whose node is lost, in seconds; then the run goes "
+        "on without it until a node has room."
+    )
 
     watchdog_s: PositiveFloat = Field(
         description="A training without progress for so many seconds writes all stacks to its logs and ends (exit 8)."

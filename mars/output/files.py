@@ -51,6 +51,21 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give results of mars eval infer") from error
 
 
+def private_folder_problem(folder: Path) -> str | None:
+    """Why others might change what is in `folder`, which exists; None if only this user can enter it."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{folder} is no folder, or a link to one; give a folder of your own"
+    if found.st_uid != os.getuid():
+        return f"{folder} belongs to somebody else; give a folder of your own"
+    if found.st_mode & 0o077:
+        return (
+            f"others can enter {folder} (mode {stat.S_IMODE(found.st_mode):04o}), where Ray lets everybody write; "
+            f"`chmod 700 {folder}`, or give another folder"
+        )
+    return None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A draft beside `path` for the block to write. The end of the block renames it to `path`, an exception deletes it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from heapq import heapreplace
 
 from mars.answers.record import PromptLength
@@ -23,9 +23,14 @@ class Balancer:
     def __init__(self, prompt_length: PromptLength, num_engines: int) -> None:
         self._prompt_length, self._num_engines = prompt_length, num_engines
 
-    def split(self, requests: Sequence[RolloutRequest]) -> list[list[int]]:
-        """Indices of the requests of each engine."""
-        return split_by_tokens(requests, list(map(self._tokens, requests)), self._num_engines)
+    def split(self, requests: Sequence[RolloutRequest], without: Container[int] = ()) -> list[list[int]]:
+        """Indices of the requests of each engine. without: engines that get none."""
+        engines = [engine for engine in range(self._num_engines) if engine not in without]
+        shares: list[list[int]] = [[] for _ in range(self._num_engines)]
+        parts = split_by_tokens(requests, list(map(self._tokens, requests)), len(engines)) if engines else []
+        for engine, part in zip(engines, parts, strict=True):
+            shares[engine] = part
+        return shares
 
     def _tokens(self, request: RolloutRequest) -> float:
         response = EXPECTED_SHARE * request.sampling.max_response_tokens

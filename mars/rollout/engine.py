@@ -35,6 +35,7 @@ class EngineCounts:
     prompt_tokens: prompt tokens of all samples, including image tokens.
     cached_tokens: prompt tokens that came from the prefix cache instead of being computed.
     restarts: engines that were lost and replaced.
+    absences: calls of `generate` without an engine, because it was lost; one for each engine and call.
     """
 
     images: int = 0
@@ -42,6 +43,7 @@ class EngineCounts:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     restarts: int = 0
+    absences: int = 0
 
     def __add__(self, other: EngineCounts) -> EngineCounts:
         return EngineCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))

@@ -72,9 +72,7 @@ class VllmCall:
                 elif refused := self._schedule():
                     yield refused
                 elif engine.has_unfinished_requests():
-                    finished = self._step()
-                    if finished:
-                        yield finished
+                    yield self._step()
                 elif self._running:
                     raise RuntimeError(f"vLLM left {len(self._running)} requests without all their samples")
         finally:

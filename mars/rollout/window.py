@@ -28,14 +28,18 @@ def samples_in_window(max_num_seqs: int) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """Requests of one call that are sent together. is_first, is_last: whether others come before or after it."""
+    """Requests of one call that are sent together. is_first, is_last: whether others come before or after it.
+
+    message_gap_s: least seconds between two messages with samples that come back.
+    """
 
     requests: Sequence[RolloutRequest]
     is_first: bool = True
     is_last: bool = True
+    message_gap_s: float = 0.0
 
 
-def in_parts(requests: Sequence[RolloutRequest], window: int) -> list[Part]:
+def in_parts(requests: Sequence[RolloutRequest], window: int, message_gap_s: float = 0.0) -> list[Part]:
     """The requests in parts of at most half a window of samples each, in order; one part if all fit into the window.
 
     A request with more samples than that is a part of its own. Without requests there is one empty part.
@@ -43,7 +47,7 @@ def in_parts(requests: Sequence[RolloutRequest], window: int) -> list[Part]:
     Example: five requests of 4 samples, window 16 -> parts of 2, 2 and 1 requests.
     """
     if sum(request.num_samples for request in requests) <= window:
-        return [Part(requests)]
+        return [Part(requests, message_gap_s=message_gap_s)]
     starts, samples = [], window
     for i, request in enumerate(requests):
         samples += request.num_samples
@@ -52,7 +56,7 @@ def in_parts(requests: Sequence[RolloutRequest], window: int) -> list[Part]:
             samples = request.num_samples
     ends = [*starts[1:], len(requests)]
     return [
-        Part(requests[start:end], is_first=start == 0, is_last=end == len(requests))
+        Part(requests[start:end], start == 0, end == len(requests), message_gap_s)
         for start, end in zip(starts, ends, strict=True)
     ]
 

@@ -23,6 +23,7 @@ EventName = Literal[
     "checkpoint_damaged",
     "worker_lost",
     "worker_replaced",
+    "engine_left_out",
     "trainer_rebuilt",
     "prompt_quarantined",
     "evaluation_incomplete",

@@ -107,9 +107,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def measure(point: Point, folder: Path, profile: Path | None) -> dict[str, Any]:
     """Two steps of `point`. Called in a process of its own."""
-    config = _config(point, folder)
+    config = config_of(point, folder)
     form = prompt_format(config)
-    prompts = [_prompt(i) for i in range(3 * point.prompts)]  # the last round is the one whose images are read ahead
+    prompts = [
+        make_prompt(i) for i in range(3 * point.prompts)
+    ]  # the last round is the one whose images are read ahead
     inputs = Inputs(form.encoder, form.budget, PromptSet(prompts, {}, "bench", {}), None, form.frames, config)
     fakes = _Clock()
     scorer = build_scorer(config) if point.reward_processes else _Scorer(fakes)
@@ -260,7 +262,12 @@ class _Scorer:
         pass
 
 
-def _config(point: Point, folder: Path) -> TrainConfig:
+def free_scorer() -> RewardScorer:
+    """Random rewards that cost nothing."""
+    return cast(RewardScorer, _Scorer(_Clock()))
+
+
+def config_of(point: Point, folder: Path) -> TrainConfig:
     overrides = [
         "experiment=bench_step",
         "anchor=mono",
@@ -279,7 +286,7 @@ def _config(point: Point, folder: Path) -> TrainConfig:
     return load_config("train", overrides, [str(BENCH)])
 
 
-def _prompt(index: int) -> Prompt:
+def make_prompt(index: int) -> Prompt:
     text = f"<image><image>Scene {index}: what do the two images show, and which of the two is to be trusted here?"
     sources = tuple(
         Source(name, ImageRef(f"/data/images/{index:06d}_{name}.png", (_IMAGE_SIDE, _IMAGE_SIDE)))

@@ -90,6 +90,7 @@ def two_nodes(folder: Path) -> Iterator[tuple[str, str]]:
 def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
     """Seconds per image on another node: read and decoded as a file, from the reader, and from the node's store."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from mars.cluster.image_shipping import READER_THREADS, ImageReader, start_on
     from mars.cluster.worker_images import ImageAccess
@@ -97,10 +98,11 @@ def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
     images = write_images(Path(tempfile.mkdtemp(dir=folder)), number, side)
     here, logs = ray.get_runtime_context().get_node_id(), str(folder / "logs")
     reader = start_on(here, ImageReader, {}, READER_THREADS).remote("image-reader", logs, 2**30, {})
-    decoders = {
-        way: start_on(node, _Decoder, {}, 1).remote(ImageAccess(None, source, names_node=False, timeout_s=60.0))
-        for way, source in zip(WAYS, (None, reader), strict=True)
-    }
+    there = ray.remote(_Decoder).options(
+        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+    )
+    access = {way: ImageAccess(None, source, False, 60.0) for way, source in zip(WAYS, (None, reader), strict=True)}
+    decoders = {way: there.remote(access[way]) for way in WAYS}
     found: dict[str, Any] = {"bytes_per_image": sum(os.path.getsize(image.path) for image in images) / number}
     ray.get([decoder.seconds.remote(images[:1]) for decoder in decoders.values()])  # starts the store
     for name, way in (("file", "path"), ("sent", "object_store"), ("file_again", "path"), ("kept", "object_store")):

@@ -16,7 +16,7 @@ from typing import Any
 
 from mars import faults, fit, watchdog
 from mars.cluster import head, ray_launch, ray_trainer, worker_group
-from mars.cluster.ray_engine import EngineWorker
+from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.ray_trainer import TrainerWorker
 from mars.cluster.worker_group import WorkerGroup
 from mars.process import run_command

@@ -26,7 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 from mars.build import EngineSpec, TrainerSpec
 from mars.cluster import ray_launch
-from mars.cluster.ray_engine import EngineWorker, RayEngine
+from mars.cluster.engine_worker import EngineWorker
+from mars.cluster.ray_engine import RayEngine
 from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
 from mars.cluster.weights import build_transfer
 from mars.config.load import load_config

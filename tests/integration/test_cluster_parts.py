@@ -11,8 +11,9 @@ from itertools import chain, zip_longest
 import pytest
 
 from mars.cluster import head
+from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.environment import inherited, worker_environment
-from mars.cluster.ray_engine import EngineWorker, RayEngine
+from mars.cluster.ray_engine import RayEngine
 from mars.cluster.weights import StoredWeights
 from mars.errors import WorkerError
 from mars.rollout.engine import EngineCounts, UnreadableRequest
@@ -74,7 +75,7 @@ def test_several_engines_answer_as_one_does(num_engines):
     requests = [request(f"p{i % 4}", None if i < 4 else (f"s{i}",), samples=1 + i % 3, seed=100 * i) for i in range(11)]
     alone = completions(ScriptedEngine(random_script(range(5, 30), 1), [1]), requests)
     engines = [RecordingEngine(random_script(range(5, 30), 1), [1]) for _ in range(num_engines)]
-    several = RayEngine(InProcess(engines), num_ids, WINDOW)
+    several = RayEngine(InProcess(engines), num_ids, WINDOW, 60.0)
     assert completions(several, requests) == alone
     assert several.counts() == EngineCounts()
     completions(several, [replace(r, images=(ImageRef(r.prompt_id, (28, 28)),)) for r in requests])
@@ -88,7 +89,9 @@ def test_what_cannot_be_read_is_reported_under_the_number_of_the_whole_call():
     engines = [RecordingEngine(random_script(range(5, 30), 1), [1]) for _ in range(2)]
     for engine in engines:
         engine.unreadable = {("p2", None): "p2.png", ("p3", None): "p3.png"}
-    found = [item for message in RayEngine(InProcess(engines), num_ids, WINDOW).generate(requests) for item in message]
+    found = [
+        item for message in RayEngine(InProcess(engines), num_ids, WINDOW, 60.0).generate(requests) for item in message
+    ]
     refused = {item.request: item.reason for item in found if isinstance(item, UnreadableRequest)}
     assert (refused, sorted(item.request for item in found)) == ({2: "p2.png", 3: "p3.png"}, [0, 1, 2, 3, 4])
 
@@ -123,7 +126,7 @@ def test_a_worker_goes_on_with_the_next_part_and_forgets_a_call_that_was_given_u
 def test_a_call_that_was_given_up_is_in_no_counts():
     """What it has computed until then depends on the time at which it was given up."""
     requests = [replace(request(f"p{i}", seed=i), images=(ImageRef(f"p{i}", (28, 28)),)) for i in range(12)]
-    engine = RayEngine(InProcess([ScriptedEngine(random_script(range(5, 30), 1), [1])]), num_ids, WINDOW)
+    engine = RayEngine(InProcess([ScriptedEngine(random_script(range(5, 30), 1), [1])]), num_ids, WINDOW, 60.0)
     given_up = engine.generate(requests)
     next(given_up)
     given_up.close()

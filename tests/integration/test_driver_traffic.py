@@ -18,7 +18,8 @@ import ray
 import torch
 from PIL import Image
 
-from mars.cluster.ray_engine import EngineWorker, RayEngine
+from mars.cluster.engine_worker import EngineWorker
+from mars.cluster.ray_engine import RayEngine
 from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
 from mars.cluster.weights import build_transfer
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
@@ -155,7 +156,7 @@ def step_on_wires(monkeypatch, image: ImageRef, samples: int = 4):
     length = lambda r: len(r.prompt_token_ids) + sum(num_image_tokens(i.size, BUDGET) for i in r.images)  # noqa: E731
     made = dataclasses.replace(
         made,
-        engine=RayEngine(Wire(EngineWorker, [("_engine", engine) for engine in engines], traffic), length, 64),
+        engine=RayEngine(Wire(EngineWorker, [("_engine", engine) for engine in engines], traffic), length, 64, 60.0),
         trainer=RayTrainer(
             Wire(TrainerWorker, [("_trainer", trainer) for trainer in trainers], traffic), "object_store", 60.0
         ),

@@ -14,6 +14,7 @@ from mars.cluster import worker_group
 from mars.cluster.layout import Layout, WorkerResources
 from mars.cluster.placement import NodeChoice, Placement
 from mars.cluster.runtime import ray_cluster
+from mars.cluster.successor import Successor, first_running
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
 from mars.errors import DataError, WorkerError, WorkerLost
@@ -94,8 +95,9 @@ def test_a_worker_that_fails_is_replaced_and_the_call_repeated_on_it(group, faul
 
     def recover(index, error):
         failed.append((index, str(error)))
-        group.replace(index)
+        assert first_running({index: Successor(group, index)}, time.monotonic() + 60) == index
         arguments[index][0].remove(fault)
+        return True
 
     arguments = [[[1, 2, fault, 3]], [[7, 8]]]
     items = list(group.streams("count", arguments, recover))

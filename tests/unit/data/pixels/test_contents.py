@@ -183,7 +183,7 @@ def test_a_content_written_again_survives_the_part_that_held_it_first(tmp_path, 
 
 
 def test_a_full_disk_keeps_what_was_whole(tmp_path, monkeypatch):
-    cache = ContentCache(1600, str(tmp_path))
+    cache = ContentCache(60, str(tmp_path))
     cache.put(digest(A), A)
 
     def half(file, content: bytes) -> None:
@@ -197,7 +197,9 @@ def test_a_full_disk_keeps_what_was_whole(tmp_path, monkeypatch):
     assert digest(B) not in cache
     cache.put(digest(C), C)
     assert [cache.get(digest(content)) for content in (A, B, C)] == [A, None, C]
-    assert cache.num_bytes == 40
+    for content in (b"d" * 30, b"e" * 30):  # in the place of A, then of C, which is where B would have been
+        cache.put(digest(content), content)
+        assert cache.num_bytes == 60
 
 
 def test_its_files_have_no_names(tmp_path):

@@ -1,0 +1,91 @@
+"""The engines that are lost and not back yet: how long a call waits for them, and what the others take over.
+
+engine and node fine     another process takes its place; a call waits for it
+node lost                a call waits for `cluster.replace_timeout_s`, then does without all engines of the node
+room again               the engine is built beside the steps, and is back when weights are loaded the next time
+no engine left           a call waits for any of them for `cluster.start_timeout_s`, then the run ends
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from mars.cluster.successor import Successor
+from mars.rollout.engine import FinishedSample, UnreadableRequest
+from mars.types import RolloutRequest
+
+
+class AbsentEngines:
+    """The successors of absent engines, by the engines' numbers.
+
+    replace_timeout_s: how long a call waits because of a lost node, counted from the first loss there.
+    last_wait_s: how long it waits for an engine whose node is fine, and for any engine if none is left.
+    """
+
+    def __init__(self, num_engines: int, replace_timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._num_engines, self._replace_timeout_s, self._now = num_engines, replace_timeout_s, now
+        self.last_wait_s = replace_timeout_s
+        self._successors: dict[int, Successor] = {}
+        self._lost_nodes: dict[str, float] = {}  # node -> when its first engine was lost
+
+    def __contains__(self, engine: object) -> bool:
+        return engine in self._successors
+
+    def __len__(self) -> int:
+        return len(self._successors)
+
+    def items(self) -> list[tuple[int, Successor]]:
+        return list(self._successors.items())
+
+    def others(self) -> list[int]:
+        """The engines that work."""
+        return [engine for engine in range(self._num_engines) if engine not in self._successors]
+
+    def add(self, engine: int, successor: Successor) -> Successor:
+        self._successors[engine] = successor
+        return successor
+
+    def remove(self, engine: int) -> None:
+        """It is back."""
+        del self._successors[engine]
+        nodes = {successor.node for successor in self._successors.values()}
+        self._lost_nodes = {node: since for node, since in self._lost_nodes.items() if node in nodes}
+
+    def is_new_loss(self, engine: int) -> bool:
+        """False if another engine was lost with the same node. Otherwise notes when the node was lost."""
+        node = self._lost_node(engine)
+        if node is None:
+            return True
+        is_new = node not in self._lost_nodes
+        self._lost_nodes.setdefault(node, self._now())
+        return is_new
+
+    def wait_for(self, engine: int) -> tuple[float, dict[int, Successor]]:
+        """Until when (by `now`) to wait for this absent engine, and which engines end the wait: it, or any if none is
+        left. Call `is_new_loss` first."""
+        if not self.others():
+            return self._now() + self.last_wait_s, dict(self._successors)
+        node = self._lost_node(engine)
+        until = self._now() + self.last_wait_s if node is None else self._lost_nodes[node] + self._replace_timeout_s
+        return until, {engine: self._successors[engine]}
+
+    def _lost_node(self, engine: int) -> str | None:
+        """The node with which the engine was lost. Asks a node only once: one that is lost takes long to answer."""
+        successor = self._successors[engine]
+        return successor.node if successor.node in self._lost_nodes or successor.is_node_lost() else None
+
+
+def place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
+    """(number of its request, number of the sample); the latter is None if the request cannot be read."""
+    return item.request, item.index if isinstance(item, FinishedSample) else None
+
+
+def unfinished(
+    requests: Sequence[RolloutRequest], some: Iterable[int], given_out: Iterable[tuple[int, int | None]]
+) -> list[int]:
+    """Which of `some` requests still lack samples, in order. given_out: `place` of each item that has come."""
+    given_out = set(given_out)
+    numbers = Counter(request for request, sample in given_out if sample is not None)
+    return [i for i in sorted(some) if numbers[i] < requests[i].num_samples and (i, None) not in given_out]

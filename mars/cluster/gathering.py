@@ -1,0 +1,48 @@
+"""Gathers the samples of a worker, so that many workers together do not send more messages than the driver can take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+_MESSAGES_PER_SECOND = 100
+"""Of all engines together. A message costs the driver about half a millisecond of processor time, whatever is in it."""
+
+
+def message_gap_s(num_engines: int) -> float:
+    """Least seconds between two messages of one engine; 0 for a single one, which is never too much."""
+    return (num_engines - 1) / _MESSAGES_PER_SECOND
+
+
+class Gathering(Generic[Item]):
+    """Items that wait to be sent. clock: seconds, monotonic.
+
+    >>> now = 0.0
+    >>> gathering = Gathering(gap_s=1.0, clock=lambda: now)
+    >>> gathering.due(["a"]), gathering.due(["b"])
+    (['a'], [])
+    >>> now = 1.0
+    >>> gathering.due([]), gathering.rest()
+    (['b'], [])
+    """
+
+    def __init__(self, gap_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gap_s, self._clock = gap_s, clock
+        self._sent = clock() - gap_s
+        self._waiting: list[Item] = []
+
+    def due(self, items: list[Item]) -> list[Item]:
+        """Add items. Returns all that wait if the last message is long enough ago, else []."""
+        self._waiting += items
+        if not self._waiting or self._clock() - self._sent < self._gap_s:
+            return []
+        self._sent = self._clock()
+        return self.rest()
+
+    def rest(self) -> list[Item]:
+        """What still waits."""
+        found, self._waiting = self._waiting, []
+        return found
