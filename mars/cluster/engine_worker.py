@@ -44,14 +44,15 @@ class EngineWorker(Worker):
         """Yield lists of finished samples, one list per message, and not more often than every `part.message_gap_s`.
 
         If the engine has room for a request after the last one of `part`, this call ends, and the call with the next
-        part goes on from there. The call with the last part yields all that is left, then the engine's counts.
+        part goes on from there. The call with the last part yields all that is left, then the counts of the generation.
+        A generation that the driver has given up is in no counts.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
         if not self._has_all_weights:
             raise WorkerError(f"{self.name} has not all weights of its last update")
         if part.is_first:
             self._end_generation()
-            self._feed = Feed()
+            self._feed, self._counts_before = Feed(), self._engine.counts()
             self._generation = self._engine.generate(self._feed)
         self._images.expect(image for request in part.requests for image in request.images)
         self._feed.add(part)
@@ -65,7 +66,7 @@ class EngineWorker(Worker):
         if rest := gathering.rest():
             yield rest
         if not self._feed.is_waited_for:
-            yield self._engine.counts()
+            yield self._engine.counts() - self._counts_before
 
     def _end_generation(self) -> None:
         """End a generation whose next part never came, because the driver has given it up."""
