@@ -17,7 +17,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +89,10 @@ class Catalogue:
             raise kind("; ".join(f"{folder}/{problem}" for problem in [*damaged, *unreadable]))
         return Checkpoint(folder, manifest)
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, read: Callable[[Checkpoint], None] = lambda checkpoint: None) -> Checkpoint | None:
         """The newest checkpoint that can be loaded, None if there is no checkpoint.
 
+        read: reads what is needed of it. If it raises UnreadableCheckpoint, the checkpoint is left out, too.
         Each newer checkpoint, which could not be loaded, is logged.
 
         Raises CheckpointError if there are checkpoints but none can be loaded.
@@ -103,7 +104,9 @@ class Catalogue:
         for step in reversed(self._named()):
             self._forget(step)
             try:
-                return self.load(step)
+                checkpoint = self.load(step)
+                read(checkpoint)
+                return checkpoint
             except CheckpointError as error:
                 damaged = not isinstance(error, UnreadableCheckpoint)
                 kind = "a damaged checkpoint" if damaged else "a checkpoint that cannot be read"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mars.checkpoint.catalogue import Catalogue, Checkpoint
 from mars.checkpoint.saver import SHARDS_FOLDER
-from mars.checkpoint.state import START, STATE_FILE, RunState, state_from_json
-from mars.errors import CheckpointError
+from mars.checkpoint.state import START, STATE_FILE, RunState, StoredState, stored_state, with_prompts
+from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -37,18 +37,21 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
 def starting_point(catalogue: Catalogue, resume: bool, prompts: Mapping[str, Prompt], data: str) -> StartingPoint:
     """prompts: the training set by ids. data: their fingerprint.
 
+    A checkpoint whose state cannot be read is left out, as `Catalogue.newest` leaves out damaged ones.
     A run to be resumed that never saved a checkpoint starts again. Raises CheckpointError if the checkpoints that it
     saved are gone or all damaged, or if the data has changed.
     """
     if not resume:
         return StartingPoint(START, None, None)
     catalogue.remove_drafts()
-    checkpoint = catalogue.newest()
+    stored: list[StoredState] = []
+    checkpoint = catalogue.newest(lambda found: stored.append(_stored_in(found)))
     if checkpoint is None:
         _check_none_was_saved(catalogue)
         logger.warning("%s: no checkpoint yet; the run starts at its beginning", catalogue.folder)
         return StartingPoint(START, None, -1)
-    state = _state_of(checkpoint, prompts, data)
+    _check_data(checkpoint, data)
+    state = with_prompts(stored[0], prompts)
     catalogue.correct_latest(checkpoint.folder.name)
     logger.info("resuming after step %d from %s", state.step, checkpoint.folder)
     return StartingPoint(state, checkpoint.folder / SHARDS_FOLDER, state.step if state.logged else state.step - 1)
@@ -66,14 +69,19 @@ def _check_none_was_saved(catalogue: Catalogue) -> None:
         )
 
 
-def _state_of(checkpoint: Checkpoint, prompts: Mapping[str, Prompt], data: str) -> RunState:
+def _check_data(checkpoint: Checkpoint, data: str) -> None:
     if checkpoint.manifest.data != data:
         raise CheckpointError(
             f"{checkpoint.folder}: it was trained on other rows than data.train_files has now; resume with the files "
             "that the run was started with, or start a new run from its policy (model.path)"
         )
+
+
+def _stored_in(checkpoint: Checkpoint) -> StoredState:
+    """Raises UnreadableCheckpoint."""
     try:
-        content = (checkpoint.folder / STATE_FILE).read_bytes()
+        return stored_state((checkpoint.folder / STATE_FILE).read_bytes())
     except OSError as error:
-        raise CheckpointError(f"{checkpoint.folder}/{STATE_FILE}: cannot be read ({error.strerror})") from error
-    return state_from_json(content, prompts)
+        raise UnreadableCheckpoint(f"{checkpoint.folder}/{STATE_FILE}: cannot be read ({error.strerror})") from error
+    except UnreadableCheckpoint as error:
+        raise UnreadableCheckpoint(f"{checkpoint.folder}/{error}") from error

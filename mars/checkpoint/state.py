@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
-from mars.errors import CheckpointError
+from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.quarantine import Quarantine
 from mars.sampling import Sampled, SamplingState
 from mars.staleness import renumbered
@@ -36,20 +36,24 @@ class RunState:
 START = RunState(step=0, sampling=SamplingState(round=0, carried=()), metrics={}, logged=True)
 
 
-@validated(frozen=True, config=ConfigDict(extra="forbid"))
+# Every class below has it, and hands it on to the plain classes in it: without it, NaN would be written as null.
+_AS_JSON = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
+@validated(frozen=True, config=_AS_JSON)
 class _Rollouts:
     prompt_id: str
     multi: RolloutGroup
     anchors: tuple[RolloutGroup, ...]
 
 
-@validated(frozen=True, config=ConfigDict(extra="forbid"))
+@validated(frozen=True, config=_AS_JSON)
 class _Carried(_Rollouts):
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
 
 
-@validated(frozen=True, config=ConfigDict(extra="forbid"))
+@validated(frozen=True, config=_AS_JSON)
 class _Kept:
     """A prompt whose rollouts are stored elsewhere: among those sampled ahead, or if carried, among the carried."""
 
@@ -59,7 +63,7 @@ class _Kept:
     weights: tuple[float, ...]
 
 
-@validated(frozen=True, config=ConfigDict(extra="forbid", ser_json_inf_nan="constants"))
+@validated(frozen=True, config=_AS_JSON)
 class _Ahead:
     """`kept`, `carried` and the rest as in `Sampled` and its state."""
 
@@ -71,8 +75,10 @@ class _Ahead:
     metrics: Mapping[str, int | float]
 
 
-@validated(frozen=True, config=ConfigDict(extra="forbid", ser_json_inf_nan="constants"))
-class _Stored:
+@validated(frozen=True, config=_AS_JSON)
+class StoredState:
+    """A `RunState` as it is stored."""
+
     step: int
     round: int
     carried: tuple[_Carried, ...]
@@ -82,11 +88,14 @@ class _Stored:
     ahead: _Ahead | None = None
 
 
-_STORED = TypeAdapter(_Stored)
+_STORED = TypeAdapter(StoredState)
 
 
 def state_to_json(state: RunState) -> bytes:
-    """Floats come back exactly. Prompts are stored by their ids. The version of the engine's weights becomes 0."""
+    """Floats come back exactly, also NaN and inf. Prompts are stored by their ids.
+
+    The version of the engine's weights becomes 0.
+    """
     sampling = renumbered(state.sampling, 0)
     carried = tuple(
         _Carried(
@@ -94,7 +103,7 @@ def state_to_json(state: RunState) -> bytes:
         )
         for item in sampling.carried
     )
-    stored = _Stored(
+    stored = StoredState(
         state.step,
         sampling.round,
         carried,
@@ -126,12 +135,21 @@ def _plain(metrics: Mapping[str, int | float]) -> dict[str, int | float]:
     return {name: value if type(value) is int else float(value) for name, value in metrics.items()}
 
 
-def state_from_json(content: bytes, prompts: Mapping[str, Prompt]) -> RunState:
-    """prompts: of the training set, by their ids. Raises CheckpointError if one is missing or the JSON is no state."""
+def stored_state(content: bytes) -> StoredState:
+    """Raises UnreadableCheckpoint if it is no state of a run."""
     try:
-        stored = _STORED.validate_json(content)
+        return _STORED.validate_json(content)
     except ValidationError as error:
-        raise CheckpointError(f"{STATE_FILE}: not the state of a run: {error.errors()[0]['msg']}") from error
+        raise UnreadableCheckpoint(f"{STATE_FILE}: not the state of a run: {error.errors()[0]['msg']}") from error
+
+
+def state_from_json(content: bytes, prompts: Mapping[str, Prompt]) -> RunState:
+    """`with_prompts` of `stored_state`."""
+    return with_prompts(stored_state(content), prompts)
+
+
+def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState:
+    """prompts: of the training set, by their ids. Raises CheckpointError if one is missing."""
     sampled = [*stored.carried, *(stored.ahead.rollouts if stored.ahead is not None else ())]
     unknown = [item.prompt_id for item in sampled if item.prompt_id not in prompts]
     if unknown:
