@@ -140,7 +140,22 @@ def _train_step(config: TrainConfig, stream: PromptStream) -> TrainStep:
     if config.rollout.schedule == "synchronous":
         return train_step
     assert bound is not None  # a rule says so
+    _warn_of_old_weights(config, bound)
     return partial(train_step_async, overlap=Overlap(bound, is_last=partial(is_finished, config.run, stream)))
+
+
+def _warn_of_old_weights(config: TrainConfig, bound: int) -> None:
+    """What somebody may not expect who set only `rollout.schedule` and `rollout.max_staleness`."""
+    if config.algorithm.importance_cap is None:
+        logger.warning(
+            "algorithm.importance_cap is null: with rollout.schedule=asynchronous responses come from older weights, "
+            "and nothing corrects for that; algorithm.importance_cap=2.0 does"
+        )
+    if config.algorithm.selection == "nonzero_advantage" and bound == 1:
+        logger.warning(
+            "rollout.max_staleness is 1: kept prompts beyond data.prompts_per_step would be 2 versions old in the next "
+            "step, so they are left out; rollout.max_staleness=2 trains on them"
+        )
 
 
 def _checked_inputs(config: TrainConfig, model_check: ModelCheck, with_training_set: bool) -> Inputs:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from mars.errors import WorkerError
 from mars.sampling import SamplingState
 from mars.types import PromptRollouts, Rollout, RolloutGroup, SampledPrompt
 
@@ -22,6 +23,26 @@ def staleness(item: SampledPrompt, version: int) -> list[int]:
     """
     pairs = zip(item.rollouts.multi.valid, item.weights, strict=True)
     return [version - rollout.completion.version for rollout, weight in pairs if weight != 0]
+
+
+def within_bound(items: Sequence[SampledPrompt], version: int, bound: int) -> tuple[SampledPrompt, ...]:
+    """Those of which the weights of `version` train on no response that is older than `bound`."""
+    return tuple(item for item in items if max(staleness(item, version), default=0) <= bound)
+
+
+def without_too_old(kept: Sequence[SampledPrompt], version: int, bound: int) -> tuple[SampledPrompt, ...]:
+    """`kept` without carried prompts that are older than `bound`. version: of the weights that train on them.
+
+    Raises WorkerError if other prompts are older: they were just sampled, so an engine has old weights.
+    """
+    for item in kept:
+        if not item.carried and not within_bound([item], version, bound):
+            raise WorkerError(
+                f"responses to prompt {item.rollouts.prompt.prompt_id} are {max(staleness(item, version))} versions "
+                f"older than the weights that would train on them, and rollout.max_staleness is {bound}: an engine did "
+                "not get its weights; nothing was trained on them; resume the run, and please report it"
+            )
+    return within_bound(kept, version, bound)
 
 
 def staleness_metrics(kept: Sequence[SampledPrompt], version: int) -> dict[str, float]:

@@ -28,7 +28,7 @@ from mars import faults, interrupts
 from mars.background import Background
 from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest
 from mars.sampling import PromptRounds, Sampled, SamplingState, StepParts, sample
-from mars.staleness import staleness, staleness_metrics
+from mars.staleness import staleness_metrics, within_bound, without_too_old
 from mars.step import StepResult, perf_metrics
 from mars.tracking.timer import StepTimer
 from mars.types import PromptRollouts, RolloutRequest
@@ -51,6 +51,7 @@ def train_step_async(
     weights.
 
     With nothing to train on there is no update and the weights stay.
+    Raises WorkerError if fresh responses are older than the bound: an engine has old weights.
     """
     timer, sampler = StepTimer(), _Sampler(parts, stream, overlap)
     sampled = state.ahead
@@ -60,7 +61,10 @@ def train_step_async(
     faults.point("step.sampled")
     state = replace(sampled.state, version=state.version)
 
-    batch, stats = parts.collate(sampled.kept), None
+    # Another bound may have held when they were sampled ahead.
+    kept = without_too_old(sampled.kept, state.version, overlap.max_staleness)
+    metrics = _of_kept(sampled, len(kept))
+    batch, stats = parts.collate(kept), None
     # An update makes the next version of the weights. The step after it trains them.
     trained_by = state.version + bool(batch.prompts)
     with Background(partial(sampler.sample_ahead, state, step + 1, trained_by), name="sampling") as sampling:
@@ -73,7 +77,7 @@ def train_step_async(
             ahead = sampling.result(give_up=interrupts.is_urgent)
     if sampling.given_up:
         logger.warning("step %d is not sampled ahead, because the run must end; resumed, it samples anew", step + 1)
-    metrics = {**sampled.metrics, "timing_s/wait_update": max(updated - sampling.ended_at, 0.0)}
+    metrics["timing_s/wait_update"] = max(updated - sampling.ended_at, 0.0)
 
     if stats is not None:
         with timer.stage("sync_weights"):
@@ -81,7 +85,7 @@ def train_step_async(
             if not sampling.given_up:  # else the process ends, and the engine may still be busy
                 parts.engine.load_weights(weights)
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
-        metrics |= {**stats.metrics, **staleness_metrics(sampled.kept, stats.version)}
+        metrics |= {**stats.metrics, **staleness_metrics(kept, stats.version)}
         # Images that could be read when their prompt was sampled, and not any more.
         quarantine = parts.bad_samples.lost(state.quarantine, stats.unreadable, step)
         state = replace(state, quarantine=quarantine, version=weights.version)
@@ -94,6 +98,15 @@ def train_step_async(
     return StepResult(metrics, sampled.rollouts, state)
 
 
+def _of_kept(sampled: Sampled, number: int) -> dict[str, float]:
+    """Metrics of what was sampled, of whose prompts only `number` are young enough to be trained on."""
+    left_out = len(sampled.kept) - number
+    metrics = dict(sampled.metrics)
+    metrics["mars/prompts_kept"] -= left_out
+    metrics["mars/prompts_too_old"] += left_out
+    return metrics
+
+
 class _Sampler:
     """Samples in one step, for this step or for the next. generated: all rollouts that it has sampled."""
 
@@ -103,15 +116,20 @@ class _Sampler:
         self.generated: list[PromptRollouts] = []
 
     def sample(self, parts: StepParts, state: SamplingState, step: int, trained_by: int) -> Sampled:
-        """As `mars.sampling.sample`, without carried prompts that would be too old.
+        """As `mars.sampling.sample`, but nothing is carried that would be too old, neither into the step nor out of it.
 
-        trained_by: version of the weights that will train on what is sampled.
+        trained_by: version of the weights that will train on what is sampled. The next version trains what is carried.
         """
         bound = self._overlap.max_staleness
-        young = tuple(item for item in state.carried if max(staleness(item, trained_by), default=0) <= bound)
+        young = within_bound(state.carried, trained_by, bound)
         sampled = sample(parts, self._stream, replace(state, carried=young), step, self._timer)
         self.generated += sampled.rollouts
-        return replace(sampled, metrics={**sampled.metrics, "mars/prompts_too_old": len(state.carried) - len(young)})
+        without_too_old(sampled.kept, trained_by, bound)  # here too, so that no checkpoint has what an engine did wrong
+        beyond = sampled.state.carried
+        carried = within_bound(beyond, trained_by + 1, bound)
+        too_old = len(state.carried) - len(young) + len(beyond) - len(carried)
+        metrics = {**sampled.metrics, "mars/prompts_too_old": too_old, "mars/prompts_carried": len(carried)}
+        return replace(sampled, state=replace(sampled.state, carried=carried), metrics=metrics)
 
     def sample_ahead(
         self, state: SamplingState, step: int, trained_by: int, check: Callable[[], None]

@@ -45,7 +45,8 @@ def _bound_of_staleness(bound: int | None, schedule: str, selection: str) -> tup
         )
         return wrong, "give null, or schedule=asynchronous"
     if bound is None:
-        return "rollout.schedule=asynchronous needs a bound", "give 1, or choose both by schedule=asynchronous"
+        wrong = "rollout.schedule=asynchronous needs a bound"
+        return wrong, "give 1, and algorithm.importance_cap=2.0; or choose all three by schedule=asynchronous"
     if bound == 2 and selection == "all":
         wrong = "algorithm.selection=all carries no prompts, so that no response is older than 1"
         return wrong, "give 1, or algorithm.selection=nonzero_advantage"

@@ -12,7 +12,7 @@ import pytest
 from mars import interrupts
 from mars.checkpoint.state import START, state_from_json, state_to_json
 from mars.data.order.stream import PromptStream
-from mars.errors import DataError, WorkerLost
+from mars.errors import DataError, WorkerError, WorkerLost
 from mars.fit import fit, is_finished
 from mars.quarantine import BadPrompt, BadSamples, Quarantine, warn_of
 from mars.sampling import SamplingState
@@ -173,7 +173,7 @@ def test_responses_are_one_version_old_and_those_of_the_first_step_are_not(promp
 
 
 def test_staleness_is_measured_and_not_assumed(prompts):
-    """An engine that keeps its first weights is found out."""
+    """An engine that keeps its first weights is found out, before a state has what it sampled with them."""
 
     class Deaf(RecordingEngine):
         def load_weights(self, update):
@@ -181,25 +181,52 @@ def test_staleness_is_measured_and_not_assumed(prompts):
 
     made = random_parts()
     made = replace(made, engine=Deaf(made.engine._script, made.engine._eos_ids))
-    assert [row["rollout/staleness_max"] for _, row in trained(prompts, made).metrics] == [0, 1, 2, 3]
+    with pytest.raises(WorkerError, match=r"are 2 versions older .* rollout.max_staleness is 1: an engine did not get"):
+        trained(prompts, made)
+    assert len(made.trainer.batches) == 2
 
 
-@pytest.mark.parametrize(
-    ("bound", "trained_on", "ages", "too_old"),
-    [
-        # Step 3 leaves out p5, which step 2 carried, and samples p1 in its place.
-        (1, [["p1", "p2"], ["p3", "p4"], ["p7", "p1"]], [0, 1, 1], [0, 0, 1]),
-        (2, [["p1", "p2"], ["p3", "p4"], ["p5", "p7"]], [0, 1, 2], [0, 0, 0]),
-    ],
-)
-def test_carried_prompts_are_two_versions_old_and_left_out_if_that_is_too_old(
-    prompts, bound, trained_on, ages, too_old
-):
-    """p0 and p6 have no signal. Step 1 carries p3, which is as old as all of step 2: both have the first weights."""
+def test_the_bound_holds_at_the_update_whatever_was_sampled_ahead(prompts):
+    """A run that carried p5 goes on with a smaller bound. Fresh responses that are too old end it."""
+    made = with_carried_prompts(prompts)
+    state = SamplingState(0, (), version=1)
+    for step in (1, 2):
+        state = train_step_async(made, Rounds(prompts, 2), state, step, replace(OVERLAP, max_staleness=2)).state
+    assert [item.carried for item in state.ahead.kept] == [True, False]
+    result = train_step_async(made, Rounds(prompts, 2), state, 3, OVERLAP)
+    assert [prompt.prompt_id for prompt in made.trainer.batches[-1].prompts] == ["p7"]
+    assert result.metrics["rollout/staleness_max"] == 1
+    assert (result.metrics["mars/prompts_kept"], result.metrics["mars/prompts_too_old"]) == (1, 1)
+
+    old = replace(state, ahead=renumbered(replace(state, version=2), 1).ahead)
+    with pytest.raises(WorkerError, match="responses to prompt p7 are 2 versions older"):
+        train_step_async(made, Rounds(prompts, 2), old, 3, OVERLAP)
+    assert len(made.trainer.batches) == 3
+
+
+def with_carried_prompts(prompts):
+    """p0 and p6 have no signal."""
     table = make_table(prompts, random.Random(0))
     table = {key: 0.5 if key[0] in ("p0", "p6") else score for key, score in table.items()}
     made = parts(table, selection="nonzero_advantage", max_rounds=3)
     made.engine.load_weights(made.trainer.publish_weights())
+    return made
+
+
+@pytest.mark.parametrize(
+    ("bound", "trained_on", "ages", "carried"),
+    [
+        # Step 2 does not carry p5, and step 3 samples p1 in its place.
+        (1, [["p1", "p2"], ["p3", "p4"], ["p7", "p1"]], [0, 1, 1], [(1, 0), (0, 1), (0, 0)]),
+        (2, [["p1", "p2"], ["p3", "p4"], ["p5", "p7"]], [0, 1, 2], [(1, 0), (1, 0), (0, 0)]),
+    ],
+)
+def test_carried_prompts_are_two_versions_old_and_left_out_if_that_is_too_old(
+    prompts, bound, trained_on, ages, carried
+):
+    """Step 1 carries p3, which is as old as all of step 2: both have the first weights. What is left out is not counted
+    as carried."""
+    made = with_carried_prompts(prompts)
     state, rows = SamplingState(0, (), version=1), []
     for step in (1, 2, 3):
         result = train_step_async(made, Rounds(prompts, 2), state, step, replace(OVERLAP, max_staleness=bound))
@@ -207,7 +234,7 @@ def test_carried_prompts_are_two_versions_old_and_left_out_if_that_is_too_old(
         rows.append(result.metrics)
     assert [[prompt.prompt_id for prompt in batch.prompts] for batch in made.trainer.batches] == trained_on
     assert [row["rollout/staleness_max"] for row in rows] == ages
-    assert [row["mars/prompts_too_old"] for row in rows] == too_old
+    assert [(row["mars/prompts_carried"], row["mars/prompts_too_old"]) for row in rows] == carried
 
 
 def test_a_step_that_trains_on_nothing_makes_no_version(prompts):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mars import run
 from mars.config.load import load_config
+from mars.data.order.stream import PromptStream
+from tests.builders import make_prompt
 from tests.unit.config.test_config_load import FILES, the_problem
 
 
@@ -34,6 +37,36 @@ def test_what_does_not_fit(overrides, start):
 def test_without_sampling_ahead_there_is_no_bound():
     problem = the_problem("rollout.max_staleness=1")
     assert problem.startswith("rollout.max_staleness: rollout.schedule=synchronous samples with the weights")
+
+
+def test_a_cap_of_the_algorithm_is_not_replaced(tmp_path):
+    (tmp_path / "algorithm").mkdir()
+    (tmp_path / "algorithm" / "mine.yaml").write_text("defaults: [grpo]\nimportance_cap: 5.0\nimportance_mode: mask\n")
+    for schedule in ("synchronous", "asynchronous"):
+        for given in (["algorithm=mine", f"schedule={schedule}"], [f"schedule={schedule}", "algorithm=mine"]):
+            assert load_config("train", [FILES, *given], [str(tmp_path)]).algorithm.importance_cap == 5.0
+
+
+def test_dotted_settings_are_told_of_the_cap():
+    problem = the_problem("rollout.schedule=asynchronous")
+    assert problem.endswith("give 1, and algorithm.importance_cap=2.0; or choose all three by schedule=asynchronous")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warnings"),
+    [
+        (["schedule=asynchronous"], []),
+        (["rollout.schedule=asynchronous", "rollout.max_staleness=1"], ["algorithm.importance_cap is null"]),
+        (["schedule=asynchronous", "algorithm=dapo"], ["rollout.max_staleness is 1: kept prompts beyond"]),
+        (["schedule=asynchronous", "algorithm=dapo", "rollout.max_staleness=2"], []),
+        (["algorithm=dapo"], []),
+    ],
+)
+def test_a_run_warns_once_of_what_is_not_corrected_and_of_what_is_left_out(overrides, warnings, caplog):
+    run._train_step(load_config("train", [FILES, *overrides], []), PromptStream([make_prompt("p0", [])], 1, 0, True))
+    assert [record.message.startswith(start) for record, start in zip(caplog.records, warnings, strict=True)] == [
+        True for _ in warnings
+    ]
 
 
 def test_the_group_sets_what_belongs_to_it_whatever_the_algorithm_and_the_user_has_the_last_word():
