@@ -1,7 +1,7 @@
 """Scores answers in worker processes. Scoring an answer has a deadline; a worker that misses it is killed and replaced.
 
 Workers are new interpreters, each in its own process group. They are not forked, because the driver may hold CUDA or
-threads, and they do not import its main module. Only one thread at a time may use a pool.
+threads, and they do not import its main module. Only one thread at a time may use a pool; any may close it.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class RewardPool:
         self._workers: list[WorkerProcess] = []
         self._start_error = ""
         self._closed = False
+        self._serving: tuple[_Batch, threading.Thread] | None = None
+        self._lock = threading.RLock()  # of what a thread that scores and one that closes the pool both touch
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -83,17 +85,19 @@ class RewardPool:
             raise
 
     def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
+        """Raises WorkerError if another thread closes the pool meanwhile."""
         if self._closed:
             raise ValueError("the reward pool is closed")
         batch = _Batch()
         self._start_error = ""
         thread = threading.Thread(target=self._serve, args=(batch,), name="rewards")
         thread.start()
+        self._serving = batch, thread
         try:
             for item in items:
                 batch.add(item)
                 self._wake()
-                if batch.error is not None:
+                if batch.error is not None or self._closed:
                     break
             batch.complete = True
             self._wake()
@@ -104,8 +108,12 @@ class RewardPool:
             thread.join()
             # After an exception (Ctrl-C), workers may still score answers of this call. End them; the next call starts
             # new ones.
-            for worker in [worker for worker in self._workers if worker.assigned]:
-                self._end(worker)
+            with self._lock:
+                for worker in [worker for worker in self._workers if worker.assigned]:
+                    self._end(worker)
+            self._serving = None
+        if self._closed:
+            raise WorkerError("the reward pool was closed while it scored")
         if batch.error is not None:
             raise batch.error
         for scored in batch.scored:
@@ -113,13 +121,20 @@ class RewardPool:
         return [scored.result for scored in batch.scored]
 
     def close(self) -> None:
-        """Ends all workers and their child processes. May be called twice."""
-        for worker in list(self._workers):
-            self._end(worker)
-        if not self._closed:
+        """Ends all workers and their child processes. May be called twice, and while another thread scores."""
+        if self._closed:
+            return
+        if self._serving is not None:
+            batch, thread = self._serving
+            batch.abandoned = True
+            self._wake()
+            thread.join()
+        with self._lock:
+            for worker in list(self._workers):
+                self._end(worker)
+            self._closed = True
             os.close(self._wake_read)
             os.close(self._wake_write)
-        self._closed = True
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -141,8 +156,9 @@ class RewardPool:
 
     def _wake(self) -> None:
         """Interrupts the wait in `_receive`, so that it sees new items and flags."""
-        with suppress(BlockingIOError):  # a full pipe already interrupts it
-            os.write(self._wake_write, b"x")
+        with self._lock, suppress(BlockingIOError):  # a full pipe already interrupts it
+            if not self._closed:  # else another file may have this descriptor
+                os.write(self._wake_write, b"x")
 
     def _start_missing(self) -> None:
         missing = self._num_workers - len(self._workers)
