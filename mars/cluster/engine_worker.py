@@ -46,7 +46,8 @@ class EngineWorker(Worker):
 
         If the engine has room for a request after the last one of `part`, this call ends, and the call with the next
         part goes on from there. Between two messages at least `part.message_gap_s` pass, also from one part to the
-        next. The call with the last part yields at once what is left when the engine ends, then the engine's counts.
+        next. The call with the last part yields at once what is left when the engine ends, then the counts of the
+        generation. A generation that the driver has given up is in no counts.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
         if not self._has_all_weights:
@@ -54,6 +55,7 @@ class EngineWorker(Worker):
         if part.is_first:
             self._end_generation()
             self._feed, self._gathering = Feed(), Gathering(part.message_gap_s)
+            self._counts_before = self._engine.counts()
             self._generation = self._engine.generate(self._feed)
         self._images.expect(image for request in part.requests for image in request.images)
         self._feed.add(part)
@@ -65,7 +67,7 @@ class EngineWorker(Worker):
                 return
         if rest := self._gathering.rest():
             yield rest
-        yield self._engine.counts()
+        yield self._engine.counts() - self._counts_before
 
     def _end_generation(self) -> None:
         """End a generation whose next part never came, because the driver has given it up."""

@@ -50,9 +50,7 @@ class RayEngine:
         self._absent = AbsentEngines(len(group.workers), replace_timeout_s)
         self._builds: dict[int, Any] = {}  # Ray references, of absent engines whose new process runs
         self._balancer = Balancer(prompt_length, len(group.workers))
-        self._counts = [EngineCounts() for _ in group.workers]
-        # What the engines before this one had counted, for each worker.
-        self._counted_before = [EngineCounts() for _ in group.workers]
+        self._counts = EngineCounts()
         self._restarts = RestartBudget()
         self._absences = 0
         self._weights: WeightUpdate | None = None
@@ -127,7 +125,7 @@ class RayEngine:
 
         for engine, message in self._group.streams("generate", arguments, recover):
             if isinstance(message, EngineCounts):
-                self._counts[engine] = self._counted_before[engine] + message
+                self._counts += message
                 continue
             items = [replace(item, request=shares[engine][item.request]) for item in message]
             fresh = [item for item in items if place(item) not in given_out]
@@ -161,7 +159,7 @@ class RayEngine:
             self._bring_back(*self._lost.popitem())
 
     def counts(self) -> EngineCounts:
-        return sum(self._counts, EngineCounts(restarts=self._restarts.total, absences=self._absences))
+        return self._counts + EngineCounts(restarts=self._restarts.total, absences=self._absences)
 
     def load_weights(self, update: WeightUpdate) -> None:
         """update: its payload is a `WeightOffer`.
@@ -209,7 +207,6 @@ class RayEngine:
         While the engines sleep, only ends the engine: `wake` brings it back. Raises WorkerLost if the engine's node is
         lost and trainer ranks with it, which have to be there first.
         """
-        self._counted_before[index] = self._counts[index]
         successor = self._absent.add(index, Successor(self._group, index))
         if self._is_asleep or (self._gpus is not None and successor.is_node_lost()):
             self._lost[index] = error
