@@ -19,6 +19,7 @@ from mars.cluster.layout import Layout, totals
 from mars.cluster.node_plan import Amount, Bundles, Strategy, bundles_of, plan_nodes
 from mars.cluster.node_table import NodeRow, have_want
 from mars.cluster.nodes import NODE_LABEL, Node, alive_nodes, users_of_nodes
+from mars.cluster.recent import Recent
 from mars.config.run_sections import ClusterConfig
 from mars.errors import SetupError
 
@@ -28,6 +29,8 @@ _LOOK_S = 0.25
 """How often to look whether resources are free now."""
 _SETTLE_S = 1.0
 """How long it may take until Ray knows of resources that have just become free."""
+_RECENT_S = 0.5
+"""How old what Ray says of nodes may be when many workers start, or wait for room, together."""
 _RESERVE_S = 5.0
 """How long Ray may take to reserve what is free, before the search for free nodes starts again."""
 
@@ -53,6 +56,8 @@ class Placement:
         self._sizes = [totals(workers) for workers in layout.bundles]
         self._on_gpus = any(size.get("GPU") for size in self._sizes)
         self._kinds = bundles_of(layout, choice.ranks_per_group)
+        self._alive = Recent(lambda: alive_nodes(self._on_gpus), _RECENT_S)
+        self._groups = Recent(placement_group_table, _RECENT_S)
         self._check_size()
         self._group, self._nodes = self._reserve(timeout_s)
         self._moved: dict[int, PlacementGroup] = {}
@@ -71,15 +76,29 @@ class Placement:
         return PlacementGroupSchedulingStrategy(self._group, bundle)
 
     def has_room(self, bundle: int) -> bool:
-        """Whether the resources of this bundle are reserved on a node that is alive."""
+        """Whether the resources of this bundle are reserved on a node that is alive.
+
+        Hundreds of workers may wait for room: Ray is asked once for all of them, and again before one is let go on.
+        """
+        if not self._is_reserved(bundle):
+            return False
+        self._alive.drop()
+        self._groups.drop()
+        if not self._is_reserved(bundle):
+            return False
+        home = self._home(bundle)
+        return home is None or any(self.may_start_on(node, bundle) for node in self._alive.get() if node.id == home)
+
+    def _is_reserved(self, bundle: int) -> bool:
         self._move_lost()
         if bundle not in self._moved:
             return True
-        found = placement_group_table(self._moved[bundle])
-        if found["state"] != "CREATED":
-            return False
-        home = found["bundles_to_node_id"][0]
-        return any(self.may_start_on(node, bundle) for node in alive_nodes(self._on_gpus) if node.id == home)
+        return self._home(bundle) in {node.id for node in self._alive.get()}
+
+    def _home(self, bundle: int) -> str | None:
+        """The node that a bundle has moved to. None if it has not moved, or has no room yet."""
+        group = self._groups.get().get(self._moved[bundle].id.hex()) if bundle in self._moved else None
+        return group["bundles_to_node_id"][0] if group is not None and group["state"] == "CREATED" else None
 
     def homes(self) -> list[tuple[Node, list[int]]]:
         """The nodes on which resources were reserved at the start, if they are alive, each with its bundles."""
@@ -145,7 +164,7 @@ class Placement:
 
         Ray moves such a bundle by itself if its new node is lost too.
         """
-        nodes = alive_nodes(self._on_gpus)
+        nodes = self._alive.get()
         alive = {node.id for node in nodes}
         lost = {bundle for bundle, node in self._nodes.items() if node not in alive} - self._moved.keys()
         if not lost:
