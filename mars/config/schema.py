@@ -203,8 +203,8 @@ class RolloutConfig(Section):
         "during the update. The group schedule sets this and what belongs to it."
     )
     max_staleness: Annotated[int, Field(ge=1, le=2)] | None = Field(
-        description="With rollout.schedule=asynchronous, how many versions older than the weights that they train "
-        "responses may be; 2 trains on carried prompts too. null: with rollout.schedule=synchronous."
+        description="With rollout.schedule=asynchronous, how many versions (steps) older than the weights that they "
+        "train responses may be; 2 trains on carried prompts too. null: with rollout.schedule=synchronous."
     )
     weight_transfer: Literal["object_store", "broadcast", "cuda_ipc"] = Field(
         description="How engines get new weights: copied to Ray's object store, sent by rank 0 over NCCL or gloo, or "
@@ -215,7 +215,8 @@ class RolloutConfig(Section):
         "tensor is a piece of its own. A rank that sends has two pieces and its shards of one in memory."
     )
     logprob_diff_alarm: PositiveFloat = Field(
-        description="Warn if the log-probs of a token in engine and trainer differ by more than this, in nats."
+        description="Warn if the log-probs of a token in engine and trainer differ by more than this, in nats. With "
+        "rollout.schedule=asynchronous only in steps that train on no older responses, such as the first."
     )
     vllm: VllmConfig
     scripted: ScriptedConfig
