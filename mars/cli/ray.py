@@ -122,11 +122,15 @@ def submit(
     from mars.cli import ray_submit
     from mars.errors import ConfigError
 
-    other = [
-        name for name, given in (("--follow", follow), ("--stop", stop), ("--resume", resume)) if given is not None
-    ]
-    if len(other) > 1 or (other and other != ["--resume"] and words):
-        raise ConfigError(f"{other[0]}: it does not go with {' '.join([*other[1:], *(words or [])])}; leave one out")
+    modes = {"--follow": follow, "--stop": stop, "--resume": resume}
+    of_new = {"--sft": sft}
+    of_submitted = {"--no-wait": no_wait, "--env": env, "--exclude": exclude, "settings": words}
+    given = [name for name, value in modes.items() if value is not None]
+    if given:
+        beside = of_new if given == ["--resume"] else {**of_new, **of_submitted}
+        wrong = [*given[1:], *(name for name, value in beside.items() if value)]
+        if wrong:
+            raise ConfigError(f"{given[0]}: it does not go with {' '.join(wrong)}; leave one out")
     if follow is not None:
         raise typer.Exit(ray_submit.follow(address, follow))
     if stop is not None:

@@ -32,14 +32,19 @@ def main(argv: Sequence[str]) -> int:
 
         os.environ.update(take(argv[1]))
     job: dict[str, Any] = json.loads(Path(JOB_FILE).read_text(encoding="utf-8"))
-    if job["resume"] is not None:
-        from mars.cli.resume import resume
-
-        resume(Path(job["resume"]), job["overrides"])
-        return 0
     from mars.config.load import load_saved_config
     from mars.config.schema import SftConfig
 
+    if job["resume"] is not None:
+        from mars.cli.resume import resume
+        from mars.cli.submitted_settings import check_kind
+        from mars.report.run_record import CONFIG_FILE as RUN_CONFIG_FILE
+
+        run_dir = Path(job["resume"])
+        if (run_dir / RUN_CONFIG_FILE).is_file():
+            check_kind(load_saved_config(run_dir / RUN_CONFIG_FILE, job["overrides"]))
+        resume(run_dir, job["overrides"])
+        return 0
     config = load_saved_config(Path(CONFIG_FILE), [])
     if isinstance(config, SftConfig):
         from mars import sft

@@ -18,7 +18,14 @@ from mars import interrupts
 from mars.cli.ray_job import CONFIG_FILE as JOB_CONFIG_FILE
 from mars.cli.ray_job import JOB_FILE, description
 from mars.cli.script import command_of
-from mars.cli.submitted_settings import check_cluster, sent_settings
+from mars.cli.submitted_settings import (
+    SentFiles,
+    check_cluster,
+    check_kind,
+    refuse_secret,
+    sent_overrides,
+    sent_settings,
+)
 from mars.cluster.job_package import files_of_job, write_package
 from mars.cluster.jobs import Job, JobServer, new_job_id
 from mars.cluster.node import default_folder, running_nodes
@@ -35,7 +42,7 @@ _PROGRAM = "mars.cli.ray_job"
 _STOP_MARGIN_S = 30
 # Of a run whose settings are not known here.
 _LONG_GRACE_S = 600.0
-_NOTHING_TO_RESUME = (0, 2, 3)
+_NOTHING_TO_RESUME = (0, 2, 3, 4, 73)
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,12 @@ def submit(
     words: EXPERIMENT, options of `python -m mars.main` and settings. names: of --env. Raises MarsError.
     """
     folder = Path.cwd()
-    submission = _resumed(resume, words) if resume is not None else _new(words, folder, sft=sft)
-    if submission is None:
-        return 0
     environment = environment_of(names, os.environ)
     files = files_of_job(folder, excludes)
+    sent = SentFiles(folder, set(files), environment)
+    submission = _resumed(resume, words, sent) if resume is not None else _new(words, sent, sft=sft)
+    if submission is None:
+        return 0
     server = JobServer(server_address(address, os.environ))
     job_id = new_job_id(submission.name)
     interrupts.say_consequence(_how_to(server, job_id))
@@ -81,9 +89,12 @@ def submit(
     if not wait:
         typer.echo(f"{job_id}\n{_how_to(server, job_id)}")
         return 0
-    code = _followed(server, job_id)
-    _say_end(submission.run_dir, code, server)
-    return code
+    code = None
+    try:
+        code = _followed(server, job_id)
+        return code
+    finally:
+        _say_end(submission.run_dir, code, server)
 
 
 def follow(address: str | None, job_id: str) -> int:
@@ -113,13 +124,15 @@ def _how_to(server: JobServer, job_id: str) -> str:
     return f"to follow it: {script} --follow {job_id}; to stop it: {script} --stop {job_id}"
 
 
-def _say_end(run_dir: str | None, code: int, server: JobServer) -> None:
+def _say_end(run_dir: str | None, code: int | None, server: JobServer) -> None:
+    """code: None if the end of the job was not seen."""
     if run_dir is None:
         return
     logger.info("the run's directory is %s", run_dir)
     if code not in _NOTHING_TO_RESUME:
         script = f"{command_of('ray_submit.sh')} --address {shlex.quote(server.address)}"
-        logger.info("exit code %d; to go on: %s --resume %s", code, script, shlex.quote(run_dir))
+        end = "if it has ended" if code is None else f"exit code {code}"
+        logger.info("%s; to go on: %s --resume %s", end, script, shlex.quote(run_dir))
 
 
 def server_address(given: str | None, environment: Mapping[str, str]) -> str:
@@ -153,7 +166,7 @@ def environment_of(names: Sequence[str], environment: Mapping[str, str]) -> dict
     return {name: environment[name] for name in names}
 
 
-def _new(words: Sequence[str], folder: Path, *, sft: bool) -> Submission | None:
+def _new(words: Sequence[str], sent: SentFiles, *, sft: bool) -> Submission | None:
     """None where only the settings were to be shown."""
     root = "sft" if sft else "train"
     arguments = list(words)
@@ -165,7 +178,7 @@ def _new(words: Sequence[str], folder: Path, *, sft: bool) -> Submission | None:
         return None
     config = load_config(root, line.overrides, line.config_dirs)
     check_cluster(config)
-    settings = sent_settings(config, folder)
+    settings = sent_settings(config, sent)
     texts = {
         JOB_CONFIG_FILE: yaml.safe_dump(settings, sort_keys=False),
         JOB_FILE: description(line.overrides, None, dry_run=line.dry_run),
@@ -175,18 +188,24 @@ def _new(words: Sequence[str], folder: Path, *, sft: bool) -> Submission | None:
     return Submission(config.run.name, texts, None if line.dry_run else run_dir, config.checkpoint.grace_s)
 
 
-def _resumed(resume: str, overrides: Sequence[str]) -> Submission:
+def _resumed(resume: str, overrides: Sequence[str], sent: SentFiles) -> Submission:
     """The settings are checked here if the run's folder is."""
     run_dir = Path(os.path.abspath(Path(resume).expanduser()))
     given = next((text for text in overrides if text.lstrip("+").startswith("cluster.address=")), None)
     if given is not None:
         raise ConfigError(f"{given}: ray_submit.sh sets cluster.address itself; leave it out")
-    on_cluster = [*overrides, "cluster.address=auto"]
+    for override in overrides:
+        if override.startswith("-"):
+            raise ConfigError(f"{override}: no option follows --resume RUN --, only settings to change (key=value)")
+        refuse_secret(override.partition("=")[0], override, sent.variables)
     name, grace_s = run_dir.name, _LONG_GRACE_S
     if (run_dir / CONFIG_FILE).is_file():
         fixed = [f"run.dir={quoted(str(run_dir))}", "run.resume=true"]
-        config = load_saved_config(run_dir / CONFIG_FILE, [*fixed, *on_cluster])
+        config = load_saved_config(run_dir / CONFIG_FILE, [*fixed, *overrides, "cluster.address=auto"])
+        check_kind(config)
+        overrides = sent_overrides(overrides, config, sent)
         name, grace_s = config.run.name, config.checkpoint.grace_s
     else:
         logger.info("%s is not on this machine; its settings are checked on the cluster", run_dir)
-    return Submission(name, {JOB_FILE: description(on_cluster, str(run_dir), dry_run=False)}, str(run_dir), grace_s)
+    texts = {JOB_FILE: description([*overrides, "cluster.address=auto"], str(run_dir), dry_run=False)}
+    return Submission(name, texts, str(run_dir), grace_s)

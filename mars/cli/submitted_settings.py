@@ -3,69 +3,117 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mars.config.folders import quoted
 from mars.config.schema import SftConfig, TrainConfig
+from mars.data.rows.saved import saved_set
 from mars.errors import ConfigError
 from mars.output.secrets import secret_values
 from mars.plugin import is_spec
 
 # Files and folders that must be on storage of all nodes: relative paths start at the folder of the command.
-_SHARED = ("run.dir", "data.image_root", "data.train_files", "data.eval_files")
+_SHARED = ("run.dir", "data.image_root")
+# The same, or a data set of the hub.
+_ROWS = ("data.train_files", "data.eval_files")
 # Either a folder or a name of the hub: a folder if there is one here.
 _MODELS = ("model.path", "algorithm.kl_reference")
 # Files of the user that are sent along. One outside the folder of the command must be on shared storage.
 _FUNCTIONS = ("reward.function", "reward.functions")
 _TEMPLATE = "data.template"
+_MEAN_PATHS = (*_SHARED, *_ROWS, *_MODELS, *_FUNCTIONS, _TEMPLATE)
+# The value of a variable that is shorter is a word, which may be in any setting.
+_MIN_SECRET_CHARS = 8
 
 
-def check_cluster(config: TrainConfig | SftConfig) -> None:
-    """Raises ConfigError for settings that a job on a cluster cannot have."""
+@dataclass(frozen=True)
+class SentFiles:
+    """What a job takes along. folder: of the user. files: those that are sent, relative to it. variables: of --env."""
+
+    folder: Path
+    files: Collection[Path]
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_kind(config: TrainConfig | SftConfig) -> None:
+    """Raises ConfigError for a run that would not use the cluster."""
     if config.cluster.kind != "ray":
         raise ConfigError(
             f"cluster.kind: a submitted run uses the cluster; got {config.cluster.kind}; set cluster=ray, or run "
             "`python -m mars.main` without submitting"
         )
+
+
+def check_cluster(config: TrainConfig | SftConfig) -> None:
+    """Raises ConfigError for settings that a job on a cluster cannot have."""
+    check_kind(config)
     if config.cluster.address is not None:
         raise ConfigError(
             f"cluster.address: ray_submit.sh sets it; got {config.cluster.address}; leave it out, and give --address"
         )
 
 
-def sent_settings(config: TrainConfig | SftConfig, folder: Path) -> dict[str, Any]:
-    """The configuration that is sent: the cluster is that of the job, and paths are those that `folder` gives them.
+def sent_settings(config: TrainConfig | SftConfig, sent: SentFiles) -> dict[str, Any]:
+    """The configuration that is sent: the cluster is that of the job, and relative paths start at the user's folder.
 
-    Raises ConfigError for a file of the user that is not there, and for a secret among the settings.
+    Raises ConfigError for a file of the user that is not there or not sent, and for a secret among the settings.
     """
     settings = config.model_dump()
     dotted = config.dotted()
     for key in dotted:
-        value = _value(key, dotted[key], folder)
+        value = _value(key, dotted[key], sent)
         section, _, name = key.rpartition(".")
         _section(settings, section)[name] = value
-        _refuse_secret(key, value, os.environ)
+        refuse_secret(key, value, sent.variables)
     settings["cluster"]["address"] = "auto"
     return settings
 
 
-def _value(key: str, value: Any, folder: Path) -> Any:
+def sent_overrides(overrides: Sequence[str], config: TrainConfig | SftConfig, sent: SentFiles) -> list[str]:
+    """`overrides` of a run that is resumed, with the paths of `sent_settings`. config: the run's, after them."""
+    settings, found = sent_settings(config, sent), []
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        section, _, name = key.rpartition(".")
+        found.append(f"{key}={_written(_section(settings, section)[name])}" if key in _MEAN_PATHS else override)
+    return found
+
+
+def _written(value: Any) -> str:
+    """As the value of an override."""
+    match value:
+        case None:
+            return "null"
+        case list():
+            return f"[{','.join(map(_written, value))}]"
+        case dict():
+            return "{" + ",".join(f"{name}:{_written(item)}" for name, item in value.items()) + "}"
+        case _:
+            return quoted(str(value))
+
+
+def _value(key: str, value: Any, sent: SentFiles) -> Any:
     if isinstance(value, list):
-        return [_value(key, item, folder) for item in value]
+        return [_value(key, item, sent) for item in value]
     if isinstance(value, dict):
-        return {name: _value(key, item, folder) for name, item in value.items()}
+        return {name: _value(key, item, sent) for name, item in value.items()}
     if not isinstance(value, str):
         return value
     if key in _SHARED:
-        return _absolute(value, folder)
+        return _absolute(value, sent.folder)
+    if key in _ROWS:
+        saved = saved_set(value)
+        return value if saved is not None and not saved.is_folder else _absolute(value, sent.folder)
     if key in _MODELS:
-        return _absolute(value, folder) if (folder / Path(value).expanduser()).is_dir() else value
+        return _absolute(value, sent.folder) if (sent.folder / Path(value).expanduser()).is_dir() else value
     if key in _FUNCTIONS and is_spec(value):
         file, _, name = value.rpartition(":")
-        return f"{_file_of_user(key, file, folder)}:{name}"
+        return f"{_file_of_user(key, file, sent)}:{name}"
     if key == _TEMPLATE and value.endswith(".jinja"):
-        return _file_of_user(key, value, folder)
+        return _file_of_user(key, value, sent)
     return value
 
 
@@ -73,12 +121,20 @@ def _absolute(path: str, folder: Path) -> str:
     return os.path.normpath(folder / Path(path).expanduser())
 
 
-def _file_of_user(key: str, path: str, folder: Path) -> str:
-    """Relative to `folder` if it is in there, since the job's folder has a copy."""
-    file = Path(_absolute(path, folder))
+def _file_of_user(key: str, path: str, sent: SentFiles) -> str:
+    """Relative to the user's folder if it is in there, since the job's folder has a copy."""
+    file = Path(_absolute(path, sent.folder))
     if not file.is_file():
-        raise ConfigError(f"{key}: no such file; got {path}; relative paths start at {folder}")
-    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
+        raise ConfigError(f"{key}: no such file; got {path}; relative paths start at {sent.folder}")
+    if not file.is_relative_to(sent.folder):
+        return str(file)
+    relative = file.relative_to(sent.folder)
+    if relative not in sent.files:
+        raise ConfigError(
+            f"{key}: the file is not sent to the cluster; got {path}; hidden files and folders, links to folders, "
+            "results such as runs/, and what --exclude names stay here; move it, or put it on storage of all nodes"
+        )
+    return relative.as_posix()
 
 
 def _section(settings: dict[str, Any], dotted: str) -> dict[str, Any]:
@@ -87,8 +143,10 @@ def _section(settings: dict[str, Any], dotted: str) -> dict[str, Any]:
     return settings
 
 
-def _refuse_secret(key: str, value: Any, environment: Mapping[str, str]) -> None:
-    for secret, name in secret_values(environment).items():
+def refuse_secret(key: str, value: Any, variables: Mapping[str, str]) -> None:
+    """Raises ConfigError if `value` has that of one of `variables`, or of a variable whose name looks like a key."""
+    named = {text: name for name, text in variables.items() if len(text) >= _MIN_SECRET_CHARS}
+    for secret, name in (secret_values(os.environ) | named).items():
         if secret in str(value):
             raise ConfigError(
                 f"{key}: it has the value of the environment variable {name}, and settings are written to files; keep "

@@ -23,10 +23,10 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 def files_of_job(folder: Path, excludes: Sequence[str]) -> list[Path]:
     """The files in `folder` that are taken along, relative to it, in the order of their names.
 
-    Left out are hidden files and folders (.git, .venv, .env), results (runs, wandb), files of data and weights, a
-    checkout's own package mars (the nodes have theirs), links to folders, and what matches `excludes`: patterns such as
-    "*.png" or "notes/*", of a name or of a relative path.
-    Raises ConfigError if they are too many or too large; it names the largest.
+    Left out are hidden files and folders (.git, .venv, .env), virtual environments, results (runs, wandb), files of
+    data and weights, a checkout's own package mars (the nodes have theirs), links to folders, and what matches
+    `excludes`: patterns such as "*.png" or "notes/*", of a name or of a relative path.
+    Raises ConfigError if they are too many or too large, and names the largest; if one cannot be read or sent.
     """
     found: list[Path] = []
     for path in _walk(folder, folder, excludes):
@@ -51,8 +51,11 @@ def write_package(target: Path, folder: Path, files: Sequence[Path], more: Mappi
     """A zip file with `files` of `folder`, and the texts `more` by their names. Equal contents make an equal file."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
         for path in files:
-            mode = (folder / path).stat().st_mode & 0o700
-            _add(package, path.as_posix(), (folder / path).read_bytes(), mode)
+            try:
+                mode = (folder / path).stat().st_mode & 0o700
+                _add(package, path.as_posix(), (folder / path).read_bytes(), mode)
+            except OSError as error:
+                raise _unsendable(path, error.strerror or str(error)) from error
         for name, text in more.items():
             _add(package, name, text.encode(), 0o600)
 
@@ -65,17 +68,34 @@ def _add(package: zipfile.ZipFile, name: str, content: bytes, mode: int) -> None
 
 
 def _walk(top: Path, folder: Path, excludes: Sequence[str]) -> Iterator[Path]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unsendable(folder.relative_to(top), error.strerror or str(error)) from error
+    for entry in entries:
         path = Path(entry.path)
         relative = path.relative_to(top)
         if entry.name.startswith(".") or _matches(relative, excludes):
             continue
         if entry.is_dir(follow_symlinks=False):
             own_package = folder == top and entry.name == "mars" and (path / "__init__.py").is_file()
-            if not own_package and not _matches(Path(entry.name), _FOLDERS):
+            left_out = own_package or (path / "pyvenv.cfg").is_file() or _matches(Path(entry.name), _FOLDERS)
+            if not left_out:
                 yield from _walk(top, path, excludes)
-        elif entry.is_file() and not _matches(Path(entry.name), _FILES):
+        elif path.is_file() and not _matches(Path(entry.name), _FILES):
+            try:
+                relative.as_posix().encode()
+            except UnicodeEncodeError as error:
+                raise _unsendable(relative, "its name is not UTF-8") from error
             yield relative
+
+
+def _unsendable(path: Path, reason: str) -> ConfigError:
+    name = os.fsencode(path).decode(errors="backslashreplace")
+    return ConfigError(
+        f"{name}: it cannot be sent to the cluster ({reason}); rename or remove it, or leave it out with --exclude "
+        "PATTERN"
+    )
 
 
 def _matches(path: Path, patterns: Sequence[str]) -> bool:

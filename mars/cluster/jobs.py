@@ -31,6 +31,10 @@ _ANSWER_S = 30.0
 # So long is a job server looked for that does not answer any more.
 _LOST_AFTER_S = 60.0
 _LAST_OUTPUT_S = 20.0
+# A connection without output for so long is made anew: it may be gone without a sign, as after a laptop's sleep.
+_SILENCE_S = 120.0
+# Those of the environment would get the token and the variables of --env.
+_NO_PROXIES = {"http": "", "https": ""}
 _INTERRUPTED = 75
 _NO_SUCH_JOB = "status code 404"
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray would take them before the address it is given
@@ -174,7 +178,7 @@ def _client_of(address: str) -> Any:
     class Client(JobSubmissionClient):
         def _do_request(self, *args: Any, **kwargs: Any) -> requests.Response:
             try:
-                return super()._do_request(*args, timeout=_ANSWER_S, **kwargs)
+                return super()._do_request(*args, timeout=_ANSWER_S, proxies=_NO_PROXIES, **kwargs)
             except RayError as error:  # the token is not the cluster's
                 raise RuntimeError(str(error)) from error
 
@@ -220,8 +224,12 @@ class _Output:
             self._given_up.wait(_RETRY_S)
 
     async def _copy(self) -> None:
-        seen = 0
-        async for text in self._client.tail_job_logs(self._job_id):
+        seen, stream = 0, aiter(self._client.tail_job_logs(self._job_id))
+        while True:
+            try:
+                text = await asyncio.wait_for(anext(stream), _SILENCE_S)
+            except StopAsyncIteration:
+                return
             seen += len(text)
             new = seen - self._printed
             if new > 0:

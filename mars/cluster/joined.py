@@ -6,7 +6,9 @@ keep their workers. Here each process of the run finds out by itself and ends.
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import select
 import socket
 import struct
@@ -23,30 +25,72 @@ from mars.cluster.worker_process import end_this_process
 from mars.errors import WorkerError
 
 _LOOK_S = 1.0
+_WORKER_LOOK_S = 5.0
+"""A worker connects less often while the head accepts, because a thousand workers may do so."""
 _CONNECT_S = 5.0
 LOST_S = 10.0
 """So long the head may accept no connection."""
+_OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
 
 
-def wait_for_loss(address: str, over: threading.Event, raylet: int | None = None) -> str | None:
+class Silence:
+    """For how long all connections to the head have failed.
+
+    The time counts from the first failure to the last one. Between two failures at most 6 s count, one look and one
+    connection that is not answered: a process that was stopped meanwhile has not looked.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._failed: float | None = None
+
+    def add(self, error: OSError | None, now: float) -> bool:
+        """Add the result of a connection. Returns whether the head is lost: silent for more than `LOST_S`.
+
+        error: None for an accepted one. Errors of this process, such as too many open files, say nothing of the head.
+        now: time.monotonic().
+        """
+        if error is None:
+            self.seconds, self._failed = 0.0, None
+        elif not isinstance(error, socket.gaierror) and error.errno not in _OF_THIS_PROCESS:
+            if self._failed is not None:
+                self.seconds += min(now - self._failed, _LOOK_S + _CONNECT_S)
+            self._failed = now
+        return self.seconds > LOST_S
+
+    @property
+    def has_begun(self) -> bool:
+        return self._failed is not None
+
+
+def wait_for_loss(
+    address: str, over: threading.Event, raylet: int | None = None, look_s: float = _LOOK_S
+) -> str | None:
     """Wait until the head is lost, and return how; None once `over` is set.
 
     address: host:port of the GCS. raylet: descriptor (pidfd) of the process of this node whose end is a loss too.
+    look_s: seconds between two connections while the head accepts them, on average: drawn anew each time.
     """
     host, _, port = address.rpartition(":")
     ends = select.poll()
     if raylet is not None:
         ends.register(raylet, select.POLLIN)
-    answered = time.monotonic()
+    silence, draw = Silence(), random.SystemRandom()  # leaves the state of Python's random numbers as it is
     while not over.is_set():
-        if ends.poll(_LOOK_S * 1000) if raylet is not None else over.wait(_LOOK_S):
+        pause = _LOOK_S if silence.has_begun else look_s * draw.uniform(0.5, 1.5)
+        if ends.poll(pause * 1000) if raylet is not None else over.wait(pause):
             return None if over.is_set() else "Ray's process `raylet` on the driver's node has ended"
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
-            answered = time.monotonic()
-        except OSError as error:
-            if time.monotonic() - answered > LOST_S:
-                return f"the head at {address} has accepted no connection for {LOST_S:g} s ({error})"
+        error = _connection_error(host.strip("[]"), int(port))
+        if silence.add(error, time.monotonic()):
+            return f"the head at {address} has accepted no connection for {LOST_S:g} s ({error})"
+    return None
+
+
+def _connection_error(host: str, port: int) -> OSError | None:
+    try:
+        socket.create_connection((host, port), _CONNECT_S).close()
+    except OSError as error:
+        return error
     return None
 
 
@@ -82,7 +126,7 @@ def _end_driver(address: str, over: threading.Event, raylet: int | None) -> None
 
 
 def _end_worker(address: str) -> None:
-    if wait_for_loss(address, threading.Event()) is not None:
+    if wait_for_loss(address, threading.Event(), look_s=_WORKER_LOOK_S) is not None:
         end_this_process()
 
 

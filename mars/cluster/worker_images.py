@@ -54,15 +54,24 @@ class ImageAccess:
         return WorkerImages(_NodeFiles(self._root, here), self._names_node)
 
     def metrics(self) -> dict[str, float]:
-        """On the driver: what was sent to nodes since the last call; {} with data.transport=path."""
+        """On the driver: what was sent to nodes since the last call; {} with data.transport=path.
+
+        Raises WorkerError if the reader does not answer.
+        """
         if self._reader is None:
             return {}
-        before, self._before = self._before, ray.get(self._reader.shipped.remote(), timeout=self._timeout_s)
-        contents = self._before.contents - before.contents
+        try:
+            now: Shipped = ray.get(self._reader.shipped.remote(), timeout=self._timeout_s)
+        except RayError as error:
+            reason = str(error).partition("\n")[0]
+            raise WorkerError(f"images: the process image-reader does not answer: {reason}") from error
+        # A reader that was started again counts from 0.
+        before, self._before = (self._before if now.asked >= self._before.asked else Shipped()), now
+        contents = now.contents - before.contents
         return {
-            "perf/image_bytes_shipped": float(self._before.num_bytes - before.num_bytes),
+            "perf/image_bytes_shipped": float(now.num_bytes - before.num_bytes),
             "perf/images_shipped": float(contents),
-            "perf/image_cache_hits": float(self._before.asked - before.asked - contents),
+            "perf/image_cache_hits": float(now.asked - before.asked - contents),
         }
 
 
@@ -125,6 +134,7 @@ class _NodeStore:
     def __init__(self, reader: Any, timeout_s: float) -> None:
         self._reader, self._timeout_s = reader, timeout_s
         self._store: Any = None
+        self._starting = self._start()  # while the worker loads its model
         # The second: of the call before, whose images may still be read.
         self._asked: tuple[_Asked, _Asked] = ({}, {})
 
@@ -135,7 +145,7 @@ class _NodeStore:
                 return self._content(place)
             except RayActorError as error:  # the reader died, and its stores with it; Ray starts it again
                 logger.warning("images: %s", str(error).partition("\n")[0])
-                self._store, self._asked = None, ({}, {})
+                self._store, self._asked, self._starting = None, ({}, {}), self._start()
                 if attempt + 1 == _TRIES:
                     raise WorkerError(f"images: the store of node {this_node()} died {_TRIES} times") from error
         raise AssertionError("unreachable")
@@ -153,8 +163,11 @@ class _NodeStore:
 
     def _connected(self) -> Any:
         if self._store is None:
-            self._store = self._get(self._reader.store.remote(ray.get_runtime_context().get_node_id()))
+            self._store = self._get(self._starting)
         return self._store
+
+    def _start(self) -> Any:
+        return self._reader.store.remote(ray.get_runtime_context().get_node_id())
 
     def _content(self, place: Place) -> bytes:
         now, before = self._asked

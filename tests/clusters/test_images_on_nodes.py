@@ -138,6 +138,7 @@ def test_a_cold_start_goes_on_when_the_reader_and_a_store_die(images, tmp_path):
     job = images.cold_start(tmp_path / "shipped", *shipped, **images.nodes.environment)
     assert job.returncode == 0, job.stderr[-3000:]
     assert sorted(path.name for path in images.once.iterdir()) == sorted(FAULTS)
+    assert min(value for row in job.metrics for key, value in row.items() if key.startswith("perf/image")) >= 0
     assert [row["sft/loss"] for row in job.metrics] == pytest.approx(
         [row["sft/loss"] for row in undisturbed.metrics], rel=1e-4
     )

@@ -1,4 +1,4 @@
-"""Runs on several nodes compute what they do on one, also when nodes are killed, stopped or cut off."""
+"""Runs on several nodes compute what they do on one, also when a node is killed."""
 
 from __future__ import annotations
 
@@ -91,6 +91,28 @@ def test_a_lost_engine_moves_or_is_left_out_until_a_node_has_room(nodes, train, 
     assert found == rows(undisturbed(len(found)))
     assert not run.events("trainer_rebuilt")
     assert run.workers_alive() == []
+
+
+def test_a_lost_rank_starts_elsewhere_or_the_run_waits_and_can_be_resumed(nodes, train, undisturbed):
+    add_until(nodes, 3)
+    settings = (f"run.num_steps={STEPS}", "cluster.start_timeout_s=45")
+    run = train(nodes, *settings, stops=(3, 6))
+    run.until_stopped()
+    run.node_of("actor-0").kill()
+    run.go_on()  # step 3 is trained again
+    run.until_stopped()
+    assert len(run.events("trainer_rebuilt")) == 1
+    run.node_of("actor-0").kill()
+    run.go_on()
+    assert run.exit_code() == 5
+    assert "no node had room for actor-0 within 45 s (cluster.start_timeout_s)" in run.stderr
+    assert f"go on with `mars resume {run.run_dir}`" in run.stderr
+    assert run.workers_alive() == []
+    add_until(nodes, 2)
+    again = train(nodes, *settings, "run.resume=true")
+    assert again.exit_code() == 0, again.stderr[-3000:]
+    assert rows(run.run_dir) == rows(undisturbed(STEPS))
+    assert policy(run.run_dir) == policy(undisturbed(STEPS))
 
 
 def test_without_the_head_all_processes_of_a_run_end_and_a_new_cluster_goes_on(train, undisturbed):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from mars.cluster.layout import layout
 from mars.cluster.placement import NodeChoice, Placement
@@ -78,9 +78,10 @@ def test_an_engine_that_fits_on_no_node_is_refused_at_once_by_node(joined):
 
 def test_a_run_waits_for_others_says_so_at_once_and_goes_on(joined, caplog):
     """The other job ends as soon as the message comes."""
-    a, _ = (node.ip for node in joined.workers)
     other = placement_group([{"CPU": 4, "GPU": 1}])
     assert other.wait(60)
+    home = placement_group_table(other)["bundles_to_node_id"][0]
+    (busy_ip,) = (node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == home)
     plan = layout(1, 2, 2, cpus=0.5, on_gpu=True, shared=False)
 
     class End(logging.Handler):
@@ -97,7 +98,7 @@ def test_a_run_waits_for_others_says_so_at_once_and_goes_on(joined, caplog):
     (message,) = caplog.messages
     assert "cluster.start_timeout_s" in message
     busy = next(line for line in message.splitlines() if "0/4" in line)
-    assert a in busy
+    assert busy_ip in busy
     assert "1/2" in busy
     assert "used on" in message
     assert f"4 CPU, 1 GPU: job {ray.get_runtime_context().get_job_id()}" in message

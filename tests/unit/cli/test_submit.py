@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import yaml
 
 from mars.cli import ray_submit
-from mars.cli.submitted_settings import check_cluster, sent_settings
-from mars.config.load import load_config
+from mars.cli.submitted_settings import SentFiles, check_cluster, sent_overrides, sent_settings
+from mars.cluster.job_package import files_of_job
+from mars.config.load import load_config, load_saved_config
 from mars.errors import ConfigError, SetupError
 
 GIVEN = ["experiment=quickstart", "model.path=base", "data.train_files=[a.parquet,/shared/b.parquet]"]
@@ -16,18 +20,30 @@ def config(*overrides):
     return load_config("train", [*GIVEN, *overrides], [])
 
 
+def sent_from(folder, *excludes, **variables):
+    return SentFiles(folder, set(files_of_job(folder, excludes)), variables)
+
+
 def test_relative_paths_start_in_the_users_folder(tmp_path):
-    settings = sent_settings(config("run.dir=../runs/a", "data.eval_files=[]", "data.image_root=images"), tmp_path)
+    settings = sent_settings(
+        config("run.dir=../runs/a", "data.eval_files=[]", "data.image_root=images"), sent_from(tmp_path)
+    )
     assert settings["run"]["dir"] == str(tmp_path.parent / "runs" / "a")
     assert settings["data"]["train_files"] == [str(tmp_path / "a.parquet"), "/shared/b.parquet"]
     assert (settings["data"]["eval_files"], settings["data"]["image_root"]) == ([], str(tmp_path / "images"))
     assert settings["cluster"]["address"] == "auto"
 
 
+@pytest.mark.parametrize("name", ["org/name@train", "org/name:small@test", "name@train"])
+def test_a_data_set_of_the_hub_keeps_its_name(tmp_path, name):
+    settings = sent_settings(config(f"data.train_files=['{name}',rows@x.parquet]"), sent_from(tmp_path))
+    assert settings["data"]["train_files"] == [name, str(tmp_path / "rows@x.parquet")]
+
+
 def test_a_model_is_a_folder_if_there_is_one(tmp_path):
-    assert sent_settings(config(), tmp_path)["model"]["path"] == "base"
+    assert sent_settings(config(), sent_from(tmp_path))["model"]["path"] == "base"
     (tmp_path / "base").mkdir()
-    assert sent_settings(config(), tmp_path)["model"]["path"] == str(tmp_path / "base")
+    assert sent_settings(config(), sent_from(tmp_path))["model"]["path"] == str(tmp_path / "base")
 
 
 def test_files_of_the_user_are_those_of_the_jobs_folder(tmp_path):
@@ -36,17 +52,22 @@ def test_files_of_the_user_are_those_of_the_jobs_folder(tmp_path):
     for file in ("lib/r.py", "p.jinja", "../shared.py"):
         (user / file).touch()
     given = [f"reward.function={user}/lib/r.py:score", "data.template=p.jinja"]
-    settings = sent_settings(config(*given, "reward.functions={a: ../shared.py:score, b: vqa}"), user)
+    settings = sent_settings(config(*given, "reward.functions={a: ../shared.py:score, b: vqa}"), sent_from(user))
     assert settings["reward"]["function"] == "lib/r.py:score"
     assert settings["reward"]["functions"] == {"a": f"{tmp_path}/shared.py:score", "b": "vqa"}
     assert settings["data"]["template"] == "p.jinja"
+    for hidden in (".h/r.py", "runs/r.py", "lib/x.py"):
+        (user / hidden).parent.mkdir(exist_ok=True)
+        (user / hidden).touch()
+        with pytest.raises(ConfigError, match=f"the file is not sent to the cluster; got {hidden}"):
+            sent_settings(config(f"reward.function={hidden}:score"), sent_from(user, "lib/x.py"))
     with pytest.raises(ConfigError, match=r"reward\.function: no such file; got none\.py"):
-        sent_settings(config("reward.function=none.py:score"), user)
+        sent_settings(config("reward.function=none.py:score"), sent_from(user))
 
 
 def test_all_other_settings_are_as_composed(tmp_path):
     given = config("run.dir=/run")
-    sent = sent_settings(given, tmp_path)
+    sent = sent_settings(given, sent_from(tmp_path))
     expected = given.model_dump()
     expected["cluster"]["address"] = "auto"
     expected["data"]["train_files"] = [str(tmp_path / "a.parquet"), "/shared/b.parquet"]
@@ -57,8 +78,10 @@ def test_all_other_settings_are_as_composed(tmp_path):
 def test_a_secret_among_the_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "abcdefgh1234")
     with pytest.raises(ConfigError, match=r"run\.name: .* MY_API_KEY") as refusal:
-        sent_settings(config("run.name=abcdefgh1234"), tmp_path)
+        sent_settings(config("run.name=abcdefgh1234"), sent_from(tmp_path))
     assert "abcdefgh1234" not in str(refusal.value)
+    with pytest.raises(ConfigError, match=r"run\.name: .* LICENCE"):
+        sent_settings(config("run.name=a-licence-text"), sent_from(tmp_path, LICENCE="a-licence-text"))
 
 
 @pytest.mark.parametrize("wrong", ["cluster.address=host:1", "cluster=local"])
@@ -88,9 +111,44 @@ def test_the_address_is_the_given_one_then_rays_variable_and_never_ray_address(t
 
 def test_a_run_that_is_resumed_is_checked_where_its_folder_is(tmp_path):
     with pytest.raises(ConfigError, match=r"cluster\.address"):
-        ray_submit._resumed(str(tmp_path / "run"), ["cluster.address=a:1"])
-    elsewhere = ray_submit._resumed(str(tmp_path / "run"), ["run.num_steps=7"])
+        ray_submit._resumed(str(tmp_path / "run"), ["cluster.address=a:1"], sent_from(tmp_path))
+    with pytest.raises(ConfigError, match="--dry-run: no option follows --resume RUN --"):
+        ray_submit._resumed(str(tmp_path / "run"), ["--dry-run"], sent_from(tmp_path))
+    with pytest.raises(ConfigError, match=r"run\.name: .* LICENCE"):
+        ray_submit._resumed(str(tmp_path / "run"), ["run.name=long-text"], sent_from(tmp_path, LICENCE="long-text"))
+    elsewhere = ray_submit._resumed(str(tmp_path / "run"), ["run.num_steps=7"], sent_from(tmp_path))
     assert elsewhere.run_dir == str(tmp_path / "run")
     assert elsewhere.grace_s == 600
     (text,) = elsewhere.texts.values()
     assert '"overrides": ["run.num_steps=7", "cluster.address=auto"]' in text
+
+
+def test_settings_that_change_at_a_resume_are_checked_and_converted(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    saved = config("run.dir=/elsewhere", "data.eval_files=[]", "actor.num_workers=1")
+    (run / "config.yaml").write_text(yaml.safe_dump(saved.model_dump()))
+    (tmp_path / "r.py").touch()
+    sent = sent_from(tmp_path)
+    given = ["data.eval_files=[e.parquet,org/name@test]", f"reward.function={tmp_path}/r.py:score", "run.num_steps=7"]
+    (text,) = ray_submit._resumed(str(run), given, sent).texts.values()
+    overrides = json.loads(text)["overrides"]
+    assert overrides[2:] == ["run.num_steps=7", "cluster.address=auto"]
+    again = load_saved_config(run / "config.yaml", overrides)
+    assert again.data.eval_files == [str(tmp_path / "e.parquet"), "org/name@test"]
+    assert again.reward.function == "r.py:score"
+    with pytest.raises(ConfigError, match=r"reward\.function: no such file"):
+        ray_submit._resumed(str(run), ["reward.function=none.py:score"], sent)
+    with pytest.raises(ConfigError, match=r"cluster\.kind: a submitted run uses the cluster"):
+        ray_submit._resumed(str(run), ["cluster.kind=local"], sent)
+
+
+def test_paths_in_overrides_are_written_as_they_are_read(tmp_path):
+    functions = "reward.functions={a:'r.py:score',c:vqa}"
+    (tmp_path / "r.py").touch()
+    given = [functions, "data.image_root=null", "run.dir='it\\'s here'"]
+    changed = config(*given)
+    (first, second, third) = sent_overrides(given, changed, sent_from(tmp_path))
+    again = config(first, second, third)
+    assert again.reward.functions == {"a": "r.py:score", "c": "vqa"}
+    assert (again.data.image_root, again.run.dir) == (None, str(tmp_path / "it's here"))

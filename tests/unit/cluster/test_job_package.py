@@ -78,3 +78,16 @@ def test_equal_files_are_an_equal_package_that_only_the_user_can_read(tmp_path):
         modes = {entry.filename: entry.external_attr >> 16 & 0o777 for entry in package.infolist()}
         assert modes == {"a.py": 0o700, "lib/b.py": 0o600, ".job.json": 0o600}
         assert package.read("lib/b.py") == b"x"
+
+
+def test_files_that_cannot_be_sent_are_named(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "env" / "lib").mkdir(parents=True)
+    (tmp_path / "env" / "pyvenv.cfg").touch()
+    (tmp_path / "env" / "lib" / "x.py").touch()
+    assert files_of_job(tmp_path, []) == [], "a link to itself is no file, and an environment is not sent"
+    odd = os.fsencode(tmp_path) + b"/\xff.py"
+    os.close(os.open(odd, os.O_CREAT))
+    with pytest.raises(ConfigError, match=r"^\\xff\.py: it cannot be sent to the cluster \(its name is not UTF-8\)"):
+        files_of_job(tmp_path, [])
+    assert files_of_job(tmp_path, ["*.py"]) == []
