@@ -16,7 +16,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mars.cluster.layout import Layout, totals
-from mars.cluster.node_plan import Amount, Bundles, Strategy, bundles_of, plan_nodes
+from mars.cluster.node_plan import Amount, Bundles, Strategy, bundles_of, plan_lost, plan_nodes
 from mars.cluster.node_table import NodeRow, have_want
 from mars.cluster.nodes import NODE_LABEL, Node, alive_nodes, users_of_nodes
 from mars.config.run_sections import ClusterConfig
@@ -34,10 +34,11 @@ _RESERVE_S = 5.0
 
 @dataclass(frozen=True)
 class NodeChoice:
-    """How nodes are chosen. ranks_per_group: consecutive ranks that share a copy of the weights (`actor.fsdp_size`)."""
+    """How nodes are chosen. ranks_per_group: consecutive ranks that share a copy of the weights (`actor.fsdp_size`);
+    None: all."""
 
     strategy: Strategy = "pack"
-    ranks_per_group: int = 1
+    ranks_per_group: int | None = None
 
 
 class Placement:
@@ -55,6 +56,7 @@ class Placement:
         self._kinds = bundles_of(layout, choice.ranks_per_group)
         self._check_size()
         self._group, self._nodes = self._reserve(timeout_s)
+        self._away: set[int] = set()  # bundles whose first node is gone
         self._moved: dict[int, PlacementGroup] = {}
         self.may_start_on: Callable[[Node, int], bool] = lambda node, bundle: True
         """Asked about a node on which a lost bundle has room now: node, bundle."""
@@ -66,6 +68,8 @@ class Placement:
         worker starts when there is.
         """
         self._move_lost()
+        if bundle in self._away and bundle not in self._moved:
+            self._moved[bundle] = self._group_of(bundle, None)
         if bundle in self._moved:
             return PlacementGroupSchedulingStrategy(self._moved[bundle], 0)
         return PlacementGroupSchedulingStrategy(self._group, bundle)
@@ -74,7 +78,7 @@ class Placement:
         """Whether the resources of this bundle are reserved on a node that is alive."""
         self._move_lost()
         if bundle not in self._moved:
-            return True
+            return bundle not in self._away
         found = placement_group_table(self._moved[bundle])
         if found["state"] != "CREATED":
             return False
@@ -143,18 +147,37 @@ class Placement:
     def _move_lost(self) -> None:
         """Reserve the bundles of nodes that are gone anew, each by itself: as many as possible are to go on.
 
+        Those with ranks come first. Ray has a request for each of them until there is room. For an engine it has one
+        only while there is room beside all ranks, so that an engine cannot take the room that a rank waits for.
         Ray moves such a bundle by itself if its new node is lost too.
         """
+        placed = self._placed()  # first: what is placed is not free then
         nodes = alive_nodes(self._on_gpus)
         alive = {node.id for node in nodes}
-        lost = {bundle for bundle, node in self._nodes.items() if node not in alive} - self._moved.keys()
-        if not lost:
+        self._away = {bundle for bundle, node in self._nodes.items() if node not in alive}
+        waiting = self._away - placed
+        if not waiting:
             return
-        kinds = [Bundles(k.size, [bundle for bundle in k.indices if bundle in lost], 1) for k in self._kinds]
-        plan = plan_nodes(kinds[0], kinds[1], [node.free for node in nodes], self._choice.strategy) or {}
-        for bundle in sorted(lost):
+        engines, ranks = (Bundles(k.size, [b for b in k.indices if b in waiting], 1) for k in self._kinds)
+        plan = plan_lost(engines, ranks, [node.free for node in nodes], self._choice.strategy)
+        for bundle in sorted(waiting):
             target = nodes[plan[bundle]].id if bundle in plan else None
-            self._moved[bundle] = placement_group([self._sizes[bundle]], "STRICT_PACK", _soft_target_node_id=target)
+            if target is not None or bundle in self._layout.rank_bundles:
+                if bundle not in self._moved:
+                    self._moved[bundle] = self._group_of(bundle, target)
+            elif bundle in self._moved:
+                remove_placement_group(self._moved.pop(bundle))
+
+    def _placed(self) -> set[int]:
+        """The moved bundles that have room on a new node."""
+        if not self._moved:
+            return set()
+        table = placement_group_table()
+        states = {bundle: table.get(group.id.hex(), {}).get("state") for bundle, group in self._moved.items()}
+        return {bundle for bundle, state in states.items() if state == "CREATED"}
+
+    def _group_of(self, bundle: int, node: str | None) -> PlacementGroup:
+        return placement_group([self._sizes[bundle]], "STRICT_PACK", _soft_target_node_id=node)
 
 
 def reserved(layout: Layout, cluster: ClusterConfig, fsdp_size: int | None) -> Placement:
@@ -163,7 +186,7 @@ def reserved(layout: Layout, cluster: ClusterConfig, fsdp_size: int | None) -> P
     Warns of nodes of a joined cluster whose object store is smaller than `cluster.object_store_bytes`.
     Raises SetupError as `Placement` does.
     """
-    placement = Placement(layout, NodeChoice(cluster.node_strategy, fsdp_size or 1), cluster.start_timeout_s)
+    placement = Placement(layout, NodeChoice(cluster.node_strategy, fsdp_size), cluster.start_timeout_s)
     if cluster.address is not None:
         for node, _ in placement.homes():
             if node.store_bytes < cluster.object_store_bytes:
