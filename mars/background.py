@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -38,7 +39,8 @@ class Background(Generic[T]):
         self._found: list[T] = []
         self._error: BaseException | None = None
         self._was_asked = False
-        self.ended_at = 0.0  # time.perf_counter() at the end of the call; read it after `result`
+        self.ended_at = math.inf  # time.perf_counter() at the end of the call; read it after `result`
+        self.given_up = False
         # A daemon: the end of an interrupted process does not wait for it.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -51,17 +53,20 @@ class Background(Generic[T]):
     ) -> None:
         """After an error of the block the call is stopped and waited for: nobody else may use what it uses.
 
-        After an interruption (KeyboardInterrupt) it is waited for only 5 s: the process ends.
+        After an interruption (KeyboardInterrupt), or if it was given up, it is waited for only 5 s: the process ends.
         """
         self._stop.set()
-        self._thread.join(_LEAVE_S if isinstance(error, KeyboardInterrupt) else None)
+        self._thread.join(_LEAVE_S if isinstance(error, KeyboardInterrupt) or self.given_up else None)
         if self._error is not None and not self._was_asked and not isinstance(self._error, Stopped):
             logger.warning("%s: failed too: %s", self._thread.name, self._error, exc_info=self._error)
 
-    def result(self) -> T:
-        """Wait for the call; return its result, or raise its exception here."""
+    def result(self, give_up: Callable[[], bool] = lambda: False) -> T | None:
+        """Wait for the call; return its result, or raise its exception here. None once `give_up()` says so."""
         while self._thread.is_alive():
             self._thread.join(_LOOK_S)  # not for longer, so that a signal is handled
+            if self._thread.is_alive() and give_up():
+                self.given_up = True
+                return None
         self._was_asked = True
         if self._error is not None:
             raise self._error

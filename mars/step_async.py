@@ -17,13 +17,14 @@ docs/step.md explains every line; `rollout.schedule` chooses between the two kin
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from mars import faults
+from mars import faults, interrupts
 from mars.background import Background
 from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest
 from mars.sampling import PromptRounds, Sampled, SamplingState, StepParts, sample
@@ -31,6 +32,8 @@ from mars.staleness import staleness, staleness_metrics
 from mars.step import StepResult, perf_metrics
 from mars.tracking.timer import StepTimer
 from mars.types import PromptRollouts, RolloutRequest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,16 @@ def train_step_async(
             faults.point("step.updated")
         updated = time.perf_counter()
         with timer.stage("wait_rollouts"):
-            ahead = sampling.result()
+            ahead = sampling.result(give_up=interrupts.is_urgent)
+    if sampling.given_up:
+        logger.warning("step %d is not sampled ahead, because the run must end; resumed, it samples anew", step + 1)
     metrics = {**sampled.metrics, "timing_s/wait_update": max(updated - sampling.ended_at, 0.0)}
 
     if stats is not None:
         with timer.stage("sync_weights"):
             weights = parts.trainer.publish_weights()
-            parts.engine.load_weights(weights)
+            if not sampling.given_up:  # else the process ends, and the engine may still be busy
+                parts.engine.load_weights(weights)
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
         metrics |= {**stats.metrics, **staleness_metrics(sampled.kept, stats.version)}
         # Images that could be read when their prompt was sampled, and not any more.

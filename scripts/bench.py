@@ -23,6 +23,7 @@ BENCHMARKS = {
     "scale": "time and memory over samples, prompts, sources, image sizes and many steps",
     "advantages": "advantages of a million rollouts, compared with a plain Python loop",
     "checkpoint": "how long a checkpoint blocks a step, its size on disk, and the cost of supervision",
+    "schedule": "a step that samples the next one's responses during its update, and one that does not",
     "driver": "processor time and memory of the driver for each rollout, at 1,000 to 10,000 prompts in a step",
     "workers": "processor time of the driver with 64 engines and 64 ranks on this machine, without models",
     "weights": "how long new weights take to the engines, by object store and by broadcast",

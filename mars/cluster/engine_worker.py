@@ -30,6 +30,7 @@ class EngineWorker(Worker):
     _has_all_weights = True  # at first those of model.path
     _images = OWN_FILES  # until `build`
     _generation: Iterator[list[FinishedSample | UnreadableRequest]] = iter(())
+    _gathering: Gathering[FinishedSample | UnreadableRequest]  # of this generation
 
     def see_gpus(self, gpus: Sequence[str]) -> None:
         """Use these GPUs, which other workers own. To be called before `build`, which makes CUDA look."""
@@ -41,31 +42,32 @@ class EngineWorker(Worker):
             self._engine = build_engine(self._transfer.receive, self._images.decode)
 
     def generate(self, part: Part) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
-        """Yield lists of finished samples, one list per message, and not more often than every `part.message_gap_s`.
+        """Yield lists of finished samples, one list per message.
 
         If the engine has room for a request after the last one of `part`, this call ends, and the call with the next
-        part goes on from there. The call with the last part yields all that is left, then the engine's counts.
+        part goes on from there. Between two messages at least `part.message_gap_s` pass, also from one part to the
+        next. The call with the last part yields at once what is left when the engine ends, then the counts of the
+        generation. A generation that the driver has given up is in no counts.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
         if not self._has_all_weights:
             raise WorkerError(f"{self.name} has not all weights of its last update")
         if part.is_first:
             self._end_generation()
-            self._feed = Feed()
+            self._feed, self._gathering = Feed(), Gathering(part.message_gap_s)
+            self._counts_before = self._engine.counts()
             self._generation = self._engine.generate(self._feed)
         self._images.expect(image for request in part.requests for image in request.images)
         self._feed.add(part)
-        gathering = Gathering[FinishedSample | UnreadableRequest](part.message_gap_s)
         for samples in self._generation:
-            if due := gathering.due(samples):
+            if due := self._gathering.due(samples):
                 faults.point("engine.samples")
                 yield due
             if self._feed.is_waited_for:
-                break
-        if rest := gathering.rest():
+                return
+        if rest := self._gathering.rest():
             yield rest
-        if not self._feed.is_waited_for:
-            yield self._engine.counts()
+        yield self._engine.counts() - self._counts_before
 
     def _end_generation(self) -> None:
         """End a generation whose next part never came, because the driver has given it up."""

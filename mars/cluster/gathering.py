@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 _MESSAGES_PER_SECOND = 100
-"""Of all engines together. A message costs the driver about half a millisecond of processor time, whatever is in it."""
+"""Of all engines together. A message costs the driver about half a millisecond of processor time, and more for each
+sample in it. Each engine sends three besides: the first of a generation, and at its end the last one and its counts."""
 
 
 def message_gap_s(num_engines: int) -> float:

@@ -11,23 +11,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mars import faults
 from mars.cluster.worker import Worker
-from mars.data.pixels.contents import ContentCache, FirstContents
+from mars.data.pixels.contents import ContentCache, FirstContents, changed
 from mars.data.pixels.stored import BadImage, Place
 
 logger = logging.getLogger(__name__)
 
 READER_THREADS = 8
+FIRST_CONTENTS = "images_read.txt"
+"""File in the folder of the logs: what the reader has read, for the one that takes its place if it dies."""
 _MESSAGE_BYTES = 2**23
 # Messages under way to one store: those that a worker waits for, and those sent ahead.
 _MESSAGES, _MESSAGES_AHEAD = 2, 1
@@ -37,6 +41,7 @@ _MESSAGES, _MESSAGES_AHEAD = 2, 1
 class Shipped:
     """What a reader has done since it was started. Counts only grow.
 
+    start: tells a reader from one that was started again, which counts from 0.
     asked: images that workers have asked for, once for each call of a worker. contents: those that were sent to a
     node, because the node did not have them. num_bytes: their encoded bytes.
     """
@@ -44,6 +49,7 @@ class Shipped:
     asked: int = 0
     contents: int = 0
     num_bytes: int = 0
+    start: str = ""
 
 
 class ImageReader(Worker):
@@ -52,15 +58,18 @@ class ImageReader(Worker):
     cache_bytes: of each store. environment: variables of the stores' processes.
     """
 
+    threads: ClassVar[dict[str, int]] = {"no_reading": 2}  # for calls that must not wait for others that read files
+
     def __init__(self, name: str, log_dir: str, cache_bytes: int, environment: Mapping[str, str]) -> None:
         super().__init__(name, log_dir)
         gc.enable()
         self._log_dir, self._cache_bytes, self._environment = log_dir, cache_bytes, environment
-        self._images = FirstContents()
+        self._images = FirstContents(record=Path(log_dir) / FIRST_CONTENTS)
         self._stores: dict[str, Any] = {}
         self._lock = Lock()
-        self._shipped = Shipped()
+        self._shipped = Shipped(start=os.urandom(8).hex())
 
+    @ray.method(concurrency_group="no_reading")
     def where(self) -> str:
         return this_node()
 
@@ -70,7 +79,7 @@ class ImageReader(Worker):
         found = _each(self._images.digest, places)
         with self._lock:
             counts = self._shipped
-            self._shipped = Shipped(counts.asked + len(places), counts.contents, counts.num_bytes)
+            self._shipped = replace(counts, asked=counts.asked + len(places))
         return found
 
     def contents(self, places: Sequence[Place]) -> list[bytes | BadImage]:
@@ -86,9 +95,10 @@ class ImageReader(Worker):
             num_bytes += size
         with self._lock:
             counts, number = self._shipped, sum(isinstance(content, bytes) for content in found)
-            self._shipped = Shipped(counts.asked, counts.contents + number, counts.num_bytes + num_bytes)
+            self._shipped = replace(counts, contents=counts.contents + number, num_bytes=counts.num_bytes + num_bytes)
         return found
 
+    @ray.method(concurrency_group="no_reading")
     def store(self, node: str) -> Any:
         """The store on the node with this id of Ray; started by the first call."""
         with self._lock:
@@ -98,9 +108,11 @@ class ImageReader(Worker):
                 )
             return self._stores[node]
 
+    @ray.method(concurrency_group="no_reading")
     def shipped(self) -> Shipped:
         return self._shipped
 
+    @ray.method(concurrency_group="no_reading")
     def close(self) -> None:
         counts = self._shipped
         logger.info(
@@ -113,6 +125,8 @@ class ImageReader(Worker):
 
 class ImageStore(Worker):
     """The images that one node has, for all workers there. Its calls run at the same time, in one thread (asyncio)."""
+
+    threads: ClassVar[dict[str, int]] = {}
 
     def __init__(self, name: str, log_dir: str, reader: Any, cache_bytes: int) -> None:
         super().__init__(name, log_dir)
@@ -143,8 +157,8 @@ class ImageStore(Worker):
         content = self._cache.get(digest)
         if content is None:  # dropped since, to make room for others
             (content,) = await self._reader.contents.remote([place])
-            if isinstance(content, bytes):
-                self._keep(digest, content)
+            if isinstance(content, bytes) and not self._keep(digest, content):
+                return changed(place)
         return content
 
     async def _fetch(self, wanted: Mapping[bytes, Place]) -> None:
@@ -160,13 +174,17 @@ class ImageStore(Worker):
             for digest in wanted:
                 del self._coming[digest]
 
-    def _keep(self, digest: bytes, content: bytes) -> None:
+    def _keep(self, digest: bytes, content: bytes) -> bool:
+        """Returns whether `digest` is that of `content`; kept if the disk has room."""
         try:
             self._cache.put(digest, content)
+        except ValueError:
+            return False
         except OSError as error:
             if not self._is_full:
                 logger.warning("images are not kept on this node, so they are sent again for each use: %s", error)
             self._is_full = True
+        return True
 
 
 def _each(read: Any, places: Sequence[Place]) -> list[bytes | BadImage]:
@@ -184,9 +202,11 @@ def this_node() -> str:
     return f"{ray.util.get_node_ip_address()} ({socket.gethostname()})"
 
 
-def start_on(node: str, worker_class: type[Worker], environment: Mapping[str, str], max_concurrency: int) -> Any:
+def start_on(
+    node: str, worker_class: type[ImageReader | ImageStore], environment: Mapping[str, str], max_concurrency: int
+) -> Any:
     """The remote class of an actor on this node of Ray. It takes no resources, and is started again if it dies."""
-    return ray.remote(worker_class).options(
+    return ray.remote(concurrency_groups=worker_class.threads)(worker_class).options(
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=-1,

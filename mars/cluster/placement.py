@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ray.util.placement_group import (
     PlacementGroup,
@@ -19,6 +20,7 @@ from mars.cluster.layout import Layout, totals
 from mars.cluster.node_plan import Amount, Bundles, Strategy, bundles_of, plan_lost, plan_nodes
 from mars.cluster.node_table import NodeRow, have_want
 from mars.cluster.nodes import NODE_LABEL, Node, alive_nodes, users_of_nodes
+from mars.cluster.recent import Recent
 from mars.config.run_sections import ClusterConfig
 from mars.errors import SetupError
 
@@ -28,6 +30,8 @@ _LOOK_S = 0.25
 """How often to look whether resources are free now."""
 _SETTLE_S = 1.0
 """How long it may take until Ray knows of resources that have just become free."""
+_RECENT_S = 0.5
+"""How old what Ray says of nodes may be when many workers start, or wait for room, together."""
 _RESERVE_S = 5.0
 """How long Ray may take to reserve what is free, before the search for free nodes starts again."""
 
@@ -54,10 +58,11 @@ class Placement:
         self._sizes = [totals(workers) for workers in layout.bundles]
         self._on_gpus = any(size.get("GPU") for size in self._sizes)
         self._kinds = bundles_of(layout, choice.ranks_per_group)
+        self._moved: dict[int, PlacementGroup] = {}
+        self._seen = Recent(self._look, _RECENT_S)
         self._check_size()
         self._group, self._nodes = self._reserve(timeout_s)
         self._away: set[int] = set()  # bundles whose first node is gone
-        self._moved: dict[int, PlacementGroup] = {}
         self.may_start_on: Callable[[Node, int], bool] = lambda node, bundle: True
         """Asked about a node on which a lost bundle has room now: node, bundle."""
 
@@ -75,15 +80,30 @@ class Placement:
         return PlacementGroupSchedulingStrategy(self._group, bundle)
 
     def has_room(self, bundle: int) -> bool:
-        """Whether the resources of this bundle are reserved on a node that is alive."""
+        """Whether the resources of this bundle are reserved on a node that is alive.
+
+        Hundreds of workers may wait for room: Ray is asked once for all of them, and again before one is let go on.
+        """
+        if not self._is_reserved(bundle):
+            return False
+        self._seen.drop()
+        if not self._is_reserved(bundle):
+            return False
+        nodes, groups = self._seen.get()
+        home = self._home(bundle, groups)
+        return home is None or any(self.may_start_on(node, bundle) for node in nodes if node.id == home)
+
+    def _is_reserved(self, bundle: int) -> bool:
         self._move_lost()
         if bundle not in self._moved:
             return bundle not in self._away
-        found = placement_group_table(self._moved[bundle])
-        if found["state"] != "CREATED":
-            return False
-        home = found["bundles_to_node_id"][0]
-        return any(self.may_start_on(node, bundle) for node in alive_nodes(self._on_gpus) if node.id == home)
+        nodes, groups = self._seen.get()
+        return self._home(bundle, groups) in {node.id for node in nodes}
+
+    def _home(self, bundle: int, groups: Mapping[str, Any]) -> str | None:
+        """The node that a bundle has moved to. None if it has not moved, or has no room yet."""
+        group = groups.get(self._moved[bundle].id.hex()) if bundle in self._moved else None
+        return group["bundles_to_node_id"][0] if group is not None and group["state"] == "CREATED" else None
 
     def homes(self) -> list[tuple[Node, list[int]]]:
         """The nodes on which resources were reserved at the start, if they are alive, each with its bundles."""
@@ -151,11 +171,10 @@ class Placement:
         only while there is room beside all ranks, so that an engine cannot take the room that a rank waits for.
         Ray moves such a bundle by itself if its new node is lost too.
         """
-        placed = self._placed()  # first: what is placed is not free then
-        nodes = alive_nodes(self._on_gpus)
+        nodes, groups = self._seen.get()
         alive = {node.id for node in nodes}
         self._away = {bundle for bundle, node in self._nodes.items() if node not in alive}
-        waiting = self._away - placed
+        waiting = self._away - {bundle for bundle in self._moved if self._home(bundle, groups) is not None}
         if not waiting:
             return
         engines, ranks = (Bundles(k.size, [b for b in k.indices if b in waiting], 1) for k in self._kinds)
@@ -168,13 +187,11 @@ class Placement:
             elif bundle in self._moved:
                 remove_placement_group(self._moved.pop(bundle))
 
-    def _placed(self) -> set[int]:
-        """The moved bundles that have room on a new node."""
-        if not self._moved:
-            return set()
-        table = placement_group_table()
-        states = {bundle: table.get(group.id.hex(), {}).get("state") for bundle, group in self._moved.items()}
-        return {bundle for bundle, state in states.items() if state == "CREATED"}
+    def _look(self) -> tuple[list[Node], Mapping[str, Any]]:
+        """The nodes, and Ray's table of groups, if it is needed. The table comes first: what it calls placed is not
+        free on the nodes then."""
+        groups = placement_group_table() if self._moved else {}
+        return alive_nodes(self._on_gpus), groups
 
     def _group_of(self, bundle: int, node: str | None) -> PlacementGroup:
         return placement_group([self._sizes[bundle]], "STRICT_PACK", _soft_target_node_id=node)

@@ -53,8 +53,7 @@ class RayEngine:
         self._losses = EngineLosses(self._absent, group.name, report)
         self._builds = EngineBuilds(group)
         self._balancer = Balancer(prompt_length, len(group.workers))
-        self._counts = [EngineCounts() for _ in group.workers]
-        self._counted_before = [EngineCounts() for _ in group.workers]  # by the engines before this one
+        self._counts = EngineCounts()
         self._absences = 0
         self._weights: WeightUpdate | None = None
         self._is_asleep = False
@@ -120,7 +119,7 @@ class RayEngine:
 
         for engine, message in self._group.streams("generate", arguments, recover):
             if isinstance(message, EngineCounts):
-                self._counts[engine] = self._counted_before[engine] + message
+                self._counts += message
                 continue
             items = [replace(item, request=shares[engine][item.request]) for item in message]
             fresh = [item for item in items if place(item) not in given_out]
@@ -154,7 +153,7 @@ class RayEngine:
             self._bring_back(*next(iter(self._lost.items())))
 
     def counts(self) -> EngineCounts:
-        return sum(self._counts, EngineCounts(restarts=self._losses.restarts.total, absences=self._absences))
+        return self._counts + EngineCounts(restarts=self._losses.restarts.total, absences=self._absences)
 
     def load_weights(self, update: WeightUpdate) -> None:
         """update: its payload is a `WeightOffer`.
@@ -203,7 +202,6 @@ class RayEngine:
         While the engines sleep, only ends the engine: `wake` brings it back. Raises WorkerLost if the engine's node is
         lost and trainer ranks with it, which have to be there first.
         """
-        self._counted_before[index] = self._counts[index]
         successor = self._absent.add(index, Successor(self._group, index))
         if self._is_asleep or (self._builds.gpus is not None and successor.is_node_lost()):
             self._lost[index] = error

@@ -13,7 +13,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from mars import interrupts
-from mars.cluster.image_shipping import READER_THREADS, ImageReader, Shipped, start_on, this_node
+from mars.cluster.image_shipping import FIRST_CONTENTS, READER_THREADS, ImageReader, Shipped, start_on, this_node
+from mars.cluster.ray_errors import one_line
 from mars.config.run_sections import ClusterConfig
 from mars.config.schema import RowsConfig
 from mars.data.pixels.images import decode_image
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 _PER_CALL = 32  # images
 _TRIES = 3
 _CLOSE_TIMEOUT_S = 5.0
+_METRICS_TIMEOUT_S = 10.0
 
 
 class ImageAccess:
@@ -42,7 +44,7 @@ class ImageAccess:
 
     def __init__(self, root: str | None, reader: Any, names_node: bool, timeout_s: float) -> None:
         self._root, self._reader, self._names_node, self._timeout_s = root, reader, names_node, timeout_s
-        self._before = Shipped()
+        self._before, self._has_warned = Shipped(), False
 
     def open(self) -> WorkerImages:
         """To be called in the worker."""
@@ -54,19 +56,22 @@ class ImageAccess:
         return WorkerImages(_NodeFiles(self._root, here), self._names_node)
 
     def metrics(self) -> dict[str, float]:
-        """On the driver: what was sent to nodes since the last call; {} with data.transport=path.
+        """On the driver: what was sent to nodes since the last answer of the reader; {} with data.transport=path.
 
-        Raises WorkerError if the reader does not answer.
+        {} too if the reader does not answer soon: no metric is worth the end of a run.
         """
         if self._reader is None:
             return {}
         try:
-            now: Shipped = ray.get(self._reader.shipped.remote(), timeout=self._timeout_s)
+            now: Shipped = ray.get(self._reader.shipped.remote(), timeout=_METRICS_TIMEOUT_S)
         except RayError as error:
-            reason = str(error).partition("\n")[0]
-            raise WorkerError(f"images: the process image-reader does not answer: {reason}") from error
-        # A reader that was started again counts from 0.
-        before, self._before = (self._before if now.asked >= self._before.asked else Shipped()), now
+            if not self._has_warned:
+                logger.warning(
+                    "images: no perf/image_* metrics while image-reader does not answer: %s", one_line(error)
+                )
+            self._has_warned = True
+            return {}
+        before, self._before = (self._before if now.start == self._before.start else Shipped()), now
         contents = now.contents - before.contents
         return {
             "perf/image_bytes_shipped": float(now.num_bytes - before.num_bytes),
@@ -220,7 +225,9 @@ def image_access(
     root = None if data.image_root is None else os.path.realpath(data.image_root)
     names_node = cluster.address is not None  # otherwise all workers are on this machine
     reader = None
+    record = log_dir / FIRST_CONTENTS
     if data.transport == "object_store":
+        record.unlink(missing_ok=True)  # of an earlier cluster with these logs
         here = ray.get_runtime_context().get_node_id()
         actor = start_on(here, ImageReader, environment, READER_THREADS)
         reader = actor.remote("image-reader", str(log_dir), data.image_cache_bytes, environment)
@@ -233,3 +240,4 @@ def image_access(
             except RayError as error:
                 logger.debug("the reader of images did not close: %s", error)
             ray.kill(reader)
+            record.unlink(missing_ok=True)

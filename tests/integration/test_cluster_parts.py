@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_reported_under_the_number_of_the_whole_call():
 
 
 def test_a_worker_goes_on_with_the_next_part_and_forgets_a_call_that_was_given_up():
-    """The engine is asked for its counts once, after the last part; its memory holds one window."""
+    """The counts come once, after the last part; the engine's memory holds one window."""
     closed = []
 
     class Engine(RecordingEngine):
@@ -121,6 +121,17 @@ def test_a_worker_goes_on_with_the_next_part_and_forgets_a_call_that_was_given_u
     list(worker.generate(first))
     list(worker.generate(in_parts(requests[:1], WINDOW)[0]))
     assert closed == [6, 8, 9], "the call that was given up is closed before the next one begins"
+
+
+def test_a_call_that_was_given_up_is_in_no_counts():
+    """What it has computed until then depends on the time at which it was given up."""
+    requests = [replace(request(f"p{i}", seed=i), images=(ImageRef(f"p{i}", (28, 28)),)) for i in range(12)]
+    engine = RayEngine(InProcess([ScriptedEngine(random_script(range(5, 30), 1), [1])]), num_ids, WINDOW, 60.0)
+    given_up = engine.generate(requests)
+    next(given_up)
+    given_up.close()
+    completions(engine, requests[:3])
+    assert engine.counts() == EngineCounts(images=3)
 
 
 def test_worker_environment():

@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "staleness": BASE | {"sampling"},
     "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
     "background": set(),
-    "step_async": BASE | {"background", "faults", "sampling", "staleness", "step", "rollout", "tracking"},
+    "step_async": BASE | {"background", "faults", "interrupts", "sampling", "staleness", "step", "rollout", "tracking"},
     "checkpoint": BASE
     | {"quarantine"}
     | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "staleness"}

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from mars import interrupts
 from mars.checkpoint.state import START, state_from_json, state_to_json
 from mars.data.order.stream import PromptStream
 from mars.errors import DataError, WorkerLost
@@ -273,6 +274,28 @@ def test_a_lost_trainer_stops_the_sampling_before_the_error_goes_on(prompts):
     assert engine.closed.is_set()
     assert engine.updates == []
     assert "sampling" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_run_that_must_end_gives_the_sampling_up_and_saves_the_update(prompts, monkeypatch, caplog):
+    """Half of the grace time has passed. The engine is still busy, so it gets no weights: that would take time too."""
+    updated = threading.Event()
+    monkeypatch.setattr(interrupts, "is_urgent", updated.is_set)
+
+    class Trainer(RecordingTrainer):
+        def update(self, batch):
+            assert engine.begun.wait(WAIT_S)
+            updated.set()
+            return super().update(batch)
+
+    made = random_parts(trainer=Trainer())
+    engine = Unending(made.engine)
+    made = replace(made, engine=engine)
+    result = train_step_async(made, Rounds(prompts, 2), SamplingState(0, (), version=0), 1, OVERLAP)
+    assert engine.closed.is_set()
+    assert engine.updates == []
+    assert (result.state.round, result.state.ahead, result.state.version) == (1, None, 1)
+    assert result.metrics["timing_s/wait_update"] == 0
+    assert "step 2 is not sampled ahead" in caplog.text
 
 
 class Failing(RecordingEngine):

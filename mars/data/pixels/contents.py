@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
 from mars.data.pixels.stored import BadImage, Place, encoded_image
+
+logger = logging.getLogger(__name__)
 
 _RECENT_BYTES = 2**26
 _PARTS = 16  # of a cache; it drops its oldest part at once
@@ -22,12 +27,19 @@ class FirstContents:
     An image that is overwritten later is refused, so that no two processes of a run see different pixels. A file is
     read again only if its length or modification time changed. Safe to call from several threads.
     read: gives the encoded bytes. recent_bytes: contents kept in memory, so that most are read once for their hash and
-    the first node that needs them.
+    the first node that needs them. record: a file with what was read first, for the process that takes the place of
+    this one if it dies. None: it would not know.
     """
 
-    def __init__(self, read: Callable[[Place], bytes] = encoded_image, recent_bytes: int = _RECENT_BYTES) -> None:
+    def __init__(
+        self,
+        read: Callable[[Place], bytes] = encoded_image,
+        recent_bytes: int = _RECENT_BYTES,
+        record: Path | None = None,
+    ) -> None:
         self._read, self._free = read, recent_bytes
-        self._known: dict[Place, tuple[tuple[int, int], bytes]] = {}
+        self._record = None if record is None else _Record(record)
+        self._known: dict[Place, _Known] = {} if self._record is None else self._record.load()
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = Lock()
 
@@ -39,10 +51,13 @@ class FirstContents:
             return known[1]
         content = self._read(place)
         digest = hashlib.sha256(content).digest()
-        _, first = self._known.setdefault(place, (stamp, digest))
-        if digest != first:
-            raise BadImage("changed", f"{place.name}: the image changed after the run had read it")
-        self._known[place] = (stamp, digest)
+        with self._lock:
+            _, first = self._known.get(place, (stamp, digest))
+            if digest != first:
+                raise changed(place)
+            if self._record is not None:
+                self._record.add(place, (stamp, digest))
+            self._known[place] = (stamp, digest)
         self._remember(digest, content)
         return digest
 
@@ -54,7 +69,7 @@ class FirstContents:
                 return self._recent[digest]
         content = self._read(place)
         if hashlib.sha256(content).digest() != digest:
-            raise BadImage("changed", f"{place.name}: the image changed after the run had read it")
+            raise changed(place)
         return content
 
     def _remember(self, digest: bytes, content: bytes) -> None:
@@ -66,6 +81,49 @@ class FirstContents:
             while self._free < 0:
                 _, oldest = self._recent.popitem(last=False)
                 self._free += len(oldest)
+
+
+def changed(place: Place) -> BadImage:
+    return BadImage("changed", f"{place.name}: the image changed after the run had read it")
+
+
+_Known = tuple[tuple[int, int], bytes]
+"""Length and modification time of the file, and the SHA-256 of the image."""
+
+
+class _Record:
+    """Lines with a place and what is known of it; a later line of a place counts. Each begins with the end of a line.
+
+    So a line that was cut off, by a full disk for example, costs itself alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+        self._is_full = False
+
+    def load(self) -> dict[Place, _Known]:
+        found: dict[Place, _Known] = {}
+        if self._path.exists():
+            for line in self._path.read_text().splitlines():
+                try:
+                    path, row, slot, size, modified, digest = json.loads(line)
+                except ValueError:  # cut off
+                    continue
+                found[Place(path, row, slot)] = (size, modified), bytes.fromhex(digest)
+        return found
+
+    def add(self, place: Place, known: _Known) -> None:
+        """In the file when this returns, unless the disk is full."""
+        line = json.dumps([*place, *known[0], known[1].hex()])
+        try:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.write(self._file, f"\n{line}".encode())
+        except OSError as error:
+            if not self._is_full:
+                logger.warning("images that change are noticed only until this process is started again: %s", error)
+            self._is_full = True
 
 
 def _stamp(place: Place) -> tuple[int, int]:

@@ -73,6 +73,7 @@ class Cluster:
 @pytest.fixture
 def placed(monkeypatch):
     def make(cluster, plan):
+        monkeypatch.setattr(placement, "_RECENT_S", -1.0)  # ask each time
         monkeypatch.setattr(placement, "alive_nodes", cluster.nodes)
         monkeypatch.setattr(placement, "placement_group", cluster.reserve)
         monkeypatch.setattr(placement, "placement_group_table", cluster.table)

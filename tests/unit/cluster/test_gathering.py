@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.gathering import Gathering, message_gap_s
+from mars.rollout.engine import EngineCounts
+from mars.rollout.window import Part
 
 arrivals = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=30)
 
@@ -42,3 +46,18 @@ def test_a_single_engine_sends_what_it_has_at_once(arrivals):
 
 def test_all_engines_together_send_a_hundred_messages_a_second():
     assert [num / message_gap_s(num) for num in (101, 1001)] == [101, 100.1]
+
+
+def test_messages_keep_their_distance_from_one_part_of_a_call_to_the_next():
+    """Each part would send at once otherwise, and a share of many parts as many messages."""
+
+    def generate(feed):
+        for request in feed:
+            yield [] if request is None else [request.number]
+
+    worker = object.__new__(EngineWorker)
+    worker._engine = SimpleNamespace(generate=generate, counts=EngineCounts)
+    requests = [SimpleNamespace(images=(), number=i) for i in range(6)]
+    for _ in range(2):
+        parts = [Part(requests[i : i + 2], i == 0, i == 4, message_gap_s=1e9) for i in (0, 2, 4)]
+        assert [list(worker.generate(part)) for part in parts] == [[[0]], [], [[1, 2, 3, 4, 5], EngineCounts()]]

@@ -106,6 +106,46 @@ def test_threads_that_read_an_image_first_agree_on_its_content(tmp_path):
     assert len(found) == 1
 
 
+def test_a_reader_that_is_started_again_keeps_to_the_first_contents(tmp_path):
+    record = tmp_path / "read.txt"
+    same, touched = written(tmp_path / "a.png", A), written(tmp_path / "b.png", B)
+    cell = Place(str(tmp_path / "odd\udce9\u2028.png"))
+    written(tmp_path / "odd\udce9\u2028.png", C)
+    before = FirstContents(record=record)
+    for place in (same, touched, cell):
+        before.digest(place)
+    written(tmp_path / "b.png", B, mtime_ns=10**18 + 1)
+    before.digest(touched)
+    read = Counted()
+    after = FirstContents(read, record=record)
+    assert [after.digest(place) for place in (same, touched, cell)] == [digest(A), digest(B), digest(C)]
+    assert read.places == [], "all of it is known"
+    written(tmp_path / "a.png", b"z" * 10, mtime_ns=10**18 + 1)
+    with pytest.raises(BadImage, match=r"a\.png: the image changed"):
+        after.digest(same)
+    with pytest.raises(BadImage, match=r"a\.png: the image changed"):
+        FirstContents(record=record).digest(same)
+
+
+def test_a_line_that_was_cut_off_costs_itself_alone(tmp_path):
+    record = tmp_path / "read.txt"
+    first, second = written(tmp_path / "a.png", A), written(tmp_path / "b.png", B)
+    FirstContents(record=record).digest(first)
+    record.write_bytes(record.read_bytes()[:-20])
+    FirstContents(record=record).digest(second)
+    read = Counted()
+    images = FirstContents(read, record=record)
+    assert (images.digest(first), images.digest(second)) == (digest(A), digest(B))
+    assert read.places == [first]
+
+
+def test_images_are_read_without_a_record_if_the_disk_is_full(tmp_path, caplog):
+    images = FirstContents(record=tmp_path / "gone" / "read.txt")
+    for name, content in (("a.png", A), ("b.png", B)):
+        assert images.digest(written(tmp_path / name, content)) == digest(content)
+    assert len(caplog.records) == 1
+
+
 def test_cells_of_a_file_of_rows_are_images_of_their_own(tmp_path):
     import pyarrow as pa
     from pyarrow import parquet

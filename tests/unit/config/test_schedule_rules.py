@@ -1,0 +1,48 @@
+"""What does not go together with sampling ahead, each with its reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from mars.config.load import load_config
+from tests.unit.config.test_config_load import FILES, the_problem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (["cluster=local"], "rollout.schedule: cluster.kind=local has engine and trainer in one process"),
+        (
+            ["cluster.placement=colocated"],
+            "rollout.schedule: cluster.placement=colocated has one of engine and trainer",
+        ),
+        (["algorithm=rloo"], "rollout.schedule: algorithm.kl_placement=reward needs the trainer during sampling"),
+        (
+            ["rollout.weight_transfer=broadcast"],
+            "rollout.weight_transfer: with rollout.schedule=asynchronous an engine",
+        ),
+        (["rollout.max_staleness=null"], "rollout.max_staleness: rollout.schedule=asynchronous needs a bound"),
+        (["rollout.max_staleness=2"], "rollout.max_staleness: algorithm.selection=all carries no prompts"),
+        (["rollout.max_staleness=0"], "rollout.max_staleness: out of range; got 0; give an integer >= 1 and <= 2"),
+        (["rollout.max_staleness=3"], "rollout.max_staleness: out of range; got 3; give an integer >= 1 and <= 2"),
+    ],
+)
+def test_what_does_not_fit(overrides, start):
+    assert the_problem("schedule=asynchronous", *overrides).startswith(start)
+
+
+def test_without_sampling_ahead_there_is_no_bound():
+    problem = the_problem("rollout.max_staleness=1")
+    assert problem.startswith("rollout.max_staleness: rollout.schedule=synchronous samples with the weights")
+
+
+def test_the_group_sets_what_belongs_to_it_whatever_the_algorithm_and_the_user_has_the_last_word():
+    config = load_config("train", [FILES, "schedule=asynchronous", "algorithm=dapo"], [])
+    assert (config.rollout.schedule, config.rollout.max_staleness) == ("asynchronous", 1)
+    assert config.algorithm.importance_cap == 2.0
+    changed = ["algorithm.importance_cap=null", "rollout.max_staleness=2"]
+    config = load_config("train", [FILES, *changed, "schedule=asynchronous", "algorithm=dapo"], [])
+    assert (config.algorithm.importance_cap, config.rollout.max_staleness) == (None, 2)
+    plain = load_config("train", [FILES], [])
+    assert (plain.rollout.schedule, plain.rollout.max_staleness) == ("synchronous", None)
+    assert plain.algorithm.importance_cap is None
