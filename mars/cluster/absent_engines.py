@@ -3,6 +3,7 @@
 engine and node fine     another process takes its place; a call waits for it
 node lost                a call waits for `cluster.replace_timeout_s`, then does without all engines of the node
 room again               the engine is built beside the steps, and is back when weights are loaded the next time
+cannot be built there    it is left alone while others work: it would fail there in the same way
 no engine left           a call waits for any of them for `cluster.start_timeout_s`, then the run ends
 """
 
@@ -15,6 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from mars.cluster.successor import Successor
 from mars.rollout.engine import FinishedSample, UnreadableRequest
 from mars.types import RolloutRequest
+
+MAX_TRIES = 3
+"""How often an engine that was left out is started beside the steps before it is left alone."""
 
 
 class AbsentEngines:
@@ -29,6 +33,9 @@ class AbsentEngines:
         self.last_wait_s = replace_timeout_s
         self._successors: dict[int, Successor] = {}
         self._lost_nodes: dict[str, float] = {}  # node -> when its first engine was lost
+        self._noted: set[int] = set()
+        self._tries: Counter[int] = Counter()
+        self._left_alone: set[int] = set()
 
     def __contains__(self, engine: object) -> bool:
         return engine in self._successors
@@ -36,8 +43,9 @@ class AbsentEngines:
     def __len__(self) -> int:
         return len(self._successors)
 
-    def items(self) -> list[tuple[int, Successor]]:
-        return list(self._successors.items())
+    def to_take_in(self) -> list[tuple[int, Successor]]:
+        """Those that are worth another start beside the steps."""
+        return [(engine, each) for engine, each in self._successors.items() if engine not in self._left_alone]
 
     def others(self) -> list[int]:
         """The engines that work."""
@@ -45,11 +53,32 @@ class AbsentEngines:
 
     def add(self, engine: int, successor: Successor) -> Successor:
         self._successors[engine] = successor
+        self._noted.discard(engine)
         return successor
+
+    def node(self, engine: int) -> str | None:
+        """Where its old process was."""
+        return self._successors[engine].node
+
+    def note(self, engine: int) -> bool:
+        """Whether this loss of an engine has not been noted before."""
+        is_new = engine not in self._noted
+        self._noted.add(engine)
+        return is_new
+
+    def has_failed(self, engine: int) -> bool:
+        """Count a start beside the steps that has failed; whether another one is worth it."""
+        self._tries[engine] += 1
+        return self._tries[engine] < MAX_TRIES
+
+    def leave_alone(self, engine: int) -> None:
+        self._left_alone.add(engine)
 
     def remove(self, engine: int) -> None:
         """It is back."""
-        del self._successors[engine]
+        del self._successors[engine], self._tries[engine]
+        self._noted.discard(engine)
+        self._left_alone.discard(engine)
         nodes = {successor.node for successor in self._successors.values()}
         self._lost_nodes = {node: since for node, since in self._lost_nodes.items() if node in nodes}
 

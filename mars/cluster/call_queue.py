@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _UNDER_WAY = 2
@@ -35,3 +37,29 @@ class CallQueue:
             self._streams.append(self._call(argument))
             if len(self._streams) == _UNDER_WAY:
                 break
+
+
+class Deadlines:
+    """When the next answer of each worker is due: `timeout_s` after its last one, as far as the driver has waited.
+
+    While the driver does something else, such as building a lost worker anew, no worker can be late.
+    """
+
+    def __init__(self, num_workers: int, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._timeout_s, self._now, self._elsewhere_s = timeout_s, now, 0.0
+        self._answered = dict.fromkeys(range(num_workers), now())
+
+    def answered(self, worker: int) -> None:
+        self._answered[worker] = self._now() - self._elsewhere_s
+
+    def first(self, workers: Iterable[int]) -> tuple[int, float]:
+        """Which of these workers is the first that is late, and when (by `now`)."""
+        worker = min(workers, key=self._answered.__getitem__)
+        return worker, self._answered[worker] + self._elsewhere_s + self._timeout_s
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """The time in the block does not count."""
+        began = self._now()
+        yield
+        self._elsewhere_s += self._now() - began

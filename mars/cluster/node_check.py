@@ -65,15 +65,18 @@ class NodeCheck:
             raise SetupError(message(name_of_this_node(), found))
 
     def agrees(self, node: Node, runs_vllm: bool) -> bool:
-        """Ask one node, if it has not been asked yet. False if it does not answer: it may be lost too, so that it is
-        asked again the next time. Raises SetupError as `finish`."""
+        """Ask one node, unless it has been asked and agrees. False if it does not answer: it may be lost too.
+
+        Raises SetupError as `finish`.
+        """
         if (node.id, runs_vllm) in self._seen:
             return True
         self.start(node, runs_vllm)
         (_, _, asked), self._asked = self._asked[0], []
         found = self._compared(node_facts(*self._arguments, None), runs_vllm, asked, time.monotonic() + _NEW_NODE_S)
-        if any(each.kind == "answer" for each in found):
+        if found:
             self._seen.discard((node.id, runs_vllm))
+        if any(each.kind == "answer" for each in found):
             return False
         if found:
             raise SetupError(message(name_of_this_node(), {node.name: found}))

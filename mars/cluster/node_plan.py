@@ -61,11 +61,12 @@ class Bundles:
     group: int
 
 
-def bundles_of(layout: Layout, ranks_per_group: int) -> tuple[Bundles, Bundles]:
+def bundles_of(layout: Layout, ranks_per_group: int | None) -> tuple[Bundles, Bundles]:
     """The bundles with an engine, and those with a rank alone.
 
-    ranks_per_group: consecutive ranks that share one copy of the weights (`actor.fsdp_size`).
+    ranks_per_group: consecutive ranks that share one copy of the weights (`actor.fsdp_size`); None: all.
     """
+    ranks_per_group = ranks_per_group or max(len(layout.ranks), 1)
     sizes = [Amount.of(totals(workers)) for workers in layout.bundles]
     with_engine = list(layout.engine_bundles)
     alone = sorted(set(layout.rank_bundles) - set(with_engine))
@@ -104,6 +105,25 @@ def plan_nodes(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strateg
         for kind, bundles in enumerate((engines, ranks))
         for bundle, node in zip(bundles.indices, _repeated([count[kind] for count in best]), strict=True)
     }
+
+
+def plan_lost(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strategy: Strategy) -> dict[int, int]:
+    """As `plan_nodes`, for bundles that need another node, as many as fit: ranks first, since none may be missing.
+
+    Engines get what is left beside all ranks. If not all ranks fit, no engine gets anything.
+    """
+    for number_of_engines in range(len(engines.indices), -1, -1):
+        plan = plan_nodes(_first(engines, number_of_engines), ranks, free, strategy)
+        if plan is not None:
+            return plan
+    plans = (
+        plan_nodes(_first(engines, 0), _first(ranks, n), free, strategy) for n in range(len(ranks.indices), -1, -1)
+    )
+    return next(plan for plan in plans if plan is not None)
+
+
+def _first(bundles: Bundles, number: int) -> Bundles:
+    return Bundles(bundles.size, bundles.indices[:number], 1)
 
 
 @dataclass(frozen=True)

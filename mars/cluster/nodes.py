@@ -66,6 +66,11 @@ def name_of_this_node() -> str:
     return next(_name(node, is_alone=True) for node in ray.nodes() if node["NodeID"] == here)
 
 
+def name_of_node(node_id: str | None) -> str:
+    """For messages; "an unknown node" if it is not alive."""
+    return next((node.name for node in alive_nodes(by_gpus=False) if node.id == node_id), "an unknown node")
+
+
 def _name(node: Mapping, is_alone: bool) -> str:
     """Host and address; with the beginning of its id if several nodes have this address."""
     host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]

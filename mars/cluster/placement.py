@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ray.util.placement_group import (
     PlacementGroup,
@@ -16,7 +17,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mars.cluster.layout import Layout, totals
-from mars.cluster.node_plan import Amount, Bundles, Strategy, bundles_of, plan_nodes
+from mars.cluster.node_plan import Amount, Bundles, Strategy, bundles_of, plan_lost, plan_nodes
 from mars.cluster.node_table import NodeRow, have_want
 from mars.cluster.nodes import NODE_LABEL, Node, alive_nodes, users_of_nodes
 from mars.cluster.recent import Recent
@@ -37,10 +38,11 @@ _RESERVE_S = 5.0
 
 @dataclass(frozen=True)
 class NodeChoice:
-    """How nodes are chosen. ranks_per_group: consecutive ranks that share a copy of the weights (`actor.fsdp_size`)."""
+    """How nodes are chosen. ranks_per_group: consecutive ranks that share a copy of the weights (`actor.fsdp_size`);
+    None: all."""
 
     strategy: Strategy = "pack"
-    ranks_per_group: int = 1
+    ranks_per_group: int | None = None
 
 
 class Placement:
@@ -56,11 +58,11 @@ class Placement:
         self._sizes = [totals(workers) for workers in layout.bundles]
         self._on_gpus = any(size.get("GPU") for size in self._sizes)
         self._kinds = bundles_of(layout, choice.ranks_per_group)
-        self._alive = Recent(lambda: alive_nodes(self._on_gpus), _RECENT_S)
-        self._groups = Recent(placement_group_table, _RECENT_S)
+        self._moved: dict[int, PlacementGroup] = {}
+        self._seen = Recent(self._look, _RECENT_S)
         self._check_size()
         self._group, self._nodes = self._reserve(timeout_s)
-        self._moved: dict[int, PlacementGroup] = {}
+        self._away: set[int] = set()  # bundles whose first node is gone
         self.may_start_on: Callable[[Node, int], bool] = lambda node, bundle: True
         """Asked about a node on which a lost bundle has room now: node, bundle."""
 
@@ -71,6 +73,8 @@ class Placement:
         worker starts when there is.
         """
         self._move_lost()
+        if bundle in self._away and bundle not in self._moved:
+            self._moved[bundle] = self._group_of(bundle, None)
         if bundle in self._moved:
             return PlacementGroupSchedulingStrategy(self._moved[bundle], 0)
         return PlacementGroupSchedulingStrategy(self._group, bundle)
@@ -82,22 +86,23 @@ class Placement:
         """
         if not self._is_reserved(bundle):
             return False
-        self._alive.drop()
-        self._groups.drop()
+        self._seen.drop()
         if not self._is_reserved(bundle):
             return False
-        home = self._home(bundle)
-        return home is None or any(self.may_start_on(node, bundle) for node in self._alive.get() if node.id == home)
+        nodes, groups = self._seen.get()
+        home = self._home(bundle, groups)
+        return home is None or any(self.may_start_on(node, bundle) for node in nodes if node.id == home)
 
     def _is_reserved(self, bundle: int) -> bool:
         self._move_lost()
         if bundle not in self._moved:
-            return True
-        return self._home(bundle) in {node.id for node in self._alive.get()}
+            return bundle not in self._away
+        nodes, groups = self._seen.get()
+        return self._home(bundle, groups) in {node.id for node in nodes}
 
-    def _home(self, bundle: int) -> str | None:
+    def _home(self, bundle: int, groups: Mapping[str, Any]) -> str | None:
         """The node that a bundle has moved to. None if it has not moved, or has no room yet."""
-        group = self._groups.get().get(self._moved[bundle].id.hex()) if bundle in self._moved else None
+        group = groups.get(self._moved[bundle].id.hex()) if bundle in self._moved else None
         return group["bundles_to_node_id"][0] if group is not None and group["state"] == "CREATED" else None
 
     def homes(self) -> list[tuple[Node, list[int]]]:
@@ -162,18 +167,34 @@ class Placement:
     def _move_lost(self) -> None:
         """Reserve the bundles of nodes that are gone anew, each by itself: as many as possible are to go on.
 
+        Those with ranks come first. Ray has a request for each of them until there is room. For an engine it has one
+        only while there is room beside all ranks, so that an engine cannot take the room that a rank waits for.
         Ray moves such a bundle by itself if its new node is lost too.
         """
-        nodes = self._alive.get()
+        nodes, groups = self._seen.get()
         alive = {node.id for node in nodes}
-        lost = {bundle for bundle, node in self._nodes.items() if node not in alive} - self._moved.keys()
-        if not lost:
+        self._away = {bundle for bundle, node in self._nodes.items() if node not in alive}
+        waiting = self._away - {bundle for bundle in self._moved if self._home(bundle, groups) is not None}
+        if not waiting:
             return
-        kinds = [Bundles(k.size, [bundle for bundle in k.indices if bundle in lost], 1) for k in self._kinds]
-        plan = plan_nodes(kinds[0], kinds[1], [node.free for node in nodes], self._choice.strategy) or {}
-        for bundle in sorted(lost):
+        engines, ranks = (Bundles(k.size, [b for b in k.indices if b in waiting], 1) for k in self._kinds)
+        plan = plan_lost(engines, ranks, [node.free for node in nodes], self._choice.strategy)
+        for bundle in sorted(waiting):
             target = nodes[plan[bundle]].id if bundle in plan else None
-            self._moved[bundle] = placement_group([self._sizes[bundle]], "STRICT_PACK", _soft_target_node_id=target)
+            if target is not None or bundle in self._layout.rank_bundles:
+                if bundle not in self._moved:
+                    self._moved[bundle] = self._group_of(bundle, target)
+            elif bundle in self._moved:
+                remove_placement_group(self._moved.pop(bundle))
+
+    def _look(self) -> tuple[list[Node], Mapping[str, Any]]:
+        """The nodes, and Ray's table of groups, if it is needed. The table comes first: what it calls placed is not
+        free on the nodes then."""
+        groups = placement_group_table() if self._moved else {}
+        return alive_nodes(self._on_gpus), groups
+
+    def _group_of(self, bundle: int, node: str | None) -> PlacementGroup:
+        return placement_group([self._sizes[bundle]], "STRICT_PACK", _soft_target_node_id=node)
 
 
 def reserved(layout: Layout, cluster: ClusterConfig, fsdp_size: int | None) -> Placement:
@@ -182,7 +203,7 @@ def reserved(layout: Layout, cluster: ClusterConfig, fsdp_size: int | None) -> P
     Warns of nodes of a joined cluster whose object store is smaller than `cluster.object_store_bytes`.
     Raises SetupError as `Placement` does.
     """
-    placement = Placement(layout, NodeChoice(cluster.node_strategy, fsdp_size or 1), cluster.start_timeout_s)
+    placement = Placement(layout, NodeChoice(cluster.node_strategy, fsdp_size), cluster.start_timeout_s)
     if cluster.address is not None:
         for node, _ in placement.homes():
             if node.store_bytes < cluster.object_store_bytes:

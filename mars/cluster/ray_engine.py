@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mars.answers.record import PromptLength
 from mars.cluster.absent_engines import AbsentEngines, place, unfinished
+from mars.cluster.engine_builds import FAILED_BUILD, EngineBuilds
+from mars.cluster.engine_losses import EngineLosses
 from mars.cluster.engine_worker import BuildEngine
 from mars.cluster.gathering import message_gap_s
 from mars.cluster.head import check_head
-from mars.cluster.restarts import RestartBudget, WorkerReport, no_report
+from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.successor import Successor, first_running
 from mars.cluster.weights import BuildTransfer, WeightOffer
 from mars.cluster.worker_group import WorkerGroup
 from mars.cluster.worker_images import ImageAccess
-from mars.errors import TransferError, WorkerError, WorkerLost
+from mars.errors import MarsError, SetupError, TransferError, WorkerError, WorkerLost
 from mars.rollout.balance import Balancer
 from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest
 from mars.rollout.window import first_window, in_parts
@@ -35,7 +37,7 @@ class RayEngine:
     An engine that dies, hangs or raises is replaced: the new one gets the current weights and repeats the requests of
     the lost one with the same seeds, and samples that have arrived already are not given out again. If the node of the
     engine is lost too, and no other has room for it within `replace_timeout_s`, the other engines get its requests, and
-    calls do without it until a node has room (mars/cluster/absent_engines.py).
+    calls do without it until a node has room (mars/cluster/absent_engines.py). So they do if it cannot be built there.
     """
 
     def __init__(
@@ -46,12 +48,12 @@ class RayEngine:
         replace_timeout_s: float,
         report: WorkerReport = no_report,
     ) -> None:
-        self._group, self._window, self._report = group, window, report
+        self._group, self._window = group, window
         self._absent = AbsentEngines(len(group.workers), replace_timeout_s)
-        self._builds: dict[int, Any] = {}  # Ray references, of absent engines whose new process runs
+        self._losses = EngineLosses(self._absent, group.name, report)
+        self._builds = EngineBuilds(group)
         self._balancer = Balancer(prompt_length, len(group.workers))
         self._counts = EngineCounts()
-        self._restarts = RestartBudget()
         self._absences = 0
         self._weights: WeightUpdate | None = None
         self._is_asleep = False
@@ -72,19 +74,11 @@ class RayEngine:
         gpus: gives those of each engine, if they are those of trainer ranks; None if Ray gives each engine its own. It
         is asked for each start, because Ray may have moved the ranks to another node since.
         """
-        self._builders, self._gpus = (build_engine, build_transfer, images), gpus
-        return [self._start_build(engine) for engine in range(len(self._group.workers))]
-
-    def _start_build(self, engine: int) -> Any:
-        worker = self._group.workers[engine]
-        gpus = self._gpus()[engine] if self._gpus is not None else ()
-        if gpus:
-            worker.see_gpus.remote(gpus)
-        return worker.build.remote(*self._builders)
+        return self._builds.start_all(build_engine, build_transfer, images, gpus)
 
     def finish_build(self, references: Sequence[Any], timeout_s: float) -> None:
-        self._start_timeout_s = self._absent.last_wait_s = timeout_s
-        self._group.results(references, "start of the engine", timeout_s)
+        self._absent.last_wait_s = timeout_s
+        self._builds.finish_all(references, timeout_s)
 
     def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         """Waits for all requests: they are divided over the engines before the first is sent."""
@@ -100,7 +94,7 @@ class RayEngine:
         left, given_out = list(range(len(known))), set[tuple[int, int | None]]()
         while left:
             left = yield from self._generate(known, left, given_out)
-        self._restarts.progress()
+        self._losses.restarts.progress()
 
     def _generate(
         self, known: Sequence[RolloutRequest], left: Sequence[int], given_out: set[tuple[int, int | None]]
@@ -143,9 +137,7 @@ class RayEngine:
             for engine, share in enumerate(shares)
             if engine not in self._absent
         }
-        for engine, outcome in self._group.outcomes(hints, "prefetch").items():
-            if isinstance(outcome, WorkerError):
-                self._replace(engine, outcome)
+        self._replace_failed(self._group.outcomes(hints, "prefetch"))
 
     def sleep(self) -> None:
         """An engine that fails is replaced at `wake`: a new one needs memory that the trainer now has."""
@@ -155,11 +147,13 @@ class RayEngine:
     def wake(self) -> None:
         self._on_each("wake")
         self._is_asleep = False
-        while self._lost:
-            self._bring_back(*self._lost.popitem())
+        for index, error in self._lost.items():
+            self._losses.note(index, error)
+        while self._lost:  # each call brings one back, which may be another one, or leaves this one out
+            self._bring_back(*next(iter(self._lost.items())))
 
     def counts(self) -> EngineCounts:
-        return self._counts + EngineCounts(restarts=self._restarts.total, absences=self._absences)
+        return self._counts + EngineCounts(restarts=self._losses.restarts.total, absences=self._absences)
 
     def load_weights(self, update: WeightUpdate) -> None:
         """update: its payload is a `WeightOffer`.
@@ -173,16 +167,17 @@ class RayEngine:
         failed = self._load_on(self._absent.others())
         again = [engine for engine, error in failed.items() if isinstance(error, TransferError)]
         failed |= dict.fromkeys(again) | self._load_on(again)
-        for engine, error in failed.items():
-            if error is not None:
-                self._replace(engine, error)
+        self._replace_failed(failed)
 
     def close(self) -> None:
         self._group.close()
 
     def _on_each(self, method: str) -> None:
         calls = {engine: getattr(self._group.workers[engine], method).remote() for engine in self._absent.others()}
-        for engine, outcome in self._group.outcomes(calls, method).items():
+        self._replace_failed(self._group.outcomes(calls, method))
+
+    def _replace_failed(self, outcomes: Mapping[int, Any]) -> None:
+        for engine, outcome in outcomes.items():
             if isinstance(outcome, WorkerError):
                 self._replace(engine, outcome)
 
@@ -194,7 +189,7 @@ class RayEngine:
         if self._weights is None or not engines:
             return {}
         offer: WeightOffer = self._weights.payload
-        payload = offer.give({engine: self._group.name(engine) for engine in engines}, self._restarts.total)
+        payload = offer.give({engine: self._group.name(engine) for engine in engines}, self._losses.restarts.total)
         update = WeightUpdate(self._weights.version, payload)
         loads = {engine: self._group.workers[engine].load_weights.remote(update) for engine in engines}
         outcomes = self._group.outcomes(loads, "load_weights", failed=offer.abort, meanwhile=offer.look)
@@ -208,7 +203,7 @@ class RayEngine:
         lost and trainer ranks with it, which have to be there first.
         """
         successor = self._absent.add(index, Successor(self._group, index))
-        if self._is_asleep or (self._gpus is not None and successor.is_node_lost()):
+        if self._is_asleep or (self._builds.gpus is not None and successor.is_node_lost()):
             self._lost[index] = error
             if not self._is_asleep:
                 raise WorkerLost(f"{error}; its node is lost, and with it the ranks on the same GPUs")
@@ -219,78 +214,85 @@ class RayEngine:
         """Wait until the successor of an absent engine runs, build the engine and give it the weights.
 
         If no engine is left, that is the first one that has a place. Returns whether it is this one; False too if the
-        wait for a place is over. Raises WorkerError if too many engines in a row were lost, or none is left.
+        wait for a place is over, or if it cannot be built in its new place. Raises WorkerError if too many engines in
+        a row were lost, or none is left.
         """
         lost = index
         while True:
-            self._note_loss(lost, error)
+            self._losses.note(lost, error)
             until, successors = self._absent.wait_for(lost)
-            back = first_running(successors, until, check_head)
+            try:
+                back = first_running(successors, until, check_head)
+            except SetupError as refused:  # a node lacks something that the engine needs
+                self._leave_alone(lost, refused)
+                return False
             if back is None:
-                self._do_without(lost)
+                self._losses.no_room(lost)
+                self._lost.pop(lost, None)
                 return False
             again = self._build(back)
             if again is None:
-                self._is_back(back, str(error))
+                self._is_back(back, str(self._lost.get(back, error)))
                 return back == index
+            if not isinstance(again, WorkerLost | TransferError):
+                self._leave_alone(back, again)
+                return False
             lost, error = back, again
-            self._builds.pop(lost)
-            self._absent.add(lost, Successor(self._group, lost))
+            self._start_again(lost)
 
-    def _note_loss(self, index: int, error: WorkerError) -> None:
-        """Engines of one node that is lost count as one loss."""
-        self._report("worker_lost", self._group.name(index), str(error))
-        if self._absent.is_new_loss(index):
-            self._restarts.spend(error)
-        else:
-            self._restarts.count()
-        logger.warning("%s; the engine is replaced, and its prompts are sampled again", error)
+    def _build(self, index: int) -> MarsError | None:
+        """Build an absent engine whose new process runs, and give it the weights; returns why it has failed.
 
-    def _build(self, index: int) -> WorkerError | None:
-        """Build an absent engine whose new process runs, and give it the weights; returns why it is lost again.
-
-        Raises WorkerError if another engine would fail in the same way.
+        Raises WorkerLost if a rank of the trainer was lost meanwhile.
         """
         try:
-            if index not in self._builds:
-                self._builds[index] = self._start_build(index)
-            self._group.results([self._builds[index]], "build", self._start_timeout_s, first=index)
-        except WorkerLost as error:
+            self._builds.start(index)
+            self._builds.wait(index)
+        except FAILED_BUILD as error:
             return error
-        error = self._load_on([index]).get(index)
-        if error is not None and not isinstance(error, WorkerLost | TransferError):
-            raise error
-        return error
+        return self._load_on([index]).get(index)
 
     def _is_back(self, index: int, reason: str) -> None:
-        self._absent.remove(index)
-        self._builds.pop(index)
-        self._report("worker_replaced", self._group.name(index), reason)
+        self._lost.pop(index, None)
+        self._builds.forget(index)
+        self._losses.is_back(index, reason)
 
-    def _do_without(self, index: int) -> None:
-        others, name = len(self._absent.others()), self._group.name(index)
-        if not others:
-            raise WorkerError(
-                f"cluster: no engine is left, and no node had room for one within {self._start_timeout_s:g} s "
-                "(cluster.start_timeout_s)"
-            )
-        reason = f"no node had room for {name} in time (cluster.replace_timeout_s)"
-        self._report("engine_left_out", name, reason)
-        logger.warning("%s; engines that go on: %d; it is taken in when there is room", reason, others)
+    def _start_again(self, index: int) -> None:
+        self._builds.forget(index)
+        self._absent.add(index, Successor(self._group, index))
+
+    def _leave_alone(self, index: int, error: MarsError) -> None:
+        """Do without an absent engine that cannot be built on another node than before.
+
+        Raises `error` if no engine is left, or if it is the same node: the other engines would fail in the same way.
+        """
+        is_same = index in self._builds and self._absent.node(index) in (None, self._group.node(index))
+        if is_same or not self._absent.others():
+            raise error
+        self._lost.pop(index, None)
+        self._give_up(index, error)
+
+    def _give_up(self, index: int, error: MarsError) -> None:
+        where = f" on {self._group.node_name(index)}" if index in self._builds else ""
+        self._start_again(index)
+        self._losses.leave_alone(index, where, error)
 
     def _take_in(self, join: bool) -> None:
-        """Do for the absent engines what can be done without waiting. join: those that are built are absent no more."""
-        for index, successor in self._absent.items():
+        """Do for the absent engines what can be done without waiting. join: those that are built are absent no more.
+
+        An engine whose process was lost is started again, a few times. One that cannot be built is left alone."""
+        for index, successor in self._absent.to_take_in():
             try:
                 if index not in self._builds and successor.is_running():
-                    self._builds[index] = self._start_build(index)
-                if join and index in self._builds and self._group.is_done(self._builds[index]):
-                    self._group.results([self._builds[index]], "build", self._start_timeout_s, first=index)
+                    self._builds.start(index)
+                if join and self._builds.is_done(index):
+                    self._builds.wait(index)
                     self._is_back(index, "a node has room for it")
-                    logger.info("%s works again", self._group.name(index))
-            except WorkerError as error:
-                logger.warning("%s; it is started again", error)
-                self._builds.pop(index, None)
-                self._absent.add(index, Successor(self._group, index))
+            except FAILED_BUILD as error:
+                if isinstance(error, WorkerError) and self._absent.has_failed(index):
+                    logger.warning("%s; it is started again", error)
+                    self._start_again(index)
+                else:
+                    self._give_up(index, error)
         if not self._absent.others():  # a rank of the trainer was lost with the last engines, and is there again
             self._bring_back(0, WorkerError("cluster: no engine is left"))

@@ -14,6 +14,14 @@ from mars.output.text import shorten
 _REASON_CHARS = 500
 
 
+class WorkerDied(WorkerLost):
+    """The process of a worker has died on this machine. index: of the worker in its group."""
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 @contextmanager
 def as_mars_errors(describe: Callable[[str], str], deadline: float) -> Iterator[None]:
     """Raise Ray's errors inside the block as MarsErrors. describe: a reason -> the message. deadline: of the call."""

@@ -13,14 +13,15 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from mars import watchdog
-from mars.cluster.call_queue import CallQueue
+from mars.cluster.call_queue import CallQueue, Deadlines
 from mars.cluster.head import check_head
 from mars.cluster.layout import WorkerResources
+from mars.cluster.nodes import name_of_node
 from mars.cluster.placement import Placement
-from mars.cluster.ray_errors import as_mars_errors
+from mars.cluster.ray_errors import WorkerDied, as_mars_errors
 from mars.cluster.worker import Worker
 from mars.cluster.worker_process import STACKS_SIGNAL, Ending, WorkerProcess, has_died, signal_process
-from mars.errors import WorkerError, WorkerLost
+from mars.errors import WorkerError
 
 _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
@@ -30,14 +31,6 @@ _LINGER_S = 0.001
 and takes about 10 microseconds for each."""
 _LOOK_S = 0.5
 """How often a call looks whether the processes of its workers live."""
-
-
-class WorkerDied(WorkerLost):
-    """The process of a worker has died on this machine. index: of the worker in its group."""
-
-    def __init__(self, message: str, index: int) -> None:
-        super().__init__(message)
-        self.index = index
 
 
 class WorkerGroup:
@@ -87,6 +80,10 @@ class WorkerGroup:
         """Ray's id of the node on which a worker is, or was when it was lost; None if it has never said."""
         process = self._process(index)
         return None if process is None else process.node
+
+    def node_name(self, index: int) -> str:
+        """Of the node on which a worker is, for messages."""
+        return name_of_node(self.node(index))
 
     def end(self, index: int) -> Ending | None:
         """End a worker, whether it is dead, hangs or works. None if nothing is known of its process."""
@@ -239,22 +236,22 @@ class WorkerGroup:
         """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
 
         arguments: for each worker, those of its calls, one after the other. Each worker gets its next call while it
-            works on the one before. Each item has the deadline, counted from the worker's item before.
+            works on the one before. Each item has the deadline, counted from the worker's answer before,
+            without the time that `recover` and the caller take.
         recover: called with the index of a worker that failed, and with its WorkerError. Returns whether another worker
             has taken its place. Then the calls are repeated on that one, which yields its items from the first one on.
             Otherwise the calls of this worker are over.
         Raises a MarsError of a worker that is not a WorkerError as it is. Raises a WorkerError of a worker, such as
         WorkerLost, only if there is no `recover`.
         """
-
         queues = [CallQueue(partial(self._stream, i, method), calls) for i, calls in enumerate(arguments)]
-        last_item = dict.fromkeys(range(len(arguments)), time.monotonic())
+        deadlines = Deadlines(len(arguments), self._timeout_s)
         while running := {queue.stream: i for i, queue in enumerate(queues) if queue.stream is not None}:
             check_head()
-            index = min(running.values(), key=last_item.__getitem__)
+            index, end = deadlines.first(running.values())
             try:
                 with self._named(method, self._timeout_s, [index]):
-                    ready = self._ready(running, method, last_item[index] + self._timeout_s)
+                    ready = self._ready(running, method, end)
                     if not ready:
                         raise GetTimeoutError
                 for stream in ready:
@@ -264,17 +261,20 @@ class WorkerGroup:
                             item = ray.get(next(stream))
                     except StopIteration:
                         queues[index].ended()
+                        deadlines.answered(index)
                         continue
-                    last_item[index] = time.monotonic()
+                    deadlines.answered(index)
                     watchdog.beat()
-                    yield index, item
+                    with deadlines.elsewhere():
+                        yield index, item
             except WorkerError as error:
                 index = error.index if isinstance(error, WorkerDied) else index
                 if recover is None:
                     raise
-                calls = arguments[index] if recover(index, error) else ()
+                with deadlines.elsewhere():
+                    calls = arguments[index] if recover(index, error) else ()
                 queues[index] = CallQueue(partial(self._stream, index, method), calls)
-                last_item[index] = time.monotonic()
+                deadlines.answered(index)
 
     def _stream(self, index: int, method: str, argument: Any) -> Any:
         return getattr(self.workers[index], method).options(num_returns="streaming").remote(argument)

@@ -154,6 +154,37 @@ def test_without_any_engine_the_first_that_has_a_place_is_waited_for_by_hand():
     assert engines.others() == []
 
 
+def test_a_loss_is_noted_once_until_the_engine_is_lost_again():
+    engines = absent([0.0], (1, "a", True))
+    assert [engines.note(1) for _ in range(3)] == [True, False, False]
+    engines.add(1, Successor(Places(Ending(True)), 1))
+    assert engines.note(1), "its successor was lost"
+    engines.remove(1)
+    engines.add(1, Successor(Places(Ending(True)), 1))
+    assert engines.note(1)
+
+
+def test_an_engine_has_three_tries_each_time_it_is_absent_and_one_left_alone_none():
+    engines = absent([0.0], (1, "a", False), (2, "b", False))
+    assert [engines.has_failed(1) for _ in range(3)] == [True, True, False]
+    engines.leave_alone(1)
+    assert [number for number, _ in engines.to_take_in()] == [2]
+    assert (1 in engines, engines.others()) == (True, [0, 3])
+    assert sorted(absent_of_all(engines)) == [0, 1, 2, 3], "if no engine is left, it is waited for too"
+    for number in range(4):
+        engines.remove(number)
+    engines.add(1, Successor(Places(Ending(False)), 1))
+    assert [number for number, _ in engines.to_take_in()] == [1]
+    assert engines.has_failed(1)
+
+
+def absent_of_all(engines):
+    for number in engines.others():
+        engines.add(number, Successor(Places(Ending(False), node="c"), number))
+    engines.is_new_loss(0)
+    return engines.wait_for(0)[1]
+
+
 def test_the_others_take_over_what_lacks_samples_by_hand():
     requests = [RolloutRequest(f"p{i}", None, (1,), (), 2, 0, Sampling(1.0, 1.0, 0, 6)) for i in range(5)]
     # 0: both samples. 1: one of two. 2: none. 3: cannot be read. 4: of another engine.

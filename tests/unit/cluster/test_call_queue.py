@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars.cluster.call_queue import CallQueue
+from mars.cluster.call_queue import CallQueue, Deadlines
 
 
 @given(st.integers(0, 9))
@@ -32,3 +32,27 @@ def test_arguments_are_taken_when_they_are_needed():
 def test_no_call_ends_that_was_not_made():
     with pytest.raises(IndexError):
         CallQueue(str, []).ended()
+
+
+def test_a_worker_is_late_counted_from_its_last_answer_by_hand():
+    clock = [100.0]
+    deadlines = Deadlines(3, 60.0, now=lambda: clock[0])
+    assert deadlines.first([0, 1, 2])[1] == 160.0
+    clock[0] = 110.0
+    deadlines.answered(0)
+    assert deadlines.first([0, 1]) == (1, 160.0)
+    assert deadlines.first([0]) == (0, 170.0)
+
+
+def test_time_in_which_the_driver_does_something_else_makes_no_worker_late_by_hand():
+    clock = [100.0]
+    deadlines = Deadlines(2, 60.0, now=lambda: clock[0])
+    clock[0] = 110.0
+    deadlines.answered(0)
+    with deadlines.elsewhere():
+        clock[0] = 1110.0
+    assert deadlines.first([0, 1]) == (1, 1160.0), "it had 50 s left"
+    clock[0] = 1120.0
+    deadlines.answered(1)
+    assert deadlines.first([0, 1]) == (0, 1170.0)
+    assert deadlines.first([1]) == (1, 1180.0)

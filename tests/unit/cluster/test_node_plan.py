@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.cluster.layout import layout
-from mars.cluster.node_plan import Amount, Bundles, bundles_of, plan_nodes
+from mars.cluster.node_plan import Amount, Bundles, bundles_of, plan_lost, plan_nodes
 
 
 def fits(engines, ranks, free):
@@ -122,3 +122,44 @@ def test_hundred_nodes_take_no_time():
     assert found is not None
     assert Counter(found[:250]) == dict.fromkeys(range(125), 2)
     assert Counter(found[250:]) == dict.fromkeys(range(125), 4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(clusters(), st.sampled_from(["pack", "spread"]))
+def test_no_engine_of_a_lost_node_takes_room_that_a_rank_needs(cluster, strategy):
+    engines, ranks, free = cluster
+    plan = plan_lost(engines, ranks, free, strategy)
+    placed = [[bundle for bundle in kind.indices if bundle in plan] for kind in (engines, ranks)]
+
+    def fit(num_engines, num_ranks):
+        return fits(Bundles(engines.size, range(num_engines), 1), Bundles(ranks.size, range(num_ranks), 1), free)
+
+    assert len(placed[1]) == max(n for n in range(len(ranks.indices) + 1) if fit(0, n)), (
+        "as many as fit without engines"
+    )
+    all_ranks = len(placed[1]) == len(ranks.indices)
+    most = max(n for n in range(len(engines.indices) + 1) if fit(n, len(placed[1]))) if all_ranks else 0
+    assert len(placed[0]) == most
+    for node, has in enumerate(free):
+        here = [kind.size for kind in (engines, ranks) for bundle in kind.indices if plan.get(bundle) == node]
+        assert has.holds(Amount(sum(size.cpus for size in here), sum(size.gpus for size in here)))
+
+
+def test_ranks_of_a_lost_node_come_before_engines_by_hand():
+    engines, ranks = Bundles(Amount(1, 1), [1], 1), Bundles(Amount(1, 1), [2], 1)
+    assert plan_lost(engines, ranks, [Amount(9, 1)], "pack") == {2: 0}
+    assert plan_lost(engines, ranks, [Amount(9, 0)], "pack") == {}
+    assert plan_lost(engines, ranks, [Amount(9, 1), Amount(9, 1)], "pack") == {1: 0, 2: 1}
+
+
+def test_without_a_number_all_ranks_are_a_group_by_hand():
+    plan = layout(2, 1, 2, cpus=0.5, on_gpu=True, shared=False)
+    free = [Amount(90_000, 30_000), Amount(90_000, 20_000)]
+    assert plan_nodes(*bundles_of(plan, None), free, "pack") == {0: 0, 1: 0, 2: 1, 3: 1}
+    assert plan_nodes(*bundles_of(plan, 1), free, "pack") == {0: 0, 1: 0, 2: 0, 3: 1}
+    narrow = [Amount(90_000, 10_000)] * 4
+    assert plan_nodes(*bundles_of(plan, None), narrow, "pack") == {0: 0, 1: 1, 2: 2, 3: 3}, "no node has room for both"
+    shared = layout(2, 1, 2, cpus=0.5, on_gpu=True, shared=True)
+    assert plan_nodes(*bundles_of(shared, None), free[::-1], "pack") == {0: 0, 1: 0}
+    assert [bundles.group for bundles in bundles_of(shared, None)] == [2, 2]
+    assert bundles_of(layout(2, 1, 0, cpus=0.5, on_gpu=True, shared=False), None)[0].group == 1, "an evaluation"
