@@ -110,6 +110,7 @@ def node_environment(environment: Mapping[str, str]) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_enable_pipe_based_agent_to_parent_health_check": "1",  # Ray's agents end with the raylet at once
     }
 
 
