@@ -136,11 +136,14 @@ def test_the_settings_reach_training_and_every_node_its_share(submit):
 
 
 def test_two_jobs_on_one_node_have_other_ports(submit):
-    first, second = submit("--", "quickstart"), submit("--", "quickstart")
-    assert [submitted.job.wait(SECONDS) for submitted in (first, second)] == [0, 0]
-    ports = [int(job.recorded(f"n1.{job.job.job_id}")[5]) for job in (first, second)]
+    jobs = []
+    for _ in range(2):
+        jobs.append(submit("--", "quickstart"))
+        assert jobs[-1].job.wait(SECONDS) == 0
+        default = jobs[-1].here / "runs" / f"mars-{jobs[-1].job.job_id}"
+        assert jobs[-1].config().run.dir == str(default), "the default"
+    ports = [int(job.recorded(f"n1.{job.job.job_id}")[5]) for job in jobs]
     assert abs(ports[0] - ports[1]) >= 1000
-    assert second.config().run.dir == str(second.here / "runs" / f"mars-{second.job.job_id}"), "the default"
 
 
 def test_a_job_that_is_interrupted_saves_and_resumes(submit):

@@ -10,6 +10,7 @@ from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.ray_engine import RayEngine
 from mars.cluster.weights import RankSender, SentWeights
 from mars.errors import TransferError, WorkerError, WorkerLost
+from mars.rollout.engine import EngineCounts
 from mars.rollout.window import Part
 from mars.types import WeightUpdate
 from mars.weights import store
@@ -197,12 +198,12 @@ def test_an_engine_with_half_of_the_weights_serves_nothing():
             yield ["sample"]
 
         def counts(self):
-            return "counts"
+            return EngineCounts(images=1)
 
     worker = object.__new__(EngineWorker)
     worker.name, worker._engine = "engine-0", Engine()
     worker._transfer = type("Transfer", (), {"leave": lambda self: left.append(1)})()
-    assert list(worker.generate(Part([]))) == [["sample"], "counts"]
+    assert list(worker.generate(Part([]))) == [["sample"], EngineCounts()]
     with pytest.raises(TransferError):
         worker.load_weights(WeightUpdate(1, None))
     assert left == [1]
@@ -210,7 +211,7 @@ def test_an_engine_with_half_of_the_weights_serves_nothing():
         list(worker.generate(Part([])))
     Engine.fails = False
     worker.load_weights(WeightUpdate(1, None))
-    assert list(worker.generate(Part([]))) == [["sample"], "counts"]
+    assert list(worker.generate(Part([]))) == [["sample"], EngineCounts()]
 
 
 def test_an_offer_is_of_one_version(both):
