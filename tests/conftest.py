@@ -10,10 +10,15 @@ from functools import partial
 from subprocess import CompletedProcess
 
 import pytest
+from hypothesis import settings
 
 from mars.types import ImageRef
 
 _log = logging.getLogger("mars")
+
+# No test is timed: on a busy machine an example may take long. All else is as hypothesis has it, on CI or not.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_finish():
