@@ -12,7 +12,7 @@ from mars import interrupts, watchdog
 from mars.actor.trainer import PolicyTrainer
 from mars.answers.record import PromptLength
 from mars.cluster.engine_worker import BuildEngine, EngineWorker
-from mars.cluster.environment import worker_environment
+from mars.cluster.environment import collect_rarely, worker_environment
 from mars.cluster.layout import Layout, gpus_of_engines, layout
 from mars.cluster.node_check import nodes_agree
 from mars.cluster.node_facts import SharedFiles
@@ -47,6 +47,7 @@ def ray_workers(
     balanced. files: that all nodes must have. log_dir: for the workers' logs. report: told of workers that are lost and
     replaced.
     """
+    collect_rarely()
     cluster, log_dir = config.cluster, log_dir.absolute()
     colocated = build_trainer is not None and is_colocated(cluster.placement, cluster.kind, cluster.device)
     plan = _layout(config, build_trainer is not None, colocated)

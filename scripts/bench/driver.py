@@ -33,6 +33,7 @@ from typing import Any, cast
 from mars.actor.trainer import PolicyTrainer, ReferenceKl, UpdateStats
 from mars.build import build_scorer, step_parts
 from mars.checkpoint.state import RunState, state_to_json
+from mars.cluster.environment import collect_rarely
 from mars.config.load import load_config
 from mars.config.schema import TrainConfig
 from mars.data.prompts.prepare import PromptSet
@@ -122,6 +123,7 @@ def measure(point: Point, folder: Path, profile: Path | None) -> dict[str, Any]:
     rollouts = RolloutFiles(folder, inputs.frames, inputs.prompt_length)
     tracker = MultiTracker(rollouts, {}, rollouts_every=1, rollout_prompts=8, timeout_s=1.0)
     state = SamplingState(0, ())
+    collect_rarely()  # as in a run
     gc.collect()
     gc.freeze()
     collecting = _Collections()
