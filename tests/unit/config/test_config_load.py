@@ -354,7 +354,7 @@ def test_without_anchors_it_does_not_matter_what_they_would_be_pooled_in():
     )
 
 
-@pytest.mark.parametrize("concurrency, second", [(4, "/a/two.py:f"), (4, "grounding"), (1, "/b/two.py:f")])
+@pytest.mark.parametrize(("concurrency", "second"), [(4, "/a/two.py:f"), (4, "grounding"), (1, "/b/two.py:f")])
 def test_threads_take_the_functions_of_one_folder(concurrency, second):
     given = [f"reward.concurrency={concurrency}", f"reward.functions={{x: /a/one.py:f, y: {second}}}"]
     assert load_config("train", [FILES, *given], []).reward.concurrency == concurrency
