@@ -25,7 +25,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "extend.md").read_text(encoding="ut
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    """The section `recipe` of the page's YAML, composed as an experiment. The page's files are in the current folder."""
+    """The section `recipe` of the page's YAML, composed as an experiment; its files are in the current folder."""
     monkeypatch.chdir(tmp_path)
     for text in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         name = re.match(r"# file: (\w+\.py)\n", text)
