@@ -127,7 +127,8 @@ def test_engine_and_rank_that_share_a_lost_node_move_together(nodes, train, undi
     lost.kill()
     run.go_on()
     assert run.exit_code() == 0, run.stderr[-3000:]
-    assert [len(run.events(name)) for name in ("trainer_rebuilt", "worker_replaced")] == [1, 1]
+    assert len(run.events("trainer_rebuilt")) == 1
+    assert len(run.events("worker_replaced", "engine-0")) == 1
     assert rows(run.run_dir) == rows(undisturbed(STEPS))
     assert policy(run.run_dir) == policy(undisturbed(STEPS))
 
