@@ -153,7 +153,7 @@ def _train_step(config: TrainConfig, stream: PromptStream) -> TrainStep:
 
 
 def _warn_of_old_weights(config: TrainConfig, bound: int) -> None:
-    """What somebody may not expect who set only `rollout.schedule` and `rollout.max_staleness`."""
+    """Warn of what is unexpected for somebody who set only `rollout.schedule` and `rollout.max_staleness`."""
     if config.algorithm.importance_cap is None:
         logger.warning(
             "algorithm.importance_cap is null: with rollout.schedule=asynchronous responses come from older weights, "

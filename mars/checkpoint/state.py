@@ -97,7 +97,7 @@ _STORED = TypeAdapter(StoredState)
 def state_to_json(state: RunState) -> bytes:
     """Floats come back exactly, also NaN and inf. Prompts are stored by their ids.
 
-    The version of the engine's weights becomes 0.
+    Versions of weights are renumbered, so that the engine's is 0: the process that loads the state counts anew.
     """
     sampling = renumbered(state.sampling, 0)
     carried = tuple(
