@@ -101,6 +101,16 @@ def read_blocks(text: str, tags: Sequence[str]) -> tuple[str, ...] | None:
     return None if rest else tuple(found)
 
 
+def read_each(text: str, tag: str) -> list[str]:
+    """The contents of the blocks `<tag>…</tag>` of a text, in order, each up to the next closing tag.
+
+    >>> read_each("<answer>3</answer> no, <answer>4</answer><answer>", "answer")
+    ['3', '4']
+    """
+    pieces = text.split(f"<{tag}>")[1:]
+    return [piece.partition(f"</{tag}>")[0] for piece in pieces if f"</{tag}>" in piece]
+
+
 def format_score(response: ParsedResponse, *, wants_fence: bool) -> float:
     """0.25 for a think and 0.25 for an answer, each if it has a visible character.
 
