@@ -160,7 +160,14 @@ def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> 
 def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardScorer:
     """on_start: called each time processes were started."""
     reward = config.reward
-    return RewardPool(rewards_of(config), reward.scorer, reward.num_workers, reward.timeout_s, on_start)
+    return RewardPool(
+        rewards_of(config),
+        reward.scorer,
+        reward.num_workers,
+        reward.timeout_s,
+        on_start,
+        concurrency=reward.concurrency,
+    )
 
 
 def step_parts(

@@ -33,8 +33,9 @@ from mars.rollout.engine import RolloutEngine, ended
 from mars.rollout.metrics import engine_metrics, rollout_metrics
 from mars.rollout.plan import RolloutPlan
 from mars.tracking.timer import StepTimer
+from mars.train_types import TrainBatch
 from mars.turns import NoTurns, Turns
-from mars.types import Prompt, PromptRollouts, SampledPrompt, TrainBatch
+from mars.types import Prompt, PromptRollouts, SampledPrompt
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def scored_rollouts(
     with ended(parts.engine.generate(requests)) as call, timer.stage("reward"):
         finished = timer.during("gen", call)
         scored = score_stream(
-            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer
+            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
         )
     rollouts, unreadable = collect(prompts, requests, scored.samples, scored.unreadable), scored.unreadable
     if parts.overlong is not None:

@@ -74,7 +74,7 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
     requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
     with ended(parts.engine.generate(requests)) as finished:
         scored = score_stream(
-            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer
+            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
         )
     unreadable = left_out(prompts, scored.unreadable, parts.max_bad_fraction)
     rollouts = collect(prompts, requests, scored.samples, unreadable)
