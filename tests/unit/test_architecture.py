@@ -62,7 +62,8 @@ MAY_IMPORT = {
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
-    "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking", "turns"},
+    "sampling": BASE
+    | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "tracking", "turns"},
     "staleness": BASE | {"sampling"},
     "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
     "background": set(),
@@ -81,7 +82,7 @@ MAY_IMPORT = {
     # What follows connects the parts.
     "inputs": READING | {"config", "data.order", "data.prompts", "families", "rewards", "rollout"},
     "build": READING
-    | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
+    | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "hooks", "inputs"}
     | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
     "checks": READING
     | {"actor", "answers", "build", "config", "data.prompts", "families", "fit", "hooks", "inputs"}
