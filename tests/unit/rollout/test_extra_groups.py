@@ -134,5 +134,5 @@ def test_metrics_of_extra_requests_by_hand():
     assert rollout_metrics([x, y], lambda request: 1)["rollout/tokens"] == 15
     length = lambda request: 10 * len(request.prompt_token_ids)  # noqa: E731
     assert processed_tokens([x, y], length) == 15 + 30 * (2 + 1 + 1) + 20 * (2 + 2 + 1 + 2)
-    computed = 15 + 30 * 3 + 20 * 5
+    computed = 15 + 30 * 3 + 20 * 4
     assert anchor_share([x, y], length) == 31 / computed
