@@ -119,9 +119,7 @@ def test_other_faults_are_not_tried_again(server: JudgeServer, waits: list[float
 
 def test_waits_double_and_end_with_the_tries(server: JudgeServer, waits: list[float]) -> None:
     server.steps = [status(500, b"I am sad")] * 20
-    with pytest.raises(
-        JudgeError, match=r"no answer after 9 tries in at most 1000 s; the last: HTTP status 500: I am"
-    ):
+    with pytest.raises(JudgeError, match=r"no answer after 9 tries in at most 1000 s; the last: HTTP status 500: I am"):
         judge(server, deadline_s=1000.0, max_tries=9).ask("Is it?")
     bounds = [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert all(bound / 2 <= wait <= bound for wait, bound in zip(waits, bounds, strict=True))
