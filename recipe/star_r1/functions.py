@@ -22,8 +22,11 @@ MAX_EXTRA = 100  # an answer with more changes than this beyond the truth is not
 
 @dataclass(frozen=True)
 class Settings:
-    """whole, attribute, object: what a stated change is worth if all of it, object and attribute, or the object is right.
-    extra: each change beyond the number of true ones. silent: no change at all. form: think and answer, nothing else."""
+    """What stated changes are worth.
+
+    whole, attribute, object: all of it is right, or object and attribute, or the object. extra: each change beyond the
+    number of true ones. silent: no change at all. form: think and answer, and nothing else.
+    """
 
     whole: float
     attribute: float
