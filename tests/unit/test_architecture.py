@@ -26,6 +26,7 @@ READING = BASE | {"output", "data.pixels", "data.rows", "data.convert"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
+    "image_transform": BASE,
     "faults": set(),
     "families": BASE,
     "quarantine": BASE,
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
     "answers": BASE | {"output"},
     "data.order": BASE,
-    "data.pixels": BASE | {"output"},
+    "data.pixels": BASE | {"image_transform", "output"},
     "data.rows": BASE | {"output", "data.pixels"},
     "data.convert": READING - {"data.convert"},
     "data.prompts": READING | {"families"},
