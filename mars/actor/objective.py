@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mars.actor.update_sums import UpdateSums
+from mars.actor.rule_terms import RuleInputs
+from mars.actor.update_sums import UpdateSums, mean_metrics
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.mismatch import (
     ImportanceSettings,
@@ -20,6 +21,7 @@ from mars.algorithms.mismatch import (
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
+from mars.algorithms.token_rule import TokenTerms
 from mars.config.schema import AlgorithmConfig
 from mars.types import MicroBatch, TrainBatch, TrainResponse
 
@@ -98,6 +100,9 @@ class TokenTargets:
         return replace(self, trained=trained, on_policy=on_policy)
 
 
+_NO_TERMS = TokenTerms()
+
+
 class Objective:
     """Policy loss, KL term and entropy bonus over the rows of one micro-batch.
 
@@ -158,6 +163,7 @@ class Objective:
         rows: list[RowTarget],
         denominator: float,
         compare_rollout: bool,
+        rule: RuleInputs | None = None,
     ) -> tuple[Tensor, UpdateSums]:
         """This micro-batch's part of the loss (scalar, with gradient) and its sums:
 
@@ -170,18 +176,22 @@ class Objective:
         logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
         old_logprobs: of the weights before the step's first update; None in the first update, where `logprobs` are the
         old ones (ratio 1). ref_logprobs: None if the loss has no KL term. compare_rollout: whether this update is the
-        one of `compared_update`.
+        one of `compared_update`. rule: of `recipe.tokens`; it may replace the advantages, weight the policy loss of each
+        token, and add a term of its own, which w scales too.
         """
         algorithm = self._algorithm
         tokens = TokenTargets.of(rows, lengths, logprobs)
         old = logprobs.detach() if old_logprobs is None else old_logprobs
         rollout_sums = self._rollout_sums(old, tokens, compare_rollout)
         importance, weight_sums, tokens = self._importance_weights(old, tokens)
-        result = policy_loss(
-            logprobs, old, tokens.advantages, tokens.trained, self._policy_loss, ~tokens.on_policy.mask
-        )
-        pg_loss = self._reduced(result.token_losses * importance * tokens.weights, tokens.trained, denominator)
-        loss, kl_loss = pg_loss, torch.zeros_like(pg_loss)
+        terms = _NO_TERMS if rule is None else rule.terms(logprobs, old, ref_logprobs, entropy, tokens)
+        advantages = tokens.advantages if terms.advantages is None else terms.advantages
+        result = policy_loss(logprobs, old, advantages, tokens.trained, self._policy_loss, ~tokens.on_policy.mask)
+        token_losses = result.token_losses * importance * tokens.weights
+        if terms.pg_weights is not None:
+            token_losses = token_losses * terms.pg_weights
+        pg_loss = self._reduced(token_losses, tokens.trained, denominator)
+        loss, kl_loss, rule_loss = pg_loss, torch.zeros_like(pg_loss), torch.zeros_like(pg_loss)
         if ref_logprobs is not None:
             on_policy = tokens.on_policy
             kl = kl_estimate(on_policy.keep(logprobs), on_policy.keep(ref_logprobs), algorithm.kl_estimator)
@@ -190,10 +200,14 @@ class Objective:
         if algorithm.entropy_coefficient > 0:
             bonus = self._reduced(entropy * tokens.weights, tokens.trained, denominator)
             loss = loss - algorithm.entropy_coefficient * bonus
+        if terms.extra_loss is not None:
+            rule_loss = self._reduced(terms.extra_loss * tokens.weights, tokens.trained, denominator)
+            loss = loss + rule_loss
         return loss, UpdateSums(
             loss=loss.detach(),
             pg_loss=pg_loss.detach(),
             kl_loss=kl_loss.detach(),
+            rule_loss=rule_loss.detach(),
             entropy=tokens.trained.keep(entropy.detach()).sum(),
             num_tokens=tokens.trained.mask.sum(),
             num_sequences=(tokens.trained.lengths() > 0).sum(),
@@ -203,6 +217,7 @@ class Objective:
             ppo_kl=result.kl_sum,
             **weight_sums,
             **rollout_sums,
+            means={name: torch.stack([part.detach() for part in mean]) for name, mean in terms.means.items()},
         )
 
     def _reduced(self, values: Tensor, layout: TokenLayout, denominator: float) -> Tensor:
@@ -257,7 +272,7 @@ class Objective:
         }
         if self.kl_in_loss:
             metrics["actor/kl_coef"] = algorithm.kl_coefficient
-        return metrics | self.rollout_metrics(sums)
+        return metrics | mean_metrics(sums) | self.rollout_metrics(sums)
 
     def rollout_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Those of `metrics` that compare engine and trainer. An update with all tokens masked has them too."""

@@ -46,7 +46,7 @@ def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denomi
         compare,
     )
     loss.backward()
-    values = {name: float(value) for name, value in vars(sums).items()}
+    values = {name: float(value) for name, value in sums.scalars().items()}
     return float(loss.detach()), values, made.metrics(values), logprobs.grad.tolist()
 
 
@@ -169,7 +169,7 @@ def test_sums_and_losses_add_up_over_any_split(described, data):
     (one, sums), (other, more) = loss_of(order[:cut]), loss_of(order[cut:])
     assert float(one + other) == pytest.approx(float(whole), rel=1e-9, abs=1e-12)
     merged = UpdateSums.zeros(torch.device("cpu")).merge(sums).merge(more)
-    for name, value in vars(whole_sums).items():
+    for name, value in whole_sums.scalars().items():
         assert float(getattr(merged, name)) == pytest.approx(float(value), rel=1e-9, abs=1e-12), name
 
 
@@ -179,7 +179,7 @@ def test_sums_are_reduced_over_the_ranks(process_group):
         torch.tensor([-1.0, -2.0]), torch.ones(2), None, None, torch.tensor([2]), [row(1.0, [-1.5, -2.0])], 2.0, True
     )
     reduced = sums.all_reduce()
-    assert reduced == {name: pytest.approx(float(value)) for name, value in vars(sums).items()}
+    assert reduced == {name: pytest.approx(float(value)) for name, value in sums.scalars().items()}
     assert objective.metrics(UpdateSums.zeros(torch.device("cpu")).all_reduce())["actor/entropy"] == 0
 
 
@@ -336,7 +336,7 @@ def gradients_with(weight, reduction, kind):
         logprobs, entropy, old, ref, torch.tensor(lengths), rows, made.denominator(counted), compare_rollout=True
     )
     value.backward()
-    return value.detach(), {name: float(x) for name, x in vars(sums).items()}, logprobs.grad, entropy.grad
+    return value.detach(), {name: float(x) for name, x in sums.scalars().items()}, logprobs.grad, entropy.grad
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -61,7 +61,7 @@ def update(made, micro_batches, logprobs, old, ref=None, entropy=None):
         assert now.grad is not None
         gradients |= dict(zip(indices, now.grad.split(lengths.tolist()), strict=True))
         sums = sums.merge(part)
-    totals = {name: float(value) for name, value in vars(sums).items()}
+    totals = {name: float(value) for name, value in sums.scalars().items()}
     scale = made.kept_scale(totals, denominator)
     if scale is None:
         return None, totals, gradients
