@@ -21,7 +21,7 @@ from mars.sampling import SamplingState, StepParts
 from mars.staleness import renumbered
 from mars.step import TrainStep, train_step
 from mars.tracking.tracker import Tracker
-from mars.types import TrainBatch
+from mars.train_types import TrainBatch
 
 logger = logging.getLogger(__name__)
 

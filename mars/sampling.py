@@ -33,8 +33,9 @@ from mars.rollout.engine import RolloutEngine
 from mars.rollout.metrics import engine_metrics, rollout_metrics
 from mars.rollout.plan import RolloutPlan
 from mars.tracking.timer import StepTimer
+from mars.train_types import TrainBatch
 from mars.turns import NoTurns, Turns
-from mars.types import Prompt, PromptRollouts, SampledPrompt, TrainBatch
+from mars.types import Prompt, PromptRollouts, SampledPrompt
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from typing import Literal, Protocol
 from mars.actor.trainer import PolicyTrainer, ReferenceKl, RestartableTrainer, UpdateStats
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
 from mars.tracking.timer import StepTimer
-from mars.types import RolloutRequest, TrainBatch, WeightUpdate
+from mars.train_types import TrainBatch
+from mars.types import RolloutRequest, WeightUpdate
 
 
 class Turns(Protocol):

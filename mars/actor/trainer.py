@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from mars.types import TrainBatch, WeightUpdate
+from mars.train_types import TrainBatch
+from mars.types import WeightUpdate
 
 logger = logging.getLogger(__name__)
 

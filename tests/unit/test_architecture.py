@@ -21,11 +21,12 @@ MAX_FUNCTION_LINES = 60
 LONGER_FOR_A_REASON: dict[str, str] = {}
 
 # Part of mars -> the other parts it may import, from the bottom up: a part imports only parts above it in this table.
-BASE = {"types", "errors"}
+BASE = {"types", "errors", "train_types"}
 READING = BASE | {"output", "data.pixels", "data.rows", "data.convert"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
+    "train_types": {"errors", "types"},
     "image_transform": BASE,
     "faults": set(),
     "families": BASE,
