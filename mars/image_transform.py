@@ -55,7 +55,7 @@ def transformed(images: Sequence[ImageRef], name: str, strength: float, *key: ob
 
 
 def transformed_image(image: ImageRef, call: TransformCall) -> TransformedImage:
-    """The image after one more transform. Two images of the same size get the same random numbers from the same seed."""
+    """The image after one more transform. Two images of one size get the same random numbers from the same seed."""
     if isinstance(image, TransformedImage):
         return replace(image, transforms=(*image.transforms, call))
     return TransformedImage(**vars(image), transforms=(call,))

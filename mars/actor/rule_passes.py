@@ -4,41 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mars.actor.batch import ForwardBatch
-from mars.actor.objective import TokenTargets, row_targets
 from mars.actor.reading import PromptReader, ReadPrompts
 from mars.actor.rule_terms import RuleInputs, facts_of, totals_of
+from mars.actor.targets import TokenTargets, row_targets
 from mars.algorithms.token_rule import ScoringPass, TokenRule
+from mars.errors import ConfigError
 from mars.image_transform import transform_seed, transformed
-from mars.types import ImageRef, MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
+from mars.types import ImageRef
 
-Score = Callable[[ForwardBatch], tuple[Tensor, Tensor]]
-"""Log-probs and entropies of a forward's response tokens, [T] each."""
+Models = Mapping[str, Callable[[ForwardBatch], tuple[Tensor, Tensor]]]
+"""The policy, and "reference" if one is loaded. Each gives log-probs and entropies of response tokens, [T] each."""
 
 ForwardOf = Callable[[TrainBatch, MicroBatch, ReadPrompts], ForwardBatch]
 Scores = Mapping[MicroBatch, tuple[Tensor, Tensor]]
+"""Log-probs and entropies, [T] each, of forwards."""
 
 
 class RulePasses:
     """Makes a rule's passes for one batch after the other.
 
-    models: "policy", and "reference" if one is loaded. forward_of: the tensors of a forward.
+    forward_of: makes the tensors of a forward. Raises ConfigError if a pass needs a reference model and none is loaded.
     """
 
     def __init__(
-        self, rule: TokenRule, models: Mapping[str, Score], forward_of: ForwardOf, run_seed: int, device: torch.device
+        self, rule: TokenRule, models: Models, forward_of: ForwardOf, run_seed: int, device: torch.device
     ) -> None:
+        missing = [one.name for one in rule.passes if one.model not in models]
+        if missing:
+            raise ConfigError(
+                f"recipe.tokens: {', '.join(missing)} scores with the reference model, and none is loaded; "
+                "set algorithm.kl_coefficient above 0, or algorithm.reference_update"
+            )
         self.rule, self._models, self._forward_of = rule, models, forward_of
         self._run_seed, self._device = run_seed, device
 
     def start(self, batch: TrainBatch, reader: PromptReader, rank: int) -> BatchPasses:
         """Begin to read the changed images of this rank's rows, in the order of the forwards."""
-        changed = {one.name: _with_images(batch, one, self._run_seed) for one in self.rule.passes}
-        read = {name: reader.start(with_images, batch.updates, rank) for name, with_images in changed.items()}
+        read = {}
+        for one in self.rule.passes:
+            key = (self._run_seed, batch.step, one.name)
+            changed = with_transform(batch, one.transform, one.strength, one.images, key)
+            read[one.name] = reader.start(changed, batch.updates, rank)
         return BatchPasses(self, batch, read, rank)
 
     def forward(self, one: ScoringPass, batch: TrainBatch, micro: MicroBatch, read: ReadPrompts) -> Tensor:
@@ -71,12 +84,14 @@ class BatchPasses:
 
     def __init__(self, passes: RulePasses, batch: TrainBatch, read: Mapping[str, ReadPrompts], rank: int) -> None:
         self._passes, self._batch, self._read, self._rank = passes, batch, read, rank
-        self._extra = _Extra()
+        self._extra, self._old = _Extra(), {}
         self._gradient = [one for one in passes.rule.passes if one.gradient]
 
     @torch.no_grad()
-    def score(self) -> None:
-        """The passes without gradient, before the first update. The reader lets go of their images."""
+    def score(self, old: Scores) -> None:
+        """The passes without gradient, before the first update. Frees their images. old: of all forwards, if it
+        measures."""
+        self._old = old
         micros = [micro for plan in self._batch.updates for micro in plan.ranks[self._rank]]
         for one in self._passes.rule.passes:
             if not one.gradient:
@@ -90,10 +105,11 @@ class BatchPasses:
         micros = list(micros)
         return {index: why for read in self._read.values() for index, why in read.unreadable(micros).items()}
 
-    def totals(self, batch: TrainBatch, plan: UpdatePlan, old: Scores) -> dict[str, float]:
+    def totals(self, batch: TrainBatch, plan: UpdatePlan) -> dict[str, float]:
+        """batch: with the weights that count. A collective call if the rule measures."""
         if not self._passes.rule.measures:
             return {}
-        return self._passes.totals(batch, plan.ranks[self._rank], old, self._extra)
+        return self._passes.totals(batch, plan.ranks[self._rank], self._old, self._extra)
 
     @torch.no_grad()
     def inputs(self, micro: MicroBatch, totals: Mapping[str, float]) -> RuleInputs:
@@ -118,18 +134,32 @@ class BatchPasses:
                 again.backward(gradient)
 
 
-def _with_images(batch: TrainBatch, one: ScoringPass, run_seed: int) -> TrainBatch:
-    prompts = (replace(prompt, images=_images(prompt, one, run_seed, batch.step)) for prompt in batch.prompts)
-    return replace(batch, prompts=tuple(prompts))
+@dataclass(frozen=True)
+class PreparedBatch:
+    """What the updates of a batch use: its prompts, the old log-probs of all updates but the first, and a rule's
+    passes."""
+
+    prompts: ReadPrompts
+    old: Mapping[MicroBatch, Tensor]
+    passes: BatchPasses | None
+
+    def unreadable(self, micros: Sequence[MicroBatch]) -> dict[int, str]:
+        changed = {} if self.passes is None else self.passes.unreadable(micros)
+        return changed | self.prompts.unreadable(micros)
 
 
-def _images(prompt: TrainPrompt, one: ScoringPass, run_seed: int, step: int) -> tuple[ImageRef, ...]:
-    """The prompt's images as the pass shows them."""
-    images, key = prompt.images, (run_seed, step, prompt.prompt_id, one.name)
-    if one.transform is None or not images:
-        return images
-    changed = transformed(images, one.transform, one.strength, *key)
-    if one.images == "all":
-        return changed
-    chosen = transform_seed(*key) % len(images) if one.images == "one" else one.images
-    return tuple(changed[i] if i == chosen else image for i, image in enumerate(images))
+def with_transform(
+    batch: TrainBatch, transform: str | None, strength: float, images: Literal["all", "one"] | int, key: tuple[Any, ...]
+) -> TrainBatch:
+    """The batch with changed images. images: as in `ScoringPass`. key: of the random numbers, besides the prompt id."""
+    if transform is None:
+        return batch
+
+    def changed(prompt: TrainPrompt) -> tuple[ImageRef, ...]:
+        found = transformed(prompt.images, transform, strength, *key, prompt.prompt_id)
+        if images == "all" or not found:
+            return found
+        chosen = transform_seed(*key, prompt.prompt_id) % len(found) if images == "one" else images
+        return tuple(found[i] if i == chosen else image for i, image in enumerate(prompt.images))
+
+    return replace(batch, prompts=tuple(replace(prompt, images=changed(prompt)) for prompt in batch.prompts))

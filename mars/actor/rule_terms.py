@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mars.actor.targets import TokenTargets
 from mars.algorithms.token_rule import Measured, TokenFacts, TokenRule, TokenTerms
-
-if TYPE_CHECKING:
-    from mars.actor.objective import TokenTargets
 
 _KEY = "recipe.tokens"
 _REDUCED = {

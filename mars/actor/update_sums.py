@@ -66,7 +66,9 @@ class UpdateSums:
 
         A collective call.
         """
-        values = self.scalars() | {key: part for name in sorted(self.means) for key, part in _parts(name, self.means[name])}
+        values = self.scalars()
+        for name in sorted(self.means):
+            values |= {f"{name}:sum": self.means[name][0], f"{name}:count": self.means[name][1]}
         added = torch.stack([value.double() for value in values.values()])
         largest = self.difference_max.double().clone()
         dist.all_reduce(added)
@@ -83,10 +85,6 @@ def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
     names = [name.removesuffix(":sum") for name in totals if name.endswith(":sum")]
     pairs = {name: (totals[f"{name}:sum"], totals[f"{name}:count"]) for name in names}
     return {f"recipe/{name}": total / count for name, (total, count) in pairs.items() if count > 0}
-
-
-def _parts(name: str, mean: Tensor) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
-    return (f"{name}:sum", mean[0]), (f"{name}:count", mean[1])
 
 
 def _added(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

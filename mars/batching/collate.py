@@ -43,7 +43,7 @@ def scoring_batch(
 ) -> TrainBatch:
     """Every group that has a valid rollout, multi and anchor, as a prompt of its own in one plan over all ranks.
 
-    `PolicyTrainer.kl_to_reference` scores all rollouts with it. Nothing is trained on it: every weight is 0.
+    `PolicyTrainer.score_responses` scores all rollouts with it. Nothing is trained on it: every weight is 0.
     """
     groups = (group for item in rollouts for group in (item.multi, *item.anchors) if group.valid)
     prompts = tuple(

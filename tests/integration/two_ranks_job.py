@@ -17,6 +17,7 @@ import torch
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
+from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.batching.plan import plan_updates
 from mars.data.pixels.images import BadImage
 from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
@@ -119,16 +120,16 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     budget = TOKENS_PER_FORWARD[packing]
     scored = TrainBatch(rows, one_update(rows, world_size, budget, packing))
     trained = TrainBatch(rows, plan_updates(rows, 2, world_size, budget, packing))
-    before = trainer.kl_to_reference(scored).values
+    before = trainer.score_responses(scored, KL_TO_REFERENCE).values
     metrics = trainer.update(trained).metrics
     homes = [
         {p for micro in rank for p, _ in micro.rows[: len(micro.rows) - micro.num_fillers]}
         for rank in trained.updates[0].ranks
     ]
-    kl_after = trainer.kl_to_reference(scored).values
+    kl_after = trainer.score_responses(scored, KL_TO_REFERENCE).values
     if rank == world_size - 1:  # the other rank has the image still, and must leave the prompt out all the same
         lost.add(rows[0].images)
-    incomplete, without_first = trainer.update(trained), trainer.kl_to_reference(scored)
+    incomplete, without_first = trainer.update(trained), trainer.score_responses(scored, KL_TO_REFERENCE)
     lost.clear()
     spoilt = tuple(replace(row, responses=(replace(row.responses[0], advantage=math.nan),)) for row in rows)
     skipped = trainer.update(replace(trained, prompts=spoilt, updates=one_update(spoilt, world_size, budget, packing)))

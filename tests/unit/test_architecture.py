@@ -52,11 +52,12 @@ MAY_IMPORT = {
     "weights": BASE | {"faults"},
     "tracking": BASE | {"answers", "output", "watchdog"},
     "rollout": BASE | {"answers", "config", "families", "faults", "offload"},
-    "actor": BASE | {"algorithms", "config", "families", "faults", "offload", "output", "weights"},
-    "turns": BASE | {"actor", "rollout", "tracking"},
+    "actor": BASE | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "weights"},
+    "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards", "rollout"}
+    | {"actor", "algorithms", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards"}
+    | {"rollout"}
     | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},

@@ -9,13 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.actor.objective import (
-    Objective,
-    RowTarget,
-    compared_update,
-    row_targets,
-    truncation_nats,
-)
+from mars.actor.objective import Objective, truncation_nats
+from mars.actor.targets import RowTarget, compared_update, row_targets
 from mars.actor.update_sums import UpdateSums
 from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
 from tests.builders import altered, train_config

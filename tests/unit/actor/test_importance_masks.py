@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.actor.objective import Objective, RowTarget
+from mars.actor.objective import Objective
+from mars.actor.targets import RowTarget
 from mars.actor.update_sums import UpdateSums, scaled
 from mars.train_types import TrainResponse
 from tests.builders import altered, train_config
