@@ -31,6 +31,7 @@ from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, 
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step
+from mars.hooks.load import resolved, specs
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.output.files import write_atomically
@@ -65,6 +66,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
+    config = config.model_copy(update={"recipe": resolved(config.recipe)})
     check_packages(config)
     check_kl_reference(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
@@ -88,8 +90,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
         return tracker
 
     with failures_logged(catalogue.events, run_dir):
-        functions = plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
-        processes = record_attempt(config, overrides, functions, start, last, catalogue.events)
+        processes = record_attempt(config, overrides, _record_functions(config), start, last, catalogue.events)
         report, attempt = worker_report(catalogue.events, processes), processes.folder
         scorer = build_scorer(config, processes.update)
         try:
@@ -116,6 +117,12 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
             scorer.close()
         catalogue.events.log("finished", end.step)
     logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
+
+
+def _record_functions(config: TrainConfig) -> Mapping[str, list[dict[str, str]]]:
+    """The users' functions that the run uses, recorded as `mars.plugin.record` does."""
+    functions = {"reward.function": user_functions(rewards_of(config)), **specs(config.recipe)}
+    return plugin.record(Path(config.run.dir), functions)
 
 
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:

@@ -172,7 +172,7 @@ def scored_rollouts(
     finished = timer.during("gen", parts.engine.generate(requests))
     with timer.stage("reward"):
         scored = score_stream(
-            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer
+            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
         )
     rollouts, unreadable = collect(prompts, requests, scored.samples, scored.unreadable), scored.unreadable
     if parts.overlong is not None:

@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "algorithms": BASE,
     "batching": BASE,
     "rewards": BASE | {"output", "plugin"},
-    "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
+    "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
+    "hooks": BASE | {"algorithms", "config", "plugin"},
     "answers": BASE | {"output"},
     "data.order": BASE,
     "data.pixels": BASE | {"image_transform", "output"},
@@ -84,11 +85,11 @@ MAY_IMPORT = {
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
     | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
     "checks": READING
-    | {"actor", "answers", "build", "config", "data.prompts", "families", "fit", "inputs", "rewards"}
-    | {"run_dir"},
+    | {"actor", "answers", "build", "config", "data.prompts", "families", "fit", "hooks", "inputs"}
+    | {"rewards", "run_dir"},
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
-    | {"config", "evaluation", "fit", "inputs", "job", "output", "plugin", "report"}
+    | {"config", "evaluation", "fit", "hooks", "inputs", "job", "output", "plugin", "report"}
     | {"data.order", "rewards", "rollout", "run_dir", "step", "step_async", "watchdog"},
     "supervised": BASE
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}
