@@ -1,4 +1,6 @@
-"""References to changed images: an image is decoded and resized, then transforms change its pixels, but not its size.
+"""`ImageTransform`, and references to changed images.
+
+An image is decoded and resized, then transforms change its pixels, but not its size.
 
     masked = transformed(prompt.images, "masked", 1.0, run_seed, step, prompt.prompt_id)
 
@@ -11,8 +13,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import TYPE_CHECKING, Protocol
 
 from mars.types import ImageRef
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+class ImageTransform(Protocol):
+    """image: 8-bit RGB, as decoded and resized. rng: the same numbers for the same reference, in every process.
+
+    strength: of the reference; from 0 to 1 for those of mars/data/pixels/transforms.py.
+    """
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image: ...
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,7 @@ class Objective:
         pg_loss = self._reduced(result.token_losses * importance * factor, tokens.trained, denominator)
         loss, kl_loss, rule_loss = pg_loss, torch.zeros_like(pg_loss), torch.zeros_like(pg_loss)
         if ref_logprobs is not None:
-            on_policy = tokens.on_policy
-            kl = kl_estimate(on_policy.keep(logprobs), on_policy.keep(ref_logprobs), algorithm.kl_estimator)
-            kl_loss = self._reduced(kl * tokens.weights, on_policy, denominator)
+            kl_loss = self._reduced(self._kl(logprobs, ref_logprobs, tokens), tokens.on_policy, denominator)
             loss = loss + algorithm.kl_coefficient * kl_loss
         if algorithm.entropy_coefficient > 0:
             bonus = self._reduced(entropy * tokens.weights, tokens.trained, denominator)
@@ -145,6 +143,10 @@ class Objective:
     def _policy_loss(self, logprobs: Tensor, old: Tensor, tokens: TokenTargets, terms: TokenTerms) -> PolicyLoss:
         advantages = tokens.advantages if terms.advantages is None else terms.advantages
         return policy_loss(logprobs, old, advantages, tokens.trained, self._settings, ~tokens.on_policy.mask)
+
+    def _kl(self, logprobs: Tensor, ref_logprobs: Tensor, tokens: TokenTargets) -> Tensor:
+        keep = tokens.on_policy.keep
+        return kl_estimate(keep(logprobs), keep(ref_logprobs), self._algorithm.kl_estimator) * tokens.weights
 
     def _reduced(self, values: Tensor, layout: TokenLayout, denominator: float) -> Tensor:
         return reduce_loss(values, layout, self._algorithm.reduction, denominator)

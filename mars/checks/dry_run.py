@@ -16,8 +16,10 @@ from mars.checks.model import model_check
 from mars.checks.trained import num_trained
 from mars.checks.weights import INDEX, SINGLE
 from mars.config.actor_sections import PolicyTrainingConfig
+from mars.config.recipe_section import RecipeConfig
 from mars.config.schema import ModelConfig, TrainConfig
 from mars.data.pixels.images import decoded_size
+from mars.data.pixels.transforming import try_transforms
 from mars.data.prompts.budget import num_image_tokens
 from mars.data.prompts.chat import prompt_length
 from mars.data.prompts.tokenizer import read_json
@@ -25,6 +27,7 @@ from mars.data.prompts.views import anchor_views
 from mars.errors import DataError
 from mars.fit import last_step
 from mars.hooks.load import resolved
+from mars.hooks.of_workers import image_transforms, token_rule
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.contract import check_parts
@@ -41,7 +44,7 @@ def report(config: TrainConfig) -> None:
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(rewards_of(config), config.reward.scorer)
-    resolved(config.recipe)
+    check_worker_hooks(resolved(config.recipe))
     check_kl_reference(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
     lines.append("dry run: settings, data and model files are in order")
@@ -54,6 +57,12 @@ def check_kl_reference(config: TrainConfig) -> None:
         from mars.actor.reference import check_reference
 
         check_reference(reference, config.model.path, trust_remote_code=config.model.trust_remote_code)
+
+
+def check_worker_hooks(recipe: RecipeConfig) -> None:
+    """Make the hooks that workers make, and try the image transforms. recipe: `resolved`. Raises ConfigError."""
+    try_transforms(image_transforms(recipe))
+    token_rule(recipe)
 
 
 def summary(config: TrainConfig, inputs: Inputs) -> list[str]:

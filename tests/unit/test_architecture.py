@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "batching": BASE,
     "rewards": BASE | {"output", "plugin"},
     "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
-    "hooks": BASE | {"algorithms", "config", "plugin"},
+    "hooks": BASE | {"algorithms", "config", "image_transform", "plugin"},
     "answers": BASE | {"output"},
     "data.order": BASE,
     "data.pixels": BASE | {"image_transform", "output"},
@@ -82,7 +82,7 @@ MAY_IMPORT = {
     # What follows connects the parts.
     "inputs": READING | {"config", "data.order", "data.prompts", "families", "rewards", "rollout"},
     "build": READING
-    | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
+    | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "hooks", "inputs"}
     | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
     "checks": READING
     | {"actor", "answers", "build", "config", "data.prompts", "families", "fit", "hooks", "inputs"}

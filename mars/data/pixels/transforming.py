@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from mars.data.pixels.images import DecodeImage
-from mars.data.pixels.transforms import ImageTransform
 from mars.errors import ConfigError
-from mars.image_transform import TransformCall, TransformedImage
+from mars.image_transform import ImageTransform, TransformCall, TransformedImage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,11 +23,18 @@ _ADVICE = "a transform takes (image, rng, strength) and returns an 8-bit RGB ima
 class TransformingDecoder:
     """A `DecodeImage` that decodes with `decode`, then applies the transforms of the reference.
 
-    transforms: by the names of `recipe.transforms`.
+    load: makes the transforms, by the names of `recipe.transforms`. Called for the first reference that has one: a
+    process without such images runs no user's file.
     """
 
-    def __init__(self, decode: DecodeImage, transforms: Mapping[str, ImageTransform]) -> None:
-        self._decode, self._transforms = decode, transforms
+    def __init__(self, decode: DecodeImage, load: Callable[[], Mapping[str, ImageTransform]]) -> None:
+        self._decode, self._load = decode, load
+        self._lock = Lock()
+
+    @cached_property
+    def _transforms(self) -> Mapping[str, ImageTransform]:
+        with self._lock:  # several threads decode
+            return self._load()
 
     def __call__(self, ref: ImageRef) -> Image.Image:
         """Raises what `decode` raises, and ConfigError if a transform fails or is not there: the run cannot go on."""

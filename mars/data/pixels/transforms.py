@@ -1,4 +1,4 @@
-"""`ImageTransform`, and transforms for users' files. Each function here makes one from its settings:
+"""Image transforms for users' files. Each function here makes an `ImageTransform` from its settings:
 
     # functions.py of a recipe, named by recipe.transforms as {masked: path/to/functions.py:masked}
     def masked(settings: Settings) -> ImageTransform:
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from mars.image_transform import ImageTransform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,15 +22,6 @@ if TYPE_CHECKING:
 
 _DIFFUSION_STEPS = 1000
 _FIRST_BETA, _LAST_BETA = 1e-5, 5e-3
-
-
-class ImageTransform(Protocol):
-    """image: 8-bit RGB, as decoded and resized. rng: the same numbers for the same reference, in every process.
-
-    strength: of the reference; from 0 to 1 for the transforms of this module.
-    """
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image: ...
 
 
 def blank_patches(share: float, size: int) -> ImageTransform:

@@ -166,7 +166,7 @@ def test_the_decoder_applies_transforms_in_their_order_after_resizing(picture):
     def plus_one(image, rng, strength):
         return image.point(lambda value: min(value + 1, 255))
 
-    decode = TransformingDecoder(decode_image, {"halved": halved, "plus_one": plus_one})
+    decode = TransformingDecoder(decode_image, lambda: {"halved": halved, "plus_one": plus_one})
     first = transformed_image(picture, TransformCall("halved", 11, 0.25))
     both = transformed_image(first, TransformCall("plus_one", 5, 1.0))
     plain = np.asarray(decode(picture))
@@ -204,7 +204,7 @@ def raises(image, rng, strength):
 def test_a_wrong_transform_ends_the_run(picture, transform, message):
     (masked,) = transformed([picture], "masked", 1.0, 0)
     with pytest.raises(ConfigError, match=message):
-        TransformingDecoder(decode_image, {"masked": transform})(masked)
+        TransformingDecoder(decode_image, lambda: {"masked": transform})(masked)
     with pytest.raises(ConfigError, match=r"recipe.transforms.masked: .*the image of the self-test"):
         try_transforms({"masked": transform})
 
@@ -212,7 +212,7 @@ def test_a_wrong_transform_ends_the_run(picture, transform, message):
 def test_an_unknown_transform_is_named(picture):
     (masked,) = transformed([picture], "masked", 1.0, 0)
     with pytest.raises(ConfigError, match=r"recipe\.transforms: has no transform 'masked'; got noise; name it there"):
-        TransformingDecoder(decode_image, {"noise": raises})(masked)
+        TransformingDecoder(decode_image, lambda: {"noise": raises})(masked)
 
 
 def own_randomness(image, rng, strength):
