@@ -52,6 +52,7 @@ def fit(
         tracker.log(evaluate(0), 0)
     finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
     state = replace(start, sampling=renumbered(start.sampling, weights.version))
+    parts.hooks.restore((start.sampling.ahead.state if start.sampling.ahead else start.sampling).hooks)
     try:
         state = finish(state, _faults(parts, checkpoints))
         for step in range(state.step + 1, last_step(config.run, stream) + 1):

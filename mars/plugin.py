@@ -72,15 +72,18 @@ class UserFunction:
             raise ConfigError(f"{self.setting}: {takes}; want {self.wanted}") from error
 
 
-def load(setting: str, spec: str, wanted: str, classes: bool = False) -> UserFunction:
+def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_threads: bool = False) -> UserFunction:
     """Runs the file of a resolved `spec` and returns its function.
 
     The file may import modules from its own folder, at its top or inside its functions, whatever the current folder is.
     Each load has its own copies of these modules: files in different folders may all `import helper`.
 
-    wanted: the parameters that the function should have, for messages. classes: whether the name may be a class, which
-    is called to make an object. Raises ConfigError if the file cannot be loaded or lacks the name, or if the name is
-    not a plain function but a class, an async function or a generator.
+    wanted: the parameters that the function should have, for messages.
+    classes: whether the name may be a class, which is called to make an object.
+    in_threads: several threads may call the function at once. Then the modules of the file's folder stay importable in
+        this process, so all functions that it loads must be in one folder.
+    Raises ConfigError if the file cannot be loaded or lacks the name, or if the name is not a plain function but a
+    class, an async function or a generator.
     """
     path, _, name = spec.rpartition(":")
     imports = _FolderImports(str(Path(path).parent))
@@ -95,6 +98,10 @@ def load(setting: str, spec: str, wanted: str, classes: bool = False) -> UserFun
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{setting}: {spec} has no readable signature; want {wanted}") from error
+
+    if in_threads:
+        imports.__enter__()
+        return UserFunction(function, signature, module, setting, spec, wanted)
 
     def call(*arguments: Any, **named: Any) -> Any:
         with imports:

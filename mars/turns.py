@@ -125,7 +125,7 @@ class ColocatedEngine:
         yield from self._engine.generate(requests)
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        """In any turn: images are read into host memory."""
+        """Needs no turn, because images are read into host memory."""
         self._engine.prefetch(requests)
 
     def counts(self) -> EngineCounts:

@@ -142,7 +142,8 @@ class Objective:
 
     def _policy_loss(self, logprobs: Tensor, old: Tensor, tokens: TokenTargets, terms: TokenTerms) -> PolicyLoss:
         advantages = tokens.advantages if terms.advantages is None else terms.advantages
-        return policy_loss(logprobs, old, advantages, tokens.trained, self._settings, ~tokens.on_policy.mask)
+        off_policy = ~tokens.on_policy.mask
+        return policy_loss(logprobs, old, advantages, tokens.trained, self._settings, off_policy, tokens.unbounded)
 
     def _kl(self, logprobs: Tensor, ref_logprobs: Tensor, tokens: TokenTargets) -> Tensor:
         keep = tokens.on_policy.keep

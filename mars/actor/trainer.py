@@ -171,9 +171,9 @@ class RankTrainer(PolicyTrainer, Protocol):
     under one that the rank counts itself."""
 
     def send_weights(self, version: int) -> WeightUpdate:
-        """Send the current weights as this version. They may have been sent as this version before.
+        """Send the current weights under this version number. Weights that have not changed may be sent again under it.
 
-        Raises ValueError if it is the version of older weights.
+        Raises ValueError if the number is lower than the last one, or if the weights have changed since it was used.
         """
         ...
 

@@ -232,6 +232,7 @@ class RewardConfig(Section):
         description="Score of built-in rewards: as in the paper (strict), or as in its public code (compat)."
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
+    concurrency: PositiveInt = Field(description="Answers that one process scores at once, in threads; 1: no threads.")
     timeout_s: PositiveFloat = Field(description="Deadline for scoring one answer, in seconds.")
 
 

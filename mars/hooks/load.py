@@ -4,22 +4,26 @@
       advantage: [recipe/vl_cogito/functions.py:DifficultyWeight]
       settings: {vl_cogito: {stage: s3}}
 
-A name stands for a class or a function that is called with the file's `Settings`, and gives the hook: an object with
-the attributes and methods of the hook's Protocol. Files are run in the processes that call the hooks, and only there.
+A name stands for a class or a function that makes the hook: an object with the attributes and methods of the hook's
+Protocol. Files are run in the processes that call the hooks, and only there.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mars.algorithms.penalties import KL_PART, OVERLONG_PART
 from mars.config.folders import shipped_folder
 from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
+from mars.hooks.contract import RULE_MEMBERS, SHAPING_MEMBERS
 from mars.hooks.settings import read_settings
+from mars.hooks.step_hooks import Named, StepHooks
 from mars.plugin import load, resolve
 
 _WANTED = "want path/to/file.py:name"
@@ -71,6 +75,40 @@ def settings_name(spec: str) -> str:
     """
     path = Path(spec.rpartition(":")[0])
     return path.parent.name if path.stem == _FUNCTIONS else path.stem
+
+
+def load_step_hooks(recipe: RecipeConfig, part_weights: Collection[str], num_steps: int) -> StepHooks:
+    """The hooks that a step calls in the driver. recipe: `resolved`. num_steps: planned for the run.
+
+    part_weights: the parts of `algorithm.part_weights`. Raises ConfigError for what is no hook, and for a name of a
+    part that two shapings, `part_weights` or mars itself use.
+    """
+    shaping = tuple(_named(recipe, "recipe.shaping", spec, SHAPING_MEMBERS) for spec in recipe.shaping)
+    taken = dict.fromkeys((OVERLONG_PART, KL_PART), "mars") | dict.fromkeys(part_weights, "algorithm.part_weights")
+    for named in shaping:
+        part, on = named.hook.part, named.hook.on
+        if on not in ("multi", "all"):
+            raise ConfigError(
+                f'recipe.shaping: {named.name}.on is not one of the choices; got {on!r}; give "multi" or "all"'
+            )
+        if part in taken:
+            raise ConfigError(f"recipe.shaping: {named.name} adds the part {part}, a name of {taken[part]}; rename it")
+        taken[part] = named.name
+    rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
+    hooks = StepHooks(shaping, rules, num_steps)
+    return replace(hooks, initial=hooks.snapshot())
+
+
+def _named(recipe: RecipeConfig, key: str, spec: str, members: Mapping[str, int | None]) -> Named[Any]:
+    """A hook that is made without arguments, because it gets its settings in each call."""
+    function = load(key, spec, "()", classes=True)
+    function.check_call()
+    hook = function.call()
+    for member, count in members.items():
+        _check_member(f"{key}: {spec}", hook, member, count)
+    name = settings_name(spec)
+    settings = read_settings(f"recipe.settings.{name}", function.module, recipe.settings.get(name))
+    return Named(f"{name}:{spec.rpartition(':')[2]}", hook, settings)
 
 
 def _check_names(recipe: RecipeConfig) -> None:

@@ -21,11 +21,12 @@ MAX_FUNCTION_LINES = 60
 LONGER_FOR_A_REASON: dict[str, str] = {}
 
 # Part of mars -> the other parts it may import, from the bottom up: a part imports only parts above it in this table.
-BASE = {"types", "errors", "train_types"}
+BASE = {"types", "errors", "extra_facts", "train_types"}
 READING = BASE | {"output", "data.pixels", "data.rows", "data.convert"}
 MAY_IMPORT = {
     "errors": set(),
-    "types": {"errors"},
+    "extra_facts": set(),
+    "types": {"errors", "extra_facts"},
     "train_types": {"errors", "types"},
     "image_transform": BASE,
     "faults": set(),
@@ -48,6 +49,7 @@ MAY_IMPORT = {
     "data.pixels": BASE | {"image_transform", "output"},
     "data.rows": BASE | {"output", "data.pixels"},
     "data.convert": READING - {"data.convert"},
+    "data.build": READING,
     "data.prompts": READING | {"families"},
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},
@@ -63,7 +65,8 @@ MAY_IMPORT = {
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
-    "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking", "turns"},
+    "sampling": BASE
+    | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "tracking", "turns"},
     "staleness": BASE | {"sampling"},
     "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
     "background": set(),
@@ -100,7 +103,18 @@ MAY_IMPORT = {
     "chaos": BASE | {"output", "run_dir", "tracking"},
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}
-    | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
+    | {
+        "checks",
+        "cluster",
+        "config",
+        "data.build",
+        "data.prompts",
+        "data.synthetic",
+        "evaluation",
+        "main",
+        "output",
+        "process",
+    }
     | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
