@@ -101,8 +101,7 @@ class Objective:
         logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
         old_logprobs: of the weights before the step's first update; None in the first update, where `logprobs` are the
         old ones (ratio 1). ref_logprobs: None if the loss has no KL term. compare_rollout: whether this update is the
-        one of `compared_update`. rule: of `recipe.tokens`; it may replace the advantages, weight the policy loss of
-        each token, and add a term of its own, which w scales too.
+        one of `compared_update`. rule: of `recipe.tokens`; w scales its terms too.
         """
         algorithm = self._algorithm
         tokens = TokenTargets.of(rows, lengths, logprobs)

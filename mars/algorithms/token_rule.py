@@ -45,7 +45,7 @@ class TokenFacts:
     extra: name of a `ScoringPass` -> its log-probs. In `measure` only those without gradient.
     advantages: that of the token's response. layout: which response each token belongs to, and which tokens are trained
         on. A forward may have none: then mask is False everywhere, or T is 0.
-    settings: the step's scheduled values by key (docs/config.md, ramps).
+    settings: `TrainBatch.settings`.
     """
 
     logprobs: Tensor
