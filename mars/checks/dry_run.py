@@ -16,7 +16,6 @@ from mars.checks.model import model_check
 from mars.checks.trained import num_trained
 from mars.checks.weights import INDEX, SINGLE
 from mars.config.actor_sections import PolicyTrainingConfig
-from mars.config.recipe_section import RecipeConfig
 from mars.config.schema import ModelConfig, TrainConfig
 from mars.data.pixels.images import decoded_size
 from mars.data.pixels.transforming import try_transforms
@@ -45,25 +44,24 @@ def report(config: TrainConfig) -> None:
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(rewards_of(config), config.reward.scorer)
     load_step_hooks(resolved(config.recipe), config.algorithm.part_weights, num_steps=1)
-    check_worker_hooks(resolved(config.recipe))
-    check_kl_reference(config)
+    check_what_workers_load(config.model_copy(update={"recipe": resolved(config.recipe)}))
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
     lines.append("dry run: settings, data and model files are in order")
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
 
 
-def check_kl_reference(config: TrainConfig) -> None:
+def check_what_workers_load(config: TrainConfig) -> None:
+    """Check the reference model, and the hooks that workers make; try the image transforms. recipe: `resolved`.
+
+    Raises ConfigError and SetupError.
+    """
+    try_transforms(image_transforms(config.recipe))
+    token_rule(config.recipe)
     reference = config.algorithm.kl_reference
     if config.algorithm.kl_coefficient > 0 and reference is not None and reference != config.model.path:
         from mars.actor.reference import check_reference
 
         check_reference(reference, config.model.path, trust_remote_code=config.model.trust_remote_code)
-
-
-def check_worker_hooks(recipe: RecipeConfig) -> None:
-    """Make the hooks that workers make, and try the image transforms. recipe: `resolved`. Raises ConfigError."""
-    try_transforms(image_transforms(recipe))
-    token_rule(recipe)
 
 
 def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
