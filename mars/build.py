@@ -21,6 +21,7 @@ from mars.config.schema import SftConfig, TrainConfig
 from mars.data.pixels.images import DecodeImage, decode_image
 from mars.data.prompts.views import anchor_views
 from mars.evaluation.ask import EvaluationParts
+from mars.hooks.step_hooks import NO_HOOKS, StepHooks
 from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of
 from mars.output.console import VisibleConsole
 from mars.quarantine import BadPromptReport, BadSamples, warn_of
@@ -118,6 +119,11 @@ def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
     )
 
 
+def _overlong_penalty(config: TrainConfig) -> OverlongPenalty | None:
+    buffer, longest = config.algorithm.overlong_buffer_tokens, config.rollout.max_response_tokens
+    return None if buffer is None else OverlongPenalty(longest, buffer, config.algorithm.overlong_factor)
+
+
 def _processor(config: TrainConfig, rules: TokenRules, decode: DecodeImage):
     return prompt_processor(config, rules, CACHED_IMAGES, decode).process
 
@@ -160,7 +166,14 @@ def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> 
 def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardScorer:
     """on_start: called each time processes were started."""
     reward = config.reward
-    return RewardPool(rewards_of(config), reward.scorer, reward.num_workers, reward.timeout_s, on_start)
+    return RewardPool(
+        rewards_of(config),
+        reward.scorer,
+        reward.num_workers,
+        reward.timeout_s,
+        on_start,
+        concurrency=reward.concurrency,
+    )
 
 
 def step_parts(
@@ -171,10 +184,13 @@ def step_parts(
     scorer: RewardScorer,
     report_bad: BadPromptReport = warn_of,
     report_skipped: SkippedReport = warn_of_skipped,
+    hooks: StepHooks = NO_HOOKS,
 ) -> StepParts:
-    """report_bad: told of each prompt that cannot be read. report_skipped: of updates that were not finite."""
+    """report_bad: told of each prompt that cannot be read. report_skipped: of updates that were not finite.
+
+    hooks: of the section `recipe`, loaded before any worker starts.
+    """
     rollout, anchor, algorithm = config.rollout, config.anchor, config.algorithm
-    buffer = algorithm.overlong_buffer_tokens
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
     plan = RolloutPlan(
         multi_samples=rollout.samples_per_prompt,
@@ -199,9 +215,7 @@ def step_parts(
         advantage=_advantage_settings(config),
         part_weights=algorithm.part_weights,
         mask_truncated=algorithm.truncated_responses == "mask",
-        overlong=None
-        if buffer is None
-        else OverlongPenalty(sampling.max_response_tokens, buffer, algorithm.overlong_factor),
+        overlong=_overlong_penalty(config),
         kl_in_reward=algorithm.kl_coefficient if algorithm.kl_placement == "reward" else 0.0,
         selection=algorithm.selection,
         max_rounds=algorithm.max_rounds,
@@ -216,6 +230,7 @@ def step_parts(
             {prompt.prompt_id: prompt for prompt in inputs.train.prompts} if inputs.train is not None else {},
             report_bad,
         ),
+        hooks=hooks,
         report_skipped=report_skipped,
         turns=turns_of(trainer),
     )

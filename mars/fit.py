@@ -21,7 +21,7 @@ from mars.sampling import SamplingState, StepParts
 from mars.staleness import renumbered
 from mars.step import TrainStep, train_step
 from mars.tracking.tracker import Tracker
-from mars.types import TrainBatch
+from mars.train_types import TrainBatch
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def fit(
         tracker.log(evaluate(0), 0)
     finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
     state = replace(start, sampling=renumbered(start.sampling, weights.version))
+    parts.hooks.restore((start.sampling.ahead.state if start.sampling.ahead else start.sampling).hooks)
     try:
         state = finish(state, _faults(parts, checkpoints))
         for step in range(state.step + 1, last_step(config.run, stream) + 1):

@@ -33,7 +33,7 @@ class _Interrupts:
     """reason: why the process ends early, None while it goes on. The first reason stays.
 
     quiet: a signal raises no exception. True before `listen`, after the first KeyboardInterrupt, and after `finish`.
-    deferred: see `defer`. held: see `hold`.
+    deferred: see `defer`. held: see `hold`. hooks_hang: see `skip_exit_hooks`.
     """
 
     def __init__(self, report: Callable[[MarsError], None]) -> None:
@@ -43,6 +43,7 @@ class _Interrupts:
         self.deferred = False
         self.held = False
         self.reported = False
+        self.hooks_hang = False
         self.grace_s = _GRACE_S
         self.since = 0.0  # when `reason` was set
         self.signals = tuple(number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN)
@@ -197,6 +198,17 @@ def ends_with(error: MarsError) -> None:
     libraries, which would wait for what is lost."""
     if _installed is not None:
         _installed.begin(error)
+
+
+def skip_exit_hooks() -> None:
+    """The command ends without the exit hooks of libraries, with its own exit code, because one was seen to hang."""
+    if _installed is not None:
+        _installed.hooks_hang = True
+
+
+def exit_hooks_hang() -> bool:
+    """Whether `skip_exit_hooks` was called."""
+    return _installed is not None and _installed.hooks_hang
 
 
 def reason() -> MarsError | None:

@@ -53,10 +53,12 @@ class UserFunction:
     """A function of a user's file.
 
     call: calls the function. signature: its parameters. setting, spec, wanted: the arguments of `load`.
+    module: of the file, for what else it declares.
     """
 
     call: Callable[..., Any]
     signature: inspect.Signature
+    module: ModuleType
     setting: str
     spec: str
     wanted: str
@@ -70,21 +72,26 @@ class UserFunction:
             raise ConfigError(f"{self.setting}: {takes}; want {self.wanted}") from error
 
 
-def load(setting: str, spec: str, wanted: str) -> UserFunction:
+def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_threads: bool = False) -> UserFunction:
     """Runs the file of a resolved `spec` and returns its function.
 
     The file may import modules from its own folder, at its top or inside its functions, whatever the current folder is.
     Each load has its own copies of these modules: files in different folders may all `import helper`.
 
-    wanted: the parameters that the function should have, for messages. Raises ConfigError if the file cannot be loaded
-    or lacks the name, or if the name is not a plain function but a class, an async function or a generator.
+    wanted: the parameters that the function should have, for messages.
+    classes: whether the name may be a class, which is called to make an object.
+    in_threads: several threads may call the function at once. Then the modules of the file's folder stay importable in
+        this process, so all functions that it loads must be in one folder.
+    Raises ConfigError if the file cannot be loaded or lacks the name, or if the name is not a plain function but a
+    class, an async function or a generator.
     """
     path, _, name = spec.rpartition(":")
     imports = _FolderImports(str(Path(path).parent))
-    function = getattr(_run_file(setting, Path(path), imports), name, None)
+    module = _run_file(setting, Path(path), imports)
+    function = getattr(module, name, None)
     if function is None:
         raise ConfigError(f"{setting}: {path} has no {name!r}")
-    kind = _kind_refused(function)
+    kind = None if classes and inspect.isclass(function) else _kind_refused(function)
     if kind is not None:
         raise ConfigError(f"{setting}: {spec} is not a plain function; got {kind}; want {wanted}")
     try:
@@ -92,11 +99,15 @@ def load(setting: str, spec: str, wanted: str) -> UserFunction:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{setting}: {spec} has no readable signature; want {wanted}") from error
 
+    if in_threads:
+        imports.__enter__()
+        return UserFunction(function, signature, module, setting, spec, wanted)
+
     def call(*arguments: Any, **named: Any) -> Any:
         with imports:
             return function(*arguments, **named)
 
-    return UserFunction(call, signature, setting, spec, wanted)
+    return UserFunction(call, signature, module, setting, spec, wanted)
 
 
 def self_test(setting: str, failures: Sequence[str | None], remedy: str) -> None:

@@ -98,7 +98,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
             code = main()
         except BaseException as error:  # noqa: BLE001 - every failure is reported
             code = _end_with(error)
-        if interrupts.finish() is not None and code:
+        if (interrupts.finish() is not None and code) or interrupts.exit_hooks_hang():
             _exit_now(code)
     raise SystemExit(code)
 
@@ -147,7 +147,7 @@ def _exit_now(code: int | str | None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()
-    os._exit(code if isinstance(code, int) else 1)
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _use_utf8() -> None:

@@ -31,6 +31,7 @@ from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, 
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step
+from mars.hooks.load import load_step_hooks, resolved, specs
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.output.files import write_atomically
@@ -65,6 +66,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
+    config = config.model_copy(update={"recipe": resolved(config.recipe)})
     check_packages(config)
     check_kl_reference(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
@@ -77,6 +79,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
     if start is None:
         return
+    hooks = load_step_hooks(config.recipe, config.algorithm.part_weights, last)
     tracker: MultiTracker | None = None
 
     def open_tracker(start: StartingPoint) -> Tracker:
@@ -88,8 +91,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
         return tracker
 
     with failures_logged(catalogue.events, run_dir):
-        functions = plugin.record(run_dir, {"reward.function": user_functions(rewards_of(config))})
-        processes = record_attempt(config, overrides, functions, start, last, catalogue.events)
+        processes = record_attempt(config, overrides, _record_functions(config), start, last, catalogue.events)
         report, attempt = worker_report(catalogue.events, processes), processes.folder
         scorer = build_scorer(config, processes.update)
         try:
@@ -100,13 +102,13 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 interrupts.set_grace(config.checkpoint.grace_s)
                 report_bad = BadPromptEvents(catalogue.events, run_dir)
                 skipped = SkippedUpdateFiles(run_dir / SKIPPED_FOLDER, catalogue.events)
-                parts = step_parts(config, inputs, engine, trainer, scorer, report_bad, skipped.write)
+                parts = step_parts(config, inputs, engine, trainer, scorer, report_bad, skipped.write, hooks)
                 evaluate = _evaluation(config, inputs, engine, scorer, catalogue.events)
-                dropped = sum(inputs.train.dropped.values())
-                settings = {"config": config, "evaluate": evaluate, "num_dropped": dropped}
+                settings = {"config": config, "evaluate": evaluate, "num_dropped": sum(inputs.train.dropped.values())}
                 loop = partial(fit, parts, stream, **settings, train_step=_train_step(config, stream))
-                ranks = config.actor.num_workers
-                job = TrainingJob(config, trainer, ranks, loop, open_tracker, catalogue, prompts, data)
+                job = TrainingJob(
+                    config, trainer, config.actor.num_workers, loop, open_tracker, catalogue, prompts, data
+                )
                 stalled = stall_report(catalogue.events, run_dir)
                 with watchdog.watched(config.cluster.watchdog_s, attempt, stalled):
                     end = train(job, start)
@@ -116,6 +118,12 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
             scorer.close()
         catalogue.events.log("finished", end.step)
     logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
+
+
+def _record_functions(config: TrainConfig) -> Mapping[str, list[dict[str, str]]]:
+    """The users' functions that the run uses, recorded as `mars.plugin.record` does."""
+    functions = {"reward.function": user_functions(rewards_of(config)), **specs(config.recipe)}
+    return plugin.record(Path(config.run.dir), functions)
 
 
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:
@@ -145,7 +153,7 @@ def _train_step(config: TrainConfig, stream: PromptStream) -> TrainStep:
 
 
 def _warn_of_old_weights(config: TrainConfig, bound: int) -> None:
-    """What somebody may not expect who set only `rollout.schedule` and `rollout.max_staleness`."""
+    """Warn of what is unexpected for somebody who set only `rollout.schedule` and `rollout.max_staleness`."""
     if config.algorithm.importance_cap is None:
         logger.warning(
             "algorithm.importance_cap is null: with rollout.schedule=asynchronous responses come from older weights, "

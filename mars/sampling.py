@@ -2,14 +2,15 @@
 
     stream ── prompts ──> plan ── requests ──> engine ── samples ──> reward processes
                                                                         │ scores
-     ┌── selection <── advantages <── penalties <── rollouts by prompt ─┘
-     │                 computed here, once, in float64
-     ├── up to `prompts_per_step` prompts ──> `Sampled.kept`: this step trains on them
+     ┌── selection <── advantages <── penalties, <── rollouts by prompt ┘
+     │                 computed here,  hook shaping
+     │                 once, in float64
+     ├── up to `prompts_per_step` prompts ── hook advantage ──> `Sampled.kept`: this step trains on them
      └── kept prompts beyond that ──────────> `SamplingState.carried`: the next step trains on them first
 
 Without dynamic sampling (`selection` "all") one round of prompts is a step. With it, rounds of fresh prompts are
 sampled until enough of them have an advantage that is not 0. A prompt with an image that cannot be read goes to
-`SamplingState.quarantine`, and no later round has it.
+`SamplingState.quarantine`, and no later round has it. Hooks are those of the section `recipe` (docs/extend.md).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, truncated
 from mars.algorithms.reward_parts import batch_normalized, part_advantages
 from mars.algorithms.selection import select_prompts
 from mars.answers.record import BoxFrames, PromptLength
+from mars.hooks.step_hooks import NO_HOOKS, StepHooks
 from mars.quarantine import BadSamples, Quarantine
 from mars.rewards.contract import RewardScorer
 from mars.rollout.collect import collect, score_stream
@@ -33,8 +35,9 @@ from mars.rollout.engine import RolloutEngine
 from mars.rollout.metrics import engine_metrics, rollout_metrics
 from mars.rollout.plan import RolloutPlan
 from mars.tracking.timer import StepTimer
+from mars.train_types import TrainBatch
 from mars.turns import NoTurns, Turns
-from mars.types import Prompt, PromptRollouts, SampledPrompt, TrainBatch
+from mars.types import Prompt, PromptRollouts, SampledPrompt
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class StepParts:
     decode: response ids to text. frames: (prompt, view) -> the sizes to which truth and response boxes refer.
     prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
-    bad_samples: what happens to prompts that cannot be read. report_skipped: told of updates that were not finite.
+    bad_samples: what happens to prompts that cannot be read. hooks: those of the section `recipe` that a step calls.
+    report_skipped: told of updates that were not finite.
     turns: of engine and trainer on the same GPUs.
     """
 
@@ -70,6 +74,7 @@ class StepParts:
     collate: Callable[[Sequence[SampledPrompt]], TrainBatch]
     scoring_batch: Callable[[Sequence[PromptRollouts]], TrainBatch]
     bad_samples: BadSamples
+    hooks: StepHooks = NO_HOOKS
     report_skipped: SkippedReport = warn_of_skipped
     turns: Turns = field(default_factory=NoTurns)
 
@@ -94,6 +99,7 @@ class SamplingState:
     quarantine: prompts that could not be read, which are not sampled again.
     version: of the engine's weights. Another process may count from another number, so it is not compared.
     ahead: what the next step trains on, if it is sampled already (mars/step_async.py).
+    hooks: what the hooks keep between steps (`StepHooks.snapshot`), at the end of the sampling.
     """
 
     round: int
@@ -101,6 +107,7 @@ class SamplingState:
     quarantine: Quarantine = field(default_factory=Quarantine)
     version: int = field(default=0, compare=False)
     ahead: Sampled | None = None
+    hooks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,12 +156,14 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     batch_metrics = {}
     if parts.part_weights:
         kept, batch_metrics["critic/advantages/batch_std"] = batch_normalized(kept, parts.advantage)
+    kept, rule_metrics = parts.hooks.weighted(kept, parts.advantage, step)
 
-    metrics = _metrics(parts, rollouts, Advantages.joined(advantages)) | batch_metrics
+    metrics = _metrics(parts, rollouts, Advantages.joined(advantages)) | batch_metrics | rule_metrics
     metrics |= engine_metrics(parts.engine.counts() - counts_before)
     metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(rollouts)}
     metrics |= {"mars/prompts_kept": len(kept), "mars/prompts_carried": len(carried)}
-    return Sampled(rollouts, kept, SamplingState(round_number, carried, quarantine, state.version), metrics)
+    after = SamplingState(round_number, carried, quarantine, state.version, hooks=parts.hooks.snapshot())
+    return Sampled(rollouts, kept, after, metrics)
 
 
 def scored_rollouts(
@@ -170,11 +179,12 @@ def scored_rollouts(
     finished = timer.during("gen", parts.engine.generate(requests))
     with timer.stage("reward"):
         scored = score_stream(
-            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer
+            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
         )
     rollouts, unreadable = collect(prompts, requests, scored.samples, scored.unreadable), scored.unreadable
     if parts.overlong is not None:
         rollouts = with_overlong_penalty(rollouts, parts.overlong)
+    rollouts = parts.hooks.shaped(rollouts, step)
     if parts.kl_in_reward > 0 and rollouts:
         batch = parts.scoring_batch(rollouts)
         with timer.stage("ref"):
@@ -187,7 +197,7 @@ def scored_rollouts(
 
 def _advantages(parts: StepParts, rollouts: Sequence[PromptRollouts]) -> Advantages:
     if parts.part_weights:
-        found = part_advantages(rollouts, parts.part_weights, parts.advantage)
+        found = part_advantages(rollouts, parts.part_weights, parts.advantage, parts.hooks.parts)
     else:
         found = PooledRewards.of_rollouts(rollouts).advantages(parts.advantage)
     return found.without(truncated_rows(rollouts)) if parts.mask_truncated else found

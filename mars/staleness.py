@@ -26,7 +26,7 @@ def staleness(item: SampledPrompt, version: int) -> list[int]:
 
 
 def within_bound(items: Sequence[SampledPrompt], version: int, bound: int) -> tuple[SampledPrompt, ...]:
-    """Those of which the weights of `version` train on no response that is older than `bound`."""
+    """Those of `items` whose responses that the weights of `version` train on are all at most `bound` versions old."""
     return tuple(item for item in items if max(staleness(item, version), default=0) <= bound)
 
 

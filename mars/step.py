@@ -2,14 +2,14 @@
 
     prompts ── plan ──> requests ── engine ──> completions ── rewards ──> rollouts of each prompt   ┐ sample(),
                                                                               │                     │ mars/sampling.py
-        kept prompts, each response with its advantage and weight <── advantages, selection         ┘
+        kept prompts, each response with its advantage and weight <── advantages, selection, hooks  ┘
              │
              └── collate ──> batch ──> trainer ── old log-probs, clipped updates ──> new weights ──> engine
 
 A prompt about several images ("sources") of one scene is sampled G times with all of them (the multi view), and a
 few times with one of them (its mono views, the anchors). Its advantages are normalised over all these rewards
 together, so a multi-source response is rewarded for beating what single sources achieve. Only multi responses are
-trained on. docs/step.md explains every line.
+trained on. docs/step.md explains every line. A method of your own hooks into the first half (docs/extend.md).
 
 Nothing here knows which engine generates, which trainer trains or on how many machines: those are behind the
 interfaces of mars/rollout/engine.py, mars/actor/trainer.py and mars/rewards/contract.py, and mars/build.py chooses.

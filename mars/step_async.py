@@ -99,7 +99,7 @@ def train_step_async(
 
 
 def _of_kept(sampled: Sampled, number: int) -> dict[str, float]:
-    """Metrics of what was sampled, of whose prompts only `number` are young enough to be trained on."""
+    """The metrics of `sampled`, corrected for kept prompts that are too old. number: prompts that are trained on."""
     left_out = len(sampled.kept) - number
     metrics = dict(sampled.metrics)
     metrics["mars/prompts_kept"] -= left_out
@@ -116,9 +116,10 @@ class _Sampler:
         self.generated: list[PromptRollouts] = []
 
     def sample(self, parts: StepParts, state: SamplingState, step: int, trained_by: int) -> Sampled:
-        """As `mars.sampling.sample`, but nothing is carried that would be too old, neither into the step nor out of it.
+        """As `mars.sampling.sample`, but carried prompts that are too old are left out, also those for the next step.
 
-        trained_by: version of the weights that will train on what is sampled. The next version trains what is carried.
+        trained_by: version of the weights that train on the kept prompts. Version `trained_by` + 1 trains on those
+        that are carried to the next step.
         """
         bound = self._overlap.max_staleness
         young = within_bound(state.carried, trained_by, bound)

@@ -18,7 +18,8 @@ from typing import Literal, Protocol
 from mars.actor.trainer import PolicyTrainer, ReferenceKl, RestartableTrainer, UpdateStats
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
 from mars.tracking.timer import StepTimer
-from mars.types import RolloutRequest, TrainBatch, WeightUpdate
+from mars.train_types import TrainBatch
+from mars.types import RolloutRequest, WeightUpdate
 
 
 class Turns(Protocol):
@@ -123,7 +124,7 @@ class ColocatedEngine:
         yield from self._engine.generate(requests)
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        """In any turn: images are read into host memory."""
+        """Needs no turn, because images are read into host memory."""
         self._engine.prefetch(requests)
 
     def counts(self) -> EngineCounts:

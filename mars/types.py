@@ -2,15 +2,16 @@
 
     Prompt -> RolloutRequest -> Completion -> Rollout -> RolloutGroup -> PromptRollouts -> SampledPrompt -> TrainBatch
 
-Images are `ImageRef`s, tokens are tuples of int. Identity is explicit: a prompt is identified by its `prompt_id`, a
-view by the tuple of source names that it shows. Nothing is inferred from order, shape or text.
+`TrainBatch` and its parts are in mars/train_types.py. Images are `ImageRef`s, tokens are tuples of int. Identity is
+explicit: a prompt is identified by its `prompt_id`, a view by the tuple of source names that it shows. Nothing is
+inferred from order, shape or text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mars.errors import DataError
 
@@ -98,10 +99,32 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class ExtraFacts:
+    """What an extra request of a recipe is for (mars/hooks/requests.py).
+
+    role: signal: nothing is trained on. own_group: trained with its own prompt and its own advantages. guest: trained
+        with the multi prompt, among the multi rollouts.
+    truth: what its responses are scored against; None: they are not scored.
+    about: number of the rollout of the same view that it is about; None: it is about the prompt.
+    bounded: of a guest: whether the ratio of its tokens is bounded (`TrainResponse.bounded`).
+    injected: whether the response is a given text, which no engine has sampled. score: given with it, else None.
+    """
+
+    name: str
+    role: Literal["signal", "own_group", "guest"]
+    truth: str | None
+    about: int | None = None
+    bounded: bool = False
+    injected: bool = False
+    score: float | None = None
+
+
+@dataclass(frozen=True)
 class RolloutRequest:
     """Asks for `num_samples` responses to one view of one prompt; sample k is drawn with seed + k.
 
     prompt_token_ids: with one placeholder per image, which the engine expands to the image's tokens.
+    extra: of a request that a recipe adds, which may show something else than the view; else None.
     """
 
     prompt_id: str
@@ -111,6 +134,13 @@ class RolloutRequest:
     num_samples: int
     seed: int
     sampling: Sampling
+    extra: ExtraFacts | None = None
+
+    @property
+    def key(self) -> tuple[str, View, str | None, int | None]:
+        """Identifies the request within a step: prompt, view, name of the extra request, rollout that it is about."""
+        extra = self.extra
+        return self.prompt_id, self.view, None if extra is None else extra.name, None if extra is None else extra.about
 
 
 @dataclass(frozen=True)
@@ -133,6 +163,8 @@ class RewardInput:
 
     truth_size: frame of the truth's boxes: size of the first stored image; (1000, 1000) if box_space is norm_1000.
     response_size: frame of its boxes: first shown image after smart_resize; (1000, 1000) for models using thousandths.
+    extra: name of the extra request that it answers (mars/hooks/requests.py), None for a view of the prompt.
+    step: training step, from 1; 0 where there is none. images: those that the prompt shows.
     """
 
     data_source: str
@@ -142,6 +174,9 @@ class RewardInput:
     truth_size: tuple[int, int] | None
     response_size: tuple[int, int] | None
     extra_info: Mapping[str, Any]
+    extra: str | None = None
+    step: int = 0
+    images: tuple[ImageRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +194,7 @@ class RewardResult:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One scored response. index: its number within its group, from 0."""
+    """One scored response. index: its number within its group, from 0. extra: name of its extra request, else None."""
 
     prompt_id: str
     view: View
@@ -167,6 +202,7 @@ class Rollout:
     text: str
     completion: Completion
     reward: RewardResult
+    extra: str | None = None
 
     @property
     def valid(self) -> bool:
@@ -175,15 +211,15 @@ class Rollout:
 
 @dataclass(frozen=True)
 class RolloutGroup:
-    """All rollouts of one view of one prompt."""
+    """All rollouts of one view of one prompt, or of one extra request."""
 
     request: RolloutRequest
     rollouts: tuple[Rollout, ...]
 
     def __post_init__(self) -> None:
-        key = (self.request.prompt_id, self.request.view)
-        if any((rollout.prompt_id, rollout.view) != key for rollout in self.rollouts):
-            raise ValueError(f"a rollout of another prompt or view in the group of {key}")
+        key = self.request.key[:3]
+        if any((rollout.prompt_id, rollout.view, rollout.extra) != key for rollout in self.rollouts):
+            raise ValueError(f"a rollout of another prompt, view or extra request in the group of {key}")
 
     @property
     def valid(self) -> tuple[Rollout, ...]:
@@ -192,14 +228,16 @@ class RolloutGroup:
 
 @dataclass(frozen=True)
 class PromptRollouts:
-    """A prompt with its multi group and its anchor groups. It is kept, dropped or carried as a whole."""
+    """A prompt with its multi group, its anchor groups and those of its extra requests. It is kept, dropped or carried
+    as a whole."""
 
     prompt: Prompt
     multi: RolloutGroup
     anchors: tuple[RolloutGroup, ...]
+    extras: tuple[RolloutGroup, ...] = ()
 
     def __post_init__(self) -> None:
-        for group in (self.multi, *self.anchors):
+        for group in (self.multi, *self.anchors, *self.extras):
             if group.request.prompt_id != self.prompt.prompt_id:
                 raise ValueError(f"group of prompt {group.request.prompt_id} under prompt {self.prompt.prompt_id}")
 
@@ -212,68 +250,6 @@ class SampledPrompt:
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
     carried: bool = False
-
-
-@dataclass(frozen=True)
-class TrainResponse:
-    """One response to train on; all its tokens have the same advantage. off_policy: sampled with another prompt.
-
-    weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
-    """
-
-    token_ids: tuple[int, ...]
-    rollout_logprobs: tuple[float, ...]
-    advantage: float
-    weight: float
-    off_policy: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"the weight of a response must be finite and not negative; got {self.weight}")
-
-
-@dataclass(frozen=True)
-class TrainPrompt:
-    """A prompt with its responses. num_prompt_tokens: including image tokens. carried: sampled in the previous step."""
-
-    prompt_id: str
-    prompt_token_ids: tuple[int, ...]
-    num_prompt_tokens: int
-    images: tuple[ImageRef, ...]
-    responses: tuple[TrainResponse, ...]
-    carried: bool = False
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """The rows of one forward: (index in `TrainBatch.prompts`, index in that prompt's responses).
-
-    The last `num_fillers` rows are not trained on. FSDP needs the same number of forwards on all ranks, and in one
-    update an image in every forward or in none; fillers are added until this is so.
-    """
-
-    rows: tuple[tuple[int, int], ...]
-    num_fillers: int = 0
-
-
-@dataclass(frozen=True)
-class UpdatePlan:
-    """One optimizer step: the micro-batches of each rank, the same number for all. Has every row exactly once."""
-
-    ranks: tuple[tuple[MicroBatch, ...], ...]
-
-    @property
-    def rows(self) -> tuple[tuple[int, int], ...]:
-        """All rows of the update over all ranks, without fillers, in batch order."""
-        return tuple(sorted(row for rank in self.ranks for m in rank for row in m.rows[: len(m.rows) - m.num_fillers]))
-
-
-@dataclass(frozen=True)
-class TrainBatch:
-    """What one step trains on: whole prompts, and their split into updates, ranks and forwards."""
-
-    prompts: tuple[TrainPrompt, ...]
-    updates: tuple[UpdatePlan, ...]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from mars.data.pixels.images import decode_image
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.data.prompts.chat import PromptEncoder, prompt_length
 from mars.data.prompts.processor import PromptProcessor
-from mars.types import ImageRef, Message, MicroBatch, RolloutRequest, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from mars.types import ImageRef, Message, RolloutRequest
 from mars.weights.object_store import in_memory
 from tests.builders import train_config
 

@@ -33,7 +33,8 @@ from mars.algorithms.kl import kl_estimate
 from mars.algorithms.token_layout import TokenLayout
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, NumericalError
-from mars.types import MicroBatch, TokenRules, TrainBatch, TrainResponse, UpdatePlan, WeightUpdate
+from mars.train_types import MicroBatch, TrainBatch, TrainResponse, UpdatePlan
+from mars.types import TokenRules, WeightUpdate
 from mars.weights.transfer import WeightTransfer
 
 

@@ -18,7 +18,7 @@ from mars.actor.prefix_attention import SharedPrefixLayout
 
 
 def use_shared_prefix(layer: nn.Module) -> None:
-    """Let a layer of a loaded model take packs: transformers' Qwen3_5GatedDeltaNet."""
+    """Replace the forward of a layer of a loaded model (a Qwen3_5GatedDeltaNet of transformers) by one for packs."""
     layer.forward = partial(pack_forward, layer)
 
 

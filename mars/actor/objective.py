@@ -21,7 +21,7 @@ from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
 from mars.config.schema import AlgorithmConfig
-from mars.types import MicroBatch, TrainBatch, TrainResponse
+from mars.train_types import MicroBatch, TrainBatch, TrainResponse
 
 
 @dataclass(frozen=True)

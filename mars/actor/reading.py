@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from mars.actor.batch import ProcessedPrompt
 from mars.errors import DataError
-from mars.types import ImageRef, MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
+from mars.types import ImageRef
 
 Value = TypeVar("Value")
 

@@ -21,7 +21,8 @@ from mars.actor.trainer import Rendezvous
 from mars.algorithms.token_layout import TokenLayout
 from mars.config.schema import SftConfig
 from mars.errors import DataError, NumericalError
-from mars.types import MicroBatch, TokenRules, TrainBatch, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, UpdatePlan
+from mars.types import TokenRules
 
 
 class FsdpSupervisedTrainer:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from mars.types import TrainBatch, WeightUpdate
+from mars.train_types import TrainBatch
+from mars.types import WeightUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -166,9 +167,9 @@ class RankTrainer(PolicyTrainer, Protocol):
     under one that the rank counts itself."""
 
     def send_weights(self, version: int) -> WeightUpdate:
-        """Send the current weights as this version. They may have been sent as this version before.
+        """Send the current weights under this version number. Weights that have not changed may be sent again under it.
 
-        Raises ValueError if it is the version of older weights.
+        Raises ValueError if the number is lower than the last one, or if the weights have changed since it was used.
         """
         ...
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mars.actor.objective import row_targets
 from mars.actor.trainer import SkippedUpdate
 from mars.actor.update_sums import UpdateSums
-from mars.types import MicroBatch, TrainBatch
+from mars.train_types import MicroBatch, TrainBatch
 
 Row = tuple[int, int]
 

@@ -21,16 +21,19 @@ from mars.types import MAX_SCORE, PromptRollouts, Rollout, SampledPrompt, view_n
 
 
 def part_advantages(
-    prompts: Sequence[PromptRollouts], weights: Mapping[str, float], settings: AdvantageSettings
+    prompts: Sequence[PromptRollouts],
+    weights: Mapping[str, float],
+    settings: AdvantageSettings,
+    added: Sequence[str] = (),
 ) -> Advantages:
     """Advantages of the prompts' valid multi rollouts, before `batch_normalized`.
 
         A_i = sum over the parts k of weight_k * A_ik  +  (p_i - mean(P))
 
     A_ik: what `group_advantages` makes of part k alone, over the pool of the prompt's multi and anchor rollouts.
-    p_i: the penalties that mars added to the score (overlong, KL), P those of the pool. A penalty is centred and not
-    divided, so that its size stays what its own settings say: 1 is as much as one standard deviation of a part of
-    weight 1. An advantage of at most SCORE_TOLERANCE is 0: it is the rounding of parts that cancel out.
+    p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks), P that of the pool. It
+    is centred and not divided, so that its size stays what its own settings say: 1 is as much as one standard deviation
+    of a part of weight 1. An advantage of at most SCORE_TOLERANCE is 0: it is the rounding of parts that cancel out.
 
     weights: part -> weight, not empty. The score itself is not used in A_i. It only gives the statistics of the result
     (mean, std, gain), which are for metrics. Raises ConfigError if a valid rollout lacks a part, or has one beyond
@@ -48,7 +51,9 @@ def part_advantages(
     total = torch.zeros_like(base.values)
     for part, weight in weights.items():
         total += weight * values(lambda rollout, part=part: _part(rollout, part, rows), settings)
-    total += values(_penalties, replace(settings, normalize_std=False))
+    total += values(
+        lambda rollout: _sum_of((OVERLONG_PART, KL_PART, *added), rollout), replace(settings, normalize_std=False)
+    )
     counts = (base.weights > 0) & (total.abs() > SCORE_TOLERANCE)
     return replace(base, values=torch.where(counts, total, 0.0))
 
@@ -84,5 +89,5 @@ def _part(rollout: Rollout, part: str, rows: Mapping[str, str]) -> float:
     return parts[part]
 
 
-def _penalties(rollout: Rollout) -> float:
-    return sum(rollout.reward.parts.get(name, 0.0) for name in (OVERLONG_PART, KL_PART))
+def _sum_of(names: Sequence[str], rollout: Rollout) -> float:
+    return sum(rollout.reward.parts.get(name, 0.0) for name in names)

@@ -16,7 +16,7 @@ from typing import Any
 from mars.answers.record import Answer, Size
 from mars.output.files import append, read_bytes, write_atomically
 from mars.output.problems import refuse
-from mars.types import ImageRef, Message, RewardResult, Source, View
+from mars.types import ImageRef, Message, RewardResult, Source
 
 # Larger than any readable image, small enough for exact arithmetic.
 _MAX_SIDE = 10**8
@@ -80,8 +80,8 @@ def read_answers(path: Path) -> AnswerFile:
     lines = read_bytes(path).split(b"\n")
     if not lines[-1]:
         lines.pop()
-    answers: dict[tuple[str, View, int], Answer] = {}
-    truths: dict[str, str] = {}
+    answers: dict[Any, Answer] = {}
+    truths: dict[Any, str] = {}
     problems: list[tuple[str, str]] = []
     is_cut = False
     for number, line in enumerate(lines):
@@ -95,7 +95,9 @@ def read_answers(path: Path) -> AnswerFile:
         contradictions = []
         if answer.key in answers:
             contradictions.append((place, f"the same answer as an earlier line: {answer.key}"))
-        if truths.setdefault(answer.prompt_id, answer.truth) != answer.truth:
+        # Of an extra request, the truth may depend on the rollout that it is about.
+        asked = answer.prompt_id if answer.extra is None else answer.key[:4]
+        if truths.setdefault(asked, answer.truth) != answer.truth:
             contradictions.append((place, f"another truth than in an earlier line of prompt {answer.prompt_id}"))
         problems += contradictions
         if not contradictions:
@@ -113,9 +115,12 @@ def to_line(answer: Answer) -> str:
 
 
 def to_record(answer: Answer) -> dict[str, Any]:
-    """The answer as a JSON object."""
+    """The answer as a JSON object. `extra` and `about` are left out of an answer to a view."""
+    fields = dict(vars(answer))
+    if answer.extra is None:
+        del fields["extra"], fields["about"]
     return {
-        **vars(answer),
+        **fields,
         "view": None if answer.view is None else list(answer.view),
         "question": [{"role": message.role, "text": message.text} for message in answer.question],
         "sources": [{"name": source.name, "image": dict(vars(source.image))} for source in answer.sources],
@@ -158,6 +163,8 @@ def from_record(record: Any) -> Answer:
         sources=tuple(Source(_value(source, "name", str), _image(_value(source, "image", dict))) for source in sources),
         reward=None if reward is None else _reward(reward),
         step=None if record.get("step") is None else _count(record, "step"),
+        extra=_optional(record, "extra", str),
+        about=None if record.get("extra") is None or record.get("about") is None else _count(record, "about"),
     )
 
 

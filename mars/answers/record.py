@@ -9,6 +9,8 @@ from typing import Any
 
 from mars.types import (
     Completion,
+    ExtraFacts,
+    ImageRef,
     Message,
     Prompt,
     PromptRollouts,
@@ -35,6 +37,8 @@ class Answer:
     prompt_id: hash of data set and row, see `Prompt`. number: position of the question among those of the file.
     row: "file:row" of the question. view: None for the multi view, ("infrared",) for a mono view.
     sample: index of this answer among the answers to the same view, from 0.
+    extra, about: of an answer to a recipe's extra request, its name and the sample of the same view that it is about;
+        None for an answer to a view. `truth` is then what the extra request was scored against.
     truth_size, response_size: (width, height) that the coordinates of the boxes in truth and response refer to, as in
         `RewardInput`; both None where unknown.
     finish_reason: "stop" or "length". finish_reason, prompt_tokens and response_tokens are None where unknown.
@@ -61,18 +65,31 @@ class Answer:
     sources: tuple[Source, ...] = ()
     reward: RewardResult | None = None
     step: int | None = None
+    extra: str | None = None
+    about: int | None = None
 
     @property
-    def key(self) -> tuple[str, View, int]:
+    def key(self) -> tuple[str, View, str | None, int | None, int]:
         """Identifies the answer within a file."""
-        return self.prompt_id, self.view, self.sample
+        return self.prompt_id, self.view, self.extra, self.about, self.sample
 
     @property
-    def order(self) -> tuple[int, str, tuple[int, ...], str, int]:
-        """Sort key: question; multi view, then views in the order of the question's sources; sample."""
+    def order(self) -> tuple[int, str, bool, tuple[int, ...], str, str, int, int]:
+        """Sort key: question; multi view, then views in the order of the question's sources; sample. Answers to extra
+        requests are the last of a question."""
         names = [source.name for source in self.sources]
         places = tuple(names.index(name) if name in names else len(names) for name in self.view or ())
-        return self.number, self.prompt_id, places, view_name(self.view), self.sample
+        extra, about = self.extra or "", -1 if self.about is None else self.about
+        is_extra = self.extra is not None
+        return self.number, self.prompt_id, is_extra, places, view_name(self.view), extra, about, self.sample
+
+    @property
+    def label(self) -> str:
+        """What was asked: "multi", or for an extra request about its rollout 3 "multi, blind of 3"."""
+        if self.extra is None:
+            return view_name(self.view)
+        about = "" if self.about is None else f" of {self.about}"
+        return f"{view_name(self.view)}, {self.extra}{about}"
 
     @property
     def reward_input(self) -> RewardInput:
@@ -85,21 +102,41 @@ class Answer:
             truth_size=self.truth_size,
             response_size=self.response_size,
             extra_info=self.extra_info,
+            extra=self.extra,
+            step=self.step or 0,
+            images=_shown(self.sources, self.view),
         )
 
 
-def reward_input(prompt: Prompt, view: View, text: str, frames: BoxFrames) -> RewardInput:
-    """What a reward function sees of `text` as an answer to one view of a prompt."""
+def _shown(sources: Sequence[Source], view: View) -> tuple[ImageRef, ...]:
+    return tuple(source.image for source in sources if view is None or source.name in view)
+
+
+def reward_input(
+    prompt: Prompt, view: View, text: str, frames: BoxFrames, step: int = 0, request: RolloutRequest | None = None
+) -> RewardInput:
+    """What a reward function sees of `text` as an answer to one view of a prompt, or to an extra request.
+
+    request: that was answered; None for an answer that no request asked for.
+    """
     truth_size, response_size = frames(prompt, view)
+    extra = None if request is None else request.extra
     return RewardInput(
         data_source=prompt.data_source,
         view=view,
         response=text,
-        truth=prompt.truth,
+        truth=_truth(prompt, extra),
         truth_size=truth_size,
         response_size=response_size,
         extra_info=prompt.extra_info,
+        extra=None if extra is None else extra.name,
+        step=step,
+        images=_shown(prompt.sources, view) if request is None else request.images,
     )
+
+
+def _truth(prompt: Prompt, extra: ExtraFacts | None) -> str:
+    return prompt.truth if extra is None or extra.truth is None else extra.truth
 
 
 def answer_of(
@@ -115,6 +152,7 @@ def answer_of(
 ) -> Answer:
     """The record of one completion, without a reward."""
     truth_size, response_size = frames(prompt, request.view)
+    extra = request.extra
     return Answer(
         prompt_id=prompt.prompt_id,
         number=number,
@@ -123,7 +161,7 @@ def answer_of(
         view=request.view,
         sample=sample,
         text=text,
-        truth=prompt.truth,
+        truth=_truth(prompt, extra),
         truth_size=truth_size,
         response_size=response_size,
         extra_info=prompt.extra_info,
@@ -132,26 +170,29 @@ def answer_of(
         response_tokens=len(completion.token_ids),
         question=prompt.messages,
         sources=prompt.sources,
+        extra=None if extra is None else extra.name,
+        about=None if extra is None else extra.about,
     )
 
 
 def answers_of(
     rollouts: Sequence[PromptRollouts], step: int, *, frames: BoxFrames, prompt_length: PromptLength
 ) -> list[Answer]:
-    """All responses to all views, with their rewards. Questions are numbered in the order of `rollouts`.
+    """All responses to all views and extra requests, with their rewards. Questions are numbered in the order of
+    `rollouts`.
 
     A prompt that occurs twice (a step of several rounds may reach it again) is one question with more samples.
     """
     numbers: dict[str, int] = {}
-    samples: Counter[tuple[str, View]] = Counter()
+    samples: Counter[Any] = Counter()
     answers = []
     for item in rollouts:
         number = numbers.setdefault(item.prompt.prompt_id, len(numbers))
-        for group in (item.multi, *item.anchors):
-            request = group.request
+        for group in (item.multi, *item.anchors, *item.extras):
+            request, key = group.request, group.request.key
             for rollout in group.rollouts:
-                sample = samples[request.prompt_id, request.view]
-                samples[request.prompt_id, request.view] += 1
+                sample = samples[key]
+                samples[key] += 1
                 answer = answer_of(
                     number, item.prompt, request, sample, rollout.text, rollout.completion,
                     frames=frames, prompt_length=prompt_length,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from mars.batching.plan import Packing, plan_updates
-from mars.types import PromptRollouts, Rollout, RolloutRequest, SampledPrompt, TrainBatch, TrainPrompt, TrainResponse
+from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
+from mars.types import PromptRollouts, Rollout, RolloutRequest, SampledPrompt
 
 
 def train_batch(

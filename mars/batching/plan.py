@@ -8,7 +8,7 @@ from heapq import heapreplace
 from typing import Literal
 
 from mars.batching.packs import at_least, packs_in_step, split_responses
-from mars.types import MicroBatch, TrainPrompt, UpdatePlan
+from mars.train_types import MicroBatch, TrainPrompt, UpdatePlan
 
 Row = tuple[int, int]
 Packing = Literal["shared_prefix", "padded"]

@@ -46,7 +46,7 @@ class Changes:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """before, now: dotted key -> value. This version of mars does not have the settings that only `before` has."""
+    """before, now: dotted key -> value. A key that only `before` has is a setting that this version of mars dropped."""
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
         if before.get(key, _UNSET) != now.get(key, _UNSET):

@@ -1,6 +1,7 @@
 """What a run knows between two steps besides the trainer's tensors, as one JSON file.
 
 The order of the data depends on the seed and the step, and every request has its own seed, so neither has a state.
+Hooks have one: the text of `SamplingState.hooks`.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class _Ahead:
     round: int
     quarantine: Quarantine
     metrics: Mapping[str, int | float]
+    hooks: str | None = None
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -86,6 +88,7 @@ class StoredState:
     metrics: Mapping[str, int | float]
     logged: bool
     ahead: _Ahead | None = None
+    hooks: str | None = None
 
 
 _STORED = TypeAdapter(StoredState)
@@ -94,7 +97,7 @@ _STORED = TypeAdapter(StoredState)
 def state_to_json(state: RunState) -> bytes:
     """Floats come back exactly, also NaN and inf. Prompts are stored by their ids.
 
-    The version of the engine's weights becomes 0.
+    Versions of weights are renumbered, so that the engine's is 0: the process that loads the state counts anew.
     """
     sampling = renumbered(state.sampling, 0)
     carried = tuple(
@@ -111,6 +114,7 @@ def state_to_json(state: RunState) -> bytes:
         _plain(state.metrics),
         state.logged,
         None if sampling.ahead is None else _ahead_to_stored(sampling.ahead),
+        sampling.hooks,
     )
     return _STORED.dump_json(stored)
 
@@ -128,6 +132,7 @@ def _ahead_to_stored(ahead: Sampled) -> _Ahead:
         ahead.state.round,
         ahead.state.quarantine,
         _plain(ahead.metrics),
+        ahead.state.hooks,
     )
 
 
@@ -161,7 +166,7 @@ def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState
         SampledPrompt(_rollouts(item, prompts), item.advantages, item.weights, carried=True) for item in stored.carried
     )
     ahead = None if stored.ahead is None else _ahead_from_stored(stored.ahead, carried, prompts)
-    sampling = SamplingState(stored.round, carried, stored.quarantine, ahead=ahead)
+    sampling = SamplingState(stored.round, carried, stored.quarantine, ahead=ahead, hooks=stored.hooks)
     return RunState(stored.step, sampling, stored.metrics, stored.logged)
 
 
@@ -180,5 +185,5 @@ def _ahead_from_stored(stored: _Ahead, carried: Sequence[SampledPrompt], prompts
 
     trained = tuple(kept(item, before if item.carried else fresh) for item in stored.kept)
     beyond = tuple(kept(item, fresh) for item in stored.carried)
-    state = SamplingState(stored.round, beyond, stored.quarantine)
+    state = SamplingState(stored.round, beyond, stored.quarantine, hooks=stored.hooks)
     return Sampled(rollouts, trained, state, stored.metrics)

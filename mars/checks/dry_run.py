@@ -24,6 +24,7 @@ from mars.data.prompts.tokenizer import read_json
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError
 from mars.fit import last_step
+from mars.hooks.load import load_step_hooks, resolved
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.contract import check_parts
@@ -40,6 +41,7 @@ def report(config: TrainConfig) -> None:
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(rewards_of(config), config.reward.scorer)
+    load_step_hooks(resolved(config.recipe), config.algorithm.part_weights, num_steps=1)
     check_kl_reference(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
     lines.append("dry run: settings, data and model files are in order")

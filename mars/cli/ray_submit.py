@@ -84,6 +84,7 @@ def submit(
         write_package(package, folder, files, submission.texts)
         stop_s = math.ceil(submission.grace_s) + _STOP_MARGIN_S
         job = Job(job_id, _PROGRAM, package, stop_s, environment)
+        interrupts.defer()  # a Ctrl-C must not leave a job behind that has just been sent: `follow` stops it
         server.submit(job, {"run": submission.run_dir or "dry run"})
     logger.info("job %s runs on the cluster of %s", job_id, server.address)
     if not wait:

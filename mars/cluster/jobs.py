@@ -112,7 +112,8 @@ class JobServer:
         return self._answer(job_id, self._client.stop_job)
 
     def follow(self, job_id: str) -> int:
-        """Print what the job prints until it ends, and return its exit code. The first Ctrl-C stops the job.
+        """Print what the job prints until it ends, and return its exit code. The first Ctrl-C stops the job, also one
+        that was deferred before (`interrupts.defer`).
 
         Raises LostContact if the job server does not answer for a minute, SetupError if there is no such job, and
         WorkerError if the job could not start or was lost.
@@ -128,6 +129,7 @@ class JobServer:
 
     def _end_of(self, job_id: str) -> Any:
         try:
+            interrupts.allow()
             return self._wait_for_end(job_id)
         except KeyboardInterrupt:
             interrupts.settle()

@@ -18,7 +18,8 @@ from mars.cluster.weights import BuildTransfer, RankSender, StoredWeights
 from mars.cluster.worker_group import WorkerGroup
 from mars.cluster.worker_images import OWN_FILES, ImageAccess
 from mars.data.pixels.images import DecodeImage
-from mars.types import TrainBatch, WeightUpdate
+from mars.train_types import TrainBatch
+from mars.types import WeightUpdate
 from mars.weights.meeting import Meeting
 from mars.weights.transfer import WeightTransfer
 

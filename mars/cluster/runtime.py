@@ -207,6 +207,8 @@ class _Connection:
         self._close.set()
         if not self._closed.wait(_SHUTDOWN_TIMEOUT_S):
             logger.info("Ray did not shut down within %g s", _SHUTDOWN_TIMEOUT_S)
+            # Ray goes on with it, and would end this process with exit code 1, also after a training that succeeded.
+            interrupts.skip_exit_hooks()
 
     def _run(self) -> None:
         try:

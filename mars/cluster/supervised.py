@@ -26,7 +26,7 @@ from mars.cluster.worker_group import WorkerGroup
 from mars.cluster.worker_images import ImageAccess, image_access
 from mars.config.schema import SftConfig
 from mars.data.pixels.images import DecodeImage
-from mars.types import TrainBatch
+from mars.train_types import TrainBatch
 
 BuildSupervised = Callable[[Rendezvous, DecodeImage], SupervisedTrainer]
 """Pickled and called on the worker."""

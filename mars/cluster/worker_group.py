@@ -92,8 +92,8 @@ class WorkerGroup:
         return None if process is None else Ending(process)  # a stopped process does not see what Ray asks of it
 
     def has_room(self, index: int) -> bool:
-        """Whether a node has the resources of this worker reserved, as far as Ray knows: that it is lost, Ray learns
-        after some time."""
+        """Whether the resources of this worker are reserved on a node that is alive, as far as Ray knows: Ray learns
+        only after some time that a node is lost."""
         return self._placement.has_room(self._bundles[index])
 
     def start(self, index: int) -> None:

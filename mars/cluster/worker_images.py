@@ -21,7 +21,8 @@ from mars.data.pixels.images import decode_image
 from mars.data.pixels.mounted import IMAGE_ROOT_VARIABLE, MountedRoot
 from mars.data.pixels.stored import BadImage, Place, ReadImage, stored_image
 from mars.errors import WorkerError
-from mars.types import ImageRef, TrainBatch
+from mars.train_types import TrainBatch
+from mars.types import ImageRef
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mars.config.folders import folder_problems, groups, quoted, shipped_folder
-from mars.config.keys import leaves, mappings, sections_of
+from mars.config.keys import leaves, mappings, nested_mappings, sections_of
 from mars.config.overrides import EXPERIMENT, Known, check_overrides, set_values
 from mars.config.problem import Problem
 from mars.config.renamed import renamed_value
@@ -49,7 +49,9 @@ class Composition:
 def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
     """Compose configs/<root>.yaml. Mistakes of the user are not raised but returned in `problems`."""
     folders = [Path(os.path.realpath(Path(folder).expanduser())) for folder in config_dirs]
-    known = Known(tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema))
+    known = Known(
+        tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema), nested_mappings(schema)
+    )
     checked = check_overrides(overrides, known)
     problems = [*folder_problems([shipped_folder(), *folders]), *checked.problems]
     doubtful = set(checked.doubtful)
@@ -70,7 +72,7 @@ def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], ove
     Overrides of groups are refused: the run saved the keys that its groups set, not the groups.
     A key that the run does not have, because its version of mars had none, has its default of configs/<root>.yaml.
     """
-    known = Known(tuple(leaves(schema)), {}, mappings(schema))
+    known = Known(tuple(leaves(schema)), {}, mappings(schema), nested_mappings(schema))
     checked = check_overrides(overrides, known)
     defaults, problem = _compose(root, [], [])
     if defaults is None:

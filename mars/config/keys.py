@@ -15,7 +15,14 @@ from pydantic.fields import FieldInfo
 
 from mars.config.section import Section
 
-_NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", types.NoneType: "null"}
+_NAMES = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    types.NoneType: "null",
+    Any: "any value",
+}
 _BOUNDS = {Gt: ("gt", ">"), Ge: ("ge", ">="), Lt: ("lt", "<"), Le: ("le", "<=")}
 _SIMILAR = 0.6
 _SAME_SECTION = 0.5
@@ -48,6 +55,12 @@ def sections_of(key: str) -> list[str]:
 def mappings(schema: type[Section]) -> frozenset[str]:
     """The keys whose value is a mapping with names that the user chooses."""
     return frozenset(key for key, field in leaves(schema).items() if get_origin(field.annotation) is dict)
+
+
+def nested_mappings(schema: type[Section]) -> frozenset[str]:
+    """The `mappings` whose values are mappings themselves."""
+    fields = leaves(schema)
+    return frozenset(key for key in mappings(schema) if get_origin(get_args(fields[key].annotation)[1]) is dict)
 
 
 def expected(field: FieldInfo) -> str:

@@ -27,12 +27,14 @@ _QUOTE = "write key=value; quote a value with special characters: 'run.name=\"a=
 class Known:
     """keys: the dotted keys of the schema. groups: group -> its choices, which are file names without .yaml.
 
-    mappings: the keys whose value is a mapping with names that the user chooses.
+    mappings: the keys whose value is a mapping with names that the user chooses. nested: those of mappings of mappings,
+    of which one value can be set: `recipe.settings.vl_cogito.stage=s1`.
     """
 
     keys: Sequence[str]
     groups: Mapping[str, Sequence[str]]
     mappings: Collection[str]
+    nested: Collection[str] = ()
 
     @cached_property
     def sections(self) -> Mapping[str, list[str]]:
@@ -42,6 +44,10 @@ class Known:
             for section in sections_of(key):
                 keys.setdefault(section, []).append(key)
         return keys
+
+    def nested_in(self, key: str) -> str | None:
+        """The mapping of mappings of which `key` names one value, if it does."""
+        return next((mapping for mapping in self.nested if re.fullmatch(rf"{mapping}(\.\w+){{2}}", key)), None)
 
 
 @dataclass
@@ -81,6 +87,9 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
         elif key in known.mappings and isinstance(value, dict):
             # Hydra would merge the mapping into the default one and refuse new names: remove the default first.
             result.accepted += [f"~{key}", f"++{text.lstrip('+')}"]
+            result.given.add(key)
+        elif known.nested_in(key) is not None:
+            result.accepted.append(f"++{text.lstrip('+')}")  # whether there is such a name, only the user's file says
             result.given.add(key)
         else:
             result.accepted.append(text)
@@ -174,6 +183,8 @@ def _problems(override: Override, key: str, value: Any, known: Known) -> list[Pr
         return [Problem(f"{key}@{override.package}", "groups cannot be moved", f"write {key}=...", got=value)]
     if override.is_sweep_override():
         return [Problem(key, "several values (a sweep), but a run takes one", _QUOTE, got=override.input_line)]
+    if known.nested_in(key) is not None:
+        return [Problem(key, "cannot be removed", "give it another value")] if override.is_delete() else []
     if key not in known.keys and key not in known.groups and key not in known.sections:
         return [unknown_key(key, value, known)]
     renamed = renamed_value(key, value)

@@ -9,6 +9,7 @@ from typing import Any
 from mars.config.problem import Problem
 from mars.config.templates import is_template, wanted
 from mars.rewards.built_in import built_in_names, is_built_in, is_reward, wanted_rewards
+from mars.rewards.functions import users_folders
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,16 @@ def _known_reward(function: str, functions: Mapping[str, str]) -> tuple[str, str
     return None
 
 
+def _threads_of_one_folder(concurrency: int, functions: Mapping[str, str]) -> tuple[str, str] | None:
+    folders = users_folders(functions.values())
+    if concurrency > 1 and len(folders) > 1:
+        wrong = (
+            f"reward.functions has files in several folders ({', '.join(folders)}), whose modules threads would mix up"
+        )
+        return wrong, "put the files into one folder, or give 1"
+    return None
+
+
 def _known_rewards(functions: Mapping[str, str]) -> tuple[str, str] | None:
     unknown = [data_source for data_source, name in functions.items() if not is_reward(name)]
     if unknown:
@@ -261,6 +272,7 @@ TRAIN_RULES = (
     Rule(("reward.function", "reward.functions"), _known_reward),
     Rule(("reward.functions",), _known_rewards),
     Rule(("reward.scorer", "reward.function", "reward.functions"), _scorer_of_built_in),
+    Rule(("reward.concurrency", "reward.functions"), _threads_of_one_folder),
     Rule(("actor.num_workers", "cluster.kind"), one_in_process),
     Rule(("actor.num_workers", "actor.prompts_per_update"), _prompt_for_each_rank),
     Rule(("actor.prompts_per_update", "data.prompts_per_step"), _updates_divide_step),

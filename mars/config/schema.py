@@ -14,6 +14,7 @@ from mars.config.actor_sections import ActorConfig, SftSettings
 from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.placement_rules import PLACEMENT_RULES
+from mars.config.recipe_section import RECIPE_RULES, RecipeConfig
 from mars.config.rules import TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, TrackerConfig, TrackingConfig, TrainRunConfig
 from mars.config.schedule_rules import SCHEDULE_RULES
@@ -231,6 +232,7 @@ class RewardConfig(Section):
         description="Score of built-in rewards: as in the paper (strict), or as in its public code (compat)."
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
+    concurrency: PositiveInt = Field(description="Answers that one process scores at once, in threads; 1: no threads.")
     timeout_s: PositiveFloat = Field(description="Deadline for scoring one answer, in seconds.")
 
 
@@ -247,7 +249,7 @@ class EvaluationConfig(Section):
 class TrainConfig(Root):
     """What `python -m mars.main` takes."""
 
-    RULES = (*TRAIN_RULES, *ALGORITHM_RULES, *PLACEMENT_RULES, *SCHEDULE_RULES, *WEIGHT_RULES)
+    RULES = (*TRAIN_RULES, *ALGORITHM_RULES, *PLACEMENT_RULES, *SCHEDULE_RULES, *WEIGHT_RULES, *RECIPE_RULES)
 
     run: TrainRunConfig
     model: ModelConfig
@@ -257,6 +259,7 @@ class TrainConfig(Root):
     rollout: RolloutConfig
     actor: ActorConfig
     reward: RewardConfig
+    recipe: RecipeConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
     checkpoint: CheckpointConfig

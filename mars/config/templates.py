@@ -16,7 +16,8 @@ SUFFIX = ".jinja"
 def template_file(setting: str, function: str | None) -> Path | None:
     """The file of `data.template`, or None where prompts stay as they are.
 
-    setting: the name of a built-in reward, whose template it is; "auto", "none", or a file.
+    setting: the value of `data.template`: the name of a built-in reward, whose template is used, or "auto", "none" or a
+    file.
     function: the reward function. "auto" means its template: a built-in reward has one, a user's function has none.
     Raises ConfigError for a file that is not there.
     """

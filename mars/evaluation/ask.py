@@ -73,7 +73,9 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
     """
     requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
     finished = parts.engine.generate(requests)
-    scored = score_stream(prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer)
+    scored = score_stream(
+        prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
+    )
     unreadable = left_out(prompts, scored.unreadable, parts.max_bad_fraction)
     rollouts = collect(prompts, requests, scored.samples, unreadable)
     numbers = {prompt.prompt_id: number for number, prompt in enumerate(prompts)}

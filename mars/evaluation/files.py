@@ -129,6 +129,7 @@ class Results:
 
 def read_results(path: Path) -> Results:
     """Read complete results of any kind: a folder or .jsonl file of answers, or a JSON list in the public format.
+    Answers to a recipe's extra requests are left out: they answer other questions.
 
     Raises DataError if there is no such file, if lines or entries cannot be used (with a table of all of them), or if
     answers are still missing.
@@ -136,7 +137,7 @@ def read_results(path: Path) -> Results:
     if not _holds_answers(path):
         return Results(path, path.stem, read_public(path), {}, public=True)
     paths = _paths_of_answers(path)
-    answers = read_answers(paths.answers).checked()
+    answers = tuple(answer for answer in read_answers(paths.answers).checked() if answer.extra is None)
     if not answers and not (paths.manifest.exists() and any(read_manifest(paths.manifest)["asked"].values())):
         raise DataError(f"{path}: holds no answers; run mars eval infer, or give another step's file of a run")
     if answers and all(answer.step is not None for answer in answers):

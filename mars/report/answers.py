@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from mars.answers.record import Answer, by_question
 from mars.output.text import shorten, visible
 from mars.report.page import MAX_CHARACTERS
-from mars.types import view_name
 
 
 def answer_lines(answers: Sequence[Answer], max_questions: int | None) -> Iterator[str]:
@@ -36,7 +35,7 @@ def reward_texts(answer: Answer) -> tuple[str, str]:
 
 
 def _heading(answer: Answer) -> str:
-    facts = [f"{view_name(answer.view)} {answer.sample}"]
+    facts = [f"{answer.label} {answer.sample}"]
     if answer.reward is not None:
         score, parts = reward_texts(answer)
         facts.append(f"score {score} ({parts})" if parts else f"score {score}")

@@ -16,7 +16,7 @@ from mars.report.page import FULL, Page, data_uri
 from mars.report.run_record import REPORT_FILE, read_run
 from mars.tracking.jsonl import METRICS_FILE
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
-from mars.types import ImageRef, view_name
+from mars.types import ImageRef
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -171,10 +171,11 @@ def _question(answers: Sequence[Answer], page: Page, decode_image: DecodeImage) 
     """
     first = answers[0]
     truth = find_boxes(first.truth, first.truth_size)
-    multi = [box for answer in answers if answer.view is None for box in _boxes(answer)]
+    to_views = [answer for answer in answers if answer.extra is None]
+    multi = [box for answer in to_views if answer.view is None for box in _boxes(answer)]
     pictures = []
     for source in first.sources:
-        own = [box for answer in answers if answer.view == (source.name,) for box in _boxes(answer)]
+        own = [box for answer in to_views if answer.view == (source.name,) for box in _boxes(answer)]
         boxes = {"truth": truth, "multi": multi, "mono": own}
         pictures.append({"name": source.name, "boxes": boxes, "picture": _picture(source.image, page, decode_image)})
     return {
@@ -197,7 +198,7 @@ def _boxes(answer: Answer) -> list[Box]:
 def _shown_answer(answer: Answer) -> dict[str, Any]:
     score, parts = reward_texts(answer)
     return {
-        "view": view_name(answer.view),
+        "view": answer.label,
         "score": score,
         "parts": parts,
         "failed": None if answer.reward is None else answer.reward.failed,

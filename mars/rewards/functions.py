@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from mars.errors import ConfigError
@@ -86,6 +87,12 @@ def user_functions(spec: RewardSpec) -> tuple[str, ...]:
     return tuple(name for name in names if not is_built_in(name))
 
 
+def users_folders(names: Iterable[str]) -> list[str]:
+    """The folders of the rewards that come from users' files, as absolute paths. Looks for no file."""
+    files = (name.rpartition(":")[0] for name in names if not is_built_in(name))
+    return sorted({str(Path(file).expanduser().absolute().parent) for file in files})
+
+
 def perfect_answer(function: str, item: RewardInput) -> str:
     """The response to `item` of a model that knows its truth; `item.response` is ignored.
 
@@ -97,10 +104,11 @@ def perfect_answer(function: str, item: RewardInput) -> str:
     return f"<think>The truth.</think><answer>{item.truth}</answer>"
 
 
-def load_reward(spec: RewardSpec, scorer: ScorerName) -> RewardFn:
+def load_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool = False) -> RewardFn:
     """The function of a built-in name or of "path/to/file.py:function". For `RewardsBySet`, data_source selects it.
 
     scorer: the formula of a built-in reward's score. "compat" is refused for a user's function.
+    in_threads: several threads of this process may call it at once; users' functions must then be in one folder.
 
     A user's function has our signature, `(item: RewardInput)`, or verl's, `(data_source, solution_str, ground_truth,
     extra_info)`, recognised by the parameter names `solution_str` and `ground_truth` and called by keyword. It returns
@@ -108,7 +116,9 @@ def load_reward(spec: RewardSpec, scorer: ScorerName) -> RewardFn:
     """
     spec = resolve_spec(spec)
     if isinstance(spec, RewardsBySet):
-        rewards = {name: load_reward(name, scorer) for name in spec.names}
+        if in_threads and len(folders := users_folders(spec.names)) > 1:
+            raise ConfigError(f"reward.concurrency: threads share the modules of one folder; got {', '.join(folders)}")
+        rewards = {name: load_reward(name, scorer, in_threads=in_threads) for name in spec.names}
         return lambda item: rewards[spec.of(item.data_source)](item)
     if scorer != "strict" and not is_built_in(spec):
         built_in = built_in_names(" and ")
@@ -117,7 +127,7 @@ def load_reward(spec: RewardSpec, scorer: ScorerName) -> RewardFn:
         reward = BUILT_IN[spec]
         reward.prepare()
         return reward.score if scorer == "strict" else reward.compat
-    call = _caller(spec)
+    call = _caller(spec, in_threads)
     return lambda item: as_result(call(item))
 
 
@@ -178,9 +188,9 @@ def _not_finite(number: Any) -> str | None:
         return f"is not a finite number; got one of {type(number).__name__} beyond the range of float"
 
 
-def _caller(spec: str) -> Callable[[RewardInput], Any]:
+def _caller(spec: str, in_threads: bool) -> Callable[[RewardInput], Any]:
     """The function of a user's file as a function of one RewardInput."""
-    function = load("reward.function", spec, _SIGNATURES)
+    function = load("reward.function", spec, _SIGNATURES, in_threads=in_threads)
     parameters = function.signature.parameters
     if "solution_str" not in parameters or "ground_truth" not in parameters:
         function.check_call(None)

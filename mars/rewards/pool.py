@@ -10,26 +10,25 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import ceil
 from multiprocessing.connection import wait
-from multiprocessing.reduction import ForkingPickler
 
 from mars.errors import ConfigError, WorkerError
+from mars.rewards.batch import Batch
 from mars.rewards.contract import ScorerName, failed_result
 from mars.rewards.functions import RewardSpec, resolve_spec
-from mars.rewards.local import FailureLog, Scored, describe_error
+from mars.rewards.local import FailureLog, Scored
+from mars.rewards.messages import Call, Done, WorkerSettings
 from mars.rewards.process import WorkerProcess
 from mars.types import RewardInput, RewardResult
 
 logger = logging.getLogger(__name__)
 
-# Answers sent to a worker at once: enough to hide the socket's latency, few enough to keep all workers busy.
+# Answers sent at once to a worker that scores one after the other: enough to hide the socket's latency, few enough to
+# keep all workers busy.
 _CHUNK = 8
-# An answer whose worker died is tried once more, because the machine may be the cause (out of memory).
-_ATTEMPTS = 2
 
 
 def _do_nothing() -> None:
@@ -46,6 +45,8 @@ class RewardPool:
     - it ends its worker (a crash, os._exit) twice: "its worker died";
     - the function raises, or returns a score that is not finite or too large: the reason.
 
+    concurrency: answers that one worker scores at once, in threads. A late one then fails without the others, whose
+    worker is killed after them. If a worker dies or is stuck with several answers, each is scored again alone.
     on_start: called after each start of workers, in the thread that started them, which may be a thread of the pool.
     Raises ConfigError if the function cannot be loaded, WorkerError if no more worker can be started.
     """
@@ -57,24 +58,25 @@ class RewardPool:
         num_workers: int,
         timeout_s: float,
         on_start: Callable[[], object] = _do_nothing,
+        *,
+        concurrency: int = 1,
     ) -> None:
-        self._spec = resolve_spec(spec)
-        self._scorer = scorer
+        self._settings = WorkerSettings(resolve_spec(spec), scorer, timeout_s, concurrency)
         self._num_workers = num_workers
-        self._timeout_s = timeout_s
+        self._timed_out = f"timed out after {timeout_s:g} s"
         self._on_start = on_start
         self._failures = FailureLog(logger, spec)
         self._workers: list[WorkerProcess] = []
         self._start_error = ""
         self._closed = False
-        self._serving: tuple[_Batch, threading.Thread] | None = None
+        self._serving: tuple[Batch, threading.Thread] | None = None
         self._lock = threading.RLock()  # of what a thread that scores and one that closes the pool both touch
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         try:
             self._start_missing()
-            nothing = _Batch()
+            nothing = Batch()
             while not all(worker.ready for worker in self._workers) and not self._start_error:
                 self._receive(nothing)
                 self._end_late(nothing)
@@ -88,7 +90,7 @@ class RewardPool:
         """Raises WorkerError if another thread closes the pool meanwhile."""
         if self._closed:
             raise ValueError("the reward pool is closed")
-        batch = _Batch()
+        batch = Batch()
         self._start_error = ""
         thread = threading.Thread(target=self._serve, args=(batch,), name="rewards")
         thread.start()
@@ -141,7 +143,7 @@ class RewardPool:
         """The process ids of the current workers; each is also the id of its process group."""
         return tuple(worker.pid for worker in self._workers)
 
-    def _serve(self, batch: _Batch) -> None:
+    def _serve(self, batch: Batch) -> None:
         """What the thread of `score` runs, until every item is scored. `score` raises its exception."""
         try:
             self._start_missing()
@@ -163,25 +165,37 @@ class RewardPool:
     def _start_missing(self) -> None:
         missing = self._num_workers - len(self._workers)
         for _ in range(missing):
-            self._workers.append(WorkerProcess(self._spec, self._scorer, self._timeout_s))
+            self._workers.append(WorkerProcess(self._settings))
         if missing > 0:
             self._on_start()
 
-    def _assign(self, batch: _Batch) -> None:
+    def _assign(self, batch: Batch) -> None:
         for worker in list(self._workers):
-            if worker.ready and not worker.assigned and batch.pending:
-                if worker.connection.poll():  # an idle worker sends nothing, so it has ended; no answer was the cause
-                    self._end(worker)
-                    continue
-                size = min(_CHUNK, ceil(len(batch.pending) / self._num_workers))
-                worker.assigned.extend(batch.pending.popleft() for _ in range(size))
-                try:
-                    worker.send([batch.payloads[index] for index in worker.assigned])
-                except OSError:  # the worker ended, or it is stopped and does not read
-                    self._lost(worker, batch, "its worker could not be reached")
+            room = self._room(worker, batch) if batch.pending else 0
+            if room == 0:
+                continue
+            if not worker.assigned and worker.connection.poll():
+                self._end(worker)  # an idle worker sends nothing, so it has ended; no answer was the cause
+                continue
+            size = min(room, ceil(len(batch.pending) / self._num_workers))
+            numbers = [batch.pending.popleft() for _ in range(size)]
+            try:
+                worker.send([Call(number, batch.payloads[number]) for number in numbers])
+            except OSError:  # the worker ended, or it is stopped and does not read
+                self._lost(worker, batch, "its worker could not be reached")
         self._start_missing()
 
-    def _receive(self, batch: _Batch) -> None:
+    def _room(self, worker: WorkerProcess, batch: Batch) -> int:
+        """How many answers to send to a worker now. Suspects come first in `pending`; each has a worker to itself."""
+        if not worker.ready or worker.retiring:
+            return 0
+        if self._settings.concurrency == 1:
+            return 0 if worker.assigned else _CHUNK
+        if batch.pending[0] in batch.suspects:
+            return 0 if worker.assigned else 1
+        return 0 if batch.suspects.intersection(worker.assigned) else self._settings.concurrency - len(worker.assigned)
+
+    def _receive(self, batch: Batch) -> None:
         """Waits for messages and new items until the next deadline, and handles the messages."""
         busy = {worker.connection: worker for worker in self._workers if worker.deadline is not None}
         deadlines = [worker.deadline for worker in busy.values() if worker.deadline is not None]
@@ -196,86 +210,45 @@ class RewardPool:
             except (EOFError, OSError):
                 self._lost(worker, batch, "its worker died")
                 continue
-            if isinstance(message, Scored):
-                batch.finish(worker.assigned.popleft(), message)
-                worker.restart_clock()
+            if isinstance(message, Done):
+                worker.finish(message.number)
+                worker.retiring |= message.scored is None
+                batch.finish(message.number, message.scored or Scored(failed_result(self._timed_out)))
+                if worker.retiring and not worker.assigned:
+                    self._end(worker)
+                    self._start_missing()
             elif message is None:
-                worker.become_ready()
+                worker.ready = True
             else:
                 self._end(worker)
                 self._start_error = message
 
-    def _end_late(self, batch: _Batch) -> None:
+    def _end_late(self, batch: Batch) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
             if worker.deadline is not None and worker.deadline <= now and not worker.connection.poll():
-                self._lost(worker, batch, f"timed out after {self._timeout_s:g} s", timed_out=True)
+                self._lost(worker, batch, self._timed_out, timed_out=True)
 
-    def _lost(self, worker: WorkerProcess, batch: _Batch, reason: str, *, timed_out: bool = False) -> None:
+    def _lost(self, worker: WorkerProcess, batch: Batch, reason: str, *, timed_out: bool = False) -> None:
         """Ends a worker that died or hangs and starts another.
 
-        The answer it was scoring fails, or is tried once more; its other answers are queued again.
+        The answer it was scoring fails, or is tried once more; its other answers are queued again. If it was scoring
+        several, each is tried once more, alone, because any may be the cause.
         """
         status = self._end(worker)
         if not worker.ready:
-            self._start_error = f"reward.function: a worker ended or hung while it loaded {self._spec}; {status}"
+            loaded = f"a worker ended or hung while it loaded {self._settings.spec}"
+            self._start_error = f"reward.function: {loaded}; {status}"
             return
-        first, *rest = worker.assigned
-        if batch.charge(first) or timed_out:
-            batch.finish(first, Scored(failed_result(reason if timed_out else f"{reason}; {status}")))
-        else:
-            rest = [first, *rest]
-        batch.pending.extendleft(reversed(rest))
+        running, again = worker.running, list(worker.assigned)
+        for number in running:
+            is_last_try = batch.charge(number) or timed_out
+            if is_last_try and len(running) == 1:
+                batch.finish(number, Scored(failed_result(reason if timed_out else f"{reason}; {status}")))
+                again.remove(number)
+        batch.pending.extendleft(reversed(again))
         self._start_missing()
 
     def _end(self, worker: WorkerProcess) -> str:
         self._workers.remove(worker)
         return worker.end()
-
-
-class _Batch:
-    """The items of one call of `score` and their results. pending: indices of the items still to send.
-
-    Two threads share it without a lock. The caller uses `add` and the flags until the serving thread has ended; the
-    serving thread uses the rest.
-    complete: no more items come. abandoned: the caller no longer waits. error: what ended the serving thread.
-    """
-
-    def __init__(self) -> None:
-        self.payloads: list[bytes] = []
-        self.pending: deque[int] = deque()
-        self.complete = self.abandoned = False
-        self.error: BaseException | None = None
-        self._deaths: list[int] = []
-        self._scored: list[Scored | None] = []
-        self._num_added = self._num_finished = 0
-
-    @property
-    def is_open(self) -> bool:
-        return not self.abandoned and not (self.complete and self._num_finished == self._num_added)
-
-    def add(self, item: RewardInput) -> None:
-        index = len(self.payloads)
-        self.payloads.append(b"")
-        self._deaths.append(0)
-        self._scored.append(None)
-        try:
-            self.payloads[index] = bytes(ForkingPickler.dumps(item))
-        except Exception as error:  # noqa: BLE001 pickling a foreign object may fail in any way; it is reported
-            self._scored[index] = describe_error(error)
-        else:
-            self._num_added += 1
-            self.pending.append(index)
-
-    def charge(self, index: int) -> bool:
-        """Counts that a worker died while scoring this answer. True if the answer must not be tried again."""
-        self._deaths[index] += 1
-        return self._deaths[index] >= _ATTEMPTS
-
-    def finish(self, index: int, scored: Scored) -> None:
-        self._scored[index] = scored
-        self._num_finished += 1
-
-    @property
-    def scored(self) -> list[Scored]:
-        return [scored for scored in self._scored if scored is not None]

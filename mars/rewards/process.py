@@ -11,30 +11,35 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
+from itertools import islice
 from multiprocessing.connection import Connection
 
-from mars.rewards.contract import ScorerName
-from mars.rewards.functions import RewardSpec
+from mars.rewards.messages import Call, WorkerSettings
 
 # Deadline for loading a reward's file; generous, because it may import torch from a slow disk.
 _START_TIMEOUT_S = 120.0
 # A killed process ends at once unless the kernel holds it (in a stuck file system, say); then we stop waiting for it.
 _END_TIMEOUT_S = 10.0
+# A process with several calls at once reports a late one itself. One that has not done so after this time is stuck.
+_REPORT_TIMEOUT_S = 2.0
 
 
 class WorkerProcess:
-    """A worker, the socket to it, and the answers it has been sent.
+    """A worker, the socket to it, and the calls it has been sent.
 
     connection: sending and receiving raise OSError after `timeout_s` seconds, for example if the worker is suspended.
-    assigned: indices of the answers sent and not yet returned, in order; the worker scores the first.
-    deadline: when the next message is due (time.monotonic); None if none is.
+    assigned: numbers of the calls sent and not yet returned, in order; the worker runs the first `concurrency`.
+    retiring: a late call still runs in one of its threads: it gets no more calls, and is ended after its last one.
     """
 
-    def __init__(self, spec: RewardSpec, scorer: ScorerName, timeout_s: float) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         self.assigned: deque[int] = deque()
-        self.deadline: float | None = time.monotonic() + _START_TIMEOUT_S
-        self.ready = False
-        self._timeout_s = timeout_s
+        self.ready = self.retiring = False
+        self._start_deadline = time.monotonic() + _START_TIMEOUT_S
+        self._deadlines: dict[int, float] = {}
+        self._concurrency = settings.concurrency
+        timeout_s = settings.timeout_s
+        self._timeout_s = timeout_s if settings.concurrency == 1 else timeout_s + _REPORT_TIMEOUT_S
         ours, theirs = socket.socketpair()
         limit = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
@@ -62,24 +67,38 @@ class WorkerProcess:
             theirs.close()
             os.close(lifeline_read)
         self.connection = Connection(ours.detach())
-        self.connection.send((spec, scorer))
+        self.connection.send(settings)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def become_ready(self) -> None:
-        self.ready = True
-        self.deadline = None
+    @property
+    def running(self) -> list[int]:
+        """The assigned calls that the worker runs now."""
+        return list(islice(self.assigned, self._concurrency))
 
-    def send(self, payloads: list[bytes]) -> None:
-        """Sends the pickled items of `assigned`. Raises OSError if the worker is gone or does not read."""
-        self.restart_clock()
-        self.connection.send(payloads)
+    @property
+    def deadline(self) -> float | None:
+        """When the next message is due (time.monotonic); None if none is."""
+        return min(self._deadlines.values(), default=None) if self.ready else self._start_deadline
 
-    def restart_clock(self) -> None:
-        """Starts the deadline of the next answer."""
-        self.deadline = time.monotonic() + self._timeout_s if self.assigned else None
+    def send(self, calls: list[Call]) -> None:
+        """Raises OSError if the worker is gone or does not read."""
+        self.assigned.extend(call.number for call in calls)
+        self._start_clocks()
+        self.connection.send(calls)
+
+    def finish(self, number: int) -> None:
+        """Takes a call that has returned or is late from the assigned ones."""
+        self.assigned.remove(number)
+        del self._deadlines[number]
+        self._start_clocks()
+
+    def _start_clocks(self) -> None:
+        """Starts the deadline of each call that begins now."""
+        for number in self.running:
+            self._deadlines.setdefault(number, time.monotonic() + self._timeout_s)
 
     def end(self) -> str:
         """Kills the worker and all it started, whatever they are doing. Returns how it ended, for messages."""

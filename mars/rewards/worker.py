@@ -1,7 +1,7 @@
 """A reward worker process: loads the reward, then scores the items that arrive on a socket until it closes.
 
-Started by mars/rewards/pool.py as `python -m mars.rewards.worker SOCKET_FD LIFELINE_FD`. Protocol: (spec, scorer) in;
-None or the text of a ConfigError out; then lists of pickled RewardInputs in, and one `Scored` out for each.
+Started by mars/rewards/pool.py as `python -m mars.rewards.worker SOCKET_FD LIFELINE_FD`. Protocol: `WorkerSettings` in;
+None or the text of a ConfigError out; then lists of `Call` in, and one `Done` out for each (mars/rewards/messages.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from mars.output.terminal import escaped_output
 from mars.rewards.contract import RewardFn
 from mars.rewards.functions import load_reward
 from mars.rewards.local import Scored, describe_error, score_one
+from mars.rewards.messages import Call, Done, WorkerSettings
+from mars.rewards.threads import CallThreads
 
 
 def main(socket_fd: int, lifeline_fd: int) -> None:
@@ -34,18 +36,25 @@ def main(socket_fd: int, lifeline_fd: int) -> None:
 
 def _serve(connection: Connection) -> None:
     pid = os.getpid()
+    settings: WorkerSettings = connection.recv()
     try:
-        reward = load_reward(*connection.recv())
+        reward = load_reward(settings.spec, settings.scorer, in_threads=settings.concurrency > 1)
     except ConfigError as error:
         connection.send(str(error))
         return
     _end_copy_of(pid)
     connection.send(None)
-    while True:
-        for payload in connection.recv():
-            scored = _score(reward, payload)
-            _end_copy_of(pid)
-            connection.send(scored)
+
+    def score(call: Call) -> Scored:
+        scored = _score(reward, call.payload)
+        _end_copy_of(pid)
+        return scored
+
+    if settings.concurrency > 1:
+        CallThreads(connection, score, settings.concurrency, settings.timeout_s).serve()
+    while True:  # in the main thread, where a function may set signal handlers
+        for call in connection.recv():
+            connection.send(Done(call.number, score(call)))
 
 
 def _end_copy_of(pid: int) -> None:

@@ -1,4 +1,4 @@
-"""From the engine's stream of samples to scored rollouts, grouped by prompt and view."""
+"""From the engine's stream of samples to scored rollouts, grouped by prompt, view and extra request."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mars import faults
 from mars.answers.record import BoxFrames, Size, reward_input
 from mars.rollout.engine import FinishedSample, UnreadableRequest
 from mars.types import (
+    ExtraFacts,
     Prompt,
     PromptRollouts,
     RewardInput,
@@ -20,6 +21,8 @@ from mars.types import (
     RolloutRequest,
     View,
 )
+
+NOT_SCORED = "not scored: its extra request has no truth"
 
 
 class Scorer(Protocol):
@@ -51,11 +54,17 @@ def score_stream(
     decode: Callable[[Sequence[int]], str],
     frames: BoxFrames,
     scorer: Scorer,
+    step: int,
 ) -> ScoredStream:
-    """Decode and score the engine's stream `finished`. Each sample goes to the scorer as soon as it is generated."""
+    """Decode and score the engine's stream `finished`. Each sample goes to the scorer as soon as it is generated.
+
+    step: training step, which reward functions see. An extra request's samples are scored against its own truth. Those
+    of an extra request without a truth, or of a given text with a score, do not go to the scorer.
+    """
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     frames = _once_per_view(frames)
     taken: list[tuple[FinishedSample, str]] = []
+    given: dict[int, RewardResult] = {}
     unreadable: dict[str, str] = {}
 
     def items() -> Iterator[RewardInput]:
@@ -67,11 +76,22 @@ def score_stream(
                 continue
             text = decode(sample.completion.token_ids)
             taken.append((sample, text))
-            yield reward_input(by_id[request.prompt_id], request.view, text, frames)
+            if request.extra is not None and (reward := _given_reward(request.extra)) is not None:
+                given[len(taken) - 1] = reward
+            else:
+                yield reward_input(by_id[request.prompt_id], request.view, text, frames, step, request)
 
     results = scorer.score(items())
-    samples = [ScoredSample(sample, text, reward) for (sample, text), reward in zip(taken, results, strict=True)]
-    return ScoredStream(samples, unreadable)
+    asked = (i for i in range(len(taken)) if i not in given)
+    rewards = {**given, **dict(zip(asked, results, strict=True))}
+    return ScoredStream([ScoredSample(*sample, rewards[i]) for i, sample in enumerate(taken)], unreadable)
+
+
+def _given_reward(extra: ExtraFacts) -> RewardResult | None:
+    """The result of a sample that no reward function scores, None for the others."""
+    if extra.score is not None:
+        return RewardResult(extra.score, 0.0, {})
+    return RewardResult(0.0, 0.0, {}, failed=NOT_SCORED) if extra.truth is None else None
 
 
 def _once_per_view(frames: BoxFrames) -> BoxFrames:
@@ -96,33 +116,42 @@ def collect(
     """All rollouts of each prompt, in the order of `prompts`; `requests` and `scored` may come in any order.
 
     unreadable: ids of prompts that are left out with all their views, whatever was sampled of them.
-    Raises ValueError if a sample of a request is missing, unexpected or there twice, or a prompt has no multi request.
+    Raises ValueError if a sample of a request is missing, unexpected or there twice, if two requests have the same key,
+    or a prompt has no multi request.
     """
     rollouts: list[dict[int, Rollout]] = [{} for _ in requests]
     for item in scored:
         request, k = requests[item.sample.request], item.sample.index
         if k in rollouts[item.sample.request]:
-            raise ValueError(f"sample {k} of prompt {request.prompt_id}, view {request.view}, came twice")
+            raise ValueError(f"sample {k} of {_name(request)} came twice")
+        extra = None if request.extra is None else request.extra.name
         rollouts[item.sample.request][k] = Rollout(
-            request.prompt_id, request.view, k, item.text, item.sample.completion, item.reward
+            request.prompt_id, request.view, k, item.text, item.sample.completion, item.reward, extra
         )
     prompts = [prompt for prompt in prompts if prompt.prompt_id not in unreadable]
-    groups: dict[str, dict[View, RolloutGroup]] = {prompt.prompt_id: {} for prompt in prompts}
+    groups: dict[str, list[RolloutGroup]] = {prompt.prompt_id: [] for prompt in prompts}
     for request, by_index in zip(requests, rollouts, strict=True):
         if request.prompt_id in unreadable:
             continue
         if sorted(by_index) != list(range(request.num_samples)):
-            raise ValueError(
-                f"samples {sorted(by_index)} of {request.num_samples} for prompt {request.prompt_id}, "
-                f"view {request.view}"
-            )
+            raise ValueError(f"samples {sorted(by_index)} of {request.num_samples} for {_name(request)}")
         members = tuple(by_index[k] for k in range(request.num_samples))
-        groups[request.prompt_id][request.view] = RolloutGroup(request, members)
+        groups[request.prompt_id].append(RolloutGroup(request, members))
     return [_prompt_rollouts(prompt, groups[prompt.prompt_id]) for prompt in prompts]
 
 
-def _prompt_rollouts(prompt: Prompt, groups: dict[View, RolloutGroup]) -> PromptRollouts:
-    if None not in groups:
+def _prompt_rollouts(prompt: Prompt, groups: Sequence[RolloutGroup]) -> PromptRollouts:
+    requests = [group.request for group in groups]
+    if len({request.key for request in requests}) != len(requests):
+        raise ValueError(f"prompt {prompt.prompt_id} has two requests of the same view and name")
+    views = {group.request.view: group for group in groups if group.request.extra is None}
+    if None not in views:
         raise ValueError(f"prompt {prompt.prompt_id} has no multi rollouts")
-    anchors = tuple(group for view, group in groups.items() if view is not None)
-    return PromptRollouts(prompt, groups[None], anchors)
+    anchors = tuple(group for view, group in views.items() if view is not None)
+    extras = tuple(group for group in groups if group.request.extra is not None)
+    return PromptRollouts(prompt, views[None], anchors, extras)
+
+
+def _name(request: RolloutRequest) -> str:
+    name = f"prompt {request.prompt_id}, view {request.view}"
+    return name if request.extra is None else f"{name}, extra request {request.extra.name}"

@@ -23,7 +23,8 @@ from mars.actor.trainer import SkippedUpdate
 from mars.errors import SetupError
 from mars.output.files import write_atomically
 from mars.run_dir.events import EventLog
-from mars.types import ImageRef, TrainBatch, TrainPrompt
+from mars.train_types import TrainBatch, TrainPrompt
+from mars.types import ImageRef
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from mars.data.prompts.chat import prompt_length
 from mars.data.prompts.views import render_view
 from mars.inputs import PromptFormat
 from mars.supervised.views import chosen_view, response_of, usable_views
-from mars.types import Prompt, TrainBatch, TrainPrompt, TrainResponse, View
+from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
+from mars.types import Prompt, View
 
 Shown = tuple[Prompt, View]
 """A row and the view of it that is shown."""

@@ -17,7 +17,7 @@ from mars.fit import last_step
 from mars.sampling import SamplingState
 from mars.supervised.batches import Batches
 from mars.tracking.tracker import Tracker
-from mars.types import TrainBatch
+from mars.train_types import TrainBatch
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class SharedBytes(Protocol):
     """Memory of one process that another one can open."""
 
     def new(self, num_bytes: int) -> tuple[Tensor, Any]:
-        """uint8 values, and what `open` needs in the other process; the latter can be written as JSON."""
+        """New memory as a uint8 tensor, and a handle for `open` in the other process. The handle can become JSON."""
         ...
 
     def open(self, handle: Any) -> Tensor:

@@ -45,6 +45,7 @@ from mars.sampling import SamplingState
 from mars.step import StepResult, train_step
 from mars.tracking.multi import MultiTracker
 from mars.tracking.rollouts import RolloutFiles
+from mars.train_types import TrainBatch
 from mars.types import (
     Completion,
     ImageRef,
@@ -54,7 +55,6 @@ from mars.types import (
     RewardResult,
     RolloutRequest,
     Source,
-    TrainBatch,
     WeightUpdate,
 )
 from scripts.bench.launch import say

@@ -43,7 +43,8 @@ from mars.cluster.worker_images import ImageAccess
 from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest
 from mars.rollout.vllm_call import VllmCall, VllmParts
 from mars.rollout.window import samples_in_window
-from mars.types import RolloutRequest, TrainBatch, WeightUpdate
+from mars.train_types import TrainBatch
+from mars.types import RolloutRequest, WeightUpdate
 
 MAX_NUM_SEQS = 256
 ENGINE_STEP_S = 0.1

@@ -7,6 +7,7 @@
 Each node is a `ray start --block` in a session of its own, with its own address (127.0.0.2, 127.0.0.3, ...), ports,
 object store and folder. Only processes with the cluster's token can talk to it. Ray's servers listen on all interfaces,
 unless the nodes are `isolated`, because Ray knows no loopback address but 127.0.0.1, which would be the same for all.
+Nodes end with the process that has started them, also if it is killed.
 
 With the rights of root a node can have a network of its own (`isolated`), which can be cut off, and its own view of
 files (`binds`). `no_namespaces()` says why not, for skipif.
@@ -17,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,9 +29,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mars.cluster.guard import MARK, Guard
 from tests.clusters.networks import Network, no_namespaces
 
-__all__ = ["NodeSpec", "RayNode", "RayNodes", "no_namespaces", "ray_nodes"]
+__all__ = ["ROOT", "NodeSpec", "RayNode", "RayNodes", "no_namespaces", "ray_nodes"]
 
 ROOT = Path(__file__).parents[2]
 _RAY = Path(sys.executable).with_name("ray")
@@ -136,6 +137,7 @@ class RayNodes:
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(_TOKEN)
+        self._guard = Guard(self.folder, None)
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self.nodes: list[RayNode] = []
         self.address = ""
@@ -169,7 +171,7 @@ class RayNodes:
     def close(self) -> None:
         for node in reversed(self.nodes):
             node.kill()
-        shutil.rmtree(self.folder)
+        self._guard.close()
 
     def _new_ip(self, spec: NodeSpec) -> str:
         if self._network is not None:
@@ -200,6 +202,7 @@ class RayNodes:
             **self.environment,
             **spec.environment,
             _MARK: str(folder),
+            MARK: str(self.folder),
         }
         with (folder / "output").open("wb") as output:
             process = subprocess.Popen(

@@ -91,9 +91,13 @@ class Run:
         (node,) = (node for node in self.nodes.nodes if processes[-1].pid in node.pids())
         return node
 
-    def workers_alive(self, attempt: int = 1) -> list[str]:
+    def workers_alive(self, within_s: float, attempt: int = 1) -> list[str]:
+        """The workers that have not ended after so many seconds: Ray ends them when it knows that the driver has."""
         recorded = recorded_workers(self.run_dir / "logs" / f"attempt_{attempt}")
-        return [name for process, name in recorded if process.is_alive()]
+        end = time.monotonic() + within_s
+        while (alive := [name for process, name in recorded if process.is_alive()]) and time.monotonic() < end:
+            time.sleep(0.2)
+        return alive
 
 
 def rows(run_dir: Path) -> list[dict[str, float]]:

@@ -7,12 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.clusters.ray_nodes import NodeSpec, RayNode, RayNodes, no_namespaces, ray_nodes
+from tests.clusters.ray_nodes import ROOT, NodeSpec, RayNode, RayNodes, no_namespaces, ray_nodes
 
 # Prints, for each node that was asked for: {address: [CPUs, its variable WHO, how many files it sees in a folder]}.
 _ASK = """
@@ -60,6 +61,25 @@ def test_nodes_are_as_asked_for_and_die_alone(tmp_path):
         b.freeze()
     assert [node.pids() for node in nodes.nodes] == [[]] * 4
     assert not nodes.folder.exists()
+
+
+def test_nodes_end_with_a_process_that_is_killed():
+    code = (
+        "import time; from tests.clusters.ray_nodes import ray_nodes\n"
+        "with ray_nodes() as nodes: print(nodes.folder, *nodes.head.pids(), flush=True); time.sleep(600)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert killed.stdout is not None
+    folder, *pids = killed.stdout.readline().split()
+    assert len(pids) > 1
+    killed.kill()
+    killed.wait(60)
+    end = time.monotonic() + 30
+    while (left := [pid for pid in pids if Path(f"/proc/{pid}").exists()] or Path(folder).exists()) and (
+        time.monotonic() < end
+    ):
+        time.sleep(0.1)
+    assert not left
 
 
 @pytest.mark.skipif(bool(no_namespaces()), reason=no_namespaces())

@@ -9,7 +9,8 @@ from mars.actor.objective import RowTarget, row_targets
 from mars.actor.shard_report import ShardReport, write_report
 from mars.actor.trainer import ReferenceKl, SkippedUpdate, UpdateStats
 from mars.output.digests import write_durably
-from mars.types import TrainBatch, WeightUpdate
+from mars.train_types import TrainBatch
+from mars.types import WeightUpdate
 
 
 class RecordingTrainer:

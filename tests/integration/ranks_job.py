@@ -25,7 +25,8 @@ from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.state import full_state, weight_buckets
 from mars.actor.trainer import Rendezvous
 from mars.config.schema import TrainConfig
-from mars.types import ImageRef, MicroBatch, TrainBatch, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, UpdatePlan
+from mars.types import ImageRef
 from mars.weights.object_store import in_memory
 from tests.builders import altered
 from tests.tiny_world import GRPO, TinyWorld

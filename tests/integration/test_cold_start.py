@@ -24,7 +24,8 @@ from mars.supervised.batches import Batches
 from mars.supervised.job import SupervisedSpec
 from mars.supervised.rows import SupervisedRows, load_rows, stream_of
 from mars.supervised.views import response_of
-from mars.types import ImageRef, Prompt, TrainBatch, View
+from mars.train_types import TrainBatch
+from mars.types import ImageRef, Prompt, View
 
 
 def write_rows(path, pictures, count=8, missing=()):

@@ -128,6 +128,19 @@ def test_the_code_is_that_of_the_process():
     assert python("from mars.process import run_command; run_command(lambda: 75)").returncode == 75
 
 
+@pytest.mark.parametrize(("returned", "code"), [(0, 0), (None, 0), (75, 75)])
+def test_exit_hooks_that_hang_are_skipped(returned, code):
+    lines = [
+        "import atexit, os",
+        "from mars import interrupts",
+        "from mars.process import run_command",
+        "atexit.register(os._exit, 1)  # as Ray's does after it has hung",
+        f"run_command(lambda: print('done') or interrupts.skip_exit_hooks() or {returned})",
+    ]
+    done = python("\n".join(lines))
+    assert (done.returncode, done.stdout) == (code, "done\n")
+
+
 def test_a_bad_configuration_ends_with_2_and_leaves_nothing_behind(tmp_path):
     command = [sys.executable, "-m", "mars.main", "experiment=quickstart", "rolout.top_p=1", "--oops"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)

@@ -23,7 +23,8 @@ from mars.cluster.ray_engine import RayEngine
 from mars.cluster.ray_trainer import RayTrainer, TrainerWorker
 from mars.cluster.weights import build_transfer
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
-from mars.types import ImageRef, Message, Prompt, Source, TrainBatch, WeightUpdate
+from mars.train_types import TrainBatch
+from mars.types import ImageRef, Message, Prompt, Source, WeightUpdate
 from mars.weights.transfer import Bucket
 from tests.builders import train_config
 from tests.fakes.engine import RecordingEngine

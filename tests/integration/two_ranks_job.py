@@ -19,7 +19,8 @@ from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
 from mars.batching.plan import plan_updates
 from mars.data.pixels.images import BadImage
-from mars.types import ImageRef, TrainBatch, TrainPrompt, TrainResponse
+from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
+from mars.types import ImageRef
 from mars.weights.object_store import in_memory
 from tests.builders import altered
 from tests.frozen import throw_away_gradients

@@ -21,11 +21,12 @@ MAX_FUNCTION_LINES = 60
 LONGER_FOR_A_REASON: dict[str, str] = {}
 
 # Part of mars -> the other parts it may import, from the bottom up: a part imports only parts above it in this table.
-BASE = {"types", "errors"}
+BASE = {"types", "errors", "train_types"}
 READING = BASE | {"output", "data.pixels", "data.rows", "data.convert"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
+    "train_types": {"errors", "types"},
     "faults": set(),
     "families": BASE,
     "quarantine": BASE,
@@ -39,7 +40,8 @@ MAY_IMPORT = {
     "algorithms": BASE,
     "batching": BASE,
     "rewards": BASE | {"output", "plugin"},
-    "config": BASE | {"rewards"},  # the table of built-in rewards says which names a setting takes
+    "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
+    "hooks": BASE | {"algorithms", "config", "plugin"},
     "answers": BASE | {"output"},
     "data.order": BASE,
     "data.pixels": BASE | {"output"},
@@ -59,7 +61,8 @@ MAY_IMPORT = {
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
-    "sampling": BASE | {"quarantine", "algorithms", "answers", "rollout", "actor", "rewards", "tracking", "turns"},
+    "sampling": BASE
+    | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "tracking", "turns"},
     "staleness": BASE | {"sampling"},
     "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
     "background": set(),
@@ -78,14 +81,14 @@ MAY_IMPORT = {
     # What follows connects the parts.
     "inputs": READING | {"config", "data.order", "data.prompts", "families", "rewards", "rollout"},
     "build": READING
-    | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "inputs"}
+    | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "hooks", "inputs"}
     | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
     "checks": READING
-    | {"actor", "answers", "build", "config", "data.prompts", "families", "fit", "inputs", "rewards"}
-    | {"run_dir"},
+    | {"actor", "answers", "build", "config", "data.prompts", "families", "fit", "hooks", "inputs"}
+    | {"rewards", "run_dir"},
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
-    | {"config", "evaluation", "fit", "inputs", "job", "output", "plugin", "report"}
+    | {"config", "evaluation", "fit", "hooks", "inputs", "job", "output", "plugin", "report"}
     | {"data.order", "rewards", "rollout", "run_dir", "step", "step_async", "watchdog"},
     "supervised": BASE
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}

@@ -11,7 +11,7 @@ import torch
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.data.synthetic.tiny_model import build_tiny
-from mars.types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
 from tests.builders import altered
 from tests.tiny_world import GRPO, TinyWorld, distance, gradients, with_algorithm
 

@@ -14,7 +14,7 @@ from mars.actor import reference
 from mars.actor.reference import check_reference
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.errors import ConfigError, SetupError
-from mars.types import MicroBatch, TrainBatch, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, UpdatePlan
 from tests.builders import altered
 from tests.fakes.trainer import RecordingTrainer
 from tests.tiny_world import GRPO

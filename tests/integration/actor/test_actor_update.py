@@ -10,7 +10,7 @@ import torch
 
 from mars.actor.state import full_state
 from mars.errors import NumericalError
-from mars.types import MicroBatch, TrainBatch, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, UpdatePlan
 from tests.builders import altered
 from tests.tiny_world import GRPO, distance, gradients, response_logprobs
 

@@ -17,7 +17,7 @@ from mars.actor.objective import (
     truncation_nats,
 )
 from mars.actor.update_sums import UpdateSums
-from mars.types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
 from tests.builders import altered, train_config
 
 GRPO = train_config(kl_reference=None).algorithm

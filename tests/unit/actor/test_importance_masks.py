@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mars.actor.objective import Objective, RowTarget
 from mars.actor.update_sums import UpdateSums, scaled
-from mars.types import TrainResponse
+from mars.train_types import TrainResponse
 from tests.builders import altered, train_config
 
 GRPO = train_config(kl_reference=None).algorithm

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mars.answers.files import append_answers, from_record, read_answers, to_line, to_record, write_answers
 from mars.answers.record import Answer, answers_of, reward_input
 from mars.errors import DataError, SetupError
-from mars.types import ImageRef, Message, RewardInput, RewardResult, Source
+from mars.evaluation.files import read_partial, read_results
+from mars.types import ExtraFacts, ImageRef, Message, RewardInput, RewardResult, Source
 from tests.builders import make_prompt, make_rollouts
 
 HOSTILE = "</pre><script>\x1b[2J\u202e\x00\ud800\u2028\r\n{{7*7}}"
@@ -46,7 +47,9 @@ answers = st.builds(
     sources=st.lists(st.builds(Source, names, images), max_size=2).map(tuple),
     reward=st.none() | rewards,
     step=counts,
-)
+    extra=st.none() | texts,
+    about=counts,
+).map(lambda item: item if item.extra is not None else replace(item, about=None))
 
 
 def answer(prompt_id: str = "a", **fields) -> Answer:
@@ -106,13 +109,39 @@ def test_a_stored_answer_gives_the_reward_the_input_it_had():
     stored = [from_record(json.loads(to_line(item))) for item in kept]
     assert stored == kept
     assert [item.reward_input for item in stored] == [
-        reward_input(prompt, view, "said", frames) for view in (None, None, ("visible",), ("visible", "infrared"))
+        reward_input(prompt, view, "said", frames, 7) for view in (None, None, ("visible",), ("visible", "infrared"))
     ]
     assert stored[2].reward_input == RewardInput(
-        "test", ("visible",), "said", "[]", (40, 20), (20, 10), {"choices": ["x"]}
+        "test", ("visible",), "said", "[]", (40, 20), (20, 10), {"choices": ["x"]}, None, 7, (visible,)
     )
     assert [item.reward.failed for item in stored] == [None, "raised", None, None]
     assert {(item.step, item.prompt_tokens) for item in stored} == {(7, 12)}
+
+
+def test_answers_to_extra_requests_have_their_own_truth_and_come_last(tmp_path):
+    """They are no contradiction of the question's truth, and need not agree about different rollouts."""
+    facts = [ExtraFacts("blind", "signal", f"truth {k}", about=k) for k in range(2)]
+    prompt = make_prompt("a", [ImageRef("x.png", (9, 9))] * 2, ["visible", "infrared"])
+    item = make_rollouts(prompt, [1.0, 0.0], visible=[0.5])
+    groups = tuple(
+        replace(
+            item.multi,
+            request=replace(item.multi.request, extra=extra),
+            rollouts=tuple(replace(rollout, extra="blind") for rollout in item.multi.rollouts),
+        )
+        for extra in facts
+    )
+    item = replace(item, extras=groups)
+    kept = answers_of([item], 7, frames=lambda p, v: (None, None), prompt_length=lambda request: 12)
+    write_answers(tmp_path / "step.jsonl", reversed(kept))
+    read = read_answers(tmp_path / "step.jsonl").checked()
+    labels = ["multi", "multi", "visible", *["multi, blind of 0"] * 2, *["multi, blind of 1"] * 2]
+    assert [(a.label, a.sample) for a in read] == list(zip(labels, (0, 1, 0, 0, 1, 0, 1), strict=True))
+    assert [a.truth for a in read] == ["yes"] * 3 + ["truth 0"] * 2 + ["truth 1"] * 2
+    assert read[3].reward_input.extra == "blind"
+    assert [json.loads(to_line(a)).get("extra", "none") for a in read] == ["none"] * 3 + ["blind"] * 4
+    assert read_results(tmp_path / "step.jsonl").answers == read[:3]
+    assert read_partial(tmp_path / "step.jsonl")[0].answers == read
 
 
 def test_the_order_is_question_multi_and_then_the_sources_as_the_question_has_them():

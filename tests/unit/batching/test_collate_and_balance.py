@@ -7,13 +7,8 @@ from hypothesis import strategies as st
 
 from mars.batching.collate import train_batch
 from mars.batching.plan import assign_to_ranks, micro_batches, plan_updates
-from mars.types import (
-    ImageRef,
-    SampledPrompt,
-    Sampling,
-    TrainPrompt,
-    TrainResponse,
-)
+from mars.train_types import TrainPrompt, TrainResponse
+from mars.types import ImageRef, SampledPrompt, Sampling
 from tests.builders import IMAGE, make_group, make_prompt, make_rollouts
 
 SAMPLING = Sampling(1.0, 1.0, -1, 8)

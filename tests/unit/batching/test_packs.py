@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mars.batching.packs import at_least, first_fit, packs_in_step, split_responses, spread
 from mars.batching.plan import plan_updates
-from mars.types import ImageRef, MicroBatch, TrainPrompt, TrainResponse
+from mars.train_types import MicroBatch, TrainPrompt, TrainResponse
+from mars.types import ImageRef
 
 IMAGE = (ImageRef("a.png", (28, 28)),)
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.batching.plan import assign_to_ranks, micro_batches, plan_updates
-from mars.types import ImageRef, MicroBatch, TrainPrompt, TrainResponse
+from mars.train_types import MicroBatch, TrainPrompt, TrainResponse
+from mars.types import ImageRef
 
 IMAGE = (ImageRef("a.png", (28, 28)),)
 

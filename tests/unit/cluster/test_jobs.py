@@ -148,6 +148,17 @@ def test_ctrl_c_stops_the_job_and_its_exit_code_is_passed_on(serve):
     assert client.stopped == 2, "again, because the job had not started yet"
 
 
+def test_ctrl_c_while_a_job_is_sent_stops_it(serve):
+    client = Client(details("RUNNING"), details("FAILED", 75))
+    with interrupts.handled(lambda error: None):
+        interrupts.listen()
+        interrupts.defer()
+        signal.raise_signal(signal.SIGINT)
+        assert serve(client).follow("job") == 75
+        assert interrupts.reason() is None
+    assert client.stopped > 0
+
+
 def test_variables_are_not_in_what_ray_shows(serve, tmp_path):
     client = Client(details("RUNNING"))
     server = serve(client)

@@ -332,6 +332,10 @@ def test_refusal(override, line):
             ["actor.freeze=[vision]", "actor.lora.rank=8"],
             "actor.freeze: with adapters (actor.lora.rank=8) only they are trained; got ['vision']; give []",
         ),
+        (
+            ["reward.concurrency=4", "reward.functions={x: /a/one.py:f, y: /b/two.py:f, z: vqa}"],
+            "reward.concurrency: reward.functions has files in several folders (/a, /b), whose modules threads would",
+        ),
         (["algorithm.kl_reference=''"], "algorithm.kl_coefficient: a KL term needs a reference model"),
     ],
 )
@@ -348,6 +352,12 @@ def test_without_anchors_it_does_not_matter_what_they_would_be_pooled_in():
         load_config("train", [FILES, "anchor=none", "anchor.pooled_statistics=mean"], []).anchor.pooled_statistics
         == "mean"
     )
+
+
+@pytest.mark.parametrize(("concurrency", "second"), [(4, "/a/two.py:f"), (4, "grounding"), (1, "/b/two.py:f")])
+def test_threads_take_the_functions_of_one_folder(concurrency, second):
+    given = [f"reward.concurrency={concurrency}", f"reward.functions={{x: /a/one.py:f, y: {second}}}"]
+    assert load_config("train", [FILES, *given], []).reward.concurrency == concurrency
 
 
 def test_what_has_no_default_must_be_given():

@@ -85,7 +85,9 @@ class Run:
     def sample(self, step: int) -> None:
         requests = self.plan.requests(self.prompts, step)
         finished = self.engine(step).generate(requests)
-        scored = score_stream(self.prompts, requests, finished, decode=self.decode, frames=frames, scorer=self.scorer)
+        scored = score_stream(
+            self.prompts, requests, finished, decode=self.decode, frames=frames, scorer=self.scorer, step=1
+        )
         files = RolloutFiles(self.folder / "rollouts", frames, lambda request: 10 * len(request.images))
         files.log_rollouts(collect(self.prompts, requests, scored.samples), step)
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -134,6 +135,9 @@ def torch_loaded(item: RewardInput) -> float:
     return float("torch" in sys.modules)
 
 
+ALL_HERE = threading.Barrier(4)
+
+
 def misbehave(item: RewardInput) -> float:
     """Does what the response says; scores other responses by their length."""
     what, _, argument = item.response.partition(" ")
@@ -175,6 +179,10 @@ def misbehave(item: RewardInput) -> float:
         os.write(2, b"x" * 1000)
     elif what == "raise":
         raise ValueError(f"cannot read {argument}")
+    elif what == "meet":  # returns if four calls are in flight
+        ALL_HERE.wait(30)
+    elif what == "interrupt":
+        raise KeyboardInterrupt
     elif what == "leave":
         sys.exit(4)
     elif what == "recurse":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import weakref
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from mars.rollout.collect import ScoredSample, collect, score_stream
 from mars.rollout.engine import EngineCounts, FinishedSample
 from mars.rollout.metrics import engine_metrics, processed_tokens, rollout_metrics
 from mars.rollout.scripted import ScriptedEngine, random_script
-from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
+from mars.types import Completion, ExtraFacts, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
 from tests.builders import completions, make_prompt, make_rollouts
 from tests.fakes.engine import RecordingEngine
 
@@ -47,7 +48,7 @@ def gather(prompts, requests, decode=lambda ids: "".join(map(str, ids)), scorer=
     engine = ScriptedEngine(lambda r, k: (*(k + 1 for _ in range(k + 1)), EOS), [EOS])
     scored = score_stream(
         prompts, requests, engine.generate(requests), decode=decode, frames=lambda p, v: (None, (5, 5)),
-        scorer=scorer or Echo(),
+        scorer=scorer or Echo(), step=3,
     )  # fmt: skip
     return collect(prompts, requests, scored.samples)
 
@@ -77,13 +78,54 @@ def test_the_scorer_sees_each_answer_once_with_its_own_truth(prompts):
     assert [r.reward.score for r in (*x.multi.rollouts, *x.anchors[0].rollouts, *y.multi.rollouts)] == [0, 1, 2, 3]
 
 
+def extra_request(prompt_id, num_samples, name="blind", view=None, images=(), **facts):
+    facts = {"role": "signal", "truth": "t2"} | facts
+    return replace(request(prompt_id, view, num_samples), images=images, extra=ExtraFacts(name, **facts))
+
+
+def test_extra_requests_have_groups_of_their_own_and_their_own_truth(prompts):
+    """Also with the view of an anchor, and several of one name about different rollouts."""
+    scorer = Echo()
+    requests = [
+        request("x", None, 2), request("x", ("s1",), 1), extra_request("x", 1, about=1), extra_request("x", 2, about=0),
+        extra_request("x", 1, view=("s1",), about=0, images=(IMAGE,)), request("y", None, 1),
+    ]  # fmt: skip
+    x, y = gather(prompts, requests, scorer=scorer)
+    assert [i.truth for i in scorer.items] == ["tx", "tx", "tx", "t2", "t2", "t2", "t2", "ty"]
+    assert [i.extra for i in scorer.items] == [None] * 3 + ["blind"] * 4 + [None]
+    assert [len(i.images) for i in scorer.items] == [1] * 3 + [0] * 3 + [1] * 2
+    assert {i.step for i in scorer.items} == {3}
+    assert (len(x.multi.rollouts), [g.request.view for g in x.anchors], y.extras) == (2, [("s1",)], ())
+    assert [g.request.key[1:] for g in x.extras] == [(None, "blind", 1), (None, "blind", 0), (("s1",), "blind", 0)]
+    assert [[r.reward.score for r in g.rollouts] for g in x.extras] == [[3], [4, 5], [6]]
+    assert {r.extra for g in x.extras for r in g.rollouts} == {"blind"}
+
+
+def test_two_requests_of_one_name_about_the_same_are_refused(prompts):
+    with pytest.raises(ValueError, match="x has two requests of the same view and name"):
+        gather(prompts[:1], [request("x", None, 1), extra_request("x", 1), extra_request("x", 1)])
+    with pytest.raises(ValueError, match="x has two requests"):
+        gather(prompts[:1], [request("x", None, 1), request("x", None, 1)])
+
+
+def test_what_has_no_truth_or_a_given_score_does_not_go_to_the_reward(prompts):
+    scorer = Echo()
+    requests = [extra_request("x", 2, truth=None), request("x", None, 1), extra_request("x", 1, "told", score=0.25)]
+    (x,) = gather(prompts[:1], requests, scorer=scorer)
+    assert len(scorer.items) == 1
+    unscored, told = x.extras
+    assert [r.reward.failed for r in unscored.rollouts] == ["not scored: its extra request has no truth"] * 2
+    assert [r.reward for r in told.rollouts] == [RewardResult(0.25, 0.0, {})]
+    assert [r.reward.score for r in x.multi.rollouts] == [0.0]
+
+
 def test_what_is_missing_is_an_error(prompts):
     with pytest.raises(ValueError, match="x has no multi rollouts"):
         gather(prompts[:1], [request("x", ("s0",), 1)])
     two = [request("x", None, 2)]
     for indices, message in [
         ([0], r"samples \[0\] of 2 for prompt x"), ([0, 2], r"\[0, 2\] of 2"), ([0, 1, 2], r"of 2"),
-        ([0, 1, 1], "sample 1 of prompt x, view None, came twice"),
+        ([0, 1, 1], "sample 1 of prompt x, view None came twice"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
             collect(prompts[:1], two, [scored_sample(0, k) for k in indices])
@@ -132,7 +174,7 @@ def test_a_sample_is_scored_when_it_is_finished_not_when_all_are(prompts):
             yield [FinishedSample(0, index, Completion((index,), (0.0,), "stop"))]
             assert seen[-1] == str(index)
 
-    arguments = {"decode": lambda ids: str(ids[0]), "frames": lambda p, v: (None, None), "scorer": Eager()}
+    arguments = {"decode": lambda ids: str(ids[0]), "frames": lambda p, v: (None, None), "scorer": Eager(), "step": 1}
     scored = score_stream(prompts, [request("x", None, 3)], stream(), **arguments)
     assert [item.sample.index for item in scored.samples] == [1, 2, 0]
 

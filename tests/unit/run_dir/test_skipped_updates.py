@@ -18,7 +18,8 @@ from mars.data.order.stream import PromptStream
 from mars.errors import NumericalError
 from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
 from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
-from mars.types import ImageRef, MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from mars.types import ImageRef
 from tests.builders import make_prompt, train_config
 from tests.fakes.fit import fit_new_run
 from tests.fakes.step import IMAGE

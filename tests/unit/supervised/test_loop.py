@@ -12,7 +12,7 @@ from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
 from mars.data.prompts.prepare import PromptSet
 from mars.supervised.loop import SupervisedParts, fit_supervised, held_out_loss
-from mars.types import TrainBatch, TrainPrompt, TrainResponse
+from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
 from tests.builders import IMAGE, make_prompt
 from tests.fakes.tracker import RecordingTracker
 

@@ -1,0 +1,71 @@
+"""The hooks of a step: what a user's class must have (docs/extend.md builds one of each).
+
+A hook has no random generator of its own. What it draws depends on (run.seed, step or round, prompt_id, its name), so
+that a resumed run draws the same. What it keeps between steps goes through `state` and `restore`, as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from mars.algorithms.advantages import Advantages
+from mars.types import PromptRollouts
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What a hook knows of the step that it is called in.
+
+    step: its number, from 1. progress: share of the run's planned steps before it, 0 in the first, always below 1.
+    settings: the `Settings` of the hook's file; None if the file declares none.
+    """
+
+    step: int
+    progress: float
+    settings: Any
+
+
+class GroupShaping(Protocol):
+    """An amount that is added to the score of each response of a prompt, such as a bonus for the shortest right one.
+
+    part: its name among the parts of the reward, and in metrics (`reward/<part>/mean`). on: "multi": only multi
+    responses get it, and anchors 0; "all": anchors get it too. It is a pure function of its arguments.
+
+    A term that depends on one response alone is for "all": otherwise the pool compares different rewards. A term that
+    compares a response with its group is for "multi".
+    """
+
+    part: str
+    on: Literal["multi", "all"]
+
+    def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
+        """One amount for each rollout of `item.multi`; on="all": then for those of each anchor group, in order.
+
+        Failed rollouts have a place too; what is given for them is not used."""
+        ...
+
+
+class AdvantageRule(Protocol):
+    """Changes the advantages and weights of the prompts that a step trains on. Called once a step."""
+
+    def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
+        """`base` with other values or weights.
+
+        Row i of base.values and base.weights belongs to the i-th valid multi rollout of `kept`, prompt after prompt;
+        base.mean and base.std have one entry for each prompt. Weights multiply the loss of a response."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """What the rule knows of earlier steps, as JSON: keys are text. {} if it keeps nothing."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`, whatever the rule has seen meanwhile."""
+        ...
+
+
+SHAPING_MEMBERS = {"part": None, "on": None, "__call__": 2}
+RULE_MEMBERS = {"__call__": 3, "state": 0, "restore": 1}
+"""What `make_hook` checks: method -> number of arguments, attribute -> None."""

@@ -1,0 +1,160 @@
+"""Make the hooks that the section `recipe` names, each with the settings of its file.
+
+    recipe:
+      advantage: [recipe/vl_cogito/functions.py:DifficultyWeight]
+      settings: {vl_cogito: {stage: s3}}
+
+A name stands for a class or a function that makes the hook: an object with the attributes and methods of the hook's
+Protocol. Files are run in the processes that call the hooks, and only there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mars.algorithms.penalties import KL_PART, OVERLONG_PART
+from mars.config.folders import shipped_folder
+from mars.config.recipe_section import RecipeConfig
+from mars.errors import ConfigError
+from mars.hooks.contract import RULE_MEMBERS, SHAPING_MEMBERS
+from mars.hooks.settings import read_settings
+from mars.hooks.step_hooks import Named, StepHooks
+from mars.plugin import load, resolve
+
+_WANTED = "want path/to/file.py:name"
+_FUNCTIONS = "functions"  # the file of a recipe, which has its folder's name
+
+
+def resolved(recipe: RecipeConfig) -> RecipeConfig:
+    """The section with absolute paths, which mean the same in every process. Runs no file.
+
+    Raises ConfigError for a file that is not there, for two files of one name, and for settings of no file.
+    """
+
+    single = {hook: spec and _found(hook, spec) for hook, spec in _single(recipe).items()}
+    changed = recipe.model_copy(
+        update={
+            **single,
+            "shaping": [_found("shaping", spec) for spec in recipe.shaping],
+            "advantage": [_found("advantage", spec) for spec in recipe.advantage],
+            "transforms": {name: _found("transforms", spec) for name, spec in recipe.transforms.items()},
+        }
+    )
+    _check_names(changed)
+    return changed
+
+
+def _single(recipe: RecipeConfig) -> dict[str, str | None]:
+    return {"sampler": recipe.sampler, "requests": recipe.requests, "tokens": recipe.tokens}
+
+
+def _found(hook: str, spec: str) -> str:
+    path, _, name = spec.rpartition(":")
+    shipped = shipped_folder().parent / path
+    is_here = Path(path).expanduser().absolute().is_file() or not shipped.is_file()
+    return resolve(f"recipe.{hook}", spec if is_here else f"{shipped}:{name}", _WANTED)
+
+
+def specs(recipe: RecipeConfig) -> dict[str, list[str]]:
+    """Key -> the names that it has, for every hook: what `mars.plugin.record` takes."""
+    several = {"shaping": recipe.shaping, "advantage": recipe.advantage, "transforms": [*recipe.transforms.values()]}
+    listed = {hook: [] if spec is None else [spec] for hook, spec in _single(recipe).items()} | several
+    return {f"recipe.{hook}": found for hook, found in listed.items()}
+
+
+def settings_name(spec: str) -> str:
+    """The name of a file in `recipe.settings`.
+
+    >>> settings_name("/own/vade.py:Sampler"), settings_name("/recipe/vade/functions.py:Sampler")
+    ('vade', 'vade')
+    """
+    path = Path(spec.rpartition(":")[0])
+    return path.parent.name if path.stem == _FUNCTIONS else path.stem
+
+
+def load_step_hooks(recipe: RecipeConfig, part_weights: Collection[str], num_steps: int) -> StepHooks:
+    """The hooks that a step calls in the driver. recipe: `resolved`. num_steps: planned for the run.
+
+    part_weights: the parts of `algorithm.part_weights`. Raises ConfigError for what is no hook, and for a name of a
+    part that two shapings, `part_weights` or mars itself use.
+    """
+    shaping = tuple(_named(recipe, "recipe.shaping", spec, SHAPING_MEMBERS) for spec in recipe.shaping)
+    taken = dict.fromkeys((OVERLONG_PART, KL_PART), "mars") | dict.fromkeys(part_weights, "algorithm.part_weights")
+    for named in shaping:
+        part, on = named.hook.part, named.hook.on
+        if on not in ("multi", "all"):
+            raise ConfigError(
+                f'recipe.shaping: {named.name}.on is not one of the choices; got {on!r}; give "multi" or "all"'
+            )
+        if part in taken:
+            raise ConfigError(f"recipe.shaping: {named.name} adds the part {part}, a name of {taken[part]}; rename it")
+        taken[part] = named.name
+    rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
+    hooks = StepHooks(shaping, rules, num_steps)
+    return replace(hooks, initial=hooks.snapshot())
+
+
+def _named(recipe: RecipeConfig, key: str, spec: str, members: Mapping[str, int | None]) -> Named[Any]:
+    """A hook that is made without arguments, because it gets its settings in each call."""
+    function = load(key, spec, "()", classes=True)
+    function.check_call()
+    hook = function.call()
+    for member, count in members.items():
+        _check_member(f"{key}: {spec}", hook, member, count)
+    name = settings_name(spec)
+    settings = read_settings(f"recipe.settings.{name}", function.module, recipe.settings.get(name))
+    return Named(f"{name}:{spec.rpartition(':')[2]}", hook, settings)
+
+
+def _check_names(recipe: RecipeConfig) -> None:
+    files = {(settings_name(spec), spec.rpartition(":")[0]) for listed in specs(recipe).values() for spec in listed}
+    for name, count in Counter(name for name, _ in files).items():
+        if count > 1:
+            paths = ", ".join(sorted(path for other, path in files if other == name))
+            raise ConfigError(f"recipe.settings.{name}: stands for {count} files; got {paths}; rename all but one")
+    names = sorted(name for name, _ in files)
+    for name in recipe.settings:
+        if name not in names:
+            do = f"the files are {', '.join(names)}" if names else "leave it out"
+            raise ConfigError(f"recipe.settings.{name}: no file of the recipe has this name; {do}")
+
+
+def make_hook(
+    recipe: RecipeConfig, key: str, spec: str, members: Mapping[str, int | None], arguments: Sequence[Any] = ()
+) -> Any:
+    """Run the file of `spec` and call what it names with `arguments` and the file's settings, if it declares any.
+
+    recipe: `resolved`. key: that of `spec`, such as "recipe.advantage". members: what the hook must have: a method ->
+    the number of its arguments, or an attribute -> None. Raises ConfigError where one is missing.
+    """
+    name = settings_name(spec)
+    wanted = f"({', '.join([*(type(given).__name__ for given in arguments), 'settings: Settings'])})"
+    function = load(key, spec, wanted, classes=True)
+    settings = read_settings(f"recipe.settings.{name}", function.module, recipe.settings.get(name))
+    given = [*arguments, *([] if settings is None else [settings])]
+    function.check_call(*given)
+    hook = function.call(*given)
+    for member, count in members.items():
+        _check_member(f"{key}: {spec}", hook, member, count)
+    return hook
+
+
+def _check_member(where: str, hook: Any, member: str, count: int | None) -> None:
+    found = getattr(hook, member, None)
+    if found is None:
+        raise ConfigError(f"{where} makes a {type(hook).__name__} without {member!r}; docs/extend.md has an example")
+    if count is None:
+        return
+    if not callable(found) or inspect.iscoroutinefunction(found):
+        raise ConfigError(f"{where}: {member!r} is not a plain method; docs/extend.md has an example")
+    signature = inspect.signature(found)
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        wrong = f"{member} takes {signature}, not {count} arguments ({error})"
+        raise ConfigError(f"{where}: {wrong}; docs/extend.md has an example") from error

@@ -1,0 +1,156 @@
+"""Call the hooks of a step, in the order in which the section `recipe` names them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from mars.algorithms.advantages import Advantages, AdvantageSettings
+from mars.algorithms.penalties import add_to_scores, groups
+from mars.algorithms.pooled_rewards import PooledRewards, with_advantages
+from mars.errors import ConfigError
+from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts
+from mars.types import PromptRollouts, SampledPrompt
+
+Hook = TypeVar("Hook")
+_NOTHING = '{"advantage": {}}'
+
+
+@dataclass(frozen=True)
+class Named(Generic[Hook]):
+    """name: for messages and in checkpoints, such as "vl_cogito:DifficultyWeight". settings: of the hook's file."""
+
+    name: str
+    hook: Hook
+    settings: Any
+
+
+@dataclass(frozen=True)
+class StepHooks:
+    """The hooks of a run, none by default. num_steps: planned for the run. initial: the `snapshot` of a new run."""
+
+    shaping: tuple[Named[GroupShaping], ...] = ()
+    advantage: tuple[Named[AdvantageRule], ...] = ()
+    num_steps: int = 1
+    initial: str | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the reward that the hooks add."""
+        return tuple(named.hook.part for named in self.shaping)
+
+    def shaped(self, rollouts: list[PromptRollouts], step: int) -> list[PromptRollouts]:
+        """The rollouts with the amounts of each `GroupShaping` added to their scores and recorded as parts.
+
+        Raises ConfigError for a wrong number of amounts, and for a part that a reward has given already.
+        """
+        for named in self.shaping:
+            facts = self._facts(named, step)
+            amounts = [amount for item in rollouts for amount in _amounts(named, item, facts)]
+            rollouts = add_to_scores(rollouts, named.hook.part, amounts)
+        return rollouts
+
+    def weighted(
+        self, kept: list[SampledPrompt], settings: AdvantageSettings, step: int
+    ) -> tuple[list[SampledPrompt], dict[str, float]]:
+        """The prompts to train on with the advantages and weights that the `AdvantageRule`s make, and metrics.
+
+        Raises ConfigError where a rule gives another number of values, one that is not finite, or a weight below 0.
+        """
+        if not self.advantage or not kept:
+            return kept, {}
+        prompts = [item.rollouts for item in kept]
+        statistics = PooledRewards.of_rollouts(prompts).advantages(settings)
+        base = replace(
+            statistics,
+            values=torch.tensor([a for item in kept for a in item.advantages], dtype=torch.float64),
+            weights=torch.tensor([w for item in kept for w in item.weights], dtype=torch.float64),
+        )
+        found = base
+        for named in self.advantage:
+            found = named.hook(found, prompts, self._facts(named, step))
+            _check_advantages(named.name, found, base)
+        ruled = with_advantages(prompts, found)
+        metrics = {
+            "critic/advantages/size_before_rules": _mean_size(base),
+            "critic/advantages/size_after_rules": _mean_size(found),
+        }
+        return [replace(new, carried=old.carried) for new, old in zip(ruled, kept, strict=True)], metrics
+
+    def snapshot(self) -> str | None:
+        """What the hooks keep between steps, as JSON; None without a hook that keeps anything."""
+        if not self.advantage:
+            return None
+        states = {named.name: named.hook.state() for named in self.advantage}
+        try:
+            return json.dumps({"advantage": states})
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"recipe: the state of {', '.join(states)} is not JSON ({error}); give plain values"
+            ) from error
+
+    def restore(self, snapshot: str | None) -> None:
+        """Go on from a `snapshot`; None: begin anew. A rule of which it has nothing begins anew.
+
+        Raises ConfigError if it has the state of a rule that the run does not have.
+        """
+        states: Mapping[str, Any] = {
+            **json.loads(self.initial or _NOTHING)["advantage"],
+            **json.loads(snapshot or _NOTHING)["advantage"],
+        }
+        rules = {named.name: named.hook for named in self.advantage}
+        unknown = [name for name, state in states.items() if state and name not in rules]
+        if unknown:
+            raise ConfigError(
+                f"recipe.advantage: the checkpoint has the state of {', '.join(unknown)}; "
+                f"got {', '.join(rules) or 'no rule'}; resume with the rules that the run was started with"
+            )
+        for name, state in states.items():
+            if name in rules:
+                rules[name].restore(state)
+
+    def _facts(self, named: Named[Any], step: int) -> StepFacts:
+        return StepFacts(step, min((step - 1) / self.num_steps, 1.0), named.settings)
+
+
+NO_HOOKS = StepHooks()
+
+
+def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts) -> list[float]:
+    """One for each rollout of all groups."""
+    shaping = named.hook
+    if any(shaping.part in r.reward.parts for group in groups(item) for r in group.rollouts if r.valid):
+        raise ConfigError(
+            f"recipe.shaping: {named.name} adds the part {shaping.part}, which the reward of {item.prompt.row} has "
+            "already; rename one of the two"
+        )
+    given = [float(amount) for amount in shaping(item, facts)]
+    sizes = [len(group.rollouts) for group in groups(item)]
+    wanted = sum(sizes) if shaping.on == "all" else sizes[0]
+    if len(given) != wanted:
+        raise ConfigError(
+            f"recipe.shaping: {named.name} must give one amount for each of the {wanted} rollouts of {item.prompt.row} "
+            f'(on="{shaping.on}"); got {len(given)}; docs/extend.md has an example'
+        )
+    return given if shaping.on == "all" else [*given, *[0.0] * sum(sizes[1:])]
+
+
+def _check_advantages(name: str, found: Advantages, base: Advantages) -> None:
+    for what, got, wanted in (("values", found.values, base.values), ("weights", found.weights, base.weights)):
+        if got.shape != wanted.shape:
+            shapes = f"got {list(got.shape)}; give {list(wanted.shape)}"
+            raise ConfigError(f"recipe.advantage: {name} gives {what} of another shape; {shapes}")
+        if not bool(torch.isfinite(got).all()):
+            raise ConfigError(f"recipe.advantage: {name} gives {what} that are not finite; give finite numbers")
+    if bool((found.weights < 0).any()):
+        raise ConfigError(f"recipe.advantage: {name} gives weights below 0; change the sign of the values instead")
+
+
+def _mean_size(advantages: Advantages) -> float:
+    """Mean of |advantage| * weight over all responses; 0 without responses."""
+    sizes = advantages.values.abs() * advantages.weights
+    return float(sizes.mean()) if len(sizes) else 0.0

@@ -1,0 +1,35 @@
+"""What the pool and a worker process tell each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mars.rewards.contract import ScorerName
+from mars.rewards.functions import RewardSpec
+from mars.rewards.local import Scored
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """timeout_s: deadline of one call of the reward function. concurrency: calls that one process runs at once."""
+
+    spec: RewardSpec
+    scorer: ScorerName
+    timeout_s: float
+    concurrency: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the reward function. number: names it. payload: the pickled RewardInput."""
+
+    number: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of a call. scored: None if it missed its deadline, and its thread still runs."""
+
+    number: int
+    scored: Scored | None

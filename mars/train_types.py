@@ -1,0 +1,72 @@
+"""What the trainer gets: the prompts and responses of one step, and their split into updates, ranks and forwards.
+
+All classes are frozen, and none holds tensors or pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mars.types import ImageRef
+
+
+@dataclass(frozen=True)
+class TrainResponse:
+    """One response to train on; all its tokens have the same advantage. off_policy: sampled with another prompt.
+
+    weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
+    """
+
+    token_ids: tuple[int, ...]
+    rollout_logprobs: tuple[float, ...]
+    advantage: float
+    weight: float
+    off_policy: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"the weight of a response must be finite and not negative; got {self.weight}")
+
+
+@dataclass(frozen=True)
+class TrainPrompt:
+    """A prompt with its responses. num_prompt_tokens: including image tokens. carried: sampled in the previous step."""
+
+    prompt_id: str
+    prompt_token_ids: tuple[int, ...]
+    num_prompt_tokens: int
+    images: tuple[ImageRef, ...]
+    responses: tuple[TrainResponse, ...]
+    carried: bool = False
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The rows of one forward: (index in `TrainBatch.prompts`, index in that prompt's responses).
+
+    The last `num_fillers` rows are not trained on. FSDP needs the same number of forwards on all ranks, and in one
+    update an image in every forward or in none; fillers are added until this is so.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    num_fillers: int = 0
+
+
+@dataclass(frozen=True)
+class UpdatePlan:
+    """One optimizer step: the micro-batches of each rank, the same number for all. Has every row exactly once."""
+
+    ranks: tuple[tuple[MicroBatch, ...], ...]
+
+    @property
+    def rows(self) -> tuple[tuple[int, int], ...]:
+        """All rows of the update over all ranks, without fillers, in batch order."""
+        return tuple(sorted(row for rank in self.ranks for m in rank for row in m.rows[: len(m.rows) - m.num_fillers]))
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """What one step trains on: whole prompts, and their split into updates, ranks and forwards."""
+
+    prompts: tuple[TrainPrompt, ...]
+    updates: tuple[UpdatePlan, ...]

@@ -1,0 +1,51 @@
+"""The method that docs/extend.md builds, as its page has it, trained on fakes."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mars.config.load import load_config
+from mars.data.order.stream import PromptStream
+from mars.hooks.load import load_step_hooks, resolved
+from tests.builders import make_prompt
+from tests.fakes.fit import fit_new_run
+from tests.fakes.step import IMAGE, parts
+from tests.fakes.tracker import RecordingTracker
+from tests.unit.test_step import make_table
+from tests.unit.test_step_async import settings
+
+PAGE = (Path(__file__).parents[3] / "docs" / "extend.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """The section `recipe` of the page's YAML, composed as an experiment; its files are in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for text in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        name = re.match(r"# file: (\w+\.py)\n", text)
+        if name:
+            Path(name[1]).write_text(text, encoding="utf-8")
+    (tmp_path / "experiment").mkdir()
+    content: dict = {}
+    for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL):
+        for section, values in yaml.safe_load(text).items():
+            content.setdefault(section, {}).update(values)
+    header = "# @package _global_\n"
+    (tmp_path / "experiment" / "own.yaml").write_text(header + yaml.safe_dump(content), encoding="utf-8")
+    config = load_config("train", ["experiment=own", "data.train_files=[a]"], [str(tmp_path)])
+    return resolved(config.recipe)
+
+
+def test_the_rule_of_the_page_lowers_the_weight_of_what_comes_again(recipe):
+    prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(2)]
+    hooks = load_step_hooks(recipe, [], num_steps=3)
+    made = replace(parts(make_table(prompts, random.Random(0))), hooks=hooks)
+    fit_new_run(made, PromptStream(prompts, 2, 0, True), RecordingTracker(), settings(3))
+    weights = [[r.weight for prompt in batch.prompts for r in prompt.responses] for batch in made.trainer.batches]
+    assert weights == [pytest.approx([1.0] * 8), pytest.approx([2**-0.5] * 8), pytest.approx([3**-0.5] * 8)]
