@@ -31,7 +31,7 @@ from mars.hooks.step_hooks import NO_HOOKS, StepHooks
 from mars.quarantine import BadSamples, Quarantine
 from mars.rewards.contract import RewardScorer
 from mars.rollout.collect import collect, score_stream
-from mars.rollout.engine import RolloutEngine
+from mars.rollout.engine import RolloutEngine, ended
 from mars.rollout.metrics import engine_metrics, rollout_metrics
 from mars.rollout.plan import RolloutPlan
 from mars.tracking.timer import StepTimer
@@ -176,8 +176,8 @@ def scored_rollouts(
     requests = parts.plan.requests(prompts, step)
     # A response is scored as soon as it is finished, while others are generated: "gen" is the time spent waiting for
     # the engine, "reward" what scoring takes after the last response.
-    finished = timer.during("gen", parts.engine.generate(requests))
-    with timer.stage("reward"):
+    with ended(parts.engine.generate(requests)) as call, timer.stage("reward"):
+        finished = timer.during("gen", call)
         scored = score_stream(
             prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
         )

@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from mars import faults, interrupts
 from mars.background import Background
-from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest
+from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest, ended
 from mars.sampling import PromptRounds, Sampled, SamplingState, StepParts, sample
 from mars.staleness import staleness_metrics, within_bound, without_too_old
 from mars.step import StepResult, perf_metrics
@@ -159,9 +159,10 @@ class _StoppableEngine:
 
     def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
         self._check()
-        for finished in self._engine.generate(requests):
-            self._check()
-            yield finished
+        with ended(self._engine.generate(requests)) as call:
+            for finished in call:
+                self._check()
+                yield finished
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)

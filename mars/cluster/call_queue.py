@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,11 +32,30 @@ class CallQueue:
         self._streams.popleft()
         self._fill()
 
+    @property
+    def under_way(self) -> list[Any]:
+        """The streams that have not ended, in the order of their calls."""
+        return list(self._streams)
+
     def _fill(self) -> None:
         for argument in self._arguments:
             self._streams.append(self._call(argument))
             if len(self._streams) == _UNDER_WAY:
                 break
+
+
+@contextmanager
+def left_by_none(queues: Sequence[CallQueue], cancel: Callable[[int, list[Any]], None]) -> Iterator[None]:
+    """No call outlives the block. cancel: (number of a queue, its streams that have not ended); not called without any.
+
+    queues: those that it has at the end of the block.
+    """
+    try:
+        yield
+    finally:
+        for i, queue in enumerate(queues):
+            if queue.under_way:
+                cancel(i, queue.under_way)
 
 
 class Deadlines:

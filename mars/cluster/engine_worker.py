@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mars import faults
 from mars.cluster.environment import gc_paused
 from mars.cluster.gathering import Gathering
 from mars.cluster.weights import BuildTransfer
-from mars.cluster.worker import Worker
+from mars.cluster.worker import Worker, is_cancelled
 from mars.cluster.worker_images import OWN_FILES, ImageAccess
 from mars.data.pixels.images import DecodeImage
 from mars.errors import WorkerError
@@ -24,13 +25,22 @@ BuildEngine = Callable[[Callable[[Any], Iterable[tuple[str, Any]]], DecodeImage]
 Pickled and called on the worker."""
 
 
+@dataclass(frozen=True)
+class _Generation:
+    """A call of the engine's `generate`, whose requests come in parts. counts_before: those of the engine before it."""
+
+    feed: Feed
+    gathering: Gathering[FinishedSample | UnreadableRequest]
+    counts_before: EngineCounts
+    messages: Iterator[list[FinishedSample | UnreadableRequest]]
+
+
 class EngineWorker(Worker):
     """One engine in one Ray actor process."""
 
     _has_all_weights = True  # at first those of model.path
     _images = OWN_FILES  # until `build`
-    _generation: Iterator[list[FinishedSample | UnreadableRequest]] = iter(())
-    _gathering: Gathering[FinishedSample | UnreadableRequest]  # of this generation
+    _generation: _Generation | None = None
 
     def see_gpus(self, gpus: Sequence[str]) -> None:
         """Use these GPUs, which other workers own. To be called before `build`, which makes CUDA look."""
@@ -47,33 +57,40 @@ class EngineWorker(Worker):
         If the engine has room for a request after the last one of `part`, this call ends, and the call with the next
         part goes on from there. Between two messages at least `part.message_gap_s` pass, also from one part to the
         next. The call with the last part yields at once what is left when the engine ends, then the counts of the
-        generation. A generation that the driver has given up is in no counts.
+        generation. If the driver cancels this call, the generation ends at the engine's next answer. It is in no counts
+        then, and its other parts do nothing.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
         if not self._has_all_weights:
             raise WorkerError(f"{self.name} has not all weights of its last update")
         if part.is_first:
-            self._end_generation()
-            self._feed, self._gathering = Feed(), Gathering(part.message_gap_s)
-            self._counts_before = self._engine.counts()
-            self._generation = self._engine.generate(self._feed)
+            self.let_go()
+            feed, gathering = Feed(), Gathering[FinishedSample | UnreadableRequest](part.message_gap_s)
+            self._generation = _Generation(feed, gathering, self._engine.counts(), self._engine.generate(feed))
+        if self._generation is None:
+            return
+        generation = self._generation
         self._images.expect(image for request in part.requests for image in request.images)
-        self._feed.add(part)
-        for samples in self._generation:
-            if due := self._gathering.due(samples):
+        generation.feed.add(part)
+        for samples in generation.messages:
+            if is_cancelled():
+                self.let_go()
+                return
+            if due := generation.gathering.due(samples):
                 faults.point("engine.samples")
                 yield due
-            if self._feed.is_waited_for:
+            if generation.feed.is_waited_for:
                 return
-        if rest := self._gathering.rest():
+        self._generation = None
+        if rest := generation.gathering.rest():
             yield rest
-        yield self._engine.counts() - self._counts_before
+        yield self._engine.counts() - generation.counts_before
 
-    def _end_generation(self) -> None:
-        """End a generation whose next part never came, because the driver has given it up."""
-        generation, self._generation = self._generation, iter(())
-        if isinstance(generation, Generator):
-            generation.close()
+    def let_go(self) -> None:
+        """End a generation whose other parts do not come any more."""
+        generation, self._generation = self._generation, None
+        if generation is not None and isinstance(generation.messages, Generator):
+            generation.messages.close()
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         self._images.expect((image for request in requests for image in request.images), ahead=True)
@@ -81,7 +98,7 @@ class EngineWorker(Worker):
 
     def load_weights(self, update: WeightUpdate) -> None:
         faults.point("engine.load_weights")
-        self._end_generation()
+        self.let_go()
         self._has_all_weights = False
         try:
             self._engine.load_weights(update)
@@ -91,7 +108,7 @@ class EngineWorker(Worker):
         self._has_all_weights = True
 
     def sleep(self) -> None:
-        self._end_generation()
+        self.let_go()
         self._engine.sleep()
 
     def wake(self) -> None:

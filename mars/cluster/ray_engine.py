@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from mars.cluster.gathering import message_gap_s
 from mars.cluster.head import check_head
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.successor import Successor, first_running
-from mars.cluster.weights import BuildTransfer, WeightOffer
+from mars.cluster.weights import BuildTransfer, give_weights
 from mars.cluster.worker_group import WorkerGroup
 from mars.cluster.worker_images import ImageAccess
 from mars.errors import MarsError, SetupError, TransferError, WorkerError, WorkerLost
@@ -91,16 +92,21 @@ class RayEngine:
         if not self._is_asleep:
             self._take_in(join=self._weights is None)
         self._absences += len(self._absent)
-        left, given_out = list(range(len(known))), set[tuple[int, int | None]]()
+        left, given_out, counts = list(range(len(known))), set[tuple[int, int | None]](), list[EngineCounts]()
         while left:
-            left = yield from self._generate(known, left, given_out)
+            left = yield from self._generate(known, left, given_out, counts)
+        self._counts = sum(counts, self._counts)  # of a call that is given up, some engines have sent theirs
         self._losses.restarts.progress()
 
     def _generate(
-        self, known: Sequence[RolloutRequest], left: Sequence[int], given_out: set[tuple[int, int | None]]
+        self,
+        known: Sequence[RolloutRequest],
+        left: Sequence[int],
+        given_out: set[tuple[int, int | None]],
+        counts: list[EngineCounts],
     ) -> Generator[list[FinishedSample | UnreadableRequest], None, list[int]]:
         """Yield the samples of the requests `left` that are not `given_out`, except those of engines that are lost
-        and do not come back; returns what is left of their requests."""
+        and do not come back; returns what is left of their requests. Adds the engines' counts to `counts`."""
         parts = self._balancer.split([known[i] for i in left], self._absent)
         shares = [[left[i] for i in part] for part in parts]
         gap_s = message_gap_s(len(shares))
@@ -117,15 +123,16 @@ class RayEngine:
                 self._absences += 1
             return is_back
 
-        for engine, message in self._group.streams("generate", arguments, recover):
-            if isinstance(message, EngineCounts):
-                self._counts += message
-                continue
-            items = [replace(item, request=shares[engine][item.request]) for item in message]
-            fresh = [item for item in items if place(item) not in given_out]
-            given_out.update(map(place, fresh))
-            if fresh:
-                yield fresh
+        with closing(self._group.streams("generate", arguments, recover)) as messages:
+            for engine, message in messages:
+                if isinstance(message, EngineCounts):
+                    counts.append(message)
+                    continue
+                items = [replace(item, request=shares[engine][item.request]) for item in message]
+                fresh = [item for item in items if place(item) not in given_out]
+                given_out.update(map(place, fresh))
+                if fresh:
+                    yield fresh
         return unfinished(known, [i for engine in without for i in shares[engine]], given_out)
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
@@ -188,13 +195,7 @@ class RayEngine:
         """
         if self._weights is None or not engines:
             return {}
-        offer: WeightOffer = self._weights.payload
-        payload = offer.give({engine: self._group.name(engine) for engine in engines}, self._losses.restarts.total)
-        update = WeightUpdate(self._weights.version, payload)
-        loads = {engine: self._group.workers[engine].load_weights.remote(update) for engine in engines}
-        outcomes = self._group.outcomes(loads, "load_weights", failed=offer.abort, meanwhile=offer.look)
-        offer.settle()
-        return {engine: outcome for engine, outcome in outcomes.items() if isinstance(outcome, WorkerError)}
+        return give_weights(self._group, engines, self._weights, self._losses.restarts.total)
 
     def _replace(self, index: int, error: WorkerError) -> bool:
         """End a lost engine and bring it back, as `_bring_back`.

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from mars.cluster.worker_group import WorkerGroup
 from mars.config.run_sections import ClusterConfig
 from mars.config.schema import RolloutConfig
-from mars.errors import TransferError
+from mars.errors import TransferError, WorkerError
 from mars.types import WeightUpdate
 from mars.weights.meeting import Meeting
 from mars.weights.transfer import WeightTransfer
@@ -68,6 +68,19 @@ class WeightOffer(Protocol):
     def settle(self) -> None:
         """Wait until the trainer has done its part. Raises WorkerLost if one of its ranks was lost meanwhile."""
         ...
+
+
+def give_weights(
+    group: WorkerGroup, engines: Sequence[int], weights: WeightUpdate, restarts: int
+) -> dict[int, WorkerError | None]:
+    """Give weights, whose payload is a `WeightOffer`, to these engines of the group: engine -> the error of each that
+    failed. restarts: as `WeightOffer.give`. Raises WorkerLost if a rank of the trainer was lost meanwhile."""
+    offer: WeightOffer = weights.payload
+    update = WeightUpdate(weights.version, offer.give({i: group.name(i) for i in engines}, restarts))
+    loads = {engine: group.workers[engine].load_weights.remote(update) for engine in engines}
+    outcomes = group.outcomes(loads, "load_weights", failed=offer.abort, meanwhile=offer.look)
+    offer.settle()
+    return {engine: outcome for engine, outcome in outcomes.items() if isinstance(outcome, WorkerError)}
 
 
 class StoredWeights:

@@ -6,9 +6,14 @@ import faulthandler
 import gc
 import logging
 import socket
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
+from ray.exceptions import RayError
 
 from mars.cluster.joined import watch_from_worker
 from mars.cluster.worker_process import STACKS_SIGNAL, WorkerProcess, this_process
@@ -37,8 +42,31 @@ class Worker:
     def process(self) -> WorkerProcess:
         return this_process()
 
+    def let_go(self) -> None:
+        """The driver has cancelled calls of this worker (`cancel`): free what they hold. Runs after them."""
+
     def address(self) -> str:
         """A free host:port on this worker's node."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+
+
+def cancel(worker: Any, calls: Iterable[Any]) -> None:
+    """In the driver: cancel calls of a worker that have not ended, and make it `let_go` after them.
+
+    A call that runs ends when it looks at `is_cancelled`. Ray says it to one that waits in the worker's queue within
+    two seconds. Does nothing if the worker or the cluster is gone.
+    """
+    if not ray.is_initialized():  # `ray.cancel` would start a cluster
+        return
+    with suppress(RayError):
+        for call in calls:
+            ray.cancel(call, recursive=False)
+        worker.let_go.remote()
+
+
+def is_cancelled() -> bool:
+    """In a worker: whether the driver has cancelled the call that runs. False in a process that is no worker."""
+    is_worker = ray_worker.global_worker.mode == ray.WORKER_MODE
+    return is_worker and ray.get_runtime_context().is_canceled()  # in another process this would start a cluster

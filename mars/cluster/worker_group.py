@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -13,13 +13,13 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from mars import watchdog
-from mars.cluster.call_queue import CallQueue, Deadlines
+from mars.cluster.call_queue import CallQueue, Deadlines, left_by_none
 from mars.cluster.head import check_head
 from mars.cluster.layout import WorkerResources
 from mars.cluster.nodes import name_of_node
 from mars.cluster.placement import Placement
 from mars.cluster.ray_errors import WorkerDied, as_mars_errors
-from mars.cluster.worker import Worker
+from mars.cluster.worker import Worker, cancel
 from mars.cluster.worker_process import STACKS_SIGNAL, Ending, WorkerProcess, has_died, signal_process
 from mars.errors import WorkerError
 
@@ -233,49 +233,50 @@ class WorkerGroup:
 
     def streams(
         self, method: str, arguments: Sequence[Sequence[Any]], recover: Callable[[int, WorkerError], bool] | None = None
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, Any]]:
         """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
 
+        Closing the iterator cancels the calls that have not ended, and so does an error.
         arguments: for each worker, those of its calls, one after the other. Each worker gets its next call while it
             works on the one before. Each item has the deadline, counted from the worker's answer before,
             without the time that `recover` and the caller take.
         recover: called with the index of a worker that failed, and with its WorkerError. Returns whether another worker
             has taken its place. Then the calls are repeated on that one, which yields its items from the first one on.
             Otherwise the calls of this worker are over.
-        Raises a MarsError of a worker that is not a WorkerError as it is. Raises a WorkerError of a worker, such as
-        WorkerLost, only if there is no `recover`.
+        Raises a MarsError of a worker as it is; a WorkerError, such as WorkerLost, only if there is no `recover`.
         """
         queues = [CallQueue(partial(self._stream, i, method), calls) for i, calls in enumerate(arguments)]
         deadlines = Deadlines(len(arguments), self._timeout_s)
-        while running := {queue.stream: i for i, queue in enumerate(queues) if queue.stream is not None}:
-            check_head()
-            index, end = deadlines.first(running.values())
-            try:
-                with self._named(method, self._timeout_s, [index]):
-                    ready = self._ready(running, method, end)
-                    if not ready:
-                        raise GetTimeoutError
-                for stream in ready:
-                    index = running[stream]
-                    try:
-                        with self._named(method, self._timeout_s, [index]):
-                            item = ray.get(next(stream))
-                    except StopIteration:
-                        queues[index].ended()
+        with left_by_none(queues, lambda i, calls: cancel(self.workers[i], calls)):
+            while running := {queue.stream: i for i, queue in enumerate(queues) if queue.stream is not None}:
+                check_head()
+                index, end = deadlines.first(running.values())
+                try:
+                    with self._named(method, self._timeout_s, [index]):
+                        ready = self._ready(running, method, end)
+                        if not ready:
+                            raise GetTimeoutError
+                    for stream in ready:
+                        index = running[stream]
+                        try:
+                            with self._named(method, self._timeout_s, [index]):
+                                item = ray.get(next(stream))
+                        except StopIteration:
+                            queues[index].ended()
+                            deadlines.answered(index)
+                            continue
                         deadlines.answered(index)
-                        continue
-                    deadlines.answered(index)
-                    watchdog.beat()
+                        watchdog.beat()
+                        with deadlines.elsewhere():
+                            yield index, item
+                except WorkerError as error:
+                    index = error.index if isinstance(error, WorkerDied) else index
+                    if recover is None:
+                        raise
                     with deadlines.elsewhere():
-                        yield index, item
-            except WorkerError as error:
-                index = error.index if isinstance(error, WorkerDied) else index
-                if recover is None:
-                    raise
-                with deadlines.elsewhere():
-                    calls = arguments[index] if recover(index, error) else ()
-                queues[index] = CallQueue(partial(self._stream, index, method), calls)
-                deadlines.answered(index)
+                        calls = arguments[index] if recover(index, error) else ()
+                    queues[index] = CallQueue(partial(self._stream, index, method), calls)
+                    deadlines.answered(index)
 
     def _stream(self, index: int, method: str, argument: Any) -> Any:
         return getattr(self.workers[index], method).options(num_returns="streaming").remote(argument)

@@ -26,7 +26,7 @@ from mars.output.progress import progress
 from mars.rewards.contract import RewardScorer
 from mars.rewards.functions import RewardsBySet
 from mars.rollout.collect import collect, score_stream
-from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest
+from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest, ended
 from mars.rollout.plan import RolloutPlan
 from mars.types import Prompt, RolloutRequest, View, view_name
 
@@ -72,10 +72,10 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
     out with all its views. Raises DataError if there are too many.
     """
     requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
-    finished = parts.engine.generate(requests)
-    scored = score_stream(
-        prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
-    )
+    with ended(parts.engine.generate(requests)) as finished:
+        scored = score_stream(
+            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
+        )
     unreadable = left_out(prompts, scored.unreadable, parts.max_bad_fraction)
     rollouts = collect(prompts, requests, scored.samples, unreadable)
     numbers = {prompt.prompt_id: number for number, prompt in enumerate(prompts)}
@@ -233,20 +233,21 @@ def _ask(questions: Questions, requests: Sequence[RolloutRequest], engine: Rollo
     """
     unreadable: dict[str, str] = {}
     numbers = {prompt.prompt_id: (number, prompt) for number, prompt in enumerate(questions.prompts)}
-    samples: Iterable[FinishedSample | UnreadableRequest] = chain.from_iterable(engine.generate(requests))
     finished: dict[int, list[FinishedSample]] = defaultdict(list)
     total = sum(request.num_samples for request in requests)
-    for sample in progress(samples, "Asking", total):
-        request = requests[sample.request]
-        if isinstance(sample, UnreadableRequest):
-            unreadable.setdefault(request.prompt_id, sample.reason)
-            continue
-        group = finished[sample.request]
-        group.append(sample)
-        if len(group) == request.num_samples:
-            number, prompt = numbers[request.prompt_id]
-            append_answers(path, [_answer(questions, number, prompt, request, done) for done in group])
-            del finished[sample.request]
+    with ended(engine.generate(requests)) as call:
+        samples: Iterable[FinishedSample | UnreadableRequest] = chain.from_iterable(call)
+        for sample in progress(samples, "Asking", total):
+            request = requests[sample.request]
+            if isinstance(sample, UnreadableRequest):
+                unreadable.setdefault(request.prompt_id, sample.reason)
+                continue
+            group = finished[sample.request]
+            group.append(sample)
+            if len(group) == request.num_samples:
+                number, prompt = numbers[request.prompt_id]
+                append_answers(path, [_answer(questions, number, prompt, request, done) for done in group])
+                del finished[sample.request]
     return unreadable
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mars.types import Completion, ImageRef, RolloutRequest, WeightUpdate
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class RolloutEngine(Protocol):
 
         Yields each of the `num_samples` samples of every request exactly once, or raises. If the images
         of a request cannot be read, the engine yields an `UnreadableRequest` for it and may leave out its samples. The
-        other requests are answered as usual. Only one call may run at a time. Closing the iterator ends the call.
+        other requests are answered as usual. Only one call may run at a time. Closing the iterator ends the call: the
+        engine may go on until its next answer, and is free for the next call then. See `ended`.
         """
         ...
 
@@ -99,6 +103,19 @@ class RolloutEngine(Protocol):
     def close(self) -> None:
         """End the engine's processes and free its memory."""
         ...
+
+
+@contextmanager
+def ended(call: Iterator[T]) -> Iterator[Iterator[T]]:
+    """Gives the iterator of a `generate`, and closes it at the end of the block.
+
+    Without it an iterator that an exception has left lives as long as the exception, and the engine goes on.
+    """
+    try:
+        yield call
+    finally:
+        if isinstance(call, Generator):
+            call.close()
 
 
 class CallImages:

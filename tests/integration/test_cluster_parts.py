@@ -10,13 +10,13 @@ from itertools import chain, zip_longest
 
 import pytest
 
-from mars.cluster import head
+from mars.cluster import engine_worker, head
 from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.environment import inherited, worker_environment
 from mars.cluster.ray_engine import RayEngine
 from mars.cluster.weights import StoredWeights
 from mars.errors import WorkerError
-from mars.rollout.engine import EngineCounts, UnreadableRequest
+from mars.rollout.engine import EngineCounts, UnreadableRequest, ended
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.rollout.window import in_parts
 from mars.types import ImageRef, RolloutRequest, Sampling, WeightUpdate
@@ -40,11 +40,11 @@ class InProcess:
     class _Worker:
         _has_all_weights = True
         _images = EngineWorker._images
-        _generation = iter(())
+        _generation = None
 
         def __init__(self, engine):
             self._engine = engine
-            self._end_generation = lambda: EngineWorker._end_generation(self)
+            self.let_go = lambda: EngineWorker.let_go(self)
             self.generate = lambda part: EngineWorker.generate(self, part)
             self.load_weights = type("Call", (), {"remote": staticmethod(engine.load_weights)})
 
@@ -132,6 +132,57 @@ def test_a_call_that_was_given_up_is_in_no_counts():
     given_up.close()
     completions(engine, requests[:3])
     assert engine.counts() == EngineCounts(images=3)
+
+
+def test_a_call_that_was_given_up_is_in_no_counts_of_any_engine():
+    """One engine had ended, and had sent its counts."""
+    requests = [replace(request(f"p{i}", seed=i), images=(ImageRef(f"p{i}", (28, 28)),)) for i in range(6)]
+
+    class OneAfterTheOther(InProcess):
+        counts_sent = 0
+
+        def streams(self, method, arguments, recover=None):
+            for i, (worker, calls) in enumerate(zip(self.workers, arguments, strict=True)):
+                for message in chain.from_iterable(map(worker.generate, calls)):
+                    self.counts_sent += isinstance(message, EngineCounts)
+                    yield i, message
+
+    group = OneAfterTheOther([ScriptedEngine(random_script(range(5, 30), 1), [1]) for _ in range(2)])
+    engine = RayEngine(group, num_ids, WINDOW, 60.0)
+    with ended(engine.generate(requests)) as call:
+        while not group.counts_sent:
+            next(call)
+    assert engine.counts() == EngineCounts()
+    completions(engine, requests)
+    assert engine.counts() == EngineCounts(images=6)
+
+
+def test_a_cancelled_call_ends_at_the_engine_s_next_answer_and_keeps_nothing(monkeypatch):
+    """Its next part, which Ray may give to the worker nevertheless, does nothing; the next call is as ever."""
+    closed, cancelled = [], []
+    monkeypatch.setattr(engine_worker, "is_cancelled", lambda: bool(cancelled))
+
+    class Engine(RecordingEngine):
+        def generate(self, requests):
+            try:
+                yield from super().generate(requests)
+            finally:
+                closed.append(len(self.requests))
+
+    engine = Engine(random_script(range(5, 30), 1), [1])
+    worker = InProcess([engine]).workers[0]
+    requests = [replace(request(f"p{i}", seed=i), images=(ImageRef(f"p{i}", (28, 28)),)) for i in range(6)]
+    first, second, *_ = in_parts(requests, WINDOW)
+    call = worker.generate(first)
+    assert len(next(call)) == 2
+    cancelled.append(True)
+    assert list(call) == []
+    assert (closed, worker._generation) == ([2], None)
+    cancelled.clear()
+    assert list(worker.generate(second)) == []
+    assert len(engine.requests) == 2
+    messages = list(worker.generate(in_parts(requests[:1], WINDOW)[0]))
+    assert messages[-1] == EngineCounts(images=1)
 
 
 def test_worker_environment():

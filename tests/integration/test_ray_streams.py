@@ -5,19 +5,28 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
 
 from mars.cluster import worker_group
+from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.layout import Layout, WorkerResources
 from mars.cluster.placement import NodeChoice, Placement
+from mars.cluster.ray_engine import RayEngine
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.successor import Successor, first_running
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
+from mars.cluster.worker_images import ImageAccess
 from mars.errors import DataError, WorkerError, WorkerLost
+from mars.rollout.engine import ended
+from mars.rollout.scripted import ScriptedEngine
+from mars.types import ImageRef, RolloutRequest, Sampling
 from tests.unit.weights.contract import World, check_failures, check_updates
 
 
@@ -46,16 +55,22 @@ def cluster():
         yield
 
 
-@pytest.fixture
-def group(cluster, tmp_path):
-    workers = [WorkerResources(f"counter-{i}", 0.5, 0) for i in range(2)]
+@contextmanager
+def workers_of(worker_class, name, folder, timeout_s):
+    workers = [WorkerResources(f"{name}-{i}", 0.5, 0) for i in range(2)]
     placement = Placement(Layout((), workers, (), (0, 1)), NodeChoice(), 60.0)
-    made = WorkerGroup(Counter, workers, placement, [0, 1], {}, str(tmp_path), timeout_s=5.0)
+    made = WorkerGroup(worker_class, workers, placement, [0, 1], {}, str(folder), timeout_s=timeout_s)
     ray.get([worker.address.remote() for worker in made.workers])
     yield made
     for worker in made.workers:
         ray.kill(worker)
     placement.close()
+
+
+@pytest.fixture
+def group(cluster, tmp_path):
+    with workers_of(Counter, "counter", tmp_path, timeout_s=5.0) as made:
+        yield made
 
 
 def test_the_items_of_each_worker_come_in_their_order(group):
@@ -139,3 +154,60 @@ def test_ray_s_object_store_is_a_weight_transfer(cluster):
     check_updates(one, 2)
     check_failures(one)
     one.close()
+
+
+class Endless(ScriptedEngine):
+    """Goes on for ever after the samples of the first request that has the seed 7."""
+
+    def generate(self, requests):
+        number = 0
+        for request in requests:
+            if request is None:
+                yield []
+                continue
+            yield [replace(sample, request=number) for sample in next(super().generate([request]))]
+            number += 1
+            while request.seed == 7:
+                time.sleep(0.01)
+                yield []
+
+
+def build_endless(*arguments):
+    return Endless(lambda request, k: (request.seed, 1), [1])
+
+
+def asked(seeds):
+    image = ImageRef("a.png", (28, 28))
+    return [RolloutRequest(f"p{i}", None, (5,), (image,), 1, seed, Sampling(1.0, 1.0, 0, 4))
+            for i, seed in enumerate(seeds)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engines(cluster, tmp_path_factory):
+    """Two engines with windows of 4 samples, which miss the deadline if they do not end a call that was given up."""
+    with workers_of(EngineWorker, "engine", tmp_path_factory.mktemp("engines"), timeout_s=20.0) as made:
+        engine = RayEngine(made, lambda request: 1, 4, 60.0)
+        images = ImageAccess(None, None, False, 60.0)
+        engine.finish_build(engine.start_build(build_endless, lambda name: SimpleNamespace(receive=None), images), 60.0)
+        yield made, engine
+
+
+@pytest.mark.parametrize("fate", ["runs", "queued", "lost"])
+def test_the_next_call_does_not_wait_for_one_that_was_given_up(engines, fate):
+    """It is one part that runs; or one of many, with the next one in the worker's queue; or an engine is lost with it.
+
+    A deadline that is missed would end the engine, and another one would take its place.
+    """
+    group, engine = engines
+    restarts, images = engine.counts().restarts, engine.counts().images
+    number, process = 2 if fate == "runs" else 24, ray.get(group.workers[1].process.remote())
+    with ended(engine.generate(asked([7] * number))) as call:
+        for _ in range(2):
+            next(call)
+        if fate == "lost":
+            os.kill(process.pid, signal.SIGKILL)
+    engine.prefetch([])
+    found = [item for items in engine.generate(asked([1, 2, 3, 4])) for item in items]
+    assert sorted((item.request, item.completion.token_ids) for item in found) == [(i, (i + 1, 1)) for i in range(4)]
+    assert engine.counts().restarts == restarts + (fate == "lost")
+    assert engine.counts().images == images + 4, "of this call only"

@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "data.pixels": BASE | {"output"},
     "data.rows": BASE | {"output", "data.pixels"},
     "data.convert": READING - {"data.convert"},
+    "data.build": READING,
     "data.prompts": READING | {"families"},
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},
@@ -99,7 +100,18 @@ MAY_IMPORT = {
     "chaos": BASE | {"output", "run_dir", "tracking"},
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}
-    | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
+    | {
+        "checks",
+        "cluster",
+        "config",
+        "data.build",
+        "data.prompts",
+        "data.synthetic",
+        "evaluation",
+        "main",
+        "output",
+        "process",
+    }
     | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")

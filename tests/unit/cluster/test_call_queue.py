@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars.cluster.call_queue import CallQueue, Deadlines
+from mars.cluster.call_queue import CallQueue, Deadlines, left_by_none
 
 
 @given(st.integers(0, 9))
@@ -32,6 +32,23 @@ def test_arguments_are_taken_when_they_are_needed():
 def test_no_call_ends_that_was_not_made():
     with pytest.raises(IndexError):
         CallQueue(str, []).ended()
+
+
+def test_calls_that_have_not_ended_when_their_caller_leaves_are_cancelled():
+    """Those of a queue that has ended are not, nor those that were replaced."""
+    cancelled = []
+
+    def leave():
+        queues = [CallQueue(str, range(3)), CallQueue(str, [7]), CallQueue(str, [8])]
+        with left_by_none(queues, lambda i, streams: cancelled.append((i, streams))):
+            queues[0].ended()
+            queues[1].ended()
+            queues[2] = CallQueue(str, [9])
+            raise KeyError("of the block")
+
+    with pytest.raises(KeyError, match="of the block"):
+        leave()
+    assert cancelled == [(0, ["1", "2"]), (2, ["9"])]
 
 
 def test_a_worker_is_late_counted_from_its_last_answer_by_hand():
