@@ -148,13 +148,12 @@ class WorkerGroup:
         waiting: reference -> index of its worker. Raises WorkerDied if the process of one of the workers has died on
         this machine, of which Ray learns seconds later.
         """
-        references = list(waiting)
+        references, linger_s = list(waiting), min(_LINGER_S * len(waiting), _LOOK_S)
         while True:
             left = max(end - time.monotonic(), 0)
             ready, others = ray.wait(references, timeout=min(left, _LOOK_S))
             if ready and others:
-                linger = min(_LINGER_S * len(references), _LOOK_S)
-                ready, _ = ray.wait(references, timeout=linger, num_returns=len(references))
+                ready, _ = ray.wait(references, timeout=linger_s, num_returns=len(references))
             if ready:
                 return ready
             for index in dict.fromkeys(waiting.values()):
