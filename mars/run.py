@@ -23,7 +23,6 @@ from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
-from mars.data.order.stream import PromptStream
 from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
 from mars.evaluation.files import ResultPaths
@@ -46,6 +45,7 @@ from mars.run_dir.events import EventLog
 from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged
 from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
+from mars.sampling import PromptRounds
 from mars.step import TrainStep, train_step
 from mars.step_async import Overlap, train_step_async
 from mars.tracking.multi import MultiTracker
@@ -142,7 +142,7 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
     return result
 
 
-def _train_step(config: TrainConfig, stream: PromptStream) -> TrainStep:
+def _train_step(config: TrainConfig, stream: PromptRounds) -> TrainStep:
     """The step of `rollout.schedule`."""
     bound = config.rollout.max_staleness
     if config.rollout.schedule == "synchronous":

@@ -148,7 +148,7 @@ class _Sampler:
     def timings(self) -> dict[str, float]:
         """Of engine and rewards. They overlap with the stages of the step, so they do not add up with them."""
         metrics = self._timer.metrics()
-        return {key: metrics[key] for key in ("timing_s/gen", "timing_s/reward") if key in metrics}
+        return {key: metrics[key] for key in ("timing_s/probe", "timing_s/gen", "timing_s/reward") if key in metrics}
 
 
 class _StoppableEngine:

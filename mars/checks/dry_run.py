@@ -39,12 +39,13 @@ _ANSWERS = ("perfect", "empty")
 
 def report(config: TrainConfig) -> None:
     """Do the checks of a run, decode every image in full, and process and score some rows. Raises a run's errors."""
+    config = config.model_copy(update={"recipe": resolved(config.recipe)})
     data = config.data.model_copy(update={"decode_at_start": True})
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(rewards_of(config), config.reward.scorer)
-    load_step_hooks(resolved(config.recipe), config.algorithm.part_weights, num_steps=1)
-    check_what_workers_load(config.model_copy(update={"recipe": resolved(config.recipe)}))
+    load_step_hooks(config.recipe, config.algorithm.part_weights, num_steps=1)
+    check_what_workers_load(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
     lines.append("dry run: settings, data and model files are in order")
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))

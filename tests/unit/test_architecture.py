@@ -76,14 +76,14 @@ MAY_IMPORT = {
     | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "staleness"}
     | {"tracking"},
     "fit": BASE
-    | {"actor", "checkpoint", "config", "data.order", "faults", "interrupts", "sampling", "staleness", "step"}
+    | {"actor", "checkpoint", "config", "faults", "interrupts", "sampling", "staleness", "step"}
     | {"tracking"},
     "train": BASE
-    | {"actor", "checkpoint", "cluster", "config", "data.order", "fit", "interrupts", "run_dir", "sampling"}
+    | {"actor", "checkpoint", "cluster", "config", "fit", "interrupts", "run_dir", "sampling"}
     | {"tracking", "versions"},
     "job": BASE | {"checkpoint", "cluster", "config", "output", "report", "run_dir"},
     # What follows connects the parts.
-    "inputs": READING | {"config", "data.order", "data.prompts", "families", "rewards", "rollout"},
+    "inputs": READING | {"config", "data.order", "data.prompts", "families", "hooks", "rewards", "rollout"},
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "hooks", "inputs"}
     | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
@@ -93,7 +93,7 @@ MAY_IMPORT = {
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "hooks", "inputs", "job", "output", "plugin", "report"}
-    | {"data.order", "rewards", "rollout", "run_dir", "step", "step_async", "watchdog"},
+    | {"rewards", "rollout", "run_dir", "sampling", "step", "step_async", "watchdog"},
     "supervised": BASE
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}
     | {"data.prompts", "data.rows", "faults", "fit", "inputs", "interrupts", "job", "output", "report", "run_dir"}
