@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from tests.fakes.python import call_script
 from tests.integration.workshop import ROOT, Job, Workshop, run
+from tests.unit.rewards.judge_server import judge_server
 
 DAPO = "recipe/dapo/run_dapo_qwen2.5_3b.sh"
 MARS = "recipe/mars/run_mars_qwen2.5_3b.sh"
@@ -95,8 +97,15 @@ def quick_start(workshop: Workshop, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def judge() -> Iterator[dict[str, str]]:
+    """The environment of a run whose reward asks a judge: a service that stands in for one."""
+    with judge_server() as server:
+        yield {"JUDGE_URL": server.url, "JUDGE_MODEL": "a-judge", "NO_PROXY": "127.0.0.1"}
+
+
 @pytest.mark.parametrize("experiment", METHODS, ids=lambda path: path.stem)
-def test_a_step_of_every_method(quick_start: Path, experiment: Path):
+def test_a_step_of_every_method(quick_start: Path, judge: dict[str, str], experiment: Path):
     """Real models in one process, with the engine of transformers; the other engines run the same step."""
     own = yaml.safe_load(experiment.read_text())
     # Random text scores nothing with a built-in reward.
@@ -109,7 +118,7 @@ def test_a_step_of_every_method(quick_start: Path, experiment: Path):
     ]  # fmt: skip
     folder = experiment.parents[1].relative_to(ROOT)
     run_dir = quick_start / "runs" / experiment.stem
-    job = run(["-m", "mars.main", "--config-dir", str(folder), *given], quick_start / "run")
+    job = run(["-m", "mars.main", "--config-dir", str(folder), *given], quick_start / "run", **judge)
     assert job.returncode == 0, job.stderr[-3000:]
     (row,) = Job(0, "", "", run_dir).metrics
     assert row["reward/failed"] == 0

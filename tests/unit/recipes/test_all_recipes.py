@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from mars.errors import ConfigError
 from mars.plugin import find, is_spec
 from mars.rewards.functions import RewardsBySet, load_reward
 from tests.unit.recipes.recipe_files import FOLDERS, ROOT, compose, experiments, item
+from tests.unit.rewards.judge_server import judge_server
 
 TABLE = ROOT / "docs" / "recipes.md"
 MAX_LINES = 150
@@ -106,11 +108,18 @@ def test_rewards_and_templates_are_found_from_any_folder(folder, tmp_path, monke
             assert find(config.data.template).is_file()
 
 
-@methods
-def test_a_reward_scores_any_text_without_failing(folder):
-    """With the truth of each of the recipe's own rows, if it has some."""
-    import json
+@pytest.fixture(scope="module")
+def judge():
+    """A service that stands in for a judge model, for the recipes that ask one."""
+    with judge_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in {"JUDGE_URL": server.url, "JUDGE_MODEL": "m", "NO_PROXY": "127.0.0.1"}.items():
+            patch.setenv(name, value)
+        yield server
 
+
+@methods
+def test_a_reward_scores_any_text_without_failing(folder, judge):
+    """With the truth of each of the recipe's own rows, if it has some."""
     for name in experiments(folder, tiny=True):
         config = compose(folder, name)
         own = [file for file in config.data.train_files if file.startswith("recipe/")]
