@@ -98,14 +98,19 @@ def quick_start(workshop: Workshop, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[dict[str, str]]:
-    """The environment of a run whose reward asks a judge: a service that stands in for one."""
+def environment(quick_start: Path) -> Iterator[dict[str, str]]:
+    """What some rewards need: a service that stands in for a judge model, and the model's embeddings."""
+    script, embeddings = ROOT / "recipe" / "mixed_r1" / "build.py", quick_start / "embeddings"
+    given = [str(script), str(quick_start / "runs" / "quickstart" / "cold_start" / "policy"), str(embeddings)]
+    built = run(given, quick_start / "build")
+    assert built.returncode == 0, built.stderr[-3000:]
     with judge_server() as server:
-        yield {"JUDGE_URL": server.url, "JUDGE_MODEL": "a-judge", "NO_PROXY": "127.0.0.1"}
+        judge = {"JUDGE_URL": server.url, "JUDGE_MODEL": "a-judge", "NO_PROXY": "127.0.0.1"}
+        yield judge | {"MIXED_R1_EMBEDDINGS": str(embeddings)}
 
 
 @pytest.mark.parametrize("experiment", METHODS, ids=lambda path: path.stem)
-def test_a_step_of_every_method(quick_start: Path, judge: dict[str, str], experiment: Path):
+def test_a_step_of_every_method(quick_start: Path, environment: dict[str, str], experiment: Path):
     """Real models in one process, with the engine of transformers; the other engines run the same step."""
     own = yaml.safe_load(experiment.read_text())
     # Random text scores nothing with a built-in reward.
@@ -118,7 +123,7 @@ def test_a_step_of_every_method(quick_start: Path, judge: dict[str, str], experi
     ]  # fmt: skip
     folder = experiment.parents[1].relative_to(ROOT)
     run_dir = quick_start / "runs" / experiment.stem
-    job = run(["-m", "mars.main", "--config-dir", str(folder), *given], quick_start / "run", **judge)
+    job = run(["-m", "mars.main", "--config-dir", str(folder), *given], quick_start / "run", **environment)
     assert job.returncode == 0, job.stderr[-3000:]
     (row,) = Job(0, "", "", run_dir).metrics
     assert row["reward/failed"] == 0
