@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mars.cli.app import app
 from tests.fakes.python import call_script
 from tests.integration.workshop import ROOT, Job, Workshop, run
 from tests.unit.rewards.judge_server import judge_server
@@ -19,6 +23,10 @@ REWARD = f"{Path(__file__).with_name('varied_reward.py')}:score"  # random text 
 # The tiny experiments of all recipes but these two.
 METHODS = sorted(
     path for path in ROOT.glob("recipe/*/experiment/*_tiny.yaml") if path.parents[1].name not in ("dapo", "mars")
+)
+# The commands of READMEs that prepare a tiny experiment.
+PREPARES = re.compile(
+    r"^(?:mars data build \w+|python recipe/\w+/\w+\.py) runs/(?:quickstart|puzzles)/.*$", re.MULTILINE
 )
 ON_A_CPU = ("cluster.device=cpu", "rollout.tensor_parallel_size=1")
 
@@ -94,19 +102,28 @@ def quick_start(workshop: Workshop, tmp_path_factory) -> Path:
     (folder / "runs" / "quickstart" / "data").symlink_to(workshop.data)
     (folder / "runs" / "quickstart" / "cold_start" / "policy").symlink_to(workshop.model)
     (folder / "recipe").symlink_to(ROOT / "recipe")
+    with contextlib.chdir(folder):
+        for readme in sorted(ROOT.glob("recipe/*/README.md")):
+            for line in PREPARES.findall(readme.read_text()):
+                prepare(shlex.split(line), folder)
     return folder
+
+
+def prepare(command: list[str], folder: Path) -> None:
+    """A command of a README that makes what a tiny experiment needs, from the quick start's data or model."""
+    if command[0] == "mars":
+        app(command[1:], standalone_mode=False)
+    else:
+        done = run(command[1:], folder / "run")
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
 def environment(quick_start: Path) -> Iterator[dict[str, str]]:
     """What some rewards need: a service that stands in for a judge model, and the model's embeddings."""
-    script, embeddings = ROOT / "recipe" / "mixed_r1" / "build.py", quick_start / "embeddings"
-    given = [str(script), str(quick_start / "runs" / "quickstart" / "cold_start" / "policy"), str(embeddings)]
-    built = run(given, quick_start / "build")
-    assert built.returncode == 0, built.stderr[-3000:]
     with judge_server() as server:
         judge = {"JUDGE_URL": server.url, "JUDGE_MODEL": "a-judge", "NO_PROXY": "127.0.0.1"}
-        yield judge | {"MIXED_R1_EMBEDDINGS": str(embeddings)}
+        yield judge | {"MIXED_R1_EMBEDDINGS": str(quick_start / "runs" / "puzzles" / "embeddings")}
 
 
 @pytest.mark.parametrize("experiment", METHODS, ids=lambda path: path.stem)
