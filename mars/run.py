@@ -79,7 +79,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
     if start is None:
         return
-    hooks = load_step_hooks(config.recipe, config.algorithm.part_weights, last)
+    hooks = load_step_hooks(config.recipe, config.algorithm.part_weights, last, config.ramps)
     tracker: MultiTracker | None = None
 
     def open_tracker(start: StartingPoint) -> Tracker:

@@ -81,6 +81,14 @@ class StepParts:
     report_skipped: SkippedReport = warn_of_skipped
     turns: Turns = field(default_factory=NoTurns)
 
+    def plan_at(self, step: int) -> RolloutPlan:
+        """The plan with the values that `ramps` give the step."""
+        return self.plan.at(self.hooks.scheduled(step)) if self.hooks.ramps else self.plan
+
+    def kl_in_reward_at(self, step: int) -> float:
+        key = "algorithm.kl_coefficient"
+        return self.hooks.scheduled(step).get(key, self.kl_in_reward) if self.kl_in_reward > 0 else 0.0
+
 
 class PromptRounds(Protocol):
     """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py), or those
@@ -172,6 +180,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     kept, rule_metrics = parts.hooks.weighted(kept, parts.advantage, step)
 
     metrics = _metrics(parts, rollouts, Advantages.joined(advantages)) | batch_metrics | rule_metrics
+    metrics |= {f"ramp/{key}": value for key, value in parts.hooks.scheduled(step).items()}
     metrics |= stream.observe(rollouts, step)
     metrics |= engine_metrics(parts.engine.counts() - counts_before)
     metrics |= {name: value - reward_counts_before.get(name, 0) for name, value in parts.reward_counts().items()}
@@ -202,7 +211,7 @@ def scored_rollouts(
 
     One engine call generates all views of all prompts, so that multi and mono views share the engine's caches.
     """
-    requests = parts.plan.requests(prompts, step)
+    requests = parts.plan_at(step).requests(prompts, step)
     # A response is scored as soon as it is finished, while others are generated: "gen" is the time spent waiting for
     # the engine, "reward" what scoring takes after the last response.
     with ended(parts.engine.generate(requests)) as call, timer.stage("reward"):
@@ -214,13 +223,13 @@ def scored_rollouts(
     if parts.overlong is not None:
         rollouts = with_overlong_penalty(rollouts, parts.overlong)
     rollouts = parts.hooks.shaped(rollouts, step)
-    if parts.kl_in_reward > 0 and rollouts:
+    if (coefficient := parts.kl_in_reward_at(step)) > 0 and rollouts:
         batch = parts.scoring_batch(rollouts)
         with timer.stage("ref"):
             kl = parts.trainer.score_responses(batch, KL_TO_REFERENCE)
         unreadable = {**unreadable, **kl.unreadable}
         rollouts = [item for item in rollouts if item.prompt.prompt_id not in kl.unreadable]
-        rollouts = with_kl_penalty(rollouts, kl.readable(batch), parts.kl_in_reward)
+        rollouts = with_kl_penalty(rollouts, kl.readable(batch), coefficient)
     return rollouts, unreadable
 
 

@@ -54,11 +54,11 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
     faults.point("step.sampled")
     metrics, state = dict(sampled.metrics), sampled.state
 
-    batch = replace(parts.collate(sampled.kept), step=step)
+    batch = replace(parts.collate(sampled.kept), step=step, settings=parts.hooks.scheduled(step))
     if batch.prompts:
         parts.turns.trainer(timer)
         # The engine reads the images of the next round while the trainer updates.
-        parts.engine.prefetch(parts.plan.requests(stream.batch(state.round), step + 1))
+        parts.engine.prefetch(parts.plan_at(step + 1).requests(stream.batch(state.round), step + 1))
         with timer.stage("update_actor"):
             stats = parts.trainer.update(batch)
         faults.point("step.updated")

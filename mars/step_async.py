@@ -64,7 +64,7 @@ def train_step_async(
     # Another bound may have held when they were sampled ahead.
     kept = without_too_old(sampled.kept, state.version, overlap.max_staleness)
     metrics = _of_kept(sampled, len(kept))
-    batch, stats = replace(parts.collate(kept), step=step), None
+    batch, stats = replace(parts.collate(kept), step=step, settings=parts.hooks.scheduled(step)), None
     # An update makes the next version of the weights. The step after it trains them.
     trained_by = state.version + bool(batch.prompts)
     with Background(partial(sampler.sample_ahead, state, step + 1, trained_by), name="sampling") as sampling:
@@ -141,7 +141,7 @@ class _Sampler:
         stoppable = cast(RolloutEngine, _StoppableEngine(self._parts.engine, check))
         sampled = self.sample(replace(self._parts, engine=stoppable), state, step, trained_by)
         # The engine reads the images of the round after that while the trainer still updates.
-        requests = self._parts.plan.requests(self._stream.batch(sampled.state.round), step + 1)
+        requests = self._parts.plan_at(step + 1).requests(self._stream.batch(sampled.state.round), step + 1)
         self._parts.engine.prefetch(requests)
         return sampled
 

@@ -83,6 +83,7 @@ class FsdpTrainer:
         self._memory.need_all()
         version = self._publisher.version
         self._publisher.changed()
+        self._objective = self._objective.at(batch.settings)
         memory = PeakMemory(self._device)
         compared = compared_update(batch)
         # The first update takes its old log-probs from its own forward: the weights are still the old ones, so the

@@ -23,6 +23,7 @@ from mars.algorithms.policy_loss import PolicyLoss, PolicyLossSettings, policy_l
 from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
 from mars.algorithms.token_rule import TokenTerms
+from mars.config.ramp_section import OF_ALGORITHM
 from mars.config.schema import AlgorithmConfig
 
 _NO_TERMS = TokenTerms()
@@ -48,6 +49,14 @@ class Objective:
                 algorithm.importance_cap,
                 algorithm.importance_floor or 0.0,
             )
+
+    def at(self, settings: Mapping[str, float]) -> Objective:
+        """The objective of a step. settings: its values of `ramps`, by key (`TrainBatch.settings`)."""
+        changes = {f"algorithm.{name}": name for name in OF_ALGORITHM if f"algorithm.{name}" in settings}
+        if not changes:
+            return self
+        update = {name: settings[key] for key, name in changes.items()}
+        return Objective(self._algorithm.model_copy(update=update), self._truncation_nats)
 
     @property
     def kl_in_loss(self) -> bool:

@@ -44,7 +44,7 @@ def report(config: TrainConfig) -> None:
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load_reward(rewards_of(config), config.reward.scorer)
-    load_step_hooks(config.recipe, config.algorithm.part_weights, num_steps=1)
+    load_step_hooks(config.recipe, config.algorithm.part_weights, num_steps=1, ramps=config.ramps)
     check_what_workers_load(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
     lines.append("dry run: settings, data and model files are in order")

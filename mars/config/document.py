@@ -47,8 +47,8 @@ def _program(root: RootName, program: str) -> str:
     lines += [f"| {group} | {', '.join(f'`{choice}`' for choice in choices)} |" for group, choices in groups.items()]
     section = None
     for key, field in leaves(schema).items():
-        if section != sections_of(key)[0]:
-            section = sections_of(key)[0]
+        if section != [*sections_of(key), key][0]:
+            section = [*sections_of(key), key][0]
             lines += ["", f"### {section}", "", "| key | type | default | description |", "|---|---|---|---|"]
         default = _default(composition.config, key)
         lines.append(f"| `{key}` | {expected(field)} | {default} | {field.description} |")

@@ -79,6 +79,8 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return "one of " + ", ".join(arguments)
     if origin is list:
         return f"{_filled(metadata)}list of {_words(arguments[0]).removeprefix('one of ')}"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return f"mappings of {', '.join(annotation.model_fields)}"
     if origin is dict:
         return f"mapping of {_words(arguments[0])} to {_words(arguments[1])}"
     bounds = [f"{sign} {getattr(item, name)}" for item in metadata for name, sign in _bound(item)]

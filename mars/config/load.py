@@ -6,7 +6,7 @@ overrides -> Hydra composes the files -> interpolations -> types and ranges -> r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -19,6 +19,7 @@ from mars.config.folders import shipped_folder
 from mars.config.keys import leaves, sections_of
 from mars.config.overrides import EXPERIMENT, meant, unknown_key
 from mars.config.problem import Problem
+from mars.config.ramp_section import ramp_problems
 from mars.config.rules import broken_rules
 from mars.config.schema import SftConfig, TrainConfig
 from mars.config.section import Root
@@ -117,6 +118,11 @@ def composed_yaml(root: RootName, overrides: Sequence[str], config_dirs: Sequenc
     return OmegaConf.to_yaml(composition.config, resolve=True)
 
 
+def _problems_of(schema: type[Root], values: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the values of a whole configuration."""
+    return [*check_fields(schema, values)[1], *broken_rules(schema.RULES, values)]
+
+
 def _refusal(problems: Sequence[Problem]) -> ConfigError:
     return ConfigError("\n".join(dict.fromkeys(str(problem) for problem in problems)))
 
@@ -137,6 +143,8 @@ def _validate(composition: Composition, config: DictConfig, schema: type[Root]) 
     result, found = check_fields(schema, {key: value for key, value in values.items() if key in fields})
     reported = {problem.key for problem in problems}
     problems += [problem for problem in found if problem.key not in reported]
+    if isinstance(result, TrainConfig):
+        problems += ramp_problems(result.ramps, result.dotted(), partial(_problems_of, schema))
     excluded = doubtful | {problem.key for problem in problems}
     problems += broken_rules(schema.RULES, {key: value for key, value in values.items() if key not in excluded})
     order = {key: position for position, key in enumerate(fields)}

@@ -14,6 +14,7 @@ from mars.config.actor_sections import ActorConfig, SftSettings
 from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.placement_rules import PLACEMENT_RULES
+from mars.config.ramp_section import Ramps
 from mars.config.recipe_section import RECIPE_RULES, RecipeConfig
 from mars.config.rules import TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, TrackerConfig, TrackingConfig, TrainRunConfig
@@ -260,6 +261,7 @@ class TrainConfig(Root):
     actor: ActorConfig
     reward: RewardConfig
     recipe: RecipeConfig
+    ramps: Ramps
     cluster: ClusterConfig
     tracking: TrackingConfig
     checkpoint: CheckpointConfig

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.algorithms.penalties import KL_PART, OVERLONG_PART
+from mars.config.ramp_section import SETTINGS, Ramp
 from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
 from mars.hooks.contract import RULE_MEMBERS, SAMPLER_MEMBERS, SHAPING_MEMBERS, SamplerSetup
@@ -74,7 +75,9 @@ def settings_name(spec: str) -> str:
     return path.parent.name if path.stem == _FUNCTIONS else path.stem
 
 
-def load_step_hooks(recipe: RecipeConfig, part_weights: Collection[str], num_steps: int) -> StepHooks:
+def load_step_hooks(
+    recipe: RecipeConfig, part_weights: Collection[str], num_steps: int, ramps: Sequence[Ramp] = ()
+) -> StepHooks:
     """The hooks that a step calls in the driver. recipe: `resolved`. num_steps: planned for the run.
 
     part_weights: the parts of `algorithm.part_weights`. Raises ConfigError for what is no hook, and for a name of a
@@ -92,8 +95,26 @@ def load_step_hooks(recipe: RecipeConfig, part_weights: Collection[str], num_ste
             raise ConfigError(f"recipe.shaping: {named.name} adds the part {part}, a name of {taken[part]}; rename it")
         taken[part] = named.name
     rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
-    hooks = StepHooks(shaping, rules, num_steps)
+    _check_ramps(ramps, (*shaping, *rules))
+    hooks = StepHooks(shaping, rules, num_steps, ramps=tuple(ramps))
     return replace(hooks, initial=hooks.snapshot(sampler={}))
+
+
+def _check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
+    """Each ramp of a file's setting must reach a hook that gets its settings with each call."""
+    files = {named.name.partition(":")[0]: named.settings for named in hooks}
+    for ramp in ramps:
+        if not ramp.key.startswith(SETTINGS):
+            continue
+        file, _, name = ramp.key.removeprefix(SETTINGS).partition(".")
+        value = getattr(files.get(file), name, None)
+        if type(value) not in (int, float):
+            raise ConfigError(
+                f"ramps: {ramp.key}: no number that a shaping or an advantage rule reads; got {value!r}; "
+                "give a number of the Settings of a file in recipe.shaping or recipe.advantage"
+            )
+        for extreme in (ramp.first, ramp.last):
+            replace(files[file], **{name: extreme})  # its own checks
 
 
 def load_sampler(recipe: RecipeConfig, setup: SamplerSetup) -> SampledRounds | None:

@@ -12,6 +12,7 @@ import torch
 from mars.algorithms.advantages import Advantages, AdvantageSettings
 from mars.algorithms.penalties import add_to_scores, groups
 from mars.algorithms.pooled_rewards import PooledRewards, with_advantages
+from mars.config.ramp_section import SETTINGS, Ramp
 from mars.errors import ConfigError
 from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts
 from mars.types import PromptRollouts, SampledPrompt
@@ -31,12 +32,20 @@ class Named(Generic[Hook]):
 
 @dataclass(frozen=True)
 class StepHooks:
-    """The hooks of a run, none by default. num_steps: planned for the run. initial: the `snapshot` of a new run."""
+    """The hooks of a run, none by default. num_steps: planned for the run. initial: the `snapshot` of a new run.
+
+    ramps: of the run; they need no other hook.
+    """
 
     shaping: tuple[Named[GroupShaping], ...] = ()
     advantage: tuple[Named[AdvantageRule], ...] = ()
     num_steps: int = 1
     initial: str | None = None
+    ramps: tuple[Ramp, ...] = ()
+
+    def scheduled(self, step: int) -> dict[str, float]:
+        """Key -> value in the step, of every ramp."""
+        return {ramp.key: ramp.at(step) for ramp in self.ramps}
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -111,7 +120,19 @@ class StepHooks:
         return found["sampler"]
 
     def _facts(self, named: Named[Any], step: int) -> StepFacts:
-        return StepFacts(step, min((step - 1) / self.num_steps, 1.0), named.settings)
+        return StepFacts(step, min((step - 1) / self.num_steps, 1.0), self._settings(named, step))
+
+    def _settings(self, named: Named[Any], step: int) -> Any:
+        prefix = f"{SETTINGS}{named.name.partition(':')[0]}."
+        values = {ramp.key.removeprefix(prefix): ramp.at(step) for ramp in self.ramps if ramp.key.startswith(prefix)}
+        if not values:
+            return named.settings
+        # An integer of the file stays one.
+        changed = {
+            name: round(value) if type(getattr(named.settings, name)) is int else value
+            for name, value in values.items()
+        }
+        return replace(named.settings, **changed)
 
 
 NO_HOOKS = StepHooks()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -32,6 +32,17 @@ class RolloutPlan:
     def requests(self, prompts: Sequence[Prompt], step: int) -> list[RolloutRequest]:
         """The requests of all prompts in order: each prompt's multi view, then its anchor views."""
         return [request for prompt in prompts for request in self._prompt_requests(prompt, step)]
+
+    def at(self, settings: Mapping[str, float]) -> RolloutPlan:
+        """The plan of a step. settings: its values of `ramps`, by key; other keys are left alone."""
+        plan = self
+        if (samples := settings.get("rollout.samples_per_prompt")) is not None:
+            plan = replace(plan, multi_samples=round(samples))
+        if (longest := settings.get("rollout.max_response_tokens")) is not None:
+            samplings = (plan.multi_sampling, plan.anchor_sampling)
+            multi, anchor = (replace(sampling, max_response_tokens=round(longest)) for sampling in samplings)
+            plan = replace(plan, multi_sampling=multi, anchor_sampling=anchor)
+        return plan
 
     def of_probes(self) -> RolloutPlan:
         """The plan of probes: multi views alone. Their seeds differ from those of the same prompts in the same step."""

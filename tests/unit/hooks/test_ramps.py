@@ -1,0 +1,212 @@
+"""Numbers that change during a run: their shapes, what is refused, and where they arrive."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mars.actor.objective import Objective
+from mars.checkpoint.state import START
+from mars.config.load import load_config
+from mars.config.ramp_section import KEYS, Ramp
+from mars.data.order.stream import PromptStream
+from mars.errors import ConfigError
+from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.step_hooks import StepHooks
+from mars.step import train_step
+from mars.step_async import Overlap, train_step_async
+from tests.builders import make_prompt, train_config
+from tests.fakes.step import IMAGE, one_step, parts
+from tests.unit.hooks.test_step_hooks import FILE
+from tests.unit.test_step import make_table
+
+
+def ramp(key="recipe.settings.own.bonus", first=0.0, last=1.0, start=2, steps=4, shape="linear", slope=None) -> Ramp:
+    return Ramp(key=key, first=first, last=last, start=start, steps=steps, shape=shape, slope=slope)
+
+
+@pytest.mark.parametrize(
+    ("shape", "slope", "wanted"),
+    [
+        ("constant", None, [1.0, 3.0, 3.0, 3.0, 3.0, 3.0]),
+        ("linear", None, [1.0, 1.0, 1.5, 2.0, 3.0, 3.0]),
+        ("cosine", None, [1.0, 1.0, 2 - math.sqrt(0.5), 2.0, 3.0, 3.0]),
+        ("sigmoid", 4.0, [1 + 2 / (1 + math.e), 2.0, 3 - 2 / (1 + math.e), 3 - 2 / (1 + math.e**2), *[None] * 2]),
+    ],
+)
+def test_shapes_by_hand(shape, slope, wanted):
+    """From 1 to 3, beginning at step 2 over 4 steps; a sigmoid has its middle there."""
+    one = ramp(first=1.0, last=3.0, shape=shape, slope=slope)
+    found = [one.at(step) for step in (1, 2, 3, 4, 6, 100)]
+    assert [
+        pair for pair in zip(found, wanted, strict=True) if pair[1] is not None and abs(pair[0] - pair[1]) > 1e-12
+    ] == []
+    assert found[-1] == pytest.approx(3.0)
+
+
+@given(
+    st.floats(-10, 10),
+    st.floats(-10, 10),
+    st.integers(0, 50),
+    st.integers(1, 50),
+    st.sampled_from(["constant", "linear", "cosine", "sigmoid"]),
+)
+def test_values_stay_between_first_and_last_and_go_one_way(first, last, start, steps, shape):
+    one = ramp(
+        first=first, last=last, start=start, steps=steps, shape=shape, slope=60.0 if shape == "sigmoid" else None
+    )
+    values = [one.at(step) for step in range(1, 120)]
+    low, high = min(first, last) - 1e-9, max(first, last) + 1e-9
+    assert all(low <= value <= high for value in values)
+    assert all((b - a) * (last - first) >= -1e-9 for a, b in pairwise(values))
+    assert values[-1] == pytest.approx(last, abs=1e-6) or shape == "sigmoid"
+
+
+# --- what is refused
+
+LENGTH = "{key: rollout.max_response_tokens, first: %s, last: 64, start: 1, steps: 4, shape: linear, slope: null}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            LENGTH.replace("rollout.max_response_tokens", "rollout.temperature") % 1,
+            r"^ramps: rollout\.temperature: cannot change",
+        ),
+        (
+            LENGTH % 9000,
+            r"^ramps: rollout\.max_response_tokens: longer than rollout\.max_response_tokens=\d+; got 9000",
+        ),
+        (LENGTH % 0.5, r"^ramps: rollout\.max_response_tokens: not an integer; got 0\.5"),
+        (
+            LENGTH % 0,
+            r"^ramps: rollout\.max_response_tokens: not valid \(rollout\.max_response_tokens: out of range; got 0",
+        ),
+        (
+            LENGTH.replace("linear", "sigmoid") % 8,
+            r"shape sigmoid and slope do not go together; got null; give a number > 0",
+        ),
+        (LENGTH.replace("null", "2.0") % 8, r"shape linear and slope do not go together; got 2\.0; set it to null"),
+        (f"{LENGTH % 8}, {LENGTH % 8}", r"comes twice; give one ramp for each key"),
+        ((LENGTH % 1).replace("rollout.max_response_tokens", "recipe.settings.own"), r"names no setting of a file"),
+        (LENGTH.replace("linear", "stairs") % 8, r"^ramps: not one of the choices; got 'stairs'"),
+    ],
+)
+def test_ramps_that_cannot_work_are_refused(entry, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("train", ["data.train_files=[a]", f"ramps=[{entry}]"], [])
+
+
+def test_a_ramp_is_checked_with_the_rules_of_its_key():
+    one = "{key: rollout.samples_per_prompt, first: 4, last: 1, start: 1, steps: 4, shape: linear, slope: null}"
+    with pytest.raises(ConfigError, match=r"samples_per_prompt: not valid \(.*a single rollout has no advantage"):
+        load_config("train", ["data.train_files=[a]", "anchor=none", f"ramps=[{one}]"], [])
+    assert load_config("train", ["data.train_files=[a]", "anchor=mono", f"ramps=[{one}]"], []).ramps[0].last == 1.0
+
+
+def test_a_coefficient_that_is_0_has_no_ramp():
+    """Else no reference model would be loaded for it."""
+    one = "{key: algorithm.kl_coefficient, first: 0.0, last: 0.04, start: 1, steps: 4, shape: cosine, slope: null}"
+    given = ["data.train_files=[a]", f"ramps=[{one}]"]
+    with pytest.raises(
+        ConfigError, match=r"^ramps: algorithm\.kl_coefficient: algorithm\.kl_coefficient is 0, so that"
+    ):
+        load_config("train", [*given, "algorithm.kl_coefficient=0.0"], [])
+    assert (
+        load_config("train", [*given, "algorithm.kl_coefficient=0.001"], []).ramps[0].key == "algorithm.kl_coefficient"
+    )
+
+
+def test_a_setting_that_no_hook_reads_is_refused(tmp_path):
+    (tmp_path / "own.py").write_text(FILE)
+    overrides = [
+        "data.train_files=[a]",
+        f"recipe.shaping=[{tmp_path}/own.py:Bonus]",
+        "recipe.settings={own: {bonus: 1.0}}",
+    ]
+    recipe = resolved(load_config("train", overrides, []).recipe)
+    for key in ("recipe.settings.own.bonsu", "recipe.settings.other.bonus"):
+        with pytest.raises(ConfigError, match=rf"^ramps: {key}: no number that a shaping or an advantage rule reads"):
+            load_step_hooks(recipe, [], 1, [ramp(key)])
+
+
+# --- where they arrive
+
+
+@pytest.fixture
+def prompts():
+    return [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(4)]
+
+
+def test_a_hook_reads_the_value_of_its_step(tmp_path, prompts):
+    (tmp_path / "own.py").write_text(FILE)
+    overrides = [
+        "data.train_files=[a]",
+        f"recipe.shaping=[{tmp_path}/own.py:Bonus]",
+        "recipe.settings={own: {bonus: 9.0}}",
+    ]
+    recipe = resolved(load_config("train", overrides, []).recipe)
+    made = replace(parts(make_table(prompts, random.Random(0))), hooks=load_step_hooks(recipe, [], 1, [ramp(last=0.5)]))
+    for step, bonus in ((1, 0.0), (3, 0.125), (7, 0.5)):
+        result = one_step(made, prompts[:1], step)
+        (item,) = result.rollouts
+        assert {rollout.reward.parts["bonus"] for rollout in item.multi.rollouts} == {bonus}
+        assert result.metrics["ramp/recipe.settings.own.bonus"] == bonus
+
+
+@pytest.mark.parametrize("schedule", ["synchronous", "asynchronous"])
+def test_requests_and_the_trainer_get_the_values_of_their_step(prompts, schedule):
+    """Those of the step that samples or trains, also of what is sampled ahead."""
+    ramps = (
+        ramp("rollout.samples_per_prompt", 4, 2, 1, 2), ramp("rollout.max_response_tokens", 16, 8, 1, 2),
+        ramp("algorithm.clip_high", 0.2, 0.4, 1, 2),
+    )  # fmt: skip
+    made = replace(parts(make_table(prompts, random.Random(0))), hooks=StepHooks(ramps=ramps))
+    stream, state = PromptStream(prompts, 2, 0, True), START.sampling
+    step_of = train_step
+    if schedule == "asynchronous":
+        step_of = lambda *given: train_step_async(*given, Overlap(1, lambda step, state: step == 3))  # noqa: E731
+    sampled = []
+    for step in (1, 2, 3):
+        result = step_of(made, stream, state, step)
+        state = result.state
+        sampled.append({len(item.multi.rollouts) for item in result.rollouts})
+    assert sampled == [{4}, {3}, {2}]
+    longest = [request.sampling.max_response_tokens for request in made.engine.requests]
+    assert sorted(set(longest)) == [8, 12, 16]
+    clips = [batch.settings["algorithm.clip_high"] for batch in made.trainer.batches]
+    assert clips == pytest.approx([0.2, 0.3, 0.4])
+
+
+def test_the_kl_in_the_reward_has_the_coefficient_of_the_step(prompts):
+    one = ramp("algorithm.kl_coefficient", 0.5, 0.0, 1, 2)
+    made = parts(make_table(prompts, random.Random(0)), kl_in_reward=0.5)
+    made.trainer.kl_per_token = {prompt.prompt_id: 1.0 for prompt in prompts}
+    made = replace(made, hooks=StepHooks(ramps=(one,)))
+    found = []
+    for step in (1, 2, 3):
+        (item,) = one_step(made, prompts[:1], step).rollouts
+        found.append(item.multi.rollouts[0].reward.parts.get("kl_penalty"))
+    tokens = len(item.multi.rollouts[0].completion.token_ids)
+    assert found == [-0.5 * tokens, -0.25 * tokens, None]
+
+
+def test_the_objective_of_a_step_has_its_values():
+    plain = Objective(train_config().algorithm, 0.0)
+    assert plain.at({"rollout.samples_per_prompt": 3.0}) is plain
+    changed = plain.at({"algorithm.clip_high": 0.5, "algorithm.kl_coefficient": 0.25})
+    assert (plain.kl_in_loss, changed.kl_in_loss) == (False, True)
+    assert changed._settings.clip_high == 0.5
+    assert changed.at({"algorithm.clip_high": 0.3})._settings.clip_high == 0.3
+
+
+def test_every_key_is_one_that_exists():
+    values = train_config().dotted()
+    assert set(KEYS) <= set(values)
