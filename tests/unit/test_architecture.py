@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "families": BASE,
     "quarantine": BASE,
     "interrupts": {"errors"},
+    "background": set(),
     "versions": set(),
     "offload": set(),
     "watchdog": {"errors", "interrupts"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "process": BASE | {"interrupts", "output"},
     "algorithms": BASE,
     "batching": BASE,
-    "rewards": BASE | {"output", "plugin"},
+    "rewards": BASE | {"background", "output", "plugin"},
     "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
     "hooks": BASE | {"algorithms", "config", "plugin"},
     "answers": BASE | {"output"},
@@ -56,7 +57,18 @@ MAY_IMPORT = {
     "turns": BASE | {"actor", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards", "rollout"}
+    | {
+        "actor",
+        "answers",
+        "background",
+        "config",
+        "data.pixels",
+        "faults",
+        "interrupts",
+        "output",
+        "rewards",
+        "rollout",
+    }
     | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
@@ -65,7 +77,6 @@ MAY_IMPORT = {
     | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "tracking", "turns"},
     "staleness": BASE | {"sampling"},
     "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
-    "background": set(),
     "step_async": BASE | {"background", "faults", "interrupts", "sampling", "staleness", "step", "rollout", "tracking"},
     "checkpoint": BASE
     | {"quarantine"}
