@@ -51,13 +51,10 @@ def test_undisturbed_runs_train_on_older_weights(undisturbed):
 
 
 def test_a_driver_that_is_killed_in_the_overlap_changes_nothing(workshop, undisturbed, tmp_path):
-    """In the update, and in the sampling beside it."""
+    """After a checkpoint; in the update; and in the sampling beside it."""
     run_dir = tmp_path / "run"
-    for fault, resume in (
-        ("step.updated:kill@3", "false"),
-        ("step.updated:kill@1", "true"),
-        ("step.samples:kill@2", "true"),
-    ):
+    for fault in ("checkpoint.before_latest:kill@1", "step.updated:kill@1", "step.samples:kill@2"):
+        resume = str(run_dir.exists()).lower()
         killed = run(workshop, run_dir, "checkpoint.every=2", f"run.resume={resume}", MARS_FAULT=fault)
         assert killed.exit_code == -signal.SIGKILL, killed.stderr[-3000:]
         assert saved_steps(run_dir) == [2], fault
@@ -68,8 +65,8 @@ def test_a_driver_that_is_killed_in_the_overlap_changes_nothing(workshop, undist
 
 
 def test_a_signal_in_the_overlap_does_not_wait_for_the_sampling(workshop, undisturbed, tmp_path):
-    """Of an engine that does not answer. The update is saved. The resumed run samples for step 2 anew, with weights that
-    the undisturbed one did not have yet."""
+    """Of an engine that does not answer. The update is saved. The resumed run samples for step 2 anew, with weights
+    that the undisturbed one did not have yet."""
     run_dir, answers = tmp_path / "run", int(rows(undisturbed)[0]["mars/rounds"])  # one for each round
     signalled = run(
         workshop, run_dir, "checkpoint.every=100", "run.num_steps=2", when_stopped=signal.SIGTERM,
@@ -82,7 +79,7 @@ def test_a_signal_in_the_overlap_does_not_wait_for_the_sampling(workshop, undist
     assert ended.exit_code == 0, ended.stderr[-3000:]
     first, second = rows(run_dir)
     assert first == rows(undisturbed)[0]
-    assert second["rollout/staleness_max"] == 0
+    assert second["rollout/staleness_mean"] < rows(undisturbed)[1]["rollout/staleness_mean"] == 1, "one is carried"
 
 
 def test_engines_and_ranks_that_are_lost_in_the_overlap_change_nothing(workshop, undisturbed, tmp_path):
