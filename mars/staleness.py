@@ -17,12 +17,16 @@ from mars.types import PromptRollouts, Rollout, RolloutGroup, SampledPrompt
 
 
 def staleness(item: SampledPrompt, version: int) -> list[int]:
-    """Of the responses of a prompt that the weights of `version` train on.
+    """Of the responses of a prompt that the weights of `version` train on. A given text has none: nothing sampled it.
 
     Example: sampled with version 3, trained on by version 4: 1.
     """
-    pairs = zip(item.rollouts.multi.valid, item.weights, strict=True)
-    return [version - rollout.completion.version for rollout, weight in pairs if weight != 0]
+    found = []
+    for one in (item, *item.own_groups):
+        sampled = (group.is_sampled for group in one.rollouts.multi_groups for _ in group.valid)
+        rows = zip(one.rollouts.trained, one.weights, sampled, strict=True)
+        found += [version - rollout.completion.version for rollout, weight, is_sampled in rows if weight and is_sampled]
+    return found
 
 
 def within_bound(items: Sequence[SampledPrompt], version: int, bound: int) -> tuple[SampledPrompt, ...]:
@@ -59,8 +63,8 @@ def renumbered(state: SamplingState, version: int) -> SamplingState:
 
     def rollouts(item: PromptRollouts) -> PromptRollouts:
         if id(item) not in done:
-            anchors = tuple(_shifted(group, shift) for group in item.anchors)
-            done[id(item)] = replace(item, multi=_shifted(item.multi, shift), anchors=anchors)
+            anchors, extras = (tuple(_shifted(group, shift) for group in some) for some in (item.anchors, item.extras))
+            done[id(item)] = replace(item, multi=_shifted(item.multi, shift), anchors=anchors, extras=extras)
         return done[id(item)]
 
     return _mapped(state, shift, rollouts) if shift else state
@@ -68,7 +72,9 @@ def renumbered(state: SamplingState, version: int) -> SamplingState:
 
 def _mapped(state: SamplingState, shift: int, rollouts: Callable[[PromptRollouts], PromptRollouts]) -> SamplingState:
     def prompts(items: Sequence[SampledPrompt]) -> tuple[SampledPrompt, ...]:
-        return tuple(replace(item, rollouts=rollouts(item.rollouts)) for item in items)
+        return tuple(
+            replace(item, rollouts=rollouts(item.rollouts), own_groups=prompts(item.own_groups)) for item in items
+        )
 
     ahead = state.ahead
     if ahead is not None:

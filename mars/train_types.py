@@ -12,8 +12,10 @@ from mars.types import ImageRef
 
 @dataclass(frozen=True)
 class TrainResponse:
-    """One response to train on; all its tokens have the same advantage. off_policy: sampled with another prompt.
+    """One response to train on; all its tokens have the same advantage.
 
+    off_policy: sampled with another prompt, or not at all; `rollout_logprobs` are then not used. bounded: whether the
+    ratio of its tokens is bounded all the same; that of other responses always is.
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 
@@ -22,6 +24,7 @@ class TrainResponse:
     advantage: float
     weight: float
     off_policy: bool = False
+    bounded: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):

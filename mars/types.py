@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from mars.errors import DataError
+from mars.extra_facts import ExtraFacts
 
 IMAGE_MARKER = "<image>"  # marks the place of one image in a message's text
 MAX_SCORE = 1e6  # bound of |score|, penalties included; the squares of larger numbers lose digits or overflow
@@ -96,27 +97,6 @@ class Sampling:
     top_p: float
     top_k: int
     max_response_tokens: int
-
-
-@dataclass(frozen=True)
-class ExtraFacts:
-    """What an extra request of a recipe is for (mars/hooks/requests.py).
-
-    role: signal: nothing is trained on. own_group: trained with its own prompt and its own advantages. guest: trained
-        with the multi prompt, among the multi rollouts.
-    truth: what its responses are scored against; None: they are not scored.
-    about: number of the rollout of the same view that it is about; None: it is about the prompt.
-    bounded: of a guest: whether the ratio of its tokens is bounded (`TrainResponse.bounded`).
-    injected: whether the response is a given text, which no engine has sampled. score: given with it, else None.
-    """
-
-    name: str
-    role: Literal["signal", "own_group", "guest"]
-    truth: str | None
-    about: int | None = None
-    bounded: bool = False
-    injected: bool = False
-    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +205,17 @@ class RolloutGroup:
     def valid(self) -> tuple[Rollout, ...]:
         return tuple(rollout for rollout in self.rollouts if rollout.valid)
 
+    @property
+    def role(self) -> str | None:
+        """That of the extra request; None for a view."""
+        return None if self.request.extra is None else self.request.extra.role
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether an engine sampled its rollouts."""
+        extra = self.request.extra
+        return extra is None or (self.request.num_samples > 0 and not extra.injected)
+
 
 @dataclass(frozen=True)
 class PromptRollouts:
@@ -241,15 +232,38 @@ class PromptRollouts:
             if group.request.prompt_id != self.prompt.prompt_id:
                 raise ValueError(f"group of prompt {group.request.prompt_id} under prompt {self.prompt.prompt_id}")
 
+    @property
+    def multi_groups(self) -> tuple[RolloutGroup, ...]:
+        """The groups whose responses are trained with the multi prompt: the multi group and the guests."""
+        return (self.multi, *(group for group in self.extras if group.role == "guest"))
+
+    @property
+    def own_groups(self) -> tuple[RolloutGroup, ...]:
+        """The extra groups that are trained with their own prompts."""
+        return tuple(group for group in self.extras if group.role == "own_group")
+
+    @property
+    def trained(self) -> tuple[Rollout, ...]:
+        """The valid rollouts of `multi_groups`: each has an advantage."""
+        return (
+            tuple(rollout for group in self.multi_groups for rollout in group.valid)
+            if self.extras
+            else self.multi.valid
+        )
+
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt's rollouts, an advantage and a weight per valid multi rollout. carried: sampled in the previous step."""
+    """A prompt's rollouts, and an advantage and a weight for each of `rollouts.trained`.
+
+    carried: sampled in the previous step. own_groups: those of `rollouts.own_groups`, each as the multi group.
+    """
 
     rollouts: PromptRollouts
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
     carried: bool = False
+    own_groups: tuple[SampledPrompt, ...] = ()
 
 
 @dataclass(frozen=True)

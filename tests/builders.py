@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from mars.data.convert.eval_json import read_json_rows
 from mars.data.prompts.prepare import PromptSet
 from mars.data.rows.dataset import TruthCheck, read_prompts
 from mars.data.rows.problems import OnBadSample, refuse_or_drop
+from mars.extra_facts import ExtraFacts, Role
 from mars.rewards.contract import failed_result
 from mars.types import (
     Completion,
@@ -131,6 +133,18 @@ def make_rollouts(
         prompt = make_prompt(prompt, [IMAGE] * len(names), names)
     groups = tuple(make_group(prompt.prompt_id, views[name], rewards, text) for name, rewards in anchors.items())
     return PromptRollouts(prompt, make_group(prompt.prompt_id, None, multi, text), groups)
+
+
+def with_extra(item: PromptRollouts, name: str, role: Role, rewards: Sequence[Reward], **facts: Any) -> PromptRollouts:
+    """The rollouts with one more extra group: one rollout for each reward, with the prompt ids (4, 5)."""
+    group = make_group(item.prompt.prompt_id, None, rewards)
+    extra = ExtraFacts(name, role, item.prompt.truth, **facts)
+    group = replace(
+        group,
+        request=replace(group.request, prompt_token_ids=(4, 5), extra=extra),
+        rollouts=tuple(replace(rollout, extra=name) for rollout in group.rollouts),
+    )
+    return replace(item, extras=(*item.extras, group))
 
 
 def completions(engine, requests):

@@ -59,13 +59,15 @@ class TokenTargets:
     """The rows of one micro-batch token by token; every field has shape [T].
 
     trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt,
-    in this step or an earlier one. fresh: those of them that were sampled in this step.
+    in this step or an earlier one. fresh: those of them that were sampled in this step. unbounded: bool, tokens of
+    off-policy rows whose ratio is not bounded.
     weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.
     """
 
     trained: TokenLayout
     on_policy: TokenLayout
     fresh: TokenLayout
+    unbounded: Tensor
     advantages: Tensor
     weights: Tensor
     rollout_logprobs: Tensor
@@ -83,10 +85,12 @@ class TokenTargets:
         trained = [row.weight > 0 for row in rows]
         on_policy = [t and not row.response.off_policy for t, row in zip(trained, rows, strict=True)]
         fresh = [o and not row.carried for o, row in zip(on_policy, rows, strict=True)]
+        unbounded = [row.response.off_policy and not row.response.bounded for row in rows]
         return cls(
             trained=layout(trained),
             on_policy=layout(on_policy),
             fresh=layout(fresh),
+            unbounded=layout(unbounded).mask,
             advantages=packed.spread(torch.tensor([row.response.advantage for row in rows], **like)),
             weights=packed.spread(torch.tensor([row.weight for row in rows], **like)),
             rollout_logprobs=torch.tensor([x for row in rows for x in row.response.rollout_logprobs], **like),
@@ -177,8 +181,9 @@ class Objective:
         old = logprobs.detach() if old_logprobs is None else old_logprobs
         rollout_sums = self._rollout_sums(old, tokens, compare_rollout)
         importance, weight_sums, tokens = self._importance_weights(old, tokens)
+        off_policy = ~tokens.on_policy.mask
         result = policy_loss(
-            logprobs, old, tokens.advantages, tokens.trained, self._policy_loss, ~tokens.on_policy.mask
+            logprobs, old, tokens.advantages, tokens.trained, self._policy_loss, off_policy, tokens.unbounded
         )
         pg_loss = self._reduced(result.token_losses * importance * tokens.weights, tokens.trained, denominator)
         loss, kl_loss = pg_loss, torch.zeros_like(pg_loss)

@@ -101,10 +101,7 @@ def add_to_scores(prompts: Sequence[PromptRollouts], part: str, amounts: Iterabl
             rollouts.append(replace(rollout, reward=reward))
         return replace(group, rollouts=tuple(rollouts))
 
-    return [
-        replace(item, multi=added(item.multi), anchors=tuple(added(group) for group in item.anchors))
-        for item in prompts
-    ]
+    return [replaced_groups(item, [added(group) for group in groups(item)]) for item in prompts]
 
 
 def _added(reward: RewardResult, part: str, amount: float) -> RewardResult:
@@ -125,6 +122,16 @@ def score_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
 
 
 def groups(item: PromptRollouts) -> Iterator[RolloutGroup]:
-    """The multi group, then the anchor groups."""
-    yield item.multi
+    """The groups whose scores count: the multi group and its guests, the anchor groups, then groups of their own."""
+    yield from item.multi_groups
     yield from item.anchors
+    yield from item.own_groups
+
+
+def replaced_groups(item: PromptRollouts, changed: Sequence[RolloutGroup]) -> PromptRollouts:
+    """The prompt with other groups in place of `groups(item)`. Signals stay."""
+    found = {group.request.key: group for group in changed}
+    anchors, extras = (
+        tuple(found.get(group.request.key, group) for group in some) for some in (item.anchors, item.extras)
+    )
+    return replace(item, multi=changed[0], anchors=anchors, extras=extras)

@@ -61,6 +61,7 @@ def policy_loss(
     layout: TokenLayout,
     settings: PolicyLossSettings,
     off_policy: Tensor | None = None,
+    unbounded: Tensor | None = None,
 ) -> PolicyLoss:
     """Losses of response tokens; all tensors have the layout's shape (`layout.spread` gives tokens their advantage).
 
@@ -71,34 +72,35 @@ def policy_loss(
                w_seq = sg(exp(mean of logprobs - old_logprobs over the sequence))        (arXiv 2507.18071, GSPO-token)
         cispo  -A sg(b(w)) logprobs                                                      (arXiv 2506.13585)
 
-    off_policy: bool, tokens that were not sampled under this prompt: their ratio is not bounded and they enter no
-    metric. No gradient flows to old_logprobs or advantages.
+    off_policy: bool, tokens that were not sampled under this prompt: they enter no metric. unbounded: bool, those whose
+    ratio is not bounded; None: all of `off_policy`. No gradient flows to old_logprobs or advantages.
 
     Example: A = 1, w = 1.5, bounds 0.2: loss -1.2, no gradient, clipped. A = -1: loss 1.5, gradient 1.5.
     """
     advantages = layout.keep(advantages.detach().to(logprobs.dtype))
     log_ratio = layout.keep(logprobs - old_logprobs.detach()).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     counted = layout.mask if off_policy is None else layout.mask & ~off_policy
+    has_bounds = counted if unbounded is None else layout.mask & ~unbounded
     ratio = _sequence_ratio(logprobs, log_ratio, layout) if settings.kind == "gspo" else log_ratio.exp()
     bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
     dual_clipped = torch.zeros_like(layout.mask)
     if settings.kind == "cispo":
-        weight = torch.where(counted, bounded, ratio).detach()
+        weight = torch.where(has_bounds, bounded, ratio).detach()
         losses = -advantages * weight * layout.keep(logprobs)
         clipped = bounded != ratio
     else:
         free, bound = -advantages * ratio, -advantages * bounded
-        losses = torch.where(counted, torch.maximum(free, bound), free)
+        losses = torch.where(has_bounds, torch.maximum(free, bound), free)
         clipped = bound > free
         if settings.kind == "clip" and settings.dual_clip is not None:
             ceiling = -advantages * settings.dual_clip
-            dual_clipped = counted & (advantages < 0) & (losses > ceiling)
+            dual_clipped = has_bounds & (advantages < 0) & (losses > ceiling)
             losses = torch.where(dual_clipped, ceiling, losses)
     return PolicyLoss(
         token_losses=losses,
         num_tokens=counted.sum(),
         num_clipped=(clipped & counted).sum(),
-        num_dual_clipped=dual_clipped.sum(),
+        num_dual_clipped=(dual_clipped & counted).sum(),
         kl_sum=-torch.where(counted, log_ratio.detach(), 0.0).sum(),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,10 +14,11 @@ from mars.types import PromptRollouts, Rollout, SampledPrompt, view_name
 
 @dataclass(frozen=True)
 class PooledRewards:
-    """Rewards of the N valid multi rollouts and the M valid anchor rollouts of P prompts.
+    """Rewards of the N valid multi rollouts, guests included, and the M valid anchor rollouts of P prompts.
 
-    rewards: float64 [N]. prompt_index: int64 [N], the position of each rollout's prompt. Rows follow the order of
-    the prompts and, within a prompt, of its rollouts. anchor_rewards, anchor_prompt_index: [M], likewise.
+    rewards: float64 [N], of `PromptRollouts.trained`. prompt_index: int64 [N], the position of each rollout's prompt.
+    Rows follow the order of the prompts and, within a prompt, of its rollouts. anchor_rewards, anchor_prompt_index:
+    [M], likewise.
     """
 
     rewards: Tensor
@@ -37,7 +38,7 @@ class PooledRewards:
     @classmethod
     def of_values(cls, prompts: Sequence[PromptRollouts], value: Callable[[Rollout], float]) -> PooledRewards:
         """As `of_rollouts`, but with `value(rollout)` in place of each valid rollout's score."""
-        rewards, index = _flatten([[value(r) for r in prompt.multi.valid] for prompt in prompts])
+        rewards, index = _flatten([[value(r) for r in prompt.trained] for prompt in prompts])
         anchor_rewards, anchor_index = _flatten(
             [[value(r) for group in prompt.anchors for r in group.valid] for prompt in prompts]
         )
@@ -61,7 +62,7 @@ def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -
     advantages: computed from `PooledRewards.of_rollouts` of the same prompts. Raises RuntimeError if their number
     differs from that of the valid multi rollouts.
     """
-    sizes = [len(prompt.multi.valid) for prompt in prompts]
+    sizes = [len(prompt.trained) for prompt in prompts]
     values, weights = advantages.values.split(sizes), advantages.weights.split(sizes)
     return [
         SampledPrompt(prompt, tuple(own_values.tolist()), tuple(own_weights.tolist()))
@@ -69,9 +70,23 @@ def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -
     ]
 
 
+def with_own_groups(
+    prompts: Sequence[SampledPrompt], advantages: Callable[[Sequence[PromptRollouts]], Advantages]
+) -> list[SampledPrompt]:
+    """The prompts with advantages and weights of the extra groups that are trained with their own prompts.
+
+    Such a group is a prompt without anchors: its advantages come from its own rewards. advantages: computes them.
+    """
+    own = [PromptRollouts(item.rollouts.prompt, group, ()) for item in prompts for group in item.rollouts.own_groups]
+    if not own:
+        return list(prompts)
+    found = iter(with_advantages(own, advantages(own)))
+    return [replace(item, own_groups=tuple(next(found) for _ in item.rollouts.own_groups)) for item in prompts]
+
+
 def truncated_rows(prompts: Sequence[PromptRollouts]) -> Tensor:
     """Which rewards of `PooledRewards.of_rollouts` are of a response that was cut at the token limit: bool [N]."""
-    cut = [r.completion.finish_reason == "length" for prompt in prompts for r in prompt.multi.valid]
+    cut = [r.completion.finish_reason == "length" for prompt in prompts for r in prompt.trained]
     return torch.tensor(cut, dtype=torch.bool)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mars.extra_facts import ExtraFacts
 from mars.types import (
     Completion,
-    ExtraFacts,
     ImageRef,
     Message,
     Prompt,

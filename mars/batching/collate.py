@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 from mars.batching.plan import Packing, plan_updates
+from mars.extra_facts import ExtraFacts
 from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
 from mars.types import PromptRollouts, Rollout, RolloutRequest, SampledPrompt
 
@@ -18,9 +20,11 @@ def train_batch(
     tokens_per_forward: int,
     packing: Packing,
 ) -> TrainBatch:
-    """Whole prompts in the given order, each with its valid multi responses, their advantages and weights.
+    """Whole prompts in the given order, each with its valid multi responses, their advantages and weights, and followed
+    by its groups of their own.
 
-    Failed rollouts and responses of weight 0 are left out, and so is a prompt that then has no response.
+    Failed rollouts and responses of weight 0 are left out, and so is a prompt or group that then has no response.
+    A prompt and its groups are in the same update, and count as one prompt of it.
     prompt_length: number of tokens in a request's prompt in the model's forward, images expanded.
     Raises ValueError if a prompt is there twice or a multi group does not show all sources.
     """
@@ -28,9 +32,17 @@ def train_batch(
     if len(set(ids)) != len(ids):
         twice = sorted({prompt_id for prompt_id in ids if ids.count(prompt_id) > 1})
         raise ValueError(f"prompts are in one batch twice: {twice}")
-    candidates = (_train_prompt(item, prompt_length) for item in kept)
-    prompts = tuple(prompt for prompt in candidates if prompt.responses)
-    return TrainBatch(prompts, plan_updates(prompts, prompts_per_update, num_ranks, tokens_per_forward, packing))
+    whole = [
+        [
+            made
+            for one in (item, *item.own_groups)
+            if (made := _train_prompt(one, item.carried, prompt_length)).responses
+        ]
+        for item in kept
+    ]
+    prompts, sizes = tuple(chain.from_iterable(whole)), [len(some) for some in whole if some]
+    updates = plan_updates(prompts, prompts_per_update, num_ranks, tokens_per_forward, packing, sizes=sizes)
+    return TrainBatch(prompts, updates)
 
 
 def scoring_batch(
@@ -41,30 +53,36 @@ def scoring_batch(
     tokens_per_forward: int,
     packing: Packing,
 ) -> TrainBatch:
-    """Every group that has a valid rollout, multi and anchor, as a prompt of its own in one plan over all ranks.
+    """Every group whose scores count and that has a valid rollout, as a prompt of its own in one plan over all ranks.
+    Guests are scored with the prompt that they are trained with.
 
     `PolicyTrainer.kl_to_reference` scores all rollouts with it. Nothing is trained on it: every weight is 0.
     """
-    groups = (group for item in rollouts for group in (item.multi, *item.anchors) if group.valid)
+    pairs = ((item.multi.request if group.role == "guest" else group.request, group) for item in rollouts
+             for group in (*item.multi_groups, *item.anchors, *item.own_groups) if group.valid)  # fmt: skip
     prompts = tuple(
-        _prompt_of(group.request, prompt_length, (_response(rollout, 0.0, 0.0) for rollout in group.valid))
-        for group in groups
+        _prompt_of(request, prompt_length, (_response(rollout, 0.0, 0.0) for rollout in group.valid))
+        for request, group in pairs
     )
     updates = plan_updates(prompts, max(len(prompts), 1), num_ranks, tokens_per_forward, packing)
     return TrainBatch(prompts, updates)
 
 
-def _train_prompt(item: SampledPrompt, prompt_length: Callable[[RolloutRequest], int]) -> TrainPrompt:
-    multi = item.rollouts.multi
-    if multi.request.view is not None:
-        raise ValueError(f"prompt {multi.request.prompt_id}: the multi group has view {multi.request.view}")
-    rows = zip(multi.valid, item.advantages, item.weights, strict=True)
-    responses = (_response(rollout, advantage, weight) for rollout, advantage, weight in rows if weight != 0)
-    return _prompt_of(multi.request, prompt_length, responses, carried=item.carried)
+def _train_prompt(item: SampledPrompt, carried: bool, prompt_length: Callable[[RolloutRequest], int]) -> TrainPrompt:
+    request, members = item.rollouts.multi.request, item.rollouts.multi_groups
+    if request.view is not None and request.extra is None:
+        raise ValueError(f"prompt {request.prompt_id}: the multi group has view {request.view}")
+    extras = (group.request.extra if group.role == "guest" else None for group in members for _ in group.valid)
+    rows = zip(item.rollouts.trained, item.advantages, item.weights, extras, strict=True)
+    responses = (_response(*row) for row in rows if row[2] != 0)
+    return _prompt_of(request, prompt_length, responses, carried=carried)
 
 
-def _response(rollout: Rollout, advantage: float, weight: float) -> TrainResponse:
-    return TrainResponse(rollout.completion.token_ids, rollout.completion.logprobs, advantage, weight)
+def _response(rollout: Rollout, advantage: float, weight: float, guest: ExtraFacts | None = None) -> TrainResponse:
+    tokens, logprobs = rollout.completion.token_ids, rollout.completion.logprobs
+    if guest is None:
+        return TrainResponse(tokens, logprobs, advantage, weight)
+    return TrainResponse(tokens, logprobs, advantage, weight, off_policy=True, bounded=guest.bounded)
 
 
 def _prompt_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heapreplace
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from mars.batching.packs import at_least, packs_in_step, split_responses
@@ -62,6 +63,7 @@ def plan_updates(
     tokens_per_forward: int,
     packing: Packing,
     by_length: bool = True,
+    sizes: Sequence[int] | None = None,
 ) -> tuple[UpdatePlan, ...]:
     """Split a batch into optimizer steps of `prompts_per_update` prompts in the given order; the last may be smaller.
 
@@ -73,16 +75,17 @@ def plan_updates(
     equally many forwards and, if any row of the update shows an image, until every forward has one. A filler is the
     shortest row that shows an image, or the shortest row if none does.
 
+    sizes: how many of `prompts`, one after the other, count as one prompt and stay in one update; None: 1 of all.
     by_length: whether padded rows are put in order of their length, so that those of a forward need little padding.
 
     Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and
     (2, 0).
     """
     plan_update = _plan_packs if packing == "shared_prefix" else partial(_plan_rows, by_length=by_length)
-    indices = range(len(prompts))
+    ends = [0, *accumulate([1] * len(prompts) if sizes is None else sizes)]
+    bounds = [*ends[:-1:prompts_per_update], ends[-1]]
     return tuple(
-        plan_update(prompts, indices[first : first + prompts_per_update], num_ranks, tokens_per_forward)
-        for first in range(0, len(prompts), prompts_per_update)
+        plan_update(prompts, range(first, end), num_ranks, tokens_per_forward) for first, end in pairwise(bounds)
     )
 
 

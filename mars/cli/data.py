@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from mars.cli.build import app as build
+
 app = typer.Typer(help="Make, convert, check and show data sets.", no_args_is_help=True, rich_markup_mode=None)
 convert = typer.Typer(
     help="Convert a public data set to parquet.", no_args_is_help=True, rich_markup_mode=None
 )  # fmt: skip
 app.add_typer(convert, name="convert")
+app.add_typer(build, name="build")
 
 Out = Annotated[Path, typer.Argument(help="Folder for a parquet file per split, and the metadata dataset.json.")]
 JsonSource = Annotated[Path, typer.Argument(metavar="SRC", help="JSON file, or a folder with JSON files.")]

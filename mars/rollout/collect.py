@@ -9,9 +9,9 @@ from typing import Protocol
 
 from mars import faults
 from mars.answers.record import BoxFrames, Size, reward_input
+from mars.extra_facts import ExtraFacts
 from mars.rollout.engine import FinishedSample, UnreadableRequest
 from mars.types import (
-    ExtraFacts,
     Prompt,
     PromptRollouts,
     RewardInput,

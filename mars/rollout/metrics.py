@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from mars.rollout.collect import NOT_SCORED
 from mars.rollout.engine import EngineCounts
 from mars.types import PromptRollouts, Rollout, RolloutGroup, RolloutRequest
 
@@ -14,7 +15,8 @@ from mars.types import PromptRollouts, Rollout, RolloutGroup, RolloutRequest
 def rollout_metrics(
     prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]
 ) -> dict[str, float]:
-    """Lengths and reward parts over the multi rollouts; tokens and failures over all rollouts.
+    """Lengths and reward parts over the multi rollouts, failures over multi and anchors, tokens over all that an engine
+    sampled.
 
     prompt_length: number of tokens in a request's prompt, including image tokens. Returns {} without prompts.
     """
@@ -22,6 +24,7 @@ def rollout_metrics(
         return {}
     multi = [rollout for item in prompts for rollout in item.multi.rollouts]
     anchors = [rollout for item in prompts for group in item.anchors for rollout in group.rollouts]
+    extras = [rollout for item in prompts for group in item.extras if group.is_sampled for rollout in group.rollouts]
     lengths = [len(rollout.completion.token_ids) for rollout in multi]
     metrics = {
         "response_length/mean": fmean(lengths),
@@ -29,7 +32,7 @@ def rollout_metrics(
         "response_length/min": float(min(lengths)),
         "response_length/clip_ratio": fmean(rollout.completion.finish_reason == "length" for rollout in multi),
         "prompt_length/mean": fmean(prompt_length(item.multi.request) for item in prompts),
-        "rollout/tokens": float(_tokens(multi) + _tokens(anchors)),
+        "rollout/tokens": float(_tokens(multi) + _tokens(anchors) + _tokens(extras)),
         "anchor/tokens": float(_tokens(anchors)),
         "reward/failed": float(sum(not rollout.valid for rollout in (*multi, *anchors))),
     }
@@ -39,6 +42,34 @@ def rollout_metrics(
             for name, value in rollout.reward.parts.items():
                 parts[name].append(value)
     return metrics | {f"reward/{name}/mean": _mean(values) for name, values in sorted(parts.items())}
+
+
+def extra_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
+    """For each name of extra requests: how many responses, their scores and lengths, what is left out.
+
+    Means are over the responses that were scored; a key without any is left out. {} without extra requests.
+    """
+    by_name: dict[str, list[RolloutGroup]] = defaultdict(list)
+    for item in prompts:
+        for group in item.extras:
+            if group.request.extra is not None:
+                by_name[group.request.extra.name].append(group)
+    metrics: dict[str, float] = {}
+    for name, groups in sorted(by_name.items()):
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        scored = [rollout for rollout in rollouts if rollout.valid]
+        failed = [rollout for rollout in rollouts if rollout.reward.failed not in (None, NOT_SCORED)]
+        lengths = [len(rollout.completion.token_ids) for rollout in rollouts]
+        values = {
+            "score/mean": [rollout.reward.score for rollout in scored],
+            "accuracy/mean": [rollout.reward.accuracy for rollout in scored],
+            "response_length/mean": lengths,
+        }
+        metrics |= {f"extra/{name}/{key}": _mean(numbers) for key, numbers in values.items() if numbers}
+        metrics[f"extra/{name}/responses"] = float(len(rollouts))
+        metrics[f"extra/{name}/failed"] = float(len(failed))
+        metrics[f"extra/{name}/left_out"] = float(sum(not group.rollouts for group in groups))
+    return metrics
 
 
 def engine_metrics(counts: EngineCounts) -> dict[str, float]:
@@ -57,7 +88,7 @@ def engine_metrics(counts: EngineCounts) -> dict[str, float]:
 
 def processed_tokens(prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]) -> int:
     """Prompt and response tokens of all rollouts, for perf/throughput."""
-    groups: list[RolloutGroup] = [group for item in prompts for group in (item.multi, *item.anchors)]
+    groups = [group for item in prompts for group in _sampled_groups(item)]
     return sum(len(g.rollouts) * prompt_length(g.request) + _tokens(g.rollouts) for g in groups)
 
 
@@ -73,8 +104,12 @@ def anchor_share(prompts: Sequence[PromptRollouts], prompt_length: Callable[[Rol
         return sum(prompt_length(group.request) + _tokens(group.rollouts) for group in groups)
 
     anchors = sum(computed(item.anchors) for item in prompts)
-    everything = anchors + sum(computed([item.multi]) for item in prompts)
+    everything = sum(computed(_sampled_groups(item)) for item in prompts)
     return anchors / everything if everything else 0.0
+
+
+def _sampled_groups(item: PromptRollouts) -> list[RolloutGroup]:
+    return [group for group in (item.multi, *item.anchors, *item.extras) if group.is_sampled]
 
 
 def _mean(values: Sequence[float]) -> float:

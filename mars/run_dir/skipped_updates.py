@@ -3,7 +3,7 @@
     {"step": 12, "update": 0, "num_updates": 2, "loss": NaN, "grad_norm": NaN, "prompts": [{
         "prompt_id": "3f...", "view": "multi", "carried": false, "images": ["a.png"], "prompt_token_ids": [1, ...],
         "responses": [{"token_ids": [5, 9], "mask": [1, 1], "advantage": 0.7, "weight": 1.0, "off_policy": false,
-                       "rollout_logprobs": [-0.5, -1.0], "old_logprobs": [-0.5, NaN]}]}]}
+                       "bounded": false, "rollout_logprobs": [-0.5, -1.0], "old_logprobs": [-0.5, NaN]}]}]}
 
 mask: 1 for the tokens of responses with a weight above 0, also where algorithm.importance_mode=mask leaves a token out
 of the loss. old_logprobs: the trainer's, before the step's first update; null for a
@@ -95,6 +95,7 @@ def _prompt(
                 "advantage": response.advantage,
                 "weight": response.weight,
                 "off_policy": response.off_policy,
+                "bounded": response.bounded,
                 "rollout_logprobs": response.rollout_logprobs,
                 "old_logprobs": old.get((p, k)),
             }

@@ -21,11 +21,12 @@ MAX_FUNCTION_LINES = 60
 LONGER_FOR_A_REASON: dict[str, str] = {}
 
 # Part of mars -> the other parts it may import, from the bottom up: a part imports only parts above it in this table.
-BASE = {"types", "errors", "train_types"}
+BASE = {"types", "errors", "extra_facts", "train_types"}
 READING = BASE | {"output", "data.pixels", "data.rows", "data.convert"}
 MAY_IMPORT = {
     "errors": set(),
-    "types": {"errors"},
+    "extra_facts": set(),
+    "types": {"errors", "extra_facts"},
     "train_types": {"errors", "types"},
     "faults": set(),
     "families": BASE,
@@ -40,14 +41,15 @@ MAY_IMPORT = {
     "process": BASE | {"interrupts", "output"},
     "algorithms": BASE,
     "batching": BASE,
-    "rewards": BASE | {"background", "output", "plugin"},
+    "data.pixels": BASE | {"output"},
+    "rewards": BASE | {"background", "data.pixels", "output", "plugin"},
     "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
     "hooks": BASE | {"algorithms", "config", "plugin"},
     "answers": BASE | {"output"},
     "data.order": BASE,
-    "data.pixels": BASE | {"output"},
     "data.rows": BASE | {"output", "data.pixels"},
     "data.convert": READING - {"data.convert"},
+    "data.build": READING,
     "data.prompts": READING | {"families"},
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},
@@ -110,7 +112,18 @@ MAY_IMPORT = {
     "chaos": BASE | {"output", "run_dir", "tracking"},
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}
-    | {"checks", "cluster", "config", "data.prompts", "data.synthetic", "evaluation", "main", "output", "process"}
+    | {
+        "checks",
+        "cluster",
+        "config",
+        "data.build",
+        "data.prompts",
+        "data.synthetic",
+        "evaluation",
+        "main",
+        "output",
+        "process",
+    }
     | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")

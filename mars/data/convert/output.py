@@ -43,15 +43,15 @@ class RowFile:
 
 
 @contextmanager
-def row_file(path: Path, with_mono_responses: bool) -> Iterator[RowFile]:
+def row_file(path: Path, *, with_mono_responses: bool, with_origin: bool) -> Iterator[RowFile]:
     """A parquet file with the columns of docs/data.md to append rows to. `path` appears when the block has ended.
 
-    with_mono_responses: whether there is a column of that name. A file's bytes are part of its rows' ids, so a set that
-    needs no new column must not get one.
+    with_mono_responses, with_origin: whether there are the column `mono_responses` and the field `extra_info.origin`. A
+    file's bytes are part of its rows' ids, so a set that needs no new column must not get one.
     """
     from pyarrow import parquet
 
-    with replacing(path) as draft, parquet.ParquetWriter(draft, _schema(with_mono_responses)) as writer:
+    with replacing(path) as draft, parquet.ParquetWriter(draft, _schema(with_mono_responses, with_origin)) as writer:
         yield RowFile(writer)
 
 
@@ -106,7 +106,7 @@ def write_metadata(metadata: Mapping[str, Any], path: Path) -> None:
     write_atomically(path, json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
 
 
-def _schema(with_mono_responses: bool) -> pa.Schema:
+def _schema(with_mono_responses: bool, with_origin: bool) -> pa.Schema:
     import pyarrow as pa
 
     text = pa.string()
@@ -120,6 +120,8 @@ def _schema(with_mono_responses: bool) -> pa.Schema:
         "choices": pa.list_(text),
         "encodings": pa.list_(text),
     }
+    if with_origin:
+        extra_info["origin"] = text
     columns = {
         "data_source": text,
         "prompt": pa.list_(pa.struct({"role": text, "content": text})),

@@ -41,6 +41,7 @@ class PublicSet:
     image_root: folder that the rows' image paths are relative to.
     splits: name -> items in order; each becomes {name}.parquet.
     with_mono_responses: whether an item may have example responses to single images.
+    with_origin: whether items say in extra_info.origin (JSON text) how they were made.
     keep_repeated: keep duplicate rows, because a benchmark is used unchanged.
     left_out: kind -> number of entries that did not become items (such as annotations without an image), for the
         metadata.
@@ -55,4 +56,5 @@ class PublicSet:
     read: Callable[[Item], ReadItem]
     keep_repeated: bool = False
     with_mono_responses: bool = False
+    with_origin: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)

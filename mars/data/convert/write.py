@@ -107,7 +107,13 @@ def _convert_splits(
         files = {
             name: None
             if target is None
-            else stack.enter_context(row_file(target / f"{name}.parquet", public.with_mono_responses))
+            else stack.enter_context(
+                row_file(
+                    target / f"{name}.parquet",
+                    with_mono_responses=public.with_mono_responses,
+                    with_origin=public.with_origin,
+                )
+            )
             for name in public.splits
         }
         for name, file in files.items():
@@ -196,6 +202,8 @@ class _Converter:
             "choices": prompt.extra_info.get("choices"),
             "encodings": encodings if any(encoding != "rgb" for encoding in encodings) else None,
         }
+        if self._public.with_origin:
+            row["extra_info"]["origin"] = prompt.extra_info.get("origin")
         for name in names:
             self.sources.setdefault(name)
         split.rows += 1

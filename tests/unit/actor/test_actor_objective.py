@@ -23,9 +23,10 @@ from tests.builders import altered, train_config
 GRPO = train_config(kl_reference=None).algorithm
 
 
-def row(advantage, rollout_logprobs, weight=1.0, off_policy=False, carried=False):
+def row(advantage, rollout_logprobs, weight=1.0, off_policy=False, carried=False, bounded=False):
     tokens = (1,) * len(rollout_logprobs)
-    return RowTarget(TrainResponse(tokens, tuple(rollout_logprobs), advantage, weight, off_policy), weight, carried)
+    response = TrainResponse(tokens, tuple(rollout_logprobs), advantage, weight, off_policy, bounded)
+    return RowTarget(response, weight, carried)
 
 
 def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denominator=None, compare=True, nats=0.0):
@@ -113,6 +114,19 @@ def test_off_policy_rows_are_left_out_of_clip_kl_and_comparison_but_trained_on()
     assert (sums["num_tokens"], sums["num_on_policy"]) == (3, 1)
     assert (metrics["actor/pg_clipfrac"], metrics["actor/ppo_kl"]) == (0, 0)
     assert metrics["rollout/logprob_diff_max"] == 0
+
+
+def test_a_bounded_guest_is_clipped_and_still_left_out_of_kl_importance_and_comparison():
+    """A = 1: the guest's ratios e and 1 are bounded to 1.2 and 1; its engine's log-probs (-9) are of another prompt."""
+    objective = altered(GRPO, kl_coefficient=0.5, importance_cap=2.0)
+    rows = [row(1.0, [-1.0]), row(1.0, [-9.0, -9.0], off_policy=True, bounded=True)]
+    old, logprobs, ref = [-1.0, -2.0, -2.0], [-1.0, -1.0, -2.0], [-1.0, 0.0, 0.0]
+    loss, sums, metrics, gradient = evaluate(rows, logprobs, old, ref, objective)
+    assert loss == pytest.approx((-1 - 1.2 - 1) / 3, rel=1e-6)
+    assert gradient == pytest.approx([-1 / 3, 0.0, -1 / 3], rel=1e-6)
+    assert (sums["num_tokens"], sums["num_on_policy"], metrics["actor/kl_loss"]) == (3, 1, 0)
+    assert (metrics["actor/pg_clipfrac"], metrics["rollout/logprob_diff_max"]) == (0, 0)
+    assert metrics["rollout/importance_weight/mean"] == 1
 
 
 def test_fillers_weigh_nothing_whatever_they_hold():

@@ -16,12 +16,12 @@ from mars.errors import ConfigError
 CLIP = PolicyLossSettings("clip", 0.2, 0.28, None)
 
 
-def one_token(ratio, advantage, chosen, off_policy=None):
+def one_token(ratio, advantage, chosen, off_policy=None, unbounded=None):
     """Loss and its gradient with respect to the token's log-prob, which is 0 (so that the ratio's too is the ratio)."""
     logprobs = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     old = torch.tensor([-math.log(ratio)], dtype=torch.float64)
     layout = TokenLayout.packed(torch.tensor([1]))
-    loss = policy_loss(logprobs, old, torch.tensor([advantage]), layout, chosen, off_policy)
+    loss = policy_loss(logprobs, old, torch.tensor([advantage]), layout, chosen, off_policy, unbounded)
     loss.token_losses.sum().backward()
     return loss, loss.token_losses.item(), logprobs.grad.item()
 
@@ -150,6 +150,20 @@ def test_off_policy_tokens_are_not_dual_clipped():
     loss, value, _ = one_token(12.0, -1.0, replace(CLIP, dual_clip=3.0), torch.tensor([True]))
     assert value == pytest.approx(12.0)
     assert int(loss.num_dual_clipped) == 0
+
+
+@pytest.mark.parametrize("kind", ["clip", "gspo", "cispo"])
+def test_bounded_off_policy_tokens_have_the_loss_of_others_and_are_not_counted(kind):
+    """Ratio 3 with A = 1 and ratio 0.5 with A = -1, bounds 0.2; for clip also ratio 12 with A = -1 and dual_clip 3."""
+    off, none = torch.tensor([True]), torch.tensor([False])
+    for ratio, advantage in [(3.0, 1.0), (0.5, -1.0), *([(12.0, -1.0)] if kind == "clip" else [])]:
+        chosen = PolicyLossSettings(kind, 0.2, 0.2, 3.0 if kind == "clip" else None)
+        plain, value, slope = one_token(ratio, advantage, chosen)
+        bounded, *same = one_token(ratio, advantage, chosen, off, none)
+        assert same == [value, slope]
+        assert (int(plain.num_tokens), int(bounded.num_tokens), float(bounded.kl_sum)) == (1, 0, 0.0)
+        assert (int(bounded.num_clipped), int(bounded.num_dual_clipped)) == (0, 0)
+        assert [value, slope] != list(one_token(ratio, advantage, chosen, off, off)[1:])
 
 
 @pytest.mark.parametrize("kind", ["clip", "gspo", "cispo"])

@@ -14,7 +14,8 @@ from mars.answers.files import append_answers, from_record, read_answers, to_lin
 from mars.answers.record import Answer, answers_of, reward_input
 from mars.errors import DataError, SetupError
 from mars.evaluation.files import read_partial, read_results
-from mars.types import ExtraFacts, ImageRef, Message, RewardInput, RewardResult, Source
+from mars.extra_facts import ExtraFacts
+from mars.types import ImageRef, Message, RewardInput, RewardResult, Source
 from tests.builders import make_prompt, make_rollouts
 
 HOSTILE = "</pre><script>\x1b[2J\u202e\x00\ud800\u2028\r\n{{7*7}}"

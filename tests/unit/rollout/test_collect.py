@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars.extra_facts import ExtraFacts
 from mars.rollout.collect import ScoredSample, collect, score_stream
 from mars.rollout.engine import EngineCounts, FinishedSample
 from mars.rollout.metrics import engine_metrics, processed_tokens, rollout_metrics
 from mars.rollout.scripted import ScriptedEngine, random_script
-from mars.types import Completion, ExtraFacts, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
+from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
 from tests.builders import completions, make_prompt, make_rollouts
 from tests.fakes.engine import RecordingEngine
 

@@ -68,7 +68,7 @@ def test_a_file_has_all_that_the_update_was_given(files, tmp_path, caplog):
             "prompt_id": "a", "view": "multi", "carried": False, "images": ["a.png", "set.parquet:4, image 1"],
             "prompt_token_ids": [1, 2],
             "responses": [{"token_ids": [5, 6], "mask": [1, 1], "advantage": 0.5, "weight": 1.0, "off_policy": False,
-                           "rollout_logprobs": [-5.0, -6.0], "old_logprobs": [-0.5, math.nan]}],
+                           "bounded": False, "rollout_logprobs": [-5.0, -6.0], "old_logprobs": [-0.5, math.nan]}],
         }],
     })  # fmt: skip
     found = json.loads(second.read_text())

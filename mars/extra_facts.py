@@ -1,0 +1,29 @@
+"""What makes a request an extra one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["signal", "own_group", "guest"]
+
+
+@dataclass(frozen=True)
+class ExtraFacts:
+    """What an extra request of a recipe is for (mars/hooks/requests.py).
+
+    role: signal: nothing is trained on. own_group: trained with its own prompt and its own advantages. guest: trained
+        with the multi prompt, among the multi rollouts.
+    truth: what its responses are scored against; None: they are not scored.
+    about: number of the rollout of the same view that it is about; None: it is about the prompt.
+    bounded: of a guest: whether the ratio of its tokens is bounded (`TrainResponse.bounded`).
+    injected: whether the response is a given text, which no engine has sampled. score: given with it, else None.
+    """
+
+    name: str
+    role: Role
+    truth: str | None
+    about: int | None = None
+    bounded: bool = False
+    injected: bool = False
+    score: float | None = None
