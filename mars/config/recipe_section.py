@@ -20,7 +20,9 @@ class RecipeConfig(Section):
     sampler: str | None = Field(description=f"Which prompts a step samples: {_FILE}; null: the order of section data.")
     shaping: list[str] = Field(description=f"Amounts added to scores, each {_FILE}, in this order; []: none.")
     advantage: list[str] = Field(description=f"Rules that change advantages, each {_FILE}, in this order; []: none.")
-    requests: str | None = Field(description=f"Further requests of a prompt: {_FILE}; null: none.")
+    requests: str | None = Field(
+        description=f"Requests besides a prompt's views, and texts that join its responses: {_FILE}; null: none."
+    )
     tokens: str | None = Field(description=f"Rule of the trainer for single tokens: {_FILE}; null: none.")
     transforms: dict[str, str] = Field(description=f"Image transforms by name, each {_FILE}: `{{masked: {_FILE}}}`.")
     settings: dict[str, dict[str, Any]] = Field(
@@ -45,7 +47,7 @@ def _not_built(value: object) -> tuple[str, str] | None:
 
 _HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
 # A hook leaves this tuple when its calls are built.
-_MISSING = ("sampler", "requests", "tokens", "transforms")
+_MISSING = ("sampler", "tokens", "transforms")
 
 RECIPE_RULES = (
     *(Rule((f"recipe.{hook}",), _well_formed) for hook in _HOOKS),

@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},
     "tracking": BASE | {"answers", "output", "watchdog"},
-    "rollout": BASE | {"answers", "config", "families", "faults", "offload"},
+    "rollout": BASE | {"answers", "config", "families", "faults", "hooks", "offload"},
     "actor": BASE | {"algorithms", "config", "families", "faults", "offload", "output", "weights"},
     "turns": BASE | {"actor", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
@@ -81,7 +81,7 @@ MAY_IMPORT = {
     | {"tracking", "versions"},
     "job": BASE | {"checkpoint", "cluster", "config", "output", "report", "run_dir"},
     # What follows connects the parts.
-    "inputs": READING | {"config", "data.order", "data.prompts", "families", "rewards", "rollout"},
+    "inputs": READING | {"config", "data.order", "data.prompts", "families", "hooks", "rewards", "rollout"},
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "hooks", "inputs"}
     | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
