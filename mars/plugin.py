@@ -27,6 +27,7 @@ from mars.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "plugins.json"
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def is_spec(text: str) -> bool:
@@ -39,13 +40,23 @@ def resolve(setting: str, text: str, wanted: str) -> str:
     """`text` with an absolute path, which means the same in every process. Runs nothing of the file.
 
     setting: the key that `text` was given for, for messages. wanted: the form that `text` should have.
-    Raises ConfigError for a file that is not there.
+    A relative path starts at the current folder, else at mars' own recipes (`find`). Raises ConfigError for a file that
+    is not there.
     """
     path, _, name = text.rpartition(":")
-    file = Path(path).expanduser().absolute()
+    file = find(path)
     if not file.is_file():
         raise ConfigError(f"{setting}: no such file; got {text!r}; {wanted}")
     return f"{file}:{name}"
+
+
+def find(path: str) -> Path:
+    """The absolute path of a user's file. A relative one starts at the current folder. If there is no such file, it
+    starts at the folder that has mars' own recipe/ (a checkout, or the package if it is installed there).
+    """
+    here = Path(path).expanduser().absolute()
+    shipped = [home / path for home in (_PACKAGE, _PACKAGE.parent) if path.startswith("recipe/")]
+    return next((file for file in [here, *shipped] if file.is_file()), here)
 
 
 @dataclass(frozen=True)

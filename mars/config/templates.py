@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mars.config.folders import shipped_folder
 from mars.errors import ConfigError
+from mars.plugin import find
 from mars.rewards.built_in import BUILT_IN, built_in_names, is_built_in
 
 BY_REWARD = "auto"
@@ -27,7 +28,7 @@ def template_file(setting: str, function: str | None) -> Path | None:
         return None
     if is_built_in(setting):
         return template_folder() / f"{BUILT_IN[setting].template}{SUFFIX}"
-    path = Path(setting).expanduser()
+    path = find(setting)
     if not path.is_file():
         raise ConfigError(f"data.template: no such file; got {setting!r}; give {wanted(with_reward=True)}")
     return path

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from mars.algorithms.penalties import KL_PART, OVERLONG_PART
-from mars.config.folders import shipped_folder
 from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
 from mars.hooks.contract import RULE_MEMBERS, SHAPING_MEMBERS
@@ -55,10 +54,7 @@ def _single(recipe: RecipeConfig) -> dict[str, str | None]:
 
 
 def _found(hook: str, spec: str) -> str:
-    path, _, name = spec.rpartition(":")
-    shipped = shipped_folder().parent / path
-    is_here = Path(path).expanduser().absolute().is_file() or not shipped.is_file()
-    return resolve(f"recipe.{hook}", spec if is_here else f"{shipped}:{name}", _WANTED)
+    return resolve(f"recipe.{hook}", spec, _WANTED)
 
 
 def specs(recipe: RecipeConfig) -> dict[str, list[str]]:

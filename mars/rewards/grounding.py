@@ -81,14 +81,12 @@ def matched_ious(predicted: Sequence[Box], truth: Sequence[Box]) -> list[float]:
     """
     if not predicted or not truth:
         return []
-    import numpy as np  # not at the top: the check of truths needs neither numpy nor scipy
+    # Not at the top: the check of truths needs neither numpy nor scipy.
     from scipy.optimize import linear_sum_assignment
 
-    ours, true = np.array(predicted)[:, None], np.array(truth)[None, :]
-    sides = np.minimum(ours[..., 2:], true[..., 2:]) - np.maximum(ours[..., :2], true[..., :2])
-    shared = np.clip(sides, 0, None).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (ours, true)]
-    iou = np.clip(shared / (areas[0] + areas[1] - shared), 0, 1)
+    from mars.rewards.box_metrics import iou_matrix
+
+    iou = iou_matrix(predicted, truth)
     return iou[linear_sum_assignment(iou, maximize=True)].tolist()
 
 
@@ -121,7 +119,7 @@ def compat_reward(ious: Sequence[float], num_predicted: int, num_true: int) -> f
 
 def _parts(item: RewardInput) -> dict[str, float]:
     truth = read_truth(item.truth)
-    scale_x, scale_y = _scale(item)
+    scale_x, scale_y = frame_scale(item)
     response = parse_response(item.response)
     entries = _boxes(response, limit=len(truth) + MAX_EXTRA_BOXES)
     if entries is None:
@@ -186,7 +184,11 @@ def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int
     return None
 
 
-def _scale(item: RewardInput) -> tuple[float, float]:
+def frame_scale(item: RewardInput) -> tuple[float, float]:
+    """Factors of x and y from the frame of the response's boxes to that of the truth's; 1 and 1 without images.
+
+    Raises DataError if only one of the two sizes is known.
+    """
     ours, true = item.response_size, item.truth_size
     if ours is None and true is None:
         return 1.0, 1.0

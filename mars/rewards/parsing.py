@@ -7,6 +7,7 @@ numbers; there is no regular expression that could backtrack.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -77,6 +78,37 @@ def parse_response(text: str) -> ParsedResponse:
 def parse_truth(truth: str) -> ParsedResponse:
     """`parse_response` for a ground truth: without `<answer>` tags all of it is the answer."""
     return parse_response(truth if "<answer>" in truth else f"<answer>{truth}</answer>")
+
+
+def read_blocks(text: str, tags: Sequence[str]) -> tuple[str, ...] | None:
+    """The contents of a text that is these blocks in this order, with only blanks between them; otherwise None.
+
+    A tag may come twice. No block may contain an opening or closing tag of `tags`.
+
+    >>> read_blocks("<think>a car</think> <answer>yes</answer>", ("think", "answer"))
+    ('a car', 'yes')
+    >>> read_blocks("<answer>yes</answer> because", ("answer",)) is None
+    True
+    """
+    rest, found = text.strip(), []
+    marks = {mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")}
+    for tag in tags:
+        start, end = len(f"<{tag}>"), rest.find(f"</{tag}>")
+        if not rest.startswith(f"<{tag}>") or end < 0 or any(mark in rest[start:end] for mark in marks):
+            return None
+        found.append(rest[start:end])
+        rest = rest[end + len(f"</{tag}>") :].lstrip()
+    return None if rest else tuple(found)
+
+
+def read_each(text: str, tag: str) -> list[str]:
+    """The contents of the blocks `<tag>…</tag>` of a text, in order, each up to the next closing tag.
+
+    >>> read_each("<answer>3</answer> no, <answer>4</answer><answer>", "answer")
+    ['3', '4']
+    """
+    pieces = text.split(f"<{tag}>")[1:]
+    return [piece.partition(f"</{tag}>")[0] for piece in pieces if f"</{tag}>" in piece]
 
 
 def format_score(response: ParsedResponse, *, wants_fence: bool) -> float:

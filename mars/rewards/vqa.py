@@ -43,6 +43,14 @@ def score_vqa(item: RewardInput) -> RewardResult:
     return RewardResult(score=form + accuracy, accuracy=accuracy, parts={"format": form, "accuracy": accuracy})
 
 
+def answer_accuracy(item: RewardInput, answer: str) -> float:
+    """1 if `answer`, a text without tags, is right for the truth and choices of `item`; otherwise 0.
+
+    `item.response` is ignored. Raises DataError for a truth that is malformed.
+    """
+    return float(_judge(item.truth, item.extra_info)(answer.strip()))
+
+
 def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:
     """Why a truth cannot be scored, or None. For example: it is empty, or its letter is not in the choices.
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.fakes.python import call_script
-from tests.integration.workshop import Job, Workshop, run
+from tests.integration.workshop import ROOT, Job, Workshop, run
 
 DAPO = "recipe/dapo/run_dapo_qwen2.5_3b.sh"
 MARS = "recipe/mars/run_mars_qwen2.5_3b.sh"
 EXAMPLE = "examples/grpo_trainer/run_qwen2_5_vl-3b.sh"
 REWARD = f"{Path(__file__).with_name('varied_reward.py')}:score"  # random text scores nothing; this varies
+# The tiny experiments of all recipes but these two.
+METHODS = sorted(
+    path for path in ROOT.glob("recipe/*/experiment/*_tiny.yaml") if path.parents[1].name not in ("dapo", "mars")
+)
 ON_A_CPU = ("cluster.device=cpu", "rollout.tensor_parallel_size=1")
 
 
@@ -77,3 +82,39 @@ def test_the_tiny_experiments_train(workshop: Workshop, tmp_path: Path, method: 
     if "dapo" in method:
         assert job.metrics[0]["reward/overlong_penalty/mean"] < -0.5
     assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def quick_start(workshop: Workshop, tmp_path_factory) -> Path:
+    """A folder with the quick start's data and model, and with recipe/, where the tiny experiments look for them."""
+    folder = tmp_path_factory.mktemp("quick_start")
+    (folder / "runs" / "quickstart" / "cold_start").mkdir(parents=True)
+    (folder / "runs" / "quickstart" / "data").symlink_to(workshop.data)
+    (folder / "runs" / "quickstart" / "cold_start" / "policy").symlink_to(workshop.model)
+    (folder / "recipe").symlink_to(ROOT / "recipe")
+    return folder
+
+
+@pytest.mark.parametrize("experiment", METHODS, ids=lambda path: path.stem)
+def test_a_step_of_every_method(quick_start: Path, experiment: Path):
+    """Real models in one process, with the engine of transformers; the other engines run the same step."""
+    own = yaml.safe_load(experiment.read_text())
+    # Random text scores nothing with a built-in reward.
+    varied = [] if "reward" in own else [f"reward.function={REWARD}"]
+    given = [
+        f"experiment={experiment.stem}", "run.num_steps=1", "cluster.kind=local", "rollout.engine=hf",
+        "rollout.num_workers=1", "actor.num_workers=1", "evaluation.before_training=false", "evaluation.every=0",
+        "data.prompts_per_step=2", "actor.prompts_per_update=2", "rollout.samples_per_prompt=4",
+        "rollout.max_response_tokens=16", "reward.num_workers=1", *varied,
+    ]  # fmt: skip
+    folder = experiment.parents[1].relative_to(ROOT)
+    run_dir = quick_start / "runs" / experiment.stem
+    job = run(["-m", "mars.main", "--config-dir", str(folder), *given], quick_start / "run")
+    assert job.returncode == 0, job.stderr[-3000:]
+    (row,) = Job(0, "", "", run_dir).metrics
+    assert row["reward/failed"] == 0
+    assert row["mars/prompts_sampled"] >= 2
+    assert row["rollout/logprob_diff_max"] < 1e-3
+    parts = [name for name in row if name.startswith("reward/") and name.endswith("/mean")]
+    assert varied or parts, "a recipe's own reward names its parts"
+    assert (run_dir / "policy" / "model.safetensors").is_file()

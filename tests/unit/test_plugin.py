@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mars import plugin
 from mars.errors import ConfigError
-from mars.plugin import is_spec, load, record, resolve, self_test
+from mars.plugin import find, is_spec, load, record, resolve, self_test
 
 WANTED = "(number)"
 
@@ -43,6 +44,16 @@ def test_a_spec_is_made_absolute(tmp_path, monkeypatch):
     assert resolve("hooks.step", "own.py:f", "want a file") == f"{tmp_path}/own.py:f"
     with pytest.raises(ConfigError, match=r"^hooks\.step: no such file; got 'other\.py:f'; want a file$"):
         resolve("hooks.step", "other.py:f", "want a file")
+
+
+def test_own_recipes_are_found_from_any_folder_and_a_users_file_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = resolve("reward.function", "recipe/vlm_r1/functions.py:detection", "want a file")
+    assert Path(spec.partition(":")[0]) == Path(plugin.__file__).parents[1] / "recipe" / "vlm_r1" / "functions.py"
+    (tmp_path / "recipe" / "vlm_r1").mkdir(parents=True)
+    (tmp_path / "recipe" / "vlm_r1" / "functions.py").touch()
+    assert find("recipe/vlm_r1/functions.py") == tmp_path / "recipe" / "vlm_r1" / "functions.py"
+    assert find("mars/plugin.py") == tmp_path / "mars" / "plugin.py", "only recipes are looked for"
 
 
 def test_a_loaded_function_tells_what_it_takes(tmp_path):

@@ -1,4 +1,4 @@
-"""The experiments of recipe/ have the paper's values, and their tiny variants are the same methods."""
+"""The experiments of recipe/mars and recipe/dapo have the paper's values; their tiny variants are the same methods."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ methods = pytest.mark.parametrize("method", FOLDERS)
 
 def test_there_are_four_methods_each_at_two_sizes():
     names = {f"{anchors}{method}_{size}" for anchors in ("", "mars_") for method in FOLDERS for size in SIZES}
-    assert {path.stem for path in EXPERIMENTS} == names
+    assert {path.stem for path in EXPERIMENTS if path.parents[1] in FOLDERS.values()} == names
 
 
 @methods

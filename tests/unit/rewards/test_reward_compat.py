@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 import mars.rewards.answer_forms
 import mars.rewards.answer_words
 import mars.rewards.box_answers
+import mars.rewards.box_metrics
 import mars.rewards.box_prose
 import mars.rewards.grounding
 import mars.rewards.parsing
+import mars.rewards.text_metrics
 import mars.rewards.vqa
 import mars.rewards.yes_no
 from mars.build import build_scorer
@@ -178,6 +180,8 @@ def test_the_examples_in_the_docstrings() -> None:
         mars.rewards.answer_forms,
         mars.rewards.yes_no,
         mars.rewards.box_prose,
+        mars.rewards.box_metrics,
+        mars.rewards.text_metrics,
     ]:
         result = doctest.testmod(module)
         assert (result.failed, result.attempted > 0) == (0, True)

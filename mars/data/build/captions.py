@@ -1,0 +1,129 @@
+"""Caption swaps (ViCrit): one word of a true description is replaced by a wrong one of the same kind; find it.
+
+The paper lets a language model choose the replaced span. Here a table of kinds does: a word is replaced by another word
+of its kind that the description does not have. `--swaps FILE.json` gives another table, {kind: [words]}; its entries
+may be phrases.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mars.data.build.scenes import Made, Picture, Scene, Scenes, pixels
+from mars.data.rows.problems import RowError
+from mars.errors import DataError
+from mars.output.files import read_regular
+from mars.types import IMAGE_MARKER, Message, Prompt
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+KINDS: Mapping[str, Sequence[str]] = {
+    "colour": ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey"],
+    "count": ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+    "side": ["left", "right"],
+    "height": ["above", "below"],
+    "depth": ["front", "back"],
+    "order": ["top", "middle", "bottom"],
+    "size": ["tiny", "small", "large", "huge"],
+    "material": ["wooden", "metal", "plastic", "glass", "brick", "concrete", "leather"],
+    "shape": ["round", "square", "rectangular", "triangular", "oval"],
+    "weather": ["sunny", "cloudy", "rainy", "snowy", "foggy"],
+    "light": ["bright", "dim", "dark"],
+    "time": ["morning", "noon", "evening", "night"],
+    "posture": ["sitting", "standing", "lying", "kneeling"],
+    "motion": ["walking", "running", "riding", "jumping"],
+    "animal": ["dog", "cat", "horse", "cow", "sheep", "bird", "elephant", "bear", "zebra", "giraffe"],
+    "vehicle": ["car", "truck", "bus", "train", "motorcycle", "bicycle", "boat", "airplane"],
+    "clothes": ["shirt", "jacket", "coat", "dress", "sweater", "hat"],
+    "furniture": ["chair", "table", "sofa", "bed", "desk", "shelf"],
+    "building": ["house", "church", "tower", "bridge", "barn"],
+    "plant": ["tree", "bush", "flower", "grass"],
+    "fruit": ["apple", "banana", "pear", "grape", "lemon"],
+}
+
+
+@dataclass(frozen=True)
+class CaptionSwap:
+    """column: which text of the row is the description, its "truth" or its "response". kinds: the table of words."""
+
+    column: str
+    kinds: Mapping[str, Sequence[str]]
+    name: str = "caption_swap"
+
+    def __call__(self, scene: Scene, scenes: Scenes, chance: Generator) -> Made:
+        prompt = scene.readable
+        caption = self._caption(prompt, scene)
+        found = swaps(caption, self.kinds)
+        if not found:
+            raise RowError(
+                "no_swap", "no word of the description is in the table, or no other word of its kind is left"
+            )
+        (start, end), words, kind = found[int(chance.integers(len(found)))]
+        wrong = words[int(chance.integers(len(words)))]
+        right = caption[start:end]
+        wrong = wrong.capitalize() if right[0].isupper() else wrong
+        changed = caption[:start] + wrong + caption[end:]
+        several = len(prompt.sources) > 1
+        question = (
+            f"This is a description of {'what these images show' if several else 'this image'}, in which one word or "
+            f"phrase was replaced, so that it is wrong:\n{changed}\n"
+            "Which word or phrase is wrong? Answer with it alone."
+        )
+        messages = [Message("user", f"{IMAGE_MARKER * len(prompt.sources)}\n{question}")]
+        pictures = [Picture(source.name, pixels(source)) for source in prompt.sources]
+        return Made(self.name, messages, pictures, wrong, drawn={"kind": kind, "right": right, "start": start})
+
+    def _caption(self, prompt: Prompt, scene: Scene) -> str:
+        if self.column == "truth" and not prompt.truth and scene.problem is not None:
+            raise RowError(scene.problem.reason, scene.problem.detail)
+        text = prompt.truth if self.column == "truth" else prompt.response
+        if not text:
+            raise RowError("caption", f"the row has no {self.column}, which --caption names as the description")
+        return text
+
+
+def swaps(caption: str, kinds: Mapping[str, Sequence[str]]) -> list[tuple[tuple[int, int], list[str], str]]:
+    """What can be replaced: the place of a word, the words that can replace it, and their kind.
+
+    Words of the description are never used as replacements, so that the wrong word is in it once.
+
+    >>> swaps("A red car and a blue one", {"colour": ["red", "blue", "green"]})
+    [((2, 5), ['green'], 'colour'), ((16, 20), ['green'], 'colour')]
+    """
+    found = []
+    for kind, words in kinds.items():
+        places = {word: [match.span() for match in _whole(word).finditer(caption)] for word in words}
+        unused = [word for word in words if not places[word]]
+        if unused:
+            found += [(place, unused, kind) for word in words for place in places[word]]
+    return sorted(found)
+
+
+def _whole(word: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", re.IGNORECASE)
+
+
+def read_kinds(path: Path | None) -> Mapping[str, Sequence[str]]:
+    """The table of a JSON file, {kind: [words]}; None: KINDS. Raises DataError."""
+    if path is None:
+        return KINDS
+    try:
+        table = json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"--swaps: {path} cannot be read: {error}; give a JSON file {{kind: [words]}}") from error
+    good = isinstance(table, dict) and all(
+        isinstance(words, list)
+        and len({word.lower() for word in words if isinstance(word, str) and word.strip() == word != ""})
+        == len(words)
+        > 1
+        for words in table.values()
+    )
+    if not good or not table:
+        raise DataError(f"--swaps: {path} must be {{kind: [words]}} with two or more different words of each kind")
+    return table

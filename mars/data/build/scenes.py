@@ -1,0 +1,174 @@
+"""What puzzles are made from: rows of a file, or images of a folder; and chance that depends on a seed alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mars.data.convert.eval_json import read_json_rows
+from mars.data.pixels.images import BadImage, decode_image, probe_size
+from mars.data.rows.dataset import read_prompts
+from mars.data.rows.problems import RowError, RowProblem
+from mars.errors import DataError
+from mars.types import IMAGE_MARKER, ImageRef, Message, Prompt, Source
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from PIL import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ALL, ONE, CROSS = "all", "one", "cross"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One row of the source, or one image of a folder. number: its position there. id: of the row that is made of it.
+
+    prompt: None for a row that cannot be read. problem: why, or what is wrong with its truth alone.
+    """
+
+    label: str
+    number: int
+    id: str
+    prompt: Prompt | None
+    problem: RowProblem | None = None
+
+    @property
+    def readable(self) -> Prompt:
+        """The prompt, whose images are there. Raises RowError for a row without one."""
+        if self.prompt is None or not self.prompt.sources:
+            reason, detail = ("sources", "the row has no image") if self.prompt else _why(self.problem)
+            raise RowError(reason, detail)
+        return self.prompt
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a row that is made. name: of its source."""
+
+    name: str
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Made:
+    """A row that was made of a scene.
+
+    messages: with one "<image>" marker for each picture. drawn: what chance decided, written to extra_info.origin.
+    """
+
+    data_source: str
+    messages: Sequence[Message]
+    pictures: Sequence[Picture]
+    truth: str
+    choices: Sequence[str] | None = None
+    box_space: str = "original_pixels"
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_scenes(source: Path, image_root: Path | None) -> list[Scene]:
+    """The rows of a file or saved data set, or the images of a folder in the order of their paths.
+
+    image_root: the folder that image paths of rows are relative to; None: the file's folder. Truths are not checked:
+    most puzzles need none. Raises DataError.
+    """
+    if source.is_dir() and not (source / "state.json").exists() and not (source / "dataset_dict.json").exists():
+        return _images_of(source)
+    rows = read_prompts(
+        [str(source)], None if image_root is None else str(image_root), lambda prompt: None, read_json=read_json_rows
+    ).rows
+    return [
+        Scene(row.label, number, _id(row.prompt, number), row.prompt, next(iter(row.problems), None))
+        for number, row in enumerate(rows)
+    ]
+
+
+def _id(prompt: Prompt | None, number: int) -> str:
+    return str((prompt.extra_info.get("id") if prompt is not None else None) or number)
+
+
+def _images_of(folder: Path) -> list[Scene]:
+    root = Path(os.path.realpath(folder))
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise DataError(f"{folder}: no images there; give a folder with {', '.join(SUFFIXES)} files, or a file of rows")
+    return [_scene_of(file, file.relative_to(root).as_posix(), number) for number, file in enumerate(files)]
+
+
+def _scene_of(file: Path, name: str, number: int) -> Scene:
+    try:
+        image = ImageRef(str(file), probe_size(str(file), "rgb", name))
+    except BadImage as error:
+        return Scene(name, number, name, None, RowProblem(name, f"image_{error.reason}", str(error)))
+    question = (Message("user", f"{IMAGE_MARKER}\nDescribe the image."),)
+    return Scene(name, number, name, Prompt(name, name, "image", question, (Source("image", image),), ""))
+
+
+def _why(problem: RowProblem | None) -> tuple[str, str]:
+    return ("row", "cannot be read") if problem is None else (problem.reason, problem.detail)
+
+
+class Scenes:
+    """All scenes of the source: what is paired with what, decided by the seed."""
+
+    def __init__(self, scenes: Sequence[Scene], seed: int, task: str) -> None:
+        self.all = tuple(scenes)
+        self._readable = [scene for scene in scenes if scene.prompt is not None and scene.prompt.sources]
+        self._seed, self._task = seed, task
+
+    def chance(self, scene: Scene, copy: int) -> Generator:
+        """A generator of its own for each row that is made: the same in every process and order."""
+        import numpy as np
+
+        text = f"{self._seed}/{self._task}/{scene.number}/{copy}"
+        return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
+
+    def other(self, scene: Scene, chance: Generator) -> Scene:
+        """Another scene, each with the same probability. Raises RowError if there is none."""
+        others = len(self._readable) - 1
+        if others < 1:
+            raise RowError("no_other", "this needs the image of another row, and no other row can be read")
+        number = int(chance.integers(others))
+        found = self._readable[number]
+        return found if found.number < scene.number else self._readable[number + 1]
+
+
+def pixels(source: Source) -> Image.Image:
+    """The pixels of an image as a model sees them. Raises RowError."""
+    try:
+        return decode_image(source.image)
+    except BadImage as error:
+        raise RowError(f"image_{error.reason}", f"source {source.name}: {error}") from error
+
+
+def chosen(prompt: Prompt, sources: str, chance: Generator) -> tuple[Source, ...]:
+    """The sources that `--sources` names: "all", "one" (drawn), or the name of one. Raises RowError."""
+    if sources == ALL:
+        return prompt.sources
+    if sources == ONE:
+        return (prompt.sources[int(chance.integers(len(prompt.sources)))],)
+    found = tuple(source for source in prompt.sources if source.name == sources)
+    if not found:
+        names = ", ".join(source.name for source in prompt.sources)
+        raise RowError("sources", f"the row has no source {sources!r}; got {names}")
+    return found
+
+
+def pairs(prompt: Prompt, sources: str, chance: Generator) -> list[tuple[Source, Source]]:
+    """(the source that is shown as it is, the source that is shown changed), as `--sources` says.
+
+    "cross": two different sources of one size, drawn; else each chosen source with itself. Raises RowError.
+    """
+    if sources != CROSS:
+        return [(source, source) for source in chosen(prompt, sources, chance)]
+    if len(prompt.sources) < 2:
+        raise RowError("sources", "--sources cross needs two sources; the row has one")
+    shown, changed = (prompt.sources[int(i)] for i in chance.permutation(len(prompt.sources))[:2])
+    if shown.image.size != changed.image.size:
+        sizes = f"{shown.name} {shown.image.size}, {changed.name} {changed.image.size}"
+        raise RowError("sizes_differ", f"--sources cross needs images of one size; got {sizes}")
+    return [(shown, changed)]

@@ -1,0 +1,117 @@
+"""A set whose rows are made from scenes, as `mars data convert` writes sets. Images go to a folder beside the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mars.data.build.scenes import Made, Picture, Scene, Scenes, read_scenes
+from mars.data.convert.public_set import Item, PublicSet, ReadItem
+from mars.output.files import replacing
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+CONVERTER = "build 1"
+IMAGES = "images"
+
+
+class Task(Protocol):
+    """Makes a row of a scene. Frozen, with a repr that names all settings. Raises RowError if the scene does not fit.
+
+    It must draw from `chance` alone. Called from several threads.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, scene: Scene, scenes: Scenes, chance: Generator) -> Made: ...
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """seed: of all chance. copies: rows for each scene. split: name of the file of rows. jpeg: quality; None is PNG."""
+
+    seed: int
+    copies: int
+    split: str
+    jpeg: int | None
+
+
+def built_set(
+    task: Task, source: Path, image_root: Path | None, out: Path, options: BuildOptions, limit: int | None
+) -> PublicSet:
+    """The set to give to `write_set`, which makes the images while it reads the items. Raises DataError.
+
+    Images go to OUT/images/<key>, where the key stands for the task, its settings, the seed and the rows of the source:
+    two builds into one folder never overwrite each other's images. limit: number of scenes to use, None for all.
+    """
+    scenes = Scenes(read_scenes(source, image_root), options.seed, task.name)
+    key = _key(task, options, scenes)
+    return PublicSet(
+        name=task.name,
+        converter=CONVERTER,
+        licence="that of the images it is made from",
+        image_root=out,
+        splits={
+            options.split: [
+                Item(scene.label, (scene, copy)) for scene in scenes.all[:limit] for copy in range(options.copies)
+            ]
+        },
+        read=partial(
+            _read,
+            task=task,
+            scenes=scenes,
+            out=Path(os.path.realpath(out)),
+            folder=f"{IMAGES}/{key}",
+            jpeg=options.jpeg,
+        ),
+        with_origin=True,
+    )
+
+
+def _read(item: Item, *, task: Task, scenes: Scenes, out: Path, folder: str, jpeg: int | None) -> ReadItem:
+    scene, copy = item.content
+    made = task(scene, scenes, scenes.chance(scene, copy))
+    save = partial(_save, out=out, stem=f"{folder}/{scene.number:06d}-{copy}", jpeg=jpeg)
+    columns: dict[str, Any] = {
+        "data_source": made.data_source,
+        "prompt": [{"role": message.role, "content": message.text} for message in made.messages],
+        "images": [save(picture) for picture in made.pictures],
+        "reward_model": {"ground_truth": made.truth},
+        "extra_info": {
+            "id": scene.id,
+            "sources": [picture.name for picture in made.pictures],
+            "choices": None if made.choices is None else list(made.choices),
+            "box_space": made.box_space,
+            "origin": json.dumps({"task": task.name, "row": scene.number, "copy": copy, **made.drawn}),
+        },
+    }
+    return ReadItem(columns)
+
+
+def _save(picture: Picture, *, out: Path, stem: str, jpeg: int | None) -> str:
+    """Write an image; returns its path in `out`."""
+    path = f"{stem}-{picture.name}.{'png' if jpeg is None else 'jpg'}"
+    data = io.BytesIO()
+    if jpeg is None:
+        picture.image.save(data, format="PNG", compress_level=1)
+    else:
+        picture.image.save(data, format="JPEG", quality=jpeg)
+    with replacing(out / path) as draft:
+        draft.write_bytes(data.getvalue())
+    return path
+
+
+def _key(task: Task, options: BuildOptions, scenes: Scenes) -> str:
+    whole = hashlib.sha256(repr((task, options)).encode())
+    for scene in scenes.all:
+        sources = [] if scene.prompt is None else [(source.name, source.image.size) for source in scene.prompt.sources]
+        whole.update(repr((scene.id, sources, None if scene.prompt is None else scene.prompt.truth)).encode())
+    return whole.hexdigest()[:12]

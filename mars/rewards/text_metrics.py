@@ -1,0 +1,61 @@
+"""Overlap of two texts in words: BLEU, ROUGE-L, and how much a text repeats itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from math import exp, log
+
+
+def bleu(answer: Sequence[str], reference: Sequence[str], order: int) -> float:
+    """BLEU (Papineni et al., 2002) of one sentence for 1- to `order`-grams with equal weights, in [0, 1].
+
+    Smoothing: 1 is added to both counts of the precision for two or more words (method 2 of Chen and Cherry, 2014).
+
+    >>> bleu("a b c d".split(), "a b c d".split(), 4)
+    1.0
+    >>> round(bleu("a b".split(), "a c".split(), 2), 6)  # sqrt(1/2 * (0 + 1)/(1 + 1))
+    0.5
+    """
+    if not answer or not reference:
+        return 0.0
+    total = 0.0
+    for n in range(1, order + 1):
+        ours, true = _ngrams(answer, n), _ngrams(reference, n)
+        shared, count = sum((ours & true).values()), sum(ours.values())
+        if n == 1 and not shared:
+            return 0.0
+        total += log((shared + (n > 1)) / (count + (n > 1)))
+    brevity = min(0.0, 1 - len(reference) / len(answer))
+    return exp(total / order + brevity)
+
+
+def rouge_l(answer: Sequence[str], reference: Sequence[str]) -> float:
+    """ROUGE-L (Lin, 2004): F1 of the longest common subsequence, in [0, 1].
+
+    >>> rouge_l("the red car".split(), "the car".split())  # 2 * 2/3 * 1 / (2/3 + 1)
+    0.8
+    """
+    longest = [0] * (len(reference) + 1)
+    for word in answer:
+        before = longest
+        longest = [0]
+        for j, other in enumerate(reference):
+            longest.append(before[j] + 1 if word == other else max(before[j + 1], longest[j]))
+    shared = longest[-1]
+    return 2 * shared / (len(answer) + len(reference)) if shared else 0.0
+
+
+def repetition(words: Sequence[str], n: int) -> float:
+    """The share of n-grams that have occurred before: 1 - different / all, in [0, 1). 0 for fewer than `n` words.
+
+    >>> repetition("a b a b a b".split(), 2)  # ab, ba among five
+    0.6
+    """
+    grams = _ngrams(words, n)
+    count = sum(grams.values())
+    return 1 - len(grams) / count if count else 0.0
+
+
+def _ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))

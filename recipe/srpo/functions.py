@@ -1,0 +1,100 @@
+"""The reward of SRPO: a first answer, a reflection on it, and a second answer.
+
+reward.function: recipe/srpo/functions.py:score             the weights of the authors' OpenRLHF version
+reward.function: recipe/srpo/functions.py:score_as_in_verl  those of their verl version
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp
+
+from mars.rewards.parsing import read_blocks, read_each
+from mars.rewards.vqa import answer_accuracy
+from mars.types import RewardInput, RewardResult
+
+TAGS = ("think", "answer", "reflection", "think", "answer")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Rewards of the accuracy of (first, second), weights of the parts, and the length of a reflection.
+
+    kept, corrected, lost: right and right, wrong and right, right and wrong. single: one answer only, and it is right.
+    target, limit: of the reflection's length, as multiples of the first attempt's.
+    """
+
+    kept: float
+    corrected: float
+    lost: float
+    single: float
+    accuracy_weight: float
+    format_weight: float
+    length_weight: float
+    target: float
+    limit: float
+
+
+OPENRLHF = Settings(0.75, 1.0, 0.25, 0.5, 1.0, 0.5, 0.1, 2.0, 2.5)
+VERL = Settings(0.75, 1.0, -0.25, 0.5, 0.5, 0.25, 0.1, 2.0, 2.5)
+
+
+def score(item: RewardInput) -> RewardResult:
+    """Raises DataError for a malformed truth."""
+    return scored(item, OPENRLHF)
+
+
+def score_as_in_verl(item: RewardInput) -> RewardResult:
+    """Raises DataError for a malformed truth."""
+    return scored(item, VERL)
+
+
+def scored(item: RewardInput, settings: Settings) -> RewardResult:
+    """The weighted sum of the parts reflection (of the answers), format and length. accuracy: of the last answer."""
+    right = [bool(answer_accuracy(item, answer)) for answer in read_each(item.response, "answer")]
+    blocks = read_blocks(item.response, TAGS)
+    length = 0.0
+    if blocks is not None:
+        think, answer, reflection, _, _ = blocks
+        length = length_reward(len(reflection.split()), len(think.split()) + len(answer.split()), settings)
+    parts = {
+        "reflection": reflection_reward(right, settings),
+        "format": float(blocks is not None),
+        "length": length,
+        "first_right": float(bool(right) and right[0]),
+    }
+    total = settings.accuracy_weight * parts["reflection"]
+    total += settings.format_weight * parts["format"] + settings.length_weight * length
+    return RewardResult(total, float(bool(right) and right[-1]), parts)
+
+
+def reflection_reward(right: list[bool], settings: Settings) -> float:
+    """The reward of one or two answers; 0 for none and for more than two.
+
+    >>> [reflection_reward(right, OPENRLHF) for right in ([True, True], [False, True], [True, False], [True], [])]
+    [0.75, 1.0, 0.25, 0.5, 0.0]
+    """
+    match right:
+        case [True, True]:
+            return settings.kept
+        case [False, True]:
+            return settings.corrected
+        case [True, False]:
+            return settings.lost
+        case [True]:
+            return settings.single
+    return 0.0
+
+
+def length_reward(words: int, first_words: int, settings: Settings) -> float:
+    """exp(-((L - T) / (T_max - T))^2): 1 for a reflection of the target length, in (0, 1]. 0 if nothing was said first.
+
+    words: L, of the reflection. first_words: of the first think and answer; T and T_max are multiples of it.
+
+    >>> length_reward(20, 10, OPENRLHF), round(length_reward(25, 10, OPENRLHF), 6)  # exp(-1)
+    (1.0, 0.367879)
+    """
+    if not first_words:
+        return 0.0
+    target, limit = settings.target * first_words, settings.limit * first_words
+    return exp(-(((words - target) / (limit - target)) ** 2))

@@ -1,0 +1,98 @@
+"""Questions about an image and a changed one: what is asked is what was done, to the pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mars.data.build.pairs import part_of
+from mars.data.rows.problems import RowError
+from mars.errors import ConfigError, DataError
+from tests.unit.data.build.coloured import SIZE, build, make_rows, plane
+
+
+def blue(row: int, source: str) -> int:
+    return 10 * row + (source == "infrared")
+
+
+@pytest.mark.parametrize(("sources", "shown"), [("one", 1), ("all", 2), ("visible", 1), ("cross", 1)])
+def test_the_angle_is_the_one_of_the_image(tmp_path, sources, shown):
+    rows = build(tmp_path / "out", "rotation", make_rows(tmp_path / "in", 8), "--sources", sources)
+    for number, row in enumerate(rows):
+        pairs = row["origin"]["sources"]
+        assert len(pairs) == shown
+        assert row["text"].startswith("<image>" * 2 * shown + "\n")
+        for i, (one, other) in enumerate(pairs):
+            assert (one == other) == (sources != "cross")
+            assert np.array_equal(row["pixels"][2 * i], plane(SIZE, blue(number, one)))
+            turned = np.rot90(plane(SIZE, blue(number, other)), int(row["truth"]) // 90)  # counter-clockwise
+            assert np.array_equal(row["pixels"][2 * i + 1], turned)
+            assert row["extra_info"]["sources"][2 * i : 2 * i + 2] == [one, f"{other}_rotated"]
+        assert sources != "visible" or pairs == [["visible", "visible"]]
+    assert {row["truth"] for row in rows} <= {"0", "90", "180", "270"}
+    assert len({row["truth"] for row in rows}) > 2
+
+
+@pytest.mark.parametrize("sources", ["one", "all", "cross"])
+def test_a_part_is_in_the_quarter_that_is_named(tmp_path, sources):
+    size = (96, 80)
+    rows = build(tmp_path / "out", "position", make_rows(tmp_path / "in", 12, size=size), "--sources", sources)
+    assert len(rows) == 12
+    for number, row in enumerate(rows):
+        for (one, other), part in zip(row["origin"]["sources"], row["pixels"][1::2], strict=True):
+            (x, y), (right, bottom) = part[0, 0, :2].tolist(), (part[-1, -1, :2] + 1).tolist()
+            assert np.array_equal(part, plane(size, blue(number, other))[y:bottom, x:right])
+            upper, left = bottom <= size[1] / 2, right <= size[0] / 2
+            assert upper or y >= size[1] / 2
+            assert left or x >= size[0] / 2
+            assert row["truth"] == f"{'upper' if upper else 'lower'} {'left' if left else 'right'}"
+            assert 8 <= right - x <= 0.4 * size[0]
+            assert 8 <= bottom - y <= 0.4 * size[1]
+            assert (one == other) == (sources != "cross")
+    assert len({row["truth"] for row in rows}) == 4
+
+
+def test_parts_in_whole_pixels():
+    assert part_of((100, 40), (0.5, 0.0, 0.25, 0.5), "image") == (50, 0, 75, 20)
+    assert part_of((101, 41), (0.5, 0.5, 0.5, 0.5), "image") == (51, 21, 101, 41), "inside its quarter"
+    with pytest.raises(RowError, match="a part of 7x20 pixels"):
+        part_of((100, 40), (0.5, 0.0, 0.07, 0.5), "image")
+
+
+@pytest.mark.parametrize("sources", ["one", "cross", "infrared"])
+def test_two_views_of_a_scene_or_of_two(tmp_path, sources):
+    rows = build(tmp_path / "out", "contrastive", make_rows(tmp_path / "in", 16), "--sources", sources)
+    for number, row in enumerate(rows):
+        first, second = row["origin"]["sources"]
+        assert (row["truth"] == "yes") == (row["origin"]["other"] == number)
+        assert (first == second) == (sources != "cross")
+        assert all(view.shape[1] < SIZE[0] and view.shape[0] < SIZE[1] for view in row["pixels"])
+        assert row["extra_info"]["sources"] == ["first", "second"]
+    truths = [row["truth"] for row in rows]
+    assert 4 <= truths.count("yes") <= 12
+    assert len({row["origin"]["other"] for row in rows if row["truth"] == "no"}) > 3
+
+
+def test_each_view_is_of_its_own_scene(tmp_path):
+    """Images of one colour: brightness and contrast do not change which channel is the largest."""
+    source = make_rows(tmp_path / "in", 3, sources=("image",))
+    for row, colour in enumerate(((200, 40, 40), (40, 200, 40), (40, 40, 200))):
+        Image.new("RGB", SIZE, colour).save(tmp_path / "in" / f"{row}_image.png")
+    rows = build(tmp_path / "out", "contrastive", source, "--copies", "8")
+    assert len(rows) == 24
+    for row in rows:
+        largest = [int(view.reshape(-1, 3).mean(axis=0).argmax()) for view in row["pixels"]]
+        assert largest == [row["origin"]["row"], row["origin"]["other"]]
+
+
+def test_what_a_row_lacks_is_its_problem(tmp_path):
+    source = make_rows(tmp_path / "in", 2, sources=("visible",))
+    for task in ("rotation", "position", "contrastive"):
+        with pytest.raises(DataError, match="--sources cross needs two sources"):
+            build(tmp_path / "out", task, source, "--sources", "cross")
+    with pytest.raises(DataError, match="the row has no source 'depth'; got visible"):
+        build(tmp_path / "out", "rotation", source, "--sources", "depth")
+    with pytest.raises(ConfigError, match="--sources: a question about two images"):
+        build(tmp_path / "out", "contrastive", source, "--sources", "all")
+    assert not list((tmp_path / "out").glob("*.parquet"))

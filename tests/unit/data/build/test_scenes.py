@@ -1,0 +1,111 @@
+"""Where scenes come from, what chance depends on, and what a build leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mars.cli.app import app
+from mars.data.build.scenes import Scenes, read_scenes
+from mars.data.rows.problems import RowError
+from mars.errors import DataError
+from tests.unit.data.build.coloured import SIZE, build, make_rows, plane
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_the_same_seed_gives_the_same_bytes_wherever_the_source_is(tmp_path):
+    source = make_rows(tmp_path / "in", 5)
+    moved = shutil.copytree(tmp_path / "in", tmp_path / "elsewhere") / source.name
+    for out, rows, seed in (("a", source, 1), ("b", moved, 1), ("c", source, 2)):
+        build(tmp_path / out, "jigsaw", rows, "--grid", "3x3", seed=seed)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert digests(tmp_path / "a") != digests(tmp_path / "c")
+
+
+def test_a_row_does_not_depend_on_the_others(tmp_path):
+    """A bad row and a limit change no other row."""
+    source = make_rows(tmp_path / "in", 5)
+    whole = build(tmp_path / "whole", "rotation", source)
+    (tmp_path / "in" / "1_visible.png").unlink()
+    (tmp_path / "in" / "1_infrared.png").unlink()
+    rest = build(tmp_path / "rest", "rotation", source, "--limit", "4")
+    assert [row["origin"] for row in rest] == [
+        row["origin"] for row in whole if row["extra_info"]["index"] in (0, 2, 3)
+    ]
+    metadata = json.loads((tmp_path / "rest" / "dataset.json").read_text())
+    assert metadata["splits"]["train"]["dropped"] == {"image_missing": 1}
+    assert metadata["converter"] == "build 1"
+    with pytest.raises(DataError, match="image_missing"):
+        build(tmp_path / "none", "rotation", source, "--on-bad-sample", "error")
+    assert not list((tmp_path / "none").glob("*.parquet"))
+
+
+def test_copies_differ(tmp_path):
+    rows = build(tmp_path / "out", "jigsaw", make_rows(tmp_path / "in", 2), "--copies", "5", "--grid", "3x3")
+    assert [row["origin"]["row"] for row in rows] == [0] * 5 + [1] * 5
+    assert len({tuple(row["origin"]["order"]) for row in rows}) == 10
+
+
+def test_another_build_into_the_folder_keeps_the_images_of_the_first(tmp_path):
+    source, out = make_rows(tmp_path / "in", 3), tmp_path / "out"
+    first = build(out, "jigsaw", source, "--split", "train")
+    before = digests(out / "images")
+    app(["data", "build", "rotation", str(source), str(out), "--seed", "1", "--split", "test"], standalone_mode=False)
+    assert before.items() <= digests(out / "images").items()
+    assert {file.name for file in out.glob("*.parquet")} == {"train.parquet", "test.parquet"}
+    assert all((out / image["path"]).is_file() for row in first for image in row["images"])
+
+
+def test_a_folder_of_images(tmp_path):
+    for i, name in enumerate(("b.png", "a/c.jpg", "notes.txt", "broken.png")):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        if name in ("notes.txt", "broken.png"):
+            (tmp_path / "in" / name).write_text("text")
+        else:
+            Image.fromarray(plane(blue=i)).save(tmp_path / "in" / name)
+    rows = build(tmp_path / "out", "jigsaw", tmp_path / "in")
+    assert [row["extra_info"]["id"] for row in rows] == ["a/c.jpg", "b.png"]
+    assert [row["extra_info"]["sources"] for row in rows] == [["image"], ["image"]]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images there"):
+        build(tmp_path / "other", "jigsaw", tmp_path / "empty")
+    with pytest.raises(DataError, match="no such file"):
+        build(tmp_path / "other", "jigsaw", tmp_path / "absent.jsonl")
+
+
+def test_labels_are_not_needed(tmp_path):
+    """A row without a truth is a bad row for training, but an image for a puzzle; not for what needs its truth."""
+    source = make_rows(tmp_path / "in", 3, answer=None)
+    assert len(build(tmp_path / "out", "rotation", source)) == 3
+    for task, options in (("perturb", ["--change", "rotation"]), ("caption_swap", [])):
+        with pytest.raises(DataError, match="no ground truth"):
+            build(tmp_path / task, task, source, *options)
+
+
+def test_every_other_scene_is_drawn_alike(tmp_path):
+    scenes = Scenes(read_scenes(make_rows(tmp_path / "in", 5), None), 0, "x")
+    chance = np.random.default_rng(0)
+    for scene in scenes.all:
+        drawn = Counter(scenes.other(scene, chance).number for _ in range(400))
+        assert set(drawn) == set(range(5)) - {scene.number}
+        assert min(drawn.values()) > 60
+    alone = Scenes(scenes.all[:1], 0, "x")
+    with pytest.raises(RowError, match="no other row can be read"):
+        alone.other(alone.all[0], chance)
+
+
+def test_jpeg(tmp_path):
+    rows = build(tmp_path / "out", "rotation", make_rows(tmp_path / "in", 2), "--jpeg", "95")
+    assert all(image["path"].endswith(".jpg") for row in rows for image in row["images"])
+    assert rows[0]["pixels"][0].shape == (SIZE[1], SIZE[0], 3)

@@ -1,0 +1,124 @@
+"""What holds for every folder of recipe/, and the table of docs/recipes.md."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from mars.config.schema import TrainConfig
+from mars.errors import ConfigError
+from mars.plugin import find, is_spec
+from mars.rewards.functions import RewardsBySet, load_reward
+from tests.unit.recipes.recipe_files import FOLDERS, ROOT, compose, experiments, item
+
+TABLE = ROOT / "docs" / "recipes.md"
+MAX_LINES = 150
+# Recipes that are settings of GRPO and DAPO: tests/unit/config/test_recipe_values.py has all of their values.
+OF_THE_PAPER = ("dapo", "mars")
+METHODS = [folder for folder in FOLDERS if folder.name not in OF_THE_PAPER]
+
+folders = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+methods = pytest.mark.parametrize("folder", METHODS, ids=lambda folder: folder.name)
+
+
+def rows() -> dict[str, list[str]]:
+    """The table: folder -> cells."""
+    found = re.findall(r"^\| \[`(\w+)`\]\(\.\./recipe/(\w+)/README\.md\) \| (.+) \|$", TABLE.read_text(), re.MULTILINE)
+    assert all(name == target for name, target, _ in found)
+    return {name: cells.split(" | ") for name, _, cells in found}
+
+
+def own_rewards(config: TrainConfig) -> set[str]:
+    return {name for name in (config.reward.function, *config.reward.functions.values()) if is_spec(name)}
+
+
+def hooks_of(config: TrainConfig) -> set[str]:
+    """What a configuration takes from users' files, and the schedules of values."""
+    recipe = config.recipe.model_dump()
+    used = {name for name, value in recipe.items() if value and name != "settings"}
+    ramps = {"ramps"} if getattr(config, "ramps", None) else set()
+    return used | ramps | ({"reward"} if own_rewards(config) else set())
+
+
+def test_the_table_has_every_recipe_in_order():
+    assert list(rows()) == [folder.name for folder in FOLDERS]
+
+
+@folders
+def test_a_row_of_the_table_is_true(folder):
+    _, hooks, status, anchors = rows()[folder.name]
+    used = set().union(*(hooks_of(compose(folder, name)) for name in experiments(folder, tiny=True)))
+    assert set(re.findall(r"`(\w+)`", hooks)) == used
+    readme = (folder / "README.md").read_text()
+    if folder.name not in OF_THE_PAPER:
+        marks = set(re.findall(r"\| ([VPN]) \|$", readme, re.MULTILINE))
+        assert set(status.split(", ")) == marks, "the status of each formula is in the README"
+    assert anchors in ("composes", "refused")
+    for name in experiments(folder, tiny=True) + experiments(folder, tiny=False):
+        if anchors == "composes":
+            assert compose(folder, name, "anchor=mono").anchor.kind == "mono"
+        else:
+            with pytest.raises(ConfigError, match="anchor"):
+                compose(folder, name, "anchor=mono")
+
+
+@folders
+def test_a_readme_begins_with_one_line_about_the_method(folder):
+    """`mars recipe ls` shows it."""
+    lines = (folder / "README.md").read_text().splitlines()
+    assert lines[0].startswith("# ")
+    if folder.name not in OF_THE_PAPER:
+        assert (lines[1], lines[3]) == ("", "")
+        assert re.fullmatch(r"[A-Z].{20,118}\.", lines[2])
+
+
+@methods
+def test_a_recipe_is_short_and_has_both_sizes(folder):
+    assert experiments(folder, tiny=True)
+    assert experiments(folder, tiny=False)
+    for path in folder.glob("*.py"):
+        assert path.read_text().count("\n") <= MAX_LINES
+
+
+@methods
+def test_the_readme_shows_the_values(folder):
+    """Each row "| `key` | value | source |" has the value of the first experiment of the paper's size."""
+    readme = (folder / "README.md").read_text()
+    found = compose(folder, experiments(folder, tiny=False)[0]).dotted()
+    shown = re.findall(r"^\| `([a-z_]+\.[\w.]+)` \| `?([^|`]*)`? \| ([^|]+) \|$", readme, re.MULTILINE)
+    assert {key: yaml.safe_load(value) for key, value, _ in shown} == {key: found[key] for key, _, _ in shown}
+    assert len(shown) >= 5
+    for name in experiments(folder, tiny=True) + experiments(folder, tiny=False):
+        assert f"{name}" in readme
+
+
+@methods
+def test_rewards_and_templates_are_found_from_any_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in experiments(folder, tiny=True) + experiments(folder, tiny=False):
+        config = compose(folder, name)
+        load_reward(RewardsBySet(config.reward.function, config.reward.functions), config.reward.scorer)
+        if config.data.template.endswith(".jinja"):
+            assert find(config.data.template).is_file()
+
+
+@methods
+def test_a_reward_scores_any_text_without_failing(folder):
+    """With the truth of each of the recipe's own rows, if it has some."""
+    import json
+
+    for name in experiments(folder, tiny=True):
+        config = compose(folder, name)
+        own = [file for file in config.data.train_files if file.startswith("recipe/")]
+        lines = [json.loads(line) for file in own for line in (ROOT / file).read_text().splitlines()]
+        for reward in own_rewards(config):
+            score = load_reward(reward, "strict")
+            for line in lines or [{"answer": "[[0, 0, 9, 9]]"}]:
+                if config.reward.functions and config.reward.functions[line["data_source"]] != reward:
+                    continue
+                truth = line["answer"] if isinstance(line["answer"], str) else json.dumps(line["answer"])
+                for text in ("", "<answer>", "<think>a</think><answer>b</answer>", f"<answer>{truth}</answer>"):
+                    result = score(item(text, truth, line.get("extra_info")))
+                    assert (result.failed, 0 <= result.accuracy <= 1) == (None, True)
