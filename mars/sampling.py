@@ -151,7 +151,8 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
         rewards = PooledRewards.of_rollouts(of_round)
         advantages.append(_advantages(parts, of_round))
         selection = select_prompts(advantages[-1], rewards.prompt_index, parts.selection)
-        prompts = with_own_groups(with_advantages(of_round, advantages[-1]), partial(_advantages, parts))
+        prompts = with_advantages(of_round, advantages[-1])
+        prompts = with_own_groups(prompts, partial(_advantages, parts))
         kept += [item for item, keep in zip(prompts, selection.keep.tolist(), strict=True) if keep]
         rollouts += of_round
     kept, beyond = kept[: stream.prompts_per_step], kept[stream.prompts_per_step :]
