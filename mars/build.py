@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -161,7 +161,7 @@ def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> 
     return SharedFiles.of(models, images, config.data.image_root)
 
 
-def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardScorer:
+def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardPool:
     """on_start: called each time processes were started."""
     reward = config.reward
     return RewardPool(
@@ -183,10 +183,11 @@ def step_parts(
     report_bad: BadPromptReport = warn_of,
     report_skipped: SkippedReport = warn_of_skipped,
     hooks: StepHooks = NO_HOOKS,
+    reward_counts: Callable[[], Mapping[str, float]] = dict,
 ) -> StepParts:
     """report_bad: told of each prompt that cannot be read. report_skipped: of updates that were not finite.
 
-    hooks: of the section `recipe`, loaded before any worker starts.
+    hooks: of the section `recipe`, loaded before any worker starts. reward_counts: `RewardPool.counts`.
     """
     algorithm = config.algorithm
     plan_settings: dict[str, Any] = {
@@ -219,6 +220,7 @@ def step_parts(
             report_bad,
         ),
         hooks=hooks,
+        reward_counts=reward_counts,
         report_skipped=report_skipped,
         turns=turns_of(trainer),
     )

@@ -100,9 +100,9 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 assert trainer is not None  # because of with_trainer=True
                 processes.update()
                 interrupts.set_grace(config.checkpoint.grace_s)
-                report_bad = BadPromptEvents(catalogue.events, run_dir)
                 skipped = SkippedUpdateFiles(run_dir / SKIPPED_FOLDER, catalogue.events)
-                parts = step_parts(config, inputs, engine, trainer, scorer, report_bad, skipped.write, hooks)
+                reports = (BadPromptEvents(catalogue.events, run_dir), skipped.write)
+                parts = step_parts(config, inputs, engine, trainer, scorer, *reports, hooks, scorer.counts)
                 evaluate = _evaluation(config, inputs, engine, scorer, catalogue.events)
                 settings = {"config": config, "evaluate": evaluate, "num_dropped": sum(inputs.train.dropped.values())}
                 loop = partial(fit, parts, stream, **settings, train_step=_train_step(config, stream))

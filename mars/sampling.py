@@ -55,6 +55,7 @@ class StepParts:
     decode: response ids to text. frames: (prompt, view) -> the sizes to which truth and response boxes refer.
     prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
+    reward_counts: what reward functions have counted so far, by name of the metric.
     bad_samples: what happens to prompts that cannot be read. hooks: those of the section `recipe` that a step calls.
     report_skipped: told of updates that were not finite.
     turns: of engine and trainer on the same GPUs.
@@ -77,6 +78,7 @@ class StepParts:
     collate: Callable[[Sequence[SampledPrompt]], TrainBatch]
     scoring_batch: Callable[[Sequence[PromptRollouts]], TrainBatch]
     bad_samples: BadSamples
+    reward_counts: Callable[[], Mapping[str, float]] = dict
     hooks: StepHooks = NO_HOOKS
     report_skipped: SkippedReport = warn_of_skipped
     turns: Turns = field(default_factory=NoTurns)
@@ -133,7 +135,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     round leaves out the prompts that the step has sampled or carried already, and those that cannot be read.
     Raises DataError if too many cannot be read (`BadSamples.tried`).
     """
-    counts_before = parts.engine.counts()
+    counts_before, reward_counts_before = parts.engine.counts(), parts.reward_counts()
     # The first part has no prompts, so that `Advantages.joined` works for a step that samples no round.
     rollouts, advantages = [], [PooledRewards.of_rollouts([]).advantages(parts.advantage)]
     kept, round_number, quarantine = list(state.carried), state.round, state.quarantine
@@ -164,6 +166,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
 
     metrics = _metrics(parts, rollouts, Advantages.joined(advantages)) | batch_metrics | rule_metrics
     metrics |= engine_metrics(parts.engine.counts() - counts_before)
+    metrics |= {name: value - reward_counts_before.get(name, 0) for name, value in parts.reward_counts().items()}
     metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(rollouts)}
     metrics |= {"mars/prompts_kept": len(kept), "mars/prompts_carried": len(carried)}
     after = SamplingState(round_number, carried, quarantine, state.version, hooks=parts.hooks.snapshot())

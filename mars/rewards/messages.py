@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mars.rewards.contract import ScorerName
@@ -29,7 +30,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a call. scored: None if it missed its deadline, and its thread still runs."""
+    """The end of a call. scored: None if it missed its deadline, and its thread still runs.
+
+    counts: what the process has counted since its last message (mars/rewards/call_facts.py).
+    """
 
     number: int
     scored: Scored | None
+    counts: Mapping[str, float]

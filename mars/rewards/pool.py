@@ -10,7 +10,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from math import ceil
 from multiprocessing.connection import wait
@@ -67,6 +68,7 @@ class RewardPool:
         self._on_start = on_start
         self._failures = FailureLog(logger, spec)
         self._workers: list[WorkerProcess] = []
+        self._counts: Counter[str] = Counter()
         self._start_error = ""
         self._closed = False
         self._serving: tuple[Batch, threading.Thread] | None = None
@@ -137,6 +139,10 @@ class RewardPool:
             self._closed = True
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+    def counts(self) -> Mapping[str, float]:
+        """What reward functions have counted so far (mars/rewards/call_facts.py), by name of the metric."""
+        return dict(self._counts)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -212,6 +218,7 @@ class RewardPool:
                 continue
             if isinstance(message, Done):
                 worker.finish(message.number)
+                self._counts.update(message.counts)
                 worker.retiring |= message.scored is None
                 batch.finish(message.number, message.scored or Scored(failed_result(self._timed_out)))
                 if worker.retiring and not worker.assigned:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
+from mars.rewards.call_facts import taken_counts
 from mars.rewards.local import Scored
 from mars.rewards.messages import Call, Done
 
@@ -51,7 +52,7 @@ class CallThreads:
         with self._lock:
             for number in [number for number, deadline in self._deadlines.items() if deadline <= now]:
                 del self._deadlines[number]
-                self._connection.send(Done(number, None))
+                self._connection.send(Done(number, None, taken_counts()))
 
     def _work(self) -> None:
         try:
@@ -60,7 +61,7 @@ class CallThreads:
                 scored = self._score(call)
                 with self._lock:
                     if self._deadlines.pop(call.number, None) is not None:
-                        self._connection.send(Done(call.number, scored))
+                        self._connection.send(Done(call.number, scored, taken_counts()))
         except (BrokenPipeError, ConnectionResetError):
             return  # the pool closed its end
         except BaseException:  # noqa: BLE001 as in a process without threads, what is not a failed answer ends the process

@@ -15,6 +15,7 @@ from multiprocessing.reduction import ForkingPickler
 
 from mars.errors import ConfigError
 from mars.output.terminal import escaped_output
+from mars.rewards.call_facts import call_lasting, taken_counts
 from mars.rewards.contract import RewardFn
 from mars.rewards.functions import load_reward
 from mars.rewards.local import Scored, describe_error, score_one
@@ -46,7 +47,8 @@ def _serve(connection: Connection) -> None:
     connection.send(None)
 
     def score(call: Call) -> Scored:
-        scored = _score(reward, call.payload)
+        with call_lasting(settings.timeout_s):
+            scored = _score(reward, call.payload)
         _end_copy_of(pid)
         return scored
 
@@ -54,7 +56,7 @@ def _serve(connection: Connection) -> None:
         CallThreads(connection, score, settings.concurrency, settings.timeout_s).serve()
     while True:  # in the main thread, where a function may set signal handlers
         for call in connection.recv():
-            connection.send(Done(call.number, score(call)))
+            connection.send(Done(call.number, score(call), taken_counts()))
 
 
 def _end_copy_of(pid: int) -> None:

@@ -39,7 +39,7 @@ def test_unknown_keys_are_reported() -> None:
 
 def test_keys_written_in_the_code_are_documented() -> None:
     package = Path(__file__).parents[2] / "mars"
-    groups = "actor|critic|reward|mars|rollout|data|perf|fault|timing_s|anchor|response_length|prompt_length|eval"
+    groups = "actor|critic|reward|mars|rollout|data|perf|fault|timing_s|anchor|response_length|prompt_length|eval|judge"
     literal = re.compile(rf'"((?:{groups})/[a-z_/]+)"')
     written = {key for path in package.rglob("*.py") for key in literal.findall(path.read_text(encoding="utf-8"))}
     prefixes = {"critic/rewards", "critic/advantages"}  # completed by /mean, /max and /min

@@ -189,6 +189,21 @@ def test_the_overlong_penalty_is_in_every_score_the_anchors_too(new_prompts):
     assert overlong_penalty(np_lengths(), 6, 4, 1.0).tolist() == [0.0, -0.25, -0.5, -0.75]
 
 
+def test_what_rewards_have_counted_during_the_step_is_in_its_metrics(new_prompts):
+    prompts, counted = new_prompts(2), {}
+
+    class Counting(TableScorer):
+        def score(self, items):
+            counted["judge/requests"] = counted.get("judge/requests", 0) + 5
+            return super().score(items)
+
+    table = make_table(prompts, random.Random(0))
+    made = replace(parts(table, scorer=Counting(table)), reward_counts=lambda: dict(counted))
+    for step in (1, 2):
+        assert train_step(made, Rounds(prompts, 2), NOTHING, step).metrics["judge/requests"] == 5
+    assert "judge/requests" not in train_step(parts(table), Rounds(prompts, 2), NOTHING, 1).metrics
+
+
 def np_lengths():
     import torch
 
