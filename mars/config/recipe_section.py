@@ -41,16 +41,9 @@ def _none_twice(specs: list[str]) -> tuple[str, str] | None:
     return None if len(set(specs)) == len(specs) else ("a name comes twice", "give each once")
 
 
-def _not_built(value: object) -> tuple[str, str] | None:
-    return ("this version of mars does not have this hook", "leave it empty") if value else None
-
-
 _HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
-# A hook leaves this tuple when its calls are built.
-_MISSING = ("sampler", "tokens", "transforms")
 
 RECIPE_RULES = (
     *(Rule((f"recipe.{hook}",), _well_formed) for hook in _HOOKS),
-    *(Rule((f"recipe.{hook}",), _not_built) for hook in _MISSING),
     *(Rule((f"recipe.{hook}",), _none_twice) for hook in ("shaping", "advantage")),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from mars.rollout.extras import ExtraPlan, PlannedRequests
 from mars.rollout.seeds import request_seed
@@ -52,6 +53,14 @@ class RolloutPlan:
             return PlannedRequests()
         return PlannedRequests.joined([self.extras.asked_after(item, step) for item in rollouts])
 
+    def of_probes(self) -> RolloutPlan:
+        """The plan of probes: multi views alone, without extra requests.
+
+        Their seeds differ from those of the same prompts in the same step.
+        """
+        seed = int.from_bytes(blake2b(f"probes:{self.seed}".encode(), digest_size=6).digest(), "big")
+        return replace(self, anchor_views=_no_views, seed=seed, extras=None)
+
     def _prompt_requests(self, prompt: Prompt, step: int) -> list[RolloutRequest]:
         multi = self._request(prompt, None, step, self.multi_samples, self.multi_sampling)
         return [
@@ -73,3 +82,7 @@ class RolloutPlan:
             seed=request_seed(self.seed, step, prompt.prompt_id, view),
             sampling=sampling,
         )
+
+
+def _no_views(prompt: Prompt) -> tuple[View, ...]:
+    return ()
