@@ -18,7 +18,7 @@ from mars.answers.record import reward_input
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
-from mars.checks.dry_run import check_kl_reference
+from mars.checks.dry_run import check_what_workers_load
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.cluster.environment import gc_paused
@@ -68,7 +68,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
     config = config.model_copy(update={"recipe": resolved(config.recipe)})
     check_packages(config)
-    check_kl_reference(config)
+    check_what_workers_load(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
     assert inputs.train is not None  # because of with_training_set=True
     stream = prompt_stream(config, inputs.train.prompts)

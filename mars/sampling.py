@@ -25,6 +25,7 @@ from mars.algorithms.metrics import method_metrics
 from mars.algorithms.penalties import OverlongPenalty, score_metrics, with_kl_penalty, with_overlong_penalty
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, truncated_rows, with_advantages
 from mars.algorithms.reward_parts import batch_normalized, part_advantages
+from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.algorithms.selection import select_prompts
 from mars.answers.record import BoxFrames, PromptLength
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
@@ -216,7 +217,7 @@ def scored_rollouts(
     if parts.kl_in_reward > 0 and rollouts:
         batch = parts.scoring_batch(rollouts)
         with timer.stage("ref"):
-            kl = parts.trainer.kl_to_reference(batch)
+            kl = parts.trainer.score_responses(batch, KL_TO_REFERENCE)
         unreadable = {**unreadable, **kl.unreadable}
         rollouts = [item for item in rollouts if item.prompt.prompt_id not in kl.unreadable]
         rollouts = with_kl_penalty(rollouts, kl.readable(batch), parts.kl_in_reward)

@@ -64,7 +64,7 @@ def train_step_async(
     # Another bound may have held when they were sampled ahead.
     kept = without_too_old(sampled.kept, state.version, overlap.max_staleness)
     metrics = _of_kept(sampled, len(kept))
-    batch, stats = parts.collate(kept), None
+    batch, stats = replace(parts.collate(kept), step=step), None
     # An update makes the next version of the weights. The step after it trains them.
     trained_by = state.version + bool(batch.prompts)
     with Background(partial(sampler.sample_ahead, state, step + 1, trained_by), name="sampling") as sampling:

@@ -151,7 +151,7 @@ def make_hook(
 
 
 def _check_member(where: str, hook: Any, member: str, count: int | None) -> None:
-    found = getattr(hook, member, None)
+    found = hook if member == "__call__" and inspect.isfunction(hook) else getattr(hook, member, None)
     if found is None:
         raise ConfigError(f"{where} makes a {type(hook).__name__} without {member!r}; docs/extend.md has an example")
     if count is None:

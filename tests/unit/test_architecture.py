@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "extra_facts": set(),
     "types": {"errors", "extra_facts"},
     "train_types": {"errors", "types"},
+    "image_transform": BASE,
     "faults": set(),
     "families": BASE,
     "quarantine": BASE,
@@ -40,10 +41,10 @@ MAY_IMPORT = {
     "process": BASE | {"interrupts", "output"},
     "algorithms": BASE,
     "batching": BASE,
-    "data.pixels": BASE | {"output"},
+    "data.pixels": BASE | {"image_transform", "output"},
     "rewards": BASE | {"data.pixels", "output", "plugin"},
     "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
-    "hooks": BASE | {"algorithms", "config", "plugin"},
+    "hooks": BASE | {"algorithms", "config", "image_transform", "plugin"},
     "answers": BASE | {"output"},
     "data.order": BASE,
     "data.rows": BASE | {"output", "data.pixels"},
@@ -54,11 +55,12 @@ MAY_IMPORT = {
     "weights": BASE | {"faults"},
     "tracking": BASE | {"answers", "output", "watchdog"},
     "rollout": BASE | {"answers", "config", "families", "faults", "offload"},
-    "actor": BASE | {"algorithms", "config", "families", "faults", "offload", "output", "weights"},
-    "turns": BASE | {"actor", "rollout", "tracking"},
+    "actor": BASE | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "weights"},
+    "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards", "rollout"}
+    | {"actor", "algorithms", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards"}
+    | {"rollout"}
     | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
