@@ -23,6 +23,7 @@ from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
 from mars.hooks.contract import RULE_MEMBERS, SAMPLER_MEMBERS, SHAPING_MEMBERS, SamplerSetup
 from mars.hooks.prompt_sampler import SampledRounds
+from mars.hooks.requests import REQUESTS_MEMBERS
 from mars.hooks.settings import read_settings
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.plugin import load, resolve
@@ -95,8 +96,9 @@ def load_step_hooks(
             raise ConfigError(f"recipe.shaping: {named.name} adds the part {part}, a name of {taken[part]}; rename it")
         taken[part] = named.name
     rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
-    _check_ramps(ramps, (*shaping, *rules))
-    hooks = StepHooks(shaping, rules, num_steps, ramps=tuple(ramps))
+    requests = recipe.requests and _named(recipe, "recipe.requests", recipe.requests, REQUESTS_MEMBERS)
+    _check_ramps(ramps, (*shaping, *rules, *([requests] if requests else [])))
+    hooks = StepHooks(shaping, rules, num_steps, requests=requests or None, ramps=tuple(ramps))
     return replace(hooks, initial=hooks.snapshot(sampler={}))
 
 
@@ -110,8 +112,8 @@ def _check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
         value = getattr(files.get(file), name, None)
         if type(value) not in (int, float):
             raise ConfigError(
-                f"ramps: {ramp.key}: no number that a shaping or an advantage rule reads; got {value!r}; "
-                "give a number of the Settings of a file in recipe.shaping or recipe.advantage"
+                f"ramps: {ramp.key}: no number that a hook of the step reads; got {value!r}; "
+                "give a number of the Settings of a file in recipe.shaping, recipe.advantage or recipe.requests"
             )
         for extreme in (ramp.first, ramp.last):
             replace(files[file], **{name: extreme})  # its own checks

@@ -41,7 +41,7 @@ def test_a_misspelt_name_is_recognised(pair):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(KEYS), st.integers(0, 20))
+@given(st.sampled_from([key for key in KEYS if "." in key]), st.integers(0, 20))
 def test_a_misspelt_section_is_recognised(key, position):
     section, _, name = key.rpartition(".")
     i = position % len(section)

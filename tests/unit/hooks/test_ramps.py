@@ -133,7 +133,7 @@ def test_a_setting_that_no_hook_reads_is_refused(tmp_path):
     ]
     recipe = resolved(load_config("train", overrides, []).recipe)
     for key in ("recipe.settings.own.bonsu", "recipe.settings.other.bonus"):
-        with pytest.raises(ConfigError, match=rf"^ramps: {key}: no number that a shaping or an advantage rule reads"):
+        with pytest.raises(ConfigError, match=rf"^ramps: {key}: no number that a hook of the step reads"):
             load_step_hooks(recipe, [], 1, [ramp(key)])
 
 
