@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,16 +19,16 @@ from mars.cluster.restarts import WorkerReport, no_report
 from mars.config.run_sections import is_colocated
 from mars.config.schema import SftConfig, TrainConfig
 from mars.data.pixels.images import DecodeImage, decode_image
-from mars.data.prompts.views import anchor_views
+from mars.data.pixels.transforming import TransformingDecoder
 from mars.evaluation.ask import EvaluationParts
+from mars.hooks.of_workers import image_transforms, token_rule
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
-from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of
+from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of, training_plan
 from mars.output.console import VisibleConsole
 from mars.quarantine import BadPromptReport, BadSamples, warn_of
 from mars.rewards.contract import PartsScorer, RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
-from mars.rollout.plan import RolloutPlan
 from mars.sampling import StepParts
 from mars.tracking.console import ConsoleTracker
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
@@ -37,7 +37,7 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
 from mars.tracking.tracker import Tracker
 from mars.tracking.wandb import WandbRun, wandb_factory
 from mars.turns import turns_of
-from mars.types import Prompt, Sampling, TokenRules
+from mars.types import Prompt, TokenRules
 from mars.weights.transfer import WeightTransfer
 
 # Processed images that a worker caches: enough for one prompt, whose other views use them next. A larger cache would
@@ -59,7 +59,7 @@ class EngineSpec:
     def __call__(
         self, fetch: Callable[[Any], Iterable[tuple[str, Any]]], decode: DecodeImage | None = None
     ) -> RolloutEngine:
-        decode = decode or decode_image
+        decode = _with_transforms(self.config, decode or decode_image)
         match self.config.rollout.engine:
             case "vllm":
                 from mars.rollout.vllm_engine import VllmEngine
@@ -103,8 +103,12 @@ class TrainerSpec:
     ) -> RankTrainer:
         from mars.actor.fsdp_trainer import FsdpTrainer
 
-        process = _processor(self.config, self.rules, decode or decode_image)
-        return FsdpTrainer(self.config, self.rules, rendezvous, process, transfer)
+        process = _processor(self.config, self.rules, _with_transforms(self.config, decode or decode_image))
+        return FsdpTrainer(self.config, self.rules, rendezvous, process, transfer, token_rule(self.config.recipe))
+
+
+def _with_transforms(config: TrainConfig, decode: DecodeImage) -> DecodeImage:
+    return TransformingDecoder(decode, partial(image_transforms, config.recipe))
 
 
 def _advantage_settings(config: TrainConfig) -> AdvantageSettings:
@@ -191,17 +195,7 @@ def step_parts(
 
     hooks: of the section `recipe`, loaded before any worker starts. reward_counts: `RewardPool.counts`.
     """
-    rollout, anchor, algorithm = config.rollout, config.anchor, config.algorithm
-    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
-    plan = RolloutPlan(
-        multi_samples=rollout.samples_per_prompt,
-        anchor_samples=anchor.samples_per_view,
-        multi_sampling=sampling,
-        anchor_sampling=sampling if anchor.sampling == "policy" else replace(sampling, temperature=0.0, top_p=1.0),
-        anchor_views=partial(anchor_views, anchor_kind=anchor.kind),
-        encode=inputs.encode,
-        seed=config.run.seed,
-    )
+    algorithm = config.algorithm
     plan_settings: dict[str, Any] = {
         "prompt_length": inputs.prompt_length,
         "num_ranks": config.actor.num_workers,
@@ -212,7 +206,7 @@ def step_parts(
         engine=engine,
         trainer=trainer,
         scorer=PartsScorer(scorer, algorithm.part_weights) if algorithm.part_weights else scorer,
-        plan=plan,
+        plan=training_plan(inputs, hooks),
         advantage=_advantage_settings(config),
         part_weights=algorithm.part_weights,
         mask_truncated=algorithm.truncated_responses == "mask",

@@ -22,7 +22,12 @@ from mars.data.prompts.views import AnchorKind, anchor_views, render_view
 from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
 from mars.families.table import check_language, family_of
+from mars.hooks.contract import SamplerSetup
+from mars.hooks.load import load_sampler
+from mars.hooks.prompt_sampler import SampledRounds
+from mars.hooks.step_hooks import StepHooks
 from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
+from mars.rollout.extras import ExtraPlan
 from mars.rollout.plan import RolloutPlan
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, TokenRules, View
 
@@ -172,15 +177,28 @@ def prompt_processor(
     )
 
 
-def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStream:
-    """The order of the training prompts: all prompts once per epoch, or the files mixed by data.weights.
+def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStream | SampledRounds:
+    """The order of the training prompts: all prompts once per epoch, the files mixed by data.weights, or as
+    recipe.sampler chooses. config: its section `recipe` is `mars.hooks.load.resolved`.
 
     Raises ConfigError if a step would have a prompt twice.
     """
     data = config.data
-    if data.weights is None:
+    if data.weights is None and config.recipe.sampler is None:
         return PromptStream(prompts, data.prompts_per_step, config.run.seed, data.shuffle)
     sets = [[prompt for prompt in prompts if prompt.row.rpartition(":")[0] == file] for file in data.train_files]
+    setup = SamplerSetup(
+        sets=tuple(map(tuple, sets)),
+        weights=None if data.weights is None else tuple(data.weights),
+        shuffle=data.shuffle,
+        prompts_per_step=data.prompts_per_step,
+        samples_per_prompt=config.rollout.samples_per_prompt,
+        seed=config.run.seed,
+    )
+    sampler = load_sampler(config.recipe, setup)
+    if sampler is not None:
+        return sampler
+    assert data.weights is not None  # else a plain stream
     return PromptMixture(sets, data.weights, data.prompts_per_step, config.run.seed, data.shuffle)
 
 
@@ -206,6 +224,39 @@ def prompt_templates(setting: str, rewards: RewardsBySet | None, box_space: str,
         return lambda prompt: template
     templates = {function: make(function) for function in rewards.names}
     return lambda prompt: templates[rewards.of(prompt.data_source)] if rewards.has(prompt.data_source) else None
+
+
+def training_plan(inputs: Inputs, hooks: StepHooks) -> RolloutPlan:
+    """The plan of a step: the multi view and the anchors, as the sections `rollout` and `anchor` say, and what a recipe
+    adds."""
+    config = inputs.config
+    rollout, anchor = config.rollout, config.anchor
+    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
+    return RolloutPlan(
+        multi_samples=rollout.samples_per_prompt,
+        anchor_samples=anchor.samples_per_view,
+        multi_sampling=sampling,
+        anchor_sampling=sampling if anchor.sampling == "policy" else replace(sampling, temperature=0.0, top_p=1.0),
+        anchor_views=partial(anchor_views, anchor_kind=anchor.kind),
+        encode=inputs.encode,
+        seed=config.run.seed,
+        extras=None if hooks.requests is None else _extra_plan(inputs, hooks, sampling),
+    )
+
+
+def _extra_plan(inputs: Inputs, hooks: StepHooks, sampling: Sampling) -> ExtraPlan:
+    return ExtraPlan(
+        before=hooks.asked_before,
+        after=hooks.asked_after,
+        encode=inputs.encoder.encode,
+        encode_response=inputs.encoder.encode_response,
+        prompt_length=inputs.prompt_length,
+        sampling=sampling,
+        max_prompt_tokens=inputs.config.data.max_prompt_tokens,
+        max_images=inputs.max_images,
+        part_weights=bool(inputs.config.algorithm.part_weights),
+        seed=inputs.config.run.seed,
+    )
 
 
 def evaluation_plan(inputs: Inputs) -> RolloutPlan:

@@ -61,6 +61,14 @@ class _Groups:
 
 
 @validated(frozen=True, config=_AS_JSON)
+class _Own:
+    """Of one of a prompt's `own_groups`."""
+
+    advantages: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+@validated(frozen=True, config=_AS_JSON)
 class _Kept:
     """A prompt whose rollouts are in another line: among those sampled ahead, or if carried, among the carried."""
 
@@ -68,6 +76,7 @@ class _Kept:
     carried: bool
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
+    own_groups: tuple[_Own, ...]
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -132,7 +141,8 @@ def state_lines(state: RunState) -> Iterator[bytes]:
     for rollouts in ahead.rollouts if ahead is not None else ():
         yield _GROUPS.dump_json(_packed(rollouts, sampling.version)) + b"\n"
     for item in (*sampling.carried, *((*ahead.kept, *ahead.state.carried) if ahead is not None else ())):
-        kept = _Kept(item.rollouts.prompt.prompt_id, item.carried, item.advantages, item.weights)
+        own = tuple(_Own(group.advantages, group.weights) for group in item.own_groups)
+        kept = _Kept(item.rollouts.prompt.prompt_id, item.carried, item.advantages, item.weights, own)
         yield _KEPT.dump_json(kept) + b"\n"
 
 
@@ -236,7 +246,12 @@ def _sampled(
     items: Iterable[_Kept], carried: Mapping[str, PromptRollouts], fresh: Mapping[str, PromptRollouts]
 ) -> tuple[SampledPrompt, ...]:
     """carried, fresh: where the rollouts of carried and of other prompts are, by their ids."""
-    return tuple(
-        SampledPrompt((carried if item.carried else fresh)[item.prompt_id], item.advantages, item.weights, item.carried)
-        for item in items
-    )
+
+    def sampled(item: _Kept, rollouts: PromptRollouts) -> SampledPrompt:
+        own = tuple(
+            SampledPrompt(PromptRollouts(rollouts.prompt, group, ()), one.advantages, one.weights)
+            for group, one in zip(rollouts.own_groups, item.own_groups, strict=True)
+        )
+        return SampledPrompt(rollouts, item.advantages, item.weights, item.carried, own)
+
+    return tuple(sampled(item, (carried if item.carried else fresh)[item.prompt_id]) for item in items)

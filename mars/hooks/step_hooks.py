@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -14,10 +14,11 @@ from mars.algorithms.penalties import add_to_scores, groups
 from mars.algorithms.pooled_rewards import PooledRewards, with_advantages
 from mars.errors import ConfigError
 from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts
-from mars.types import PromptRollouts, SampledPrompt
+from mars.hooks.requests import Extra, ExtraRequests, Injected
+from mars.types import Prompt, PromptRollouts, SampledPrompt
 
 Hook = TypeVar("Hook")
-_NOTHING = '{"advantage": {}}'
+_NOTHING = '{"sampler": {}, "advantage": {}}'
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,19 @@ class StepHooks:
     advantage: tuple[Named[AdvantageRule], ...] = ()
     num_steps: int = 1
     initial: str | None = None
+    requests: Named[ExtraRequests] | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts of the reward that the hooks add."""
         return tuple(named.hook.part for named in self.shaping)
+
+    def asked_before(self, prompt: Prompt, step: int) -> Sequence[Extra | Injected]:
+        """What `ExtraRequests.before` asks of a prompt."""
+        return () if (named := self.requests) is None else named.hook.before(prompt, self._facts(named, step))
+
+    def asked_after(self, item: PromptRollouts, step: int) -> Sequence[Extra | Injected]:
+        return () if (named := self.requests) is None else named.hook.after(item, self._facts(named, step))
 
     def shaped(self, rollouts: list[PromptRollouts], step: int) -> list[PromptRollouts]:
         """The rollouts with the amounts of each `GroupShaping` added to their scores and recorded as parts.
@@ -79,29 +88,26 @@ class StepHooks:
             "critic/advantages/size_before_rules": _mean_size(base),
             "critic/advantages/size_after_rules": _mean_size(found),
         }
-        return [replace(new, carried=old.carried) for new, old in zip(ruled, kept, strict=True)], metrics
+        pairs = zip(ruled, kept, strict=True)
+        return [replace(old, advantages=new.advantages, weights=new.weights) for new, old in pairs], metrics
 
-    def snapshot(self) -> str | None:
-        """What the hooks keep between steps, as JSON; None without a hook that keeps anything."""
-        if not self.advantage:
+    def snapshot(self, sampler: Mapping[str, Any]) -> str | None:
+        """What the hooks keep between steps, as JSON; None without a hook that keeps anything. sampler: its state."""
+        if not self.advantage and not sampler:
             return None
         states = {named.name: named.hook.state() for named in self.advantage}
-        try:
-            return json.dumps({"advantage": states})
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"recipe: the state of {', '.join(states)} is not JSON ({error}); give plain values"
-            ) from error
+        return as_json(
+            ", ".join([*states, *([sampler["name"]] if sampler else [])]), {"sampler": sampler, "advantage": states}
+        )
 
-    def restore(self, snapshot: str | None) -> None:
-        """Go on from a `snapshot`; None: begin anew. A rule of which it has nothing begins anew.
+    def restore(self, snapshot: str | None) -> Mapping[str, Any]:
+        """Go on from a `snapshot`; None: begin anew. A rule of which it has nothing begins anew. Returns the sampler's
+        state, which is {} if there is none.
 
         Raises ConfigError if it has the state of a rule that the run does not have.
         """
-        states: Mapping[str, Any] = {
-            **json.loads(self.initial or _NOTHING)["advantage"],
-            **json.loads(snapshot or _NOTHING)["advantage"],
-        }
+        found = json.loads(snapshot or _NOTHING)
+        states: Mapping[str, Any] = {**json.loads(self.initial or _NOTHING)["advantage"], **found["advantage"]}
         rules = {named.name: named.hook for named in self.advantage}
         unknown = [name for name, state in states.items() if state and name not in rules]
         if unknown:
@@ -112,6 +118,7 @@ class StepHooks:
         for name, state in states.items():
             if name in rules:
                 rules[name].restore(state)
+        return found["sampler"]
 
     def _facts(self, named: Named[Any], step: int) -> StepFacts:
         return StepFacts(step, min((step - 1) / self.num_steps, 1.0), named.settings)
@@ -120,8 +127,16 @@ class StepHooks:
 NO_HOOKS = StepHooks()
 
 
+def as_json(names: str, state: Mapping[str, Any]) -> str:
+    """names: of the hooks whose state it is, for the ConfigError that is raised if it is not JSON."""
+    try:
+        return json.dumps(state)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"recipe: the state of {names} is not JSON ({error}); give plain values") from error
+
+
 def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts) -> list[float]:
-    """One for each rollout of all groups."""
+    """One for each rollout of `groups(item)`: of multi groups, anchors, and the groups of their own, which get 0."""
     shaping = named.hook
     if any(shaping.part in r.reward.parts for group in groups(item) for r in group.rollouts if r.valid):
         raise ConfigError(
@@ -129,14 +144,14 @@ def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts)
             "already; rename one of the two"
         )
     given = [float(amount) for amount in shaping(item, facts)]
-    sizes = [len(group.rollouts) for group in groups(item)]
-    wanted = sum(sizes) if shaping.on == "all" else sizes[0]
+    shaped = item.multi_groups if shaping.on == "multi" else (*item.multi_groups, *item.anchors)
+    wanted, total = (sum(len(group.rollouts) for group in some) for some in (shaped, groups(item)))
     if len(given) != wanted:
         raise ConfigError(
             f"recipe.shaping: {named.name} must give one amount for each of the {wanted} rollouts of {item.prompt.row} "
             f'(on="{shaping.on}"); got {len(given)}; docs/extend.md has an example'
         )
-    return given if shaping.on == "all" else [*given, *[0.0] * sum(sizes[1:])]
+    return [*given, *[0.0] * (total - wanted)]
 
 
 def _check_advantages(name: str, found: Advantages, base: Advantages) -> None:

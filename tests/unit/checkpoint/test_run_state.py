@@ -22,6 +22,7 @@ from mars.quarantine import BadPrompt, Quarantine
 from mars.sampling import Sampled, SamplingState
 from mars.types import Completion, SampledPrompt
 from tests.builders import IMAGE, make_prompt, make_rollouts
+from tests.unit.rollout.test_extra_groups import everything, sampled
 
 
 def state() -> RunState:
@@ -91,6 +92,15 @@ def test_what_was_sampled_ahead_comes_back_exactly_line_by_line():
     lines = list(state_lines(before))
     assert [line.count(b"\n") for line in lines] == [1] * (1 + 4 + 1 + 3 + 1)
     assert state_from_lines(lines, prompts) == before
+
+
+def test_groups_of_extra_requests_come_back_with_those_that_are_trained_alone():
+    item = sampled(everything())
+    carried, beyond = replace(item, carried=True), replace(item, carried=True)
+    ahead = Sampled((item.rollouts,), (carried,), SamplingState(9, (beyond,)), {})
+    before = RunState(1, SamplingState(8, (carried,), ahead=ahead), {}, logged=True)
+    assert item.own_groups
+    assert state_from_lines(state_lines(before), {"x": item.rollouts.prompt}) == before
 
 
 def test_no_line_grows_with_the_number_of_prompts():

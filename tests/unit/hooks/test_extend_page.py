@@ -12,10 +12,13 @@ import yaml
 
 from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
-from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.contract import SamplerSetup
+from mars.hooks.load import load_sampler, load_step_hooks, resolved
+from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.fit import fit_new_run
-from tests.fakes.step import IMAGE, parts
+from tests.fakes.requests import with_requests
+from tests.fakes.step import IMAGE, TableScorer, one_step, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.unit.test_step import make_table
 from tests.unit.test_step_async import settings
@@ -42,6 +45,29 @@ def recipe(tmp_path, monkeypatch):
     return resolved(config.recipe)
 
 
+def test_the_requests_of_the_page_add_half_a_point_where_the_text_alone_is_enough(recipe):
+    """The response of sample 1 of each view alone gives a right answer."""
+    (prompt,) = [make_prompt("p0", [IMAGE] * 2, extra_info={"name": "p0"})]
+    table = make_table([prompt], random.Random(0))
+    hooks = load_step_hooks(recipe, [], num_steps=1)
+    made = with_requests(parts(table), hooks)
+
+    about = iter([k for size in (4, 2, 2) for k in range(size)])
+
+    class Scorer(TableScorer):
+        def _score(self, item):
+            return RewardResult(9.0, float(next(about) == 1), {}) if item.extra else super()._score(item)
+
+    result = one_step(replace(made, scorer=Scorer(table)), [prompt])
+    (item,) = result.rollouts
+    for group in (item.multi, *item.anchors):
+        bonus = [r.reward.score - table["p0", group.request.view, r.index] for r in group.rollouts]
+        assert bonus == pytest.approx([0.5 * (k == 1) for k in range(len(bonus))])
+    blind = [request for request in made.engine.requests if request.extra]
+    assert [request.images for request in blind] == [()] * 8
+    assert result.metrics["extra/blind/accuracy/mean"] == 3 / 8
+
+
 def test_the_rule_of_the_page_lowers_the_weight_of_what_comes_again(recipe):
     prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(2)]
     hooks = load_step_hooks(recipe, [], num_steps=3)
@@ -49,3 +75,17 @@ def test_the_rule_of_the_page_lowers_the_weight_of_what_comes_again(recipe):
     fit_new_run(made, PromptStream(prompts, 2, 0, True), RecordingTracker(), settings(3))
     weights = [[r.weight for prompt in batch.prompts for r in prompt.responses] for batch in made.trainer.batches]
     assert weights == [pytest.approx([1.0] * 8), pytest.approx([2**-0.5] * 8), pytest.approx([3**-0.5] * 8)]
+
+
+def test_the_sampler_of_the_page_comes_back_to_what_went_worst(recipe):
+    """Every prompt once, then again and again the two of accuracy 0."""
+    prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(6)]
+    table = {key: float(key[0] not in ("p1", "p4")) for key in make_table(prompts, random.Random(0))}
+    rounds = load_sampler(recipe, SamplerSetup((tuple(prompts),), None, True, 2, 4, seed=0))
+    assert rounds is not None
+    made, tracker = parts(table), RecordingTracker()
+    fit_new_run(made, rounds, tracker, settings(6))
+    drawn = [sorted(prompt.prompt_id for prompt in batch.prompts) for batch in made.trainer.batches]
+    assert sorted(drawn[0] + drawn[1] + drawn[2]) == [prompt.prompt_id for prompt in prompts]
+    assert drawn[3:] == [["p1", "p4"]] * 3
+    assert tracker.metrics[-1][1]["sampler/mean_accuracy"] == 4 / 6

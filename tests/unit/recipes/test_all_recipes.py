@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -11,12 +12,16 @@ from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
 from mars.plugin import find, is_spec
 from mars.rewards.functions import RewardsBySet, load_reward
+from tests.unit.recipes.embedding_files import write_embeddings
 from tests.unit.recipes.recipe_files import FOLDERS, ROOT, compose, experiments, item
+from tests.unit.rewards.judge_server import judge_server
 
 TABLE = ROOT / "docs" / "recipes.md"
 MAX_LINES = 150
 # Recipes that are settings of GRPO and DAPO: tests/unit/config/test_recipe_values.py has all of their values.
 OF_THE_PAPER = ("dapo", "mars")
+# Truths of recipes whose rewards are not for boxes, and whose rows are built from the quick start's.
+TRUTHS = {"jigsaw_r1": "2 4\n3 1", "ssl4rl": "2\n1", "vicrit": "left"}
 METHODS = [folder for folder in FOLDERS if folder.name not in OF_THE_PAPER]
 
 folders = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -84,9 +89,11 @@ def test_a_recipe_is_short_and_has_both_sizes(folder):
 
 @methods
 def test_the_readme_shows_the_values(folder):
-    """Each row "| `key` | value | source |" has the value of the first experiment of the paper's size."""
+    """Each row "| `key` | value | source |" has the value of the experiment in "Of `name`" above it."""
     readme = (folder / "README.md").read_text()
-    found = compose(folder, experiments(folder, tiny=False)[0]).dotted()
+    (name,) = re.findall(r"^Of `(\w+)`", readme, re.MULTILINE)
+    assert name in experiments(folder, tiny=False)
+    found = compose(folder, name).dotted()
     shown = re.findall(r"^\| `([a-z_]+\.[\w.]+)` \| `?([^|`]*)`? \| ([^|]+) \|$", readme, re.MULTILINE)
     assert {key: yaml.safe_load(value) for key, value, _ in shown} == {key: found[key] for key, _, _ in shown}
     assert len(shown) >= 5
@@ -104,19 +111,29 @@ def test_rewards_and_templates_are_found_from_any_folder(folder, tmp_path, monke
             assert find(config.data.template).is_file()
 
 
-@methods
-def test_a_reward_scores_any_text_without_failing(folder):
-    """With the truth of each of the recipe's own rows, if it has some."""
-    import json
+@pytest.fixture(scope="module")
+def services(tmp_path_factory):
+    """What some rewards need: a service that stands in for a judge model, and embeddings of words."""
+    folder = write_embeddings(tmp_path_factory.mktemp("embeddings"))
+    with judge_server() as server, pytest.MonkeyPatch.context() as patch:
+        given = {"JUDGE_URL": server.url, "JUDGE_MODEL": "m", "NO_PROXY": "127.0.0.1", "MIXED_R1_EMBEDDINGS": folder}
+        for name, value in given.items():
+            patch.setenv(name, value)
+        yield
 
+
+@methods
+def test_a_reward_scores_any_text_without_failing(folder, services):
+    """With the truth of each of the recipe's own rows, if it has some."""
     for name in experiments(folder, tiny=True):
         config = compose(folder, name)
         own = [file for file in config.data.train_files if file.startswith("recipe/")]
         lines = [json.loads(line) for file in own for line in (ROOT / file).read_text().splitlines()]
         for reward in own_rewards(config):
             score = load_reward(reward, "strict")
-            for line in lines or [{"answer": "[[0, 0, 9, 9]]"}]:
-                if config.reward.functions and config.reward.functions[line["data_source"]] != reward:
+            for line in lines or [{"answer": TRUTHS.get(folder.name, "[[0, 0, 9, 9]]")}]:
+                named = line.get("data_source")
+                if named and config.reward.functions and config.reward.functions[named] != reward:
                     continue
                 truth = line["answer"] if isinstance(line["answer"], str) else json.dumps(line["answer"])
                 for text in ("", "<answer>", "<think>a</think><answer>b</answer>", f"<answer>{truth}</answer>"):
