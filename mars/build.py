@@ -173,6 +173,7 @@ def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: N
         reward.timeout_s,
         on_start,
         concurrency=reward.concurrency,
+        by_prompt=reward.by_prompt,
     )
 
 
@@ -232,6 +233,7 @@ def step_parts(
             report_bad,
         ),
         hooks=hooks,
+        by_prompt=config.reward.by_prompt,
         reward_counts=reward_counts,
         report_skipped=report_skipped,
         turns=turns_of(trainer),
@@ -251,6 +253,7 @@ def evaluation_parts(
         threshold=config.evaluation.iou_threshold,
         rewards=rewards_of(config),
         max_bad_fraction=config.data.max_bad_fraction,
+        by_prompt=config.reward.by_prompt,
     )
 
 
