@@ -1,0 +1,104 @@
+"""MoDoMoDo: find the mixture of data sets that a quadratic model of finished pilot runs thinks best.
+
+    python recipe/modomodo/fit.py runs/pilot_1 runs/pilot_2 …
+
+Each run has an evaluation and `data.weights` over the same `data.train_files`. Prints the value for `data.weights`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from mars.errors import ConfigError, DataError
+
+STARTS, STEPS = 64, 1000
+"""Of the search: random starts beside the corners and the centre, and steps of each."""
+SMALLEST = 5e-5
+"""A set with a smaller share is left out."""
+
+
+def features(mixtures: np.ndarray) -> np.ndarray:
+    """The terms of a quadratic function on mixtures [n, m]: w_i and w_i w_j for i < j: [n, m + m (m - 1) / 2].
+
+    As the weights of a mixture have the sum 1, these span the constant and the squares too.
+    """
+    first, second = np.triu_indices(mixtures.shape[1], 1)
+    return np.concatenate([mixtures, mixtures[:, first] * mixtures[:, second]], axis=1)
+
+
+def fit(mixtures: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Least squares: the coefficients of `features`; those of the smallest norm if there are too few runs."""
+    return np.linalg.lstsq(features(mixtures), scores, rcond=None)[0]
+
+
+def predicted(coefficients: np.ndarray, mixtures: np.ndarray) -> np.ndarray:
+    return features(mixtures) @ coefficients
+
+
+def to_simplex(points: np.ndarray) -> np.ndarray:
+    """The nearest mixture to each of the points [n, m]: no weight below 0, sum 1 (Duchi et al., 2008).
+
+    >>> to_simplex(np.array([[1.0, 0.5, -2.0]])).tolist()
+    [[0.75, 0.25, 0.0]]
+    """
+    ordered = np.sort(points)[:, ::-1]
+    excess = (ordered.cumsum(1) - 1) / np.arange(1, points.shape[1] + 1)
+    last = (ordered > excess).sum(1) - 1
+    return np.maximum(points - np.take_along_axis(excess, last[:, None], 1), 0.0)
+
+
+def best_mixture(coefficients: np.ndarray, num_sets: int) -> np.ndarray:
+    """The mixture with the largest prediction: projected gradient from corners, centre and random starts (seed 0)."""
+    curvature = np.zeros((num_sets, num_sets))
+    curvature[np.triu_indices(num_sets, 1)] = coefficients[num_sets:]
+    curvature += curvature.T
+    rate = 1 / (num_sets * np.abs(coefficients).max() + 1e-12)
+    random = np.random.default_rng(0).dirichlet(np.ones(num_sets), STARTS)
+    mixtures = np.concatenate([np.eye(num_sets), np.full((1, num_sets), 1 / num_sets), random])
+    for _ in range(STEPS):
+        mixtures = to_simplex(mixtures + rate * (coefficients[:num_sets] + mixtures @ curvature))
+    return mixtures[int(predicted(coefficients, mixtures).argmax())]
+
+
+def read_run(run_dir: Path) -> tuple[list[str], list[float], float]:
+    """(training files, their shares, score) of a run. The score is the mean accuracy of its last evaluation.
+
+    Raises DataError for a run without an evaluation, ConfigError for one without `data.weights`.
+    """
+    data = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))["data"]
+    if data["weights"] is None:
+        raise ConfigError(f"{run_dir}: data.weights: not set; give each pilot run the shares of its training files")
+    results = sorted((run_dir / "evaluation").glob("step_*.json"))
+    if not results:
+        raise DataError(f"{run_dir}: has no evaluation; want evaluation/step_*.json")
+    weights = np.array(data["weights"], dtype=float)
+    score = json.loads(results[-1].read_text(encoding="utf-8"))["multi"]["mean"]
+    return list(data["train_files"]), (weights / weights.sum()).tolist(), score
+
+
+def main(folders: Sequence[str]) -> None:
+    runs = [read_run(Path(folder)) for folder in folders]
+    if len({tuple(files) for files, _, _ in runs}) != 1:
+        raise DataError("the runs differ in data.train_files; give runs over the same files")
+    files, mixtures, scores = runs[0][0], np.array([run[1] for run in runs]), np.array([run[2] for run in runs])
+    coefficients = fit(mixtures, scores)
+    if len(runs) < len(coefficients):
+        sys.stderr.write(f"{len(runs)} runs for {len(coefficients)} terms: the fit is one of many\n")
+    error = np.abs(predicted(coefficients, mixtures) - scores).max()
+    best = best_mixture(coefficients, len(files))
+    kept = [(file, round(float(weight), 4)) for file, weight in zip(files, best, strict=True) if weight >= SMALLEST]
+    lines = [
+        f"predicted {predicted(coefficients, best[None])[0]:.4f}, largest error on the runs {error:.4f}",
+        f"data.train_files=[{','.join(file for file, _ in kept)}] data.weights={[weight for _, weight in kept]}",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

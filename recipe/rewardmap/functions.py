@@ -1,0 +1,112 @@
+"""The reward of RewardMap: right answers about a transit map, and credit for the right pieces of a route.
+
+    reward.function: recipe/rewardmap/functions.py:score
+
+A row's `extra_info.map` has `kind` (planning or question) and `difficulty` (easy, middle or hard); for planning also
+`lines` (name -> its stations in order), `start`, `end`, and `transfers`, how many the route needs. The truth of a
+question is compared as the reward `vqa` does it; the truth of a route is not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from mars.errors import DataError
+from mars.rewards.parsing import parse_response
+from mars.rewards.vqa import answer_accuracy
+from mars.types import RewardInput, RewardResult
+
+RIGHT, DETAIL_WEIGHT, MAX_DETAIL = 10.0, 0.5, 10.0
+DIFFICULTY = {"easy": 1.0, "middle": 1.2, "hard": 1.5}
+WITH_TRANSFERS = 0.5
+ENDS, DIRECT_LINE, LINE, CHANGE, EXTRA_LEG = 2.0, 4.0, 3.0, 1.0, -5.0
+MAX_LEGS, MAX_NAME = 100, 200
+_LEG = re.compile(r"Route Name:([^\n]*)\n\s*Departure Stop:([^\n]*)\n(?:[^\n]*\n){0,200}?\s*Arrival Stop:([^\n]*)")
+
+
+@dataclass(frozen=True)
+class Leg:
+    line: str
+    departure: str
+    arrival: str
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a planning question asks for. lines: name -> stations, all as `plain` writes them."""
+
+    lines: Mapping[str, tuple[str, ...]]
+    start: str
+    end: str
+    transfers: int
+
+
+def score(item: RewardInput) -> RewardResult:
+    """score = difficulty * (10 * accuracy + 0.5 * detail). accuracy: 0 or 1. Raises DataError for a malformed row."""
+    facts = item.extra_info.get("map")
+    if not isinstance(facts, Mapping) or facts.get("difficulty") not in DIFFICULTY:
+        raise DataError(f"extra_info.map: got {str(facts)[:80]}; give kind and difficulty (easy, middle or hard)")
+    answer, weight, detail = parse_response(item.response).answer, DIFFICULTY[facts["difficulty"]], 0.0
+    if facts.get("kind") == "planning":
+        route, legs = read_route(facts), read_legs(item.response if answer is None else answer)
+        weight += WITH_TRANSFERS * (route.transfers > 0)
+        accuracy, detail = float(is_right(legs, route)), detail_of(legs, route)
+    else:
+        accuracy = 0.0 if answer is None else answer_accuracy(item, answer)
+    parts = {"right": accuracy, "detail": detail, "difficulty": weight}
+    return RewardResult(weight * (RIGHT * accuracy + DETAIL_WEIGHT * detail), accuracy, parts)
+
+
+def read_route(facts: Mapping[str, Any]) -> Route:
+    try:
+        lines = {plain(name): tuple(map(plain, stations)) for name, stations in facts["lines"].items()}
+        return Route(lines, plain(facts["start"]), plain(facts["end"]), int(facts["transfers"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"extra_info.map: {error}; give lines, start, end and transfers") from error
+
+
+def read_legs(text: str) -> list[Leg]:
+    """The legs of an answer, in order: the lines Route Name, Departure Stop and Arrival Stop of pieces between "--"."""
+    found = [_LEG.search(piece) for piece in text.split("--", MAX_LEGS)]
+    return [Leg(plain(match[1]), plain(match[2]), plain(match[3])) for match in found if match]
+
+
+def plain(name: str) -> str:
+    """A name without brackets and what is in them, blanks, hyphens, case, and the words station and metro."""
+    return re.sub(r"[(（][^)）]*[)）]|\b(?:station|metro)\b|站$|[\s,*'-]", "", name[:MAX_NAME].casefold().strip())
+
+
+def is_right(legs: list[Leg], route: Route) -> bool:
+    """Whether the legs lead from start to end, on lines that have their stops, each from where the last one ended."""
+    if not legs or (legs[0].departure, legs[-1].arrival) != (route.start, route.end):
+        return False
+    on_lines = all({leg.departure, leg.arrival} <= set(route.lines.get(leg.line, ())) for leg in legs)
+    return on_lines and all(leg.arrival == later.departure for leg, later in pairwise(legs))
+
+
+def detail_of(legs: list[Leg], route: Route) -> float:
+    """Credit for pieces of a route, at most 10: 0 unless its first and last stops are right, which is worth 2.
+
+    Leg i = 1, 2, …: -5 if the route needs fewer legs; +3 if its line exists (without transfers: +4 if that line has
+    both the start and the end); for i <= transfers, +1 if both its stops are on the line and the next leg goes on from
+    there.
+    """
+    if not legs or (legs[0].departure, legs[-1].arrival) != (route.start, route.end):
+        return 0.0
+    total = ENDS
+    for number, leg in enumerate(legs, start=1):
+        total += EXTRA_LEG * (number > route.transfers + 1)
+        stations = set(route.lines.get(leg.line, ()))
+        if not stations:
+            continue
+        if route.transfers:
+            total += LINE
+        else:
+            total += DIRECT_LINE * ({route.start, route.end} <= stations)
+        goes_on = number < len(legs) and leg.arrival == legs[number].departure
+        total += CHANGE * ({leg.departure, leg.arrival} <= stations and goes_on and number <= route.transfers)
+    return min(total, MAX_DETAIL)

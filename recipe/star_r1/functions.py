@@ -1,0 +1,98 @@
+"""The reward of STAR-R1: which attributes of which objects differ between two images, with credit for parts.
+
+    reward.function: recipe/star_r1/functions.py:score
+
+Truth and answer are JSON lists of [object, attribute, value], such as [["3", "color", "red"]].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mars.errors import DataError
+from mars.rewards.parsing import load_json, parse_response, read_blocks
+from mars.types import RewardInput, RewardResult
+
+Change = tuple[str, str, str]
+"""Object, attribute, value; in small letters."""
+
+MAX_EXTRA = 100  # an answer with more changes than this beyond the truth is not read
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stated changes are worth.
+
+    whole, attribute, object: all of it is right, or object and attribute, or the object. extra: each change beyond the
+    number of true ones. silent: no change at all. form: think and answer, and nothing else.
+    """
+
+    whole: float
+    attribute: float
+    object: float
+    extra: float
+    silent: float
+    form: float
+
+
+PAPER = Settings(whole=5.0, attribute=1.5, object=0.5, extra=-1.0, silent=-1.0, form=1.0)
+
+
+def score(item: RewardInput) -> RewardResult:
+    """score = credit + penalty + format. accuracy: 1 if exactly the true changes are stated. Raises DataError."""
+    true = read_changes(item.truth)
+    if not true:
+        raise DataError(f'truth: got {item.truth[:80]!r}; want JSON such as [["3", "color", "red"]]')
+    answer = parse_response(item.response).answer
+    stated = (read_changes(answer) if answer is not None else None) or []
+    stated = stated if len(stated) <= len(true) + MAX_EXTRA else []
+    parts = {
+        "credit": credit(stated, true, PAPER),
+        "penalty": PAPER.extra * max(len(stated) - len(true), 0) if stated else PAPER.silent,
+        "format": PAPER.form * (read_blocks(item.response, ("think", "answer")) is not None),
+    }
+    return RewardResult(sum(parts.values()), float(sorted(stated) == sorted(true)), parts)
+
+
+def credit(stated: Sequence[Change], true: Sequence[Change], settings: Settings) -> float:
+    """The sum over stated changes. A true change is used once, by the first change that agrees with it best.
+
+    >>> credit([("3", "color", "red"), ("4", "size", "big")], [("3", "color", "red"), ("4", "size", "small")], PAPER)
+    6.5
+    """
+    total, open_stated, open_true = 0.0, list(stated), list(true)
+    for length, worth in ((3, settings.whole), (2, settings.attribute), (1, settings.object)):
+        rest = []
+        for change in open_stated:
+            partner = next((other for other in open_true if other[:length] == change[:length]), None)
+            if partner is None:
+                rest.append(change)
+            else:
+                open_true.remove(partner)
+                total += worth
+        open_stated = rest
+    return total
+
+
+def read_changes(text: str) -> list[Change] | None:
+    """The changes of a JSON text; None unless it is a list of lists of three texts or numbers.
+
+    >>> read_changes('[[3, "Color", "Red"]]')
+    [('3', 'color', 'red')]
+    """
+    start, end = text.find("["), text.rfind("]")
+    try:
+        found = load_json(text[start : end + 1])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, list) or not all(isinstance(change, list) and len(change) == 3 for change in found):
+        return None
+    if not all(isinstance(word, str | float) for change in found for word in change):
+        return None
+    first, second, third = ([_word(change[k]) for change in found] for k in range(3))
+    return list(zip(first, second, third, strict=True))
+
+
+def _word(value: str | float) -> str:
+    return (value if isinstance(value, str) else f"{value:g}").strip().casefold()

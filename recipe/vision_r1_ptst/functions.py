@@ -1,0 +1,22 @@
+"""The hard reward of Vision-R1: 1 if both the form and the answer are right, otherwise 0.
+
+reward.function: recipe/vision_r1_ptst/functions.py:score
+"""
+
+from __future__ import annotations
+
+from mars.rewards.parsing import has_visible, read_blocks
+from mars.rewards.vqa import answer_accuracy
+from mars.types import RewardInput, RewardResult
+
+
+def score(item: RewardInput) -> RewardResult:
+    """score = format * accuracy, 0 or 1. format: think and answer, each with text, and nothing else;
+    without both there is no answer either.
+
+    Raises DataError for a malformed truth.
+    """
+    blocks = read_blocks(item.response, ("think", "answer"))
+    form = float(blocks is not None and all(map(has_visible, blocks)))
+    accuracy = 0.0 if blocks is None else answer_accuracy(item, blocks[1])
+    return RewardResult(form * accuracy, accuracy, {"format": form, "accuracy": accuracy})
