@@ -19,8 +19,10 @@ from mars.cluster.restarts import WorkerReport, no_report
 from mars.config.run_sections import is_colocated
 from mars.config.schema import SftConfig, TrainConfig
 from mars.data.pixels.images import DecodeImage, decode_image
+from mars.data.pixels.transforming import TransformingDecoder
 from mars.data.prompts.views import anchor_views
 from mars.evaluation.ask import EvaluationParts
+from mars.hooks.of_workers import image_transforms, token_rule
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
 from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of
 from mars.output.console import VisibleConsole
@@ -59,7 +61,7 @@ class EngineSpec:
     def __call__(
         self, fetch: Callable[[Any], Iterable[tuple[str, Any]]], decode: DecodeImage | None = None
     ) -> RolloutEngine:
-        decode = decode or decode_image
+        decode = _with_transforms(self.config, decode or decode_image)
         match self.config.rollout.engine:
             case "vllm":
                 from mars.rollout.vllm_engine import VllmEngine
@@ -103,8 +105,12 @@ class TrainerSpec:
     ) -> RankTrainer:
         from mars.actor.fsdp_trainer import FsdpTrainer
 
-        process = _processor(self.config, self.rules, decode or decode_image)
-        return FsdpTrainer(self.config, self.rules, rendezvous, process, transfer)
+        process = _processor(self.config, self.rules, _with_transforms(self.config, decode or decode_image))
+        return FsdpTrainer(self.config, self.rules, rendezvous, process, transfer, token_rule(self.config.recipe))
+
+
+def _with_transforms(config: TrainConfig, decode: DecodeImage) -> DecodeImage:
+    return TransformingDecoder(decode, partial(image_transforms, config.recipe))
 
 
 def _advantage_settings(config: TrainConfig) -> AdvantageSettings:

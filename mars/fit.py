@@ -15,9 +15,8 @@ from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import START, RunState
 from mars.config.run_sections import TrainRunConfig
 from mars.config.schema import TrainConfig
-from mars.data.order.stream import PromptStream
 from mars.errors import NumericalError
-from mars.sampling import SamplingState, StepParts
+from mars.sampling import PromptRounds, SamplingState, StepParts
 from mars.staleness import renumbered
 from mars.step import TrainStep, train_step
 from mars.tracking.tracker import Tracker
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def fit(
     parts: StepParts,
-    stream: PromptStream,
+    stream: PromptRounds,
     tracker: Tracker,
     config: TrainConfig,
     evaluate: Callable[[int], dict[str, float]] | None,
@@ -52,7 +51,8 @@ def fit(
         tracker.log(evaluate(0), 0)
     finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
     state = replace(start, sampling=renumbered(start.sampling, weights.version))
-    parts.hooks.restore((start.sampling.ahead.state if start.sampling.ahead else start.sampling).hooks)
+    newest = start.sampling.ahead.state if start.sampling.ahead else start.sampling
+    stream.restore(parts.hooks.restore(newest.hooks))
     try:
         state = finish(state, _faults(parts, checkpoints))
         for step in range(state.step + 1, last_step(config.run, stream) + 1):
@@ -130,7 +130,7 @@ def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
     return faults | ({"fault/engine_absences": counts.absences} if counts.absences else {})
 
 
-def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
+def last_step(run: TrainRunConfig, stream: PromptRounds) -> int:
     """num_steps, or with num_epochs the number of steps in which every prompt is drawn num_epochs times.
 
     The latter assumes one round per step. Dynamic sampling may draw more and end sooner: see `_is_over`.
@@ -142,12 +142,12 @@ def last_step(run: TrainRunConfig, stream: PromptStream) -> int:
     return math.ceil(run.num_epochs * len(stream) / stream.prompts_per_step)
 
 
-def is_finished(run: TrainRunConfig, stream: PromptStream, step: int, state: SamplingState) -> bool:
+def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: SamplingState) -> bool:
     """Whether no step is left to train after `step`, whose state is `state`."""
     return step >= last_step(run, stream) or _is_over(run, stream, state)
 
 
-def _is_over(run: TrainRunConfig, stream: PromptStream, state: SamplingState) -> bool:
+def _is_over(run: TrainRunConfig, stream: PromptRounds, state: SamplingState) -> bool:
     """Whether num_epochs have been drawn already, which may be before the last step: a step may draw several rounds."""
     if run.num_steps is not None or run.num_epochs is None:
         return False

@@ -22,6 +22,9 @@ from mars.data.prompts.views import AnchorKind, anchor_views, render_view
 from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
 from mars.families.table import check_language, family_of
+from mars.hooks.contract import SamplerSetup
+from mars.hooks.load import load_sampler
+from mars.hooks.prompt_sampler import SampledRounds
 from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
 from mars.rollout.plan import RolloutPlan
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, TokenRules, View
@@ -172,15 +175,28 @@ def prompt_processor(
     )
 
 
-def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStream:
-    """The order of the training prompts: all prompts once per epoch, or the files mixed by data.weights.
+def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStream | SampledRounds:
+    """The order of the training prompts: all prompts once per epoch, the files mixed by data.weights, or as
+    recipe.sampler chooses. config: its section `recipe` is `mars.hooks.load.resolved`.
 
     Raises ConfigError if a step would have a prompt twice.
     """
     data = config.data
-    if data.weights is None:
+    if data.weights is None and config.recipe.sampler is None:
         return PromptStream(prompts, data.prompts_per_step, config.run.seed, data.shuffle)
     sets = [[prompt for prompt in prompts if prompt.row.rpartition(":")[0] == file] for file in data.train_files]
+    setup = SamplerSetup(
+        sets=tuple(map(tuple, sets)),
+        weights=None if data.weights is None else tuple(data.weights),
+        shuffle=data.shuffle,
+        prompts_per_step=data.prompts_per_step,
+        samples_per_prompt=config.rollout.samples_per_prompt,
+        seed=config.run.seed,
+    )
+    sampler = load_sampler(config.recipe, setup)
+    if sampler is not None:
+        return sampler
+    assert data.weights is not None  # else a plain stream
     return PromptMixture(sets, data.weights, data.prompts_per_step, config.run.seed, data.shuffle)
 
 

@@ -18,12 +18,11 @@ from mars.answers.record import reward_input
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
-from mars.checks.dry_run import check_kl_reference
+from mars.checks.dry_run import check_what_workers_load
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
-from mars.data.order.stream import PromptStream
 from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
 from mars.evaluation.files import ResultPaths
@@ -46,6 +45,7 @@ from mars.run_dir.events import EventLog
 from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged
 from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
+from mars.sampling import PromptRounds
 from mars.step import TrainStep, train_step
 from mars.step_async import Overlap, train_step_async
 from mars.tracking.multi import MultiTracker
@@ -68,7 +68,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
     config = config.model_copy(update={"recipe": resolved(config.recipe)})
     check_packages(config)
-    check_kl_reference(config)
+    check_what_workers_load(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
     assert inputs.train is not None  # because of with_training_set=True
     stream = prompt_stream(config, inputs.train.prompts)
@@ -142,7 +142,7 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
     return result
 
 
-def _train_step(config: TrainConfig, stream: PromptStream) -> TrainStep:
+def _train_step(config: TrainConfig, stream: PromptRounds) -> TrainStep:
     """The step of `rollout.schedule`."""
     bound = config.rollout.max_staleness
     if config.rollout.schedule == "synchronous":

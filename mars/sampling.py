@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from mars.actor.trainer import PolicyTrainer, SkippedReport, warn_of_skipped
 from mars.algorithms.advantages import Advantages, AdvantageSettings
@@ -25,6 +25,7 @@ from mars.algorithms.metrics import method_metrics
 from mars.algorithms.penalties import OverlongPenalty, score_metrics, with_kl_penalty, with_overlong_penalty
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, truncated_rows, with_advantages
 from mars.algorithms.reward_parts import batch_normalized, part_advantages
+from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.algorithms.selection import select_prompts
 from mars.answers.record import BoxFrames, PromptLength
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
@@ -84,7 +85,8 @@ class StepParts:
 
 
 class PromptRounds(Protocol):
-    """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py). `len()`
+    """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py), or those
+    that a sampler chooses (mars/hooks/prompt_sampler.py), which learns from `observe` and asks for `probes`. `len()`
     gives the number of different prompts in the whole stream."""
 
     prompts_per_step: int
@@ -92,6 +94,14 @@ class PromptRounds(Protocol):
     def batch(self, step: int) -> Sequence[Prompt]: ...
 
     def __len__(self) -> int: ...
+
+    def probes(self, step: int, round: int) -> Sequence[Prompt]: ...
+
+    def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> Mapping[str, float]: ...
+
+    def state(self, round: int) -> Mapping[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -134,10 +144,11 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     round leaves out the prompts that the step has sampled or carried already, and those that cannot be read.
     Raises DataError if too many cannot be read (`BadSamples.tried`).
     """
+    quarantine = _probed(parts, stream, state, step, timer)
     counts_before, reward_counts_before = parts.engine.counts(), parts.reward_counts()
     # The first part has no prompts, so that `Advantages.joined` works for a step that samples no round.
     rollouts, advantages = [], [PooledRewards.of_rollouts([]).advantages(parts.advantage)]
-    kept, round_number, quarantine = list(state.carried), state.round, state.quarantine
+    kept, round_number = list(state.carried), state.round
     carried_ids = {item.rollouts.prompt.prompt_id for item in state.carried}
     while len(kept) < stream.prompts_per_step and round_number - state.round < parts.max_rounds:
         present = carried_ids | quarantine.prompt_ids | {item.prompt.prompt_id for item in rollouts}
@@ -163,12 +174,27 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     kept, rule_metrics = parts.hooks.weighted(kept, parts.advantage, step)
 
     metrics = _metrics(parts, rollouts, Advantages.joined(advantages)) | batch_metrics | rule_metrics
+    metrics |= stream.observe(rollouts, step)
     metrics |= engine_metrics(parts.engine.counts() - counts_before)
     metrics |= {name: value - reward_counts_before.get(name, 0) for name, value in parts.reward_counts().items()}
     metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(rollouts)}
     metrics |= {"mars/prompts_kept": len(kept), "mars/prompts_carried": len(carried)}
-    after = SamplingState(round_number, carried, quarantine, state.version, hooks=parts.hooks.snapshot())
+    snapshot = parts.hooks.snapshot(stream.state(round_number))
+    after = SamplingState(round_number, carried, quarantine, state.version, hooks=snapshot)
     return Sampled(rollouts, kept, after, metrics)
+
+
+def _probed(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int, timer: StepTimer) -> Quarantine:
+    """Sample the prompts that the stream wants to know more about, and show it the rollouts. Nothing trains on them."""
+    wanted = stream.probes(step, state.round)
+    probes = [prompt for prompt in wanted if prompt.prompt_id not in state.quarantine.prompt_ids]
+    if not probes:
+        return state.quarantine
+    with timer.stage("probe"):
+        plan = parts.plan.of_probes()
+        rollouts, unreadable = scored_rollouts(replace(parts, plan=plan), probes, step, StepTimer())
+    stream.observe(rollouts, step)
+    return parts.bad_samples.tried(state.quarantine, probes, unreadable, step)
 
 
 def scored_rollouts(
@@ -200,7 +226,7 @@ def scored_rollouts(
     if parts.kl_in_reward > 0 and rollouts:
         batch = parts.scoring_batch(rollouts)
         with timer.stage("ref"):
-            kl = parts.trainer.kl_to_reference(batch)
+            kl = parts.trainer.score_responses(batch, KL_TO_REFERENCE)
         unreadable = {**unreadable, **kl.unreadable}
         rollouts = [item for item in rollouts if item.prompt.prompt_id not in kl.unreadable]
         rollouts = with_kl_penalty(rollouts, kl.readable(batch), parts.kl_in_reward)

@@ -54,7 +54,7 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
     faults.point("step.sampled")
     metrics, state = dict(sampled.metrics), sampled.state
 
-    batch = parts.collate(sampled.kept)
+    batch = replace(parts.collate(sampled.kept), step=step)
     if batch.prompts:
         parts.turns.trainer(timer)
         # The engine reads the images of the next round while the trainer updates.

@@ -64,7 +64,7 @@ def train_step_async(
     # Another bound may have held when they were sampled ahead.
     kept = without_too_old(sampled.kept, state.version, overlap.max_staleness)
     metrics = _of_kept(sampled, len(kept))
-    batch, stats = parts.collate(kept), None
+    batch, stats = replace(parts.collate(kept), step=step), None
     # An update makes the next version of the weights. The step after it trains them.
     trained_by = state.version + bool(batch.prompts)
     with Background(partial(sampler.sample_ahead, state, step + 1, trained_by), name="sampling") as sampling:
@@ -148,7 +148,7 @@ class _Sampler:
     def timings(self) -> dict[str, float]:
         """Of engine and rewards. They overlap with the stages of the step, so they do not add up with them."""
         metrics = self._timer.metrics()
-        return {key: metrics[key] for key in ("timing_s/gen", "timing_s/reward") if key in metrics}
+        return {key: metrics[key] for key in ("timing_s/probe", "timing_s/gen", "timing_s/reward") if key in metrics}
 
 
 class _StoppableEngine:

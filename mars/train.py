@@ -21,10 +21,10 @@ from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import RunState
 from mars.cluster.restarts import RestartBudget
 from mars.config.schema import SftConfig, TrainConfig
-from mars.data.order.stream import PromptStream
 from mars.errors import WorkerError, WorkerLost
 from mars.fit import is_finished, last_step
 from mars.run_dir.outcome import completed_step, finished_step
+from mars.sampling import PromptRounds
 from mars.tracking.tracker import Tracker
 from mars.types import Prompt
 from mars.versions import package_versions
@@ -74,7 +74,7 @@ class TrainingJob:
 def start_unless_complete(
     config: TrainConfig | SftConfig,
     catalogue: Catalogue,
-    stream: PromptStream,
+    stream: PromptRounds,
     prompts: Mapping[str, Prompt],
     data: str,
     policy: Path,

@@ -5,7 +5,8 @@ All classes are frozen, and none holds tensors or pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mars.types import ImageRef
 
@@ -69,7 +70,12 @@ class UpdatePlan:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """What one step trains on: whole prompts, and their split into updates, ranks and forwards."""
+    """What one step trains on: whole prompts, and their split into updates, ranks and forwards.
+
+    step: its number, from 1, on which random changes of images depend. settings: scheduled values of the step, by key.
+    """
 
     prompts: tuple[TrainPrompt, ...]
     updates: tuple[UpdatePlan, ...]
+    step: int = 0
+    settings: Mapping[str, float] = field(default_factory=dict)

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
-from mars.actor.trainer import PolicyTrainer, ReferenceKl, RestartableTrainer, UpdateStats
+from mars.actor.trainer import PolicyTrainer, ResponseScores, RestartableTrainer, UpdateStats
+from mars.algorithms.scoring import ScoringSpec, Span
 from mars.rollout.engine import EngineCounts, FinishedSample, RolloutEngine, UnreadableRequest
 from mars.tracking.timer import StepTimer
 from mars.train_types import TrainBatch
@@ -153,9 +154,11 @@ class ColocatedTrainer:
         self.turns.to_trainer()
         return self._trainer.update(batch)
 
-    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
+    def score_responses(
+        self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
+    ) -> ResponseScores:
         self.turns.to_trainer()
-        return self._trainer.kl_to_reference(batch)
+        return self._trainer.score_responses(batch, spec, spans)
 
     def publish_weights(self) -> WeightUpdate:
         self.turns.to_host()

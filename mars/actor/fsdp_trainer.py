@@ -14,23 +14,26 @@ from torch import Tensor
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
 from mars.actor.memory import PeakMemory
 from mars.actor.model import ScoringSettings
-from mars.actor.objective import Objective, compared_update, row_targets, truncation_nats
+from mars.actor.objective import Objective, truncation_nats
 from mars.actor.offloading import Offloading
 from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
 from mars.actor.publisher import WeightPublisher
 from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed, merged_over_ranks, without
 from mars.actor.reference import kl_reference
+from mars.actor.response_scores import ResponseScorer
+from mars.actor.rule_passes import Models, PreparedBatch, RulePasses, Scores
 from mars.actor.sharding import mesh_of_ranks
 from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
 from mars.actor.shared_prefix import group_rows, pack_groups
 from mars.actor.state import save_policy
+from mars.actor.targets import compared_update, row_targets
 from mars.actor.trained_policy import trained_policy
-from mars.actor.trainer import ReferenceKl, Rendezvous, SkippedUpdate, UpdateStats
+from mars.actor.trainer import Rendezvous, ResponseScores, SkippedUpdate, UpdateStats
 from mars.actor.update_pass import Row, UpdateOutcome, UpdatePass, skipped_updates
 from mars.actor.update_sums import UpdateSums, scaled
-from mars.algorithms.kl import kl_estimate
-from mars.algorithms.token_layout import TokenLayout
+from mars.algorithms.scoring import ScoringSpec, Span
+from mars.algorithms.token_rule import TokenRule
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, NumericalError
 from mars.train_types import MicroBatch, TrainBatch, TrainResponse, UpdatePlan
@@ -39,7 +42,10 @@ from mars.weights.transfer import WeightTransfer
 
 
 class FsdpTrainer:
-    """A `PolicyTrainer`. process: turns prompt ids and images into tensors. transfer: sends the weights."""
+    """A `PolicyTrainer`. process: turns prompt ids and images into tensors. transfer: sends the weights.
+
+    rule: of `recipe.tokens`; None: none.
+    """
 
     def __init__(
         self,
@@ -48,6 +54,7 @@ class FsdpTrainer:
         rendezvous: Rendezvous,
         process: Process,
         transfer: WeightTransfer,
+        rule: TokenRule | None = None,
     ) -> None:
         self._config, self._rules = config, rules
         self._reader = PromptReader(process)
@@ -67,6 +74,9 @@ class FsdpTrainer:
         self._shards = ShardWriter()
         self._publisher = WeightPublisher(self._policy, model.dtype, transfer, self._memory.readable)
         self._skipped_in_a_row = 0
+        self._passes = None
+        if rule is not None:
+            self._passes = RulePasses(rule, self._models(), self._forward_of, config.run.seed, self._device)
 
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Raises NumericalError after more than `max_skipped_updates` non-finite updates in a row."""
@@ -75,17 +85,22 @@ class FsdpTrainer:
         self._publisher.changed()
         memory = PeakMemory(self._device)
         compared = compared_update(batch)
-        later = batch.updates[1:]
-        prompts = self._reader.start(batch, (*later, *batch.updates), self._rank)
-        start = time.perf_counter()
         # The first update takes its old log-probs from its own forward: the weights are still the old ones, so the
         # ratio is exactly 1.
-        old = self._old_logprobs(batch, later, prompts)
+        later, measures = batch.updates[1:], self._passes is not None and self._passes.rule.measures
+        passes = None if self._passes is None else self._passes.start(batch, self._reader, self._rank)
+        prompts = self._reader.start(batch, (*later, *batch.updates), self._rank)
+        start = time.perf_counter()
+        measured = self._old_scores(batch, batch.updates, prompts) if measures else {}
+        old = {m: s[0] for m, s in measured.items()} if measures else self._old_logprobs(batch, later, prompts)
+        if passes is not None:
+            passes.score(measured)
+        prepared = PreparedBatch(prompts, old, passes)
         self._synchronize()
         old_seconds = time.perf_counter() - start
         updates: list[UpdateOutcome] = []
         for i in range(len(batch.updates)):
-            updates.append(self._update_once(batch, i, prompts, old if i else None, compare_rollout=i == compared))
+            updates.append(self._update_once(batch, i, prepared, compare_rollout=i == compared))
             self._check_skipped(updates)
         results = [update.metrics for update in updates]
         keys = dict.fromkeys(key for result in results for key in result)
@@ -96,40 +111,19 @@ class FsdpTrainer:
         unreadable = {batch.prompts[p].prompt_id: why for update in updates for p, why in update.unreadable.items()}
         return UpdateStats(metrics | memory.metrics(), old_seconds, unreadable, skipped_updates(updates), version)
 
-    @torch.no_grad()
-    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
-        """Returns the same values on every rank: the KL of all responses of the batch.
-
-        Raises ConfigError if no reference was loaded, and ValueError if the plans do not hold every row exactly once.
-        """
+    def score_responses(
+        self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
+    ) -> ResponseScores:
         self._memory.need_all()
-        if self._reference is None:
+        if self._reference is None and spec.needs_reference:
             raise ConfigError(
-                "algorithm.kl_coefficient: no reference model was loaded, so its KL cannot be computed; "
-                f"got {self._config.algorithm.kl_coefficient}; give a number > 0"
+                f"algorithm.kl_coefficient: no reference model was loaded, so {spec.name!r} cannot be computed; "
+                f"got {self._config.algorithm.kl_coefficient}; give a number > 0, or set algorithm.reference_update"
             )
-        rows = [(p, k) for p, prompt in enumerate(batch.prompts) for k in range(len(prompt.responses))]
-        if sorted(row for plan in batch.updates for row in plan.rows) != rows:
-            raise ValueError("the plans of a batch to be scored must hold every row exactly once")
-        prompts = self._reader.start(batch, batch.updates, self._rank)
-        micros = [micro for plan in batch.updates for micro in plan.ranks[self._rank]]
-        sums = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
-        place = {row: i for i, row in enumerate(rows)}
-        for micro in micros:
-            forward = self._forward_of(batch, micro, prompts)
-            logprobs, reference = self._policy(forward)[0].double(), self._reference(forward)[0].double()
-            kl = kl_estimate(logprobs, reference, self._config.algorithm.kl_estimator)
-            weighted = micro.rows[: len(micro.rows) - micro.num_fillers]
-            by_row = TokenLayout.packed(forward.lengths).sum_by_sequence(kl)[: len(weighted)]
-            sums[torch.tensor([place[row] for row in weighted], dtype=torch.long, device=self._device)] = by_row
-        dist.all_reduce(sums)  # each rank filled only its own rows; the sum gathers them
-        unreadable = agreed(prompts.unreadable(micros), self._device)
-        sums[[i for row, i in place.items() if row[0] in unreadable]] = math.nan
-        values = iter(sums.tolist())
-        return ReferenceKl(
-            [tuple(next(values) for _ in prompt.responses) for prompt in batch.prompts],
-            {batch.prompts[p].prompt_id: reason for p, reason in unreadable.items()},
-        )
+        algorithm, seed = self._config.algorithm, self._config.run.seed
+        return ResponseScorer(
+            self._models(), self._forward_of, self._reader, algorithm.kl_estimator, seed, self._rank, self._device
+        ).score(batch, spec, spans)
 
     def publish_weights(self) -> WeightUpdate:
         """The full weights in the engine's type. The payload is that of rank 0; None on the others.
@@ -172,17 +166,16 @@ class FsdpTrainer:
         self,
         batch: TrainBatch,
         number: int,
-        prompts: ReadPrompts,
-        old: dict[MicroBatch, Tensor] | None,
+        prepared: PreparedBatch,
         compare_rollout: bool,
     ) -> UpdateOutcome:
-        plan, unreadable = batch.updates[number], {}
-        done = self._pass(batch, plan, prompts, old, compare_rollout)
+        unreadable = {}
+        done = self._pass(batch, number, prepared, compare_rollout)
         if done is not None:
-            unreadable = agreed(prompts.unreadable(plan.ranks[self._rank]), self._device)
+            unreadable = agreed(prepared.unreadable(batch.updates[number].ranks[self._rank]), self._device)
         if unreadable:  # the other ranks hear of it only now, after the forwards: repeat them without these prompts
             self._optimizer.clear()
-            done = self._pass(without(batch, unreadable), plan, prompts, old, compare_rollout)
+            done = self._pass(without(batch, unreadable), number, prepared, compare_rollout)
         if done is None:
             return UpdateOutcome({"fault/skipped_updates": 0.0}, unreadable, None)
         return self._finish(done, number, unreadable)
@@ -190,12 +183,12 @@ class FsdpTrainer:
     def _pass(
         self,
         batch: TrainBatch,
-        plan: UpdatePlan,
-        prompts: ReadPrompts,
-        old: dict[MicroBatch, Tensor] | None,
+        number: int,
+        prepared: PreparedBatch,
         compare_rollout: bool,
     ) -> UpdatePass | None:
         """Forward and backward of this rank's rows. None if no token of the update is trained on, on any rank."""
+        plan, passes = batch.updates[number], prepared.passes
         responses = [_response(batch, row) for row in plan.rows]
         lengths = [len(response.token_ids) for response in responses if response.weight > 0]
         if not any(lengths):
@@ -203,27 +196,33 @@ class FsdpTrainer:
         denominator = self._objective.denominator(lengths)
         algorithm, sums = self._config.algorithm, UpdateSums.zeros(self._device)
         used: dict[MicroBatch, Tensor] = {}
+        rule_totals = {} if passes is None else passes.totals(batch, plan)
         for micro in plan.ranks[self._rank]:
-            forward = self._forward_of(batch, micro, prompts)
+            rule = None if passes is None else passes.inputs(micro, rule_totals)
+            forward = self._forward_of(batch, micro, prepared.prompts)
             logprobs, entropy = self._policy(forward, entropy_gradient=algorithm.entropy_coefficient > 0)
             reference = None
             if self._reference is not None and self._objective.kl_in_loss:
                 with torch.no_grad():
                     reference, _ = self._reference(forward)
-            used[micro] = logprobs.detach() if old is None else old[micro]
+            old = prepared.old[micro] if number else None
+            used[micro] = logprobs.detach() if old is None else old
             loss, part = self._objective.loss(
                 logprobs,
                 entropy,
-                None if old is None else old[micro],
+                old,
                 reference,
                 forward.lengths,
                 row_targets(batch, micro),
                 denominator,
                 compare_rollout,
+                rule,
             )
             if loss.requires_grad:  # not if the whole update is text and nothing in the language model is trained
                 # FSDP averages gradients over ranks, but the denominator already counts all ranks.
                 (loss * self._world_size).backward()
+            if passes is not None and rule is not None:
+                passes.backward(micro, rule)
             sums = sums.merge(part)
         return UpdatePass(batch, sums, denominator, used)
 
@@ -238,6 +237,8 @@ class FsdpTrainer:
         self._optimizer.scale(scale)
         totals = scaled(totals, scale)
         metrics = self._objective.metrics(totals)
+        if self._passes is not None:
+            metrics["actor/rule_loss"] = totals["rule_loss"]
         result = self._optimizer.step() if math.isfinite(totals["loss"]) else self._optimizer.skip()
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
         skipped = None
@@ -263,12 +264,19 @@ class FsdpTrainer:
             )
 
     @torch.no_grad()
+    def _old_scores(self, batch: TrainBatch, plans: Sequence[UpdatePlan], prompts: ReadPrompts) -> Scores:
+        """Scores of this rank's rows, in the same micro-batches as in the update, so that rounding is identical."""
+        micros = [micro for plan in plans for micro in plan.ranks[self._rank]]
+        return {micro: self._policy(self._forward_of(batch, micro, prompts)) for micro in micros}
+
     def _old_logprobs(
         self, batch: TrainBatch, plans: Sequence[UpdatePlan], prompts: ReadPrompts
     ) -> dict[MicroBatch, Tensor]:
-        """Log-probs of this rank's rows, in the same micro-batches as in the update, so that rounding is identical."""
-        micros = [micro for plan in plans for micro in plan.ranks[self._rank]]
-        return {micro: self._policy(self._forward_of(batch, micro, prompts))[0] for micro in micros}
+        return {micro: logprobs for micro, (logprobs, _) in self._old_scores(batch, plans, prompts).items()}
+
+    def _models(self) -> Models:
+        models = {"policy": self._policy, "reference": self._reference}
+        return {name: model for name, model in models.items() if model is not None}
 
     def _synchronize(self) -> None:
         """Wait for the GPU, which runs asynchronously, so that its time is counted in the right stage."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from mars.actor.update_sums import UpdateSums
+from mars.actor.rule_terms import RuleInputs
+from mars.actor.targets import RowTarget, TokenTargets
+from mars.actor.update_sums import UpdateSums, mean_metrics
 from mars.algorithms.kl import kl_estimate
 from mars.algorithms.mismatch import (
     ImportanceSettings,
@@ -17,89 +19,13 @@ from mars.algorithms.mismatch import (
     importance_weights,
     logprob_difference,
 )
-from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
+from mars.algorithms.policy_loss import PolicyLoss, PolicyLossSettings, policy_loss
 from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
+from mars.algorithms.token_rule import TokenTerms
 from mars.config.schema import AlgorithmConfig
-from mars.train_types import MicroBatch, TrainBatch, TrainResponse
 
-
-@dataclass(frozen=True)
-class RowTarget:
-    """One row of a micro-batch. weight: that of the response; 0 for a filler. carried: sampled in the previous step."""
-
-    response: TrainResponse
-    weight: float
-    carried: bool
-
-
-def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:
-    """What the rows of one forward are trained on, in their order."""
-    targets = []
-    for i, (p, k) in enumerate(micro.rows):
-        prompt = batch.prompts[p]
-        is_filler = i >= len(micro.rows) - micro.num_fillers
-        targets.append(RowTarget(prompt.responses[k], 0.0 if is_filler else prompt.responses[k].weight, prompt.carried))
-    return targets
-
-
-def compared_update(batch: TrainBatch) -> int | None:
-    """The update whose tokens are compared with the engine: the first that trains on rows sampled in this step."""
-
-    def is_fresh(p: int, k: int) -> bool:
-        response = batch.prompts[p].responses[k]
-        trained = response.weight > 0 and len(response.token_ids) > 0
-        return trained and not batch.prompts[p].carried and not response.off_policy
-
-    return next((i for i, plan in enumerate(batch.updates) if any(is_fresh(p, k) for p, k in plan.rows)), None)
-
-
-@dataclass(frozen=True)
-class TokenTargets:
-    """The rows of one micro-batch token by token; every field has shape [T].
-
-    trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt,
-    in this step or an earlier one. fresh: those of them that were sampled in this step. unbounded: bool, tokens of
-    off-policy rows whose ratio is not bounded.
-    weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.
-    """
-
-    trained: TokenLayout
-    on_policy: TokenLayout
-    fresh: TokenLayout
-    unbounded: Tensor
-    advantages: Tensor
-    weights: Tensor
-    rollout_logprobs: Tensor
-
-    @classmethod
-    def of(cls, rows: list[RowTarget], lengths: Tensor, logprobs: Tensor) -> TokenTargets:
-        """lengths: int64 [rows], response tokens. logprobs: any [T] tensor with the wanted dtype and device."""
-        packed = TokenLayout.packed(lengths)
-        like = {"dtype": logprobs.dtype, "device": logprobs.device}
-
-        def layout(members: list[bool]) -> TokenLayout:
-            mask = packed.spread(torch.tensor(members, dtype=torch.bool, device=logprobs.device))
-            return TokenLayout(mask, packed.sequence_index, packed.num_sequences)
-
-        trained = [row.weight > 0 for row in rows]
-        on_policy = [t and not row.response.off_policy for t, row in zip(trained, rows, strict=True)]
-        fresh = [o and not row.carried for o, row in zip(on_policy, rows, strict=True)]
-        unbounded = [row.response.off_policy and not row.response.bounded for row in rows]
-        return cls(
-            trained=layout(trained),
-            on_policy=layout(on_policy),
-            fresh=layout(fresh),
-            unbounded=layout(unbounded).mask,
-            advantages=packed.spread(torch.tensor([row.response.advantage for row in rows], **like)),
-            weights=packed.spread(torch.tensor([row.weight for row in rows], **like)),
-            rollout_logprobs=torch.tensor([x for row in rows for x in row.response.rollout_logprobs], **like),
-        )
-
-    def without(self, masked: Tensor) -> TokenTargets:
-        """The same rows, with the tokens of `masked` (bool [T]) not trained on. `fresh` keeps them."""
-        trained, on_policy = (replace(layout, mask=layout.mask & ~masked) for layout in (self.trained, self.on_policy))
-        return replace(self, trained=trained, on_policy=on_policy)
+_NO_TERMS = TokenTerms()
 
 
 class Objective:
@@ -111,7 +37,7 @@ class Objective:
 
     def __init__(self, algorithm: AlgorithmConfig, truncation_nats: float) -> None:
         self._algorithm, self._truncation_nats = algorithm, truncation_nats
-        self._policy_loss = PolicyLossSettings(
+        self._settings = PolicyLossSettings(
             algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip
         )
         self._importance = None
@@ -162,6 +88,7 @@ class Objective:
         rows: list[RowTarget],
         denominator: float,
         compare_rollout: bool,
+        rule: RuleInputs | None = None,
     ) -> tuple[Tensor, UpdateSums]:
         """This micro-batch's part of the loss (scalar, with gradient) and its sums:
 
@@ -174,31 +101,32 @@ class Objective:
         logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
         old_logprobs: of the weights before the step's first update; None in the first update, where `logprobs` are the
         old ones (ratio 1). ref_logprobs: None if the loss has no KL term. compare_rollout: whether this update is the
-        one of `compared_update`.
+        one of `compared_update`. rule: of `recipe.tokens`; w scales its terms too.
         """
         algorithm = self._algorithm
         tokens = TokenTargets.of(rows, lengths, logprobs)
         old = logprobs.detach() if old_logprobs is None else old_logprobs
         rollout_sums = self._rollout_sums(old, tokens, compare_rollout)
         importance, weight_sums, tokens = self._importance_weights(old, tokens)
-        off_policy = ~tokens.on_policy.mask
-        result = policy_loss(
-            logprobs, old, tokens.advantages, tokens.trained, self._policy_loss, off_policy, tokens.unbounded
-        )
-        pg_loss = self._reduced(result.token_losses * importance * tokens.weights, tokens.trained, denominator)
-        loss, kl_loss = pg_loss, torch.zeros_like(pg_loss)
+        terms = _NO_TERMS if rule is None else rule.terms(logprobs, old, ref_logprobs, entropy, tokens)
+        result = self._policy_loss(logprobs, old, tokens, terms)
+        factor = tokens.weights if terms.pg_weights is None else tokens.weights * terms.pg_weights
+        pg_loss = self._reduced(result.token_losses * importance * factor, tokens.trained, denominator)
+        loss, kl_loss, rule_loss = pg_loss, torch.zeros_like(pg_loss), torch.zeros_like(pg_loss)
         if ref_logprobs is not None:
-            on_policy = tokens.on_policy
-            kl = kl_estimate(on_policy.keep(logprobs), on_policy.keep(ref_logprobs), algorithm.kl_estimator)
-            kl_loss = self._reduced(kl * tokens.weights, on_policy, denominator)
+            kl_loss = self._reduced(self._kl(logprobs, ref_logprobs, tokens), tokens.on_policy, denominator)
             loss = loss + algorithm.kl_coefficient * kl_loss
         if algorithm.entropy_coefficient > 0:
             bonus = self._reduced(entropy * tokens.weights, tokens.trained, denominator)
             loss = loss - algorithm.entropy_coefficient * bonus
+        if terms.extra_loss is not None:
+            rule_loss = self._reduced(terms.extra_loss * tokens.weights, tokens.trained, denominator)
+            loss = loss + rule_loss
         return loss, UpdateSums(
             loss=loss.detach(),
             pg_loss=pg_loss.detach(),
             kl_loss=kl_loss.detach(),
+            rule_loss=rule_loss.detach(),
             entropy=tokens.trained.keep(entropy.detach()).sum(),
             num_tokens=tokens.trained.mask.sum(),
             num_sequences=(tokens.trained.lengths() > 0).sum(),
@@ -208,7 +136,17 @@ class Objective:
             ppo_kl=result.kl_sum,
             **weight_sums,
             **rollout_sums,
+            means={name: torch.stack(mean).detach().double() for name, mean in terms.means.items()},
         )
+
+    def _policy_loss(self, logprobs: Tensor, old: Tensor, tokens: TokenTargets, terms: TokenTerms) -> PolicyLoss:
+        advantages = tokens.advantages if terms.advantages is None else terms.advantages
+        off_policy = ~tokens.on_policy.mask
+        return policy_loss(logprobs, old, advantages, tokens.trained, self._settings, off_policy, tokens.unbounded)
+
+    def _kl(self, logprobs: Tensor, ref_logprobs: Tensor, tokens: TokenTargets) -> Tensor:
+        keep = tokens.on_policy.keep
+        return kl_estimate(keep(logprobs), keep(ref_logprobs), self._algorithm.kl_estimator) * tokens.weights
 
     def _reduced(self, values: Tensor, layout: TokenLayout, denominator: float) -> Tensor:
         return reduce_loss(values, layout, self._algorithm.reduction, denominator)
@@ -262,7 +200,7 @@ class Objective:
         }
         if self.kl_in_loss:
             metrics["actor/kl_coef"] = algorithm.kl_coefficient
-        return metrics | self.rollout_metrics(sums)
+        return metrics | mean_metrics(sums) | self.rollout_metrics(sums)
 
     def rollout_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Those of `metrics` that compare engine and trainer. An update with all tokens masked has them too."""

@@ -46,15 +46,24 @@ class ReadPrompts:
     """
 
     def __init__(self, pending: Mapping[int, Future[_Read]]) -> None:
-        self._pending = pending
+        self._pending: Mapping[int, Future[_Read]] = pending
+        self._reasons: Mapping[int, str | None] | None = None
 
     def __getitem__(self, index: int) -> ProcessedPrompt:
         return self._pending[index].result().prompt
 
     def unreadable(self, micros: Iterable[MicroBatch]) -> dict[int, str]:
         """Index -> reason, of the prompts in these forwards that could not be read on this rank."""
-        found = {index: self._pending[index].result().unreadable for micro in micros for index, _ in micro.rows}
+        found = {index: self._reason(index) for micro in micros for index, _ in micro.rows}
         return {index: reason for index, reason in found.items() if reason is not None}
+
+    def drop_prompts(self) -> None:
+        """Free the prompts, which are not asked for again. `unreadable` answers as before."""
+        self._reasons = {index: read.result().unreadable for index, read in self._pending.items()}
+        self._pending = {}
+
+    def _reason(self, index: int) -> str | None:
+        return self._pending[index].result().unreadable if self._reasons is None else self._reasons[index]
 
 
 class PromptReader:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from mars.algorithms.scoring import ScoringSpec, Span
 from mars.train_types import TrainBatch
 from mars.types import WeightUpdate
 
@@ -64,8 +65,8 @@ class UpdateStats:
 
 
 @dataclass(frozen=True)
-class ReferenceKl:
-    """KL(policy || reference) of each response, in nats, summed over its tokens: one tuple per prompt of the batch.
+class ResponseScores:
+    """What a `ScoringSpec` asks for, of each response: one tuple per prompt of the batch. A mean of no tokens is NaN.
 
     unreadable: prompt id -> reason, of prompts with an image that cannot be read any more; their values are NaN.
     """
@@ -137,11 +138,14 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
         """
         ...
 
-    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
-        """The KL of each response to the reference model.
+    def score_responses(
+        self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
+    ) -> ResponseScores:
+        """One number for each response, such as its KL to the reference model (mars/algorithms/scoring.py).
 
-        Uses the current weights and the estimator of the objective. Trains nothing and ignores advantages and weights.
-        The batch's plans must hold every row once. Raises ConfigError if there is no reference model.
+        Uses the current weights. Trains nothing and ignores advantages and weights. spans: of each prompt's responses,
+        the tokens that count; None: all. The batch's plans must hold every row once. Raises ConfigError if `spec` needs
+        a reference model and there is none.
         """
         ...
 

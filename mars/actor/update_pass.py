@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mars.actor.objective import row_targets
+from mars.actor.targets import row_targets
 from mars.actor.trainer import SkippedUpdate
 from mars.actor.update_sums import UpdateSums
 from mars.train_types import MicroBatch, TrainBatch

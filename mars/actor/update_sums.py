@@ -6,7 +6,7 @@ The totals over micro-batches and ranks do not depend on how the work is split.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.distributed as dist
@@ -17,15 +17,17 @@ from torch import Tensor
 class UpdateSums:
     """Scalars of one update, added up over micro-batches and ranks; of `difference_max` the maximum is taken.
 
-    loss: what is minimised. pg_loss, kl_loss: its terms without their coefficients. num_tokens, num_sequences: what is
+    loss: what is minimised. pg_loss, kl_loss: its terms without their coefficients. rule_loss: that of a token rule.
+    num_tokens, num_sequences: what is
     trained on, masked tokens left out. importance_weight: over `num_weights` tokens or responses; num_capped of these
     were cut to the cap, num_masked others are masked (`ImportanceWeights`). difference, rollout_kl: over the
-    `num_compared` tokens compared with the engine.
+    `num_compared` tokens compared with the engine. means: those of a token rule, name -> [sum, count].
     """
 
     loss: Tensor
     pg_loss: Tensor
     kl_loss: Tensor
+    rule_loss: Tensor
     entropy: Tensor
     num_tokens: Tensor
     num_sequences: Tensor
@@ -41,26 +43,59 @@ class UpdateSums:
     rollout_kl: Tensor
     num_compared: Tensor
     difference_max: Tensor
+    means: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def zeros(cls, device: torch.device) -> UpdateSums:
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        return cls(**{f.name: zero for f in fields(cls)})
+        return cls(**{f.name: zero for f in fields(cls) if f.name != "means"})
+
+    def scalars(self) -> dict[str, Tensor]:
+        """All sums but `means`, by name."""
+        return {name: value for name, value in vars(self).items() if name != "means"}
 
     def merge(self, other: UpdateSums) -> UpdateSums:
-        merged = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        return UpdateSums(**merged | {"difference_max": torch.maximum(self.difference_max, other.difference_max)})
+        """Raises ValueError if both have means, of different names."""
+        others = other.scalars()
+        merged = {name: value + others[name] for name, value in self.scalars().items()}
+        merged["difference_max"] = torch.maximum(self.difference_max, other.difference_max)
+        return UpdateSums(**merged, means=_added(self.means, other.means))
 
-    def all_reduce(self) -> Mapping[str, float]:
-        """The totals over all ranks in float64, by name. A collective call."""
-        names = [f.name for f in fields(self)]
-        added = torch.stack([getattr(self, name).double() for name in names])
+    def all_reduce(self) -> dict[str, float]:
+        """The totals over all ranks in float64, by name; of each mean "<name>:sum" and "<name>:count".
+
+        A collective call.
+        """
+        values = self.scalars()
+        for name in sorted(self.means):
+            values |= {f"{name}:sum": self.means[name][0], f"{name}:count": self.means[name][1]}
+        added = torch.stack([value.double() for value in values.values()])
         largest = self.difference_max.double().clone()
         dist.all_reduce(added)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return dict(zip(names, added.tolist(), strict=True)) | {"difference_max": largest.item()}
+        return dict(zip(values, added.tolist(), strict=True)) | {"difference_max": largest.item()}
+
+
+def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
+    """The metrics recipe/<name> of a token rule, from the totals of `UpdateSums.all_reduce`; none for a count of 0.
+
+    >>> mean_metrics({"loss": 1.0, "kl:sum": 3.0, "kl:count": 2.0, "none:sum": 0.0, "none:count": 0.0})
+    {'recipe/kl': 1.5}
+    """
+    names = [name.removesuffix(":sum") for name in totals if name.endswith(":sum")]
+    pairs = {name: (totals[f"{name}:sum"], totals[f"{name}:count"]) for name in names}
+    return {f"recipe/{name}": total / count for name, (total, count) in pairs.items() if count > 0}
+
+
+def _added(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if one and other and one.keys() != other.keys():
+        raise ValueError(f"recipe.tokens: apply gave the means {sorted(other)}, and {sorted(one)} in an earlier call")
+    return {name: one[name] + other[name] for name in one} if one and other else one or other
+
+
+_LOSSES = ("loss", "pg_loss", "kl_loss", "rule_loss")
 
 
 def scaled(totals: Mapping[str, float], factor: float) -> dict[str, float]:
     """The totals of `UpdateSums.all_reduce` with `loss` and its terms multiplied by `factor`."""
-    return {name: value * factor if name in ("loss", "pg_loss", "kl_loss") else value for name, value in totals.items()}
+    return {name: value * factor if name in _LOSSES else value for name, value in totals.items()}

@@ -56,7 +56,7 @@ def scoring_batch(
     """Every group whose scores count and that has a valid rollout, as a prompt of its own in one plan over all ranks.
     Guests are scored with the prompt that they are trained with.
 
-    `PolicyTrainer.kl_to_reference` scores all rollouts with it. Nothing is trained on it: every weight is 0.
+    `PolicyTrainer.score_responses` scores all rollouts with it. Nothing is trained on it: every weight is 0.
     """
     pairs = ((item.multi.request if group.role == "guest" else group.request, group) for item in rollouts
              for group in (*item.multi_groups, *item.anchors, *item.own_groups) if group.valid)  # fmt: skip

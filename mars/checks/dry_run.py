@@ -18,6 +18,7 @@ from mars.checks.weights import INDEX, SINGLE
 from mars.config.actor_sections import PolicyTrainingConfig
 from mars.config.schema import ModelConfig, TrainConfig
 from mars.data.pixels.images import decoded_size
+from mars.data.pixels.transforming import try_transforms
 from mars.data.prompts.budget import num_image_tokens
 from mars.data.prompts.chat import prompt_length
 from mars.data.prompts.tokenizer import read_json
@@ -25,6 +26,7 @@ from mars.data.prompts.views import anchor_views
 from mars.errors import DataError
 from mars.fit import last_step
 from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.of_workers import image_transforms, token_rule
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.contract import check_parts
@@ -37,19 +39,26 @@ _ANSWERS = ("perfect", "empty")
 
 def report(config: TrainConfig) -> None:
     """Do the checks of a run, decode every image in full, and process and score some rows. Raises a run's errors."""
+    config = config.model_copy(update={"recipe": resolved(config.recipe)})
     data = config.data.model_copy(update={"decode_at_start": True})
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load = load_list_reward if config.reward.by_prompt else load_reward
     load(rewards_of(config), config.reward.scorer)
-    load_step_hooks(resolved(config.recipe), config.algorithm.part_weights, num_steps=1)
-    check_kl_reference(config)
+    load_step_hooks(config.recipe, config.algorithm.part_weights, num_steps=1)
+    check_what_workers_load(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
     lines.append("dry run: settings, data and model files are in order")
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
 
 
-def check_kl_reference(config: TrainConfig) -> None:
+def check_what_workers_load(config: TrainConfig) -> None:
+    """Check the reference model, and the hooks that workers make; try the image transforms. recipe: `resolved`.
+
+    Raises ConfigError and SetupError.
+    """
+    try_transforms(image_transforms(config.recipe))
+    token_rule(config.recipe)
     reference = config.algorithm.kl_reference
     if config.algorithm.kl_coefficient > 0 and reference is not None and reference != config.model.path:
         from mars.actor.reference import check_reference

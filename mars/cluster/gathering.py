@@ -8,14 +8,22 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-_MESSAGES_PER_SECOND = 100
-"""Of all engines together. A message costs the driver about half a millisecond of processor time, and more for each
-sample in it. Each engine sends three besides: the first of a generation, and at its end the last one and its counts."""
+_MESSAGES_PER_SECOND = 40
+"""Of all engines together. A message costs the driver, with Ray's threads, most of a millisecond of processor time, and
+little more for each sample in it. Each engine sends three besides: the first of a generation, and at its end the last
+one and its counts."""
+_LONGEST_GAP_S = 5.0
+"""Samples wait for a message at most this long, and are scored so much later, if `_MOST_MESSAGES_PER_SECOND` allow."""
+_MOST_MESSAGES_PER_SECOND = 100
 
 
 def message_gap_s(num_engines: int) -> float:
-    """Least seconds between two messages of one engine; 0 for a single one, which is never too much."""
-    return (num_engines - 1) / _MESSAGES_PER_SECOND
+    """Least seconds between two messages of one engine; 0 for a single one, which is never too much.
+
+    Up to 201 engines send 40 messages a second together, from 501 on 100. In between each sends one in five seconds.
+    """
+    others = num_engines - 1
+    return max(min(others / _MESSAGES_PER_SECOND, _LONGEST_GAP_S), others / _MOST_MESSAGES_PER_SECOND)
 
 
 class Gathering(Generic[Item]):

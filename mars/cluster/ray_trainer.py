@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import ray
 
 from mars import faults
-from mars.actor.trainer import RankTrainer, ReferenceKl, Rendezvous, UpdateStats
+from mars.actor.trainer import RankTrainer, Rendezvous, ResponseScores, UpdateStats
+from mars.algorithms.scoring import ScoringSpec, Span
 from mars.cluster.environment import gc_paused, trim_heap
 from mars.cluster.head import check_head
 from mars.cluster.ranks import RankWorker, RayRanks
@@ -64,9 +65,11 @@ class TrainerWorker(RankWorker):
         faults.point("actor.after_update")
         return stats
 
-    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
+    def score_responses(
+        self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
+    ) -> ResponseScores:
         self._images.expect_of_rank(batch, self._rank)
-        return self._trainer.kl_to_reference(batch)
+        return self._trainer.score_responses(batch, spec, spans)
 
     def publish_weights(self) -> WeightUpdate:
         return self._trainer.publish_weights()
@@ -129,10 +132,12 @@ class RayTrainer(RayRanks):
         stats: UpdateStats = self._all("update", shared)[0]
         return replace(stats, metrics={**stats.metrics, **self._images.metrics()})
 
-    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
+    def score_responses(
+        self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
+    ) -> ResponseScores:
         check_head()
         shared = ray.put(batch)
-        return self._all("kl_to_reference", shared)[0]
+        return self._all("score_responses", shared, spec, spans)[0]
 
     def publish_weights(self) -> WeightUpdate:
         """The payload is a `WeightOffer`. If weights go through the object store, they are put there

@@ -26,9 +26,9 @@ from mars.errors import WorkerError
 _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
 _LOST_TIMEOUT_S = 2.0
-_LINGER_S = 0.001
-"""For each call that is waited for: how long to wait for more answers after the first. Each wait looks at all calls,
-and takes about 10 microseconds for each."""
+_LINGER_S = 0.004
+"""For each call that is waited for: how long to wait for more answers after the first, at most `_LOOK_S` in all. Each
+wait looks at all calls, and takes about 10 microseconds for each."""
 _LOOK_S = 0.5
 """How often a call looks whether the processes of its workers live."""
 
@@ -148,12 +148,12 @@ class WorkerGroup:
         waiting: reference -> index of its worker. Raises WorkerDied if the process of one of the workers has died on
         this machine, of which Ray learns seconds later.
         """
-        references = list(waiting)
+        references, linger_s = list(waiting), min(_LINGER_S * len(waiting), _LOOK_S)
         while True:
             left = max(end - time.monotonic(), 0)
             ready, others = ray.wait(references, timeout=min(left, _LOOK_S))
             if ready and others:
-                ready, _ = ray.wait(references, timeout=_LINGER_S * len(references), num_returns=len(references))
+                ready, _ = ray.wait(references, timeout=linger_s, num_returns=len(references))
             if ready:
                 return ready
             for index in dict.fromkeys(waiting.values()):

@@ -45,7 +45,7 @@ def _not_built(value: object) -> tuple[str, str] | None:
 
 _HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
 # A hook leaves this tuple when its calls are built.
-_MISSING = ("sampler", "requests", "tokens", "transforms")
+_MISSING = ("requests",)
 
 RECIPE_RULES = (
     *(Rule((f"recipe.{hook}",), _well_formed) for hook in _HOOKS),

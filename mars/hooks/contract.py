@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from mars.algorithms.advantages import Advantages
-from mars.types import PromptRollouts
+from mars.types import Prompt, PromptRollouts
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,50 @@ class AdvantageRule(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SamplerSetup:
+    """What a sampler chooses from. sets: the prompts of each training file. weights, shuffle: of the section `data`.
+
+    seed: run.seed; a draw depends on it and on the round or step alone, besides what was observed.
+    """
+
+    sets: tuple[tuple[Prompt, ...], ...]
+    weights: tuple[float, ...] | None
+    shuffle: bool
+    prompts_per_step: int
+    samples_per_prompt: int
+    seed: int
+
+
+class PromptSampler(Protocol):
+    """Chooses the prompts of each round by what was observed of earlier ones. Made with (setup), or (setup, settings)
+    if its file declares `Settings`."""
+
+    def batch(self, round: int) -> Sequence[Prompt]:
+        """The prompts of a round, all different: about `setup.prompts_per_step`, or more to have some to choose from.
+
+        Rounds are numbered from 0 and asked for once, in order."""
+        ...
+
+    def probes(self, step: int) -> Sequence[Prompt]:
+        """Prompts to sample now for `observe` alone, without anchors; they are not trained on. () for none."""
+        ...
+
+    def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> Mapping[str, float]:
+        """Learn from the probes of a step, if it has some, and from all that it sampled, kept or not. Returns metrics,
+        which are logged as `sampler/<name>`."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """What the sampler knows, as JSON: keys are text."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`, whatever the sampler has seen meanwhile."""
+        ...
+
+
+SAMPLER_MEMBERS = {"batch": 1, "probes": 1, "observe": 2, "state": 0, "restore": 1}
 SHAPING_MEMBERS = {"part": None, "on": None, "__call__": 2}
 RULE_MEMBERS = {"__call__": 3, "state": 0, "restore": 1}
 """What `make_hook` checks: method -> number of arguments, attribute -> None."""

@@ -20,7 +20,8 @@ from typing import Any
 from mars.algorithms.penalties import KL_PART, OVERLONG_PART
 from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
-from mars.hooks.contract import RULE_MEMBERS, SHAPING_MEMBERS
+from mars.hooks.contract import RULE_MEMBERS, SAMPLER_MEMBERS, SHAPING_MEMBERS, SamplerSetup
+from mars.hooks.prompt_sampler import SampledRounds
 from mars.hooks.settings import read_settings
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.plugin import load, resolve
@@ -92,7 +93,16 @@ def load_step_hooks(recipe: RecipeConfig, part_weights: Collection[str], num_ste
         taken[part] = named.name
     rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
     hooks = StepHooks(shaping, rules, num_steps)
-    return replace(hooks, initial=hooks.snapshot())
+    return replace(hooks, initial=hooks.snapshot(sampler={}))
+
+
+def load_sampler(recipe: RecipeConfig, setup: SamplerSetup) -> SampledRounds | None:
+    """The rounds of prompts that `recipe.sampler` chooses; None if it is null. recipe: `resolved`."""
+    spec = recipe.sampler
+    if spec is None:
+        return None
+    sampler = make_hook(recipe, "recipe.sampler", spec, SAMPLER_MEMBERS, [setup])
+    return SampledRounds(f"{settings_name(spec)}:{spec.rpartition(':')[2]}", sampler, setup)
 
 
 def _named(recipe: RecipeConfig, key: str, spec: str, members: Mapping[str, int | None]) -> Named[Any]:
@@ -141,7 +151,7 @@ def make_hook(
 
 
 def _check_member(where: str, hook: Any, member: str, count: int | None) -> None:
-    found = getattr(hook, member, None)
+    found = hook if member == "__call__" and inspect.isfunction(hook) else getattr(hook, member, None)
     if found is None:
         raise ConfigError(f"{where} makes a {type(hook).__name__} without {member!r}; docs/extend.md has an example")
     if count is None:

@@ -17,7 +17,7 @@ from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts
 from mars.types import PromptRollouts, SampledPrompt
 
 Hook = TypeVar("Hook")
-_NOTHING = '{"advantage": {}}'
+_NOTHING = '{"sampler": {}, "advantage": {}}'
 
 
 @dataclass(frozen=True)
@@ -81,27 +81,23 @@ class StepHooks:
         }
         return [replace(new, carried=old.carried) for new, old in zip(ruled, kept, strict=True)], metrics
 
-    def snapshot(self) -> str | None:
-        """What the hooks keep between steps, as JSON; None without a hook that keeps anything."""
-        if not self.advantage:
+    def snapshot(self, sampler: Mapping[str, Any]) -> str | None:
+        """What the hooks keep between steps, as JSON; None without a hook that keeps anything. sampler: its state."""
+        if not self.advantage and not sampler:
             return None
         states = {named.name: named.hook.state() for named in self.advantage}
-        try:
-            return json.dumps({"advantage": states})
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"recipe: the state of {', '.join(states)} is not JSON ({error}); give plain values"
-            ) from error
+        return as_json(
+            ", ".join([*states, *([sampler["name"]] if sampler else [])]), {"sampler": sampler, "advantage": states}
+        )
 
-    def restore(self, snapshot: str | None) -> None:
-        """Go on from a `snapshot`; None: begin anew. A rule of which it has nothing begins anew.
+    def restore(self, snapshot: str | None) -> Mapping[str, Any]:
+        """Go on from a `snapshot`; None: begin anew. A rule of which it has nothing begins anew. Returns the sampler's
+        state, which is {} if there is none.
 
         Raises ConfigError if it has the state of a rule that the run does not have.
         """
-        states: Mapping[str, Any] = {
-            **json.loads(self.initial or _NOTHING)["advantage"],
-            **json.loads(snapshot or _NOTHING)["advantage"],
-        }
+        found = json.loads(snapshot or _NOTHING)
+        states: Mapping[str, Any] = {**json.loads(self.initial or _NOTHING)["advantage"], **found["advantage"]}
         rules = {named.name: named.hook for named in self.advantage}
         unknown = [name for name, state in states.items() if state and name not in rules]
         if unknown:
@@ -112,12 +108,21 @@ class StepHooks:
         for name, state in states.items():
             if name in rules:
                 rules[name].restore(state)
+        return found["sampler"]
 
     def _facts(self, named: Named[Any], step: int) -> StepFacts:
         return StepFacts(step, min((step - 1) / self.num_steps, 1.0), named.settings)
 
 
 NO_HOOKS = StepHooks()
+
+
+def as_json(names: str, state: Mapping[str, Any]) -> str:
+    """names: of the hooks whose state it is, for the ConfigError that is raised if it is not JSON."""
+    try:
+        return json.dumps(state)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"recipe: the state of {names} is not JSON ({error}); give plain values") from error
 
 
 def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts) -> list[float]:

@@ -17,8 +17,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's palette, distinguishable with colour blindness. Line styles differ too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# "turns" is yellow, the palette's eighth colour, which is too light for lines; "wait_rollouts" is grey.
-_STAGE_COLOURS = (*_COLOURS[:-1], "#F0E442", "#999999", _COLOURS[-1])
+# "turns" is yellow, the palette's eighth colour, which is too light for lines; "wait_rollouts" is grey, "probe"
+# wine-red.
+_STAGE_COLOURS = (*_COLOURS[:-1], "#F0E442", "#999999", "#661100", _COLOURS[-1])
 _STYLES = ("-", "--", "-.", ":")
 # Runs of at least this many steps are drawn as trailing means over 1/20 of the run, with the raw values behind them.
 _SMOOTH_FROM = 40

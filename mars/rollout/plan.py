@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, View
@@ -33,6 +33,11 @@ class RolloutPlan:
         """The requests of all prompts in order: each prompt's multi view, then its anchor views."""
         return [request for prompt in prompts for request in self._prompt_requests(prompt, step)]
 
+    def of_probes(self) -> RolloutPlan:
+        """The plan of probes: multi views alone. Their seeds differ from those of the same prompts in the same step."""
+        seed = int.from_bytes(blake2b(f"probes:{self.seed}".encode(), digest_size=6).digest(), "big")
+        return replace(self, anchor_views=_no_views, seed=seed)
+
     def _prompt_requests(self, prompt: Prompt, step: int) -> list[RolloutRequest]:
         multi = self._request(prompt, None, step, self.multi_samples, self.multi_sampling)
         return [
@@ -54,6 +59,10 @@ class RolloutPlan:
             seed=request_seed(self.seed, step, prompt.prompt_id, view),
             sampling=sampling,
         )
+
+
+def _no_views(prompt: Prompt) -> tuple[View, ...]:
+    return ()
 
 
 def request_seed(run_seed: int, step: int, prompt_id: str, view: View) -> int:

@@ -11,7 +11,7 @@ from mars import watchdog
 
 T = TypeVar("T")
 
-STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights", "turns", "wait_rollouts")
+STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights", "turns", "wait_rollouts", "probe")
 """The stages of a step in which the driver waits for other processes, in order. Other time is the driver's own."""
 
 
@@ -19,9 +19,9 @@ def overlapping_stages(metrics: Iterable[str]) -> tuple[str, ...]:
     """The stages that do not add up to the step with the others, because they overlap with them. metrics: names.
 
     >>> overlapping_stages(["timing_s/gen", "timing_s/wait_rollouts"]), overlapping_stages(["timing_s/gen"])
-    (('gen', 'reward'), ())
+    (('gen', 'reward', 'probe'), ())
     """
-    return ("gen", "reward") if "timing_s/wait_rollouts" in metrics else ()
+    return ("gen", "reward", "probe") if "timing_s/wait_rollouts" in metrics else ()
 
 
 class StepTimer:

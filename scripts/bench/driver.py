@@ -30,7 +30,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
-from mars.actor.trainer import PolicyTrainer, ReferenceKl, UpdateStats
+from mars.actor.trainer import PolicyTrainer, ResponseScores, UpdateStats
 from mars.build import build_scorer, step_parts
 from mars.checkpoint.state import RunState, state_to_json
 from mars.cluster.environment import collect_rarely
@@ -238,7 +238,7 @@ class _Trainer:
     def update(self, batch: TrainBatch) -> UpdateStats:
         return UpdateStats({}, 0.0, {}, ())
 
-    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
+    def score_responses(self, batch: TrainBatch, spec: Any, spans: Any = None) -> ResponseScores:
         raise NotImplementedError
 
     def publish_weights(self) -> WeightUpdate:

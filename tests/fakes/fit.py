@@ -10,16 +10,15 @@ from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import START, RunState
 from mars.config.schema import TrainConfig
-from mars.data.order.stream import PromptStream
 from mars.fit import fit
-from mars.sampling import StepParts
+from mars.sampling import PromptRounds, StepParts
 from mars.step import TrainStep, train_step
 from mars.tracking.tracker import Tracker
 
 
 def fit_new_run(
     parts: StepParts,
-    stream: PromptStream,
+    stream: PromptRounds,
     tracker: Tracker,
     config: TrainConfig,
     evaluate: Callable[[int], dict[str, float]] | None = None,

@@ -104,6 +104,18 @@ class Rounds:
         first = step * self.prompts_per_step
         return [self.prompts[i % len(self.prompts)] for i in range(first, first + self.prompts_per_step)]
 
+    def probes(self, step, round):
+        return ()
+
+    def observe(self, rollouts, step):
+        return {}
+
+    def state(self, round):
+        return {}
+
+    def restore(self, state):
+        pass
+
 
 def one_step(made, prompts, step=1):
     """A step without rounds over just these prompts."""

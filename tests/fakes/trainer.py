@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from mars.actor.objective import RowTarget, row_targets
 from mars.actor.shard_report import ShardReport, write_report
-from mars.actor.trainer import ReferenceKl, SkippedUpdate, UpdateStats
+from mars.actor.targets import RowTarget, row_targets
+from mars.actor.trainer import ResponseScores, SkippedUpdate, UpdateStats
+from mars.algorithms.scoring import ScoringSpec, Span
 from mars.output.digests import write_durably
 from mars.train_types import TrainBatch
 from mars.types import WeightUpdate
@@ -17,9 +19,9 @@ class RecordingTrainer:
     """A `PolicyTrainer` whose weights are the number of its updates.
 
     batches: what `update` was called with. targets: for each of them the (prompt id, row) of every forward, in the
-    order of updates, ranks and forwards. scored: what `kl_to_reference` was called with.
+    order of updates, ranks and forwards. scored: what `score_responses` was called with.
     kl_per_token: prompt id -> KL per token, set by a test (default 0); a response's KL is this times its tokens.
-    unreadable: prompt id -> reason, set by a test: what `update` and `kl_to_reference` could not read.
+    unreadable: prompt id -> reason, set by a test: what `update` and `score_responses` could not read.
     skipped: set by a test: what the next `update` returns as skipped.
     saved: the paths of `save`. loaded: updates of the checkpoint that was loaded.
     """
@@ -49,7 +51,10 @@ class RecordingTrainer:
         metrics = {"actor/pg_loss": loss, "fault/skipped_updates": float(len(self.skipped))}
         return UpdateStats(metrics, 0.0, self._unreadable_in(batch), self.skipped, self._version)
 
-    def kl_to_reference(self, batch: TrainBatch) -> ReferenceKl:
+    def score_responses(
+        self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
+    ) -> ResponseScores:
+        """spec: read by no test; every number is a KL."""
         self.scored.append(batch)
         unreadable = self._unreadable_in(batch)
         per_token = {**self.kl_per_token, **dict.fromkeys(unreadable, math.nan)}
@@ -57,7 +62,7 @@ class RecordingTrainer:
             tuple(per_token.get(prompt.prompt_id, 0.0) * len(r.token_ids) for r in prompt.responses)
             for prompt in batch.prompts
         ]
-        return ReferenceKl(values, unreadable)
+        return ResponseScores(values, unreadable)
 
     def _unreadable_in(self, batch: TrainBatch) -> dict[str, str]:
         ids = dict.fromkeys(prompt.prompt_id for prompt in batch.prompts)

@@ -61,7 +61,7 @@ def test_lost_engines_and_ranks_change_nothing(workshop, undisturbed, killed, tm
     """One engine dies while it samples and one while it takes weights, one fails there, a stopped one misses its
     deadline; one rank dies before an update, one after, one while it writes its shards of the last checkpoint."""
     faults = ("engine.load_weights:kill@1", "engine.samples:kill@2", "engine.load_weights:raise@3",
-              "engine.samples:stop@5", "actor.before_update:kill@1", "actor.after_update:kill@1",
+              "engine.samples:stop@3", "actor.before_update:kill@1", "actor.after_update:kill@1",
               "actor.shard_written:kill@2")  # fmt: skip
     once = tmp_path / "once"
     once.mkdir()

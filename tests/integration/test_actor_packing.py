@@ -8,6 +8,7 @@ from itertools import chain
 import pytest
 import torch
 
+from mars.algorithms.scoring import KL_TO_REFERENCE
 from tests.builders import altered
 from tests.tiny_world import GRPO, distance, gradients, response_logprobs, with_algorithm
 
@@ -109,7 +110,9 @@ def test_kl_to_the_reference_is_that_of_rows(world, qwen3_world, pictures):
                 one, prompts(one, pictures), packing, 100, 160, objective=objective(one), learning_rate=3e-3
             )
             trainer.update(one.batch(prompts(one, pictures)[:1], packing=packing))
-            kl[packing] = [value for values in trainer.kl_to_reference(batch).values for value in values]
+            kl[packing] = [
+                value for values in trainer.score_responses(batch, KL_TO_REFERENCE).values for value in values
+            ]
         assert min(map(abs, kl["padded"])) > 1e-6
         assert kl["shared_prefix"] == pytest.approx(kl["padded"], rel=2e-3, abs=1e-5)
 

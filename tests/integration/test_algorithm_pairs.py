@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mars.actor.trainer import ReferenceKl
+from mars.actor.trainer import ResponseScores
 from mars.build import step_parts
 from mars.config.load import load_config
 from mars.data.prompts.boxes import BoxFrames
@@ -53,8 +53,8 @@ class PartScorer:
 class KlTrainer(RecordingTrainer):
     """A KL of 0.5 nats for every token of a response."""
 
-    def kl_to_reference(self, batch):
-        return ReferenceKl([tuple(0.5 * len(r.token_ids) for r in prompt.responses) for prompt in batch.prompts])
+    def score_responses(self, batch, spec, spans=None):
+        return ResponseScores([tuple(0.5 * len(r.token_ids) for r in prompt.responses) for prompt in batch.prompts])
 
 
 @pytest.fixture(scope="module")

@@ -136,6 +136,19 @@ def test_a_death_of_which_ray_does_not_tell_is_seen(group, monkeypatch):
         group.results(waiting, "count")
 
 
+def test_one_wait_serves_the_answers_of_many_workers_and_is_never_longer_than_half_a_second(group, monkeypatch):
+    waits = []
+
+    def wait(references, timeout, num_returns=1):
+        waits.append((timeout, num_returns))
+        return references[:1], references[1:]
+
+    monkeypatch.setattr(worker_group.ray, "wait", wait)
+    for number in (10, 1000):
+        group._ready({f"reference {i}": 0 for i in range(number)}, "count", time.monotonic() + 60)
+    assert waits == [(0.5, 1), (0.04, 10), (0.5, 1), (0.5, 1000)]
+
+
 def test_ray_s_object_store_is_a_weight_transfer(cluster):
     one = World("object_store", 2, ray.put, ray.get)
     check_updates(one, 2)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mars.cli.app import app
 from tests.fakes.python import call_script
 from tests.integration.workshop import ROOT, Job, Workshop, run
 
@@ -92,7 +98,19 @@ def quick_start(workshop: Workshop, tmp_path_factory) -> Path:
     (folder / "runs" / "quickstart" / "data").symlink_to(workshop.data)
     (folder / "runs" / "quickstart" / "cold_start" / "policy").symlink_to(workshop.model)
     (folder / "recipe").symlink_to(ROOT / "recipe")
+    with contextlib.chdir(folder):
+        for readme in sorted(ROOT.glob("recipe/*/README.md")):
+            for line in re.findall(r"^(?:mars data build|python recipe/).* runs/.*$", readme.read_text(), re.MULTILINE):
+                prepare(shlex.split(line))
     return folder
+
+
+def prepare(command: list[str]) -> None:
+    """A command of a README that makes rows for a tiny experiment."""
+    if command[0] == "mars":
+        app(command[1:], standalone_mode=False)
+    else:
+        subprocess.run([sys.executable, *command[1:]], check=True)
 
 
 @pytest.mark.parametrize("experiment", METHODS, ids=lambda path: path.stem)

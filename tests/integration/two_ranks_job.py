@@ -2,7 +2,7 @@
 
 python two_ranks_job.py FOLDER RANK WORLD_SIZE PACKING
 -> FOLDER/<packing>-<world size>-<rank>.json: the KL of every row to the reference, and the metrics of the updates,
-   also of one with a frozen vision tower, and of LoRA adapters;
+   also of one with a frozen vision tower, of one with a token rule, and of LoRA adapters;
    of several ranks also FOLDER/<packing>-<world size>-policy and -shards: the policy, and a checkpoint's shards.
 """
 
@@ -17,12 +17,17 @@ import torch
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
+from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.batching.plan import plan_updates
-from mars.data.pixels.images import BadImage
+from mars.data.pixels.images import BadImage, decode_image
+from mars.data.pixels.transforming import TransformingDecoder
+from mars.data.pixels.transforms import blank_patches, gaussian_diffusion
+from mars.data.prompts.processor import PromptProcessor
 from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
 from mars.types import ImageRef
 from mars.weights.object_store import in_memory
 from tests.builders import altered
+from tests.fakes.token_rule import Contrast
 from tests.frozen import throw_away_gradients
 from tests.tiny_world import GRPO, TinyWorld, with_algorithm
 
@@ -98,6 +103,18 @@ def adapter_updates(world: TinyWorld, rendezvous: Rendezvous, batch: TrainBatch,
     return {key: [one[key] for one in metrics] for key in ("actor/grad_norm", "actor/kl_loss", "actor/pg_loss")}
 
 
+def rule_updates(world: TinyWorld, rendezvous: Rendezvous, batch: TrainBatch, packing) -> dict[str, float]:
+    """Two updates with a token rule: totals over the ranks, changed images, a pass with gradient."""
+    decode = TransformingDecoder(
+        decode_image, lambda: {"masked": blank_patches(0.5, 14), "noisy": gaussian_diffusion(500)}
+    )
+    settings = {"budget": world.budget, "rules": world.rules, "cache_bytes": 0}
+    process = PromptProcessor(str(world.folder), decode=decode, **settings).process
+    config = world.config(packing=packing)
+    trainer = FsdpTrainer(config, world.rules, rendezvous, process, in_memory(), Contrast())
+    return dict(trainer.update(replace(batch, step=4)).metrics)
+
+
 def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     torch.set_num_threads(1)
     world = TinyWorld(folder / "policy")
@@ -119,16 +136,16 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     budget = TOKENS_PER_FORWARD[packing]
     scored = TrainBatch(rows, one_update(rows, world_size, budget, packing))
     trained = TrainBatch(rows, plan_updates(rows, 2, world_size, budget, packing))
-    before = trainer.kl_to_reference(scored).values
+    before = trainer.score_responses(scored, KL_TO_REFERENCE).values
     metrics = trainer.update(trained).metrics
     homes = [
         {p for micro in rank for p, _ in micro.rows[: len(micro.rows) - micro.num_fillers]}
         for rank in trained.updates[0].ranks
     ]
-    kl_after = trainer.kl_to_reference(scored).values
+    kl_after = trainer.score_responses(scored, KL_TO_REFERENCE).values
     if rank == world_size - 1:  # the other rank has the image still, and must leave the prompt out all the same
         lost.add(rows[0].images)
-    incomplete, without_first = trainer.update(trained), trainer.kl_to_reference(scored)
+    incomplete, without_first = trainer.update(trained), trainer.score_responses(scored, KL_TO_REFERENCE)
     lost.clear()
     spoilt = tuple(replace(row, responses=(replace(row.responses[0], advantage=math.nan),)) for row in rows)
     skipped = trainer.update(replace(trained, prompts=spoilt, updates=one_update(spoilt, world_size, budget, packing)))
@@ -147,6 +164,7 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
         "unreadable": [dict(incomplete.unreadable), dict(without_first.unreadable)],
         "kl_without_first": [row for row in without_first.values if not math.isnan(row[0])],
         "frozen": frozen,
+        "rule": rule_updates(world, rendezvous, trained, packing),
         "lora": adapter_updates(world, rendezvous, trained, packing),
         "skipped_old": [[*row, *old] for one in skipped.skipped for row, old in sorted(one.old_logprobs.items())],
     }

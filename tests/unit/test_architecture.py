@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "extra_facts": set(),
     "types": {"errors", "extra_facts"},
     "train_types": {"errors", "types"},
+    "image_transform": BASE,
     "faults": set(),
     "families": BASE,
     "quarantine": BASE,
@@ -40,10 +41,10 @@ MAY_IMPORT = {
     "process": BASE | {"interrupts", "output"},
     "algorithms": BASE,
     "batching": BASE,
-    "data.pixels": BASE | {"output"},
+    "data.pixels": BASE | {"image_transform", "output"},
     "rewards": BASE | {"data.pixels", "output", "plugin"},
     "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
-    "hooks": BASE | {"algorithms", "config", "plugin"},
+    "hooks": BASE | {"algorithms", "config", "image_transform", "plugin"},
     "answers": BASE | {"output"},
     "data.order": BASE,
     "data.rows": BASE | {"output", "data.pixels"},
@@ -54,11 +55,12 @@ MAY_IMPORT = {
     "weights": BASE | {"faults"},
     "tracking": BASE | {"answers", "output", "watchdog"},
     "rollout": BASE | {"answers", "config", "families", "faults", "offload"},
-    "actor": BASE | {"algorithms", "config", "families", "faults", "offload", "output", "weights"},
-    "turns": BASE | {"actor", "rollout", "tracking"},
+    "actor": BASE | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "weights"},
+    "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
-    | {"actor", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards", "rollout"}
+    | {"actor", "algorithms", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards"}
+    | {"rollout"}
     | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
@@ -74,14 +76,14 @@ MAY_IMPORT = {
     | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "staleness"}
     | {"tracking"},
     "fit": BASE
-    | {"actor", "checkpoint", "config", "data.order", "faults", "interrupts", "sampling", "staleness", "step"}
+    | {"actor", "checkpoint", "config", "faults", "interrupts", "sampling", "staleness", "step"}
     | {"tracking"},
     "train": BASE
-    | {"actor", "checkpoint", "cluster", "config", "data.order", "fit", "interrupts", "run_dir", "sampling"}
+    | {"actor", "checkpoint", "cluster", "config", "fit", "interrupts", "run_dir", "sampling"}
     | {"tracking", "versions"},
     "job": BASE | {"checkpoint", "cluster", "config", "output", "report", "run_dir"},
     # What follows connects the parts.
-    "inputs": READING | {"config", "data.order", "data.prompts", "families", "rewards", "rollout"},
+    "inputs": READING | {"config", "data.order", "data.prompts", "families", "hooks", "rewards", "rollout"},
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "hooks", "inputs"}
     | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
@@ -91,7 +93,7 @@ MAY_IMPORT = {
     "run": BASE
     | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "hooks", "inputs", "job", "output", "plugin", "report"}
-    | {"data.order", "rewards", "rollout", "run_dir", "step", "step_async", "watchdog"},
+    | {"rewards", "rollout", "run_dir", "sampling", "step", "step_async", "watchdog"},
     "supervised": BASE
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}
     | {"data.prompts", "data.rows", "faults", "fit", "inputs", "interrupts", "job", "output", "report", "run_dir"}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mars.actor.trainer import ReferenceKl
+from mars.actor.trainer import ResponseScores
 from mars.algorithms.penalties import OverlongPenalty, overlong_penalty
 from mars.data.order.stream import PromptStream
 from mars.sampling import SamplingState
@@ -213,9 +213,11 @@ def np_lengths():
 class KlTrainer(RecordingTrainer):
     """KL of a response: a hundredth for each of its tokens and each image it saw."""
 
-    def kl_to_reference(self, batch):
+    def score_responses(self, batch, spec, spans=None):
         self.scored = batch
-        return ReferenceKl([tuple(0.01 * len(r.token_ids) * len(p.images) for r in p.responses) for p in batch.prompts])
+        return ResponseScores(
+            [tuple(0.01 * len(r.token_ids) * len(p.images) for r in p.responses) for p in batch.prompts]
+        )
 
 
 def test_kl_in_the_reward_is_taken_off_multi_and_anchor_rewards(new_prompts):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.actor.trainer import RestartableTrainer, UpdateStats
+from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.tracking.timer import StepTimer
 from mars.turns import NoTurns, take_turns, turns_of
 from mars.types import WeightUpdate
@@ -79,10 +80,10 @@ class Trainer(RecordingTrainer):
         assert not self.gpu.engine
         return super().update(batch) if batch else UpdateStats({}, 0.0)
 
-    def kl_to_reference(self, batch):
+    def score_responses(self, batch, spec, spans=None):
         self._needs("kl", "weights", "optimizer")
         assert not self.gpu.engine
-        return super().kl_to_reference(batch) if batch else None
+        return super().score_responses(batch, spec, spans) if batch else None
 
     def publish_weights(self):
         assert not self.gpu.trainer, "weights are read from the host, whose copies stay what they are"
@@ -162,7 +163,7 @@ CALLS = {
     "sync": lambda engine, trainer: engine.load_weights(trainer.publish_weights()),
     "publish": lambda engine, trainer: trainer.publish_weights(),
     "update": lambda engine, trainer: trainer.update(None),
-    "kl": lambda engine, trainer: trainer.kl_to_reference(None),
+    "kl": lambda engine, trainer: trainer.score_responses(None, KL_TO_REFERENCE),
     "save": lambda engine, trainer: trainer.save("x"),
     "checkpoint": lambda engine, trainer: trainer.start_checkpoint("x"),
     "resume": lambda engine, trainer: trainer.load_checkpoint("x"),

@@ -54,7 +54,8 @@ class Rotation:
 class Position:
     """In which quarter of the first image is the second one, a part of it?
 
-    The part is inside the quarter, and its sides are 20 to 80 % of the quarter's. sources: see `pairs`.
+    The part is inside the quarter, and its sides are 20 to 80 % of the quarter's, but MIN_SIDE at least. sources: see
+    `pairs`.
     """
 
     sources: str
@@ -65,7 +66,7 @@ class Position:
     def __call__(self, scene: Scene, scenes: Scenes, chance: Generator) -> Made:
         shown = pairs(scene.readable, self.sources, chance)
         quarter = int(chance.integers(len(QUARTERS)))
-        width, height = (self.smallest + (self.largest - self.smallest) * float(chance.random()) for _ in "xy")
+        width, height = (self._share(min(other.image.size[axis] for _, other in shown), chance) for axis in range(2))
         left, top = (float(chance.random()) for _ in "xy")
         part = (quarter % 2 + left * (1 - width)) / 2, (quarter // 2 + top * (1 - height)) / 2, width / 2, height / 2
         pictures, boxes = [], []
@@ -81,6 +82,16 @@ class Position:
             start = "The second image is a part of the first one."
         question = f"{start} In which quarter of the whole image is the part?"
         return _made(self.name, question, pictures, QUARTERS[quarter], QUARTERS, {"boxes": boxes, **_names(shown)})
+
+    def _share(self, side: int, chance: Generator) -> float:
+        """The side of a part as a share of the quarter's, in an image of this side. Raises RowError if it is too small.
+
+        The part loses up to a pixel at each end when it is cut in whole pixels.
+        """
+        smallest = max(self.smallest, 2 * (MIN_SIDE + 2) / side)
+        if smallest > self.largest:
+            raise RowError("too_small", f"80 % of a quarter must be {MIN_SIDE + 2} pixels; the image has {side}")
+        return smallest + (self.largest - smallest) * float(chance.random())
 
 
 @dataclass(frozen=True)

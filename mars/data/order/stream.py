@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 from mars.errors import ConfigError
-from mars.types import Prompt
+from mars.types import Prompt, PromptRollouts
 
 
 class PromptStream:
@@ -43,6 +44,19 @@ class PromptStream:
             raise ValueError(f"step must be 0 or more; got {step}")
         first = step * self.prompts_per_step
         return tuple(self._prompts[self._index(position)] for position in range(first, first + self.prompts_per_step))
+
+    def probes(self, step: int, round: int) -> tuple[Prompt, ...]:
+        """None. This and what follows is for samplers that learn from rollouts (docs/extend.md)."""
+        return ()
+
+    def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> dict[str, float]:
+        return {}
+
+    def state(self, round: int) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The order depends on the seed alone."""
 
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self._prompts))

@@ -20,6 +20,7 @@ from mars.data.pixels.depth import DEPTH_ENCODINGS, depth_to_rgb
 from mars.data.pixels.stored import BadImage, Place, ReadImage, check_file, stored_image
 from mars.data.pixels.whole import load_whole
 from mars.errors import DataError
+from mars.image_transform import TransformedImage
 from mars.types import ImageRef
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ def decode_image(ref: ImageRef, read: ReadImage = stored_image) -> Image.Image:
     """Decode to 8-bit RGB of size `decoded_size(ref)`. Raises BadImage (a DataError) with the file's name.
 
     read: where the image is looked for, on a node that does not have it where the driver has.
+    Raises TypeError for a transformed image: the transforms of a run are applied by its `TransformingDecoder`.
     """
+    if isinstance(ref, TransformedImage):
+        raise TypeError(f"{ref.path}: decode_image applies no transforms; decode it with a TransformingDecoder")
     place = Place.of(ref)
     name = place.name
     with _opened(read(place), ref.encoding, name) as image:

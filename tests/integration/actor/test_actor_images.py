@@ -11,6 +11,7 @@ import torch
 
 from mars.actor.reading import without
 from mars.actor.state import full_state
+from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.data.pixels.images import BadImage
 from tests.builders import altered
 from tests.tiny_world import GRPO
@@ -128,7 +129,7 @@ def test_a_prompt_that_cannot_be_read_has_weight_0(world, batch, lost):
 def test_the_kl_of_a_prompt_that_cannot_be_read_is_no_number(world, batch):
     objective = altered(GRPO, kl_coefficient=0.1, kl_reference=str(world.folder))
     trainer = trainer_of(world, without_pictures_of(world, batch, 1), objective)
-    found = trainer.kl_to_reference(batch)
+    found = trainer.score_responses(batch, KL_TO_REFERENCE)
     trainer.close()
     assert found.unreadable == {"bb": "gone.png: no such image"}
     assert [[math.isnan(value) for value in row] for row in found.values] == [[False] * 2, [True] * 2, [False] * 2]

@@ -12,6 +12,7 @@ import torch
 
 from mars.actor import reference
 from mars.actor.reference import check_reference
+from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.errors import ConfigError, SetupError
 from mars.train_types import MicroBatch, TrainBatch, UpdatePlan
@@ -58,7 +59,7 @@ def test_kl_of_every_response_against_plain_transformers(world, batch, other, es
     trainer = world.trainer(objective=objective, temperature=0.7, logprob_chunk_tokens=7)
     (rank,) = batch.updates[0].ranks
     filled = UpdatePlan((tuple(MicroBatch((*m.rows, (0, 1), (3, 0)), m.num_fillers + 2) for m in rank),))
-    found = trainer.kl_to_reference(replace(batch, updates=(filled,))).values
+    found = trainer.score_responses(replace(batch, updates=(filled,)), KL_TO_REFERENCE).values
     wanted = plain_kl(world, world.plain_model(), world.plain_model(other), batch, estimator, 0.7)
     assert [len(row) for row in found] == [3, 1, 1, 2, 2]
     for row, expected in zip(found, wanted, strict=True):
@@ -68,11 +69,11 @@ def test_kl_of_every_response_against_plain_transformers(world, batch, other, es
 def test_the_kl_is_that_of_the_current_policy_to_a_model_that_stays(world, batch):
     """To the model that the run started from, if no other is named: 0 at first."""
     trainer = world.trainer(objective=IN_REWARD, learning_rate=3e-3)
-    assert all(abs(x) < 1e-9 for row in trainer.kl_to_reference(batch).values for x in row)
+    assert all(abs(x) < 1e-9 for row in trainer.score_responses(batch, KL_TO_REFERENCE).values for x in row)
     trainer.update(batch)
-    moved = trainer.kl_to_reference(batch).values
+    moved = trainer.score_responses(batch, KL_TO_REFERENCE).values
     assert all(x > 1e-6 for row in moved for x in row)
-    assert trainer.kl_to_reference(batch).values == moved
+    assert trainer.score_responses(batch, KL_TO_REFERENCE).values == moved
     policy = world.plain_model()
     policy.load_state_dict(trainer.publish_weights().payload)
     wanted = plain_kl(world, policy, world.plain_model(), batch, "k3", 1.0)
@@ -83,7 +84,7 @@ def test_the_kl_is_that_of_the_current_policy_to_a_model_that_stays(world, batch
 def test_the_kl_does_not_depend_on_how_the_work_is_cut(world, batch, other):
     trainer = world.trainer(objective=altered(IN_REWARD, kl_reference=str(other)))
     first, *others = (
-        trainer.kl_to_reference(world.batch(batch.prompts, tokens_per_forward=tokens)).values
+        trainer.score_responses(world.batch(batch.prompts, tokens_per_forward=tokens), KL_TO_REFERENCE).values
         for tokens in (300, 1, 10_000)
     )
     for one in others:
@@ -95,15 +96,15 @@ def test_a_plan_that_lacks_a_row_is_refused(world, batch):
     trainer = world.trainer(objective=IN_REWARD)
     (rank,) = batch.updates[0].ranks
     with pytest.raises(ValueError, match="every row exactly once"):
-        trainer.kl_to_reference(replace(batch, updates=(UpdatePlan((rank[1:],)),)))
+        trainer.score_responses(replace(batch, updates=(UpdatePlan((rank[1:],)),)), KL_TO_REFERENCE)
     with pytest.raises(ValueError, match="every row exactly once"):
-        trainer.kl_to_reference(replace(batch, updates=batch.updates * 2))
-    assert trainer.kl_to_reference(TrainBatch((), ())).values == []
+        trainer.score_responses(replace(batch, updates=batch.updates * 2), KL_TO_REFERENCE)
+    assert trainer.score_responses(TrainBatch((), ()), KL_TO_REFERENCE).values == []
 
 
 def test_without_a_reference_there_is_no_kl(world, batch):
     with pytest.raises(ConfigError, match=r"algorithm\.kl_coefficient: no reference.*got 0\.0; give"):
-        world.trainer().kl_to_reference(batch)
+        world.trainer().score_responses(batch, KL_TO_REFERENCE)
 
 
 @pytest.mark.parametrize(
@@ -188,5 +189,5 @@ def test_a_trainer_refuses_too_and_names_the_key(world, tiny_qwen3, tmp_path):
 def test_the_recording_trainer_gives_the_kl_it_was_told(world, batch):
     trainer = RecordingTrainer()
     trainer.kl_per_token["a"] = 0.5
-    assert trainer.kl_to_reference(batch).values == [(2.5, 4.5, 0.5), (2.0,), (3.0,), (0, 0), (0, 0)]
+    assert trainer.score_responses(batch, KL_TO_REFERENCE).values == [(2.5, 4.5, 0.5), (2.0,), (3.0,), (0, 0), (0, 0)]
     assert trainer.scored == [batch]

@@ -14,6 +14,7 @@ from mars.actor.export import export_adapter, export_policy
 from mars.actor.parts import part_of
 from mars.actor.shards import trainer_state
 from mars.actor.state import full_state, weight_buckets
+from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.errors import CheckpointError
 from mars.rollout.hf_engine import HfEngine
 from mars.types import RolloutRequest, Sampling
@@ -100,8 +101,8 @@ def test_the_kl_is_to_the_model_without_adapters(world, pictures, packing, tmp_p
     for reference in (world.folder, copy):
         objective = altered(GRPO, kl_coefficient=0.3, kl_reference=str(reference))
         trainer = trained(world, pictures, packing=packing, objective=objective)
-        kl = trainer.kl_to_reference(batch).values
-        found.append((kl, gradients(trainer, batch)[0], trainer.kl_to_reference(batch).values))
+        kl = trainer.score_responses(batch, KL_TO_REFERENCE).values
+        found.append((kl, gradients(trainer, batch)[0], trainer.score_responses(batch, KL_TO_REFERENCE).values))
         loaded = any("backbone" in name for name, _ in getattr(trainer._reference, "named_parameters", list)())
         assert loaded is (reference == copy)
     (kl, mine, after), (wanted_kl, wanted, wanted_after) = found

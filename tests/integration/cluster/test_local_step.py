@@ -143,7 +143,7 @@ def test_engine_and_trainer_take_turns_and_the_run_is_the_same(world, pictures):
             return wrapped
 
         trainer.update, engine.generate = watched("update", trainer.update), watched("generate", engine.generate)
-        trainer.kl_to_reference = watched("kl", trainer.kl_to_reference)
+        trainer.score_responses = watched("kl", trainer.score_responses)
         engine.load_weights = watched("load", engine.load_weights)
         held.update(engine=engine, trainer=trainer)
 

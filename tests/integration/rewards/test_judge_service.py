@@ -22,10 +22,8 @@ from tests.integration.workshop import start
 
 # The engine runs in one process beside the server's, without a third for its worker.
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-OPTIONS = (
-    "--served-model-name=referee --host=127.0.0.1 --dtype=float32 --enforce-eager --max-model-len=512 --max-num-seqs=4 "
-    "--distributed-executor-backend=uni"
-).split()
+OPTIONS = ["--served-model-name=referee", "--host=127.0.0.1", "--dtype=float32", "--enforce-eager",
+           "--max-model-len=512", "--max-num-seqs=4", "--distributed-executor-backend=uni"]  # fmt: skip
 
 REWARD = """
 import os

@@ -9,13 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.actor.objective import (
-    Objective,
-    RowTarget,
-    compared_update,
-    row_targets,
-    truncation_nats,
-)
+from mars.actor.objective import Objective, truncation_nats
+from mars.actor.targets import RowTarget, compared_update, row_targets
 from mars.actor.update_sums import UpdateSums
 from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
 from tests.builders import altered, train_config
@@ -47,7 +42,7 @@ def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denomi
         compare,
     )
     loss.backward()
-    values = {name: float(value) for name, value in vars(sums).items()}
+    values = {name: float(value) for name, value in sums.scalars().items()}
     return float(loss.detach()), values, made.metrics(values), logprobs.grad.tolist()
 
 
@@ -183,7 +178,7 @@ def test_sums_and_losses_add_up_over_any_split(described, data):
     (one, sums), (other, more) = loss_of(order[:cut]), loss_of(order[cut:])
     assert float(one + other) == pytest.approx(float(whole), rel=1e-9, abs=1e-12)
     merged = UpdateSums.zeros(torch.device("cpu")).merge(sums).merge(more)
-    for name, value in vars(whole_sums).items():
+    for name, value in whole_sums.scalars().items():
         assert float(getattr(merged, name)) == pytest.approx(float(value), rel=1e-9, abs=1e-12), name
 
 
@@ -193,7 +188,7 @@ def test_sums_are_reduced_over_the_ranks(process_group):
         torch.tensor([-1.0, -2.0]), torch.ones(2), None, None, torch.tensor([2]), [row(1.0, [-1.5, -2.0])], 2.0, True
     )
     reduced = sums.all_reduce()
-    assert reduced == {name: pytest.approx(float(value)) for name, value in vars(sums).items()}
+    assert reduced == {name: pytest.approx(float(value)) for name, value in sums.scalars().items()}
     assert objective.metrics(UpdateSums.zeros(torch.device("cpu")).all_reduce())["actor/entropy"] == 0
 
 
@@ -350,7 +345,7 @@ def gradients_with(weight, reduction, kind):
         logprobs, entropy, old, ref, torch.tensor(lengths), rows, made.denominator(counted), compare_rollout=True
     )
     value.backward()
-    return value.detach(), {name: float(x) for name, x in vars(sums).items()}, logprobs.grad, entropy.grad
+    return value.detach(), {name: float(x) for name, x in sums.scalars().items()}, logprobs.grad, entropy.grad
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.actor.objective import Objective, RowTarget
+from mars.actor.objective import Objective
+from mars.actor.targets import RowTarget
 from mars.actor.update_sums import UpdateSums, scaled
 from mars.train_types import TrainResponse
 from tests.builders import altered, train_config
@@ -61,7 +62,7 @@ def update(made, micro_batches, logprobs, old, ref=None, entropy=None):
         assert now.grad is not None
         gradients |= dict(zip(indices, now.grad.split(lengths.tolist()), strict=True))
         sums = sums.merge(part)
-    totals = {name: float(value) for name, value in vars(sums).items()}
+    totals = {name: float(value) for name, value in sums.scalars().items()}
     scale = made.kept_scale(totals, denominator)
     if scale is None:
         return None, totals, gradients

@@ -44,8 +44,12 @@ def test_a_single_engine_sends_what_it_has_at_once(arrivals):
     assert rest == []
 
 
-def test_all_engines_together_send_a_hundred_messages_a_second():
-    assert [num / message_gap_s(num) for num in (101, 1001)] == [101, 100.1]
+def test_all_engines_together_send_forty_messages_a_second():
+    assert [(num - 1) / message_gap_s(num) for num in (2, 65, 201)] == [40, 40, 40]
+
+
+def test_with_many_engines_a_sample_waits_five_seconds_unless_all_would_send_more_than_a_hundred_messages_a_second():
+    assert [message_gap_s(num) for num in (202, 401, 501, 601, 1001)] == [5, 5, 5, 6, 10]
 
 
 def test_messages_keep_their_distance_from_one_part_of_a_call_to_the_next():

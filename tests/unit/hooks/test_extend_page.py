@@ -12,7 +12,8 @@ import yaml
 
 from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
-from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.contract import SamplerSetup
+from mars.hooks.load import load_sampler, load_step_hooks, resolved
 from tests.builders import make_prompt
 from tests.fakes.fit import fit_new_run
 from tests.fakes.step import IMAGE, parts
@@ -49,3 +50,17 @@ def test_the_rule_of_the_page_lowers_the_weight_of_what_comes_again(recipe):
     fit_new_run(made, PromptStream(prompts, 2, 0, True), RecordingTracker(), settings(3))
     weights = [[r.weight for prompt in batch.prompts for r in prompt.responses] for batch in made.trainer.batches]
     assert weights == [pytest.approx([1.0] * 8), pytest.approx([2**-0.5] * 8), pytest.approx([3**-0.5] * 8)]
+
+
+def test_the_sampler_of_the_page_comes_back_to_what_went_worst(recipe):
+    """Every prompt once, then again and again the two of accuracy 0."""
+    prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(6)]
+    table = {key: float(key[0] not in ("p1", "p4")) for key in make_table(prompts, random.Random(0))}
+    rounds = load_sampler(recipe, SamplerSetup((tuple(prompts),), None, True, 2, 4, seed=0))
+    assert rounds is not None
+    made, tracker = parts(table), RecordingTracker()
+    fit_new_run(made, rounds, tracker, settings(6))
+    drawn = [sorted(prompt.prompt_id for prompt in batch.prompts) for batch in made.trainer.batches]
+    assert sorted(drawn[0] + drawn[1] + drawn[2]) == [prompt.prompt_id for prompt in prompts]
+    assert drawn[3:] == [["p1", "p4"]] * 3
+    assert tracker.metrics[-1][1]["sampler/mean_accuracy"] == 4 / 6

@@ -163,7 +163,7 @@ def test_without_rules_or_prompts_nothing_is_computed():
     assert NO_HOOKS.weighted(KEPT, GRPO, 1) == (KEPT, {})
     assert NO_HOOKS.weighted(KEPT, GRPO, 1)[0] is KEPT
     assert NO_HOOKS.shaped([ITEM], 1) == [ITEM]
-    assert NO_HOOKS.snapshot() is None
+    assert NO_HOOKS.snapshot({}) is None
     rule = Halved()
     assert ruled_by(rule).weighted([], GRPO, 1) == ([], {})
     assert rule.calls == 0
@@ -196,10 +196,10 @@ def test_wrong_advantages_end_the_run(changed, message):
 def test_a_snapshot_brings_the_state_back_and_none_the_beginning():
     rule = Halved()
     hooks = ruled_by(rule)
-    hooks = replace(hooks, initial=hooks.snapshot())
+    hooks = replace(hooks, initial=hooks.snapshot({}))
     hooks.weighted(KEPT, GRPO, 1)
-    snapshot = hooks.snapshot()
-    assert json.loads(snapshot or "") == {"advantage": {"file:0": {"calls": 1}}}
+    snapshot = hooks.snapshot({})
+    assert json.loads(snapshot or "") == {"sampler": {}, "advantage": {"file:0": {"calls": 1}}}
     hooks.weighted(KEPT, GRPO, 2)
     hooks.restore(snapshot)
     assert rule.calls == 1
@@ -208,7 +208,9 @@ def test_a_snapshot_brings_the_state_back_and_none_the_beginning():
 
 
 def test_the_state_of_a_rule_that_is_gone_is_refused():
-    snapshot = json.dumps({"advantage": {"file:0": {"calls": 1}, "other:rule": {"x": 1}, "pure:rule": {}}})
+    snapshot = json.dumps(
+        {"sampler": {}, "advantage": {"file:0": {"calls": 1}, "other:rule": {"x": 1}, "pure:rule": {}}}
+    )
     with pytest.raises(
         ConfigError, match=r"the checkpoint has the state of other:rule; got file:0; resume with the rules"
     ):
@@ -221,7 +223,7 @@ def test_a_state_that_is_not_json_ends_the_run():
             return {"a": torch.zeros(1)}
 
     with pytest.raises(ConfigError, match=r"^recipe: the state of file:0 is not JSON \(.*Tensor"):
-        ruled_by(Keeping()).snapshot()
+        ruled_by(Keeping()).snapshot({})
 
 
 # --- from files
@@ -261,7 +263,7 @@ def test_hooks_are_made_from_the_files_of_the_recipe(own):
     (shaped,) = hooks.shaped([ITEM], 1)
     assert scores(shaped)[0] == [1.5, 0.0, 1.0]
     assert (hooks.parts, hooks.num_steps) == (("bonus",), 3)
-    assert hooks.initial == '{"advantage": {"own:Rule": {}}}'
+    assert hooks.initial == '{"sampler": {}, "advantage": {"own:Rule": {}}}'
     assert load_step_hooks(recipe(), [], num_steps=1) == NO_HOOKS
 
 

@@ -36,7 +36,7 @@ def test_the_angle_is_the_one_of_the_image(tmp_path, sources, shown):
 
 @pytest.mark.parametrize("sources", ["one", "all", "cross"])
 def test_a_part_is_in_the_quarter_that_is_named(tmp_path, sources):
-    size = (96, 80)
+    size = (64, 50)  # 20 % of a quarter has fewer than 8 pixels
     rows = build(tmp_path / "out", "position", make_rows(tmp_path / "in", 12, size=size), "--sources", sources)
     assert len(rows) == 12
     for number, row in enumerate(rows):
@@ -95,4 +95,6 @@ def test_what_a_row_lacks_is_its_problem(tmp_path):
         build(tmp_path / "out", "rotation", source, "--sources", "depth")
     with pytest.raises(ConfigError, match="--sources: a question about two images"):
         build(tmp_path / "out", "contrastive", source, "--sources", "all")
+    with pytest.raises(DataError, match="80 % of a quarter must be 10 pixels; the image has 24"):
+        build(tmp_path / "out", "position", make_rows(tmp_path / "small", 2, size=(60, 24)))
     assert not list((tmp_path / "out").glob("*.parquet"))

@@ -1,0 +1,165 @@
+"""The further forwards that a token rule asks for, on one rank. All ranks make the same ones, in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mars.actor.batch import ForwardBatch
+from mars.actor.reading import PromptReader, ReadPrompts
+from mars.actor.rule_terms import RuleInputs, facts_of, totals_of
+from mars.actor.targets import TokenTargets, row_targets
+from mars.algorithms.token_rule import ScoringPass, TokenRule
+from mars.errors import ConfigError
+from mars.image_transform import transform_seed, transformed
+from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
+from mars.types import ImageRef
+
+Models = Mapping[str, Callable[[ForwardBatch], tuple[Tensor, Tensor]]]
+"""The policy, and "reference" if one is loaded. Each gives log-probs and entropies of response tokens, [T] each."""
+
+ForwardOf = Callable[[TrainBatch, MicroBatch, ReadPrompts], ForwardBatch]
+Scores = Mapping[MicroBatch, tuple[Tensor, Tensor]]
+"""Log-probs and entropies, [T] each, of forwards."""
+
+
+class RulePasses:
+    """Makes a rule's passes for one batch after the other.
+
+    forward_of: makes the tensors of a forward. Raises ConfigError if a pass needs a reference model and none is loaded.
+    """
+
+    def __init__(
+        self, rule: TokenRule, models: Models, forward_of: ForwardOf, run_seed: int, device: torch.device
+    ) -> None:
+        missing = [one.name for one in rule.passes if one.model not in models]
+        if missing:
+            raise ConfigError(
+                f"recipe.tokens: {', '.join(missing)} scores with the reference model, and none is loaded; "
+                "set algorithm.kl_coefficient above 0, or algorithm.reference_update"
+            )
+        self.rule, self._models, self._forward_of = rule, models, forward_of
+        self._run_seed, self._device = run_seed, device
+
+    def start(self, batch: TrainBatch, reader: PromptReader, rank: int) -> BatchPasses:
+        """Begin to read the changed images of this rank's rows, in the order of the forwards."""
+        read = {}
+        for one in self.rule.passes:
+            key = (self._run_seed, batch.step, one.name)
+            changed = with_transform(batch, one.transform, one.strength, one.images, key)
+            read[one.name] = reader.start(changed, batch.updates, rank)
+        return BatchPasses(self, batch, read, rank)
+
+    def forward(self, one: ScoringPass, batch: TrainBatch, micro: MicroBatch, read: ReadPrompts) -> Tensor:
+        return self._models[one.model](self._forward_of(batch, micro, read))[0]
+
+    def totals(self, batch: TrainBatch, micros: Sequence[MicroBatch], old: Scores, extra: _Extra) -> dict[str, float]:
+        """The rule's totals over an update. old: log-probs and entropies of the weights before the first update."""
+        measured = []
+        for micro in micros:
+            (logprobs, entropy), rows = old[micro], row_targets(batch, micro)
+            lengths = torch.tensor([len(row.response.token_ids) for row in rows], device=self._device)
+            tokens = TokenTargets.of(rows, lengths, logprobs)
+            facts = facts_of(logprobs, logprobs, None, entropy, extra.of(micro), tokens, batch.settings)
+            measured.append(self.rule.measure(facts))
+        return totals_of(measured, self._device)
+
+
+@dataclass(frozen=True)
+class _Extra:
+    """Log-probs of the passes without gradient: name of the pass -> forward -> [T]."""
+
+    values: dict[str, dict[MicroBatch, Tensor]] = field(default_factory=dict)
+
+    def of(self, micro: MicroBatch) -> dict[str, Tensor]:
+        return {name: scored[micro] for name, scored in self.values.items()}
+
+
+class BatchPasses:
+    """The passes of one batch. read: name of a pass -> its prompts."""
+
+    def __init__(self, passes: RulePasses, batch: TrainBatch, read: Mapping[str, ReadPrompts], rank: int) -> None:
+        self._passes, self._batch, self._read, self._rank = passes, batch, read, rank
+        self._extra, self._old = _Extra(), {}
+        self._gradient = [one for one in passes.rule.passes if one.gradient]
+
+    @torch.no_grad()
+    def score(self, old: Scores) -> None:
+        """The passes without gradient, before the first update. Frees their images. old: of all forwards, if it
+        measures."""
+        self._old = old
+        micros = [micro for plan in self._batch.updates for micro in plan.ranks[self._rank]]
+        for one in self._passes.rule.passes:
+            if not one.gradient:
+                read = self._read[one.name]
+                scored = {micro: self._passes.forward(one, self._batch, micro, read) for micro in micros}
+                self._extra.values[one.name] = scored
+                read.drop_prompts()
+
+    def unreadable(self, micros: Iterable[MicroBatch]) -> dict[int, str]:
+        """As that of `ReadPrompts`, for the changed images."""
+        micros = list(micros)
+        return {index: why for read in self._read.values() for index, why in read.unreadable(micros).items()}
+
+    def totals(self, batch: TrainBatch, plan: UpdatePlan) -> dict[str, float]:
+        """batch: with the weights that count. A collective call if the rule measures."""
+        if not self._passes.rule.measures:
+            return {}
+        return self._passes.totals(batch, plan.ranks[self._rank], self._old, self._extra)
+
+    @torch.no_grad()
+    def inputs(self, micro: MicroBatch, totals: Mapping[str, float]) -> RuleInputs:
+        """What the rule gets of a forward. Values of passes with gradient are leaves: their gradient goes to
+        `backward`."""
+        own = {
+            one.name: self._passes.forward(one, self._batch, micro, self._read[one.name]).requires_grad_()
+            for one in self._gradient
+        }
+        return RuleInputs(self._passes.rule, {**self._extra.of(micro), **own}, totals, self._batch.settings)
+
+    def backward(self, micro: MicroBatch, inputs: RuleInputs) -> None:
+        """Send the gradients of the passes' log-probs on to the weights, after the backward of the loss.
+
+        Each pass is computed again for this. So a forward and its pass never have their activations in memory at once.
+        """
+        for one in self._gradient:
+            values = inputs.extra[one.name]
+            gradient = torch.zeros_like(values) if values.grad is None else values.grad
+            again = self._passes.forward(one, self._batch, micro, self._read[one.name])
+            if again.requires_grad:
+                again.backward(gradient)
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """What the updates of a batch use: its prompts, the old log-probs of all updates but the first, and a rule's
+    passes."""
+
+    prompts: ReadPrompts
+    old: Mapping[MicroBatch, Tensor]
+    passes: BatchPasses | None
+
+    def unreadable(self, micros: Sequence[MicroBatch]) -> dict[int, str]:
+        changed = {} if self.passes is None else self.passes.unreadable(micros)
+        return changed | self.prompts.unreadable(micros)
+
+
+def with_transform(
+    batch: TrainBatch, transform: str | None, strength: float, images: Literal["all", "one"] | int, key: tuple[Any, ...]
+) -> TrainBatch:
+    """The batch with changed images. images: as in `ScoringPass`. key: of the random numbers, besides the prompt id."""
+    if transform is None:
+        return batch
+
+    def changed(prompt: TrainPrompt) -> tuple[ImageRef, ...]:
+        found = transformed(prompt.images, transform, strength, *key, prompt.prompt_id)
+        if images == "all" or not found:
+            return found
+        chosen = transform_seed(*key, prompt.prompt_id) % len(found) if images == "one" else images
+        return tuple(found[i] if i == chosen else image for i, image in enumerate(prompt.images))
+
+    return replace(batch, prompts=tuple(replace(prompt, images=changed(prompt)) for prompt in batch.prompts))

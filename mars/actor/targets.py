@@ -1,0 +1,89 @@
+"""What the rows and tokens of one forward are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mars.algorithms.token_layout import TokenLayout
+from mars.train_types import MicroBatch, TrainBatch, TrainResponse
+
+
+@dataclass(frozen=True)
+class RowTarget:
+    """One row of a micro-batch. weight: that of the response; 0 for a filler. carried: sampled in the previous step."""
+
+    response: TrainResponse
+    weight: float
+    carried: bool
+
+
+def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:
+    """What the rows of one forward are trained on, in their order."""
+    targets = []
+    for i, (p, k) in enumerate(micro.rows):
+        prompt = batch.prompts[p]
+        is_filler = i >= len(micro.rows) - micro.num_fillers
+        targets.append(RowTarget(prompt.responses[k], 0.0 if is_filler else prompt.responses[k].weight, prompt.carried))
+    return targets
+
+
+def compared_update(batch: TrainBatch) -> int | None:
+    """The update whose tokens are compared with the engine: the first that trains on rows sampled in this step."""
+
+    def is_fresh(p: int, k: int) -> bool:
+        response = batch.prompts[p].responses[k]
+        trained = response.weight > 0 and len(response.token_ids) > 0
+        return trained and not batch.prompts[p].carried and not response.off_policy
+
+    return next((i for i, plan in enumerate(batch.updates) if any(is_fresh(p, k) for p, k in plan.rows)), None)
+
+
+@dataclass(frozen=True)
+class TokenTargets:
+    """The rows of one micro-batch token by token; every field has shape [T].
+
+    trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt,
+    in this step or an earlier one. fresh: those of them that were sampled in this step. unbounded: bool, tokens of
+    off-policy rows whose ratio is not bounded.
+    weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.
+    """
+
+    trained: TokenLayout
+    on_policy: TokenLayout
+    fresh: TokenLayout
+    unbounded: Tensor
+    advantages: Tensor
+    weights: Tensor
+    rollout_logprobs: Tensor
+
+    @classmethod
+    def of(cls, rows: list[RowTarget], lengths: Tensor, logprobs: Tensor) -> TokenTargets:
+        """lengths: int64 [rows], response tokens. logprobs: any [T] tensor with the wanted dtype and device."""
+        packed = TokenLayout.packed(lengths)
+        like = {"dtype": logprobs.dtype, "device": logprobs.device}
+
+        def layout(members: list[bool]) -> TokenLayout:
+            mask = packed.spread(torch.tensor(members, dtype=torch.bool, device=logprobs.device))
+            return TokenLayout(mask, packed.sequence_index, packed.num_sequences)
+
+        trained = [row.weight > 0 for row in rows]
+        on_policy = [t and not row.response.off_policy for t, row in zip(trained, rows, strict=True)]
+        fresh = [o and not row.carried for o, row in zip(on_policy, rows, strict=True)]
+        unbounded = [row.response.off_policy and not row.response.bounded for row in rows]
+        return cls(
+            trained=layout(trained),
+            on_policy=layout(on_policy),
+            fresh=layout(fresh),
+            unbounded=layout(unbounded).mask,
+            advantages=packed.spread(torch.tensor([row.response.advantage for row in rows], **like)),
+            weights=packed.spread(torch.tensor([row.weight for row in rows], **like)),
+            rollout_logprobs=torch.tensor([x for row in rows for x in row.response.rollout_logprobs], **like),
+        )
+
+    def without(self, masked: Tensor) -> TokenTargets:
+        """The same rows, with the tokens of `masked` (bool [T]) not trained on. `fresh` keeps them."""
+        trained, on_policy = (replace(layout, mask=layout.mask & ~masked) for layout in (self.trained, self.on_policy))
+        return replace(self, trained=trained, on_policy=on_policy)

@@ -1,0 +1,110 @@
+"""`TokenRule`: a method's own terms in the loss of single tokens, from further forwards with changed images.
+
+The trainer calls a rule for each forward's tokens, T of them: those of several responses, one after the other. It works
+for any packing and any number of ranks, because a rule sees whole responses, and totals come from `measure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from mars.algorithms.token_layout import TokenLayout
+
+
+@dataclass(frozen=True)
+class ScoringPass:
+    """One more forward of the responses, whose log-probs come as `TokenFacts.extra[name]`.
+
+    model: "policy", or "reference", which must be loaded (docs/config.md, algorithm.reference_update).
+    transform: a name of `recipe.transforms`; None: the images as they are. strength: of the transform.
+    images: those that are transformed: all of a prompt, or one of them, drawn for each prompt and step. A number is one
+        image by its place in the prompt, from 0; a prompt with fewer images is scored as it is.
+    gradient: False: scored once, before the step's first update, with the weights that the step began with. True:
+        scored in each update with its weights, and what the loss does with these log-probs has a gradient.
+    """
+
+    name: str
+    transform: str | None
+    model: Literal["policy", "reference"] = "policy"
+    strength: float = 1.0
+    images: Literal["all", "one"] | int = "all"
+    gradient: bool = False
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """The tokens of one forward. Every tensor is float32 [T], with 0 where `layout.mask` is False.
+
+    logprobs: with the current weights, with gradient; in `measure` the old ones.
+    old: with the weights before the step's first update. reference: of the reference model if the loss has a KL term,
+        else None; None in `measure`. entropy: of each token's distribution in nats, without gradient.
+    extra: name of a `ScoringPass` -> its log-probs. In `measure` only those without gradient.
+    advantages: that of the token's response. layout: which response each token belongs to, and which tokens are trained
+        on. A forward may have none: then mask is False everywhere, or T is 0.
+    settings: `TrainBatch.settings`.
+    """
+
+    logprobs: Tensor
+    old: Tensor
+    reference: Tensor | None
+    entropy: Tensor
+    extra: Mapping[str, Tensor]
+    advantages: Tensor
+    layout: TokenLayout
+    settings: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number of one forward, and how those of all forwards and ranks become one. value: a scalar tensor.
+
+    Of a forward without trained tokens: 0 for "sum", infinity for "min", minus infinity for "max".
+    """
+
+    reduce: Literal["sum", "min", "max"]
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class TokenTerms:
+    """What a rule changes in the loss of one forward; None: nothing. Each term is [T] and not read outside the mask.
+
+    advantages: replace those of the policy loss. No gradient flows through them.
+    pg_weights: multiply the policy loss of each token, after ratio and clipping. Denominators count all tokens still.
+    extra_loss: added to the loss, with its gradient; reduced like the policy loss (`algorithm.reduction`).
+    means: name -> (sum, count), two scalars; the metric `recipe/<name>` is total sum / total count over the update.
+    """
+
+    advantages: Tensor | None = None
+    pg_weights: Tensor | None = None
+    extra_loss: Tensor | None = None
+    means: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+class TokenRule(Protocol):
+    """A rule of `recipe.tokens`.
+
+    passes: the further forwards that it needs. Each costs what a forward of old log-probs costs, and one with gradient
+    twice as much, and a backward. measures: whether `measure` is called; it costs one more forward in the first update
+    of a step, which else takes the old log-probs from its own.
+
+    Both methods depend on their arguments alone, and give the same names in every call.
+    """
+
+    @property
+    def passes(self) -> tuple[ScoringPass, ...]: ...
+
+    @property
+    def measures(self) -> bool: ...
+
+    def measure(self, facts: TokenFacts) -> Mapping[str, Measured]:
+        """Called for every forward of an update before the update; no gradient. The totals are what `apply` gets."""
+        ...
+
+    def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
+        """The terms of one forward. totals: of `measure` over the forwards of the update on all ranks; else {}."""
+        ...

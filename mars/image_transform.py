@@ -1,0 +1,86 @@
+"""`ImageTransform`, and references to changed images.
+
+An image is decoded and resized, then transforms change its pixels, but not its size.
+
+    masked = transformed(prompt.images, "masked", 1.0, run_seed, step, prompt.prompt_id)
+
+gives a reference for each image. Engine and trainer make the same pixels from it, wherever they decode it. It can be
+transformed again. `recipe.transforms` names the functions, and mars/data/pixels/transforming.py applies them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Protocol
+
+from mars.types import ImageRef
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+class ImageTransform(Protocol):
+    """image: 8-bit RGB, as decoded and resized. rng: the same numbers for the same reference, in every process.
+
+    strength: of the reference; from 0 to 1 for those of mars/data/pixels/transforms.py.
+    """
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class TransformCall:
+    """One use of a transform. name: its key in `recipe.transforms`. seed: of its random numbers.
+
+    strength: from 0 (no change) to 1 (all of it), for the transforms that mars has; others may read it as they like.
+    """
+
+    name: str
+    seed: int
+    strength: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformedImage(ImageRef):
+    """An image after `transforms`, applied in this order. It never equals the image itself, nor one with another seed.
+
+    So it has entries of its own in every cache of images. Its file is that of the image, and is shipped and read once
+    for both.
+    """
+
+    transforms: tuple[TransformCall, ...]
+
+    @property
+    def untransformed(self) -> ImageRef:
+        return ImageRef(**{name: value for name, value in vars(self).items() if name != "transforms"})
+
+
+def transformed(images: Sequence[ImageRef], name: str, strength: float, *key: object) -> tuple[TransformedImage, ...]:
+    """A reference to each image as the transform `name` changes it.
+
+    key: what the random numbers depend on, such as run.seed, step and prompt id; each is written with `repr`. With the
+    name and the number of the image it gives a seed per image. So images of one prompt are changed in different ways.
+    """
+    return tuple(
+        transformed_image(image, TransformCall(name, transform_seed(name, number, *key), strength))
+        for number, image in enumerate(images)
+    )
+
+
+def transformed_image(image: ImageRef, call: TransformCall) -> TransformedImage:
+    """The image after one more transform. Two images of one size get the same random numbers from the same seed."""
+    if isinstance(image, TransformedImage):
+        return replace(image, transforms=(*image.transforms, call))
+    return TransformedImage(**vars(image), transforms=(call,))
+
+
+def transform_seed(*key: object) -> int:
+    """64-bit seed from a key; every part is written with `repr`.
+
+    >>> transform_seed("masked", 0, 7) == transform_seed("masked", 1, 7)
+    False
+    """
+    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big")

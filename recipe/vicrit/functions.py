@@ -1,0 +1,49 @@
+"""The reward of ViCrit: the wrong words of a description, as `mars data build caption_swap` asks for them.
+
+reward.function: recipe/vicrit/functions.py:span
+"""
+
+from __future__ import annotations
+
+from mars.rewards.parsing import format_score, parse_response
+from mars.types import RewardInput, RewardResult
+
+MAX_CHARS = 300
+BOX = "\\boxed{"
+MARKS = " \t\n\r.,;:!?\"'`*“”‘’()[]"
+
+
+def span(item: RewardInput) -> RewardResult:
+    """score = exact (0 or 1) + format (0 to 0.5). accuracy: exact.
+
+    parts: exact, 1 if the answer is the wrong words; first_word, 1 if their first word is among the answer's, which is
+    what the public code's evaluation asks for; format, 0.25 each for a think and for an answer.
+    """
+    response = parse_response(item.response)
+    given, wanted = words_of(answer_text(response.answer)), words_of(item.truth)
+    exact = float(bool(given) and given == wanted)
+    form = format_score(response, wants_fence=False)
+    parts = {"exact": exact, "first_word": float(wanted[0] in given), "format": form}
+    return RewardResult(score=exact + form, accuracy=exact, parts=parts)
+
+
+def answer_text(answer: str | None) -> str:
+    """What the answer boxes, if it has one box; else the answer. "" for an answer of more than 300 characters.
+
+    >>> answer_text("It is \\\\boxed{red}."), answer_text("red")
+    ('red', 'red')
+    """
+    if answer is None or len(answer) > MAX_CHARS:
+        return ""
+    _, box, rest = answer.partition(BOX)
+    inside, end, _ = rest.partition("}")
+    return inside if box and end and BOX not in rest else answer
+
+
+def words_of(text: str) -> list[str]:
+    """The words in small letters, without quotes and punctuation around them.
+
+    >>> words_of('"The red  car."')
+    ['the', 'red', 'car']
+    """
+    return [word for word in (part.strip(MARKS) for part in text.lower().split()) if word]

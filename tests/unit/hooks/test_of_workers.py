@@ -1,0 +1,94 @@
+"""Image transforms and token rules from users' files."""
+
+from __future__ import annotations
+
+import pytest
+
+from mars.config.recipe_section import RecipeConfig
+from mars.errors import ConfigError
+from mars.hooks.load import resolved
+from mars.hooks.of_workers import image_transforms, token_rule
+
+FILE = """
+from dataclasses import dataclass
+from mars.algorithms.token_rule import ScoringPass, TokenTerms
+from mars.data.pixels.transforms import blank_patches
+
+@dataclass(frozen=True)
+class Settings:
+    share: float
+    passes: int
+
+def masked(settings):
+    return blank_patches(settings.share, 14)
+
+def no_transform(settings):
+    return lambda image: image
+
+class Rule:
+    measures = False
+
+    def __init__(self, settings):
+        self.passes = (ScoringPass("masked", "masked"),) * settings.passes
+
+    def measure(self, facts): return {}
+    def apply(self, facts, totals): return TokenTerms()
+
+class WithReference(Rule):
+    def __init__(self, settings):
+        self.passes = (ScoringPass("reference", None, model="reference", gradient=True),)
+
+class Texts(Rule):
+    def __init__(self, settings):
+        self.passes = ("masked",)
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "papo.py"
+    path.write_text(FILE)
+
+    def make(tokens="Rule", passes=1, transforms=("masked",), function="masked"):
+        return resolved(
+            RecipeConfig(
+                sampler=None, shaping=[], advantage=[], requests=None,
+                tokens=tokens and f"{path}:{tokens}",
+                transforms=dict.fromkeys(transforms, f"{path}:{function}"),
+                settings={"papo": {"share": 0.6, "passes": passes}},
+            )
+        )  # fmt: skip
+
+    return make
+
+
+def test_both_are_made_with_the_settings_of_their_file(recipe):
+    assert list(image_transforms(recipe())) == ["masked"]
+    rule = token_rule(recipe())
+    assert rule is not None
+    assert [one.transform for one in rule.passes] == ["masked"]
+    assert token_rule(recipe(tokens=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"passes": 2}, r"recipe\.tokens: .*papo.py:Rule: two passes have the name 'masked'; rename one"),
+        (
+            {"transforms": ("other",)},
+            r"recipe\.transforms: pass 'masked' of recipe.tokens needs a transform 'masked'; got other; set "
+            r"recipe\.transforms\.masked=",
+        ),
+        ({"tokens": "WithReference"}, r"pass 'reference': the reference model has no gradient; use gradient=False"),
+        ({"tokens": "Texts"}, "want a tuple of ScoringPass as passes, and a bool as measures"),
+        ({"tokens": "masked"}, "makes a function without 'passes'"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused(recipe, given, message):
+    with pytest.raises(ConfigError, match=message):
+        token_rule(recipe(**given))
+
+
+def test_a_transform_that_takes_other_arguments_is_refused(recipe):
+    with pytest.raises(ConfigError, match=r"recipe\.transforms\.masked: .*__call__ takes \(image\), not 3 arguments"):
+        image_transforms(recipe(function="no_transform"))
