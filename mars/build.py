@@ -172,15 +172,8 @@ def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> 
 def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardPool:
     """on_start: called each time processes were started."""
     reward = config.reward
-    return RewardPool(
-        rewards_of(config),
-        reward.scorer,
-        reward.num_workers,
-        reward.timeout_s,
-        on_start,
-        concurrency=reward.concurrency,
-        by_prompt=reward.by_prompt,
-    )
+    options = {"concurrency": reward.concurrency, "by_prompt": reward.by_prompt}
+    return RewardPool(rewards_of(config), reward.scorer, reward.num_workers, reward.timeout_s, on_start, **options)
 
 
 def step_parts(
@@ -195,7 +188,6 @@ def step_parts(
     reward_counts: Callable[[], Mapping[str, float]] = dict,
 ) -> StepParts:
     """report_bad: told of each prompt that cannot be read. report_skipped: of updates that were not finite.
-
     hooks: of the section `recipe`, loaded before any worker starts. reward_counts: `RewardPool.counts`.
     """
     rollout, anchor, algorithm = config.rollout, config.anchor, config.algorithm
