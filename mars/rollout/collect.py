@@ -61,7 +61,6 @@ def score_stream(
     """Decode and score the engine's stream `finished`. Each sample goes to the scorer as soon as it is generated.
 
     by_prompt: all samples of a prompt go together, as soon as the last one is generated, in the order of `requests`.
-
     step: training step, which reward functions see. An extra request's samples are scored against its own truth. Those
     of an extra request without a truth, or of a given text with a score, do not go to the scorer.
     """
@@ -147,6 +146,30 @@ def collect(
     Raises ValueError if a sample of a request is missing, unexpected or there twice, if two requests have the same key,
     or a prompt has no multi request.
     """
+    groups = _groups(requests, scored, unreadable)
+    readable = (prompt for prompt in prompts if prompt.prompt_id not in unreadable)
+    return [_prompt_rollouts(prompt, groups[prompt.prompt_id]) for prompt in readable]
+
+
+def with_following(
+    rollouts: Sequence[PromptRollouts],
+    requests: Sequence[RolloutRequest],
+    scored: Iterable[ScoredSample],
+    unreadable: Collection[str],
+) -> list[PromptRollouts]:
+    """The rollouts with the groups of extra requests that followed them. Arguments and errors as of `collect`."""
+    groups = _groups(requests, scored, unreadable)
+    readable = (item for item in rollouts if item.prompt.prompt_id not in unreadable)
+    return [
+        _prompt_rollouts(item.prompt, [item.multi, *item.anchors, *item.extras, *groups[item.prompt.prompt_id]])
+        for item in readable
+    ]
+
+
+def _groups(
+    requests: Sequence[RolloutRequest], scored: Iterable[ScoredSample], unreadable: Collection[str]
+) -> dict[str, list[RolloutGroup]]:
+    """Prompt id -> its groups in the order of the requests."""
     rollouts: list[dict[int, Rollout]] = [{} for _ in requests]
     for item in scored:
         request, k = requests[item.sample.request], item.sample.index
@@ -156,8 +179,7 @@ def collect(
         rollouts[item.sample.request][k] = Rollout(
             request.prompt_id, request.view, k, item.text, item.sample.completion, item.reward, extra
         )
-    prompts = [prompt for prompt in prompts if prompt.prompt_id not in unreadable]
-    groups: dict[str, list[RolloutGroup]] = {prompt.prompt_id: [] for prompt in prompts}
+    groups: dict[str, list[RolloutGroup]] = defaultdict(list)
     for request, by_index in zip(requests, rollouts, strict=True):
         if request.prompt_id in unreadable:
             continue
@@ -165,7 +187,7 @@ def collect(
             raise ValueError(f"samples {sorted(by_index)} of {request.num_samples} for {_name(request)}")
         members = tuple(by_index[k] for k in range(request.num_samples))
         groups[request.prompt_id].append(RolloutGroup(request, members))
-    return [_prompt_rollouts(prompt, groups[prompt.prompt_id]) for prompt in prompts]
+    return groups
 
 
 def _prompt_rollouts(prompt: Prompt, groups: Sequence[RolloutGroup]) -> PromptRollouts:
