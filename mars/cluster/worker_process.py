@@ -127,7 +127,8 @@ def _started_by(pid: int, started: int) -> dict[int, int]:
 def _started(pid: int) -> int | None:
     """Field 22 of /proc/<pid>/stat; None for a process that is gone or a zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        with open(f"/proc/{pid}/stat", "rb") as stat:  # half the time of Path.read_text; a wait asks for every worker
+            fields = stat.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return None if fields[0] == "Z" else int(fields[19])
+    return None if fields[0] == b"Z" else int(fields[19])

@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},
     "tracking": BASE | {"answers", "output", "watchdog"},
-    "rollout": BASE | {"answers", "config", "families", "faults", "offload"},
+    "rollout": BASE | {"answers", "config", "families", "faults", "hooks", "offload"},
     "actor": BASE | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "weights"},
     "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
