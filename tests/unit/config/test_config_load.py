@@ -348,7 +348,7 @@ def test_refusal(override, line):
         ),
         (
             ["algorithm.reference_update=ema", EVERY],
-            "algorithm.reference_decay: with algorithm.reference_update=ema; got None; give a number for ema",
+            "algorithm.reference_decay: with algorithm.reference_update=ema; got null; give a number for ema",
         ),
         (
             ["algorithm.reference_update=copy", EVERY, "algorithm.reference_decay=0.9"],
@@ -356,7 +356,7 @@ def test_refusal(override, line):
         ),
         (
             ["algorithm.reference_update=copy"],
-            "algorithm.reference_every: with algorithm.reference_update=copy; got None; give a number for copy and ema",
+            "algorithm.reference_every: with algorithm.reference_update=copy; got null; give a number for copy and ema",
         ),
         ([EVERY], "algorithm.reference_every: with algorithm.reference_update=none; got 10; give a number for copy"),
     ],
