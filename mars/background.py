@@ -1,4 +1,4 @@
-"""One call in a thread of its own, beside what the main thread does."""
+"""One call in a thread of its own, beside what the main thread does. It can be stopped wherever it waits."""
 
 from __future__ import annotations
 
@@ -23,18 +23,30 @@ class Stopped(Exception):
     """Raised inside a call that was stopped."""
 
 
+_of_thread = threading.local()
+
+
+def check() -> None:
+    """Raise `Stopped` in the thread of a `Background` whose result nobody wants any more. Elsewhere it does nothing.
+
+    To be called, about twice a second, by whatever waits for other processes: engines, a new worker, rewards.
+    """
+    stop: threading.Event | None = getattr(_of_thread, "stop", None)
+    if stop is not None and stop.is_set():
+        raise Stopped
+
+
 class Background(Generic[T]):
     """Calls `call` in a thread. As a context manager, it does not let go of the thread before the call has ended.
 
-    call: gets a function that raises `Stopped` once nobody wants the result any more; it calls that now and then.
-    name: of the thread.
+    call: is stopped where it calls `check`. name: of the thread.
 
-    >>> with Background(lambda check: 6 * 7, name="answer") as answer:
+    >>> with Background(lambda: 6 * 7, name="answer") as answer:
     ...     answer.result()
     42
     """
 
-    def __init__(self, call: Callable[[Callable[[], None]], T], name: str) -> None:
+    def __init__(self, call: Callable[[], T], name: str) -> None:
         self._call, self._stop = call, threading.Event()
         self._found: list[T] = []
         self._error: BaseException | None = None
@@ -73,12 +85,9 @@ class Background(Generic[T]):
         return self._found[0]
 
     def _run(self) -> None:
+        _of_thread.stop = self._stop
         try:
-            self._found.append(self._call(self._check))
+            self._found.append(self._call())
         except BaseException as error:  # noqa: BLE001 raised again in the thread that waits
             self._error = error
         self.ended_at = time.perf_counter()
-
-    def _check(self) -> None:
-        if self._stop.is_set():
-            raise Stopped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,17 +20,15 @@ from mars.config.run_sections import is_colocated
 from mars.config.schema import SftConfig, TrainConfig
 from mars.data.pixels.images import DecodeImage, decode_image
 from mars.data.pixels.transforming import TransformingDecoder
-from mars.data.prompts.views import anchor_views
 from mars.evaluation.ask import EvaluationParts
 from mars.hooks.of_workers import image_transforms, token_rule
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
-from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of
+from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of, training_plan
 from mars.output.console import VisibleConsole
 from mars.quarantine import BadPromptReport, BadSamples, warn_of
 from mars.rewards.contract import PartsScorer, RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
-from mars.rollout.plan import RolloutPlan
 from mars.sampling import StepParts
 from mars.tracking.console import ConsoleTracker
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
@@ -39,7 +37,7 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
 from mars.tracking.tracker import Tracker
 from mars.tracking.wandb import WandbRun, wandb_factory
 from mars.turns import turns_of
-from mars.types import Prompt, Sampling, TokenRules
+from mars.types import Prompt, TokenRules
 from mars.weights.transfer import WeightTransfer
 
 # Processed images that a worker caches: enough for one prompt, whose other views use them next. A larger cache would
@@ -197,17 +195,7 @@ def step_parts(
 
     hooks: of the section `recipe`, loaded before any worker starts. reward_counts: `RewardPool.counts`.
     """
-    rollout, anchor, algorithm = config.rollout, config.anchor, config.algorithm
-    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
-    plan = RolloutPlan(
-        multi_samples=rollout.samples_per_prompt,
-        anchor_samples=anchor.samples_per_view,
-        multi_sampling=sampling,
-        anchor_sampling=sampling if anchor.sampling == "policy" else replace(sampling, temperature=0.0, top_p=1.0),
-        anchor_views=partial(anchor_views, anchor_kind=anchor.kind),
-        encode=inputs.encode,
-        seed=config.run.seed,
-    )
+    algorithm = config.algorithm
     plan_settings: dict[str, Any] = {
         "prompt_length": inputs.prompt_length,
         "num_ranks": config.actor.num_workers,
@@ -218,7 +206,7 @@ def step_parts(
         engine=engine,
         trainer=trainer,
         scorer=PartsScorer(scorer, algorithm.part_weights) if algorithm.part_weights else scorer,
-        plan=plan,
+        plan=training_plan(inputs, hooks),
         advantage=_advantage_settings(config),
         part_weights=algorithm.part_weights,
         mask_truncated=algorithm.truncated_responses == "mask",

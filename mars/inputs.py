@@ -25,7 +25,9 @@ from mars.families.table import check_language, family_of
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.load import load_sampler
 from mars.hooks.prompt_sampler import SampledRounds
+from mars.hooks.step_hooks import StepHooks
 from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
+from mars.rollout.extras import ExtraPlan
 from mars.rollout.plan import RolloutPlan
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, TokenRules, View
 
@@ -222,6 +224,39 @@ def prompt_templates(setting: str, rewards: RewardsBySet | None, box_space: str,
         return lambda prompt: template
     templates = {function: make(function) for function in rewards.names}
     return lambda prompt: templates[rewards.of(prompt.data_source)] if rewards.has(prompt.data_source) else None
+
+
+def training_plan(inputs: Inputs, hooks: StepHooks) -> RolloutPlan:
+    """The plan of a step: the multi view and the anchors, as the sections `rollout` and `anchor` say, and what a recipe
+    adds."""
+    config = inputs.config
+    rollout, anchor = config.rollout, config.anchor
+    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
+    return RolloutPlan(
+        multi_samples=rollout.samples_per_prompt,
+        anchor_samples=anchor.samples_per_view,
+        multi_sampling=sampling,
+        anchor_sampling=sampling if anchor.sampling == "policy" else replace(sampling, temperature=0.0, top_p=1.0),
+        anchor_views=partial(anchor_views, anchor_kind=anchor.kind),
+        encode=inputs.encode,
+        seed=config.run.seed,
+        extras=None if hooks.requests is None else _extra_plan(inputs, hooks, sampling),
+    )
+
+
+def _extra_plan(inputs: Inputs, hooks: StepHooks, sampling: Sampling) -> ExtraPlan:
+    return ExtraPlan(
+        before=hooks.asked_before,
+        after=hooks.asked_after,
+        encode=inputs.encoder.encode,
+        encode_response=inputs.encoder.encode_response,
+        prompt_length=inputs.prompt_length,
+        sampling=sampling,
+        max_prompt_tokens=inputs.config.data.max_prompt_tokens,
+        max_images=inputs.max_images,
+        part_weights=bool(inputs.config.algorithm.part_weights),
+        seed=inputs.config.run.seed,
+    )
 
 
 def evaluation_plan(inputs: Inputs) -> RolloutPlan:

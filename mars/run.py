@@ -164,6 +164,11 @@ def _warn_of_old_weights(config: TrainConfig, bound: int) -> None:
             "rollout.max_staleness is 1: kept prompts beyond data.prompts_per_step would be 2 versions old in the next "
             "step, so they are left out; rollout.max_staleness=2 trains on them"
         )
+    logger.warning(
+        "rollout.logprob_diff_alarm=%g: with rollout.schedule=asynchronous it works in the first step only. Later the "
+        "trainer's weights are newer than the engine's, and the difference of log-probs is not the engine's error",
+        config.rollout.logprob_diff_alarm,
+    )
 
 
 def _checked_inputs(config: TrainConfig, model_check: ModelCheck, with_training_set: bool) -> Inputs:

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 from mars.actor.trainer import PolicyTrainer, SkippedReport, warn_of_skipped
 from mars.algorithms.advantages import Advantages, AdvantageSettings
 from mars.algorithms.metrics import method_metrics
 from mars.algorithms.penalties import OverlongPenalty, score_metrics, with_kl_penalty, with_overlong_penalty
-from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, truncated_rows, with_advantages
+from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, truncated_rows, with_advantages, with_own_groups
 from mars.algorithms.reward_parts import batch_normalized, part_advantages
 from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.algorithms.selection import select_prompts
@@ -31,9 +33,10 @@ from mars.answers.record import BoxFrames, PromptLength
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
 from mars.quarantine import BadSamples, Quarantine
 from mars.rewards.contract import RewardScorer
-from mars.rollout.collect import collect, score_stream
+from mars.rollout.collect import ScoredStream, collect, score_stream, with_following
 from mars.rollout.engine import RolloutEngine, ended
-from mars.rollout.metrics import engine_metrics, rollout_metrics
+from mars.rollout.extras import PlannedRequests
+from mars.rollout.metrics import engine_metrics, extra_metrics, rollout_metrics
 from mars.rollout.plan import RolloutPlan
 from mars.tracking.timer import StepTimer
 from mars.train_types import TrainBatch
@@ -162,6 +165,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
         advantages.append(_advantages(parts, of_round))
         selection = select_prompts(advantages[-1], rewards.prompt_index, parts.selection)
         prompts = with_advantages(of_round, advantages[-1])
+        prompts = with_own_groups(prompts, partial(_advantages, parts))
         kept += [item for item, keep in zip(prompts, selection.keep.tolist(), strict=True) if keep]
         rollouts += of_round
     kept, beyond = kept[: stream.prompts_per_step], kept[stream.prompts_per_step :]
@@ -200,17 +204,17 @@ def scored_rollouts(
 ) -> tuple[list[PromptRollouts], Mapping[str, str]]:
     """The rollouts of each prompt with their rewards, penalties included; and prompt id -> why it cannot be read.
 
-    One engine call generates all views of all prompts, so that multi and mono views share the engine's caches.
+    One engine call generates all views of all prompts, so that multi and mono views share the engine's caches. There is
+    a second one if a recipe asks more about the responses.
     """
-    requests = parts.plan.requests(prompts, step)
-    # A response is scored as soon as it is finished, while others are generated: "gen" is the time spent waiting for
-    # the engine, "reward" what scoring takes after the last response.
-    with ended(parts.engine.generate(requests)) as call, timer.stage("reward"):
-        finished = timer.during("gen", call)
-        scored = score_stream(
-            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
-        )
-    rollouts, unreadable = collect(prompts, requests, scored.samples, scored.unreadable), scored.unreadable
+    planned = parts.plan.planned(prompts, step)
+    scored = _answers(parts, prompts, planned, step, timer)
+    rollouts, unreadable = collect(prompts, planned.all, scored.samples, scored.unreadable), scored.unreadable
+    following = parts.plan.following(rollouts, step)
+    if following.all:
+        scored = _answers(parts, prompts, following, step, timer)
+        rollouts = with_following(rollouts, following.all, scored.samples, scored.unreadable)
+        unreadable = {**unreadable, **scored.unreadable}
     if parts.overlong is not None:
         rollouts = with_overlong_penalty(rollouts, parts.overlong)
     rollouts = parts.hooks.shaped(rollouts, step)
@@ -222,6 +226,19 @@ def scored_rollouts(
         rollouts = [item for item in rollouts if item.prompt.prompt_id not in kl.unreadable]
         rollouts = with_kl_penalty(rollouts, kl.readable(batch), parts.kl_in_reward)
     return rollouts, unreadable
+
+
+def _answers(
+    parts: StepParts, prompts: Sequence[Prompt], planned: PlannedRequests, step: int, timer: StepTimer
+) -> ScoredStream:
+    # A response is scored as soon as it is finished, while others are generated: "gen" is the time spent waiting for
+    # the engine, "reward" what scoring takes after the last response.
+    answers = parts.engine.generate(planned.requests) if planned.requests else iter(())
+    with ended(answers) as call, timer.stage("reward"):
+        finished = chain([planned.given_samples()], timer.during("gen", call))
+        return score_stream(
+            prompts, planned.all, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
+        )
 
 
 def _advantages(parts: StepParts, rollouts: Sequence[PromptRollouts]) -> Advantages:
@@ -237,4 +254,5 @@ def _metrics(parts: StepParts, rollouts: Sequence[PromptRollouts], advantages: A
     metrics = method_metrics(rewards, views, advantages)
     if parts.mask_truncated:
         metrics["mars/responses_masked"] = float(truncated_rows(rollouts).sum())
-    return metrics | score_metrics(rollouts) | rollout_metrics(rollouts, parts.prompt_length)
+    metrics |= score_metrics(rollouts) | rollout_metrics(rollouts, parts.prompt_length)
+    return metrics | extra_metrics(rollouts)

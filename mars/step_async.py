@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from mars import faults, interrupts
+from mars import background, faults, interrupts
 from mars.background import Background
 from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest, ended
 from mars.sampling import PromptRounds, Sampled, SamplingState, StepParts, sample
@@ -74,7 +74,7 @@ def train_step_async(
             faults.point("step.updated")
         updated = time.perf_counter()
         with timer.stage("wait_rollouts"):
-            ahead = sampling.result(give_up=interrupts.is_urgent)
+            ahead = sampling.result(give_up=lambda: interrupts.reason() is not None)
     if sampling.given_up:
         logger.warning("step %d is not sampled ahead, because the run must end; resumed, it samples anew", step + 1)
     metrics["timing_s/wait_update"] = max(updated - sampling.ended_at, 0.0)
@@ -82,7 +82,7 @@ def train_step_async(
     if stats is not None:
         with timer.stage("sync_weights"):
             weights = parts.trainer.publish_weights()
-            if not sampling.given_up:  # else the process ends, and the engine may still be busy
+            if not sampling.given_up:  # else the process ends
                 parts.engine.load_weights(weights)
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
         metrics |= {**stats.metrics, **staleness_metrics(kept, stats.version)}
@@ -132,13 +132,11 @@ class _Sampler:
         metrics = {**sampled.metrics, "mars/prompts_too_old": too_old, "mars/prompts_carried": len(carried)}
         return replace(sampled, state=replace(sampled.state, carried=carried), metrics=metrics)
 
-    def sample_ahead(
-        self, state: SamplingState, step: int, trained_by: int, check: Callable[[], None]
-    ) -> Sampled | None:
-        """Sample for `step`. None if there is no such step. check: as `Background` has it."""
+    def sample_ahead(self, state: SamplingState, step: int, trained_by: int) -> Sampled | None:
+        """Sample for `step`, in a `Background`. None if there is no such step."""
         if self._overlap.is_last(step - 1, state):
             return None
-        stoppable = cast(RolloutEngine, _StoppableEngine(self._parts.engine, check))
+        stoppable = cast(RolloutEngine, _StoppableEngine(self._parts.engine))
         sampled = self.sample(replace(self._parts, engine=stoppable), state, step, trained_by)
         # The engine reads the images of the round after that while the trainer still updates.
         requests = self._parts.plan.requests(self._stream.batch(sampled.state.round), step + 1)
@@ -152,16 +150,17 @@ class _Sampler:
 
 
 class _StoppableEngine:
-    """A `RolloutEngine` that calls `check` before each call and after each answer of `generate`."""
+    """A `RolloutEngine` that can be stopped (`background.check`) at each answer of `generate`, not only where it waits
+    for the next one: answers may come without a pause."""
 
-    def __init__(self, engine: RolloutEngine, check: Callable[[], None]) -> None:
-        self._engine, self._check = engine, check
+    def __init__(self, engine: RolloutEngine) -> None:
+        self._engine = engine
 
     def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        self._check()
+        background.check()
         with ended(self._engine.generate(requests)) as call:
             for finished in call:
-                self._check()
+                background.check()
                 yield finished
 
     def __getattr__(self, name: str) -> Any:

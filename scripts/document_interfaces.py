@@ -24,6 +24,7 @@ INTERFACES = {
     "RewardFn": "mars/rewards/contract.py",
     "RewardScorer": "mars/rewards/contract.py",
     "Tracker": "mars/tracking/tracker.py",
+    "PromptRounds": "mars/sampling.py",
 }
 SOURCES, FAKES = "mars", "tests/fakes"
 FIRST, LAST = "<!-- interfaces: python scripts/document_interfaces.py -->", "<!-- end of interfaces -->"

@@ -67,10 +67,16 @@ def batch_normalized(kept: Sequence[SampledPrompt], settings: AdvantageSettings)
 
     Example: advantages (3, -3) and (1, -1), unbiased: s = sqrt(20 / 3) = 2.582.
     """
-    trained = [a for item in kept for a, weight in zip(item.advantages, item.weights, strict=True) if weight > 0]
+    groups = [one for item in kept for one in (item, *item.own_groups)]
+    trained = [a for one in groups for a, weight in zip(one.advantages, one.weights, strict=True) if weight > 0]
     scale = sqrt(fsum(a * a for a in trained) / max(len(trained) - int(settings.unbiased_std), 1))
     divisor = scale + settings.epsilon
-    return [replace(item, advantages=tuple(a / divisor for a in item.advantages)) for item in kept], scale
+
+    def divided(item: SampledPrompt) -> SampledPrompt:
+        values = tuple(a / divisor for a in item.advantages)
+        return replace(item, advantages=values, own_groups=tuple(map(divided, item.own_groups)))
+
+    return list(map(divided, kept)), scale
 
 
 def _part(rollout: Rollout, part: str, rows: Mapping[str, str]) -> float:

@@ -7,7 +7,7 @@ Hooks have one: the text of `SamplingState.hooks`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
@@ -46,12 +46,22 @@ class _Rollouts:
     prompt_id: str
     multi: RolloutGroup
     anchors: tuple[RolloutGroup, ...]
+    extras: tuple[RolloutGroup, ...] = field(default=(), kw_only=True)
+
+
+@validated(frozen=True, config=_AS_JSON)
+class _Own:
+    """Of one of a prompt's `own_groups`."""
+
+    advantages: tuple[float, ...]
+    weights: tuple[float, ...]
 
 
 @validated(frozen=True, config=_AS_JSON)
 class _Carried(_Rollouts):
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
+    own_groups: tuple[_Own, ...] = field(default=(), kw_only=True)
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -62,6 +72,7 @@ class _Kept:
     carried: bool
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
+    own_groups: tuple[_Own, ...] = field(default=(), kw_only=True)
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -100,12 +111,7 @@ def state_to_json(state: RunState) -> bytes:
     Versions of weights are renumbered, so that the engine's is 0: the process that loads the state counts anew.
     """
     sampling = renumbered(state.sampling, 0)
-    carried = tuple(
-        _Carried(
-            item.rollouts.prompt.prompt_id, item.rollouts.multi, item.rollouts.anchors, item.advantages, item.weights
-        )
-        for item in sampling.carried
-    )
+    carried = tuple(map(_carried_to_stored, sampling.carried))
     stored = StoredState(
         state.step,
         sampling.round,
@@ -119,14 +125,38 @@ def state_to_json(state: RunState) -> bytes:
     return _STORED.dump_json(stored)
 
 
+def _carried_to_stored(item: SampledPrompt) -> _Carried:
+    rollouts, own = item.rollouts, _own(item)
+    groups = {"multi": rollouts.multi, "anchors": rollouts.anchors, "extras": rollouts.extras}
+    return _Carried(
+        rollouts.prompt.prompt_id, **groups, advantages=item.advantages, weights=item.weights, own_groups=own
+    )
+
+
+def _own(item: SampledPrompt) -> tuple[_Own, ...]:
+    return tuple(_Own(own.advantages, own.weights) for own in item.own_groups)
+
+
+def _sampled(rollouts: PromptRollouts, stored: _Carried | _Kept, carried: bool) -> SampledPrompt:
+    """Its groups of their own are among the rollouts."""
+    pairs = zip(rollouts.own_groups, stored.own_groups, strict=True)
+    own = tuple(
+        SampledPrompt(PromptRollouts(rollouts.prompt, group, ()), one.advantages, one.weights) for group, one in pairs
+    )
+    return SampledPrompt(rollouts, stored.advantages, stored.weights, carried, own)
+
+
 def _ahead_to_stored(ahead: Sampled) -> _Ahead:
     def kept(items: Sequence[SampledPrompt]) -> tuple[_Kept, ...]:
         return tuple(
-            _Kept(item.rollouts.prompt.prompt_id, item.carried, item.advantages, item.weights) for item in items
+            _Kept(item.rollouts.prompt.prompt_id, item.carried, item.advantages, item.weights, own_groups=_own(item))
+            for item in items
         )
 
     return _Ahead(
-        tuple(_Rollouts(item.prompt.prompt_id, item.multi, item.anchors) for item in ahead.rollouts),
+        tuple(
+            _Rollouts(item.prompt.prompt_id, item.multi, item.anchors, extras=item.extras) for item in ahead.rollouts
+        ),
         kept(ahead.kept),
         kept(ahead.state.carried),
         ahead.state.round,
@@ -162,16 +192,14 @@ def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState
             f"{STATE_FILE}: {len(unknown)} of {len(sampled)} sampled prompts are not in the training set "
             f"(first: {unknown[0]}); resume with the data that the run was started with"
         )
-    carried = tuple(
-        SampledPrompt(_rollouts(item, prompts), item.advantages, item.weights, carried=True) for item in stored.carried
-    )
+    carried = tuple(_sampled(_rollouts(item, prompts), item, carried=True) for item in stored.carried)
     ahead = None if stored.ahead is None else _ahead_from_stored(stored.ahead, carried, prompts)
     sampling = SamplingState(stored.round, carried, stored.quarantine, ahead=ahead, hooks=stored.hooks)
     return RunState(stored.step, sampling, stored.metrics, stored.logged)
 
 
 def _rollouts(item: _Rollouts, prompts: Mapping[str, Prompt]) -> PromptRollouts:
-    return PromptRollouts(prompts[item.prompt_id], item.multi, item.anchors)
+    return PromptRollouts(prompts[item.prompt_id], item.multi, item.anchors, item.extras)
 
 
 def _ahead_from_stored(stored: _Ahead, carried: Sequence[SampledPrompt], prompts: Mapping[str, Prompt]) -> Sampled:
@@ -181,7 +209,7 @@ def _ahead_from_stored(stored: _Ahead, carried: Sequence[SampledPrompt], prompts
     fresh = {item.prompt.prompt_id: item for item in rollouts}
 
     def kept(item: _Kept, found: Mapping[str, PromptRollouts]) -> SampledPrompt:
-        return SampledPrompt(found[item.prompt_id], item.advantages, item.weights, item.carried)
+        return _sampled(found[item.prompt_id], item, item.carried)
 
     trained = tuple(kept(item, before if item.carried else fresh) for item in stored.kept)
     beyond = tuple(kept(item, fresh) for item in stored.carried)

@@ -11,6 +11,7 @@ from mars.cli.ckpt import ckpt
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
 from mars.cli.ray import ray
+from mars.cli.recipe import recipe
 from mars.cli.runs import runs
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 reward = typer.Typer(help="Try a reward on responses.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 app.add_typer(runs, name="runs")
+app.add_typer(recipe, name="recipe")
 app.add_typer(ckpt, name="ckpt")
 app.add_typer(evaluation, name="eval")
 app.add_typer(reward, name="reward")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -222,6 +223,9 @@ def _build(
 ) -> None:
     from mars.cli.convert import run_conversion
     from mars.data.build.write import BuildOptions, built_set
+    from mars.errors import ConfigError
 
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", split, re.ASCII) is None:
+        raise ConfigError(f"--split: want letters, digits, '_', '.' and '-'; got {split!r}; give such as train")
     public = built_set(task, source, image_root, out, BuildOptions(seed, copies, split, jpeg), limit)
     run_conversion(public, out, None, limit=None, dry_run=False, on_bad_sample=on_bad_sample, licence=None)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from mars.answers.record import PromptLength
+from mars.background import Stopped
 from mars.cluster.absent_engines import AbsentEngines, place, unfinished
 from mars.cluster.engine_builds import FAILED_BUILD, EngineBuilds
 from mars.cluster.engine_losses import EngineLosses
@@ -58,7 +59,7 @@ class RayEngine:
         self._absences = 0
         self._weights: WeightUpdate | None = None
         self._is_asleep = False
-        self._lost: dict[int, WorkerError] = {}  # absent engines that `wake` brings back
+        self._lost: dict[int, WorkerError] = {}  # absent engines that `wake` or the next call brings back
 
     def dump_stacks(self) -> None:
         self._group.dump_stacks()
@@ -136,14 +137,10 @@ class RayEngine:
         return unfinished(known, [i for engine in without for i in shares[engine]], given_out)
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        shares = self._balancer.split(requests, self._absent)
-        hints = {
-            engine: self._group.workers[engine].prefetch.remote(
-                first_window((requests[i] for i in share), self._window)
-            )
-            for engine, share in enumerate(shares)
-            if engine not in self._absent
-        }
+        shares = enumerate(self._balancer.split(requests, self._absent))
+        first = {i: first_window((requests[k] for k in share), self._window) for i, share in shares}
+        workers = self._group.workers
+        hints = {i: workers[i].prefetch.remote(hint) for i, hint in first.items() if i not in self._absent}
         self._replace_failed(self._group.outcomes(hints, "prefetch"))
 
     def sleep(self) -> None:
@@ -154,10 +151,7 @@ class RayEngine:
     def wake(self) -> None:
         self._on_each("wake")
         self._is_asleep = False
-        for index, error in self._lost.items():
-            self._losses.note(index, error)
-        while self._lost:  # each call brings one back, which may be another one, or leaves this one out
-            self._bring_back(*next(iter(self._lost.items())))
+        self._bring_back_lost()
 
     def counts(self) -> EngineCounts:
         return self._counts + EngineCounts(restarts=self._losses.restarts.total, absences=self._absences)
@@ -166,8 +160,7 @@ class RayEngine:
         """update: its payload is a `WeightOffer`.
 
         An engine that fails is replaced. One that lacks weights only because another process failed gets them again.
-        Engines that were absent and are built again get the weights with the others.
-        """
+        Engines that were absent and are built again get the weights with the others."""
         self._weights = update
         if not self._is_asleep:
             self._take_in(join=True)
@@ -189,13 +182,9 @@ class RayEngine:
                 self._replace(engine, outcome)
 
     def _load_on(self, engines: Sequence[int]) -> dict[int, WorkerError | None]:
-        """Give the current weights to these engines: engine -> the error of each that failed.
-
-        Raises WorkerLost if a rank of the trainer was lost meanwhile.
-        """
-        if self._weights is None or not engines:
-            return {}
-        return give_weights(self._group, engines, self._weights, self._losses.restarts.total)
+        """Give the current weights, if there are any, to these engines; as `give_weights`."""
+        weights = self._weights
+        return give_weights(self._group, engines, weights, self._losses.restarts.total) if weights and engines else {}
 
     def _replace(self, index: int, error: WorkerError) -> bool:
         """End a lost engine and bring it back, as `_bring_back`.
@@ -209,7 +198,17 @@ class RayEngine:
             if not self._is_asleep:
                 raise WorkerLost(f"{error}; its node is lost, and with it the ranks on the same GPUs")
             return False
-        return self._bring_back(index, error)
+        try:
+            return self._bring_back(index, error)
+        except Stopped:  # the next call waits for it
+            self._lost[index] = error
+            raise
+
+    def _bring_back_lost(self) -> None:
+        for index, error in self._lost.items():
+            self._losses.note(index, error)
+        while self._lost:  # each call brings one back, which may be another one, or leaves this one out
+            self._bring_back(*next(iter(self._lost.items())))
 
     def _bring_back(self, index: int, error: WorkerError) -> bool:
         """Wait until the successor of an absent engine runs, build the engine and give it the weights.
@@ -281,7 +280,9 @@ class RayEngine:
     def _take_in(self, join: bool) -> None:
         """Do for the absent engines what can be done without waiting. join: those that are built are absent no more.
 
-        An engine whose process was lost is started again, a few times. One that cannot be built is left alone."""
+        An engine whose process was lost is started again, a few times. One that cannot be built is left alone. Those
+        that a stopped call was bringing back are waited for."""
+        self._bring_back_lost()
         for index, successor in self._absent.to_take_in():
             try:
                 if index not in self._builds and successor.is_running():

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
+from mars import background
 from mars.errors import WorkerError
 
 _LOOK_S = 0.1
@@ -85,6 +86,7 @@ def first_running(
     """
     while True:
         look()
+        background.check()
         for index, successor in successors.items():
             if successor.is_running():
                 return index

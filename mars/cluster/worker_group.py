@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from mars import watchdog
+from mars import background, watchdog
 from mars.cluster.call_queue import CallQueue, Deadlines, left_by_none
 from mars.cluster.head import check_head
 from mars.cluster.layout import WorkerResources
@@ -27,8 +27,7 @@ _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
 _LOST_TIMEOUT_S = 2.0
 _LINGER_S = 0.004
-"""For each call that is waited for: how long to wait for more answers after the first, at most `_LOOK_S` in all. Each
-wait looks at all calls, and takes about 10 microseconds for each."""
+"""For each call that is waited for: how long to wait for more answers after the first, at most `_LOOK_S` in all."""
 _LOOK_S = 0.5
 """How often a call looks whether the processes of its workers live."""
 
@@ -163,6 +162,7 @@ class WorkerGroup:
                     raise WorkerDied(self._describe(call, reason, [index]), index)
             if not left:
                 return []
+            background.check()
             meanwhile()
 
     def _process(self, index: int) -> WorkerProcess | None:
@@ -236,9 +236,9 @@ class WorkerGroup:
         """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
 
         Closing the iterator cancels the calls that have not ended, and so does an error.
-        arguments: for each worker, those of its calls, one after the other. Each worker gets its next call while it
-            works on the one before. Each item has the deadline, counted from the worker's answer before,
-            without the time that `recover` and the caller take.
+        arguments: for each worker, those of its calls, one after the other; it gets the next one while it works on the
+            one before. Each item has the deadline, from the worker's answer before, without the time that `recover`
+            and the caller take.
         recover: called with the index of a worker that failed, and with its WorkerError. Returns whether another worker
             has taken its place. Then the calls are repeated on that one, which yields its items from the first one on.
             Otherwise the calls of this worker are over.

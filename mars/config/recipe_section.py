@@ -20,7 +20,9 @@ class RecipeConfig(Section):
     sampler: str | None = Field(description=f"Which prompts a step samples: {_FILE}; null: the order of section data.")
     shaping: list[str] = Field(description=f"Amounts added to scores, each {_FILE}, in this order; []: none.")
     advantage: list[str] = Field(description=f"Rules that change advantages, each {_FILE}, in this order; []: none.")
-    requests: str | None = Field(description=f"Further requests of a prompt: {_FILE}; null: none.")
+    requests: str | None = Field(
+        description=f"Requests besides a prompt's views, and texts that join its responses: {_FILE}; null: none."
+    )
     tokens: str | None = Field(description=f"Rule of the trainer for single tokens: {_FILE}; null: none.")
     transforms: dict[str, str] = Field(description=f"Image transforms by name, each {_FILE}: `{{masked: {_FILE}}}`.")
     settings: dict[str, dict[str, Any]] = Field(
@@ -39,16 +41,9 @@ def _none_twice(specs: list[str]) -> tuple[str, str] | None:
     return None if len(set(specs)) == len(specs) else ("a name comes twice", "give each once")
 
 
-def _not_built(value: object) -> tuple[str, str] | None:
-    return ("this version of mars does not have this hook", "leave it empty") if value else None
-
-
 _HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
-# A hook leaves this tuple when its calls are built.
-_MISSING = ("requests",)
 
 RECIPE_RULES = (
     *(Rule((f"recipe.{hook}",), _well_formed) for hook in _HOOKS),
-    *(Rule((f"recipe.{hook}",), _not_built) for hook in _MISSING),
     *(Rule((f"recipe.{hook}",), _none_twice) for hook in ("shaping", "advantage")),
 )

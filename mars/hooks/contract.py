@@ -41,7 +41,8 @@ class GroupShaping(Protocol):
     on: Literal["multi", "all"]
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
-        """One amount for each rollout of `item.multi`; on="all": then for those of each anchor group, in order.
+        """One amount for each rollout of `item.multi`, then for those of each guest (`item.multi_groups` has both);
+        on="all": then for those of each anchor group, in order.
 
         Failed rollouts have a place too; what is given for them is not used."""
         ...
@@ -53,7 +54,8 @@ class AdvantageRule(Protocol):
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
         """`base` with other values or weights.
 
-        Row i of base.values and base.weights belongs to the i-th valid multi rollout of `kept`, prompt after prompt;
+        Row i of base.values and base.weights belongs to the i-th of the rollouts `trained` of all `kept`: the valid
+        multi rollouts, then the valid guests, prompt after prompt;
         base.mean and base.std have one entry for each prompt. Weights multiply the loss of a response."""
         ...
 

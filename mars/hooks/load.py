@@ -22,6 +22,7 @@ from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
 from mars.hooks.contract import RULE_MEMBERS, SAMPLER_MEMBERS, SHAPING_MEMBERS, SamplerSetup
 from mars.hooks.prompt_sampler import SampledRounds
+from mars.hooks.requests import REQUESTS_MEMBERS
 from mars.hooks.settings import read_settings
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.plugin import load, resolve
@@ -92,7 +93,8 @@ def load_step_hooks(recipe: RecipeConfig, part_weights: Collection[str], num_ste
             raise ConfigError(f"recipe.shaping: {named.name} adds the part {part}, a name of {taken[part]}; rename it")
         taken[part] = named.name
     rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
-    hooks = StepHooks(shaping, rules, num_steps)
+    requests = recipe.requests and _named(recipe, "recipe.requests", recipe.requests, REQUESTS_MEMBERS)
+    hooks = StepHooks(shaping, rules, num_steps, requests=requests or None)
     return replace(hooks, initial=hooks.snapshot(sampler={}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,8 @@ from mars.algorithms.penalties import add_to_scores, groups
 from mars.algorithms.pooled_rewards import PooledRewards, with_advantages
 from mars.errors import ConfigError
 from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts
-from mars.types import PromptRollouts, SampledPrompt
+from mars.hooks.requests import Extra, ExtraRequests, Injected
+from mars.types import Prompt, PromptRollouts, SampledPrompt
 
 Hook = TypeVar("Hook")
 _NOTHING = '{"sampler": {}, "advantage": {}}'
@@ -37,11 +38,19 @@ class StepHooks:
     advantage: tuple[Named[AdvantageRule], ...] = ()
     num_steps: int = 1
     initial: str | None = None
+    requests: Named[ExtraRequests] | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts of the reward that the hooks add."""
         return tuple(named.hook.part for named in self.shaping)
+
+    def asked_before(self, prompt: Prompt, step: int) -> Sequence[Extra | Injected]:
+        """What `ExtraRequests.before` asks of a prompt."""
+        return () if (named := self.requests) is None else named.hook.before(prompt, self._facts(named, step))
+
+    def asked_after(self, item: PromptRollouts, step: int) -> Sequence[Extra | Injected]:
+        return () if (named := self.requests) is None else named.hook.after(item, self._facts(named, step))
 
     def shaped(self, rollouts: list[PromptRollouts], step: int) -> list[PromptRollouts]:
         """The rollouts with the amounts of each `GroupShaping` added to their scores and recorded as parts.
@@ -79,7 +88,8 @@ class StepHooks:
             "critic/advantages/size_before_rules": _mean_size(base),
             "critic/advantages/size_after_rules": _mean_size(found),
         }
-        return [replace(new, carried=old.carried) for new, old in zip(ruled, kept, strict=True)], metrics
+        pairs = zip(ruled, kept, strict=True)
+        return [replace(old, advantages=new.advantages, weights=new.weights) for new, old in pairs], metrics
 
     def snapshot(self, sampler: Mapping[str, Any]) -> str | None:
         """What the hooks keep between steps, as JSON; None without a hook that keeps anything. sampler: its state."""
@@ -126,7 +136,7 @@ def as_json(names: str, state: Mapping[str, Any]) -> str:
 
 
 def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts) -> list[float]:
-    """One for each rollout of all groups."""
+    """One for each rollout of `groups(item)`: of multi groups, anchors, and the groups of their own, which get 0."""
     shaping = named.hook
     if any(shaping.part in r.reward.parts for group in groups(item) for r in group.rollouts if r.valid):
         raise ConfigError(
@@ -134,14 +144,14 @@ def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts)
             "already; rename one of the two"
         )
     given = [float(amount) for amount in shaping(item, facts)]
-    sizes = [len(group.rollouts) for group in groups(item)]
-    wanted = sum(sizes) if shaping.on == "all" else sizes[0]
+    shaped = item.multi_groups if shaping.on == "multi" else (*item.multi_groups, *item.anchors)
+    wanted, total = (sum(len(group.rollouts) for group in some) for some in (shaped, groups(item)))
     if len(given) != wanted:
         raise ConfigError(
             f"recipe.shaping: {named.name} must give one amount for each of the {wanted} rollouts of {item.prompt.row} "
             f'(on="{shaping.on}"); got {len(given)}; docs/extend.md has an example'
         )
-    return given if shaping.on == "all" else [*given, *[0.0] * sum(sizes[1:])]
+    return [*given, *[0.0] * (total - wanted)]
 
 
 def _check_advantages(name: str, found: Advantages, base: Advantages) -> None:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from math import ceil
 from multiprocessing.connection import wait
 
+from mars import background
 from mars.errors import ConfigError, WorkerError
 from mars.rewards.batch import Batch
 from mars.rewards.contract import ScorerName, failed_result
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 # Answers sent at once to a worker that scores one after the other: enough to hide the socket's latency, few enough to
 # keep all workers busy.
 _CHUNK = 8
+_LOOK_S = 0.5
 
 
 def _do_nothing() -> None:
@@ -105,13 +107,15 @@ class RewardPool:
                     break
             batch.complete = True
             self._wake()
-            thread.join()
+            while thread.is_alive():
+                thread.join(_LOOK_S)
+                background.check()
         finally:
             batch.abandoned = True
             self._wake()
             thread.join()
-            # After an exception (Ctrl-C), workers may still score answers of this call. End them; the next call starts
-            # new ones.
+            # After an exception (Ctrl-C, `Stopped`), workers may still score answers of this call. End them; the next
+            # call starts new ones.
             with self._lock:
                 for worker in [worker for worker in self._workers if worker.assigned]:
                     self._end(worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -119,6 +120,30 @@ def collect(
     Raises ValueError if a sample of a request is missing, unexpected or there twice, if two requests have the same key,
     or a prompt has no multi request.
     """
+    groups = _groups(requests, scored, unreadable)
+    readable = (prompt for prompt in prompts if prompt.prompt_id not in unreadable)
+    return [_prompt_rollouts(prompt, groups[prompt.prompt_id]) for prompt in readable]
+
+
+def with_following(
+    rollouts: Sequence[PromptRollouts],
+    requests: Sequence[RolloutRequest],
+    scored: Iterable[ScoredSample],
+    unreadable: Collection[str],
+) -> list[PromptRollouts]:
+    """The rollouts with the groups of extra requests that followed them. Arguments and errors as of `collect`."""
+    groups = _groups(requests, scored, unreadable)
+    readable = (item for item in rollouts if item.prompt.prompt_id not in unreadable)
+    return [
+        _prompt_rollouts(item.prompt, [item.multi, *item.anchors, *item.extras, *groups[item.prompt.prompt_id]])
+        for item in readable
+    ]
+
+
+def _groups(
+    requests: Sequence[RolloutRequest], scored: Iterable[ScoredSample], unreadable: Collection[str]
+) -> dict[str, list[RolloutGroup]]:
+    """Prompt id -> its groups in the order of the requests."""
     rollouts: list[dict[int, Rollout]] = [{} for _ in requests]
     for item in scored:
         request, k = requests[item.sample.request], item.sample.index
@@ -128,8 +153,7 @@ def collect(
         rollouts[item.sample.request][k] = Rollout(
             request.prompt_id, request.view, k, item.text, item.sample.completion, item.reward, extra
         )
-    prompts = [prompt for prompt in prompts if prompt.prompt_id not in unreadable]
-    groups: dict[str, list[RolloutGroup]] = {prompt.prompt_id: [] for prompt in prompts}
+    groups: dict[str, list[RolloutGroup]] = defaultdict(list)
     for request, by_index in zip(requests, rollouts, strict=True):
         if request.prompt_id in unreadable:
             continue
@@ -137,7 +161,7 @@ def collect(
             raise ValueError(f"samples {sorted(by_index)} of {request.num_samples} for {_name(request)}")
         members = tuple(by_index[k] for k in range(request.num_samples))
         groups[request.prompt_id].append(RolloutGroup(request, members))
-    return [_prompt_rollouts(prompt, groups[prompt.prompt_id]) for prompt in prompts]
+    return groups
 
 
 def _prompt_rollouts(prompt: Prompt, groups: Sequence[RolloutGroup]) -> PromptRollouts:

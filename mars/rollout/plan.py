@@ -1,4 +1,4 @@
-"""Make the requests of a step: for every prompt one multi request, followed by its anchor requests."""
+"""Make the requests of a step: for every prompt one multi request, its anchor requests, and what a recipe adds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, View
+from mars.rollout.extras import ExtraPlan, PlannedRequests
+from mars.rollout.seeds import request_seed
+from mars.types import ImageRef, Prompt, PromptRollouts, RolloutRequest, Sampling, View
 
 EncodeView = Callable[[Prompt, View], tuple[tuple[int, ...], tuple[ImageRef, ...]]]
 """(prompt, view) -> (prompt ids with one placeholder per image, images of the view)."""
@@ -19,6 +21,7 @@ class RolloutPlan:
     multi_samples: responses to the multi view (G). anchor_samples: responses to each anchor view (m).
     anchor_views: prompt -> its anchor views. encode: (prompt, view) -> prompt ids and images.
     seed: seed of the run. A request's seed is a hash of it with step, prompt and view.
+    extras: what a recipe asks besides; None for nothing.
     """
 
     multi_samples: int
@@ -28,15 +31,35 @@ class RolloutPlan:
     anchor_views: Callable[[Prompt], tuple[View, ...]]
     encode: EncodeView
     seed: int
+    extras: ExtraPlan | None = None
 
     def requests(self, prompts: Sequence[Prompt], step: int) -> list[RolloutRequest]:
-        """The requests of all prompts in order: each prompt's multi view, then its anchor views."""
-        return [request for prompt in prompts for request in self._prompt_requests(prompt, step)]
+        """The engine's requests of all prompts in order: each prompt's multi view, its anchor views, and extra ones."""
+        return list(self.planned(prompts, step).requests)
+
+    def planned(self, prompts: Sequence[Prompt], step: int) -> PlannedRequests:
+        """`requests`, and what a recipe adds that is not asked of the engine."""
+        of_views = [self._prompt_requests(prompt, step) for prompt in prompts]
+        parts = []
+        for prompt, requests in zip(prompts, of_views, strict=True):
+            parts.append(PlannedRequests(tuple(requests)))
+            if self.extras is not None:
+                parts.append(self.extras.asked_before(prompt, requests[0], step))
+        return PlannedRequests.joined(parts)
+
+    def following(self, rollouts: Sequence[PromptRollouts], step: int) -> PlannedRequests:
+        """What a recipe asks when the responses to the views are there."""
+        if self.extras is None:
+            return PlannedRequests()
+        return PlannedRequests.joined([self.extras.asked_after(item, step) for item in rollouts])
 
     def of_probes(self) -> RolloutPlan:
-        """The plan of probes: multi views alone. Their seeds differ from those of the same prompts in the same step."""
+        """The plan of probes: multi views alone, without extra requests.
+
+        Their seeds differ from those of the same prompts in the same step.
+        """
         seed = int.from_bytes(blake2b(f"probes:{self.seed}".encode(), digest_size=6).digest(), "big")
-        return replace(self, anchor_views=_no_views, seed=seed)
+        return replace(self, anchor_views=_no_views, seed=seed, extras=None)
 
     def _prompt_requests(self, prompt: Prompt, step: int) -> list[RolloutRequest]:
         multi = self._request(prompt, None, step, self.multi_samples, self.multi_sampling)
@@ -63,12 +86,3 @@ class RolloutPlan:
 
 def _no_views(prompt: Prompt) -> tuple[View, ...]:
     return ()
-
-
-def request_seed(run_seed: int, step: int, prompt_id: str, view: View) -> int:
-    """48-bit seed of a request. Sample k uses seed + k.
-
-    All samples of a step get different seeds in practice: with a million samples, two are equal with probability 0.2 %.
-    """
-    key = repr((run_seed, step, prompt_id, view)).encode()
-    return int.from_bytes(blake2b(key, digest_size=6).digest(), "big")

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from mars.background import Background, Stopped
 from mars.cluster import worker_group
 from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.layout import Layout, WorkerResources
@@ -134,6 +135,14 @@ def test_a_death_of_which_ray_does_not_tell_is_seen(group, monkeypatch):
         WorkerLost, match=rf"count failed on counter-1: a worker process died \(process {process.pid}\)"
     ):
         group.results(waiting, "count")
+
+
+def test_a_thread_that_is_stopped_waits_for_no_worker(group):
+    """The deadline of 5 s would end the wait too, with another error."""
+    hanging = [group.workers[0].count.options(num_returns=1).remote([-4])]
+    with pytest.raises(KeyError), Background(lambda: group.results(hanging, "count"), name="beside") as call:
+        raise KeyError
+    assert isinstance(call._error, Stopped)
 
 
 def test_one_wait_serves_the_answers_of_many_workers_and_is_never_longer_than_half_a_second(group, monkeypatch):

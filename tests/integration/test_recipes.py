@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import yaml
 from mars.cli.app import app
 from tests.fakes.python import call_script
 from tests.integration.workshop import ROOT, Job, Workshop, run
+from tests.unit.rewards.judge_server import judge_server
 
 DAPO = "recipe/dapo/run_dapo_qwen2.5_3b.sh"
 MARS = "recipe/mars/run_mars_qwen2.5_3b.sh"
@@ -23,6 +23,10 @@ REWARD = f"{Path(__file__).with_name('varied_reward.py')}:score"  # random text 
 # The tiny experiments of all recipes but these two.
 METHODS = sorted(
     path for path in ROOT.glob("recipe/*/experiment/*_tiny.yaml") if path.parents[1].name not in ("dapo", "mars")
+)
+# The commands of READMEs that prepare a tiny experiment.
+PREPARES = re.compile(
+    r"^(?:mars data build \w+|python recipe/\w+/\w+\.py) runs/(?:quickstart|puzzles)/.*$", re.MULTILINE
 )
 ON_A_CPU = ("cluster.device=cpu", "rollout.tensor_parallel_size=1")
 
@@ -100,21 +104,30 @@ def quick_start(workshop: Workshop, tmp_path_factory) -> Path:
     (folder / "recipe").symlink_to(ROOT / "recipe")
     with contextlib.chdir(folder):
         for readme in sorted(ROOT.glob("recipe/*/README.md")):
-            for line in re.findall(r"^(?:mars data build|python recipe/).* runs/.*$", readme.read_text(), re.MULTILINE):
-                prepare(shlex.split(line))
+            for line in PREPARES.findall(readme.read_text()):
+                prepare(shlex.split(line), folder)
     return folder
 
 
-def prepare(command: list[str]) -> None:
-    """A command of a README that makes rows for a tiny experiment."""
+def prepare(command: list[str], folder: Path) -> None:
+    """A command of a README that makes what a tiny experiment needs, from the quick start's data or model."""
     if command[0] == "mars":
         app(command[1:], standalone_mode=False)
     else:
-        subprocess.run([sys.executable, *command[1:]], check=True)
+        done = run(command[1:], folder / "run")
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def environment(quick_start: Path) -> Iterator[dict[str, str]]:
+    """What some rewards need: a service that stands in for a judge model, and the model's embeddings."""
+    with judge_server() as server:
+        judge = {"JUDGE_URL": server.url, "JUDGE_MODEL": "a-judge", "NO_PROXY": "127.0.0.1"}
+        yield judge | {"MIXED_R1_EMBEDDINGS": str(quick_start / "runs" / "puzzles" / "embeddings")}
 
 
 @pytest.mark.parametrize("experiment", METHODS, ids=lambda path: path.stem)
-def test_a_step_of_every_method(quick_start: Path, experiment: Path):
+def test_a_step_of_every_method(quick_start: Path, environment: dict[str, str], experiment: Path):
     """Real models in one process, with the engine of transformers; the other engines run the same step."""
     own = yaml.safe_load(experiment.read_text())
     # Random text scores nothing with a built-in reward.
@@ -127,7 +140,7 @@ def test_a_step_of_every_method(quick_start: Path, experiment: Path):
     ]  # fmt: skip
     folder = experiment.parents[1].relative_to(ROOT)
     run_dir = quick_start / "runs" / experiment.stem
-    job = run(["-m", "mars.main", "--config-dir", str(folder), *given], quick_start / "run")
+    job = run(["-m", "mars.main", "--config-dir", str(folder), *given], quick_start / "run", **environment)
     assert job.returncode == 0, job.stderr[-3000:]
     (row,) = Job(0, "", "", run_dir).metrics
     assert row["reward/failed"] == 0

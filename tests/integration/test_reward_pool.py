@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mars.background import Background
 from mars.errors import ConfigError, WorkerError
 from mars.rewards.functions import RewardsBySet
 from mars.rewards.local import LocalScorer
@@ -327,6 +328,28 @@ def test_the_deadline_passes_while_the_next_answer_is_awaited(pipe: Path) -> Non
     pool.close()
     assert late.failed == TIMED_OUT
     assert (fine.failed, fine.score) == (None, 1.0)
+
+
+def test_a_stopped_call_gives_up_what_it_scores_and_the_pool_goes_on(pipe: Path) -> None:
+    """Its deadline is far away."""
+    pool = RewardPool(f"{pipe.parent / 'reward.py'}:f", "strict", num_workers=1, timeout_s=300.0)
+    hanging: list[int] = []
+
+    def lose_the_trainer() -> None:
+        with Background(lambda: pool.score([make_item(str(pipe), "hang")]), name="sampling"):
+            hanging.append(int(pipe.read_text()))
+            raise WorkerError("actor-0 died")
+
+    def answers() -> Iterator[RewardInput]:
+        yield make_item(str(pipe))
+        pipe.read_text()
+
+    with pytest.raises(WorkerError, match="actor-0 died"):
+        lose_the_trainer()
+    assert_ended(hanging[0])
+    assert not {"rewards", "sampling"} & {thread.name for thread in threading.enumerate()}
+    assert [result.score for result in pool.score(answers())] == [1.0]
+    pool.close()
 
 
 def test_what_the_stream_raises_ends_the_call_and_leaves_nothing(pool: RewardPool) -> None:

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "families": BASE,
     "quarantine": BASE,
     "interrupts": {"errors"},
+    "background": set(),
     "versions": set(),
     "offload": set(),
     "watchdog": {"errors", "interrupts"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "algorithms": BASE,
     "batching": BASE,
     "data.pixels": BASE | {"image_transform", "output"},
-    "rewards": BASE | {"data.pixels", "output", "plugin"},
+    "rewards": BASE | {"background", "data.pixels", "output", "plugin"},
     "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
     "hooks": BASE | {"algorithms", "config", "image_transform", "plugin"},
     "answers": BASE | {"output"},
@@ -54,13 +55,13 @@ MAY_IMPORT = {
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},
     "tracking": BASE | {"answers", "output", "watchdog"},
-    "rollout": BASE | {"answers", "config", "families", "faults", "offload"},
+    "rollout": BASE | {"answers", "config", "families", "faults", "hooks", "offload"},
     "actor": BASE | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "weights"},
     "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
     "cluster": BASE
     | {"actor", "algorithms", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards"}
-    | {"rollout"}
+    | {"background", "rollout"}
     | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
@@ -69,7 +70,6 @@ MAY_IMPORT = {
     | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "tracking", "turns"},
     "staleness": BASE | {"sampling"},
     "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
-    "background": set(),
     "step_async": BASE | {"background", "faults", "interrupts", "sampling", "staleness", "step", "rollout", "tracking"},
     "checkpoint": BASE
     | {"quarantine"}

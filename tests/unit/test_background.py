@@ -14,12 +14,12 @@ WAIT_S = 20.0
 
 
 def test_the_result_comes_back_from_another_thread():
-    with Background(lambda check: threading.current_thread().name, name="beside") as call:
+    with Background(lambda: threading.current_thread().name, name="beside") as call:
         assert call.result() == "beside"
 
 
 def test_the_exception_of_the_call_is_raised_where_its_result_is_wanted():
-    def fails(check):
+    def fails():
         raise KeyError("lost")
 
     with pytest.raises(KeyError, match="lost"), Background(fails, name="beside") as call:
@@ -31,11 +31,11 @@ def test_a_call_whose_result_nobody_wants_is_stopped(leaves):
     """Where the block fails, and where it only does not ask."""
     begun, stopped = threading.Event(), threading.Event()
 
-    def goes_on(check):
+    def goes_on():
         begun.set()
         try:
             while True:
-                check()
+                background.check()
         finally:
             stopped.set()
 
@@ -54,10 +54,35 @@ def test_a_call_whose_result_nobody_wants_is_stopped(leaves):
     assert "beside" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_check_elsewhere_does_nothing():
+    """Beside a call that is to stop, and in a thread that the stopped call has started."""
+    begun, asked, beside = threading.Event(), threading.Event(), []
+
+    def goes_on():
+        begun.set()
+        while not asked.is_set():
+            background.check()
+
+    def block():
+        with Background(goes_on, name="beside") as call:
+            assert begun.wait(WAIT_S)
+            call._stop.set()
+            background.check()
+            other = threading.Thread(target=lambda: beside.append(background.check()))
+            other.start()
+            other.join(WAIT_S)
+            with pytest.raises(background.Stopped):
+                call.result()
+
+    block()
+    asked.set()
+    assert beside == [None]
+
+
 def test_of_two_errors_that_of_the_block_goes_on_and_the_other_is_logged(caplog):
     failed = threading.Event()
 
-    def fails(check):
+    def fails():
         failed.set()
         raise KeyError("lost")
 
@@ -74,7 +99,7 @@ def test_of_two_errors_that_of_the_block_goes_on_and_the_other_is_logged(caplog)
 def test_an_interruption_does_not_wait_for_a_call_that_does_not_stop(monkeypatch):
     monkeypatch.setattr(background, "_LEAVE_S", 0.0)
     go = threading.Event()
-    with pytest.raises(KeyboardInterrupt), Background(lambda check: go.wait(WAIT_S), name="beside"):
+    with pytest.raises(KeyboardInterrupt), Background(lambda: go.wait(WAIT_S), name="beside"):
         raise KeyboardInterrupt
     assert "beside" in {thread.name for thread in threading.enumerate()}
     go.set()

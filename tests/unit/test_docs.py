@@ -239,7 +239,7 @@ def test_what_the_table_says_about_those_files_is_in_the_code():
         "change the anchors' statistics": "settings.pooled_statistics",
         "add a data set": "-> PublicSet",
         "swap the engine": 'case "hf":',
-        "weight a prompt's advantages": "= with_advantages(",
+        "weight a prompt's advantages": "def __call__(self, base: Advantages",
         "see where the policy is saved": "trainer.save(str((run_dir / POLICY_FOLDER)",
         "see what a step costs": "timing_s/",
     }

@@ -9,10 +9,10 @@ from functools import partial
 
 import pytest
 
-from mars import interrupts
+from mars import background, interrupts
 from mars.checkpoint.state import START, state_from_json, state_to_json
 from mars.data.order.stream import PromptStream
-from mars.errors import DataError, WorkerError, WorkerLost
+from mars.errors import DataError, InterruptedRun, WorkerError, WorkerLost
 from mars.fit import fit, is_finished
 from mars.quarantine import BadPrompt, BadSamples, Quarantine, warn_of
 from mars.sampling import SamplingState
@@ -303,10 +303,42 @@ def test_a_lost_trainer_stops_the_sampling_before_the_error_goes_on(prompts):
     assert "sampling" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_lost_trainer_stops_the_scoring_of_what_is_sampled_already(prompts):
+    """A judge may take minutes for it."""
+    scoring, stopped = threading.Event(), []
+
+    class Trainer(RecordingTrainer):
+        def update(self, batch):
+            assert scoring.wait(WAIT_S)
+            raise WorkerLost("actor-0 died")
+
+    class Scorer:
+        def __init__(self, inner):
+            self.inner, self.num_calls = inner, 0
+
+        def score(self, items):
+            self.num_calls += 1
+            if self.num_calls == 1:
+                return self.inner.score(items)
+            list(items)
+            scoring.set()
+            try:
+                while True:
+                    background.check()
+            finally:
+                stopped.append(True)
+
+    made = random_parts(trainer=Trainer())
+    made = replace(made, scorer=Scorer(made.scorer))
+    with pytest.raises(WorkerLost, match="actor-0 died"):
+        train_step_async(made, Rounds(prompts, 2), NOTHING, 1, OVERLAP)
+    assert stopped == [True]
+
+
 def test_a_run_that_must_end_gives_the_sampling_up_and_saves_the_update(prompts, monkeypatch, caplog):
-    """Half of the grace time has passed. The engine is still busy, so it gets no weights: that would take time too."""
+    """At once after the update. The engine gets no weights: that would take time too."""
     updated = threading.Event()
-    monkeypatch.setattr(interrupts, "is_urgent", updated.is_set)
+    monkeypatch.setattr(interrupts, "reason", lambda: InterruptedRun("SIGTERM") if updated.is_set() else None)
 
     class Trainer(RecordingTrainer):
         def update(self, batch):

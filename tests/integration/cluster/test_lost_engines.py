@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import permutations
 
 import pytest
 
+from mars.background import Background, Stopped
 from mars.cluster import node_check, successor
 from mars.cluster.agreement import Difference
 from mars.cluster.node_facts import SharedFiles
@@ -134,6 +136,29 @@ def test_of_engines_lost_asleep_with_their_node_those_without_room_are_left_out(
         ("worker_replaced", "engine-2"),
     ]  # fmt: skip
     assert engine._absent.others() == [0, 2]
+
+
+def test_a_call_that_is_stopped_does_not_wait_for_a_new_engine_and_the_next_one_does(reports):
+    """A rank was lost meanwhile. The engine that is being replaced is no other's work: it is back in the next call."""
+    group, waits = Group(2, delays=[0, None]), threading.Event()
+    engine = engine_on(group, reports)
+    group.lost = {1}
+    has_room = group.has_room
+
+    def watched(index):
+        waits.set()
+        return has_room(index)
+
+    group.has_room = watched
+    with Background(lambda: engine.prefetch([]), name="sampling") as call:
+        assert waits.wait(20.0)
+    assert isinstance(call._error, Stopped)
+    assert engine._absent.others() == [0]
+    group.delays[1] = 3
+    engine.load_weights(None)
+    assert events(reports) == [("worker_lost", "engine-1"), ("worker_replaced", "engine-1")]
+    assert engine._absent.others() == [0, 1]
+    assert engine.counts().restarts == 1
 
 
 def left_out(group, reports):

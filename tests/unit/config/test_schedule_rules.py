@@ -52,13 +52,16 @@ def test_dotted_settings_are_told_of_the_cap():
     assert problem.endswith("give 1, and algorithm.importance_cap=2.0; or choose all three by schedule=asynchronous")
 
 
+ALARM = "rollout.logprob_diff_alarm=0.5: with rollout.schedule=asynchronous it works in the first step only"
+
+
 @pytest.mark.parametrize(
     ("overrides", "warnings"),
     [
-        (["schedule=asynchronous"], []),
-        (["rollout.schedule=asynchronous", "rollout.max_staleness=1"], ["algorithm.importance_cap is null"]),
-        (["schedule=asynchronous", "algorithm=dapo"], ["rollout.max_staleness is 1: kept prompts beyond"]),
-        (["schedule=asynchronous", "algorithm=dapo", "rollout.max_staleness=2"], []),
+        (["schedule=asynchronous"], [ALARM]),
+        (["rollout.schedule=asynchronous", "rollout.max_staleness=1"], ["algorithm.importance_cap is null", ALARM]),
+        (["schedule=asynchronous", "algorithm=dapo"], ["rollout.max_staleness is 1: kept prompts beyond", ALARM]),
+        (["schedule=asynchronous", "algorithm=dapo", "rollout.max_staleness=2"], [ALARM]),
         (["algorithm=dapo"], []),
     ],
 )

@@ -14,9 +14,11 @@ from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.load import load_sampler, load_step_hooks, resolved
+from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.fit import fit_new_run
-from tests.fakes.step import IMAGE, parts
+from tests.fakes.requests import with_requests
+from tests.fakes.step import IMAGE, TableScorer, one_step, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.unit.test_step import make_table
 from tests.unit.test_step_async import settings
@@ -41,6 +43,29 @@ def recipe(tmp_path, monkeypatch):
     (tmp_path / "experiment" / "own.yaml").write_text(header + yaml.safe_dump(content), encoding="utf-8")
     config = load_config("train", ["experiment=own", "data.train_files=[a]"], [str(tmp_path)])
     return resolved(config.recipe)
+
+
+def test_the_requests_of_the_page_add_half_a_point_where_the_text_alone_is_enough(recipe):
+    """The response of sample 1 of each view alone gives a right answer."""
+    (prompt,) = [make_prompt("p0", [IMAGE] * 2, extra_info={"name": "p0"})]
+    table = make_table([prompt], random.Random(0))
+    hooks = load_step_hooks(recipe, [], num_steps=1)
+    made = with_requests(parts(table), hooks)
+
+    about = iter([k for size in (4, 2, 2) for k in range(size)])
+
+    class Scorer(TableScorer):
+        def _score(self, item):
+            return RewardResult(9.0, float(next(about) == 1), {}) if item.extra else super()._score(item)
+
+    result = one_step(replace(made, scorer=Scorer(table)), [prompt])
+    (item,) = result.rollouts
+    for group in (item.multi, *item.anchors):
+        bonus = [r.reward.score - table["p0", group.request.view, r.index] for r in group.rollouts]
+        assert bonus == pytest.approx([0.5 * (k == 1) for k in range(len(bonus))])
+    blind = [request for request in made.engine.requests if request.extra]
+    assert [request.images for request in blind] == [()] * 8
+    assert result.metrics["extra/blind/accuracy/mean"] == 3 / 8
 
 
 def test_the_rule_of_the_page_lowers_the_weight_of_what_comes_again(recipe):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -11,7 +12,9 @@ from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
 from mars.plugin import find, is_spec
 from mars.rewards.functions import RewardsBySet, load_reward
+from tests.unit.recipes.embedding_files import write_embeddings
 from tests.unit.recipes.recipe_files import FOLDERS, ROOT, compose, experiments, item
+from tests.unit.rewards.judge_server import judge_server
 
 TABLE = ROOT / "docs" / "recipes.md"
 MAX_LINES = 150
@@ -108,11 +111,20 @@ def test_rewards_and_templates_are_found_from_any_folder(folder, tmp_path, monke
             assert find(config.data.template).is_file()
 
 
-@methods
-def test_a_reward_scores_any_text_without_failing(folder):
-    """With the truth of each of the recipe's own rows, if it has some."""
-    import json
+@pytest.fixture(scope="module")
+def services(tmp_path_factory):
+    """What some rewards need: a service that stands in for a judge model, and embeddings of words."""
+    folder = write_embeddings(tmp_path_factory.mktemp("embeddings"))
+    with judge_server() as server, pytest.MonkeyPatch.context() as patch:
+        given = {"JUDGE_URL": server.url, "JUDGE_MODEL": "m", "NO_PROXY": "127.0.0.1", "MIXED_R1_EMBEDDINGS": folder}
+        for name, value in given.items():
+            patch.setenv(name, value)
+        yield
 
+
+@methods
+def test_a_reward_scores_any_text_without_failing(folder, services):
+    """With the truth of each of the recipe's own rows, if it has some."""
     for name in experiments(folder, tiny=True):
         config = compose(folder, name)
         own = [file for file in config.data.train_files if file.startswith("recipe/")]

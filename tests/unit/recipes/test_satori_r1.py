@@ -44,7 +44,8 @@ def test_parts_count_without_the_form():
 
 
 def test_boxes_are_scaled_to_the_stored_image():
-    assert parts(response(boxes="[[0, 0, 5, 10]]"), truth_size=(20, 20), response_size=(10, 10))["box"] == 1
+    facts = FACTS | {"boxes": [[4, 8, 10, 20]]}
+    assert parts(response(boxes="[[2, 2, 5, 5]]"), facts, truth_size=(20, 40), response_size=(10, 10))["box"] == 1
 
 
 @pytest.mark.parametrize("text", ["[[1, 2, 3]]", "none", "[[0, 0, 9, 9]]" * 200])

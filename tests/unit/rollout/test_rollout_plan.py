@@ -9,7 +9,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mars.data.prompts.views import anchor_views, render_view
-from mars.rollout.plan import RolloutPlan, request_seed
+from mars.rollout.plan import RolloutPlan
+from mars.rollout.seeds import request_seed
 from mars.types import ImageRef, Sampling
 from tests.builders import make_prompt
 

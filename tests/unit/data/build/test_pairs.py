@@ -91,6 +91,11 @@ def test_what_a_row_lacks_is_its_problem(tmp_path):
     for task in ("rotation", "position", "contrastive"):
         with pytest.raises(DataError, match="--sources cross needs two sources"):
             build(tmp_path / "out", task, source, "--sources", "cross")
+    both = make_rows(tmp_path / "both", 2)
+    Image.fromarray(plane((40, 40))).save(tmp_path / "both" / "0_infrared.png")
+    Image.fromarray(plane((40, 40))).save(tmp_path / "both" / "1_infrared.png")
+    with pytest.raises(DataError, match=r"needs images of one size; got .*\(40, 40\)"):
+        build(tmp_path / "out", "position", both, "--sources", "cross")
     with pytest.raises(DataError, match="the row has no source 'depth'; got visible"):
         build(tmp_path / "out", "rotation", source, "--sources", "depth")
     with pytest.raises(ConfigError, match="--sources: a question about two images"):

@@ -15,7 +15,7 @@ from PIL import Image
 from mars.cli.app import app
 from mars.data.build.scenes import Scenes, read_scenes
 from mars.data.rows.problems import RowError
-from mars.errors import DataError
+from mars.errors import ConfigError, DataError
 from tests.unit.data.build.coloured import SIZE, build, make_rows, plane
 
 
@@ -103,6 +103,12 @@ def test_every_other_scene_is_drawn_alike(tmp_path):
     alone = Scenes(scenes.all[:1], 0, "x")
     with pytest.raises(RowError, match="no other row can be read"):
         alone.other(alone.all[0], chance)
+
+
+@pytest.mark.parametrize("split", ["", "../train", "a/b", ".hidden", "ä"])
+def test_names_of_splits_that_are_no_file_names(tmp_path, split):
+    with pytest.raises(ConfigError, match="--split: want letters"):
+        build(tmp_path / "out", "rotation", make_rows(tmp_path / "in", 1), "--split", split)
 
 
 def test_jpeg(tmp_path):

@@ -1,0 +1,73 @@
+"""The hook `recipe.requests`: what a prompt is asked besides its views, and texts that join its responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mars.hooks.contract import StepFacts
+from mars.types import ImageRef, Message, Prompt, PromptRollouts, Sampling, View
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A request that is sampled besides the views of a prompt.
+
+    name: letters, digits, "_", "-" and "."; metrics have it (`extra/<name>/...`), and rewards see it.
+    role: "signal": nothing is trained on. Other hooks and metrics see it.
+        "own_group": trained with its own messages and images. Its advantages come from its own rewards alone.
+        "guest": trained as if it had been sampled from the multi prompt, and in the pool of the multi rewards.
+    messages: with one "<image>" for each of `images`. Both may differ from the prompt's.
+    truth: what its responses are scored against; None: they are not scored, which only a signal may be.
+    sampling: None: as multi responses. An own group may differ from that in max_response_tokens only.
+    view, about: the view that it belongs to, and the number of the rollout of this view that it is about. There is one
+        request of a name for each view and rollout.
+    bounded: of a guest: whether the ratio of its tokens is bounded, as that of multi responses is.
+    """
+
+    name: str
+    role: Literal["signal", "own_group", "guest"]
+    messages: tuple[Message, ...]
+    images: tuple[ImageRef, ...]
+    truth: str | None
+    num_samples: int
+    sampling: Sampling | None = None
+    view: View = None
+    about: int | None = None
+    bounded: bool = False
+
+
+@dataclass(frozen=True)
+class Injected:
+    """A text as one more response to the multi prompt: a guest that no engine samples.
+
+    score: its score; None: it is scored like the others. ends: whether the token that ends a response follows it.
+    """
+
+    name: str
+    text: str
+    score: float | None
+    ends: bool = True
+
+
+class ExtraRequests(Protocol):
+    """Asks more of a prompt than its views. Both methods are pure functions of their arguments, and may be called more
+    than once with the same: the images of the next step are read ahead.
+
+    What cannot be asked has a group without rollouts, and `extra/<name>/left_out` counts it: if the text would become a
+    special token, or if it has more than `data.max_prompt_tokens` (a given text: `rollout.max_response_tokens`) tokens.
+    """
+
+    def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra | Injected]:
+        """What is asked together with the views, in the same engine call."""
+        ...
+
+    def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra | Injected]:
+        """What is asked when the responses to the views are there and scored, penalties left out; () for nothing.
+
+        If it is () for every prompt, there is no second engine call."""
+        ...
+
+
+REQUESTS_MEMBERS = {"before": 2, "after": 2}

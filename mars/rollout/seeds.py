@@ -1,0 +1,19 @@
+"""Seeds of requests."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from mars.types import View
+
+
+def request_seed(
+    run_seed: int, step: int, prompt_id: str, view: View, extra: tuple[str, int | None] | None = None
+) -> int:
+    """48-bit seed of a request. Sample k uses seed + k.
+
+    extra: of an extra request its name, and the rollout that it is about.
+    All samples of a step get different seeds in practice: with a million samples, two are equal with probability 0.2 %.
+    """
+    key = repr((run_seed, step, prompt_id, view, *(extra or ()))).encode()
+    return int.from_bytes(blake2b(key, digest_size=6).digest(), "big")

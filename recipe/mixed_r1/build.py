@@ -1,0 +1,48 @@
+"""Write a model's input embeddings for the reward `text` of Mixed-R1.
+
+    python recipe/mixed_r1/build.py /models/Qwen2.5-VL-3B-Instruct runs/mixed_r1_embeddings
+
+Writes embeddings.npy (float16, each row divided by its length), which processes share in memory, and tokenizer.json.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from transformers import AutoTokenizer
+
+from mars.errors import DataError
+
+NAME = "embed_tokens.weight"
+
+
+def main(model: str, out: str) -> None:
+    """Raises DataError for a folder without safetensors that hold the embeddings of text tokens."""
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    matrix = input_embeddings(Path(model))
+    np.save(target / "embeddings.npy", (matrix / np.maximum(lengths(matrix), 1e-12)).astype(np.float16))
+    AutoTokenizer.from_pretrained(model).backend_tokenizer.save(str(target / "tokenizer.json"))
+    sys.stdout.write(f"{target}: {matrix.shape[0]} embeddings of {matrix.shape[1]} numbers\n")
+
+
+def lengths(matrix: np.ndarray) -> np.ndarray:
+    """[rows, 1]."""
+    return np.linalg.norm(matrix, axis=1, keepdims=True)
+
+
+def input_embeddings(model: Path) -> np.ndarray:
+    """[vocabulary, size], float32."""
+    for file in sorted(model.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 it is no mapping
+                if name.endswith(NAME):
+                    return tensors.get_tensor(name).float().numpy()
+    raise DataError(f"{model}: no tensor {NAME}; want a folder of a model with safetensors")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
