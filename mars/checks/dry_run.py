@@ -30,7 +30,7 @@ from mars.hooks.of_workers import image_transforms, token_rule
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.contract import check_parts
-from mars.rewards.functions import load_reward
+from mars.rewards.functions import load_list_reward, load_reward
 from mars.types import RewardResult
 
 _SAMPLES = 4
@@ -43,7 +43,8 @@ def report(config: TrainConfig) -> None:
     data = config.data.model_copy(update={"decode_at_start": True})
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
-    load_reward(rewards_of(config), config.reward.scorer)
+    load = load_list_reward if config.reward.by_prompt else load_reward
+    load(rewards_of(config), config.reward.scorer)
     load_step_hooks(config.recipe, config.algorithm.part_weights, num_steps=1)
     check_what_workers_load(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]

@@ -246,7 +246,8 @@ class RewardConfig(Section):
     )
     num_workers: PositiveInt = Field(description="Scoring processes.")
     concurrency: PositiveInt = Field(description="Answers that one process scores at once, in threads; 1: no threads.")
-    timeout_s: PositiveFloat = Field(description="Deadline for scoring one answer, in seconds.")
+    by_prompt: bool = Field(description="Users' functions take all answers to a prompt at once, as a list.")
+    timeout_s: PositiveFloat = Field(description="Deadline for scoring one answer (by_prompt: one list), in seconds.")
 
 
 class EvaluationConfig(Section):

@@ -337,6 +337,11 @@ def test_refusal(override, line):
             ["reward.concurrency=4", "reward.functions={x: /a/one.py:f, y: /b/two.py:f, z: vqa}"],
             "reward.concurrency: reward.functions has files in several folders (/a, /b), whose modules threads would",
         ),
+        (
+            ["reward.by_prompt=true", "reward.functions={x: grounding, y: vqa}", "reward.function=mine.py:f"],
+            "reward.by_prompt: built-in rewards score one answer by itself; got true; give false, or a function of",
+        ),
+        (["reward.by_prompt=true"], "reward.by_prompt: built-in rewards score one answer by itself"),
         (["algorithm.kl_reference=''"], "algorithm.kl_coefficient: a KL term needs a reference model"),
         (
             ["algorithm=dapo", "algorithm.kl_reference=null", "algorithm.reference_update=copy", EVERY],
