@@ -159,7 +159,7 @@ def workers(
 def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> SharedFiles:
     """The files that every node with a worker must have: models and images."""
     models = [config.model.path]
-    if isinstance(config, TrainConfig) and config.algorithm.kl_coefficient > 0 and config.algorithm.kl_reference:
+    if isinstance(config, TrainConfig) and config.algorithm.loads_reference and config.algorithm.kl_reference:
         models.append(config.algorithm.kl_reference)
     if config.data.transport == "object_store":  # the images are read on the driver's node alone
         return SharedFiles.of(models, ())
@@ -170,14 +170,8 @@ def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> 
 def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardPool:
     """on_start: called each time processes were started."""
     reward = config.reward
-    return RewardPool(
-        rewards_of(config),
-        reward.scorer,
-        reward.num_workers,
-        reward.timeout_s,
-        on_start,
-        concurrency=reward.concurrency,
-    )
+    options = {"concurrency": reward.concurrency, "by_prompt": reward.by_prompt}
+    return RewardPool(rewards_of(config), reward.scorer, reward.num_workers, reward.timeout_s, on_start, **options)
 
 
 def step_parts(
@@ -192,7 +186,6 @@ def step_parts(
     reward_counts: Callable[[], Mapping[str, float]] = dict,
 ) -> StepParts:
     """report_bad: told of each prompt that cannot be read. report_skipped: of updates that were not finite.
-
     hooks: of the section `recipe`, loaded before any worker starts. reward_counts: `RewardPool.counts`.
     """
     algorithm = config.algorithm
@@ -226,6 +219,7 @@ def step_parts(
             report_bad,
         ),
         hooks=hooks,
+        by_prompt=config.reward.by_prompt,
         reward_counts=reward_counts,
         report_skipped=report_skipped,
         turns=turns_of(trainer),
@@ -245,6 +239,7 @@ def evaluation_parts(
         threshold=config.evaluation.iou_threshold,
         rewards=rewards_of(config),
         max_bad_fraction=config.data.max_bad_fraction,
+        by_prompt=config.reward.by_prompt,
     )
 
 

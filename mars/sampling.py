@@ -56,6 +56,7 @@ class StepParts:
     decode: response ids to text. frames: (prompt, view) -> the sizes to which truth and response boxes refer.
     prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
+    by_prompt: whether all responses to a prompt are scored together (`reward.by_prompt`).
     reward_counts: what reward functions have counted so far, by name of the metric.
     bad_samples: what happens to prompts that cannot be read. hooks: those of the section `recipe` that a step calls.
     report_skipped: told of updates that were not finite.
@@ -79,6 +80,7 @@ class StepParts:
     collate: Callable[[Sequence[SampledPrompt]], TrainBatch]
     scoring_batch: Callable[[Sequence[PromptRollouts]], TrainBatch]
     bad_samples: BadSamples
+    by_prompt: bool = False
     reward_counts: Callable[[], Mapping[str, float]] = dict
     hooks: StepHooks = NO_HOOKS
     report_skipped: SkippedReport = warn_of_skipped
@@ -248,7 +250,14 @@ def _answers(
     with ended(answers) as call, timer.stage("reward"):
         finished = chain([planned.given_samples()], timer.during("gen", call))
         return score_stream(
-            prompts, planned.all, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
+            prompts,
+            planned.all,
+            finished,
+            decode=parts.decode,
+            frames=parts.frames,
+            scorer=parts.scorer,
+            step=step,
+            by_prompt=parts.by_prompt,
         )
 
 

@@ -17,7 +17,7 @@ from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.output.digests import FileDigest, file_digest, write_durably
 
 MANIFEST_FILE = "MANIFEST.json"
-FORMAT = 2
+FORMAT = 3
 _SUM = "manifest_sha256"
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Of the errors of reading a file, those that say that it is not there. After others it may be as it was written."""
@@ -47,7 +47,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Raises OSError."""
     content = {"format": FORMAT, **asdict(manifest)}
     content[_SUM] = _sum_of(content)
-    write_durably(folder / MANIFEST_FILE, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    write_durably(folder / MANIFEST_FILE, [(json.dumps(content, indent=1, sort_keys=True) + "\n").encode()])
 
 
 def read_manifest(folder: Path) -> Manifest:

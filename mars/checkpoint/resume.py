@@ -80,7 +80,8 @@ def _check_data(checkpoint: Checkpoint, data: str) -> None:
 def _stored_in(checkpoint: Checkpoint) -> StoredState:
     """Raises UnreadableCheckpoint."""
     try:
-        return stored_state((checkpoint.folder / STATE_FILE).read_bytes())
+        with (checkpoint.folder / STATE_FILE).open("rb") as lines:
+            return stored_state(lines)
     except OSError as error:
         raise UnreadableCheckpoint(f"{checkpoint.folder}/{STATE_FILE}: cannot be read ({error.strerror})") from error
     except UnreadableCheckpoint as error:

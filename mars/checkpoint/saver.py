@@ -19,7 +19,7 @@ from mars.actor.shard_report import ShardReport, take_reports
 from mars.actor.trainer import CheckpointedTrainer, RestartableTrainer
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.manifest import Manifest
-from mars.checkpoint.state import STATE_FILE, RunState, state_to_json
+from mars.checkpoint.state import STATE_FILE, RunState, state_lines
 from mars.config.run_sections import CheckpointConfig
 from mars.errors import CheckpointError
 from mars.output.digests import write_durably
@@ -222,7 +222,7 @@ class _Writing:
                 return
             faults.point("checkpoint.shards_written")
             files = {f"{SHARDS_FOLDER}/{name}": digest for report in reports for name, digest in report.files.items()}
-            files[STATE_FILE] = write_durably(self._folder / STATE_FILE, state_to_json(self._state))
+            files[STATE_FILE] = write_durably(self._folder / STATE_FILE, state_lines(self._state))
             self._catalogue.commit(replace(self._manifest, files=files))
             self.saved = True
         except Exception as error:  # noqa: BLE001 - given to whoever waits

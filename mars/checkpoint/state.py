@@ -1,4 +1,11 @@
-"""What a run knows between two steps besides the trainer's tensors, as one JSON file.
+"""What a run knows between two steps besides the trainer's tensors, as lines of JSON.
+
+    step, metrics, ...            one line
+    rollouts of a prompt          a line for each: of carried prompts, then of those sampled ahead
+    advantages of a prompt        a line for each: of carried prompts, then of those that the next step trains on, then
+                                  of those that it carries on
+
+While a line is made no other thread of the process runs, so a line has one prompt at most.
 
 The order of the data depends on the seed and the step, and every request has its own seed, so neither has a state.
 Hooks have one: the text of `SamplingState.hooks`.
@@ -6,16 +13,17 @@ Hooks have one: the text of `SamplingState.hooks`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
+from mars.checkpoint.packed import PackedTokens, pack, unpack
 from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.quarantine import Quarantine
 from mars.sampling import Sampled, SamplingState
-from mars.staleness import renumbered
 from mars.types import Prompt, PromptRollouts, RolloutGroup, SampledPrompt
 
 STATE_FILE = "state.json"
@@ -42,11 +50,14 @@ _AS_JSON = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
 @validated(frozen=True, config=_AS_JSON)
-class _Rollouts:
+class _Groups:
+    """The rollouts of a prompt. Their completions have no tokens: `tokens` has those, in the order of the groups."""
+
     prompt_id: str
     multi: RolloutGroup
     anchors: tuple[RolloutGroup, ...]
-    extras: tuple[RolloutGroup, ...] = field(default=(), kw_only=True)
+    extras: tuple[RolloutGroup, ...]
+    tokens: PackedTokens
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -58,160 +69,189 @@ class _Own:
 
 
 @validated(frozen=True, config=_AS_JSON)
-class _Carried(_Rollouts):
-    advantages: tuple[float, ...]
-    weights: tuple[float, ...]
-    own_groups: tuple[_Own, ...] = field(default=(), kw_only=True)
-
-
-@validated(frozen=True, config=_AS_JSON)
 class _Kept:
-    """A prompt whose rollouts are stored elsewhere: among those sampled ahead, or if carried, among the carried."""
+    """A prompt whose rollouts are in another line: among those sampled ahead, or if carried, among the carried."""
 
     prompt_id: str
     carried: bool
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
-    own_groups: tuple[_Own, ...] = field(default=(), kw_only=True)
+    own_groups: tuple[_Own, ...]
 
 
 @validated(frozen=True, config=_AS_JSON)
 class _Ahead:
-    """`kept`, `carried` and the rest as in `Sampled` and its state."""
+    """`Sampled` without its prompts, whose numbers these are."""
 
-    rollouts: tuple[_Rollouts, ...]
-    kept: tuple[_Kept, ...]
-    carried: tuple[_Kept, ...]
+    rollouts: int
+    kept: int
+    carried: int
     round: int
     quarantine: Quarantine
     metrics: Mapping[str, int | float]
-    hooks: str | None = None
+    hooks: str | None
 
 
 @validated(frozen=True, config=_AS_JSON)
-class StoredState:
-    """A `RunState` as it is stored."""
+class _Head:
+    """A `RunState` without its prompts. carried: their number."""
 
     step: int
     round: int
-    carried: tuple[_Carried, ...]
+    carried: int
     quarantine: Quarantine
     metrics: Mapping[str, int | float]
     logged: bool
-    ahead: _Ahead | None = None
-    hooks: str | None = None
+    hooks: str | None
+    ahead: _Ahead | None
 
 
-_STORED = TypeAdapter(StoredState)
+@dataclass(frozen=True)
+class StoredState:
+    """A `RunState` as it is stored. rollouts, kept: the two kinds of lines, in their order."""
+
+    head: _Head
+    rollouts: Sequence[_Groups]
+    kept: Sequence[_Kept]
 
 
-def state_to_json(state: RunState) -> bytes:
-    """Floats come back exactly, also NaN and inf. Prompts are stored by their ids.
+_HEAD, _GROUPS, _KEPT = TypeAdapter(_Head), TypeAdapter(_Groups), TypeAdapter(_Kept)
+
+
+def state_lines(state: RunState) -> Iterator[bytes]:
+    """Each with its line break. Floats come back exactly, also NaN and inf. Prompts are stored by their ids.
 
     Versions of weights are renumbered, so that the engine's is 0: the process that loads the state counts anew.
     """
-    sampling = renumbered(state.sampling, 0)
-    carried = tuple(map(_carried_to_stored, sampling.carried))
-    stored = StoredState(
+    sampling, ahead = state.sampling, state.sampling.ahead
+    of_ahead = None if ahead is None else _head_of(ahead)
+    head = _Head(
         state.step,
         sampling.round,
-        carried,
+        len(sampling.carried),
         sampling.quarantine,
         _plain(state.metrics),
         state.logged,
-        None if sampling.ahead is None else _ahead_to_stored(sampling.ahead),
         sampling.hooks,
+        of_ahead,
     )
-    return _STORED.dump_json(stored)
+    yield _HEAD.dump_json(head) + b"\n"
+    for item in sampling.carried:
+        yield _GROUPS.dump_json(_packed(item.rollouts, sampling.version)) + b"\n"
+    for rollouts in ahead.rollouts if ahead is not None else ():
+        yield _GROUPS.dump_json(_packed(rollouts, sampling.version)) + b"\n"
+    for item in (*sampling.carried, *((*ahead.kept, *ahead.state.carried) if ahead is not None else ())):
+        own = tuple(_Own(group.advantages, group.weights) for group in item.own_groups)
+        kept = _Kept(item.rollouts.prompt.prompt_id, item.carried, item.advantages, item.weights, own)
+        yield _KEPT.dump_json(kept) + b"\n"
 
 
-def _carried_to_stored(item: SampledPrompt) -> _Carried:
-    rollouts, own = item.rollouts, _own(item)
-    groups = {"multi": rollouts.multi, "anchors": rollouts.anchors, "extras": rollouts.extras}
-    return _Carried(
-        rollouts.prompt.prompt_id, **groups, advantages=item.advantages, weights=item.weights, own_groups=own
-    )
-
-
-def _own(item: SampledPrompt) -> tuple[_Own, ...]:
-    return tuple(_Own(own.advantages, own.weights) for own in item.own_groups)
-
-
-def _sampled(rollouts: PromptRollouts, stored: _Carried | _Kept, carried: bool) -> SampledPrompt:
-    """Its groups of their own are among the rollouts."""
-    pairs = zip(rollouts.own_groups, stored.own_groups, strict=True)
-    own = tuple(
-        SampledPrompt(PromptRollouts(rollouts.prompt, group, ()), one.advantages, one.weights) for group, one in pairs
-    )
-    return SampledPrompt(rollouts, stored.advantages, stored.weights, carried, own)
-
-
-def _ahead_to_stored(ahead: Sampled) -> _Ahead:
-    def kept(items: Sequence[SampledPrompt]) -> tuple[_Kept, ...]:
-        return tuple(
-            _Kept(item.rollouts.prompt.prompt_id, item.carried, item.advantages, item.weights, own_groups=_own(item))
-            for item in items
-        )
-
-    return _Ahead(
-        tuple(
-            _Rollouts(item.prompt.prompt_id, item.multi, item.anchors, extras=item.extras) for item in ahead.rollouts
-        ),
-        kept(ahead.kept),
-        kept(ahead.state.carried),
-        ahead.state.round,
-        ahead.state.quarantine,
-        _plain(ahead.metrics),
-        ahead.state.hooks,
-    )
+def _head_of(ahead: Sampled) -> _Ahead:
+    state = ahead.state
+    numbers = len(ahead.rollouts), len(ahead.kept), len(state.carried)
+    return _Ahead(*numbers, state.round, state.quarantine, _plain(ahead.metrics), state.hooks)
 
 
 def _plain(metrics: Mapping[str, int | float]) -> dict[str, int | float]:
     return {name: value if type(value) is int else float(value) for name, value in metrics.items()}
 
 
-def stored_state(content: bytes) -> StoredState:
-    """Raises UnreadableCheckpoint if it is no state of a run."""
+def _packed(item: PromptRollouts, version: int) -> _Groups:
+    """version: the one that becomes 0."""
+    groups = (item.multi, *item.anchors, *item.extras)
+    tokens = pack([rollout.completion for group in groups for rollout in group.rollouts])
+
+    def without_tokens(group: RolloutGroup) -> RolloutGroup:
+        return replace(group, rollouts=tuple(
+            replace(each, completion=replace(
+                each.completion, token_ids=(), logprobs=(), version=each.completion.version - version
+            ))
+            for each in group.rollouts
+        ))  # fmt: skip
+
+    anchors, extras = tuple(map(without_tokens, item.anchors)), tuple(map(without_tokens, item.extras))
+    return _Groups(item.prompt.prompt_id, without_tokens(item.multi), anchors, extras, tokens)
+
+
+def stored_state(lines: Iterable[bytes]) -> StoredState:
+    """Raises UnreadableCheckpoint if they are no state of a run."""
+    lines = iter(lines)
     try:
-        return _STORED.validate_json(content)
-    except ValidationError as error:
-        raise UnreadableCheckpoint(f"{STATE_FILE}: not the state of a run: {error.errors()[0]['msg']}") from error
+        head = _HEAD.validate_json(next(lines, b""))
+        ahead = head.ahead
+        num_rollouts = head.carried + (ahead.rollouts if ahead is not None else 0)
+        num_kept = head.carried + (ahead.kept + ahead.carried if ahead is not None else 0)
+        rollouts = [_with_tokens(_GROUPS.validate_json(line)) for line in islice(lines, num_rollouts)]
+        kept = [_KEPT.validate_json(line) for line in lines]
+        if (len(rollouts), len(kept)) != (num_rollouts, num_kept):
+            raise ValueError(
+                f"{len(rollouts)} and {len(kept)} lines of prompts instead of {num_rollouts} and {num_kept}"
+            )
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise UnreadableCheckpoint(f"{STATE_FILE}: not the state of a run: {reason}") from error
+    return StoredState(head, rollouts, kept)
 
 
-def state_from_json(content: bytes, prompts: Mapping[str, Prompt]) -> RunState:
+def _with_tokens(item: _Groups) -> _Groups:
+    """Raises ValueError if the number of its responses is another."""
+    tokens = iter(unpack(item.tokens))
+
+    def whole(group: RolloutGroup) -> RolloutGroup:
+        pairs = zip(group.rollouts, islice(tokens, len(group.rollouts)), strict=True)
+        return replace(group, rollouts=tuple(
+            replace(each, completion=replace(each.completion, token_ids=token_ids, logprobs=logprobs))
+            for each, (token_ids, logprobs) in pairs
+        ))  # fmt: skip
+
+    found = replace(
+        item, multi=whole(item.multi), anchors=tuple(map(whole, item.anchors)), extras=tuple(map(whole, item.extras))
+    )
+    if next(tokens, None) is not None:
+        raise ValueError("more responses than rollouts")
+    return found
+
+
+def state_from_lines(lines: Iterable[bytes], prompts: Mapping[str, Prompt]) -> RunState:
     """`with_prompts` of `stored_state`."""
-    return with_prompts(stored_state(content), prompts)
+    return with_prompts(stored_state(lines), prompts)
 
 
 def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState:
     """prompts: of the training set, by their ids. Raises CheckpointError if one is missing."""
-    sampled = [*stored.carried, *(stored.ahead.rollouts if stored.ahead is not None else ())]
-    unknown = [item.prompt_id for item in sampled if item.prompt_id not in prompts]
+    unknown = [item.prompt_id for item in stored.rollouts if item.prompt_id not in prompts]
     if unknown:
         raise CheckpointError(
-            f"{STATE_FILE}: {len(unknown)} of {len(sampled)} sampled prompts are not in the training set "
+            f"{STATE_FILE}: {len(unknown)} of {len(stored.rollouts)} sampled prompts are not in the training set "
             f"(first: {unknown[0]}); resume with the data that the run was started with"
         )
-    carried = tuple(_sampled(_rollouts(item, prompts), item, carried=True) for item in stored.carried)
-    ahead = None if stored.ahead is None else _ahead_from_stored(stored.ahead, carried, prompts)
-    sampling = SamplingState(stored.round, carried, stored.quarantine, ahead=ahead, hooks=stored.hooks)
-    return RunState(stored.step, sampling, stored.metrics, stored.logged)
+    head, kept = stored.head, iter(stored.kept)
+    rollouts = [PromptRollouts(prompts[i.prompt_id], i.multi, i.anchors, i.extras) for i in stored.rollouts]
+    before = {item.prompt.prompt_id: item for item in rollouts[: head.carried]}
+    carried = _sampled(islice(kept, head.carried), before, {})
+    ahead = None
+    if head.ahead is not None:
+        of_ahead = tuple(rollouts[head.carried :])
+        fresh = {item.prompt.prompt_id: item for item in of_ahead}
+        trained = _sampled(islice(kept, head.ahead.kept), before, fresh)
+        # What is carried on was sampled for the next step, whatever it is called there.
+        beyond = _sampled(kept, fresh, fresh)
+        state = SamplingState(head.ahead.round, beyond, head.ahead.quarantine, hooks=head.ahead.hooks)
+        ahead = Sampled(of_ahead, trained, state, head.ahead.metrics)
+    sampling = SamplingState(head.round, carried, head.quarantine, ahead=ahead, hooks=head.hooks)
+    return RunState(head.step, sampling, head.metrics, head.logged)
 
 
-def _rollouts(item: _Rollouts, prompts: Mapping[str, Prompt]) -> PromptRollouts:
-    return PromptRollouts(prompts[item.prompt_id], item.multi, item.anchors, item.extras)
+def _sampled(
+    items: Iterable[_Kept], carried: Mapping[str, PromptRollouts], fresh: Mapping[str, PromptRollouts]
+) -> tuple[SampledPrompt, ...]:
+    """carried, fresh: where the rollouts of carried and of other prompts are, by their ids."""
 
+    def sampled(item: _Kept, rollouts: PromptRollouts) -> SampledPrompt:
+        own = tuple(
+            SampledPrompt(PromptRollouts(rollouts.prompt, group, ()), one.advantages, one.weights)
+            for group, one in zip(rollouts.own_groups, item.own_groups, strict=True)
+        )
+        return SampledPrompt(rollouts, item.advantages, item.weights, item.carried, own)
 
-def _ahead_from_stored(stored: _Ahead, carried: Sequence[SampledPrompt], prompts: Mapping[str, Prompt]) -> Sampled:
-    """carried: into the sampling."""
-    rollouts = tuple(_rollouts(item, prompts) for item in stored.rollouts)
-    before = {item.rollouts.prompt.prompt_id: item.rollouts for item in carried}
-    fresh = {item.prompt.prompt_id: item for item in rollouts}
-
-    def kept(item: _Kept, found: Mapping[str, PromptRollouts]) -> SampledPrompt:
-        return _sampled(found[item.prompt_id], item, item.carried)
-
-    trained = tuple(kept(item, before if item.carried else fresh) for item in stored.kept)
-    beyond = tuple(kept(item, fresh) for item in stored.carried)
-    state = SamplingState(stored.round, beyond, stored.quarantine, hooks=stored.hooks)
-    return Sampled(rollouts, trained, state, stored.metrics)
+    return tuple(sampled(item, (carried if item.carried else fresh)[item.prompt_id]) for item in items)

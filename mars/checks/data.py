@@ -25,7 +25,7 @@ from mars.data.rows.problems import RowProblem, report
 from mars.errors import DataError
 from mars.inputs import prompt_format, rewards_of, row_settings
 from mars.rewards.contract import RewardFn
-from mars.rewards.functions import RewardsBySet, load_reward
+from mars.rewards.functions import RewardsBySet, load_list_reward, load_reward
 from mars.types import ImageRef, Prompt
 
 EXAMPLES = 3
@@ -72,7 +72,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     if broken:
         raise DataError("\n".join(broken))
     form, rewards = prompt_format(config), rewards_of(config)
-    reward = load_reward(rewards, config.reward.scorer)
+    reward = _reward(config, rewards)
     groups = _prepare(row_settings(config, form), [group for group in (files, held_out) if group])
     found = [problem for group in groups for problem in group.problems]
     problems = [problem for problem in found if problem.reason != "overlong"]
@@ -102,6 +102,14 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
         num_decoded=sum(group.num_decoded for group in groups),
         seconds=sum(group.seconds for group in groups),
     )
+
+
+def _reward(config: TrainConfig, rewards: RewardsBySet) -> RewardFn:
+    """Of one answer, also with `reward.by_prompt`."""
+    if not config.reward.by_prompt:
+        return load_reward(rewards, config.reward.scorer)
+    score = load_list_reward(rewards, config.reward.scorer)
+    return lambda item: score([item])[0]
 
 
 def _prepare(settings: RowSettings, groups: Sequence[Sequence[str]]) -> list[PreparedRows]:

@@ -30,7 +30,7 @@ from mars.hooks.of_workers import image_transforms, token_rule
 from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
 from mars.output.text import visible
 from mars.rewards.contract import check_parts
-from mars.rewards.functions import load_reward
+from mars.rewards.functions import load_list_reward, load_reward
 from mars.types import RewardResult
 
 _SAMPLES = 4
@@ -43,7 +43,8 @@ def report(config: TrainConfig) -> None:
     data = config.data.model_copy(update={"decode_at_start": True})
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
-    load_reward(rewards_of(config), config.reward.scorer)
+    load = load_list_reward if config.reward.by_prompt else load_reward
+    load(rewards_of(config), config.reward.scorer)
     load_step_hooks(config.recipe, config.algorithm.part_weights, num_steps=1, ramps=config.ramps)
     check_what_workers_load(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
@@ -59,7 +60,7 @@ def check_what_workers_load(config: TrainConfig) -> None:
     try_transforms(image_transforms(config.recipe))
     token_rule(config.recipe)
     reference = config.algorithm.kl_reference
-    if config.algorithm.kl_coefficient > 0 and reference is not None and reference != config.model.path:
+    if config.algorithm.loads_reference and reference is not None and reference != config.model.path:
         from mars.actor.reference import check_reference
 
         check_reference(reference, config.model.path, trust_remote_code=config.model.trust_remote_code)
@@ -141,7 +142,7 @@ def memory_lines(config: TrainConfig) -> list[str]:
     """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB, and whether it fits."""
     rollout, actor, cluster, algorithm = config.rollout, config.actor, config.cluster, config.algorithm
     shares_base = actor.lora.rank > 0 and algorithm.kl_reference == config.model.path
-    with_reference = algorithm.kl_coefficient > 0 and not shares_base
+    with_reference = algorithm.loads_reference and not shares_base
     lines, model = rank_memory_lines(config.model, actor, with_reference), _on_disk(config.model)
     if model is None:
         return lines

@@ -126,10 +126,11 @@ def try_(
     ] = None,
     data_source: Annotated[str | None, typer.Option(help="data_source of the row, for a function of your own.")] = None,
     extra_info: Annotated[str | None, typer.Option(metavar="JSON", help="extra_info of the row.")] = None,
+    by_prompt: Annotated[bool, typer.Option(help="As reward.by_prompt: the function takes a list.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object per line.")] = False,
 ) -> None:
     """Show how a reward parses and scores a response: think, answer, boxes, parts, score, accuracy, time."""
     from mars.cli.reward import fields_of_options, try_reward
 
     fields = fields_of_options(truth, choice, truth_size, response_size, data_source, extra_info)
-    try_reward(name, scorer, text, file, fields, as_json=as_json)
+    try_reward(name, scorer, text, file, fields, by_prompt=by_prompt, as_json=as_json)

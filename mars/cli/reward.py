@@ -28,11 +28,19 @@ _MAX_BOXES_SHOWN = 12
 
 
 def try_reward(
-    name: str, scorer: ScorerName, text: str | None, file: Path | None, fields: Mapping[str, Any], *, as_json: bool
+    name: str,
+    scorer: ScorerName,
+    text: str | None,
+    file: Path | None,
+    fields: Mapping[str, Any],
+    *,
+    by_prompt: bool = False,
+    as_json: bool,
 ) -> None:
     """Scores `text`, or the responses of a JSONL file, and writes the results to stdout.
 
     fields: truth, choices and so on, as for `mars.rewards.trial.item_of`; a line's own fields override them.
+    by_prompt: the function takes a list.
     Raises ConfigError for wrong options, for a reward that cannot be loaded, and, after writing all results, if the
     reward failed on an answer; DataError for bad lines and truths.
     """
@@ -40,7 +48,7 @@ def try_reward(
         (row, replace(item, extra_info=with_plain_choices(item.extra_info))) for row, item in _rows(text, file, fields)
     ]
     with _stdout_to_stderr():
-        trials = list(run_trials(name, scorer, rows, _timeout_s()))
+        trials = list(run_trials(name, scorer, rows, _timeout_s(), by_prompt=by_prompt))
     if as_json:
         records = [{"reward": name, "scorer": scorer, **trial_record(trial)} for trial in trials]
         _write("".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records))

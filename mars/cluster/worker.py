@@ -56,7 +56,8 @@ def cancel(worker: Any, calls: Iterable[Any]) -> None:
     """In the driver: cancel calls of a worker that have not ended, and make it `let_go` after them.
 
     A call that runs ends when it looks at `is_cancelled`. Ray says it to one that waits in the worker's queue within
-    two seconds. Does nothing if the worker or the cluster is gone.
+    two seconds. Does nothing if the worker or the cluster is gone. (A method that sets a flag would need a second
+    concurrency group, and with one Ray runs all methods outside the main thread, where vLLM belongs.)
     """
     if not ray.is_initialized():  # `ray.cancel` would start a cluster
         return

@@ -188,6 +188,12 @@ def _known_reward(function: str, functions: Mapping[str, str]) -> tuple[str, str
     return None
 
 
+def _lists_of_users(by_prompt: bool, function: str, functions: Mapping[str, str]) -> tuple[str, str] | None:
+    if by_prompt and all(is_built_in(name) for name in functions.values() or [function]):
+        return "built-in rewards score one answer by itself", "give false, or a function of your own"
+    return None
+
+
 def _threads_of_one_folder(concurrency: int, functions: Mapping[str, str]) -> tuple[str, str] | None:
     folders = users_folders(functions.values())
     if concurrency > 1 and len(folders) > 1:
@@ -273,6 +279,7 @@ TRAIN_RULES = (
     Rule(("reward.functions",), _known_rewards),
     Rule(("reward.scorer", "reward.function", "reward.functions"), _scorer_of_built_in),
     Rule(("reward.concurrency", "reward.functions"), _threads_of_one_folder),
+    Rule(("reward.by_prompt", "reward.function", "reward.functions"), _lists_of_users),
     Rule(("actor.num_workers", "cluster.kind"), one_in_process),
     Rule(("actor.num_workers", "actor.prompts_per_update"), _prompt_for_each_rank),
     Rule(("actor.prompts_per_update", "data.prompts_per_step"), _updates_divide_step),

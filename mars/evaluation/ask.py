@@ -44,6 +44,7 @@ class EvaluationParts:
 
     threshold: see `summarize`. rewards: which reward function `scorer` applies to which data source.
     max_bad_fraction: share of the prompts that may be left out because they cannot be read.
+    by_prompt: whether all responses to a prompt are scored together.
     """
 
     engine: RolloutEngine
@@ -55,6 +56,7 @@ class EvaluationParts:
     threshold: float
     rewards: RewardsBySet
     max_bad_fraction: float
+    by_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,14 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
     requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
     with ended(parts.engine.generate(requests)) as finished:
         scored = score_stream(
-            prompts, requests, finished, decode=parts.decode, frames=parts.frames, scorer=parts.scorer, step=step
+            prompts,
+            requests,
+            finished,
+            decode=parts.decode,
+            frames=parts.frames,
+            scorer=parts.scorer,
+            step=step,
+            by_prompt=parts.by_prompt,
         )
     unreadable = left_out(prompts, scored.unreadable, parts.max_bad_fraction)
     rollouts = collect(prompts, requests, scored.samples, unreadable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +24,17 @@ def file_digest(path: Path) -> FileDigest:
         return FileDigest(file.tell(), sha256)
 
 
-def write_durably(path: Path, content: bytes) -> FileDigest:
-    """Write a file and wait until it is on the disk. Raises OSError."""
+def write_durably(path: Path, pieces: Iterable[bytes]) -> FileDigest:
+    """Write a file, one piece after the other, and wait until it is on the disk. Raises OSError."""
+    size, sha256 = 0, hashlib.sha256()
     with path.open("wb") as file:
-        file.write(content)
+        for piece in pieces:
+            file.write(piece)
+            sha256.update(piece)
+            size += len(piece)
         file.flush()
         os.fsync(file.fileno())
-    return FileDigest(len(content), hashlib.sha256(content).hexdigest())
+    return FileDigest(size, sha256.hexdigest())
 
 
 def sync_folder(folder: Path) -> None:

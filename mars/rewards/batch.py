@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from multiprocessing.reduction import ForkingPickler
 
+from mars.rewards.contract import failed_result
 from mars.rewards.local import Scored, describe_error
+from mars.rewards.messages import Call
 from mars.types import RewardInput
 
 # An answer whose worker died is tried once more, because the machine may be the cause (out of memory).
@@ -13,22 +16,23 @@ _ATTEMPTS = 2
 
 
 class Batch:
-    """The items of one call of `RewardPool.score` and their results.
+    """The answers of one call of `RewardPool.score` and their results. They are sent in calls, of one answer or more.
 
     Two threads share it without a lock. The caller uses `add` and the flags until the serving thread has ended; the
     serving thread uses the rest.
 
-    pending: indices of the items still to send. suspects: of the items whose worker died or was stuck with them.
+    calls: by number. pending: numbers of the calls still to send. suspects: of those whose worker died or was stuck.
     complete: no more items come. abandoned: the caller no longer waits. error: what ended the serving thread.
     """
 
     def __init__(self) -> None:
-        self.payloads: list[bytes] = []
+        self.calls: list[Call] = []
         self.pending: deque[int] = deque()
         self.complete = self.abandoned = False
         self.error: BaseException | None = None
         self.suspects: set[int] = set()
-        self._deaths: list[int] = []
+        self._deaths: Counter[int] = Counter()
+        self._answers: list[list[int]] = []  # of each call: the indices of its answers in `_scored`
         self._scored: list[Scored | None] = []
         self._num_added = self._num_finished = 0
 
@@ -36,28 +40,38 @@ class Batch:
     def is_open(self) -> bool:
         return not self.abandoned and not (self.complete and self._num_finished == self._num_added)
 
-    def add(self, item: RewardInput) -> None:
-        index = len(self.payloads)
-        self.payloads.append(b"")
-        self._deaths.append(0)
-        self._scored.append(None)
-        try:
-            self.payloads[index] = bytes(ForkingPickler.dumps(item))
-        except Exception as error:  # noqa: BLE001 pickling a foreign object may fail in any way; it is reported
-            self._scored[index] = describe_error(error)
-        else:
+    def add(self, item: RewardInput | tuple[RewardInput, ...]) -> None:
+        """An answer that cannot be pickled fails; the others of its item become a call."""
+        answers, payloads = [], []
+        for answer in item if isinstance(item, tuple) else (item,):
+            self._scored.append(None)
+            try:
+                payloads.append(bytes(ForkingPickler.dumps(answer)))
+            except Exception as error:  # noqa: BLE001 pickling a foreign object may fail in any way; it is reported
+                self._scored[-1] = describe_error(error)
+            else:
+                answers.append(len(self._scored) - 1)
+        if answers:
+            call = Call(len(self.calls), tuple(payloads))
+            self._answers.append(answers)
+            self.calls.append(call)
             self._num_added += 1
-            self.pending.append(index)
+            self.pending.append(call.number)
 
-    def charge(self, index: int) -> bool:
-        """Counts that a worker died while scoring this answer. True if the answer must not be tried again."""
-        self.suspects.add(index)
-        self._deaths[index] += 1
-        return self._deaths[index] >= _ATTEMPTS
+    def charge(self, number: int) -> bool:
+        """Counts that a worker died during this call. True if it must not be tried again."""
+        self.suspects.add(number)
+        self._deaths[number] += 1
+        return self._deaths[number] >= _ATTEMPTS
 
-    def finish(self, index: int, scored: Scored) -> None:
-        self._scored[index] = scored
+    def finish(self, number: int, scored: Iterable[Scored]) -> None:
+        for answer, result in zip(self._answers[number], scored, strict=True):
+            self._scored[answer] = result
         self._num_finished += 1
+
+    def fail(self, number: int, reason: str) -> None:
+        """Finishes a call whose answers all fail."""
+        self.finish(number, [Scored(failed_result(reason))] * len(self._answers[number]))
 
     @property
     def scored(self) -> list[Scored]:

@@ -29,11 +29,19 @@ class RewardFn(Protocol):
     def __call__(self, item: RewardInput) -> RewardResult: ...
 
 
+class RewardListFn(Protocol):
+    """Scores all answers to one prompt (`reward.by_prompt`). If it raises, all these samples are masked."""
+
+    def __call__(self, items: Sequence[RewardInput]) -> Sequence[RewardResult]: ...
+
+
 class RewardScorer(Protocol):
     """Scores answers, in order. A failure is a `RewardResult` with `failed` set, never an exception."""
 
-    def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
-        """items: may be a slow stream; items are scored as they arrive. Exceptions of the stream are passed on."""
+    def score(self, items: Iterable[RewardInput | tuple[RewardInput, ...]]) -> list[RewardResult]:
+        """items: may be a slow stream; items are scored as they arrive. Exceptions of the stream are passed on.
+
+        An item may be all answers to a prompt. The results are one for each answer, without tuples."""
         ...
 
     def close(self) -> None: ...
@@ -90,7 +98,7 @@ class PartsScorer:
     def __init__(self, scorer: RewardScorer, parts: Collection[str]) -> None:
         self._scorer, self._parts = scorer, parts
 
-    def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
+    def score(self, items: Iterable[RewardInput | tuple[RewardInput, ...]]) -> list[RewardResult]:
         return [self._checked(result) for result in self._scorer.score(items)]
 
     def close(self) -> None:

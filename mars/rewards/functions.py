@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import Any
 from mars.errors import ConfigError
 from mars.plugin import load, resolve
 from mars.rewards.built_in import BUILT_IN, built_in_names, is_built_in, is_reward, wanted_rewards
-from mars.rewards.contract import ADDED_PARTS, RewardFn, ScorerName, failed_result
+from mars.rewards.contract import ADDED_PARTS, RewardFn, RewardListFn, ScorerName, failed_result
 from mars.types import MAX_SCORE, RewardInput, RewardResult
 
 _VERL_NAMES = ("data_source", "solution_str", "ground_truth", "extra_info")
+_VERL_LISTS = ("data_sources", "solution_strs", "ground_truths", "extra_infos")
 _SIGNATURES = f"(item: RewardInput) or ({', '.join(_VERL_NAMES)})"
+_LIST_SIGNATURES = f"(items: list[RewardInput]) or ({', '.join(_VERL_LISTS)})"
 
 
 @dataclass(frozen=True)
@@ -116,19 +118,36 @@ def load_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool = Fals
     """
     spec = resolve_spec(spec)
     if isinstance(spec, RewardsBySet):
-        if in_threads and len(folders := users_folders(spec.names)) > 1:
-            raise ConfigError(f"reward.concurrency: threads share the modules of one folder; got {', '.join(folders)}")
+        _check_folders(spec, in_threads)
         rewards = {name: load_reward(name, scorer, in_threads=in_threads) for name in spec.names}
         return lambda item: rewards[spec.of(item.data_source)](item)
-    if scorer != "strict" and not is_built_in(spec):
-        built_in = built_in_names(" and ")
-        raise ConfigError(f"reward.scorer: only {built_in} have two scorers; got {scorer} with {spec}; give strict")
     if is_built_in(spec):
         reward = BUILT_IN[spec]
         reward.prepare()
         return reward.score if scorer == "strict" else reward.compat
+    _check_scorer(spec, scorer)
     call = _caller(spec, in_threads)
     return lambda item: as_result(call(item))
+
+
+def load_list_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool = False) -> RewardListFn:
+    """As `load_reward`, for `reward.by_prompt`: a user's function gets all answers to a prompt at once.
+
+    Its signature is `(items)`, or that of verl's batches, `(data_sources, solution_strs, ground_truths, extra_infos)`.
+    If it does not return a list of as many values, all answers fail; a value that `as_result` refuses fails alone.
+    A built-in reward scores the answers one by one.
+    """
+    spec = resolve_spec(spec)
+    if isinstance(spec, RewardsBySet):
+        _check_folders(spec, in_threads)
+        rewards = {name: load_list_reward(name, scorer, in_threads=in_threads) for name in spec.names}
+        return lambda items: rewards[spec.of(items[0].data_source)](items)
+    if is_built_in(spec):
+        reward = load_reward(spec, scorer)
+        return lambda items: [reward(item) for item in items]
+    _check_scorer(spec, scorer)
+    call = _list_caller(spec, in_threads)
+    return lambda items: _as_results(call(items), len(items))
 
 
 def check_truth(
@@ -140,6 +159,18 @@ def check_truth(
     are reported.
     """
     return BUILT_IN[name].check_truth(truth, extra_info, truth_size) if is_built_in(name) else None
+
+
+def _check_folders(spec: RewardsBySet, in_threads: bool) -> None:
+    if in_threads and len(folders := users_folders(spec.names)) > 1:
+        raise ConfigError(f"reward.concurrency: threads share the modules of one folder; got {', '.join(folders)}")
+
+
+def _check_scorer(spec: str, scorer: ScorerName) -> None:
+    """Of a user's function."""
+    if scorer != "strict":
+        built_in = built_in_names(" and ")
+        raise ConfigError(f"reward.scorer: only {built_in} have two scorers; got {scorer} with {spec}; give strict")
 
 
 def as_result(value: Any) -> RewardResult:
@@ -179,6 +210,13 @@ def as_result(value: Any) -> RewardResult:
     return RewardResult(score, accuracy, {key: float(number) for key, number in parts.items()})
 
 
+def _as_results(values: Any, count: int) -> list[RewardResult]:
+    if not isinstance(values, list | tuple) or len(values) != count:
+        got = f"{len(values)} values" if isinstance(values, list | tuple) else type(values).__name__
+        return [failed_result(f"want a list of {count} values, one for each answer; got {got}")] * count
+    return [as_result(value) for value in values]
+
+
 def _not_finite(number: Any) -> str | None:
     if isinstance(number, bool) or not isinstance(number, Real):
         return f"is not a number; got {type(number).__name__} {ascii(number)[:80]}"
@@ -203,5 +241,21 @@ def _caller(spec: str, in_threads: bool) -> Callable[[RewardInput], Any]:
         values = (item.data_source, item.response, item.truth, dict(item.extra_info))
         given = dict(zip(_VERL_NAMES, values, strict=True))
         return function.call(**{name: given[name] for name in names})
+
+    return call
+
+
+def _list_caller(spec: str, in_threads: bool) -> Callable[[Sequence[RewardInput]], Any]:
+    """The function of a user's file as a function of all answers to a prompt."""
+    function = load("reward.function", spec, _LIST_SIGNATURES, in_threads=in_threads)
+    parameters = function.signature.parameters
+    if "solution_strs" not in parameters or "ground_truths" not in parameters:
+        function.check_call(None)
+        return lambda items: function.call(list(items))
+    function.check_call(**dict.fromkeys(_VERL_LISTS))
+
+    def call(items: Sequence[RewardInput]) -> Any:
+        rows = ((item.data_source, item.response, item.truth, dict(item.extra_info)) for item in items)
+        return function.call(**dict(zip(_VERL_LISTS, map(list, zip(*rows, strict=True)), strict=True)))
 
     return call

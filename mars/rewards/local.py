@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mars.rewards.contract import RewardFn, ScorerName, failed_result
+from mars.rewards.contract import RewardFn, RewardListFn, ScorerName, failed_result
 from mars.rewards.functions import RewardSpec, load_reward
 from mars.types import RewardInput, RewardResult
 
@@ -27,14 +27,27 @@ class Scored:
 def score_one(reward: RewardFn, item: RewardInput) -> Scored:
     """Calls `reward`; whatever it raises becomes a failed result with the exception's text."""
     try:
-        result = reward(item)
-        if result.failed is not None:
-            result = failed_result(_printable(result.failed)[:_MAX_REASON_CHARS])
-        return Scored(result)
+        return _with_short_reason(reward(item))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 a user's function may raise anything, SystemExit too; it is reported
         return describe_error(error)
+
+
+def score_list(reward: RewardListFn, items: Sequence[RewardInput]) -> list[Scored]:
+    """As `score_one`, for all answers to a prompt. What `reward` raises becomes the failure of each of them."""
+    try:
+        return [_with_short_reason(result) for result in reward(items)]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 as in `score_one`
+        return [describe_error(error)] * len(items)
+
+
+def _with_short_reason(result: RewardResult) -> Scored:
+    if result.failed is not None:
+        result = failed_result(_printable(result.failed)[:_MAX_REASON_CHARS])
+    return Scored(result)
 
 
 def describe_error(error: BaseException) -> Scored:

@@ -12,29 +12,33 @@ from mars.rewards.local import Scored
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """timeout_s: deadline of one call of the reward function. concurrency: calls that one process runs at once."""
+    """timeout_s: deadline of one call of the reward function. concurrency: calls that one process runs at once.
+
+    by_prompt: users' functions take a list of answers.
+    """
 
     spec: RewardSpec
     scorer: ScorerName
     timeout_s: float
     concurrency: int
+    by_prompt: bool
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the reward function. number: names it. payload: the pickled RewardInput."""
+    """One call of the reward function. number: names it. payloads: the pickled RewardInputs, one unless `by_prompt`."""
 
     number: int
-    payload: bytes
+    payloads: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a call. scored: None if it missed its deadline, and its thread still runs.
+    """The end of a call. scored: one for each payload; None if it missed its deadline, and its thread still runs.
 
     counts: what the process has counted since its last message (mars/rewards/call_facts.py).
     """
 
     number: int
-    scored: Scored | None
+    scored: tuple[Scored, ...] | None
     counts: Mapping[str, float]

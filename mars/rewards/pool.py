@@ -19,10 +19,10 @@ from multiprocessing.connection import wait
 from mars import background
 from mars.errors import ConfigError, WorkerError
 from mars.rewards.batch import Batch
-from mars.rewards.contract import ScorerName, failed_result
+from mars.rewards.contract import ScorerName
 from mars.rewards.functions import RewardSpec, resolve_spec
-from mars.rewards.local import FailureLog, Scored
-from mars.rewards.messages import Call, Done, WorkerSettings
+from mars.rewards.local import FailureLog
+from mars.rewards.messages import Done, WorkerSettings
 from mars.rewards.process import WorkerProcess
 from mars.types import RewardInput, RewardResult
 
@@ -50,6 +50,8 @@ class RewardPool:
 
     concurrency: answers that one worker scores at once, in threads. A late one then fails without the others, whose
     worker is killed after them. If a worker dies or is stuck with several answers, each is scored again alone.
+    by_prompt: users' functions take a list of answers. An item that is a tuple is one call, an item that is an answer
+    is a call with a list of one; what is said here of an answer then holds for the answers of a call together.
     on_start: called after each start of workers, in the thread that started them, which may be a thread of the pool.
     Raises ConfigError if the function cannot be loaded, WorkerError if no more worker can be started.
     """
@@ -63,8 +65,9 @@ class RewardPool:
         on_start: Callable[[], object] = _do_nothing,
         *,
         concurrency: int = 1,
+        by_prompt: bool = False,
     ) -> None:
-        self._settings = WorkerSettings(resolve_spec(spec), scorer, timeout_s, concurrency)
+        self._settings = WorkerSettings(resolve_spec(spec), scorer, timeout_s, concurrency, by_prompt)
         self._num_workers = num_workers
         self._timed_out = f"timed out after {timeout_s:g} s"
         self._on_start = on_start
@@ -90,7 +93,7 @@ class RewardPool:
             self.close()
             raise
 
-    def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
+    def score(self, items: Iterable[RewardInput | tuple[RewardInput, ...]]) -> list[RewardResult]:
         """Raises WorkerError if another thread closes the pool meanwhile."""
         if self._closed:
             raise ValueError("the reward pool is closed")
@@ -190,7 +193,7 @@ class RewardPool:
             size = min(room, ceil(len(batch.pending) / self._num_workers))
             numbers = [batch.pending.popleft() for _ in range(size)]
             try:
-                worker.send([Call(number, batch.payloads[number]) for number in numbers])
+                worker.send([batch.calls[number] for number in numbers])
             except OSError:  # the worker ended, or it is stopped and does not read
                 self._lost(worker, batch, "its worker could not be reached")
         self._start_missing()
@@ -224,7 +227,10 @@ class RewardPool:
                 worker.finish(message.number)
                 self._counts.update(message.counts)
                 worker.retiring |= message.scored is None
-                batch.finish(message.number, message.scored or Scored(failed_result(self._timed_out)))
+                if message.scored is None:
+                    batch.fail(message.number, self._timed_out)
+                else:
+                    batch.finish(message.number, message.scored)
                 if worker.retiring and not worker.assigned:
                     self._end(worker)
                     self._start_missing()
@@ -255,7 +261,7 @@ class RewardPool:
         for number in running:
             is_last_try = batch.charge(number) or timed_out
             if is_last_try and len(running) == 1:
-                batch.finish(number, Scored(failed_result(reason if timed_out else f"{reason}; {status}")))
+                batch.fail(number, reason if timed_out else f"{reason}; {status}")
                 again.remove(number)
         batch.pending.extendleft(reversed(again))
         self._start_missing()

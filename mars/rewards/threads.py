@@ -21,7 +21,9 @@ class CallThreads:
     Python cannot end a thread. The pool sends no more calls to a process with a late one, and ends it after the others.
     """
 
-    def __init__(self, connection: Connection, score: Callable[[Call], Scored], num_threads: int, timeout_s: float):
+    def __init__(
+        self, connection: Connection, score: Callable[[Call], tuple[Scored, ...]], num_threads: int, timeout_s: float
+    ):
         self._connection = connection
         self._score = score
         self._num_threads = num_threads

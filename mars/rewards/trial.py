@@ -56,17 +56,25 @@ class Trial:
 
 
 def run_trials(
-    spec: str, scorer: ScorerName, rows: Sequence[tuple[str, RewardInput]], timeout_s: float
+    spec: str,
+    scorer: ScorerName,
+    rows: Sequence[tuple[str, RewardInput]],
+    timeout_s: float,
+    *,
+    by_prompt: bool = False,
 ) -> Iterator[Trial]:
     """Scores rows of (name, item) in order, each when the caller asks for its result.
 
     Built-in rewards run in this process; a user's function runs in a worker that is killed if one answer takes longer
-    than `timeout_s` seconds, as in a run. Raises, before the first answer is scored, ConfigError for a reward that
-    cannot be loaded and DataError with all truths that a built-in reward cannot use.
+    than `timeout_s` seconds, as in a run. by_prompt: the function takes lists; each answer is a list of one.
+    Raises, before the first answer is scored, ConfigError for a reward that cannot be loaded and DataError with all
+    truths that a built-in reward cannot use.
     """
     problems = [(row, check_truth(spec, item.truth, item.extra_info, item.truth_size)) for row, item in rows]
     _raise_all([f"{row}: {problem}" if row else problem for row, problem in problems if problem is not None])
-    with closing(LocalScorer(spec, scorer) if is_built_in(spec) else RewardPool(spec, scorer, 1, timeout_s)) as scores:
+    with closing(
+        LocalScorer(spec, scorer) if is_built_in(spec) else RewardPool(spec, scorer, 1, timeout_s, by_prompt=by_prompt)
+    ) as scores:
         for row, item in rows:
             yield _trial(spec, scores, row, item)
 

@@ -10,17 +10,19 @@ import fcntl
 import os
 import select
 import sys
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 
 from mars.errors import ConfigError
 from mars.output.terminal import escaped_output
 from mars.rewards.call_facts import call_lasting, taken_counts
-from mars.rewards.contract import RewardFn
-from mars.rewards.functions import load_reward
-from mars.rewards.local import Scored, describe_error, score_one
+from mars.rewards.functions import load_list_reward, load_reward
+from mars.rewards.local import Scored, describe_error, score_list, score_one
 from mars.rewards.messages import Call, Done, WorkerSettings
 from mars.rewards.threads import CallThreads
+from mars.types import RewardInput
 
 
 def main(socket_fd: int, lifeline_fd: int) -> None:
@@ -39,16 +41,16 @@ def _serve(connection: Connection) -> None:
     pid = os.getpid()
     settings: WorkerSettings = connection.recv()
     try:
-        reward = load_reward(settings.spec, settings.scorer, in_threads=settings.concurrency > 1)
+        score_items = _load(settings)
     except ConfigError as error:
         connection.send(str(error))
         return
     _end_copy_of(pid)
     connection.send(None)
 
-    def score(call: Call) -> Scored:
+    def score(call: Call) -> tuple[Scored, ...]:
         with call_lasting(settings.timeout_s):
-            scored = _score(reward, call.payload)
+            scored = _score(score_items, call.payloads)
         _end_copy_of(pid)
         return scored
 
@@ -65,12 +67,25 @@ def _end_copy_of(pid: int) -> None:
         os._exit(1)
 
 
-def _score(reward: RewardFn, payload: bytes) -> Scored:
-    try:
-        item = ForkingPickler.loads(payload)
-    except Exception as error:  # noqa: BLE001 a foreign class in extra_info may fail in any way; it is reported
-        return describe_error(error)
-    return score_one(reward, item)
+def _load(settings: WorkerSettings) -> Callable[[list[RewardInput]], list[Scored]]:
+    in_threads = settings.concurrency > 1
+    if settings.by_prompt:
+        return partial(score_list, load_list_reward(settings.spec, settings.scorer, in_threads=in_threads))
+    reward = load_reward(settings.spec, settings.scorer, in_threads=in_threads)
+    return lambda items: [score_one(reward, item) for item in items]
+
+
+def _score(score: Callable[[list[RewardInput]], list[Scored]], payloads: tuple[bytes, ...]) -> tuple[Scored, ...]:
+    """An answer that cannot be unpickled fails; `score` gets the others."""
+    found: list[RewardInput | Scored] = []
+    for payload in payloads:
+        try:
+            found.append(ForkingPickler.loads(payload))
+        except Exception as error:  # noqa: BLE001 a foreign class in extra_info may fail in any way; it is reported
+            found.append(describe_error(error))
+    items = [item for item in found if not isinstance(item, Scored)]
+    scored = iter(score(items) if items else ())
+    return tuple(item if isinstance(item, Scored) else next(scored) for item in found)
 
 
 def _die_with_parent(lifeline_fd: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -27,7 +27,7 @@ NOT_SCORED = "not scored: its extra request has no truth"
 
 
 class Scorer(Protocol):
-    def score(self, items: Iterable[RewardInput]) -> list[RewardResult]: ...
+    def score(self, items: Iterable[RewardInput | tuple[RewardInput, ...]]) -> list[RewardResult]: ...
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,11 @@ def score_stream(
     frames: BoxFrames,
     scorer: Scorer,
     step: int,
+    by_prompt: bool = False,
 ) -> ScoredStream:
     """Decode and score the engine's stream `finished`. Each sample goes to the scorer as soon as it is generated.
 
+    by_prompt: all samples of a prompt go together, as soon as the last one is generated, in the order of `requests`.
     step: training step, which reward functions see. An extra request's samples are scored against its own truth. Those
     of an extra request without a truth, or of a given text with a score, do not go to the scorer.
     """
@@ -68,13 +70,17 @@ def score_stream(
     given: dict[int, RewardResult] = {}
     unreadable: dict[str, str] = {}
 
-    def items() -> Iterator[RewardInput]:
+    def samples() -> Iterator[FinishedSample]:
         for sample in chain.from_iterable(finished):
             faults.point("step.samples")
-            request = requests[sample.request]
             if isinstance(sample, UnreadableRequest):
-                unreadable.setdefault(request.prompt_id, sample.reason)
-                continue
+                unreadable.setdefault(requests[sample.request].prompt_id, sample.reason)
+            else:
+                yield sample
+
+    def inputs(some: Iterable[FinishedSample]) -> Iterator[RewardInput]:
+        for sample in some:
+            request = requests[sample.request]
             text = decode(sample.completion.token_ids)
             taken.append((sample, text))
             if request.extra is not None and (reward := _given_reward(request.extra)) is not None:
@@ -82,10 +88,30 @@ def score_stream(
             else:
                 yield reward_input(by_id[request.prompt_id], request.view, text, frames, step, request)
 
-    results = scorer.score(items())
+    if by_prompt:
+        together = (tuple(inputs(some)) for some in _whole_prompts(samples(), requests))
+        results = scorer.score(some for some in together if some)
+    else:
+        results = scorer.score(inputs(samples()))
     asked = (i for i in range(len(taken)) if i not in given)
     rewards = {**given, **dict(zip(asked, results, strict=True))}
     return ScoredStream([ScoredSample(*sample, rewards[i]) for i, sample in enumerate(taken)], unreadable)
+
+
+def _whole_prompts(
+    samples: Iterable[FinishedSample], requests: Sequence[RolloutRequest]
+) -> Iterator[list[FinishedSample]]:
+    """The samples of each prompt, in the order of the requests, when the last one has come."""
+    missing: Counter[str] = Counter()
+    for request in requests:
+        missing[request.prompt_id] += request.num_samples
+    found: defaultdict[str, list[FinishedSample]] = defaultdict(list)
+    for sample in samples:
+        prompt_id = requests[sample.request].prompt_id
+        found[prompt_id].append(sample)
+        missing[prompt_id] -= 1
+        if missing[prompt_id] == 0:
+            yield sorted(found.pop(prompt_id), key=lambda sample: (sample.request, sample.index))
 
 
 def _given_reward(extra: ExtraFacts) -> RewardResult | None:

@@ -69,8 +69,8 @@ def start_attempt(run_dir: Path, overrides: Sequence[str], functions: Mapping[st
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
         if code.diff:
-            write_durably(folder / DIFF_FILE, without_keys(code.diff.decode("utf-8", "replace")).encode())
-        write_durably(folder / ATTEMPT_FILE, (json.dumps(record, indent=1) + "\n").encode())
+            write_durably(folder / DIFF_FILE, [without_keys(code.diff.decode("utf-8", "replace")).encode()])
+        write_durably(folder / ATTEMPT_FILE, [(json.dumps(record, indent=1) + "\n").encode()])
     except OSError as error:
         raise cannot_write(folder, error, "run.dir") from error
     return folder

@@ -32,7 +32,7 @@ from typing import Any, cast
 
 from mars.actor.trainer import PolicyTrainer, ResponseScores, UpdateStats
 from mars.build import build_scorer, step_parts
-from mars.checkpoint.state import RunState, state_to_json
+from mars.checkpoint.state import RunState, state_lines
 from mars.cluster.environment import collect_rarely
 from mars.config.load import load_config
 from mars.config.schema import TrainConfig
@@ -142,7 +142,7 @@ def measure(point: Point, folder: Path, profile: Path | None) -> dict[str, Any]:
             tracker.log_rollouts(result.rollouts, step)
         state = result.state
         with _timed(seconds, "state", fakes):
-            content = state_to_json(RunState(step, state, dict(result.metrics), logged=False))
+            content = b"".join(state_lines(RunState(step, state, dict(result.metrics), logged=False)))
     profiler.disable()
     scorer.close()
     assert result is not None

@@ -76,7 +76,7 @@ class RecordingTrainer:
         self.saved.append(path)
 
     def start_checkpoint(self, folder: str) -> None:
-        digest = write_durably(Path(folder) / "updates", str(len(self.batches) + self.loaded).encode())
+        digest = write_durably(Path(folder) / "updates", [str(len(self.batches) + self.loaded).encode()])
         write_report(Path(folder), 0, ShardReport({"updates": digest}, None))
 
     def load_checkpoint(self, folder: str) -> None:

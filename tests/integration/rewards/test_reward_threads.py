@@ -68,6 +68,41 @@ def test_an_answer_whose_reward_forks_is_scored_once(pool: RewardPool) -> None:
     assert [result.score for result in pool.score(map(make_item, texts))] == [len(text) for text in texts]
 
 
+def test_the_answers_of_a_prompt_are_one_call_that_fails_as_one(tmp_path: Path) -> None:
+    (tmp_path / "lists.py").write_text(LISTS)
+    pool = RewardPool(
+        f"{tmp_path / 'lists.py'}:f", "strict", num_workers=1, timeout_s=10.0, concurrency=4, by_prompt=True
+    )
+    secret = make_item("cannot travel", secret=lambda: None)
+    calls = [("aa", "b"), ("crash", "b"), ("raise", "b", "c"), ("ddd",)]
+    items = [tuple(map(make_item, call)) for call in calls]
+    results = pool.score([*items, (make_item("a"), secret, make_item("bb")), make_item("alone"), (secret,)])
+    pool.close()
+    scores = [result.score if result.failed is None else result.failed[:12] for result in results]
+    assert scores == [
+        *(2.2, 2.1),
+        *["its worker d"] * 2,
+        *["ValueError: "] * 3,
+        1.3,
+        *(2.1, "AttributeErr", 2.2),
+        1.5,
+        "AttributeErr",
+    ]
+
+
+LISTS = """
+import ctypes
+
+def f(items):
+    texts = [item.response for item in items]
+    if "crash" in texts:
+        ctypes.string_at(0)
+    if "raise" in texts:
+        raise ValueError("no")
+    return [len(texts) + len(text) / 10 for text in texts]
+"""
+
+
 def test_threads_import_modules_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text("WORDS = 2\n")
     code = "def f(item):\n    import helper\n    return float(helper.WORDS)\n"

@@ -28,7 +28,7 @@ CONTENTS = {"state.json": b'{"step": 1}', "trainer/shard-1": b"weights", "traine
 def commit(catalogue: Catalogue, step: int, metrics: dict[str, float | None] | None = None) -> Path:
     draft = catalogue.draft(step)
     (draft / "trainer").mkdir()
-    files = {name: write_durably(draft / name, content) for name, content in CONTENTS.items()}
+    files = {name: write_durably(draft / name, [content]) for name, content in CONTENTS.items()}
     return catalogue.commit(Manifest(step, files, {"torch": "2"}, "data", metrics or {}))
 
 

@@ -96,7 +96,7 @@ def test_a_disk_without_room_for_the_state(catalogue, monkeypatch, caplog):
     saving.save_now(state(1))
 
     def no_space(path, content):
-        path.write_bytes(content[:3])
+        path.write_bytes(next(content)[:3])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(saver, "write_durably", no_space)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+import struct
+from base64 import b64decode
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.manifest import Manifest
+from mars.checkpoint.packed import pack, unpack
 from mars.checkpoint.resume import data_fingerprint, starting_point
-from mars.checkpoint.state import START, STATE_FILE, RunState, state_from_json, state_to_json
-from mars.errors import CheckpointError
+from mars.checkpoint.state import START, STATE_FILE, RunState, state_from_lines, state_lines, stored_state
+from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.output.digests import write_durably
 from mars.quarantine import BadPrompt, Quarantine
 from mars.sampling import Sampled, SamplingState
-from mars.types import SampledPrompt
+from mars.types import Completion, SampledPrompt
 from tests.builders import IMAGE, make_prompt, make_rollouts
+from tests.unit.rollout.test_extra_groups import everything, sampled
 
 
 def state() -> RunState:
@@ -32,13 +38,13 @@ def state() -> RunState:
 def test_it_comes_back_exactly():
     before = state()
     prompts = {item.rollouts.prompt.prompt_id: item.rollouts.prompt for item in before.sampling.carried}
-    assert state_from_json(state_to_json(before), prompts) == before
-    assert state_from_json(state_to_json(START), {}) == START
+    assert state_from_lines(state_lines(before), prompts) == before
+    assert state_from_lines(state_lines(START), {}) == START
 
 
 def test_whole_numbers_stay_whole_and_nan_stays_nan():
     before = RunState(1, START.sampling, {"n": 3, "x": 3.0, "bad": math.nan}, logged=True)
-    metrics = state_from_json(state_to_json(before), {}).metrics
+    metrics = state_from_lines(state_lines(before), {}).metrics
     assert [type(metrics[name]) for name in ("n", "x")] == [int, float]
     assert math.isnan(metrics["bad"])
 
@@ -58,23 +64,108 @@ def test_numbers_that_are_not_finite_come_back_wherever_they_are():
     kept = replace(carried, carried=False)
     ahead = Sampled((rollouts,), (kept,), SamplingState(9, ()), dict(zip("abcd", odd, strict=True)))
     before = RunState(1, SamplingState(8, (carried,), ahead=ahead), {"x": math.nan}, logged=True)
-    content = state_to_json(before)
-    after = state_from_json(content, {"p0": prompt})
+    content = list(state_lines(before))
+    after = state_from_lines(content, {"p0": prompt})
     assert repr(after) == repr(before)  # NaN is not equal to itself
-    assert state_to_json(after) == content
+    assert list(state_lines(after)) == content
+
+
+def sampled_ahead(number, odd=(-0.5, -0.25)):
+    """A state with a carried prompt, of which two tokens have the log-probs `odd`, and others sampled ahead."""
+    prompts = [make_prompt(f"p{i}", [IMAGE]) for i in range(number + 1)]
+    rollouts = [make_rollouts(prompt, [0.5, 0.25], text="a\nb", visible=[0.7]) for prompt in prompts]
+    first = rollouts[0].multi.rollouts[0]
+    completion = replace(first.completion, token_ids=(1, 2**31 - 1), logprobs=odd)
+    multi = replace(rollouts[0].multi, rollouts=(replace(first, completion=completion),))
+    rollouts[0] = replace(rollouts[0], multi=multi)
+    carried = SampledPrompt(rollouts[0], (0.1,), (1.0,), carried=True)
+    kept = [SampledPrompt(each, (0.1, -0.1), (1.0, 1.0)) for each in rollouts[1:]]
+    beyond = (replace(kept[-1], carried=True),)
+    again = replace(carried, advantages=(0.3,))  # the next step's normalisation
+    ahead = Sampled(tuple(rollouts[1:]), (again, *kept[:-1]), SamplingState(9, beyond, hooks="h"), {"x": 1.0})
+    sampling = SamplingState(8, (carried,), ahead=ahead, hooks="g")
+    return RunState(1, sampling, {}, logged=True), {prompt.prompt_id: prompt for prompt in prompts}
+
+
+def test_what_was_sampled_ahead_comes_back_exactly_line_by_line():
+    before, prompts = sampled_ahead(3)
+    lines = list(state_lines(before))
+    assert [line.count(b"\n") for line in lines] == [1] * (1 + 4 + 1 + 3 + 1)
+    assert state_from_lines(lines, prompts) == before
+
+
+def test_groups_of_extra_requests_come_back_with_those_that_are_trained_alone():
+    item = sampled(everything())
+    carried, beyond = replace(item, carried=True), replace(item, carried=True)
+    ahead = Sampled((item.rollouts,), (carried,), SamplingState(9, (beyond,)), {})
+    before = RunState(1, SamplingState(8, (carried,), ahead=ahead), {}, logged=True)
+    assert item.own_groups
+    assert state_from_lines(state_lines(before), {"x": item.rollouts.prompt}) == before
+
+
+def test_no_line_grows_with_the_number_of_prompts():
+    """While a line is made, the process does nothing else."""
+    longest = [max(map(len, state_lines(sampled_ahead(number)[0]))) for number in (5, 9)]
+    assert longest[0] == longest[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[:-1],
+        lambda lines: [*lines, lines[-1]],
+        lambda lines: [*lines[:2], *lines[3:]],
+        lambda lines: [lines[0], *lines],
+    ],
+)
+def test_lines_that_are_missing_or_too_many_are_refused(change):
+    with pytest.raises(UnreadableCheckpoint, match=r"state.json: not the state of a run"):
+        stored_state(change(list(state_lines(sampled_ahead(3)[0]))))
+
+
+any_float = st.floats(width=64) | st.floats(width=32) | st.just(float.fromhex("0x1p-1074"))
+signalling_nan = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000001))[0]
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(-(2**31), 2**31 - 1), any_float | st.just(signalling_nan)), max_size=5)))
+def test_tokens_and_log_probs_come_back_to_the_bit(responses):
+    tokens = [tuple(token for token, _ in each) for each in responses]
+    logprobs = [tuple(number for _, number in each) for each in responses]
+    pairs = zip(tokens, logprobs, strict=True)
+    found = unpack(pack([Completion(token_ids, numbers, "stop") for token_ids, numbers in pairs]))
+    assert [token_ids for token_ids, _ in found] == tokens
+    assert [struct.pack(f"<{len(n)}d", *n) for _, n in found] == [struct.pack(f"<{len(n)}d", *n) for n in logprobs]
+
+
+def test_log_probs_of_engines_take_32_bits_by_hand():
+    """-0.5 is 00 00 00 bf as a float32; 0.1 is none."""
+    packed = pack(
+        [Completion((1, 2), (-0.5, -0.5), "stop"), Completion((), (), "stop"), Completion((3,), (0.25,), "stop")]
+    )
+    assert (packed.lengths, packed.logprob_bits) == ((2, 0, 1), 32)
+    assert b64decode(packed.logprobs).hex() == "000000bf" * 2 + "0000803e"
+    assert b64decode(packed.token_ids).hex() == "010000000200000003000000"
+    assert pack([Completion((1,), (0.1,), "stop")]).logprob_bits == 64
+
+
+@pytest.mark.parametrize("change", [{"lengths": (2,)}, {"token_ids": "AAAA"}, {"logprobs": "AA=A"}, {"token_ids": "?"}])
+def test_packed_tokens_that_do_not_fit_together_are_an_error(change):
+    packed = pack([Completion((1,), (-0.5,), "stop")])
+    with pytest.raises(ValueError):  # noqa: PT011 of whichever library finds it first
+        unpack(replace(packed, **change))
 
 
 def saved_run(folder, contents):
     """A catalogue of checkpoints whose manifests fit their files."""
     catalogue = Catalogue(folder)
     for step, content in contents.items():
-        files = {STATE_FILE: write_durably(catalogue.draft(step) / STATE_FILE, content)}
+        files = {STATE_FILE: write_durably(catalogue.draft(step) / STATE_FILE, [content])}
         catalogue.commit(Manifest(step, files, {}, "rows", {}))
     return catalogue
 
 
 def test_a_state_that_cannot_be_read_is_left_out_for_an_older_one(tmp_path, caplog):
-    good = state_to_json(replace(START, step=1))
+    good = b"".join(state_lines(replace(START, step=1)))
     catalogue = saved_run(tmp_path, {1: good, 2: good.replace(b"0", b"null"), 3: b"{}"})
     assert starting_point(catalogue, True, {}, "rows").state.step == 1
     assert "step_000003/state.json: not the state of a run" in caplog.text
@@ -90,13 +181,13 @@ def test_without_a_state_that_can_be_read_no_run_starts(tmp_path):
 
 def test_carried_prompts_that_the_data_no_longer_has_are_refused():
     with pytest.raises(CheckpointError, match="1 of 1 sampled prompts are not in the training set"):
-        state_from_json(state_to_json(state()), {})
+        state_from_lines(state_lines(state()), {})
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"step": "x"}', b"\xff"])
 def test_what_is_no_state_is_refused(content):
     with pytest.raises(CheckpointError, match=r"state.json: not the state of a run"):
-        state_from_json(content, {})
+        state_from_lines([content], {})
 
 
 def test_the_fingerprint_sees_order_and_number():

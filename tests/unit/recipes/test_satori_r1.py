@@ -44,7 +44,8 @@ def test_parts_count_without_the_form():
 
 
 def test_boxes_are_scaled_to_the_stored_image():
-    assert parts(response(boxes="[[0, 0, 5, 10]]"), truth_size=(20, 20), response_size=(10, 10))["box"] == 1
+    facts = FACTS | {"boxes": [[4, 8, 10, 20]]}
+    assert parts(response(boxes="[[2, 2, 5, 5]]"), facts, truth_size=(20, 40), response_size=(10, 10))["box"] == 1
 
 
 @pytest.mark.parametrize("text", ["[[1, 2, 3]]", "none", "[[0, 0, 9, 9]]" * 200])
@@ -52,7 +53,9 @@ def test_boxes_that_cannot_be_read_cover_nothing(text):
     assert parts(response(boxes=text))["box"] == 0
 
 
-@pytest.mark.parametrize("facts", [{}, FACTS | {"caption": " "}, FACTS | {"boxes": [[1, 2]]}, FACTS | {"boxes": 3}])
+@pytest.mark.parametrize(
+    "facts", [{"caption": "a dog"}, {}, FACTS | {"caption": " "}, FACTS | {"boxes": [[1, 2]]}, FACTS | {"boxes": 3}]
+)
 def test_a_row_without_facts_is_an_error(facts):
     with pytest.raises(DataError, match=r"extra_info\.(caption|boxes)"):
         parts(response(), facts)

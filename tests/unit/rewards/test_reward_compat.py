@@ -151,7 +151,7 @@ def test_a_malformed_truth_or_half_known_frames_raise_as_in_strict() -> None:
 def test_the_scorer_reaches_the_worker_processes() -> None:
     config = SimpleNamespace(
         reward=SimpleNamespace(
-            function="grounding", functions={}, scorer="", num_workers=1, concurrency=1, timeout_s=30.0
+            function="grounding", functions={}, scorer="", num_workers=1, concurrency=1, by_prompt=False, timeout_s=30.0
         )
     )
     of = item(columns(10, 10), columns(10))

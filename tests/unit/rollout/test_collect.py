@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mars.extra_facts import ExtraFacts
 from mars.rollout.collect import ScoredSample, collect, score_stream
-from mars.rollout.engine import EngineCounts, FinishedSample
+from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest
 from mars.rollout.metrics import engine_metrics, processed_tokens, rollout_metrics
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
@@ -66,6 +66,48 @@ def test_rollouts_go_to_their_prompt_and_view_in_whatever_order_requests_come(pr
         for group in (x.multi, *x.anchors, y.multi):
             assert [r.index for r in group.rollouts] == list(range(len(group.rollouts)))
             assert [r.text for r in group.rollouts] == ["10", "220", "3330"][: len(group.rollouts)]
+
+
+class EchoOfLists(Echo):
+    """As a pool: one result for each answer, without the tuples."""
+
+    def score(self, items):
+        self.calls = list(items)
+        return super().score(item for call in self.calls for item in call)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_by_prompt_all_answers_of_a_prompt_go_together_in_the_order_of_the_requests(prompts, seed):
+    requests = [request("x", None, 3), request("y", None, 1), request("x", ("s1",), 2), request("z", None, 1)]
+    samples = [FinishedSample(r, k, Completion((k + 1,), (0.0,), "stop")) for r in (0, 1, 2) for k in range(3)]
+    samples = [sample for sample in samples if sample.index < requests[sample.request].num_samples]
+    stream = [*random.Random(seed).sample(samples, k=len(samples)), UnreadableRequest(3, "no such file")]
+    scorer = EchoOfLists()
+    scored = score_stream(
+        [*prompts, make_prompt("z", [IMAGE])], requests, [stream], decode=lambda ids: str(ids[0]),
+        frames=lambda p, v: (None, None), scorer=scorer, step=1, by_prompt=True,
+    )  # fmt: skip
+    calls = [[(item.truth, item.view, item.response) for item in call] for call in scorer.calls]
+    assert sorted(calls, key=len) == [
+        [("ty", None, "1")],
+        [("tx", None, "1"), ("tx", None, "2"), ("tx", None, "3"), ("tx", ("s1",), "1"), ("tx", ("s1",), "2")],
+    ]
+    for item in scored.samples:  # Echo's score is the place of the answer in all that it was given
+        assert (scorer.items[int(item.reward.score)].response, item.text) == (item.text, str(item.sample.index + 1))
+    x, y = collect(prompts, requests[:3], scored.samples, scored.unreadable)
+    assert (len(x.multi.rollouts), len(y.multi.rollouts)) == (3, 1)
+
+
+def test_by_prompt_answers_with_a_given_score_are_left_out(prompts):
+    requests = [request("y", None, 1), replace(request("y", None, 1), extra=ExtraFacts("hint", "signal", truth=None))]
+    samples = [FinishedSample(r, 0, Completion((1,), (0.0,), "stop")) for r in (1, 0)]
+    scorer = EchoOfLists()
+    scored = score_stream(
+        prompts, requests, [samples], decode=lambda ids: "a", frames=lambda p, v: (None, None), scorer=scorer,
+        step=1, by_prompt=True,
+    )  # fmt: skip
+    assert [len(call) for call in scorer.calls] == [1]
+    assert [(item.sample.request, item.reward.failed is None) for item in scored.samples] == [(0, True), (1, False)]
 
 
 def test_the_scorer_sees_each_answer_once_with_its_own_truth(prompts):
