@@ -159,7 +159,7 @@ def workers(
 def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> SharedFiles:
     """The files that every node with a worker must have: models and images."""
     models = [config.model.path]
-    if isinstance(config, TrainConfig) and config.algorithm.kl_coefficient > 0 and config.algorithm.kl_reference:
+    if isinstance(config, TrainConfig) and config.algorithm.loads_reference and config.algorithm.kl_reference:
         models.append(config.algorithm.kl_reference)
     if config.data.transport == "object_store":  # the images are read on the driver's node alone
         return SharedFiles.of(models, ())

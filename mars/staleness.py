@@ -1,8 +1,8 @@
 """How old responses are: the version of the weights that train on a response minus that of those that sampled it.
 
 The engine marks each response with the version of its weights (`Completion.version`), and the trainer says with which
-version an update began (`UpdateStats.version`). The trainer's processes count versions from their start, so the state
-of a run that goes on is renumbered.
+version an update began (`UpdateStats.version`). The trainer's processes count versions from their start, so versions
+in the state of a resumed run are renumbered to match.
 """
 
 from __future__ import annotations

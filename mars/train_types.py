@@ -34,7 +34,10 @@ class TrainResponse:
 
 @dataclass(frozen=True)
 class TrainPrompt:
-    """A prompt with its responses. num_prompt_tokens: including image tokens. carried: sampled in the previous step."""
+    """A prompt with its responses. num_prompt_tokens: including image tokens.
+
+    carried: was beyond the quota of the previous step, so this one trains on it first.
+    """
 
     prompt_id: str
     prompt_token_ids: tuple[int, ...]

@@ -20,7 +20,7 @@ from mars.actor.optimizer import Optimizer
 from mars.actor.process_group import join_group
 from mars.actor.publisher import WeightPublisher
 from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed, merged_over_ranks, without
-from mars.actor.reference import kl_reference
+from mars.actor.reference import kl_reference, reference_update, updated_model
 from mars.actor.response_scores import ResponseScorer
 from mars.actor.rule_passes import Models, PreparedBatch, RulePasses, Scores
 from mars.actor.sharding import mesh_of_ranks
@@ -68,6 +68,7 @@ class FsdpTrainer:
         self._policy = trained_policy(model, actor, scoring, actor.packing, mesh, config.run.seed)
         self._optimizer = Optimizer(dict(self._policy.named_parameters()), actor, total_steps=None)
         self._reference = kl_reference(config, self._policy, scoring, mesh)
+        self._reference_update = reference_update(config.algorithm, self._policy, self._reference)
         self._objective = Objective(config.algorithm, truncation_nats(rollout.top_p, rollout.top_k))
         reference = self._reference if isinstance(self._reference, torch.nn.Module) else None
         self._memory = Offloading(self._policy, reference, self._optimizer, actor.offload == "cpu")
@@ -88,7 +89,7 @@ class FsdpTrainer:
         # The first update takes its old log-probs from its own forward: the weights are still the old ones, so the
         # ratio is exactly 1.
         later, measures = batch.updates[1:], self._passes is not None and self._passes.rule.measures
-        passes = None if self._passes is None else self._passes.start(batch, self._reader, self._rank)
+        passes = self._passes and self._passes.start(batch, self._reader, self._rank)
         prompts = self._reader.start(batch, (*later, *batch.updates), self._rank)
         start = time.perf_counter()
         measured = self._old_scores(batch, batch.updates, prompts) if measures else {}
@@ -142,13 +143,15 @@ class FsdpTrainer:
         save_policy(self._policy, self._config.model, path, is_writer=self._rank == 0)
 
     def start_checkpoint(self, folder: str) -> None:
-        state = trainer_state(self._policy, self._optimizer, self._skipped_in_a_row, self._rank)
+        updated = updated_model(self._reference_update)
+        state = trainer_state(self._policy, self._optimizer, self._skipped_in_a_row, self._rank, updated)
         self._shards.start(self._memory.readable(state), folder)
 
     def load_checkpoint(self, folder: str) -> None:
         self._memory.need_all()
         self._publisher.changed()
-        self._skipped_in_a_row = load_trainer_state(self._policy, self._optimizer, self._rank, folder)
+        updated = updated_model(self._reference_update)
+        self._skipped_in_a_row = load_trainer_state(self._policy, self._optimizer, self._rank, folder, updated)
 
     def offload(self) -> None:
         self._memory.offload()
@@ -237,10 +240,11 @@ class FsdpTrainer:
         self._optimizer.scale(scale)
         totals = scaled(totals, scale)
         metrics = self._objective.metrics(totals)
-        if self._passes is not None:
-            metrics["actor/rule_loss"] = totals["rule_loss"]
+        metrics |= {"actor/rule_loss": totals["rule_loss"]} if self._passes is not None else {}
         result = self._optimizer.step() if math.isfinite(totals["loss"]) else self._optimizer.skip()
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
+        if result.applied and self._reference_update is not None:
+            self._reference_update.after(self._optimizer.num_steps)
         skipped = None
         if not result.applied:
             old = merged_over_ranks(done.old_by_row())

@@ -76,6 +76,11 @@ class Optimizer:
     def clear(self) -> None:
         self._adamw.zero_grad(set_to_none=True)
 
+    @property
+    def num_steps(self) -> int:
+        """Steps applied, over the whole run."""
+        return self._num_steps
+
     def moments(self) -> list[Tensor]:
         """AdamW's moments of all parameters that have taken a step."""
         return [state[key] for state in self._adamw.state.values() for key in _MOMENTS]

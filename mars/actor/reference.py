@@ -1,15 +1,19 @@
-"""The frozen model that a KL term is measured against."""
+"""The model that a KL term is measured against, and its updates. It has no gradient."""
 
 from __future__ import annotations
 
 from operator import attrgetter
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from mars.actor.lora import BaseModel
 from mars.actor.model import Offload, Packing, PolicyModel, ScoringSettings, empty_policy, fill, shard
-from mars.config.schema import ModelConfig, TrainConfig
+from mars.config.schema import AlgorithmConfig, ModelConfig, TrainConfig
 from mars.errors import ConfigError, SetupError
 from mars.families.family import Family
 from mars.families.table import family_of
@@ -29,13 +33,64 @@ def kl_reference(
     policy's. Raises what `load_reference` raises.
     """
     algorithm, model, actor = config.algorithm, config.model, config.actor
-    if algorithm.kl_coefficient == 0:
+    if not algorithm.loads_reference:
         return None
     if algorithm.kl_reference is None:
         raise ConfigError(f"{_KEY}: a KL term needs a reference model; got null; give a folder or hub name")
     if actor.lora.rank and algorithm.kl_reference == model.path:
         return BaseModel(policy)
     return load_reference(algorithm.kl_reference, model, scoring, actor.packing, mesh, actor.offload)
+
+
+class ReferenceUpdate:
+    """Moves the reference model towards the policy: reference <- decay x reference + (1 - decay) x policy.
+
+    Shard by shard, because both models are sharded alike. decay: 0 copies the policy, to the bit. every: in optimizer
+    steps. Raises ConfigError if the models differ in their parameters.
+    """
+
+    def __init__(self, policy: PolicyModel, reference: PolicyModel, decay: float, every: int) -> None:
+        self._policy, self.reference, self._decay, self._every = policy, reference, decay, every
+        shapes, own = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (policy, reference))
+        differing = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
+        if differing:
+            raise ConfigError(
+                f"algorithm.reference_update: {_KEY} must have the policy's parameters to be updated; "
+                f"got {differing[0]} of shape {own.get(differing[0])}, the policy's is {shapes.get(differing[0])}; "
+                "give none, or another model"
+            )
+
+    @torch.no_grad()
+    def after(self, num_steps: int) -> None:
+        """num_steps: optimizer steps so far in the run, the last of them just now."""
+        if num_steps % self._every:
+            return
+        for model in (self._policy, self.reference):  # else some parameters are whole ones, gathered for a forward
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+        policy = dict(self._policy.named_parameters())
+        for name, value in self.reference.named_parameters():
+            _local(value).lerp_(_local(policy[name]), 1 - self._decay)
+
+
+def reference_update(
+    algorithm: AlgorithmConfig, policy: PolicyModel, reference: PolicyModel | BaseModel | None
+) -> ReferenceUpdate | None:
+    """By `algorithm.reference_update`; None if the reference stays as it is."""
+    if algorithm.reference_update == "none" or not isinstance(reference, PolicyModel):
+        return None
+    assert algorithm.reference_every is not None  # by the rules of the settings
+    return ReferenceUpdate(policy, reference, algorithm.reference_decay or 0.0, algorithm.reference_every)
+
+
+def updated_model(update: ReferenceUpdate | None) -> PolicyModel | None:
+    """The reference model whose weights belong into a checkpoint."""
+    return None if update is None else update.reference
+
+
+def _local(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def load_reference(

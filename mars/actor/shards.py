@@ -108,13 +108,17 @@ def _local(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def trainer_state(policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: int, rank: int) -> dict[str, Tensor]:
-    """All tensors of a trainer by name.
+def trainer_state(
+    policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: int, rank: int, reference: PolicyModel | None = None
+) -> dict[str, Tensor]:
+    """All tensors of a trainer by name. reference: a reference model that is updated; else it is read from its folder.
 
     Parameters and AdamW's moments are the trainer's own tensors, so loading fills them in place.
     """
     state = model_state(policy)
     state |= {f"optimizer.{name}": value for name, value in optimizer.tensors().items()}
+    if reference is not None:
+        state |= {f"reference.{name}": value for name, value in model_state(reference).items()}
     state["trainer.skipped_in_a_row"] = torch.tensor([skipped_in_a_row])
     state[f"{_RANDOM}.cpu.{rank}"] = torch.random.get_rng_state()
     if torch.cuda.is_available():
@@ -136,7 +140,9 @@ def model_state(policy: PolicyModel) -> dict[str, Tensor]:
     return {f"model.{name}": value for name, value in state.items() if name in owned} | base
 
 
-def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, folder: str) -> int:
+def load_trainer_state(
+    policy: PolicyModel, optimizer: Optimizer, rank: int, folder: str, reference: PolicyModel | None = None
+) -> int:
     """Read a checkpoint into the policy and the optimizer, on any number of ranks; returns skipped_in_a_row.
 
     Raises CheckpointError if the checkpoint is of another model.
@@ -147,7 +153,7 @@ def load_trainer_state(policy: PolicyModel, optimizer: Optimizer, rank: int, fol
         steps = {"optimizer.steps": torch.zeros(stored["optimizer.steps"].size, dtype=torch.int64)}
         load(steps, storage_reader=reader)
         optimizer.prepare_load(steps["optimizer.steps"])
-        state = trainer_state(policy, optimizer, skipped_in_a_row=0, rank=rank)
+        state = trainer_state(policy, optimizer, skipped_in_a_row=0, rank=rank, reference=reference)
         # Other ranks than those that saved start with the random numbers of their seed.
         state = {name: value for name, value in state.items() if not name.startswith(_RANDOM) or name in stored}
         load(state, storage_reader=reader)

@@ -60,7 +60,7 @@ def check_what_workers_load(config: TrainConfig) -> None:
     try_transforms(image_transforms(config.recipe))
     token_rule(config.recipe)
     reference = config.algorithm.kl_reference
-    if config.algorithm.kl_coefficient > 0 and reference is not None and reference != config.model.path:
+    if config.algorithm.loads_reference and reference is not None and reference != config.model.path:
         from mars.actor.reference import check_reference
 
         check_reference(reference, config.model.path, trust_remote_code=config.model.trust_remote_code)
@@ -142,7 +142,7 @@ def memory_lines(config: TrainConfig) -> list[str]:
     """The estimate of mars/checks/memory.py for an actor rank and an engine's GPU, in GiB, and whether it fits."""
     rollout, actor, cluster, algorithm = config.rollout, config.actor, config.cluster, config.algorithm
     shares_base = actor.lora.rank > 0 and algorithm.kl_reference == config.model.path
-    with_reference = algorithm.kl_coefficient > 0 and not shares_base
+    with_reference = algorithm.loads_reference and not shares_base
     lines, model = rank_memory_lines(config.model, actor, with_reference), _on_disk(config.model)
     if model is None:
         return lines

@@ -207,7 +207,7 @@ def _models(config: TrainConfig | SftConfig) -> dict[str, str]:
     models = {"model.path": config.model.path}
     if isinstance(config, TrainConfig):
         algorithm = config.algorithm
-        if algorithm.kl_coefficient > 0 and algorithm.kl_reference not in (None, config.model.path):
+        if algorithm.loads_reference and algorithm.kl_reference not in (None, config.model.path):
             models["algorithm.kl_reference"] = str(algorithm.kl_reference)
     return models
 

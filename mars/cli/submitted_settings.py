@@ -122,7 +122,8 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 def _file_of_user(key: str, path: str, sent: SentFiles) -> str:
-    """Relative to the user's folder if it is in there, since the job's folder has a copy."""
+    """The path of a user's file for the job: relative if the file is in the user's folder, which is copied to the job's
+    folder; else absolute. Raises ConfigError for a file that is missing or not sent."""
     file = Path(_absolute(path, sent.folder))
     if not file.is_file():
         raise ConfigError(f"{key}: no such file; got {path}; relative paths start at {sent.folder}")

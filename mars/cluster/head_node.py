@@ -52,8 +52,8 @@ def own_labels() -> dict[str, str]:
 
 
 def mismatches(here: Mapping[str, str], head: Mapping[str, str]) -> list[str]:
-    """One line for each of mars' labels that the two nodes do not have alike. None of a head without such labels, which
-    was not started by ray_up.sh."""
+    """One line for each of mars' labels that differs between the two nodes. Empty for a head that has no such labels,
+    because ray_up.sh did not start it."""
     ours = {name for name in {**here, **head} if name.startswith(_PREFIX)}
     if not ours & head.keys():
         return []

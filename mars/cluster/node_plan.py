@@ -53,7 +53,7 @@ def number(steps: int) -> str:
 class Bundles:
     """Bundles of one size. indices: their numbers in the layout, in order.
 
-    group: so many consecutive ones should be on one node, because their workers exchange the most.
+    group: how many consecutive bundles should share a node, because their workers exchange the most data.
     """
 
     size: Amount

@@ -55,7 +55,7 @@ def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[
 
 @cache
 def _shipped_adapters(root: RootName) -> Mapping[str, Any]:
-    """Dotted key -> default of the settings of adapters."""
+    """Dotted key -> default of each setting of LoRA adapters, such as `actor.lora.rank`."""
     file, section = ("actor/fsdp.yaml", "actor") if root == "train" else ("sft.yaml", "sft")
     content = yaml.safe_load((shipped_folder() / file).read_text(encoding="utf-8"))
     adapters = content["lora"] if root == "train" else content[section]["lora"]

@@ -1,8 +1,8 @@
 """Make the hooks that the section `recipe` names, each with the settings of its file.
 
     recipe:
-      advantage: [recipe/vl_cogito/functions.py:DifficultyWeight]
-      settings: {vl_cogito: {stage: s3}}
+      advantage: [my_method/functions.py:DifficultyWeight]
+      settings: {my_method: {stage: s3}}
 
 A name stands for a class or a function that makes the hook: an object with the attributes and methods of the hook's
 Protocol. Files are run in the processes that call the hooks, and only there.

@@ -54,7 +54,7 @@ class PlannedRequests:
 
 @dataclass(frozen=True)
 class ExtraPlan:
-    """before, after: the methods of the hook, with the number of the step for its facts.
+    """before, after: what the hook asks of a prompt, and of its scored rollouts; both also get the step's number.
 
     encode: (messages, number of images) -> prompt ids. encode_response: text -> ids, the last ends the response. Both
         raise DataError for a text that would become a special token.

@@ -63,8 +63,10 @@ def facts_of(item: RewardInput) -> tuple[str, list[Box]]:
     caption, boxes = item.extra_info.get("caption"), item.extra_info.get("boxes")
     if not isinstance(caption, str) or not caption.strip():
         raise DataError(f"extra_info.caption: got {caption!r}; give a text about the image")
+    if boxes is None:
+        raise DataError("extra_info.boxes: not set; give [[x1, y1, x2, y2], …], or [] where nothing is asked about")
     try:
-        text = boxes if isinstance(boxes, str) else str([list(map(float, box)) for box in boxes or []])
+        text = boxes if isinstance(boxes, str) else str([list(map(float, box)) for box in boxes])
         return caption, [read_box(entry) for entry in box_entries(load_json(text))]
     except (TypeError, ValueError) as error:
         raise DataError(f"extra_info.boxes: {error}; got {str(boxes)[:80]}; give [[x1, y1, x2, y2], …]") from error

@@ -1,10 +1,10 @@
 """What it costs to send images to the nodes of a cluster, compared with files that every node has.
 
     python scripts/bench.py images > bench_images.json
-    python scripts/bench.py images --rounds 5 --images 64 --side 896
+    python scripts/bench.py images --rounds 5 --images 64 --side 896 --trainings 0
 
-Two Ray nodes on this machine. First a process on the node without the driver reads and decodes images, in turns as
-files and from its node's store. Then whole trainings of two epochs run on both nodes, in turns with
+Two Ray nodes on this machine. First processes on the node without the driver read and decode images, in turns as files
+and from the node's store. Then whole trainings of two epochs run on both nodes, in turns with
 data.transport=path and object_store. One JSON object goes to stdout, progress to stderr. docs/performance.md explains
 the figures.
 """
@@ -36,6 +36,7 @@ WAYS = ("path", "object_store")
 SOURCES = 2
 PROMPTS_PER_STEP = 8
 STEPS_PER_EPOCH = 3
+PAIRS = 8  # readings of all images as files and from the store, in turns
 TIMEOUT = 900.0
 
 
@@ -44,15 +45,19 @@ def main(arguments: Sequence[str]) -> int:
         prog="bench.py images", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trainings", type=int, help="rounds of trainings; default: --rounds")
     parser.add_argument("--images", type=int, default=48, help="images that are only read")
     parser.add_argument("--side", type=int, default=448, help="pixels of their sides")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name, two_nodes(Path(name)) as (address, other):
         folder = Path(name)
         reading = [read(folder, other, options.images, options.side) for _ in range(options.rounds)]
-        make_workload(folder / "work", PROMPTS_PER_STEP * STEPS_PER_EPOCH, [(SOURCES, 112)])
+        say(json.dumps(rounded({"reading": reading}, digits=5)))
         trainings: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-        for number in range(options.rounds):
+        num_trainings = options.rounds if options.trainings is None else options.trainings
+        if num_trainings:
+            make_workload(folder / "work", PROMPTS_PER_STEP * STEPS_PER_EPOCH, [(SOURCES, 112)])
+        for number in range(num_trainings):
             for way in WAYS:
                 say(f"training {number + 1}, {way}")
                 trainings[way].append(train(folder / "work", f"{way}_{number}", way, address))
@@ -88,7 +93,10 @@ def two_nodes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
-    """Seconds per image on another node: read and decoded as a file, from the reader, and from the node's store."""
+    """Seconds per image on another node: read and decoded as a file, from the reader, and from the node's store.
+
+    kept/file: of the medians of `PAIRS` readings. file_cpu, kept_cpu: processor time of the process that decodes.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -105,8 +113,18 @@ def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
     decoders = {way: there.remote(access[way]) for way in WAYS}
     found: dict[str, Any] = {"bytes_per_image": sum(os.path.getsize(image.path) for image in images) / number}
     ray.get([decoder.seconds.remote(images[:1]) for decoder in decoders.values()])  # starts the store
-    for name, way in (("file", "path"), ("sent", "object_store"), ("file_again", "path"), ("kept", "object_store")):
-        found[name] = ray.get(decoders[way].seconds.remote(images[1:])) / (number - 1)
+    number -= 1
+
+    def seconds(way: str) -> tuple[float, float]:
+        wall, cpu = ray.get(decoders[way].seconds.remote(images[1:]))
+        return wall / number, cpu / number
+
+    found["first_file"], found["sent"] = seconds("path")[0], seconds("object_store")[0]
+    pairs = [(seconds("path"), seconds("object_store")) for _ in range(PAIRS)]
+    for i, suffix in enumerate(("", "_cpu")):
+        for j, name in enumerate(("file", "kept")):
+            found[name + suffix] = median(pair[j][i] for pair in pairs)
+        found["kept/file" + suffix] = found["kept" + suffix] / found["file" + suffix]
     ray.get(reader.close.remote())
     for actor in (reader, *decoders.values()):
         ray.kill(actor)
@@ -119,12 +137,13 @@ class _Decoder:
     def __init__(self, access: Any) -> None:
         self._images = access.open()
 
-    def seconds(self, images: Sequence[Any]) -> float:
-        start = time.perf_counter()
+    def seconds(self, images: Sequence[Any]) -> tuple[float, float]:
+        """By the clock, and of this process' processor time."""
+        start, cpu = time.perf_counter(), time.process_time()
         self._images.expect(images)
         for image in images:
             self._images.decode(image)
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - cpu
 
 
 def write_images(folder: Path, number: int, side: int) -> list[Any]:

@@ -112,11 +112,12 @@ def test_frozen_parts_leave_the_other_updates_as_they_are(results):
 
 @ONE_RANK
 def test_a_token_rule_does_on_two_ranks_what_it_does_on_one(results, one_rank):
-    """Its totals are over both ranks, and the rows of one rank have no text alone."""
+    """Its totals are over both ranks. The second update has a KL to a reference that the first has moved."""
     one, two = results[one_rank]["rule"], results["shared_prefix-2-0"]["rule"]
     assert two == results["shared_prefix-2-1"]["rule"]
     assert {"recipe/gap", "actor/rule_loss"} <= one.keys()
     assert abs(one["actor/rule_loss"]) > 1e-4
+    assert one["actor/kl_loss"] > 1e-4
     for key in one:
         assert two[key] == pytest.approx(one[key], rel=5e-3, abs=1e-4), key
 

@@ -104,13 +104,15 @@ def adapter_updates(world: TinyWorld, rendezvous: Rendezvous, batch: TrainBatch,
 
 
 def rule_updates(world: TinyWorld, rendezvous: Rendezvous, batch: TrainBatch, packing) -> dict[str, float]:
-    """Two updates with a token rule: totals over the ranks, changed images, a pass with gradient."""
+    """Two updates with a token rule (totals over the ranks, changed images, a pass with gradient) and a KL to a
+    reference model that follows the policy."""
     decode = TransformingDecoder(
         decode_image, lambda: {"masked": blank_patches(0.5, 14), "noisy": gaussian_diffusion(500)}
     )
     settings = {"budget": world.budget, "rules": world.rules, "cache_bytes": 0}
     process = PromptProcessor(str(world.folder), decode=decode, **settings).process
-    config = world.config(packing=packing)
+    moving = {"reference_update": "ema", "reference_decay": 0.5, "reference_every": 1}
+    config = world.config(objective=altered(GRPO, kl_coefficient=0.3, **moving), packing=packing, learning_rate=1e-2)
     trainer = FsdpTrainer(config, world.rules, rendezvous, process, in_memory(), Contrast())
     return dict(trainer.update(replace(batch, step=4)).metrics)
 

@@ -160,7 +160,7 @@ class _Converter:
         return split
 
     def _read(self, item: Item) -> tuple[Prompt, ReadItem] | RowProblem:
-        """The item as the reader would read its row."""
+        """The prompt that `read_row` makes of the item's row, and the item as read; or why the item cannot be used."""
         try:
             read = self._public.read(item)
         except RowError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,16 +14,19 @@ from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.scoring import ScoringSpec
 from mars.algorithms.token_rule import ScoringPass, TokenTerms
+from mars.build import EngineSpec, TrainerSpec
+from mars.checks.dry_run import check_what_workers_load
 from mars.data.pixels.images import BadImage, decode_image
 from mars.data.pixels.transforming import TransformingDecoder
 from mars.data.pixels.transforms import blank_patches, gaussian_diffusion
 from mars.data.prompts.processor import PromptProcessor
 from mars.errors import ConfigError
-from mars.image_transform import TransformCall, transform_seed, transformed_image
-from mars.types import ImageRef
+from mars.hooks.load import resolved
+from mars.image_transform import TransformCall, transform_seed, transformed, transformed_image
+from mars.types import ImageRef, RolloutRequest, Sampling
 from mars.weights.object_store import in_memory
 from tests.fakes.token_rule import Contrast
-from tests.tiny_world import distance, gradients
+from tests.tiny_world import distance, gradients, response_logprobs, sampled_prompt
 
 TRANSFORMS = {"masked": blank_patches(0.5, 14), "noisy": gaussian_diffusion(500)}
 STEP, SEED = 3, 0
@@ -195,3 +199,33 @@ def test_the_files_of_this_test_hold_the_changed_pixels(pictures, tmp_path):
     ref = transformed_image(pictures[0], TransformCall("masked", 5, 1.0))
     path = as_file(pictures[0], "masked", 5, tmp_path).path
     assert Image.open(path).tobytes() == DECODE(ref).tobytes() != decode_image(pictures[0]).tobytes()
+
+
+def test_the_rule_of_the_page_through_the_builders_of_a_run(world, pictures, tmp_path):
+    """The engine and the trainer see the same changed pixels, and the update has the page's metric."""
+    page = (Path(__file__).parents[3] / "docs" / "token_rules.md").read_text()
+    (tmp_path / "my_rule.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    names = {
+        "tokens": f"{tmp_path}/my_rule.py:LookAtTheImage",
+        "transforms": {"masked": f"{tmp_path}/my_rule.py:masked"},
+    }
+    config = world.config()
+    recipe = config.recipe.model_copy(update={**names, "settings": {"my_rule": {"share": 0.6, "weight": 0.01}}})
+    rollout = config.rollout.model_copy(update={"engine": "hf"})
+    config = config.model_copy(update={"recipe": resolved(recipe), "rollout": rollout})
+    check_what_workers_load(config)
+    trainer = TrainerSpec(config, world.rules)(Rendezvous(0, 1, None, 60.0), in_memory())
+    assert isinstance(trainer, FsdpTrainer)
+    engine = EngineSpec(config, world.rules, 2)(lambda payload: list(payload.items()))
+    engine.load_weights(trainer.publish_weights())
+    ids, scores = world.prompt_ids("a", pictures[:2]), []
+    for images in (tuple(pictures[:2]), transformed(pictures[:2], "masked", 1.0, 0, 1, "a")):
+        request = RolloutRequest("a", None, ids, images, 2, 7, Sampling(1.0, 1.0, 0, 8))
+        found = [sample.completion for part in engine.generate([request]) for sample in part]
+        (own, other) = response_logprobs(trainer, [sampled_prompt(request, [one.token_ids for one in found])])
+        assert own + other == pytest.approx([x for one in found for x in one.logprobs], abs=1e-4)
+        scores.append(own)
+    assert scores[0] != scores[1]
+    metrics = trainer.update(batch_of(world, prompts_of(world, pictures))).metrics
+    assert metrics["recipe/lost"] > 0
+    assert metrics["actor/rule_loss"] > 0

@@ -80,7 +80,7 @@ def test_no_terms_change_no_bit(process_group):
         objective = altered(GRPO, kl_coefficient=0.3, entropy_coefficient=0.1, reduction="seq_mean_token_mean")
         loss, _, metrics = loss_of(rows, logprobs, rule, objective, ref=logprobs.detach() + 0.1)
         loss.backward()
-        found.append((float(loss), metrics, logprobs.grad.tolist()))
+        found.append((float(loss.detach()), metrics, logprobs.grad.tolist()))
     assert found[0] == found[1]
     assert not [key for key in found[0][1] if key.startswith("recipe/")]
 

@@ -16,6 +16,7 @@ from mars.config.schema import SftConfig, TrainConfig
 from mars.errors import ConfigError
 
 FILES = "data.train_files=[a.parquet]"
+EVERY = "algorithm.reference_every=10"
 
 
 def problems(*overrides, root="train", dirs=(), files=FILES):
@@ -342,6 +343,27 @@ def test_refusal(override, line):
         ),
         (["reward.by_prompt=true"], "reward.by_prompt: built-in rewards score one answer by itself"),
         (["algorithm.kl_reference=''"], "algorithm.kl_coefficient: a KL term needs a reference model"),
+        (
+            ["algorithm=dapo", "algorithm.kl_reference=null", "algorithm.reference_update=copy", EVERY],
+            "algorithm.reference_update: algorithm.kl_reference is empty: there is no model to update",
+        ),
+        (
+            ["algorithm.reference_update=copy", EVERY, "actor.lora.rank=8"],
+            "algorithm.reference_update: LoRA adapters have no weights of the whole policy to copy",
+        ),
+        (
+            ["algorithm.reference_update=ema", EVERY],
+            "algorithm.reference_decay: with algorithm.reference_update=ema; got null; give a number for ema",
+        ),
+        (
+            ["algorithm.reference_update=copy", EVERY, "algorithm.reference_decay=0.9"],
+            "algorithm.reference_decay: with algorithm.reference_update=copy; got 0.9; give a number for ema",
+        ),
+        (
+            ["algorithm.reference_update=copy"],
+            "algorithm.reference_every: with algorithm.reference_update=copy; got null; give a number for copy and ema",
+        ),
+        ([EVERY], "algorithm.reference_every: with algorithm.reference_update=none; got 10; give a number for copy"),
     ],
 )
 def test_pairs_that_do_not_fit(overrides, start):

@@ -53,7 +53,9 @@ def test_boxes_that_cannot_be_read_cover_nothing(text):
     assert parts(response(boxes=text))["box"] == 0
 
 
-@pytest.mark.parametrize("facts", [{}, FACTS | {"caption": " "}, FACTS | {"boxes": [[1, 2]]}, FACTS | {"boxes": 3}])
+@pytest.mark.parametrize(
+    "facts", [{"caption": "a dog"}, {}, FACTS | {"caption": " "}, FACTS | {"boxes": [[1, 2]]}, FACTS | {"boxes": 3}]
+)
 def test_a_row_without_facts_is_an_error(facts):
     with pytest.raises(DataError, match=r"extra_info\.(caption|boxes)"):
         parts(response(), facts)

@@ -1,0 +1,118 @@
+"""Vision-SR1: a response describes the image first, and is rewarded if its description alone gives the right answer.
+
+reward.function: recipe/vision_sr1/functions.py:score
+recipe.requests: recipe/vision_sr1/functions.py:DescriptionAlone  asks the question with the description, no images
+recipe.shaping:  recipe/vision_sr1/functions.py:SelfReward        the reward for a right answer to that
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mars.hooks.contract import StepFacts
+from mars.hooks.requests import Extra
+from mars.rewards.parsing import has_visible, read_each
+from mars.rewards.vqa import answer_accuracy
+from mars.types import Message, Prompt, PromptRollouts, RewardInput, RewardResult
+
+NAME = "self_reward"
+INSTRUCTION = "First describe the image"
+"""How the instruction of vision_sr1.jinja begins. What is before it is the question."""
+_BOX = "\\boxed{"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """weight: of the accuracy of the description alone, added to the score."""
+
+    weight: float
+
+
+def score(item: RewardInput) -> RewardResult:
+    """0.9 accuracy + 0.1 format. Raises DataError for a malformed truth.
+
+    format: 1 for <description>, <think> and a box, in this order.
+    """
+    answer = boxed(item.response)
+    accuracy = 0.0 if answer is None else answer_accuracy(item, answer)
+    form = float(has_form(item.response))
+    return RewardResult(0.9 * accuracy + 0.1 * form, accuracy, {"accuracy": accuracy, "format": form})
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last \boxed{...}, None without one. Braces in it are balanced.
+
+    >>> boxed(r"so \boxed{3}, no, \boxed{\frac{1}{2}}")
+    '\\frac{1}{2}'
+    """
+    start, depth = text.rfind(_BOX), 1
+    if start < 0:
+        return None
+    content = text[start + len(_BOX) :]
+    for i, letter in enumerate(content):
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if depth == 0:
+            return content[:i]
+    return None
+
+
+def has_form(text: str) -> bool:
+    """Whether there is one description, then one think, then a box, and nothing before the description."""
+    if any(len(read_each(text, tag)) != 1 or text.count(f"<{tag}>") != 1 for tag in ("description", "think")):
+        return False
+    places = [text.find(mark) for mark in ("<description>", "</description>", "<think>", "</think>", _BOX)]
+    return places == sorted(places) and boxed(text) is not None and not text[: places[0]].strip()
+
+
+def description_of(text: str) -> str | None:
+    """The only description of a response; None if there is none that can be read."""
+    found = read_each(text, "description")
+    return found[0].strip() if len(found) == 1 and has_visible(found[0]) else None
+
+
+def question_of(prompt: Prompt) -> str:
+    """The text of the prompt without images and without the instruction of the template."""
+    text = prompt.messages[-1].text.replace("<image>", "")
+    return text.partition(INSTRUCTION)[0].strip()
+
+
+class DescriptionAlone:
+    """Asks the question of each response with its description in place of the images: once, sampled as the response.
+
+    Anchors are asked too, so that the pool compares the same reward.
+    """
+
+    def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
+        return ()
+
+    def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra]:
+        return [
+            Extra(NAME, "signal", messages(item.prompt, text), (), item.prompt.truth, 1, view=one.view, about=one.index)
+            for group in (item.multi, *item.anchors)
+            for one in group.rollouts
+            if (text := description_of(one.text)) is not None
+        ]
+
+
+def messages(prompt: Prompt, description: str) -> tuple[Message, ...]:
+    text = (
+        f"Text description: {description}\nQuestion: {question_of(prompt)}\n"
+        "Think inside <think> and </think> tags about what the description says, then give the answer in \\boxed{}."
+    )
+    return (Message("user", text),)
+
+
+class SelfReward:
+    """weight * accuracy of the answer to the description alone; 0 without a description."""
+
+    part, on = NAME, "all"
+
+    def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
+        found: dict[object, float] = {}
+        for group in item.extras:
+            extra = group.request.extra
+            if extra is not None and extra.name == NAME:
+                found[group.request.view, extra.about] = sum(one.reward.accuracy for one in group.valid)
+        groups = (item.multi, *item.anchors)
+        return [facts.settings.weight * found.get((one.view, one.index), 0.0) for g in groups for one in g.rollouts]
