@@ -85,8 +85,7 @@ class FsdpTrainer:
         version = self._publisher.version
         self._publisher.changed()
         self._objective = self._objective.at(batch.settings)
-        memory = PeakMemory(self._device)
-        compared = compared_update(batch)
+        memory, compared = PeakMemory(self._device), compared_update(batch)
         # The first update takes its old log-probs from its own forward: the weights are still the old ones, so the
         # ratio is exactly 1.
         later, measures = batch.updates[1:], self._passes is not None and self._passes.rule.measures

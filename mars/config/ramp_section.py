@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from mars.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.problem import Problem
@@ -55,9 +53,6 @@ class Ramp(Section):
                 share = 0.5 * (1 + math.tanh(x / 2))  # 1 / (1 + exp(-x)), which cannot overflow
         # Not first + share * (last - first), which may miss `last` by a rounding and break its bounds.
         return (1 - share) * self.first + share * self.last
-
-
-Ramps = Annotated[list[Ramp], Field(description="Numbers that change during the run; []: none. docs/extend.md.")]
 
 
 def ramp_problems(

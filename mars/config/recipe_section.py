@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from mars.config.ramp_section import Ramp
 from mars.config.rules import Rule
 from mars.config.section import Section
 from mars.plugin import is_spec
@@ -29,6 +30,9 @@ class RecipeConfig(Section):
         description="Values of the Settings that each file declares, by the file's name, or by its folder's name if "
         "it is functions.py: `{vl_cogito: {stage: s3}}`. `recipe.settings.vl_cogito.stage=s1` changes one."
     )
+
+
+Ramps = Annotated[list[Ramp], Field(description="Numbers that change during the run; []: none. docs/extend.md.")]
 
 
 def _well_formed(value: str | list[str] | Mapping[str, str] | None) -> tuple[str, str] | None:

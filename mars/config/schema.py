@@ -1,7 +1,6 @@
 """All settings: their types, ranges and descriptions. The defaults are not here but in configs/.
 
-docs/config.md is generated from this file. The classes of the engine and the trainer take these sections as they are,
-so this module imports neither torch nor hydra.
+docs/config.md is generated from it. Engine and trainer take its sections, so it imports neither torch nor hydra.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from mars.config.actor_sections import ActorConfig, SftSettings
 from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.placement_rules import PLACEMENT_RULES
-from mars.config.ramp_section import Ramps
-from mars.config.recipe_section import RECIPE_RULES, RecipeConfig
+from mars.config.recipe_section import RECIPE_RULES, Ramps, RecipeConfig
 from mars.config.rules import TRAIN_RULES
 from mars.config.run_sections import CheckpointConfig, ClusterConfig, TrackerConfig, TrackingConfig, TrainRunConfig
 from mars.config.schedule_rules import SCHEDULE_RULES
