@@ -45,6 +45,7 @@ class _Interrupts:
         self.reported = False
         self.hooks_hang = False
         self.grace_s = _GRACE_S
+        self.since = 0.0  # when `reason` was set
         self.signals = tuple(number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN)
         self._report = report
         self._lock = threading.Lock()
@@ -73,7 +74,7 @@ class _Interrupts:
         with self._lock:
             first = self.reason is None and not (self.held and isinstance(reason, InterruptedRun))
             if first:
-                self.reason = reason
+                self.reason, self.since = reason, time.monotonic()
             return first
 
     def of_signal(self, number: int) -> InterruptedRun:
@@ -213,6 +214,15 @@ def exit_hooks_hang() -> bool:
 def reason() -> MarsError | None:
     """Why the process is ending early, None while it goes on."""
     return None if _installed is None else _installed.reason
+
+
+def is_urgent() -> bool:
+    """Whether the process is ending early, and half of its grace time has passed: no time is left for new work."""
+    return (
+        _installed is not None
+        and _installed.reason is not None
+        and time.monotonic() - _installed.since > _installed.grace_s / 2
+    )
 
 
 def listen() -> None:

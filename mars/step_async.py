@@ -74,7 +74,7 @@ def train_step_async(
             faults.point("step.updated")
         updated = time.perf_counter()
         with timer.stage("wait_rollouts"):
-            ahead = sampling.result(give_up=lambda: interrupts.reason() is not None)
+            ahead = sampling.result(give_up=interrupts.is_urgent)
     if sampling.given_up:
         logger.warning("step %d is not sampled ahead, because the run must end; resumed, it samples anew", step + 1)
     metrics["timing_s/wait_update"] = max(updated - sampling.ended_at, 0.0)
@@ -82,7 +82,7 @@ def train_step_async(
     if stats is not None:
         with timer.stage("sync_weights"):
             weights = parts.trainer.publish_weights()
-            if not sampling.given_up:  # else the process ends
+            if not sampling.given_up:  # else the process ends, and the engine may still be busy
                 parts.engine.load_weights(weights)
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
         metrics |= {**stats.metrics, **staleness_metrics(kept, stats.version)}

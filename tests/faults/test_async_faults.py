@@ -50,12 +50,16 @@ def test_undisturbed_runs_train_on_older_weights(undisturbed):
     assert 2 in [row["rollout/staleness_max"] for row in found], "a carried prompt was trained on"
 
 
-def test_a_driver_that_is_killed_in_the_overlap_changes_nothing(workshop, undisturbed, tmp_path):
-    """After a checkpoint; in the update; and in the sampling beside it."""
+def test_a_driver_that_ends_in_the_overlap_changes_nothing(workshop, undisturbed, tmp_path):
+    """A signal comes in the update; then the driver is killed in the update, and in the sampling beside it."""
     run_dir = tmp_path / "run"
-    for fault in ("checkpoint.before_latest:kill@1", "step.updated:kill@1", "step.samples:kill@2"):
-        resume = str(run_dir.exists()).lower()
-        killed = run(workshop, run_dir, "checkpoint.every=2", f"run.resume={resume}", MARS_FAULT=fault)
+    signalled = run(
+        workshop, run_dir, "checkpoint.every=100", MARS_FAULT="step.updated:stop@2", when_stopped=signal.SIGTERM
+    )
+    assert signalled.exit_code == 75, signalled.stderr[-3000:]
+    assert saved_steps(run_dir) == [2], "the step is finished, and what it sampled ahead is saved with it"
+    for fault in ("step.updated:kill@1", "step.samples:kill@2"):
+        killed = run(workshop, run_dir, "run.resume=true", MARS_FAULT=fault)
         assert killed.exit_code == -signal.SIGKILL, killed.stderr[-3000:]
         assert saved_steps(run_dir) == [2], fault
     ended = run(workshop, run_dir, "run.resume=true")
@@ -64,12 +68,13 @@ def test_a_driver_that_is_killed_in_the_overlap_changes_nothing(workshop, undist
     assert weights(run_dir) == weights(undisturbed)
 
 
-def test_a_signal_in_the_overlap_does_not_wait_for_the_sampling(workshop, undisturbed, tmp_path):
-    """Of an engine that does not answer. The update is saved. The resumed run samples for step 2 anew, with weights
+def test_a_signal_in_the_overlap_does_not_wait_for_an_engine_that_does_not_answer(workshop, undisturbed, tmp_path):
+    """For longer than half the grace time. The update is saved. The resumed run samples for step 2 anew, with weights
     that the undisturbed one did not have yet."""
     run_dir, answers = tmp_path / "run", int(rows(undisturbed)[0]["mars/rounds"])  # one for each round
     signalled = run(
-        workshop, run_dir, "checkpoint.every=100", "run.num_steps=2", when_stopped=signal.SIGTERM,
+        workshop, run_dir, "checkpoint.every=100", "checkpoint.grace_s=20", "run.num_steps=2",
+        when_stopped=signal.SIGTERM,
         MARS_FAULT=f"engine.samples:stop@{answers + 1},step.updated:stop@1",
     )  # fmt: skip
     assert signalled.exit_code == 75, signalled.stderr[-3000:]
