@@ -22,9 +22,10 @@ from pydantic.dataclasses import dataclass as validated
 
 from mars.checkpoint.packed import PackedTokens, pack, unpack
 from mars.errors import CheckpointError, UnreadableCheckpoint
+from mars.image_transform import TransformCall, TransformedImage
 from mars.quarantine import Quarantine
 from mars.sampling import Sampled, SamplingState
-from mars.types import Prompt, PromptRollouts, RolloutGroup, SampledPrompt
+from mars.types import ImageRef, Prompt, PromptRollouts, RolloutGroup, SampledPrompt
 
 STATE_FILE = "state.json"
 
@@ -49,15 +50,24 @@ START = RunState(step=0, sampling=SamplingState(round=0, carried=()), metrics={}
 _AS_JSON = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
+_Transforms = tuple[tuple[tuple[TransformCall, ...], ...], ...]
+"""Of each image of each group."""
+
+
 @validated(frozen=True, config=_AS_JSON)
 class _Groups:
-    """The rollouts of a prompt. Their completions have no tokens: `tokens` has those, in the order of the groups."""
+    """The rollouts of a prompt. Their completions have no tokens: `tokens` has those, in the order of the groups.
+
+    Their images are written as `ImageRef`. transforms: those of the images, in the order of the groups; () and not
+    written if no image of the prompt has any.
+    """
 
     prompt_id: str
     multi: RolloutGroup
     anchors: tuple[RolloutGroup, ...]
     extras: tuple[RolloutGroup, ...]
     tokens: PackedTokens
+    transforms: _Transforms = ()
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -137,13 +147,17 @@ def state_lines(state: RunState) -> Iterator[bytes]:
     )
     yield _HEAD.dump_json(head) + b"\n"
     for item in sampling.carried:
-        yield _GROUPS.dump_json(_packed(item.rollouts, sampling.version)) + b"\n"
+        yield _line(_packed(item.rollouts, sampling.version))
     for rollouts in ahead.rollouts if ahead is not None else ():
-        yield _GROUPS.dump_json(_packed(rollouts, sampling.version)) + b"\n"
+        yield _line(_packed(rollouts, sampling.version))
     for item in (*sampling.carried, *((*ahead.kept, *ahead.state.carried) if ahead is not None else ())):
         own = tuple(_Own(group.advantages, group.weights) for group in item.own_groups)
         kept = _Kept(item.rollouts.prompt.prompt_id, item.carried, item.advantages, item.weights, own)
         yield _KEPT.dump_json(kept) + b"\n"
+
+
+def _line(item: _Groups) -> bytes:
+    return _GROUPS.dump_json(item, exclude=None if item.transforms else {"transforms"}) + b"\n"
 
 
 def _head_of(ahead: Sampled) -> _Ahead:
@@ -160,17 +174,35 @@ def _packed(item: PromptRollouts, version: int) -> _Groups:
     """version: the one that becomes 0."""
     groups = (item.multi, *item.anchors, *item.extras)
     tokens = pack([rollout.completion for group in groups for rollout in group.rollouts])
+    transforms = tuple(tuple(_transforms(image) for image in group.request.images) for group in groups)
 
-    def without_tokens(group: RolloutGroup) -> RolloutGroup:
-        return replace(group, rollouts=tuple(
+    def plain(group: RolloutGroup) -> RolloutGroup:
+        return replace(_with_images(group, tuple(map(_untransformed, group.request.images))), rollouts=tuple(
             replace(each, completion=replace(
                 each.completion, token_ids=(), logprobs=(), version=each.completion.version - version
             ))
             for each in group.rollouts
         ))  # fmt: skip
 
-    anchors, extras = tuple(map(without_tokens, item.anchors)), tuple(map(without_tokens, item.extras))
-    return _Groups(item.prompt.prompt_id, without_tokens(item.multi), anchors, extras, tokens)
+    multi, anchors, extras = plain(item.multi), tuple(map(plain, item.anchors)), tuple(map(plain, item.extras))
+    changed = any(calls for images in transforms for calls in images)
+    return _Groups(item.prompt.prompt_id, multi, anchors, extras, tokens, transforms if changed else ())
+
+
+def _transforms(image: ImageRef) -> tuple[TransformCall, ...]:
+    return image.transforms if isinstance(image, TransformedImage) else ()
+
+
+def _untransformed(image: ImageRef) -> ImageRef:
+    return image.untransformed if isinstance(image, TransformedImage) else image
+
+
+def _transformed(image: ImageRef, calls: tuple[TransformCall, ...]) -> ImageRef:
+    return TransformedImage(**vars(image), transforms=calls) if calls else image
+
+
+def _with_images(group: RolloutGroup, images: tuple[ImageRef, ...]) -> RolloutGroup:
+    return group if images == group.request.images else replace(group, request=replace(group.request, images=images))
 
 
 def stored_state(lines: Iterable[bytes]) -> StoredState:
@@ -181,7 +213,7 @@ def stored_state(lines: Iterable[bytes]) -> StoredState:
         ahead = head.ahead
         num_rollouts = head.carried + (ahead.rollouts if ahead is not None else 0)
         num_kept = head.carried + (ahead.kept + ahead.carried if ahead is not None else 0)
-        rollouts = [_with_tokens(_GROUPS.validate_json(line)) for line in islice(lines, num_rollouts)]
+        rollouts = [_whole(_GROUPS.validate_json(line)) for line in islice(lines, num_rollouts)]
         kept = [_KEPT.validate_json(line) for line in lines]
         if (len(rollouts), len(kept)) != (num_rollouts, num_kept):
             raise ValueError(
@@ -193,23 +225,25 @@ def stored_state(lines: Iterable[bytes]) -> StoredState:
     return StoredState(head, rollouts, kept)
 
 
-def _with_tokens(item: _Groups) -> _Groups:
-    """Raises ValueError if the number of its responses is another."""
-    tokens = iter(unpack(item.tokens))
+def _whole(item: _Groups) -> _Groups:
+    """With the tokens of its responses and the transforms of its images. Raises ValueError for another number of
+    them."""
+    tokens, groups = iter(unpack(item.tokens)), (item.multi, *item.anchors, *item.extras)
+    transforms = item.transforms or tuple(((),) * len(group.request.images) for group in groups)
 
-    def whole(group: RolloutGroup) -> RolloutGroup:
+    def whole(group: RolloutGroup, calls: tuple[tuple[TransformCall, ...], ...]) -> RolloutGroup:
         pairs = zip(group.rollouts, islice(tokens, len(group.rollouts)), strict=True)
-        return replace(group, rollouts=tuple(
+        images = tuple(_transformed(*pair) for pair in zip(group.request.images, calls, strict=True))
+        return replace(_with_images(group, images), rollouts=tuple(
             replace(each, completion=replace(each.completion, token_ids=token_ids, logprobs=logprobs))
             for each, (token_ids, logprobs) in pairs
         ))  # fmt: skip
 
-    found = replace(
-        item, multi=whole(item.multi), anchors=tuple(map(whole, item.anchors)), extras=tuple(map(whole, item.extras))
-    )
+    multi, *others = (whole(group, calls) for group, calls in zip(groups, transforms, strict=True))
     if next(tokens, None) is not None:
         raise ValueError("more responses than rollouts")
-    return found
+    anchors, extras = tuple(others[: len(item.anchors)]), tuple(others[len(item.anchors) :])
+    return replace(item, multi=multi, anchors=anchors, extras=extras)
 
 
 def state_from_lines(lines: Iterable[bytes], prompts: Mapping[str, Prompt]) -> RunState:

@@ -72,7 +72,7 @@ MAY_IMPORT = {
     "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
     "step_async": BASE | {"background", "faults", "interrupts", "sampling", "staleness", "step", "rollout", "tracking"},
     "checkpoint": BASE
-    | {"quarantine"}
+    | {"image_transform", "quarantine"}
     | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "staleness"}
     | {"tracking"},
     "fit": BASE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from base64 import b64decode
@@ -17,6 +18,7 @@ from mars.checkpoint.packed import pack, unpack
 from mars.checkpoint.resume import data_fingerprint, starting_point
 from mars.checkpoint.state import START, STATE_FILE, RunState, state_from_lines, state_lines, stored_state
 from mars.errors import CheckpointError, UnreadableCheckpoint
+from mars.image_transform import TransformCall, transformed, transformed_image
 from mars.output.digests import write_durably
 from mars.quarantine import BadPrompt, Quarantine
 from mars.sampling import Sampled, SamplingState
@@ -101,6 +103,30 @@ def test_groups_of_extra_requests_come_back_with_those_that_are_trained_alone():
     before = RunState(1, SamplingState(8, (carried,), ahead=ahead), {}, logged=True)
     assert item.own_groups
     assert state_from_lines(state_lines(before), {"x": item.rollouts.prompt}) == before
+
+
+def test_changed_images_come_back_with_their_transforms():
+    """Else the responses sampled for them would be trained with the images as they are."""
+    item = everything()
+    twice = transformed(transformed((IMAGE, IMAGE), "noisy", 0.1 + 0.2, 7, 1, "x"), "masked", 1.0, 8)
+    own, *others, last = item.extras
+    images = (IMAGE, twice[0], transformed_image(IMAGE, TransformCall("masked", 2**64 - 1, 0.5)))
+    own, last = (
+        replace(group, request=replace(group.request, images=shown)) for group, shown in ((own, twice), (last, images))
+    )
+    carried = replace(sampled(replace(item, extras=(own, *others, last))), carried=True)
+    ahead = Sampled((carried.rollouts,), (replace(carried, carried=False),), SamplingState(9, ()), {})
+    before = RunState(1, SamplingState(8, (carried,), ahead=ahead), {}, logged=True)
+    lines = list(state_lines(before))
+    assert state_from_lines(lines, {"x": item.prompt}) == before
+    shorter = json.loads(lines[1])
+    shorter["transforms"][-1].pop()
+    with pytest.raises(UnreadableCheckpoint, match="not the state of a run"):
+        stored_state([lines[0], json.dumps(shorter).encode(), *lines[2:]])
+
+
+def test_a_line_without_changed_images_says_nothing_of_transforms():
+    assert not any(b"transforms" in line for line in state_lines(state()))
 
 
 def test_no_line_grows_with_the_number_of_prompts():
