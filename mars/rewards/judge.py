@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import random
 import threading
 import time
@@ -20,7 +19,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from PIL import Image
@@ -28,7 +26,9 @@ from urllib3.exceptions import HTTPError
 
 from mars.data.pixels.images import decode_image
 from mars.rewards.call_facts import count, seconds_left
+from mars.rewards.judge_access import endpoint, key_of, without_secrets
 from mars.rewards.judge_cache import AnswerCache
+from mars.rewards.judge_deadline import headers_until, new_session
 from mars.types import ImageRef
 
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -57,15 +57,19 @@ class Judge:
 
     url: up to "/v1"; requests go to <url>/chat/completions. Proxies are taken from the usual environment variables.
     model: its name there.
-    api_key_env: environment variable that holds the key; None: no key is sent. The key is in no message.
+    api_key_env: environment variable that holds the key; None: no key is sent. The key is in no message,
+        and neither is a password of a proxy.
     timeout_s: deadline of one request, for connecting and for each wait for data.
     deadline_s: of one question, retries and waits included. In a reward function it also ends when 90 % of the time
-        is over that the function has left (`reward.timeout_s`).
+        is over that the function has left (`reward.timeout_s`). Not ended by it: looking up the name of a host,
+        and connecting through a proxy.
     max_tries: requests for one question. Tried again, after 0.5, 1, 2 ... seconds (times a random number of 0.5 to 1,
         at most 30 s) or after what Retry-After says: status 408, 429 and 5xx, a connection that is refused or breaks, a
         timeout, a response that is not JSON. Everything else is an error at once.
     cache: folder for answers. A request that was answered once, with this model, text, images and fields, is not
-        sent again. None: off. max_cache_entries: the oldest answers beyond this number are deleted.
+        sent again. None: off. The url is not looked at, because it changes with each job: use a folder for each judge,
+        and a new one for new weights under the same name. max_cache_entries: about so many answers are kept, the
+        newest, if it is thousands; fewer than 256 count as 256.
     max_image_pixels: larger images are scaled down. They are sent as JPEG in data URLs.
     fields: further fields of each request, such as temperature=0, max_tokens=16, seed=0.
 
@@ -86,13 +90,13 @@ class Judge:
         max_image_pixels: int = 1_000_000,
         **fields: Any,
     ) -> None:
-        self._endpoint = _endpoint(url)
+        self._endpoint = endpoint(url)
         if not (
             timeout_s > 0 and deadline_s > 0 and max_tries >= 1 and max_cache_entries >= 1 and max_image_pixels >= 1
         ):
             raise ValueError("timeout_s, deadline_s, max_tries, max_cache_entries, max_image_pixels: want more than 0")
         self._model = model
-        self._key = None if api_key_env is None else _key(api_key_env)
+        self._key = None if api_key_env is None else key_of(api_key_env)
         self._timeout_s, self._deadline_s, self._max_tries = timeout_s, deadline_s, max_tries
         self._cache = None if cache is None else AnswerCache(Path(cache).expanduser().absolute(), max_cache_entries)
         self._max_image_pixels = max_image_pixels
@@ -157,12 +161,12 @@ class Judge:
         options = {"auth": self._authorize, "allow_redirects": False, "stream": True}
         options["timeout"] = max(min(self._timeout_s, deadline - time.monotonic()), 0.001)
         try:
-            with self._session().post(self._endpoint, body, headers=_HEADERS, **options) as response:
+            with headers_until(deadline):
+                response = self._session().post(self._endpoint, body, headers=_HEADERS, **options)
+            with response:
                 content = _read(response, deadline)
-        except requests.exceptions.SSLError as error:
-            raise JudgeError(f"{self._endpoint}: {self._quoted(str(error))}") from error
-        except (requests.RequestException, HTTPError) as error:
-            raise _Unavailable(self._quoted(_cause(error))) from error
+        except (OSError, HTTPError, ValueError) as error:  # exceptions of requests are OSErrors
+            raise self._failure(error) from None  # whoever logs it would log what that quotes
         status = response.status_code
         if status in (408, 429) or status >= 500:
             reason = f"HTTP status {status}: {self._quoted(content.decode(errors='replace'))}"
@@ -172,6 +176,18 @@ class Judge:
                 f"{self._endpoint}: HTTP status {status}: {self._quoted(content.decode(errors='replace'))}"
             )
         return self._text(content)
+
+    def _failure(self, error: Exception) -> Exception:
+        if isinstance(error, ValueError):  # InvalidURL, InvalidProxyURL, ...: their texts may quote a proxy's password
+            kind = type(error).__name__
+            wrong = "the url, a proxy of the environment or a header of the response is not valid"
+            return JudgeError(f"{self._endpoint}: {kind}: {wrong}")
+        may_pass = isinstance(
+            error, requests.RequestException | HTTPError
+        )  # another OSError: REQUESTS_CA_BUNDLE is gone
+        if isinstance(error, requests.exceptions.SSLError) or not may_pass:
+            return JudgeError(f"{self._endpoint}: {self._quoted(str(error))}")
+        return _Unavailable(self._quoted(_cause(error)))
 
     def _text(self, content: bytes) -> str:
         try:
@@ -195,28 +211,12 @@ class Judge:
     def _session(self) -> requests.Session:
         """One for each thread, because requests does not promise that threads can share one."""
         if not hasattr(self._thread, "session"):
-            self._thread.session = requests.Session()
+            self._thread.session = new_session()
         return self._thread.session
 
     def _quoted(self, text: str) -> str:
-        """The beginning of a text of the service, which may repeat the key."""
-        return (text if self._key is None else text.replace(self._key, "***"))[:_MAX_QUOTED]
-
-
-def _endpoint(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("url: want http(s)://host/v1, without what comes after the path")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("url: it is in messages, so it cannot hold a password; use api_key_env")
-    return f"{url.rstrip('/')}/chat/completions"
-
-
-def _key(name: str) -> str:
-    key = os.environ.get(name, "")
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError(f"api_key_env: the environment variable {name} holds no key; set it where the run is started")
-    return key
+        """The beginning of a text of the service or of requests, which may repeat the key."""
+        return without_secrets(text, self._key)[:_MAX_QUOTED]
 
 
 def _cause(error: Exception) -> str:

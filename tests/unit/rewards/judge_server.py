@@ -101,3 +101,24 @@ def drip(handler: Handler) -> None:
     handler.reply(200, b"", length=10**9)
     while not handler.server.ended.wait(0.005):
         handler.wfile.write(b" ")
+
+
+def drip_headers(handler: Handler) -> None:
+    """As `drip`, before the answer yes."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    for _ in range(400):
+        handler.server.ended.wait(0.005)
+        handler.wfile.write(b"a")
+    handler.wfile.write(b"\r\n")
+    content = json.dumps({"choices": [{"message": {"content": "yes"}}]}).encode()
+    handler.wfile.write(b"Content-Length: %d\r\n\r\n%s" % (len(content), content))
+
+
+def sends(line: bytes) -> Step:
+    """These bytes instead of a response."""
+
+    def step(handler: Handler) -> None:
+        handler.wfile.write(line)
+        handler.close_connection = True
+
+    return step

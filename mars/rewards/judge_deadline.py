@@ -1,0 +1,105 @@
+"""Sessions of requests whose connections end with a deadline, also while the headers of a response arrive bit by bit.
+
+The timeouts of requests are for each wait for data, so a server that sends a byte now and then never reaches them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.response import HTTPResponse
+
+_of_thread = threading.local()
+
+
+@contextmanager
+def headers_until(deadline: float) -> Iterator[None]:
+    """The block's requests, in this thread and of a session of `new_session`, have got their headers by `deadline`
+    (time.monotonic), or they raise requests.Timeout. Looking up a host and connecting through a proxy are not ended.
+    """
+    _of_thread.deadline = deadline
+    try:
+        yield
+    finally:
+        del _of_thread.deadline
+
+
+def new_session() -> requests.Session:
+    session = requests.Session()
+    session.mount("http://", _Adapter())
+    session.mount("https://", _Adapter())
+    return session
+
+
+@contextmanager
+def _shut_down_late(connected: Any) -> Iterator[None]:
+    """connected: a socket, or an object for TLS that has one. Raises TimeoutError if it had to be shut down."""
+    # A descriptor of its own: the timer must not touch the state of TLS, which this thread uses.
+    link = socket.socket(fileno=os.dup(connected.fileno()))
+    late = threading.Event()
+
+    def shut_down() -> None:
+        late.set()
+        with suppress(OSError):  # the other side was faster
+            link.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(_of_thread.deadline - time.monotonic(), 0), shut_down)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception:
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+        timer.join()
+        link.close()
+    if late.is_set():
+        raise TimeoutError("the headers were not complete in time")
+
+
+class JudgeConnection(HTTPConnection):
+    def getresponse(self) -> HTTPResponse:
+        with _shut_down_late(self.sock):
+            return super().getresponse()
+
+
+class SecureJudgeConnection(HTTPSConnection):
+    def getresponse(self) -> HTTPResponse:
+        with _shut_down_late(self.sock):
+            return super().getresponse()
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = JudgeConnection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = SecureJudgeConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        _use_pools(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> PoolManager:
+        manager = super().proxy_manager_for(proxy, **options)
+        if isinstance(manager, ProxyManager):  # one for SOCKS has connections of its own
+            _use_pools(manager)
+        return manager
+
+
+def _use_pools(manager: PoolManager) -> None:
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
