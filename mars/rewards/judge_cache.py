@@ -57,7 +57,7 @@ class AnswerCache:
         return self._folder / key[:2] / f"{key}.json"
 
     def _delete_oldest(self, folder: Path) -> None:
-        """Deletes drafts of killed processes too: they are as old as any file."""
+        """Deletes the oldest files beyond the folder's limit, drafts of killed processes among them."""
         files = [entry.path for entry in os.scandir(folder)]
         superfluous = len(files) - self._most_in_folder
         if superfluous > 0:
