@@ -46,10 +46,10 @@ def without_secrets(text: str, key: str | None) -> str:
 
 
 def _of_proxies() -> set[str]:
-    """Pieces of passwords too: where one has a "/", "?", "#", "@" or ":", a part of it is taken for a host or a port."""
+    """Pieces too: where a password has a "/", "?", "#", "@" or ":", a part of it is taken for a host or a port."""
     found: set[str] = set()
     for proxy in getproxies_environment().values():
-        login, at, _ = proxy.rpartition("://")[2].rpartition("@")
+        login, at, _ = proxy.split("://", 1)[-1].rpartition("@")
         if at:
             user, colon, password = login.partition(":")
             plain = f"{unquote(user)}:{unquote(password)}"
