@@ -81,11 +81,11 @@ class SecureJudgeConnection(HTTPSConnection):
             return super().getresponse()
 
 
-class _Pool(HTTPConnectionPool):
+class JudgePool(HTTPConnectionPool):
     ConnectionCls = JudgeConnection
 
 
-class _SecurePool(HTTPSConnectionPool):
+class SecureJudgePool(HTTPSConnectionPool):
     ConnectionCls = SecureJudgeConnection
 
 
@@ -102,4 +102,4 @@ class _Adapter(HTTPAdapter):
 
 
 def _use_pools(manager: PoolManager) -> None:
-    manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+    manager.pool_classes_by_scheme = {"http": JudgePool, "https": SecureJudgePool}
