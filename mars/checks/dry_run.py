@@ -58,7 +58,7 @@ def check_what_workers_load(config: TrainConfig) -> None:
     Raises ConfigError and SetupError.
     """
     try_transforms(image_transforms(config.recipe))
-    token_rule(config.recipe)
+    token_rule(config.recipe, with_reference=config.algorithm.loads_reference)
     reference = config.algorithm.kl_reference
     if config.algorithm.loads_reference and reference is not None and reference != config.model.path:
         from mars.actor.reference import check_reference
