@@ -50,9 +50,9 @@ def fit(
     if start == START and evaluate is not None and config.evaluation.before_training:
         tracker.log(evaluate(0), 0)
     finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
-    state = replace(start, sampling=renumbered(start.sampling, weights.version))
-    newest = start.sampling.ahead.state if start.sampling.ahead else start.sampling
-    stream.restore(parts.hooks.restore(newest.hooks))
+    sampling = usable(start.sampling, config.rollout.schedule)
+    state = replace(start, sampling=renumbered(sampling, weights.version))
+    stream.restore(parts.hooks.restore(newest_hooks(sampling)))
     try:
         state = finish(state, _faults(parts, checkpoints))
         for step in range(state.step + 1, last_step(config.run, stream) + 1):
@@ -75,6 +75,17 @@ def fit(
         checkpoints.save_now(state)
         raise
     return state
+
+
+def usable(sampling: SamplingState, schedule: str) -> SamplingState:
+    """What a run with `rollout.schedule=schedule` goes on from. A synchronous step samples anew what a checkpoint of an
+    asynchronous run has sampled ahead, so that is left out, with what hooks have learnt from it."""
+    return replace(sampling, ahead=None) if schedule == "synchronous" else sampling
+
+
+def newest_hooks(sampling: SamplingState) -> str | None:
+    """The snapshot of the hooks after the last step that is sampled."""
+    return sampling.ahead.state.hooks if sampling.ahead else sampling.hooks
 
 
 class _WatchedUpdates:

@@ -144,12 +144,12 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
 
 def _train_step(config: TrainConfig, stream: PromptRounds) -> TrainStep:
     """The step of `rollout.schedule`."""
-    bound = config.rollout.max_staleness
+    bound, is_last = config.rollout.max_staleness, partial(is_finished, config.run, stream)
     if config.rollout.schedule == "synchronous":
-        return train_step
+        return partial(train_step, is_last=is_last)
     assert bound is not None  # a rule says so
     _warn_of_old_weights(config, bound)
-    return partial(train_step_async, overlap=Overlap(bound, is_last=partial(is_finished, config.run, stream)))
+    return partial(train_step_async, overlap=Overlap(bound, is_last))
 
 
 def _warn_of_old_weights(config: TrainConfig, bound: int) -> None:

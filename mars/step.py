@@ -17,7 +17,7 @@ interfaces of mars/rollout/engine.py, mars/actor/trainer.py and mars/rewards/con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -44,10 +44,21 @@ class TrainStep(Protocol):
     def __call__(self, parts: StepParts, stream: PromptRounds, state: SamplingState, step: int) -> StepResult: ...
 
 
-def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int) -> StepResult:
+def _endless(step: int, state: SamplingState) -> bool:
+    return False
+
+
+def train_step(
+    parts: StepParts,
+    stream: PromptRounds,
+    state: SamplingState,
+    step: int,
+    is_last: Callable[[int, SamplingState], bool] = _endless,
+) -> StepResult:
     """Sample and score, update the policy on the kept prompts, and give the engine the new weights.
 
     step: its number, from 1; it seeds the sampling. With nothing to train on there is no update and the weights stay.
+    is_last: (number of a step, state after it) -> whether none follows; then nothing is read ahead.
     """
     timer = StepTimer()
     sampled = sample(parts, stream, state, step, timer)
@@ -57,8 +68,9 @@ def train_step(parts: StepParts, stream: PromptRounds, state: SamplingState, ste
     batch = replace(parts.collate(sampled.kept), step=step, settings=parts.hooks.scheduled(step))
     if batch.prompts:
         parts.turns.trainer(timer)
-        # The engine reads the images of the next round while the trainer updates.
-        parts.engine.prefetch(parts.plan_at(step + 1).requests(stream.batch(state.round), step + 1))
+        if not is_last(step, state):
+            # The engine reads the images of the next round while the trainer updates.
+            parts.engine.prefetch(parts.plan_at(step + 1).requests(stream.batch(state.round), step + 1))
         with timer.stage("update_actor"):
             stats = parts.trainer.update(batch)
         faults.point("step.updated")

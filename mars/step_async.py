@@ -138,9 +138,10 @@ class _Sampler:
             return None
         stoppable = cast(RolloutEngine, _StoppableEngine(self._parts.engine))
         sampled = self.sample(replace(self._parts, engine=stoppable), state, step, trained_by)
-        # The engine reads the images of the round after that while the trainer still updates.
-        requests = self._parts.plan_at(step + 1).requests(self._stream.batch(sampled.state.round), step + 1)
-        self._parts.engine.prefetch(requests)
+        if not self._overlap.is_last(step, sampled.state):
+            # The engine reads the images of the round after that while the trainer still updates.
+            requests = self._parts.plan_at(step + 1).requests(self._stream.batch(sampled.state.round), step + 1)
+            self._parts.engine.prefetch(requests)
         return sampled
 
     def timings(self) -> dict[str, float]:
