@@ -109,8 +109,17 @@ def test_a_rule_that_cannot_work_is_refused(recipe, given, message):
         token_rule(recipe(**given), with_reference=False)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "coefficient", "warned"), [("Rule", 0.0, True), ("OfReference", 0.0, False), ("Rule", 0.1, False)]
+)
+def test_a_reference_that_nothing_reads_is_warned_of(recipe, caplog, tokens, coefficient, warned):
+    algorithm = SimpleNamespace(loads_reference=True, kl_reference=None, kl_coefficient=coefficient)
+    check_what_workers_load(SimpleNamespace(recipe=recipe(tokens=tokens), algorithm=algorithm))
+    assert ("algorithm.reference_update: the reference model costs memory" in caplog.text) == warned
+
+
 def test_a_dry_run_refuses_a_pass_of_a_reference_that_is_not_loaded(recipe):
-    algorithm = SimpleNamespace(loads_reference=False, kl_reference=None)
+    algorithm = SimpleNamespace(loads_reference=False, kl_reference=None, kl_coefficient=0.0)
     check_what_workers_load(SimpleNamespace(recipe=recipe(), algorithm=algorithm))
     with pytest.raises(ConfigError, match="scores with the reference model, and none is loaded"):
         check_what_workers_load(SimpleNamespace(recipe=recipe(tokens="OfReference"), algorithm=algorithm))
