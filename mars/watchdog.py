@@ -1,7 +1,7 @@
 """Ends a run that makes no progress: the stacks of all its processes go to the log, then it exits with code 8.
 
-Progress is a sample that arrives, a call to a worker that returns, a stage of a step that begins or ends: whoever does
-such work calls `beat`.
+Progress is a sample that arrives, an answer that is scored, a call to a worker that returns, a stage of a step that
+begins or ends: whoever does such work calls `beat`.
 """
 
 from __future__ import annotations

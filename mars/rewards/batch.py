@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from multiprocessing.reduction import ForkingPickler
 
+from mars import watchdog
 from mars.rewards.contract import failed_result
 from mars.rewards.local import Scored, describe_error
 from mars.rewards.messages import Call
@@ -65,6 +66,7 @@ class Batch:
         return self._deaths[number] >= _ATTEMPTS
 
     def finish(self, number: int, scored: Iterable[Scored]) -> None:
+        watchdog.beat()  # a step whose samples are all there waits for nothing else
         for answer, result in zip(self._answers[number], scored, strict=True):
             self._scored[answer] = result
         self._num_finished += 1

@@ -184,13 +184,16 @@ def as_result(value: Any) -> RewardResult:
     """
     if isinstance(value, RewardResult):
         if value.failed is not None:
-            return failed_result(str(value.failed))
-        score, accuracy, parts = value.score, value.accuracy, dict(value.parts)
+            return failed_result(_exact(str(value.failed)))
+        score, accuracy = value.score, value.accuracy
+        parts = {_part_name(key): number for key, number in value.parts.items()}
     elif isinstance(value, Mapping) and "score" in value:
         score = value["score"]
         accuracy = value.get("accuracy", value.get("acc"))
         parts = {key: number for key, number in value.items() if key != "score" and isinstance(number, Real)}
-        parts = {str(key): float(number) if isinstance(number, bool) else number for key, number in parts.items()}
+        parts = {
+            _exact(str(key)): float(number) if isinstance(number, bool) else number for key, number in parts.items()
+        }
         accuracy = float(accuracy) if isinstance(accuracy, bool) else accuracy
     else:
         score, accuracy, parts = value, None, {}
@@ -215,6 +218,15 @@ def _as_results(values: Any, count: int) -> list[RewardResult]:
         got = f"{len(values)} values" if isinstance(values, list | tuple) else type(values).__name__
         return [failed_result(f"want a list of {count} values, one for each answer; got {got}")] * count
     return [as_result(value) for value in values]
+
+
+def _part_name(key: Any) -> str:
+    return _exact(key if isinstance(key, str) else str(key))
+
+
+def _exact(text: str) -> str:
+    """The text of a member of an enumeration, say. The driver cannot unpickle a class of a user's file."""
+    return str.__str__(text)
 
 
 def _not_finite(number: Any) -> str | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 _NUM_FOLDERS = 256  # by the first two hex digits of the key
+_KEEP_DRAFT_S = 3600.0  # a draft is written within seconds; the process of an older one was killed
 
 
 class AnswerCache:
@@ -21,7 +24,8 @@ class AnswerCache:
     There are no locks: a file is written beside its place and renamed, and whoever reads it finds all of it or nothing.
     A file that cannot be understood (after a power cut, say) counts as missing and is replaced.
 
-    max_entries: about this many texts are kept; the oldest are deleted first.
+    max_entries: each of the 256 subfolders keeps the newest max_entries // 256 texts, at least one. So about this many
+        are kept in all if it is thousands; fewer than 256 count as 256.
     """
 
     def __init__(self, folder: Path, max_entries: int) -> None:
@@ -31,9 +35,10 @@ class AnswerCache:
 
     def get(self, key: str) -> str | None:
         """Raises OSError for a file that is there but cannot be read."""
+        content = _content(self._file(key))
         try:
-            found = json.loads(self._file(key).read_bytes())
-        except (FileNotFoundError, ValueError):
+            found = None if content is None else json.loads(content)
+        except ValueError:
             return None
         return found["text"] if isinstance(found, dict) and found.get("key") == key else None
 
@@ -57,15 +62,40 @@ class AnswerCache:
         return self._folder / key[:2] / f"{key}.json"
 
     def _delete_oldest(self, folder: Path) -> None:
-        """Deletes drafts of killed processes too: they are as old as any file."""
-        files = [entry.path for entry in os.scandir(folder)]
-        superfluous = len(files) - self._most_in_folder
-        if superfluous > 0:
-            for path in sorted(_with_times(files))[:superfluous]:
-                Path(path[1]).unlink(missing_ok=True)
+        """Deletes the drafts of killed processes too."""
+        entries = list(os.scandir(folder))
+        texts = [entry.path for entry in entries if not entry.name.startswith(".")]
+        drafts = [entry.path for entry in entries if entry.name.startswith(".")]
+        superfluous = len(texts) - self._most_in_folder
+        oldest = sorted(_with_times(texts))[:superfluous] if superfluous > 0 else []
+        too_old = (time.time() - _KEEP_DRAFT_S) * 1e9
+        for _, path in [*oldest, *(draft for draft in _with_times(drafts) if draft[0] < too_old)]:
+            with _another_may_delete():
+                os.unlink(path)
+
+
+def _content(file: Path) -> bytes | None:
+    with _another_may_delete():
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return file.read_bytes()  # another machine has replaced it: the name now stands for the new file
+    return None
 
 
 def _with_times(files: list[str]) -> Iterator[tuple[int, str]]:
     for path in files:
-        with suppress(FileNotFoundError):  # another process has deleted it
+        with _another_may_delete():
             yield os.stat(path).st_mtime_ns, path
+
+
+@contextmanager
+def _another_may_delete() -> Iterator[None]:
+    """Suppresses the error for a file that is gone. On NFS that is ESTALE if another machine has deleted it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise

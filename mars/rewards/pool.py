@@ -95,13 +95,14 @@ class RewardPool:
 
     def score(self, items: Iterable[RewardInput | tuple[RewardInput, ...]]) -> list[RewardResult]:
         """Raises WorkerError if another thread closes the pool meanwhile."""
-        if self._closed:
-            raise ValueError("the reward pool is closed")
         batch = Batch()
-        self._start_error = ""
         thread = threading.Thread(target=self._serve, args=(batch,), name="rewards")
-        thread.start()
-        self._serving = batch, thread
+        with self._lock:
+            if self._closed:
+                raise ValueError("the reward pool is closed")
+            self._start_error = ""
+            thread.start()
+            self._serving = batch, thread
         try:
             for item in items:
                 batch.add(item)
@@ -133,17 +134,19 @@ class RewardPool:
 
     def close(self) -> None:
         """Ends all workers and their child processes. May be called twice, and while another thread scores."""
-        if self._closed:
-            return
-        if self._serving is not None:
-            batch, thread = self._serving
-            batch.abandoned = True
-            self._wake()
-            thread.join()
+        with self._lock:
+            if self._closed:
+                return
+            serving = self._serving
+            if serving is not None:
+                serving[0].abandoned = True
+                self._wake()
+            self._closed = True  # from here on `score` starts no thread
+        if serving is not None:
+            serving[1].join()
         with self._lock:
             for worker in list(self._workers):
                 self._end(worker)
-            self._closed = True
             os.close(self._wake_read)
             os.close(self._wake_write)
 

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "algorithms": BASE,
     "batching": BASE,
     "data.pixels": BASE | {"image_transform", "output"},
-    "rewards": BASE | {"background", "data.pixels", "output", "plugin"},
+    "rewards": BASE | {"background", "data.pixels", "output", "plugin", "watchdog"},
     "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
     "hooks": BASE | {"algorithms", "config", "image_transform", "plugin"},
     "answers": BASE | {"output"},

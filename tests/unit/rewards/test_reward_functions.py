@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +154,33 @@ def test_numpy_numbers_are_numbers() -> None:
     assert as_result(np.float32("nan")).failed is not None
     assert as_result(np.bool_(True)).failed is not None
     assert as_result(np.array([0.5])).failed is not None
+
+
+class Part(str, Enum):  # noqa: UP042 as many users write it
+    FORM = "form"
+
+
+class Loud(str):
+    def __str__(self) -> str:
+        return self
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        RewardResult(1.0, 1.0, {Part.FORM: 0.5}),
+        RewardResult(1.0, 1.0, {Loud("form"): 0.5}),
+        {"score": 1.0, Loud("form"): 0.5},
+    ],
+)
+def test_names_of_parts_are_plain_text_which_the_driver_can_unpickle(value: object) -> None:
+    result = as_result(value)
+    assert (result, *map(type, result.parts)) == (RewardResult(1.0, 1.0, {"form": 0.5}), str)
+    assert b"test_reward_functions" not in pickle.dumps(result)
+
+
+def test_reasons_are_plain_text_too() -> None:
+    assert type(as_result(RewardResult(0.0, 0.0, {}, failed=Loud("why"))).failed) is str
 
 
 def test_a_malformed_truth_fails_its_sample_only() -> None:
