@@ -40,7 +40,7 @@ class SampledRounds:
         return self._decided[step]
 
     def probes(self, step: int, round: int) -> tuple[Prompt, ...]:
-        """round: the next one to be sampled. It is decided first, as it is if it was asked for ahead."""
+        """round: the next one to be sampled. It is chosen before the probes, as in a run that reads images ahead."""
         self.batch(round)
         return self._checked(self._sampler.probes(step), f"the probes of step {step}")
 

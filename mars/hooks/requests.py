@@ -22,8 +22,8 @@ class Extra:
     truth: what its responses are scored against; None: they are not scored, which only a signal may be. Its boxes have
         the frame of the row's truth; if the row has no images, that of the first image here.
     sampling: None: as multi responses. An own group may differ from that in max_response_tokens only.
-    view, about: the view that it belongs to, and the number of the rollout of this view that it is about. There is one
-        request of a name for each view and rollout.
+    view, about: the view that it belongs to, and the number of the rollout of this view that it is about. No two
+        requests of a prompt have the same name, view and about.
     bounded: of a guest: whether the ratio of its tokens is bounded, as that of multi responses is.
     """
 
@@ -56,7 +56,7 @@ class ExtraRequests(Protocol):
     """Asks more of a prompt than its views. Both methods are pure functions of their arguments, and may be called more
     than once with the same: the images of the next step are read ahead.
 
-    What cannot be asked has a group without rollouts, and `extra/<name>/left_out` counts it: if the text would become a
+    What cannot be asked has a group without rollouts, and `extra/<name>/left_out` counts it: if the text contains a
     special token, or if it has more than `data.max_prompt_tokens` (a given text: `rollout.max_response_tokens`) tokens.
     """
 

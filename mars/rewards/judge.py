@@ -220,7 +220,7 @@ def _key(name: str) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """What an exception of requests says first is "Max retries exceeded", although it was asked for none."""
+    """The reason inside an exception of the library requests. Its text only says "Max retries exceeded"."""
     found = error.args[0] if error.args else error
     return f"{type(error).__name__}: {getattr(found, 'reason', None) or found}"
 

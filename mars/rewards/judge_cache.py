@@ -62,7 +62,7 @@ class AnswerCache:
         return self._folder / key[:2] / f"{key}.json"
 
     def _delete_oldest(self, folder: Path) -> None:
-        """Deletes the drafts of killed processes too."""
+        """Delete the oldest files beyond the limit of the folder, and the drafts of killed processes."""
         entries = list(os.scandir(folder))
         texts = [entry.path for entry in entries if not entry.name.startswith(".")]
         drafts = [entry.path for entry in entries if entry.name.startswith(".")]

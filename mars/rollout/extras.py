@@ -1,4 +1,4 @@
-"""Makes requests of what a recipe asks besides the views of a prompt (mars/hooks/requests.py)."""
+"""Turns what a recipe asks besides the views of a prompt into engine requests (mars/hooks/requests.py)."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class ExtraPlan:
         return PlannedRequests(left_out=(replace(request, num_samples=0),))
 
     def _check(self, extra: Extra, prompt: Prompt, sizes: Mapping[View, int]) -> None:
-        """sizes: rollouts of each view that `about` may count; none before they are sampled."""
+        """sizes: number of rollouts of each view, the bound of `about`; {} before they are sampled."""
         self._check_name(extra.name, prompt)
         wrong, sampling, own = None, extra.sampling, self.sampling
         names = {source.name for source in prompt.sources}

@@ -102,7 +102,7 @@ def way(place: int, seen_from: int, columns: int) -> str:
 
 
 def whole_pieces(image: Image.Image, rows: int, columns: int, name: str) -> Image.Image:
-    """The image without the last pixels that equal pieces have no room for. Raises RowError if they are too small."""
+    """The image, cropped so that all pieces are of one size. Raises RowError if they are too small."""
     width, height = image.width // columns, image.height // rows
     if min(width, height) < MIN_SIDE:
         raise RowError("too_small", f"source {name}: pieces of {width}x{height} pixels; {MIN_SIDE} are needed")

@@ -32,7 +32,7 @@ WHITE = (255, 255, 255)
 class Perturb:
     """change: what is done to the images of a row. sources: which of them, see `chosen`; the others stay as they are.
 
-    All of them are changed alike: by one angle, beside or under the images of one other row, on one side.
+    All of them are changed alike: by one angle, or with the images of one other row, on one side or in one share.
     side: of the distractor; "random" is drawn. size: sides of a mixture in pixels (256 in the paper's code); None: the
     image keeps its size and the other one is fitted into it. right_angles: rotations by 90, 180 or 270 degrees alone.
     """

@@ -39,7 +39,7 @@ class Scene:
 
     @property
     def readable(self) -> Prompt:
-        """The prompt, whose images are there. Raises RowError for a row without one."""
+        """The prompt. Raises RowError if the row cannot be read or has no image."""
         if self.prompt is None or not self.prompt.sources:
             reason, detail = ("sources", "the row has no image") if self.prompt else _why(self.problem)
             raise RowError(reason, detail)

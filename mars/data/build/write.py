@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mars.data.build.scenes import Made, Picture, Scene, Scenes, read_scenes
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
+from mars.errors import DataError
 from mars.output.files import replacing
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def built_set(
 ) -> PublicSet:
     """The set to give to `write_set`, which makes the images while it reads the items. Raises DataError.
 
-    Images go to OUT/images/<key>, where the key stands for the task, its settings, the seed and the rows of the source:
-    two builds into one folder never overwrite each other's images. limit: number of scenes to use, None for all.
+    Images go to OUT/images/<key>, where the key is a hash of the task, its settings, `options`, and the ids, truths,
+    image names and image sizes of the rows. Builds that differ in these do not meet; a build that finds another image
+    in the place of its own ends. limit: number of scenes to use, None for all.
     """
     scenes = Scenes(read_scenes(source, image_root), options.seed, task.name)
     key = _key(task, options, scenes)
@@ -97,14 +99,17 @@ def _read(item: Item, *, task: Task, scenes: Scenes, out: Path, folder: str, jpe
 
 
 def _save(picture: Picture, *, out: Path, stem: str, jpeg: int | None) -> str:
-    """Write an image; returns its path in `out`."""
+    """Write an image; returns its path in `out`. Raises DataError if another image is there."""
     path = f"{stem}-{picture.name}.{'png' if jpeg is None else 'jpg'}"
     data = io.BytesIO()
     if jpeg is None:
         picture.image.save(data, format="PNG", compress_level=1)
     else:
         picture.image.save(data, format="JPEG", quality=jpeg)
-    with replacing(out / path) as draft:
+    file = out / path
+    if file.is_file() and file.read_bytes() != data.getvalue():
+        raise DataError(f"{file}: another build has written another image there; build into a new folder")
+    with replacing(file) as draft:
         draft.write_bytes(data.getvalue())
     return path
 

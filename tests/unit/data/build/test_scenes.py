@@ -57,6 +57,19 @@ def test_copies_differ(tmp_path):
     assert len({tuple(row["origin"]["order"]) for row in rows}) == 10
 
 
+def test_images_of_other_pixels_are_not_overwritten(tmp_path):
+    """Of rows with equal ids, names and sizes."""
+    source, out = make_rows(tmp_path / "in", 2), tmp_path / "out"
+    build(out, "jigsaw", source)
+    before = digests(out / "images")
+    build(tmp_path / "out", "jigsaw", source)  # the same images
+    for image in source.parent.glob("*.png"):
+        Image.fromarray(plane(blue=255)).save(image)
+    with pytest.raises(DataError, match="another build has written another image there"):
+        build(out, "jigsaw", source)
+    assert digests(out / "images") == before
+
+
 def test_another_build_into_the_folder_keeps_the_images_of_the_first(tmp_path):
     source, out = make_rows(tmp_path / "in", 3), tmp_path / "out"
     first = build(out, "jigsaw", source, "--split", "train")
