@@ -104,7 +104,8 @@ class TrainerSpec:
         from mars.actor.fsdp_trainer import FsdpTrainer
 
         process = _processor(self.config, self.rules, _with_transforms(self.config, decode or decode_image))
-        return FsdpTrainer(self.config, self.rules, rendezvous, process, transfer, token_rule(self.config.recipe))
+        rule = token_rule(self.config.recipe, with_reference=self.config.algorithm.loads_reference)
+        return FsdpTrainer(self.config, self.rules, rendezvous, process, transfer, rule)
 
 
 def _with_transforms(config: TrainConfig, decode: DecodeImage) -> DecodeImage:

@@ -89,7 +89,7 @@ class FsdpTrainer:
         # The first update takes its old log-probs from its own forward: the weights are still the old ones, so the
         # ratio is exactly 1.
         later, measures = batch.updates[1:], self._passes is not None and self._passes.rule.measures
-        passes = self._passes and self._passes.start(batch, self._reader, self._rank)
+        passes = self._passes and self._passes.start(batch, self._reader, self._rank, self._objective)
         prompts = self._reader.start(batch, (*later, *batch.updates), self._rank)
         start = time.perf_counter()
         measured = self._old_scores(batch, batch.updates, prompts) if measures else {}

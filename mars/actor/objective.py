@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,7 +120,7 @@ class Objective:
         importance, weight_sums, tokens = self._importance_weights(old, tokens)
         terms = _NO_TERMS if rule is None else rule.terms(logprobs, old, ref_logprobs, entropy, tokens)
         result = self._policy_loss(logprobs, old, tokens, terms)
-        factor = tokens.weights if terms.pg_weights is None else tokens.weights * terms.pg_weights
+        factor = tokens.weights if terms.pg_weights is None else tokens.weights * terms.pg_weights.detach()
         pg_loss = self._reduced(result.token_losses * importance * factor, tokens.trained, denominator)
         loss, kl_loss, rule_loss = pg_loss, torch.zeros_like(pg_loss), torch.zeros_like(pg_loss)
         if ref_logprobs is not None:
@@ -145,7 +146,7 @@ class Objective:
             ppo_kl=result.kl_sum,
             **weight_sums,
             **rollout_sums,
-            means={name: torch.stack(mean).detach().double() for name, mean in terms.means.items()},
+            **({} if rule is None else _means(terms)),
         )
 
     def _policy_loss(self, logprobs: Tensor, old: Tensor, tokens: TokenTargets, terms: TokenTerms) -> PolicyLoss:
@@ -178,6 +179,10 @@ class Objective:
             "num_masked": found.num_masked,
         }
         return torch.where(tokens.on_policy.mask, found.weights, 1.0), sums, tokens.without(found.masked)
+
+    def without_masked(self, old: Tensor, tokens: TokenTargets) -> TokenTargets:
+        """The targets without the tokens that importance_mode=mask rejects, as in `loss`. old: float [T]."""
+        return self._importance_weights(old, tokens)[2]
 
     def _rollout_sums(self, old: Tensor, tokens: TokenTargets, compare: bool) -> dict[str, Tensor]:
         """How far the engine's log-probs are from the trainer's."""
@@ -227,6 +232,12 @@ class Objective:
             metrics["rollout/logprob_diff_mean"] = sums["difference"] / sums["num_compared"]
             metrics["rollout/kl"] = sums["rollout_kl"] / sums["num_compared"]
         return metrics
+
+
+def _means(terms: TokenTerms) -> dict[str, Any]:
+    """Those of one call of a rule, as fields of `UpdateSums`."""
+    means = {name: torch.stack(tuple(mean)).detach().double() for name, mean in terms.means.items()}
+    return {"means": means, "named": frozenset([tuple(sorted(means))])}
 
 
 def truncation_nats(top_p: float, top_k: int) -> float:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from mars.actor.batch import ProcessedPrompt
-from mars.errors import DataError
+from mars.errors import ConfigError, DataError
 from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
 from mars.types import ImageRef
 
@@ -101,6 +101,22 @@ def merged_over_ranks(mine: Mapping[Any, Value]) -> dict[Any, Value]:
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, dict(mine))
     return {key: value for part in reversed(parts) for key, value in part.items()}
+
+
+def agreed_names(key: str, seen: Iterable[tuple[str, ...]]) -> None:
+    """Raises ConfigError on all ranks if the calls of a rule's method on any rank gave other names than the others.
+
+    Else the ranks would add up different numbers. key: of the method. seen: the names of each call on this rank.
+    A collective call.
+    """
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, sorted(set(seen)))
+    first, *others = sorted({names for part in parts for names in part})
+    if others:
+        raise ConfigError(
+            f"{key} must give the same names in every call, also of a forward without trained tokens; "
+            f"got {list(first)} and {list(others[0])} in one update; give 0 where there is nothing to count"
+        )
 
 
 def without(batch: TrainBatch, indices: Iterable[int]) -> TrainBatch:

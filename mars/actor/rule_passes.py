@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mars.actor.batch import ForwardBatch
+from mars.actor.objective import Objective
 from mars.actor.reading import PromptReader, ReadPrompts
-from mars.actor.rule_terms import RuleInputs, facts_of, totals_of
+from mars.actor.rule_terms import RuleInputs, facts_of, measured_of, totals_of
 from mars.actor.targets import TokenTargets, row_targets
 from mars.algorithms.token_rule import ScoringPass, TokenRule
-from mars.errors import ConfigError
 from mars.image_transform import transform_seed, transformed
 from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
 from mars.types import ImageRef
@@ -30,42 +30,44 @@ Scores = Mapping[MicroBatch, tuple[Tensor, Tensor]]
 class RulePasses:
     """Makes a rule's passes for one batch after the other.
 
-    forward_of: makes the tensors of a forward. Raises ConfigError if a pass needs a reference model and none is loaded.
+    models: those of the rule's passes, at least. forward_of: makes the tensors of a forward.
     """
 
     def __init__(
         self, rule: TokenRule, models: Models, forward_of: ForwardOf, run_seed: int, device: torch.device
     ) -> None:
-        missing = [one.name for one in rule.passes if one.model not in models]
-        if missing:
-            raise ConfigError(
-                f"recipe.tokens: {', '.join(missing)} scores with the reference model, and none is loaded; "
-                "set algorithm.kl_coefficient above 0, or algorithm.reference_update"
-            )
         self.rule, self._models, self._forward_of = rule, models, forward_of
         self._run_seed, self._device = run_seed, device
 
-    def start(self, batch: TrainBatch, reader: PromptReader, rank: int) -> BatchPasses:
-        """Begin to read the changed images of this rank's rows, in the order of the forwards."""
+    def start(self, batch: TrainBatch, reader: PromptReader, rank: int, objective: Objective) -> BatchPasses:
+        """Begin to read the changed images of this rank's rows, in the order of the forwards.
+
+        objective: that of the step.
+        """
         read = {}
         for one in self.rule.passes:
             key = (self._run_seed, batch.step, one.name)
             changed = with_transform(batch, one.transform, one.strength, one.images, key)
             read[one.name] = reader.start(changed, batch.updates, rank)
-        return BatchPasses(self, batch, read, rank)
+        return BatchPasses(self, batch, read, rank, objective)
 
     def forward(self, one: ScoringPass, batch: TrainBatch, micro: MicroBatch, read: ReadPrompts) -> Tensor:
         return self._models[one.model](self._forward_of(batch, micro, read))[0]
 
-    def totals(self, batch: TrainBatch, micros: Sequence[MicroBatch], old: Scores, extra: _Extra) -> dict[str, float]:
-        """The rule's totals over an update. old: log-probs and entropies of the weights before the first update."""
+    def totals(
+        self, batch: TrainBatch, micros: Sequence[MicroBatch], old: Scores, extra: _Extra, objective: Objective
+    ) -> dict[str, float]:
+        """The rule's totals over the tokens that `apply` gets in an update.
+
+        old: log-probs and entropies of the weights before the first update.
+        """
         measured = []
         for micro in micros:
             (logprobs, entropy), rows = old[micro], row_targets(batch, micro)
             lengths = torch.tensor([len(row.response.token_ids) for row in rows], device=self._device)
-            tokens = TokenTargets.of(rows, lengths, logprobs)
+            tokens = objective.without_masked(logprobs, TokenTargets.of(rows, lengths, logprobs))
             facts = facts_of(logprobs, logprobs, None, entropy, extra.of(micro), tokens, batch.settings)
-            measured.append(self.rule.measure(facts))
+            measured.append(measured_of(self.rule, facts))
         return totals_of(measured, self._device)
 
 
@@ -82,8 +84,11 @@ class _Extra:
 class BatchPasses:
     """The passes of one batch. read: name of a pass -> its prompts."""
 
-    def __init__(self, passes: RulePasses, batch: TrainBatch, read: Mapping[str, ReadPrompts], rank: int) -> None:
+    def __init__(
+        self, passes: RulePasses, batch: TrainBatch, read: Mapping[str, ReadPrompts], rank: int, objective: Objective
+    ) -> None:
         self._passes, self._batch, self._read, self._rank = passes, batch, read, rank
+        self._objective = objective
         self._extra, self._old = _Extra(), {}
         self._gradient = [one for one in passes.rule.passes if one.gradient]
 
@@ -109,7 +114,7 @@ class BatchPasses:
         """batch: with the weights that count. A collective call if the rule measures."""
         if not self._passes.rule.measures:
             return {}
-        return self._passes.totals(batch, plan.ranks[self._rank], self._old, self._extra)
+        return self._passes.totals(batch, plan.ranks[self._rank], self._old, self._extra, self._objective)
 
     @torch.no_grad()
     def inputs(self, micro: MicroBatch, totals: Mapping[str, float]) -> RuleInputs:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mars.actor.reading import agreed_names
 from mars.actor.targets import TokenTargets
 from mars.algorithms.token_rule import Measured, TokenFacts, TokenRule, TokenTerms
+from mars.errors import ConfigError, MarsError
 
 _KEY = "recipe.tokens"
 _REDUCED = {
@@ -35,13 +38,21 @@ class RuleInputs:
     def terms(
         self, logprobs: Tensor, old: Tensor, reference: Tensor | None, entropy: Tensor, tokens: TokenTargets
     ) -> TokenTerms:
-        """The rule's terms. tokens: those that are trained on. Raises ValueError for a term that is not [T]."""
+        """The rule's terms. tokens: those that are trained on.
+
+        Raises ConfigError if `apply` fails, for a term that is not [T], and for a mean that is no pair of scalars.
+        """
         facts = facts_of(logprobs, old, reference, entropy.detach(), self.extra, tokens, self.settings)
-        terms = self.rule.apply(facts, self.totals)
+        terms = _called(self.rule, "apply", facts, self.totals)
+        if not isinstance(terms, TokenTerms):
+            raise ConfigError(f"{_KEY}: apply must return TokenTerms; got {type(terms).__name__}")
         for name in ("advantages", "pg_weights", "extra_loss"):
             term = getattr(terms, name)
-            if term is not None and term.shape != logprobs.shape:
-                raise ValueError(f"{_KEY}: {name} has shape {tuple(term.shape)}; want {tuple(logprobs.shape)}")
+            if term is not None and _shape(term) != tuple(logprobs.shape):
+                raise ConfigError(f"{_KEY}: {name} of apply has shape {_shape(term)}; want {tuple(logprobs.shape)}")
+        for name, mean in terms.means.items():
+            if not isinstance(mean, tuple | list) or [_shape(value) for value in mean] != [(), ()]:
+                raise ConfigError(f"{_KEY}: the mean {name!r} of apply is no pair of scalar tensors; got {mean!r}")
         return terms
 
 
@@ -68,15 +79,43 @@ def facts_of(
     )
 
 
+def measured_of(rule: TokenRule, facts: TokenFacts) -> Mapping[str, Measured]:
+    """What `measure` gives for one forward. Raises ConfigError if it fails, or for what has no total."""
+    found = _called(rule, "measure", facts)
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{_KEY}: measure must return a dictionary of Measured; got {type(found).__name__}")
+    for name, one in found.items():
+        if not isinstance(one, Measured) or one.reduce not in _REDUCED or _shape(one.value) != ():
+            want = f"Measured of a scalar tensor, with one of {', '.join(_REDUCED)}"
+            raise ConfigError(f"{_KEY}: {name!r} of measure has no total; got {one!r}; give {want}")
+    return found
+
+
+def _called(rule: TokenRule, method: str, *arguments: object) -> Any:
+    """Raises ConfigError if the method fails, but lets a GPU without free memory be reported as such."""
+    try:
+        return getattr(rule, method)(*arguments)
+    except (MarsError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{_KEY}: {method} of {type(rule).__name__} failed: {reason}") from error
+
+
+def _shape(value: object) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else f"none, as {type(value).__name__}"
+
+
 def totals_of(measured: Sequence[Mapping[str, Measured]], device: torch.device) -> dict[str, float]:
     """The totals of an update over this rank's forwards and all ranks, in float64. A collective call.
 
-    measured: of each forward of this rank; a rank has one at least. Raises ValueError if the forwards differ in names.
+    measured: of each forward of this rank; a rank has one at least. Raises ConfigError on all ranks if the forwards
+    differ in names, or in how these are reduced.
     """
-    first, *others = measured
-    kinds = {name: one.reduce for name, one in sorted(first.items())}
-    if any({name: one.reduce for name, one in sorted(other.items())} != kinds for other in others):
-        raise ValueError(f"{_KEY}: measure gave other names than {list(kinds)} in a later call of the same update")
+    agreed_names(
+        f"{_KEY}: measure", (tuple(sorted(f"{name} ({m.reduce})" for name, m in one.items())) for one in measured)
+    )
+    kinds = {name: one.reduce for name, one in sorted(measured[0].items())}
     found: dict[str, float] = {}
     for kind, (merge, reduce) in _REDUCED.items():
         names = [name for name in kinds if kinds[name] == kind]

@@ -12,6 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mars.actor.reading import agreed_names
+
+_OF_RULE = ("means", "named")
+
 
 @dataclass(frozen=True)
 class UpdateSums:
@@ -21,7 +25,8 @@ class UpdateSums:
     num_tokens, num_sequences: what is
     trained on, masked tokens left out. importance_weight: over `num_weights` tokens or responses; num_capped of these
     were cut to the cap, num_masked others are masked (`ImportanceWeights`). difference, rollout_kl: over the
-    `num_compared` tokens compared with the engine. means: those of a token rule, name -> [sum, count].
+    `num_compared` tokens compared with the engine. means: those of a token rule, name -> [sum, count]. named: the
+    sorted names of these that each call of the rule gave; none without a rule.
     """
 
     loss: Tensor
@@ -44,28 +49,30 @@ class UpdateSums:
     num_compared: Tensor
     difference_max: Tensor
     means: Mapping[str, Tensor] = field(default_factory=dict)
+    named: frozenset[tuple[str, ...]] = frozenset()
 
     @classmethod
     def zeros(cls, device: torch.device) -> UpdateSums:
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        return cls(**{f.name: zero for f in fields(cls) if f.name != "means"})
+        return cls(**{f.name: zero for f in fields(cls) if f.name not in _OF_RULE})
 
     def scalars(self) -> dict[str, Tensor]:
         """All sums but `means`, by name."""
-        return {name: value for name, value in vars(self).items() if name != "means"}
+        return {name: value for name, value in vars(self).items() if name not in _OF_RULE}
 
     def merge(self, other: UpdateSums) -> UpdateSums:
-        """Raises ValueError if both have means, of different names."""
         others = other.scalars()
         merged = {name: value + others[name] for name, value in self.scalars().items()}
         merged["difference_max"] = torch.maximum(self.difference_max, other.difference_max)
-        return UpdateSums(**merged, means=_added(self.means, other.means))
+        return UpdateSums(**merged, means=_added(self.means, other.means), named=self.named | other.named)
 
     def all_reduce(self) -> dict[str, float]:
         """The totals over all ranks in float64, by name; of each mean "<name>:sum" and "<name>:count".
 
-        A collective call.
+        A collective call. Raises ConfigError on all ranks if a rule's calls differ in the names of their means.
         """
+        if self.named:
+            agreed_names("recipe.tokens: means of apply", self.named)
         values = self.scalars()
         for name in sorted(self.means):
             values |= {f"{name}:sum": self.means[name][0], f"{name}:count": self.means[name][1]}
@@ -88,9 +95,9 @@ def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
 
 
 def _added(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    if one and other and one.keys() != other.keys():
-        raise ValueError(f"recipe.tokens: apply gave the means {sorted(other)}, and {sorted(one)} in an earlier call")
-    return {name: one[name] + other[name] for name in one} if one and other else one or other
+    """Names that only one of them has are refused later, on all ranks at once (`UpdateSums.all_reduce`)."""
+    both = {name: one[name] + other[name] for name in one.keys() & other.keys()}
+    return {**one, **other, **both}
 
 
 _LOSSES = ("loss", "pg_loss", "kl_loss", "rule_loss")

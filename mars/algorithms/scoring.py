@@ -1,4 +1,8 @@
-"""`ScoringSpec`: what a trainer computes of each response without training on it."""
+"""`ScoringSpec`: what a trainer computes of each response without training on it.
+
+A run asks for `KL_TO_REFERENCE` only, with algorithm.kl_placement=reward. The others are for code that has a
+`PolicyTrainer`; no hook reaches them.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ class ScoringSpec:
     name: what the numbers are called. value: "sum" or "mean" of the tokens' log-probs under `model`, or "kl": the sum
         of their KL(policy || reference) by `algorithm.kl_estimator`, for which `model` has no meaning.
     model: "policy" with its current weights, or "reference", which must be loaded.
-    transform: of the images, a name of `recipe.transforms`; None: the images as they are. strength: of the transform.
-    tag: only the tokens between <tag> and </tag> are counted; None: all tokens of the response.
+    transform: of the images, a name of `recipe.transforms`; None: the images as they are. Its random numbers depend on
+        `TrainBatch.step`. strength: of the transform.
     """
 
     name: str
@@ -22,7 +26,6 @@ class ScoringSpec:
     model: Literal["policy", "reference"] = "policy"
     transform: str | None = None
     strength: float = 1.0
-    tag: str | None = None
 
     @property
     def needs_reference(self) -> bool:

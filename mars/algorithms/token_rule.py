@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, Protocol
 
 from torch import Tensor
 
 from mars.algorithms.token_layout import TokenLayout
+from mars.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class ScoringPass:
         image by its place in the prompt, from 0; a prompt with fewer images is scored as it is.
     gradient: False: scored once, before the step's first update, with the weights that the step began with. True:
         scored in each update with its weights, and what the loss does with these log-probs has a gradient.
+    Raises ConfigError for another value.
     """
 
     name: str
@@ -33,6 +36,23 @@ class ScoringPass:
     strength: float = 1.0
     images: Literal["all", "one"] | int = "all"
     gradient: bool = False
+
+    def __post_init__(self) -> None:
+        number = type(self.images) is int and self.images >= 0
+        wrong = [
+            (self.model not in ("policy", "reference"), "model", 'give "policy" or "reference"'),
+            (not number and self.images not in ("all", "one"), "images", 'give "all", "one" or a number from 0'),
+            (
+                type(self.strength) not in (int, float) or not isfinite(self.strength),
+                "strength",
+                "give a finite number",
+            ),
+            (type(self.gradient) is not bool, "gradient", "give True or False"),
+        ]
+        for is_wrong, name, do in wrong:
+            if is_wrong:
+                got = getattr(self, name)
+                raise ConfigError(f"recipe.tokens: {name} of the pass {self.name!r} cannot be used; got {got!r}; {do}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,8 @@ class TokenFacts:
         else None; None in `measure`. entropy: of each token's distribution in nats, without gradient.
     extra: name of a `ScoringPass` -> its log-probs. In `measure` only those without gradient.
     advantages: that of the token's response. layout: which response each token belongs to, and which tokens are trained
-        on. A forward may have none: then mask is False everywhere, or T is 0.
+        on, without those that importance_mode=mask leaves out; the same in `measure` and `apply`. A forward may have
+        none: then mask is False everywhere, or T is 0.
     settings: `TrainBatch.settings`.
     """
 
@@ -75,6 +96,7 @@ class TokenTerms:
 
     advantages: replace those of the policy loss. No gradient flows through them.
     pg_weights: multiply the policy loss of each token, after ratio and clipping. Denominators count all tokens still.
+        No gradient flows through them; a term with a gradient belongs into `extra_loss`.
     extra_loss: added to the loss, with its gradient; reduced like the policy loss (`algorithm.reduction`).
     means: name -> (sum, count), two scalars; the metric `recipe/<name>` is total sum / total count over the update.
     """

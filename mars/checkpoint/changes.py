@@ -35,6 +35,9 @@ REFUSED = (
     "sft.batch_size", "sft.freeze", "sft.lora",
 )  # fmt: skip
 
+# Refused only from or to "none": a checkpoint has the weights of the reference model for all other values.
+HAS_STATE = ("algorithm.reference_update",)
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -50,7 +53,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
         if before.get(key, _UNSET) != now.get(key, _UNSET):
-            kind = "refused" if _is_in(key, REFUSED) else "free" if _is_in(key, FREE) else "warned"
+            refused = _is_in(key, REFUSED) or (key in HAS_STATE and "none" in (before.get(key), now.get(key)))
+            kind = "refused" if refused else "free" if _is_in(key, FREE) else "warned"
             found[kind].append(f"{key}: {before.get(key, _UNSET)} -> {now.get(key, _UNSET)}")
     return Changes(**{kind: tuple(lines) for kind, lines in found.items()})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,6 +34,8 @@ from mars.rewards.contract import check_parts
 from mars.rewards.functions import load_list_reward, load_reward
 from mars.types import RewardResult
 
+logger = logging.getLogger(__name__)
+
 _SAMPLES = 4
 _ANSWERS = ("perfect", "empty")
 
@@ -55,12 +58,18 @@ def report(config: TrainConfig) -> None:
 def check_what_workers_load(config: TrainConfig) -> None:
     """Check the reference model, and the hooks that workers make; try the image transforms. recipe: `resolved`.
 
-    Raises ConfigError and SetupError.
+    Warns of a reference model that nothing reads. Raises ConfigError and SetupError.
     """
     try_transforms(image_transforms(config.recipe))
-    token_rule(config.recipe)
-    reference = config.algorithm.kl_reference
-    if config.algorithm.loads_reference and reference is not None and reference != config.model.path:
+    algorithm = config.algorithm
+    rule, reference = token_rule(config.recipe, with_reference=algorithm.loads_reference), algorithm.kl_reference
+    read = algorithm.kl_coefficient > 0 or (rule is not None and any(one.model == "reference" for one in rule.passes))
+    if algorithm.loads_reference and not read:
+        logger.warning(
+            "algorithm.reference_update: the reference model costs memory and time, and nothing reads it: "
+            "algorithm.kl_coefficient is 0, and no pass of recipe.tokens scores with it"
+        )
+    if algorithm.loads_reference and reference is not None and reference != config.model.path:
         from mars.actor.reference import check_reference
 
         check_reference(reference, config.model.path, trust_remote_code=config.model.trust_remote_code)

@@ -22,18 +22,23 @@ def image_transforms(recipe: RecipeConfig) -> dict[str, ImageTransform]:
     }
 
 
-def token_rule(recipe: RecipeConfig) -> TokenRule | None:
-    """The rule, None without one. recipe: `resolved`.
+def token_rule(recipe: RecipeConfig, *, with_reference: bool) -> TokenRule | None:
+    """The rule, None without one. recipe: `resolved`. with_reference: whether a reference model is loaded.
 
-    Raises ConfigError for two passes of one name, and for a transform that is not in `recipe.transforms`.
+    Raises ConfigError for two passes of one name, for a transform that is not in `recipe.transforms`, and for a pass of
+    the reference model if there is none.
     """
     if recipe.tokens is None:
         return None
     key = "recipe.tokens"
     members = {"passes": None, "measures": None, "measure": 1, "apply": 2}
     rule: TokenRule = make_hook(recipe, key, recipe.tokens, members)
-    if not all(isinstance(one, ScoringPass) for one in rule.passes) or not isinstance(rule.measures, bool):
-        raise ConfigError(f"{key}: {recipe.tokens}: want a tuple of ScoringPass as passes, and a bool as measures")
+    is_tuple = isinstance(rule.passes, tuple | list) and all(isinstance(one, ScoringPass) for one in rule.passes)
+    if not is_tuple or not isinstance(rule.measures, bool):
+        raise ConfigError(
+            f"{key}: {recipe.tokens}: want a tuple of ScoringPass as passes, and a bool as measures; "
+            f"got {rule.passes!r} and {rule.measures!r}; a tuple of one has a comma: (ScoringPass(...),)"
+        )
     names = Counter(one.name for one in rule.passes)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
@@ -47,4 +52,9 @@ def token_rule(recipe: RecipeConfig) -> TokenRule | None:
             )
         if one.model == "reference" and one.gradient:
             raise ConfigError(f"{key}: pass {one.name!r}: the reference model has no gradient; use gradient=False")
+        if one.model == "reference" and not with_reference:
+            raise ConfigError(
+                f"{key}: pass {one.name!r} scores with the reference model, and none is loaded; "
+                "set algorithm.kl_coefficient above 0, or algorithm.reference_update"
+            )
     return rule

@@ -20,7 +20,6 @@ from mars.data.pixels.images import BadImage, decode_image
 from mars.data.pixels.transforming import TransformingDecoder
 from mars.data.pixels.transforms import blank_patches, gaussian_diffusion
 from mars.data.prompts.processor import PromptProcessor
-from mars.errors import ConfigError
 from mars.hooks.load import resolved
 from mars.image_transform import TransformCall, transform_seed, transformed, transformed_image
 from mars.types import ImageRef, RolloutRequest, Sampling
@@ -166,11 +165,6 @@ def test_a_prompt_that_only_the_pass_cannot_read_is_left_out(world, pictures):
     rest = trainer_with(world, Contrast()).update(batch_of(world, prompts[:2])).metrics
     for key in ("actor/grad_norm", "recipe/gap", "actor/rule_loss", "actor/pg_loss"):
         assert stats.metrics[key] == pytest.approx(rest[key], rel=1e-3), key
-
-
-def test_a_pass_of_the_reference_needs_one(world):
-    with pytest.raises(ConfigError, match=r"recipe\.tokens: ref scores with the reference model, and none is loaded"):
-        trainer_with(world, Only(ScoringPass("ref", None, model="reference")))
 
 
 def test_scores_of_spans_and_changed_pictures_are_those_of_plain_transformers(world, pictures, tmp_path):

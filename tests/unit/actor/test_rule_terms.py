@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.actor.objective import Objective
-from mars.actor.rule_passes import with_transform
-from mars.actor.rule_terms import RuleInputs, totals_of
+from mars.actor.rule_passes import RulePasses, with_transform
+from mars.actor.rule_terms import RuleInputs, measured_of, totals_of
 from mars.actor.targets import RowTarget
 from mars.actor.update_sums import UpdateSums
-from mars.algorithms.token_rule import Measured, TokenTerms
-from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
+from mars.algorithms.token_rule import Measured, ScoringPass, TokenTerms
+from mars.errors import ConfigError
+from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
 from mars.types import ImageRef
 from tests.builders import altered, train_config
 from tests.fakes.token_rule import Contrast
@@ -117,11 +117,105 @@ def test_a_masked_token_is_in_no_term_and_the_scale_counts_the_others(process_gr
     assert made.kept_scale(sums.all_reduce(), 2.0) == 2
 
 
+def test_measure_and_apply_see_the_same_tokens(process_group):
+    """The tokens of the test above: `measure` counts one, and its minimum is not that of the masked one."""
+    rule = SimpleNamespace(passes=(), measures=True, measure=lambda facts: {
+        "n": Measured("sum", facts.layout.mask.sum()), "low": Measured("min", facts.old.sum()),
+    })  # fmt: skip
+    response = TrainResponse((1, 1), (-1.0, -3.0), 1.0, 1.0)
+    micro = MicroBatch(((0, 0),))
+    plan = UpdatePlan(((micro,),))
+    batch = TrainBatch((TrainPrompt("p", (1,), 1, (), (response,)),), (plan,))
+    scores = {micro: (torch.tensor([-1.0, -1.0]), torch.zeros(2))}
+    for cap, mode, wanted in [(2.0, "mask", (1, -1.0)), (2.0, "truncate", (2, -2.0)), (None, "truncate", (2, -2.0))]:
+        objective = Objective(altered(GRPO, importance_mode=mode, importance_cap=cap), truncation_nats=0.0)
+        passes = RulePasses(rule, {}, lambda *_: None, 0, CPU).start(batch, SimpleNamespace(), 0, objective)
+        passes.score(scores)
+        totals = passes.totals(batch, plan)
+        assert (totals["n"], totals["low"]) == wanted
+
+
+def test_only_the_extra_loss_of_a_rule_has_a_gradient_of_its_own(process_group):
+    """Weights and advantages that are made of log-probs: the gradient is that of the same numbers."""
+    found = []
+    for of in (lambda values: values, torch.Tensor.detach):
+        logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
+        rule = inputs(lambda facts, totals, of=of: TokenTerms(
+            advantages=of(facts.logprobs).exp(), pg_weights=of(facts.logprobs).exp(),
+        ))  # fmt: skip
+        loss, _, _ = loss_of([row(1.0, 2)], logprobs, rule)
+        loss.backward()
+        found.append(logprobs.grad.tolist())
+    assert found[0] == found[1] == pytest.approx([-math.exp(-2.0) / 2, -math.exp(-4.0) / 2])
+
+
 @pytest.mark.parametrize("name", ["advantages", "pg_weights", "extra_loss"])
 def test_a_term_of_another_shape_is_refused(name, process_group):
     rule = inputs(lambda facts, totals: TokenTerms(**{name: torch.ones(3)}))
-    with pytest.raises(ValueError, match=rf"recipe\.tokens: {name} has shape \(3,\); want \(2,\)"):
+    with pytest.raises(ConfigError, match=rf"recipe\.tokens: {name} of apply has shape \(3,\); want \(2,\)"):
         loss_of([row(1.0, 2)], torch.zeros(2), rule)
+
+
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (lambda facts, totals: None, r"apply must return TokenTerms; got NoneType"),
+        (lambda facts, totals: totals["gap"], r"apply of SimpleNamespace failed: KeyError: 'gap'"),
+        (
+            lambda facts, totals: TokenTerms(pg_weights=1.0),
+            r"pg_weights of apply has shape none, as float; want \(2,\)",
+        ),
+        (lambda facts, totals: TokenTerms(means={"m": facts.old.sum()}), r"the mean 'm' of apply is no pair of scalar"),
+        (lambda facts, totals: TokenTerms(means={"m": (facts.old, 2)}), r"the mean 'm' of apply is no pair of scalar"),
+    ],
+)
+def test_what_the_loss_cannot_use_is_refused_by_the_name_of_the_setting(apply, message, process_group):
+    with pytest.raises(ConfigError, match=rf"^recipe\.tokens: {message}"):
+        loss_of([row(1.0, 2)], torch.zeros(2), inputs(apply))
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (lambda facts: None, r"measure must return a dictionary of Measured; got NoneType"),
+        (lambda facts: facts["gap"], r"measure of SimpleNamespace failed: TypeError"),
+        (lambda facts: {"m": torch.ones(())}, r"'m' of measure has no total; got tensor"),
+        (lambda facts: {"m": Measured("sum", torch.ones(1))}, r"'m' of measure has no total; got Measured"),
+        (lambda facts: {"m": Measured("mean", torch.ones(()))}, r"'m' of measure has no total; .* sum, min, max"),
+    ],
+)
+def test_what_has_no_total_is_refused(measure, message):
+    with pytest.raises(ConfigError, match=rf"^recipe\.tokens: {message}"):
+        measured_of(SimpleNamespace(measure=measure), None)
+
+
+def test_a_gpu_without_memory_in_a_rule_is_reported_as_such(process_group):
+    def apply(facts, totals):
+        raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        loss_of([row(1.0, 2)], torch.zeros(2), inputs(apply))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"model": "refrence"},
+            r"model of the pass 'm' cannot be used; got 'refrence'; give \"policy\" or \"reference\"",
+        ),
+        ({"images": -1}, r"images of the pass 'm' cannot be used; got -1"),
+        ({"images": "first"}, r"images of the pass 'm' cannot be used; got 'first'"),
+        ({"images": True}, r"images of the pass 'm' cannot be used; got True"),
+        ({"strength": math.nan}, r"strength of the pass 'm' cannot be used; got nan; give a finite number"),
+        ({"strength": "1"}, r"strength of the pass 'm' cannot be used; got '1'"),
+        ({"gradient": "no"}, r"gradient of the pass 'm' cannot be used; got 'no'"),
+    ],
+)
+def test_a_pass_that_cannot_be_made_is_refused(settings, message):
+    ScoringPass("m", None, "reference", strength=0, images=0, gradient=False)
+    with pytest.raises(ConfigError, match=rf"^recipe\.tokens: {message}"):
+        ScoringPass("m", "masked", **settings)
 
 
 def contrast(totals, masked, noisy):
@@ -162,11 +256,79 @@ def test_a_forward_without_tokens_has_no_part(process_group):
     assert "recipe/gap" not in metrics
 
 
-def test_means_of_other_names_in_one_update_are_refused():
-    one, other = (replace(UpdateSums.zeros(CPU), means={name: torch.ones(2)}) for name in ("a", "b"))
-    with pytest.raises(ValueError, match=r"recipe\.tokens: apply gave the means \['b'\], and \['a'\] in an earlier"):
-        one.merge(other)
-    assert one.merge(one).means["a"].tolist() == [2, 2]
+def sums_of(*means):
+    """Of a rank with one forward for each of `means`."""
+    found = UpdateSums.zeros(CPU)
+    for names in means:
+        rule = inputs(lambda facts, totals, names=names: TokenTerms(means=dict.fromkeys(names, (torch.ones(()),) * 2)))
+        found = found.merge(loss_of_one(rule))
+    return found
+
+
+def loss_of_one(rule):
+    made = Objective(GRPO, truncation_nats=0.0)
+    logprobs = torch.tensor([-1.0])
+    return made.loss(logprobs, logprobs, None, None, torch.tensor([1]), [row(1.0, 1)], 1.0, False, rule)[1]
+
+
+@pytest.mark.parametrize(
+    "calls", [("a", "b"), ("a", ""), ("", "a"), ("ab", "a")], ids=["others", "none", "some", "fewer"]
+)
+def test_means_of_other_names_in_one_update_are_refused(process_group, calls):
+    assert sums_of("a", "a").all_reduce()["a:sum"] == 2
+    with pytest.raises(ConfigError, match=r"recipe\.tokens: means of apply must give the same names in every call"):
+        sums_of(*calls).all_reduce()
+
+
+def test_sums_without_a_rule_ask_no_rank_for_names(process_group, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_gather_object", None)
+    assert UpdateSums.zeros(CPU).merge(loss_of_one(None)).all_reduce()["num_tokens"] == 1
+
+
+def on_ranks(monkeypatch, *calls):
+    """The errors of `calls`, one for each rank: each gets to `all_gather_object` and then sees what all have given."""
+    given, errors = [], []
+
+    def collect(parts, mine):
+        given.append(mine)
+        raise Arrived
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: len(calls))
+    monkeypatch.setattr(torch.distributed, "all_gather_object", collect)
+    for call in calls:
+        with pytest.raises(Arrived):
+            call()
+    monkeypatch.setattr(
+        torch.distributed, "all_gather_object", lambda parts, mine: parts.__setitem__(slice(None), given)
+    )
+    for call in calls:
+        with pytest.raises(ConfigError) as error:
+            call()
+        errors.append(str(error.value))
+    return errors
+
+
+class Arrived(Exception):
+    """A rank has reached the first collective call."""
+
+
+def test_ranks_whose_names_differ_are_refused_on_all_ranks_before_numbers_are_added(monkeypatch):
+    """A rank that has only fillers in an update: the bare collective would abort or mix up the sums."""
+    one, none = sums_of("a", "a"), sums_of("", "")
+    errors = on_ranks(monkeypatch, one.all_reduce, none.all_reduce)
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("recipe.tokens: means of apply must give the same names in every call")
+    assert "got [] and ['a'] in one update" in errors[0]
+    a, b = ({"n": Measured(kind, torch.tensor(1.0))} for kind in ("sum", "max"))
+    errors = on_ranks(monkeypatch, lambda: totals_of([a], CPU), lambda: totals_of([b, b], CPU))
+    assert (
+        errors
+        == [
+            "recipe.tokens: measure must give the same names in every call, also of a forward without trained "
+            "tokens; got ['n (max)'] and ['n (sum)'] in one update; give 0 where there is nothing to count"
+        ]
+        * 2
+    )
 
 
 def test_totals_are_sums_minima_and_maxima_of_all_forwards(process_group):
@@ -179,7 +341,7 @@ def test_totals_are_sums_minima_and_maxima_of_all_forwards(process_group):
         for n, low, high in [(3, 0.5, 2.0), (0, math.inf, -math.inf), (4, -1.0, 1.0)]
     ]
     assert totals_of(forwards, CPU) == {"high": 2.0, "low": -1.0, "n": 7.0}
-    with pytest.raises(ValueError, match=r"recipe\.tokens: measure gave other names than \['high', 'low', 'n'\]"):
+    with pytest.raises(ConfigError, match=r"recipe\.tokens: measure must give the same names in every call"):
         totals_of([*forwards, {"n": Measured("sum", torch.tensor(1))}], CPU)
 
 

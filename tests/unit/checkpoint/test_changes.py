@@ -25,6 +25,17 @@ def test_what_may_change(change, kind):
     assert vars(found) == lines
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "kind"),
+    [("none", "ema", "refused"), ("copy", "none", "refused"), ("copy", "ema", "warned"), ("ema", "copy", "warned")],
+)
+def test_a_reference_that_is_in_the_checkpoint_or_not_stays_so(before, now, kind):
+    """Else the workers fail on weights that are missing, or the reference jumps back to the first one."""
+    key = "algorithm.reference_update"
+    found = vars(changes({**BEFORE, key: before}, {**BEFORE, key: now}))
+    assert found == {"free": (), "warned": (), "refused": ()} | {kind: (f"{key}: {before} -> {now}",)}
+
+
 def test_a_refused_change_is_named():
     with pytest.raises(ConfigError, match=r"cannot change:\n  actor\.freeze: \['vision'\] -> \[\]\nset them back"):
         accept(changes(BEFORE, BEFORE | {"actor.freeze": []}))

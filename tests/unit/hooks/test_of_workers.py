@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from mars.checks.dry_run import check_what_workers_load
 from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
 from mars.hooks.load import resolved
@@ -38,9 +41,17 @@ class WithReference(Rule):
     def __init__(self, settings):
         self.passes = (ScoringPass("reference", None, model="reference", gradient=True),)
 
+class OfReference(Rule):
+    def __init__(self, settings):
+        self.passes = (ScoringPass("reference", None, model="reference"),)
+
 class Texts(Rule):
     def __init__(self, settings):
         self.passes = ("masked",)
+
+class WithoutComma(Rule):
+    def __init__(self, settings):
+        self.passes = (ScoringPass("masked", "masked"))
 """
 
 
@@ -64,10 +75,11 @@ def recipe(tmp_path):
 
 def test_both_are_made_with_the_settings_of_their_file(recipe):
     assert list(image_transforms(recipe())) == ["masked"]
-    rule = token_rule(recipe())
+    rule = token_rule(recipe(), with_reference=False)
     assert rule is not None
     assert [one.transform for one in rule.passes] == ["masked"]
-    assert token_rule(recipe(tokens=None)) is None
+    assert token_rule(recipe(tokens=None), with_reference=False) is None
+    assert token_rule(recipe(tokens="OfReference"), with_reference=True) is not None
 
 
 @pytest.mark.parametrize(
@@ -81,12 +93,36 @@ def test_both_are_made_with_the_settings_of_their_file(recipe):
         ),
         ({"tokens": "WithReference"}, r"pass 'reference': the reference model has no gradient; use gradient=False"),
         ({"tokens": "Texts"}, "want a tuple of ScoringPass as passes, and a bool as measures"),
+        (
+            {"tokens": "WithoutComma"},
+            r"want a tuple of ScoringPass .* a tuple of one has a comma: \(ScoringPass\(...\),\)",
+        ),
+        (
+            {"tokens": "OfReference"},
+            r"^recipe\.tokens: pass 'reference' scores with the reference model, and none is loaded; set algorithm\.kl",
+        ),
         ({"tokens": "masked"}, "makes a function without 'passes'"),
     ],
 )
 def test_a_rule_that_cannot_work_is_refused(recipe, given, message):
     with pytest.raises(ConfigError, match=message):
-        token_rule(recipe(**given))
+        token_rule(recipe(**given), with_reference=False)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "coefficient", "warned"), [("Rule", 0.0, True), ("OfReference", 0.0, False), ("Rule", 0.1, False)]
+)
+def test_a_reference_that_nothing_reads_is_warned_of(recipe, caplog, tokens, coefficient, warned):
+    algorithm = SimpleNamespace(loads_reference=True, kl_reference=None, kl_coefficient=coefficient)
+    check_what_workers_load(SimpleNamespace(recipe=recipe(tokens=tokens), algorithm=algorithm))
+    assert ("algorithm.reference_update: the reference model costs memory" in caplog.text) == warned
+
+
+def test_a_dry_run_refuses_a_pass_of_a_reference_that_is_not_loaded(recipe):
+    algorithm = SimpleNamespace(loads_reference=False, kl_reference=None, kl_coefficient=0.0)
+    check_what_workers_load(SimpleNamespace(recipe=recipe(), algorithm=algorithm))
+    with pytest.raises(ConfigError, match="scores with the reference model, and none is loaded"):
+        check_what_workers_load(SimpleNamespace(recipe=recipe(tokens="OfReference"), algorithm=algorithm))
 
 
 def test_a_transform_that_takes_other_arguments_is_refused(recipe):
