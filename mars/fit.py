@@ -16,6 +16,7 @@ from mars.checkpoint.state import START, RunState
 from mars.config.run_sections import TrainRunConfig
 from mars.config.schema import TrainConfig
 from mars.errors import NumericalError
+from mars.hooks.step_hooks import StepHooks
 from mars.sampling import PromptRounds, SamplingState, StepParts
 from mars.staleness import renumbered
 from mars.step import TrainStep, train_step
@@ -50,9 +51,8 @@ def fit(
     if start == START and evaluate is not None and config.evaluation.before_training:
         tracker.log(evaluate(0), 0)
     finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
-    sampling = usable(start.sampling, config.rollout.schedule)
+    sampling = restored(parts.hooks, stream, start.sampling, config.rollout.schedule)
     state = replace(start, sampling=renumbered(sampling, weights.version))
-    stream.restore(parts.hooks.restore(newest_hooks(sampling)))
     try:
         state = finish(state, _faults(parts, checkpoints))
         for step in range(state.step + 1, last_step(config.run, stream) + 1):
@@ -77,15 +77,17 @@ def fit(
     return state
 
 
-def usable(sampling: SamplingState, schedule: str) -> SamplingState:
-    """What a run with `rollout.schedule=schedule` goes on from. A synchronous step samples anew what a checkpoint of an
-    asynchronous run has sampled ahead, so that is left out, with what hooks have learnt from it."""
-    return replace(sampling, ahead=None) if schedule == "synchronous" else sampling
+def restored(hooks: StepHooks, stream: PromptRounds, sampling: SamplingState, schedule: str) -> SamplingState:
+    """What a run with `rollout.schedule=schedule` goes on from; hooks and sampler go on from there, too.
 
-
-def newest_hooks(sampling: SamplingState) -> str | None:
-    """The snapshot of the hooks after the last step that is sampled."""
-    return sampling.ahead.state.hooks if sampling.ahead else sampling.hooks
+    A synchronous step samples anew what a checkpoint of an asynchronous run has sampled ahead, so that is left out,
+    with what hooks have learnt from it. Raises ConfigError for the state of hooks that the run does not have.
+    """
+    if schedule == "synchronous":
+        sampling = replace(sampling, ahead=None)
+    newest = sampling.ahead.state if sampling.ahead else sampling
+    stream.restore(hooks.restore(newest.hooks))
+    return sampling
 
 
 class _WatchedUpdates:

@@ -252,6 +252,7 @@ def _extra_plan(inputs: Inputs, hooks: StepHooks, sampling: Sampling) -> ExtraPl
         encode_response=inputs.encoder.encode_response,
         prompt_length=inputs.prompt_length,
         sampling=sampling,
+        max_response_tokens=sampling.max_response_tokens,
         max_prompt_tokens=inputs.config.data.max_prompt_tokens,
         max_images=inputs.max_images,
         part_weights=bool(inputs.config.algorithm.part_weights),

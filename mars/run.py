@@ -29,7 +29,7 @@ from mars.evaluation.files import ResultPaths
 from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, prompts_fingerprint
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
-from mars.fit import fit, is_finished, last_step
+from mars.fit import fit, is_finished, last_step, restored
 from mars.hooks.load import load_step_hooks, resolved, specs
 from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
@@ -72,14 +72,14 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     inputs = _checked_inputs(config, model_check, with_training_set=True)
     assert inputs.train is not None  # because of with_training_set=True
     stream = prompt_stream(config, inputs.train.prompts)
-    run_dir = Path(config.run.dir)
-    catalogue = enter_run(config, lock)
+    run_dir, catalogue = Path(config.run.dir), enter_run(config, lock)
     prompts = {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
     data, last = data_fingerprint(prompts), last_step(config.run, stream)
     start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
     if start is None:
         return
     hooks = load_step_hooks(config.recipe, config.algorithm.part_weights, last, config.ramps)
+    restored(hooks, stream, start.state.sampling, config.rollout.schedule)  # before anything is written
     tracker: MultiTracker | None = None
 
     def open_tracker(start: StartingPoint) -> Tracker:

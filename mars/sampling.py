@@ -15,7 +15,8 @@ sampled until enough of them have an advantage that is not 0. A prompt with an i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -42,6 +43,8 @@ from mars.tracking.timer import StepTimer
 from mars.train_types import TrainBatch
 from mars.turns import NoTurns, Turns
 from mars.types import Prompt, PromptRollouts, SampledPrompt
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class StepParts:
 class PromptRounds(Protocol):
     """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py), or those
     that a sampler chooses (mars/hooks/prompt_sampler.py), which learns from `observe` and asks for `probes`. `len()`
-    gives the number of different prompts in the whole stream."""
+    gives the number of different prompts in the whole stream. left_out: ids of prompts that cannot be read."""
 
     prompts_per_step: int
 
@@ -108,7 +111,9 @@ class PromptRounds(Protocol):
 
     def probes(self, step: int, round: int) -> Sequence[Prompt]: ...
 
-    def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> Mapping[str, float]: ...
+    def observe(
+        self, rollouts: Sequence[PromptRollouts], step: int, left_out: Collection[str] = ()
+    ) -> Mapping[str, float]: ...
 
     def state(self, round: int) -> Mapping[str, Any]: ...
 
@@ -178,6 +183,10 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
         prompts = with_own_groups(prompts, partial(_advantages, parts))
         kept += [item for item, keep in zip(prompts, selection.keep.tolist(), strict=True) if keep]
         rollouts += of_round
+    if not rollouts and not carried_ids:
+        logger.warning(
+            "step %d samples nothing: no prompt of its %d rounds can be read", step, round_number - state.round
+        )
     kept, beyond = kept[: stream.prompts_per_step], kept[stream.prompts_per_step :]
     carried = tuple(replace(item, carried=True) for item in beyond)
     batch_metrics = {}
@@ -187,7 +196,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
 
     metrics = _metrics(parts, rollouts, Advantages.joined(advantages)) | batch_metrics | rule_metrics
     metrics |= {f"ramp/{key}": value for key, value in parts.hooks.scheduled(step).items()}
-    metrics |= stream.observe(rollouts, step)
+    metrics |= stream.observe(rollouts, step, quarantine.prompt_ids)
     metrics |= engine_metrics(parts.engine.counts() - counts_before)
     metrics |= {name: value - reward_counts_before.get(name, 0) for name, value in parts.reward_counts().items()}
     metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(rollouts)}
@@ -207,8 +216,9 @@ def _probed(parts: StepParts, stream: PromptRounds, state: SamplingState, step: 
         # Without shapings, which may need extra requests.
         probing = replace(parts, plan=parts.plan.of_probes(), hooks=replace(parts.hooks, shaping=()))
         rollouts, unreadable = scored_rollouts(probing, probes, step, StepTimer())
-    stream.observe(rollouts, step)
-    return parts.bad_samples.tried(state.quarantine, probes, unreadable, step)
+    quarantine = parts.bad_samples.tried(state.quarantine, probes, unreadable, step)
+    stream.observe(rollouts, step, quarantine.prompt_ids)
+    return quarantine
 
 
 def scored_rollouts(

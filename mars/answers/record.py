@@ -9,6 +9,7 @@ from typing import Any
 
 from mars.extra_facts import ExtraFacts
 from mars.types import (
+    IMAGE_MARKER,
     Completion,
     ImageRef,
     Message,
@@ -42,7 +43,8 @@ class Answer:
     truth_size, response_size: (width, height) that the coordinates of the boxes in truth and response refer to, as in
         `RewardInput`; both None where unknown.
     finish_reason: "stop" or "length". finish_reason, prompt_tokens and response_tokens are None where unknown.
-    question, sources: all messages and sources of the question, not only those of the view; () where unknown.
+    question, sources: all messages and sources of the question, not only those of the view; () where unknown. Of an
+        answer to an extra request: those of its prompt, not what the extra request asked and showed.
     reward: what the run's reward function gave when the answer was sampled, penalties included; None if not scored.
     step: training step in which a run kept the answer; None outside of a run.
     """
@@ -119,7 +121,7 @@ def reward_input(
 
     request: that was answered; None for an answer that no request asked for.
     """
-    truth_size, response_size = frames(prompt, view)
+    truth_size, response_size = _sizes(prompt, view, frames, request)
     extra = None if request is None else request.extra
     return RewardInput(
         data_source=prompt.data_source,
@@ -133,6 +135,19 @@ def reward_input(
         step=step,
         images=_shown(prompt.sources, view) if request is None else request.images,
     )
+
+
+def _sizes(
+    prompt: Prompt, view: View, frames: BoxFrames, request: RolloutRequest | None
+) -> tuple[Size | None, Size | None]:
+    """(truth_size, response_size) of an answer. An extra request with images of its own is answered in the frame of the
+    first of them. Its truth is in the frame of the row's; if the row has no images, in pixels of that first image."""
+    truth_size, response_size = frames(prompt, view)
+    if request is None or request.extra is None or not request.images:
+        return truth_size, response_size
+    messages, sources = (Message("user", IMAGE_MARKER),), (Source("shown", request.images[0]),)
+    own = frames(replace(prompt, messages=messages, sources=sources, view_messages={}, mono_responses={}), None)
+    return own if truth_size is None else (truth_size, own[1])
 
 
 def _truth(prompt: Prompt, extra: ExtraFacts | None) -> str:
@@ -151,7 +166,7 @@ def answer_of(
     prompt_length: PromptLength,
 ) -> Answer:
     """The record of one completion, without a reward."""
-    truth_size, response_size = frames(prompt, request.view)
+    truth_size, response_size = _sizes(prompt, request.view, frames, request)
     extra = request.extra
     return Answer(
         prompt_id=prompt.prompt_id,

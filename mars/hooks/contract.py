@@ -87,9 +87,10 @@ class PromptSampler(Protocol):
     """Chooses the prompts of each round by what was observed of earlier ones. Made with (setup), or (setup, settings)
     if its file declares `Settings`."""
 
-    def batch(self, round: int) -> Sequence[Prompt]:
+    def batch(self, round: int, left_out: frozenset[str]) -> Sequence[Prompt]:
         """The prompts of a round, all different: about `setup.prompts_per_step`, or more to have some to choose from.
 
+        left_out: ids of prompts that could not be read so far. They are not sampled, whoever chooses them.
         Rounds are numbered from 0 and asked for once, in order."""
         ...
 
@@ -111,7 +112,7 @@ class PromptSampler(Protocol):
         ...
 
 
-SAMPLER_MEMBERS = {"batch": 1, "probes": 1, "observe": 2, "state": 0, "restore": 1}
+SAMPLER_MEMBERS = {"batch": 2, "probes": 1, "observe": 2, "state": 0, "restore": 1}
 SHAPING_MEMBERS = {"part": None, "on": None, "__call__": 2}
 RULE_MEMBERS = {"__call__": 3, "state": 0, "restore": 1}
 """What `make_hook` checks: method -> number of arguments, attribute -> None."""

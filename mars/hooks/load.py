@@ -116,7 +116,12 @@ def _check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
                 "give a number of the Settings of a file in recipe.shaping, recipe.advantage or recipe.requests"
             )
         for extreme in (ramp.first, ramp.last):
-            replace(files[file], **{name: extreme})  # its own checks
+            try:
+                replace(files[file], **{name: extreme})  # its own checks
+            except ValueError as error:
+                raise ConfigError(
+                    f"ramps: {ramp.key}: {error}; got {extreme:g}; give another end of the ramp"
+                ) from error
 
 
 def load_sampler(recipe: RecipeConfig, setup: SamplerSetup) -> SampledRounds | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mars.errors import ConfigError
@@ -25,6 +25,7 @@ class SampledRounds:
         self._name, self._sampler = name, sampler
         self._prompts = {prompt.prompt_id: prompt for prompts in setup.sets for prompt in prompts}
         self._decided: dict[int, tuple[Prompt, ...]] = {}
+        self._left_out: frozenset[str] = frozenset()
         self._initial = as_json(name, sampler.state())
 
     def __len__(self) -> int:
@@ -33,7 +34,7 @@ class SampledRounds:
     def batch(self, step: int) -> tuple[Prompt, ...]:
         """The prompts of round `step`, all different. Raises ConfigError if they are not, or not of the sets."""
         if step not in self._decided:
-            chosen = self._checked(self._sampler.batch(step), f"round {step}")
+            chosen = self._checked(self._sampler.batch(step, self._left_out), f"round {step}")
             self._decided = {round: prompts for round, prompts in self._decided.items() if round >= step - 1}
             self._decided[step] = chosen
         return self._decided[step]
@@ -43,8 +44,11 @@ class SampledRounds:
         self.batch(round)
         return self._checked(self._sampler.probes(step), f"the probes of step {step}")
 
-    def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> dict[str, float]:
-        """Metrics, under `sampler/`."""
+    def observe(
+        self, rollouts: Sequence[PromptRollouts], step: int, left_out: Collection[str] = ()
+    ) -> dict[str, float]:
+        """Metrics, under `sampler/`. left_out: ids of prompts that cannot be read, for rounds decided from now on."""
+        self._left_out = frozenset(left_out)
         return {f"sampler/{name}": float(value) for name, value in self._sampler.observe(rollouts, step).items()}
 
     def state(self, round: int) -> Mapping[str, Any]:
@@ -52,7 +56,8 @@ class SampledRounds:
         decided = {
             str(number): [p.prompt_id for p in chosen] for number, chosen in self._decided.items() if number >= round
         }
-        return {"name": self._name, "decided": decided, "state": self._sampler.state()}
+        left_out = sorted(self._left_out)
+        return {"name": self._name, "decided": decided, "left_out": left_out, "state": self._sampler.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """{}: begin anew. Raises ConfigError for the state of another sampler."""
@@ -63,6 +68,7 @@ class SampledRounds:
             )
         decided = state.get("decided", {})
         self._decided = {int(number): tuple(map(self._prompts.__getitem__, ids)) for number, ids in decided.items()}
+        self._left_out = frozenset(state.get("left_out", ()))
         self._sampler.restore(state.get("state", json.loads(self._initial)))
 
     def _checked(self, prompts: Sequence[Prompt], what: str) -> tuple[Prompt, ...]:

@@ -19,7 +19,8 @@ class Extra:
         "own_group": trained with its own messages and images. Its advantages come from its own rewards alone.
         "guest": trained as if it had been sampled from the multi prompt, and in the pool of the multi rewards.
     messages: with one "<image>" for each of `images`. Both may differ from the prompt's.
-    truth: what its responses are scored against; None: they are not scored, which only a signal may be.
+    truth: what its responses are scored against; None: they are not scored, which only a signal may be. Its boxes have
+        the frame of the row's truth; if the row has no images, that of the first image here.
     sampling: None: as multi responses. An own group may differ from that in max_response_tokens only.
     view, about: the view that it belongs to, and the number of the rollout of this view that it is about. No two
         requests of a prompt have the same name, view and about.

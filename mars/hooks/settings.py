@@ -64,7 +64,10 @@ def _fields(settings: Any, where: str) -> dict[str, str]:
 
 
 def _problem(key: str, fields: Mapping[str, str], details: ErrorDetails) -> str:
-    name, *place = details["loc"] or ("",)
+    if not details["loc"]:  # the class's own check of several values together
+        reason = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        return f"{key}: {reason}; got {details['input']!r}"
+    name, *place = details["loc"]
     where, value = f"{key}.{name}", details["input"]
     if name not in fields:
         return f"{where}: unknown setting; got {value!r}; the settings are {', '.join(fields) or 'none'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -88,13 +88,13 @@ class StepHooks:
             values=torch.tensor([a for item in kept for a in item.advantages], dtype=torch.float64),
             weights=torch.tensor([w for item in kept for w in item.weights], dtype=torch.float64),
         )
-        found = base
+        found, size_before = base, _mean_size(base)
         for named in self.advantage:
             found = named.hook(found, prompts, self._facts(named, step))
             _check_advantages(named.name, found, base)
         ruled = with_advantages(prompts, found)
         metrics = {
-            "critic/advantages/size_before_rules": _mean_size(base),
+            "critic/advantages/size_before_rules": size_before,
             "critic/advantages/size_after_rules": _mean_size(found),
         }
         pairs = zip(ruled, kept, strict=True)
@@ -149,11 +149,27 @@ NO_HOOKS = StepHooks()
 
 
 def as_json(names: str, state: Mapping[str, Any]) -> str:
-    """names: of the hooks whose state it is, for the ConfigError that is raised if it is not JSON."""
+    """names: of the hooks whose state it is, for the ConfigError that is raised if it is not JSON or has keys that are
+    no text: JSON would make text of them, and a resumed run would not find them.
+    """
+    for key in _keys(state):
+        if not isinstance(key, str):
+            raise ConfigError(f"recipe: the state of {names} has a key that is no text; got {key!r}; give str({key!r})")
     try:
         return json.dumps(state)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"recipe: the state of {names} is not JSON ({error}); give plain values") from error
+
+
+def _keys(state: Any) -> Iterator[Any]:
+    """All keys, in the mappings within it too."""
+    if isinstance(state, Mapping):
+        yield from state
+        state = list(state.values())
+    if isinstance(state, list | tuple):
+        for item in state:
+            if isinstance(item, Mapping | list | tuple):
+                yield from _keys(item)
 
 
 def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts) -> list[float]:
@@ -175,7 +191,10 @@ def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts)
     return [*given, *[0.0] * (total - wanted)]
 
 
-def _check_advantages(name: str, found: Advantages, base: Advantages) -> None:
+def _check_advantages(name: str, found: Any, base: Advantages) -> None:
+    if not isinstance(found, Advantages):
+        wrong = f"got {type(found).__name__}; return replace(base, values=..., weights=...)"
+        raise ConfigError(f"recipe.advantage: {name} does not give Advantages; {wrong}")
     for what, got, wanted in (("values", found.values, base.values), ("weights", found.weights, base.weights)):
         if got.shape != wanted.shape:
             shapes = f"got {list(got.shape)}; give {list(wanted.shape)}"

@@ -20,6 +20,7 @@ from mars.types import (
     Rollout,
     RolloutGroup,
     RolloutRequest,
+    Source,
     View,
 )
 
@@ -123,10 +124,10 @@ def _given_reward(extra: ExtraFacts) -> RewardResult | None:
 
 def _once_per_view(frames: BoxFrames) -> BoxFrames:
     """The same function, which computes the sizes of a view for its first sample and remembers them."""
-    known: dict[tuple[str, View], tuple[Size | None, Size | None]] = {}
+    known: dict[tuple[str, View, tuple[Source, ...]], tuple[Size | None, Size | None]] = {}
 
     def remembered(prompt: Prompt, view: View) -> tuple[Size | None, Size | None]:
-        key = prompt.prompt_id, view
+        key = prompt.prompt_id, view, prompt.sources[:1]  # which is another image in an extra request
         if key not in known:
             known[key] = frames(prompt, view)
         return known[key]

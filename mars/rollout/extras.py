@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -14,7 +15,18 @@ from mars.extra_facts import ExtraFacts
 from mars.hooks.requests import Extra, Injected
 from mars.rollout.engine import FinishedSample
 from mars.rollout.seeds import request_seed
-from mars.types import Completion, Message, Prompt, PromptRollouts, RolloutRequest, Sampling, View
+from mars.types import (
+    IMAGE_MARKER,
+    MAX_SCORE,
+    MESSAGE_ROLES,
+    Completion,
+    Message,
+    Prompt,
+    PromptRollouts,
+    RolloutRequest,
+    Sampling,
+    View,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +70,8 @@ class ExtraPlan:
 
     encode: (messages, number of images) -> prompt ids. encode_response: text -> ids, the last ends the response. Both
         raise DataError for a text that would become a special token.
-    sampling: of multi responses. max_prompt_tokens: `data.max_prompt_tokens`. max_images: in one prompt of the run.
+    sampling: of multi responses in the step. max_response_tokens: `rollout.max_response_tokens`, whatever `ramps` do.
+    max_prompt_tokens: `data.max_prompt_tokens`. max_images: in one prompt of the run.
     part_weights: whether advantages are computed from parts of the reward (`algorithm.part_weights`).
     seed: of the run.
     """
@@ -69,6 +82,7 @@ class ExtraPlan:
     encode_response: Callable[[str], tuple[int, ...]]
     prompt_length: PromptLength
     sampling: Sampling
+    max_response_tokens: int
     max_prompt_tokens: int
     max_images: int
     part_weights: bool
@@ -77,11 +91,10 @@ class ExtraPlan:
 
     def asked_before(self, prompt: Prompt, multi: RolloutRequest, step: int) -> PlannedRequests:
         """multi: the request of the multi view of the prompt."""
-        return self._planned(self.before(prompt, step), prompt, multi, step, {})
+        return self._planned(self.before(prompt, step), prompt, multi, step, None)
 
     def asked_after(self, item: PromptRollouts, step: int) -> PlannedRequests:
-        sizes = {group.request.view: len(group.rollouts) for group in (item.multi, *item.anchors)}
-        return self._planned(self.after(item, step), item.prompt, item.multi.request, step, sizes)
+        return self._planned(self.after(item, step), item.prompt, item.multi.request, step, item)
 
     def _planned(
         self,
@@ -89,18 +102,27 @@ class ExtraPlan:
         prompt: Prompt,
         multi: RolloutRequest,
         step: int,
-        sizes: Mapping[View, int],
+        item: PromptRollouts | None,
     ) -> PlannedRequests:
+        """item: what was sampled of the prompt; None before it is."""
+        views, earlier = ((item.multi, *item.anchors), item.extras) if item else ((), ())
+        sizes = {group.request.view: len(group.rollouts) for group in views}
         parts = []
         for one in asked:
             if isinstance(one, Injected):
                 parts.append(self._given(one, prompt, multi))
             elif isinstance(one, Extra):
                 self._check(one, prompt, sizes)
+                self._check_messages(one, prompt, written=item is None)
                 parts.append(self._request(one, prompt, step))
             else:
                 raise self._wrong(f"asks for a {type(one).__name__}", prompt, "give Extra or Injected")
-        return PlannedRequests.joined(parts)
+        planned = PlannedRequests.joined(parts)
+        keys = Counter(request.key for request in (*(group.request for group in earlier), *planned.all))
+        twice = [f"{name} of view {view} about {about}" for (_, view, name, about), count in keys.items() if count > 1]
+        if twice:
+            raise self._wrong(f"two requests {twice[0]}", prompt, "give each its own name, view or about")
+        return planned
 
     def _request(self, extra: Extra, prompt: Prompt, step: int) -> PlannedRequests:
         facts = ExtraFacts(extra.name, extra.role, extra.truth, extra.about, extra.bounded)
@@ -127,6 +149,9 @@ class ExtraPlan:
         self._check_name(text.name, prompt)
         if text.score is not None and self.part_weights:
             raise self._wrong(f"{text.name} has a score without parts", prompt, "give None with algorithm.part_weights")
+        if text.score is not None and not abs(text.score) <= MAX_SCORE:  # nor NaN
+            allowed = f"give a number within -{MAX_SCORE:g} to {MAX_SCORE:g}"
+            raise self._wrong(f"{text.name} has score {text.score}", prompt, allowed)
         truth = prompt.truth if text.score is None else None
         facts = ExtraFacts(text.name, "guest", truth, injected=True, score=text.score)
         request = replace(multi, num_samples=1, extra=facts)
@@ -169,13 +194,23 @@ class ExtraPlan:
             wrong = f"view {extra.view}", f"name sources of the row: {', '.join(sorted(names)) or 'none'}"
         elif extra.about is not None and not 0 <= extra.about < sizes.get(extra.view, 0):
             wrong = f"about={extra.about}", f"the view has {sizes.get(extra.view, 0)} rollouts so far"
-        elif sampling is not None and sampling.max_response_tokens > own.max_response_tokens:
-            allowed = f"rollout.max_response_tokens is {own.max_response_tokens}"
+        elif sampling is not None and sampling.max_response_tokens > self.max_response_tokens:
+            allowed = f"rollout.max_response_tokens is {self.max_response_tokens}"
             wrong = f"max_response_tokens={sampling.max_response_tokens}", allowed
         elif extra.role == "own_group" and replace(sampling or own, max_response_tokens=own.max_response_tokens) != own:
             wrong = f"role own_group with {sampling}", "its log-probs are compared: only its length may differ"
         if wrong is not None:
             raise self._wrong(f"{extra.name} has {wrong[0]}", prompt, wrong[1])
+
+    def _check_messages(self, extra: Extra, prompt: Prompt, written: bool) -> None:
+        """written: by the hook alone. Otherwise it may hold a response, which may have a marker too much."""
+        roles = [message.role for message in extra.messages if message.role not in MESSAGE_ROLES]
+        if roles:
+            raise self._wrong(f"{extra.name} has message role {roles[0]!r}", prompt, f"use {', '.join(MESSAGE_ROLES)}")
+        markers, images = sum(message.text.count(IMAGE_MARKER) for message in extra.messages), len(extra.images)
+        if markers < images or (written and markers > images):
+            what = f"{extra.name} has {markers} {IMAGE_MARKER} for {images} images"
+            raise self._wrong(what, prompt, f"write one {IMAGE_MARKER} for each image")
 
     def _check_name(self, name: str, prompt: Prompt) -> None:
         if not _NAME.fullmatch(name):

@@ -61,7 +61,8 @@ class RolloutPlan:
         if (longest := settings.get("rollout.max_response_tokens")) is not None:
             samplings = (plan.multi_sampling, plan.anchor_sampling)
             multi, anchor = (replace(sampling, max_response_tokens=round(longest)) for sampling in samplings)
-            plan = replace(plan, multi_sampling=multi, anchor_sampling=anchor)
+            extras = plan.extras and replace(plan.extras, sampling=multi)
+            plan = replace(plan, multi_sampling=multi, anchor_sampling=anchor, extras=extras)
         return plan
 
     def of_probes(self) -> RolloutPlan:

@@ -29,6 +29,7 @@ def with_requests(made: StepParts, hooks: StepHooks, max_prompt_tokens: int = 99
         encode_response=encode_response,
         prompt_length=made.prompt_length,
         sampling=made.plan.multi_sampling,
+        max_response_tokens=made.plan.multi_sampling.max_response_tokens,
         max_prompt_tokens=max_prompt_tokens,
         max_images=3,
         part_weights=bool(made.part_weights),

@@ -107,7 +107,7 @@ class Rounds:
     def probes(self, step, round):
         return ()
 
-    def observe(self, rollouts, step):
+    def observe(self, rollouts, step, left_out=()):
         return {}
 
     def state(self, round):

@@ -76,7 +76,7 @@ MAY_IMPORT = {
     | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "staleness"}
     | {"tracking"},
     "fit": BASE
-    | {"actor", "checkpoint", "config", "faults", "interrupts", "sampling", "staleness", "step"}
+    | {"actor", "checkpoint", "config", "faults", "hooks", "interrupts", "sampling", "staleness", "step"}
     | {"tracking"},
     "train": BASE
     | {"actor", "checkpoint", "cluster", "config", "fit", "interrupts", "run_dir", "sampling"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -49,14 +49,21 @@ class PromptStream:
         """None. This and what follows is for samplers that learn from rollouts (docs/extend.md)."""
         return ()
 
-    def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> dict[str, float]:
+    def observe(
+        self, rollouts: Sequence[PromptRollouts], step: int, left_out: Collection[str] = ()
+    ) -> dict[str, float]:
         return {}
 
     def state(self, round: int) -> dict[str, Any]:
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The order depends on the seed alone."""
+        """The order depends on the seed alone. Raises ConfigError for the state of a sampler."""
+        if state:
+            raise ConfigError(
+                f"recipe.sampler: the checkpoint has the state of {state['name']}; got null; "
+                "resume with the sampler that the run was started with"
+            )
 
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self._prompts))

@@ -14,11 +14,10 @@ from mars.data.prompts.token_rules import token_rules
 from mars.data.prompts.tokenizer import has_file, load_tokenizer, read_json
 from mars.errors import DataError, SetupError
 from mars.families.table import FAMILIES
-from mars.types import IMAGE_MARKER, Message, TokenRules
+from mars.types import IMAGE_MARKER, MESSAGE_ROLES, Message, TokenRules
 
 logger = logging.getLogger(__name__)
 
-ROLES = ("system", "user", "assistant")
 CACHED_PROMPTS = 4096
 """Views whose ids are kept at least. Each takes 1 kB or more."""
 
@@ -82,8 +81,8 @@ class PromptEncoder:
 
     def _encode_uncached(self, messages: tuple[Message, ...], num_images: int) -> tuple[int, ...]:
         for message in messages:
-            if message.role not in ROLES:
-                raise DataError(f"message role must be one of {', '.join(ROLES)}; got {message.role!r}")
+            if message.role not in MESSAGE_ROLES:
+                raise DataError(f"message role must be one of {', '.join(MESSAGE_ROLES)}; got {message.role!r}")
             self._check_plain(
                 message.text.replace(IMAGE_MARKER, ""), message.role
             )  # without markers, because views join the texts around them

@@ -14,6 +14,7 @@ from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.load import load_sampler, load_step_hooks, resolved
+from mars.quarantine import BadSamples, warn_of
 from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.fit import fit_new_run
@@ -91,3 +92,16 @@ def test_the_sampler_of_the_page_comes_back_to_what_went_worst(recipe):
     assert sorted(drawn[0] + drawn[1] + drawn[2]) == [prompt.prompt_id for prompt in prompts]
     assert drawn[3:] == [["p1", "p4"]] * 3
     assert tracker.metrics[-1][1]["sampler/mean_accuracy"] == 4 / 6
+
+
+def test_the_sampler_of_the_page_leaves_prompts_alone_that_cannot_be_read(recipe):
+    """Two of six prompts are unreadable. It knows nothing of them, but does not come back to them."""
+    prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(6)]
+    rounds = load_sampler(recipe, SamplerSetup((tuple(prompts),), None, True, 2, 4, seed=0))
+    assert rounds is not None
+    made, tracker = parts(make_table(prompts, random.Random(0))), RecordingTracker()
+    made.engine.unreadable = {("p1", None): "gone", ("p4", None): "gone"}
+    made = replace(made, bad_samples=BadSamples(0.5, 1000, {p.prompt_id: p for p in prompts}, warn_of))
+    fit_new_run(made, rounds, tracker, settings(8))
+    assert [row["mars/prompts_kept"] for _, row in tracker.metrics][-4:] == [2] * 4
+    assert [row["mars/prompts_kept"] for _, row in tracker.metrics].count(2) >= 6

@@ -244,7 +244,8 @@ class Given(Asks):
 
 def extra(text="?", **fields):
     given = {"name": "one", "role": "signal", "images": (), "truth": "yes", "num_samples": 1} | fields
-    return Extra(messages=(Message("user", text),), **given)
+    text = "<image>" * len(given["images"]) + text
+    return Extra(**{"messages": (Message("user", text),)} | given)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +277,12 @@ def test_what_cannot_be_asked_has_a_group_without_rollouts_and_is_counted(prompt
      (extra(about=0), "one has about=0; the view has 0 rollouts so far"),
      (extra(sampling=replace(MULTI, max_response_tokens=17)), "one has max_response_tokens=17; rollout.max_response"),
      (extra(role="own_group", sampling=replace(MULTI, temperature=0.5)), "only its length may differ"),
-     ("text", "asks for a str; give Extra or Injected")],
+     ("text", "asks for a str; give Extra or Injected"),
+     (extra(images=(IMAGE,), messages=(Message("user", "no marker"),)), "one has 0 <image> for 1 images; write one"),
+     (extra("<image>"), "one has 1 <image> for 0 images; write one <image> for each image"),
+     (extra(messages=(Message("tool", "?"),)), "one has message role 'tool'; use system, user, assistant"),
+     (Injected("one", "5", float("nan")), r"one has score nan; give a number within -1e\+06 to 1e\+06"),
+     (Injected("one", "5", -1e9), "one has score -1000000000.0; give a number within")],
 )  # fmt: skip
 def test_a_wrong_request_ends_the_run_with_its_row(prompts, asked, problem):
     with pytest.raises(ConfigError, match=rf"^recipe\.requests: rows\.jsonl:p0: .*{problem}"):

@@ -10,12 +10,14 @@ from dataclasses import replace
 import pytest
 
 from mars.checkpoint.state import START
+from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
 from mars.fit import fit
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.load import load_sampler
 from mars.hooks.prompt_sampler import SampledRounds
 from mars.hooks.step_hooks import NO_HOOKS
+from mars.quarantine import BadPrompt, Quarantine
 from mars.step import train_step
 from tests.builders import make_prompt
 from tests.fakes.step import IMAGE, parts
@@ -38,7 +40,7 @@ class Hardest:
         self.prompts = [prompt for prompts in setup.sets for prompt in prompts]
         self.means, self.draws, self.seen, self.asked = {}, 0, 0, []
 
-    def batch(self, round):
+    def batch(self, round, left_out):
         self.asked.append(round)
         self.draws += 1
         some = random.Random(f"{self.setup.seed}:{round}:{self.draws}:{self.seen}").sample(self.prompts, self.size)
@@ -91,7 +93,7 @@ def test_a_round_is_decided_once():
 )
 def test_what_cannot_be_sampled_is_refused(method, chosen, message):
     sampler = Hardest(SETUP)
-    setattr(sampler, method, lambda number: chosen)
+    setattr(sampler, method, lambda *given: chosen)
     with pytest.raises(ConfigError, match=rf"^recipe\.sampler: .*{message}"):
         rounds_of(sampler).probes(1, 0)
 
@@ -167,9 +169,9 @@ def test_the_round_read_ahead_is_decided_on_the_feedback_of_its_step():
     seen = []
 
     class Noting(Hardest):
-        def batch(self, round):
+        def batch(self, round, left_out):
             seen.append((round, sorted(self.means)))
-            return super().batch(round)
+            return super().batch(round, left_out)
 
     sampler = Noting(SETUP)
     made = parts(make_table(PROMPTS, random.Random(1)))
@@ -193,7 +195,7 @@ def test_a_round_decided_long_before_it_is_sampled_is_resumed():
     """A step that trains on carried prompts alone samples no round, but the next one is decided already."""
 
     class Many(Hardest):
-        def batch(self, round):
+        def batch(self, round, left_out):
             self.asked.append(round)
             self.draws += 1
             return random.Random(f"{round}:{self.seen}:{self.draws}").sample(self.prompts, 6)
@@ -230,7 +232,7 @@ def test_the_steps_of_both_drivers_have_the_same_prompts():
 FILE = """
 class Sampler:
     def __init__(self, setup): self.setup = setup
-    def batch(self, round): return self.setup.sets[0][:2]
+    def batch(self, round, left_out): return self.setup.sets[0][:2]
     def probes(self, step): return ()
     def observe(self, rollouts, step): return {}
     def state(self): return {}
@@ -253,3 +255,44 @@ def test_a_sampler_is_made_from_its_file(tmp_path):
 
 def test_a_run_without_sampler_and_rules_keeps_nothing():
     assert NO_HOOKS.snapshot({}) is None
+
+
+# --- prompts that cannot be read
+
+
+def test_a_sampler_is_told_which_prompts_cannot_be_read_and_a_resumed_run_tells_it_too():
+    told = []
+
+    class Told(Hardest):
+        def batch(self, round, left_out):
+            told.append((round, sorted(left_out)))
+            return self.prompts[:2]
+
+    rounds = rounds_of(Told(SETUP))
+    rounds.batch(0)
+    rounds.observe([], 1, {"p1"})
+    rounds.batch(1)
+    state = json.loads(json.dumps(rounds.state(round=2)))
+    resumed = rounds_of(Told(SETUP))
+    resumed.restore(state)
+    resumed.batch(2)
+    resumed.restore({})
+    resumed.batch(0)
+    assert told == [(0, []), (1, ["p1"]), (2, ["p1"]), (0, [])]
+
+
+def test_a_step_that_samples_nothing_warns(caplog):
+    class Stubborn(Hardest):
+        def batch(self, round, left_out):
+            return self.prompts[1:3]
+
+    made = parts(make_table(PROMPTS, random.Random(1)))
+    state = replace(START.sampling, quarantine=Quarantine(2, (BadPrompt("p1", 1, ""), BadPrompt("p2", 2, ""))))
+    result = train_step(made, rounds_of(Stubborn(SETUP, 2)), state, 2)
+    assert result.metrics["mars/prompts_sampled"] == 0
+    assert "step 2 samples nothing: no prompt of its 1 rounds can be read" in caplog.text
+
+
+def test_the_state_of_a_sampler_is_refused_by_a_run_without_one():
+    with pytest.raises(ConfigError, match=r"^recipe\.sampler: the checkpoint has the state of own:Hardest; got null"):
+        PromptStream(PROMPTS, 2, 0, True).restore(rounds_of().state(0))
