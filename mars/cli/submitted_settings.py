@@ -13,7 +13,7 @@ from mars.config.schema import SftConfig, TrainConfig
 from mars.data.rows.saved import saved_set
 from mars.errors import ConfigError
 from mars.output.secrets import secret_values
-from mars.plugin import is_spec
+from mars.plugin import find, is_spec
 
 # Files and folders that must be on storage of all nodes: relative paths start at the folder of the command.
 _SHARED = ("run.dir", "data.image_root")
@@ -22,7 +22,8 @@ _ROWS = ("data.train_files", "data.eval_files")
 # Either a folder or a name of the hub: a folder if there is one here.
 _MODELS = ("model.path", "algorithm.kl_reference")
 # Files of the user that are sent along. One outside the folder of the command must be on shared storage.
-_FUNCTIONS = ("reward.function", "reward.functions")
+_HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
+_FUNCTIONS = ("reward.function", "reward.functions", *(f"recipe.{hook}" for hook in _HOOKS))
 _TEMPLATE = "data.template"
 _MEAN_PATHS = (*_SHARED, *_ROWS, *_MODELS, *_FUNCTIONS, _TEMPLATE)
 # The value of a variable that is shorter is a word, which may be in any setting.
@@ -65,9 +66,10 @@ def sent_settings(config: TrainConfig | SftConfig, sent: SentFiles) -> dict[str,
     dotted = config.dotted()
     for key in dotted:
         value = _value(key, dotted[key], sent)
-        section, _, name = key.rpartition(".")
-        _section(settings, section)[name] = value
         refuse_secret(key, value, sent.variables)
+        if key in _MEAN_PATHS:
+            section, _, name = key.rpartition(".")
+            _section(settings, section)[name] = value
     settings["cluster"]["address"] = "auto"
     return settings
 
@@ -123,8 +125,13 @@ def _absolute(path: str, folder: Path) -> str:
 
 def _file_of_user(key: str, path: str, sent: SentFiles) -> str:
     """The path of a user's file for the job: relative if the file is in the user's folder, which is copied to the job's
-    folder; else absolute. Raises ConfigError for a file that is missing or not sent."""
+    folder; else absolute. A file of mars' own recipes, which every node has, keeps its path.
+
+    Raises ConfigError for a file that is missing or not sent.
+    """
     file = Path(_absolute(path, sent.folder))
+    if not file.is_file() and find(path).is_file():
+        return path
     if not file.is_file():
         raise ConfigError(f"{key}: no such file; got {path}; relative paths start at {sent.folder}")
     if not file.is_relative_to(sent.folder):

@@ -65,6 +65,31 @@ def test_files_of_the_user_are_those_of_the_jobs_folder(tmp_path):
         sent_settings(config("reward.function=none.py:score"), sent_from(user))
 
 
+def test_functions_of_recipes_are_sent_and_those_of_mars_are_there(tmp_path):
+    for file in ("own.py", "changes.py"):
+        (tmp_path / file).touch()
+    shipped = "recipe/vlm_r1/functions.py:score"
+    given = [f"reward.function={shipped}", f"recipe.sampler={tmp_path}/own.py:Sampler", "recipe.requests=own.py:Asks"]
+    given += ["recipe.shaping=[own.py:A,own.py:B]", f"recipe.advantage=[{tmp_path}/own.py:Rule]"]
+    given += ["recipe.tokens=own.py:rule", "recipe.transforms={mixed: changes.py:mix}", "recipe.settings={own: {a: 1}}"]
+    settings = sent_settings(config(*given), sent_from(tmp_path))
+    assert settings["reward"]["function"] == shipped
+    assert settings["recipe"] == {
+        "sampler": "own.py:Sampler", "shaping": ["own.py:A", "own.py:B"], "advantage": ["own.py:Rule"],
+        "requests": "own.py:Asks", "tokens": "own.py:rule", "transforms": {"mixed": "changes.py:mix"},
+        "settings": {"own": {"a": 1}},
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"recipe\.sampler: no such file; got recipe/none/functions\.py"):
+        sent_settings(config("recipe.sampler=recipe/none/functions.py:Sampler"), sent_from(tmp_path))
+
+
+def test_ramps_are_sent(tmp_path):
+    ramp = "{key: algorithm.clip_high, first: 0.2, last: 0.3, start: 1, steps: 10, shape: linear, slope: null}"
+    sent = sent_settings(config(f"ramps=[{ramp}]"), sent_from(tmp_path))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(sent))
+    assert load_saved_config(tmp_path / "config.yaml", []).ramps == config(f"ramps=[{ramp}]").ramps
+
+
 def test_all_other_settings_are_as_composed(tmp_path):
     given = config("run.dir=/run")
     sent = sent_settings(given, sent_from(tmp_path))
