@@ -61,15 +61,17 @@ class SampledRounds:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """{}: begin anew. Raises ConfigError for the state of another sampler."""
-        if state and state["name"] != self._name:
+        if not state:
+            state = {"name": self._name, "decided": {}, "left_out": [], "state": json.loads(self._initial)}
+        if state["name"] != self._name:
             raise ConfigError(
                 f"recipe.sampler: the checkpoint has the state of {state['name']}; got {self._name}; "
                 "resume with the sampler that the run was started with"
             )
-        decided = state.get("decided", {})
-        self._decided = {int(number): tuple(map(self._prompts.__getitem__, ids)) for number, ids in decided.items()}
-        self._left_out = frozenset(state.get("left_out", ()))
-        self._sampler.restore(state.get("state", json.loads(self._initial)))
+        decided = state["decided"].items()
+        self._decided = {int(number): tuple(map(self._prompts.__getitem__, ids)) for number, ids in decided}
+        self._left_out = frozenset(state["left_out"])
+        self._sampler.restore(state["state"])
 
     def _checked(self, prompts: Sequence[Prompt], what: str) -> tuple[Prompt, ...]:
         counts = Counter(prompt.prompt_id for prompt in prompts)
