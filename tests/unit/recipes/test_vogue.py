@@ -11,16 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.actor.rule_passes import with_transform
+from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.token_layout import TokenLayout
 from mars.algorithms.token_rule import TokenFacts
 from mars.hooks.contract import StepFacts
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.image_transform import TransformedImage
+from mars.rewards.contract import failed_result
 from mars.train_types import TrainBatch, TrainPrompt
 from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
-from tests.fakes.step import IMAGE, TableScorer, one_step, parts
+from tests.fakes.step import GRPO, IMAGE, TableScorer, one_step, parts
 from tests.unit.recipes.recipe_files import FOLDERS, compose, module_of
 
 RECIPE = module_of("vogue")
@@ -142,19 +144,23 @@ def test_the_trainer_scores_responses_with_the_noise_that_they_were_sampled_with
 
 
 class ByImages(TableScorer):
-    """Clean responses score 0 and 1, noisy ones 3."""
+    """Clean responses score 0 and 1, noisy ones 3; None fails."""
+
+    def __init__(self, noisy):
+        super().__init__({})
+        self.noisy = noisy
 
     def _score(self, item):
-        score = 3.0 if item.extra == "noisy" else float(int(item.response) % 2)
-        return RewardResult(score, min(score, 1.0), {"part": score})
+        score = self.noisy if item.extra == "noisy" else float(int(item.response) % 2)
+        return failed_result("raised") if score is None else RewardResult(score, min(score, 1.0), {"part": score})
 
 
-def stepped(prompts, settings=SETTINGS, **given):
+def stepped(prompts, settings=SETTINGS, noisy=3.0, **given):
     hooks = StepHooks(
         requests=Named("vogue:NoisyBranch", RECIPE.NoisyBranch(), settings),
         advantage=(Named("vogue:OneBranch", RECIPE.OneBranch(), settings),),
     )
-    made = replace(with_requests(parts({}, samples=2, **given), hooks), scorer=ByImages({}))
+    made = replace(with_requests(parts({}, samples=2, **given), hooks), scorer=ByImages(noisy))
     return made, one_step(made, prompts)
 
 
@@ -173,10 +179,25 @@ def test_a_step_trains_one_branch_of_a_prompt():
     assert result.metrics["extra/noisy/responses"] == 2
 
 
+def test_weights_that_responses_have_already_are_kept():
+    _, result = stepped([make_prompt("p0", [IMAGE])], anchor="none")
+    base = PooledRewards.of_rollouts(result.rollouts).advantages(GRPO)
+    base = replace(base, weights=base.weights.new_tensor([0.5, 0.5, 0.25, 0.0]))
+    found = RECIPE.OneBranch()(base, result.rollouts, StepFacts(1, 0.0, SETTINGS))
+    assert found.weights.tolist() == [0.0, 0.0, 0.25, 0.0]
+    assert found.values is base.values
+
+
+def test_a_prompt_without_a_valid_noisy_response_trains_the_clean_ones():
+    made, _ = stepped([make_prompt("p0", [IMAGE])], noisy=None, anchor="none")
+    (trained,) = made.trainer.batches[0].prompts
+    assert [(r.off_policy, r.weight) for r in trained.responses] == [(False, 1.0)] * 2
+
+
 def test_with_share_0_a_step_is_the_same_without_the_recipe():
     prompts = [make_prompt("p0", [IMAGE] * 2), make_prompt("p1", [IMAGE])]
     made, _ = stepped(prompts, replace(SETTINGS, noisy_share=0.0))
-    plain = replace(parts({}, samples=2), scorer=ByImages({}))
+    plain = replace(parts({}, samples=2), scorer=ByImages(3.0))
     one_step(plain, prompts)
     assert made.engine.requests == plain.engine.requests
     assert made.trainer.batches == plain.trainer.batches
