@@ -78,7 +78,7 @@ def test_a_loss_counts_the_tokens_that_are_filtered_out(process_group):
     assert logprobs.grad.tolist() == pytest.approx([-0.06 / 2, (-2 - 0.06) / 2])
 
 
-DIFFERENCES = st.one_of(st.just(0.0), st.floats(-25, 25))
+DIFFERENCES = st.integers(-100, 100).map(lambda quarter: quarter / 4)  # so that roundings cannot change the order
 RESPONSES = st.lists(st.lists(st.tuples(DIFFERENCES, st.booleans()), min_size=1, max_size=7), min_size=1, max_size=5)
 
 

@@ -32,6 +32,7 @@ def facts_of(
         entropy=torch.zeros_like(logprobs.detach()),
         extra={"masked": keep(masked)},
         advantages=keep(layout.spread(given)),
+        off_policy=torch.zeros_like(layout.mask),
         layout=layout,
         settings={},
     )
