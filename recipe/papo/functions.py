@@ -82,7 +82,7 @@ class PerceptionLoss:
         chosen, other = self.settings, facts.extra["masked"]
         kl = capped_k3(facts.logprobs, other, chosen.cap)
         loss = -chosen.gamma * kl - chosen.entropy * facts.logprobs - chosen.masked_entropy * other
-        measured, tokens = facts.layout.keep(kl.detach()), facts.layout.mask.sum()
+        measured, tokens = kl.detach(), facts.layout.mask.sum()  # 0 where a token is not trained on
         return TokenTerms(
             extra_loss=loss,
             means={
