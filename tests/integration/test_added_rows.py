@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-
-import pytest
 
 from mars.added_rows import read_added, training_stream
 from mars.inputs import load_inputs
@@ -14,7 +11,6 @@ from tests.integration.test_inputs import configure, row
 from tests.integration.workshop import ROOT, Workshop, run
 
 __all__ = ["configure"]
-GROWING = f"{ROOT / 'recipe' / 'syn_grpo' / 'functions.py'}:GrowingSet"
 
 
 def lines(path: Path, rows: list[dict]) -> str:
@@ -57,7 +53,7 @@ def test_a_file_that_cannot_be_read_adds_nothing(configure, pictures, tmp_path, 
 
 
 def test_rows_of_a_set_without_a_reward_are_left_out(configure, pictures, tmp_path, caplog):
-    config = configure([row(pictures[:2])] * 2, "reward.functions={test: grounding}", "reward.function=null")
+    config = configure([row(pictures[:2])] * 2, "reward.functions={test: grounding}")
     inputs = load_inputs(config, with_training_set=True)
     other = {**row(pictures[:2]), "data_source": "other"}
     found = read_added(config, inputs, lines(tmp_path / "new.jsonl", [other, row(pictures[:1])]))
@@ -73,38 +69,42 @@ def test_a_run_without_a_sampler_adds_nothing(configure, pictures):
     assert stream.num_prompts == len(stream) == 2
 
 
-@pytest.fixture
-def folder(workshop: Workshop, tmp_path: Path) -> Path:
-    """Rows of the workshop as another program would write them."""
-    source = tmp_path / "source"
-    done = run(
-        [str(ROOT / "recipe" / "syn_grpo" / "paint.py"), str(workshop.data / "train.parquet"), str(source)],
-        tmp_path / "run",
-    )
+SAMPLER = """
+class Added:
+    def __init__(self, setup):
+        self.setup, self.refused = setup, 0
+
+    def batch(self, round, left_out):
+        added = self.setup.read_rows("{folder}/train.parquet")
+        self.setup.read_rows(f"{folder}/{{round}}.jsonl")
+        return added[3 * round : 3 * round + 3]
+
+    def probes(self, step): return ()
+    def observe(self, rollouts, step): return {{}}
+    def state(self): return {{}}
+    def restore(self, state): ...
+"""
+
+
+def test_a_run_and_its_resume_train_on_rows_that_are_in_no_training_file(workshop: Workshop, tmp_path: Path):
+    """Rounds of three prompts for steps of two, so the checkpoint has a prompt that is carried."""
+    paint = str(ROOT / "recipe" / "syn_grpo" / "paint.py")
+    done = run([paint, str(workshop.data / "train.parquet"), str(tmp_path)], tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    return source
-
-
-def test_a_run_and_its_resume_train_on_rows_that_appear(workshop: Workshop, tmp_path: Path, folder: Path):
-    """Every prompt of a step is a new one, so the checkpoint names prompts of files that are no training files."""
-    rows = tmp_path / "rows"
-    rows.mkdir()
-    shutil.copy(folder / "train.parquet", rows / "first.parquet")
-    settings = f"folder: '{rows}', share: 1.0, files_per_round: 1, weight: 0.5, decay: 0.9"
+    (tmp_path / "added.py").write_text(SAMPLER.format(folder=tmp_path))
     given = [
         *workshop.overrides(), f"data.image_root={workshop.data}", f"run.dir='{tmp_path / 'run'}'",
         "data.eval_files=[]", "cluster.kind=local", "rollout.engine=hf", "rollout.num_workers=1",
-        "actor.num_workers=1", "evaluation.every=0", "reward.num_workers=1", "algorithm=dapo", "algorithm.max_rounds=3",
-        "algorithm.overlong_buffer_tokens=null", "rollout.samples_per_prompt=2", "checkpoint.every=1",
-        f"recipe.sampler={GROWING}", f"recipe.settings={{syn_grpo: {{{settings}}}}}",
+        "actor.num_workers=1", "evaluation.every=0", "reward.num_workers=1", "rollout.samples_per_prompt=2",
+        "data.prompts_per_step=2", "actor.prompts_per_update=2", f"recipe.sampler={tmp_path / 'added.py'}:Added",
     ]  # fmt: skip
-    job = run(["-m", "mars.main", *given], tmp_path / "run")
+    job = run(["-m", "mars.main", *given, "run.num_steps=1"], tmp_path / "run")
     assert job.returncode == 0, job.stderr[-3000:]
-    (rows / "second.jsonl").write_text("{}\n")
-    job = run(["-m", "mars.main", *given, "run.resume=true", "run.num_steps=3"], tmp_path / "run")
+    assert "0.jsonl: no such file" in job.stderr
+    (tmp_path / "1.jsonl").write_text("{}\n")
+    job = run(["-m", "mars.main", *given, "run.resume=true", "run.num_steps=2"], tmp_path / "run")
     assert job.returncode == 0, job.stderr[-3000:]
-    added = [row["sampler/rows_added"] for row in job.metrics]
-    assert added == [added[0]] * 3
-    assert added[0] >= 8
-    assert [row["sampler/rows_refused"] for row in job.metrics] == [0, 0, 1]
-    assert all(row["mars/prompts_sampled"] >= 4 for row in job.metrics)
+    first, second = job.metrics
+    assert (first["mars/prompts_carried"], second["mars/prompts_carried"]) == (1, 2)
+    assert [row["sampler/rows_added"] for row in job.metrics] == [12, 12]
+    assert [row["sampler/rows_refused"] for row in job.metrics] == [0, 1]

@@ -146,6 +146,7 @@ def test_a_step_of_every_method(quick_start: Path, environment: dict[str, str], 
     assert row["reward/failed"] == 0
     assert row["mars/prompts_sampled"] >= 2
     assert row["rollout/logprob_diff_max"] < 1e-3
+    assert row.get("sampler/rows_added", 1) > 0, "the rows that its README makes"
     parts = [name for name in row if name.startswith("reward/") and name.endswith("/mean")]
     assert varied or parts, "a recipe's own reward names its parts"
     assert (run_dir / "policy" / "model.safetensors").is_file()
