@@ -24,8 +24,8 @@ from mars.algorithms.policy_loss import PolicyLoss, PolicyLossSettings, policy_l
 from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
 from mars.algorithms.token_rule import TokenTerms
+from mars.config.algorithm_section import AlgorithmConfig
 from mars.config.ramp_section import OF_ALGORITHM
-from mars.config.schema import AlgorithmConfig
 
 _NO_TERMS = TokenTerms()
 
@@ -40,7 +40,11 @@ class Objective:
     def __init__(self, algorithm: AlgorithmConfig, truncation_nats: float) -> None:
         self._algorithm, self._truncation_nats = algorithm, truncation_nats
         self._settings = PolicyLossSettings(
-            algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip
+            algorithm.loss,
+            algorithm.clip_low,
+            algorithm.clip_high,
+            algorithm.dual_clip,
+            algorithm.log_ratio_bound,
         )
         self._importance = None
         if algorithm.importance_cap is not None:
