@@ -86,7 +86,8 @@ class TokenFacts:
 class Measured:
     """A number of one forward, and how those of all forwards and ranks become one. value: a scalar tensor.
 
-    Of a forward without trained tokens: 0 for "sum", infinity for "min", minus infinity for "max".
+    `measure` must return a value for a forward without trained tokens too: 0 for "sum", infinity for "min", minus
+    infinity for "max".
     """
 
     reduce: Literal["sum", "min", "max"]

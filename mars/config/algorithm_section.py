@@ -1,4 +1,4 @@
-"""The section `algorithm`: advantages, the loss, and which prompts are trained on."""
+"""The sections `algorithm` and `anchor` of a training configuration."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class AlgorithmConfig(Section):
         description="One weight for each token, or for each response: product or geometric mean of its tokens' weights."
     )
     importance_mode: Literal["truncate", "mask"] = Field(
-        description="Lower weights above the cap to it, or leave out tokens (responses) whose weight is out of bounds."
+        description="truncate: a weight above the cap becomes the cap; mask: leave out tokens (responses) with a "
+        "weight out of bounds."
     )
     importance_floor: PositiveFloat | None = Field(
         description="Smallest importance weight that importance_mode=mask keeps; null: none."
@@ -87,3 +88,20 @@ class AlgorithmConfig(Section):
     @property
     def loads_reference(self) -> bool:
         return self.kl_coefficient > 0 or self.reference_update != "none"
+
+
+class AnchorConfig(Section):
+    kind: Literal["none", "mono", "all_but_one"] = Field(
+        description="Anchor views: none, each source alone, all but one."
+    )
+    samples_per_view: PositiveInt = Field(description="Rollouts of each anchor view (m; 1 in the paper).")
+    sampling: Literal["policy", "greedy"] = Field(description="Sample anchors like the multi rollouts, or greedily.")
+    image_layout: Literal["single", "repeated"] = Field(
+        description="Show an anchor's image once, or in every image slot of the prompt."
+    )
+    wording: Literal["same", "per_view"] = Field(
+        description="Text of mono and anchor views: that of the multi view, or a text for the images of each view."
+    )
+    pooled_statistics: Literal["mean_and_std", "mean"] = Field(
+        description="Statistics that include the anchor rewards: mean and standard deviation, or only the mean."
+    )

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mars.config.actor_sections import ActorConfig, SftSettings
 from mars.config.algorithm_rules import ALGORITHM_RULES
-from mars.config.algorithm_section import AlgorithmConfig
+from mars.config.algorithm_section import AlgorithmConfig, AnchorConfig
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.placement_rules import PLACEMENT_RULES
 from mars.config.recipe_section import RECIPE_RULES, Ramps, RecipeConfig
@@ -89,23 +89,6 @@ class DataConfig(RowsConfig):
     shuffle: bool = Field(description="Shuffle the prompts anew each epoch.")
 
 
-class AnchorConfig(Section):
-    kind: Literal["none", "mono", "all_but_one"] = Field(
-        description="Anchor views: none, each source alone, all but one."
-    )
-    samples_per_view: PositiveInt = Field(description="Rollouts of each anchor view (m; 1 in the paper).")
-    sampling: Literal["policy", "greedy"] = Field(description="Sample anchors like the multi rollouts, or greedily.")
-    image_layout: Literal["single", "repeated"] = Field(
-        description="Show an anchor's image once, or in every image slot of the prompt."
-    )
-    wording: Literal["same", "per_view"] = Field(
-        description="Text of mono and anchor views: that of the multi view, or a text for the images of each view."
-    )
-    pooled_statistics: Literal["mean_and_std", "mean"] = Field(
-        description="Statistics that include the anchor rewards: mean and standard deviation, or only the mean."
-    )
-
-
 class VllmConfig(Section):
     enforce_eager: bool = Field(description="Run without CUDA graphs and compilation.")
     block_size: PositiveInt | None = Field(description="Tokens per block of the KV cache; null: vLLM's choice.")
@@ -141,8 +124,9 @@ class RolloutConfig(Section):
         "during the update. The group schedule sets this and what belongs to it."
     )
     max_staleness: Annotated[int, Field(ge=1, le=2)] | None = Field(
-        description="With rollout.schedule=asynchronous, how many versions (steps) older than the weights that they "
-        "train responses may be; 2 trains on carried prompts too. null: with rollout.schedule=synchronous."
+        description="With rollout.schedule=asynchronous: how many versions (steps) the weights that sampled a "
+        "response may be behind those that it trains; 2 trains on carried prompts too. null: with "
+        "rollout.schedule=synchronous."
     )
     weight_transfer: Literal["object_store", "broadcast", "cuda_ipc"] = Field(
         description="How engines get new weights: copied to Ray's object store, sent by rank 0 over NCCL or gloo, or "
