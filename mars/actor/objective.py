@@ -40,11 +40,7 @@ class Objective:
     def __init__(self, algorithm: AlgorithmConfig, truncation_nats: float) -> None:
         self._algorithm, self._truncation_nats = algorithm, truncation_nats
         self._settings = PolicyLossSettings(
-            algorithm.loss,
-            algorithm.clip_low,
-            algorithm.clip_high,
-            algorithm.dual_clip,
-            algorithm.log_ratio_bound,
+            algorithm.loss, algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip
         )
         self._importance = None
         if algorithm.importance_cap is not None:

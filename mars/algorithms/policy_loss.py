@@ -11,6 +11,8 @@ from torch import Tensor
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
+# Keeps exp finite in float32; a ratio this far from 1 is clipped anyway.
+_MAX_LOG_RATIO = 20.0
 # GSPO's ratio is a geometric mean over a response and stays close to 1: e^10 is far beyond any bound.
 _MAX_SEQUENCE_LOG_RATIO = 10.0
 
@@ -20,15 +22,12 @@ class PolicyLossSettings:
     """kind: which loss. The ratio is bounded to [1 - clip_low, 1 + clip_high].
 
     dual_clip: c > 1 bounds the loss of a token with a negative advantage by c * |A|; None: off. Only "clip" has it.
-    log_ratio_bound: logprobs - old_logprobs is cut to -bound .. bound in every loss, for bounded and unbounded tokens,
-        and in `PolicyLoss.kl_sum`. Above it a token has no gradient in "clip". At most 20, so that exp is finite.
     """
 
     kind: Literal["clip", "gspo", "cispo"]
     clip_low: float
     clip_high: float
     dual_clip: float | None
-    log_ratio_bound: float
 
     def __post_init__(self) -> None:
         if self.kind not in ("clip", "gspo", "cispo"):
@@ -66,8 +65,7 @@ def policy_loss(
 ) -> PolicyLoss:
     """Losses of response tokens; all tensors have the layout's shape (`layout.spread` gives tokens their advantage).
 
-    With w = exp(logprobs - old_logprobs), this difference cut to log_ratio_bound, b(w) = w bounded to
-    [1 - clip_low, 1 + clip_high], sg = stop gradient:
+    With w = exp(logprobs - old_logprobs), b(w) = w bounded to [1 - clip_low, 1 + clip_high], sg = stop gradient:
 
         clip   max(-A w, -A b(w)), and for A < 0 at most -A dual_clip       (arXiv 1707.06347; dual: 1912.09729)
         gspo   max(-A s, -A b(s)), s = w_seq * exp(logprobs - sg(logprobs)),
@@ -80,8 +78,7 @@ def policy_loss(
     Example: A = 1, w = 1.5, bounds 0.2: loss -1.2, no gradient, clipped. A = -1: loss 1.5, gradient 1.5.
     """
     advantages = layout.keep(advantages.detach().to(logprobs.dtype))
-    cut = settings.log_ratio_bound
-    log_ratio = layout.keep(logprobs - old_logprobs.detach()).clamp(-cut, cut)
+    log_ratio = layout.keep(logprobs - old_logprobs.detach()).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     counted = layout.mask if off_policy is None else layout.mask & ~off_policy
     has_bounds = counted if unbounded is None else layout.mask & ~unbounded
     ratio = _sequence_ratio(logprobs, log_ratio, layout) if settings.kind == "gspo" else log_ratio.exp()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite, log
+from math import isfinite
 
 from mars.config.rules import Rule
 from mars.rewards.built_in import BUILT_IN, is_built_in
@@ -118,25 +118,7 @@ def _interval_of_updates(every: int | None, update: str) -> tuple[str, str] | No
     return None
 
 
-def _bound_beyond_the_clip(bound: float, low: float, high: float, dual_clip: float | None) -> tuple[str, str] | None:
-    """low is 1 or more where the ratio is not clipped below."""
-    clips = {
-        "clip_low": -log(1 - low) if low < 1 else 0.0,
-        "clip_high": log(1 + high),
-        "dual_clip": log(dual_clip) if dual_clip is not None else 0.0,
-    }
-    name = max(clips, key=clips.__getitem__)
-    if bound <= clips[name]:
-        wrong = f"the ratio would be cut before algorithm.{name} is reached, at a log-ratio of {clips[name]:.3g}"
-        return wrong, "give more, such as 20.0"
-    return None
-
-
 ALGORITHM_RULES = (
-    Rule(
-        ("algorithm.log_ratio_bound", "algorithm.clip_low", "algorithm.clip_high", "algorithm.dual_clip"),
-        _bound_beyond_the_clip,
-    ),
     Rule(("algorithm.reference_update", "algorithm.kl_reference", "actor.lora.rank"), _updated_reference),
     Rule(("algorithm.reference_decay", "algorithm.reference_update"), _decay_of_ema),
     Rule(("algorithm.reference_every", "algorithm.reference_update"), _interval_of_updates),

@@ -31,9 +31,6 @@ class AlgorithmConfig(Section):
     dual_clip: Annotated[float, Field(gt=1)] | None = Field(
         description="Upper bound of the ratio where advantages are negative (dual clip); null: off. verl's default: 3."
     )
-    log_ratio_bound: Annotated[float, Field(gt=0, le=20)] = Field(
-        description="The logarithm of the ratio is cut to plus and minus this before the loss is computed."
-    )
     reduction: Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = Field(
         description="How token losses are averaged; denominators count the whole update, over all ranks."
     )

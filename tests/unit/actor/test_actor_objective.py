@@ -72,12 +72,6 @@ def test_two_rows_by_hand():
     }
 
 
-@pytest.mark.parametrize(("bound", "largest"), [(20.0, math.exp(8)), (math.log(1000), 1000.0)])
-def test_the_ratio_is_cut_to_the_bound_of_the_configuration(bound, largest):
-    loss, *_ = evaluate([row(-1.0, [-1.0])], [-1.0], [-9.0], objective=altered(GRPO, log_ratio_bound=bound))
-    assert loss == pytest.approx(largest, rel=1e-5)
-
-
 def test_without_old_logprobs_the_ratio_is_one_and_the_gradient_flows():
     rows = [row(1.0, [-1.0]), row(-0.5, [-1.0, -1.0])]
     loss, _, metrics, gradient = evaluate(rows, [-3.0, -1.0, -2.0], None)

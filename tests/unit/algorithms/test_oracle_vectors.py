@@ -94,7 +94,6 @@ def reduced_loss(vector, case, packed):
         case["clip_low"],
         case["clip_high"],
         case["dual_clip"] if case["loss"] == "clip" else None,
-        20.0,
     )
     advantages = layout.spread(torch.tensor(vector["advantages"], dtype=torch.float64))
     loss = policy_loss(logprobs, old, advantages, layout, settings)

@@ -60,7 +60,7 @@ def test_any_split_over_micro_batches_and_ranks_gives_the_same(lengths, reductio
     generator = torch.Generator().manual_seed(seed)
     new, old, ref = ([-torch.rand(n, generator=generator, dtype=torch.float64) for n in lengths] for _ in range(3))
     advantages = torch.randn(len(lengths), generator=generator, dtype=torch.float64)
-    chosen = PolicyLossSettings(kind, 0.1, 0.15, None, 20.0)
+    chosen = PolicyLossSettings(kind, 0.1, 0.15, None)
     denominator = loss_denominator(reduction, *loss_counts(lengths), 11)
 
     def part(chosen_sequences, as_padded):

@@ -54,50 +54,6 @@ def test_importance_settings_that_fit(overrides):
 
 
 @pytest.mark.parametrize(
-    ("bound", "overrides", "clip", "at"),
-    [
-        (0.18, [], "clip_low", "0.223"),  # -log(1 - 0.2)
-        (0.18, ["algorithm.clip_low=0.1"], "clip_high", "0.182"),  # log(1 + 0.2)
-        (0.5, ["algorithm.clip_low=0.4"], "clip_low", "0.511"),
-        (1.09, ["algorithm.dual_clip=3.0"], "dual_clip", "1.1"),
-        (1.6, ["algorithm=cispo"], "clip_high", "1.61"),  # not clipped below
-    ],
-)
-def test_bounds_of_the_log_ratio_that_do_not_fit(bound, overrides, clip, at):
-    with pytest.raises(ConfigError) as refused:
-        load(*overrides, f"algorithm.log_ratio_bound={bound}")
-    assert str(refused.value) == (
-        f"algorithm.log_ratio_bound: the ratio would be cut before algorithm.{clip} is reached, at a log-ratio of "
-        f"{at}; got {bound}; give more, such as 20.0"
-    )
-
-
-def test_the_exponential_of_the_bound_is_finite():
-    with pytest.raises(ConfigError, match=r"log_ratio_bound: out of range; got 20\.5; give a number > 0 and <= 20"):
-        load("algorithm.log_ratio_bound=20.5")
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["algorithm.log_ratio_bound=0.23"],
-        ["algorithm.dual_clip=3.0", "algorithm.log_ratio_bound=1.1"],
-        ["algorithm=cispo", "algorithm.log_ratio_bound=1.62"],
-        ["algorithm=gspo", "algorithm.log_ratio_bound=0.01"],
-    ],
-)
-def test_bounds_of_the_log_ratio_that_fit(overrides):
-    assert load(*overrides).algorithm.log_ratio_bound < 20
-
-
-def test_a_ramp_of_the_clip_must_stay_within_the_bound():
-    ramp = "{key: algorithm.clip_high, first: 0.2, last: 1.0, start: 1, steps: 5, shape: linear, slope: null}"
-    with pytest.raises(ConfigError, match=r"ramps: algorithm\.clip_high: not valid .*log_ratio_bound.*got 1"):
-        load("algorithm.log_ratio_bound=0.6", f"ramps=[{ramp}]")
-    load("algorithm.log_ratio_bound=0.7", f"ramps=[{ramp}]")
-
-
-@pytest.mark.parametrize(
     ("overrides", "start"),
     [
         (["algorithm.part_weights={accuracy: 1.0, kl_penalty: 1.0}"],

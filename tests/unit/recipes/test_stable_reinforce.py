@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
+from mars.algorithms.token_layout import TokenLayout
 from mars.hooks.contract import StepFacts
 from mars.hooks.step_hooks import Named, StepHooks
 from tests.builders import make_rollouts
@@ -119,10 +121,31 @@ def test_no_deviation_is_refused():
         RECIPE.Settings(deviations=0.0, subtract_mean=True)
 
 
-def test_the_ratio_is_cut_where_the_original_cuts_it():
-    for name in ("stable_reinforce_qwen2_5_vl_7b", "stable_reinforce_tiny"):
-        bound = compose(ROOT / "recipe" / "stable_reinforce", name).algorithm.log_ratio_bound
-        assert bound == pytest.approx(np.log(1000), abs=1e-6)
+def original_loss(log_ratio, advantage):
+    """The original's loss of a token and its gradient with respect to the log-ratio."""
+    given = torch.tensor(log_ratio, dtype=torch.float64, requires_grad=True)
+    ratio = given.clamp(np.log(1e-3), np.log(1e3)).exp()
+    loss = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    loss.backward()
+    return loss.item(), given.grad.item()
+
+
+@given(st.floats(-12, 12), st.floats(-3, 3))
+@example(8.0, -1.0)
+@example(-8.0, 1.0)
+@example(6.9, -1.0)
+def test_the_dual_clip_of_the_experiment_is_the_cut_of_the_original(log_ratio, advantage):
+    """All but ratios below 0.001, where the loss and its gradient are below 0.001 of the advantage."""
+    algorithm = compose(ROOT / "recipe" / "stable_reinforce", "stable_reinforce_qwen2_5_vl_7b").algorithm
+    chosen = PolicyLossSettings("clip", algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip)
+    logprobs = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    layout = TokenLayout.packed(torch.tensor([1]))
+    old, advantages = torch.zeros(1, dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64)
+    loss = policy_loss(logprobs, old, advantages, layout, chosen).token_losses.sum()
+    loss.backward()
+    wanted = original_loss(log_ratio, advantage)
+    allowed = 1e-3 * abs(advantage) if log_ratio < np.log(1e-3) else 0.0
+    assert (loss.item(), logprobs.grad.item()) == pytest.approx(wanted, abs=allowed + 1e-12, rel=1e-9)
 
 
 def test_a_step_drops_the_advantage_of_the_outlier_and_still_counts_it():
