@@ -150,4 +150,7 @@ def test_a_step_of_every_method(quick_start: Path, environment: dict[str, str], 
     assert row.get("rollout/logprob_diff_max", 0.0) < 1e-3
     parts = [name for name in row if name.startswith("reward/") and name.endswith("/mean")]
     assert varied or parts, "a recipe's own reward names its parts"
+    if own.get("recipe", {}).get("tokens"):
+        assert row["actor/rule_loss"] != 0
+        assert [name for name in row if name.startswith("recipe/")], "a rule says what it measured"
     assert (run_dir / "policy" / "model.safetensors").is_file()
