@@ -291,6 +291,7 @@ class OneThing(RecordingTrainer):
 
     def update(self, batch):
         self.busy = True
+        self.is_scoring.clear()
         self.calls.append("update")
         self.is_scoring.wait(0.05)  # time for a sampling that does not wait
         stats = super().update(batch)
@@ -366,6 +367,7 @@ def test_a_sampling_that_is_given_up_leaves_the_trainer_alone(prompts, monkeypat
     made = made_with(prompts, Seeing((MEAN, SUM)), trainer=Trainer())
     monkeypatch.setattr("mars.interrupts.is_urgent", begun.is_set)
     monkeypatch.setattr("mars.background._LOOK_S", 0.01)
+    monkeypatch.setattr("mars.background._LEAVE_S", 0.01)  # the pass takes longer than the process waits
     result = train_step_async(made, Rounds(prompts, 2), NOTHING, 1, OVERLAP)
     assert result.state.ahead is None
     assert made.trainer.calls == ["score", "score", "update", "updated", "score", "publish"]
