@@ -16,7 +16,8 @@ from mars.actor.reading import Process
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
 from mars.batching.plan import Packing, plan_updates
-from mars.config.schema import AlgorithmConfig, TrainConfig
+from mars.config.algorithm_section import AlgorithmConfig
+from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.data.prompts.chat import PromptEncoder, prompt_length

@@ -24,8 +24,8 @@ from mars.algorithms.policy_loss import PolicyLoss, PolicyLossSettings, policy_l
 from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
 from mars.algorithms.token_rule import TokenTerms
+from mars.config.algorithm_section import AlgorithmConfig
 from mars.config.ramp_section import OF_ALGORITHM
-from mars.config.schema import AlgorithmConfig
 
 _NO_TERMS = TokenTerms()
 

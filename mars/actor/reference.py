@@ -13,7 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from mars.actor.lora import BaseModel
 from mars.actor.model import Offload, Packing, PolicyModel, ScoringSettings, empty_policy, fill, shard
-from mars.config.schema import AlgorithmConfig, ModelConfig, TrainConfig
+from mars.config.algorithm_section import AlgorithmConfig
+from mars.config.schema import ModelConfig, TrainConfig
 from mars.errors import ConfigError, SetupError
 from mars.families.family import Family
 from mars.families.table import family_of

@@ -94,8 +94,9 @@ class BatchPasses:
 
     @torch.no_grad()
     def score(self, old: Scores) -> None:
-        """The passes without gradient, before the first update. Frees their images. old: of all forwards, if it
-        measures."""
+        """The passes without gradient, before the first update. Frees their images.
+
+        old: scores of all forwards with the weights before the update, if the rule has `measures`; else {}."""
         self._old = old
         micros = [micro for plan in self._batch.updates for micro in plan.ranks[self._rank]]
         for one in self._passes.rule.passes:
@@ -111,7 +112,7 @@ class BatchPasses:
         return {index: why for read in self._read.values() for index, why in read.unreadable(micros).items()}
 
     def totals(self, batch: TrainBatch, plan: UpdatePlan) -> dict[str, float]:
-        """batch: with the weights that count. A collective call if the rule measures."""
+        """batch: responses to prompts that cannot be read have weight 0. A collective call if the rule measures."""
         if not self._passes.rule.measures:
             return {}
         return self._passes.totals(batch, plan.ranks[self._rank], self._old, self._extra, self._objective)

@@ -74,6 +74,7 @@ def facts_of(
         entropy=keep(entropy),
         extra={name: keep(values) for name, values in extra.items()},
         advantages=keep(tokens.advantages),
+        off_policy=tokens.trained.mask & ~tokens.on_policy.mask,
         layout=tokens.trained,
         settings=settings,
     )

@@ -57,15 +57,17 @@ class ScoringPass:
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """The tokens of one forward. Every tensor is float32 [T], with 0 where `layout.mask` is False.
+    """The tokens of one forward. Every tensor is float32 [T], with 0 where `layout.mask` is False; off_policy is bool.
 
     logprobs: with the current weights, with gradient; in `measure` the old ones.
     old: with the weights before the step's first update. reference: of the reference model if the loss has a KL term,
         else None; None in `measure`. entropy: of each token's distribution in nats, without gradient.
     extra: name of a `ScoringPass` -> its log-probs. In `measure` only those without gradient.
-    advantages: that of the token's response. layout: which response each token belongs to, and which tokens are trained
-        on, without those that importance_mode=mask leaves out; the same in `measure` and `apply`. A forward may have
-        none: then mask is False everywhere, or T is 0.
+    advantages: that of the token's response. off_policy: whether the token's response is a guest of `recipe.requests`,
+        which was not sampled from the prompt that it is trained with; False where `layout.mask` is.
+    layout: which response each token belongs to, and which tokens are trained on, without those that
+        importance_mode=mask leaves out; the same in `measure` and `apply`. A forward may have none: then mask is False
+        everywhere, or T is 0.
     settings: `TrainBatch.settings`.
     """
 
@@ -75,6 +77,7 @@ class TokenFacts:
     entropy: Tensor
     extra: Mapping[str, Tensor]
     advantages: Tensor
+    off_policy: Tensor
     layout: TokenLayout
     settings: Mapping[str, float]
 
@@ -83,7 +86,8 @@ class TokenFacts:
 class Measured:
     """A number of one forward, and how those of all forwards and ranks become one. value: a scalar tensor.
 
-    Of a forward without trained tokens: 0 for "sum", infinity for "min", minus infinity for "max".
+    `measure` must return a value for a forward without trained tokens too: 0 for "sum", infinity for "min", minus
+    infinity for "max".
     """
 
     reduce: Literal["sum", "min", "max"]

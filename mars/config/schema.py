@@ -11,6 +11,7 @@ from pydantic import Field
 
 from mars.config.actor_sections import ActorConfig, SftSettings
 from mars.config.algorithm_rules import ALGORITHM_RULES
+from mars.config.algorithm_section import AlgorithmConfig, AnchorConfig
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.placement_rules import PLACEMENT_RULES
 from mars.config.recipe_section import RECIPE_RULES, Ramps, RecipeConfig
@@ -88,99 +89,6 @@ class DataConfig(RowsConfig):
     shuffle: bool = Field(description="Shuffle the prompts anew each epoch.")
 
 
-class AlgorithmConfig(Section):
-    estimator: Literal["group_norm", "leave_one_out"] = Field(
-        description="Baseline of the advantage: mean reward of the pool, or of the pool without the response (RLOO)."
-    )
-    normalize_std: bool = Field(description="Divide by the standard deviation (GRPO) or not (Dr. GRPO).")
-    unbiased_std: bool = Field(description="Divide the sum of squared deviations by N - 1 (true, as in verl) or by N.")
-    std_floor: NonNegativeFloat = Field(
-        description="Lower bound of the standard deviation in the division; 0 (default): none."
-    )
-    epsilon: PositiveFloat = Field(description="Added to the standard deviation before the division.")
-    part_weights: dict[str, float] = Field(
-        description="Normalise parts of the reward one by one; their weights: `{accuracy: 1.0, format: 0.5}`; {}: off."
-    )
-    loss: Literal["clip", "gspo", "cispo"] = Field(
-        description="Policy loss: clipped ratio of each token (PPO, GRPO, DAPO), of the sequence (GSPO), or CISPO."
-    )
-    clip_low: PositiveFloat = Field(description="How far below 1 the ratio is clipped.")
-    clip_high: PositiveFloat = Field(description="How far above 1 the ratio is clipped.")
-    dual_clip: Annotated[float, Field(gt=1)] | None = Field(
-        description="Upper bound of the ratio where advantages are negative (dual clip); null: off. verl's default: 3."
-    )
-    reduction: Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = Field(
-        description="How token losses are averaged; denominators count the whole update, over all ranks."
-    )
-    reduction_tokens: PositiveInt | None = Field(description="Constant divisor of seq_mean_token_sum_norm.")
-    kl_coefficient: NonNegativeFloat = Field(
-        description="Weight of the KL to algorithm.kl_reference; 0: none, and no reference without reference_update."
-    )
-    kl_estimator: Literal["k1", "k2", "k3", "abs"] = Field(description="Estimator of the KL term.")
-    kl_reference: str | None = Field(description="Reference model of the KL term: Hugging Face folder or hub name.")
-    kl_placement: Literal["loss", "reward"] = Field(
-        description="Add the KL to the loss, or subtract it from every reward, also from the anchors'."
-    )
-    reference_update: Literal["none", "copy", "ema"] = Field(
-        description="Reference model: stays as it is (none), becomes a copy of the policy, or moves towards it (ema)."
-    )
-    reference_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        description="With reference_update=ema: share of the reference that stays in each of its updates."
-    )
-    reference_every: PositiveInt | None = Field(
-        description="With reference_update=copy and ema: optimizer steps from one update of the reference to the next."
-    )
-    entropy_coefficient: NonNegativeFloat = Field(description="Weight of the entropy bonus in the loss; 0: none.")
-    importance_cap: PositiveFloat | None = Field(
-        description="Largest importance weight (trainer / engine probability) of a token's loss; null: no weights."
-    )
-    importance_level: Literal["token", "sequence", "sequence_mean"] = Field(
-        description="One weight for each token, or for each response: product or geometric mean of its tokens' weights."
-    )
-    importance_mode: Literal["truncate", "mask"] = Field(
-        description="Lower weights above the cap to it, or leave out tokens (responses) whose weight is out of bounds."
-    )
-    importance_floor: PositiveFloat | None = Field(
-        description="Smallest importance weight that importance_mode=mask keeps; null: none."
-    )
-    overlong_buffer_tokens: PositiveInt | None = Field(
-        description="Penalise responses longer than rollout.max_response_tokens minus this many tokens; null: none."
-    )
-    overlong_factor: PositiveFloat = Field(
-        description="Largest length penalty: that of a response with rollout.max_response_tokens tokens."
-    )
-    truncated_responses: Literal["score", "mask"] = Field(
-        description="Train on responses cut at rollout.max_response_tokens (score), or not (mask); their rewards count."
-    )
-    selection: Literal["all", "nonzero_advantage"] = Field(
-        description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
-    )
-    max_rounds: NonNegativeInt = Field(
-        description="Maximum number of sampling rounds per step. A round follows while too few prompts are kept."
-    )
-
-    @property
-    def loads_reference(self) -> bool:
-        return self.kl_coefficient > 0 or self.reference_update != "none"
-
-
-class AnchorConfig(Section):
-    kind: Literal["none", "mono", "all_but_one"] = Field(
-        description="Anchor views: none, each source alone, all but one."
-    )
-    samples_per_view: PositiveInt = Field(description="Rollouts of each anchor view (m; 1 in the paper).")
-    sampling: Literal["policy", "greedy"] = Field(description="Sample anchors like the multi rollouts, or greedily.")
-    image_layout: Literal["single", "repeated"] = Field(
-        description="Show an anchor's image once, or in every image slot of the prompt."
-    )
-    wording: Literal["same", "per_view"] = Field(
-        description="Text of mono and anchor views: that of the multi view, or a text for the images of each view."
-    )
-    pooled_statistics: Literal["mean_and_std", "mean"] = Field(
-        description="Statistics that include the anchor rewards: mean and standard deviation, or only the mean."
-    )
-
-
 class VllmConfig(Section):
     enforce_eager: bool = Field(description="Run without CUDA graphs and compilation.")
     block_size: PositiveInt | None = Field(description="Tokens per block of the KV cache; null: vLLM's choice.")
@@ -216,8 +124,9 @@ class RolloutConfig(Section):
         "during the update. The group schedule sets this and what belongs to it."
     )
     max_staleness: Annotated[int, Field(ge=1, le=2)] | None = Field(
-        description="With rollout.schedule=asynchronous, how many versions (steps) older than the weights that they "
-        "train responses may be; 2 trains on carried prompts too. null: with rollout.schedule=synchronous."
+        description="With rollout.schedule=asynchronous: how many versions (steps) the weights that sampled a "
+        "response may be behind those that it trains; 2 trains on carried prompts too. null: with "
+        "rollout.schedule=synchronous."
     )
     weight_transfer: Literal["object_store", "broadcast", "cuda_ipc"] = Field(
         description="How engines get new weights: copied to Ray's object store, sent by rank 0 over NCCL or gloo, or "

@@ -29,7 +29,7 @@ from mars.hooks.step_hooks import Named, StepHooks
 from mars.plugin import load, resolve
 
 _WANTED = "want path/to/file.py:name"
-_FUNCTIONS = "functions"  # the file of a recipe, which has its folder's name
+_FUNCTIONS = "functions"  # a file of this name goes by its folder's name in recipe.settings
 
 
 def resolved(recipe: RecipeConfig) -> RecipeConfig:

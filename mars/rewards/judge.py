@@ -59,7 +59,8 @@ class Judge:
     model: its name there.
     api_key_env: environment variable that holds the key; None: no key is sent. The key is in no message,
         and neither is a password of a proxy.
-    timeout_s: deadline of one request, for connecting and for each wait for data.
+    timeout_s: longest time of a request for connecting, and for each wait for data. A request whose data arrive slowly
+        may take longer, until the deadline of the question.
     deadline_s: of one question, retries and waits included. In a reward function it also ends when 90 % of the time
         is over that the function has left (`reward.timeout_s`). Not ended by it: looking up the name of a host,
         and connecting through a proxy.
@@ -69,7 +70,7 @@ class Judge:
     cache: folder for answers. A request that was answered once, with this model, text, images and fields, is not
         sent again. None: off. The url is not looked at, because it changes with each job: use a folder for each judge,
         and a new one for new weights under the same name. max_cache_entries: about so many answers are kept, the
-        newest, if it is thousands; fewer than 256 count as 256.
+        newest. Each of 256 subfolders keeps max_cache_entries // 256, at least one: so give thousands.
     max_image_pixels: larger images are scaled down. They are sent as JPEG in data URLs.
     fields: further fields of each request, such as temperature=0, max_tokens=16, seed=0.
 
@@ -166,7 +167,7 @@ class Judge:
             with response:
                 content = _read(response, deadline)
         except (OSError, HTTPError, ValueError) as error:  # exceptions of requests are OSErrors
-            raise self._failure(error) from None  # whoever logs it would log what that quotes
+            raise self._failure(error) from None  # a logged traceback would show the text of `error`
         status = response.status_code
         if status in (408, 429) or status >= 500:
             reason = f"HTTP status {status}: {self._quoted(content.decode(errors='replace'))}"

@@ -12,7 +12,7 @@ import requests
 
 
 def endpoint(url: str) -> str:
-    """Raises ValueError for a url that no request can go to, without its text, which may hold a password."""
+    """Raises ValueError for a url that no request can go to. The message leaves the url out: it may hold a password."""
     wanted = "url: want http(s)://host/v1 or http(s)://host:port/v1, without what comes after the path"
     try:
         parts = urlsplit(url)
@@ -46,7 +46,11 @@ def without_secrets(text: str, key: str | None) -> str:
 
 
 def _of_proxies() -> set[str]:
-    """Pieces too: where a password has a "/", "?", "#", "@" or ":", a part of it is taken for a host or a port."""
+    """Logins and passwords of the environment's proxies, and pieces of them.
+
+    Code that parses the url of a proxy takes a piece of a password with a "/", "?", "#", "@" or ":" for a host or a
+    port, and may quote it in a message.
+    """
     found: set[str] = set()
     for proxy in getproxies_environment().values():
         login, at, _ = proxy.split("://", 1)[-1].rpartition("@")

@@ -1,6 +1,6 @@
-"""Sessions of requests whose connections end with a deadline, also while the headers of a response arrive bit by bit.
+"""Sessions of the library requests, whose connections end with a deadline, even if headers arrive bit by bit.
 
-The timeouts of requests are for each wait for data, so a server that sends a byte now and then never reaches them.
+The timeouts of the library are for each wait for data, so a server that sends a byte now and then never reaches them.
 """
 
 from __future__ import annotations

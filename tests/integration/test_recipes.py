@@ -145,7 +145,9 @@ def test_a_step_of_every_method(quick_start: Path, environment: dict[str, str], 
     (row,) = Job(0, "", "", run_dir).metrics
     assert row["reward/failed"] == 0
     assert row["mars/prompts_sampled"] >= 2
-    assert row["rollout/logprob_diff_max"] < 1e-3
+    # A step that trains on guests alone has nothing to compare.
+    assert "rollout/logprob_diff_max" in row or any(name.startswith("extra/") for name in row)
+    assert row.get("rollout/logprob_diff_max", 0.0) < 1e-3
     parts = [name for name in row if name.startswith("reward/") and name.endswith("/mean")]
     assert varied or parts, "a recipe's own reward names its parts"
     assert (run_dir / "policy" / "model.safetensors").is_file()

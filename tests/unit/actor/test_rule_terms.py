@@ -102,6 +102,27 @@ def test_tokens_that_are_not_trained_are_zero_for_the_rule_and_reach_nothing(pro
     assert logprobs.grad.tolist() == [0, 0, 0]  # -1/2 of the policy loss and 1/2 of the extra loss
 
 
+def test_a_rule_knows_the_tokens_of_guests(process_group):
+    """Guests are off_policy, bounded or not. A row that is not trained on, and a masked token, are not."""
+    responses = [
+        TrainResponse((1,), (-1.0,), 1.0, 1.0),
+        TrainResponse((1, 1), (-9.0, -9.0), 1.0, 1.0, off_policy=True),
+        TrainResponse((1, 1), (-1.0, -9.0), 1.0, 1.0),
+        TrainResponse((1,), (-9.0,), 1.0, 1.0, off_policy=True, bounded=True),
+        TrainResponse((1,), (-9.0,), 1.0, 0.0, off_policy=True),
+    ]
+    rows, seen = [RowTarget(response, response.weight, carried=False) for response in responses], []
+
+    def apply(facts, totals):
+        seen.append((facts.layout.mask.int().tolist(), facts.off_policy.int().tolist()))
+        return TokenTerms()
+
+    for cap, mask in [(None, [1, 1, 1, 1, 1, 1, 0]), (2.0, [1, 1, 1, 1, 0, 1, 0])]:
+        objective = altered(GRPO, importance_mode="mask" if cap else "truncate", importance_cap=cap)
+        loss_of(rows, torch.full((7,), -1.0, requires_grad=True), inputs(apply), objective)
+        assert seen.pop() == (mask, [0, 1, 1, 0, 0, 1, 0])
+
+
 def test_a_masked_token_is_in_no_term_and_the_scale_counts_the_others(process_group):
     """importance_mode=mask leaves out the second token, exp(-1 + 3) = 7.4 times as likely as for the engine."""
     objective = altered(GRPO, importance_mode="mask", importance_cap=2.0)

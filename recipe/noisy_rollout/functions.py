@@ -1,0 +1,63 @@
+"""NoisyRollout: responses to a noisy image join the group of those to the clean one, and train the clean prompt.
+
+recipe.requests:   recipe/noisy_rollout/functions.py:NoisyRollouts   asks the noisy image
+recipe.transforms: recipe/noisy_rollout/functions.py:noise           named "noise"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mars.data.pixels.transforms import gaussian_diffusion
+from mars.hooks.contract import StepFacts
+from mars.hooks.requests import Extra
+from mars.image_transform import ImageTransform, transformed
+from mars.types import ImageRef, Prompt, PromptRollouts
+
+NAME = "noisy"
+TRANSFORM = "noise"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """samples: responses to the noisy images of a prompt. seed: of the noise, run.seed.
+
+    steps: diffusion steps of the noise, of 1000. strength: share of them, from 0 to 1; it falls with a ramp.
+    """
+
+    samples: int
+    steps: int
+    strength: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or not 0 <= self.steps <= 1000 or not 0 <= self.strength <= 1:
+            raise ValueError("samples must be at least 1, steps within 0 to 1000, strength within 0 to 1")
+
+
+def noise(settings: Settings) -> ImageTransform:
+    """x_t after t = int(steps x strength of the image) diffusion steps."""
+    return gaussian_diffusion(settings.steps)
+
+
+class NoisyRollouts:
+    """Asks every prompt again with noise on all its images. Its responses are guests with a bounded ratio.
+
+    Anchors stay clean.
+    """
+
+    def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
+        images = noisy_images(prompt, facts)
+        return (Extra(NAME, "guest", prompt.messages, images, prompt.truth, facts.settings.samples, bounded=True),)
+
+    def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra]:
+        return ()
+
+
+def noisy_images(prompt: Prompt, facts: StepFacts) -> tuple[ImageRef, ...]:
+    """The images with other noise in each step. The images as they are if the strength leaves no diffusion step."""
+    images, settings = tuple(source.image for source in prompt.sources), facts.settings
+    if int(settings.steps * settings.strength) == 0:
+        return images
+    return transformed(images, TRANSFORM, settings.strength, settings.seed, facts.step, prompt.prompt_id)

@@ -1,0 +1,137 @@
+"""VOGUE: some prompts train on responses to a noisy image, with a bonus where the noise changes the policy most.
+
+recipe.requests:   recipe/vogue/functions.py:NoisyBranch    asks the noisy image of some prompts
+recipe.advantage:  recipe/vogue/functions.py:OneBranch      trains these prompts on their noisy responses alone
+recipe.tokens:     recipe/vogue/functions.py:NoisyBonus     adds to the advantages of noisy tokens
+recipe.transforms: recipe/vogue/functions.py:noise          named "noise"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mars.algorithms.advantages import Advantages
+from mars.algorithms.token_rule import Measured, ScoringPass, TokenFacts, TokenTerms
+from mars.data.pixels.transforms import gaussian_diffusion
+from mars.hooks.contract import StepFacts
+from mars.hooks.requests import Extra
+from mars.image_transform import ImageTransform, transform_seed, transformed
+from mars.types import Prompt, PromptRollouts
+
+NAME = "noisy"
+"""Of the extra request, and of the pass that scores all responses with its images."""
+TRANSFORM = "noise"
+_MAX_LOG_RATIO = 20.0  # keeps exp finite in float32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """samples: responses to the noisy images. noisy_share: probability that a prompt is trained on them; a ramp.
+
+    steps: diffusion steps of the noise, of 1000. seed: of the noise and of the choice, run.seed.
+    uncertainty, entropy: factors of the two bonuses. max_uncertainty: of a token, in nats. These may be ramps too.
+    """
+
+    samples: int
+    noisy_share: float
+    steps: int
+    seed: int
+    uncertainty: float
+    entropy: float
+    max_uncertainty: float
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or not 0 <= self.steps <= 1000 or not 0 <= self.noisy_share <= 1:
+            raise ValueError("samples must be at least 1, steps within 0 to 1000, noisy_share within 0 to 1")
+        if self.max_uncertainty <= 0:
+            raise ValueError("max_uncertainty must be above 0")
+
+
+def noise(settings: Settings) -> ImageTransform:
+    return gaussian_diffusion(settings.steps)
+
+
+class NoisyBranch:
+    """Asks a prompt again with noise on its images, if this step trains its noisy branch. The responses are guests."""
+
+    def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
+        images = tuple(source.image for source in prompt.sources)
+        if not images or not is_noisy(prompt.prompt_id, facts):
+            return ()
+        # The key of the pass NAME, so that the trainer scores the responses with the same noise.
+        shown = transformed(images, TRANSFORM, 1.0, facts.settings.seed, facts.step, NAME, prompt.prompt_id)
+        return (Extra(NAME, "guest", prompt.messages, shown, prompt.truth, facts.settings.samples, bounded=True),)
+
+    def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra]:
+        return ()
+
+
+def is_noisy(prompt_id: str, facts: StepFacts) -> bool:
+    """Whether the step trains the noisy branch of the prompt, with probability `noisy_share`."""
+    return transform_seed("branch", facts.settings.seed, facts.step, prompt_id) / 2**64 < facts.settings.noisy_share
+
+
+class OneBranch:
+    """Weight 0 for the responses to the clean images of a prompt that has some to the noisy ones.
+
+    All of them stay in the pool from which advantages are computed.
+    """
+
+    def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
+        factors = []
+        for item in kept:
+            noisy = [one.extra == NAME for one in item.trained]
+            factors += [float(one or not any(noisy)) for one in noisy]
+        return replace(base, weights=base.weights * base.weights.new_tensor(factors))
+
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class NoisyBonus:
+    """A token of a noisy response has advantage + uncertainty x min(u, max_uncertainty) + entropy x H."""
+
+    passes = (ScoringPass(NAME, TRANSFORM),)
+    measures = False
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def measure(self, facts: TokenFacts) -> Mapping[str, Measured]:
+        return {}
+
+    def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
+        noisy, clean = facts.off_policy, facts.layout.mask & ~facts.off_policy
+        found = uncertainty(facts.old, facts.extra[NAME], noisy).clamp(max=self._now("max_uncertainty", facts))
+        bonus = self._now("uncertainty", facts) * found + self._now("entropy", facts) * facts.entropy
+        return TokenTerms(
+            advantages=facts.advantages + torch.where(noisy, bonus, 0.0),
+            means={
+                "uncertainty_clean": ((found * clean).sum(), clean.sum()),
+                "uncertainty_noisy": ((found * noisy).sum(), noisy.sum()),
+            },
+        )
+
+    def _now(self, name: str, facts: TokenFacts) -> float:
+        """The setting, or its value in the step if it is a ramp."""
+        return facts.settings.get(f"recipe.settings.vogue.{name}", getattr(self._settings, name))
+
+
+def uncertainty(clean: Tensor, noisy: Tensor, from_noisy: Tensor) -> Tensor:
+    """An estimate of u = (KL(clean || noisy) + KL(noisy || clean)) / 2 at each token: (e^d - 1) d / 2, never negative.
+
+    clean, noisy: log-probs of the sampled tokens given the two images, [T]. from_noisy: whether the token was sampled
+    from the noisy one. d: log-prob given the other image minus that given the image it was sampled from. The mean over
+    sampled tokens is u: that of e^d - 1 - d is the KL to the other, that of d e^d - e^d + 1 the KL back, and their
+    sum is (e^d - 1) d.
+    """
+    d = torch.where(from_noisy, clean - noisy, noisy - clean).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    return torch.expm1(d) * d / 2
