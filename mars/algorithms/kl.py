@@ -10,6 +10,7 @@ from torch import Tensor
 from mars.errors import ConfigError
 
 KlEstimator = Literal["k1", "k2", "k3", "abs"]
+_MOST_NATS = 20.0  # exp of it is far from infinity, which would make gradients NaN
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KlEstimator) -> Tensor:
@@ -33,3 +34,15 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KlEstimator) 
         case "k3":
             return torch.expm1(-difference) + difference
     raise ConfigError(f"algorithm.kl_estimator: unknown; got {estimator}; use k1, k2, k3 or abs")
+
+
+def capped_k3(logprobs: Tensor, changed: Tensor, cap: float) -> Tensor:
+    """How much a token depends on what was changed: k3 of `kl_estimate`, at most `cap`; same shape as the arguments.
+
+    changed: log-probs of the same tokens after the change, such as masked images. A difference counts as at most 20
+    nats. Where it or `cap` cuts, no gradient flows. Never NaN for finite arguments, nor is the gradient.
+
+    Example: logprobs -1, changed -2: 0.368. With changed -1e9 it is min(exp(-20) + 19, cap).
+    """
+    difference = (changed - logprobs).clamp(-_MOST_NATS, _MOST_NATS)
+    return (torch.expm1(difference) - difference).clamp(max=cap)

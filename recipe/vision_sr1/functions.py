@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 from mars.hooks.contract import StepFacts
 from mars.hooks.requests import Extra
+from mars.rewards.boxed import boxed_accuracy, has_blocks_and_box
 from mars.rewards.parsing import has_visible, read_each
-from mars.rewards.vqa import answer_accuracy
 from mars.types import Message, Prompt, PromptRollouts, RewardInput, RewardResult
 
 NAME = "self_reward"
 INSTRUCTION = "First describe the image"
 """How the instruction of vision_sr1.jinja begins. What is before it is the question."""
-_BOX = "\\boxed{"
 
 
 @dataclass(frozen=True)
@@ -34,35 +33,14 @@ def score(item: RewardInput) -> RewardResult:
 
     format: 1 for <description>, <think> and a box, in this order.
     """
-    answer = boxed(item.response)
-    accuracy = 0.0 if answer is None else answer_accuracy(item, answer)
+    accuracy = boxed_accuracy(item)
     form = float(has_form(item.response))
     return RewardResult(0.9 * accuracy + 0.1 * form, accuracy, {"accuracy": accuracy, "format": form})
 
 
-def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{...}, None without one. Braces in it are balanced.
-
-    >>> boxed(r"so \boxed{3}, no, \boxed{\frac{1}{2}}")
-    '\\frac{1}{2}'
-    """
-    start, depth = text.rfind(_BOX), 1
-    if start < 0:
-        return None
-    content = text[start + len(_BOX) :]
-    for i, letter in enumerate(content):
-        depth += {"{": 1, "}": -1}.get(letter, 0)
-        if depth == 0:
-            return content[:i]
-    return None
-
-
 def has_form(text: str) -> bool:
     """Whether there is one description, then one think, then a box, and nothing before the description."""
-    if any(len(read_each(text, tag)) != 1 or text.count(f"<{tag}>") != 1 for tag in ("description", "think")):
-        return False
-    places = [text.find(mark) for mark in ("<description>", "</description>", "<think>", "</think>", _BOX)]
-    return places == sorted(places) and boxed(text) is not None and not text[: places[0]].strip()
+    return has_blocks_and_box(text, "description", "think")
 
 
 def description_of(text: str) -> str | None:

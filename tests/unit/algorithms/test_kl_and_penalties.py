@@ -2,8 +2,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mars.algorithms.kl import kl_estimate
+from mars.algorithms.kl import capped_k3, kl_estimate
 from mars.algorithms.penalties import OverlongPenalty, overlong_penalty, with_kl_penalty, with_overlong_penalty
 from mars.errors import ConfigError, NumericalError
 from tests.builders import make_rollouts
@@ -43,6 +45,29 @@ def test_k3_keeps_its_digits_near_zero():
 def test_an_unknown_estimator_is_refused():
     with pytest.raises(ConfigError, match=r"algorithm\.kl_estimator"):
         kl_estimate(torch.zeros(1), torch.zeros(1), "k4")
+
+
+def test_a_capped_k3_by_hand():
+    """d = changed - logprobs: -1, 0, 2, 7 and -1e9. k3 = exp(d) - d - 1; the last two are cut at 10."""
+    logprobs = torch.tensor([-1.0, -1.0, -3.0, -8.0, -1.0], dtype=torch.float64, requires_grad=True)
+    changed = torch.tensor([-2.0, -1.0, -1.0, -1.0, -1e9], dtype=torch.float64)
+    kl = capped_k3(logprobs, changed, 10.0)
+    assert kl.tolist() == pytest.approx([math.exp(-1), 0, math.exp(2) - 3, 10, 10])
+    kl.sum().backward()
+    assert logprobs.grad.tolist() == pytest.approx([1 - math.exp(-1), 0, 1 - math.exp(2), 0, 0])
+    assert capped_k3(torch.tensor([-1.0]), torch.tensor([-1e9]), 100.0).item() == pytest.approx(19)
+
+
+@given(st.floats(-1e4, 0, width=32), st.floats(-1e4, 0, width=32), st.floats(0.1, 1e3))
+def test_a_capped_k3_is_k3_where_nothing_is_cut_and_finite_elsewhere(one, other, cap):
+    logprobs = torch.tensor([one], requires_grad=True)
+    kl = capped_k3(logprobs, torch.tensor([other]), cap)
+    kl.backward()
+    assert 0 <= kl.item() <= cap * (1 + 1e-6)
+    assert torch.isfinite(logprobs.grad).all()
+    if abs(one - other) < 20:
+        exact = kl_estimate(torch.tensor([one]), torch.tensor([other]), "k3").item()
+        assert kl.item() == pytest.approx(min(exact, cap), rel=1e-5)
 
 
 def test_overlong_penalty_by_hand():

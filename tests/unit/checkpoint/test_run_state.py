@@ -205,6 +205,22 @@ def test_without_a_state_that_can_be_read_no_run_starts(tmp_path):
         starting_point(saved_run(tmp_path, {3: b"{}"}), True, {}, "rows")
 
 
+def test_what_a_sampler_had_read_is_read_again_before_prompts_are_looked_up(tmp_path):
+    before = state()
+    before = replace(before, sampling=replace(before.sampling, hooks="snapshot"))
+    catalogue = saved_run(tmp_path, {1: b"".join(state_lines(before))})
+    prompts, told = {}, []
+
+    def read_added(snapshots):
+        told.extend(snapshots)
+        prompts.update({item.rollouts.prompt.prompt_id: item.rollouts.prompt for item in before.sampling.carried})
+
+    assert starting_point(catalogue, True, prompts, "rows", read_added).state == before
+    assert told == ["snapshot"]
+    with pytest.raises(CheckpointError, match="not in the training set"):
+        starting_point(catalogue, True, {}, "rows")
+
+
 def test_carried_prompts_that_the_data_no_longer_has_are_refused():
     with pytest.raises(CheckpointError, match="1 of 1 sampled prompts are not in the training set"):
         state_from_lines(state_lines(state()), {})

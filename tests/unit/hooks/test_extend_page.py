@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import random
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
+from mars.data.pixels.transforming import try_transforms
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.load import load_sampler, load_step_hooks, resolved
+from mars.hooks.of_workers import image_transforms, token_rule
 from mars.quarantine import BadSamples, warn_of
 from mars.types import RewardResult
 from tests.builders import make_prompt
@@ -21,6 +25,7 @@ from tests.fakes.fit import fit_new_run
 from tests.fakes.requests import with_requests
 from tests.fakes.step import IMAGE, TableScorer, one_step, parts
 from tests.fakes.tracker import RecordingTracker
+from tests.unit.recipes.token_facts import facts_of
 from tests.unit.test_step import make_table
 from tests.unit.test_step_async import settings
 
@@ -69,6 +74,30 @@ def test_the_requests_of_the_page_add_half_a_point_where_the_text_alone_is_enoug
     blind = [request for request in made.engine.requests if request.extra]
     assert [request.images for request in blind] == [()] * 8
     assert result.metrics["extra/blind/accuracy/mean"] == 3 / 8
+
+
+def test_the_method_of_the_page_has_forty_lines():
+    """Of code: without blank lines, comments and docstrings."""
+    count = 0
+    for file in ("own", "looking"):
+        (text,) = re.findall(rf"```python\n# file: {file}\.py\n(.*?)```", PAGE, re.DOTALL)
+        nodes = [*ast.walk(ast.parse(text))]
+        documented = [node for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        docstrings = sum(ast.get_docstring(node) is not None for node in documented)  # of one line each
+        count += sum(bool(line.strip()) for line in text.splitlines()) - docstrings
+    assert count == 40
+
+
+def test_the_token_rule_of_the_page_doubles_what_depends_on_the_image(recipe):
+    """Differences to the log-probs for black patches: 0.25, 0, 3 and -1 nat."""
+    old = torch.tensor([-1.0, -2.0, -0.5, -4.0])
+    rule = token_rule(recipe, with_reference=False)
+    assert rule is not None
+    terms = rule.apply(facts_of(old, old - torch.tensor([0.25, 0.0, 3.0, -1.0]), [3, 1]), {})
+    assert terms.pg_weights.tolist() == [1.25, 1, 2, 1]
+    assert (terms.advantages, terms.extra_loss, rule.measure(facts_of(old, old, [4]))) == (None, None, {})
+    try_transforms(image_transforms(recipe))
+    assert [one.transform for one in rule.passes] == [*image_transforms(recipe)] == ["masked"]
 
 
 def test_the_rule_of_the_page_lowers_the_weight_of_what_comes_again(recipe):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mars.hooks.contract import StepFacts
 from mars.hooks.step_hooks import Named, StepHooks
@@ -39,13 +37,6 @@ def response(answer="4", description="four cars"):
 def test_accuracy_and_form_by_hand(text, score, accuracy):
     result = reward_of("vision_sr1", "score")(item(text, "4"))
     assert (result.score, result.accuracy) == (pytest.approx(score), accuracy)
-
-
-@given(st.text("ab{}\\", max_size=12))
-def test_the_last_box_with_balanced_braces_is_the_answer(text):
-    found = RECIPE.boxed(f"\\boxed{{1}} {text} \\boxed{{x{{2}}}}")
-    assert found == "x{2}"
-    assert RECIPE.boxed("\\boxed{" + "{" * (1 + len(text))) is None
 
 
 def test_the_question_is_asked_without_image_and_instruction():

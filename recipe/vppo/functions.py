@@ -1,0 +1,130 @@
+"""VPPO: trains on the tokens that depend most on the image, and more on responses that depend on it more.
+
+reward.function:   recipe/vppo/functions.py:score
+recipe.transforms: recipe/vppo/functions.py:masked         black patches
+recipe.tokens:     recipe/vppo/functions.py:SeeingTokens   weights of tokens and responses, and the entropy term
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mars.algorithms.kl import capped_k3
+from mars.algorithms.token_layout import TokenLayout
+from mars.algorithms.token_rule import Measured, ScoringPass, TokenFacts, TokenTerms
+from mars.data.pixels.transforms import blank_patches
+from mars.image_transform import ImageTransform
+from mars.rewards.boxed import boxed_accuracy
+from mars.types import RewardInput, RewardResult
+
+PATCH = 14
+"""Pixels of a side of a patch."""
+_SAME = 1e-6
+"""Responses whose dependencies differ by at most this much all have weight 1."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """masked_share: of the patches that are black. images: of a prompt that are masked, "all" or "one".
+
+    cap: the highest dependency of a token, in nats. kept_share: of a response's tokens that stay in the policy loss.
+    lowest_weight: of the response that depends least on the image. entropy: of the entropy term.
+    """
+
+    masked_share: float
+    images: str
+    cap: float
+    kept_share: float
+    lowest_weight: float
+    entropy: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.masked_share <= 1 or not 0 < self.kept_share <= 1:
+            raise ValueError("masked_share and kept_share must be above 0 and at most 1")
+        if self.images not in ("all", "one"):
+            raise ValueError('images must be "all" or "one"')
+        if not 0 <= self.lowest_weight <= 1:
+            raise ValueError("lowest_weight must be within 0 to 1")
+        if self.entropy < 0 or self.cap <= 0:
+            raise ValueError("entropy must not be negative, and cap must be above 0")
+
+
+def score(item: RewardInput) -> RewardResult:
+    """The accuracy of the last box, 0 or 1. Raises DataError for a malformed truth."""
+    accuracy = boxed_accuracy(item)
+    return RewardResult(accuracy, accuracy, {"accuracy": accuracy})
+
+
+def masked(settings: Settings) -> ImageTransform:
+    return blank_patches(settings.masked_share, PATCH)
+
+
+def largest(values: Tensor, layout: TokenLayout, share: float) -> Tensor:
+    """Which tokens are among the ceil(share x n) largest of their sequence's n counted tokens: bool, [T].
+
+    values: [T]. Of equal values the first ones are taken.
+    """
+    order = torch.where(layout.mask, values, -torch.inf).argsort(descending=True, stable=True)
+    order = order[layout.sequence_index[order].argsort(stable=True)]
+    sizes = torch.bincount(layout.sequence_index, minlength=layout.num_sequences)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return layout.mask & (ranks < layout.spread((share * layout.lengths()).ceil()))
+
+
+def response_weights(scores: Tensor, totals: Mapping[str, float], lowest: float) -> Tensor:
+    """The weight of each response: from `lowest`, growing with its score, 1 in the mean over the update.
+
+    scores: mean dependency of each response, [S]. totals: the lowest and highest score, their sum and their number.
+    """
+    width = totals["high"] - totals["low"]
+    if width <= _SAME:
+        return torch.ones_like(scores)
+    mean = (totals["sum"] / totals["responses"] - totals["low"]) / width
+    return lowest + (1 - lowest) * ((scores - totals["low"]) / width).clamp(0, 1) / (mean + 1e-8)
+
+
+class SeeingTokens:
+    """With s the dependency of a token on the image, min(exp(m - old) - (m - old) - 1, cap), m its log-prob for the
+    masked image: filters the tokens of the policy loss, multiplies advantages, and adds -entropy x log-prob."""
+
+    measures = True
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.passes = (ScoringPass("masked", "masked", images="one" if settings.images == "one" else "all"),)
+
+    def _dependencies(self, facts: TokenFacts) -> tuple[Tensor, Tensor]:
+        """Of tokens, [T], and their mean in each response, [S]."""
+        found = capped_k3(facts.old, facts.extra["masked"], self.settings.cap)
+        return found, facts.layout.sum_by_sequence(found) / facts.layout.lengths().clamp(min=1)
+
+    def measure(self, facts: TokenFacts) -> Mapping[str, Measured]:
+        scores = self._dependencies(facts)[1][facts.layout.lengths() > 0]
+        low, high = scores.new_tensor([torch.inf]), scores.new_tensor([-torch.inf])  # of a forward without tokens
+        return {
+            "low": Measured("min", torch.cat([scores, low]).min()),
+            "high": Measured("max", torch.cat([scores, high]).max()),
+            "sum": Measured("sum", scores.sum()),
+            "responses": Measured("sum", torch.tensor(len(scores))),
+        }
+
+    def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
+        found, scores = self._dependencies(facts)
+        kept = largest(found, facts.layout, self.settings.kept_share)
+        weights = response_weights(scores, totals, self.settings.lowest_weight)
+        highest = response_weights(scores.new_tensor(totals["high"]), totals, self.settings.lowest_weight)
+        return TokenTerms(
+            advantages=facts.advantages * facts.layout.spread(weights),
+            pg_weights=kept.to(found.dtype),
+            extra_loss=-self.settings.entropy * facts.logprobs,
+            means={
+                "dependency": (facts.layout.keep(found).sum(), facts.layout.mask.sum()),
+                "dependency_of_kept": ((found * kept).sum(), kept.sum()),
+                "highest_weight": (highest, torch.ones_like(highest)),
+            },
+        )
