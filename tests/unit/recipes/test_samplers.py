@@ -1,4 +1,4 @@
-"""What holds for every recipe's sampler of the training files: batches without repeats, and a state that brings back the same ones."""
+"""What holds for every sampler of the training files: no repeats in a batch, and a state that brings back the same."""
 
 from __future__ import annotations
 
