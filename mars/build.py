@@ -185,10 +185,14 @@ def step_parts(
     report_skipped: SkippedReport = warn_of_skipped,
     hooks: StepHooks = NO_HOOKS,
     reward_counts: Callable[[], Mapping[str, float]] = dict,
+    prompts: Mapping[str, Prompt] | None = None,
 ) -> StepParts:
     """report_bad: told of each prompt that cannot be read. report_skipped: of updates that were not finite.
     hooks: of the section `recipe`, loaded before any worker starts. reward_counts: `RewardPool.counts`.
+    prompts: those that a step may sample, by id; None: the training set.
     """
+    if prompts is None:
+        prompts = {} if inputs.train is None else {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
     algorithm = config.algorithm
     plan_settings: dict[str, Any] = {
         "prompt_length": inputs.prompt_length,
@@ -213,12 +217,7 @@ def step_parts(
         prompt_length=inputs.prompt_length,
         collate=partial(train_batch, prompts_per_update=config.actor.prompts_per_update, **plan_settings),
         scoring_batch=partial(scoring_batch, **plan_settings),
-        bad_samples=BadSamples(
-            config.data.max_bad_fraction,
-            config.data.bad_window,
-            {prompt.prompt_id: prompt for prompt in inputs.train.prompts} if inputs.train is not None else {},
-            report_bad,
-        ),
+        bad_samples=BadSamples(config.data.max_bad_fraction, config.data.bad_window, prompts, report_bad),
         hooks=hooks,
         by_prompt=config.reward.by_prompt,
         reward_counts=reward_counts,

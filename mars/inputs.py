@@ -23,6 +23,7 @@ from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
 from mars.families.table import check_language, family_of
 from mars.hooks.contract import SamplerSetup
+from mars.hooks.known_prompts import KnownPrompts
 from mars.hooks.load import load_sampler
 from mars.hooks.prompt_sampler import SampledRounds
 from mars.hooks.step_hooks import StepHooks
@@ -177,9 +178,12 @@ def prompt_processor(
     )
 
 
-def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStream | SampledRounds:
+def prompt_stream(
+    config: TrainConfig, prompts: Sequence[Prompt], known: KnownPrompts | None = None
+) -> PromptStream | SampledRounds:
     """The order of the training prompts: all prompts once per epoch, the files mixed by data.weights, or as
-    recipe.sampler chooses. config: its section `recipe` is `mars.hooks.load.resolved`.
+    recipe.sampler chooses. config: its section `recipe` is `mars.hooks.load.resolved`. known: for a sampler that reads
+    further rows.
 
     Raises ConfigError if a step would have a prompt twice.
     """
@@ -195,7 +199,7 @@ def prompt_stream(config: TrainConfig, prompts: Sequence[Prompt]) -> PromptStrea
         samples_per_prompt=config.rollout.samples_per_prompt,
         seed=config.run.seed,
     )
-    sampler = load_sampler(config.recipe, setup)
+    sampler = load_sampler(config.recipe, setup, known)
     if sampler is not None:
         return sampler
     assert data.weights is not None  # else a plain stream

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mars import interrupts, plugin, watchdog
+from mars.added_rows import training_stream
 from mars.answers.files import step_file, write_answers
 from mars.answers.record import reward_input
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
@@ -31,7 +32,7 @@ from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step, restored
 from mars.hooks.load import load_step_hooks, resolved, specs
-from mars.inputs import Inputs, evaluation_plan, load_inputs, prompt_stream, rewards_of
+from mars.inputs import Inputs, evaluation_plan, load_inputs, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.output.files import write_atomically
 from mars.report.later_steps import remove_later_steps
@@ -71,10 +72,10 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     check_what_workers_load(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
     assert inputs.train is not None  # because of with_training_set=True
-    stream = prompt_stream(config, inputs.train.prompts)
+    stream, prompts = training_stream(config, inputs)
     run_dir, catalogue = Path(config.run.dir), enter_run(config, lock)
-    prompts = {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
-    data, last = data_fingerprint(prompts), last_step(config.run, stream)
+    data = data_fingerprint(prompt.prompt_id for prompt in inputs.train.prompts)
+    last = last_step(config.run, stream)
     start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
     if start is None:
         return
@@ -102,7 +103,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 interrupts.set_grace(config.checkpoint.grace_s)
                 skipped = SkippedUpdateFiles(run_dir / SKIPPED_FOLDER, catalogue.events)
                 reports = (BadPromptEvents(catalogue.events, run_dir), skipped.write)
-                parts = step_parts(config, inputs, engine, trainer, scorer, *reports, hooks, scorer.counts)
+                parts = step_parts(config, inputs, engine, trainer, scorer, *reports, hooks, scorer.counts, prompts)
                 evaluate = _evaluation(config, inputs, engine, scorer, catalogue.events)
                 settings = {"config": config, "evaluate": evaluate, "num_dropped": sum(inputs.train.dropped.values())}
                 loop = partial(fit, parts, stream, **settings, train_step=_train_step(config, stream))

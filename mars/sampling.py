@@ -16,7 +16,7 @@ sampled until enough of them have an advantage that is not 0. A prompt with an i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -101,9 +101,13 @@ class StepParts:
 class PromptRounds(Protocol):
     """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py), or those
     that a sampler chooses (mars/hooks/prompt_sampler.py), which learns from `observe` and asks for `probes`. `len()`
-    gives the number of different prompts in the whole stream. left_out: ids of prompts that cannot be read."""
+    gives the number of different prompts in an epoch; `num_prompts` counts those that were added since, too.
+    left_out: ids of prompts that cannot be read. read_added: reads again what was added, by snapshots of hooks."""
 
     prompts_per_step: int
+
+    @property
+    def num_prompts(self) -> int: ...
 
     def batch(self, step: int) -> Sequence[Prompt]: ...
 
@@ -116,6 +120,8 @@ class PromptRounds(Protocol):
     ) -> Mapping[str, float]: ...
 
     def state(self, round: int) -> Mapping[str, Any]: ...
+
+    def read_added(self, snapshots: Iterable[str]) -> None: ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
@@ -168,7 +174,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     carried_ids = {item.rollouts.prompt.prompt_id for item in state.carried}
     while len(kept) < stream.prompts_per_step and round_number - state.round < parts.max_rounds:
         present = carried_ids | quarantine.prompt_ids | {item.prompt.prompt_id for item in rollouts}
-        if len(present) == len(stream):
+        if len(present) == stream.num_prompts:
             break
         fresh = [prompt for prompt in stream.batch(round_number) if prompt.prompt_id not in present]
         round_number += 1

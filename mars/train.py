@@ -43,7 +43,7 @@ class TrainingJob:
     """What `train` needs besides where it starts.
 
     num_ranks: of the trainer. open_tracker: starting point -> a tracker that goes on from there.
-    prompts: the training set by ids. data: its fingerprint.
+    prompts: the training set by ids, with what a sampler has added. data: the fingerprint of the training files.
     """
 
     config: TrainConfig | SftConfig
@@ -87,7 +87,7 @@ def start_unless_complete(
     if config.run.resume and catalogue.is_empty():
         done = completed_step(events, last_step(config.run, stream))
     if done is None:
-        start = starting_point(catalogue, config.run.resume, prompts, data)
+        start = starting_point(catalogue, config.run.resume, prompts, data, stream.read_added)
         if (
             not is_finished(config.run, stream, start.state.step, start.state.sampling)
             or finished_step(events) != start.state.step

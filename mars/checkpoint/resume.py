@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,21 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(prompt_ids).encode()).hexdigest()
 
 
-def starting_point(catalogue: Catalogue, resume: bool, prompts: Mapping[str, Prompt], data: str) -> StartingPoint:
-    """prompts: the training set by ids. data: their fingerprint.
+def _none_added(snapshots: Iterable[str]) -> None:
+    pass
+
+
+def starting_point(
+    catalogue: Catalogue,
+    resume: bool,
+    prompts: Mapping[str, Prompt],
+    data: str,
+    read_added: Callable[[Iterable[str]], None] = _none_added,
+) -> StartingPoint:
+    """prompts: the training set by ids. data: its fingerprint.
+
+    read_added: called with what the checkpoint has of hooks, before its prompts are looked up. It adds to `prompts`
+        those that a sampler had read while the run trained.
 
     A checkpoint whose state cannot be read is left out, as `Catalogue.newest` leaves out damaged ones.
     A run to be resumed that never saved a checkpoint starts again. Raises CheckpointError if the checkpoints that it
@@ -51,6 +64,7 @@ def starting_point(catalogue: Catalogue, resume: bool, prompts: Mapping[str, Pro
         logger.warning("%s: no checkpoint yet; the run starts at its beginning", catalogue.folder)
         return StartingPoint(START, None, -1)
     _check_data(checkpoint, data)
+    read_added(stored[0].hooks)
     state = with_prompts(stored[0], prompts)
     catalogue.correct_latest(checkpoint.folder.name)
     logger.info("resuming after step %d from %s", state.step, checkpoint.folder)

@@ -124,6 +124,11 @@ class StoredState:
     rollouts: Sequence[_Groups]
     kept: Sequence[_Kept]
 
+    @property
+    def hooks(self) -> list[str]:
+        """The snapshots of the hooks: after the step, and after what is sampled ahead."""
+        return [found.hooks for found in (self.head, self.head.ahead) if found is not None and found.hooks is not None]
+
 
 _HEAD, _GROUPS, _KEPT = TypeAdapter(_Head), TypeAdapter(_Groups), TypeAdapter(_Kept)
 

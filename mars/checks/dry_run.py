@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from mars.added_rows import training_stream
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.gpu_turns import Demand, demands, fit_lines, host_line, sequences_line
@@ -28,7 +29,7 @@ from mars.errors import DataError
 from mars.fit import last_step
 from mars.hooks.load import load_step_hooks, resolved
 from mars.hooks.of_workers import image_transforms, token_rule
-from mars.inputs import Inputs, load_inputs, prompt_processor, prompt_stream, rewards_of
+from mars.inputs import Inputs, load_inputs, prompt_processor, rewards_of
 from mars.output.text import visible
 from mars.rewards.contract import check_parts
 from mars.rewards.functions import load_list_reward, load_reward
@@ -85,7 +86,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
     per_prompt = rollout.samples_per_prompt + anchors
     lengths = list(inputs.train.lengths.values())
     row_tokens = max(lengths) + rollout.max_response_tokens
-    stream = prompt_stream(config, prompts)
+    stream, _ = training_stream(config, inputs)
     steps = last_step(config.run, stream)
     dropped = sum(inputs.train.dropped.values())
     held_out = len(inputs.evaluation.prompts) if inputs.evaluation is not None else 0

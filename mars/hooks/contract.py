@@ -6,11 +6,12 @@ that a resumed run draws the same. What it keeps between steps goes through `sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from mars.algorithms.advantages import Advantages
+from mars.errors import ConfigError
 from mars.types import Prompt, PromptRollouts
 
 
@@ -68,11 +69,17 @@ class AdvantageRule(Protocol):
         ...
 
 
+def _no_rows(file: str) -> tuple[Prompt, ...]:
+    raise ConfigError(f"recipe.sampler: no rows can be read here; got {file}")
+
+
 @dataclass(frozen=True)
 class SamplerSetup:
     """What a sampler chooses from. sets: the prompts of each training file. weights, shuffle: of the section `data`.
 
     seed: run.seed; a draw depends on it and on the round or step alone, besides what was observed.
+    read_rows: reads a file of rows that another program has written meanwhile, and checks them as those of the training
+        files. Its prompts, () if there is none, may be chosen from then on (docs/extend.md).
     """
 
     sets: tuple[tuple[Prompt, ...], ...]
@@ -81,6 +88,7 @@ class SamplerSetup:
     prompts_per_step: int
     samples_per_prompt: int
     seed: int
+    read_rows: Callable[[str], tuple[Prompt, ...]] = _no_rows
 
 
 class PromptSampler(Protocol):

@@ -22,6 +22,7 @@ from mars.config.ramp_section import SETTINGS, Ramp
 from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
 from mars.hooks.contract import RULE_MEMBERS, SAMPLER_MEMBERS, SHAPING_MEMBERS, SamplerSetup
+from mars.hooks.known_prompts import KnownPrompts
 from mars.hooks.prompt_sampler import SampledRounds
 from mars.hooks.requests import REQUESTS_MEMBERS
 from mars.hooks.settings import read_settings
@@ -124,13 +125,17 @@ def _check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
                 ) from error
 
 
-def load_sampler(recipe: RecipeConfig, setup: SamplerSetup) -> SampledRounds | None:
-    """The rounds of prompts that `recipe.sampler` chooses; None if it is null. recipe: `resolved`."""
+def load_sampler(recipe: RecipeConfig, setup: SamplerSetup, known: KnownPrompts | None = None) -> SampledRounds | None:
+    """The rounds of prompts that `recipe.sampler` chooses; None if it is null. recipe: `resolved`.
+
+    known: for a sampler that reads further rows while the run trains.
+    """
     spec = recipe.sampler
     if spec is None:
         return None
+    setup = setup if known is None else replace(setup, read_rows=known.read)
     sampler = make_hook(recipe, "recipe.sampler", spec, SAMPLER_MEMBERS, [setup])
-    return SampledRounds(f"{settings_name(spec)}:{spec.rpartition(':')[2]}", sampler, setup)
+    return SampledRounds(f"{settings_name(spec)}:{spec.rpartition(':')[2]}", sampler, setup, known)
 
 
 def _named(recipe: RecipeConfig, key: str, spec: str, members: Mapping[str, int | None]) -> Named[Any]:

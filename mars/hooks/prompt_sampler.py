@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mars.errors import ConfigError
 from mars.hooks.contract import PromptSampler, SamplerSetup
-from mars.hooks.step_hooks import as_json
+from mars.hooks.known_prompts import KnownPrompts
+from mars.hooks.step_hooks import as_json, sampler_state
 from mars.types import Prompt, PromptRollouts
 
 
 class SampledRounds:
-    """A `PromptRounds` whose prompts a user's sampler chooses. `len()`: the different prompts of all sets.
+    """A `PromptRounds` whose prompts a user's sampler chooses. `len()`: the different prompts of the training files.
 
     A round is decided when it is first asked for, which may be to read its images ahead, while the policy is updated.
     So it has the feedback of all steps that are sampled by then, and not that of probes in its own step.
+
+    known: whose `read` is `setup.read_rows`; None: the sampler reads no rows.
     """
 
-    def __init__(self, name: str, sampler: PromptSampler, setup: SamplerSetup) -> None:
+    def __init__(
+        self, name: str, sampler: PromptSampler, setup: SamplerSetup, known: KnownPrompts | None = None
+    ) -> None:
         self.prompts_per_step = setup.prompts_per_step
-        self._name, self._sampler = name, sampler
-        self._prompts = {prompt.prompt_id: prompt for prompts in setup.sets for prompt in prompts}
+        self._name, self._sampler, self._known = name, sampler, known
+        of_files = {prompt.prompt_id: prompt for prompts in setup.sets for prompt in prompts}
+        self._prompts, self._size = of_files if known is None else known.prompts, len(of_files)
         self._decided: dict[int, tuple[Prompt, ...]] = {}
         self._left_out: frozenset[str] = frozenset()
-        self._initial = as_json(name, sampler.state())
+        self._initial = as_json(name, self.state(0))
 
     def __len__(self) -> int:
+        return self._size
+
+    @property
+    def num_prompts(self) -> int:
         return len(self._prompts)
 
     def batch(self, step: int) -> tuple[Prompt, ...]:
@@ -49,27 +59,39 @@ class SampledRounds:
     ) -> dict[str, float]:
         """Metrics, under `sampler/`. left_out: ids of prompts that cannot be read, for rounds decided from now on."""
         self._left_out = frozenset(left_out)
-        return {f"sampler/{name}": float(value) for name, value in self._sampler.observe(rollouts, step).items()}
+        metrics = {**self._sampler.observe(rollouts, step), **(self._known.metrics() if self._known else {})}
+        return {f"sampler/{name}": float(value) for name, value in metrics.items()}
 
     def state(self, round: int) -> Mapping[str, Any]:
         """round: the next one to be sampled. If it is decided already, the state has its prompts."""
         decided = {
             str(number): [p.prompt_id for p in chosen] for number, chosen in self._decided.items() if number >= round
         }
-        left_out = sorted(self._left_out)
-        return {"name": self._name, "decided": decided, "left_out": left_out, "state": self._sampler.state()}
+        left_out, files = sorted(self._left_out), self._known.state() if self._known else []
+        state = {"name": self._name, "decided": decided, "left_out": left_out, "state": self._sampler.state()}
+        return {**state, "rows": files} if files else state
+
+    def read_added(self, snapshots: Iterable[str]) -> None:
+        for snapshot in snapshots:
+            if self._known is not None:
+                self._known.recall(sampler_state(snapshot).get("rows", []))
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """{}: begin anew. Raises ConfigError for the state of another sampler."""
         if not state:
-            state = {"name": self._name, "decided": {}, "left_out": [], "state": json.loads(self._initial)}
+            state = json.loads(self._initial)
         if state["name"] != self._name:
             raise ConfigError(
                 f"recipe.sampler: the checkpoint has the state of {state['name']}; got {self._name}; "
                 "resume with the sampler that the run was started with"
             )
-        decided = state["decided"].items()
-        self._decided = {int(number): tuple(map(self._prompts.__getitem__, ids)) for number, ids in decided}
+        if self._known is not None:
+            self._known.restore(state.get("rows", []))
+        # A prompt is missing only if the file that added it is gone, which was a warning.
+        self._decided = {
+            int(number): tuple(self._prompts[name] for name in ids if name in self._prompts)
+            for number, ids in state["decided"].items()
+        }
         self._left_out = frozenset(state["left_out"])
         self._sampler.restore(state["state"])
 

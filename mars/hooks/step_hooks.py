@@ -148,6 +148,11 @@ class StepHooks:
 NO_HOOKS = StepHooks()
 
 
+def sampler_state(snapshot: str) -> Mapping[str, Any]:
+    """The sampler's part of a `StepHooks.snapshot`; {} if it has none."""
+    return json.loads(snapshot)["sampler"]
+
+
 def as_json(names: str, state: Mapping[str, Any]) -> str:
     """names: of the hooks whose state it is, for the ConfigError that is raised if it is not JSON or has keys that are
     no text: JSON would make text of them, and a resumed run would not find them.

@@ -100,6 +100,10 @@ class Rounds:
     def __len__(self):
         return len(self.prompts)
 
+    @property
+    def num_prompts(self):
+        return len(self.prompts)
+
     def batch(self, step):
         first = step * self.prompts_per_step
         return [self.prompts[i % len(self.prompts)] for i in range(first, first + self.prompts_per_step)]
@@ -112,6 +116,9 @@ class Rounds:
 
     def state(self, round):
         return {}
+
+    def read_added(self, snapshots):
+        pass
 
     def restore(self, state):
         pass

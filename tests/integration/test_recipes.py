@@ -148,6 +148,7 @@ def test_a_step_of_every_method(quick_start: Path, environment: dict[str, str], 
     # A step that trains on guests alone has nothing to compare.
     assert "rollout/logprob_diff_max" in row or any(name.startswith("extra/") for name in row)
     assert row.get("rollout/logprob_diff_max", 0.0) < 1e-3
+    assert row.get("sampler/rows_added", 1) > 0, "the rows that its README makes"
     parts = [name for name in row if name.startswith("reward/") and name.endswith("/mean")]
     assert varied or parts, "a recipe's own reward names its parts"
     if own.get("recipe", {}).get("tokens"):

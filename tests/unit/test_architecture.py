@@ -84,14 +84,15 @@ MAY_IMPORT = {
     "job": BASE | {"checkpoint", "cluster", "config", "output", "report", "run_dir"},
     # What follows connects the parts.
     "inputs": READING | {"config", "data.order", "data.prompts", "families", "hooks", "rewards", "rollout"},
+    "added_rows": READING | {"config", "data.order", "data.prompts", "hooks", "inputs"},
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "hooks", "inputs"}
     | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
     "checks": READING
-    | {"actor", "answers", "build", "config", "data.prompts", "families", "fit", "hooks", "inputs"}
+    | {"actor", "added_rows", "answers", "build", "config", "data.prompts", "families", "fit", "hooks", "inputs"}
     | {"rewards", "run_dir"},
     "run": BASE
-    | {"answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
+    | {"added_rows", "answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "hooks", "inputs", "job", "output", "plugin", "report"}
     | {"rewards", "rollout", "run_dir", "sampling", "step", "step_async", "watchdog"},
     "supervised": BASE

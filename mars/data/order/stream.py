@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -38,6 +38,10 @@ class PromptStream:
         """Prompts in one epoch."""
         return len(self._prompts)
 
+    @property
+    def num_prompts(self) -> int:
+        return len(self._prompts)
+
     def batch(self, step: int) -> tuple[Prompt, ...]:
         """The prompts of batch `step` (0 is the first), all different."""
         if step < 0:
@@ -56,6 +60,9 @@ class PromptStream:
 
     def state(self, round: int) -> dict[str, Any]:
         return {}
+
+    def read_added(self, snapshots: Iterable[str]) -> None:
+        pass
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The order depends on the seed alone. Raises ConfigError for the state of a sampler."""

@@ -23,7 +23,7 @@ from mars.output.digests import write_durably
 from mars.quarantine import BadPrompt, Quarantine
 from mars.sampling import Sampled, SamplingState
 from mars.types import Completion, SampledPrompt
-from tests.builders import IMAGE, make_prompt, make_rollouts
+from tests.builders import IMAGE, make_prompt, make_rollouts, with_extra
 from tests.unit.rollout.test_extra_groups import everything, sampled
 
 
@@ -97,7 +97,7 @@ def test_what_was_sampled_ahead_comes_back_exactly_line_by_line():
 
 
 def test_groups_of_extra_requests_come_back_with_those_that_are_trained_alone():
-    item = sampled(everything())
+    item = sampled(with_extra(everything(), "told", "guest", [1.0], in_pool=False))
     carried, beyond = replace(item, carried=True), replace(item, carried=True)
     ahead = Sampled((item.rollouts,), (carried,), SamplingState(9, (beyond,)), {})
     before = RunState(1, SamplingState(8, (carried,), ahead=ahead), {}, logged=True)
@@ -203,6 +203,22 @@ def test_a_state_that_cannot_be_read_is_left_out_for_an_older_one(tmp_path, capl
 def test_without_a_state_that_can_be_read_no_run_starts(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint can be loaded: .*state.json: not the state of a run"):
         starting_point(saved_run(tmp_path, {3: b"{}"}), True, {}, "rows")
+
+
+def test_what_a_sampler_had_read_is_read_again_before_prompts_are_looked_up(tmp_path):
+    before = state()
+    before = replace(before, sampling=replace(before.sampling, hooks="snapshot"))
+    catalogue = saved_run(tmp_path, {1: b"".join(state_lines(before))})
+    prompts, told = {}, []
+
+    def read_added(snapshots):
+        told.extend(snapshots)
+        prompts.update({item.rollouts.prompt.prompt_id: item.rollouts.prompt for item in before.sampling.carried})
+
+    assert starting_point(catalogue, True, prompts, "rows", read_added).state == before
+    assert told == ["snapshot"]
+    with pytest.raises(CheckpointError, match="not in the training set"):
+        starting_point(catalogue, True, {}, "rows")
 
 
 def test_carried_prompts_that_the_data_no_longer_has_are_refused():

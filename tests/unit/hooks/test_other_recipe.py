@@ -32,7 +32,7 @@ def test_it_is_refused_before_the_record_of_the_run_changes(monkeypatch, tmp_pat
         "check_packages": lambda config: None,
         "check_what_workers_load": lambda config: None,
         "_checked_inputs": lambda *given, **named: SimpleNamespace(train=SimpleNamespace(prompts=PROMPTS)),
-        "prompt_stream": lambda config, prompts: PromptStream(prompts, 2, 0, True),
+        "training_stream": lambda config, inputs: (PromptStream(PROMPTS, 2, 0, True), {}),
         "enter_run": lambda config, lock: SimpleNamespace(events=None),
         "start_unless_complete": lambda *given: reached.append("start") or start,
         "load_step_hooks": lambda *given: NO_HOOKS,

@@ -1,0 +1,55 @@
+"""Read the rows that join the training set while a run trains, with the same checks as those before it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+
+from mars.config.schema import TrainConfig
+from mars.data.order.stream import PromptStream
+from mars.data.prompts.prepare import prepare_rows
+from mars.data.rows.problems import RowProblem, report
+from mars.errors import ConfigError, DataError
+from mars.hooks.known_prompts import KnownPrompts, RowsFile
+from mars.hooks.prompt_sampler import SampledRounds
+from mars.inputs import Inputs, PromptFormat, prompt_stream, rewards_of, row_settings
+from mars.types import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+def training_stream(config: TrainConfig, inputs: Inputs) -> tuple[PromptStream | SampledRounds, Mapping[str, Prompt]]:
+    """The order of the training prompts (`prompt_stream`), and all that are known by id, to which a sampler may add."""
+    assert inputs.train is not None
+    prompts = inputs.train.prompts
+    known = KnownPrompts({prompt.prompt_id: prompt for prompt in prompts}, partial(read_added, config, inputs))
+    return prompt_stream(config, prompts, known), known.prompts
+
+
+def read_added(config: TrainConfig, inputs: Inputs, file: str) -> RowsFile:
+    """A file of rows that a sampler has found while the run trains. Bad rows are left out, with a warning: those that
+    `load_inputs` would refuse, and those with more images than the engines were started for.
+    """
+    rewards, form = rewards_of(config), PromptFormat(inputs.encoder, inputs.budget, inputs.frames)
+    try:
+        rows = prepare_rows([file], row_settings(config, form))
+    except (ConfigError, DataError, OSError) as error:
+        logger.warning("no row is added: %s", error)
+        return RowsFile((), "", 0)
+    problems, most = list(rows.problems), inputs.max_images
+    for prompt in rows.prompts:
+        if not rewards.has(prompt.data_source):
+            problems.append(RowProblem(prompt.row, "data_source", f"no reward for {prompt.data_source!r}"))
+        elif len(prompt.sources) > most:
+            problems.append(
+                RowProblem(
+                    prompt.row, "num_images", f"{len(prompt.sources)} images; the engines were started for {most}"
+                )
+            )
+    bad = {problem.row for problem in problems}
+    if problems:
+        logger.warning("%s", report(problems, rows.num_rows, "the other rows are added"))
+    good = tuple(prompt for prompt in rows.prompts if prompt.row not in bad)
+    logger.info("%s: %d rows added", file, len(good))
+    return RowsFile(good, rows.fingerprint, rows.num_rows - len(good))

@@ -1,0 +1,88 @@
+"""Rows that join the training set while a run trains: a sampler reads files that another program writes meanwhile.
+
+A file is read once. From then on its prompts are known as those of the training files are. A checkpoint names the files
+with a hash of their contents, and a resumed run reads them again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from mars.types import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RowsFile:
+    """A file as it was read. prompts: of its rows without problems. refused: the number of its other rows.
+
+    fingerprint: hash of its contents; "" if it could not be read, and then it has no prompts.
+    """
+
+    prompts: tuple[Prompt, ...]
+    fingerprint: str
+    refused: int
+
+
+class KnownPrompts:
+    """prompts: those that the run knows, by id. At first those of the training files; `read` adds to it.
+
+    read_file: reads a file and logs what is wrong with it. It raises nothing for a bad file.
+    """
+
+    def __init__(self, prompts: dict[str, Prompt], read_file: Callable[[str], RowsFile]) -> None:
+        self.prompts = prompts
+        self._read_file = read_file
+        self._files: dict[str, RowsFile] = {}  # all that this process has read
+        self._added: list[str] = []  # those that the sampler has asked for, in order
+
+    def read(self, file: str) -> tuple[Prompt, ...]:
+        """The prompts of the file's good rows; () if it cannot be read. The file is read when it is first asked for.
+
+        A row whose prompt is known already, because another file has the same contents, is left out.
+        """
+        if file not in self._files:
+            self._keep(file, self._read_file(file))
+        if file not in self._added:
+            self._added.append(file)
+        return self._files[file].prompts
+
+    def metrics(self) -> dict[str, float]:
+        """Of all files so far; {} without any."""
+        files = [self._files[name] for name in self._added]
+        added, refused = sum(len(file.prompts) for file in files), sum(file.refused for file in files)
+        return {"rows_added": float(added), "rows_refused": float(refused)} if files else {}
+
+    def state(self) -> list[list[str]]:
+        """Name and fingerprint of each file, as JSON."""
+        return [[name, self._files[name].fingerprint] for name in self._added]
+
+    def recall(self, state: Iterable[Sequence[str]]) -> None:
+        """Know the prompts of a `state` again. Rows of a file that has changed are left out, with a warning."""
+        for name, fingerprint in state:
+            if name in self._files:
+                continue
+            found = self._read_file(name) if fingerprint else RowsFile((), "", 0)
+            if found.fingerprint != fingerprint:
+                logger.warning(
+                    "%s: not the file that the run has read before; its rows are left out; restore it and resume again",
+                    name,
+                )
+                found = RowsFile((), fingerprint, 0)
+            self._keep(name, found)
+
+    def restore(self, state: Sequence[Sequence[str]]) -> None:
+        """`recall`, and count the files of `state` alone as added."""
+        self.recall(state)
+        self._added = [name for name, _ in state]
+
+    def _keep(self, name: str, found: RowsFile) -> None:
+        new = {prompt.prompt_id: prompt for prompt in found.prompts if prompt.prompt_id not in self.prompts}
+        known = len(found.prompts) - len(new)
+        if known:
+            logger.warning("%s: %d of its rows are in a file with the same contents; they are left out", name, known)
+        self.prompts.update(new)
+        self._files[name] = RowsFile(tuple(new.values()), found.fingerprint, found.refused + known)
