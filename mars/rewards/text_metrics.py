@@ -1,4 +1,4 @@
-"""Overlap of two texts in words: BLEU, ROUGE-L, and how much a text repeats itself."""
+"""Overlap of two texts in words: BLEU, ROUGE-L, edit distance; and how much a text repeats itself."""
 
 from __future__ import annotations
 
@@ -44,6 +44,20 @@ def rouge_l(answer: Sequence[str], reference: Sequence[str]) -> float:
             longest.append(before[j] + 1 if word == other else max(before[j + 1], longest[j]))
     shared = longest[-1]
     return 2 * shared / (len(answer) + len(reference)) if shared else 0.0
+
+
+def edit_distance(answer: Sequence[str], reference: Sequence[str]) -> int:
+    """The fewest insertions, deletions and replacements that make one sequence of the other (Levenshtein, 1966).
+
+    >>> edit_distance("a red car".split(), "the red sports car".split())  # a -> the, + sports
+    2
+    """
+    distances = list(range(len(reference) + 1))
+    for i, word in enumerate(answer, start=1):
+        before, distances = distances, [i]
+        for j, other in enumerate(reference):
+            distances.append(min(before[j] + (word != other), before[j + 1] + 1, distances[j] + 1))
+    return distances[-1]
 
 
 def repetition(words: Sequence[str], n: int) -> float:
