@@ -42,7 +42,7 @@ def ruled(rule, kept, **changes):
 
 
 def test_two_steps_by_hand():
-    """Decay 0.75. First step: mean 0.5, mean square 0.5, deviation sqrt(0.25). Second: scores 1 and 0.5, of mean 0.75 and
+    """Decay 0.75. First: mean 0.5, mean square 0.5, deviation sqrt(0.25). Second: scores 1 and 0.5, of mean 0.75 and
     mean square 0.625: 0.75 * 0.5 + 0.25 * 0.75 = 0.5625, and 0.75 * 0.5 + 0.25 * 0.625 = 0.53125."""
     rule = RECIPE.TaskDeviation()
     first = ruled(rule, [of_task("a", "x", [1.0, 0.0]), of_task("b", "x", [0.0, 1.0])], decay=0.75)
