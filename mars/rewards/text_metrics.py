@@ -1,4 +1,4 @@
-"""Overlap of two texts in words: BLEU, ROUGE-L, edit distance; and how much a text repeats itself."""
+"""Overlap of two texts: BLEU and ROUGE in words, edit distance; and how much a text repeats itself."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ def rouge_l(answer: Sequence[str], reference: Sequence[str]) -> float:
     return 2 * shared / (len(answer) + len(reference)) if shared else 0.0
 
 
+def rouge_n(answer: Sequence[str], reference: Sequence[str], n: int) -> float:
+    """ROUGE-N (Lin, 2004): F1 of the n-grams, in [0, 1]. 0 if one of the two has fewer than `n` words.
+
+    >>> rouge_n("the red car".split(), "the car".split(), 1)  # 2 * 2/3 * 1 / (2/3 + 1)
+    0.8
+    """
+    ours, true = _ngrams(answer, n), _ngrams(reference, n)
+    shared = sum((ours & true).values())
+    return 2 * shared / (sum(ours.values()) + sum(true.values())) if shared else 0.0
+
+
 def edit_distance(answer: Sequence[str], reference: Sequence[str]) -> int:
     """The fewest insertions, deletions and replacements that make one sequence of the other (Levenshtein, 1966).
 
@@ -58,6 +69,15 @@ def edit_distance(answer: Sequence[str], reference: Sequence[str]) -> int:
         for j, other in enumerate(reference):
             distances.append(min(before[j] + (word != other), before[j + 1] + 1, distances[j] + 1))
     return distances[-1]
+
+
+def edit_similarity(answer: str, reference: str) -> float:
+    """1 - Levenshtein distance / length of the longer text, in [0, 1]; 1 for two empty texts. In quadratic time.
+
+    >>> edit_similarity("stop", "shop")
+    0.75
+    """
+    return 1 - edit_distance(answer, reference) / max(len(answer), len(reference), 1)
 
 
 def repetition(words: Sequence[str], n: int) -> float:
