@@ -17,6 +17,7 @@ class ExtraFacts:
     truth: what its responses are scored against; None: they are not scored.
     about: number of the rollout of the same view that it is about; None: it is about the prompt.
     bounded: of a guest: whether the ratio of its tokens is bounded (`TrainResponse.bounded`).
+    in_pool: of a guest: whether its reward counts in the mean and the deviation from which advantages are computed.
     injected: whether the response is a given text, which no engine has sampled. score: given with it, else None.
     """
 
@@ -27,3 +28,4 @@ class ExtraFacts:
     bounded: bool = False
     injected: bool = False
     score: float | None = None
+    in_pool: bool = True

@@ -113,8 +113,7 @@ def group_advantages(
     pool = _Group.of(
         torch.cat([multi.rewards, anchors.rewards]), torch.cat([prompt_index, anchor_prompt_index]), num_prompts
     )
-    if not bool((pool.rewards.abs() <= MAX_SCORE).all()):
-        raise ValueError(f"rewards must be within -{MAX_SCORE:g} to {MAX_SCORE:g}")
+    _within_bounds(pool.rewards)
     spread = pool if settings.pooled_statistics == "mean_and_std" else multi
     std = spread.std(settings.unbiased_std)
     defined = pool.count >= 2
@@ -138,6 +137,49 @@ def group_advantages(
     )
 
 
+def advantages_outside(
+    rewards: Tensor,
+    prompt_index: Tensor,
+    spread: Tensor,
+    spread_index: Tensor,
+    pool: Advantages,
+    settings: AdvantageSettings,
+) -> Tensor:
+    """Advantages of responses that are trained with a prompt but are not in its pool U: float64 [N].
+
+        A_i = (r_i - mean(U)) / (max(std(S and r_i), std_floor) + epsilon);  r_i - mean(U) without normalize_std
+
+    S has the rewards whose std is the divisor of the other responses: U, or the multi rewards if pooled_statistics is
+    "mean". r_i is added to S, because the std of S alone may be 0: with n rewards in S = U and unbiased_std, A_i is at
+    most sqrt(n + 1).
+
+    rewards: [N], prompt_index: int64 [N], as for `group_advantages`. spread, spread_index: S of all prompts, likewise.
+    pool: the advantages of the responses in U. 0 where |r_i - mean(U)| <= SCORE_TOLERANCE or U has no statistics.
+    Raises ValueError as `group_advantages` does.
+
+    Example: eight rewards of 0 in the pool, r_i = 1: the std of the nine is 1/3, the advantage 3.
+    >>> pool = group_advantages(torch.zeros(8), torch.zeros(8).long(), torch.zeros(0), torch.zeros(0).long(), 1,
+    ...     (how := AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 0.0)))
+    >>> round(float(advantages_outside(torch.ones(1), torch.zeros(1).long(), torch.zeros(8), torch.zeros(8).long(),
+    ...     pool, how)), 6)
+    3.0
+    """
+    rewards = _within_bounds(rewards.double())
+    deviation = rewards - pool.mean[prompt_index]
+    counts = pool.defined[prompt_index] & (deviation.abs() > SCORE_TOLERANCE)
+    if settings.normalize_std:
+        group = _Group.of(spread, spread_index, len(pool.mean))
+        std = group.std_with(rewards, prompt_index, settings.unbiased_std)
+        deviation = deviation / (std.clamp(min=settings.std_floor) + settings.epsilon)
+    return torch.where(counts, deviation, 0.0)
+
+
+def _within_bounds(rewards: Tensor) -> Tensor:
+    if not bool((rewards.abs() <= MAX_SCORE).all()):  # nor NaN
+        raise ValueError(f"rewards must be within -{MAX_SCORE:g} to {MAX_SCORE:g}")
+    return rewards
+
+
 @dataclass(frozen=True)
 class _Group:
     """Rewards grouped by prompt, with the size and mean of each group; all float64. An empty group's mean is NaN."""
@@ -156,9 +198,18 @@ class _Group:
 
     def std(self, unbiased: bool) -> Tensor:
         """0 where the group is too small to have one."""
+        return (self._squares() / (self.count - int(unbiased)).clamp(min=1)).sqrt()
+
+    def std_with(self, rewards: Tensor, index: Tensor, unbiased: bool) -> Tensor:
+        """For each of `rewards` [K]: the std of its group (`index`) with this reward added."""
+        count, distance = self.count[index], rewards - self.mean[index]
+        squares = self._squares()[index] + distance.square() * count / (count + 1)
+        return (squares / (count + 1 - int(unbiased)).clamp(min=1)).sqrt()
+
+    def _squares(self) -> Tensor:
+        """The sum of the squared distances from the mean."""
         squares = (self.rewards - self.mean[self.index]).square_()
-        sums = torch.zeros_like(self.mean).index_add_(0, self.index, squares)
-        return (sums / (self.count - int(unbiased)).clamp(min=1)).sqrt()
+        return torch.zeros_like(self.mean).index_add_(0, self.index, squares)
 
     def all_equal(self) -> Tensor:
         low = torch.zeros_like(self.mean).scatter_reduce_(0, self.index, self.rewards, "amin", include_self=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mars.algorithms.advantages import Advantages, AdvantageSettings, group_advantages
-from mars.types import PromptRollouts, Rollout, SampledPrompt, view_name
+from mars.algorithms.advantages import Advantages, AdvantageSettings, advantages_outside, group_advantages
+from mars.types import PromptRollouts, Rollout, RolloutGroup, SampledPrompt, view_name
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class PooledRewards:
 
     rewards: float64 [N], of `PromptRollouts.trained`. prompt_index: int64 [N], the position of each rollout's prompt.
     Rows follow the order of the prompts and, within a prompt, of its rollouts. anchor_rewards, anchor_prompt_index:
-    [M], likewise.
+    [M], likewise. in_pool: bool [N], False for guests that are in no pool (`ExtraFacts.in_pool`).
     """
 
     rewards: Tensor
@@ -26,6 +26,7 @@ class PooledRewards:
     anchor_rewards: Tensor
     anchor_prompt_index: Tensor
     num_prompts: int
+    in_pool: Tensor
 
     def __post_init__(self) -> None:
         if self.rewards.shape != self.prompt_index.shape or self.anchor_rewards.shape != self.anchor_prompt_index.shape:
@@ -42,18 +43,30 @@ class PooledRewards:
         anchor_rewards, anchor_index = _flatten(
             [[value(r) for group in prompt.anchors for r in group.valid] for prompt in prompts]
         )
-        return cls(rewards, index, anchor_rewards, anchor_index, len(prompts))
+        in_pool = [_in_pool(group) for prompt in prompts for group in prompt.multi_groups for _ in group.valid]
+        return cls(rewards, index, anchor_rewards, anchor_index, len(prompts), torch.tensor(in_pool, dtype=torch.bool))
+
+    def of_pool(self) -> PooledRewards:
+        """Without the rewards that are in no pool."""
+        rows = self.in_pool
+        return replace(self, rewards=self.rewards[rows], prompt_index=self.prompt_index[rows], in_pool=rows[rows])
 
     def advantages(self, settings: AdvantageSettings) -> Advantages:
-        """`group_advantages` of these rewards: float64."""
-        return group_advantages(
-            self.rewards,
-            self.prompt_index,
-            self.anchor_rewards,
-            self.anchor_prompt_index,
-            self.num_prompts,
-            settings,
-        )
+        """`group_advantages` of the rewards in the pool, with the others' `advantages_outside`: float64."""
+        pool = self.of_pool()
+        anchors = self.anchor_rewards, self.anchor_prompt_index
+        found = group_advantages(pool.rewards, pool.prompt_index, *anchors, self.num_prompts, settings)
+        outside = ~self.in_pool
+        if not bool(outside.any()):
+            return found
+        spread, index = pool.rewards, pool.prompt_index
+        if settings.pooled_statistics == "mean_and_std":
+            spread, index = torch.cat([spread, self.anchor_rewards]), torch.cat([index, self.anchor_prompt_index])
+        values = torch.zeros_like(self.rewards)
+        values[self.in_pool] = found.values
+        rows = self.rewards[outside], self.prompt_index[outside]
+        values[outside] = advantages_outside(*rows, spread, index, found, settings)
+        return replace(found, values=values, weights=found.defined[self.prompt_index].to(values.dtype))
 
 
 def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -> list[SampledPrompt]:
@@ -103,6 +116,11 @@ class AnchorViews:
         names = tuple(sorted(set(labels)))
         position = {name: i for i, name in enumerate(names)}
         return cls(names, torch.tensor([position[label] for label in labels], dtype=torch.int64))
+
+
+def _in_pool(group: RolloutGroup) -> bool:
+    extra = group.request.extra
+    return extra is None or extra.in_pool
 
 
 def _flatten(groups: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:

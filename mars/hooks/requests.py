@@ -17,7 +17,8 @@ class Extra:
     name: letters, digits, "_", "-" and "."; metrics have it (`extra/<name>/...`), and rewards see it.
     role: "signal": nothing is trained on. Other hooks and metrics see it.
         "own_group": trained with its own messages and images. Its advantages come from its own rewards alone.
-        "guest": trained as if it had been sampled from the multi prompt, and in the pool of the multi rewards.
+        "guest": trained as if it had been sampled from the multi prompt, and in the pool of the multi rewards unless
+            `in_pool` is False.
     messages: with one "<image>" for each of `images`. Both may differ from the prompt's.
     truth: what its responses are scored against; None: they are not scored, which only a signal may be. Its boxes have
         the frame of the row's truth; if the row has no images, that of the first image here.
@@ -25,6 +26,8 @@ class Extra:
     view, about: the view that it belongs to, and the number of the rollout of this view that it is about. No two
         requests of a prompt have the same name, view and about.
     bounded: of a guest: whether the ratio of its tokens is bounded, as that of multi responses is.
+    in_pool: of a guest: False if its reward is to count in no other response's advantage. Its own is then its distance
+        from the pool's mean, over the deviation of the pool with this one reward added.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Extra:
     view: View = None
     about: int | None = None
     bounded: bool = False
+    in_pool: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,14 @@ class Injected:
     """A text as one more response to the multi prompt: a guest that no engine samples.
 
     score: its score; None: it is scored like the others. ends: whether the token that ends a response follows it.
+    in_pool: as that of a guest that is sampled (`Extra`).
     """
 
     name: str
     text: str
     score: float | None
     ends: bool = True
+    in_pool: bool = True
 
 
 class ExtraRequests(Protocol):
@@ -69,6 +75,21 @@ class ExtraRequests(Protocol):
 
         If it is () for every prompt, there is no second engine call."""
         ...
+
+
+def accuracy_about(item: PromptRollouts, name: str) -> list[float]:
+    """For each rollout, the accuracy of the answer to the extra request `name` about it.
+
+    Rollouts are those of `item.multi_groups`, then those of the anchors. Summed if several answers were
+    sampled; 0 where none was asked or scored, and for guests.
+    """
+    found: dict[tuple[View, int | None], float] = {}
+    for group in item.extras:
+        extra = group.request.extra
+        if extra is not None and extra.name == name:
+            found[group.request.view, extra.about] = sum(one.reward.accuracy for one in group.valid)
+    rollouts = [one for group in (*item.multi_groups, *item.anchors) for one in group.rollouts]
+    return [0.0 if one.extra is not None else found.get((one.view, one.index), 0.0) for one in rollouts]
 
 
 REQUESTS_MEMBERS = {"before": 2, "after": 2}

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import random
 import threading
 import time
@@ -25,6 +26,7 @@ from PIL import Image
 from urllib3.exceptions import HTTPError
 
 from mars.data.pixels.images import decode_image
+from mars.errors import ConfigError
 from mars.rewards.call_facts import count, seconds_left
 from mars.rewards.judge_access import endpoint, key_of, without_secrets
 from mars.rewards.judge_cache import AnswerCache
@@ -218,6 +220,19 @@ class Judge:
     def _quoted(self, text: str) -> str:
         """The beginning of a text of the service or of requests, which may repeat the key."""
         return without_secrets(text, self._key)[:_MAX_QUOTED]
+
+
+def judge_of_environment(**fields: Any) -> Judge:
+    """The judge that the environment names: JUDGE_URL, up to "/v1", and JUDGE_MODEL. fields: as for `Judge`.
+
+    Raises ConfigError if one of them is not set.
+    """
+    url, model = os.environ.get("JUDGE_URL"), os.environ.get("JUDGE_MODEL")
+    if not url or not model:
+        raise ConfigError(
+            "JUDGE_URL, JUDGE_MODEL: not set in the environment; give the judge's url, up to /v1, and model"
+        )
+    return Judge(url, model, **fields)
 
 
 def _cause(error: Exception) -> str:

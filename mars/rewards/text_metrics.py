@@ -1,4 +1,4 @@
-"""Overlap of two texts in words: BLEU, ROUGE-L, and how much a text repeats itself."""
+"""Overlap of two texts: BLEU and ROUGE in words, edit similarity in characters; and how much a text repeats itself."""
 
 from __future__ import annotations
 
@@ -44,6 +44,31 @@ def rouge_l(answer: Sequence[str], reference: Sequence[str]) -> float:
             longest.append(before[j] + 1 if word == other else max(before[j + 1], longest[j]))
     shared = longest[-1]
     return 2 * shared / (len(answer) + len(reference)) if shared else 0.0
+
+
+def rouge_n(answer: Sequence[str], reference: Sequence[str], n: int) -> float:
+    """ROUGE-N (Lin, 2004): F1 of the n-grams, in [0, 1]. 0 if one of the two has fewer than `n` words.
+
+    >>> rouge_n("the red car".split(), "the car".split(), 1)  # 2 * 2/3 * 1 / (2/3 + 1)
+    0.8
+    """
+    ours, true = _ngrams(answer, n), _ngrams(reference, n)
+    shared = sum((ours & true).values())
+    return 2 * shared / (sum(ours.values()) + sum(true.values())) if shared else 0.0
+
+
+def edit_similarity(answer: str, reference: str) -> float:
+    """1 - Levenshtein distance / length of the longer text, in [0, 1]; 1 for two empty texts. In quadratic time.
+
+    >>> edit_similarity("stop", "shop")
+    0.75
+    """
+    costs = list(range(len(reference) + 1))
+    for i, letter in enumerate(answer, start=1):
+        before, costs = costs, [i]
+        for j, other in enumerate(reference, start=1):
+            costs.append(min(before[j] + 1, costs[j - 1] + 1, before[j - 1] + (letter != other)))
+    return 1 - costs[-1] / max(len(answer), len(reference), 1)
 
 
 def repetition(words: Sequence[str], n: int) -> float:

@@ -125,7 +125,7 @@ class ExtraPlan:
         return planned
 
     def _request(self, extra: Extra, prompt: Prompt, step: int) -> PlannedRequests:
-        facts = ExtraFacts(extra.name, extra.role, extra.truth, extra.about, extra.bounded)
+        facts = ExtraFacts(extra.name, extra.role, extra.truth, extra.about, extra.bounded, in_pool=extra.in_pool)
         try:
             ids, why = self.encode(extra.messages, len(extra.images)), None
         except DataError as error:
@@ -153,7 +153,7 @@ class ExtraPlan:
             allowed = f"give a number within -{MAX_SCORE:g} to {MAX_SCORE:g}"
             raise self._wrong(f"{text.name} has score {text.score}", prompt, allowed)
         truth = prompt.truth if text.score is None else None
-        facts = ExtraFacts(text.name, "guest", truth, injected=True, score=text.score)
+        facts = ExtraFacts(text.name, "guest", truth, injected=True, score=text.score, in_pool=text.in_pool)
         request = replace(multi, num_samples=1, extra=facts)
         try:
             ids = self.encode_response(text.text)
@@ -186,6 +186,8 @@ class ExtraPlan:
             wrong = f"role {extra.role!r}", f"use {', '.join(_ROLES)}"
         elif extra.role != "signal" and extra.truth is None:
             wrong = f"role {extra.role} without a truth", "what is trained on needs a score"
+        elif extra.role != "guest" and not extra.in_pool:
+            wrong = f"role {extra.role} with in_pool=False", "only a guest is in the pool of other responses"
         elif extra.num_samples < 1:
             wrong = f"num_samples={extra.num_samples}", "ask for 1 or more"
         elif len(extra.images) > self.max_images:

@@ -8,13 +8,12 @@ environment has its url in JUDGE_URL and the model's name there in JUDGE_MODEL.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from functools import cache
 
-from mars.errors import ConfigError, DataError
-from mars.rewards.judge import Judge
+from mars.errors import DataError
+from mars.rewards.judge import Judge, judge_of_environment
 from mars.rewards.parsing import parse_response, read_blocks
 from mars.rewards.text_metrics import repetition
 from mars.rewards.vqa import answer_accuracy
@@ -95,9 +94,4 @@ def facts_of(item: RewardInput) -> tuple[str, ...]:
 @cache
 def judge() -> Judge:
     """Raises ConfigError if the environment does not name one."""
-    url, model = os.environ.get("JUDGE_URL"), os.environ.get("JUDGE_MODEL")
-    if not url or not model:
-        raise ConfigError(
-            "JUDGE_URL, JUDGE_MODEL: not set in the environment; give the judge's url, up to /v1, and model"
-        )
-    return Judge(url, model, temperature=0, max_tokens=1024)
+    return judge_of_environment(temperature=0, max_tokens=1024)

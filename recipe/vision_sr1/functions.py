@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mars.hooks.contract import StepFacts
-from mars.hooks.requests import Extra
+from mars.hooks.requests import Extra, accuracy_about
 from mars.rewards.boxed import boxed_accuracy, has_blocks_and_box
 from mars.rewards.parsing import has_visible, read_each
 from mars.types import Message, Prompt, PromptRollouts, RewardInput, RewardResult
@@ -87,10 +87,4 @@ class SelfReward:
     part, on = NAME, "all"
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
-        found: dict[object, float] = {}
-        for group in item.extras:
-            extra = group.request.extra
-            if extra is not None and extra.name == NAME:
-                found[group.request.view, extra.about] = sum(one.reward.accuracy for one in group.valid)
-        groups = (item.multi, *item.anchors)
-        return [facts.settings.weight * found.get((one.view, one.index), 0.0) for g in groups for one in g.rollouts]
+        return [facts.settings.weight * found for found in accuracy_about(item, NAME)]

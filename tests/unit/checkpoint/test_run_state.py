@@ -23,7 +23,7 @@ from mars.output.digests import write_durably
 from mars.quarantine import BadPrompt, Quarantine
 from mars.sampling import Sampled, SamplingState
 from mars.types import Completion, SampledPrompt
-from tests.builders import IMAGE, make_prompt, make_rollouts
+from tests.builders import IMAGE, make_prompt, make_rollouts, with_extra
 from tests.unit.rollout.test_extra_groups import everything, sampled
 
 
@@ -97,7 +97,7 @@ def test_what_was_sampled_ahead_comes_back_exactly_line_by_line():
 
 
 def test_groups_of_extra_requests_come_back_with_those_that_are_trained_alone():
-    item = sampled(everything())
+    item = sampled(with_extra(everything(), "told", "guest", [1.0], in_pool=False))
     carried, beyond = replace(item, carried=True), replace(item, carried=True)
     ahead = Sampled((item.rollouts,), (carried,), SamplingState(9, (beyond,)), {})
     before = RunState(1, SamplingState(8, (carried,), ahead=ahead), {}, logged=True)

@@ -271,6 +271,7 @@ def test_what_cannot_be_asked_has_a_group_without_rollouts_and_is_counted(prompt
     [(extra(name="a/b"), "the name 'a/b'; use letters, digits"),
      (extra(role="other"), "one has role 'other'; use signal, own_group, guest"),
      (extra(role="guest", truth=None), "one has role guest without a truth; what is trained on needs a score"),
+     (extra(in_pool=False), "one has role signal with in_pool=False; only a guest is in the pool"),
      (extra(num_samples=0), "one has num_samples=0; ask for 1 or more"),
      (extra(images=(IMAGE,) * 4), "one has 4 images; the run's rows have at most 3"),
      (extra(view=("s7",)), r"one has view \('s7',\); name sources of the row: s0"),

@@ -11,11 +11,11 @@ from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
 from mars.errors import ConfigError
 from mars.extra_facts import ExtraFacts
-from mars.hooks.requests import Injected
+from mars.hooks.requests import Injected, accuracy_about
 from mars.rollout.collect import score_stream
 from mars.rollout.engine import FinishedSample
-from mars.types import Completion, ImageRef, Message, RewardResult, RolloutRequest, Sampling
-from tests.builders import make_prompt
+from mars.types import Completion, ImageRef, Message, RewardResult, RolloutGroup, RolloutRequest, Sampling
+from tests.builders import make_prompt, make_rollouts, with_extra
 from tests.fakes.step import IMAGE, one_step, parts
 from tests.unit.hooks.test_extra_requests import MULTI, asking, extra
 
@@ -73,6 +73,38 @@ def test_a_ramp_of_the_length_reaches_extra_requests_and_given_texts():
     lengths = {r.extra and r.extra.name: r.sampling.max_response_tokens for r in planned.requests}
     assert lengths == {None: 8, "as_multi": 8, "longer": 16}
     assert [request.extra and request.extra.name for request in planned.left_out] == ["told"]
+
+
+def test_guests_that_are_in_no_pool_leave_the_others_as_they_are():
+    """Multi 0, 0.25, 0.5, 0.75, mean 0.375. Outside of the pool a guest of 0.4, a text of 2 and one of 0.375."""
+    guest = extra(name="noisy", role="guest", in_pool=False)
+    texts = Injected("told", "5", None, in_pool=False), Injected("given", "5", 0.375, in_pool=False)
+
+    def step(*asked):
+        made = asking(parts(TABLE, anchor="none"), Asks(asked))
+        result = one_step(made, [PROMPT])
+        return result.metrics, [response.advantage for response in made.trainer.batches[0].prompts[0].responses]
+
+    metrics, advantages = step(guest, *texts)
+    without, alone = step()
+    assert advantages[:4] == alone
+    assert (advantages[4] > 0, advantages[5] > 1, advantages[6]) == (True, True, 0)
+    for name in ("critic/rewards/mean", "critic/rewards/max", "reward/frac_zero_std"):
+        assert metrics[name] == without[name]
+
+
+def test_the_accuracy_of_what_was_asked_about_each_rollout():
+    """Two multi rollouts, one asked about twice; an anchor; a guest has the same number as the first rollout."""
+    item = make_rollouts("x", [0.0, 0.0], s0=[0.0])
+    half = RewardResult(0.5, 0.5, {})
+    item = with_extra(item, "blind", "signal", [half, half, None], about=0)
+    item = with_extra(item, "other", "signal", [half], about=1)
+    item = with_extra(item, "told", "guest", [1.0])
+    anchor = item.extras[0].request
+    anchor = replace(anchor, view=("s0",), extra=replace(anchor.extra, about=0))
+    rollouts = tuple(replace(one, view=("s0",)) for one in item.extras[0].rollouts[:1])
+    item = replace(item, extras=(*item.extras, RolloutGroup(anchor, rollouts)))
+    assert accuracy_about(item, "blind") == [1.0, 0.0, 0.0, 0.5]
 
 
 # --- frames of boxes

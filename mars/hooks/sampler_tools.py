@@ -1,0 +1,77 @@
+"""What the samplers of recipes share: all training prompts with their places, how often responses are right, and draws
+that depend on a seed and a key alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from hashlib import blake2b
+
+import numpy as np
+
+from mars.errors import ConfigError
+from mars.hooks.contract import SamplerSetup
+from mars.types import Prompt, PromptRollouts
+
+
+class PromptTable:
+    """All training prompts, each with a place from 0 on, so that a sampler keeps its numbers in arrays.
+
+    Raises ConfigError for `data.weights` and for `data.shuffle=false`, which such a sampler cannot follow.
+    """
+
+    def __init__(self, setup: SamplerSetup, name: str) -> None:
+        if setup.weights is not None:
+            raise ConfigError(
+                f"data.weights: {name} draws from all files together; got {list(setup.weights)}; set it to null"
+            )
+        if not setup.shuffle:
+            raise ConfigError(f"data.shuffle: {name} draws at random; got false; set it to true")
+        by_id = {prompt.prompt_id: prompt for prompts in setup.sets for prompt in prompts}
+        self.prompts = tuple(by_id.values())
+        self._places = {prompt_id: place for place, prompt_id in enumerate(by_id)}
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def places(self, prompt_ids: Iterable[str]) -> list[int | None]:
+        """The place of each prompt; None for a prompt that is not in the data (any more)."""
+        return [self._places.get(prompt_id) for prompt_id in prompt_ids]
+
+    def place(self, prompt: Prompt) -> int:
+        return self._places[prompt.prompt_id]
+
+    def readable(self, left_out: Collection[str]) -> np.ndarray:
+        """bool [N]: True but for the prompts in `left_out`."""
+        found = np.ones(len(self), dtype=bool)
+        found[[place for place in self.places(left_out) if place is not None]] = False
+        return found
+
+
+def generator(seed: int, *key: str | int) -> np.random.Generator:
+    """A random generator that the seed and the key alone determine, such as ("vade", round)."""
+    text = ":".join(map(str, (seed, *key)))
+    number = int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "little")
+    return np.random.Generator(np.random.Philox(key=number))
+
+
+def draw_without_replacement(weights: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
+    """`count` different places, or all if there are fewer, in the order in which they are drawn: each draw is in
+    proportion to the weights (float [N], 0 or more) of the places that are left. Those of weight 0 come last, in random
+    order.
+
+    Each place gets a waiting time from an exponential distribution whose rate is its weight; the order of these times
+    is that of the draws.
+    """
+    times = rng.standard_exponential(len(weights))
+    with np.errstate(over="ignore"):  # the wait for a tiny weight may be infinite: it still comes before weight 0
+        waits = np.divide(times, weights, out=np.zeros(len(weights)), where=weights > 0)
+    return np.lexsort((times, waits, weights == 0))[:count].tolist()
+
+
+def right_share(item: PromptRollouts, right_from: float) -> float | None:
+    """Share of the valid multi responses whose accuracy is at least `right_from`; None if no response is valid.
+
+    Anchors see less, and guests are not sampled like the others, so neither counts.
+    """
+    right = [rollout.reward.accuracy >= right_from for rollout in item.multi.valid]
+    return sum(right) / len(right) if right else None

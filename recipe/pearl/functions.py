@@ -1,0 +1,137 @@
+"""PEARL: questions about what the images show are trained beside the prompt, and decide whether it is trained on.
+
+reward.function:  recipe/pearl/functions.py:score
+recipe.requests:  recipe/pearl/functions.py:Checklist  the perception questions of a row, as a group of their own
+recipe.advantage: recipe/pearl/functions.py:Gate       weight 0 for a prompt whose perception questions go wrong
+
+A row's `extra_info.checklist` is a list of {"question": ..., "answer": ...}. With a "source" too, the question is asked
+about that image alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mars.algorithms.advantages import Advantages
+from mars.errors import DataError
+from mars.hooks.contract import StepFacts
+from mars.hooks.requests import Extra
+from mars.rewards.parsing import has_visible, parse_response
+from mars.rewards.vqa import answer_accuracy, score_vqa
+from mars.types import IMAGE_MARKER, Message, Prompt, PromptRollouts, RewardInput, RewardResult, View
+
+NAME = "perception"
+INSTRUCTION = (
+    "Look at each of these questions first inside <think> and </think> tags. Then give all answers inside <answer> and "
+    "</answer> tags, one on each line, in order, as short as possible."
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """num_samples: responses to a checklist. threshold: share of right answers that it takes to train on the prompt."""
+
+    num_samples: int
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 2 or not 0 <= self.threshold <= 1:
+            raise ValueError("want num_samples of 2 or more and a threshold in [0, 1]")
+
+
+def score(item: RewardInput) -> RewardResult:
+    """Of a checklist: the share of right answers. Else as the reward vqa: accuracy + format (0 to 0.5).
+
+    Raises DataError for a malformed truth.
+    """
+    if item.extra != NAME:
+        return score_vqa(item)
+    share = share_right(item)
+    return RewardResult(share, share, {"perception": share})
+
+
+def share_right(item: RewardInput) -> float:
+    """The share of the answers of a checklist (`item.truth`, a JSON list) that are right, line by line.
+
+    A missing line is wrong; lines beyond the last question are not looked at, nor are empty ones.
+    """
+    truths = json.loads(item.truth)
+    lines = [line for line in (parse_response(item.response).answer or "").splitlines() if has_visible(line)]
+    one = replace(item, extra_info={})  # whose choices are those of the main question
+    right = [
+        answer_accuracy(replace(one, truth=truth), without_number(line, i))
+        for i, (truth, line) in enumerate(zip(truths, lines, strict=False), start=1)
+    ]
+    return sum(right) / len(truths)
+
+
+def without_number(line: str, number: int) -> str:
+    """A line without the number of its question, if it begins with it: "2. red" is "red" as the second line."""
+    line = line.strip()
+    marks = (f"{number}. ", f"{number}) ", f"({number}) ", f"{number}: ")
+    return next((line[len(mark) :].strip() for mark in marks if line.startswith(mark)), line)
+
+
+def checklist_of(prompt: Prompt) -> dict[View, list[tuple[str, str]]]:
+    """View -> its questions and answers; the view None has all images. {} for a row without a checklist.
+
+    Raises DataError.
+    """
+    found: dict[View, list[tuple[str, str]]] = {}
+    names = [source.name for source in prompt.sources]
+    given = prompt.extra_info.get("checklist") or []
+    for one in given if isinstance(given, list | tuple) else [given]:
+        pair = tuple(one.get(key) for key in ("question", "answer")) if isinstance(one, Mapping) else (None, None)
+        if not all(isinstance(text, str) and has_visible(text) for text in pair):
+            want = 'want a list of {"question": ..., "answer": ...}, both texts'
+            raise DataError(f"{prompt.row}: extra_info.checklist: got {str(one)[:80]}; {want}")
+        source = one.get("source")
+        if source is not None and source not in names:
+            sources = ", ".join(names) or "none"
+            raise DataError(f"{prompt.row}: extra_info.checklist: unknown source; got {source}; the row has {sources}")
+        found.setdefault(None if source is None else (source,), []).append(pair)
+    return found
+
+
+class Checklist:
+    """Asks all perception questions about the same images in one request, trained with its own answers."""
+
+    def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
+        asked = []
+        for view, pairs in checklist_of(prompt).items():
+            images = tuple(one.image for one in prompt.sources if view is None or one.name in view)
+            questions = "\n".join(f"{i}. {question}" for i, (question, _) in enumerate(pairs, start=1))
+            message = Message("user", f"{IMAGE_MARKER * len(images)}{questions}\n{INSTRUCTION}")
+            truth = json.dumps([answer for _, answer in pairs])
+            asked.append(Extra(NAME, "own_group", (message,), images, truth, facts.settings.num_samples, view=view))
+        return asked
+
+    def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra]:
+        return ()
+
+
+class Gate:
+    """Weight 0 for the responses to a prompt whose checklists have a mean accuracy below `threshold`.
+
+    A prompt without a checklist, or with one of which nothing was sampled, is trained on.
+    """
+
+    def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
+        opened = [opens(item, facts.settings.threshold) for item in kept for _ in item.trained]
+        return replace(base, weights=base.weights * base.weights.new_tensor(opened))
+
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+def opens(item: PromptRollouts, threshold: float) -> float:
+    """1 if a prompt is trained on, 0 if not."""
+    groups = [group for group in item.extras if group.request.extra is not None and group.request.extra.name == NAME]
+    shares = [one.reward.accuracy for group in groups for one in group.valid]
+    return float(not shares or sum(shares) / len(shares) >= threshold)

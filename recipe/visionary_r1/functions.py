@@ -1,0 +1,133 @@
+"""Visionary-R1: a response captions the image before it thinks, and earns a bonus if the caption gives the answer.
+
+reward.function: recipe/visionary_r1/functions.py:score
+recipe.requests: recipe/visionary_r1/functions.py:CaptionAlone   asks the question with the caption, no images
+recipe.shaping:  recipe/visionary_r1/functions.py:CaptionReward  the reward for the accuracy of that
+
+A row's `extra_info.problem_type` is "OCR" or "free-form" for answers that may be right in part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from mars.hooks.contract import StepFacts
+from mars.hooks.requests import Extra, accuracy_about
+from mars.rewards.parsing import has_visible, parse_truth, read_blocks, read_each
+from mars.rewards.text_metrics import edit_similarity, rouge_l, rouge_n
+from mars.rewards.vqa import answer_accuracy
+from mars.types import Message, Prompt, PromptRollouts, RewardInput, RewardResult
+
+NAME = "caption"
+REFUSAL = "Hacking Sample"
+"""What the second pass says of a caption that is more than a description."""
+INSTRUCTION = "First describe the image"
+"""How the instruction of visionary_r1.jinja begins. What is before it is the question."""
+CHECK = (
+    "You get a text about an image, and a question. First check the text. If it has more than a description of what "
+    "can be seen, such as an answer, a solution, a conclusion or steps of reasoning ('because', 'therefore'), say only "
+    f"'{REFUSAL}'. If it only describes, answer the question from the description alone, in a single word or phrase."
+)
+MAX_CHARS = 300  # of an answer that is compared in part: the comparison takes quadratic time
+_NUMBER = re.compile(r"[-+]?\d*\.?\d+")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """weight: of the accuracy of the caption alone, added to the score."""
+
+    weight: float
+
+
+def score(item: RewardInput) -> RewardResult:
+    """accuracy + format, each in [0, 1]. format: 1 for <info>, <think> and <answer> in this order, and nothing else.
+
+    A request with the caption alone is answered without tags. Raises DataError for a malformed truth.
+    """
+    if item.extra == NAME:
+        said = item.response.strip()
+        found = 0.0 if REFUSAL.casefold() in said.casefold() else accuracy(item, said)
+        return RewardResult(found, found, {"accuracy": found})
+    answers = read_each(item.response, "answer")
+    found = accuracy(item, answers[0]) if len(answers) == 1 else 0.0
+    form = float(read_blocks(item.response, ("info", "think", "answer")) is not None)
+    return RewardResult(found + form, found, {"accuracy": found, "format": form})
+
+
+def accuracy(item: RewardInput, answer: str) -> float:
+    """In [0, 1]. free-form: ROUGE. A truth that is a number: 1 if the first number of the answer is the same ("50%" is
+    0.5), or if the answer is right by the rules of vqa. Other OCR: edit similarity. Else the rules of vqa.
+    """
+    truth, kind = (parse_truth(item.truth).answer or "").strip(), item.extra_info.get("problem_type")
+    if kind == "free-form":
+        return rouge(answer, truth)
+    number = as_number(truth)
+    if number is None and kind == "OCR":
+        return edit_similarity(answer.strip().lower(), truth.lower()) if len(answer) <= MAX_CHARS else 0.0
+    if number is not None and not item.extra_info.get("choices") and first_number(answer) == number:
+        return 1.0
+    return answer_accuracy(item, answer)
+
+
+def rouge(answer: str, truth: str) -> float:
+    """The mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L over words of letters and digits."""
+    ours, true = (re.findall(r"\w+", text.casefold()) for text in (answer, truth))
+    if len(answer) > 10 * MAX_CHARS:
+        return 0.0
+    return (rouge_n(ours, true, 1) + rouge_n(ours, true, 2) + rouge_l(ours, true)) / 3
+
+
+def as_number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+def first_number(text: str) -> float | None:
+    found = _NUMBER.search(text[:MAX_CHARS])
+    if found is None:
+        return None
+    return float(found.group()) / (100 if text.strip().endswith("%") else 1)
+
+
+def caption_of(text: str) -> str | None:
+    """The only caption of a response; None if there is none that can be read."""
+    found = read_each(text, "info")
+    return found[0].strip() if len(found) == 1 and has_visible(found[0]) else None
+
+
+def messages(prompt: Prompt, caption: str) -> tuple[Message, ...]:
+    question = prompt.messages[-1].text.replace("<image>", "").partition(INSTRUCTION)[0].strip()
+    return Message("system", CHECK), Message("user", f"Text: {caption}\nQuestion: {question}")
+
+
+class CaptionAlone:
+    """Asks the question of each response with its caption in place of the images: once, sampled as the response.
+
+    Anchors are asked too, so that the pool compares the same reward.
+    """
+
+    def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
+        return ()
+
+    def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra]:
+        return [
+            Extra(NAME, "signal", messages(item.prompt, text), (), item.prompt.truth, 1, view=one.view, about=one.index)
+            for group in (item.multi, *item.anchors)
+            for one in group.rollouts
+            if (text := caption_of(one.text)) is not None
+        ]
+
+
+class CaptionReward:
+    """weight * accuracy of the answer to the caption alone; 0 without a caption."""
+
+    part, on = NAME, "all"
+
+    def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
+        return [facts.settings.weight * found for found in accuracy_about(item, NAME)]

@@ -1,0 +1,63 @@
+"""ViSurf: the true answer joins the responses to a prompt while none of them reaches it.
+
+reward.function: recipe/visurf/functions.py:score
+recipe.requests: recipe/visurf/functions.py:TrueAnswer  the true answer as one more response
+
+A row's column `response`, if it has one, is the true answer with its reasoning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mars.hooks.contract import StepFacts
+from mars.hooks.requests import Injected
+from mars.rewards.parsing import parse_response
+from mars.rewards.vqa import perfect_answer, score_vqa
+from mars.types import Prompt, PromptRollouts, RewardInput, RewardResult
+
+NAME = "true_answer"
+REACHED = 1.0
+"""The score of the true answer. A right response has at least as much, a wrong one at most 0.5."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """in_pool: whether the score of the true answer counts in the advantages of the responses."""
+
+    in_pool: bool
+
+
+def score(item: RewardInput) -> RewardResult:
+    """As the reward vqa: accuracy (0 or 1) + format (0 to 0.5). The true answer has no format part.
+
+    Raises DataError for a malformed truth.
+    """
+    found = score_vqa(item)
+    if item.extra != NAME:
+        return found
+    return RewardResult(found.accuracy, found.accuracy, {"format": 0.0, "accuracy": found.accuracy})
+
+
+def text_of(prompt: Prompt) -> str:
+    """The row's `response`; without one, the truth in answer tags.
+
+    If several choices are right, it is the first.
+    """
+    if prompt.response is not None:
+        return prompt.response
+    asked = RewardInput(prompt.data_source, None, "", prompt.truth, None, None, prompt.extra_info)
+    return f"<answer>{parse_response(perfect_answer(asked)).answer}</answer>"
+
+
+class TrueAnswer:
+    """Adds the true answer to a prompt, unless one of its responses has a score as high as that of the true answer."""
+
+    def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Injected]:
+        return ()
+
+    def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Injected]:
+        if any(one.reward.score >= REACHED for one in item.multi.valid):
+            return ()
+        return (Injected(NAME, text_of(item.prompt), score=None, in_pool=facts.settings.in_pool),)

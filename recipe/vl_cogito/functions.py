@@ -1,0 +1,137 @@
+"""VL-Cogito: advantages weighted by how hard a prompt is, in three stages, and longer thoughts where answers are wrong.
+
+reward.function:  recipe/vl_cogito/functions.py:score             stages 1 and 2
+reward.function:  recipe/vl_cogito/functions.py:score_last_stage  stage 3: wrong answers that repeat themselves lose too
+recipe.advantage: recipe/vl_cogito/functions.py:DifficultyWeight
+recipe.shaping:   recipe/vl_cogito/functions.py:LengthOfWrong     stage 3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import cos, pi
+from statistics import fmean
+from typing import Any, Literal
+
+from mars.algorithms.advantages import Advantages
+from mars.algorithms.prompt_factors import is_right, scaled, share_right
+from mars.hooks.contract import StepFacts
+from mars.rewards.parsing import parse_response, read_blocks
+from mars.rewards.text_metrics import repetition
+from mars.rewards.vqa import answer_accuracy
+from mars.types import PromptRollouts, RewardInput, RewardResult
+
+NGRAM = 20
+LONGEST_LOSS = 0.5
+WEIGHT_OF_TARGET = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """curve: the weight of a prompt by its share of right responses, by the original's names. all_wrong: the weight
+    that s_1 gives to a prompt without a right response.
+
+    target_tokens, limit_tokens: lengths that a wrong response to a prompt without a right one should reach, and should
+    stay below.
+    """
+
+    curve: Literal["s_3", "s_2", "s_1", "h_1", "h_2", "h_3"]
+    all_wrong: float
+    target_tokens: int
+    limit_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target_tokens <= self.limit_tokens:
+            raise ValueError("want 0 < target_tokens <= limit_tokens")
+
+
+def score(item: RewardInput) -> RewardResult:
+    """accuracy + 0.5 format. format: 1 for a think, then an answer, and nothing else. Raises DataError for a malformed
+    truth."""
+    answer = parse_response(item.response).answer
+    accuracy = 0.0 if answer is None else answer_accuracy(item, answer)
+    form = float(read_blocks(item.response, ("think", "answer")) is not None)
+    return RewardResult(accuracy + 0.5 * form, accuracy, {"accuracy": accuracy, "format": form})
+
+
+def score_last_stage(item: RewardInput) -> RewardResult:
+    """`score`, and for a wrong answer minus half the share of its 20-grams of words that come again (`repetition`)."""
+    plain = score(item)
+    words = item.response.lower().split()
+    part = 0.0 if plain.accuracy else -0.5 * repetition(words, NGRAM)
+    return RewardResult(plain.score + part, plain.accuracy, {**plain.parts, "repetition": part})
+
+
+def weight(share: float, settings: Settings) -> float:
+    """The weight of a prompt with this share of right responses, in 0 .. 1; `all_wrong` may be larger.
+
+    >>> weight(0.25, Settings("s_2", 0.25, 750, 4096)) == cos(pi * (0.25 - 0.5))
+    True
+    """
+    match settings.curve:
+        case "s_3":
+            return 0.0 if share == 0 else 1.0 if share > 0.5 else cos(pi * (share - 0.5))
+        case "s_2":
+            return 0.0 if share == 0 else cos(pi * (share - 0.5))
+        case "s_1":
+            return settings.all_wrong if share == 0 else 1.0 if share <= 0.5 else cos(pi * (share - 0.5))
+        case "h_1":
+            return float(0 < share <= 0.5)
+        case "h_2":
+            return float(0.25 <= share <= 0.75)
+        case "h_3":
+            return float(share >= 0.5)
+
+
+class DifficultyWeight:
+    """Multiplies the advantages of a prompt by `weight` of its share of right multi responses."""
+
+    def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
+        return scaled(base, kept, [weight(share_right(item), facts.settings) for item in kept])
+
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class LengthOfWrong:
+    """Up to half a point less for a wrong response that is shorter, or much longer, than the right ones of its group.
+
+    In a group without a right one, the target length of the settings is the measure, and up to a quarter is lost.
+    """
+
+    part, on = "length", "multi"
+
+    def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
+        rollouts = [rollout for group in item.multi_groups for rollout in group.rollouts]
+        lengths = [len(rollout.completion.token_ids) for rollout in rollouts]
+        right = [length for length, rollout in zip(lengths, rollouts, strict=True) if is_right(rollout)]
+        mean = fmean(right) if right else None
+        return [
+            0.0 if is_right(rollout) else length_term(length, mean, facts.settings)
+            for length, rollout in zip(lengths, rollouts, strict=True)
+        ]
+
+
+def length_term(tokens: int, right_tokens: float | None, settings: Settings) -> float:
+    """What a wrong response of this length gets. right_tokens: mean length of its group's right ones, None without.
+
+    >>> settings = Settings("s_1", 0.25, 750, 4096)
+    >>> [length_term(tokens, 100.0, settings) for tokens in (0, 100, 200, 900)]
+    [-0.5, 0.0, -0.5, -0.5]
+    >>> [length_term(tokens, None, settings) for tokens in (0, 750, 4095, 4096)]
+    [-0.25, 0.0, 0.0, -0.25]
+    """
+    if right_tokens is not None:
+        return _cosine(tokens / right_tokens) if tokens < 2 * right_tokens else -LONGEST_LOSS
+    if tokens >= settings.limit_tokens:
+        return -WEIGHT_OF_TARGET * LONGEST_LOSS
+    return WEIGHT_OF_TARGET * _cosine(min(tokens / settings.target_tokens, 1.0))
+
+
+def _cosine(progress: float) -> float:
+    """-LONGEST_LOSS at 0, 0 at 1, back to -LONGEST_LOSS at 2."""
+    return -LONGEST_LOSS / 2 * (1 + cos(pi * progress))
