@@ -31,7 +31,7 @@ from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, 
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step, restored
-from mars.hooks.load import load_step_hooks, resolved, specs
+from mars.hooks.load import hooks_of_run, resolved, specs
 from mars.inputs import Inputs, evaluation_plan, load_inputs, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.output.files import write_atomically
@@ -79,7 +79,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
     if start is None:
         return
-    hooks = load_step_hooks(config.recipe, config.algorithm.part_weights, last, config.ramps)
+    hooks = hooks_of_run(config, last)
     restored(hooks, stream, start.state.sampling, config.rollout.schedule)  # before anything is written
     tracker: MultiTracker | None = None
 

@@ -31,6 +31,7 @@ from mars.algorithms.reward_parts import batch_normalized, part_advantages
 from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.algorithms.selection import select_prompts
 from mars.answers.record import BoxFrames, PromptLength
+from mars.hooks.signals import measured
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
 from mars.quarantine import BadSamples, Quarantine
 from mars.rewards.contract import RewardScorer
@@ -81,7 +82,7 @@ class StepParts:
     frames: BoxFrames
     prompt_length: PromptLength
     collate: Callable[[Sequence[SampledPrompt]], TrainBatch]
-    scoring_batch: Callable[[Sequence[PromptRollouts]], TrainBatch]
+    scoring_batch: Callable[..., TrainBatch]
     bad_samples: BadSamples
     by_prompt: bool = False
     reward_counts: Callable[[], Mapping[str, float]] = dict
@@ -246,7 +247,11 @@ def scored_rollouts(
         unreadable = {**unreadable, **scored.unreadable}
     if parts.overlong is not None:
         rollouts = with_overlong_penalty(rollouts, parts.overlong)
-    rollouts = parts.hooks.shaped(rollouts, step)
+    asked, stage = parts.hooks.signals, partial(timer.stage, "signals")
+    signals = measured(asked, rollouts, step, parts.scoring_batch, parts.trainer, parts.decode, stage)
+    unreadable = {**unreadable, **signals.unreadable}
+    rollouts = [item for item in rollouts if item.prompt.prompt_id not in signals.unreadable]
+    rollouts = parts.hooks.shaped(rollouts, step, signals)
     if (coefficient := parts.kl_in_reward_at(step)) > 0 and rollouts:
         batch = parts.scoring_batch(rollouts)
         with timer.stage("ref"):

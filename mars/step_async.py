@@ -11,29 +11,37 @@ with the weights before update t. They are one version older than the weights th
 correct for (`algorithm.importance_cap`, docs/method.md). Nothing is sampled ahead for the first step, so its responses
 come from the weights that they train. The last step samples nothing ahead.
 
-During the overlap the main thread has the trainer, and another thread has the engine and the reward processes.
+During the overlap the main thread has the trainer, and another thread has the engine and the reward processes. What
+shapings ask of the trainer for the responses of step t + 1 (`signals`) it computes in this thread when update t has
+ended.
 docs/step.md explains every line; `rollout.schedule` chooses between the two kinds of step.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 from mars import background, faults, interrupts
+from mars.actor.trainer import PolicyTrainer, ResponseScores
+from mars.algorithms.scoring import ScoringSpec, Span
 from mars.background import Background
 from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest, ended
 from mars.sampling import PromptRounds, Sampled, SamplingState, StepParts, sample
 from mars.staleness import staleness_metrics, within_bound, without_too_old
 from mars.step import StepResult, perf_metrics
 from mars.tracking.timer import StepTimer
+from mars.train_types import TrainBatch
 from mars.types import PromptRollouts, RolloutRequest
 
 logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ def train_step_async(
     With nothing to train on there is no update and the weights stay.
     Raises WorkerError if fresh responses are older than the bound: an engine has old weights.
     """
-    timer, sampler = StepTimer(), _Sampler(parts, stream, overlap)
+    timer, busy = StepTimer(), _BusyTrainer(parts.trainer)
+    sampler = _Sampler(parts, stream, overlap, busy)
     sampled = state.ahead
     if sampled is None:
         with timer.stage("wait_rollouts"):
@@ -72,10 +81,12 @@ def train_step_async(
             with timer.stage("update_actor"):
                 stats = parts.trainer.update(batch)
             faults.point("step.updated")
+        busy.lend()
         updated = time.perf_counter()
         with timer.stage("wait_rollouts"):
             ahead = sampling.result(give_up=interrupts.is_urgent)
     if sampling.given_up:
+        busy.take_back()
         logger.warning("step %d is not sampled ahead, because the run must end; resumed, it samples anew", step + 1)
     metrics["timing_s/wait_update"] = max(updated - sampling.ended_at, 0.0)
 
@@ -110,8 +121,8 @@ def _of_kept(sampled: Sampled, number: int) -> dict[str, float]:
 class _Sampler:
     """Samples in one step, for this step or for the next. generated: all rollouts that it has sampled."""
 
-    def __init__(self, parts: StepParts, stream: PromptRounds, overlap: Overlap) -> None:
-        self._parts, self._stream, self._overlap = parts, stream, overlap
+    def __init__(self, parts: StepParts, stream: PromptRounds, overlap: Overlap, busy: _BusyTrainer) -> None:
+        self._parts, self._stream, self._overlap, self._busy = parts, stream, overlap, busy
         self._timer = StepTimer()
         self.generated: list[PromptRollouts] = []
 
@@ -137,7 +148,8 @@ class _Sampler:
         if self._overlap.is_last(step - 1, state):
             return None
         stoppable = cast(RolloutEngine, _StoppableEngine(self._parts.engine))
-        sampled = self.sample(replace(self._parts, engine=stoppable), state, step, trained_by)
+        trainer = cast(PolicyTrainer, self._busy)
+        sampled = self.sample(replace(self._parts, engine=stoppable, trainer=trainer), state, step, trained_by)
         if not self._overlap.is_last(step, sampled.state):
             # The engine reads the images of the round after that while the trainer still updates.
             requests = self._parts.plan_at(step + 1).requests(self._stream.batch(sampled.state.round), step + 1)
@@ -147,7 +159,8 @@ class _Sampler:
     def timings(self) -> dict[str, float]:
         """Of engine and rewards. They overlap with the stages of the step, so they do not add up with them."""
         metrics = self._timer.metrics()
-        return {key: metrics[key] for key in ("timing_s/probe", "timing_s/gen", "timing_s/reward") if key in metrics}
+        stages = ("probe", "gen", "reward", "signals")
+        return {key: metrics[key] for key in (f"timing_s/{stage}" for stage in stages) if key in metrics}
 
 
 class _StoppableEngine:
@@ -166,3 +179,34 @@ class _StoppableEngine:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+
+class _BusyTrainer:
+    """The trainer for a sampling beside an update: it scores responses when the update has ended.
+
+    The numbers are then those of the weights that train on the responses, whichever of the two threads was faster.
+    """
+
+    def __init__(self, trainer: PolicyTrainer) -> None:
+        self._trainer, self._updated = trainer, threading.Event()
+        self._call, self._is_lent = threading.Lock(), True
+
+    def lend(self) -> None:
+        """The update has ended."""
+        self._updated.set()
+
+    def take_back(self) -> None:
+        """Wait for a call that has begun; a later one ends the sampling."""
+        with self._call:
+            self._is_lent = False
+
+    def score_responses(
+        self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
+    ) -> ResponseScores:
+        while not self._updated.wait(_LOOK_S):
+            background.check()
+        with self._call:
+            background.check()
+            if not self._is_lent:
+                raise background.Stopped
+            return self._trainer.score_responses(batch, spec, spans)

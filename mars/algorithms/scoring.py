@@ -1,7 +1,7 @@
 """`ScoringSpec`: what a trainer computes of each response without training on it.
 
-A run asks for `KL_TO_REFERENCE` only, with algorithm.kl_placement=reward. The others are for code that has a
-`PolicyTrainer`; no hook reaches them.
+A run asks for `KL_TO_REFERENCE` with algorithm.kl_placement=reward, and for the signals of shapings
+(mars/hooks/contract.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the trainer's batches from rollouts: one to train on, and one to measure the KL to the reference model."""
+"""Makes the trainer's batches from rollouts: one to train on, and those that are only scored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import chain
 from mars.batching.plan import Packing, plan_updates
 from mars.extra_facts import ExtraFacts
 from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
-from mars.types import PromptRollouts, Rollout, RolloutRequest, SampledPrompt
+from mars.types import PromptRollouts, Rollout, RolloutGroup, RolloutRequest, SampledPrompt
 
 
 def train_batch(
@@ -45,21 +45,27 @@ def train_batch(
     return TrainBatch(prompts, updates)
 
 
+def _scored_groups(item: PromptRollouts) -> tuple[RolloutGroup, ...]:
+    return (*item.multi_groups, *item.anchors, *item.own_groups)
+
+
 def scoring_batch(
     rollouts: Sequence[PromptRollouts],
+    groups_of: Callable[[PromptRollouts], Sequence[RolloutGroup]] = _scored_groups,
     *,
     prompt_length: Callable[[RolloutRequest], int],
     num_ranks: int,
     tokens_per_forward: int,
     packing: Packing,
 ) -> TrainBatch:
-    """Every group whose scores count and that has a valid rollout, as a prompt of its own in one plan over all ranks.
-    Guests are scored with the prompt that they are trained with, and all at the temperature of the multi responses.
+    """Every group of `groups_of` that has a valid rollout, as a prompt of its own in one plan over all ranks; without
+    `groups_of`, every group whose scores count. Guests are scored with the prompt that they are trained with, and all at
+    the temperature of the multi responses.
 
     `PolicyTrainer.score_responses` scores all rollouts with it. Nothing is trained on it: every weight is 0.
     """
     rows = ((item.multi.request if group.role == "guest" else group.request, group, item) for item in rollouts
-            for group in (*item.multi_groups, *item.anchors, *item.own_groups) if group.valid)  # fmt: skip
+            for group in groups_of(item) if group.valid)  # fmt: skip
     prompts = tuple(
         _prompt_of(
             request,

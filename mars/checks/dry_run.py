@@ -27,7 +27,7 @@ from mars.data.prompts.tokenizer import read_json
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError
 from mars.fit import last_step
-from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.load import hooks_of_run, resolved
 from mars.hooks.of_workers import image_transforms, token_rule
 from mars.inputs import Inputs, load_inputs, prompt_processor, rewards_of
 from mars.output.text import visible
@@ -49,7 +49,7 @@ def report(config: TrainConfig) -> None:
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load = load_list_reward if config.reward.by_prompt else load_reward
     load(rewards_of(config), config.reward.scorer)
-    load_step_hooks(config.recipe, config.algorithm.part_weights, num_steps=1, ramps=config.ramps)
+    hooks_of_run(config, num_steps=1)
     check_what_workers_load(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
     lines.append("dry run: settings, data and model files are in order")
@@ -66,9 +66,11 @@ def check_what_workers_load(config: TrainConfig) -> None:
     rule, reference = token_rule(config.recipe, with_reference=algorithm.loads_reference), algorithm.kl_reference
     read = algorithm.kl_coefficient > 0 or (rule is not None and any(one.model == "reference" for one in rule.passes))
     if algorithm.loads_reference and not read:
+        read = any(signal.spec.needs_reference for signal in hooks_of_run(config, num_steps=1).signals)
+    if algorithm.loads_reference and not read:
         logger.warning(
             "algorithm.reference_update: the reference model costs memory and time, and nothing reads it: "
-            "algorithm.kl_coefficient is 0, and no pass of recipe.tokens scores with it"
+            "algorithm.kl_coefficient is 0, and no pass of recipe.tokens and no signal of recipe.shaping scores with it"
         )
     if algorithm.loads_reference and reference is not None and reference != config.model.path:
         from mars.actor.reference import check_reference

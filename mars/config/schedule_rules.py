@@ -19,9 +19,9 @@ def _separate_processes(schedule: str, cluster: str, placement: str) -> tuple[st
     return None
 
 
-def _trainer_is_busy(schedule: str, placement: str, coefficient: float) -> tuple[str, str] | None:
+def _trainer_has_newer_weights(schedule: str, placement: str, coefficient: float) -> tuple[str, str] | None:
     if schedule != _SYNCHRONOUS and placement == "reward" and coefficient > 0:
-        wrong = "algorithm.kl_placement=reward needs the trainer during sampling, and it updates then"
+        wrong = "algorithm.kl_placement=reward needs the KL of the weights that sampled, and the trainer has newer ones"
         return wrong, "give synchronous, algorithm.kl_placement=loss or algorithm.kl_coefficient=0.0"
     return None
 
@@ -55,7 +55,7 @@ def _bound_of_staleness(bound: int | None, schedule: str, selection: str) -> tup
 
 SCHEDULE_RULES = (
     Rule(("rollout.schedule", "cluster.kind", "cluster.placement"), _separate_processes),
-    Rule(("rollout.schedule", "algorithm.kl_placement", "algorithm.kl_coefficient"), _trainer_is_busy),
+    Rule(("rollout.schedule", "algorithm.kl_placement", "algorithm.kl_coefficient"), _trainer_has_newer_weights),
     Rule(("rollout.weight_transfer", "rollout.schedule"), _old_weights_are_kept),
     Rule(("rollout.max_staleness", "rollout.schedule", "algorithm.selection"), _bound_of_staleness),
 )

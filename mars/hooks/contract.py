@@ -7,12 +7,25 @@ that a resumed run draws the same. What it keeps between steps goes through `sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from mars.algorithms.advantages import Advantages
+from mars.algorithms.scoring import ScoringSpec
 from mars.errors import ConfigError
 from mars.types import Prompt, PromptRollouts
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One number for each response, which the trainer computes for a shaping without training on it.
+
+    spec: what it computes; `spec.name` is the signal's name. tag: only the tokens of the text in the last
+    <tag>...</tag> of a response count; None: all tokens do.
+    """
+
+    spec: ScoringSpec
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -21,11 +34,13 @@ class StepFacts:
 
     step: its number, from 1. progress: share of the run's planned steps before it, 0 in the first, always below 1.
     settings: the `Settings` of the hook's file; None if the file declares none.
+    signals: only for a shaping that asks for some: name -> one number for each amount that it gives, in the same order.
     """
 
     step: int
     progress: float
     settings: Any
+    signals: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 class GroupShaping(Protocol):
@@ -36,6 +51,10 @@ class GroupShaping(Protocol):
 
     A term that depends on one response alone is for "all": otherwise the pool compares different rewards. A term that
     compares a response with its group is for "multi".
+
+    A shaping may have one more attribute, `signals: tuple[Signal, ...]`. Then the trainer scores the responses that the
+    shaping is for in further forwards, before any shaping of the step is called. A number is NaN for a failed rollout,
+    and a mean is NaN where no token counts.
     """
 
     part: str

@@ -18,14 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from mars.algorithms.penalties import KL_PART, OVERLONG_PART
+from mars.algorithms.scoring import ScoringSpec
 from mars.config.ramp_section import SETTINGS, Ramp
 from mars.config.recipe_section import RecipeConfig
+from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
-from mars.hooks.contract import RULE_MEMBERS, SAMPLER_MEMBERS, SHAPING_MEMBERS, SamplerSetup
+from mars.hooks.contract import (
+    RULE_MEMBERS,
+    SAMPLER_MEMBERS,
+    SHAPING_MEMBERS,
+    GroupShaping,
+    SamplerSetup,
+    Signal,
+)
 from mars.hooks.known_prompts import KnownPrompts
 from mars.hooks.prompt_sampler import SampledRounds
 from mars.hooks.requests import REQUESTS_MEMBERS
 from mars.hooks.settings import read_settings
+from mars.hooks.signals import signals_of
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.plugin import load, resolve
 
@@ -77,13 +87,26 @@ def settings_name(spec: str) -> str:
     return path.parent.name if path.stem == _FUNCTIONS else path.stem
 
 
+def hooks_of_run(config: TrainConfig, num_steps: int) -> StepHooks:
+    """`load_step_hooks` of a configuration whose recipe is `resolved`."""
+    algorithm = config.algorithm
+    return load_step_hooks(
+        config.recipe, algorithm.part_weights, num_steps, config.ramps, with_reference=algorithm.loads_reference
+    )
+
+
 def load_step_hooks(
-    recipe: RecipeConfig, part_weights: Collection[str], num_steps: int, ramps: Sequence[Ramp] = ()
+    recipe: RecipeConfig,
+    part_weights: Collection[str],
+    num_steps: int,
+    ramps: Sequence[Ramp] = (),
+    with_reference: bool = False,
 ) -> StepHooks:
     """The hooks that a step calls in the driver. recipe: `resolved`. num_steps: planned for the run.
 
-    part_weights: the parts of `algorithm.part_weights`. Raises ConfigError for what is no hook, and for a name of a
-    part that two shapings, `part_weights` or mars itself use.
+    part_weights: the parts of `algorithm.part_weights`. with_reference: whether a reference model is loaded. Raises
+    ConfigError for what is no hook, for a name of a part that two shapings, `part_weights` or mars itself use, and for
+    signals that the trainer cannot compute.
     """
     shaping = tuple(_named(recipe, "recipe.shaping", spec, SHAPING_MEMBERS) for spec in recipe.shaping)
     taken = dict.fromkeys((OVERLONG_PART, KL_PART), "mars") | dict.fromkeys(part_weights, "algorithm.part_weights")
@@ -96,11 +119,34 @@ def load_step_hooks(
         if part in taken:
             raise ConfigError(f"recipe.shaping: {named.name} adds the part {part}, a name of {taken[part]}; rename it")
         taken[part] = named.name
+        _check_signals(named, recipe.transforms, with_reference)
     rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
     requests = recipe.requests and _named(recipe, "recipe.requests", recipe.requests, REQUESTS_MEMBERS)
     _check_ramps(ramps, (*shaping, *rules, *([requests] if requests else [])))
     hooks = StepHooks(shaping, rules, num_steps, requests=requests or None, ramps=tuple(ramps))
     return replace(hooks, initial=hooks.snapshot(sampler={}))
+
+
+def _check_signals(named: Named[GroupShaping], transforms: Collection[str], with_reference: bool) -> None:
+    given, where = signals_of(named.hook), f"recipe.shaping: {named.name}.signals"
+    if not isinstance(given, tuple) or any(
+        not isinstance(signal, Signal) or not isinstance(signal.spec, ScoringSpec) for signal in given
+    ):
+        raise ConfigError(f"{where} is no tuple of Signal; got {given!r}; docs/extend.md has an example")
+    for signal in given:
+        spec = signal.spec
+        if [other.spec.name for other in given].count(spec.name) > 1:
+            raise ConfigError(f"{where} has two signals of one name; got {spec.name!r}; rename one of them")
+        if spec.needs_reference and not with_reference:
+            raise ConfigError(
+                f"{where}: {spec.name!r} needs a reference model; none is loaded with algorithm.kl_coefficient=0.0 and "
+                "algorithm.reference_update=none; set one of the two"
+            )
+        if spec.transform is not None and spec.transform not in transforms:
+            raise ConfigError(
+                f"{where}: {spec.name!r} uses an image transform that recipe.transforms does not have; got "
+                f"{spec.transform!r}; the transforms are {', '.join(transforms) or 'none'}"
+            )
 
 
 def _check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:

@@ -16,6 +16,7 @@ from mars.config.ramp_section import SETTINGS, Ramp
 from mars.errors import ConfigError
 from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts
 from mars.hooks.requests import Extra, ExtraRequests, Injected
+from mars.hooks.signals import NO_SIGNALS, Asked, SignalValues, asked_signals, shaped_groups, signals_of
 from mars.types import Prompt, PromptRollouts, SampledPrompt
 
 Hook = TypeVar("Hook")
@@ -54,6 +55,11 @@ class StepHooks:
         """The parts of the reward that the hooks add."""
         return tuple(named.hook.part for named in self.shaping)
 
+    @property
+    def signals(self) -> Asked:
+        """What the trainer must compute for the shapings; {} for nothing."""
+        return asked_signals(named.hook for named in self.shaping)
+
     def asked_before(self, prompt: Prompt, step: int) -> Sequence[Extra | Injected]:
         """What `ExtraRequests.before` asks of a prompt."""
         return () if (named := self.requests) is None else named.hook.before(prompt, self._facts(named, step))
@@ -61,14 +67,17 @@ class StepHooks:
     def asked_after(self, item: PromptRollouts, step: int) -> Sequence[Extra | Injected]:
         return () if (named := self.requests) is None else named.hook.after(item, self._facts(named, step))
 
-    def shaped(self, rollouts: list[PromptRollouts], step: int) -> list[PromptRollouts]:
+    def shaped(
+        self, rollouts: list[PromptRollouts], step: int, signals: SignalValues = NO_SIGNALS
+    ) -> list[PromptRollouts]:
         """The rollouts with the amounts of each `GroupShaping` added to their scores and recorded as parts.
 
+        signals: what `self.signals` asks for.
         Raises ConfigError for a wrong number of amounts, and for a part that a reward has given already.
         """
         for named in self.shaping:
             facts = self._facts(named, step)
-            amounts = [amount for item in rollouts for amount in _amounts(named, item, facts)]
+            amounts = [amount for item in rollouts for amount in _amounts(named, item, facts, signals)]
             rollouts = add_to_scores(rollouts, named.hook.part, amounts)
         return rollouts
 
@@ -177,7 +186,7 @@ def _keys(state: Any) -> Iterator[Any]:
                 yield from _keys(item)
 
 
-def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts) -> list[float]:
+def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts, signals: SignalValues) -> list[float]:
     """One for each rollout of `groups(item)`: of multi groups, anchors, and the groups of their own, which get 0."""
     shaping = named.hook
     if any(shaping.part in r.reward.parts for group in groups(item) for r in group.rollouts if r.valid):
@@ -185,8 +194,10 @@ def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts)
             f"recipe.shaping: {named.name} adds the part {shaping.part}, which the reward of {item.prompt.row} has "
             "already; rename one of the two"
         )
+    shaped = shaped_groups(item, shaping.on)
+    if asked := signals_of(shaping):
+        facts = replace(facts, signals={signal.spec.name: signals.of(signal, shaped) for signal in asked})
     given = [float(amount) for amount in shaping(item, facts)]
-    shaped = item.multi_groups if shaping.on == "multi" else (*item.multi_groups, *item.anchors)
     wanted, total = (sum(len(group.rollouts) for group in some) for some in (shaped, groups(item)))
     if len(given) != wanted:
         raise ConfigError(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mars.actor.shard_report import ShardReport, write_report
 from mars.actor.targets import RowTarget, row_targets
 from mars.actor.trainer import ResponseScores, SkippedUpdate, UpdateStats
-from mars.algorithms.scoring import ScoringSpec, Span
+from mars.algorithms.scoring import KL_TO_REFERENCE, ScoringSpec, Span
 from mars.output.digests import write_durably
-from mars.train_types import TrainBatch
+from mars.train_types import TrainBatch, TrainPrompt
 from mars.types import WeightUpdate
 
 
@@ -19,8 +19,9 @@ class RecordingTrainer:
     """A `PolicyTrainer` whose weights are the number of its updates.
 
     batches: what `update` was called with. targets: for each of them the (prompt id, row) of every forward, in the
-    order of updates, ranks and forwards. scored: what `score_responses` was called with.
+    order of updates, ranks and forwards. scored: the batches of `score_responses`; specs, spans: what came with them.
     kl_per_token: prompt id -> KL per token, set by a test (default 0); a response's KL is this times its tokens.
+    number: set by a test: (spec, prompt, number of its response, span) -> the number for specs that are no KL.
     unreadable: prompt id -> reason, set by a test: what `update` and `score_responses` could not read.
     skipped: set by a test: what the next `update` returns as skipped.
     saved: the paths of `save`. loaded: updates of the checkpoint that was loaded.
@@ -30,6 +31,9 @@ class RecordingTrainer:
         self.batches: list[TrainBatch] = []
         self.targets: list[list[tuple[str, RowTarget]]] = []
         self.scored: list[TrainBatch] = []
+        self.specs: list[ScoringSpec] = []
+        self.spans: list[Sequence[Sequence[Span]] | None] = []
+        self.number: Callable[[ScoringSpec, TrainPrompt, int, Span | None], float] = lambda *given: 0.0
         self.kl_per_token: dict[str, float] = {}
         self.unreadable: dict[str, str] = {}
         self.skipped: tuple[SkippedUpdate, ...] = ()
@@ -54,9 +58,23 @@ class RecordingTrainer:
     def score_responses(
         self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
     ) -> ResponseScores:
-        """spec: read by no test; every number is a KL."""
         self.scored.append(batch)
+        self.specs.append(spec)
+        self.spans.append(spans)
         unreadable = self._unreadable_in(batch)
+        if spec != KL_TO_REFERENCE:
+            return ResponseScores(
+                [
+                    tuple(
+                        self.number(spec, prompt, k, spans and spans[p][k])
+                        if prompt.prompt_id not in unreadable
+                        else math.nan
+                        for k in range(len(prompt.responses))
+                    )
+                    for p, prompt in enumerate(batch.prompts)
+                ],
+                unreadable,
+            )
         per_token = {**self.kl_per_token, **dict.fromkeys(unreadable, math.nan)}
         values = [
             tuple(per_token.get(prompt.prompt_id, 0.0) * len(r.token_ids) for r in prompt.responses)

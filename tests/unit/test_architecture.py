@@ -70,7 +70,9 @@ MAY_IMPORT = {
     | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "tracking", "turns"},
     "staleness": BASE | {"sampling"},
     "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
-    "step_async": BASE | {"background", "faults", "interrupts", "sampling", "staleness", "step", "rollout", "tracking"},
+    "step_async": BASE
+    | {"actor", "algorithms", "background", "faults", "interrupts", "sampling", "staleness", "step", "rollout"}
+    | {"tracking"},
     "checkpoint": BASE
     | {"image_transform", "quarantine"}
     | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "staleness"}
@@ -330,11 +332,7 @@ def keys_read(schema: type[Root], paths) -> set[str]:
 def test_every_setting_of_the_training_is_read():
     paths = [path for path in trees() if path.parts[1] not in ("config", "sft.py", "supervised")]
     read = keys_read(TrainConfig, paths)
-    read |= (
-        {"ramps"}
-        if any("config.ramps" in path.read_text(encoding="utf-8") for path in (ROOT / "mars").glob("*.py"))
-        else set()
-    )
+    read |= {"ramps"} if any("config.ramps" in (ROOT / path).read_text(encoding="utf-8") for path in paths) else set()
     assert [key for key in leaves(TrainConfig) if key not in read] == []
 
 

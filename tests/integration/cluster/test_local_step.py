@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
+from statistics import fmean
 
 import pytest
 import torch
 
+from mars.algorithms.scoring import ScoringSpec
 from mars.batching.collate import scoring_batch, train_batch
 from mars.cluster.local import local_workers
 from mars.data.order.stream import PromptStream
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.views import anchor_views, render_view
+from mars.hooks.contract import Signal
+from mars.hooks.signals import token_span
+from mars.hooks.step_hooks import NO_HOOKS, Named, StepHooks
 from mars.offload import storages_of
 from mars.quarantine import BadSamples, warn_of
 from mars.rollout.hf_engine import HfEngine
@@ -47,6 +52,7 @@ def run(
     colocated=False,
     watch=lambda engine, trainer: None,
     objective=GRPO,
+    hooks=NO_HOOKS,
 ):
     def encode(prompt, view):
         messages, images = render_view(prompt, view, "single")
@@ -84,6 +90,7 @@ def run(
             scoring_batch=partial(scoring_batch, **plan_settings),
             bad_samples=BadSamples(0.05, 1000, {}, warn_of),
             turns=turns_of(trainer),
+            hooks=hooks,
         )
         fit_new_run(parts, PromptStream(prompts, 2, 1, True), tracker, config)
     return tracker
@@ -168,3 +175,40 @@ def test_engine_and_trainer_take_turns_and_the_run_is_the_same(world, pictures):
     held["trainer"].onload()
     for one, other in zip(held["trainer"]._policy.parameters(), held["apart"]._policy.parameters(), strict=True):
         assert torch.equal(full(one), full(other))
+
+
+class EngineAgrees:
+    """Compares the trainer's mean log-probs of all responses with those of the engine."""
+
+    part, on = "agrees", "all"
+    signals = (Signal(ScoringSpec("mean", "mean")),)
+    num_seen = 0
+
+    def __call__(self, item, facts):
+        responses = [r.completion for group in (item.multi, *item.anchors) for r in group.rollouts]
+        self.num_seen += len(responses)
+        assert facts.signals["mean"] == pytest.approx([fmean(response.logprobs) for response in responses], abs=1e-4)
+        return [0.0] * len(responses)
+
+
+def test_signals_are_the_log_probs_that_the_engine_sampled_with(world, pictures):
+    """On one device that both take in turns, in steps after the first too."""
+    prompts = [make_prompt(f"p{i}", pictures[i : i + 2], ["visible", "infrared"]) for i in range(3)]
+    agrees = EngineAgrees()
+    hooks = StepHooks(shaping=(Named("file:agrees", agrees, None),))
+    tracker = run(world, prompts, pictures, 1, colocated=True, hooks=hooks)
+    assert agrees.num_seen == 2 * 2 * (4 + 2)
+    assert all(metrics["timing_s/signals"] > 0 for _, metrics in tracker.metrics)
+
+
+@pytest.mark.parametrize(
+    "text", ["4", " 4 km ", "\n[1, 2]\n", "é😀", "a <b> c", "<answer>no</answer> so <answer>yes", "x" * 40]
+)
+def test_the_tokens_of_an_answer_with_a_real_tokenizer(world, text):
+    """The tokens have all of the answer, and one less on either side has not."""
+    ids = world.encoder.encode_response(f"<think>4 or no?</think> <answer>{text}</answer>")
+    start, stop = token_span(world.encoder.decode, ids, "answer")
+    content = text.rpartition("<answer>")[2]
+    assert content in world.encoder.decode(ids[start:stop])
+    assert content not in world.encoder.decode(ids[start + 1 : stop])
+    assert content not in world.encoder.decode(ids[start : stop - 1])

@@ -19,7 +19,10 @@ from tests.unit.config.test_config_load import FILES, the_problem
             ["cluster.placement=colocated"],
             "rollout.schedule: cluster.placement=colocated has one of engine and trainer",
         ),
-        (["algorithm=rloo"], "rollout.schedule: algorithm.kl_placement=reward needs the trainer during sampling"),
+        (
+            ["algorithm=rloo"],
+            "rollout.schedule: algorithm.kl_placement=reward needs the KL of the weights that sampled",
+        ),
         (
             ["rollout.weight_transfer=broadcast"],
             "rollout.weight_transfer: with rollout.schedule=asynchronous an engine",

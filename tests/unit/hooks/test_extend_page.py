@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import random
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ import yaml
 from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
 from mars.data.pixels.transforming import try_transforms
+from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.load import load_sampler, load_step_hooks, resolved
 from mars.hooks.of_workers import image_transforms, token_rule
@@ -46,18 +48,24 @@ def recipe(tmp_path, monkeypatch):
         given = yaml.safe_load(text)
         content.setdefault("ramps", []).extend(given.pop("ramps", []))
         for section, values in given.items():
-            content.setdefault(section, {}).update(values)
+            merged = content.setdefault(section, {})
+            merged |= {key: merged.get(key, []) + new if isinstance(new, list) else new for key, new in values.items()}
     header = "# @package _global_\n"
     (tmp_path / "experiment" / "own.yaml").write_text(header + yaml.safe_dump(content), encoding="utf-8")
     config = load_config("train", ["experiment=own", "data.train_files=[a]"], [str(tmp_path)])
     return resolved(config.recipe)
 
 
+def with_shaping(recipe, name):
+    """Without the shapings of other files."""
+    return recipe.model_copy(update={"shaping": [spec for spec in recipe.shaping if f"{name}.py:" in spec]})
+
+
 def test_the_requests_of_the_page_add_half_a_point_where_the_text_alone_is_enough(recipe):
     """The response of sample 1 of each view alone gives a right answer."""
     (prompt,) = [make_prompt("p0", [IMAGE] * 2, extra_info={"name": "p0"})]
     table = make_table([prompt], random.Random(0))
-    hooks = load_step_hooks(recipe, [], num_steps=1)
+    hooks = load_step_hooks(with_shaping(recipe, "blind"), [], num_steps=1)
     made = with_requests(parts(table), hooks)
 
     about = iter([k for size in (4, 2, 2) for k in range(size)])
@@ -74,6 +82,24 @@ def test_the_requests_of_the_page_add_half_a_point_where_the_text_alone_is_enoug
     blind = [request for request in made.engine.requests if request.extra]
     assert [request.images for request in blind] == [()] * 8
     assert result.metrics["extra/blind/accuracy/mean"] == 3 / 8
+
+
+def test_the_shaping_of_the_page_pays_right_answers_that_the_reference_finds_likely(recipe):
+    """The mean log-prob of sample k is -k; sample 3 has no answer, and its mean is NaN."""
+    (prompt,) = [make_prompt("p0", [IMAGE] * 2, extra_info={"name": "p0"})]
+    table = {key: float(key[2] != 2) for key in make_table([prompt], random.Random(0))}
+    alone = with_shaping(recipe, "likely")
+    with pytest.raises(ConfigError, match=r"likely:Likely\.signals: 'answer' needs a reference model"):
+        load_step_hooks(alone, [], num_steps=1)
+    hooks = load_step_hooks(alone, [], num_steps=1, with_reference=True)
+    made = replace(parts(table), hooks=replace(hooks, requests=None))
+    made.trainer.number = lambda spec, prompt, k, span: -float(k) if k < 3 else math.nan
+    (item,) = one_step(made, [prompt]).rollouts
+    assert [r.reward.score - table["p0", None, r.index] for r in item.multi.rollouts] == pytest.approx(
+        [0.5, 0.5 * math.exp(-1), 0, 0]
+    )
+    assert [r.reward.parts["likely"] for group in item.anchors for r in group.rollouts] == [0, 0, 0, 0]
+    assert [spec.name for spec in made.trainer.specs] == ["answer"]
 
 
 def test_the_method_of_the_page_has_forty_lines():
@@ -102,7 +128,7 @@ def test_the_token_rule_of_the_page_doubles_what_depends_on_the_image(recipe):
 
 def test_the_rule_of_the_page_lowers_the_weight_of_what_comes_again(recipe):
     prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(2)]
-    hooks = load_step_hooks(recipe, [], num_steps=3)
+    hooks = load_step_hooks(with_shaping(recipe, "blind"), [], num_steps=3)
     made = replace(parts(make_table(prompts, random.Random(0))), hooks=hooks)
     fit_new_run(made, PromptStream(prompts, 2, 0, True), RecordingTracker(), settings(3))
     weights = [[r.weight for prompt in batch.prompts for r in prompt.responses] for batch in made.trainer.batches]

@@ -12,6 +12,16 @@ from mars.errors import ConfigError
 from mars.hooks.load import resolved
 from mars.hooks.of_workers import image_transforms, token_rule
 
+ASKING = """
+from mars.algorithms.scoring import ScoringSpec
+from mars.hooks.contract import Signal
+
+class Asking:
+    part, on, signals = "asking", "multi", (Signal(ScoringSpec("a", "mean", model="MODEL")),)
+
+    def __call__(self, item, facts):
+        return facts.signals["a"]
+"""
 FILE = """
 from dataclasses import dataclass
 from mars.algorithms.token_rule import ScoringPass, TokenTerms
@@ -110,11 +120,17 @@ def test_a_rule_that_cannot_work_is_refused(recipe, given, message):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "coefficient", "warned"), [("Rule", 0.0, True), ("OfReference", 0.0, False), ("Rule", 0.1, False)]
-)
-def test_a_reference_that_nothing_reads_is_warned_of(recipe, caplog, tokens, coefficient, warned):
-    algorithm = SimpleNamespace(loads_reference=True, kl_reference=None, kl_coefficient=coefficient)
-    check_what_workers_load(SimpleNamespace(recipe=recipe(tokens=tokens), algorithm=algorithm))
+    ("tokens", "signal", "coefficient", "warned"),
+    [
+        ("Rule", "policy", 0.0, True), ("OfReference", "policy", 0.0, False), ("Rule", "policy", 0.1, False),
+        ("Rule", "reference", 0.0, False),
+    ],
+)  # fmt: skip
+def test_a_reference_that_nothing_reads_is_warned_of(recipe, tmp_path, caplog, tokens, signal, coefficient, warned):
+    (tmp_path / "asking.py").write_text(ASKING.replace("MODEL", signal))
+    algorithm = SimpleNamespace(loads_reference=True, kl_reference=None, kl_coefficient=coefficient, part_weights={})
+    given = recipe(tokens=tokens).model_copy(update={"shaping": [f"{tmp_path}/asking.py:Asking"]})
+    check_what_workers_load(SimpleNamespace(recipe=given, algorithm=algorithm, ramps=[]))
     assert ("algorithm.reference_update: the reference model costs memory" in caplog.text) == warned
 
 

@@ -35,7 +35,7 @@ def test_it_is_refused_before_the_record_of_the_run_changes(monkeypatch, tmp_pat
         "training_stream": lambda config, inputs: (PromptStream(PROMPTS, 2, 0, True), {}),
         "enter_run": lambda config, lock: SimpleNamespace(events=None),
         "start_unless_complete": lambda *given: reached.append("start") or start,
-        "load_step_hooks": lambda *given: NO_HOOKS,
+        "hooks_of_run": lambda *given: NO_HOOKS,
         "record_attempt": lambda *given: pytest.fail("the run's record is changed"),
     }
     for name, fake in changed.items():

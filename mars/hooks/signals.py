@@ -1,0 +1,150 @@
+"""The numbers that shapings ask the trainer for: which responses it scores, and which of their tokens count."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, Protocol
+
+from mars.algorithms.scoring import ScoringSpec, Span
+from mars.hooks.contract import GroupShaping, Signal
+from mars.train_types import TrainBatch
+from mars.types import PromptRollouts, RolloutGroup
+
+Decode = Callable[[Sequence[int]], str]
+GroupsOf = Callable[[PromptRollouts], Sequence[RolloutGroup]]
+Asked = Mapping[Signal, Literal["multi", "all"]]
+"""Each signal once, with the responses that it is for."""
+
+
+class Scores(Protocol):
+    """What `PolicyTrainer.score_responses` returns."""
+
+    @property
+    def values(self) -> Sequence[tuple[float, ...]]: ...
+
+    @property
+    def unreadable(self) -> Mapping[str, str]: ...
+
+
+class ResponseScorer(Protocol):
+    """A `PolicyTrainer`, or what stands for it."""
+
+    def score_responses(
+        self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
+    ) -> Scores: ...
+
+
+@dataclass(frozen=True)
+class SignalValues:
+    """values: signal -> `RolloutGroup.request.key` -> one number for each rollout of the group, NaN for failed ones.
+
+    unreadable: prompt id -> reason, of prompts with an image that cannot be read any more; their numbers are NaN.
+    """
+
+    values: Mapping[Signal, Mapping[Any, Sequence[float]]]
+    unreadable: Mapping[str, str]
+
+    def of(self, signal: Signal, groups: Iterable[RolloutGroup]) -> list[float]:
+        """One number for each rollout of the groups, in order."""
+        found = self.values[signal]
+        return [value for group in groups for value in found.get(group.request.key, [math.nan] * len(group.rollouts))]
+
+
+NO_SIGNALS = SignalValues({}, {})
+
+
+def signals_of(shaping: GroupShaping) -> tuple[Signal, ...]:
+    """() without the attribute, which is optional."""
+    return getattr(shaping, "signals", ())
+
+
+def shaped_groups(item: PromptRollouts, on: Literal["multi", "all"]) -> tuple[RolloutGroup, ...]:
+    """The groups whose responses a shaping is for."""
+    return item.multi_groups if on == "multi" else (*item.multi_groups, *item.anchors)
+
+
+def asked_signals(shapings: Iterable[GroupShaping]) -> Asked:
+    """The signals of all shapings. One that several ask for is computed once, for all that one of them is for."""
+    asked: dict[Signal, Literal["multi", "all"]] = {}
+    for shaping in shapings:
+        for signal in signals_of(shaping):
+            asked[signal] = "all" if "all" in (shaping.on, asked.get(signal)) else "multi"
+    return asked
+
+
+def measured(
+    asked: Asked,
+    rollouts: Sequence[PromptRollouts],
+    step: int,
+    scoring_batch: Callable[[Sequence[PromptRollouts], GroupsOf], TrainBatch],
+    trainer: ResponseScorer,
+    decode: Decode,
+    stage: Callable[[], AbstractContextManager[Any]],
+) -> SignalValues:
+    """Let the trainer compute every signal of all valid rollouts, in as many passes as there are signals.
+
+    scoring_batch: (rollouts, their groups) -> a batch with each group that has a valid rollout, in order. decode:
+    response ids to text. stage: entered if anything is asked for.
+    """
+    if not asked or not rollouts:
+        return NO_SIGNALS
+    values: dict[Signal, dict[Any, Sequence[float]]] = {}
+    unreadable: dict[str, str] = {}
+    with stage():
+        for signal, on in asked.items():
+            batch = replace(scoring_batch(rollouts, partial(shaped_groups, on=on)), step=step)
+            groups = [group for item in rollouts for group in shaped_groups(item, on) if group.valid]
+            spans = None
+            if signal.tag is not None:
+                spans = [[token_span(decode, r.completion.token_ids, signal.tag) for r in g.valid] for g in groups]
+            scores = trainer.score_responses(batch, signal.spec, spans)
+            found = values[signal] = {}
+            for group, given in zip(groups, scores.values, strict=True):
+                number = iter(given)
+                found[group.request.key] = [next(number) if r.valid else math.nan for r in group.rollouts]
+            unreadable |= scores.unreadable
+    return SignalValues(values, unreadable)
+
+
+def block_span(text: str, tag: str) -> tuple[int, int] | None:
+    """First character in the last block <tag>...</tag> of a text, and the one after its last; None without a block.
+    A block ends at the first closing tag.
+
+    >>> block_span("<answer>4</answer> no, <answer>5</answer>", "answer")
+    (31, 32)
+    >>> block_span("<answer>4", "answer") is None
+    True
+    """
+    closing = f"</{tag}>"
+    opening = text.rfind(f"<{tag}>", 0, max(text.rfind(closing), 0))
+    if opening < 0:
+        return None
+    start = opening + len(f"<{tag}>")
+    return start, text.find(closing, start)
+
+
+def token_span(decode: Decode, token_ids: Sequence[int], tag: str) -> Span:
+    """The tokens of the text in the last block <tag>...</tag> of a response; (0, 0) without text. A token that has
+    characters of a tag too is one of them.
+
+    They are found by decoding the first k tokens for a few k: k tokens never give less text than k - 1. A token that
+    only goes on with a character is one of the character's tokens, as a token of no text is.
+
+    Example: tokens "so <", "answer", ">", "4", " km</", "answer", ">" and the tag "answer": tokens 3 and 4, (3, 5).
+    """
+    block = block_span(decode(token_ids), tag)
+    if block is None or block[0] == block[1]:
+        return (0, 0)
+
+    def text_length(count: int) -> int:
+        return len(decode(token_ids[:count]))
+
+    counts = range(len(token_ids) + 1)
+    start = bisect_right(counts, block[0], key=text_length) - 1
+    stop = bisect_right(counts, block[1], key=text_length) - 1  # the last count that gives nothing of the closing tag
+    return start, stop if text_length(stop) == block[1] else stop + 1
