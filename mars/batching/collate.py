@@ -59,8 +59,8 @@ def scoring_batch(
     packing: Packing,
 ) -> TrainBatch:
     """Every group of `groups_of` that has a valid rollout, as a prompt of its own in one plan over all ranks; without
-    `groups_of`, every group whose scores count. Guests are scored with the prompt that they are trained with, and all at
-    the temperature of the multi responses.
+    `groups_of`, every group whose scores count. Guests are scored with the prompt that they are trained with, and all
+    responses at the temperature of the multi responses.
 
     `PolicyTrainer.score_responses` scores all rollouts with it. Nothing is trained on it: every weight is 0.
     """
