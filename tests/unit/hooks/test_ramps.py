@@ -22,7 +22,7 @@ from mars.hooks.step_hooks import StepHooks
 from mars.step import train_step
 from mars.step_async import Overlap, train_step_async
 from tests.builders import make_prompt, train_config
-from tests.fakes.step import IMAGE, one_step, parts
+from tests.fakes.step import IMAGE, Rounds, one_step, parts
 from tests.unit.hooks.test_step_hooks import FILE
 from tests.unit.test_step import make_table
 
@@ -77,8 +77,8 @@ LENGTH = "{key: rollout.max_response_tokens, first: %s, last: 64, start: 1, step
     ("entry", "message"),
     [
         (
-            LENGTH.replace("rollout.max_response_tokens", "rollout.temperature") % 1,
-            r"^ramps: rollout\.temperature: cannot change",
+            LENGTH.replace("rollout.max_response_tokens", "rollout.top_p") % 1,
+            r"^ramps: rollout\.top_p: cannot change",
         ),
         (
             LENGTH % 9000,
@@ -183,6 +183,34 @@ def test_requests_and_the_trainer_get_the_values_of_their_step(prompts, schedule
     assert sorted(set(longest)) == [8, 12, 16]
     clips = [batch.settings["algorithm.clip_high"] for batch in made.trainer.batches]
     assert clips == pytest.approx([0.2, 0.3, 0.4])
+
+
+def test_requests_have_the_temperature_of_their_step_and_greedy_anchors_none(prompts):
+    made = replace(
+        parts(make_table(prompts, random.Random(0))),
+        hooks=StepHooks(ramps=(ramp("rollout.temperature", 1.2, 0.8, 1, 2),)),
+    )
+    greedy = replace(made.plan.anchor_sampling, temperature=0.0)
+    for anchors, wanted in ((made.plan.anchor_sampling, {0.8}), (greedy, {0.0})):
+        one_step(replace(made, plan=replace(made.plan, anchor_sampling=anchors)), prompts[:1], 3)
+        requests = made.engine.requests[-3:]
+        assert {request.sampling.temperature for request in requests if request.view is None} == {0.8}
+        assert {request.sampling.temperature for request in requests if request.view is not None} == wanted
+        assert {request.sampling.top_p for request in requests} == {0.9}
+    assert [prompt.temperature for batch in made.trainer.batches for prompt in batch.prompts] == [0.8, 0.8]
+
+
+def test_a_carried_prompt_keeps_the_temperature_of_its_sampling(prompts):
+    class ThreeEach(Rounds):
+        def batch(self, step):
+            return [self.prompts[(3 * step + i) % 4] for i in range(3)]
+
+    ramps = (ramp("rollout.temperature", 1.2, 0.8, 1, 2),)
+    made = replace(parts(make_table(prompts, random.Random(0))), hooks=StepHooks(ramps=ramps))
+    state = train_step(made, ThreeEach(prompts, 2), START.sampling, 1).state
+    train_step(made, ThreeEach(prompts, 2), state, 2)
+    found = [[(prompt.prompt_id, prompt.temperature) for prompt in batch.prompts] for batch in made.trainer.batches]
+    assert found == [[("p0", 1.2), ("p1", 1.2)], [("p2", 1.2), ("p3", 1.0)]]
 
 
 def test_the_kl_in_the_reward_has_the_coefficient_of_the_step(prompts):
