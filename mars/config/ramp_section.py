@@ -12,7 +12,7 @@ from mars.config.section import Section
 
 SETTINGS = "recipe.settings."
 OF_ALGORITHM = ("kl_coefficient", "clip_low", "clip_high", "entropy_coefficient")
-OF_ROLLOUT = ("samples_per_prompt", "max_response_tokens")
+OF_ROLLOUT = ("samples_per_prompt", "max_response_tokens", "temperature")
 KEYS = (*(f"algorithm.{name}" for name in OF_ALGORITHM), *(f"rollout.{name}" for name in OF_ROLLOUT))
 _LOADED_IF_POSITIVE = ("algorithm.kl_coefficient", "algorithm.entropy_coefficient")
 

@@ -1,4 +1,4 @@
-"""Overlap of two texts: BLEU and ROUGE in words, edit similarity in characters; and how much a text repeats itself."""
+"""Overlap of two texts: BLEU and ROUGE in words, edit distance; and how much a text repeats itself."""
 
 from __future__ import annotations
 
@@ -58,18 +58,27 @@ def rouge_n(answer: Sequence[str], reference: Sequence[str], n: int) -> float:
     return 2 * shared / (sum(ours.values()) + sum(true.values())) if shared else 0.0
 
 
+def edit_distance(answer: Sequence[str], reference: Sequence[str]) -> int:
+    """The fewest insertions, deletions and replacements that make one sequence of the other (Levenshtein, 1966).
+
+    >>> edit_distance("a red car".split(), "the red sports car".split())  # a -> the, + sports
+    2
+    """
+    distances = list(range(len(reference) + 1))
+    for i, word in enumerate(answer, start=1):
+        before, distances = distances, [i]
+        for j, other in enumerate(reference):
+            distances.append(min(before[j] + (word != other), before[j + 1] + 1, distances[j] + 1))
+    return distances[-1]
+
+
 def edit_similarity(answer: str, reference: str) -> float:
     """1 - Levenshtein distance / length of the longer text, in [0, 1]; 1 for two empty texts. In quadratic time.
 
     >>> edit_similarity("stop", "shop")
     0.75
     """
-    costs = list(range(len(reference) + 1))
-    for i, letter in enumerate(answer, start=1):
-        before, costs = costs, [i]
-        for j, other in enumerate(reference, start=1):
-            costs.append(min(before[j] + 1, costs[j - 1] + 1, before[j - 1] + (letter != other)))
-    return 1 - costs[-1] / max(len(answer), len(reference), 1)
+    return 1 - edit_distance(answer, reference) / max(len(answer), len(reference), 1)
 
 
 def repetition(words: Sequence[str], n: int) -> float:
