@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,12 +19,14 @@ from mars.config.ramp_section import KEYS, Ramp
 from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
 from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.of_workers import token_rule
 from mars.hooks.step_hooks import StepHooks
 from mars.step import train_step
 from mars.step_async import Overlap, train_step_async
 from tests.builders import make_prompt, train_config
 from tests.fakes.step import IMAGE, Rounds, one_step, parts
 from tests.unit.hooks.test_step_hooks import FILE
+from tests.unit.recipes.token_facts import facts_of
 from tests.unit.test_step import make_table
 
 
@@ -137,7 +140,88 @@ def test_a_setting_that_no_hook_reads_is_refused(tmp_path):
             load_step_hooks(recipe, [], 1, [ramp(key)])
 
 
+RULE = """
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    weight: float
+    share: float
+
+    def __post_init__(self):
+        if self.weight < 0:
+            raise ValueError("weight must not be negative")
+
+
+class Rule:
+    passes, measures, ramps = (), False, ("weight",)
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def measure(self, facts):
+        return {}
+
+    def apply(self, facts, totals):
+        return facts.now("own", self.settings)
+
+
+class Fixed(Rule):
+    ramps = ()
+"""
+
+
+def rule_recipe(tmp_path, rule):
+    (tmp_path / "own.py").write_text(RULE)
+    overrides = [
+        "data.train_files=[a]",
+        f"recipe.tokens={tmp_path}/own.py:{rule}",
+        "recipe.settings={own: {weight: 1.0, share: 0.5}}",
+    ]
+    return resolved(load_config("train", overrides, []).recipe)
+
+
+@pytest.mark.parametrize(
+    ("rule", "ramps", "message"),
+    [
+        (
+            "Rule",
+            [ramp("recipe.settings.own.share")],
+            r"share: not read by the rule .*; got 'share'; give one of weight",
+        ),
+        (
+            "Rule",
+            [ramp("recipe.settings.own.weight"), ramp("recipe.settings.own.share")],
+            r"share: not read by the rule",
+        ),
+        ("Rule", [ramp("recipe.settings.own.wait")], r"wait: not read by the rule"),
+        ("Rule", [ramp("recipe.settings.own.weight", last=-1.0)], r"weight: weight must not be negative; got -1"),
+        (
+            "Fixed",
+            [ramp("recipe.settings.own.weight")],
+            r"weight: not read by the rule .*; it has no attribute `ramps`",
+        ),
+    ],
+)
+def test_a_setting_that_a_token_rule_does_not_read_in_each_step_is_refused(tmp_path, rule, ramps, message):
+    with pytest.raises(ConfigError, match=rf"^ramps: recipe\.settings\.own\.{message}"):
+        load_step_hooks(rule_recipe(tmp_path, rule), [], 1, ramps)
+
+
 # --- where they arrive
+
+
+def test_a_token_rule_reads_the_value_of_its_step(tmp_path):
+    recipe = rule_recipe(tmp_path, "Rule")
+    hooks = load_step_hooks(recipe, [], 1, [ramp("recipe.settings.own.weight", first=0.2)])
+    rule = token_rule(recipe, with_reference=False)
+    assert rule is not None
+    facts = facts_of(torch.zeros(1), torch.zeros(1), [1])
+    for step, weight in ((1, 0.2), (4, 0.6), (9, 1.0)):
+        now = rule.apply(replace(facts, settings={one.key: one.at(step) for one in hooks.ramps}), {})
+        assert (now.weight, now.share) == (pytest.approx(weight), 0.5)
+    assert rule.apply(facts, {}) is rule.settings, "without a ramp the settings are those of the run"
 
 
 @pytest.fixture
