@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mars.actor.objective import Objective
 from mars.checkpoint.state import START
 from mars.config.load import load_config
-from mars.config.ramp_section import KEYS, Ramp
+from mars.config.ramp_section import KEYS, Ramp, weights_at
 from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
 from mars.hooks.load import load_step_hooks, resolved
@@ -112,6 +112,44 @@ def test_a_ramp_is_checked_with_the_rules_of_its_key():
     with pytest.raises(ConfigError, match=r"samples_per_prompt: not valid \(.*a single rollout has no advantage"):
         load_config("train", ["data.train_files=[a]", "anchor=none", f"ramps=[{one}]"], [])
     assert load_config("train", ["data.train_files=[a]", "anchor=mono", f"ramps=[{one}]"], []).ramps[0].last == 1.0
+
+
+WEIGHT = "{key: data.weights.%s, first: %s, last: 3.0, start: 1, steps: 4, shape: linear, slope: null}"
+
+
+def mixed(entry, *overrides):
+    files = ["data.train_files=[a,b]", "data.weights=[1.0,2.0]"]
+    return load_config("train", [*files, f"ramps=[{entry}]", *overrides], [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "overrides", "message"),
+    [
+        (WEIGHT % (2, 1.0), [], r"data\.weights\.2: no such weight; got \[1\.0, 2\.0\]"),
+        (WEIGHT % ("one", 1.0), [], r"data\.weights\.one: no such weight"),
+        (WEIGHT % (0, 1.0), ["data.weights=null"], r"data\.weights\.0: no such weight; got null"),
+        (WEIGHT % (0, 0.0), [], r"data\.weights\.0: not valid \(.*; got 0"),
+        (
+            WEIGHT % (0, 1.0),
+            ["algorithm=dapo"],
+            r"a step may have several rounds of prompts; set algorithm\.selection=all",
+        ),
+        (WEIGHT % (0, 1.0), ["recipe.sampler=own.py:Own"], r"a sampler chooses the prompts; leave out one"),
+    ],
+)
+def test_ramps_of_weights_that_cannot_work_are_refused(entry, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        mixed(entry, *overrides)
+
+
+def test_the_weights_of_a_round_are_those_of_its_step():
+    """0.5, 1.0 and 1.5 of step 1 to 3 and so on; the other weight stays."""
+    one = ramp("data.weights.1", 0.5, 2.5, 1, 4)
+    at, lowest, highest = weights_at([4.0, 2.0], [ramp("algorithm.clip_high"), one])
+    assert [at(round) for round in (0, 1, 2, 4, 9)] == [[4.0, value] for value in (0.5, 1.0, 1.5, 2.5, 2.5)]
+    assert (lowest, highest) == ([4.0, 0.5], [4.0, 2.5])
+    assert weights_at([4.0, 2.0], [ramp("algorithm.clip_high")]) is None
+    assert mixed(WEIGHT % (1, 1.5)).ramps[0].at(3) == 2.25
 
 
 def test_a_coefficient_that_is_0_has_no_ramp():

@@ -167,12 +167,13 @@ def test_when_probes_are_taken_and_how_many(changes, expected):
     assert [len(made.probes(step)) for step in range(1, 10)] == expected
 
 
-def test_probes_rotate_through_all_prompts():
-    made = sampler(probe_every=1, probe_prompts=4)
-    probed = [name for step in range(1, 6) for name in names(made.probes(step))]
+@pytest.mark.parametrize("every", [1, 3])
+def test_probes_rotate_through_all_prompts(every):
+    made = sampler(probe_every=every, probe_prompts=4)
+    probed = [name for step in range(1, 1 + 5 * every) for name in names(made.probes(step))]
     assert set(probed[:10]) == set(probed[10:]) == {prompt.prompt_id for prompt in PROMPTS}
     assert probed[10:] == probed[:10]
-    assert len(set(names(made.probes(3)))) == 4, "around the end too"
+    assert len(set(names(made.probes(1 + 2 * every)))) == 4, "around the end too"
 
 
 def test_a_step_probes_all_prompts_and_trains_on_its_batch_alone():
