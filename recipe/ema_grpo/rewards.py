@@ -26,12 +26,10 @@ _WORD = re.compile(r"\w+")
 def score(item: RewardInput) -> RewardResult:
     """0.9 accuracy + 0.1 format + structure. format: think, then answer. structure: 0.5 if the format is right and the
     answer has the form of its task. Raises DataError for an unknown task and for a malformed truth."""
-    kind = item.extra_info.get("problem_type")
-    task, answer = TASKS.get(str(kind)), parse_response(item.response).answer
-    if task is None:
+    kind, answer = item.extra_info.get("problem_type"), parse_response(item.response).answer
+    if (task := TASKS.get(str(kind))) is None:
         raise DataError(f"extra_info.problem_type: got {kind!r}; give {', '.join(TASKS)}")
-    found = task(item, (answer or "").strip())
-    accuracy, has_form = (0.0, False) if answer is None else found
+    accuracy, has_form = (part * (answer is not None) for part in task(item, (answer or "").strip()))
     form = float(read_blocks(item.response, ("think", "answer")) is not None)
     parts = {"accuracy": accuracy, "format": form, "structure": 0.5 * form * has_form}
     return RewardResult(0.9 * accuracy + 0.1 * form + parts["structure"], accuracy, parts)
