@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from mars.config.ramp_section import weights_at
 from mars.config.schema import SftConfig, TrainConfig
 from mars.config.templates import template_file, template_folder
-from mars.data.order.mixture import PromptMixture
+from mars.data.order.mixture import ChangingWeights, PromptMixture
 from mars.data.order.stream import PromptStream
 from mars.data.pixels.images import DecodeImage, decode_image, decoded_size
 from mars.data.prompts.boxes import BoxFrames, truth_frame
@@ -203,7 +204,9 @@ def prompt_stream(
     if sampler is not None:
         return sampler
     assert data.weights is not None  # else a plain stream
-    return PromptMixture(sets, data.weights, data.prompts_per_step, config.run.seed, data.shuffle)
+    ramped = weights_at(data.weights, config.ramps)
+    weights = data.weights if ramped is None else ChangingWeights(*ramped)
+    return PromptMixture(sets, weights, data.prompts_per_step, config.run.seed, data.shuffle)
 
 
 def rewards_of(config: TrainConfig) -> RewardsBySet:

@@ -37,6 +37,7 @@ class TrainPrompt:
     """A prompt with its responses. num_prompt_tokens: including image tokens.
 
     carried: was beyond the quota of the previous step, so this one trains on it first.
+    temperature: its responses were sampled with it, and are scored with it; None: `rollout.temperature`.
     """
 
     prompt_id: str
@@ -45,6 +46,7 @@ class TrainPrompt:
     images: tuple[ImageRef, ...]
     responses: tuple[TrainResponse, ...]
     carried: bool = False
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mars.actor.prefix_attention import SharedPrefixLayout
+from mars.train_types import MicroBatch, TrainBatch
 from mars.types import ImageRef
 
 ResponseIds = tuple[int, ...]
@@ -44,6 +45,7 @@ class ForwardBatch:
         each of them.
     lengths: int64 [responses], tokens of each response.
     layout: what attends to what in a pack (prefix_attention.py); None for padded rows.
+    temperatures: float32 [T], of each response token; None: all have `rollout.temperature`.
     """
 
     input_ids: Tensor
@@ -56,11 +58,22 @@ class ForwardBatch:
     token_columns: Tensor
     lengths: Tensor
     layout: SharedPrefixLayout | None
+    temperatures: Tensor | None = None
 
     def to(self, device: torch.device) -> ForwardBatch:
         movable = (Tensor, SharedPrefixLayout)
         moved = {k: v.to(device) if isinstance(v, movable) else v for k, v in vars(self).items()}
         return ForwardBatch(**moved)
+
+
+def with_temperatures(forward: ForwardBatch, batch: TrainBatch, micro: MicroBatch, usual: float) -> ForwardBatch:
+    """The forward with the temperature at which each response was sampled, where one differs from `usual`."""
+    given = [batch.prompts[prompt].temperature for prompt, _ in micro.rows]
+    found = [usual if temperature is None else temperature for temperature in given]
+    if all(temperature == usual for temperature in found):
+        return forward
+    by_response = torch.tensor(found, dtype=torch.float32, device=forward.lengths.device)
+    return replace(forward, temperatures=by_response.repeat_interleave(forward.lengths))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch
+from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch, with_temperatures
 from mars.actor.memory import PeakMemory
 from mars.actor.model import ScoringSettings
 from mars.actor.objective import Objective, truncation_nats
@@ -184,11 +184,7 @@ class FsdpTrainer:
         return self._finish(done, number, unreadable)
 
     def _pass(
-        self,
-        batch: TrainBatch,
-        number: int,
-        prepared: PreparedBatch,
-        compare_rollout: bool,
+        self, batch: TrainBatch, number: int, prepared: PreparedBatch, compare_rollout: bool
     ) -> UpdatePass | None:
         """Forward and backward of this rank's rows. None if no token of the update is trained on, on any rank."""
         plan, passes = batch.updates[number], prepared.passes
@@ -288,7 +284,8 @@ class FsdpTrainer:
             torch.cuda.synchronize(self._device)
 
     def _forward_of(self, batch: TrainBatch, micro: MicroBatch, prompts: ReadPrompts) -> ForwardBatch:
-        return self._forward_batch([(prompts[row[0]], _response(batch, row).token_ids) for row in micro.rows])
+        rows = [(prompts[row[0]], _response(batch, row).token_ids) for row in micro.rows]
+        return with_temperatures(self._forward_batch(rows), batch, micro, self._config.rollout.temperature)
 
     def _forward_batch(self, rows: Sequence[tuple[ProcessedPrompt, tuple[int, ...]]]) -> ForwardBatch:
         if self._config.actor.packing == "shared_prefix":

@@ -40,8 +40,8 @@ class Placement:
 class ScoringSettings:
     """How logits become log-probs: the distribution the engine samples from.
 
-    temperature: divides the logits. blocked_ids: tokens that get probability 0. chunk_tokens: number of tokens whose
-    logits are in memory at once.
+    temperature: divides the logits, unless a forward has temperatures of its own. blocked_ids: tokens that get
+    probability 0. chunk_tokens: number of tokens whose logits are in memory at once.
     """
 
     temperature: float
@@ -72,7 +72,7 @@ class PolicyModel(nn.Module):
             self.backbone.lm_head.weight,
             batch.targets,
             blocked=self._blocked.to(hidden.device),
-            temperature=self._scoring.temperature,
+            temperature=self._scoring.temperature if batch.temperatures is None else batch.temperatures,
             chunk_tokens=self._scoring.chunk_tokens,
             entropy_gradient=entropy_gradient,
         )

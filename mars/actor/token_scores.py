@@ -20,14 +20,15 @@ def token_scores(
     targets: Tensor,
     *,
     blocked: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
     chunk_tokens: int,
     entropy_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of `targets` and the entropies of softmax(hidden weight^T / temperature) in nats, both float32 [T].
 
     hidden: [T, H]. weight: [V, H], of the language model's head. targets: int64 [T]. blocked: int64, ids that
-    get probability 0. entropy_gradient: whether the entropies have a gradient.
+    get probability 0. temperature: of all tokens, or float32 [T]. entropy_gradient: whether the entropies have a
+    gradient.
 
     The logits of only `chunk_tokens` tokens are in memory, in at most two float32 buffers [chunk, V]. Backward computes
     the logits again instead of keeping them. Forward and backward together take four products of size T x H x V: the
@@ -57,14 +58,14 @@ class _TokenScores(Function):
         weight: Tensor,
         targets: Tensor,
         blocked: Tensor,
-        temperature: float,
+        temperature: float | Tensor,
         chunk_tokens: int,
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
         entropies, normalizers = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for rows in _chunks(len(hidden), chunk_tokens):
-            logits = _logits(hidden[rows], weight, blocked, temperature)
+            logits = _logits(hidden[rows], weight, blocked, _at(temperature, rows))
             logprobs[rows], entropies[rows], normalizers[rows] = _scores(logits, targets[rows])
             del logits  # frees the memory for the next chunk
         ctx.save_for_backward(hidden, weight, targets, blocked, normalizers, entropies)
@@ -83,12 +84,13 @@ class _TokenScores(Function):
         dtype = torch.promote_types(weight.dtype, torch.float32) if len(chunks) > 1 else weight.dtype
         grad_weight = torch.zeros_like(weight, dtype=dtype) if ctx.needs_input_grad[1] else None
         for rows in chunks:
-            gradient = _logits(hidden[rows], weight, blocked, ctx.temperature)
+            temperature = _at(ctx.temperature, rows)
+            gradient = _logits(hidden[rows], weight, blocked, temperature)
             slope, entropy = grad_logprobs[rows], None
             if ctx.entropy_gradient:
                 entropy = (entropies[rows], grad_entropies[rows])
             _to_gradient(gradient, normalizers[rows], targets[rows], slope, entropy)
-            gradient = gradient.index_fill_(-1, blocked, 0.0).div_(ctx.temperature).to(weight.dtype)
+            gradient = gradient.index_fill_(-1, blocked, 0.0).div_(temperature).to(weight.dtype)
             grad_hidden[rows] = gradient @ weight
             if grad_weight is not None:
                 _add_product(grad_weight, gradient.T, hidden[rows])
@@ -137,8 +139,12 @@ def _chunks(length: int, chunk_tokens: int) -> list[slice]:
     return [slice(start, start + chunk_tokens) for start in range(0, length, chunk_tokens)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, blocked: Tensor, temperature: float) -> Tensor:
+def _at(temperature: float | Tensor, rows: slice) -> float | Tensor:
+    return temperature[rows].unsqueeze(-1) if isinstance(temperature, Tensor) else temperature
+
+
+def _logits(hidden: Tensor, weight: Tensor, blocked: Tensor, temperature: float | Tensor) -> Tensor:
     logits = (hidden @ weight.T).float()
-    if temperature != 1.0:
+    if isinstance(temperature, Tensor) or temperature != 1.0:
         logits.div_(temperature)
     return logits.index_fill_(-1, blocked, _BLOCKED)

@@ -7,9 +7,9 @@ for any packing and any number of ranks, because a rule sees whole responses, an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -81,6 +81,15 @@ class TokenFacts:
     layout: TokenLayout
     settings: Mapping[str, float]
 
+    def now(self, file: str, settings: Any) -> Any:
+        """The `Settings` of a file with the values of this step's `ramps`. file: its name in `recipe.settings`.
+
+        Example: with settings {"recipe.settings.own.weight": 0.2}, now("own", Settings(weight=1.0)) has weight 0.2.
+        """
+        prefix = f"recipe.settings.{file}."
+        values = {key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)}
+        return replace(settings, **values) if values else settings
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -118,7 +127,8 @@ class TokenRule(Protocol):
     twice as much, and a backward. measures: whether `measure` is called; it costs one more forward in the first update
     of a step, which else takes the old log-probs from its own.
 
-    Both methods depend on their arguments alone, and give the same names in every call.
+    Both methods depend on their arguments alone, and give the same names in every call. A rule may have an attribute
+    `ramps`, the names of its settings that both methods read with `TokenFacts.now`: these may change during a run.
     """
 
     @property

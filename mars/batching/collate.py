@@ -59,15 +59,21 @@ def scoring_batch(
     packing: Packing,
 ) -> TrainBatch:
     """Every group of `groups_of` that has a valid rollout, as a prompt of its own in one plan over all ranks; without
-    `groups_of`, every group whose scores count. Guests are scored with the prompt that they are trained with.
+    `groups_of`, every group whose scores count. Guests are scored with the prompt that they are trained with, and all
+    responses at the temperature of the multi responses.
 
     `PolicyTrainer.score_responses` scores all rollouts with it. Nothing is trained on it: every weight is 0.
     """
-    pairs = ((item.multi.request if group.role == "guest" else group.request, group) for item in rollouts
-             for group in groups_of(item) if group.valid)  # fmt: skip
+    rows = ((item.multi.request if group.role == "guest" else group.request, group, item) for item in rollouts
+            for group in groups_of(item) if group.valid)  # fmt: skip
     prompts = tuple(
-        _prompt_of(request, prompt_length, (_response(rollout, 0.0, 0.0) for rollout in group.valid))
-        for request, group in pairs
+        _prompt_of(
+            request,
+            prompt_length,
+            (_response(rollout, 0.0, 0.0) for rollout in group.valid),
+            item.multi.request.sampling.temperature,
+        )
+        for request, group, item in rows
     )
     updates = plan_updates(prompts, max(len(prompts), 1), num_ranks, tokens_per_forward, packing)
     return TrainBatch(prompts, updates)
@@ -80,7 +86,7 @@ def _train_prompt(item: SampledPrompt, carried: bool, prompt_length: Callable[[R
     extras = (group.request.extra if group.role == "guest" else None for group in members for _ in group.valid)
     rows = zip(item.rollouts.trained, item.advantages, item.weights, extras, strict=True)
     responses = (_response(*row) for row in rows if row[2] != 0)
-    return _prompt_of(request, prompt_length, responses, carried=carried)
+    return _prompt_of(request, prompt_length, responses, request.sampling.temperature, carried)
 
 
 def _response(rollout: Rollout, advantage: float, weight: float, guest: ExtraFacts | None = None) -> TrainResponse:
@@ -94,6 +100,7 @@ def _prompt_of(
     request: RolloutRequest,
     prompt_length: Callable[[RolloutRequest], int],
     responses: Iterable[TrainResponse],
+    temperature: float,
     carried: bool = False,
 ) -> TrainPrompt:
     return TrainPrompt(
@@ -103,4 +110,5 @@ def _prompt_of(
         images=request.images,
         responses=tuple(responses),
         carried=carried,
+        temperature=temperature,
     )

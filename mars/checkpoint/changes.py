@@ -12,7 +12,8 @@ import yaml
 
 from mars.config.keys import leaves
 from mars.config.load import shipped_values
-from mars.config.section import Root
+from mars.config.ramp_section import WEIGHTS
+from mars.config.section import Root, Section
 from mars.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ REFUSED = (
     "sft.batch_size", "sft.freeze", "sft.lora",
 )  # fmt: skip
 
+# Refused if one of `data.weights` changes; else warned of.
+RAMPS = "ramps"
+
 # Refused only from or to "none": a checkpoint has the weights of the reference model for all other values.
 HAS_STATE = ("algorithm.reference_update",)
 
@@ -50,13 +54,29 @@ class Changes:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """before, now: dotted key -> value. A key that only `before` has is a setting that this version of mars dropped."""
+    before, now = _plain(before), _plain(now)
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
         if before.get(key, _UNSET) != now.get(key, _UNSET):
             refused = _is_in(key, REFUSED) or (key in HAS_STATE and "none" in (before.get(key), now.get(key)))
+            refused = refused or (key == RAMPS and _of_the_order(before) != _of_the_order(now))
             kind = "refused" if refused else "free" if _is_in(key, FREE) else "warned"
             found[kind].append(f"{key}: {before.get(key, _UNSET)} -> {now.get(key, _UNSET)}")
     return Changes(**{kind: tuple(lines) for kind, lines in found.items()})
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With lists of settings as a file has them, as lists of mappings."""
+
+    def plain(value: Any) -> Any:
+        return value.model_dump() if isinstance(value, Section) else value
+
+    return {key: [plain(one) for one in value] if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _of_the_order(values: Mapping[str, Any]) -> list[Any]:
+    """The ramps that the order of the data depends on."""
+    return [ramp for ramp in values.get(RAMPS) or [] if str(ramp["key"]).startswith(WEIGHTS)]
 
 
 def read_settings(path: Path, schema: type[Root]) -> dict[str, Any]:

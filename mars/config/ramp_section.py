@@ -12,7 +12,8 @@ from mars.config.section import Section
 
 SETTINGS = "recipe.settings."
 OF_ALGORITHM = ("kl_coefficient", "clip_low", "clip_high", "entropy_coefficient")
-OF_ROLLOUT = ("samples_per_prompt", "max_response_tokens")
+OF_ROLLOUT = ("samples_per_prompt", "max_response_tokens", "temperature")
+WEIGHTS = "data.weights."
 KEYS = (*(f"algorithm.{name}" for name in OF_ALGORITHM), *(f"rollout.{name}" for name in OF_ROLLOUT))
 _LOADED_IF_POSITIVE = ("algorithm.kl_coefficient", "algorithm.entropy_coefficient")
 
@@ -20,7 +21,8 @@ _LOADED_IF_POSITIVE = ("algorithm.kl_coefficient", "algorithm.entropy_coefficien
 class Ramp(Section):
     """One number that goes from `first` to `last`, the same from then on.
 
-    key: one of KEYS, or `recipe.settings.<file>.<name>`. start, steps: of the run. slope: of a sigmoid, else None.
+    key: one of KEYS, `data.weights.<number of the file, from 0>`, or `recipe.settings.<file>.<name>`.
+    start, steps: of the run. slope: of a sigmoid, else None.
     """
 
     key: str
@@ -55,6 +57,25 @@ class Ramp(Section):
         return (1 - share) * self.first + share * self.last
 
 
+def weights_at(
+    weights: Sequence[float], ramps: Sequence[Ramp]
+) -> tuple[Callable[[int], list[float]], list[float], list[float]] | None:
+    """(number of a round -> the weights of its step, the lowest of each weight, the highest).
+
+    None if no ramp changes one. Round i, from 0, is that of step i + 1: a step has one round (`ramp_problems`).
+    """
+    of_files = {ramp.key.removeprefix(WEIGHTS): ramp for ramp in ramps if ramp.key.startswith(WEIGHTS)}
+    if not of_files:
+        return None
+    pairs = [(weight, of_files.get(str(number))) for number, weight in enumerate(weights)]
+    ends = [(weight,) if ramp is None else (ramp.first, ramp.last) for weight, ramp in pairs]
+
+    def at(round: int) -> list[float]:
+        return [weight if ramp is None else ramp.at(round + 1) for weight, ramp in pairs]
+
+    return at, [min(some) for some in ends], [max(some) for some in ends]
+
+
 def ramp_problems(
     ramps: Sequence[Ramp], values: Mapping[str, Any], check: Callable[[Mapping[str, Any]], Sequence[Problem]]
 ) -> Iterator[Problem]:
@@ -66,8 +87,11 @@ def ramp_problems(
         if ramp.key.startswith(SETTINGS):
             if ramp.key.count(".") != 3:
                 yield Problem(where, "names no setting of a file", f"give {SETTINGS}<file>.<name>")
+        elif ramp.key.startswith(WEIGHTS):
+            yield from _of_weight(ramp, where, values, check)
         elif ramp.key not in KEYS:
-            yield Problem(where, "cannot change during a run", f"give {', '.join(KEYS)} or {SETTINGS}<file>.<name>")
+            allowed = ", ".join((*KEYS, f"{WEIGHTS}<number>"))
+            yield Problem(where, "cannot change during a run", f"give {allowed} or {SETTINGS}<file>.<name>")
         if keys.count(ramp.key) > 1:
             yield Problem(where, "comes twice", "give one ramp for each key")
         if (ramp.slope is None) == (ramp.shape == "sigmoid"):
@@ -94,4 +118,25 @@ def _of_key(
             yield Problem(where, f"longer than {ramp.key}={composed}", f"give at most {composed}", got=value)
         else:
             for problem in check({**values, ramp.key: type(composed)(value)}):
+                yield Problem(where, f"not valid ({problem})", "give other values", got=value)
+
+
+def _of_weight(
+    ramp: Ramp, where: str, values: Mapping[str, Any], check: Callable[[Mapping[str, Any]], Sequence[Problem]]
+) -> Iterator[Problem]:
+    """The order of the data is a function of the round, so a round must be a step."""
+    weights, number = values["data.weights"], ramp.key.removeprefix(WEIGHTS)
+    if weights is None or not number.isdecimal() or int(number) >= len(weights):
+        do = "set data.weights to one weight for each file, and give the number of one of them, from 0"
+        yield Problem(where, "no such weight", do, got=weights)
+    elif values["algorithm.max_rounds"] > 1:
+        yield Problem(
+            where, "a step may have several rounds of prompts", "set algorithm.selection=all, or leave it out"
+        )
+    elif values["recipe.sampler"] is not None:
+        yield Problem(where, "a sampler chooses the prompts", "leave out one of the two")
+    else:
+        for value in dict.fromkeys((ramp.first, ramp.last)):
+            changed = [value if i == int(number) else weight for i, weight in enumerate(weights)]
+            for problem in check({**values, "data.weights": changed}):
                 yield Problem(where, f"not valid ({problem})", "give other values", got=value)

@@ -122,7 +122,7 @@ def load_step_hooks(
         _check_signals(named, recipe.transforms, with_reference)
     rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
     requests = recipe.requests and _named(recipe, "recipe.requests", recipe.requests, REQUESTS_MEMBERS)
-    _check_ramps(ramps, (*shaping, *rules, *([requests] if requests else [])))
+    _check_ramps(recipe, ramps, (*shaping, *rules, *([requests] if requests else [])))
     hooks = StepHooks(shaping, rules, num_steps, requests=requests or None, ramps=tuple(ramps))
     return replace(hooks, initial=hooks.snapshot(sampler={}))
 
@@ -149,18 +149,24 @@ def _check_signals(named: Named[GroupShaping], transforms: Collection[str], with
             )
 
 
-def _check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
-    """Each ramp of a file's setting must reach a hook that gets its settings with each call."""
+def _check_ramps(recipe: RecipeConfig, ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
+    """Each ramp of a file's setting must reach a hook that gets its settings with each call, or a token rule that reads
+    it in each step."""
     files = {named.name.partition(":")[0]: named.settings for named in hooks}
+    of_rule = {} if recipe.tokens is None else {settings_name(recipe.tokens): recipe.tokens}
+    of_rule = {file: spec for file, spec in of_rule.items() if file not in files}
     for ramp in ramps:
         if not ramp.key.startswith(SETTINGS):
             continue
         file, _, name = ramp.key.removeprefix(SETTINGS).partition(".")
+        if file in of_rule:
+            files[file] = _ramped_settings(recipe, of_rule[file], ramp.key, name)
         value = getattr(files.get(file), name, None)
         if type(value) not in (int, float):
             raise ConfigError(
                 f"ramps: {ramp.key}: no number that a hook of the step reads; got {value!r}; "
-                "give a number of the Settings of a file in recipe.shaping, recipe.advantage or recipe.requests"
+                "give a number of the Settings of a file in recipe.shaping, recipe.advantage, recipe.requests or "
+                "recipe.tokens"
             )
         for extreme in (ramp.first, ramp.last):
             try:
@@ -169,6 +175,17 @@ def _check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
                 raise ConfigError(
                     f"ramps: {ramp.key}: {error}; got {extreme:g}; give another end of the ramp"
                 ) from error
+
+
+def _ramped_settings(recipe: RecipeConfig, spec: str, key: str, name: str) -> Any:
+    """The settings of the file of `recipe.tokens`. spec: of the rule. name: of the setting that the ramp changes."""
+    read = tuple(getattr(make_hook(recipe, "recipe.tokens", spec, {}), "ramps", ()))
+    if name not in read:
+        do = f"give one of {', '.join(read)}" if read else "it has no attribute `ramps`, so leave this ramp out"
+        raise ConfigError(f"ramps: {key}: not read by the rule of recipe.tokens in each step; got {name!r}; {do}")
+    file = settings_name(spec)
+    module = load("recipe.tokens", spec, "(settings: Settings)", classes=True).module
+    return read_settings(f"recipe.settings.{file}", module, recipe.settings.get(file))
 
 
 def load_sampler(recipe: RecipeConfig, setup: SamplerSetup, known: KnownPrompts | None = None) -> SampledRounds | None:

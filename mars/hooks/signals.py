@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any, Literal, Protocol
 
 from mars.algorithms.scoring import ScoringSpec, Span
@@ -95,13 +96,14 @@ def measured(
         return NO_SIGNALS
     values: dict[Signal, dict[Any, Sequence[float]]] = {}
     unreadable: dict[str, str] = {}
+    find = TokenSpans(decode)
     with stage():
         for signal, on in asked.items():
             batch = replace(scoring_batch(rollouts, partial(shaped_groups, on=on)), step=step)
             groups = [group for item in rollouts for group in shaped_groups(item, on) if group.valid]
             spans = None
             if signal.tag is not None:
-                spans = [[token_span(decode, r.completion.token_ids, signal.tag) for r in g.valid] for g in groups]
+                spans = [[find.of(r.text, r.completion.token_ids, signal.tag) for r in g.valid] for g in groups]
             scores = trainer.score_responses(batch, signal.spec, spans)
             found = values[signal] = {}
             for group, given in zip(groups, scores.values, strict=True):
@@ -128,23 +130,36 @@ def block_span(text: str, tag: str) -> tuple[int, int] | None:
     return start, text.find(closing, start)
 
 
-def token_span(decode: Decode, token_ids: Sequence[int], tag: str) -> Span:
-    """The tokens of the text in the last block <tag>...</tag> of a response; (0, 0) without text. A token that has
-    characters of a tag too is one of them.
+class TokenSpans:
+    """Finds the tokens of a block in responses. decode: response ids to text."""
 
-    They are found by decoding the first k tokens for a few k: k tokens never give less text than k - 1. A token that
-    only goes on with a character is one of the character's tokens, as a token of no text is.
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._pieces: dict[int, str] = {}
 
-    Example: tokens "so <", "answer", ">", "4", " km</", "answer", ">" and the tag "answer": tokens 3 and 4, (3, 5).
-    """
-    block = block_span(decode(token_ids), tag)
-    if block is None or block[0] == block[1]:
-        return (0, 0)
+    def of(self, text: str, token_ids: Sequence[int], tag: str) -> Span:
+        """The tokens of the text in the last block <tag>...</tag> of a response; (0, 0) without text. A token that has
+        characters of a tag too is one of them. A token that only goes on with a character is one of the character's
+        tokens. text: of all `token_ids`.
 
-    def text_length(count: int) -> int:
-        return len(decode(token_ids[:count]))
+        Example: tokens "so <", "answer", ">", "4", " km</", "answer", ">" and the tag "answer": tokens 3 and 4, (3, 5).
+        """
+        block = block_span(text, tag)
+        if block is None or block[0] == block[1]:
+            return (0, 0)
+        length = self._lengths(text, token_ids)
+        counts = range(len(token_ids) + 1)
+        start = bisect_right(counts, block[0], key=length) - 1
+        stop = bisect_right(counts, block[1], key=length) - 1  # the last count that has nothing of the closing tag
+        return start, stop if length(stop) == block[1] else stop + 1
 
-    counts = range(len(token_ids) + 1)
-    start = bisect_right(counts, block[0], key=text_length) - 1
-    stop = bisect_right(counts, block[1], key=text_length) - 1  # the last count that gives nothing of the closing tag
-    return start, stop if text_length(stop) == block[1] else stop + 1
+    def _lengths(self, text: str, token_ids: Sequence[int]) -> Callable[[int], int]:
+        """A function k -> length of the text of the first k tokens, which never falls."""
+        for token_id in token_ids:
+            if token_id not in self._pieces:
+                self._pieces[token_id] = self._decode((token_id,))
+        pieces = [self._pieces[token_id] for token_id in token_ids]
+        if "".join(pieces) == text:
+            return [0, *accumulate(map(len, pieces))].__getitem__
+        # A character of several tokens has no text of its own in any of them: decode the first k, about twenty times.
+        return lambda count: len(self._decode(token_ids[:count]))

@@ -54,16 +54,24 @@ class RolloutPlan:
         return PlannedRequests.joined([self.extras.asked_after(item, step) for item in rollouts])
 
     def at(self, settings: Mapping[str, float]) -> RolloutPlan:
-        """The plan of a step. settings: its values of `ramps`, by key; other keys are left alone."""
+        """The plan of a step. settings: its values of `ramps`, by key; other keys are left alone.
+
+        Greedy anchors, of temperature 0, stay greedy."""
         plan = self
+        if (temperature := settings.get("rollout.temperature")) is not None:
+            plan = plan._sampled_with(
+                lambda sampling: replace(sampling, temperature=temperature) if sampling.temperature > 0 else sampling
+            )
         if (samples := settings.get("rollout.samples_per_prompt")) is not None:
             plan = replace(plan, multi_samples=round(samples))
         if (longest := settings.get("rollout.max_response_tokens")) is not None:
-            samplings = (plan.multi_sampling, plan.anchor_sampling)
-            multi, anchor = (replace(sampling, max_response_tokens=round(longest)) for sampling in samplings)
-            extras = plan.extras and replace(plan.extras, sampling=multi)
-            plan = replace(plan, multi_sampling=multi, anchor_sampling=anchor, extras=extras)
+            plan = plan._sampled_with(lambda sampling: replace(sampling, max_response_tokens=round(longest)))
         return plan
+
+    def _sampled_with(self, changed: Callable[[Sampling], Sampling]) -> RolloutPlan:
+        multi, anchor = changed(self.multi_sampling), changed(self.anchor_sampling)
+        extras = self.extras and replace(self.extras, sampling=multi)
+        return replace(self, multi_sampling=multi, anchor_sampling=anchor, extras=extras)
 
     def of_probes(self) -> RolloutPlan:
         """The plan of probes: multi views alone, without extra requests.

@@ -5,6 +5,7 @@ reward.function: recipe/ema_grpo/rewards.py:score
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from math import isfinite
 from statistics import fmean
@@ -13,11 +14,12 @@ from mars.errors import DataError
 from mars.rewards.box_metrics import iou_matrix
 from mars.rewards.grounding import frame_scale
 from mars.rewards.parsing import Box, load_json, parse_response, parse_truth, read_blocks, read_box
-from mars.rewards.text_metrics import edit_distance
+from mars.rewards.text_metrics import edit_distance, rouge_l, rouge_n
 from mars.rewards.vqa import answer_accuracy
 from mars.types import RewardInput, RewardResult
 
 MAX_WORDS = 1000  # of a text that is compared word by word: the time grows with the product of both lengths
+_WORD = re.compile(r"\w+")
 
 
 def score(item: RewardInput) -> RewardResult:
@@ -56,6 +58,24 @@ def ocr(item: RewardInput, answer: str) -> tuple[float, bool]:
     return max(1 - edit_distance(ours, true) / max(len(true), 1), 0.0), True
 
 
+def open_ended(item: RewardInput, answer: str) -> tuple[float, bool]:
+    """The mean of ROUGE-1, ROUGE-2 and ROUGE-L over words in small letters, without stemming."""
+    true, ours = (_WORD.findall(text.casefold())[:MAX_WORDS] for text in (truth_of(item), answer))
+    return fmean((rouge_n(ours, true, 1), rouge_n(ours, true, 2), rouge_l(ours, true))), True
+
+
+def temporal_grounding(item: RewardInput, answer: str) -> tuple[float, bool]:
+    """Overlap of the spans in {"time": [start, end]}, over the time from the earlier start to the later end."""
+    true, ours = json_span(truth_of(item)), json_span(answer)
+    if true is None:
+        raise DataError(f'truth: got {item.truth[:80]!r}; want {{"time": [start, end]}}')
+    if ours is None:
+        return 0.0, False
+    shared = max(min(ours[1], true[1]) - max(ours[0], true[0]), 0.0)
+    whole = max(ours[1], true[1]) - min(ours[0], true[0])
+    return (shared / whole if whole > 0 else 0.0), True
+
+
 def spatial_grounding(item: RewardInput, answer: str) -> tuple[float, bool]:
     """IoU of the boxes in {"boxes": [x1, y1, x2, y2]}."""
     true, ours, (x, y) = json_box(truth_of(item)), json_box(answer), frame_scale(item)
@@ -66,23 +86,20 @@ def spatial_grounding(item: RewardInput, answer: str) -> tuple[float, bool]:
     return float(iou_matrix([(ours[0] * x, ours[1] * y, ours[2] * x, ours[3] * y)], [true])[0, 0]), True
 
 
-def short_answer(item: RewardInput, answer: str) -> tuple[float, bool]:
-    return answer_accuracy(item, answer), True
-
-
 TASKS: dict[str, Callable[[RewardInput, str], tuple[float, bool]]] = {
-    "multiple choice": short_answer,
-    "math": short_answer,
+    "multiple choice": lambda item, answer: (answer_accuracy(item, answer), True),
+    "math": lambda item, answer: (answer_accuracy(item, answer), True),
     "numerical": numerical,
     "regression": regression,
     "ocr": ocr,
+    "open-ended": open_ended,
+    "temporal grounding": temporal_grounding,
     "spatial grounding": spatial_grounding,
 }
 """problem_type -> the accuracy of an answer, and whether it has the form of its task."""
 
 
 def truth_of(item: RewardInput) -> str:
-    """Raises DataError for an empty truth."""
     text = (parse_truth(item.truth).answer or "").strip()
     if not text:
         raise DataError("truth: empty; want the right answer")
@@ -97,11 +114,7 @@ def true_number(item: RewardInput) -> float:
 
 
 def number(text: str) -> float | None:
-    """A finite number, with or without commas between its digits; None for other text.
-
-    >>> number("1,250.5"), number("about 3"), number("inf")
-    (1250.5, None, None)
-    """
+    """A finite number, with or without commas between its digits, as in "1,250.5"; None for other text."""
     try:
         found = float(text.strip().replace(",", ""))
     except ValueError:
@@ -112,7 +125,23 @@ def number(text: str) -> float | None:
 def json_box(text: str) -> Box | None:
     """The box of {"boxes": [x1, y1, x2, y2]}; None for anything else."""
     try:
+        return read_box(json_entry(text, "boxes"))
+    except ValueError:
+        return None
+
+
+def json_span(text: str) -> tuple[float, float] | None:
+    """The span of {"time": [start, end]}; None for anything else."""
+    found = json_entry(text, "time")
+    if not isinstance(found, list) or len(found) != 2 or not all(isinstance(x, float) and isfinite(x) for x in found):
+        return None
+    return found[0], found[1]
+
+
+def json_entry(text: str, name: str) -> object:
+    """The value of a name in a JSON object; None if there is none, or no object."""
+    try:
         found = load_json(text)
-        return read_box(found.get("boxes")) if isinstance(found, dict) else None
     except (ValueError, RecursionError):
         return None
+    return found.get(name) if isinstance(found, dict) else None

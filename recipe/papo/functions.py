@@ -69,6 +69,7 @@ class PerceptionLoss:
     """
 
     measures = False
+    ramps = ("gamma", "cap", "entropy", "masked_entropy")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -79,10 +80,10 @@ class PerceptionLoss:
         return {}
 
     def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
-        chosen, other = self.settings, facts.extra["masked"]
+        chosen, other = facts.now("papo", self.settings), facts.extra["masked"]
         kl = capped_k3(facts.logprobs, other, chosen.cap)
         loss = -chosen.gamma * kl - chosen.entropy * facts.logprobs - chosen.masked_entropy * other
-        measured, tokens = kl.detach(), facts.layout.mask.sum()  # 0 where a token is not trained on
+        measured, tokens = kl.detach(), facts.layout.mask.sum()
         return TokenTerms(
             extra_loss=loss,
             means={

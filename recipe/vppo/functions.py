@@ -93,6 +93,7 @@ class SeeingTokens:
     masked image: filters the tokens of the policy loss, multiplies advantages, and adds -entropy x log-prob."""
 
     measures = True
+    ramps = ("cap", "kept_share", "lowest_weight", "entropy")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -100,7 +101,7 @@ class SeeingTokens:
 
     def _dependencies(self, facts: TokenFacts) -> tuple[Tensor, Tensor]:
         """Of tokens, [T], and their mean in each response, [S]."""
-        found = capped_k3(facts.old, facts.extra["masked"], self.settings.cap)
+        found = capped_k3(facts.old, facts.extra["masked"], facts.now("vppo", self.settings).cap)
         return found, facts.layout.sum_by_sequence(found) / facts.layout.lengths().clamp(min=1)
 
     def measure(self, facts: TokenFacts) -> Mapping[str, Measured]:
@@ -114,14 +115,14 @@ class SeeingTokens:
         }
 
     def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
-        found, scores = self._dependencies(facts)
-        kept = largest(found, facts.layout, self.settings.kept_share)
-        weights = response_weights(scores, totals, self.settings.lowest_weight)
-        highest = response_weights(scores.new_tensor(totals["high"]), totals, self.settings.lowest_weight)
+        chosen, (found, scores) = facts.now("vppo", self.settings), self._dependencies(facts)
+        kept = largest(found, facts.layout, chosen.kept_share)
+        weights = response_weights(scores, totals, chosen.lowest_weight)
+        highest = response_weights(scores.new_tensor(totals["high"]), totals, chosen.lowest_weight)
         return TokenTerms(
             advantages=facts.advantages * facts.layout.spread(weights),
             pg_weights=kept.to(found.dtype),
-            extra_loss=-self.settings.entropy * facts.logprobs,
+            extra_loss=-chosen.entropy * facts.logprobs,
             means={
                 "dependency": (facts.layout.keep(found).sum(), facts.layout.mask.sum()),
                 "dependency_of_kept": ((found * kept).sum(), kept.sum()),

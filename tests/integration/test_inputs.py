@@ -241,6 +241,14 @@ def test_files_are_mixed_in_the_shares_of_their_weights(configure, pictures, tmp
         kinds = sorted(len(prompt.sources) for prompt in stream.batch(step))
         assert kinds[0] == 0
         assert min(kinds[1:]) >= 2
+    ramp = "{key: data.weights.0, first: 3, last: 1, start: 1, steps: 2, shape: linear, slope: null}"
+    config = configure(
+        [], files, "data.weights=[1,1]", f"ramps=[{ramp}]", "data.prompts_per_step=4", "actor.prompts_per_update=4"
+    )
+    stream = prompt_stream(config, inputs.train.prompts)
+    # The share of the words is 1/4, then 1/3, then 1/2: of 4 places 1, 4/3 and 2, which is 13/3 in three steps.
+    words = [sum(not prompt.sources for prompt in stream.batch(step)) for step in range(4)]
+    assert (words[0], sum(words[:3]), words[3]) in [(1, 4, 2), (1, 5, 2)]
     together = configure([], files, "data.prompts_per_step=13", "actor.prompts_per_update=13")
     assert len({p.row for p in prompt_stream(together, inputs.train.prompts).batch(0)}) == 13
     with pytest.raises(ConfigError, match=r"data\.weights: 1 weights for the 2 data\.train_files"):

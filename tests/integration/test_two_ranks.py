@@ -62,7 +62,7 @@ def test_the_ranks_share_a_group_that_is_split(results):
 
 
 @ONE_RANK
-@pytest.mark.parametrize("when", ["kl", "kl_after"])
+@pytest.mark.parametrize("when", ["kl", "signal", "kl_after"])
 def test_every_rank_has_the_whole_list_and_it_is_that_of_one_rank(results, when, one_rank):
     assert results["shared_prefix-2-0"][when] == results["shared_prefix-2-1"][when]
     assert [len(row) for row in results[one_rank][when]] == [3, 2, 3, 2]

@@ -17,7 +17,7 @@ import torch
 
 from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.actor.trainer import Rendezvous
-from mars.algorithms.scoring import KL_TO_REFERENCE
+from mars.algorithms.scoring import KL_TO_REFERENCE, ScoringSpec
 from mars.batching.plan import plan_updates
 from mars.data.pixels.images import BadImage, decode_image
 from mars.data.pixels.transforming import TransformingDecoder
@@ -139,6 +139,8 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     scored = TrainBatch(rows, one_update(rows, world_size, budget, packing))
     trained = TrainBatch(rows, plan_updates(rows, 2, world_size, budget, packing))
     before = trainer.score_responses(scored, KL_TO_REFERENCE).values
+    ends = [[(k, len(response.token_ids)) for k, response in enumerate(row.responses)] for row in rows]
+    signal = trainer.score_responses(scored, ScoringSpec("ends", "sum", model="reference"), ends).values
     metrics = trainer.update(trained).metrics
     homes = [
         {p for micro in rank for p, _ in micro.rows[: len(micro.rows) - micro.num_fillers]}
@@ -160,6 +162,7 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
         "nothing": dict(nothing.metrics),
         "is_split": len(homes) > 1 and 0 in homes[0] & homes[1],
         "kl": before,
+        "signal": signal,
         "metrics": dict(metrics),
         "kl_after": kl_after,
         "incomplete": dict(incomplete.metrics),

@@ -87,8 +87,8 @@ def _refuse_own_output(source: Path, out: Path, split: str) -> None:
         raise ConfigError(f"OUT: the build would write over SRC; got {out}; give another folder, or another --split")
     if real.is_dir() and Path(os.path.realpath(out / IMAGES)).is_relative_to(real):
         raise ConfigError(
-            f"OUT: its images would be inside of SRC, and the next build would take them for images of SRC; got {out}; "
-            f"give a folder outside of {source}"
+            f"OUT: its images would be inside of SRC; got {out}; give a folder outside of {source}, or the next build "
+            "takes them for images of SRC"
         )
 
 

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
+from itertools import accumulate
 
 from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
 from mars.types import Prompt
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class ChangingWeights:
+    """at: number of a batch -> the weights of it. lowest, highest: bounds of each weight over all batches."""
+
+    at: Callable[[int], Sequence[float]]
+    lowest: Sequence[float]
+    highest: Sequence[float]
 
 
 class PromptMixture(PromptStream):
@@ -19,6 +32,8 @@ class PromptMixture(PromptStream):
     comes twice in a batch. Within a batch the sets alternate, so that every update of the step gets its share of each.
     One epoch of the mixture is as many prompts as all sets have together (`len`).
 
+    If weights change, the shares of each batch are rounded to a millionth.
+
     Example: weights [3, 1] and 6 prompts per step give 4 + 2, 5 + 1, 4 + 2, 5 + 1, ...: 4.5 + 1.5 on average.
 
     Raises ConfigError if a set has fewer prompts than its largest share of a step.
@@ -27,26 +42,27 @@ class PromptMixture(PromptStream):
     def __init__(
         self,
         sets: Sequence[Sequence[Prompt]],
-        weights: Sequence[float],
+        weights: Sequence[float] | ChangingWeights,
         prompts_per_step: int,
         seed: int,
         shuffle: bool,
     ) -> None:
         super().__init__([prompt for prompts in sets for prompt in prompts], prompts_per_step, seed, shuffle)
-        exact = [Fraction(str(weight)) for weight in weights]
-        self._unit = math.lcm(*((weight / sum(exact)).denominator for weight in exact))
-        # Exact integers: set i gets shares[i] / unit of every place, and is owed owed[i] / unit places so far.
-        self._shares = [int(weight / sum(exact) * self._unit) for weight in exact]
+        changing = isinstance(weights, ChangingWeights)
+        self._shares = _changing_shares(weights) if changing else _constant_shares(weights)
+        # Exact integers: set i gets shares.of(batch)[i] / unit of each place, and is owed owed[i] / unit places so far.
+        self._unit = self._shares.unit
         self._owed = [0] * len(sets)
         self._decks = [_Deck(prompts, f"{seed}:{number}", shuffle) for number, prompts in enumerate(sets)]
         self._batches: list[tuple[Prompt, ...]] = []
-        for number, (prompts, share) in enumerate(zip(sets, self._shares, strict=True)):
+        for number, (prompts, share) in enumerate(zip(sets, self._shares.largest, strict=True)):
             places = prompts_per_step * share
-            # Rounded up. With three sets or more, rounding can give a set one place more.
-            most = -(-places // self._unit) + (places % self._unit > 0 and len(sets) > 2)
+            # Rounded up. With three sets or more, or with weights that change, rounding can give a set one place more.
+            most = -(-places // self._unit) + (changing or (places % self._unit > 0 and len(sets) > 2))
             if len(prompts) < most:
+                weight = self._shares.weights[number]
                 raise ConfigError(
-                    f"data.weights: a step cannot hold the same prompt twice; got {weights[number]} for a file of "
+                    f"data.weights: a step cannot hold the same prompt twice; got {weight} for a file of "
                     f"{len(prompts)} prompts, of which up to {most} would be in a step; lower this weight"
                 )
 
@@ -55,12 +71,12 @@ class PromptMixture(PromptStream):
         if step < 0:
             raise ValueError(f"step must be 0 or more; got {step}")
         while len(self._batches) <= step:
-            self._batches.append(self._next())
+            self._batches.append(self._next(len(self._batches)))
         return self._batches[step]
 
-    def _next(self) -> tuple[Prompt, ...]:
+    def _next(self, batch: int) -> tuple[Prompt, ...]:
         places = [0] * len(self._decks)
-        for i, share in enumerate(self._shares):
+        for i, share in enumerate(self._shares.of(batch)):
             self._owed[i] += share * self.prompts_per_step
         for _ in range(self.prompts_per_step):
             most_owed = max(range(len(places)), key=lambda i: (self._owed[i], -i))
@@ -73,6 +89,44 @@ class PromptMixture(PromptStream):
             for place, prompt in enumerate(self._decks[i].take(count))
         ]
         return tuple(prompt for _, _, prompt in sorted(drawn, key=lambda entry: entry[:2]))
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """of: number of a batch -> each set's share of it, in 1 / unit.
+
+    largest: at least the largest share of each set over all batches. weights: those that it comes from.
+    """
+
+    unit: int
+    of: Callable[[int], Sequence[int]]
+    largest: Sequence[int]
+    weights: Sequence[float]
+
+
+def _constant_shares(weights: Sequence[float]) -> _Shares:
+    exact = [Fraction(str(weight)) for weight in weights]
+    unit = math.lcm(*((weight / sum(exact)).denominator for weight in exact))
+    shares = [int(weight / sum(exact) * unit) for weight in exact]
+    return _Shares(unit, lambda batch: shares, shares, weights)
+
+
+def _changing_shares(weights: ChangingWeights) -> _Shares:
+    """A set's share is at most that of its highest weight with the lowest weights of the others."""
+    total = sum(weights.lowest)
+    bounds = zip(weights.lowest, weights.highest, strict=True)
+    largest = [math.ceil(_MILLION * high / (total - low + high)) for low, high in bounds]
+    return _Shares(_MILLION, lambda batch: _millionths(weights.at(batch)), largest, weights.highest)
+
+
+def _millionths(weights: Sequence[float]) -> list[int]:
+    """The shares as integers that add up to a million.
+
+    >>> _millionths([1, 1, 1])
+    [333333, 333334, 333333]
+    """
+    ends = [round(_MILLION * part / sum(weights)) for part in accumulate(weights)]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
 class _Deck:

@@ -49,6 +49,26 @@ def test_logprobs_of_a_batch_equal_those_of_each_sequence_alone(family, tokens_p
         torch.testing.assert_close(torch.tensor(scored), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("packing", ["shared_prefix", "padded"])
+def test_each_prompt_is_scored_at_the_temperature_of_its_responses(world, pictures, packing):
+    """Two other temperatures, the usual one, and none. Chunks of 3 tokens cut through responses."""
+    temperatures = (0.5, 1.3, 0.7, None, 0.5)
+    prompts = mixed_batch(world, pictures, 100_000).prompts
+    prompts = [replace(prompt, temperature=t) for prompt, t in zip(prompts, temperatures, strict=True)]
+    batch = world.batch(prompts, tokens_per_forward=100_000, packing=packing)
+    trainer, model = world.trainer(temperature=0.7, logprob_chunk_tokens=3, packing=packing), world.plain_model()
+    found = trainer._old_logprobs(batch, batch.updates, trainer._reader.start(batch, batch.updates, rank=0))
+    with torch.no_grad():
+        wanted = {
+            (p, k): world.plain_logprobs(model, prompt.prompt_id, prompt.images, response.token_ids, t or 0.7)
+            for p, (prompt, t) in enumerate(zip(prompts, temperatures, strict=True))
+            for k, response in enumerate(prompt.responses)
+        }
+    for micro, values in found.items():
+        assert len({temperatures[p] for p, _ in micro.rows}) > 1
+        torch.testing.assert_close(values, torch.cat([wanted[row] for row in micro.rows]), atol=1e-5, rtol=0)
+
+
 def test_prompts_are_laid_out_as_the_real_processor_does(world, qwen3_world, pictures):
     for one in (world, qwen3_world):
         processor = real_processor(one.folder)

@@ -15,7 +15,7 @@ from mars.data.order.stream import PromptStream
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.views import anchor_views, render_view
 from mars.hooks.contract import Signal
-from mars.hooks.signals import token_span
+from mars.hooks.signals import TokenSpans
 from mars.hooks.step_hooks import NO_HOOKS, Named, StepHooks
 from mars.offload import storages_of
 from mars.quarantine import BadSamples, warn_of
@@ -206,8 +206,9 @@ def test_signals_are_the_log_probs_that_the_engine_sampled_with(world, pictures)
 )
 def test_the_tokens_of_an_answer_with_a_real_tokenizer(world, text):
     """The tokens have all of the answer, and one less on either side has not."""
-    ids = world.encoder.encode_response(f"<think>4 or no?</think> <answer>{text}</answer>")
-    start, stop = token_span(world.encoder.decode, ids, "answer")
+    response = f"<think>4 or no?</think> <answer>{text}</answer>"
+    ids = world.encoder.encode_response(response)
+    start, stop = TokenSpans(world.encoder.decode).of(response, ids, "answer")
     content = text.rpartition("<answer>")[2]
     assert content in world.encoder.decode(ids[start:stop])
     assert content not in world.encoder.decode(ids[start + 1 : stop])

@@ -35,7 +35,7 @@ class LiveLogits(TorchDispatchMode):
 
 def whole(hidden, weight, targets, temperature):
     """The same from the whole matrix of logits, by autograd."""
-    logits = (hidden.double() @ weight.double().T) / temperature
+    logits = (hidden.double() @ weight.double().T) / torch.as_tensor(temperature).double().reshape(-1, 1)
     logs = logits.index_fill(-1, BLOCKED, -1e30).log_softmax(dim=-1)
     return logs.gather(-1, targets.unsqueeze(-1)).squeeze(-1), -(logs.exp() * logs).sum(dim=-1)
 
@@ -51,7 +51,7 @@ def inputs(tokens=TOKENS, scale=3.0):
 
 
 @pytest.mark.parametrize("entropy_gradient", [False, True])
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("temperature", [1.0, 0.6, torch.linspace(0.4, 1.6, TOKENS)])
 def test_values_and_gradients_are_those_of_the_whole_matrix(temperature, entropy_gradient):
     for chunk in (1, 5, TOKENS, 100):
         hidden, weight, targets = inputs()

@@ -65,6 +65,8 @@ def test_the_pool_is_as_without_them(multi, anchors, texts, chosen):
     assert torch.equal(after.weights[: len(multi)], before.weights)
     for name in ("defined", "mean", "std", "gain", "multi_share"):
         assert torch.equal(getattr(after, name).nan_to_num(7), getattr(before, name).nan_to_num(7))
+    assert after.weights[len(multi) :].tolist() == [float(before.defined)] * len(texts)
+    assert not after.values[after.weights == 0].any()
     alone = [advantages(outside(item, [text]), chosen).values[-1] for text in texts]
     assert after.values[len(multi) :].tolist() == pytest.approx([float(value) for value in alone])
 

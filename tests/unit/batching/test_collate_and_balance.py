@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.batching.collate import train_batch
+from mars.batching.collate import scoring_batch, train_batch
 from mars.batching.plan import assign_to_ranks, micro_batches, plan_updates
 from mars.train_types import TrainPrompt, TrainResponse
 from mars.types import ImageRef, SampledPrompt, Sampling
@@ -45,6 +45,26 @@ def test_only_valid_rollouts_of_the_own_prompt():
     assert found == [(1, -0.5, 1.0, False), (3, -1.5, 1.0, False)]
     assert x.responses[1].rollout_logprobs == (-0.5,) * 3
     assert (x.prompt_token_ids, x.num_prompt_tokens) == ((1, 2, 3), 10)
+
+
+def test_responses_keep_the_temperature_that_they_were_sampled_with():
+    """Carried ones too; greedy anchors are scored at that of the multi responses."""
+
+    def at(item, temperature):
+        groups = (item.rollouts.multi, *item.rollouts.anchors)
+        multi, *anchors = (
+            replace(group, request=replace(group.request, sampling=Sampling(t, 1.0, -1, 8)))
+            for group, t in zip(groups, (temperature, *[0.0] * 9), strict=False)
+        )
+        return replace(item, rollouts=replace(item.rollouts, multi=multi, anchors=tuple(anchors)))
+
+    items = [at(kept("x", [1.0, 0.5], a=[0.25]), 0.75), at(replace(kept("y", [1.0, 0.0]), carried=True), 1.25)]
+    assert [prompt.temperature for prompt in collate(items).prompts] == [0.75, 1.25]
+    scored = scoring_batch(
+        [item.rollouts for item in items], prompt_length=lambda request: 10, num_ranks=1, tokens_per_forward=1000,
+        packing="shared_prefix",
+    )  # fmt: skip
+    assert [prompt.temperature for prompt in scored.prompts] == [0.75, 0.75, 1.25]
 
 
 @given(st.permutations(range(6)))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mars.checkpoint.changes import accept, changes, read_settings
+from mars.config.ramp_section import Ramp
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
 
@@ -23,6 +24,26 @@ def test_what_may_change(change, kind):
     ((key, value),) = change.items()
     lines = {"free": (), "warned": (), "refused": ()} | {kind: (f"{key}: {BEFORE[key]} -> {value}",)}
     assert vars(found) == lines
+
+
+def ramps_of(*keys, last=2.0):
+    """As read from a file, and as composed."""
+    values = {"first": 1.0, "last": last, "start": 1, "steps": 3, "shape": "linear", "slope": None}
+    return [{"key": key, **values} for key in keys], [Ramp(key=key, **values) for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "kind"),
+    [
+        (ramps_of("data.weights.0", "algorithm.clip_high"), ramps_of("data.weights.0", "algorithm.clip_high"), None),
+        (ramps_of("data.weights.0"), ramps_of("data.weights.0", "algorithm.clip_high"), "warned"),
+        (ramps_of("data.weights.0"), ramps_of("data.weights.0", last=3.0), "refused"),
+        (ramps_of("algorithm.clip_high"), ramps_of("data.weights.1", "algorithm.clip_high"), "refused"),
+    ],
+)
+def test_ramps_of_the_order_of_the_data_cannot_change(before, now, kind):
+    found = vars(changes({**BEFORE, "ramps": before[0]}, {**BEFORE, "ramps": now[1]}))
+    assert {name for name, lines in found.items() if lines} == ({kind} - {None})
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,17 @@ class Asks:
         ]
 
 
+class Outside(Asks):
+    """The given text is in no pool. It is given after the responses, except to p1 and where one is above 0.7."""
+
+    def before(self, prompt, facts):
+        return [one for one in super().before(prompt, facts) if not isinstance(one, Injected)]
+
+    def after(self, item, facts):
+        told = item.prompt.prompt_id != "p1" and all(one.reward.score <= 0.7 for one in item.multi.valid)
+        return [*super().after(item, facts), *[Injected("told", "555", None, in_pool=False)] * told]
+
+
 class Scorer(TableScorer):
     """The scores of extra requests are those of SCORES, plus 1 for each sample after the first."""
 
@@ -150,14 +161,13 @@ def test_extra_requests_have_seeds_of_their_own(prompts):
 
 @pytest.mark.parametrize("schedule", ["synchronous", "asynchronous"])
 @pytest.mark.parametrize("selection", ["all", "nonzero_advantage"])
-@pytest.mark.parametrize("stopped_after", [1, 3])
-def test_a_resumed_run_is_the_run_that_nobody_disturbed(prompts, stopped_after, selection, schedule):
-    """With groups of their own, guests and given texts among what is carried and sampled ahead. Without signal in p1, a
-    round keeps two prompts, and the next has one to carry."""
+@pytest.mark.parametrize(("stopped_after", "hook"), [(1, Asks), (3, Asks), (1, Outside)])
+def test_a_resumed_run_is_the_run_that_nobody_disturbed(prompts, stopped_after, hook, selection, schedule):
+    """Groups of their own, guests and texts are carried and sampled ahead. p1 has no signal, so another is carried."""
     table = {key: 0.5 if key[0] == "p1" else s for key, s in make_table(prompts, random.Random(1)).items()}
 
     def run(start, last):
-        made = asking(parts(table, selection=selection, max_rounds=1 if selection == "all" else 3), Asks())
+        made = asking(parts(table, selection=selection, max_rounds=1 if selection == "all" else 3), hook())
         config, stream, tracker = settings(last), PromptStream(prompts, 3, 0, True), RecordingTracker()
         step = train_step if schedule == "synchronous" else ahead_of(config, stream, max_staleness=2)
         checkpoints = CheckpointsInMemory()

@@ -8,22 +8,25 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.actor.objective import Objective
 from mars.checkpoint.state import START
 from mars.config.load import load_config
-from mars.config.ramp_section import KEYS, Ramp
+from mars.config.ramp_section import KEYS, Ramp, weights_at
 from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
 from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.of_workers import token_rule
 from mars.hooks.step_hooks import StepHooks
 from mars.step import train_step
 from mars.step_async import Overlap, train_step_async
 from tests.builders import make_prompt, train_config
-from tests.fakes.step import IMAGE, one_step, parts
+from tests.fakes.step import IMAGE, Rounds, one_step, parts
 from tests.unit.hooks.test_step_hooks import FILE
+from tests.unit.recipes.token_facts import facts_of
 from tests.unit.test_step import make_table
 
 
@@ -77,8 +80,8 @@ LENGTH = "{key: rollout.max_response_tokens, first: %s, last: 64, start: 1, step
     ("entry", "message"),
     [
         (
-            LENGTH.replace("rollout.max_response_tokens", "rollout.temperature") % 1,
-            r"^ramps: rollout\.temperature: cannot change",
+            LENGTH.replace("rollout.max_response_tokens", "rollout.top_p") % 1,
+            r"^ramps: rollout\.top_p: cannot change",
         ),
         (
             LENGTH % 9000,
@@ -111,6 +114,44 @@ def test_a_ramp_is_checked_with_the_rules_of_its_key():
     assert load_config("train", ["data.train_files=[a]", "anchor=mono", f"ramps=[{one}]"], []).ramps[0].last == 1.0
 
 
+WEIGHT = "{key: data.weights.%s, first: %s, last: 3.0, start: 1, steps: 4, shape: linear, slope: null}"
+
+
+def mixed(entry, *overrides):
+    files = ["data.train_files=[a,b]", "data.weights=[1.0,2.0]"]
+    return load_config("train", [*files, f"ramps=[{entry}]", *overrides], [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "overrides", "message"),
+    [
+        (WEIGHT % (2, 1.0), [], r"data\.weights\.2: no such weight; got \[1\.0, 2\.0\]"),
+        (WEIGHT % ("one", 1.0), [], r"data\.weights\.one: no such weight"),
+        (WEIGHT % (0, 1.0), ["data.weights=null"], r"data\.weights\.0: no such weight; got null"),
+        (WEIGHT % (0, 0.0), [], r"data\.weights\.0: not valid \(.*; got 0"),
+        (
+            WEIGHT % (0, 1.0),
+            ["algorithm=dapo"],
+            r"a step may have several rounds of prompts; set algorithm\.selection=all",
+        ),
+        (WEIGHT % (0, 1.0), ["recipe.sampler=own.py:Own"], r"a sampler chooses the prompts; leave out one"),
+    ],
+)
+def test_ramps_of_weights_that_cannot_work_are_refused(entry, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        mixed(entry, *overrides)
+
+
+def test_the_weights_of_a_round_are_those_of_its_step():
+    """0.5, 1.0 and 1.5 of step 1 to 3 and so on; the other weight stays."""
+    one = ramp("data.weights.1", 0.5, 2.5, 1, 4)
+    at, lowest, highest = weights_at([4.0, 2.0], [ramp("algorithm.clip_high"), one])
+    assert [at(round) for round in (0, 1, 2, 4, 9)] == [[4.0, value] for value in (0.5, 1.0, 1.5, 2.5, 2.5)]
+    assert (lowest, highest) == ([4.0, 0.5], [4.0, 2.5])
+    assert weights_at([4.0, 2.0], [ramp("algorithm.clip_high")]) is None
+    assert mixed(WEIGHT % (1, 1.5)).ramps[0].at(3) == 2.25
+
+
 def test_a_coefficient_that_is_0_has_no_ramp():
     """Else no reference model would be loaded for it."""
     one = "{key: algorithm.kl_coefficient, first: 0.0, last: 0.04, start: 1, steps: 4, shape: cosine, slope: null}"
@@ -137,7 +178,88 @@ def test_a_setting_that_no_hook_reads_is_refused(tmp_path):
             load_step_hooks(recipe, [], 1, [ramp(key)])
 
 
+RULE = """
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    weight: float
+    share: float
+
+    def __post_init__(self):
+        if self.weight < 0:
+            raise ValueError("weight must not be negative")
+
+
+class Rule:
+    passes, measures, ramps = (), False, ("weight",)
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def measure(self, facts):
+        return {}
+
+    def apply(self, facts, totals):
+        return facts.now("own", self.settings)
+
+
+class Fixed(Rule):
+    ramps = ()
+"""
+
+
+def rule_recipe(tmp_path, rule):
+    (tmp_path / "own.py").write_text(RULE)
+    overrides = [
+        "data.train_files=[a]",
+        f"recipe.tokens={tmp_path}/own.py:{rule}",
+        "recipe.settings={own: {weight: 1.0, share: 0.5}}",
+    ]
+    return resolved(load_config("train", overrides, []).recipe)
+
+
+@pytest.mark.parametrize(
+    ("rule", "ramps", "message"),
+    [
+        (
+            "Rule",
+            [ramp("recipe.settings.own.share")],
+            r"share: not read by the rule .*; got 'share'; give one of weight",
+        ),
+        (
+            "Rule",
+            [ramp("recipe.settings.own.weight"), ramp("recipe.settings.own.share")],
+            r"share: not read by the rule",
+        ),
+        ("Rule", [ramp("recipe.settings.own.wait")], r"wait: not read by the rule"),
+        ("Rule", [ramp("recipe.settings.own.weight", last=-1.0)], r"weight: weight must not be negative; got -1"),
+        (
+            "Fixed",
+            [ramp("recipe.settings.own.weight")],
+            r"weight: not read by the rule .*; it has no attribute `ramps`",
+        ),
+    ],
+)
+def test_a_setting_that_a_token_rule_does_not_read_in_each_step_is_refused(tmp_path, rule, ramps, message):
+    with pytest.raises(ConfigError, match=rf"^ramps: recipe\.settings\.own\.{message}"):
+        load_step_hooks(rule_recipe(tmp_path, rule), [], 1, ramps)
+
+
 # --- where they arrive
+
+
+def test_a_token_rule_reads_the_value_of_its_step(tmp_path):
+    recipe = rule_recipe(tmp_path, "Rule")
+    hooks = load_step_hooks(recipe, [], 1, [ramp("recipe.settings.own.weight", first=0.2)])
+    rule = token_rule(recipe, with_reference=False)
+    assert rule is not None
+    facts = facts_of(torch.zeros(1), torch.zeros(1), [1])
+    for step, weight in ((1, 0.2), (4, 0.6), (9, 1.0)):
+        now = rule.apply(replace(facts, settings={one.key: one.at(step) for one in hooks.ramps}), {})
+        assert (now.weight, now.share) == (pytest.approx(weight), 0.5)
+    assert rule.apply(facts, {}) is rule.settings, "without a ramp the settings are those of the run"
 
 
 @pytest.fixture
@@ -183,6 +305,34 @@ def test_requests_and_the_trainer_get_the_values_of_their_step(prompts, schedule
     assert sorted(set(longest)) == [8, 12, 16]
     clips = [batch.settings["algorithm.clip_high"] for batch in made.trainer.batches]
     assert clips == pytest.approx([0.2, 0.3, 0.4])
+
+
+def test_requests_have_the_temperature_of_their_step_and_greedy_anchors_none(prompts):
+    made = replace(
+        parts(make_table(prompts, random.Random(0))),
+        hooks=StepHooks(ramps=(ramp("rollout.temperature", 1.2, 0.8, 1, 2),)),
+    )
+    greedy = replace(made.plan.anchor_sampling, temperature=0.0)
+    for anchors, wanted in ((made.plan.anchor_sampling, {0.8}), (greedy, {0.0})):
+        one_step(replace(made, plan=replace(made.plan, anchor_sampling=anchors)), prompts[:1], 3)
+        requests = made.engine.requests[-3:]
+        assert {request.sampling.temperature for request in requests if request.view is None} == {0.8}
+        assert {request.sampling.temperature for request in requests if request.view is not None} == wanted
+        assert {request.sampling.top_p for request in requests} == {0.9}
+    assert [prompt.temperature for batch in made.trainer.batches for prompt in batch.prompts] == [0.8, 0.8]
+
+
+def test_a_carried_prompt_keeps_the_temperature_of_its_sampling(prompts):
+    class ThreeEach(Rounds):
+        def batch(self, step):
+            return [self.prompts[(3 * step + i) % 4] for i in range(3)]
+
+    ramps = (ramp("rollout.temperature", 1.2, 0.8, 1, 2),)
+    made = replace(parts(make_table(prompts, random.Random(0))), hooks=StepHooks(ramps=ramps))
+    state = train_step(made, ThreeEach(prompts, 2), START.sampling, 1).state
+    train_step(made, ThreeEach(prompts, 2), state, 2)
+    found = [[(prompt.prompt_id, prompt.temperature) for prompt in batch.prompts] for batch in made.trainer.batches]
+    assert found == [[("p0", 1.2), ("p1", 1.2)], [("p2", 1.2), ("p3", 1.0)]]
 
 
 def test_the_kl_in_the_reward_has_the_coefficient_of_the_step(prompts):

@@ -19,7 +19,7 @@ from mars.errors import ConfigError, DataError, WorkerLost
 from mars.hooks.contract import Signal
 from mars.hooks.load import hooks_of_run, load_step_hooks, resolved
 from mars.hooks.requests import Injected
-from mars.hooks.signals import token_span
+from mars.hooks.signals import TokenSpans
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.quarantine import BadSamples, warn_of
 from mars.sampling import SamplingState
@@ -46,6 +46,11 @@ def spelled(pieces):
     return lambda ids: "".join(pieces[i] for i in ids)
 
 
+def span_of(decode, num_tokens, tag):
+    ids = range(num_tokens)
+    return TokenSpans(decode).of(decode(ids), ids, tag)
+
+
 @pytest.mark.parametrize(
     ("pieces", "span"),
     [
@@ -64,7 +69,7 @@ def spelled(pieces):
     ],
 )
 def test_the_tokens_of_a_block_by_hand(pieces, span):
-    assert token_span(spelled(pieces), range(len(pieces)), "answer") == span
+    assert span_of(spelled(pieces), len(pieces), "answer") == span
 
 
 @given(st.lists(st.sampled_from(["<a>", "</a>", "<", "a", ">", "</", "x", "", "xy", "x</a>", "a>x"]), max_size=12))
@@ -75,7 +80,7 @@ def test_the_tokens_of_a_block_are_those_with_a_character_in_it(pieces):
     blocks = [range(match.start(1), match.end(1)) for match in re.finditer(r"(?=<a>(.*?)</a>)", text)]
     inside = blocks[-1] if blocks else range(0)
     wanted = sorted({owner[place] for place in inside})
-    start, stop = token_span(spelled(pieces), range(len(pieces)), "a")
+    start, stop = span_of(spelled(pieces), len(pieces), "a")
     assert [i for i in range(start, stop) if pieces[i]] == wanted
     assert start == (wanted[0] if wanted else 0)
 
@@ -90,7 +95,20 @@ def test_tokens_that_cut_a_character_are_found(content, size, other):
     pieces = before + inside + after
     decode = lambda ids: b"".join(pieces[i] for i in ids).decode(errors="replace")  # noqa: E731
     wanted = (len(before), len(before) + len(inside)) if content else (0, 0)
-    assert token_span(decode, range(len(pieces)), "a") == wanted
+    assert span_of(decode, len(pieces), "a") == wanted
+
+
+def test_each_token_is_decoded_once_for_all_responses():
+    decoded = []
+
+    def decode(ids):
+        decoded.append(tuple(ids))
+        return "".join("<a>xy</a>"[i] for i in ids)
+
+    spans = TokenSpans(decode)
+    for _ in range(3):
+        assert spans.of("<a>xy</a>", range(9), "a") == (3, 5)
+    assert decoded == [(i,) for i in range(9)]
 
 
 # --- what a shaping gets

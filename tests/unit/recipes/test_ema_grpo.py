@@ -62,6 +62,13 @@ def test_tasks_have_moments_of_their_own():
     assert rule.moments["box"] == (pytest.approx(0.55), pytest.approx((0.36 + 0.25) / 2))
 
 
+def test_a_deviation_has_a_floor():
+    """Scores 0.5 and 0.5004 deviate by 0.0002 from their mean."""
+    kept = [of_task("a", "x", [0.5, 0.5004])]
+    assert ruled(RECIPE.TaskDeviation(), kept) == pytest.approx([-0.0002 / 0.001001, 0.0002 / 0.001001])
+    assert ruled(RECIPE.TaskDeviation(), kept, min_std=0.1) == pytest.approx([-0.0002 / 0.100001, 0.0002 / 0.100001])
+
+
 def test_a_prompt_beyond_the_guard_is_divided_by_the_deviation_of_its_own_pool():
     """Deviation of the task: scores -0.5 and 0.5 seven times each, and 12, 0: mean 0.75, mean square 9.21875. The last
     prompt has 6 / sqrt(8.66) = 2.04. Its pool has the deviation 6 with N."""
@@ -208,6 +215,13 @@ def scored(text, truth, task, **changes):
         ("ocr", "no parking here", "no parking", 2 / 3),
         ("ocr", "stop", "do not stop here", 0),  # three words too many of one
         ("ocr", "stop", "", 0),
+        # Words 4/5 (2 * 2 / (3 + 2)), pairs 2/3 (2 * 1 / (2 + 1)), longest common sequence 4/5
+        ("open-ended", "The red car.", "red car", (0.8 + 2 / 3 + 0.8) / 3),
+        ("open-ended", "The red car.", "", 0),
+        ("temporal grounding", '{"time": [2, 6]}', '{"time": [4, 10]}', 2 / 8),
+        ("temporal grounding", '{"time": [2, 6]}', '{"time": [7, 9]}', 0),
+        ("temporal grounding", '{"time": [2, 6]}', '{"time": [6, 2]}', 0),
+        ("temporal grounding", '{"time": [2, 2]}', '{"time": [2, 2]}', 0),
         ("multiple choice", "A", "B", 0),
         ("multiple choice", "A", "A", 1),
         ("math", "1/2", "1/2", 1),
@@ -228,9 +242,16 @@ def test_a_box_in_another_form_earns_the_format_alone(text):
     assert scored(text, '{"boxes": [0, 0, 10, 10]}', "spatial grounding").score == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(
+    "text", ['{"time": [1]}', '{"time": 1}', "[1, 2]", '{"time": [1, NaN]}', '{"time": [true, 2]}']
+)
+def test_a_time_in_another_form_earns_the_format_alone(text):
+    assert scored(text, '{"time": [1, 2]}', "temporal grounding").score == pytest.approx(0.1)
+
+
 def test_boxes_are_scaled_into_the_frame_of_the_truth():
     sizes = {"truth_size": (200, 100), "response_size": (100, 100)}
-    assert scored('{"boxes": [0, 0, 5, 10]}', '{"boxes": [0, 0, 10, 10]}', "spatial grounding", **sizes).accuracy == 1
+    assert scored('{"boxes": [5, 1, 10, 10]}', '{"boxes": [10, 1, 20, 10]}', "spatial grounding", **sizes).accuracy == 1
 
 
 def test_without_the_form_there_is_no_structure_and_without_an_answer_nothing():
@@ -245,6 +266,7 @@ def test_without_the_form_there_is_no_structure_and_without_an_answer_nothing():
         ("numerical", "three", "want a number"),
         ("ocr", " ", "truth: empty"),
         ("spatial grounding", "[0, 0, 1, 1]", "want {"),
+        ("temporal grounding", "[0, 1]", "want {"),
         ("tracking", "3", r"problem_type: got 'tracking'; give multiple choice"),
         (None, "3", "problem_type: got None"),
     ],

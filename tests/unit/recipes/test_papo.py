@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mars.actor.objective import Objective
 from mars.actor.rule_terms import RuleInputs
 from mars.actor.targets import RowTarget
-from mars.hooks.load import resolved
+from mars.config.ramp_section import Ramp
+from mars.hooks.load import load_step_hooks, resolved
 from mars.hooks.of_workers import image_transforms, token_rule
 from mars.train_types import TrainResponse
 from tests.builders import altered, train_config
@@ -57,6 +58,15 @@ def test_the_terms_with_a_gradient_through_the_masked_image():
     assert float(masked.grad) == pytest.approx(-0.02 * (exp(-1) - 1) - 0.03)
     assert [one.gradient for one in RECIPE.PerceptionLoss(settings).passes] == [True]
     assert [one.gradient for one in RECIPE.PerceptionLoss(SETTINGS).passes] == [False]
+
+
+def test_the_weight_of_the_perception_term_can_change_during_a_run():
+    """p = -1, m = -2: the term is gamma / e, and the entropy term stays."""
+    facts = facts_of(torch.tensor([-1.0]), torch.tensor([-2.0]), [1])
+    for gamma in (0.0, 0.01, 0.3):
+        now = replace(facts, settings={"recipe.settings.papo.gamma": gamma, "algorithm.clip_high": 0.25})
+        terms = RECIPE.PerceptionLoss(SETTINGS).apply(now, {})
+        assert float(terms.extra_loss) == pytest.approx(-gamma * exp(-1) + 0.05)
 
 
 @given(st.lists(st.tuples(st.floats(-60, 0), st.floats(-60, 0)), min_size=1, max_size=6))
@@ -137,4 +147,10 @@ def test_a_run_makes_the_rule_and_the_transform_with_the_settings_of_the_experim
     (only,) = rule.passes
     assert (only.transform, only.images, only.gradient) == ("masked", "one", False)
     assert set(image_transforms(recipe)) == {"masked"}
+    for name in rule.ramps:
+        ramp = Ramp(
+            key=f"recipe.settings.papo.{name}", first=0.5, last=0.5, start=1, steps=1, shape="linear", slope=None
+        )
+        if name != "masked_entropy":  # which needs through_masked
+            load_step_hooks(recipe, [], 1, [ramp])
     assert (config.algorithm.selection, config.algorithm.kl_coefficient) == ("nonzero_advantage", 0.0)

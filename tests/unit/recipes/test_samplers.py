@@ -114,5 +114,5 @@ def test_mixing_weights_are_refused_before_the_run(folder, experiment):
 
 
 def test_samplers_are_found():
-    assert {"vade"} <= {folder.name for folder, _ in SAMPLERS}
+    assert {"vade", "mmr1_vas", "glm_rlcs"} <= {folder.name for folder, _ in SAMPLERS}
     assert isinstance(rounds_of(*SAMPLERS[0]), SampledRounds)

@@ -77,6 +77,14 @@ def test_the_chosen_rates_by_hand(changes, rates, count, expected):
     assert RECIPE.best(np.array(rates), count, replace(SETTINGS, **changes)).tolist() == expected
 
 
+@pytest.mark.parametrize("rule", ["topk", "threshold"])
+def test_the_first_of_many_equal_rates_are_chosen(rule):
+    """The candidates are in random order, so this is a random choice. Every third rate is outside."""
+    rates = np.where(np.arange(100) % 3 == 0, 0.9, 0.6)
+    chosen = RECIPE.best(rates, 9, replace(SETTINGS, rule=rule)).tolist()
+    assert chosen == [i for i in range(100) if i % 3][:9]
+
+
 @given(RATES, st.integers(0, 12))
 def test_topk_at_one_half_takes_the_largest_variances(rates, count):
     """r (1 - r) = 1/4 - (r - 1/2)^2."""

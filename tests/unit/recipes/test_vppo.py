@@ -61,6 +61,22 @@ def test_the_terms_by_hand(process_group):
     )
 
 
+def test_settings_of_the_step_are_those_of_its_ramps(process_group):
+    """Three tokens with dependency 0 to 2; with a share of 1 all stay."""
+    old = torch.tensor([-1.0, -1.0, -1.0])
+    facts = facts_of(old, old + torch.tensor([0.0, 1.0, 2.0]), [3])
+    ramped = {
+        "recipe.settings.vppo.kept_share": 1.0,
+        "recipe.settings.vppo.entropy": 0.5,
+        "recipe.settings.vppo.cap": 1.0,
+    }
+    terms, totals = applied(replace(facts, settings=ramped))
+    assert terms.pg_weights.tolist() == [1, 1, 1]
+    assert terms.extra_loss.tolist() == pytest.approx([0.5] * 3)
+    assert totals["high"] == pytest.approx((0 + (exp(1) - 2) + 1) / 3)
+    assert applied(facts)[0].pg_weights.tolist() == [0, 1, 1]
+
+
 def test_a_loss_counts_the_tokens_that_are_filtered_out(process_group):
     """One response, A = 2, of whose two tokens ceil(0.4 x 2) = 1 stays. The weight of a single response is 1."""
     algorithm = altered(train_config(kl_reference=None).algorithm, kl_coefficient=0.0)

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mars.errors import ConfigError
 from mars.rewards import judge as judge_module
 from mars.rewards import judge_cache
 from mars.rewards.call_facts import call_lasting, taken_counts
-from mars.rewards.judge import Judge, JudgeError
+from mars.rewards.judge import Judge, JudgeError, judge_of_environment
 from mars.types import ImageRef
 from tests.unit.rewards.judge_server import JudgeServer, body, close, cut, drip, hang, judge_server, says, status
 
@@ -57,6 +58,18 @@ def test_the_request_is_what_the_endpoint_takes(server: JudgeServer) -> None:
     counts = taken_counts()
     assert counts.pop("judge/seconds") > 0
     assert counts == {"judge/requests": 1}
+
+
+@pytest.mark.parametrize("missing", ["JUDGE_URL", "JUDGE_MODEL"])
+def test_the_environment_names_a_judge(server: JudgeServer, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setenv("JUDGE_URL", server.url)
+    monkeypatch.setenv("JUDGE_MODEL", "referee")
+    assert judge_of_environment(max_tokens=4).ask("?") == "yes"
+    ((path, _, sent),) = server.requests
+    assert (path, sent["model"], sent["max_tokens"]) == ("/v1/chat/completions", "referee", 4)
+    monkeypatch.setenv(missing, "")
+    with pytest.raises(ConfigError, match="JUDGE_URL, JUDGE_MODEL: not set"):
+        judge_of_environment()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.data.order.mixture import PromptMixture
+from mars.data.order.mixture import ChangingWeights, PromptMixture
 from mars.errors import ConfigError
 from mars.types import Message, Prompt
 
@@ -89,3 +89,49 @@ def test_a_set_too_small_for_its_share_is_refused():
         PromptMixture(sets, [2.0, 1.0], 14, 0, shuffle=True)
     with pytest.raises(ValueError, match="step"):
         PromptMixture(sets, [2.0, 1.0], 9, 0, shuffle=True).batch(-1)
+
+
+# --- weights that change
+
+
+def changing(*weights_by_batch):
+    """The last ones stay."""
+    columns = list(zip(*weights_by_batch, strict=True))
+    at = lambda batch: weights_by_batch[min(batch, len(weights_by_batch) - 1)]  # noqa: E731
+    return ChangingWeights(at, [min(column) for column in columns], [max(column) for column in columns])
+
+
+def test_changing_shares_by_hand():
+    """Of 4 places: 3 + 1, then 2 + 2, then 1 + 3 from there on."""
+    sets = [prompts("a", 12), prompts("b", 12)]
+    mixture = PromptMixture(sets, changing([3, 1], [1, 1], [1, 3]), 4, 0, shuffle=True)
+    counts = [Counter(prompt.data_source for prompt in mixture.batch(step)) for step in range(4)]
+    assert counts == [{"a": 3, "b": 1}, {"a": 2, "b": 2}, {"a": 1, "b": 3}, {"a": 1, "b": 3}]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_changing_shares_add_up_and_do_not_drift(data):
+    num_sets, seats = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
+    weight = st.floats(0.05, 8)
+    steps = data.draw(st.lists(st.lists(weight, min_size=num_sets, max_size=num_sets), min_size=1, max_size=12))
+    sets = [prompts("abcd"[i], seats + 2) for i in range(num_sets)]
+    mixture, again = (PromptMixture(sets, changing(*steps), seats, 5, shuffle=True) for _ in range(2))
+    again.batch(len(steps) - 1)  # a resumed run asks for later batches first
+    given_out, wanted = Counter(), [0.0] * num_sets
+    for step, weights in enumerate(steps):
+        batch = ids(mixture.batch(step))
+        assert len(set(batch)) == len(batch) == seats
+        assert ids(again.batch(step)) == batch
+        given_out.update(name[0] for name in batch)
+        for i, one in enumerate(weights):
+            wanted[i] += seats * one / sum(weights)
+            assert abs(given_out["abcd"[i]] - wanted[i]) < num_sets
+
+
+def test_a_set_must_have_prompts_for_the_largest_share_that_it_may_get():
+    """a: at most 6 / (6 + 2) of 8 places, and one that rounding may add."""
+    weights = changing([2, 6], [6, 2])
+    PromptMixture([prompts("a", 7), prompts("b", 7)], weights, 8, 0, shuffle=True)
+    with pytest.raises(ConfigError, match=r"got 6 for a file of 6 prompts, of which up to 7 would be in a step"):
+        PromptMixture([prompts("a", 6), prompts("b", 7)], weights, 8, 0, shuffle=True)

@@ -1,0 +1,111 @@
+"""How much several responses to one prompt differ, by their token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+Tokens = Sequence[int]
+BLEU_ORDERS = 3
+_NO_MATCH = 0.1  # the count that stands for no matching n-gram of an order, in BLEU with smoothing method 1
+
+
+def distinct_ngrams(responses: Sequence[Tokens], n: int) -> float:
+    """Different n-grams of all responses / number of their n-grams; 0 if there is none.
+
+    >>> distinct_ngrams([(1, 2, 3, 4), (1, 2, 3)], 3)  # 123, 234 and 123 again
+    0.6666666666666666
+    """
+    names = np.concatenate(_ngram_names(responses, n)) if responses else np.empty(0)
+    return len(np.unique(names)) / len(names) if len(names) else 0.0
+
+
+def self_bleu(responses: Sequence[Tokens]) -> float:
+    """Mean over the responses of BLEU against the others, with n-grams of 1 to 3 tokens weighted equally; 0 for fewer
+    than two responses. Alike responses give 1.
+
+    Chen and Cherry (2014), smoothing method 1: an order without a match counts 0.1 matches. A response without any
+    token of the others has BLEU 0.
+    """
+    if len(responses) < 2:
+        return 0.0
+    orders = [_matches(_ngram_names(responses, n)) for n in range(1, BLEU_ORDERS + 1)]
+    lengths = [len(tokens) for tokens in responses]
+    scores = []
+    for i, length in enumerate(lengths):
+        matches = [matched[i] for matched, _ in orders]
+        if matches[0] == 0:
+            scores.append(0.0)
+            continue
+        precisions = [
+            max(count, _NO_MATCH) / max(total[i], 1) for count, (_, total) in zip(matches, orders, strict=True)
+        ]
+        closest = min((other for k, other in enumerate(lengths) if k != i), key=lambda n: (abs(n - length), n))
+        brevity = 1.0 if length > closest else float(np.exp(1 - closest / length))
+        scores.append(brevity * float(np.exp(np.mean(np.log(precisions)))))
+    return sum(scores) / len(scores)
+
+
+def mean_edit_distance(responses: Sequence[Tokens]) -> float:
+    """Mean over the pairs of responses of the number of insertions, deletions and replacements of tokens that turn one
+    into the other; 0 for fewer than two responses."""
+    pairs = list(combinations(responses, 2))
+    return sum(edit_distance(a, b) for a, b in pairs) / len(pairs) if pairs else 0.0
+
+
+def edit_distance(a: Tokens, b: Tokens) -> int:
+    """Levenshtein's distance. Bit-parallel (Myers 1999, in the form of Hyyrö 2001): bit i of an integer is row i of the
+    table, so that a column takes a dozen operations on integers of len(a) bits.
+
+    >>> edit_distance((1, 2, 3), (2, 3, 4))
+    2
+    """
+    if not a:
+        return len(b)
+    where: dict[int, int] = {}
+    for i, token in enumerate(a):
+        where[token] = where.get(token, 0) | 1 << i
+    full, last = (1 << len(a)) - 1, 1 << (len(a) - 1)
+    # Rows whose value is above (up) or below (down) that of the row before.
+    up, down, distance = full, 0, len(a)
+    for token in b:
+        equal = where.get(token, 0)
+        diagonal = (((equal & up) + up) ^ up) | equal | down
+        higher = down | (~(diagonal | up) & full)
+        lower = up & diagonal
+        distance += bool(higher & last) - bool(lower & last)
+        higher = (higher << 1 | 1) & full
+        lower = (lower << 1) & full
+        up = lower | (~(diagonal | higher) & full)
+        down = higher & diagonal
+    return distance
+
+
+def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:
+    """For each response the names of its n-grams: int64 [max(length - n + 1, 0)], equal for equal n-grams."""
+    tokens = np.array([token for response in responses for token in response], dtype=np.int64)
+    _, tokens = np.unique(tokens, return_inverse=True)
+    ends = np.cumsum([len(response) for response in responses])
+    texts = np.split(tokens, ends[:-1])
+    names = texts
+    for length in range(2, n + 1):
+        # A pair (name of the n-gram before, next token) gets a number, which stays below that of all n-grams.
+        pairs = [
+            before[: max(len(text) - length + 1, 0)] * (len(tokens) + 1) + text[length - 1 :]
+            for before, text in zip(names, texts, strict=True)
+        ]
+        _, numbers = np.unique(np.concatenate(pairs), return_inverse=True)
+        names = np.split(numbers, np.cumsum([len(pair) for pair in pairs])[:-1])
+    return names
+
+
+def _matches(names: list[np.ndarray]) -> tuple[list[int], list[int]]:
+    """For each response: how many of its n-grams another response has, and how many it has. An n-gram counts at most as
+    often as the response that has it most often."""
+    width = 1 + max((int(name.max()) for name in names if len(name)), default=0)
+    counts = np.stack([np.bincount(name, minlength=width) for name in names])
+    top = np.partition(counts, -2, axis=0)[-2:]  # the second largest and the largest count
+    others = np.where(counts == top[1], top[0], top[1])  # a shared maximum is both
+    return np.minimum(counts, others).sum(axis=1).tolist(), counts.sum(axis=1).tolist()

@@ -1,0 +1,140 @@
+"""RLCS of GLM-4.1V: draw most prompts from the middle buckets of difficulty, and more of them if many give no signal.
+
+recipe.sampler: recipe/glm_rlcs/functions.py:CurriculumSampling
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.pooled_rewards import PooledRewards
+from mars.algorithms.selection import has_signal
+from mars.errors import ConfigError
+from mars.hooks.contract import SamplerSetup
+from mars.hooks.sampler_tools import PromptTable, draw_without_replacement, generator, right_share
+from mars.types import Prompt, PromptRollouts
+
+NAME = "glm_rlcs"
+# Which advantages are 0 does not depend on how they are normalised.
+_PLAIN = AdvantageSettings("group_norm", False, "mean_and_std", True, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """buckets: of equal width, by a prompt's share of right responses. unseen: that share, if nothing is known of it.
+
+    pass_rate: the field of `extra_info` with the share from before training; None if rows have none.
+    rate_decay, invalid_decay: of the moving averages of a prompt's share, and of the share of prompts without signal.
+    max_factor: bound of the prompts in a round, in units of data.prompts_per_step.
+    right_from: accuracy from which a response is right.
+    """
+
+    buckets: int
+    unseen: float
+    pass_rate: str | None
+    rate_decay: float
+    invalid_decay: float
+    max_factor: float
+    right_from: float
+
+    def __post_init__(self) -> None:
+        if self.buckets < 1:
+            raise ValueError("buckets must be 1 or more")
+        if self.max_factor < 1:
+            raise ValueError("max_factor must be 1 or more")
+        if not 0 <= self.unseen <= 1:
+            raise ValueError("unseen must be from 0 to 1")
+        if not (0 <= self.rate_decay < 1 and 0 <= self.invalid_decay < 1):
+            raise ValueError("rate_decay and invalid_decay must be from 0 to below 1")
+
+
+def bucket_of(rates: np.ndarray, buckets: int) -> np.ndarray:
+    """int [N]: 0 for the most difficult. A rate of 1 is in the last one."""
+    return np.minimum((rates * buckets).astype(int), buckets - 1)
+
+
+def draw_weights(rates: np.ndarray, buckets: int) -> np.ndarray:
+    """The weight of each prompt. All prompts of a bucket share c * (1 - c), where c is the bucket's centre."""
+    bucket = bucket_of(rates, buckets)
+    centre = (bucket + 0.5) / buckets
+    return centre * (1 - centre) / np.bincount(bucket, minlength=buckets)[bucket]
+
+
+def round_size(prompts_per_step: int, invalid: float, max_factor: float) -> int:
+    """prompts_per_step / (1 - invalid), rounded up, but at most max_factor * prompts_per_step."""
+    factor = max_factor if invalid >= 1 else min(1 / (1 - invalid), max_factor)
+    return math.ceil(prompts_per_step * factor - 1e-9)  # no prompt more by rounding
+
+
+def invalid_share(rollouts: Sequence[PromptRollouts]) -> float:
+    """Share of the prompts whose multi responses all have the advantage 0, by the scores, those of anchors included."""
+    rewards = PooledRewards.of_rollouts(rollouts)
+    signal = has_signal(rewards.advantages(_PLAIN), rewards.prompt_index)
+    return 1 - float(signal.double().mean())
+
+
+class CurriculumSampling:
+    """For each prompt, a moving average of its share of right responses; for all, that of prompts without signal."""
+
+    def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
+        self._setup, self._settings = setup, settings
+        self._table = PromptTable(setup, NAME)
+        self._first = [offline_rate(prompt, settings) for prompt in self._table.prompts]
+        self.restore({"rates": {}, "invalid": None})
+
+    def batch(self, round: int, left_out: frozenset[str]) -> list[Prompt]:
+        size = round_size(self._setup.prompts_per_step, self._invalid or 0.0, self._settings.max_factor)
+        open_ = np.flatnonzero(self._table.readable(left_out))
+        weights = draw_weights(self._rates[open_], self._settings.buckets)
+        drawn = draw_without_replacement(weights, size, generator(self._setup.seed, NAME, round))
+        return [self._table.prompts[i] for i in open_[drawn]]
+
+    def probes(self, step: int) -> Sequence[Prompt]:
+        return ()
+
+    def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> Mapping[str, float]:
+        for item in rollouts:
+            if (share := right_share(item, self._settings.right_from)) is None:
+                continue
+            place, decay = self._table.place(item.prompt), self._settings.rate_decay
+            before = self._rates[place] if self._known[place] else share
+            self._rates[place] = decay * before + (1 - decay) * share
+            self._known[place] = self._sampled[place] = True
+        if rollouts:
+            now, decay = invalid_share(rollouts), self._settings.invalid_decay
+            self._invalid = now if self._invalid is None else decay * self._invalid + (1 - decay) * now
+        invalid, size = self._invalid or 0.0, self._setup.prompts_per_step
+        counts = np.bincount(bucket_of(self._rates, self._settings.buckets), minlength=self._settings.buckets)
+        metrics = {f"bucket_{i}": count / len(self._table) for i, count in enumerate(counts.tolist())}
+        return metrics | {"invalid": invalid, "round_size": round_size(size, invalid, self._settings.max_factor)}
+
+    def state(self) -> Mapping[str, Any]:
+        sampled = np.flatnonzero(self._sampled).tolist()
+        rates = {self._table.prompts[i].prompt_id: float(self._rates[i]) for i in sampled}
+        return {"rates": rates, "invalid": self._invalid}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Prompts that are not in the data any more are left out."""
+        self._rates = np.array([self._settings.unseen if rate is None else rate for rate in self._first])
+        self._known = np.array([rate is not None for rate in self._first])
+        self._sampled, self._invalid = np.zeros(len(self._table), dtype=bool), state["invalid"]
+        for place, rate in zip(self._table.places(state["rates"]), state["rates"].values(), strict=True):
+            if place is not None:
+                self._rates[place], self._known[place], self._sampled[place] = rate, True, True
+
+
+def offline_rate(prompt: Prompt, settings: Settings) -> float | None:
+    """The share of right responses from before training. Raises ConfigError for a row without one."""
+    if settings.pass_rate is None:
+        return None
+    rate = prompt.extra_info.get(settings.pass_rate)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        wrong = f"{prompt.row} has no number from 0 to 1 in extra_info.{settings.pass_rate}; got {rate!r}"
+        raise ConfigError(f"recipe.settings.glm_rlcs.pass_rate: {wrong}; add it, or set pass_rate to null")
+    return float(rate)

@@ -1,0 +1,145 @@
+"""MMR1's variance-aware sampling: draw a part of each batch by how much the rewards and responses of a prompt vary.
+
+recipe.sampler: recipe/mmr1_vas/functions.py:VarianceAware
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Any
+
+import numpy as np
+
+from mars.algorithms.diversity import distinct_ngrams, mean_edit_distance, self_bleu
+from mars.hooks.contract import SamplerSetup
+from mars.hooks.sampler_tools import PromptTable, draw_without_replacement, generator, right_share
+from mars.types import Prompt, PromptRollouts
+
+NAME = "mmr1_vas"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """learnability, distinct_3, self_bleu_123, edit_distance: weights of these numbers in a prompt's score; one of
+    weight 0 is not computed. momentum: what is left of the score before when a prompt is observed again.
+
+    ratio: share of a batch that is drawn by scores. probe_every: steps from one probe to the next; 0: no probes.
+    probe_prompts: prompts that a probe samples; None: all. right_from: accuracy from which a response is right.
+    """
+
+    learnability: float
+    distinct_3: float
+    self_bleu_123: float
+    edit_distance: float
+    momentum: float
+    ratio: float
+    probe_every: int
+    probe_prompts: int | None
+    right_from: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.momentum < 1 and 0 <= self.ratio <= 1):
+            raise ValueError("momentum must be from 0 to below 1, and ratio from 0 to 1")
+        if self.probe_every < 0 or (self.probe_prompts is not None and self.probe_prompts < 1):
+            raise ValueError("probe_every must be 0 or more, and probe_prompts 1 or more, or null")
+        if not any((self.learnability, self.distinct_3, self.self_bleu_123, self.edit_distance)):
+            raise ValueError("one of learnability, distinct_3, self_bleu_123 and edit_distance must not be 0")
+
+
+def score(item: PromptRollouts, settings: Settings) -> float | None:
+    """The weighted sum of the numbers that have a weight; None if no response is valid."""
+    if (share := right_share(item, settings.right_from)) is None:
+        return None
+    texts = [rollout.completion.token_ids for rollout in item.multi.valid]
+    numbers: dict[str, Callable[[], float]] = {
+        "learnability": lambda: share * (1 - share),
+        "distinct_3": lambda: distinct_ngrams(texts, 3),
+        "self_bleu_123": lambda: self_bleu(texts),
+        "edit_distance": lambda: mean_edit_distance(texts),
+    }
+    weights = {name: getattr(settings, name) for name in numbers}
+    return sum(weight * numbers[name]() for name, weight in weights.items() if weight)
+
+
+def draw_weights(scores: np.ndarray) -> np.ndarray:
+    """Scores scaled to 0 .. 1, between the lowest and the highest known one. NaN: not known; these prompts get the mean
+    weight of the others."""
+    known = ~np.isnan(scores)
+    if not known.any():
+        return np.ones(len(scores))
+    low, high = scores[known].min(), scores[known].max()
+    weights = (scores - low) / (high - low + 1e-8)
+    return np.where(known, weights, weights[known].mean())
+
+
+def interleaved(drawn: Sequence[int], walked: Sequence[int]) -> list[int]:
+    """One of each in turn, then what is left of the longer one.
+
+    >>> interleaved([1, 2], [3, 4, 5])
+    [1, 3, 2, 4, 5]
+    """
+    return [i for i in chain.from_iterable(zip_longest(drawn, walked)) if i is not None]
+
+
+class VarianceAware:
+    """For each prompt, the score of what was observed last. `_place`: how far the batches have walked through a random
+    order of all prompts."""
+
+    def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
+        self._setup, self._settings = setup, settings
+        self._table = PromptTable(setup, NAME)
+        self._order = generator(setup.seed, NAME).permutation(len(self._table)).tolist()
+        self.restore({"scores": {}, "place": 0})
+
+    def batch(self, round: int, left_out: frozenset[str]) -> list[Prompt]:
+        size, readable = self._setup.prompts_per_step, self._table.readable(left_out)
+        open_ = np.flatnonzero(readable)
+        rng = generator(self._setup.seed, NAME, round)
+        places = draw_without_replacement(draw_weights(self._scores[open_]), int(size * self._settings.ratio), rng)
+        drawn = open_[places].tolist()
+        walked, taken = [], set(drawn)
+        for _ in range(len(self._order)):
+            if len(drawn) + len(walked) == size:
+                break
+            i = self._order[self._place]
+            self._place = (self._place + 1) % len(self._order)
+            if readable[i] and i not in taken:
+                walked.append(i)
+        return [self._table.prompts[i] for i in interleaved(drawn, walked)]
+
+    def probes(self, step: int) -> Sequence[Prompt]:
+        """Every `probe_every` steps, from the first on, the next `probe_prompts` of the random order."""
+        every, size = self._settings.probe_every, len(self._order)
+        if every == 0 or (step - 1) % every:
+            return ()
+        count = min(self._settings.probe_prompts or size, size)
+        first = (step - 1) // every * count
+        return [self._table.prompts[self._order[(first + i) % size]] for i in range(count)]
+
+    def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> Mapping[str, float]:
+        for item in rollouts:
+            if (found := score(item, self._settings)) is None:
+                continue
+            place, momentum = self._table.place(item.prompt), self._settings.momentum
+            before = self._scores[place]
+            self._scores[place] = found if np.isnan(before) else momentum * before + (1 - momentum) * found
+        known = ~np.isnan(self._scores)
+        metrics = {"known": float(known.sum())}
+        if known.any():
+            metrics |= {"score": float(self._scores[known].mean()), "weight": float(draw_weights(self._scores).mean())}
+        return metrics
+
+    def state(self) -> Mapping[str, Any]:
+        known = np.flatnonzero(~np.isnan(self._scores)).tolist()
+        scores = {self._table.prompts[i].prompt_id: float(self._scores[i]) for i in known}
+        return {"scores": scores, "place": self._place}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Prompts that are not in the data any more are left out."""
+        self._scores = np.full(len(self._table), np.nan)
+        self._place = state["place"] % max(len(self._order), 1)
+        for place, found in zip(self._table.places(state["scores"]), state["scores"].values(), strict=True):
+            if place is not None:
+                self._scores[place] = found
