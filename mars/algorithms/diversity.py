@@ -91,7 +91,7 @@ def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:
     texts = np.split(tokens, ends[:-1])
     names = texts
     for length in range(2, n + 1):
-        # A pair (name of the n-gram before, next token) gets a number, which stays below that of all n-grams.
+        # Each pair (name of the n-gram before, next token) gets a number, which is below the count of all n-grams.
         pairs = [
             before[: max(len(text) - length + 1, 0)] * (len(tokens) + 1) + text[length - 1 :]
             for before, text in zip(names, texts, strict=True)
@@ -103,7 +103,7 @@ def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:
 
 def _matches(names: list[np.ndarray]) -> tuple[list[int], list[int]]:
     """For each response: how many of its n-grams another response has, and how many it has. An n-gram counts at most as
-    often as the response that has it most often."""
+    often as it occurs in the other response that has it most often."""
     width = 1 + max((int(name.max()) for name in names if len(name)), default=0)
     counts = np.stack([np.bincount(name, minlength=width) for name in names])
     top = np.partition(counts, -2, axis=0)[-2:]  # the second largest and the largest count

@@ -13,8 +13,8 @@ from mars.algorithms.tolerance import SCORE_TOLERANCE
 
 def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advantages) -> dict[str, float]:
     """Metrics of one step, over all prompts that were sampled in it (before any selection). Shares are in [0, 1].
-    Rewards and means are equal if they differ by SCORE_TOLERANCE or less. Guests that are not in the pool count in the
-    advantages and in the shares of prompts without any, and in nothing else.
+    Rewards and means are equal if they differ by SCORE_TOLERANCE or less. Guests that are not in the pool count in
+    critic/advantages, mars/frac_zero_signal and mars/frac_undefined, and in nothing else.
 
     critic/rewards/mean|min|max       the rewards from which the multi rollouts' advantages are computed
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std

@@ -36,7 +36,7 @@ REFUSED = (
     "sft.batch_size", "sft.freeze", "sft.lora",
 )  # fmt: skip
 
-# Refused if one of `data.weights` changes; else warned of.
+# Refused if a ramp of `data.weights` changes; changes of other ramps are warned of.
 RAMPS = "ramps"
 
 # Refused only from or to "none": a checkpoint has the weights of the reference model for all other values.

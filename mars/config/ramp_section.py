@@ -22,7 +22,7 @@ class Ramp(Section):
     """One number that goes from `first` to `last`, the same from then on.
 
     key: one of KEYS, `data.weights.<number of the file, from 0>`, or `recipe.settings.<file>.<name>`.
-    start, steps: of the run. slope: of a sigmoid, else None.
+    start: a step of the run. steps: a number of steps; `at` has the formulas. slope: of a sigmoid, else None.
     """
 
     key: str

@@ -70,7 +70,7 @@ def shaped_groups(item: PromptRollouts, on: Literal["multi", "all"]) -> tuple[Ro
 
 
 def asked_signals(shapings: Iterable[GroupShaping]) -> Asked:
-    """The signals of all shapings. One that several ask for is computed once, for all that one of them is for."""
+    """The signals of all shapings. One that several ask for is computed once: for "all" if one of them is."""
     asked: dict[Signal, Literal["multi", "all"]] = {}
     for shaping in shapings:
         for signal in signals_of(shaping):
@@ -138,9 +138,9 @@ class TokenSpans:
         self._pieces: dict[int, str] = {}
 
     def of(self, text: str, token_ids: Sequence[int], tag: str) -> Span:
-        """The tokens of the text in the last block <tag>...</tag> of a response; (0, 0) without text. A token that has
-        characters of a tag too is one of them. A token that only goes on with a character is one of the character's
-        tokens. text: of all `token_ids`.
+        """The tokens of the text in the last block <tag>...</tag> of a response; (0, 0) without text. A token with
+        characters of the text and of a tag counts. If a character has several tokens, all of them belong to
+        it. text: of all `token_ids`.
 
         Example: tokens "so <", "answer", ">", "4", " km</", "answer", ">" and the tag "answer": tokens 3 and 4, (3, 5).
         """

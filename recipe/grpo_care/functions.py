@@ -23,8 +23,8 @@ _ROUNDING = 1e-9  # the mean of equal confidences may differ from them by so muc
 
 @dataclass(frozen=True)
 class Settings:
-    """weight: of the bonus. min_accuracy: only responses above it can get one. max_confidence: what counts of a
-    confidence. margin: how far below the mean a confidence may be."""
+    """weight: of the bonus. min_accuracy: only responses above it can get one. max_confidence: a larger
+    confidence counts as this. margin: how far below the mean a confidence may be."""
 
     weight: float
     min_accuracy: float

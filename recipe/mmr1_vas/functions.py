@@ -23,7 +23,7 @@ NAME = "mmr1_vas"
 @dataclass(frozen=True)
 class Settings:
     """learnability, distinct_3, self_bleu_123, edit_distance: weights of these numbers in a prompt's score; one of
-    weight 0 is not computed. momentum: what is left of the score before when a prompt is observed again.
+    weight 0 is not computed. momentum: share of the old score that stays when a prompt is observed again.
 
     ratio: share of a batch that is drawn by scores. probe_every: steps from one probe to the next; 0: no probes.
     probe_prompts: prompts that a probe samples; None: all. right_from: accuracy from which a response is right.

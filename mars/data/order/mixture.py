@@ -95,7 +95,7 @@ class PromptMixture(PromptStream):
 class _Shares:
     """of: number of a batch -> each set's share of it, in 1 / unit.
 
-    largest: at least the largest share of each set over all batches. weights: those that it comes from.
+    largest: an upper bound of each set's shares over all batches. weights: the weights that it was computed from.
     """
 
     unit: int

@@ -144,6 +144,7 @@ def test_no_two_recipes_share_a_name():
 
 def test_an_experiment_says_nothing_twice():
     """A value that the files below an experiment have already would be a second home for it."""
+    twice = []
     for path in EXPERIMENTS:
         text = yaml.safe_load(path.read_text(encoding="utf-8"))
         entries = text.pop("defaults")
@@ -153,9 +154,8 @@ def test_an_experiment_says_nothing_twice():
         ]
         composed = yaml.safe_load(composed_yaml("train", below, [str(path.parents[1])]))
         there = flat(composed)
-        assert [
-            f"{path.name}: {key}" for key, value in flat(text).items() if key in there and there[key] == value
-        ] == []
+        twice += [f"{path.name}: {key}" for key, value in flat(text).items() if key in there and there[key] == value]
+    assert twice == []
 
 
 @methods
