@@ -16,8 +16,8 @@ from mars.types import Prompt, PromptRollouts
 class PromptTable:
     """All training prompts, each with a place from 0 on, so that a sampler keeps its numbers in arrays.
 
-    Raises ConfigError for `data.weights` and for `data.shuffle=false`, which such a sampler cannot follow, and for fewer
-    prompts than a step has.
+    Raises ConfigError for `data.weights` and for `data.shuffle=false`, which such a sampler cannot follow, and for
+    fewer prompts than a step has.
     """
 
     def __init__(self, setup: SamplerSetup, name: str) -> None:

@@ -107,8 +107,8 @@ def judge() -> Judge:
 class AdvantageFilter:
     """The advantages of a step become their z, or 0 if that is large: see `filtered`.
 
-    Responses of weight 0 are left out of mean and root mean square. Weights stay, so the tokens of a response whose advantage
-    is 0 still count in the loss's denominator.
+    Responses of weight 0 are left out of mean and root mean square. Weights stay, so the tokens of a response whose
+    advantage is 0 still count in the loss's denominator.
     """
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
