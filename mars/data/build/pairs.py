@@ -111,7 +111,8 @@ class Contrastive:
     """Do two changed images show the same scene? Yes and no with the same probability.
 
     Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. Shapes and sizes tell
-    nothing: both are scaled to one size, which is that of the row and of a row that is drawn for "yes" as for "no".
+    nothing: both are scaled to the same size. It is the smaller of the view sizes of this row and of another row, which
+    is drawn for "yes" too.
     sources: see `chosen`; "cross": the second image is of another source than the first.
     """
 
@@ -154,7 +155,10 @@ class _Partner:
 
     @classmethod
     def of(cls, scene: Scene, second: Source) -> _Partner:
-        """With the image that takes the place of `second`. Raises RowError if it is too small, or cannot be read."""
+        """The partner in `scene`, with its image to show instead of `second`.
+
+        Raises RowError if the image is too small or cannot be read.
+        """
         source = like(second, scene)
         side = _side_of(source)
         return cls(scene, source, pixels(source), side)
@@ -201,7 +205,7 @@ def middle(image: Image.Image) -> Image.Image:
 
 
 def is_elsewhere(image: Image.Image, box: tuple[int, int, int, int]) -> bool:
-    """Whether a part of an image has one colour, or is at the same place of another quarter, to the pixel."""
+    """Whether a part of an image has one colour, or another quarter has the same pixels at the same place."""
     part = image.crop(box)
     if part.getcolors(1) is not None:
         return True
