@@ -100,6 +100,7 @@ class _Ahead:
     quarantine: Quarantine
     metrics: Mapping[str, int | float]
     hooks: str | None
+    surplus: int = 0
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -114,6 +115,7 @@ class _Head:
     logged: bool
     hooks: str | None
     ahead: _Ahead | None
+    surplus: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def state_lines(state: RunState) -> Iterator[bytes]:
         state.logged,
         sampling.hooks,
         of_ahead,
+        sampling.surplus,
     )
     yield _HEAD.dump_json(head) + b"\n"
     for item in sampling.carried:
@@ -168,7 +171,7 @@ def _line(item: _Groups) -> bytes:
 def _head_of(ahead: Sampled) -> _Ahead:
     state = ahead.state
     numbers = len(ahead.rollouts), len(ahead.kept), len(state.carried)
-    return _Ahead(*numbers, state.round, state.quarantine, _plain(ahead.metrics), state.hooks)
+    return _Ahead(*numbers, state.round, state.quarantine, _plain(ahead.metrics), state.hooks, state.surplus)
 
 
 def _plain(metrics: Mapping[str, int | float]) -> dict[str, int | float]:
@@ -275,9 +278,10 @@ def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState
         trained = _sampled(islice(kept, head.ahead.kept), before, fresh)
         # What is carried on was sampled for the next step, whatever it is called there.
         beyond = _sampled(kept, fresh, fresh)
-        state = SamplingState(head.ahead.round, beyond, head.ahead.quarantine, hooks=head.ahead.hooks)
+        after = head.ahead
+        state = SamplingState(after.round, beyond, after.quarantine, hooks=after.hooks, surplus=after.surplus)
         ahead = Sampled(of_ahead, trained, state, head.ahead.metrics)
-    sampling = SamplingState(head.round, carried, head.quarantine, ahead=ahead, hooks=head.hooks)
+    sampling = SamplingState(head.round, carried, head.quarantine, ahead=ahead, hooks=head.hooks, surplus=head.surplus)
     return RunState(head.step, sampling, head.metrics, head.logged)
 
 
