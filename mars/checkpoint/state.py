@@ -144,16 +144,9 @@ def state_lines(state: RunState) -> Iterator[bytes]:
     """
     sampling, ahead = state.sampling, state.sampling.ahead
     of_ahead = None if ahead is None else _head_of(ahead)
+    numbers, metrics = (state.step, sampling.round, len(sampling.carried)), _plain(state.metrics)
     head = _Head(
-        state.step,
-        sampling.round,
-        len(sampling.carried),
-        sampling.quarantine,
-        _plain(state.metrics),
-        state.logged,
-        sampling.hooks,
-        of_ahead,
-        sampling.surplus,
+        *numbers, sampling.quarantine, metrics, state.logged, sampling.hooks, of_ahead, surplus=sampling.surplus
     )
     yield _HEAD.dump_json(head) + b"\n"
     for item in sampling.carried:
