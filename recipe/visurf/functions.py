@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mars.hooks.contract import StepFacts
 from mars.hooks.requests import Injected
 from mars.rewards.parsing import parse_response
-from mars.rewards.vqa import perfect_answer, score_vqa
+from mars.rewards.vqa import check_truth, perfect_answer, score_vqa
 from mars.types import Prompt, PromptRollouts, RewardInput, RewardResult
 
 NAME = "true_answer"
@@ -38,6 +38,9 @@ def score(item: RewardInput) -> RewardResult:
     if item.extra != NAME:
         return found
     return RewardResult(found.accuracy, found.accuracy, {"format": 0.0, "accuracy": found.accuracy})
+
+
+check_score = check_truth
 
 
 def text_of(prompt: Prompt) -> str:
