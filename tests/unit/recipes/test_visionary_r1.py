@@ -184,3 +184,11 @@ def test_the_kl_falls_to_nothing_over_the_run(name):
     for step in (1, 2, 1 + steps // 2, steps):
         assert ramp.at(step) == pytest.approx(0.04 / 2 * (1 + cos(pi * (step - 1) / steps)), abs=1e-12)
     assert (ramp.at(1), ramp.at(1 + steps // 2)) == (0.04, pytest.approx(0.02))
+
+
+@pytest.mark.parametrize("name", ["visionary_r1_qwen2_5_vl_3b", "visionary_r1_tiny"])
+def test_the_loss_is_that_of_the_public_code(name):
+    """Each response counts the same, however long it is, and 1e-4 is added to the deviation."""
+    algorithm = compose(FOLDER, name).algorithm
+    assert (algorithm.reduction, algorithm.epsilon) == ("seq_mean_token_mean", 1e-4)
+    assert (algorithm.unbiased_std, algorithm.kl_estimator) == (True, "k3")
