@@ -8,7 +8,7 @@ from math import ceil, floor
 from typing import TYPE_CHECKING
 
 from mars.data.build.jigsaw import MIN_SIDE
-from mars.data.build.scenes import CROSS, Made, Picture, Scene, Scenes, chosen, like, pairs, pixels
+from mars.data.build.scenes import CROSS, Made, Picture, Scene, Scenes, chosen, pairs, pixels
 from mars.data.rows.problems import RowError
 from mars.types import IMAGE_MARKER, Message, Source
 
@@ -111,8 +111,7 @@ class Contrastive:
     """Do two changed images show the same scene? Yes and no with the same probability.
 
     Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. Shapes and sizes tell
-    nothing: both are scaled to the same size. It is the smaller of the view sizes of this row and of another row, which
-    is drawn for "yes" too.
+    nothing: both are scaled to one size, which is that of the row and of a row that is drawn for "yes" as for "no".
     sources: see `chosen`; "cross": the second image is of another source than the first.
     """
 
@@ -155,11 +154,13 @@ class _Partner:
 
     @classmethod
     def of(cls, scene: Scene, second: Source) -> _Partner:
-        """The partner in `scene`, with its image to show instead of `second`.
+        """With the image that takes the place of `second`, of the same sensor: another one would tell that it is "no".
 
-        Raises RowError if the image is too small or cannot be read.
+        Raises RowError if there is none, or if it is too small or cannot be read.
         """
-        source = like(second, scene)
+        source = next((source for source in scene.readable.sources if source.name == second.name), None)
+        if source is None:
+            raise RowError("sources", f"the row has no source {second.name!r}")
         side = _side_of(source)
         return cls(scene, source, pixels(source), side)
 
@@ -205,7 +206,7 @@ def middle(image: Image.Image) -> Image.Image:
 
 
 def is_elsewhere(image: Image.Image, box: tuple[int, int, int, int]) -> bool:
-    """Whether a part of an image has one colour, or another quarter has the same pixels at the same place."""
+    """Whether a part of an image has one colour, or is at the same place of another quarter, to the pixel."""
     part = image.crop(box)
     if part.getcolors(1) is not None:
         return True

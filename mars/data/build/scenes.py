@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 ALL, ONE, CROSS = "all", "one", "cross"
-DRAWS = 50  # random draws of another scene; after them, all scenes with other images are listed
-TRIES = 20  # scenes with other images that are tried
+DRAWS = 100  # of another scene, before all that have other images are listed
+TRIES = 100  # scenes with other images that are tried
 T = TypeVar("T")
 
 
@@ -33,8 +33,7 @@ T = TypeVar("T")
 class Scene:
     """One row of the source, or one image of a folder. number: its position there. id: of the row that is made of it.
 
-    prompt: None for a row that cannot be read. problem: the reason; or, for a row that can be read, the first problem
-    of its truth, response or id.
+    prompt: None for a row that cannot be read. problem: why, or what is wrong with its truth alone.
     """
 
     label: str
@@ -143,8 +142,7 @@ class Scenes:
         """What `take` makes of another scene, which has none of this scene's images. Each has the same probability.
 
         Images are the same if their files have the same bytes. If `take` raises RowError, another scene is drawn, so
-        that no row is lost because of a scene that does not fit. Raises RowError if there is no other, or TRIES
-        of them do not fit.
+        that no row is lost because of the row beside it. Raises RowError if there is no other, or TRIES do not fit.
         """
         own, why = self._contents(scene), "no other row with other images can be read"
         for found in islice(self._apart(own, chance), TRIES):
@@ -160,7 +158,7 @@ class Scenes:
             found = self._readable[int(chance.integers(len(self._readable)))]
             if self._has_none_of(own, found):
                 yield found
-        if own not in self._apart_from:  # few scenes, or none, have other images
+        if own not in self._apart_from:  # few or none: rows of one image
             self._apart_from[own] = [found for found in self._readable if self._has_none_of(own, found)]
         rest = self._apart_from[own]
         yield from (rest[int(number)] for number in chance.permutation(len(rest)))
