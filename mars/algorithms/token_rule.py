@@ -129,7 +129,7 @@ class TokenRule(Protocol):
     of a step, which else takes the old log-probs from its own.
 
     Both methods depend on their arguments alone, and give the same names in every call. A rule may have an attribute
-    `ramps`, the names of its settings that both methods read with `TokenFacts.now`: these may change during a run.
+    `ramps`, a tuple of names of settings that both methods read with `TokenFacts.now`: these may change during a run.
     """
 
     @property

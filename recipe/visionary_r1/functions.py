@@ -144,6 +144,7 @@ class CaptionAlone:
 class CaptionReward:
     """weight * accuracy of the answer to the caption alone; 0 without a caption."""
 
+    ramps = ("weight",)
     part, on = NAME, "all"
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
