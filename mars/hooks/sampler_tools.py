@@ -8,24 +8,20 @@ from hashlib import blake2b
 
 import numpy as np
 
-from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
 from mars.types import Prompt, PromptRollouts
+
+AT_RANDOM = {"data.weights": None, "data.shuffle": True}
 
 
 class PromptTable:
     """All training prompts, each with a place from 0 on, so that a sampler keeps its numbers in arrays.
 
-    Raises ConfigError for `data.weights` and for `data.shuffle=false`, which such a sampler cannot follow.
+    A sampler that draws at random from all files together cannot follow `data.weights` and `data.shuffle=false`; its
+    file says so with `AT_RANDOM` among its `NEEDS`.
     """
 
-    def __init__(self, setup: SamplerSetup, name: str) -> None:
-        if setup.weights is not None:
-            raise ConfigError(
-                f"data.weights: {name} draws from all files together; got {list(setup.weights)}; set it to null"
-            )
-        if not setup.shuffle:
-            raise ConfigError(f"data.shuffle: {name} draws at random; got false; set it to true")
+    def __init__(self, setup: SamplerSetup) -> None:
         by_id = {prompt.prompt_id: prompt for prompts in setup.sets for prompt in prompts}
         self.prompts = tuple(by_id.values())
         self._places = {prompt_id: place for place, prompt_id in enumerate(by_id)}

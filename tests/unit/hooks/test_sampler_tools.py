@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.sampler_tools import PromptTable, draw_without_replacement, generator, right_share
 from mars.types import RewardResult
@@ -28,26 +25,11 @@ def test_a_generator_depends_on_seed_and_key_alone():
 
 
 def test_prompts_of_all_files_have_places():
-    table = PromptTable(SETUP, "own")
+    table = PromptTable(SETUP)
     assert len(table) == 5
     assert [table.place(prompt) for prompt in PROMPTS] == [0, 1, 2, 3, 4]
     assert table.places(["p3", "gone", "p0"]) == [3, None, 0]
     assert table.readable({"p1", "gone"}).tolist() == [True, False, True, True, True]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"weights": (1.0, 2.0)},
-            r"^data\.weights: own draws from all files together; got \[1\.0, 2\.0\]; set it to n",
-        ),
-        ({"shuffle": False}, r"^data\.shuffle: own draws at random; got false; set it to true$"),
-    ],
-)
-def test_an_order_that_it_cannot_follow_is_refused(change, message):
-    with pytest.raises(ConfigError, match=message):
-        PromptTable(replace(SETUP, **change), "own")
 
 
 def test_draws_are_in_proportion_to_the_weights_that_are_left():
