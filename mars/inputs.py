@@ -20,6 +20,7 @@ from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.templates import PromptTemplate, TemplateOf
 from mars.data.prompts.tokenizer import model_type_of, read_json
 from mars.data.prompts.views import AnchorKind, anchor_views, render_view
+from mars.data.rows.dataset import TruthCheck
 from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
 from mars.families.table import check_language, family_of
@@ -28,7 +29,7 @@ from mars.hooks.known_prompts import KnownPrompts
 from mars.hooks.load import load_sampler
 from mars.hooks.prompt_sampler import SampledRounds
 from mars.hooks.step_hooks import StepHooks
-from mars.rewards.functions import RewardsBySet, check_truth, resolve_spec
+from mars.rewards.functions import RewardsBySet, resolve_spec, truth_check
 from mars.rollout.extras import ExtraPlan
 from mars.rollout.plan import RolloutPlan
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, TokenRules, View
@@ -135,7 +136,7 @@ def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSett
     rewards = rewards_of(config) if isinstance(config, TrainConfig) else None
     common = RowSettings(
         image_root=data.image_root,
-        check_truth=partial(_check_truth, rewards),
+        check_truth=_truth_check(rewards),
         needs_response=isinstance(config, SftConfig),
         images_per_row=None,
         decode_images=True,
@@ -283,8 +284,16 @@ def evaluation_plan(inputs: Inputs) -> RolloutPlan:
     )
 
 
-def _check_truth(rewards: RewardsBySet | None, prompt: Prompt) -> str | None:
-    """What the prompt's reward finds wrong with its truth. None without a reward: `check_sets` reports that."""
-    if rewards is None or not rewards.has(prompt.data_source):
-        return None
-    return check_truth(rewards.of(prompt.data_source), prompt.truth, prompt.extra_info, truth_frame(prompt))
+def _truth_check(rewards: RewardsBySet | None) -> TruthCheck:
+    """What a prompt's reward finds wrong with its truth. None without a reward: `check_sets` reports that."""
+    if rewards is None:
+        return lambda prompt: None
+    checks = {name: truth_check(name) for name in rewards.names}
+
+    def check(prompt: Prompt) -> str | None:
+        if not rewards.has(prompt.data_source):
+            return None
+        own = checks[rewards.of(prompt.data_source)]
+        return own(prompt.truth, prompt.extra_info, truth_frame(prompt))
+
+    return check

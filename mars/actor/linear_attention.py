@@ -1,8 +1,8 @@
 """Linear attention over packs: a response continues from the state that its prompt leaves.
 
-A gated delta rule (Yang et al. 2024, arXiv 2412.06464) keeps no keys and values. What a token needs of those before it
-is one matrix for each head, the state, and the last inputs of a short convolution. Both are computed once for a prompt
-and copied for each of its responses.
+A gated delta rule (Yang et al. 2024, arXiv 2412.06464) keeps no keys and values. A token needs
+two things of those before it: the state, which is one matrix for each head, and the last inputs of a short
+convolution. Both are computed once for a prompt and copied for each of its responses.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@ for any packing and any number of ranks, because a rule sees whole responses, an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from mars.algorithms.changing_settings import at_step
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
@@ -88,7 +89,7 @@ class TokenFacts:
         """
         prefix = f"recipe.settings.{file}."
         values = {key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)}
-        return replace(settings, **values) if values else settings
+        return at_step(settings, values)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def caption_swap(
         Literal["truth", "response"], typer.Option(help="Which text of a row is the description of its images.")
     ] = "truth",
     swaps: Annotated[
-        Path | None, typer.Option(help="JSON file {kind: [words]} of words to swap. Default: a table of 21 kinds.")
+        Path | None, typer.Option(help="JSON file {kind: [words]} of words to swap. Default: a table of 22 kinds.")
     ] = None,
     image_root: ImageRoot = None,
     copies: Copies = 1,

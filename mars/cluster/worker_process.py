@@ -111,7 +111,7 @@ def _kill(pid: int, started: int) -> None:
 
 
 def _started_by(pid: int, started: int) -> dict[int, int]:
-    """Processes of this user, by their start times, whose environment has the worker's mark: pid -> start time."""
+    """pid -> start time, of the processes of this user whose environment has the worker's mark."""
     mark, found = f"{_MARK}={pid}-{started}".encode(), {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

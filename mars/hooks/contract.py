@@ -6,6 +6,7 @@ that a resumed run draws the same. What it keeps between steps goes through `sta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -15,17 +16,24 @@ from mars.algorithms.scoring import ScoringSpec
 from mars.errors import ConfigError
 from mars.types import Prompt, PromptRollouts
 
+_TAG = re.compile(r"[A-Za-z0-9_-]+")
+
 
 @dataclass(frozen=True)
 class Signal:
     """One number for each response, which the trainer computes for a shaping without training on it.
 
     spec: what it computes; `spec.name` is the signal's name. tag: only the tokens of the text in the last
-    <tag>...</tag> of a response count; None: all tokens do.
+    <tag>...</tag> of a response count; None: all tokens do. Raises ConfigError for what is no name of a tag.
     """
 
     spec: ScoringSpec
     tag: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tag is not None and not (isinstance(self.tag, str) and _TAG.fullmatch(self.tag)):
+            do = 'give its name alone, such as "answer", of letters, digits, "_" and "-", or None'
+            raise ConfigError(f"recipe.shaping: tag of a signal cannot be used; got {self.tag!r}; {do}")
 
 
 @dataclass(frozen=True)

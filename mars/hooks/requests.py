@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from mars.hooks.contract import StepFacts
-from mars.types import ImageRef, Message, Prompt, PromptRollouts, Sampling, View
+from mars.types import IMAGE_MARKER, ImageRef, Message, Prompt, PromptRollouts, Sampling, View
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,16 @@ class ExtraRequests(Protocol):
 
         If it is () for every prompt, there is no second engine call."""
         ...
+
+
+def without_images(prompt: Prompt, instruction: str) -> tuple[Message, ...]:
+    """The messages of a prompt without its images; the last one up to `instruction`, if it has that: the question.
+
+    instruction: how the last sentences of the prompt template begin, long enough to be in no question.
+    """
+    plain = [replace(message, text=message.text.replace(IMAGE_MARKER, "").strip()) for message in prompt.messages]
+    question, found, _ = plain[-1].text.rpartition(instruction)
+    return (*plain[:-1], replace(plain[-1], text=question.strip()) if found else plain[-1])
 
 
 def accuracy_about(item: PromptRollouts, name: str) -> list[float]:

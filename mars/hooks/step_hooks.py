@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from mars.algorithms.advantages import Advantages, AdvantageSettings
+from mars.algorithms.changing_settings import at_step
 from mars.algorithms.penalties import add_to_scores, groups
 from mars.algorithms.pooled_rewards import PooledRewards, with_advantages
 from mars.config.ramp_section import SETTINGS, Ramp
@@ -144,14 +145,7 @@ class StepHooks:
     def _settings(self, named: Named[Any], step: int) -> Any:
         prefix = f"{SETTINGS}{named.name.partition(':')[0]}."
         values = {ramp.key.removeprefix(prefix): ramp.at(step) for ramp in self.ramps if ramp.key.startswith(prefix)}
-        if not values:
-            return named.settings
-        # An integer of the file stays one.
-        changed = {
-            name: round(value) if type(getattr(named.settings, name)) is int else value
-            for name, value in values.items()
-        }
-        return replace(named.settings, **changed)
+        return at_step(named.settings, values)
 
 
 NO_HOOKS = StepHooks()

@@ -30,7 +30,7 @@ def boxed_accuracy(item: RewardInput) -> float:
     """1 if the content of the last box is right by the rules of the reward vqa, otherwise 0.
 
     Raises DataError for a malformed truth, with a box or without."""
-    return answer_accuracy(item, boxed(item.response) or "")
+    return answer_accuracy(item, boxed(item.response))
 
 
 def has_blocks_and_box(text: str, *tags: str) -> bool:

@@ -22,6 +22,9 @@ ACCURACY, MEAN_IOU = "accuracy", "mean IoU"
 Size = tuple[int, int]
 """Width and height."""
 
+CheckTruth = Callable[[str, Mapping[str, Any], Size | None], str | None]
+"""(truth, extra_info, truth_size) -> what is wrong with a ground truth, or None."""
+
 
 class RewardFn(Protocol):
     """Scores one answer. If it raises, that sample is masked and counted."""
@@ -63,7 +66,7 @@ class BuiltInReward:
     score, compat: the reward with `reward.scorer=strict` and with `compat`; the same function if there is only one.
         Both give the same accuracy and parts. What the paper's public code would give, without format points, is the
         part "compat" of the result, or its accuracy if there is no such part.
-    check_truth: (truth, extra_info, truth_size) -> what is wrong with a ground truth, or None.
+    check_truth: says what is wrong with a ground truth; see CheckTruth.
     perfect_answer: (item) -> the response of a model that knows `item.truth`, boxes in the frame `item.response_size`;
         `item.response` is ignored. It must score an accuracy of 1. Raises DataError for a malformed truth.
     is_readable: (response) -> whether it has an answer that can be compared; evaluations count those without.
@@ -78,7 +81,7 @@ class BuiltInReward:
     name: str
     score: RewardFn
     compat: RewardFn
-    check_truth: Callable[[str, Mapping[str, Any], Size | None], str | None]
+    check_truth: CheckTruth
     perfect_answer: Callable[[RewardInput], str]
     is_readable: Callable[[str], bool]
     parts: tuple[str, ...]

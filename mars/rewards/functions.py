@@ -12,7 +12,8 @@ from typing import Any
 from mars.errors import ConfigError
 from mars.plugin import load, resolve
 from mars.rewards.built_in import BUILT_IN, built_in_names, is_built_in, is_reward, wanted_rewards
-from mars.rewards.contract import ADDED_PARTS, RewardFn, RewardListFn, ScorerName, failed_result
+from mars.rewards.contract import ADDED_PARTS, CheckTruth, RewardFn, RewardListFn, ScorerName, failed_result
+from mars.rewards.own_checks import load_check
 from mars.types import MAX_SCORE, RewardInput, RewardResult
 
 _VERL_NAMES = ("data_source", "solution_str", "ground_truth", "extra_info")
@@ -150,15 +151,22 @@ def load_list_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool =
     return lambda items: _as_results(call(items), len(items))
 
 
+def truth_check(name: str) -> CheckTruth:
+    """What checks ground truths for reward `name`: the built-in reward's own function, or that of the user's file
+    (`load_check`). Without one, every truth is good. Raises ConfigError as `resolve_spec` and `load_check` do."""
+    if is_built_in(name):
+        return BUILT_IN[name].check_truth
+    return load_check(_resolve("reward.function", name)) or (lambda truth, extra_info, truth_size: None)
+
+
 def check_truth(
     name: str, truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None = None
 ) -> str | None:
-    """What is wrong with the ground truth of one row for reward `name`, or None.
+    """What is wrong with the ground truth of one row for reward `name`, or None. For many rows: `truth_check`.
 
-    Truths of a user's own function are not checked. `truth_size` (width, height): see `RewardInput`; boxes outside it
-    are reported.
+    `truth_size` (width, height): see `RewardInput`; boxes outside it are reported.
     """
-    return BUILT_IN[name].check_truth(truth, extra_info, truth_size) if is_built_in(name) else None
+    return truth_check(name)(truth, extra_info, truth_size)
 
 
 def _check_folders(spec: RewardsBySet, in_threads: bool) -> None:

@@ -7,21 +7,27 @@ import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mars.errors import DataError
 from mars.rewards.contract import RewardFn, RewardListFn, ScorerName, failed_result
 from mars.rewards.functions import RewardSpec, load_reward
 from mars.types import RewardInput, RewardResult
 
 _MAX_REASON_CHARS = 300
 _MAX_TRACEBACK_CHARS = 8000
+_MAX_BAD_ROWS = 20
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One scored answer. After an exception, `kind` is its type and place (each kind is logged once)."""
+    """One scored answer. After an exception, `kind` is its type and place (each kind is logged once).
+
+    bad_row: whether the row is malformed (DataError). Then `kind` is the whole reason, which names the row.
+    """
 
     result: RewardResult
     kind: str = ""
     traceback: str = ""
+    bad_row: bool = False
 
 
 def score_one(reward: RewardFn, item: RewardInput) -> Scored:
@@ -30,6 +36,8 @@ def score_one(reward: RewardFn, item: RewardInput) -> Scored:
         return _with_short_reason(reward(item))
     except KeyboardInterrupt:
         raise
+    except DataError as error:
+        return _bad_row(error, item)
     except BaseException as error:  # noqa: BLE001 a user's function may raise anything, SystemExit too; it is reported
         return describe_error(error)
 
@@ -40,8 +48,18 @@ def score_list(reward: RewardListFn, items: Sequence[RewardInput]) -> list[Score
         return [_with_short_reason(result) for result in reward(items)]
     except KeyboardInterrupt:
         raise
+    except DataError as error:
+        return [_bad_row(error, items[0])] * len(items)
     except BaseException as error:  # noqa: BLE001 as in `score_one`
         return [describe_error(error)] * len(items)
+
+
+def _bad_row(error: DataError, item: RewardInput) -> Scored:
+    """Without a traceback: the row is wrong, not the function. Rows that have no id are told apart by the reason."""
+    name = item.extra_info.get("id")
+    row = f"row {name}: " if isinstance(name, str | int) else ""
+    reason = _printable(f"DataError: {row}{error}".replace("\n", " "))[:_MAX_REASON_CHARS]
+    return Scored(failed_result(reason), reason, bad_row=True)
 
 
 def _with_short_reason(result: RewardResult) -> Scored:
@@ -62,22 +80,30 @@ def describe_error(error: BaseException) -> Scored:
 
 
 class FailureLog:
-    """Logs each kind of failure once, with the traceback if there is one. The run's metrics count all failures."""
+    """Logs each kind of failure once, with the traceback if there is one. The run's metrics count all failures.
+
+    Each malformed row is a kind of its own; only the first of them are logged.
+    """
 
     def __init__(self, logger: logging.Logger, spec: RewardSpec) -> None:
         self._logger = logger
         self._spec = spec
         self._seen: set[str] = set()
+        self._bad_rows = 0
 
     def note(self, scored: Scored) -> None:
         reason = scored.result.failed
         if reason is None:
             return
         kind = scored.kind or reason.partition(";")[0]
-        if kind not in self._seen:
-            self._seen.add(kind)
-            text = f"reward.function {self._spec}: {reason}; the sample is masked; this is logged once"
-            self._logger.error("\n".join(filter(None, (text, scored.traceback))))
+        if kind in self._seen or (scored.bad_row and self._bad_rows > _MAX_BAD_ROWS):
+            return
+        self._seen.add(kind)
+        self._bad_rows += scored.bad_row
+        if scored.bad_row and self._bad_rows > _MAX_BAD_ROWS:
+            reason = "more rows are malformed, and only counted"
+        text = f"reward.function {self._spec}: {reason}; the sample is masked; this is logged once"
+        self._logger.error("\n".join(filter(None, (text, scored.traceback))))
 
 
 class LocalScorer:

@@ -20,6 +20,7 @@ MAX_JSON_CHARS = 100_000
 MAX_NESTING = 32
 MAX_COORDINATE = 1e6
 
+_MINUS_SIGNS = dict.fromkeys(map(ord, "−‐‑‒–—﹣－"), "-")
 _FENCE_OPEN = "```json"
 _FENCE_CLOSE = "```"
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -123,6 +124,15 @@ def format_score(response: ParsedResponse, *, wants_fence: bool) -> float:
 def has_visible(text: str | None) -> bool:
     """Whether there is a character that can be seen: blanks, control and zero-width characters cannot."""
     return text is not None and any(char.isprintable() and not char.isspace() for char in set(text))
+
+
+def plain_minus(text: str) -> str:
+    """The text with "-" for the signs that look like it, such as U+2212, which models and charts write before numbers.
+
+    >>> plain_minus("−5"), plain_minus("–0.5")
+    ('-5', '-0.5')
+    """
+    return text.translate(_MINUS_SIGNS)
 
 
 def load_json(text: str) -> Any:

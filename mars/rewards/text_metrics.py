@@ -10,12 +10,13 @@ from math import exp, log
 def bleu(answer: Sequence[str], reference: Sequence[str], order: int) -> float:
     """BLEU (Papineni et al., 2002) of one sentence for 1- to `order`-grams with equal weights, in [0, 1].
 
-    Smoothing: 1 is added to both counts of the precision for two or more words (method 2 of Chen and Cherry, 2014).
+    Smoothing: 0.1 shared n-grams where there are none (method 1 of Chen and Cherry, 2014, as in NLTK). So a text of
+    fewer words than `order` has less than 1 with itself.
 
     >>> bleu("a b c d".split(), "a b c d".split(), 4)
     1.0
-    >>> round(bleu("a b".split(), "a c".split(), 2), 6)  # sqrt(1/2 * (0 + 1)/(1 + 1))
-    0.5
+    >>> round(bleu("a b".split(), "a c".split(), 2), 6)  # sqrt(1/2 * 0.1/1)
+    0.223607
     """
     if not answer or not reference:
         return 0.0
@@ -25,7 +26,7 @@ def bleu(answer: Sequence[str], reference: Sequence[str], order: int) -> float:
         shared, count = sum((ours & true).values()), sum(ours.values())
         if n == 1 and not shared:
             return 0.0
-        total += log((shared + (n > 1)) / (count + (n > 1)))
+        total += log((shared or 0.1) / max(count, 1))
     brevity = min(0.0, 1 - len(reference) / len(answer))
     return exp(total / order + brevity)
 

@@ -14,7 +14,7 @@ from mars.errors import DataError
 from mars.rewards.box_answers import read_boxes
 from mars.rewards.built_in import has_boxes, is_built_in
 from mars.rewards.contract import RewardScorer, ScorerName
-from mars.rewards.functions import check_truth
+from mars.rewards.functions import truth_check
 from mars.rewards.grounding import MAX_EXTRA_BOXES, read_truth
 from mars.rewards.local import LocalScorer
 from mars.rewards.parsing import Box, parse_response
@@ -68,9 +68,10 @@ def run_trials(
     Built-in rewards run in this process; a user's function runs in a worker that is killed if one answer takes longer
     than `timeout_s` seconds, as in a run. by_prompt: the function takes lists; each answer is a list of one.
     Raises, before the first answer is scored, ConfigError for a reward that cannot be loaded and DataError with all
-    truths that a built-in reward cannot use.
+    truths that the reward cannot use.
     """
-    problems = [(row, check_truth(spec, item.truth, item.extra_info, item.truth_size)) for row, item in rows]
+    check = truth_check(spec)
+    problems = [(row, check(item.truth, item.extra_info, item.truth_size)) for row, item in rows]
     _raise_all([f"{row}: {problem}" if row else problem for row, problem in problems if problem is not None])
     with closing(
         LocalScorer(spec, scorer) if is_built_in(spec) else RewardPool(spec, scorer, 1, timeout_s, by_prompt=by_prompt)

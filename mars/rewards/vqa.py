@@ -43,12 +43,13 @@ def score_vqa(item: RewardInput) -> RewardResult:
     return RewardResult(score=form + accuracy, accuracy=accuracy, parts={"format": form, "accuracy": accuracy})
 
 
-def answer_accuracy(item: RewardInput, answer: str) -> float:
-    """1 if `answer`, a text without tags, is right for the truth and choices of `item`; otherwise 0.
+def answer_accuracy(item: RewardInput, answer: str | None) -> float:
+    """1 if `answer`, a text without tags, is right for the truth and choices of `item`; otherwise 0, also for None.
 
-    `item.response` is ignored. Raises DataError for a truth that is malformed.
+    `item.response` is ignored. Raises DataError for a truth that is malformed, whatever the answer is.
     """
-    return float(_judge(item.truth, item.extra_info)(answer.strip()))
+    right = _judge(item.truth, item.extra_info)
+    return float(answer is not None and right(answer.strip()))
 
 
 def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:

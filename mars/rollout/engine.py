@@ -38,7 +38,7 @@ class EngineCounts:
     prompt_tokens: prompt tokens of all samples, including image tokens.
     cached_tokens: prompt tokens that came from the prefix cache instead of being computed.
     restarts: engines that were lost and replaced.
-    absences: calls of `generate` without an engine, because it was lost; one for each engine and call.
+    absences: how often a call of `generate` lacked a lost engine. A call that lacks two engines counts twice.
     """
 
     images: int = 0

@@ -1,4 +1,4 @@
-"""Weights for an engine: if they fail to arrive, they end early, so that no error interrupts the engine's loading."""
+"""Weights for an engine. If one does not arrive, the iterator ends, so that no error interrupts the loading."""
 
 from __future__ import annotations
 

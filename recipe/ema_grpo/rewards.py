@@ -6,14 +6,15 @@ reward.function: recipe/ema_grpo/rewards.py:score
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from statistics import fmean
+from typing import Any
 
 from mars.errors import DataError
 from mars.rewards.box_metrics import iou_matrix
 from mars.rewards.grounding import frame_scale
-from mars.rewards.parsing import Box, load_json, parse_response, parse_truth, read_blocks, read_box
+from mars.rewards.parsing import Box, load_json, parse_response, parse_truth, plain_minus, read_blocks, read_box
 from mars.rewards.text_metrics import edit_distance, rouge_l, rouge_n
 from mars.rewards.vqa import answer_accuracy
 from mars.types import RewardInput, RewardResult
@@ -25,16 +26,18 @@ _WORD = re.compile(r"\w+")
 def score(item: RewardInput) -> RewardResult:
     """0.9 accuracy + 0.1 format + structure. format: think, then answer. structure: 0.5 if the format is right and the
     answer has the form of its task. Raises DataError for an unknown task and for a malformed truth."""
-    task = TASKS.get(str(item.extra_info.get("problem_type")))
-    if task is None:
-        raise DataError(
-            f"extra_info.problem_type: got {item.extra_info.get('problem_type')!r}; give {', '.join(TASKS)}"
-        )
-    answer = parse_response(item.response).answer
-    accuracy, has_form = (0.0, False) if answer is None else task(item, answer.strip())
+    kind, answer = item.extra_info.get("problem_type"), parse_response(item.response).answer
+    if (task := TASKS.get(str(kind))) is None:
+        raise DataError(f"extra_info.problem_type: got {kind!r}; give {', '.join(TASKS)}")
+    accuracy, has_form = (part * (answer is not None) for part in task(item, (answer or "").strip()))
     form = float(read_blocks(item.response, ("think", "answer")) is not None)
     parts = {"accuracy": accuracy, "format": form, "structure": 0.5 * form * has_form}
     return RewardResult(0.9 * accuracy + 0.1 * form + parts["structure"], accuracy, parts)
+
+
+def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: object) -> None:
+    """Raises DataError as `score` does."""
+    score(RewardInput("", None, "", truth, None, None, extra_info))
 
 
 def numerical(item: RewardInput, answer: str) -> tuple[float, bool]:
@@ -116,7 +119,7 @@ def true_number(item: RewardInput) -> float:
 def number(text: str) -> float | None:
     """A finite number, with or without commas between its digits, as in "1,250.5"; None for other text."""
     try:
-        found = float(text.strip().replace(",", ""))
+        found = float(plain_minus(text).strip().replace(",", ""))
     except ValueError:
         return None
     return found if isfinite(found) else None

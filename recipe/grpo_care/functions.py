@@ -14,7 +14,7 @@ from statistics import fmean
 from mars.algorithms.scoring import ScoringSpec
 from mars.hooks.contract import Signal, StepFacts
 from mars.rewards.parsing import has_visible, read_blocks, read_each
-from mars.rewards.vqa import answer_accuracy
+from mars.rewards.vqa import answer_accuracy, check_truth
 from mars.types import PromptRollouts, RewardInput, RewardResult
 
 CONFIDENCE = Signal(ScoringSpec("confidence", "mean", model="reference"), tag="answer")
@@ -43,10 +43,13 @@ def score(item: RewardInput) -> RewardResult:
     Raises DataError for a malformed truth.
     """
     answers = read_each(item.response, "answer")
-    accuracy = answer_accuracy(item, answers[-1]) if answers else 0.0
+    accuracy = answer_accuracy(item, answers[-1] if answers else None)
     blocks = read_blocks(item.response, ("think", "answer"))
     form = float(blocks is not None and all(map(has_visible, blocks)))
     return RewardResult(accuracy + form, accuracy, {"accuracy": accuracy, "format": form})
+
+
+check_score = check_truth
 
 
 def bonuses(accuracies: Sequence[float], logprobs: Sequence[float], settings: Settings) -> list[float]:

@@ -82,6 +82,14 @@ def _grid(truth: str) -> list[list[int]]:
     return grid
 
 
+def check_patches(truth: str, extra_info: object, truth_size: object) -> None:
+    """Raises DataError for a malformed truth."""
+    _grid(truth)
+
+
+check_connections = check_patches
+
+
 def _scored(item: RewardInput, numbers: list[int] | None, right: list[int], share: dict[str, float]) -> RewardResult:
     """accuracy: 1 for the whole grid, else 0. parts: the share, and format (0 or 1).
 

@@ -7,14 +7,16 @@ Writes embeddings.npy (float16, each row divided by its length), which processes
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from mars.errors import DataError
+from mars.errors import DataError, MarsError
 
 NAME = "embed_tokens.weight"
 
@@ -22,8 +24,8 @@ NAME = "embed_tokens.weight"
 def main(model: str, out: str) -> None:
     """Raises DataError for a folder without safetensors that hold the embeddings of text tokens."""
     target = Path(out)
-    target.mkdir(parents=True, exist_ok=True)
     matrix = input_embeddings(Path(model))
+    target.mkdir(parents=True, exist_ok=True)
     np.save(target / "embeddings.npy", (matrix / np.maximum(lengths(matrix), 1e-12)).astype(np.float16))
     AutoTokenizer.from_pretrained(model).backend_tokenizer.save(str(target / "tokenizer.json"))
     sys.stdout.write(f"{target}: {matrix.shape[0]} embeddings of {matrix.shape[1]} numbers\n")
@@ -44,5 +46,18 @@ def input_embeddings(model: Path) -> np.ndarray:
     raise DataError(f"{model}: no tensor {NAME}; want a folder of a model with safetensors")
 
 
+def command(arguments: Sequence[str]) -> None:
+    """Exits with the message of an error alone."""
+    parser = argparse.ArgumentParser(prog="build.py", description="Write a model's input embeddings.")
+    parser.add_argument("model", help="folder of a model with safetensors")
+    parser.add_argument("out", help="folder to write")
+    given = parser.parse_args(arguments)
+    try:
+        main(given.model, given.out)
+    except MarsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    command(sys.argv[1:])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,14 +20,15 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mars.errors import ConfigError, DataError
+from mars.rewards import grounding, vqa
 from mars.rewards.grounding import score_grounding
-from mars.rewards.parsing import has_visible, parse_response, read_blocks
+from mars.rewards.parsing import has_visible, parse_response, plain_minus, read_blocks
 from mars.rewards.vqa import answer_accuracy
 from mars.types import RewardInput, RewardResult
 
 FORMAT_WEIGHT = 1.0
 MAX_TOKENS = 2048  # of an answer and of a truth: all pairs are compared
-_NUMBER = re.compile(r"\s*[^\d\s.+-]{0,3}\s*([+-]?[\d,]{0,20}\.?\d{1,12})\s*(%?)[\s.]*")
+_NUMBER = re.compile(r"\s*([+-]?)\s*(?:(?:US)?([^\w\s.,+-]))?\s*([+-]?)([\d,]{0,20}\.?\d{1,12})\s*%?[\s.]*")
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,14 @@ class Embeddings:
 
 
 def match(item: RewardInput) -> RewardResult:
-    """A short answer or an option: right or wrong, as the reward `vqa` compares it."""
+    """A short answer or an option: right or wrong, as the reward `vqa` compares it. Raises DataError."""
+    answer_accuracy(item, None)  # a malformed truth is an error, with an answer or without
     return _scored(item, lambda answer: answer_accuracy(item, answer))
 
 
 def chart(item: RewardInput) -> RewardResult:
     """A number read off a chart: 1 - its relative error, at least 0. Raises DataError for a truth that is no number."""
-    true = read_number(item.truth)
-    if true is None:
-        raise DataError(f"truth: got {item.truth[:80]!r}; want a number")
+    true = true_number(item.truth)
     return _scored(item, lambda answer: closeness(read_number(answer), true))
 
 
@@ -62,8 +63,34 @@ def boxes(item: RewardInput) -> RewardResult:
 
 
 def text(item: RewardInput) -> RewardResult:
-    """An open answer: `bmas` of its token embeddings with the truth's. Raises ConfigError without embeddings."""
+    """An open answer: `bmas` of its token embeddings with the truth's.
+
+    Raises ConfigError without embeddings, DataError for a truth without text.
+    """
+    check_text(item.truth)
     return _scored(item, lambda answer: bmas(embeddings().of(answer.strip()), embeddings().of(item.truth.strip())))
+
+
+check_match = vqa.check_truth
+check_boxes = grounding.check_truth
+
+
+def check_chart(truth: str, extra_info: object, truth_size: object) -> None:
+    """Raises DataError for a truth that is no number."""
+    true_number(truth)
+
+
+def check_text(truth: str, extra_info: object = None, truth_size: object = None) -> None:
+    """Raises DataError for a truth without text."""
+    if not has_visible(truth):
+        raise DataError(f"truth: got {truth[:80]!r}; want a text")
+
+
+def true_number(truth: str) -> float:
+    number = read_number(truth)
+    if number is None:
+        raise DataError(f"truth: got {truth[:80]!r}; want a number")
+    return number
 
 
 def bmas(answer: np.ndarray, truth: np.ndarray) -> float:
@@ -92,13 +119,15 @@ def closeness(number: float | None, true: float) -> float:
 
 
 def read_number(answer: str) -> float | None:
-    """A text that is one number, perhaps with a currency sign, commas and %, which is left out. None otherwise.
+    """A text that is one number, perhaps with a currency sign, commas and %, which are left out. None otherwise.
 
-    >>> read_number("$1,250.5"), read_number(" 30 %"), read_number("30 or 40")
-    (1250.5, 30.0, None)
+    >>> read_number("$1,250.5"), read_number(" 30 %"), read_number("−US$5"), read_number("30 or 40"), read_number("<5")
+    (1250.5, 30.0, -5.0, None, None)
     """
-    found = _NUMBER.fullmatch(answer)
-    return float(found[1].replace(",", "")) if found else None
+    found = _NUMBER.fullmatch(plain_minus(answer))
+    if found is None or (found[1] and found[3]) or (found[2] and unicodedata.category(found[2]) != "Sc"):
+        return None
+    return float(f"{found[1] or found[3]}{found[4].replace(',', '')}")
 
 
 @cache

@@ -7,15 +7,17 @@ Each run has an evaluation and `data.weights` over the same `data.train_files`. 
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from mars.errors import ConfigError, DataError
+from mars.errors import ConfigError, DataError, MarsError
 
 STARTS, STEPS = 64, 1000
 """Of the search: random starts beside the corners and the centre, and steps of each."""
@@ -69,9 +71,13 @@ def best_mixture(coefficients: np.ndarray, num_sets: int) -> np.ndarray:
 def read_run(run_dir: Path) -> tuple[list[str], list[float], float]:
     """(training files, their shares, score) of a run. The score is the mean accuracy of its last evaluation.
 
-    Raises DataError for a run without an evaluation, ConfigError for one without `data.weights`.
+    Raises DataError for a folder that is no run, or has no evaluation with a score, ConfigError for a run without
+    `data.weights`.
     """
-    data = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))["data"]
+    try:
+        data = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))["data"]
+    except OSError as error:
+        raise DataError(f"{run_dir}: config.yaml cannot be read: {error.strerror}; give the folder of a run") from error
     if data["weights"] is None:
         raise ConfigError(f"{run_dir}: data.weights: not set; give each pilot run the shares of its training files")
     results = sorted((run_dir / "evaluation").glob("step_*.json"))
@@ -79,10 +85,13 @@ def read_run(run_dir: Path) -> tuple[list[str], list[float], float]:
         raise DataError(f"{run_dir}: has no evaluation; want evaluation/step_*.json")
     weights = np.array(data["weights"], dtype=float)
     score = json.loads(results[-1].read_text(encoding="utf-8"))["multi"]["mean"]
+    if not isinstance(score, int | float) or not isfinite(score):
+        raise DataError(f"{results[-1]}: the mean accuracy is not a number; got {score}; leave this run out")
     return list(data["train_files"]), (weights / weights.sum()).tolist(), score
 
 
 def main(folders: Sequence[str]) -> None:
+    """Raises DataError and ConfigError as `read_run` does, and DataError for runs over different files."""
     runs = [read_run(Path(folder)) for folder in folders]
     if len({tuple(files) for files, _, _ in runs}) != 1:
         raise DataError("the runs differ in data.train_files; give runs over the same files")
@@ -100,5 +109,16 @@ def main(folders: Sequence[str]) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
+def command(arguments: Sequence[str]) -> None:
+    """Exits with the message of an error alone."""
+    parser = argparse.ArgumentParser(prog="fit.py", description="Find the best mixture of data sets.")
+    parser.add_argument("runs", nargs="+", help="folder of a finished pilot run")
+    try:
+        main(parser.parse_args(arguments).runs)
+    except MarsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command(sys.argv[1:])

@@ -15,7 +15,7 @@ from mars.algorithms.advantages import Advantages
 from mars.algorithms.prompt_factors import is_right, scaled, share_right
 from mars.hooks.contract import StepFacts
 from mars.rewards.parsing import has_visible, parse_response, read_blocks, read_each
-from mars.rewards.vqa import answer_accuracy
+from mars.rewards.vqa import answer_accuracy, check_truth
 from mars.types import PromptRollouts, RewardInput, RewardResult
 
 TAGS = ("observe", "think", "answer")
@@ -35,10 +35,12 @@ class Settings:
 
 def score(item: RewardInput) -> RewardResult:
     """accuracy + 0.5 format. format: 1 for the form of `has_form`. Raises DataError for a malformed truth."""
-    answer = parse_response(item.response).answer
-    accuracy = 0.0 if answer is None else answer_accuracy(item, answer)
+    accuracy = answer_accuracy(item, parse_response(item.response).answer)
     form = float(has_form(item.response))
     return RewardResult(accuracy + 0.5 * form, accuracy, {"accuracy": accuracy, "format": form})
+
+
+check_score = check_truth
 
 
 def has_form(text: str) -> bool:

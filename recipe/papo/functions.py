@@ -15,6 +15,7 @@ from mars.algorithms.token_rule import Measured, ScoringPass, TokenFacts, TokenT
 from mars.data.pixels.transforms import blank_patches
 from mars.image_transform import ImageTransform
 from mars.rewards.boxed import boxed_accuracy, has_blocks_and_box
+from mars.rewards.vqa import check_truth
 from mars.types import RewardInput, RewardResult
 
 PATCH = 14
@@ -56,6 +57,9 @@ def score(item: RewardInput) -> RewardResult:
     """
     accuracy, form = boxed_accuracy(item), float(has_blocks_and_box(item.response, "think"))
     return RewardResult(0.9 * accuracy + 0.1 * form, accuracy, {"accuracy": accuracy, "format": form})
+
+
+check_score = check_truth
 
 
 def masked(settings: Settings) -> ImageTransform:

@@ -19,8 +19,9 @@ from mars.algorithms.advantages import Advantages
 from mars.errors import DataError
 from mars.hooks.contract import StepFacts
 from mars.hooks.requests import Extra
+from mars.rewards.contract import Size
 from mars.rewards.parsing import has_visible, parse_response
-from mars.rewards.vqa import answer_accuracy, score_vqa
+from mars.rewards.vqa import answer_accuracy, check_truth, score_vqa
 from mars.types import IMAGE_MARKER, Message, Prompt, PromptRollouts, RewardInput, RewardResult, View
 
 NAME = "perception"
@@ -43,10 +44,7 @@ class Settings:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """Of a checklist: the share of right answers. Else as the reward vqa: accuracy + format (0 to 0.5).
-
-    Raises DataError for a malformed truth.
-    """
+    """Of a checklist: the share of right answers. Else as the reward vqa: accuracy + format (0 to 0.5). DataError."""
     if item.extra != NAME:
         return score_vqa(item)
     share = share_right(item)
@@ -62,8 +60,8 @@ def share_right(item: RewardInput) -> float:
     lines = [line for line in (parse_response(item.response).answer or "").splitlines() if has_visible(line)]
     one = replace(item, extra_info={})  # whose choices are those of the main question
     right = [
-        answer_accuracy(replace(one, truth=truth), without_number(line, i))
-        for i, (truth, line) in enumerate(zip(truths, lines, strict=False), start=1)
+        answer_accuracy(replace(one, truth=truth), without_number(lines[i], i + 1) if i < len(lines) else None)
+        for i, truth in enumerate(truths)
     ]
     return sum(right) / len(truths)
 
@@ -76,24 +74,37 @@ def without_number(line: str, number: int) -> str:
 
 
 def checklist_of(prompt: Prompt) -> dict[View, list[tuple[str, str]]]:
-    """View -> its questions and answers; the view None has all images. {} for a row without a checklist.
+    """`read_checklist` of a row. Raises DataError that names it."""
+    try:
+        return read_checklist(prompt.extra_info, [source.name for source in prompt.sources])
+    except DataError as error:
+        raise DataError(f"{prompt.row}: {error}") from error
 
-    Raises DataError.
-    """
+
+def read_checklist(extra_info: Mapping[str, Any], names: Sequence[str] | None) -> dict[View, list[tuple[str, str]]]:
+    """View -> its questions and answers; the view None has all images. {} without a checklist. Raises DataError.
+
+    names: the sources of the row; None if they are not known."""
     found: dict[View, list[tuple[str, str]]] = {}
-    names = [source.name for source in prompt.sources]
-    given = prompt.extra_info.get("checklist") or []
+    given = extra_info.get("checklist") or []
     for one in given if isinstance(given, list | tuple) else [given]:
         pair = tuple(one.get(key) for key in ("question", "answer")) if isinstance(one, Mapping) else (None, None)
         if not all(isinstance(text, str) and has_visible(text) for text in pair):
             want = 'want a list of {"question": ..., "answer": ...}, both texts'
-            raise DataError(f"{prompt.row}: extra_info.checklist: got {str(one)[:80]}; {want}")
+            raise DataError(f"extra_info.checklist: got {str(one)[:80]}; {want}")
         source = one.get("source")
-        if source is not None and source not in names:
+        if not (source is None or names is None or source in names):
             sources = ", ".join(names) or "none"
-            raise DataError(f"{prompt.row}: extra_info.checklist: unknown source; got {source}; the row has {sources}")
-        found.setdefault(None if source is None else (source,), []).append(pair)
+            raise DataError(f"extra_info.checklist: unknown source; got {source}; the row has {sources}")
+        found.setdefault(None if source is None else (str(source),), []).append(pair)
     return found
+
+
+def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
+    """What is wrong with the truth, or with an answer of the checklist. Raises DataError."""
+    answers = [answer for pairs in read_checklist(extra_info, None).values() for _, answer in pairs]
+    problems = [f"extra_info.checklist: {problem}" for one in answers if (problem := check_truth(one, {}, None))]
+    return check_truth(truth, extra_info, truth_size) or next(iter(problems), None)
 
 
 class Checklist:

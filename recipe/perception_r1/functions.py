@@ -9,14 +9,18 @@ environment has its url in JUDGE_URL and the model's name there in JUDGE_MODEL.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from mars.errors import DataError
+from mars.rewards.boxed import boxed
+from mars.rewards.contract import Size
 from mars.rewards.judge import Judge, judge_of_environment
-from mars.rewards.parsing import parse_response, read_blocks
+from mars.rewards.parsing import has_visible, parse_response, read_blocks
 from mars.rewards.text_metrics import repetition
-from mars.rewards.vqa import answer_accuracy
+from mars.rewards.vqa import answer_accuracy, check_truth
 from mars.types import RewardInput, RewardResult
 
 
@@ -41,7 +45,7 @@ Statements:
 
 Response:
 {response}"""
-_VERDICT = re.compile(r"^\W*(\d{1,4})\W{1,8}(yes|no)\b", re.IGNORECASE | re.MULTILINE)
+_VERDICT = re.compile(r"[^\w\n]{0,8}(\d{1,4})[^\w\n]{1,8}(yes|no)\b", re.IGNORECASE)
 
 
 def score(item: RewardInput) -> RewardResult:
@@ -50,16 +54,28 @@ def score(item: RewardInput) -> RewardResult:
     parts: accuracy, format, facts (the share that the judge finds), repetition (the share of 20-grams that come again).
     Raises DataError for a row without facts, ConfigError without a judge, JudgeError if it does not answer.
     """
-    facts = facts_of(item)
+    facts = facts_of(item.extra_info)
     answer = parse_response(item.response).answer
-    accuracy = 0.0 if answer is None else answer_accuracy(item, answer)
+    accuracy = answer_accuracy(item, answer and (boxed(answer) or answer))
     parts = {
         "accuracy": accuracy,
-        "format": float(read_blocks(item.response, ("think", "answer")) is not None),
+        "format": float(has_form(item.response)),
         "facts": found_share(judge().ask(question(facts, item.response)), len(facts)) if item.response.strip() else 0.0,
-        "repetition": repetition(item.response.split(), PAPER.ngram),
+        "repetition": repetition(item.response.lower().split(), PAPER.ngram),
     }
     return RewardResult(total(parts, PAPER), accuracy, parts)
+
+
+def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
+    """What is wrong with a row's truth. Raises DataError for a row without facts."""
+    facts_of(extra_info)
+    return check_truth(truth, extra_info, truth_size)
+
+
+def has_form(response: str) -> bool:
+    """Whether a response is a think and an answer, neither of them empty, and the answer has a box."""
+    blocks = read_blocks(response, ("think", "answer"))
+    return blocks is not None and has_visible(blocks[0]) and has_visible(boxed(blocks[1]))
 
 
 def total(parts: dict[str, float], settings: Settings) -> float:
@@ -79,13 +95,14 @@ def found_share(verdicts: str, num_facts: int) -> float:
     0.25
     """
     said: dict[int, set[str]] = {}
-    for number, verdict in _VERDICT.findall(verdicts):
-        said.setdefault(int(number), set()).add(verdict.casefold())
+    for found in filter(None, map(_VERDICT.match, verdicts.splitlines())):
+        said.setdefault(int(found[1]), set()).add(found[2].casefold())
     return sum(said.get(number) == {"yes"} for number in range(1, num_facts + 1)) / num_facts
 
 
-def facts_of(item: RewardInput) -> tuple[str, ...]:
-    facts = item.extra_info.get("facts")
+def facts_of(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Raises DataError."""
+    facts = extra_info.get("facts")
     if not isinstance(facts, list | tuple) or not facts or not all(isinstance(f, str) and f.strip() for f in facts):
         raise DataError(f"extra_info.facts: got {str(facts)[:80]}; give a list of texts about the image")
     return tuple(facts)

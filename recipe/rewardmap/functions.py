@@ -16,8 +16,9 @@ from itertools import pairwise
 from typing import Any
 
 from mars.errors import DataError
+from mars.rewards.contract import Size
 from mars.rewards.parsing import parse_response
-from mars.rewards.vqa import answer_accuracy
+from mars.rewards.vqa import answer_accuracy, check_truth
 from mars.types import RewardInput, RewardResult
 
 RIGHT, DETAIL_WEIGHT, MAX_DETAIL = 10.0, 0.5, 10.0
@@ -25,7 +26,9 @@ DIFFICULTY = {"easy": 1.0, "middle": 1.2, "hard": 1.5}
 WITH_TRANSFERS = 0.5
 ENDS, DIRECT_LINE, LINE, CHANGE, EXTRA_LEG = 2.0, 4.0, 3.0, 1.0, -5.0
 MAX_LEGS, MAX_NAME = 100, 200
-_LEG = re.compile(r"Route Name:([^\n]*)\n\s*Departure Stop:([^\n]*)\n(?:[^\n]*\n){0,200}?\s*Arrival Stop:([^\n]*)")
+_LEG = re.compile(
+    r"Route Name:([^\n]*)\n\s*+Departure Stop:([^\n]*)\n(?:[^\n]*\n){0,200}?[^\S\n]*+Arrival Stop:([^\n]*)"
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Leg:
 
 @dataclass(frozen=True)
 class Route:
-    """What a planning question asks for. lines: name -> stations, all as `plain` writes them."""
+    """What a planning question asks for. Names of lines as `line_name` writes them, those of stations as `plain`."""
 
     lines: Mapping[str, tuple[str, ...]]
     start: str
@@ -47,36 +50,71 @@ class Route:
 
 def score(item: RewardInput) -> RewardResult:
     """score = difficulty * (10 * accuracy + 0.5 * detail). accuracy: 0 or 1. Raises DataError for a malformed row."""
-    facts = item.extra_info.get("map")
-    if not isinstance(facts, Mapping) or facts.get("difficulty") not in DIFFICULTY:
-        raise DataError(f"extra_info.map: got {str(facts)[:80]}; give kind and difficulty (easy, middle or hard)")
+    facts = facts_of(item.extra_info)
     answer, weight, detail = parse_response(item.response).answer, DIFFICULTY[facts["difficulty"]], 0.0
-    if facts.get("kind") == "planning":
+    if facts["kind"] == "planning":
         route, legs = read_route(facts), read_legs(item.response if answer is None else answer)
         weight += WITH_TRANSFERS * (route.transfers > 0)
         accuracy, detail = float(is_right(legs, route)), detail_of(legs, route)
     else:
-        accuracy = 0.0 if answer is None else answer_accuracy(item, answer)
+        accuracy = answer_accuracy(item, answer)
     parts = {"right": accuracy, "detail": detail, "difficulty": weight}
     return RewardResult(weight * (RIGHT * accuracy + DETAIL_WEIGHT * detail), accuracy, parts)
 
 
+def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
+    """What is wrong with the truth of a question. Raises DataError for a malformed map."""
+    facts = facts_of(extra_info)
+    if facts["kind"] == "question":
+        return check_truth(truth, extra_info, truth_size)
+    read_route(facts)
+    return None
+
+
+def facts_of(extra_info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises DataError for a map without kind and difficulty."""
+    facts = extra_info.get("map")
+    found = facts if isinstance(facts, Mapping) else {}
+    if found.get("kind") not in ("planning", "question") or str(found.get("difficulty")) not in DIFFICULTY:
+        want = "give kind (planning or question) and difficulty (easy, middle or hard)"
+        raise DataError(f"extra_info.map: got {str(facts)[:80]}; {want}")
+    return found
+
+
 def read_route(facts: Mapping[str, Any]) -> Route:
-    try:
-        lines = {plain(name): tuple(map(plain, stations)) for name, stations in facts["lines"].items()}
-        return Route(lines, plain(facts["start"]), plain(facts["end"]), int(facts["transfers"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"extra_info.map: {error}; give lines, start, end and transfers") from error
+    """Raises DataError. A Parquet file has the lines of all its maps in each row, with null for those of other maps."""
+    given, transfers, lines = facts.get("lines"), facts.get("transfers"), {}
+    for name, stations in given.items() if isinstance(given, Mapping) else ():
+        if stations is None:
+            continue
+        if not isinstance(stations, list | tuple) or not stations or not all(map(_is_name, stations)):
+            raise DataError(f"extra_info.map.lines: got {str(stations)[:80]} for {name!r}; give a list of stations")
+        if line_name(name) in lines:
+            raise DataError(f"extra_info.map.lines: two lines are named {name!r}, but for small and capital letters")
+        lines[line_name(name)] = tuple(map(plain, stations))
+    if not lines or not _is_name(facts.get("start")) or not _is_name(facts.get("end")):
+        raise DataError(f"extra_info.map: got {str(facts)[:80]}; give lines, start and end")
+    if isinstance(transfers, bool) or not isinstance(transfers, int | float) or transfers not in range(100):
+        raise DataError(f"extra_info.map.transfers: got {str(transfers)[:80]}; give a whole number from 0 to 99")
+    return Route(lines, plain(facts["start"]), plain(facts["end"]), int(transfers))
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(plain(value))
 
 
 def read_legs(text: str) -> list[Leg]:
     """The legs of an answer, in order: the lines Route Name, Departure Stop and Arrival Stop of pieces between "--"."""
     found = [_LEG.search(piece) for piece in text.split("--", MAX_LEGS)]
-    return [Leg(plain(match[1]), plain(match[2]), plain(match[3])) for match in found if match]
+    return [Leg(line_name(match[1]), plain(match[2]), plain(match[3])) for match in found if match]
+
+
+def line_name(name: str) -> str:
+    return name.strip().casefold()
 
 
 def plain(name: str) -> str:
-    """A name without brackets and what is in them, blanks, hyphens, case, and the words station and metro."""
+    """A station's name without brackets and what is in them, blanks, hyphens, case, and the words station and metro."""
     return re.sub(r"[(（][^)）]*[)）]|\b(?:station|metro)\b|站$|[\s,*'-]", "", name[:MAX_NAME].casefold().strip())
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp
 
-from mars.rewards.parsing import read_blocks, read_each
-from mars.rewards.vqa import answer_accuracy
+from mars.rewards.parsing import has_visible, read_blocks, read_each
+from mars.rewards.vqa import answer_accuracy, check_truth
 from mars.types import RewardInput, RewardResult
 
 TAGS = ("think", "answer", "reflection", "think", "answer")
@@ -18,10 +18,10 @@ TAGS = ("think", "answer", "reflection", "think", "answer")
 
 @dataclass(frozen=True)
 class Settings:
-    """Rewards of the accuracy of (first, second), weights of the parts, and the length of a reflection.
+    """Rewards of the accuracy of (first, second), weights of the parts, and the length of a response.
 
     kept, corrected, lost: right and right, wrong and right, right and wrong. single: one answer only, and it is right.
-    target, limit: of the reflection's length, as multiples of the first attempt's.
+    target, limit: of the response's length, as multiples of the first attempt's.
     """
 
     kept: float
@@ -36,7 +36,7 @@ class Settings:
 
 
 OPENRLHF = Settings(0.75, 1.0, 0.25, 0.5, 1.0, 0.5, 0.1, 2.0, 2.5)
-VERL = Settings(0.75, 1.0, -0.25, 0.5, 0.5, 0.25, 0.1, 2.0, 2.5)
+VERL = Settings(0.75, 1.0, -0.25, 0.75, 0.5, 0.25, 0.1, 2.0, 2.5)
 
 
 def score(item: RewardInput) -> RewardResult:
@@ -51,21 +51,24 @@ def score_as_in_verl(item: RewardInput) -> RewardResult:
 
 def scored(item: RewardInput, settings: Settings) -> RewardResult:
     """The weighted sum of the parts reflection (of the answers), format and length. accuracy: of the last answer."""
+    answer_accuracy(item, None)  # a malformed truth is an error, with answers or without
     right = [bool(answer_accuracy(item, answer)) for answer in read_each(item.response, "answer")]
-    blocks = read_blocks(item.response, TAGS)
-    length = 0.0
-    if blocks is not None:
-        think, answer, reflection, _, _ = blocks
-        length = length_reward(len(reflection.split()), len(think.split()) + len(answer.split()), settings)
+    blocks = read_blocks(item.response, TAGS) or ()
+    form = float(bool(blocks) and all(map(has_visible, blocks)))
+    words = [len(block.split()) for block in blocks]
+    length = form * length_reward(sum(words), sum(words[:2]), settings)
     parts = {
         "reflection": reflection_reward(right, settings),
-        "format": float(blocks is not None),
+        "format": form,
         "length": length,
         "first_right": float(bool(right) and right[0]),
     }
     total = settings.accuracy_weight * parts["reflection"]
     total += settings.format_weight * parts["format"] + settings.length_weight * length
     return RewardResult(total, float(bool(right) and right[-1]), parts)
+
+
+check_score = check_score_as_in_verl = check_truth
 
 
 def reflection_reward(right: list[bool], settings: Settings) -> float:
@@ -87,9 +90,9 @@ def reflection_reward(right: list[bool], settings: Settings) -> float:
 
 
 def length_reward(words: int, first_words: int, settings: Settings) -> float:
-    """exp(-((L - T) / (T_max - T))^2): 1 for a reflection of the target length, in (0, 1]. 0 if nothing was said first.
+    """exp(-((L - T) / (T_max - T))^2): 1 for a response of the target length, in (0, 1]. 0 if nothing was said first.
 
-    words: L, of the reflection. first_words: of the first think and answer; T and T_max are multiples of it.
+    words: L, of the whole response. first_words: of the first think and answer; T and T_max are multiples of it.
 
     >>> length_reward(20, 10, OPENRLHF), round(length_reward(25, 10, OPENRLHF), 6)  # exp(-1)
     (1.0, 0.367879)

@@ -22,7 +22,7 @@ from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.hooks.contract import StepFacts
 from mars.rewards.judge import Judge, judge_of_environment
 from mars.rewards.parsing import parse_response, read_blocks
-from mars.rewards.vqa import answer_accuracy
+from mars.rewards.vqa import answer_accuracy, check_truth
 from mars.types import PromptRollouts, RewardInput, RewardResult
 
 FORMAT, CONSISTENCY = 0.5, 0.5  # weights
@@ -63,7 +63,7 @@ def score(item: RewardInput) -> RewardResult:
     Raises DataError for a malformed truth, ConfigError without a judge, JudgeError if it does not answer.
     """
     answer = parse_response(item.response).answer
-    accuracy = 0.0 if answer is None else answer_accuracy(item, answer)
+    accuracy = answer_accuracy(item, answer)
     parts = {
         "accuracy": accuracy,
         "format": float(read_blocks(item.response, ("think", "answer")) is not None),
@@ -71,6 +71,9 @@ def score(item: RewardInput) -> RewardResult:
     }
     total = accuracy * (1 + CONSISTENCY * parts["consistency"]) + FORMAT * parts["format"]
     return RewardResult(total, accuracy, parts)
+
+
+check_score = check_truth
 
 
 def question(response: str, answer: str) -> str:

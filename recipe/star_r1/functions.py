@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from mars.errors import DataError
 from mars.rewards.parsing import load_json, parse_response, read_blocks
@@ -17,7 +18,7 @@ from mars.types import RewardInput, RewardResult
 Change = tuple[str, str, str]
 """Object, attribute, value; in small letters."""
 
-MAX_EXTRA = 100  # an answer with more changes than this beyond the truth is not read
+MAX_EXTRA = 100  # an answer with more changes than this beyond the truth is not read, and costs as much as this many
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,29 @@ PAPER = Settings(whole=5.0, attribute=1.5, object=0.5, extra=-1.0, silent=-1.0, 
 
 def score(item: RewardInput) -> RewardResult:
     """score = credit + penalty + format. accuracy: 1 if exactly the true changes are stated. Raises DataError."""
-    true = read_changes(item.truth)
-    if not true:
-        raise DataError(f'truth: got {item.truth[:80]!r}; want JSON such as [["3", "color", "red"]]')
+    true = true_changes(item.truth)
     answer = parse_response(item.response).answer
     stated = (read_changes(answer) if answer is not None else None) or []
-    stated = stated if len(stated) <= len(true) + MAX_EXTRA else []
+    extra = min(max(len(stated) - len(true), 0), MAX_EXTRA)
     parts = {
-        "credit": credit(stated, true, PAPER),
-        "penalty": PAPER.extra * max(len(stated) - len(true), 0) if stated else PAPER.silent,
+        "credit": credit(stated, true, PAPER) if len(stated) <= len(true) + MAX_EXTRA else 0.0,
+        "penalty": PAPER.extra * extra if stated else PAPER.silent,
         "format": PAPER.form * (read_blocks(item.response, ("think", "answer")) is not None),
     }
     return RewardResult(sum(parts.values()), float(sorted(stated) == sorted(true)), parts)
+
+
+def true_changes(truth: str) -> list[Change]:
+    """Raises DataError for a truth that is no list of changes."""
+    true = read_changes(truth)
+    if not true:
+        raise DataError(f'truth: got {truth[:80]!r}; want JSON such as [["3", "color", "red"]]')
+    return true
+
+
+def check_score(truth: str, extra_info: object, truth_size: object) -> None:
+    """Raises DataError for a malformed truth."""
+    true_changes(truth)
 
 
 def credit(stated: Sequence[Change], true: Sequence[Change], settings: Settings) -> float:
@@ -76,7 +88,7 @@ def credit(stated: Sequence[Change], true: Sequence[Change], settings: Settings)
 
 
 def read_changes(text: str) -> list[Change] | None:
-    """The changes of a JSON text; None unless it is a list of lists of three texts or numbers.
+    """The changes of a JSON text; None unless it is a list of lists of three texts or finite numbers.
 
     >>> read_changes('[[3, "Color", "Red"]]')
     [('3', 'color', 'red')]
@@ -88,11 +100,15 @@ def read_changes(text: str) -> list[Change] | None:
         return None
     if not isinstance(found, list) or not all(isinstance(change, list) and len(change) == 3 for change in found):
         return None
-    if not all(isinstance(word, str | float) for change in found for word in change):
+    if not all(isinstance(word, str) or _is_number(word) for change in found for word in change):
         return None
     first, second, third = ([_word(change[k]) for change in found] for k in range(3))
     return list(zip(first, second, third, strict=True))
 
 
 def _word(value: str | float) -> str:
-    return (value if isinstance(value, str) else f"{value:g}").strip().casefold()
+    return (value if isinstance(value, str) else f"{value:.15g}").strip().casefold()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) and isfinite(value)

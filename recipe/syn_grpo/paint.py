@@ -9,6 +9,7 @@ colour comes from a hash of the row and the description. The file appears when i
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import sys
@@ -82,4 +83,8 @@ def painted(image: Image.Image, boxes: list[list[int]], colour: tuple[int, ...])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    parser = argparse.ArgumentParser(description="Make new rows that stand in for those of an image model.")
+    parser.add_argument("source", help="a .parquet file of rows, or a .jsonl file of descriptions")
+    parser.add_argument("folder", help="where the file of new rows appears")
+    given = parser.parse_args()
+    main(given.source, given.folder)

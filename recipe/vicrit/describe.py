@@ -5,8 +5,8 @@ DATA: the quick start's folder of rows and scenes. OUT: a .jsonl file; give the 
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 LIGHT = {
@@ -43,4 +43,8 @@ def main(data: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description="Describe the quick start's scenes.")
+    parser.add_argument("data", type=Path, help="the quick start's folder of rows and scenes")
+    parser.add_argument("out", type=Path, help="a .jsonl file to write")
+    given = parser.parse_args()
+    main(given.data, given.out)

@@ -5,6 +5,7 @@ reward.function: recipe/vicrit/functions.py:span
 
 from __future__ import annotations
 
+from mars.errors import DataError
 from mars.rewards.parsing import format_score, parse_response
 from mars.types import RewardInput, RewardResult
 
@@ -18,13 +19,21 @@ def span(item: RewardInput) -> RewardResult:
 
     parts: exact, 1 if the answer is the wrong words; first_word, 1 if their first word is among the answer's, which is
     what the public code's evaluation asks for; format, 0.25 each for a think and for an answer.
+    Raises DataError for a truth without words.
     """
+    check_span(item.truth)
     response = parse_response(item.response)
     given, wanted = words_of(answer_text(response.answer)), words_of(item.truth)
     exact = float(bool(given) and given == wanted)
     form = format_score(response, wants_fence=False)
     parts = {"exact": exact, "first_word": float(wanted[0] in given), "format": form}
     return RewardResult(score=exact + form, accuracy=exact, parts=parts)
+
+
+def check_span(truth: str, extra_info: object = None, truth_size: object = None) -> None:
+    """Raises DataError for a truth without words."""
+    if not words_of(truth):
+        raise DataError(f"truth: got {truth[:80]!r}; want the wrong words of the description")
 
 
 def answer_text(answer: str | None) -> str:

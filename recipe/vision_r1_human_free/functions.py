@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mars.rewards.box_metrics import giou_matrix
+from mars.rewards.grounding import check_truth
 from mars.rewards.labelled_boxes import BoxReading, LabelledBox, read_labelled
 from mars.types import RewardInput, RewardResult
 
@@ -33,24 +34,25 @@ LATE_FROM_STEP = 1500
 def score(item: RewardInput) -> RewardResult:
     """score = recall + precision + format, each in [0, 1]. accuracy: the share of true boxes that are found.
 
+    In a scene without objects all of them are 1 for an answer that says so, and 0 for anything else.
     Before training step 1500 the criterion is EARLY, from it on LATE. Raises DataError for a malformed truth.
     """
     return scored(read_labelled(item), LATE if item.step >= LATE_FROM_STEP else EARLY)
 
 
+check_score = check_truth
+
+
 def scored(reading: BoxReading, criterion: Criterion) -> RewardResult:
-    well_formed = float(reading.readable and reading.whole and reading.entries > 0)
     if not reading.truth or not reading.boxes:
-        nothing = float(not reading.truth and not reading.boxes)
-        # In a scene without objects, what is no list of boxes has the right form.
-        parts = {"recall": nothing, "precision": nothing, "format": well_formed if reading.truth else 1 - well_formed}
-        return RewardResult(sum(parts.values()), nothing, parts)
+        right = float(not reading.truth and reading.readable and reading.entries == 0)
+        return RewardResult(3 * right, right, {"recall": right, "precision": right, "format": right})
     quality = matched_quality(reading.boxes, reading.truth)
     found = sum(stepped(one, criterion.found, criterion.found) for one in quality) / len(reading.truth)
     parts = {
         "recall": stepped(found, *criterion.recall),
         "precision": sum(stepped(one, *criterion.precision) for one in quality) / len(quality),
-        "format": well_formed,
+        "format": float(reading.whole),
     }
     return RewardResult(sum(parts.values()), found, parts)
 

@@ -6,7 +6,7 @@ reward.function: recipe/vision_r1_ptst/functions.py:score
 from __future__ import annotations
 
 from mars.rewards.parsing import has_visible, read_blocks
-from mars.rewards.vqa import answer_accuracy
+from mars.rewards.vqa import answer_accuracy, check_truth
 from mars.types import RewardInput, RewardResult
 
 
@@ -18,5 +18,8 @@ def score(item: RewardInput) -> RewardResult:
     """
     blocks = read_blocks(item.response, ("think", "answer"))
     form = float(blocks is not None and all(map(has_visible, blocks)))
-    accuracy = 0.0 if blocks is None else answer_accuracy(item, blocks[1])
+    accuracy = answer_accuracy(item, None if blocks is None else blocks[1])
     return RewardResult(form * accuracy, accuracy, {"format": form, "accuracy": accuracy})
+
+
+check_score = check_truth

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mars.hooks.contract import StepFacts
-from mars.hooks.requests import Extra, accuracy_about
-from mars.rewards.boxed import boxed_accuracy, has_blocks_and_box
-from mars.rewards.parsing import has_visible, read_each
+from mars.hooks.requests import Extra, accuracy_about, without_images
+from mars.rewards.boxed import BOX, boxed_accuracy
+from mars.rewards.parsing import has_visible, read_blocks, read_each
+from mars.rewards.vqa import check_truth
 from mars.types import Message, Prompt, PromptRollouts, RewardInput, RewardResult
 
 NAME = "self_reward"
-INSTRUCTION = "First describe the image"
+INSTRUCTION = "First describe the image inside <description> and </description> tags"
 """How the instruction of vision_sr1.jinja begins. What is before it is the question."""
 
 
@@ -31,28 +32,27 @@ class Settings:
 def score(item: RewardInput) -> RewardResult:
     """0.9 accuracy + 0.1 format. Raises DataError for a malformed truth.
 
-    format: 1 for <description>, <think> and a box, in this order.
+    format: 1 for <description>, <think> and a box, in this order, and nothing else.
     """
     accuracy = boxed_accuracy(item)
     form = float(has_form(item.response))
     return RewardResult(0.9 * accuracy + 0.1 * form, accuracy, {"accuracy": accuracy, "format": form})
 
 
+check_score = check_truth
+
+
 def has_form(text: str) -> bool:
-    """Whether there is one description, then one think, then a box, and nothing before the description."""
-    return has_blocks_and_box(text, "description", "think")
+    """Whether a text is a description and a think with only blanks between, followed by a box at the end."""
+    blocks, end, last = text.rpartition("</think>")
+    has_box = last.strip().startswith(BOX) and last.strip().endswith("}")
+    return has_box and read_blocks(blocks + end, ("description", "think")) is not None
 
 
 def description_of(text: str) -> str | None:
     """The only description of a response; None if there is none that can be read."""
     found = read_each(text, "description")
     return found[0].strip() if len(found) == 1 and has_visible(found[0]) else None
-
-
-def question_of(prompt: Prompt) -> str:
-    """The text of the prompt without images and without the instruction of the template."""
-    text = prompt.messages[-1].text.replace("<image>", "")
-    return text.partition(INSTRUCTION)[0].strip()
 
 
 class DescriptionAlone:
@@ -74,11 +74,13 @@ class DescriptionAlone:
 
 
 def messages(prompt: Prompt, description: str) -> tuple[Message, ...]:
+    """The earlier messages, and the question with the description, all without images."""
+    *earlier, question = without_images(prompt, INSTRUCTION)
     text = (
-        f"Text description: {description}\nQuestion: {question_of(prompt)}\n"
+        f"Text description: {description}\nQuestion: {question.text}\n"
         "Think inside <think> and </think> tags about what the description says, then give the answer in \\boxed{}."
     )
-    return (Message("user", text),)
+    return (*earlier, Message("user", text))
 
 
 class SelfReward:

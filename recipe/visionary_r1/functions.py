@@ -10,21 +10,24 @@ A row's `extra_info.problem_type` is "OCR" or "free-form" for answers that may b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
+from mars.errors import DataError
 from mars.hooks.contract import StepFacts
-from mars.hooks.requests import Extra, accuracy_about
-from mars.rewards.parsing import has_visible, parse_truth, read_blocks, read_each
+from mars.hooks.requests import Extra, accuracy_about, without_images
+from mars.rewards.contract import Size
+from mars.rewards.parsing import has_visible, parse_truth, plain_minus, read_blocks, read_each
 from mars.rewards.text_metrics import edit_similarity, rouge_l, rouge_n
-from mars.rewards.vqa import answer_accuracy
+from mars.rewards.vqa import answer_accuracy, check_truth
 from mars.types import Message, Prompt, PromptRollouts, RewardInput, RewardResult
 
 NAME = "caption"
 REFUSAL = "Hacking Sample"
 """What the second pass says of a caption that is more than a description."""
-INSTRUCTION = "First describe the image"
+INSTRUCTION = "First describe the image inside <info> and </info> tags"
 """How the instruction of visionary_r1.jinja begins. What is before it is the question."""
 CHECK = (
     "You get a text about an image, and a question. First check the text. If it has more than a description of what "
@@ -47,6 +50,7 @@ def score(item: RewardInput) -> RewardResult:
 
     A request with the caption alone is answered without tags. Raises DataError for a malformed truth.
     """
+    check_score(item.truth, item.extra_info)
     if item.extra == NAME:
         said = item.response.strip()
         found = 0.0 if REFUSAL.casefold() in said.casefold() else accuracy(item, said)
@@ -55,6 +59,17 @@ def score(item: RewardInput) -> RewardResult:
     found = accuracy(item, answers[0]) if len(answers) == 1 else 0.0
     form = float(read_blocks(item.response, ("info", "think", "answer")) is not None)
     return RewardResult(found + form, found, {"accuracy": found, "format": form})
+
+
+def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None = None) -> None:
+    """Raises DataError for a malformed truth: an empty one, where it is not compared by the rules of vqa."""
+    text, kind = (parse_truth(truth).answer or "").strip(), extra_info.get("problem_type")
+    if kind == "free-form" or (kind == "OCR" and as_number(text) is None):
+        problem = None if re.search(r"\w", text) else f"truth: got {truth[:80]!r}; want a text"
+    else:
+        problem = check_truth(truth, extra_info, truth_size)
+    if problem is not None:
+        raise DataError(problem)
 
 
 def accuracy(item: RewardInput, answer: str) -> float:
@@ -82,14 +97,14 @@ def rouge(answer: str, truth: str) -> float:
 
 def as_number(text: str) -> float | None:
     try:
-        number = float(text)
+        number = float(plain_minus(text))
     except ValueError:
         return None
     return number if isfinite(number) else None
 
 
 def first_number(text: str) -> float | None:
-    found = _NUMBER.search(text[:MAX_CHARS])
+    found = _NUMBER.search(plain_minus(text[:MAX_CHARS]))
     if found is None:
         return None
     return float(found.group()) / (100 if text.strip().endswith("%") else 1)
@@ -102,8 +117,10 @@ def caption_of(text: str) -> str | None:
 
 
 def messages(prompt: Prompt, caption: str) -> tuple[Message, ...]:
-    question = prompt.messages[-1].text.replace("<image>", "").partition(INSTRUCTION)[0].strip()
-    return Message("system", CHECK), Message("user", f"Text: {caption}\nQuestion: {question}")
+    """The earlier messages, and the question with the caption, all without images. CHECK is the only system message."""
+    *earlier, question = without_images(prompt, INSTRUCTION)
+    earlier = [message for message in earlier if message.role != "system"]
+    return Message("system", CHECK), *earlier, Message("user", f"Text: {caption}\nQuestion: {question.text}")
 
 
 class CaptionAlone:

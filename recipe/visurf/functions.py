@@ -1,25 +1,28 @@
 """ViSurf: the true answer joins the responses to a prompt while none of them reaches it.
 
-reward.function: recipe/visurf/functions.py:score
-recipe.requests: recipe/visurf/functions.py:TrueAnswer  the true answer as one more response
+reward.function:  recipe/visurf/functions.py:score
+recipe.requests:  recipe/visurf/functions.py:TrueAnswer    the true answer as one more response
+recipe.advantage: recipe/visurf/functions.py:NeverAgainst  does not train where this would be against the true answer
 
 A row's column `response`, if it has one, is the true answer with its reasoning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+
+from mars.algorithms.advantages import Advantages
 from mars.hooks.contract import StepFacts
 from mars.hooks.requests import Injected
 from mars.rewards.parsing import parse_response
-from mars.rewards.vqa import perfect_answer, score_vqa
+from mars.rewards.vqa import check_truth, perfect_answer, score_vqa
 from mars.types import Prompt, PromptRollouts, RewardInput, RewardResult
 
 NAME = "true_answer"
-REACHED = 1.0
-"""The score of the true answer. A right response has at least as much, a wrong one at most 0.5."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ def score(item: RewardInput) -> RewardResult:
     return RewardResult(found.accuracy, found.accuracy, {"format": 0.0, "accuracy": found.accuracy})
 
 
+check_score = check_truth
+
+
 def text_of(prompt: Prompt) -> str:
     """The row's `response`; without one, the truth in answer tags.
 
@@ -51,6 +57,12 @@ def text_of(prompt: Prompt) -> str:
     return f"<answer>{parse_response(perfect_answer(asked)).answer}</answer>"
 
 
+def worth(prompt: Prompt) -> float:
+    """The score of the true answer: 1, or 0 if the reward does not read it as right. Raises as `score`."""
+    text = text_of(prompt)
+    return score(RewardInput(prompt.data_source, None, text, prompt.truth, None, None, prompt.extra_info, NAME)).score
+
+
 class TrueAnswer:
     """Adds the true answer to a prompt, unless one of its responses has a score as high as that of the true answer."""
 
@@ -58,6 +70,29 @@ class TrueAnswer:
         return ()
 
     def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Injected]:
-        if any(one.reward.score >= REACHED for one in item.multi.valid):
+        scores = [one.reward.score for one in item.multi.valid]
+        if not scores or max(scores) >= worth(item.prompt):
             return ()
         return (Injected(NAME, text_of(item.prompt), score=None, in_pool=facts.settings.in_pool),)
+
+
+class NeverAgainst:
+    """Weight 0 for a true answer if a response has at least its reward, or if its advantage is not above 0.
+
+    Both are so only because of penalties, of another reward than `score`, or of the rewards of anchors.
+    """
+
+    def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
+        true, reached = [], []
+        for item in kept:
+            best = max((one.reward.score for one in item.multi.valid), default=-torch.inf)
+            true += [one.extra == NAME for one in item.trained]
+            reached += [one.reward.score <= best for one in item.trained]
+        true, reached = (torch.tensor(rows, dtype=torch.bool) for rows in (true, reached))
+        return base.without(true & (reached | (base.values <= 0)))
+
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        pass

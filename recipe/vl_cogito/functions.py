@@ -19,7 +19,7 @@ from mars.algorithms.prompt_factors import is_right, scaled, share_right
 from mars.hooks.contract import StepFacts
 from mars.rewards.parsing import parse_response, read_blocks
 from mars.rewards.text_metrics import repetition
-from mars.rewards.vqa import answer_accuracy
+from mars.rewards.vqa import answer_accuracy, check_truth
 from mars.types import PromptRollouts, RewardInput, RewardResult
 
 NGRAM = 20
@@ -49,8 +49,7 @@ class Settings:
 def score(item: RewardInput) -> RewardResult:
     """accuracy + 0.5 format. format: 1 for a think, then an answer, and nothing else. Raises DataError for a malformed
     truth."""
-    answer = parse_response(item.response).answer
-    accuracy = 0.0 if answer is None else answer_accuracy(item, answer)
+    accuracy = answer_accuracy(item, parse_response(item.response).answer)
     form = float(read_blocks(item.response, ("think", "answer")) is not None)
     return RewardResult(accuracy + 0.5 * form, accuracy, {"accuracy": accuracy, "format": form})
 
@@ -61,6 +60,9 @@ def score_last_stage(item: RewardInput) -> RewardResult:
     words = item.response.lower().split()
     part = 0.0 if plain.accuracy else -0.5 * repetition(words, NGRAM)
     return RewardResult(plain.score + part, plain.accuracy, {**plain.parts, "repetition": part})
+
+
+check_score = check_score_last_stage = check_truth
 
 
 def weight(share: float, settings: Settings) -> float:

@@ -6,11 +6,15 @@ reward.function: recipe/vlm_r1/functions.py:reference
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from mars.errors import DataError
 from mars.rewards.box_metrics import iou_matrix, mean_average_precision
+from mars.rewards.contract import Size
+from mars.rewards.grounding import check_truth, read_truth
 from mars.rewards.labelled_boxes import BoxReading, LabelledBox, read_labelled
-from mars.rewards.parsing import read_blocks
+from mars.rewards.parsing import Box, read_blocks
 from mars.types import RewardInput, RewardResult
 
 
@@ -31,13 +35,29 @@ def detection(item: RewardInput) -> RewardResult:
 def reference(item: RewardInput) -> RewardResult:
     """score = iou (0 to 1) + format (0 or 1), for a truth of one box. accuracy: iou.
 
-    The IoU is that of the answer's first box, and 0 if there is none. Raises DataError for a malformed truth.
+    The IoU is that of the answer's first box, and 0 if there is none. Raises DataError for any other truth.
     """
-    reading = read_labelled(item)
-    ours, true = [entry.box for entry in reading.boxes[:1]], [entry.box for entry in reading.truth[:1]]
-    iou = float(iou_matrix(ours, true)[0, 0]) if ours and true else 0.0
+    true = the_box(item.truth)
+    ours = [entry.box for entry in read_labelled(item).boxes[:1]]
+    iou = float(iou_matrix(ours, [true])[0, 0]) if ours else 0.0
     parts = {"iou": iou, "format": float(_thinks_and_answers(item))}
     return RewardResult(iou + parts["format"], iou, parts)
+
+
+check_detection = check_truth
+
+
+def check_reference(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
+    """What is wrong with a truth. Raises DataError for a truth that is not one box."""
+    the_box(truth)
+    return check_truth(truth, extra_info, truth_size)
+
+
+def the_box(truth: str) -> Box:
+    boxes = read_truth(truth)
+    if len(boxes) != 1:
+        raise DataError(f"truth: {len(boxes)} boxes; got {truth[:80]!r}; want the box of one object")
+    return boxes[0]
 
 
 def length_factor(predicted: int, true: int) -> float:

@@ -19,6 +19,7 @@ from mars.algorithms.token_rule import Measured, ScoringPass, TokenFacts, TokenT
 from mars.data.pixels.transforms import blank_patches
 from mars.image_transform import ImageTransform
 from mars.rewards.boxed import boxed_accuracy
+from mars.rewards.vqa import check_truth
 from mars.types import RewardInput, RewardResult
 
 PATCH = 14
@@ -57,6 +58,9 @@ def score(item: RewardInput) -> RewardResult:
     """The accuracy of the last box, 0 or 1. Raises DataError for a malformed truth."""
     accuracy = boxed_accuracy(item)
     return RewardResult(accuracy, accuracy, {"accuracy": accuracy})
+
+
+check_score = check_truth
 
 
 def masked(settings: Settings) -> ImageTransform:

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "data.order": BASE,
     "data.rows": BASE | {"output", "data.pixels"},
     "data.convert": READING - {"data.convert"},
-    "data.build": READING,
+    "data.build": READING | {"rewards"},
     "data.prompts": READING | {"families"},
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},

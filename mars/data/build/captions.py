@@ -24,28 +24,35 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 KINDS: Mapping[str, Sequence[str]] = {
+    # Words of a kind fit after the same words, so that grammar does not tell which one is wrong.
     "colour": ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey"],
     "count": ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
     "side": ["left", "right"],
     "height": ["above", "below"],
     "depth": ["front", "back"],
-    "order": ["top", "middle", "bottom"],
+    "order": ["top", "bottom"],
     "size": ["tiny", "small", "large", "huge"],
-    "material": ["wooden", "metal", "plastic", "glass", "brick", "concrete", "leather"],
-    "shape": ["round", "square", "rectangular", "triangular", "oval"],
+    "material": ["metal", "plastic", "glass", "brick", "concrete", "leather"],
+    "shape": ["round", "square", "rectangular", "triangular", "oval", "octagonal"],
     "weather": ["sunny", "cloudy", "rainy", "snowy", "foggy"],
     "light": ["bright", "dim", "dark"],
-    "time": ["morning", "noon", "evening", "night"],
+    "time": ["morning", "afternoon", "evening"],
+    "hour": ["noon", "night"],
     "posture": ["sitting", "standing", "lying", "kneeling"],
     "motion": ["walking", "running", "riding", "jumping"],
-    "animal": ["dog", "cat", "horse", "cow", "sheep", "bird", "elephant", "bear", "zebra", "giraffe"],
-    "vehicle": ["car", "truck", "bus", "train", "motorcycle", "bicycle", "boat", "airplane"],
+    "animal": ["dog", "cat", "horse", "cow", "bird", "elephant", "bear", "zebra", "giraffe", "owl"],
+    "vehicle": ["car", "truck", "bus", "train", "motorcycle", "bicycle", "boat", "airplane", "ambulance"],
     "clothes": ["shirt", "jacket", "coat", "dress", "sweater", "hat"],
     "furniture": ["chair", "table", "sofa", "bed", "desk", "shelf"],
     "building": ["house", "church", "tower", "bridge", "barn"],
-    "plant": ["tree", "bush", "flower", "grass"],
-    "fruit": ["apple", "banana", "pear", "grape", "lemon"],
+    "plant": ["tree", "bush", "flower"],
+    "fruit": ["apple", "banana", "pear", "grape", "lemon", "apricot"],
 }
+
+
+_ARTICLE = re.compile(r"(?<![\w-])(an?)[\s\"'(]+\Z", re.IGNORECASE)
+_SILENT_H = re.compile(r"hour|heir|honest|honou?r", re.IGNORECASE)
+_LIKE_YOU = re.compile(r"uni[cfoqtv]|us[aeu]|eu|one\b|once\b", re.IGNORECASE)  # spoken "you" or "won"
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,8 @@ class CaptionSwap:
                 "no_swap", "no word of the description is in the table, or no other word of its kind is left"
             )
         (start, end), words, kind = found[int(chance.integers(len(found)))]
-        wrong = words[int(chance.integers(len(words)))]
         right = caption[start:end]
-        wrong = wrong.capitalize() if right[0].isupper() else wrong
+        wrong = in_case_of(right, words[int(chance.integers(len(words)))])
         changed = caption[:start] + wrong + caption[end:]
         several = len(prompt.sources) > 1
         question = (
@@ -91,7 +97,8 @@ class CaptionSwap:
 def swaps(caption: str, kinds: Mapping[str, Sequence[str]]) -> list[tuple[tuple[int, int], list[str], str]]:
     """What can be replaced: the place of a word, the words that can replace it, and their kind.
 
-    Words of the description are never used as replacements, so that the wrong word is in it once.
+    Words of the description are never used as replacements, so that the wrong word is in it once. After "a" and "an"
+    only words are that fit: "an orange car" never becomes "an red car".
 
     >>> swaps("A red car and a blue one", {"colour": ["red", "blue", "green"]})
     [((2, 5), ['green'], 'colour'), ((16, 20), ['green'], 'colour')]
@@ -100,9 +107,32 @@ def swaps(caption: str, kinds: Mapping[str, Sequence[str]]) -> list[tuple[tuple[
     for kind, words in kinds.items():
         places = {word: [match.span() for match in _whole(word).finditer(caption)] for word in words}
         unused = [word for word in words if not places[word]]
-        if unused:
-            found += [(place, unused, kind) for word in words for place in places[word]]
+        for start, end in (place for word in words for place in places[word]):
+            fitting = [word for word in unused if fits(caption[:start], word)]
+            if fitting:
+                found.append(((start, end), fitting, kind))
     return sorted(found)
+
+
+def in_case_of(right: str, wrong: str) -> str:
+    """The wrong word with capitals where the right one has them: in all of it, or at its start."""
+    if len(right) > 1 and right.isupper():
+        return wrong.upper()
+    return wrong.capitalize() if right[0].isupper() else wrong
+
+
+def fits(before: str, word: str) -> bool:
+    """Whether a word can stand after this text, whose last word may be "a" or "an".
+
+    >>> fits("an ", "elephant"), fits("an ", "dog"), fits("It is a ", "unicorn"), fits("the ", "dog")
+    (True, False, True, True)
+    """
+    article = _ARTICLE.search(before)
+    if article is None:
+        return True
+    vowel = word.lower().startswith(("a", "e", "i", "o", "u"))
+    sounds_like_vowel = _SILENT_H.match(word) is not None or (vowel and _LIKE_YOU.match(word) is None)
+    return sounds_like_vowel == (article[1].lower() == "an")
 
 
 def _whole(word: str) -> re.Pattern[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mars.data.build.scenes import Made, Picture, Scene, Scenes, chosen, pixels
 from mars.data.rows.problems import RowError
-from mars.types import IMAGE_MARKER, Message, Source
+from mars.types import IMAGE_MARKER, Message
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -47,7 +47,13 @@ class Jigsaw:
         if self.swap and chance.random() < 0.5:
             rows, columns = columns, rows
         order = shuffled(rows * columns, chance)
-        pictures = [picture for source in shown for picture in self._pictures(source, rows, columns, order)]
+        images = [whole_pieces(pixels(source), rows, columns, source.name) for source in shown]
+        refuse_alike(images, rows, columns)
+        pictures = [
+            picture
+            for source, image in zip(shown, images, strict=True)
+            for picture in self._pictures(source.name, image, rows, columns, order)
+        ]
         drawn = {"rows": rows, "columns": columns, "order": order, "sources": [source.name for source in shown]}
         text = _text(rows, columns, len(shown), self.pieces)
         if self.question == "grid":
@@ -64,20 +70,26 @@ class Jigsaw:
         messages = [Message("user", f"{IMAGE_MARKER * len(pictures)}\n{text}")]
         return Made(self.name, messages, pictures, truth, choices, drawn=drawn)
 
-    def _pictures(self, source: Source, rows: int, columns: int, order: Sequence[int]) -> list[Picture]:
-        image = whole_pieces(pixels(source), rows, columns, source.name)
+    def _pictures(self, name: str, image: Image.Image, rows: int, columns: int, order: Sequence[int]) -> list[Picture]:
         if not self.pieces:
-            return [Picture(source.name, rearranged(image, rows, columns, order))]
+            return [Picture(name, rearranged(image, rows, columns, order))]
         cut = cut_up(image, rows, columns)
         return [Picture(f"piece_{number}", cut[place]) for number, place in enumerate(order, 1)]
 
 
 def shuffled(count: int, chance: Generator) -> list[int]:
-    """A permutation of 0 … count - 1 that is not the identity, each with the same probability."""
-    while True:
-        order = [int(place) for place in chance.permutation(count)]
-        if order != list(range(count)):
-            return order
+    """A permutation of 0 … count - 1, each with the same probability.
+
+    The identity is one of them: without it, two pieces would have one truth, which can be learned without looking.
+    """
+    return [int(place) for place in chance.permutation(count)]
+
+
+def refuse_alike(images: Sequence[Image.Image], rows: int, columns: int) -> None:
+    """Raises RowError if two pieces look the same in all images, because then more than one answer is right."""
+    pieces = [[piece.tobytes() for piece in cut_up(image, rows, columns)] for image in images]
+    if len(set(zip(*pieces, strict=True))) < rows * columns:
+        raise RowError("alike", "two pieces of the image are the same to the pixel")
 
 
 def grid(order: Sequence[int], columns: int) -> str:

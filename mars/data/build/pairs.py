@@ -8,7 +8,7 @@ from math import ceil, floor
 from typing import TYPE_CHECKING
 
 from mars.data.build.jigsaw import MIN_SIDE
-from mars.data.build.scenes import CROSS, Made, Picture, Scene, Scenes, chosen, pairs, pixels
+from mars.data.build.scenes import CROSS, Made, Picture, Scene, Scenes, chosen, like, pairs, pixels
 from mars.data.rows.problems import RowError
 from mars.types import IMAGE_MARKER, Message, Source
 
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 ANGLES = (0, 90, 180, 270)
 EPSILON = 1e-9  # shares are not exact
+SMALLEST, LARGEST = 0.6, 0.9  # share of the sides in the two views of `Contrastive`
 Part = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """By which angle was the second image rotated? Counter-clockwise, in steps of 90 degrees. sources: see `pairs`."""
+    """By which angle was the second image rotated? Counter-clockwise, in steps of 90 degrees. sources: see `pairs`.
+
+    The second image is the square in the middle: the shape of a whole image would tell 90 and 270 from 0 and 180.
+    """
 
     sources: str
     name: str = "rotation"
@@ -32,20 +36,25 @@ class Rotation:
     def __call__(self, scene: Scene, scenes: Scenes, chance: Generator) -> Made:
         shown = pairs(scene.readable, self.sources, chance)
         angle = ANGLES[int(chance.integers(len(ANGLES)))]
+        squares = [middle(pixels(other)) for _, other in shown]
+        if all(square.tobytes() == turned(square, 180).tobytes() for square in squares):
+            raise RowError("alike", "the image looks the same when it is rotated by 180 degrees")
         pictures = [
             picture
-            for one, other in shown
-            for picture in (
-                Picture(one.name, pixels(one)),
-                Picture(f"{other.name}_rotated", turned(pixels(other), angle)),
-            )
+            for (one, other), square in zip(shown, squares, strict=True)
+            for picture in (Picture(one.name, pixels(one)), Picture(f"{other.name}_rotated", turned(square, angle)))
         ]
         if len(shown) > 1:
-            start = "Every second image is the image before it, rotated. All were rotated by the same angle."
+            start = (
+                "Every second image is the middle of the image before it, rotated. All were rotated by the same angle."
+            )
         elif self.sources == CROSS:
-            start = "The second image shows the same scene as the first one, taken by another sensor, and was rotated."
+            start = (
+                "The second image is the middle of the scene that the first one shows, taken by another sensor and "
+                "rotated."
+            )
         else:
-            start = "The second image is the first one, rotated."
+            start = "The second image is the middle of the first one, rotated."
         question = f"{start} By how many degrees was it rotated counter-clockwise: 0, 90, 180 or 270?"
         return _made(self.name, question, pictures, str(angle), None, {"angle": angle, **_names(shown)})
 
@@ -69,11 +78,14 @@ class Position:
         width, height = (self._share(min(other.image.size[axis] for _, other in shown), chance) for axis in range(2))
         left, top = (float(chance.random()) for _ in "xy")
         part = (quarter % 2 + left * (1 - width)) / 2, (quarter // 2 + top * (1 - height)) / 2, width / 2, height / 2
-        pictures, boxes = [], []
+        pictures, boxes, alike = [], [], []
         for one, other in shown:
             image = pixels(other)
             boxes.append(part_of(image.size, part, other.name))
             pictures += [Picture(one.name, pixels(one)), Picture(f"{other.name}_part", image.crop(boxes[-1]))]
+            alike.append(is_elsewhere(image, boxes[-1]))
+        if all(alike):
+            raise RowError("alike", "the part has one colour, or is in several quarters")
         if len(shown) > 1:
             start = "Every second image is a part of the image before it, the same part in all of them."
         elif self.sources == CROSS:
@@ -98,7 +110,8 @@ class Position:
 class Contrastive:
     """Do two changed images show the same scene? Yes and no with the same probability.
 
-    Each is a part (60 to 90 % of the sides), mirrored or not, with other brightness and contrast.
+    Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. Shapes and sizes tell
+    nothing: both are scaled to one size, which is that of the row and of a row that is drawn for "yes" as for "no".
     sources: see `chosen`; "cross": the second image is of another source than the first.
     """
 
@@ -112,20 +125,47 @@ class Contrastive:
         else:
             (first,) = chosen(prompt, self.sources, chance)
             second = first
-        same = bool(chance.random() < 0.5)
-        other = scene if same else scenes.other(scene, chance)
-        if not same:
-            second = _like(second, other.readable.sources)
+        own, image = _side_of(first), pixels(first)
+        drawn = scenes.other(scene, chance, lambda other: _Partner.of(other, second))
+        same, side = bool(chance.random() < 0.5), min(own, drawn.side)
+        other, second = (scene, second) if same else (drawn.scene, drawn.source)
+        starts = [float(chance.random())] * 2 if same else [float(start) for start in chance.random(2)]
+        views = [image, pixels(second) if same else drawn.image]
         pictures = [
-            Picture(name, augmented(pixels(source), source.name, chance))
-            for name, source in (("first", first), ("second", second))
+            Picture(name, recoloured(view_of(whole, start, side, chance), chance))
+            for name, whole, start in zip(("first", "second"), views, starts, strict=True)
         ]
         question = (
             "Both images were cropped, and their colours were changed; they may be mirrored. Do they show the same "
             "scene?"
         )
-        drawn = {"other": other.number, "sources": [first.name, second.name]}
-        return _made(self.name, question, pictures, "yes" if same else "no", None, drawn)
+        facts = {"other": other.number, "size_from": drawn.scene.number, "sources": [first.name, second.name]}
+        return _made(self.name, question, pictures, "yes" if same else "no", None, facts)
+
+
+@dataclass(frozen=True)
+class _Partner:
+    """Another scene, and its image that may be shown. side: of the view of it, in pixels."""
+
+    scene: Scene
+    source: Source
+    image: Image.Image
+    side: int
+
+    @classmethod
+    def of(cls, scene: Scene, second: Source) -> _Partner:
+        """With the image that takes the place of `second`. Raises RowError if it is too small, or cannot be read."""
+        source = like(second, scene)
+        side = _side_of(source)
+        return cls(scene, source, pixels(source), side)
+
+
+def _side_of(source: Source) -> int:
+    """The side of a view of this image if it is not enlarged. Raises RowError if it is too small."""
+    side = floor(SMALLEST * min(source.image.size))
+    if side < MIN_SIDE:
+        raise RowError("too_small", f"source {source.name}: a part of {side}x{side} pixels; {MIN_SIDE} are needed")
+    return side
 
 
 def turned(image: Image.Image, angle: int) -> Image.Image:
@@ -153,22 +193,46 @@ def part_of(size: tuple[int, int], part: Part, name: str) -> tuple[int, int, int
     return left, top, right, bottom
 
 
-def augmented(image: Image.Image, name: str, chance: Generator) -> Image.Image:
-    """A part of an image, mirrored with probability 1/2, with other brightness and contrast. Raises RowError."""
+def middle(image: Image.Image) -> Image.Image:
+    """The largest square in the middle of an image."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def is_elsewhere(image: Image.Image, box: tuple[int, int, int, int]) -> bool:
+    """Whether a part of an image has one colour, or is at the same place of another quarter, to the pixel."""
+    part = image.crop(box)
+    if part.getcolors(1) is not None:
+        return True
+    across = image.width // 2 if box[0] < image.width // 2 else -(image.width // 2)
+    down = image.height // 2 if box[1] < image.height // 2 else -(image.height // 2)
+    moves = (across, 0), (0, down), (across, down)
+    others = ((box[0] + x, box[1] + y, box[2] + x, box[3] + y) for x, y in moves)
+    return any(image.crop(other).tobytes() == part.tobytes() for other in others)
+
+
+def view_of(image: Image.Image, start: float, side: int, chance: Generator) -> Image.Image:
+    """A square part of an image, scaled to `side` x `side` pixels.
+
+    It is in the square that has the image's height, or width if that is less; its sides are 60 to 90 % of it, so that
+    two views from one square overlap. start: where the square is, from 0 (left or top) to 1.
+    """
+    short = min(image.size)
+    size = round((SMALLEST + (LARGEST - SMALLEST) * float(chance.random())) * short)
+    left, top = (
+        round(start * (whole - short)) + floor((short - size + 1) * float(chance.random())) for whole in image.size
+    )
+    return image.crop((left, top, left + size, top + size)).resize((side, side))
+
+
+def recoloured(image: Image.Image, chance: Generator) -> Image.Image:
+    """The image mirrored with probability 1/2, with other brightness and contrast."""
     from PIL import ImageEnhance, ImageOps
 
-    share = 0.6 + 0.3 * float(chance.random())
-    left, top = ((1 - share) * float(chance.random()) for _ in "xy")
-    part = image.crop(part_of(image.size, (left, top, share, share), name))
-    if chance.random() < 0.5:
-        part = ImageOps.mirror(part)
-    part = ImageEnhance.Brightness(part).enhance(0.6 + 0.8 * chance.random())
-    return ImageEnhance.Contrast(part).enhance(0.6 + 0.8 * chance.random())
-
-
-def _like(source: Source, others: Sequence[Source]) -> Source:
-    """The source of this name in another row, or its first one."""
-    return next((other for other in others if other.name == source.name), others[0])
+    changed = ImageOps.mirror(image) if chance.random() < 0.5 else image
+    changed = ImageEnhance.Brightness(changed).enhance(0.6 + 0.8 * chance.random())
+    return ImageEnhance.Contrast(changed).enhance(0.6 + 0.8 * chance.random())
 
 
 def _names(shown: Sequence[tuple[Source, Source]]) -> dict[str, list[list[str]]]:

@@ -6,13 +6,13 @@ smallest upright box around it, which is larger than the object unless the angle
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, cos, floor, radians, sin
+from math import cos, radians, sin
 from typing import TYPE_CHECKING, Any, Literal
 
-from mars.data.build.scenes import Made, Picture, Scene, Scenes, chosen, pixels
+from mars.data.build.moving import BOXES, Box, Move, Size, has_boxes, moved, moved_fields
+from mars.data.build.scenes import Made, Picture, Scene, Scenes, check_size, chosen, like, pixels
 from mars.data.rows.problems import RowError
 from mars.types import Source
 
@@ -20,17 +20,14 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from PIL import Image
 
-Box = tuple[float, float, float, float]
-Size = tuple[int, int]
-Move = Callable[[Box], Box]
-"""A box in the pixels of the image -> the same box in those of the changed image."""
-
 WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
 class Perturb:
-    """change: what is done to the images of a row. sources: which of them, see `chosen`; the others stay as they are.
+    """The row's own question, reward and choices. An example response stays unless it may name boxes that have moved.
+
+    change: what is done to the images of a row. sources: which of them, see `chosen`; the others stay as they are.
 
     All of them are changed alike: by one angle, or with the images of one other row, on one side or in one share.
     side: of the distractor; "random" is drawn. size: sides of a mixture in pixels (256 in the paper's code); None: the
@@ -49,48 +46,56 @@ class Perturb:
         if scene.problem is not None:
             raise RowError(scene.problem.reason, scene.problem.detail)
         changed = chosen(prompt, self.sources, chance)
-        change, drawn = self._drawn(scene, scenes, chance)
+        moved(prompt, _stay)  # this and the next line find what is bad before the work
+        moved_fields(prompt, _stay)
+        change, drawn = self._drawn(scene, changed, scenes, chance)
         pictures, moves = [], {}
         for source in prompt.sources:
             image = pixels(source)
             if source in changed:
                 image, moves[source] = change(image, source)
             pictures.append(Picture(source.name, image))
-        first = prompt.sources[0]
-        in_thousandths = prompt.extra_info.get("box_space") == "norm_1000"
-        scale = (first.image.size[0] / 1000, first.image.size[1] / 1000) if in_thousandths else (1.0, 1.0)
-        truth = moved(prompt.truth, moves.get(first, lambda box: box), scale)
+        first, kept = prompt.sources[0], {}
+        move = moves.get(first, _stay)
+        truth, fields = moved(prompt, move), moved_fields(prompt, move)
+        if first not in moves or not (has_boxes(prompt.truth) or fields.keys() & set(BOXES)):
+            kept = {"response": prompt.response, "mono_responses": prompt.mono_responses}
         drawn = {"change": self.change, "sources": [source.name for source in changed], **drawn}
         choices = prompt.extra_info.get("choices")
-        return Made(prompt.data_source, prompt.messages, pictures, truth, choices, drawn=drawn)
+        return Made(prompt.data_source, prompt.messages, pictures, truth, choices, drawn=drawn, fields=fields, **kept)
 
     def _drawn(
-        self, scene: Scene, scenes: Scenes, chance: Generator
+        self, scene: Scene, changed: Sequence[Source], scenes: Scenes, chance: Generator
     ) -> tuple[Callable[[Image.Image, Source], tuple[Image.Image, Move]], dict[str, Any]]:
         """The change, and what was drawn for it."""
         if self.change == "rotation":
             angle = float(chance.choice([90, 180, 270])) if self.right_angles else float(chance.uniform(-180, 180))
             return lambda image, source: rotated(image, angle), {"angle": angle}
-        other = scenes.other(scene, chance)
-
-        def like(source: Source) -> Image.Image:
-            others = other.readable.sources
-            return pixels(next((one for one in others if one.name == source.name), others[0]))
-
+        other, others = scenes.other(scene, chance, lambda one: (one, {to: pixels(like(to, one)) for to in changed}))
         if self.change == "mixup":
             share = float(chance.uniform(0.7, 0.9))
             drawn = {"other": other.number, "share": share}
-            return lambda image, source: mixed(image, like(source), share, self.size), drawn
+            return lambda image, source: mixed(image, others[source], share, self.size), drawn
         side = self.side if self.side != "random" else ("left", "right")[int(chance.integers(2))]
         drawn = {"other": other.number, "side": side}
-        return lambda image, source: beside(image, like(source), left=side == "left"), drawn
+        return lambda image, source: beside(image, others[source], left=side == "left"), drawn
+
+
+def _stay(box: Box) -> Box:
+    return box
 
 
 def beside(image: Image.Image, other: Image.Image, *, left: bool) -> tuple[Image.Image, Move]:
-    """The image with another one on its left or right side, scaled to the image's height."""
+    """The image with another one on its left or right side, scaled to the image's height.
+
+    One that would then be wider than the image is scaled to the image's width, and put in the middle of white. Raises
+    RowError if the result is too large.
+    """
     from PIL import Image
 
-    fitting = other.resize((max(round(other.width * image.height / other.height), 1), image.height))
+    width = min(max(round(other.width * image.height / other.height), 1), image.width)
+    check_size((image.width + width, image.height), "the image with the other one beside it")
+    fitting = fitted(other, (width, image.height))[0]
     both = Image.new("RGB", (image.width + fitting.width, image.height))
     start = fitting.width if left else 0
     both.paste(image, (start, 0))
@@ -123,12 +128,17 @@ def fitted(image: Image.Image, frame: Size) -> tuple[Image.Image, Move]:
 
 
 def rotated(image: Image.Image, angle: float) -> tuple[Image.Image, Move]:
-    """The image rotated counter-clockwise by `angle` degrees, on white, with room for its corners."""
+    """The image rotated counter-clockwise by `angle` degrees, on white, with room for its corners.
+
+    Raises RowError if the result is too large.
+    """
     from PIL.Image import Resampling
 
+    (width, height), cosine, sine = image.size, cos(radians(angle)), sin(radians(angle))
+    room = abs(width * cosine) + abs(height * sine), abs(width * sine) + abs(height * cosine)
+    check_size((round(room[0]), round(room[1])), "the rotated image")
     turned = image.rotate(angle, resample=Resampling.BICUBIC, expand=True, fillcolor=WHITE)
-    (width, height), size = image.size, turned.size
-    cosine, sine = cos(radians(angle)), sin(radians(angle))
+    size = turned.size
 
     def move(box: Box) -> Box:
         corners = [(x - width / 2, y - height / 2) for x in box[::2] for y in box[1::2]]
@@ -137,40 +147,3 @@ def rotated(image: Image.Image, angle: float) -> tuple[Image.Image, Move]:
         return max(min(xs), 0.0), max(min(ys), 0.0), min(max(xs), float(size[0])), min(max(ys), float(size[1]))
 
     return turned, move
-
-
-def moved(truth: str, move: Move, scale: tuple[float, float]) -> str:
-    """A truth with its boxes moved; one without boxes as it is. scale: from the truth's frame to pixels.
-
-    Boxes become pixels of the changed image, with two decimals, or whole ones. Raises RowError for a box that is not
-    four numbers.
-
-    >>> moved('[{"bbox_2d": [1, 2, 3, 4], "label": "car"}]', lambda box: tuple(2 * side for side in box), (1.0, 1.0))
-    '[{"bbox_2d": [2, 4, 6, 8], "label": "car"}]'
-    >>> moved("a red car", lambda box: box, (1.0, 1.0))
-    'a red car'
-    """
-    if not truth.lstrip().startswith(("[", "{")):
-        return truth
-    try:
-        entries = json.loads(truth)
-    except (ValueError, RecursionError) as error:
-        raise RowError("truth", f"the truth starts like boxes, but cannot be read: {error}") from error
-    single = isinstance(entries, dict)
-    found = [_moved_entry(entry, move, scale) for entry in ([entries] if single else entries)]
-    return json.dumps(found[0] if single else found, ensure_ascii=False)
-
-
-def _moved_entry(entry: Any, move: Move, scale: tuple[float, float]) -> Any:
-    if isinstance(entry, dict) and "bbox_2d" in entry:
-        return {**entry, "bbox_2d": _moved_entry(entry["bbox_2d"], move, scale)}
-    numbers = isinstance(entry, list) and all(type(number) in (int, float) for number in entry)
-    if not numbers or len(entry) != 4:
-        raise RowError("truth", f"a box is four numbers, or has them as bbox_2d; got {entry!r:.80}")
-    box = move((entry[0] * scale[0], entry[1] * scale[1], entry[2] * scale[0], entry[3] * scale[1]))
-    return [_short(number) for number in box]
-
-
-def _short(number: float) -> int | float:
-    rounded = round(number, 2)
-    return int(rounded) if rounded == floor(rounded) == ceil(rounded) else rounded

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mars.data.convert.eval_json import read_json_rows
-from mars.data.pixels.images import BadImage, decode_image, probe_size
+from mars.data.pixels.images import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, BadImage, decode_image, probe_size
+from mars.data.pixels.stored import Place, encoded_image
 from mars.data.rows.dataset import read_prompts
 from mars.data.rows.problems import RowError, RowProblem
 from mars.errors import DataError
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 ALL, ONE, CROSS = "all", "one", "cross"
+DRAWS = 50  # of another scene, before all that have other images are listed
+TRIES = 20  # scenes with other images that are tried
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Made:
     """A row that was made of a scene.
 
     messages: with one "<image>" marker for each picture. drawn: what chance decided, written to extra_info.origin.
+    fields: of extra_info, for the reward alone.
     """
 
     data_source: str
@@ -68,6 +74,9 @@ class Made:
     choices: Sequence[str] | None = None
     box_space: str = "original_pixels"
     drawn: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    response: str | None = None
+    mono_responses: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_scenes(source: Path, image_root: Path | None) -> list[Scene]:
@@ -119,6 +128,8 @@ class Scenes:
         self.all = tuple(scenes)
         self._readable = [scene for scene in scenes if scene.prompt is not None and scene.prompt.sources]
         self._seed, self._task = seed, task
+        self._digests: dict[Place, bytes] = {}
+        self._apart_from: dict[frozenset[bytes], list[Scene]] = {}
 
     def chance(self, scene: Scene, copy: int) -> Generator:
         """A generator of its own for each row that is made: the same in every process and order."""
@@ -127,14 +138,49 @@ class Scenes:
         text = f"{self._seed}/{self._task}/{scene.number}/{copy}"
         return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
 
-    def other(self, scene: Scene, chance: Generator) -> Scene:
-        """Another scene, each with the same probability. Raises RowError if there is none."""
-        others = len(self._readable) - 1
-        if others < 1:
-            raise RowError("no_other", "this needs the image of another row, and no other row can be read")
-        number = int(chance.integers(others))
-        found = self._readable[number]
-        return found if found.number < scene.number else self._readable[number + 1]
+    def other(self, scene: Scene, chance: Generator, take: Callable[[Scene], T]) -> T:
+        """What `take` makes of another scene, which has none of this scene's images. Each has the same probability.
+
+        Images are the same if their files have the same bytes. If `take` raises RowError, another scene is drawn, so
+        that no row is lost because of the row beside it. Raises RowError if there is no other, or TRIES do not fit.
+        """
+        own, why = self._contents(scene), "no other row with other images can be read"
+        for found in islice(self._apart(own, chance), TRIES):
+            try:
+                return take(found)
+            except RowError as error:
+                why = f"those that were drawn do not fit; the last was {found.label}: {error}"
+        raise RowError("no_other", f"this needs the image of another row, and {why}")
+
+    def _apart(self, own: frozenset[bytes], chance: Generator) -> Iterator[Scene]:
+        """Scenes without these images, drawn one after the other."""
+        for _ in range(DRAWS):
+            found = self._readable[int(chance.integers(len(self._readable)))]
+            if self._has_none_of(own, found):
+                yield found
+        if own not in self._apart_from:  # few or none: rows of one image
+            self._apart_from[own] = [found for found in self._readable if self._has_none_of(own, found)]
+        rest = self._apart_from[own]
+        yield from (rest[int(number)] for number in chance.permutation(len(rest)))
+
+    def _has_none_of(self, own: frozenset[bytes], scene: Scene) -> bool:
+        try:
+            return own.isdisjoint(self._contents(scene))
+        except RowError:
+            return False
+
+    def _contents(self, scene: Scene) -> frozenset[bytes]:
+        """The SHA-256 of each image. Raises RowError if one cannot be read."""
+        return frozenset(self._digest(source) for source in scene.readable.sources)
+
+    def _digest(self, source: Source) -> bytes:
+        place = Place.of(source.image)
+        if place not in self._digests:
+            try:
+                self._digests[place] = hashlib.sha256(encoded_image(place)).digest()
+            except BadImage as error:
+                raise RowError(f"image_{error.reason}", f"source {source.name}: {error}") from error
+        return self._digests[place]
 
 
 def pixels(source: Source) -> Image.Image:
@@ -143,6 +189,23 @@ def pixels(source: Source) -> Image.Image:
         return decode_image(source.image)
     except BadImage as error:
         raise RowError(f"image_{error.reason}", f"source {source.name}: {error}") from error
+
+
+def check_size(size: tuple[int, int], what: str) -> None:
+    """Raises RowError if an image of this (width, height) could not be read again."""
+    short, long = min(size), max(size)
+    if short < MIN_SIDE or long > MAX_ASPECT * short or size[0] * size[1] > MAX_PIXELS:
+        raise RowError(
+            "image_size",
+            f"{what} would have {size[0]}x{size[1]} pixels; sides must be at least {MIN_SIDE}, within {MAX_ASPECT}:1 "
+            f"and {MAX_PIXELS} pixels",
+        )
+
+
+def like(source: Source, scene: Scene) -> Source:
+    """The source of this name in a scene, or the scene's first one."""
+    others = scene.readable.sources
+    return next((other for other in others if other.name == source.name), others[0])
 
 
 def chosen(prompt: Prompt, sources: str, chance: Generator) -> tuple[Source, ...]:

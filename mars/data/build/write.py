@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mars.data.build.scenes import Made, Picture, Scene, Scenes, read_scenes
 from mars.data.convert.public_set import Item, PublicSet, ReadItem
-from mars.errors import DataError
+from mars.errors import ConfigError, DataError
 from mars.output.files import replacing
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-CONVERTER = "build 1"
+CONVERTER = "build 2"
 IMAGES = "images"
 
 
@@ -48,12 +48,14 @@ class BuildOptions:
 def built_set(
     task: Task, source: Path, image_root: Path | None, out: Path, options: BuildOptions, limit: int | None
 ) -> PublicSet:
-    """The set to give to `write_set`, which makes the images while it reads the items. Raises DataError.
+    """The set to give to `write_set`, which makes the images while it reads the items. Raises DataError, and
+    ConfigError if the build would write over its source, or into it.
 
     Images go to OUT/images/<key>, where the key is a hash of the task, its settings, `options`, and the ids, truths,
     image names and image sizes of the rows. Builds that differ in these do not meet; a build that finds another image
     in the place of its own ends. limit: number of scenes to use, None for all.
     """
+    _refuse_own_output(source, out, options.split)
     scenes = Scenes(read_scenes(source, image_root), options.seed, task.name)
     key = _key(task, options, scenes)
     return PublicSet(
@@ -74,28 +76,44 @@ def built_set(
             folder=f"{IMAGES}/{key}",
             jpeg=options.jpeg,
         ),
+        with_mono_responses=True,
         with_origin=True,
     )
+
+
+def _refuse_own_output(source: Path, out: Path, split: str) -> None:
+    real = Path(os.path.realpath(source))
+    if Path(os.path.realpath(out / f"{split}.parquet")) == real:
+        raise ConfigError(f"OUT: the build would write over SRC; got {out}; give another folder, or another --split")
+    if real.is_dir() and Path(os.path.realpath(out / IMAGES)).is_relative_to(real):
+        raise ConfigError(
+            f"OUT: its images would be inside of SRC; got {out}; give a folder outside of {source}, or the next build "
+            "takes them for images of SRC"
+        )
 
 
 def _read(item: Item, *, task: Task, scenes: Scenes, out: Path, folder: str, jpeg: int | None) -> ReadItem:
     scene, copy = item.content
     made = task(scene, scenes, scenes.chance(scene, copy))
     save = partial(_save, out=out, stem=f"{folder}/{scene.number:06d}-{copy}", jpeg=jpeg)
+    paths = [save(picture) for picture in made.pictures]
     columns: dict[str, Any] = {
         "data_source": made.data_source,
         "prompt": [{"role": message.role, "content": message.text} for message in made.messages],
-        "images": [save(picture) for picture in made.pictures],
+        "images": paths,
         "reward_model": {"ground_truth": made.truth},
+        "response": made.response,
+        "mono_responses": made.mono_responses,
         "extra_info": {
             "id": scene.id,
             "sources": [picture.name for picture in made.pictures],
             "choices": None if made.choices is None else list(made.choices),
             "box_space": made.box_space,
             "origin": json.dumps({"task": task.name, "row": scene.number, "copy": copy, **made.drawn}),
+            "more_fields": json.dumps(made.fields, ensure_ascii=False) if made.fields else None,
         },
     }
-    return ReadItem(columns)
+    return ReadItem(columns, files=[out / path for path in paths])
 
 
 def _save(picture: Picture, *, out: Path, stem: str, jpeg: int | None) -> str:
@@ -115,7 +133,7 @@ def _save(picture: Picture, *, out: Path, stem: str, jpeg: int | None) -> str:
 
 
 def _key(task: Task, options: BuildOptions, scenes: Scenes) -> str:
-    whole = hashlib.sha256(repr((task, options)).encode())
+    whole = hashlib.sha256(repr((CONVERTER, task, options)).encode())
     for scene in scenes.all:
         sources = [] if scene.prompt is None else [(source.name, source.image.size) for source in scene.prompt.sources]
         whole.update(repr((scene.id, sources, None if scene.prompt is None else scene.prompt.truth)).encode())

@@ -46,8 +46,9 @@ class RowFile:
 def row_file(path: Path, *, with_mono_responses: bool, with_origin: bool) -> Iterator[RowFile]:
     """A parquet file with the columns of docs/data.md to append rows to. `path` appears when the block has ended.
 
-    with_mono_responses, with_origin: whether there are the column `mono_responses` and the field `extra_info.origin`. A
-    file's bytes are part of its rows' ids, so a set that needs no new column must not get one.
+    with_mono_responses: whether there is the column `mono_responses`. with_origin: whether there are the fields
+    `extra_info.origin` and `extra_info.more_fields`. A file's bytes are part of its rows' ids, so a set that needs no
+    new column must not get one.
     """
     from pyarrow import parquet
 
@@ -121,7 +122,7 @@ def _schema(with_mono_responses: bool, with_origin: bool) -> pa.Schema:
         "encodings": pa.list_(text),
     }
     if with_origin:
-        extra_info["origin"] = text
+        extra_info |= {"origin": text, "more_fields": text}
     columns = {
         "data_source": text,
         "prompt": pa.list_(pa.struct({"role": text, "content": text})),

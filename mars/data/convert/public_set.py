@@ -27,10 +27,12 @@ class ReadItem:
     """columns: the row's columns (docs/data.md), with image paths relative to the image root.
 
     counts: name -> a count for this item, such as its number of boxes. The metadata has the sums over the split.
+    files: that were written for this item; removed if the item turns out to be bad.
     """
 
     columns: Mapping[str, Any]
     counts: Mapping[str, int] = field(default_factory=dict)
+    files: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class PublicSet:
     image_root: folder that the rows' image paths are relative to.
     splits: name -> items in order; each becomes {name}.parquet.
     with_mono_responses: whether an item may have example responses to single images.
-    with_origin: whether items say in extra_info.origin (JSON text) how they were made.
+    with_origin: whether items say in extra_info.origin (JSON text) how they were made, and may have more fields of
+        extra_info in extra_info.more_fields (JSON text).
     keep_repeated: keep duplicate rows, because a benchmark is used unchanged.
     left_out: kind -> number of entries that did not become items (such as annotations without an image), for the
         metadata.

@@ -169,6 +169,8 @@ class _Converter:
         result = read_row(stored, "", str(self._root), self.options.check_truth, probe_size)
         prompt = result.prompt
         if prompt is None or result.problems:
+            for file in read.files:
+                file.unlink()
             details = "; ".join(problem.detail for problem in result.problems)
             return RowProblem(item.label, result.problems[0].reason, details)
         return prompt, read
@@ -204,6 +206,7 @@ class _Converter:
         }
         if self._public.with_origin:
             row["extra_info"]["origin"] = prompt.extra_info.get("origin")
+            row["extra_info"]["more_fields"] = read.columns["extra_info"]["more_fields"]
         for name in names:
             self.sources.setdefault(name)
         split.rows += 1

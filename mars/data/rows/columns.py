@@ -173,12 +173,23 @@ def image_cells(row: Row, inline: Sequence[Any]) -> list[Any]:
 
 
 def extra_info_of(row: Row) -> dict[str, Any]:
+    """The column extra_info, with the fields that its `more_fields` holds as JSON text."""
     extra = row.get("extra_info")
     if extra is None:
         return {}
     if not isinstance(extra, dict):
         raise RowError("extra_info", f"extra_info must be a mapping; got {type(extra).__name__}")
-    return dict(extra)
+    more = extra.get("more_fields")
+    if more is None:
+        return dict(extra)
+    try:
+        fields = json.loads(more)
+    except (TypeError, ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise RowError("extra_info", f"extra_info.more_fields must be the JSON text of a mapping; got {more!r:.80}")
+    own = {name: value for name, value in extra.items() if value is not None and name != "more_fields"}
+    return fields | own
 
 
 def check_box_space(extra: Row) -> None:

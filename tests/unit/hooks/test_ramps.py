@@ -186,6 +186,7 @@ from dataclasses import dataclass
 class Settings:
     weight: float
     share: float
+    count: int
 
     def __post_init__(self):
         if self.weight < 0:
@@ -193,7 +194,7 @@ class Settings:
 
 
 class Rule:
-    passes, measures, ramps = (), False, ("weight",)
+    passes, measures, ramps = (), False, ("weight", "count")
 
     def __init__(self, settings):
         self.settings = settings
@@ -215,7 +216,7 @@ def rule_recipe(tmp_path, rule):
     overrides = [
         "data.train_files=[a]",
         f"recipe.tokens={tmp_path}/own.py:{rule}",
-        "recipe.settings={own: {weight: 1.0, share: 0.5}}",
+        "recipe.settings={own: {weight: 1.0, share: 0.5, count: 9}}",
     ]
     return resolved(load_config("train", overrides, []).recipe)
 
@@ -226,7 +227,7 @@ def rule_recipe(tmp_path, rule):
         (
             "Rule",
             [ramp("recipe.settings.own.share")],
-            r"share: not read by the rule .*; got 'share'; give one of weight",
+            r"share: not read by the rule .*; got 'share'; give one of weight, count",
         ),
         (
             "Rule",
@@ -260,6 +261,16 @@ def test_a_token_rule_reads_the_value_of_its_step(tmp_path):
         now = rule.apply(replace(facts, settings={one.key: one.at(step) for one in hooks.ramps}), {})
         assert (now.weight, now.share) == (pytest.approx(weight), 0.5)
     assert rule.apply(facts, {}) is rule.settings, "without a ramp the settings are those of the run"
+
+
+def test_an_integer_of_a_token_rule_stays_one(tmp_path):
+    """5, 6.25, 7.5 and so on, from 5 to 10."""
+    rule = token_rule(rule_recipe(tmp_path, "Rule"), with_reference=False)
+    assert rule is not None
+    one = ramp("recipe.settings.own.count", first=5, last=10)
+    facts = facts_of(torch.zeros(1), torch.zeros(1), [1])
+    found = [rule.apply(replace(facts, settings={one.key: one.at(step)}), {}).count for step in (1, 3, 4, 9)]
+    assert (found, {type(value) for value in found}) == ([5, 6, 8, 10], {int})
 
 
 @pytest.fixture

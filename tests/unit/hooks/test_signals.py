@@ -431,6 +431,27 @@ def test_signals_that_cannot_be_computed_are_refused_before_the_run(tmp_path, si
         loaded(tmp_path, signals)
 
 
+@pytest.mark.parametrize(
+    ("signal", "message"),
+    [
+        ('Signal(ScoringSpec("a", "average"))', r"value of the signal 'a' cannot be used; got 'average'; give \"sum\""),
+        ('Signal(ScoringSpec("a", "mean", "ema"))', "model of the signal 'a' cannot be used; got 'ema'; give"),
+        ('Signal(ScoringSpec("a", "mean", transform=1))', "transform of the signal 'a' cannot be used; got 1; give"),
+        ('Signal(ScoringSpec("a", "mean", strength=float("nan")))', "strength of the signal 'a' .*; got nan; give"),
+        ('Signal(ScoringSpec("a", "mean", strength=True))', "strength of the signal 'a' .*; got True; give"),
+        ('Signal(ScoringSpec(7, "mean"))', "name of the signal 7 cannot be used; got 7; give"),
+        ('Signal(ScoringSpec("a", "mean"), "<answer>")', "tag of a signal cannot be used; got '<answer>'; give"),
+        ('Signal(ScoringSpec("a", "mean"), 7)', "tag of a signal cannot be used; got 7; give"),
+        ('Signal(ScoringSpec("a", "mean"), "")', "tag of a signal cannot be used; got ''; give"),
+        ('Signal(ScoringSpec("a", "mean"), "answer\\n")', "tag of a signal cannot be used; got"),
+    ],
+)
+def test_a_signal_of_a_value_that_does_not_exist_is_refused(tmp_path, signal, message):
+    """Else it would be another number, or a failure in a worker."""
+    with pytest.raises(ConfigError, match=rf"recipe\.shaping: {message}"):
+        loaded(tmp_path, f"({signal},)")
+
+
 def test_signals_that_can_be_computed_are_not(tmp_path):
     (signal,) = loaded(tmp_path, '(Signal(ScoringSpec("a", "mean", model="reference"), "t"),)', True).signals
     assert signal == Signal(ScoringSpec("a", "mean", model="reference"), "t")

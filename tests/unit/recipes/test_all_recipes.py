@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 import yaml
 
 from mars.config.schema import TrainConfig
-from mars.errors import ConfigError
+from mars.errors import ConfigError, DataError
 from mars.plugin import find, is_spec
-from mars.rewards.functions import RewardsBySet, load_reward
+from mars.rewards.functions import RewardsBySet, check_truth, load_reward
 from tests.unit.recipes.embedding_files import write_embeddings
 from tests.unit.recipes.recipe_files import FOLDERS, ROOT, compose, experiments, item
 from tests.unit.rewards.judge_server import judge_server
@@ -122,20 +123,43 @@ def services(tmp_path_factory):
         yield
 
 
-@methods
-def test_a_reward_scores_any_text_without_failing(folder, services):
-    """With the truth of each of the recipe's own rows, if it has some."""
+def rows_of(folder) -> Iterator[tuple[str, str, dict]]:
+    """(reward, truth, extra_info): the own rows of a recipe's tiny experiments, or one row, for its own rewards."""
     for name in experiments(folder, tiny=True):
         config = compose(folder, name)
         own = [file for file in config.data.train_files if file.startswith("recipe/")]
         lines = [json.loads(line) for file in own for line in (ROOT / file).read_text().splitlines()]
         for reward in own_rewards(config):
-            score = load_reward(reward, "strict")
             for line in lines or [{"answer": TRUTHS.get(folder.name, "[[0, 0, 9, 9]]")}]:
                 named = line.get("data_source")
                 if named and config.reward.functions and config.reward.functions[named] != reward:
                     continue
                 truth = line["answer"] if isinstance(line["answer"], str) else json.dumps(line["answer"])
-                for text in ("", "<answer>", "<think>a</think><answer>b</answer>", f"<answer>{truth}</answer>"):
-                    result = score(item(text, truth, line.get("extra_info")))
-                    assert (result.failed, 0 <= result.accuracy <= 1) == (None, True)
+                yield reward, truth, line.get("extra_info") or {}
+
+
+@methods
+def test_a_reward_scores_any_text_without_failing(folder, services):
+    """With the truth of each of the recipe's own rows, if it has some."""
+    for reward, truth, extra_info in rows_of(folder):
+        score = load_reward(reward, "strict")
+        for text in ("", "<answer>", "<think>a</think><answer>b</answer>", f"<answer>{truth}</answer>"):
+            result = score(item(text, truth, extra_info))
+            assert (result.failed, 0 <= result.accuracy <= 1) == (None, True)
+
+
+@methods
+def test_malformed_truths_are_named_when_rows_are_read_and_fail_whatever_the_response(folder, services):
+    """Each is an error of the row (DataError), never one that a response can avoid, such as by having no answer."""
+    for reward, truth, extra_info in rows_of(folder):
+        assert check_truth(reward, truth, extra_info) is None
+        score = load_reward(reward, "strict")
+        if extra_info.get("map", {}).get("kind") == "planning":
+            continue  # the truth of a route is not read
+        for wrong in ("", " \n"):
+            problem = check_truth(reward, wrong, extra_info)
+            assert problem is not None, (reward, wrong)
+            assert problem.startswith("truth: ")
+            for text in ("", "nothing", f"<think>a</think><answer>{truth}</answer>"):
+                with pytest.raises(DataError, match=r"^truth: "):
+                    score(item(text, wrong, extra_info))

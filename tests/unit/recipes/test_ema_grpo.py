@@ -242,6 +242,11 @@ def test_a_box_in_another_form_earns_the_format_alone(text):
     assert scored(text, '{"boxes": [0, 0, 10, 10]}', "spatial grounding").score == pytest.approx(0.1)
 
 
+def test_a_minus_sign_of_any_kind_is_one():
+    for text, truth, accuracy in (("−5", "-5", 1), ("-5", "−5", 1), ("−5", "5", 0)):
+        assert scored(text, truth, "numerical").accuracy == accuracy
+
+
 @pytest.mark.parametrize(
     "text", ['{"time": [1]}', '{"time": 1}', "[1, 2]", '{"time": [1, NaN]}', '{"time": [true, 2]}']
 )
@@ -272,6 +277,11 @@ def test_without_the_form_there_is_no_structure_and_without_an_answer_nothing():
     ],
 )
 def test_rows_that_cannot_be_scored(task, truth, message):
+    for text in ("", "<answer>3</answer>"):
+        with pytest.raises(DataError, match=message):
+            REWARDS.score(item(text, truth, {"problem_type": task}))
+    with pytest.raises(DataError, match=message):
+        REWARDS.check_score(truth, {"problem_type": task}, None)
     with pytest.raises(DataError, match=message):
         scored("3", truth, task)
 

@@ -37,6 +37,24 @@ def embeddings(tmp_path, monkeypatch):
         ("chart", "0", "0", 1),
         ("chart", "0.1", "0", 0),
         ("chart", "-5", "-10", 0.5),
+        ("chart", "−5", "5", 0),
+        ("chart", "5", "−5", 0),
+        ("chart", "−5", "-5", 1),
+        ("chart", "–0.5", "-0.5", 1),
+        ("chart", "-$5", "-5", 1),
+        ("chart", "$-5", "-5", 1),
+        ("chart", "US$ 5", "5", 1),
+        ("chart", "€5", "5", 1),
+        ("chart", "£ 1,250.50", "1250.5", 1),
+        ("chart", "no 5", "5", 0),
+        ("chart", "not 5", "5", 0),
+        ("chart", "<5", "5", 0),
+        ("chart", "~5", "5", 0),
+        ("chart", "x=5", "5", 0),
+        ("chart", "US5", "5", 0),
+        ("chart", "--5", "5", 0),
+        ("chart", "-$-5", "5", 0),
+        ("chart", "5-10", "5", 0),
         ("boxes", json.dumps([[0, 0, 10, 5]]), json.dumps([[0, 0, 10, 10], [20, 0, 30, 10]]), 0.25),
     ],
 )
@@ -68,8 +86,9 @@ def test_bmas_is_symmetric_and_1_for_the_same_words_in_any_order(one, other):
 
 
 def test_what_cannot_be_scored(monkeypatch):
-    with pytest.raises(DataError, match="want a number"):
-        module.chart(item(answer("1"), "one or two"))
+    for truth in ("one or two", "not 5", "<5", ""):
+        with pytest.raises(DataError, match="want a number"):
+            module.chart(item(answer("1"), truth))
     monkeypatch.delenv("MIXED_R1_EMBEDDINGS", raising=False)
     module.embeddings.cache_clear()
     with pytest.raises(ConfigError, match="MIXED_R1_EMBEDDINGS"):
@@ -79,3 +98,13 @@ def test_what_cannot_be_scored(monkeypatch):
 def test_a_model_without_embeddings_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no tensor embed_tokens\.weight"):
         module_of("mixed_r1", "build.py").input_embeddings(tmp_path)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["only"], 2), (["none", "out"], 3)])
+def test_the_command_ends_with_a_message_alone(arguments, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        module_of("mixed_r1", "build.py").command(arguments)
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith("usage: " if code == 2 else "none: no tensor")
+    assert not list(tmp_path.iterdir())

@@ -80,3 +80,17 @@ def test_runs_that_cannot_be_used(tmp_path):
     (bare / "config.yaml").write_text(yaml.safe_dump({"data": {"train_files": ["a"], "weights": [1.0]}}))
     with pytest.raises(DataError, match="has no evaluation"):
         fit.main([str(bare)])
+    with pytest.raises(DataError, match=r"nowhere: config\.yaml cannot be read"):
+        fit.main([good, str(tmp_path / "nowhere")])
+    for k, score in enumerate((float("nan"), float("inf"), None)):
+        with pytest.raises(DataError, match=r"step_000050\.json: the mean accuracy is not a number"):
+            fit.main([good, write_run(tmp_path / str(k), [1, 1], score)])
+
+
+@pytest.mark.parametrize(("folders", "code", "message"), [([], 2, "usage: "), (["nowhere"], 3, "nowhere: config.yaml")])
+def test_the_command_ends_with_a_message_alone(folders, code, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        fit.command(folders)
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (code, "")
+    assert printed.err.startswith(message)

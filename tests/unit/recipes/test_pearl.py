@@ -99,6 +99,23 @@ def test_a_wrong_checklist_is_refused_with_its_row(checklist, problem):
         RECIPE.checklist_of(prompt)
 
 
+def test_a_checklist_is_checked_with_its_row_before_the_run():
+    check = RECIPE.check_score
+    good = [{"question": "?", "answer": "4", "source": "sonar"}, {"question": "?", "answer": "red"}]
+    assert check("4", {"checklist": good}, None) is None
+    assert check("", {"checklist": good}, None).startswith("truth: empty")
+    wrong = check("4", {"checklist": [*good, {"question": "?", "answer": "[1]"}]}, None)
+    assert wrong.startswith("extra_info.checklist: truth: a list")
+    with pytest.raises(DataError, match=r"extra_info\.checklist: got 7"):
+        check("4", {"checklist": 7}, None)
+
+
+def test_a_malformed_answer_of_a_checklist_is_an_error_with_a_line_for_it_or_without():
+    for text in ("<answer>4\n5</answer>", ""):
+        with pytest.raises(DataError, match="truth"):
+            RECIPE.score(item(text, '["4", ""]', extra=RECIPE.NAME))
+
+
 @pytest.mark.parametrize("values", [{"num_samples": 1, "threshold": 0.5}, {"num_samples": 2, "threshold": 1.5}])
 def test_settings_that_cannot_work_are_refused(values):
     with pytest.raises(ConfigError, match="want num_samples of 2 or more and a threshold in"):

@@ -114,6 +114,13 @@ def test_the_perfect_answer_to_a_built_row(tmp_path, task, options, method, rewa
         assert (result.score, result.accuracy) == (1.5, 1)
 
 
+@pytest.mark.parametrize("truth", ["", "!", " ", '"."'])
+def test_a_truth_without_words_is_an_error(truth):
+    for text in ("red", ""):
+        with pytest.raises(DataError, match="truth"):
+            reward_of("vicrit", "span")(item(answer(text), truth))
+
+
 def test_descriptions_of_the_quick_starts_scenes():
     describe = module_of("vicrit", "describe.py").describe
     assert describe("night", [14, 42, 28, 56], 56) == (

@@ -10,6 +10,7 @@ from mars.errors import DataError
 from tests.unit.recipes.recipe_files import answer, item, module_of, reward_of
 
 LINES = {"Red Line": ["A", "B", "C Station", "D"], "Blue": ["X", "C", "Y"], "Green": ["Y", "Z"]}
+MAP = {"kind": "planning", "difficulty": "easy", "lines": LINES, "start": "A", "end": "D", "transfers": 0}
 score = reward_of("rewardmap", "score")
 
 
@@ -59,11 +60,43 @@ def test_the_difficulty_of_a_map(difficulty, weight):
 
 
 @pytest.mark.parametrize(
-    "facts", [{}, {"map": {"difficulty": "odd"}}, {"map": {"kind": "planning", "difficulty": "easy"}}]
+    "facts",
+    [
+        {},
+        {"map": {"difficulty": "odd"}},
+        {"map": {"kind": "planning", "difficulty": "easy"}},
+        {"map": {"difficulty": "easy"}},
+        {"map": MAP | {"kind": "plan"}},
+        {"map": MAP | {"difficulty": ["easy"]}},
+        {"map": MAP | {"lines": {}}},
+        {"map": MAP | {"lines": {"Red": None}}},
+        {"map": MAP | {"lines": {"Red": "AB"}}},
+        {"map": MAP | {"lines": {"Red": ["A", 2]}}},
+        {"map": MAP | {"lines": {"Red": ["A"], "RED ": ["B"]}}},
+        {"map": MAP | {"start": None}},
+        {"map": MAP | {"end": "(x)"}},
+        *({"map": MAP | {"transfers": wrong}} for wrong in (-3, "2", 2.7, None, True, float("inf"), float("nan"))),
+    ],
 )
 def test_a_row_without_facts_is_an_error(facts):
-    with pytest.raises(DataError, match=r"extra_info\.map"):
-        score(item("", "", facts))
+    for text in ("", answer(leg("Red Line", "A", "D"))):
+        with pytest.raises(DataError, match=r"extra_info\.map"):
+            score(item(text, "x", facts))
+
+
+def test_lines_are_told_apart_by_what_is_in_brackets():
+    lines = {"Line 10 (East)": ["A", "B"], "Line 10 (West)": ["C", "D"]}
+    for line, ends, right in (("Line 10 (East)", "AB", 1), ("line 10 (west)", "CD", 1), ("Line 10 (West)", "AB", 0)):
+        facts = {"map": MAP | {"lines": lines, "start": ends[0], "end": ends[1]}}
+        found = score(item(answer(leg(line, *ends)), "", facts))
+        assert (found.accuracy, found.parts["detail"]) == (right, 6 if right else 2)
+
+
+def test_maps_of_a_parquet_file_have_the_lines_of_others_without_stations():
+    other = {"U1": None, **LINES, "U2": None}
+    assert score(item(answer(leg("Red Line", "A", "D")), "", {"map": MAP | {"lines": other}})).score == 13
+    assert score(item(answer(leg("U1", "A", "D")), "", {"map": MAP | {"lines": other}})).parts["detail"] == 2
+    assert score(item(answer(leg("Red Line", "A", "D")), "", {"map": MAP | {"transfers": 0.0}})).score == 13
 
 
 stops = st.sampled_from([stop for stations in LINES.values() for stop in stations])

@@ -29,7 +29,7 @@ def test_a_perfect_response():
 
 def test_each_part_by_hand():
     found = parts(response("the red car stops here", "[[0, 0, 6, 10], [4, 0, 10, 10]]", "blue"))
-    bleu = (4 / 5 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25  # as in tests/unit/rewards/test_metrics.py
+    bleu = (4 / 5 * 2 / 4 * 1 / 3 * 0.1 / 2) ** 0.25  # as in tests/unit/rewards/test_metrics.py
     assert found == pytest.approx({"format": 1, "caption": (bleu + 4 / 5) / 2, "box": 0.5, "answer": 0})
 
 
@@ -48,20 +48,55 @@ def test_boxes_are_scaled_to_the_stored_image():
     assert parts(response(boxes="[[2, 2, 5, 5]]"), facts, truth_size=(20, 40), response_size=(10, 10))["box"] == 1
 
 
+def test_a_caption_is_compared_in_words_and_signs():
+    overlap = module_of("satori_r1").caption_overlap
+    assert overlap("One person on a road.", "one person on a road.") == 1
+    # BLEU has the words one person on a road . and one person , on a road: 5 of 6, 3 of 5 pairs, 1 of 4 triples,
+    # 0.1 for 0 of 3 quadruples. ROUGE has the same 5 words on both sides.
+    bleu = (5 / 6 * 3 / 5 * 1 / 4 * 0.1 / 3) ** 0.25
+    assert overlap("One person on a road.", "one person, on a road") == pytest.approx((bleu + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "form"),
+    [("[[0, 0, 10, 20]]", 1), (" [[1, 2]]\n", 1), ("", 0), ("hello", 0), ("[0, 0, 10, 20]", 0), ("[]", 0)],
+)
+def test_the_form_needs_a_list_of_lists(boxes, form):
+    assert parts(response(boxes=boxes))["format"] == form
+
+
+@pytest.mark.parametrize(
+    ("boxes", "form", "box"),
+    [("[]", 1, 1), ("", 0, 0), ("hello", 0, 0), ("[[0, 0, 10, 20]]", 1, 0), ("[[9, 9, 0, 0]]", 1, 0), ("[[1]]", 1, 0)],
+)
+def test_a_question_about_nothing_wants_an_empty_list(boxes, form, box):
+    found = parts(response(boxes=boxes), FACTS | {"boxes": []})
+    assert (found["format"], found["box"]) == (form, box)
+
+
 @pytest.mark.parametrize("text", ["[[1, 2, 3]]", "none", "[[0, 0, 9, 9]]" * 200])
 def test_boxes_that_cannot_be_read_cover_nothing(text):
     assert parts(response(boxes=text))["box"] == 0
 
 
 @pytest.mark.parametrize(
-    "facts", [{"caption": "a dog"}, {}, FACTS | {"caption": " "}, FACTS | {"boxes": [[1, 2]]}, FACTS | {"boxes": 3}]
+    "facts",
+    [
+        {"caption": "a dog"},
+        {},
+        FACTS | {"caption": " "},
+        FACTS | {"boxes": [[1, 2]]},
+        FACTS | {"boxes": 3},
+        FACTS | {"boxes": [[0, 0, 10**400, 1]]},
+    ],
 )
 def test_a_row_without_facts_is_an_error(facts):
-    with pytest.raises(DataError, match=r"extra_info\.(caption|boxes)"):
-        parts(response(), facts)
+    for text in (response(), ""):
+        with pytest.raises(DataError, match=r"extra_info\.(caption|boxes)"):
+            parts(text, facts)
 
 
-@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=8), st.lists(st.sampled_from("abcd"), max_size=8))
+@given(st.lists(st.sampled_from("abcd"), min_size=4, max_size=8), st.lists(st.sampled_from("abcd"), max_size=8))
 def test_a_caption_is_best_when_it_is_the_reference(reference, other):
     overlap = module_of("satori_r1").caption_overlap
     best = overlap(" ".join(reference), " ".join(reference))

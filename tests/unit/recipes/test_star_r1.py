@@ -39,13 +39,26 @@ def test_credit_and_penalties(changes, credit, penalty, accuracy):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nothing", "[[1, 2]]", "[[1, 2, [3]]]", "{}", "[" * 50, json.dumps([TRUTH[0]] * 103)]
+    "text", ["", "nothing", "[[1, 2]]", "[[1, 2, [3]]]", "{}", "[" * 50, "[[1, 2, NaN]]", "[[1, 2, 1e999]]"]
 )
 def test_what_is_no_list_of_changes_states_none(text):
     assert score(item(f"<answer>{text}</answer>", json.dumps(TRUTH))).score == -1
 
 
-@pytest.mark.parametrize("truth", ["", "red", "[]", "[[1]]"])
+@pytest.mark.parametrize(("number", "penalty"), [(4, -2), (101, -99), (102, -100), (103, -100), (4000, -100)])
+def test_more_changes_never_cost_less(number, penalty):
+    parts = scored([["9", "color", "red"]] * number).parts
+    assert parts == {"credit": 0, "penalty": penalty, "format": 1}
+    credit = scored([TRUTH[0]] * number).parts["credit"]
+    assert credit == (5 if number <= 102 else 0), "too many are not read"
+
+
+def test_numbers_are_compared_with_all_their_digits():
+    assert score(item(answer('[[1234567, "size", 2.50]]'), '[["1234567", "size", "2.5"]]')).accuracy == 1
+    assert score(item(answer('[[1234567, "size", 2.5]]'), '[[1234568, "size", 2.5]]')).accuracy == 0
+
+
+@pytest.mark.parametrize("truth", ["", "red", "[]", "[[1]]", '[["1", "size", NaN]]', '[[1e999, "size", "big"]]'])
 def test_a_truth_without_changes_is_an_error(truth):
     with pytest.raises(DataError, match="truth"):
         score(item("", truth))

@@ -56,6 +56,12 @@ def test_a_quality_exactly_at_the_threshold_counts_as_itself():
         (answer("There is no car."), [], (1, 1, 1)),
         (answer("[]"), [], (1, 1, 1)),
         (boxes_of(A), [], (0, 0, 0)),
+        (boxes_of(*[A] * 101), [], (0, 0, 0)),  # more than are read
+        (boxes_of([5, 5, 1, 1]), [], (0, 0, 0)),  # inverted
+        (json.dumps([{"bbox_2d": A, "label": "car"}]), [], (0, 0, 0)),  # no answer tags
+        (boxes_of(A) + boxes_of(B), [], (0, 0, 0)),  # two answers
+        (answer("a car at the left"), [], (0, 0, 0)),
+        ("", [], (0, 0, 0)),
         (answer("[]"), [A], (0, 0, 0)),
         (answer("There is no car."), [A], (0, 0, 0)),
         ("", [A], (0, 0, 0)),
@@ -63,7 +69,10 @@ def test_a_quality_exactly_at_the_threshold_counts_as_itself():
     ],
 )
 def test_scenes_without_objects_and_answers_without_boxes(response, truth, parts):
-    assert tuple(scored(response, truth).parts.values()) == parts
+    result = scored(response, truth)
+    assert tuple(result.parts.values()) == parts
+    assert result.score == sum(parts)
+    assert result.accuracy == parts[0]
 
 
 box = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9)).map(

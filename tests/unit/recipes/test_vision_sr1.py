@@ -9,6 +9,7 @@ import pytest
 from mars.hooks.contract import StepFacts
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.rewards.local import LocalScorer
+from mars.types import Message
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, one_step, parts
@@ -29,6 +30,11 @@ def response(answer="4", description="four cars"):
         ("I see. " + response(), 0.9, 1),
         (response().replace("<think>so</think>", ""), 0.9, 1),
         ("<think>so</think> <description>a</description> \\boxed{4}", 0.9, 1),
+        (response() + " \n", 1.0, 1),
+        (response() + ".", 0.9, 1),
+        (response().replace("</think>", "</think> so"), 0.9, 1),
+        ("junk <think>b</think> junk \\boxed{4} and junk", 0.9, 1),
+        (response().replace("so", "<think>so</think>"), 0.9, 1),
         (response() + " or \\boxed{5}", 0.1, 0),
         ("4", 0.0, 0),
         ("", 0.0, 0),
@@ -40,13 +46,21 @@ def test_accuracy_and_form_by_hand(text, score, accuracy):
 
 
 def test_the_question_is_asked_without_image_and_instruction():
-    prompt = make_prompt("p", [IMAGE], text="<image>\nHow many cars?\n\nFirst describe the image inside ...")
-    assert RECIPE.question_of(prompt) == "How many cars?"
     template = (ROOT / "recipe" / "vision_sr1" / "vision_sr1.jinja").read_text()
     assert template.count(f"\n{RECIPE.INSTRUCTION}") == 1
-    (message,) = RECIPE.messages(prompt, "four cars")
-    assert message.role == "user"
-    assert message.text.startswith("Text description: four cars\nQuestion: How many cars?\n")
+    for question in ("How many cars?", "First describe the image, then say how many cars there are."):
+        prompt = make_prompt("p", [IMAGE], text=f"<image>\n{question}\n\n{RECIPE.INSTRUCTION}, with ...")
+        (message,) = RECIPE.messages(prompt, "four cars")
+        assert message.role == "user"
+        assert message.text.startswith(f"Text description: four cars\nQuestion: {question}\nThink")
+
+
+def test_earlier_turns_are_asked_again_without_their_images():
+    turns = (Message("user", "<image>\nWhich street is it?"), Message("assistant", "Main Street."))
+    last = Message("user", f"Are there cars?\n{RECIPE.INSTRUCTION} ...")
+    asked = RECIPE.messages(make_prompt("p", [IMAGE], messages=(*turns, last)), "four cars")
+    assert asked[:2] == (Message("user", "Which street is it?"), Message("assistant", "Main Street."))
+    assert asked[2].text.startswith("Text description: four cars\nQuestion: Are there cars?\n")
 
 
 def test_a_step_pays_for_descriptions_that_are_enough_anchors_included():

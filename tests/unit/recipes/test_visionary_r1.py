@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mars.errors import DataError
 from mars.hooks.contract import StepFacts
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.rewards.local import LocalScorer
 from mars.rewards.text_metrics import edit_similarity, rouge_n
+from mars.types import Message
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, one_step, parts
@@ -31,6 +33,7 @@ def response(answer="4", caption="four cars"):
     [
         ("4", "4", None, 1), ("4.0 cars, not 5", "4", None, 1), ("four", "4", None, 1), ("-4", "4", "OCR", 0),
         ("50%", "0.5", None, 1), ("50", "0.5", None, 0), ("1,000", "1000", None, 1), ("", "4", None, 0),
+        ("−4", "4", None, 0), ("−4 m", "-4", None, 1), ("-4", "−4", "OCR", 1), ("−4", "4", "OCR", 0),
         ("STOP", "stop", "OCR", 1), ("shop", "STOP", "OCR", 0.75), ("", "stop", "OCR", 0),
         ("stop " * 61, "stop", "OCR", 0),
         ("Red", "red", None, 1), ("dark red", "red", None, 0), ("nan", "nan", None, 1),
@@ -43,6 +46,14 @@ def test_accuracy_by_hand(answer, truth, kind, accuracy):
     info = {"problem_type": kind} if kind else {}
     result = reward_of("visionary_r1", "score")(item(response(answer), truth, info))
     assert (result.accuracy, result.score) == (pytest.approx(accuracy), pytest.approx(1 + accuracy))
+
+
+@pytest.mark.parametrize(("truth", "kind"), [("", None), ("", "OCR"), (" ", "free-form"), ("!", "free-form")])
+def test_a_malformed_truth_is_an_error(truth, kind):
+    for extra in (None, RECIPE.NAME):
+        for text in (response(), "", RECIPE.REFUSAL):
+            with pytest.raises(DataError, match="truth"):
+                reward_of("visionary_r1", "score")(item(text, truth, {"problem_type": kind}, extra=extra))
 
 
 def test_a_choice_is_named_as_vqa_reads_it():
@@ -148,9 +159,13 @@ def test_a_step_pays_a_tenth_for_captions_that_are_enough_anchors_included():
 
 
 def test_the_question_is_asked_with_the_caption_alone():
-    prompt = make_prompt("p", [IMAGE], text="<image>\nHow many cars?\n\nFirst describe the image inside ...")
+    asked = "First describe the image, then say how many cars there are."
+    prompt = make_prompt("p", [IMAGE], text=f"<image>\n{asked}\n\n{RECIPE.INSTRUCTION}, as fully ...")
     check, question = RECIPE.messages(prompt, "four cars")
-    assert (check.role, question.text) == ("system", "Text: four cars\nQuestion: How many cars?")
+    assert (check.role, question.text) == ("system", f"Text: four cars\nQuestion: {asked}")
+    turns = (Message("system", "Be short."), Message("user", "<image>\nWhich street?"), Message("assistant", "Main."))
+    later = make_prompt("p", [IMAGE], messages=(*turns, Message("user", f"{asked}\n{RECIPE.INSTRUCTION}, as ...")))
+    assert RECIPE.messages(later, "four cars") == (check, Message("user", "Which street?"), turns[2], question)
     assert "'Hacking Sample'" in check.text
     template = (ROOT / "recipe" / "visionary_r1" / "visionary_r1.jinja").read_text()
     assert template.count(f"\n{RECIPE.INSTRUCTION}") == 1
@@ -169,3 +184,11 @@ def test_the_kl_falls_to_nothing_over_the_run(name):
     for step in (1, 2, 1 + steps // 2, steps):
         assert ramp.at(step) == pytest.approx(0.04 / 2 * (1 + cos(pi * (step - 1) / steps)), abs=1e-12)
     assert (ramp.at(1), ramp.at(1 + steps // 2)) == (0.04, pytest.approx(0.02))
+
+
+@pytest.mark.parametrize("name", ["visionary_r1_qwen2_5_vl_3b", "visionary_r1_tiny"])
+def test_the_loss_is_that_of_the_public_code(name):
+    """Each response counts the same, however long it is, and 1e-4 is added to the deviation."""
+    algorithm = compose(FOLDER, name).algorithm
+    assert (algorithm.reduction, algorithm.epsilon) == ("seq_mean_token_mean", 1e-4)
+    assert (algorithm.unbiased_std, algorithm.kl_estimator) == (True, "k3")

@@ -16,7 +16,7 @@ from mars.rewards.local import LocalScorer
 from mars.types import RewardResult
 from tests.builders import make_prompt, make_rollouts
 from tests.fakes.requests import with_requests
-from tests.fakes.step import EOS, IMAGE, one_step, parts
+from tests.fakes.step import EOS, IMAGE, TableScorer, one_step, parts
 from tests.unit.recipes.recipe_files import ROOT, answer, item, module_of, reward_of
 
 RECIPE = module_of("visurf")
@@ -49,28 +49,48 @@ def test_the_text_is_the_rows_response_or_its_truth():
     assert RECIPE.text_of(chosen) == "<answer>B</answer>"
 
 
-@given(st.lists(st.one_of(st.none(), st.floats(0, 2)), min_size=1), st.booleans())
-def test_it_joins_unless_a_response_reaches_it(scores, in_pool):
-    """Failed responses reach nothing; those of anchors are not asked."""
+@given(st.lists(st.one_of(st.none(), st.floats(0, 2)), min_size=1), st.booleans(), st.sampled_from(["4", "5"]))
+def test_it_joins_unless_a_response_reaches_it(scores, in_pool, answered):
+    """Failed responses reach nothing; those of anchors are not asked. A text that the reward finds wrong is worth 0."""
     rollouts = make_rollouts("x", scores, visible=[2.0])
+    rollouts = replace(rollouts, prompt=replace(rollouts.prompt, truth="4", response=answer(answered)))
     asked = RECIPE.TrueAnswer().after(rollouts, facts(in_pool))
-    text = f"<answer>{rollouts.prompt.truth}</answer>"
-    assert list(asked) == (
-        [] if any(s is not None and s >= 1 for s in scores) else [Injected("true_answer", text, None, in_pool=in_pool)]
-    )
+    valid = [s for s in scores if s is not None]
+    joins = bool(valid) and max(valid) < {"4": 1, "5": 0}[answered]
+    assert list(asked) == ([Injected("true_answer", answer(answered), None, in_pool=in_pool)] if joins else [])
     assert RECIPE.TrueAnswer().before(rollouts.prompt, facts(in_pool)) == ()
 
 
-def step(in_pool, *responses, anchor="none"):
-    """A step whose responses are these numbers of TEXTS: batch of the trainer, rollouts, metrics."""
-    hooks = StepHooks(requests=Named("visurf:TrueAnswer", RECIPE.TrueAnswer(), RECIPE.Settings(in_pool=in_pool)))
+class ByExtra(TableScorer):
+    """Scores of responses, anchors and the true answer."""
+
+    def __init__(self, scores):
+        super().__init__({})
+        self.scores = scores
+
+    def _score(self, item):
+        found = self.scores["true" if item.extra else "multi" if item.view is None else "anchor"]
+        return RewardResult(found, min(found, 1.0), {"part": found})
+
+
+def step(in_pool, *responses, anchor="none", response=None, score=None):
+    """A step whose responses are these numbers of TEXTS: batch of the trainer, rollouts, metrics.
+
+    response: of the row. score: of another reward than the recipe's.
+    """
+    settings = RECIPE.Settings(in_pool=in_pool)
+    hooks = StepHooks(
+        requests=Named("visurf:TrueAnswer", RECIPE.TrueAnswer(), settings),
+        advantage=(Named("visurf:NeverAgainst", RECIPE.NeverAgainst(), settings),),
+    )
     made = with_requests(parts({}, anchor=anchor, samples=len(responses), anchor_samples=1), hooks)
     made.engine._script = lambda request, k: (*[5] * responses[k], EOS)
-    extras = replace(made.plan.extras, encode_response=lambda text: (*[5] * 5, EOS) if text == TRUE else ())
+    extras = replace(made.plan.extras, encode_response=lambda text: (*[5] * 5, EOS))
     scorer = LocalScorer(f"{ROOT / 'recipe' / 'visurf' / 'functions.py'}:score", "strict")
+    scorer = scorer if score is None else ByExtra(score)
     made = replace(made, plan=replace(made.plan, extras=extras), scorer=scorer,
                    decode=lambda ids: TEXTS[list(ids).count(5)])  # fmt: skip
-    result = one_step(made, [make_prompt("p0", [IMAGE] * 2, truth="4")])
+    result = one_step(made, [replace(make_prompt("p0", [IMAGE] * 2, truth="4"), response=response)])
     return made.trainer.batches[0].prompts, result.rollouts[0], result.metrics
 
 
@@ -106,3 +126,27 @@ def test_with_anchors_it_stays_out_of_gain_and_lambda():
     by_hand = [(0.25 - mean) / stdev(pool), (0 - mean) / stdev(pool), (1 - mean) / stdev([*pool, 1])]
     assert [r.advantage for r in prompt.responses] == pytest.approx(by_hand, rel=1e-4)
     assert (metrics["mars/gain/mean"], metrics["mars/lambda"]) == (-0.125, 0.5)
+
+
+@pytest.mark.parametrize("in_pool", [False, True])
+def test_a_text_that_the_reward_does_not_read_is_not_trained_against(in_pool):
+    """Without answer tags it is worth 0, as the worst response."""
+    ((prompt,), rollouts, _) = step(in_pool, 0, 1, 2, response="<think>2+2</think> So it is 4.")
+    assert (len(prompt.responses), rollouts.extras) == (3, ())
+
+
+@pytest.mark.parametrize("in_pool", [False, True])
+@pytest.mark.parametrize(
+    ("scores", "trained"),
+    [
+        ({"multi": 0.0, "anchor": 0.0, "true": 1.0}, True),
+        ({"multi": 0.5, "anchor": 0.0, "true": 0.5}, False),  # as another reward may give them
+        ({"multi": 0.5, "anchor": 0.0, "true": 0.25}, False),
+        ({"multi": 0.0, "anchor": 1.5, "true": 0.5}, False),  # the mean with two anchors is above it
+    ],
+)
+def test_a_true_answer_whose_advantage_is_not_above_0_is_left_out(in_pool, scores, trained):
+    ((prompt,), rollouts, _) = step(in_pool, 2, 2, anchor="mono", score=scores)
+    assert len(rollouts.extras) == 1
+    assert len(prompt.responses) == 2 + trained
+    assert all(r.advantage > 0 for r in prompt.responses[2:])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mars.errors import DataError
 from mars.rewards.labelled_boxes import read_labelled
 from tests.unit.recipes.recipe_files import answer, item, module_of, reward_of
 
@@ -70,6 +71,13 @@ def test_a_reference_is_the_iou_of_the_first_box():
     assert scored("a box", [A], "reference").score == 0
     other = item(answer("[[0, 0, 5, 5]]"), json.dumps([A]), truth_size=(20, 20), response_size=(10, 10))
     assert reward_of("vlm_r1", "reference")(other).accuracy == 1, "boxes are scaled to the truth's frame"
+
+
+@pytest.mark.parametrize("truth", [[], [A, A], "x"])
+def test_a_reference_has_one_true_box(truth):
+    for text in (answer(json.dumps([A])), ""):
+        with pytest.raises(DataError, match="truth"):
+            scored(text, truth, "reference")
 
 
 corner = st.integers(0, 20)

@@ -67,9 +67,10 @@ def test_average_precision_falls_with_the_threshold(ours, true):
 
 def test_bleu_by_hand():
     answer, reference = ["the", "red", "car", "stops", "here"], ["the", "red", "car", "is", "here"]
-    # 4 of 5 words; (2 + 1) of (4 + 1) pairs; (1 + 1) of (3 + 1) triples; (0 + 1) of (2 + 1) quadruples; equal lengths.
-    assert bleu(answer, reference, 4) == pytest.approx((4 / 5 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
-    assert bleu(["a", "b"], ["a", "b", "c", "d"], 2) == pytest.approx(sqrt(1 * 2 / 2) * exp(1 - 2))  # half as long
+    # 4 of 5 words; 2 of 4 pairs; 1 of 3 triples; 0.1 instead of 0 of 2 quadruples; equal lengths.
+    assert bleu(answer, reference, 4) == pytest.approx((4 / 5 * 2 / 4 * 1 / 3 * 0.1 / 2) ** 0.25)
+    assert bleu(["a", "b"], ["a", "b", "c", "d"], 2) == pytest.approx(exp(1 - 2))  # half as long
+    assert bleu(["a", "b"], ["a", "b"], 4) == pytest.approx(sqrt(0.1))  # 0.1 of 1 triple and of 1 quadruple
     assert bleu([], reference, 4) == bleu(["x"], reference, 4) == bleu(answer, [], 4) == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.data.build.captions import KINDS, read_kinds, swaps
+from mars.data.build.captions import KINDS, fits, in_case_of, read_kinds, swaps
 from mars.errors import DataError
 from tests.unit.data.build.coloured import build, make_rows
 
@@ -30,6 +30,44 @@ def test_the_table():
     words = [word for kind in KINDS.values() for word in kind]
     assert len(words) == len(set(words))
     assert all(len(kind) > 1 and all(word == word.lower() for word in kind) for kind in KINDS.values())
+
+
+@pytest.mark.parametrize(
+    "text", ["a dog", "An elephant", "an apple", "a red ball", "an oval table", "an airplane", "a car", 'A "bus"']
+)
+def test_grammar_does_not_tell_the_wrong_word(text):
+    """No word of the table has a silent h, or a vowel that is spoken as a consonant."""
+    found = swaps(text, KINDS)
+    assert found
+    for (start, end), words, _ in found:
+        for word in words:
+            before = text[:start].rstrip(' "').split()
+            if before and before[-1].lower() in ("a", "an"):
+                assert (before[-1].lower() == "an") == (word[0] in "aeiou"), text[:start] + word + text[end:]
+
+
+@pytest.mark.parametrize(
+    ("before", "right", "wrong"),
+    [
+        (
+            "a ",
+            ["unicorn", "user", "European", "one-way street", "hat", "union"],
+            ["hour", "apple", "umbrella", "heir"],
+        ),
+        ("an ", ["hour", "honest man", "umbrella", "uninvited guest", "usher"], ["university", "horse", "car"]),
+        ("Vitamin A ", ["car"], []),
+        ("a very ", ["old", "new"], []),
+        ("banana ", ["apple", "car"], []),
+        ("", ["apple", "car"], []),
+    ],
+)
+def test_words_after_an_article(before, right, wrong):
+    assert [word for word in right + wrong if fits(before, word)] == right
+
+
+def test_a_word_of_capitals_stays_one():
+    assert swaps("RED", {"colour": ["red", "blue"]}) == [((0, 3), ["blue"], "colour")]
+    assert [in_case_of(right, "blue") for right in ("RED", "Red", "red", "R")] == ["BLUE", "Blue", "blue", "Blue"]
 
 
 @pytest.mark.parametrize("column", ["answer", "response"])

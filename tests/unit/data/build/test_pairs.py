@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars.data.build.pairs import part_of
+from mars.data.build.pairs import part_of, view_of
 from mars.data.rows.problems import RowError
 from mars.errors import ConfigError, DataError
 from tests.unit.data.build.coloured import SIZE, build, make_rows, plane
@@ -26,7 +26,8 @@ def test_the_angle_is_the_one_of_the_image(tmp_path, sources, shown):
         for i, (one, other) in enumerate(pairs):
             assert (one == other) == (sources != "cross")
             assert np.array_equal(row["pixels"][2 * i], plane(SIZE, blue(number, one)))
-            turned = np.rot90(plane(SIZE, blue(number, other)), int(row["truth"]) // 90)  # counter-clockwise
+            square = plane(SIZE, blue(number, other))[:, 8:40]  # 32 x 32 in the middle of 48 x 32
+            turned = np.rot90(square, int(row["truth"]) // 90)  # counter-clockwise
             assert np.array_equal(row["pixels"][2 * i + 1], turned)
             assert row["extra_info"]["sources"][2 * i : 2 * i + 2] == [one, f"{other}_rotated"]
         assert sources != "visible" or pairs == [["visible", "visible"]]
@@ -67,11 +68,65 @@ def test_two_views_of_a_scene_or_of_two(tmp_path, sources):
         first, second = row["origin"]["sources"]
         assert (row["truth"] == "yes") == (row["origin"]["other"] == number)
         assert (first == second) == (sources != "cross")
-        assert all(view.shape[1] < SIZE[0] and view.shape[0] < SIZE[1] for view in row["pixels"])
+        assert [view.shape for view in row["pixels"]] == [(19, 19, 3)] * 2, "60 % of 32"
         assert row["extra_info"]["sources"] == ["first", "second"]
     truths = [row["truth"] for row in rows]
     assert 4 <= truths.count("yes") <= 12
     assert len({row["origin"]["other"] for row in rows if row["truth"] == "no"}) > 3
+
+
+def test_shapes_and_sizes_tell_nothing(tmp_path):
+    """Both views are squares of 60 % of the shorter side of two rows: this one, and one drawn for yes as for no."""
+    chance = np.random.default_rng(0)
+    shapes = [(64, 48), (48, 64), (64, 43), (60, 60), (64, 36), (120, 90)]
+    sizes = {f"{number:02}.png": shapes[chance.integers(6)] for number in range(30)}
+    (tmp_path / "in").mkdir()
+    for name, (width, height) in sizes.items():
+        pixels = chance.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    rows = build(tmp_path / "out", "contrastive", tmp_path / "in", "--copies", "5")
+    assert len(rows) == 150
+    for row in rows:
+        both = (row["origin"]["row"], row["origin"]["size_from"])
+        side = int(0.6 * min(min(sizes[f"{number:02}.png"]) for number in both))
+        assert [view.shape for view in row["pixels"]] == [(side, side, 3)] * 2
+        assert row["origin"]["size_from"] != row["origin"]["row"]
+        assert row["truth"] == "yes" or row["origin"]["other"] == row["origin"]["size_from"]
+    assert 50 < sum(row["truth"] == "yes" for row in rows) < 100
+
+
+def test_the_shape_of_a_rotated_image_tells_nothing(tmp_path):
+    rows = build(tmp_path / "out", "rotation", make_rows(tmp_path / "in", 8, size=(64, 40)))
+    assert {row["pixels"][1].shape for row in rows} == {(40, 40, 3)}
+
+
+def test_views_of_one_image_overlap():
+    """Also in an image that is much longer than high: both views are of one square of it."""
+    chance = np.random.default_rng(0)
+    image = Image.fromarray(plane((250, 20)))
+    for start in (0.0, 0.5, 1.0):
+        for _ in range(20):
+            view = np.asarray(view_of(image, start, 12, chance))[..., 0].astype(int)
+            assert start * 230 - 1 <= view.min() <= view.max() <= start * 230 + 20
+            assert 9 <= view.max() - view.min() <= 18
+
+
+def test_images_that_give_no_answer(tmp_path):
+    source = make_rows(tmp_path / "in", 2, sources=("visible",), size=(64, 64))
+    same = {
+        "rotation": np.rot90(plane((64, 64)), 2) // 2 + plane((64, 64)) // 2,
+        "position": np.tile(plane((32, 32)), (2, 2, 1)),
+    }
+    flat = np.full((64, 64, 3), 9, dtype=np.uint8)
+    for task, message in (
+        ("rotation", "the same when it is rotated"),
+        ("position", "has one colour, or is in several"),
+    ):
+        for image in (same[task], flat):
+            for row in range(2):
+                Image.fromarray(image).save(tmp_path / "in" / f"{row}_visible.png")
+            with pytest.raises(DataError, match=message):
+                build(tmp_path / task, task, source)
 
 
 def test_each_view_is_of_its_own_scene(tmp_path):

@@ -10,12 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mars.data.build.perturb import beside, fitted, mixed, moved, rotated
+from mars.data.build.moving import moved
+from mars.data.build.perturb import beside, fitted, mixed, rotated
+from mars.data.convert.eval_json import read_json_rows
+from mars.data.rows.dataset import read_prompts
 from mars.data.rows.problems import RowError
-from mars.errors import ConfigError
+from mars.errors import ConfigError, DataError
+from mars.rewards.grounding import read_truth
+from mars.types import ImageRef, Message, Prompt, RewardInput, Source
 from tests.unit.data.build.coloured import SIZE, build, make_rows, plane
-
-WHOLE = (1.0, 1.0)
+from tests.unit.recipes.recipe_files import module_of
 
 
 def painted(size, box) -> Image.Image:
@@ -86,19 +90,134 @@ def test_fitting_into_a_frame(frame, box):
     assert move((2, 5, 10, 10)) == box == dark(image)
 
 
-def test_boxes_of_truths():
-    def twice(box):
-        return tuple(2 * side + 0.123 for side in box)
+def row_of(truth, **extra_info) -> Prompt:
+    source = Source("image", ImageRef("a.png", (48, 32)))
+    return Prompt("0", "rows:0", "rows", (Message("user", "<image>What?"),), (source,), truth, extra_info)
 
-    assert moved("[[0, 1, 2, 3]]", twice, WHOLE) == "[[0.12, 2.12, 4.12, 6.12]]"
-    assert moved('{"bbox_2d": [0, 1, 2, 3], "label": "x"}', lambda box: box, (0.5, 2.0)) == (
-        '{"bbox_2d": [0, 2, 1, 6], "label": "x"}'
-    )
-    assert moved("[]", twice, WHOLE) == "[]"
-    assert moved("two cars", twice, WHOLE) == "two cars"
-    for bad in ("[[1, 2, 3]]", '[{"box": [1, 2, 3, 4]}]', "[1, 2, 3, 4]", "[[1, 2, 3, true]]", "[", '[["1", 2, 3, 4]]'):
-        with pytest.raises(RowError):
-            moved(bad, twice, WHOLE)
+
+def twice(box):
+    return tuple(2 * side + 0.123 for side in box)
+
+
+def stay(box):
+    return box
+
+
+def test_boxes_of_truths():
+    assert moved(row_of("[[0, 1, 2, 3]]"), twice) == "[[0.12, 2.12, 4.12, 6.12]]"
+    labelled = '{"bbox_2d": [0, 1, 2, 3], "label": "x", "number": 3}'
+    assert moved(row_of(labelled), stay) == labelled
+    assert moved(row_of("[]"), twice) == "[]"
+    assert moved(row_of("two cars"), twice) == "two cars"
+    # 250 of 1000 of 48 pixels are 12, of 32 pixels 8.
+    assert moved(row_of("[[250, 250, 500, 500]]", box_space="norm_1000"), stay) == "[[12, 8, 24, 16]]"
+
+
+@pytest.mark.parametrize(
+    ("truth", "right"),
+    [
+        ("[1, 2, 11, 12]", "[2, 37, 12, 47]"),
+        ("```json\n[[1, 2, 11, 12]]\n```", "[[2, 37, 12, 47]]"),
+        ("```\n[[1, 2, 11, 12]]\n```", "[[2, 37, 12, 47]]"),
+        ("<answer>```json\n[[1, 2, 11, 12]]\n```</answer>", "[[2, 37, 12, 47]]"),
+        ("<think>one</think><answer>[[1, 2, 11, 12]]</answer>", "[[2, 37, 12, 47]]"),
+        ('\n {"bbox_2d": [1, 2, 11, 12]}', '{"bbox_2d": [2, 37, 12, 47]}'),
+    ],
+)
+def test_boxes_move_in_every_form_that_rewards_read(truth, right):
+    """By 90 degrees (x, y) of a 48 x 32 image goes to (y, 48 - x): 2 to 12, and 48 - 11 = 37 to 47."""
+    _, move = rotated(Image.fromarray(plane()), 90)
+    assert json.loads(moved(row_of(truth), move)) == json.loads(right)
+    assert read_truth(truth) == [(1, 2, 11, 12)], "the reward reads it"
+
+
+BAD = ["[[NaN, 1, 2, 3]]", "[[1e400, 1, 2, 3]]", "[[Infinity, 1, 2, 3]]", f"[[{10**400}, 1, 2, 3]]"]
+BAD += [f"[[{'1' * 5000}, 1, 2, 3]]", "[[11, 12, 1, 2]]", "[[1, 2, 300, 12]]", "[[-40, 2, -10, 12]]", "[[1, 2, 3]]"]
+BAD += ['[{"box": [1, 2, 3, 4]}]', "[[1, 2, 3, true]]", "[", '[["1", 2, 3, 4]]', "```json\n[[1, 2]]\n```", "[red]"]
+
+
+@pytest.mark.parametrize("change", ["rotation", "distractor"])
+def test_a_malformed_truth_is_its_rows_problem_and_never_becomes_a_valid_one(tmp_path, change):
+    source = make_rows(tmp_path / "in", len(BAD) + 1, sources=("image",))
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    for row, truth in zip(rows, BAD, strict=False):
+        row["answer"] = truth
+    source.write_text("\n".join(map(json.dumps, rows)))
+    more = ["--right-angles"] if change == "rotation" else ["--side", "left"]
+    built = build(tmp_path / "out", "perturb", source, "--change", change, *more)
+    assert [row["truth"] for row in built] == ["nothing"]
+    metadata = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert metadata["splits"]["train"]["dropped"] == {"truth": len(BAD)}
+
+
+def test_a_distractor_is_never_wider_than_the_image():
+    wide = Image.new("RGB", (400, 10), (200, 0, 0))
+    both, _ = beside(Image.new("RGB", (40, 20)), wide, left=False)
+    assert both.size == (80, 20), "400 x 10 would be 800 x 20; it becomes 40 x 1 in the middle of white"
+    assert (np.asarray(both)[:8, 40:] == 255).all()
+    assert (np.asarray(both)[9:10, 40:] == (200, 0, 0)).all()
+
+
+@pytest.mark.parametrize("change", ["distractor", "rotation"])
+def test_what_would_be_too_large_is_refused_before_it_is_made(monkeypatch, change):
+    """As if an image could have 3000 pixels: 48 x 32 has 1536, but 96 x 32 has 3072, and 57 x 57 (45 degrees) 3249."""
+    monkeypatch.setattr("mars.data.build.scenes.MAX_PIXELS", 3000)
+    image = Image.fromarray(plane())
+    assert rotated(image, 90)[0].size == (32, 48)
+    for maker in ("new", "Image.rotate"):
+        monkeypatch.setattr(f"PIL.Image.{maker}", lambda *args, **more: pytest.fail("it was made"))
+    with pytest.raises(RowError, match=r"would have .* and 3000 pixels") as caught:
+        beside(image, image, left=True) if change == "distractor" else rotated(image, 45)
+    assert caught.value.reason == "image_size"
+
+
+FIELDS = {"facts": ["a red car"], "map": {"lines": {"Line 1 (East)": ["A", "B"]}}, "caption": "A car.", "none": None}
+
+
+@pytest.mark.parametrize("change", ["distractor", "rotation", "mixup"])
+def test_fields_of_the_reward_and_examples_stay(tmp_path, change):
+    texts = {"answer": "yes", "response": "<answer>yes</answer>", "mono_responses": {"infrared": "<answer>no</answer>"}}
+    extra = {**FIELDS, "boxes": [[4, 6, 20, 16]]}
+    more = ["--side", "left"] if change == "distractor" else []
+    for fields, kept in ((FIELDS, True), (extra, False)):
+        source = make_rows(tmp_path / f"in{kept}", 3, extra_info=fields, **texts)
+        build(tmp_path / f"out{kept}", "perturb", source, "--change", change, *more)
+        read = read_prompts(
+            [str(tmp_path / f"out{kept}" / "train.parquet")], None, lambda _: None, read_json=read_json_rows
+        )
+        for prompt in read.usable:
+            found = prompt.extra_info
+            assert {name: found.get(name) for name in FIELDS} == FIELDS
+            # A box that moves may be in the example.
+            assert (prompt.response, prompt.mono_responses) == (
+                (texts["response"], texts["mono_responses"]) if kept else (None, {})
+            )
+            if not kept and change == "distractor":  # 48 pixels of the other image are on the left
+                assert found["boxes"] == [[52, 6, 68, 16]]
+            assert perception_facts(prompt) == ("a red car",)
+        assert len(read.usable) == 3
+
+
+def perception_facts(prompt: Prompt) -> tuple[str, ...]:
+    item = RewardInput(prompt.data_source, None, "", prompt.truth, None, None, prompt.extra_info)
+    return module_of("perception_r1").facts_of(item)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"boxes": [[1, 2, 3]]}, "extra_info.boxes: box 1 of 1 is not four numbers"),
+        ({"boxes": 3}, "extra_info.boxes: not a list of boxes"),
+        ({"bbox": "[[1, 2, 300, 4]]"}, "extra_info.bbox: box 1 of 1 is outside the image"),
+        ({"points": [[1, 2]]}, "extra_info.points: cannot be moved"),
+    ],
+)
+def test_places_that_cannot_be_moved_are_refused(tmp_path, fields, message):
+    source = make_rows(tmp_path / "in", 2, extra_info=fields)
+    with pytest.raises(DataError, match=message):
+        build(tmp_path / "out", "perturb", source, "--change", "rotation")
+    if "points" in fields:
+        assert len(build(tmp_path / "out", "perturb", source, "--change", "mixup")) == 2, "nothing moves"
 
 
 TRUTH = json.dumps([{"bbox_2d": [4, 6, 20, 16], "label": "car"}])

@@ -206,6 +206,9 @@ def test_declared_encodings(folder):
         ({"extra_info": {"image_sizes": [[32, 24]]}}, "one [width, height] for each"),
         ({"extra_info": {"box_space": "inches"}}, "'inches'"),
         ({"extra_info": "none"}, "extra_info must be a mapping"),
+        ({"extra_info": {"more_fields": "[1]"}}, "more_fields must be the JSON text of a mapping; got '[1]'"),
+        ({"extra_info": {"more_fields": "{"}}, "more_fields must be the JSON text of a mapping"),
+        ({"extra_info": {"more_fields": {"a": 1}}}, "more_fields must be the JSON text of a mapping"),
         ({"data_source": 5}, "data_source must be a text"),
         ({"images": ["img/v0.png", None]}, "needs a path or bytes"),
         ({"images": ["img/v0.png", ""]}, "needs a path or bytes"),
@@ -235,6 +238,18 @@ def test_a_bad_line_is_named_and_blank_lines_are_none(folder, line):
     kept = load(file, policy="drop")
     assert [prompt.row for prompt in kept.prompts] == [f"{file}:0", f"{file}:4"]
     assert kept.dropped == {"json": 1}
+
+
+def test_fields_as_json_text_count_as_fields_of_extra_info(folder):
+    """Rows of a parquet file share the fields of a struct; a mapping in a text keeps its own keys."""
+    extra = [
+        {"more_fields": json.dumps({"map": {key: 1}, "id": "7"}), "id": own} for key, own in (("A", None), ("B", "8"))
+    ]
+    loaded = load(parquet(folder, [verl_row(extra_info=one) for one in extra]))
+    assert [prompt.extra_info for prompt in loaded.prompts] == [
+        {"map": {"A": 1}, "id": "7"},
+        {"map": {"B": 1}, "id": "8"},
+    ]
 
 
 def test_a_link_out_of_the_image_root_is_refused_and_one_inside_is_not(folder):

@@ -1,0 +1,104 @@
+"""Boxes that are moved with the image that they are in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from mars.data.rows.problems import RowError
+from mars.rewards.built_in import default_for
+from mars.rewards.grounding import check_truth, read_truth
+from mars.rewards.parsing import is_four_numbers, load_json, parse_truth
+from mars.types import Prompt
+
+READ_FIELDS = ("id", "index", "split", "sources", "image_sizes", "box_space", "choices", "encodings")
+WRITTEN_FIELDS = (*READ_FIELDS, "origin", "more_fields")  # those that every built row gets anew
+BOXES = ("boxes", "bboxes", "bbox", "box", "bbox_2d")
+PLACES = ("points", "point", "keypoints", "masks", "mask", "polygons", "polygon", "segmentation")
+Box = tuple[float, float, float, float]
+Size = tuple[int, int]
+Move = Callable[[Box], Box]
+"""A box in the pixels of the image -> the same box in those of the changed image."""
+
+
+def moved(prompt: Prompt, move: Move) -> str:
+    """The truth of a row with its boxes moved, which are in the frame of its first image; one without boxes as it is.
+
+    Boxes in any form that the rewards read become JSON text. Raises RowError for a truth that they would refuse.
+    """
+    if not has_boxes(prompt.truth):
+        return prompt.truth
+    size = prompt.sources[0].image.size
+    if prompt.extra_info.get("box_space") == "norm_1000":
+        return moved_boxes(prompt.truth, move, size, (1000, 1000))
+    return moved_boxes(prompt.truth, move, size, size)
+
+
+def has_boxes(truth: str) -> bool:
+    """Whether the rewards read a truth as boxes, well formed or not: bare, in tags, or in a fence."""
+    inside = parse_truth(truth).boxes_text or ""
+    return inside.lstrip().startswith(("[", "{")) or default_for(truth) == "grounding"
+
+
+def moved_fields(prompt: Prompt, move: Move) -> dict[str, Any]:
+    """The fields of extra_info that only a reward reads: those of BOXES are moved, the others stay.
+
+    Boxes are in pixels of the first image. Raises RowError for malformed boxes, for other places (PLACES) that would
+    have to be moved, and for a value that JSON cannot hold.
+    """
+    fields = {
+        name: value for name, value in prompt.extra_info.items() if name not in WRITTEN_FIELDS and value is not None
+    }
+    size = prompt.sources[0].image.size
+    some = (0.0, 0.0, size[0] / 3, size[1] / 5)
+    for name in fields.keys() & set(PLACES):
+        if move(some) != some:
+            raise RowError("extra_info", f"extra_info.{name}: cannot be moved with the image; remove it, or give boxes")
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RowError("extra_info", f"extra_info: cannot be written as JSON: {error}") from error
+    for name in fields.keys() & set(BOXES):
+        given = fields[name]
+        try:
+            text = moved_boxes(given if isinstance(given, str) else json.dumps(given), move, size, size)
+        except RowError as error:
+            detail = str(error).removeprefix("truth: ")
+            raise RowError("extra_info", f"extra_info.{name}: {detail}; it is moved with the image") from error
+        fields[name] = text if isinstance(given, str) else json.loads(text)
+    return fields
+
+
+def moved_boxes(truth: str, move: Move, size: Size, frame: Size) -> str:
+    """JSON text of the boxes of a truth, moved; other fields of an entry stay.
+
+    size: of the image, in pixels. frame: (width, height) of what the boxes of `truth` are in. Boxes become pixels of
+    the changed image, with two decimals, or whole ones. Raises RowError for a truth that the rewards would refuse.
+
+    >>> moved_boxes('[{"bbox_2d": [0, 0, 500, 200], "label": "car"}]', lambda box: box, (40, 20), (1000, 1000))
+    '[{"bbox_2d": [0, 0, 20, 4], "label": "car"}]'
+    """
+    problem = check_truth(truth, {}, frame)
+    if problem is not None:
+        raise RowError("truth", problem)
+    text = parse_truth(truth).boxes_text or ""
+    try:
+        given = json.loads(text)  # unlike `load_json`, leaves whole numbers of other fields whole
+    except ValueError as error:
+        raise RowError("truth", f"truth: {error}") from error
+    is_one = isinstance(given, dict) or is_four_numbers(load_json(text))
+    x, y = size[0] / frame[0], size[1] / frame[1]
+    boxes = [move((box[0] * x, box[1] * y, box[2] * x, box[3] * y)) for box in read_truth(truth)]
+    found = [_with_box(entry, box) for entry, box in zip([given] if is_one else given, boxes, strict=True)]
+    return json.dumps(found[0] if is_one else found, ensure_ascii=False)
+
+
+def _with_box(entry: Any, box: Box) -> Any:
+    numbers = [_short(number) for number in box]
+    return {**entry, "bbox_2d": numbers} if isinstance(entry, dict) else numbers
+
+
+def _short(number: float) -> int | float:
+    rounded = round(number, 2)
+    return int(rounded) if rounded.is_integer() else rounded
