@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.errors import ConfigError
 from mars.hooks.prompt_sampler import SampledRounds
 from tests.builders import make_prompt
 from tests.unit.recipes.sampler_runs import PROMPTS, SAMPLERS, SETUP, observed, rounds_of, run, sampler_of
@@ -105,12 +104,6 @@ def test_rounds_differ_and_so_do_seeds(folder, experiment):
 
     assert batches(1) == batches(1) != batches(2)
     assert len({tuple(batch) for batch in batches(1)}) > 4
-
-
-@samplers
-def test_mixing_weights_are_refused_before_the_run(folder, experiment):
-    with pytest.raises(ConfigError, match=r"^data\.weights: \w+ draws from all files together; got \[1\.0, 2\.0\]"):
-        rounds_of(folder, experiment, replace(SETUP, weights=(1.0, 2.0)))
 
 
 def test_samplers_are_found():
