@@ -8,6 +8,7 @@ from hashlib import blake2b
 
 import numpy as np
 
+from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
 from mars.types import Prompt, PromptRollouts
 
@@ -18,11 +19,16 @@ class PromptTable:
     """All training prompts, each with a place from 0 on, so that a sampler keeps its numbers in arrays.
 
     A sampler that draws at random from all files together cannot follow `data.weights` and `data.shuffle=false`; its
-    file says so with `AT_RANDOM` among its `NEEDS`.
+    file says so with `AT_RANDOM` among its `NEEDS`. Raises ConfigError for fewer prompts than a step has.
     """
 
     def __init__(self, setup: SamplerSetup) -> None:
         by_id = {prompt.prompt_id: prompt for prompts in setup.sets for prompt in prompts}
+        if len(by_id) < setup.prompts_per_step:
+            raise ConfigError(
+                f"data.prompts_per_step: a step cannot hold the same prompt twice; got {setup.prompts_per_step} "
+                f"with {len(by_id)} prompts in the data; set it to {len(by_id)} or less, or add data"
+            )
         self.prompts = tuple(by_id.values())
         self._places = {prompt_id: place for place, prompt_id in enumerate(by_id)}
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.sampler_tools import PromptTable, draw_without_replacement, generator, right_share
 from mars.types import RewardResult
@@ -30,6 +33,12 @@ def test_prompts_of_all_files_have_places():
     assert [table.place(prompt) for prompt in PROMPTS] == [0, 1, 2, 3, 4]
     assert table.places(["p3", "gone", "p0"]) == [3, None, 0]
     assert table.readable({"p1", "gone"}).tolist() == [True, False, True, True, True]
+
+
+def test_fewer_prompts_than_a_step_has_are_refused():
+    problem = r"^data\.prompts_per_step: a step cannot hold the same prompt twice; got 6 with 5 prompts in the data; "
+    with pytest.raises(ConfigError, match=problem):
+        PromptTable(replace(SETUP, prompts_per_step=6))
 
 
 def test_draws_are_in_proportion_to_the_weights_that_are_left():

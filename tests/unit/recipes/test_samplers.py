@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars.errors import ConfigError
 from mars.hooks.prompt_sampler import SampledRounds
 from tests.builders import make_prompt
 from tests.unit.recipes.sampler_runs import PROMPTS, SAMPLERS, SETUP, observed, rounds_of, run, sampler_of
@@ -104,6 +105,13 @@ def test_rounds_differ_and_so_do_seeds(folder, experiment):
 
     assert batches(1) == batches(1) != batches(2)
     assert len({tuple(batch) for batch in batches(1)}) > 4
+
+
+@samplers
+def test_fewer_prompts_than_a_step_has_are_refused_before_the_run(folder, experiment):
+    assert len(rounds_of(folder, experiment, replace(SETUP, prompts_per_step=len(PROMPTS))).batch(0)) == len(PROMPTS)
+    with pytest.raises(ConfigError, match=r"^data\.prompts_per_step: .* got 11 with 10 prompts"):
+        rounds_of(folder, experiment, replace(SETUP, prompts_per_step=len(PROMPTS) + 1))
 
 
 def test_samplers_are_found():
