@@ -102,6 +102,7 @@ class _Ahead:
     quarantine: Quarantine
     metrics: Mapping[str, int | float]
     hooks: str | None
+    surplus: int = 0
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -116,6 +117,7 @@ class _Head:
     logged: bool
     hooks: str | None
     ahead: _Ahead | None
+    surplus: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,15 +144,9 @@ def state_lines(state: RunState) -> Iterator[bytes]:
     """
     sampling, ahead = state.sampling, state.sampling.ahead
     of_ahead = None if ahead is None else _head_of(ahead)
+    numbers, metrics = (state.step, sampling.round, len(sampling.carried)), _plain(state.metrics)
     head = _Head(
-        state.step,
-        sampling.round,
-        len(sampling.carried),
-        sampling.quarantine,
-        _plain(state.metrics),
-        state.logged,
-        sampling.hooks,
-        of_ahead,
+        *numbers, sampling.quarantine, metrics, state.logged, sampling.hooks, of_ahead, surplus=sampling.surplus
     )
     yield _HEAD.dump_json(head) + b"\n"
     for item in sampling.carried:
@@ -170,7 +166,7 @@ def _line(item: _Groups) -> bytes:
 def _head_of(ahead: Sampled) -> _Ahead:
     state = ahead.state
     numbers = len(ahead.rollouts), len(ahead.kept), len(state.carried)
-    return _Ahead(*numbers, state.round, state.quarantine, _plain(ahead.metrics), state.hooks)
+    return _Ahead(*numbers, state.round, state.quarantine, _plain(ahead.metrics), state.hooks, state.surplus)
 
 
 def _plain(metrics: Mapping[str, int | float]) -> dict[str, int | float]:
@@ -278,9 +274,10 @@ def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState
         # The step ahead carries on only prompts that it sampled, so their rollouts are in `fresh` although `carried` is
         # True.
         beyond = _sampled(kept, fresh, fresh)
-        state = SamplingState(head.ahead.round, beyond, head.ahead.quarantine, hooks=head.ahead.hooks)
+        after = head.ahead
+        state = SamplingState(after.round, beyond, after.quarantine, hooks=after.hooks, surplus=after.surplus)
         ahead = Sampled(of_ahead, trained, state, head.ahead.metrics)
-    sampling = SamplingState(head.round, carried, head.quarantine, ahead=ahead, hooks=head.hooks)
+    sampling = SamplingState(head.round, carried, head.quarantine, ahead=ahead, hooks=head.hooks, surplus=head.surplus)
     return RunState(head.step, sampling, head.metrics, head.logged)
 
 

@@ -140,7 +140,7 @@ class StepHooks:
         return found["sampler"]
 
     def _facts(self, named: Named[Any], step: int) -> StepFacts:
-        return StepFacts(step, (step - 1) / self.num_steps, self._settings(named, step))
+        return StepFacts(step, min(step - 1, self.num_steps - 1) / self.num_steps, self._settings(named, step))
 
     def _settings(self, named: Named[Any], step: int) -> Any:
         prefix = f"{SETTINGS}{named.name.partition(':')[0]}."
