@@ -90,9 +90,10 @@ def settings_name(spec: str) -> str:
 def hooks_of_run(config: TrainConfig, num_steps: int) -> StepHooks:
     """`load_step_hooks` of a configuration whose recipe is `resolved`."""
     algorithm = config.algorithm
-    return load_step_hooks(
+    hooks = load_step_hooks(
         config.recipe, algorithm.part_weights, num_steps, config.ramps, with_reference=algorithm.loads_reference
     )
+    return replace(hooks, seed=config.run.seed)
 
 
 def load_step_hooks(
