@@ -109,6 +109,7 @@ class SeeingTokens:
     def _dependencies(self, facts: TokenFacts) -> tuple[Tensor, Tensor]:
         """Of tokens, [T], and their mean in each response, [S]."""
         found = capped_k3(facts.old, facts.extra["masked"], facts.now("vppo", self.settings).cap)
+        found = torch.where(facts.with_images, found, 0.0)
         return found, facts.layout.sum_by_sequence(found) / facts.layout.lengths().clamp(min=1)
 
     def measure(self, facts: TokenFacts) -> Mapping[str, Measured]:

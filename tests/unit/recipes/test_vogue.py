@@ -74,7 +74,8 @@ def facts_of(clean, noisy, off_policy, mask, settings=None):
     return TokenFacts(
         logprobs=torch.tensor(clean), old=torch.tensor(clean), reference=None, entropy=torch.full((count,), 2.0),
         extra={"noisy": torch.tensor(noisy)}, advantages=torch.full((count,), -1.5),
-        off_policy=torch.tensor(off_policy, dtype=torch.bool), layout=layout, settings=settings or {},
+        off_policy=torch.tensor(off_policy, dtype=torch.bool), with_images=torch.tensor(mask, dtype=torch.bool),
+        layout=layout, settings=settings or {},
     )  # fmt: skip
 
 

@@ -62,6 +62,15 @@ def test_the_terms_by_hand(process_group):
     )
 
 
+def test_a_prompt_without_images_depends_on_none(process_group):
+    """Log-probs of its pass differ by rounding, or by the weights: of two tokens the first stays all the same."""
+    old = torch.tensor([-1.0, -1.0, -1.0])
+    facts = facts_of(old, old + torch.tensor([0.0, 1e-3, 2.0]), [2, 1], with_images=[False, True])
+    terms, totals = applied(facts)
+    assert terms.pg_weights.tolist() == [1, 0, 1]
+    assert totals["low"] == 0
+
+
 def test_settings_of_the_step_are_those_of_its_ramps(process_group):
     """Three tokens with dependency 0 to 2; with a share of 1 all stay."""
     old = torch.tensor([-1.0, -1.0, -1.0])
