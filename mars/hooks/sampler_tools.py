@@ -16,7 +16,8 @@ from mars.types import Prompt, PromptRollouts
 class PromptTable:
     """All training prompts, each with a place from 0 on, so that a sampler keeps its numbers in arrays.
 
-    Raises ConfigError for `data.weights` and for `data.shuffle=false`, which such a sampler cannot follow.
+    Raises ConfigError for `data.weights` and for `data.shuffle=false`, which such a sampler cannot follow, and for
+    fewer prompts than a step has.
     """
 
     def __init__(self, setup: SamplerSetup, name: str) -> None:
@@ -27,6 +28,11 @@ class PromptTable:
         if not setup.shuffle:
             raise ConfigError(f"data.shuffle: {name} draws at random; got false; set it to true")
         by_id = {prompt.prompt_id: prompt for prompts in setup.sets for prompt in prompts}
+        if len(by_id) < setup.prompts_per_step:
+            raise ConfigError(
+                f"data.prompts_per_step: a step cannot hold the same prompt twice; got {setup.prompts_per_step} "
+                f"with {len(by_id)} prompts in the data; set it to {len(by_id)} or less, or add data"
+            )
         self.prompts = tuple(by_id.values())
         self._places = {prompt_id: place for place, prompt_id in enumerate(by_id)}
 

@@ -43,9 +43,10 @@ _VERDICT = re.compile(r"(?<!\d)[01](?!\d)")
 
 @dataclass(frozen=True)
 class Settings:
-    """deviations: advantages that are farther than this from the mean of the step, in standard deviations, become 0.
+    """deviations: advantages whose z is above this or below minus this become 0.
 
-    subtract_mean: whether the others lose the mean of the step, besides being divided by its standard deviation.
+    subtract_mean: whether z is the distance to the mean of the step in standard deviations, as in the original. If
+    false, z is the advantage divided by the root mean square of the step.
     """
 
     deviations: float
@@ -104,10 +105,10 @@ def judge() -> Judge:
 
 
 class AdvantageFilter:
-    """Divides the advantages of a step by their standard deviation, and sets those to 0 that are far from the mean.
+    """The advantages of a step become their z, or 0 if that is large: see `filtered`.
 
-    Responses of weight 0 are left out of mean and deviation. Weights stay, so the tokens of a response whose advantage
-    is 0 still count in the loss's denominator.
+    Responses of weight 0 are left out of mean and root mean square. Weights stay, so the tokens of a response whose
+    advantage is 0 still count in the loss's denominator.
     """
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
@@ -122,16 +123,19 @@ class AdvantageFilter:
 
 
 def filtered(values: torch.Tensor, counted: torch.Tensor, settings: Settings) -> torch.Tensor:
-    """z = (values - mean) / std, with both over the counted values, std with N; 0 where |z| is above the deviations.
+    """z = (values - c) / sqrt(mean((values - c)^2)); 0 where |z| is above the deviations.
 
-    All 0 if the counted values hardly differ.
+    c: the mean if `subtract_mean`, so that the root is the standard deviation; else 0. A standard deviation alone could
+    be far smaller than the values, and z of any size. Both means are over the counted values. All 0 if the root is 0.
 
     >>> filtered(torch.tensor([0.0, 0.0, 0.0, 8.0]), torch.tensor([True] * 4), Settings(1.5, subtract_mean=False))
     tensor([0., 0., 0., 0.])
     """
     chosen = values[counted]
-    if not len(chosen) or float(chosen.max() - chosen.min()) <= SCORE_TOLERANCE:
+    if not len(chosen):
         return torch.zeros_like(values)
-    mean, std = chosen.mean(), chosen.std(correction=0)
-    far = ((values - mean) / std).abs() > settings.deviations
-    return torch.where(far, 0.0, (values - mean if settings.subtract_mean else values) / std)
+    centre = chosen.mean() if settings.subtract_mean else 0.0
+    if float((chosen - centre).abs().max()) <= SCORE_TOLERANCE:
+        return torch.zeros_like(values)
+    z = (values - centre) / (chosen - centre).square().mean().sqrt()
+    return torch.where(z.abs() > settings.deviations, 0.0, z)

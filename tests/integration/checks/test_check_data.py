@@ -55,6 +55,15 @@ def test_a_good_file(folder, check, tiny, world):
     assert sum(int(line.split()[-1]) for line in text.splitlines() if re.match(r"  \d+ - ", line)) == 4
 
 
+def test_rows_of_a_users_reward_are_checked_by_the_function_beside_it(folder, check):
+    lines = {"Red": ["A", "B"]}
+    facts = {"kind": "planning", "difficulty": "easy", "lines": lines, "start": "A", "end": "B", "transfers": 0}
+    rows = [row(0, map=facts), row(1, map={**facts, "transfers": -3}), row(2), row(3, map={**facts, "lines": {}})]
+    _, message = check(write(folder, rows), "reward.function=recipe/rewardmap/functions.py:score")
+    assert re.findall(r"train\.jsonl:(\d) +truth +extra_info\.map", message) == ["1", "2", "3"]
+    assert "extra_info.map.transfers: got -3; give a whole number" in message
+
+
 def test_a_source_has_the_tokens_of_its_own_budget(folder, check):
     rows = [row(0, 1, sources=["visible", "infrared"]), row(2, 3, sources=["visible", "infrared"])]
     text, message = check(write(folder, rows), "data.source_image_pixels={infrared: [25088, 50176]}")

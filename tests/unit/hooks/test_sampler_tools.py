@@ -43,9 +43,13 @@ def test_prompts_of_all_files_have_places():
             r"^data\.weights: own draws from all files together; got \[1\.0, 2\.0\]; set it to n",
         ),
         ({"shuffle": False}, r"^data\.shuffle: own draws at random; got false; set it to true$"),
+        (
+            {"prompts_per_step": 6},
+            r"^data\.prompts_per_step: a step cannot hold the same prompt twice; got 6 with 5 prompts in the data; ",
+        ),
     ],
 )
-def test_an_order_that_it_cannot_follow_is_refused(change, message):
+def test_what_it_cannot_follow_is_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         PromptTable(replace(SETUP, **change), "own")
 

@@ -84,7 +84,7 @@ def test_a_rate_from_before_training_is_where_the_moving_average_begins():
 
 @pytest.mark.parametrize("extra_info", [{}, {"rate": 1.1}, {"rate": "0.5"}, {"rate": True}, {"rate": float("nan")}])
 def test_a_row_without_a_rate_is_refused(extra_info):
-    setup = replace(SETUP, sets=((make_prompt("a", extra_info=extra_info),),))
+    setup = replace(SETUP, sets=((make_prompt("a", extra_info=extra_info),),), prompts_per_step=1)
     with pytest.raises(
         ConfigError, match=r"pass_rate: rows\.jsonl:a has no number from 0 to 1 in extra_info\.rate; got"
     ):

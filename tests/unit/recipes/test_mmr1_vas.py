@@ -202,7 +202,7 @@ def test_settings_that_cannot_work_are_refused(changes, message):
         RECIPE.Settings(**asdict(SETTINGS) | changes)
 
 
-def test_fewer_prompts_than_a_step_has_give_a_smaller_batch():
-    setup = replace(SETUP, sets=((make_prompt("a"), make_prompt("b")),), prompts_per_step=5)
-    assert sorted(names(sampler(setup).batch(0, frozenset()))) == ["a", "b"]
-    assert sampler(setup).batch(0, frozenset({"a", "b"})) == []
+def test_prompts_that_cannot_be_read_make_a_batch_smaller():
+    setup = replace(SETUP, sets=((make_prompt("a"), make_prompt("b"), make_prompt("c")),), prompts_per_step=3)
+    assert sorted(names(sampler(setup).batch(0, frozenset({"c"})))) == ["a", "b"]
+    assert sampler(setup).batch(0, frozenset({"a", "b", "c"})) == []

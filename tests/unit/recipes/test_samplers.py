@@ -113,6 +113,13 @@ def test_mixing_weights_are_refused_before_the_run(folder, experiment):
         rounds_of(folder, experiment, replace(SETUP, weights=(1.0, 2.0)))
 
 
+@samplers
+def test_fewer_prompts_than_a_step_has_are_refused_before_the_run(folder, experiment):
+    assert len(rounds_of(folder, experiment, replace(SETUP, prompts_per_step=len(PROMPTS))).batch(0)) == len(PROMPTS)
+    with pytest.raises(ConfigError, match=r"^data\.prompts_per_step: .* got 11 with 10 prompts"):
+        rounds_of(folder, experiment, replace(SETUP, prompts_per_step=len(PROMPTS) + 1))
+
+
 def test_samplers_are_found():
     assert {"vade", "mmr1_vas", "glm_rlcs"} <= {folder.name for folder, _ in SAMPLERS}
     assert isinstance(rounds_of(*SAMPLERS[0]), SampledRounds)

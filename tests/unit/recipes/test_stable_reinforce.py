@@ -79,9 +79,11 @@ def test_the_filter_by_hand():
     z = -1 / 15**0.5
     assert filtered(values) == pytest.approx([z] * 15 + [0])
     assert filtered(values, replace(PAPER, deviations=3.9)) == pytest.approx([z] * 15 + [15 / 15**0.5])
-    assert filtered([1.0, 3.0], replace(PAPER, subtract_mean=False)) == pytest.approx([1, 3])
+    root = ((1 + 9) / 2) ** 0.5
+    assert filtered([1.0, 3.0], replace(PAPER, subtract_mean=False)) == pytest.approx([1 / root, 3 / root])
     assert filtered([1.0, 3.0]) == pytest.approx([-1, 1])
     assert (filtered([2.0, 2.0]), filtered([2.0])) == ([0, 0], [0])
+    assert filtered([0.0, 0.0], replace(PAPER, subtract_mean=False)) == [0, 0]
     assert filtered([]) == []
 
 
@@ -94,14 +96,33 @@ def test_the_filter_agrees_with_numpy(drawn, deviations, subtract_mean):
     values, weights = [value for value, _ in drawn], [float(counted) for _, counted in drawn]
     counted = np.array([value for value, weight in zip(values, weights, strict=True) if weight])
     found = filtered(values, RECIPE.Settings(deviations, subtract_mean), weights)
-    if len(counted) < 2 or np.ptp(counted) == 0:
+    centre = counted.mean() if subtract_mean and len(counted) else 0.0
+    root = np.linalg.norm(counted - centre) / max(len(counted), 1) ** 0.5
+    if root < 1e-9:
         assert found == [0] * len(values)
         return
     for value, got in zip(values, found, strict=True):
-        z = (value - np.mean(counted)) / np.std(counted)
+        z = (value - centre) / root
         if abs(abs(z) - deviations) > 1e-9:
-            kept = z if subtract_mean else value / np.std(counted)
-            assert got == pytest.approx(0 if abs(z) > deviations else kept)
+            assert got == pytest.approx(0 if abs(z) > deviations else z)
+
+
+def test_alike_advantages_of_anchored_groups_stay_of_size_1():
+    """63 prompts whose responses are all right, and one with a little less: their standard deviation is near 0."""
+    right = [make_rollouts(f"p{i}", [1.5] * 4, s0=[0.5], s1=[0.5]) for i in range(63)]
+    base = advantages_of([*right, make_rollouts("q", [1.5, 1.5, 1.5, 1.0], s0=[0.5], s1=[0.5])])
+    with_anchors = replace(PAPER, subtract_mean=False)
+    found = RECIPE.AdvantageFilter()(base, [], StepFacts(1, 0.0, with_anchors)).values
+    assert found.abs().max() <= 3
+    assert found[: 63 * 4].tolist() == pytest.approx([1] * 63 * 4, rel=0.02)
+
+
+@given(st.lists(st.floats(-5, 5), max_size=20), st.floats(0.5, 4), st.booleans())
+@example([0.9] * 6 + [0.89] * 2, 3.0, False)
+@example([0.25, 0.2501], 3.0, False)
+def test_no_advantage_is_beyond_the_deviations(values, deviations, subtract_mean):
+    found = filtered(values, RECIPE.Settings(deviations, subtract_mean))
+    assert all(abs(value) <= deviations for value in found)
 
 
 def test_the_rule_keeps_weights_and_leaves_out_responses_of_weight_0():
