@@ -26,8 +26,7 @@ from mars.rewards.vqa import answer_accuracy, check_truth, score_vqa
 from mars.types import IMAGE_MARKER, Message, Prompt, PromptRollouts, RewardInput, RewardResult, View
 
 NAME = "perception"
-_ROUNDING = 1e-9
-"""A mean accuracy that is lower than the threshold by no more than this is not below it."""
+_ROUNDING = 1e-9  # a mean accuracy lower than the threshold by no more than this is not below it
 INSTRUCTION = (
     "Look at each of these questions first inside <think> and </think> tags. Then give all answers inside <answer> and "
     "</answer> tags, one on each line, in order, as short as possible."
