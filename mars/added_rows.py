@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def training_stream(config: TrainConfig, inputs: Inputs) -> tuple[PromptStream | SampledRounds, Mapping[str, Prompt]]:
-    """The order of the training prompts (`prompt_stream`), and all that are known by id, to which a sampler may add."""
+    """The order of the training prompts (`prompt_stream`), and all known prompts by id; a sampler may add to them."""
     assert inputs.train is not None
     prompts = inputs.train.prompts
     known = KnownPrompts({prompt.prompt_id: prompt for prompt in prompts}, partial(read_added, config, inputs))

@@ -37,7 +37,8 @@ def check() -> None:
 
 
 class Background(Generic[T]):
-    """Calls `call` in a thread. As a context manager, it does not let go of the thread before the call has ended.
+    """Calls `call` in a thread. At the end of a `with` block it stops the call and
+    waits until it has ended; `__exit__` says when it waits for a limited time only.
 
     call: is stopped where it calls `check`. name: of the thread.
 

@@ -55,12 +55,11 @@ def fit(
     state = replace(start, sampling=renumbered(sampling, weights.version))
     try:
         state = finish(state, _faults(parts, checkpoints))
-        for step in range(state.step + 1, last_step(config.run, stream) + 1):
-            if _is_over(config.run, stream, state.sampling):
-                break
+        while not is_finished(config.run, stream, state.step, state.sampling):
+            step = state.step + 1
             result = train_step(_with_watched_updates(parts, step), stream, state.sampling, step)
             metrics = dict(result.metrics)
-            metrics["data/epoch"] = result.state.round * stream.prompts_per_step / len(stream)
+            metrics["data/epoch"] = drawn(stream, result.state) / len(stream)
             metrics["data/dropped"] = num_dropped
             metrics["data/quarantined"] = len(result.state.quarantine.bad)
             _warn_of_mismatch(metrics, step, config.rollout.logprob_diff_alarm)
@@ -146,7 +145,8 @@ def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
 def last_step(run: TrainRunConfig, stream: PromptRounds) -> int:
     """num_steps, or with num_epochs the number of steps in which every prompt is drawn num_epochs times.
 
-    The latter assumes one round per step. Dynamic sampling may draw more and end sooner: see `_is_over`.
+    The latter assumes one round of `prompts_per_step` prompts per step. A run with dynamic sampling may draw more and
+    end sooner; one whose sampler has smaller rounds ends later: see `is_finished`.
     """
     if run.num_steps is not None:
         return run.num_steps
@@ -155,16 +155,22 @@ def last_step(run: TrainRunConfig, stream: PromptRounds) -> int:
     return math.ceil(run.num_epochs * len(stream) / stream.prompts_per_step)
 
 
+def drawn(stream: PromptRounds, state: SamplingState) -> int:
+    """Number of prompts in the rounds so far, kept or not."""
+    return state.round * stream.prompts_per_step + state.surplus
+
+
 def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: SamplingState) -> bool:
-    """Whether no step is left to train after `step`, whose state is `state`."""
-    return step >= last_step(run, stream) or _is_over(run, stream, state)
+    """Whether no step is left to train after `step`, whose state is `state`.
 
-
-def _is_over(run: TrainRunConfig, stream: PromptRounds, state: SamplingState) -> bool:
-    """Whether num_epochs have been drawn already, which may be before the last step: a step may draw several rounds."""
+    With num_epochs a run ends when so many are drawn, which may be before the last planned step, because a step may
+    draw several rounds. If the sampler has rounds of other sizes it may be later: a step then counts as one prompt at
+    least, so that such a run ends, too.
+    """
     if run.num_steps is not None or run.num_epochs is None:
-        return False
-    return state.round * stream.prompts_per_step >= run.num_epochs * len(stream)
+        return step >= last_step(run, stream)
+    prompts = run.num_epochs * len(stream)
+    return drawn(stream, state) >= prompts or step >= (prompts if state.surplus else last_step(run, stream))
 
 
 def _warn_of_mismatch(metrics: dict[str, float], step: int, alarm: float) -> None:

@@ -63,8 +63,7 @@ class StepParts:
     by_prompt: whether all responses to a prompt are scored together (`reward.by_prompt`).
     reward_counts: what reward functions have counted so far, by name of the metric.
     bad_samples: what happens to prompts that cannot be read. hooks: those of the section `recipe` that a step calls.
-    report_skipped: told of updates that were not finite.
-    turns: of engine and trainer on the same GPUs.
+    report_skipped: told of updates that were not finite. turns: of engine and trainer on the same GPUs.
     """
 
     engine: RolloutEngine
@@ -132,6 +131,7 @@ class SamplingState:
     """What a step hands to the next.
 
     round: rounds drawn from the stream so far.
+    surplus: prompts that they had beyond `prompts_per_step` each; below 0: fewer. A round without prompts adds 0.
     carried: kept prompts beyond this step's quota; the next step trains on them first.
     quarantine: prompts that could not be read, which are not sampled again.
     version: of the engine's weights. Another process may count from another number, so it is not compared.
@@ -145,6 +145,7 @@ class SamplingState:
     version: int = field(default=0, compare=False)
     ahead: Sampled | None = None
     hooks: str | None = None
+    surplus: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,14 +172,15 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     counts_before, reward_counts_before = parts.engine.counts(), parts.reward_counts()
     # The first part has no prompts, so that `Advantages.joined` works for a step that samples no round.
     rollouts, advantages = [], [PooledRewards.of_rollouts([]).advantages(parts.advantage)]
-    kept, round_number = list(state.carried), state.round
+    kept, round_number, surplus = list(state.carried), state.round, state.surplus
     carried_ids = {item.rollouts.prompt.prompt_id for item in state.carried}
     while len(kept) < stream.prompts_per_step and round_number - state.round < parts.max_rounds:
         present = carried_ids | quarantine.prompt_ids | {item.prompt.prompt_id for item in rollouts}
         if len(present) == stream.num_prompts:
             break
-        fresh = [prompt for prompt in stream.batch(round_number) if prompt.prompt_id not in present]
-        round_number += 1
+        drawn = stream.batch(round_number)
+        fresh = [prompt for prompt in drawn if prompt.prompt_id not in present]
+        round_number, surplus = round_number + 1, surplus + (len(drawn) - stream.prompts_per_step if drawn else 0)
         if not fresh:
             continue
         of_round, unreadable = scored_rollouts(parts, fresh, step, timer)
@@ -209,7 +211,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     metrics |= {"mars/rounds": round_number - state.round, "mars/prompts_sampled": len(rollouts)}
     metrics |= {"mars/prompts_kept": len(kept), "mars/prompts_carried": len(carried)}
     snapshot = parts.hooks.snapshot(stream.state(round_number))
-    after = SamplingState(round_number, carried, quarantine, state.version, hooks=snapshot)
+    after = SamplingState(round_number, carried, quarantine, state.version, hooks=snapshot, surplus=surplus)
     return Sampled(rollouts, kept, after, metrics)
 
 
@@ -295,5 +297,4 @@ def _metrics(parts: StepParts, rollouts: Sequence[PromptRollouts], advantages: A
     metrics = method_metrics(rewards, views, advantages)
     if parts.mask_truncated:
         metrics["mars/responses_masked"] = float(truncated_rows(rollouts).sum())
-    metrics |= score_metrics(rollouts) | rollout_metrics(rollouts, parts.prompt_length)
-    return metrics | extra_metrics(rollouts)
+    return metrics | score_metrics(rollouts) | rollout_metrics(rollouts, parts.prompt_length) | extra_metrics(rollouts)

@@ -103,7 +103,7 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _plain(model: ModelConfig) -> ModelConfig:
-    """With an attention that needs no GPU; which one it is is not part of what is saved."""
+    """The same model with an attention that needs no GPU. The choice of attention is not saved."""
     return model.model_copy(update={"attention": "sdpa"})
 
 

@@ -59,7 +59,7 @@ class PolicyModel(nn.Module):
         self._scoring = scoring
         # Not a registered buffer, which would become part of the saved policy.
         self._blocked = torch.tensor(scoring.blocked_ids, dtype=torch.long)
-        self.base_sum: Tensor | None = None  # of the weights below LoRA adapters (lora.py); None without adapters
+        self.base_sum: Tensor | None = None  # `bit_sum` of all weights but LoRA's; None without LoRA
 
     def forward(self, batch: ForwardBatch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probs of `batch.targets`, and the entropies of their distributions in nats: float32 [T] each.
@@ -231,8 +231,8 @@ def fill(policy: PolicyModel, model: ModelConfig, placement: Placement, key: str
 def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
     """Keep these parts of the policy as they are; call it before `shard` and before the optimizer is made.
 
-    Their parameters need no gradient, so the optimizer has no state for them, and backward stops where only they are
-    below. Tied weights belong to the language model.
+    Their parameters need no gradient, so the optimizer has no state for them. Backward does not enter the first layers
+    of the forward if all their parameters are frozen. Tied weights belong to the language model.
     """
     for name, parameter in policy.backbone.named_parameters():
         parameter.requires_grad_(part_of(name, policy.family.parts) not in parts)

@@ -41,8 +41,8 @@ class ReadPrompts:
     """The prompts of one rank's rows, by their index in the batch.
 
     A thread reads them ahead; asking for a prompt waits until it is read.
-    A prompt that cannot be read has blank images of the same sizes: the ranks' forwards depend on each other, so none
-    may be left out. `unreadable` says which ones these are.
+    A prompt that cannot be read gets blank images of the same sizes. It is not left out, because the ranks' forwards
+    depend on each other. `unreadable` says which prompts have blank images.
     """
 
     def __init__(self, pending: Mapping[int, Future[_Read]]) -> None:
@@ -104,9 +104,9 @@ def merged_over_ranks(mine: Mapping[Any, Value]) -> dict[Any, Value]:
 
 
 def agreed_names(key: str, seen: Iterable[tuple[str, ...]]) -> None:
-    """Raises ConfigError on all ranks if the calls of a rule's method on any rank gave other names than the others.
+    """Raises ConfigError on all ranks unless all calls of a rule's method, on all ranks, gave the same names.
 
-    Else the ranks would add up different numbers. key: of the method. seen: the names of each call on this rank.
+    Otherwise the ranks would add up different numbers. key: of the method. seen: the names of each call on this rank.
     A collective call.
     """
     parts: list[Any] = [None] * dist.get_world_size()

@@ -48,7 +48,7 @@ class ShardWriter:
 
         A collective call. Raises CheckpointError on all ranks while one of them still writes the previous checkpoint.
         """
-        if self._groups is None:  # of their own, because the threads' collectives run beside those of the training
+        if self._groups is None:  # separate groups: the threads' collectives run beside those of the training
             self._groups = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
         threads, callers = self._groups
         busy = torch.tensor([int(self._busy)])
@@ -129,7 +129,8 @@ def trainer_state(
 def model_state(policy: PolicyModel) -> dict[str, Tensor]:
     """The part of `trainer_state` that is the model's: parameters and persistent buffers, each once.
 
-    Of a policy with LoRA adapters only these, and the sum of the other weights, which are those of model.path.
+    Of a policy with LoRA adapters: only the adapters, and the checksum (`bit_sum`) of all other weights, which are
+    those of model.path.
     """
     owned = {name for name, _ in (*policy.named_parameters(), *policy.named_buffers())}  # tied ones have two names
     base = {}
@@ -154,7 +155,7 @@ def load_trainer_state(
         load(steps, storage_reader=reader)
         optimizer.prepare_load(steps["optimizer.steps"])
         state = trainer_state(policy, optimizer, skipped_in_a_row=0, rank=rank, reference=reference)
-        # Other ranks than those that saved start with the random numbers of their seed.
+        # Ranks that the saved run did not have keep the random numbers of their seed.
         state = {name: value for name, value in state.items() if not name.startswith(_RANDOM) or name in stored}
         load(state, storage_reader=reader)
     except (CheckpointException, KeyError, ValueError, RuntimeError, OSError) as error:

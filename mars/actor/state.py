@@ -26,7 +26,7 @@ _Adapter = tuple[Tensor, Tensor, float]
 
 
 Readable = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""Replaces tensors that were moved to host memory by what is there."""
+"""Replaces each tensor that was moved to host memory by its copy there."""
 
 
 def weight_buckets(
@@ -82,8 +82,8 @@ def _gathered(
         return {name: [_local(value, adapters.get(name)).to(place, dtype)] for name, value in bucket.items()}
     ranks, group = mesh.size(shard_axis(mesh)), mesh.get_group(shard_axis(mesh))
     sizes = [[_shard_elements(value, rank, ranks) for value in bucket.values()] for rank in range(ranks)]
-    # All ranks give equally many values; the last of some are of no tensor. NCCL gathers from the GPU, where offloaded
-    # shards go here.
+    # All ranks must give equally many values, so those with fewer have zeros at the end. NCCL gathers from GPU memory;
+    # offloaded shards are copied there.
     mine = torch.zeros(max(map(sum, sizes)), dtype=dtype, device=mesh.device_type)
     own_sizes = sizes[dist.get_rank(group)]
     for (name, value), out in zip(bucket.items(), mine[: sum(own_sizes)].split(own_sizes), strict=True):
@@ -91,7 +91,7 @@ def _gathered(
     whole = mine.new_empty(ranks * len(mine)) if on_all_ranks or dist.get_rank() == 0 else None
     parts = None if whole is None else list(whole.split(len(mine)))
     if on_all_ranks:
-        # To a list of tensors, NCCL would gather through one more buffer of the size of all.
+        # If the output were a list of tensors, NCCL would need one more buffer of the size of `whole`.
         dist.all_gather_single(whole, mine, group=group)
     else:
         dist.gather(mine, parts, dst=0, group=group)

@@ -25,8 +25,8 @@ class UpdateSums:
     num_tokens, num_sequences: what is
     trained on, masked tokens left out. importance_weight: over `num_weights` tokens or responses; num_capped of these
     were cut to the cap, num_masked others are masked (`ImportanceWeights`). difference, rollout_kl: over the
-    `num_compared` tokens compared with the engine. means: those of a token rule, name -> [sum, count]. named: the
-    sorted names of these that each call of the rule gave; none without a rule.
+    `num_compared` tokens compared with the engine. means: those of a token rule, name -> [sum, count]. named: for
+    each call of the rule, the sorted names of its means; empty without a rule.
     """
 
     loss: Tensor

@@ -175,7 +175,7 @@ def advantages_outside(
 
 
 def _within_bounds(rewards: Tensor) -> Tensor:
-    if not bool((rewards.abs() <= MAX_SCORE).all()):  # nor NaN
+    if not bool((rewards.abs() <= MAX_SCORE).all()):  # NaN is refused too
         raise ValueError(f"rewards must be within -{MAX_SCORE:g} to {MAX_SCORE:g}")
     return rewards
 

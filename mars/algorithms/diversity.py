@@ -102,10 +102,10 @@ def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:
 
 
 def _matches(names: list[np.ndarray]) -> tuple[list[int], list[int]]:
-    """For each response: how many of its n-grams another response has, and how many it has. An n-gram counts at most as
-    often as it occurs in the other response that has it most often."""
+    """For each response: the number of its n-grams that occur in another response, and the number of all its n-grams.
+    In the first number an n-gram counts at most as often as in the other response that has it most often."""
     width = 1 + max((int(name.max()) for name in names if len(name)), default=0)
     counts = np.stack([np.bincount(name, minlength=width) for name in names])
     top = np.partition(counts, -2, axis=0)[-2:]  # the second largest and the largest count
-    others = np.where(counts == top[1], top[0], top[1])  # a shared maximum is both
+    others = np.where(counts == top[1], top[0], top[1])  # equal if two responses share the largest count
     return np.minimum(counts, others).sum(axis=1).tolist(), counts.sum(axis=1).tolist()

@@ -40,7 +40,8 @@ def capped_k3(logprobs: Tensor, changed: Tensor, cap: float) -> Tensor:
     """How much a token depends on what was changed: k3 of `kl_estimate`, at most `cap`; same shape as the arguments.
 
     changed: log-probs of the same tokens after the change, such as masked images. A difference counts as at most 20
-    nats. Where it or `cap` cuts, no gradient flows. Never NaN for finite arguments, nor is the gradient.
+    nats. Where this limit or `cap` applies, no gradient flows. For finite arguments neither the value nor the
+    gradient is NaN.
 
     Example: logprobs -1, changed -2: 0.368. With changed -1e9 it is min(exp(-20) + 19, cap).
     """

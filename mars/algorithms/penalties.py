@@ -122,7 +122,7 @@ def score_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
 
 
 def groups(item: PromptRollouts) -> Iterator[RolloutGroup]:
-    """The groups whose scores count: the multi group and its guests, the anchor groups, then groups of their own."""
+    """The groups whose scores count: the multi group, its guests, the anchors, then `PromptRollouts.own_groups`."""
     yield from item.multi_groups
     yield from item.anchors
     yield from item.own_groups

@@ -31,9 +31,10 @@ def part_advantages(
         A_i = sum over the parts k of weight_k * A_ik  +  (p_i - mean(P))
 
     A_ik: what `group_advantages` makes of part k alone, over the pool of the prompt's multi and anchor rollouts.
-    p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks), P that of the pool. It
-    is centred and not divided, so that its size stays what its own settings say: 1 is as much as one standard deviation
-    of a part of weight 1. An advantage of at most SCORE_TOLERANCE is 0: it is the rounding of parts that cancel out.
+    p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks), P that of the pool.
+    p_i is centred but not divided by a standard deviation, so its size stays what the penalties' and hooks' settings
+    say: 1 counts as much as one standard deviation of a part of weight 1. An advantage of at most SCORE_TOLERANCE is
+    0: it is the rounding of parts that cancel out.
 
     weights: part -> weight, not empty. The score itself is not used in A_i. It only gives the statistics of the result
     (mean, std, gain), which are for metrics. Raises ConfigError if a valid rollout lacks a part, or has one beyond

@@ -65,9 +65,9 @@ class TokenFacts:
         else None; None in `measure`. entropy: of each token's distribution in nats, without gradient.
     extra: name of a `ScoringPass` -> its log-probs. In `measure` only those without gradient.
     advantages: that of the token's response. off_policy: whether the token's response is a guest of `recipe.requests`,
-        which was not sampled from the prompt that it is trained with; False where `layout.mask` is.
-    with_images: whether the token's prompt has an image; False where `layout.mask` is. Without one, every pass scores
-        the prompt as it is, with the weights of that pass.
+        which was not sampled from the prompt that it is trained with; False where `layout.mask` is False.
+    with_images: whether the token's prompt has an image; False where `layout.mask` is False. Without one, every pass
+        scores the prompt as it is, with the weights of that pass.
     layout: which response each token belongs to, and which tokens are trained on, without those that
         importance_mode=mask leaves out; the same in `measure` and `apply`. A forward may have none: then mask is False
         everywhere, or T is 0.
@@ -127,9 +127,9 @@ class TokenTerms:
 class TokenRule(Protocol):
     """A rule of `recipe.tokens`.
 
-    passes: the further forwards that it needs. Each costs what a forward of old log-probs costs, and one with gradient
-    twice as much, and a backward. measures: whether `measure` is called; it costs one more forward in the first update
-    of a step, which else takes the old log-probs from its own.
+    passes: the further forwards that it needs. Each costs as much as a forward for old log-probs; a pass with gradient
+    costs two such forwards and a backward. measures: whether `measure` is called. If so, the first update of a step
+    needs a separate forward for the old log-probs. Otherwise it takes them from its own forward.
 
     Both methods depend on their arguments alone, and give the same names in every call. A rule may have an attribute
     `ramps`, the names of its settings that both methods read with `TokenFacts.now`: these may change during a run.

@@ -38,8 +38,9 @@ class Answer:
     prompt_id: hash of data set and row, see `Prompt`. number: position of the question among those of the file.
     row: "file:row" of the question. view: None for the multi view, ("infrared",) for a mono view.
     sample: index of this answer among the answers to the same view, from 0.
-    extra, about: of an answer to a recipe's extra request, its name and the sample of the same view that it is about;
-        None for an answer to a view. `truth` is then what the extra request was scored against.
+    extra, about: of an answer to a recipe's extra request, the request's name, and `sample` of the answer (to the same
+        view) that the request is about. `truth` is then what the extra request was scored against. Both are None for
+        an answer to a view.
     truth_size, response_size: (width, height) that the coordinates of the boxes in truth and response refer to, as in
         `RewardInput`; both None where unknown.
     finish_reason: "stop" or "length". finish_reason, prompt_tokens and response_tokens are None where unknown.
@@ -87,7 +88,7 @@ class Answer:
 
     @property
     def label(self) -> str:
-        """What was asked: "multi", or for an extra request about its rollout 3 "multi, blind of 3"."""
+        """What was asked: "multi", or "multi, blind of 3" for the extra request "blind" about answer 3 of the view."""
         if self.extra is None:
             return view_name(self.view)
         about = "" if self.about is None else f" of {self.about}"

@@ -21,7 +21,7 @@ def train_batch(
     packing: Packing,
 ) -> TrainBatch:
     """Whole prompts in the given order, each with its valid multi responses, their advantages and weights, and followed
-    by its groups of their own.
+    by its extra groups that are trained with their own prompts (`own_groups`).
 
     Failed rollouts and responses of weight 0 are left out, and so is a prompt or group that then has no response.
     A prompt and its groups are in the same update, and count as one prompt of it.

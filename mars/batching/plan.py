@@ -75,7 +75,8 @@ def plan_updates(
     equally many forwards and, if any row of the update shows an image, until every forward has one. A filler is the
     shortest row that shows an image, or the shortest row if none does.
 
-    sizes: how many of `prompts`, one after the other, count as one prompt and stay in one update; None: 1 of all.
+    sizes: split `prompts` into runs of these lengths; each run counts as one prompt and stays in one update. None: each
+        prompt is a run by itself.
     by_length: whether padded rows are put in order of their length, so that those of a forward need little padding.
 
     Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and

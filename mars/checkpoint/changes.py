@@ -18,7 +18,8 @@ from mars.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
-# Where and for how long the run computes, and what it reports. Which rows train_files has is compared by itself.
+# Where and for how long the run computes, and what it reports. The rows of
+# train_files are compared separately, by their fingerprint (resume.py).
 FREE = (
     "run.name", "run.dir", "run.num_steps", "run.num_epochs", "cluster", "tracking", "checkpoint",
     "evaluation", "data.train_files", "data.eval_files", "data.image_root", "data.decode_at_start",
@@ -66,7 +67,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """With lists of settings as a file has them, as lists of mappings."""
+    """The values with each `Section` in a list replaced by a mapping, as in config.yaml."""
 
     def plain(value: Any) -> Any:
         return value.model_dump() if isinstance(value, Section) else value

@@ -20,7 +20,7 @@ MANIFEST_FILE = "MANIFEST.json"
 FORMAT = 3
 _SUM = "manifest_sha256"
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-"""Of the errors of reading a file, those that say that it is not there. After others it may be as it was written."""
+"""The errors which say that a file is missing. After any other error of reading, the file may still be undamaged."""
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,8 @@ class Checkpoints:
         try:
             folder = self._catalogue.draft(state.step)
             (folder / SHARDS_FOLDER).mkdir()
-            # Made before the trainer writes: a new thread has to run once before this one goes on, and the trainer's
-            # thread, if it is in this process, would keep the interpreter from both.
+            # Made before the trainer writes: making a thread waits until it has run once. A trainer's thread in this
+            # process would hold the GIL meanwhile, and both would wait.
             writing = _Writing(self._catalogue, manifest, state, folder, self._num_ranks, self._timeout_s)
             try:
                 self._trainer.start_checkpoint(str((folder / SHARDS_FOLDER).absolute()))

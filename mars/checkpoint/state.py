@@ -46,7 +46,8 @@ class RunState:
 START = RunState(step=0, sampling=SamplingState(round=0, carried=()), metrics={}, logged=True)
 
 
-# Every class below has it, and hands it on to the plain classes in it: without it, NaN would be written as null.
+# The config of all pydantic classes below. It also applies to the plain dataclasses in their fields. Without it, NaN
+# would be written as null.
 _AS_JSON = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
@@ -80,7 +81,8 @@ class _Own:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Kept:
-    """A prompt whose rollouts are in another line: among those sampled ahead, or if carried, among the carried."""
+    """A prompt whose rollouts are in another line. carried: they are among the carried prompts'; if not, or
+    if the step ahead carries the prompt on, they are among those sampled ahead."""
 
     prompt_id: str
     carried: bool
@@ -91,7 +93,7 @@ class _Kept:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Ahead:
-    """`Sampled` without its prompts, whose numbers these are."""
+    """`Sampled` without its prompts. rollouts, kept, carried: how many prompts of each kind it has."""
 
     rollouts: int
     kept: int
@@ -100,6 +102,7 @@ class _Ahead:
     quarantine: Quarantine
     metrics: Mapping[str, int | float]
     hooks: str | None
+    surplus: int = 0
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -114,6 +117,7 @@ class _Head:
     logged: bool
     hooks: str | None
     ahead: _Ahead | None
+    surplus: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,15 +144,9 @@ def state_lines(state: RunState) -> Iterator[bytes]:
     """
     sampling, ahead = state.sampling, state.sampling.ahead
     of_ahead = None if ahead is None else _head_of(ahead)
+    numbers, metrics = (state.step, sampling.round, len(sampling.carried)), _plain(state.metrics)
     head = _Head(
-        state.step,
-        sampling.round,
-        len(sampling.carried),
-        sampling.quarantine,
-        _plain(state.metrics),
-        state.logged,
-        sampling.hooks,
-        of_ahead,
+        *numbers, sampling.quarantine, metrics, state.logged, sampling.hooks, of_ahead, surplus=sampling.surplus
     )
     yield _HEAD.dump_json(head) + b"\n"
     for item in sampling.carried:
@@ -168,7 +166,7 @@ def _line(item: _Groups) -> bytes:
 def _head_of(ahead: Sampled) -> _Ahead:
     state = ahead.state
     numbers = len(ahead.rollouts), len(ahead.kept), len(state.carried)
-    return _Ahead(*numbers, state.round, state.quarantine, _plain(ahead.metrics), state.hooks)
+    return _Ahead(*numbers, state.round, state.quarantine, _plain(ahead.metrics), state.hooks, state.surplus)
 
 
 def _plain(metrics: Mapping[str, int | float]) -> dict[str, int | float]:
@@ -231,8 +229,8 @@ def stored_state(lines: Iterable[bytes]) -> StoredState:
 
 
 def _whole(item: _Groups) -> _Groups:
-    """With the tokens of its responses and the transforms of its images. Raises ValueError for another number of
-    them."""
+    """The item with the tokens of its responses and the transforms of its images put back. Raises ValueError if their
+    numbers do not fit the responses and images."""
     tokens, groups = iter(unpack(item.tokens)), (item.multi, *item.anchors, *item.extras)
     transforms = item.transforms or tuple(((),) * len(group.request.images) for group in groups)
 
@@ -273,11 +271,13 @@ def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState
         of_ahead = tuple(rollouts[head.carried :])
         fresh = {item.prompt.prompt_id: item for item in of_ahead}
         trained = _sampled(islice(kept, head.ahead.kept), before, fresh)
-        # What is carried on was sampled for the next step, whatever it is called there.
+        # The step ahead carries on only prompts that it sampled, so their rollouts are in `fresh` although `carried` is
+        # True.
         beyond = _sampled(kept, fresh, fresh)
-        state = SamplingState(head.ahead.round, beyond, head.ahead.quarantine, hooks=head.ahead.hooks)
+        after = head.ahead
+        state = SamplingState(after.round, beyond, after.quarantine, hooks=after.hooks, surplus=after.surplus)
         ahead = Sampled(of_ahead, trained, state, head.ahead.metrics)
-    sampling = SamplingState(head.round, carried, head.quarantine, ahead=ahead, hooks=head.hooks)
+    sampling = SamplingState(head.round, carried, head.quarantine, ahead=ahead, hooks=head.hooks, surplus=head.surplus)
     return RunState(head.step, sampling, head.metrics, head.logged)
 
 

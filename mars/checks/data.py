@@ -105,7 +105,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
 
 
 def _reward(config: TrainConfig, rewards: RewardsBySet) -> RewardFn:
-    """Of one answer, also with `reward.by_prompt`."""
+    """A function that scores one answer, also with `reward.by_prompt`, where the reward takes a list."""
     if not config.reward.by_prompt:
         return load_reward(rewards, config.reward.scorer)
     score = load_list_reward(rewards, config.reward.scorer)

@@ -141,7 +141,8 @@ class StepHooks:
         return found["sampler"]
 
     def _facts(self, named: Named[Any], step: int) -> StepFacts:
-        return StepFacts(step, (step - 1) / self.num_steps, self._settings(named, step), seed=self.seed)
+        progress = min(step - 1, self.num_steps - 1) / self.num_steps
+        return StepFacts(step, progress, self._settings(named, step), seed=self.seed)
 
     def _settings(self, named: Named[Any], step: int) -> Any:
         prefix = f"{SETTINGS}{named.name.partition(':')[0]}."

@@ -8,7 +8,7 @@ from math import ceil, floor
 from typing import TYPE_CHECKING
 
 from mars.data.build.jigsaw import MIN_SIDE
-from mars.data.build.scenes import CROSS, Made, Picture, Scene, Scenes, chosen, like, pairs, pixels
+from mars.data.build.scenes import CROSS, Made, Picture, Scene, Scenes, chosen, pairs, pixels
 from mars.data.rows.problems import RowError
 from mars.types import IMAGE_MARKER, Message, Source
 
@@ -154,8 +154,13 @@ class _Partner:
 
     @classmethod
     def of(cls, scene: Scene, second: Source) -> _Partner:
-        """With the image that takes the place of `second`. Raises RowError if it is too small, or cannot be read."""
-        source = like(second, scene)
+        """With the image that takes the place of `second`, of the same sensor: another one would tell that it is "no".
+
+        Raises RowError if there is none, or if it is too small or cannot be read.
+        """
+        source = next((source for source in scene.readable.sources if source.name == second.name), None)
+        if source is None:
+            raise RowError("sources", f"the row has no source {second.name!r}")
         side = _side_of(source)
         return cls(scene, source, pixels(source), side)
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 ALL, ONE, CROSS = "all", "one", "cross"
-DRAWS = 50  # of another scene, before all that have other images are listed
-TRIES = 20  # scenes with other images that are tried
+DRAWS = 100  # of another scene, before all that have other images are listed
+TRIES = 100  # scenes with other images that are tried
 T = TypeVar("T")
 
 

@@ -84,8 +84,10 @@ def sampled_ahead(number, odd=(-0.5, -0.25)):
     kept = [SampledPrompt(each, (0.1, -0.1), (1.0, 1.0)) for each in rollouts[1:]]
     beyond = (replace(kept[-1], carried=True),)
     again = replace(carried, advantages=(0.3,))  # the next step's normalisation
-    ahead = Sampled(tuple(rollouts[1:]), (again, *kept[:-1]), SamplingState(9, beyond, hooks="h"), {"x": 1.0})
-    sampling = SamplingState(8, (carried,), ahead=ahead, hooks="g")
+    ahead = Sampled(
+        tuple(rollouts[1:]), (again, *kept[:-1]), SamplingState(9, beyond, hooks="h", surplus=-3), {"x": 1.0}
+    )
+    sampling = SamplingState(8, (carried,), ahead=ahead, hooks="g", surplus=2)
     return RunState(1, sampling, {}, logged=True), {prompt.prompt_id: prompt for prompt in prompts}
 
 

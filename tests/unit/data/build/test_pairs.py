@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,6 +95,21 @@ def test_shapes_and_sizes_tell_nothing(tmp_path):
         assert row["origin"]["size_from"] != row["origin"]["row"]
         assert row["truth"] == "yes" or row["origin"]["other"] == row["origin"]["size_from"]
     assert 50 < sum(row["truth"] == "yes" for row in rows) < 100
+
+
+def test_the_sensor_tells_nothing(tmp_path):
+    """Every second row has the name of another sensor: a pair of two sensors could only be a "no"."""
+    source = make_rows(tmp_path / "in", 8, sources=("visible",))
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    for row in rows[1::2]:
+        row["extra_info"]["sources"] = ["infrared"]
+    source.write_text("\n".join(map(json.dumps, rows)))
+    built = build(tmp_path / "out", "contrastive", source, "--copies", "5")
+    assert len(built) == 40
+    assert all(row["origin"]["sources"][0] == row["origin"]["sources"][1] for row in built)
+    different = [row["origin"] for row in built if row["truth"] == "no"]
+    assert len(different) > 10
+    assert all(origin["row"] % 2 == origin["other"] % 2 for origin in different)
 
 
 def test_the_shape_of_a_rotated_image_tells_nothing(tmp_path):

@@ -17,7 +17,7 @@ from mars.data.rows.dataset import read_prompts
 from mars.data.rows.problems import RowError
 from mars.errors import ConfigError, DataError
 from mars.rewards.grounding import read_truth
-from mars.types import ImageRef, Message, Prompt, RewardInput, Source
+from mars.types import ImageRef, Message, Prompt, Source
 from tests.unit.data.build.coloured import SIZE, build, make_rows, plane
 from tests.unit.recipes.recipe_files import module_of
 
@@ -194,13 +194,8 @@ def test_fields_of_the_reward_and_examples_stay(tmp_path, change):
             )
             if not kept and change == "distractor":  # 48 pixels of the other image are on the left
                 assert found["boxes"] == [[52, 6, 68, 16]]
-            assert perception_facts(prompt) == ("a red car",)
+            assert module_of("perception_r1").facts_of(found) == ("a red car",)
         assert len(read.usable) == 3
-
-
-def perception_facts(prompt: Prompt) -> tuple[str, ...]:
-    item = RewardInput(prompt.data_source, None, "", prompt.truth, None, None, prompt.extra_info)
-    return module_of("perception_r1").facts_of(item)
 
 
 @pytest.mark.parametrize(
