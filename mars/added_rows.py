@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 
 from mars.config.schema import TrainConfig
 from mars.data.order.stream import PromptStream
 from mars.data.prompts.prepare import prepare_rows
+from mars.data.rows.dataset import declared_id
+from mars.data.rows.files import fingerprint_of
 from mars.data.rows.problems import RowProblem, report
 from mars.errors import ConfigError, DataError
 from mars.hooks.known_prompts import KnownPrompts, RowsFile
@@ -23,7 +25,8 @@ def training_stream(config: TrainConfig, inputs: Inputs) -> tuple[PromptStream |
     """The order of the training prompts (`prompt_stream`), and all known prompts by id; a sampler may add to them."""
     assert inputs.train is not None
     prompts = inputs.train.prompts
-    known = KnownPrompts({prompt.prompt_id: prompt for prompt in prompts}, partial(read_added, config, inputs))
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    known = KnownPrompts(by_id, partial(read_added, config, inputs), declared_id)
     return prompt_stream(config, prompts, known), known.prompts
 
 
@@ -37,6 +40,10 @@ def read_added(config: TrainConfig, inputs: Inputs, file: str) -> RowsFile:
     except (ConfigError, DataError, OSError) as error:
         logger.warning("no row is added: %s", error)
         return RowsFile((), "", 0)
+    training = tuple(config.data.train_files)
+    if len(training) > 1 and rows.fingerprint in _fingerprints(training):  # else its prompts have the ids of those
+        logger.warning("%s: has the contents of a training file; no row is added", file)
+        return RowsFile((), rows.fingerprint, rows.num_rows)
     problems, most = list(rows.problems), inputs.max_images
     for prompt in rows.prompts:
         if not rewards.has(prompt.data_source):
@@ -53,3 +60,15 @@ def read_added(config: TrainConfig, inputs: Inputs, file: str) -> RowsFile:
     good = tuple(prompt for prompt in rows.prompts if prompt.row not in bad)
     logger.info("%s: %d rows added", file, len(good))
     return RowsFile(good, rows.fingerprint, rows.num_rows - len(good))
+
+
+@cache
+def _fingerprints(files: tuple[str, ...]) -> frozenset[str]:
+    """Of each file. One that is gone meanwhile is left out."""
+    found = set()
+    for file in files:
+        try:
+            found.add(fingerprint_of([file]))
+        except OSError as error:
+            logger.warning("added rows are not compared with a training file: %s", error)
+    return frozenset(found)

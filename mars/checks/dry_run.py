@@ -57,9 +57,10 @@ def report(config: TrainConfig) -> None:
 
 
 def check_what_workers_load(config: TrainConfig) -> None:
-    """Check the reference model, and the hooks that workers make; try the image transforms. recipe: `resolved`.
+    """Check the reference model, and the hooks that workers make; try the image transforms.
 
-    Warns of a reference model that nothing reads. Raises ConfigError and SetupError.
+    `config.recipe` must come from `resolved`. Warns of a reference model that nothing reads.
+    Raises ConfigError and SetupError.
     """
     try_transforms(image_transforms(config.recipe))
     algorithm = config.algorithm

@@ -7,7 +7,7 @@ with a hash of their contents, and a resumed run reads them again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mars.types import Prompt
@@ -31,18 +31,25 @@ class KnownPrompts:
     """prompts: those that the run knows, by id. At first those of the training files; `read` adds to it.
 
     read_file: reads a file and logs what is wrong with it. It raises nothing for a bad file.
+    declared_id: what no two prompts may share, even if their files differ; None for a prompt without it.
     """
 
-    def __init__(self, prompts: dict[str, Prompt], read_file: Callable[[str], RowsFile]) -> None:
+    def __init__(
+        self,
+        prompts: dict[str, Prompt],
+        read_file: Callable[[str], RowsFile],
+        declared_id: Callable[[Prompt], Hashable] = lambda prompt: None,
+    ) -> None:
         self.prompts = prompts
-        self._read_file = read_file
+        self._read_file, self._declared_id = read_file, declared_id
+        self._declared: set[Hashable] | None = None  # of `prompts`; looked up when a file is read
         self._files: dict[str, RowsFile] = {}  # all that this process has read
         self._added: list[str] = []  # those that the sampler has asked for, in order
 
     def read(self, file: str) -> tuple[Prompt, ...]:
         """The prompts of the file's good rows; () if it cannot be read. The file is read when it is first asked for.
 
-        A row whose prompt is known already, because another file has the same contents, is left out.
+        A row that is known already is left out: another file has the same contents, or a row with its id.
         """
         if file not in self._files:
             self._keep(file, self._read_file(file))
@@ -80,9 +87,15 @@ class KnownPrompts:
         self._added = [name for name, _ in state]
 
     def _keep(self, name: str, found: RowsFile) -> None:
-        new = {prompt.prompt_id: prompt for prompt in found.prompts if prompt.prompt_id not in self.prompts}
-        known = len(found.prompts) - len(new)
-        if known:
-            logger.warning("%s: %d of its rows are in a file with the same contents; they are left out", name, known)
+        if self._declared is None:
+            self._declared = {self._declared_id(prompt) for prompt in self.prompts.values()} - {None}
+        fresh = [prompt for prompt in found.prompts if prompt.prompt_id not in self.prompts]
+        new = {prompt.prompt_id: prompt for prompt in fresh if self._declared_id(prompt) not in self._declared}
+        copied, repeated = len(found.prompts) - len(fresh), len(fresh) - len(new)
+        if copied:
+            logger.warning("%s: %d of its rows are in a file with the same contents; they are left out", name, copied)
+        if repeated:
+            logger.warning("%s: %d of its rows have the extra_info.id of another; they are left out", name, repeated)
         self.prompts.update(new)
-        self._files[name] = RowsFile(tuple(new.values()), found.fingerprint, found.refused + known)
+        self._declared |= {self._declared_id(prompt) for prompt in new.values()} - {None}
+        self._files[name] = RowsFile(tuple(new.values()), found.fingerprint, found.refused + copied + repeated)

@@ -106,8 +106,8 @@ def load_step_hooks(
     """The hooks that a step calls in the driver. recipe: `resolved`. num_steps: planned for the run.
 
     part_weights: the parts of `algorithm.part_weights`. with_reference: whether a reference model is loaded. Raises
-    ConfigError for what is no hook, for a name of a part that two shapings, `part_weights` or mars itself use, and for
-    signals that the trainer cannot compute.
+    ConfigError for an object that is no hook, for a shaping whose part has a name that another shaping, `part_weights`
+    or mars itself uses, and for signals that the trainer cannot compute.
     """
     shaping = tuple(_named(recipe, "recipe.shaping", spec, SHAPING_MEMBERS) for spec in recipe.shaping)
     taken = dict.fromkeys((OVERLONG_PART, KL_PART), "mars") | dict.fromkeys(part_weights, "algorithm.part_weights")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from mars.added_rows import read_added, training_stream
+from mars.hooks.load import resolved
 from mars.inputs import load_inputs
 from tests.integration.test_inputs import configure, row
 from tests.integration.workshop import ROOT, Workshop, run
@@ -61,12 +62,47 @@ def test_rows_of_a_set_without_a_reward_are_left_out(configure, pictures, tmp_pa
     assert "no reward for 'other'" in caplog.text
 
 
+def test_rows_that_a_training_file_has_are_left_out(configure, pictures, tmp_path, caplog):
+    """A row with the id of one of them, and a copy of one of two files."""
+    (tmp_path / "own.py").write_text(READS.format(folder=tmp_path))
+    sampler = f"recipe.sampler={tmp_path / 'own.py'}:Reads"
+    first = [row(pictures[:2], id="a"), row(pictures[:2])]
+    second, out = lines(tmp_path / "second.jsonl", [row(pictures[:1])]), tmp_path / "new.jsonl"
+    config = configure(first, sampler, "data.prompts_per_step=2", "actor.prompts_per_update=2")
+    files = [*config.data.train_files, second]
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train_files": files})})
+    config = config.model_copy(update={"recipe": resolved(config.recipe)})
+    inputs = load_inputs(config, with_training_set=True)
+    for rows, added in ([row(pictures[:2], id="a"), row(pictures[:2], id="b")], 1), ([row(pictures[:1])], 0):
+        stream, prompts = training_stream(config, inputs)
+        lines(out, rows)
+        stream.batch(0)
+        assert len(prompts) - len(inputs.train.prompts) == added
+    assert "new.jsonl: 1 of its rows have the extra_info.id of another" in caplog.text
+    assert "new.jsonl: has the contents of a training file; no row is added" in caplog.text
+
+
 def test_a_run_without_a_sampler_adds_nothing(configure, pictures):
     config = configure([row(pictures[:2])] * 2)
     inputs = load_inputs(config, with_training_set=True)
     stream, prompts = training_stream(config, inputs)
     assert list(prompts.values()) == list(inputs.train.prompts)
     assert stream.num_prompts == len(stream) == 2
+
+
+READS = """
+class Reads:
+    def __init__(self, setup): self.setup = setup
+
+    def batch(self, round, left_out):
+        self.setup.read_rows("{folder}/new.jsonl")
+        return self.setup.sets[0]
+
+    def probes(self, step): return ()
+    def observe(self, rollouts, step): return {{}}
+    def state(self): return {{}}
+    def restore(self, state): ...
+"""
 
 
 SAMPLER = """

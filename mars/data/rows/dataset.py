@@ -247,15 +247,21 @@ def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encodi
         raise RowError(error.reason, f"source {name}: {error}") from error
 
 
+def declared_id(prompt: Prompt) -> tuple[str, str, str] | None:
+    """data_source, split and id of a row, which no other row may have; None for a row without `extra_info.id`."""
+    declared = prompt.extra_info.get("id")
+    return None if declared is None else (prompt.data_source, str(prompt.extra_info.get("split")), str(declared))
+
+
 def _with_duplicate_ids(found: Sequence[RowReading]) -> tuple[RowReading, ...]:
     """Add a problem to each row that repeats the extra_info.id of an earlier good row of its data_source and split."""
     first: dict[tuple[str, str, str], str] = {}
     checked = []
     for row in found:
-        declared = None if row.prompt is None else row.prompt.extra_info.get("id")
-        if row.prompt is not None and declared is not None:
-            key = (row.prompt.data_source, str(row.prompt.extra_info.get("split")), str(declared))
+        key = None if row.prompt is None else declared_id(row.prompt)
+        if row.prompt is not None and key is not None:
             if key in first:
+                declared = row.prompt.extra_info["id"]
                 problem = RowProblem(row.label, "duplicate_id", f"id {declared!r} is already used by {first[key]}")
                 row = replace(row, problems=(*row.problems, problem))
             elif not row.problems:

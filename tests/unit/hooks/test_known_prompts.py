@@ -73,6 +73,20 @@ def test_rows_of_a_file_with_the_same_contents_are_left_out(caplog):
     assert "copy.jsonl: 2 of its rows are in a file with the same contents" in caplog.text
 
 
+def test_rows_whose_id_another_file_has_are_left_out(caplog):
+    def row(prompt_id, declared):
+        return make_prompt(prompt_id, extra_info={"id": declared})
+
+    files = {"0.jsonl": [row("x", "a"), row("y", "b"), make_prompt("z")], "1.jsonl": [row("v", "b"), row("w", "c")]}
+    given = [row("p", "a"), make_prompt("q")]
+    known = KnownPrompts({p.prompt_id: p for p in given}, Folder(files).read, lambda p: p.extra_info.get("id"))
+    assert [prompt.prompt_id for prompt in known.read("0.jsonl")] == ["y", "z"]
+    assert [prompt.prompt_id for prompt in known.read("1.jsonl")] == ["w"]
+    assert list(known.prompts) == ["p", "q", "y", "z", "w"]
+    assert known.metrics() == {"rows_added": 3.0, "rows_refused": (1.0 + 1) + (1 + 1)}
+    assert "0.jsonl: 1 of its rows have the extra_info.id of another" in caplog.text
+
+
 @given(st.lists(st.sampled_from([*ADDED, "missing.jsonl"]), max_size=6))
 def test_a_new_process_knows_the_same_prompts_again(files):
     before, after = known_in(Folder()), known_in(Folder())
