@@ -2,6 +2,9 @@
 
 A hook has no random generator of its own. What it draws depends on (run.seed, step or round, prompt_id, its name), so
 that a resumed run draws the same. What it keeps between steps goes through `state` and `restore`, as JSON.
+
+A shaping, an advantage rule or requests may have one more attribute, `ramps: tuple[str, ...]`: the names of settings
+that it reads anew in each call. Of its file's settings, these alone may change during a run.
 """
 
 from __future__ import annotations
