@@ -201,7 +201,7 @@ def prompt_stream(
         samples_per_prompt=config.rollout.samples_per_prompt,
         seed=config.run.seed,
     )
-    sampler = load_sampler(config.recipe, setup, known)
+    sampler = load_sampler(config.recipe, setup, known, config.ramps)
     if sampler is not None:
         return sampler
     assert data.weights is not None  # else a plain stream

@@ -2,6 +2,9 @@
 
 A hook has no random generator of its own. What it draws depends on (run.seed, step or round, prompt_id, its name), so
 that a resumed run draws the same. What it keeps between steps goes through `state` and `restore`, as JSON.
+
+A shaping, an advantage rule or requests may have one more attribute, `ramps: tuple[str, ...]`: the names of settings
+that it reads anew in each call. Of its file's settings, these alone may change during a run.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class StepFacts:
 
     step: its number, from 1. progress: share of the run's planned steps before it, 0 in the first, always below 1.
     settings: the `Settings` of the hook's file; None if the file declares none.
+    seed: run.seed, which random numbers depend on.
     signals: only for a shaping that asks for some: name -> one number for each amount that it gives, in the same order.
     """
 
@@ -49,6 +53,7 @@ class StepFacts:
     progress: float
     settings: Any
     signals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    seed: int = 0
 
 
 class GroupShaping(Protocol):

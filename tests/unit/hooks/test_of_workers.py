@@ -130,15 +130,15 @@ def test_a_reference_that_nothing_reads_is_warned_of(recipe, tmp_path, caplog, t
     (tmp_path / "asking.py").write_text(ASKING.replace("MODEL", signal))
     algorithm = SimpleNamespace(loads_reference=True, kl_reference=None, kl_coefficient=coefficient, part_weights={})
     given = recipe(tokens=tokens).model_copy(update={"shaping": [f"{tmp_path}/asking.py:Asking"]})
-    check_what_workers_load(SimpleNamespace(recipe=given, algorithm=algorithm, ramps=[]))
+    check_what_workers_load(SimpleNamespace(recipe=given, algorithm=algorithm, ramps=[], run=SimpleNamespace(seed=0)))
     assert ("algorithm.reference_update: the reference model costs memory" in caplog.text) == warned
 
 
 def test_a_dry_run_refuses_a_pass_of_a_reference_that_is_not_loaded(recipe):
     algorithm = SimpleNamespace(loads_reference=False, kl_reference=None, kl_coefficient=0.0)
-    check_what_workers_load(SimpleNamespace(recipe=recipe(), algorithm=algorithm))
+    check_what_workers_load(SimpleNamespace(recipe=recipe(), algorithm=algorithm, ramps=[]))
     with pytest.raises(ConfigError, match="scores with the reference model, and none is loaded"):
-        check_what_workers_load(SimpleNamespace(recipe=recipe(tokens="OfReference"), algorithm=algorithm))
+        check_what_workers_load(SimpleNamespace(recipe=recipe(tokens="OfReference"), algorithm=algorithm, ramps=[]))
 
 
 def test_a_transform_that_takes_other_arguments_is_refused(recipe):
