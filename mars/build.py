@@ -104,12 +104,13 @@ class TrainerSpec:
         from mars.actor.fsdp_trainer import FsdpTrainer
 
         process = _processor(self.config, self.rules, _with_transforms(self.config, decode or decode_image))
-        rule = token_rule(self.config.recipe, with_reference=self.config.algorithm.loads_reference)
+        loads = self.config.algorithm.loads_reference
+        rule = token_rule(self.config.recipe, with_reference=loads, ramps=self.config.ramps)
         return FsdpTrainer(self.config, self.rules, rendezvous, process, transfer, rule)
 
 
 def _with_transforms(config: TrainConfig, decode: DecodeImage) -> DecodeImage:
-    return TransformingDecoder(decode, partial(image_transforms, config.recipe))
+    return TransformingDecoder(decode, partial(image_transforms, config.recipe, config.ramps))
 
 
 def _advantage_settings(config: TrainConfig) -> AdvantageSettings:

@@ -12,8 +12,8 @@ Role = Literal["signal", "own_group", "guest"]
 class ExtraFacts:
     """What an extra request of a recipe is for (mars/hooks/requests.py).
 
-    role: signal: nothing is trained on. own_group: trained with its own prompt and its own advantages. guest: trained
-        with the multi prompt, among the multi rollouts.
+    role: signal: its responses are not used for training. own_group: trained with its own prompt and its own
+        advantages. guest: trained with the multi prompt, among the multi rollouts.
     truth: what its responses are scored against; None: they are not scored.
     about: number of the rollout of the same view that it is about; None: it is about the prompt.
     bounded: of a guest: whether the ratio of its tokens is bounded (`TrainResponse.bounded`).

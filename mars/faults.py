@@ -6,8 +6,8 @@ ENOSPC, also at every later pass). With MARS_FAULT_ONCE=folder each entry acts o
 folder remembers it. Without MARS_FAULT a point costs one lookup.
 
 Points of the driver: step.{samples,sampled,updated,logged}, checkpoint.{started,shards_written,before_manifest,
-before_rename,before_latest}; of an engine: engine.{samples,load_weights}; of a rank: actor.{before_update,after_update,
-shard_written}; of both, while weights are broadcast: weights.{bucket_sent,bucket_received}; of the
+before_rename,before_latest}; of an engine: engine.{samples,load_weights} and weights.bucket_received; of a rank:
+actor.{before_update,after_update,shard_written} and weights.bucket_sent; of the
 reader and the stores of images (data.transport=object_store): images.asked and images.bring.
 """
 

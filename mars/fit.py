@@ -77,10 +77,11 @@ def fit(
 
 
 def restored(hooks: StepHooks, stream: PromptRounds, sampling: SamplingState, schedule: str) -> SamplingState:
-    """What a run with `rollout.schedule=schedule` goes on from; hooks and sampler go on from there, too.
+    """The state that a run with `rollout.schedule=schedule` goes on from. Hooks and sampler are restored to it, too.
 
-    A synchronous step samples anew what a checkpoint of an asynchronous run has sampled ahead, so that is left out,
-    with what hooks have learnt from it. Raises ConfigError for the state of hooks that the run does not have.
+    The checkpoint of an asynchronous run may have a step that was sampled ahead. A synchronous run samples this step
+    anew, so the step is left out, and so is what hooks have learnt from it. Raises ConfigError for the state of hooks
+    that the run does not have.
     """
     if schedule == "synchronous":
         sampling = replace(sampling, ahead=None)
@@ -135,8 +136,8 @@ def _finish_step(
 
 
 def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
-    """Metrics: numbers of failed checkpoint writes, of engine restarts, and of engines that calls had to do without,
-    since the process started. The last one only if there are any."""
+    """Metrics, counted since the process started: failed checkpoint writes, restarts of engines, and how often a call
+    lacked a lost engine. The last one is there only if it is not 0."""
     counts = parts.engine.counts()
     faults = {"fault/checkpoint": checkpoints.failures, "fault/engine_restarts": counts.restarts}
     return faults | ({"fault/engine_absences": counts.absences} if counts.absences else {})
@@ -175,7 +176,7 @@ def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: Sam
 
 def _warn_of_mismatch(metrics: dict[str, float], step: int, alarm: float) -> None:
     difference = metrics.get("rollout/logprob_diff_max")
-    if metrics.get("rollout/staleness_max"):  # older weights differ, too
+    if metrics.get("rollout/staleness_max"):  # log-probs of older weights differ anyway
         return
     if difference is not None and not difference <= alarm:
         logger.warning(

@@ -113,8 +113,8 @@ def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
 
 
 def _cached_prompts(config: TrainConfig | SftConfig) -> int:
-    """Views whose ids are kept: those of a round and of the next, which are encoded to read images ahead, and again
-    when they are sampled. Counted with four views for a prompt; of more, some are encoded twice."""
+    """For how many views to keep the prompt ids: those of two rounds, with four views for each prompt. Ids are needed
+    to read images ahead, and again for sampling. If prompts have more views, some are encoded twice."""
     if isinstance(config, SftConfig):
         return CACHED_PROMPTS
     return max(CACHED_PROMPTS, 2 * 4 * config.data.prompts_per_step)
@@ -201,7 +201,7 @@ def prompt_stream(
         samples_per_prompt=config.rollout.samples_per_prompt,
         seed=config.run.seed,
     )
-    sampler = load_sampler(config.recipe, setup, known)
+    sampler = load_sampler(config.recipe, setup, known, config.ramps)
     if sampler is not None:
         return sampler
     assert data.weights is not None  # else a plain stream

@@ -87,7 +87,7 @@ class _Interrupts:
     def raise_reason(self) -> None:
         if self.reason is not None and not self.quiet and not self.deferred:
             self.quiet = True
-            # Ray's functions turn any other exception of a handler into a SystemError, or wait on.
+            # Ray's functions turn any other exception of a handler into a SystemError, or go on waiting.
             raise KeyboardInterrupt
 
     def hold(self) -> None:
@@ -97,7 +97,7 @@ class _Interrupts:
 
     def settle(self) -> None:
         with self._lock:
-            self.reason, self.held = None, True  # held: the thread may not have seen the signal yet
+            self.reason, self.held = None, True  # `held` ignores this signal if `_watch` reads it later
 
     def _watch(self) -> None:
         deadline: float | None = None
@@ -194,8 +194,8 @@ def end_now(error: MarsError) -> bool:
 
 
 def ends_with(error: MarsError) -> None:
-    """The process ends early because of this error, which the main thread is raising: without the exit hooks of
-    libraries, which would wait for what is lost."""
+    """The process ends early because of this error, which the main thread is raising. It ends without the exit hooks of
+    libraries, because they would wait for what is lost."""
     if _installed is not None:
         _installed.begin(error)
 
@@ -272,7 +272,8 @@ def allow() -> None:
 
 
 def settle() -> None:
-    """The interruption has had its effect, on other processes, say: this one goes on, and ends with its own exit code.
+    """The interruption has had its effect, for example on other processes. This process goes on, and ends with its own
+    exit code.
 
     A second signal still ends it at once.
     """

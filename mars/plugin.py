@@ -90,8 +90,8 @@ def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_thre
     Each load has its own copies of these modules: files in different folders may all `import helper`.
 
     wanted: the parameters that the function should have, for messages.
-    classes: whether the name may be a class, which is called to make an object. Methods of an object that is made run
-        later and cannot import modules of the folder: those that they use must be imported before.
+    classes: whether the name may be a class, which is called to make an object. The methods of this object
+        run later, and cannot import modules of the folder: the modules that they use must be imported before.
     in_threads: several threads may call the function at once. Then the modules of the file's folder stay importable in
         this process, so all functions that it loads must be in one folder.
     Raises ConfigError if the file cannot be loaded or lacks the name, or if the name is not a plain function but a

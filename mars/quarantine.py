@@ -59,8 +59,11 @@ class Quarantine:
         return Quarantine(self.tried, (*self.bad, *lost))
 
     def followed_by(self, later: Quarantine) -> Quarantine:
-        """This quarantine plus what `later` has beyond it. later: of a sampling that began before this one's last ones
-        were lost, so that it may have tried them too; it has no prompt twice."""
+        """This quarantine plus what only `later` has. No prompt is in the result twice.
+
+        later: from a sampling that began before the newest bad prompts of this quarantine were found. So that sampling
+        may have tried these prompts, and `later` may have them, too.
+        """
         known = self.prompt_ids
         return Quarantine(later.tried, (*self.bad, *(prompt for prompt in later.bad if prompt.prompt_id not in known)))
 

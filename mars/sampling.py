@@ -102,7 +102,7 @@ class PromptRounds(Protocol):
     """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py), or those
     that a sampler chooses (mars/hooks/prompt_sampler.py), which learns from `observe` and asks for `probes`. `len()`
     gives the number of different prompts in an epoch; `num_prompts` counts those that were added since, too.
-    left_out: ids of prompts that cannot be read. read_added: reads again what was added, by snapshots of hooks."""
+    left_out: ids of prompts that cannot be read. read_added: reads added rows again; snapshots of hooks name them."""
 
     prompts_per_step: int
 

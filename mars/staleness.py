@@ -17,7 +17,9 @@ from mars.types import PromptRollouts, Rollout, RolloutGroup, SampledPrompt
 
 
 def staleness(item: SampledPrompt, version: int) -> list[int]:
-    """Of the responses of a prompt that the weights of `version` train on. A given text has none: nothing sampled it.
+    """How old the responses to a prompt are: those that the weights of `version` train on.
+
+    Given texts are left out: no engine sampled them.
 
     Example: sampled with version 3, trained on by version 4: 1.
     """
@@ -30,7 +32,10 @@ def staleness(item: SampledPrompt, version: int) -> list[int]:
 
 
 def within_bound(items: Sequence[SampledPrompt], version: int, bound: int) -> tuple[SampledPrompt, ...]:
-    """Those of `items` whose responses that the weights of `version` train on are all at most `bound` versions old."""
+    """The prompts of `items` with no response more than `bound` versions old.
+
+    Only responses that the weights of `version` train on count.
+    """
     return tuple(item for item in items if max(staleness(item, version), default=0) <= bound)
 
 
@@ -58,7 +63,7 @@ def staleness_metrics(kept: Sequence[SampledPrompt], version: int) -> dict[str, 
 def renumbered(state: SamplingState, version: int) -> SamplingState:
     """The same state where the engine's weights are called `version`. The staleness of each response stays."""
     shift = version - state.version
-    # Prompts that are kept share their rollouts with the list of all rollouts, before and after.
+    # The kept prompts and the list of all rollouts share objects. Each is renumbered once, so that they still do.
     done: dict[int, PromptRollouts] = {}
 
     def rollouts(item: PromptRollouts) -> PromptRollouts:

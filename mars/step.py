@@ -95,7 +95,10 @@ def perf_metrics(
     rollouts: Sequence[PromptRollouts],
     prompt_length: PromptLength,
 ) -> dict[str, float]:
-    """generated: in this step, in `timings["timing_s/gen"]` seconds. rollouts: among which are those trained on."""
+    """generated: all rollouts that were generated during this step, in `timings["timing_s/gen"]` seconds.
+
+    rollouts: those sampled for this step, in it or ahead of it.
+    """
     return {
         "perf/anchor_gen_seconds_attributed": timings.get("timing_s/gen", 0.0) * anchor_share(generated, prompt_length),
         "perf/throughput": processed_tokens(rollouts, prompt_length) / timings["timing_s/step"],

@@ -74,7 +74,7 @@ def train_step_async(
     kept = without_too_old(sampled.kept, state.version, overlap.max_staleness)
     metrics = _of_kept(sampled, len(kept))
     batch, stats = replace(parts.collate(kept), step=step, settings=parts.hooks.scheduled(step)), None
-    # An update makes the next version of the weights. The step after it trains them.
+    # The version of the weights that trains on what is sampled ahead: the next one, if this step has an update.
     trained_by = state.version + bool(batch.prompts)
     with Background(partial(sampler.sample_ahead, state, step + 1, trained_by), name="sampling") as sampling:
         if batch.prompts:
@@ -136,7 +136,7 @@ class _Sampler:
         young = within_bound(state.carried, trained_by, bound)
         sampled = sample(parts, self._stream, replace(state, carried=young), step, self._timer)
         self.generated += sampled.rollouts
-        without_too_old(sampled.kept, trained_by, bound)  # here too, so that no checkpoint has what an engine did wrong
+        without_too_old(sampled.kept, trained_by, bound)  # raises before a checkpoint can have such responses
         beyond = sampled.state.carried
         carried = within_bound(beyond, trained_by + 1, bound)
         too_old = len(state.carried) - len(young) + len(beyond) - len(carried)
@@ -157,7 +157,7 @@ class _Sampler:
         return sampled
 
     def timings(self) -> dict[str, float]:
-        """Of engine and rewards. They overlap with the stages of the step, so they do not add up with them."""
+        """Seconds of the sampler's stages. The step's own stages overlap with these: all together exceed the step."""
         metrics = self._timer.metrics()
         stages = ("probe", "gen", "reward", "signals")
         return {key: metrics[key] for key in (f"timing_s/{stage}" for stage in stages) if key in metrics}

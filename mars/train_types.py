@@ -15,8 +15,8 @@ from mars.types import ImageRef
 class TrainResponse:
     """One response to train on; all its tokens have the same advantage.
 
-    off_policy: sampled with another prompt, or not at all; `rollout_logprobs` are then not used. bounded: whether the
-    ratio of its tokens is bounded all the same; that of other responses always is.
+    off_policy: sampled with another prompt, or not at all; `rollout_logprobs` are then not used.
+    bounded: of an off-policy response: whether the ratio of its tokens is bounded. Of an on-policy one it always is.
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 

@@ -105,7 +105,7 @@ class RolloutRequest:
     """Asks for `num_samples` responses to one view of one prompt; sample k is drawn with seed + k.
 
     prompt_token_ids: with one placeholder per image, which the engine expands to the image's tokens.
-    extra: of a request that a recipe adds, which may show something else than the view; else None.
+    extra: facts of a request that a recipe adds, else None. Such a request may show something else than the view.
     """
 
     prompt_id: str
@@ -235,7 +235,7 @@ class PromptRollouts:
 
     @property
     def multi_groups(self) -> tuple[RolloutGroup, ...]:
-        """The groups whose responses are trained with the multi prompt: the multi group and the guests."""
+        """The groups whose responses are trained with the multi prompt: the multi group and those of role "guest"."""
         return (self.multi, *(group for group in self.extras if group.role == "guest"))
 
     @property
@@ -257,7 +257,7 @@ class PromptRollouts:
 class SampledPrompt:
     """A prompt's rollouts, and an advantage and a weight for each of `rollouts.trained`.
 
-    carried: sampled in the previous step. own_groups: those of `rollouts.own_groups`, each as the multi group.
+    carried: sampled in the previous step. own_groups: one for each of `rollouts.own_groups`, which is its `multi`.
     """
 
     rollouts: PromptRollouts

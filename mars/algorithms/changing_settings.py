@@ -7,10 +7,40 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from mars.errors import ConfigError
+
+_PLAIN = "_settings_that_can_be_read"
+
 
 def at_step(settings: Any, values: Mapping[str, float]) -> Any:
     """The settings with these values, by name. A number that is an integer in `settings` stays one: it is rounded."""
+    settings = getattr(settings, _PLAIN, settings)
     if not values:
         return settings
     changed = {name: round(value) if type(getattr(settings, name)) is int else value for name, value in values.items()}
     return dataclasses.replace(settings, **changed)
+
+
+def read_once(settings: Any, ramped: Mapping[str, str], reader: str) -> Any:
+    """The settings for what reads them when it is made, or later but not with their values of the step.
+
+    ramped: the names of those that change -> the key of the ramp. To read one of them raises ConfigError, because the
+    reader would not follow. reader: for this message. `at_step` makes settings from it that can be read.
+    """
+    if settings is None or not ramped:
+        return settings
+    plain = type(settings)
+
+    class Guarded(plain):
+        def __getattribute__(self, name: str) -> Any:
+            if name in ramped:
+                wrong = f"{reader} reads it once and not in each step, so that it would not follow"
+                raise ConfigError(f"ramps: {ramped[name]}: {wrong}; got a ramp; leave it out")
+            return super().__getattribute__(name)
+
+    Guarded.__name__, Guarded.__qualname__ = plain.__name__, plain.__qualname__
+    guarded = object.__new__(Guarded)
+    for field in dataclasses.fields(settings):
+        object.__setattr__(guarded, field.name, getattr(settings, field.name))
+    object.__setattr__(guarded, _PLAIN, settings)
+    return guarded

@@ -129,7 +129,7 @@ class TokenRule(Protocol):
     needs a separate forward for the old log-probs. Otherwise it takes them from its own forward.
 
     Both methods depend on their arguments alone, and give the same names in every call. A rule may have an attribute
-    `ramps`, the names of its settings that both methods read with `TokenFacts.now`: these may change during a run.
+    `ramps`, a tuple of names of settings that both methods read with `TokenFacts.now`: these may change during a run.
     """
 
     @property

@@ -57,13 +57,15 @@ def report(config: TrainConfig) -> None:
 
 
 def check_what_workers_load(config: TrainConfig) -> None:
-    """Check the reference model, and the hooks that workers make; try the image transforms. recipe: `resolved`.
+    """Check the reference model, and the hooks that workers make; try the image transforms.
 
-    Warns of a reference model that nothing reads. Raises ConfigError and SetupError.
+    `config.recipe` must come from `resolved`. Warns of a reference model that nothing reads.
+    Raises ConfigError and SetupError.
     """
-    try_transforms(image_transforms(config.recipe))
+    try_transforms(image_transforms(config.recipe, config.ramps))
     algorithm = config.algorithm
-    rule, reference = token_rule(config.recipe, with_reference=algorithm.loads_reference), algorithm.kl_reference
+    reference = algorithm.kl_reference
+    rule = token_rule(config.recipe, with_reference=algorithm.loads_reference, ramps=config.ramps)
     read = algorithm.kl_coefficient > 0 or (rule is not None and any(one.model == "reference" for one in rule.passes))
     if algorithm.loads_reference and not read:
         read = any(signal.spec.needs_reference for signal in hooks_of_run(config, num_steps=1).signals)

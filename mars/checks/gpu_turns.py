@@ -17,7 +17,8 @@ _OTHER = "vLLM's other memory"
 VLLM_OTHER_BYTES = 4 * _GIB
 # What an engine keeps while it sleeps: its CUDA context, NCCL's buffers, inputs of CUDA graphs. Not measured yet.
 ASLEEP_BYTES = 1 * _GIB
-# A rank gathers one bucket of weights at a time: its own shard, all of them, and what it sends.
+# While a rank gathers a bucket of weights, it holds up to three buffers of that size: its own shards, those of all
+# ranks, and what it sends.
 BUCKET_COPIES = 3
 _STORED_BUCKET_BYTES = 256 * 2**20  # ObjectStoreTransfer.bucket_bytes
 
@@ -44,7 +45,7 @@ def demands(
 ) -> list[Demand]:
     """What the GPUs must hold. trainer, engine: bytes on one GPU by purpose, of `trainer_memory` and `engine_memory`.
 
-    engine: with the smallest cache that is enough: that of one sequence for vLLM, that of all of them for the others.
+    engine: with the smallest cache that is enough: of one sequence for vLLM, of all sequences for the other engines.
     """
     if rollout.engine == "scripted":
         engine = {}

@@ -24,10 +24,10 @@ LINEAR_CHUNK = 64
 class ModelShape:
     """Sizes of the model.
 
-    num_parameters: of the whole model, including the vision tower. The rest is of the language model, and
-    intermediate_size of its gated MLPs. num_linear_layers: those with linear
-    attention, which have a state instead of a KV cache. linear_sizes: of one of them: value heads, size of a key's
-    head, and of a value's.
+    num_parameters: of the whole model, including the vision tower. The other fields describe the
+    language model. intermediate_size: width of its gated MLPs. num_linear_layers: its layers with linear attention,
+    which have a state instead of a KV cache. linear_sizes: of one such layer: number of value heads, size of a key
+    head, size of a value head.
     """
 
     num_parameters: int

@@ -163,9 +163,9 @@ def check_context(config: TrainConfig) -> None:
 
 
 def check_engine(config: TrainConfig) -> None:
-    """Raises ConfigError if vLLM is to run on a CPU a family that it cannot run there in float32.
+    """Raises ConfigError if vLLM is to run on a CPU, and cannot run the model's family in float32 there.
 
-    Its log-probs would be far from the trainer's.
+    The log-probs of vLLM would be far from the trainer's.
     """
     family = _family(config.model.path)
     if config.rollout.engine == "vllm" and config.cluster.device == "cpu" and not family.vllm_on_cpu:

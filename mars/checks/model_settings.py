@@ -1,7 +1,8 @@
 """Check the numbers of config.json that the checkpoint's shapes do not reveal and a forward pass would trip over.
 
 The rules follow the types that the configuration classes of transformers declare, so that they hold for every family:
-sizes and counts are at least 1, other numbers are finite and not negative. A few relations between settings follow.
+sizes and counts are at least 1, other numbers are finite and not negative. A few relations between settings are
+checked too.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _place(raw: Mapping[str, Any], section: str, name: str) -> str:
 
 def _wrong_settings(settings: Any) -> Iterator[_Wrong]:
     for field in dataclasses.fields(settings):
-        if isinstance(field.type, str):  # of the base class, which models do not read
+        if isinstance(field.type, str):  # a field of the base class; models do not read these
             continue
         value, kinds = getattr(settings, field.name), set(get_args(field.type) or (field.type,))
         if isinstance(field.default, tuple) and int in kinds:  # a side, or height and width

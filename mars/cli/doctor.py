@@ -61,7 +61,7 @@ def _findings(folder: Path) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Compare installed versions with mars' requirements, including those of the extra whose vLLM is installed."""
+    """Compare installed versions with mars' requirements. If a vLLM is installed, those of its extra count too."""
     yield _tested(Finding("python", sys.version.split()[0]), "python", "another Python")
     if installed_version("mars") is None:
         yield Finding("mars", "not installed", "no", "pip install -e '.[cpu]', or '.[vllm]' with a GPU")

@@ -128,8 +128,8 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def _default_object_store() -> int:
-    """30 % of the memory, as Ray takes, but at most 90 % of the free shared memory: Ray would take files, which are
-    slow."""
+    """30 % of the memory, which is Ray's default too, but at most 90 % of the free shared memory: Ray would keep
+    a larger store in files, which is slow."""
     return int(min(0.3 * psutil.virtual_memory().total, 0.9 * free_shared_memory()))
 
 

@@ -38,7 +38,7 @@ from mars.report.run_record import CONFIG_FILE
 logger = logging.getLogger(__name__)
 
 _PROGRAM = "mars.cli.ray_job"
-# What Ray waits for longer than the run itself needs to end: for the last lines of its shell.
+# Seconds that Ray waits in addition to what the run itself needs to end, so that its shell prints its last lines.
 _STOP_MARGIN_S = 30
 # Of a run whose settings are not known here.
 _LONG_GRACE_S = 600.0
@@ -65,7 +65,7 @@ def submit(
     sft: bool,
     wait: bool,
 ) -> int:
-    """Returns the exit code of the run; 0 if it does not wait for it.
+    """Returns the exit code of the run; 0 without `wait`.
 
     words: EXPERIMENT, options of `python -m mars.main` and settings. names: of --env. Raises MarsError.
     """
@@ -190,7 +190,7 @@ def _new(words: Sequence[str], sent: SentFiles, *, sft: bool) -> Submission | No
 
 
 def _resumed(resume: str, overrides: Sequence[str], sent: SentFiles) -> Submission:
-    """The settings are checked here if the run's folder is."""
+    """The settings are checked on this machine if the run's folder is on it."""
     run_dir = Path(os.path.abspath(Path(resume).expanduser()))
     given = next((text for text in overrides if text.lstrip("+").startswith("cluster.address=")), None)
     if given is not None:

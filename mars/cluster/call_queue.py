@@ -48,7 +48,7 @@ class CallQueue:
 def left_by_none(queues: Sequence[CallQueue], cancel: Callable[[int, list[Any]], None]) -> Iterator[None]:
     """No call outlives the block. cancel: (number of a queue, its streams that have not ended); not called without any.
 
-    queues: those that it has at the end of the block.
+    queues: read at the end of the block, after queues in it may have been replaced.
     """
     try:
         yield
@@ -59,9 +59,10 @@ def left_by_none(queues: Sequence[CallQueue], cancel: Callable[[int, list[Any]],
 
 
 class Deadlines:
-    """When the next answer of each worker is due: `timeout_s` after its last one, as far as the driver has waited.
+    """When the next answer of each worker is due: `timeout_s` after its last one.
 
-    While the driver does something else, such as building a lost worker anew, no worker can be late.
+    Only time in which the driver waits for answers counts. While the driver does something else, such as building a
+    lost worker anew, no worker can be late.
     """
 
     def __init__(self, num_workers: int, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:

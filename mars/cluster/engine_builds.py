@@ -18,7 +18,7 @@ FAILED_BUILD = (WorkerError, SetupError, DataError, ConfigError)
 class EngineBuilds:
     """The first build of all engines, and the builds of absent engines that are under way.
 
-    gpus: gives those of each engine, if they are those of trainer ranks.
+    gpus: returns the GPUs of each engine, if the engines run on GPUs of trainer ranks; else None.
     """
 
     timeout_s = 0.0  # until `finish_all`

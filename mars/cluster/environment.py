@@ -85,7 +85,8 @@ def collect_rarely() -> None:
 
     The rollouts of a step are millions of objects without cycles. With Python's own intervals all of them are looked at
     again and again while they come: a third of the driver's time at 180,000 rollouts (`scripts/bench.py driver`). Now
-    new objects are looked at once in 100,000, and older ones once in 20 million (all, in 100 million).
+    Python looks at new objects each time 100,000 more exist, at older ones each time it is 20 million more, and at all
+    of them each time it is 100 million more.
     """
     gc.set_threshold(100_000, 200, 5)
 

@@ -13,14 +13,16 @@ _MESSAGES_PER_SECOND = 40
 little more for each sample in it. Each engine sends three besides: the first of a generation, and at its end the last
 one and its counts."""
 _LONGEST_GAP_S = 5.0
-"""Samples wait for a message at most this long, and are scored so much later, if `_MOST_MESSAGES_PER_SECOND` allow."""
+"""Samples wait at most this long for a message, and so for their scores. They wait longer only if the engines would
+otherwise send more than `_MOST_MESSAGES_PER_SECOND`."""
 _MOST_MESSAGES_PER_SECOND = 100
 
 
 def message_gap_s(num_engines: int) -> float:
     """Least seconds between two messages of one engine; 0 for a single one, which is never too much.
 
-    Up to 201 engines send 40 messages a second together, from 501 on 100. In between each sends one in five seconds.
+    Up to 201 engines together send 40 messages a second; 501 engines and more together send 100. With 201 to 501
+    engines, each engine sends one message in five seconds.
     """
     others = num_engines - 1
     return max(min(others / _MESSAGES_PER_SECOND, _LONGEST_GAP_S), others / _MOST_MESSAGES_PER_SECOND)

@@ -2,7 +2,7 @@
 
 `Guard` starts this file as a program. The program waits until its stdin closes, which the kernel does when the run's
 process ends. Then it kills what the cluster still runs, keeps the end of Ray's logs, and removes the cluster's folder.
-The program imports the standard library alone, so that it starts at once and needs no memory.
+The program imports the standard library alone, so that it starts at once and needs little memory.
 """
 
 from __future__ import annotations

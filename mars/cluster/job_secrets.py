@@ -18,7 +18,7 @@ _TIMEOUT_S = 30.0
 
 
 def new_name() -> str:
-    """Of a package, as the job server calls what it stores."""
+    """A new random name. It looks like a package's, because the job server stores what it gets as packages."""
     return f"mars_environment_{secrets.token_hex(16)}.zip"
 
 

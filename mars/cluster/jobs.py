@@ -28,20 +28,20 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.5
 _RETRY_S = 1.0
 _ANSWER_S = 30.0
-# So long is a job server looked for that does not answer any more.
+# How long to ask again if a job server does not answer any more.
 _LOST_AFTER_S = 60.0
 _LAST_OUTPUT_S = 20.0
 # A connection without output for so long is made anew: it may be gone without a sign, as after a laptop's sleep.
 _SILENCE_S = 120.0
-# Those of the environment would get the token and the variables of --env.
+# Proxies that the environment names are not used: they would get the token and the variables of --env.
 _NO_PROXIES = {"http": "", "https": ""}
 _INTERRUPTED = 75
 _NO_SUCH_JOB = "status code 404"
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray would take them before the address it is given
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _NO_ANSWER = (requests.RequestException, OSError)
-# Ray does not tell the exit code of a job that was stopped, so the job's last line has it. The shell outlives SIGTERM,
-# which Ray sends to it too, and the program does not inherit that.
+# Ray does not tell the exit code of a job that was stopped, so the job's last line has it. Ray sends
+# SIGTERM to the shell too. The shell's trap lets it survive, and the program does not inherit the trap.
 _EXIT_CODE = re.compile(r"^mars: exit code (\d+)\s*\Z", re.MULTILINE)
 _SHELL = 'trap : TERM; "${{MARS_PYTHON:-python}}" -m {}; code=$?; echo "mars: exit code $code"; exit $code'
 
@@ -59,7 +59,7 @@ class Job:
 
 
 def new_job_id(name: str) -> str:
-    """name: of the run, which others can tell the job by."""
+    """name: of the run; others recognise the job by it."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)}-{secrets.token_hex(4)}"
 
 
@@ -112,8 +112,8 @@ class JobServer:
         return self._answer(job_id, self._client.stop_job)
 
     def follow(self, job_id: str) -> int:
-        """Print what the job prints until it ends, and return its exit code. The first Ctrl-C stops the job, also one
-        that was deferred before (`interrupts.defer`).
+        """Print what the job prints until it ends, and return its exit code. The first Ctrl-C stops the
+        job, also if it was pressed before this call and deferred (`interrupts.defer`).
 
         Raises LostContact if the job server does not answer for a minute, SetupError if there is no such job, and
         WorkerError if the job could not start or was lost.
@@ -241,7 +241,7 @@ class _Output:
 
 
 def _as_exit_code(code: int) -> int:
-    """Of a process that a signal has ended, as a shell says it."""
+    """The exit code; for a process that a signal has ended, 128 + the signal's number, as in a shell."""
     return code if code >= 0 else 128 - code
 
 

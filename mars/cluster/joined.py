@@ -29,15 +29,15 @@ _WORKER_LOOK_S = 5.0
 """A worker connects less often while the head accepts, because a thousand workers may do so."""
 _CONNECT_S = 5.0
 LOST_S = 10.0
-"""So long the head may accept no connection."""
+"""How long the head may fail to accept connections before it counts as lost."""
 _OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Silence:
     """For how long all connections to the head have failed.
 
-    The time counts from the first failure to the last one. Between two failures at most 6 s count, one look and one
-    connection that is not answered: a process that was stopped meanwhile has not looked.
+    The time counts from the first failure to the last one. Between two failures at most 6 s count: a look and a
+    connection without an answer take no longer. In a longer gap this process was stopped, and did not look.
     """
 
     def __init__(self) -> None:
@@ -131,7 +131,8 @@ def _end_worker(address: str) -> None:
 
 
 def _local_raylet() -> int | None:
-    """Of the raylet that this process is connected to: the one that listens on its socket."""
+    """The descriptor (pidfd) of the raylet that this process is connected to, which is the process that listens on the
+    raylet's socket; None if it cannot be had."""
     node = worker._global_node
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(node.raylet_socket_name)

@@ -30,7 +30,7 @@ _POLL_S = 0.1
 _LOG_LINES = 25
 _RECORDS = "nodes"
 RAY_FOLDER = "ray"
-"""Inside --temp-dir, which only the user can enter: Ray lets everybody write to its own folder."""
+"""Ray's folder inside --temp-dir. Ray lets everybody write to its folder, but only the user can enter --temp-dir."""
 _NOT_INHERITED = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "MARS_SCRIPT")
 
 
@@ -92,7 +92,7 @@ class RunningNode:
 
 
 def default_folder() -> Path:
-    """For --temp-dir. Each user has one: a folder of Ray's own, which all users share, has one user's cluster in it."""
+    """The default of --temp-dir, one for each user: Ray's own folder is shared by all, and holds one user's cluster."""
     return Path(tempfile.gettempdir()) / f"mars-ray-{os.getuid()}"
 
 

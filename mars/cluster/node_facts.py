@@ -1,7 +1,7 @@
 """What a node has of what all nodes must share: packages, mars' code, model files, images.
 
-Imports the standard library and mars/output/blocks.py. Both are sent to the nodes whole, so that they also run where
-mars is another one or missing.
+Imports only the standard library and mars/output/blocks.py. This file and blocks.py are sent to the nodes as a whole,
+so that they also run where mars is missing or has another version.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def plan_nodes(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strateg
     pack: each node gets as many engines as possible, then as many ranks as possible. Groups of bundles are kept within
         nodes if all of them fit like that.
     spread: each node gets an even share of the engines, or what comes closest to it if not all bundles would fit; ranks
-        fill what is left, in order. Groups are kept within nodes if the engines are no less spread then.
+        fill what is left, in order. Groups are kept within nodes unless the engines would then be spread less.
 
     Example: two engines and two ranks of 1 CPU each on two nodes of 2 CPUs. pack: the engines are on the first node and
     the ranks on the second; spread: one of each is on each node.
@@ -184,7 +184,7 @@ def _preferred(strategy: Strategy, left: int, capacities: Sequence[int]) -> Iter
 
 
 def _even_share(left: int, capacities: Sequence[int]) -> int:
-    """The least number that each node must take at most, so that `left` engines are placed."""
+    """The smallest limit for the engines of one node with which `left` engines, or as many as fit, are placed."""
     share = 0
     while sum(min(share, capacity) for capacity in capacities) < min(left, sum(capacities)):
         share += 1

@@ -34,10 +34,10 @@ class Node:
 
 
 def alive_nodes(by_gpus: bool) -> list[Node]:
-    """In the order in which they are filled: those with the most free GPUs (or CPUs) first, then that of the driver.
+    """In the order in which they are filled: those with the most free GPUs (or CPUs) first.
 
-    The rest of the order is by address, so equal clusters are filled alike. Nodes that Ray is about to remove are left
-    out: it starts nothing there.
+    Of nodes with as many, the driver's comes first. The rest is by address, so equal clusters are filled alike.
+    Nodes that Ray is about to remove are left out: it starts nothing there.
     """
     draining, free = state.get_draining_nodes(), available_resources_per_node()
     alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]

@@ -31,7 +31,7 @@ _LOOK_S = 0.25
 _SETTLE_S = 1.0
 """How long it may take until Ray knows of resources that have just become free."""
 _RECENT_S = 0.5
-"""How old what Ray says of nodes may be when many workers start, or wait for room, together."""
+"""How old an answer of Ray about nodes may be, so that many workers that start or wait together share one answer."""
 _RESERVE_S = 5.0
 """How long Ray may take to reserve what is free, before the search for free nodes starts again."""
 
@@ -82,7 +82,7 @@ class Placement:
     def has_room(self, bundle: int) -> bool:
         """Whether the resources of this bundle are reserved on a node that is alive.
 
-        Hundreds of workers may wait for room: Ray is asked once for all of them, and again before one is let go on.
+        Hundreds of workers may wait for room: they share one answer of Ray. Ray is asked again before a worker starts.
         """
         if not self._is_reserved(bundle):
             return False
@@ -130,7 +130,7 @@ class Placement:
         return plan_nodes(*self._kinds, free, self._choice.strategy)
 
     def _reserve(self, timeout_s: float) -> tuple[PlacementGroup, dict[int, str]]:
-        """The group and bundle -> the id of its node."""
+        """The placement group, and a mapping: bundle -> id of its node."""
         start, told = time.monotonic(), False
         while True:
             nodes = alive_nodes(self._on_gpus)
@@ -165,7 +165,7 @@ class Placement:
         return have_want(rows, self._layout, empty)
 
     def _move_lost(self) -> None:
-        """Reserve the bundles of nodes that are gone anew, each by itself: as many as possible are to go on.
+        """Reserve anew the bundles of lost nodes, each by itself, so that as many workers as possible go on.
 
         Those with ranks come first. Ray has a request for each of them until there is room. For an engine it has one
         only while there is room beside all ranks, so that an engine cannot take the room that a rank waits for.
@@ -188,8 +188,8 @@ class Placement:
                 remove_placement_group(self._moved.pop(bundle))
 
     def _look(self) -> tuple[list[Node], Mapping[str, Any]]:
-        """The nodes, and Ray's table of groups, if it is needed. The table comes first: what it calls placed is not
-        free on the nodes then."""
+        """The nodes, and Ray's table of groups, if it is needed. The table is read first: resources of a group that
+        it shows as placed are then no longer free in what is read of the nodes."""
         groups = placement_group_table() if self._moved else {}
         return alive_nodes(self._on_gpus), groups
 

@@ -39,7 +39,7 @@ class RayEngine:
     An engine that dies, hangs or raises is replaced: the new one gets the current weights and repeats the requests of
     the lost one with the same seeds, and samples that have arrived already are not given out again. If the node of the
     engine is lost too, and no other has room for it within `replace_timeout_s`, the other engines get its requests, and
-    calls do without it until a node has room (mars/cluster/absent_engines.py). So they do if it cannot be built there.
+    calls do without it until a node has room (absent_engines.py). They also do so if it cannot be built on that node.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class RayEngine:
     ) -> list[Any]:
         """Start building every engine; returns one Ray reference per engine for `finish_build`.
 
-        gpus: gives those of each engine, if they are those of trainer ranks; None if Ray gives each engine its own. It
-        is asked for each start, because Ray may have moved the ranks to another node since.
+        gpus: returns the GPUs of each engine, if they belong to trainer ranks; None if Ray gives each engine its own.
+        It is called for each start, because Ray may have moved the ranks to another node since.
         """
         return self._builds.start_all(build_engine, build_transfer, images, gpus)
 
@@ -96,7 +96,7 @@ class RayEngine:
         left, given_out, counts = list(range(len(known))), set[tuple[int, int | None]](), list[EngineCounts]()
         while left:
             left = yield from self._generate(known, left, given_out, counts)
-        self._counts = sum(counts, self._counts)  # of a call that is given up, some engines have sent theirs
+        self._counts = sum(counts, self._counts)  # a call that was given up adds nothing: only some engines sent counts
         self._losses.restarts.progress()
 
     def _generate(
@@ -190,7 +190,7 @@ class RayEngine:
         """End a lost engine and bring it back, as `_bring_back`.
 
         While the engines sleep, only ends the engine: `wake` brings it back. Raises WorkerLost if the engine's node is
-        lost and trainer ranks with it, which have to be there first.
+        lost together with trainer ranks: the ranks have to be replaced first.
         """
         successor = self._absent.add(index, Successor(self._group, index))
         if self._is_asleep or (self._builds.gpus is not None and successor.is_node_lost()):
@@ -213,9 +213,9 @@ class RayEngine:
     def _bring_back(self, index: int, error: WorkerError) -> bool:
         """Wait until the successor of an absent engine runs, build the engine and give it the weights.
 
-        If no engine is left, that is the first one that has a place. Returns whether it is this one; False too if the
-        wait for a place is over, or if it cannot be built in its new place. Raises WorkerError if too many engines in
-        a row were lost, or none is left.
+        If no engine is left, brings back the first absent engine that gets a place. Returns whether engine `index` is
+        back: False if another one is, if the wait for a place is over, or if the engine cannot be built in its new
+        place. Raises WorkerError if too many engines in a row were lost, or none is left.
         """
         lost = index
         while True:
@@ -262,9 +262,9 @@ class RayEngine:
         self._absent.add(index, Successor(self._group, index))
 
     def _leave_alone(self, index: int, error: MarsError) -> None:
-        """Do without an absent engine that cannot be built on another node than before.
+        """Do without an absent engine that cannot be built on the node that it has moved to.
 
-        Raises `error` if no engine is left, or if it is the same node: the other engines would fail in the same way.
+        Raises `error` if no engine is left, or if it has not moved: the other engines would fail in the same way.
         """
         is_same = index in self._builds and self._absent.node(index) in (None, self._group.node(index))
         if is_same or not self._absent.others():

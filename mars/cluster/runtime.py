@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
 _SHUTDOWN_TIMEOUT_S = 10.0
-# Ray installs handlers of signals while it starts; so often they are replaced by those of the run.
+# Ray installs signal handlers while it starts. At this interval they are replaced by the run's own handlers.
 _REARM_S = 0.01
 # One for all clusters of this process: Ray reads it once.
 _TOKEN = secrets.token_hex(32)
@@ -127,7 +127,7 @@ def _loopback_node() -> Iterator[None]:
 
 
 class _ToLog(logging.Handler):
-    """Passes records on to the log of the run, where the terminal does not show them."""
+    """Passes records on to the log of the run. The terminal does not show them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger.debug("Ray: %s", record.getMessage())

@@ -50,7 +50,7 @@ class Successor:
         self._is_node_lost: bool | None = None
 
     def is_node_lost(self) -> bool:
-        """Whether the node of the old process does not end it. Waits for its answer, for 10 s at most."""
+        """Whether the node of the old process counts as lost: it is gone, or has not ended the process within 10 s."""
         if self._is_node_lost is None:
             self._is_node_lost = self._ending is not None and self._ending.is_over(_ANSWER_S) is not True
         return self._is_node_lost

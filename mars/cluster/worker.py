@@ -28,7 +28,7 @@ class Worker:
         gc.disable()  # `gc_paused` enables it again when the engine or trainer is built
         Path(log_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         record_worker(Path(log_dir), name)
-        logging.raiseExceptions = False  # a full disk costs records, and no traceback for each of them
+        logging.raiseExceptions = False  # on a full disk records are lost, without a traceback for each
         logging.basicConfig(
             filename=Path(log_dir) / f"{name}.log",
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -55,9 +55,9 @@ class Worker:
 def cancel(worker: Any, calls: Iterable[Any]) -> None:
     """In the driver: cancel calls of a worker that have not ended, and make it `let_go` after them.
 
-    A call that runs ends when it looks at `is_cancelled`. Ray says it to one that waits in the worker's queue within
-    two seconds. Does nothing if the worker or the cluster is gone. (A method that sets a flag would need a second
-    concurrency group, and with one Ray runs all methods outside the main thread, where vLLM belongs.)
+    A call that runs ends when it looks at `is_cancelled`. A call that waits in the worker's queue learns of it from Ray
+    within two seconds. Does nothing if the worker or the cluster is gone. (A method that sets a flag would need a
+    second concurrency group. With a second group, Ray runs all methods outside the main thread, where vLLM belongs.)
     """
     if not ray.is_initialized():  # `ray.cancel` would start a cluster
         return

@@ -27,7 +27,7 @@ _CLOSE_TIMEOUT_S = 5.0
 """How long a worker's close() may take before the worker is killed."""
 _LOST_TIMEOUT_S = 2.0
 _LINGER_S = 0.004
-"""For each call that is waited for: how long to wait for more answers after the first, at most `_LOOK_S` in all."""
+"""After the first answer, a wait for N calls goes on for N times this long for more answers, at most for `_LOOK_S`."""
 _LOOK_S = 0.5
 """How often a call looks whether the processes of its workers live."""
 
@@ -237,8 +237,8 @@ class WorkerGroup:
 
         Closing the iterator cancels the calls that have not ended, and so does an error.
         arguments: for each worker, those of its calls, one after the other; it gets the next one while it works on the
-            one before. Each item has the deadline, from the worker's answer before, without the time that `recover`
-            and the caller take.
+            one before. The deadline of each item counts from the worker's previous answer, and leaves out the time
+            that `recover` and the caller take.
         recover: called with the index of a worker that failed, and with its WorkerError. Returns whether another worker
             has taken its place. Then the calls are repeated on that one, which yields its items from the first one on.
             Otherwise the calls of this worker are over.

@@ -116,7 +116,10 @@ class WorkerImages:
 
 
 class _NodeFiles:
-    """The files of this node. root: data.image_root on the driver's node. here: where it is here; None: there too."""
+    """The files of this node.
+
+    root: data.image_root on the driver's node. here: the same folder on this node; None if its path is the same.
+    """
 
     def __init__(self, root: str | None, here: str | None) -> None:
         self._read: ReadImage = MountedRoot(root, here) if here and root is not None else stored_image

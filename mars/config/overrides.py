@@ -27,8 +27,8 @@ _QUOTE = "write key=value; quote a value with special characters: 'run.name=\"a=
 class Known:
     """keys: the dotted keys of the schema. groups: group -> its choices, which are file names without .yaml.
 
-    mappings: the keys whose value is a mapping with names that the user chooses. nested: those of mappings of mappings,
-    of which one value can be set: `recipe.settings.vl_cogito.stage=s1`.
+    mappings: the keys whose value is a mapping with names that the user chooses. nested: the keys whose value is a
+    mapping of mappings. An override can set one value in it: `recipe.settings.vl_cogito.stage=s1`.
     """
 
     keys: Sequence[str]
@@ -46,7 +46,7 @@ class Known:
         return keys
 
     def nested_in(self, key: str) -> str | None:
-        """The mapping of mappings of which `key` names one value, if it does."""
+        """The key of `nested` in whose mapping of mappings `key` names one value; None if there is none."""
         return next((mapping for mapping in self.nested if re.fullmatch(rf"{mapping}(\.\w+){{2}}", key)), None)
 
 

@@ -19,7 +19,7 @@ _LOADED_IF_POSITIVE = ("algorithm.kl_coefficient", "algorithm.entropy_coefficien
 
 
 class Ramp(Section):
-    """One number that goes from `first` to `last`, the same from then on.
+    """One number that goes from `first` to `last` and then stays at `last` (a sigmoid only comes close to both).
 
     key: one of KEYS, `data.weights.<number of the file, from 0>`, or `recipe.settings.<file>.<name>`.
     start: a step of the run. steps: a number of steps; `at` has the formulas. slope: of a sigmoid, else None.

@@ -88,8 +88,8 @@ class ModelParts:
     """Where the parts of a Hugging Face model are: paths of modules, and classes.
 
     Every weight is below `vision`, `projector` or `language`. A projector may be inside the vision tower; its weights
-    are then the projector's alone.
-    tied: weight -> the weight it is, if config.json's tie_word_embeddings is true.
+    then count as weights of the projector, not of the vision tower.
+    tied: name of a weight -> name of the weight it is shared with, if config.json's tie_word_embeddings is true.
     layer_classes: names of the classes of vision blocks and decoder layers, the units of FSDP.
     patch_embedding: a `Conv3d` whose kernel is as large as a patch of the image processor; None if there is none.
     vision_segments: whether the vision tower attends to windows or images one by one, and so can use

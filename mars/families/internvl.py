@@ -63,7 +63,8 @@ class Tiles:
     def _canvas(self, size: Size, limits: ImageLimits) -> tuple[int, int]:
         """(columns, rows) whose quotient is nearest to width / height.
 
-        Of those that are equally near, the last one with less than twice the image's pixels.
+        Of those that are equally near, the one with the most tiles that has less than twice the image's pixels; if none
+        has, the one with the fewest tiles.
         """
         (width, height), most = size, self._most_tiles(limits)
         sides = range(1, most + 1)

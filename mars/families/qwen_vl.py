@@ -100,9 +100,9 @@ class MropeForward:
         return positions[:, 0]
 
     def image_features(self, model: Any, pixel_values: Tensor, grids: Tensor, image_index: Sequence[int]) -> Any:
-        """Also repeats Qwen3-VL's deepstack features.
+        """Repeats Qwen3-VL's deepstack features, too, for an image that is in `image_index` several times.
 
-        These are one tensor per layer and image, or in transformers 5.17 one per layer, of all images.
+        They are one tensor per layer and image, or in transformers 5.17 one tensor per layer for all images.
         """
         import torch
 

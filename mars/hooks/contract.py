@@ -2,6 +2,9 @@
 
 A hook has no random generator of its own. What it draws depends on (run.seed, step or round, prompt_id, its name), so
 that a resumed run draws the same. What it keeps between steps goes through `state` and `restore`, as JSON.
+
+A shaping, an advantage rule or requests may have one more attribute, `ramps: tuple[str, ...]`: the names of settings
+that it reads anew in each call. Of its file's settings, these alone may change during a run.
 """
 
 from __future__ import annotations
@@ -57,8 +60,9 @@ class GroupShaping(Protocol):
     part: its name among the parts of the reward, and in metrics (`reward/<part>/mean`). on: "multi": only multi
     responses get it, and anchors 0; "all": anchors get it too. It is a pure function of its arguments.
 
-    A term that depends on one response alone is for "all": otherwise the pool compares different rewards. A term that
-    compares a response with its group is for "multi".
+    A term that depends on one response alone should have on="all": the rewards of multi responses and anchors are
+    compared with each other, so they must have the same terms. A term that compares a response with its group should
+    have on="multi".
 
     A shaping may have one more attribute, `signals: tuple[Signal, ...]`. Then the trainer scores the responses that the
     shaping is for in further forwards, before any shaping of the step is called. A number is NaN for a failed rollout,
@@ -82,8 +86,8 @@ class AdvantageRule(Protocol):
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
         """`base` with other values or weights.
 
-        Row i of base.values and base.weights belongs to the i-th of the rollouts `trained` of all `kept`: the valid
-        multi rollouts, then the valid guests, prompt after prompt;
+        base.values and base.weights have one number for each rollout in `PromptRollouts.trained` of the `kept` prompts,
+        prompt after prompt: first its valid multi rollouts, then its valid guests.
         base.mean and base.std have one entry for each prompt. Weights multiply the loss of a response."""
         ...
 

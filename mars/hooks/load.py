@@ -17,9 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mars.algorithms.changing_settings import read_once
 from mars.algorithms.penalties import KL_PART, OVERLONG_PART
 from mars.algorithms.scoring import ScoringSpec
-from mars.config.ramp_section import SETTINGS, Ramp
+from mars.config.ramp_section import Ramp
 from mars.config.recipe_section import RecipeConfig
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
@@ -33,6 +34,7 @@ from mars.hooks.contract import (
 )
 from mars.hooks.known_prompts import KnownPrompts
 from mars.hooks.prompt_sampler import SampledRounds
+from mars.hooks.ramp_checks import check_ramps, ramped_settings
 from mars.hooks.requests import REQUESTS_MEMBERS
 from mars.hooks.settings import read_settings
 from mars.hooks.signals import signals_of
@@ -40,6 +42,7 @@ from mars.hooks.step_hooks import Named, StepHooks
 from mars.plugin import load, resolve
 
 _WANTED = "want path/to/file.py:name"
+_SAMPLES = "rollout.samples_per_prompt"
 _FUNCTIONS = "functions"  # a file of this name goes by its folder's name in recipe.settings
 
 
@@ -105,8 +108,8 @@ def load_step_hooks(
     """The hooks that a step calls in the driver. recipe: `resolved`. num_steps: planned for the run.
 
     part_weights: the parts of `algorithm.part_weights`. with_reference: whether a reference model is loaded. Raises
-    ConfigError for what is no hook, for a name of a part that two shapings, `part_weights` or mars itself use, and for
-    signals that the trainer cannot compute.
+    ConfigError for an object that is no hook, for a shaping whose part has a name that another shaping, `part_weights`
+    or mars itself uses, and for signals that the trainer cannot compute.
     """
     shaping = tuple(_named(recipe, "recipe.shaping", spec, SHAPING_MEMBERS) for spec in recipe.shaping)
     taken = dict.fromkeys((OVERLONG_PART, KL_PART), "mars") | dict.fromkeys(part_weights, "algorithm.part_weights")
@@ -122,7 +125,7 @@ def load_step_hooks(
         _check_signals(named, recipe.transforms, with_reference)
     rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
     requests = recipe.requests and _named(recipe, "recipe.requests", recipe.requests, REQUESTS_MEMBERS)
-    _check_ramps(recipe, ramps, (*shaping, *rules, *([requests] if requests else [])))
+    check_ramps(ramps, (*shaping, *rules, *([requests] if requests else []), *_token_rule(recipe, ramps)))
     hooks = StepHooks(shaping, rules, num_steps, requests=requests or None, ramps=tuple(ramps))
     return replace(hooks, initial=hooks.snapshot(sampler={}))
 
@@ -149,55 +152,31 @@ def _check_signals(named: Named[GroupShaping], transforms: Collection[str], with
             )
 
 
-def _check_ramps(recipe: RecipeConfig, ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
-    """Each ramp of a file's setting must reach a hook that gets its settings with each call, or a token rule that reads
-    it in each step."""
-    files = {named.name.partition(":")[0]: named.settings for named in hooks}
-    of_rule = {} if recipe.tokens is None else {settings_name(recipe.tokens): recipe.tokens}
-    of_rule = {file: spec for file, spec in of_rule.items() if file not in files}
-    for ramp in ramps:
-        if not ramp.key.startswith(SETTINGS):
-            continue
-        file, _, name = ramp.key.removeprefix(SETTINGS).partition(".")
-        if file in of_rule:
-            files[file] = _ramped_settings(recipe, of_rule[file], ramp.key, name)
-        value = getattr(files.get(file), name, None)
-        if type(value) not in (int, float):
-            raise ConfigError(
-                f"ramps: {ramp.key}: no number that a hook of the step reads; got {value!r}; "
-                "give a number of the Settings of a file in recipe.shaping, recipe.advantage, recipe.requests or "
-                "recipe.tokens"
-            )
-        for extreme in (ramp.first, ramp.last):
-            try:
-                replace(files[file], **{name: extreme})  # its own checks
-            except ValueError as error:
-                raise ConfigError(
-                    f"ramps: {ramp.key}: {error}; got {extreme:g}; give another end of the ramp"
-                ) from error
+def _token_rule(recipe: RecipeConfig, ramps: Sequence[Ramp]) -> list[Named[Any]]:
+    """The rule of `recipe.tokens`, if a ramp changes a setting of its file."""
+    spec, key = recipe.tokens, "recipe.tokens"
+    if spec is None or not ramped_settings(settings_name(spec), ramps):
+        return []
+    rule, name = make_hook(recipe, key, spec, {}, ramps=ramps), settings_name(spec)
+    module = load(key, spec, "(settings: Settings)", classes=True).module
+    settings = read_settings(f"recipe.settings.{name}", module, recipe.settings.get(name))
+    return [Named(f"{name}:{spec.rpartition(':')[2]}", rule, settings)]
 
 
-def _ramped_settings(recipe: RecipeConfig, spec: str, key: str, name: str) -> Any:
-    """The settings of the file of `recipe.tokens`. spec: of the rule. name: of the setting that the ramp changes."""
-    read = tuple(getattr(make_hook(recipe, "recipe.tokens", spec, {}), "ramps", ()))
-    if name not in read:
-        do = f"give one of {', '.join(read)}" if read else "it has no attribute `ramps`, so leave this ramp out"
-        raise ConfigError(f"ramps: {key}: not read by the rule of recipe.tokens in each step; got {name!r}; {do}")
-    file = settings_name(spec)
-    module = load("recipe.tokens", spec, "(settings: Settings)", classes=True).module
-    return read_settings(f"recipe.settings.{file}", module, recipe.settings.get(file))
-
-
-def load_sampler(recipe: RecipeConfig, setup: SamplerSetup, known: KnownPrompts | None = None) -> SampledRounds | None:
+def load_sampler(
+    recipe: RecipeConfig, setup: SamplerSetup, known: KnownPrompts | None = None, ramps: Sequence[Ramp] = ()
+) -> SampledRounds | None:
     """The rounds of prompts that `recipe.sampler` chooses; None if it is null. recipe: `resolved`.
 
-    known: for a sampler that reads further rows while the run trains.
+    known: for a sampler that reads further rows while the run trains. ramps: of the run; a sampler follows none.
     """
     spec = recipe.sampler
     if spec is None:
         return None
     setup = setup if known is None else replace(setup, read_rows=known.read)
-    sampler = make_hook(recipe, "recipe.sampler", spec, SAMPLER_MEMBERS, [setup])
+    samples = {ramp.key.removeprefix("rollout."): ramp.key for ramp in ramps if ramp.key == _SAMPLES}
+    given = read_once(setup, samples, f"recipe.sampler: {spec}")
+    sampler = make_hook(recipe, "recipe.sampler", spec, SAMPLER_MEMBERS, [given], ramps=ramps)
     return SampledRounds(f"{settings_name(spec)}:{spec.rpartition(':')[2]}", sampler, setup, known)
 
 
@@ -227,17 +206,25 @@ def _check_names(recipe: RecipeConfig) -> None:
 
 
 def make_hook(
-    recipe: RecipeConfig, key: str, spec: str, members: Mapping[str, int | None], arguments: Sequence[Any] = ()
+    recipe: RecipeConfig,
+    key: str,
+    spec: str,
+    members: Mapping[str, int | None],
+    arguments: Sequence[Any] = (),
+    ramps: Sequence[Ramp] = (),
 ) -> Any:
     """Run the file of `spec` and call what it names with `arguments` and the file's settings, if it declares any.
 
     recipe: `resolved`. key: that of `spec`, such as "recipe.advantage". members: what the hook must have: a method ->
-    the number of its arguments, or an attribute -> None. Raises ConfigError where one is missing.
+    the number of its arguments, or an attribute -> None. ramps: of the run; settings that they change cannot be read
+    from what the hook is made with (`read_once`). Raises ConfigError where a member is missing.
     """
     name = settings_name(spec)
     wanted = f"({', '.join([*(type(given).__name__ for given in arguments), 'settings: Settings'])})"
     function = load(key, spec, wanted, classes=True)
     settings = read_settings(f"recipe.settings.{name}", function.module, recipe.settings.get(name))
+    ramped = {setting: ramp.key for setting, ramp in ramped_settings(name, ramps).items()}
+    settings = read_once(settings, ramped, f"{key}: {spec}")
     given = [*arguments, *([] if settings is None else [settings])]
     function.check_call(*given)
     hook = function.call(*given)

@@ -6,24 +6,27 @@ Each worker makes them from the files, when it first needs them.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from mars.algorithms.token_rule import ScoringPass, TokenRule
+from mars.config.ramp_section import Ramp
 from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
 from mars.hooks.load import make_hook
 from mars.image_transform import ImageTransform
 
 
-def image_transforms(recipe: RecipeConfig) -> dict[str, ImageTransform]:
-    """The transforms by name. recipe: `resolved`. Raises ConfigError."""
+def image_transforms(recipe: RecipeConfig, ramps: Sequence[Ramp] = ()) -> dict[str, ImageTransform]:
+    """The transforms by name. recipe: `resolved`. ramps: of the run; a transform follows none. Raises ConfigError."""
     return {
-        name: make_hook(recipe, f"recipe.transforms.{name}", spec, {"__call__": 3})
+        name: make_hook(recipe, f"recipe.transforms.{name}", spec, {"__call__": 3}, ramps=ramps)
         for name, spec in recipe.transforms.items()
     }
 
 
-def token_rule(recipe: RecipeConfig, *, with_reference: bool) -> TokenRule | None:
+def token_rule(recipe: RecipeConfig, *, with_reference: bool, ramps: Sequence[Ramp] = ()) -> TokenRule | None:
     """The rule, None without one. recipe: `resolved`. with_reference: whether a reference model is loaded.
+    ramps: of the run; the rule reads what they change with `TokenFacts.now`.
 
     Raises ConfigError for two passes of one name, for a transform that is not in `recipe.transforms`, and for a pass of
     the reference model if there is none.
@@ -32,7 +35,7 @@ def token_rule(recipe: RecipeConfig, *, with_reference: bool) -> TokenRule | Non
         return None
     key = "recipe.tokens"
     members = {"passes": None, "measures": None, "measure": 1, "apply": 2}
-    rule: TokenRule = make_hook(recipe, key, recipe.tokens, members)
+    rule: TokenRule = make_hook(recipe, key, recipe.tokens, members, ramps=ramps)
     is_tuple = isinstance(rule.passes, tuple | list) and all(isinstance(one, ScoringPass) for one in rule.passes)
     if not is_tuple or not isinstance(rule.measures, bool):
         raise ConfigError(

@@ -20,7 +20,7 @@ class SampledRounds:
     A round is decided when it is first asked for, which may be to read its images ahead, while the policy is updated.
     So it has the feedback of all steps that are sampled by then, and not that of probes in its own step.
 
-    known: whose `read` is `setup.read_rows`; None: the sampler reads no rows.
+    known: its method `read` is the sampler's `setup.read_rows`. None: the sampler reads no rows.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class SampledRounds:
             )
         if self._known is not None:
             self._known.restore(state.get("rows", []))
-        # A prompt is missing only if the file that added it is gone, which was a warning.
+        # A prompt is missing only if the file that added it is gone or has changed: `known.restore` warns of that.
         self._decided = {
             int(number): tuple(self._prompts[name] for name in ids if name in self._prompts)
             for number, ids in state["decided"].items()

@@ -26,8 +26,8 @@ class Extra:
     view, about: the view that it belongs to, and the number of the rollout of this view that it is about. No two
         requests of a prompt have the same name, view and about.
     bounded: of a guest: whether the ratio of its tokens is bounded, as that of multi responses is.
-    in_pool: of a guest: False if its reward is to count in no other response's advantage. Its own is then its distance
-        from the pool's mean, over the deviation of the pool with this one reward added.
+    in_pool: of a guest: False if its reward is to count in no other response's advantage. Its own advantage is then
+        its reward minus the mean of the pool, divided by the standard deviation of the pool with this reward added.
     """
 
     name: str
@@ -78,7 +78,8 @@ class ExtraRequests(Protocol):
 
 
 def without_images(prompt: Prompt, instruction: str) -> tuple[Message, ...]:
-    """The messages of a prompt without its images; the last one up to `instruction`, if it has that: the question.
+    """The messages of a prompt without its images. The last message is cut at `instruction`, if it contains this text:
+    what is left is the question.
 
     instruction: how the last sentences of the prompt template begin, long enough to be in no question.
     """

@@ -70,7 +70,8 @@ def shaped_groups(item: PromptRollouts, on: Literal["multi", "all"]) -> tuple[Ro
 
 
 def asked_signals(shapings: Iterable[GroupShaping]) -> Asked:
-    """The signals of all shapings. One that several ask for is computed once: for "all" if one of them is."""
+    """The signals of all shapings. If several shapings ask for the same signal, it is computed once: for "all" if one
+    of these shapings has on="all"."""
     asked: dict[Signal, Literal["multi", "all"]] = {}
     for shaping in shapings:
         for signal in signals_of(shaping):
@@ -139,8 +140,8 @@ class TokenSpans:
 
     def of(self, text: str, token_ids: Sequence[int], tag: str) -> Span:
         """The tokens of the text in the last block <tag>...</tag> of a response; (0, 0) without text. A token with
-        characters of the text and of a tag counts. If a character has several tokens, all of them belong to
-        it. text: of all `token_ids`.
+        characters of the text and of a tag counts. If a character of the text has several tokens, all of them count.
+        text: of all `token_ids`.
 
         Example: tokens "so <", "answer", ">", "4", " km</", "answer", ">" and the tag "answer": tokens 3 and 4, (3, 5).
         """
@@ -161,5 +162,6 @@ class TokenSpans:
         pieces = [self._pieces[token_id] for token_id in token_ids]
         if "".join(pieces) == text:
             return [0, *accumulate(map(len, pieces))].__getitem__
-        # A character of several tokens has no text of its own in any of them: decode the first k, about twenty times.
+        # If a character has several tokens, none of them alone has its text. So decode the first `count` tokens. The
+        # two searches in `of` do this about twenty times.
         return lambda count: len(self._decode(token_ids[:count]))

@@ -181,7 +181,7 @@ def _keys(state: Any) -> Iterator[Any]:
 
 
 def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts, signals: SignalValues) -> list[float]:
-    """One for each rollout of `groups(item)`: of multi groups, anchors, and the groups of their own, which get 0."""
+    """One amount for each rollout of `groups(item)`. Own groups get 0, and so do anchors if on="multi"."""
     shaping = named.hook
     if any(shaping.part in r.reward.parts for group in groups(item) for r in group.rollouts if r.valid):
         raise ConfigError(

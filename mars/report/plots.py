@@ -29,7 +29,7 @@ _FONT = "DejaVu Sans"  # comes with matplotlib
 _LABEL_CHARACTERS = 60
 _LINE_CHARACTERS = 84  # of a line of the legend
 _MAX_LINES = 12  # of a figure: more could not be told apart
-_LARGEST = 1e100  # of a drawn value: axes overflow near the largest float, and NaN and infinity have no place on one
+_LARGEST = 1e100  # of a drawn value: axes overflow near the largest float, and cannot show NaN and infinity
 _ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
 
 
@@ -173,7 +173,7 @@ def _svg(draw: Any) -> bytes:
         labels = axes.get_legend_handles_labels()[1]
         longest = max((len(label) for label in labels), default=1)
         columns = max(1, min(4, _LINE_CHARACTERS // (longest + 6)))
-        # Room for the legend: the axes keep the height that they have below one line of labels.
+        # Room for the legend: the axes stay as high as they are with a legend of one line.
         figure.set_figheight(3.1 + 0.18 * (-(-len(labels) // columns) - 1))
         figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8)
         buffer = io.BytesIO()

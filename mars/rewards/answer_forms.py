@@ -9,8 +9,8 @@ import re
 
 from mars.rewards.answer_words import MAX_CHARS, UNITS, comparable, compatible, is_number, same_number, word_set
 
-# A character may become 18 in NFKC, but none of markup or a blank more than 3: what is longer than this has more than
-# `MAX_CHARS` characters without its markup.
+# NFKC turns a character into at most 18, and a blank or a character of markup into at most 3. So if a text of
+# `MAX_CHARS` characters becomes longer than this, it has more than `MAX_CHARS` characters without its markup.
 _MAX_UNFOLDED = 4 * MAX_CHARS
 
 _COMMANDS = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname) ?\{([^{}]*)\}")

@@ -22,7 +22,7 @@ class Batch:
     Two threads share it without a lock. The caller uses `add` and the flags until the serving thread has ended; the
     serving thread uses the rest.
 
-    calls: by number. pending: numbers of the calls still to send. suspects: of those whose worker died or was stuck.
+    calls: by number. pending: numbers of the calls still to send. suspects: numbers of calls whose worker died or hung.
     complete: no more items come. abandoned: the caller no longer waits. error: what ended the serving thread.
     """
 
@@ -66,7 +66,7 @@ class Batch:
         return self._deaths[number] >= _ATTEMPTS
 
     def finish(self, number: int, scored: Iterable[Scored]) -> None:
-        watchdog.beat()  # a step whose samples are all there waits for nothing else
+        watchdog.beat()  # when all samples are there, only scored answers show that the step goes on
         for answer, result in zip(self._answers[number], scored, strict=True):
             self._scored[answer] = result
         self._num_finished += 1

@@ -38,8 +38,8 @@ def giou_matrix(ours: Sequence[Box], true: Sequence[Box]) -> np.ndarray:
 def average_precision(ours: Sequence[Box], true: Sequence[Box], threshold: float) -> float:
     """COCO's average precision of one class in one image, if all boxes have the same confidence. true: at least one.
 
-    The boxes, in their order, each take the true box with the largest IoU that is free, if that is at least
-    `threshold`. The result is the mean, over the recalls 0, 0.01, …, 1, of the best precision at this recall or above.
+    Each box, in order, takes the free true box with which it has the largest IoU, if this IoU is at least `threshold`.
+    The result is the mean, over the recalls 0, 0.01, …, 1, of the best precision at this recall or above.
 
     >>> round(average_precision([(0, 0, 10, 10)], [(0, 0, 10, 10), (20, 0, 30, 10)], 0.5), 6)  # 1 up to recall 0.5
     0.50495

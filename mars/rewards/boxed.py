@@ -29,7 +29,7 @@ def boxed(text: str) -> str | None:
 def boxed_accuracy(item: RewardInput) -> float:
     """1 if the content of the last box is right by the rules of the reward vqa, otherwise 0.
 
-    Raises DataError for a malformed truth, with a box or without."""
+    Raises DataError for a malformed truth, even if the response has no box."""
     return answer_accuracy(item, boxed(item.response))
 
 

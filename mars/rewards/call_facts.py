@@ -37,7 +37,7 @@ def count(name: str, amount: float = 1) -> None:
 
 
 def taken_counts() -> dict[str, float]:
-    """What was counted since the last call."""
+    """What was counted since this function was last called."""
     with _lock:
         taken = dict(_counts)
         _counts.clear()

@@ -175,7 +175,7 @@ def _check_folders(spec: RewardsBySet, in_threads: bool) -> None:
 
 
 def _check_scorer(spec: str, scorer: ScorerName) -> None:
-    """Of a user's function."""
+    """Raises ConfigError if a user's function is to be scored with another scorer than strict."""
     if scorer != "strict":
         built_in = built_in_names(" and ")
         raise ConfigError(f"reward.scorer: only {built_in} have two scorers; got {scorer} with {spec}; give strict")
@@ -233,7 +233,7 @@ def _part_name(key: Any) -> str:
 
 
 def _exact(text: str) -> str:
-    """The text of a member of an enumeration, say. The driver cannot unpickle a class of a user's file."""
+    """`text` as a plain str. It may be a member of an enumeration of a user's file, which the driver cannot load."""
     return str.__str__(text)
 
 

@@ -63,8 +63,8 @@ class Judge:
         and neither is a password of a proxy.
     timeout_s: longest time of a request for connecting, and for each wait for data. A request whose data arrive slowly
         may take longer, until the deadline of the question.
-    deadline_s: of one question, retries and waits included. In a reward function it also ends when 90 % of the time
-        is over that the function has left (`reward.timeout_s`). Not ended by it: looking up the name of a host,
+    deadline_s: of one question, retries and waits included. In a reward function, a question gets at most 90 % of the
+        time that the function has left (`reward.timeout_s`). The deadline does not end looking up the name of a host
         and connecting through a proxy.
     max_tries: requests for one question. Tried again, after 0.5, 1, 2 ... seconds (times a random number of 0.5 to 1,
         at most 30 s) or after what Retry-After says: status 408, 429 and 5xx, a connection that is refused or breaks, a
@@ -206,7 +206,7 @@ class Judge:
         return text
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Given to requests even without a key: else it would send a password of ~/.netrc."""
+        """The `auth` of each request, even without a key: otherwise the library would send a password of ~/.netrc."""
         if self._key is not None:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
@@ -218,7 +218,7 @@ class Judge:
         return self._thread.session
 
     def _quoted(self, text: str) -> str:
-        """The beginning of a text of the service or of requests, which may repeat the key."""
+        """The beginning of a text, without secrets: what the service or an exception says may repeat the key."""
         return without_secrets(text, self._key)[:_MAX_QUOTED]
 
 
@@ -254,7 +254,7 @@ def _read(response: requests.Response, deadline: float) -> bytes:
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds to wait, of a header that has a number or a date; 0 for none and for one that means nothing."""
+    """Seconds to wait, from the header's number or date; 0 if there is no header or if it is not valid."""
     if value is None:
         return 0.0
     try:

@@ -22,8 +22,8 @@ class LabelledBox:
 class BoxReading:
     """What an answer and a truth list.
 
-    response: the parsed response. readable: whether the answer has exactly one list of at most 100 boxes more than the
-    truth. entries: how many entries this list has. boxes: those that are well formed; none if it is not readable.
+    response: the parsed response. readable: whether the answer has exactly one list, with at most 100 entries more than
+    the truth. entries: how many entries this list has. boxes: those that are well formed; none if it is not readable.
     whole: whether every entry is a well-formed box with a label.
     """
 

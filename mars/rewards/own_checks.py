@@ -18,9 +18,10 @@ _WANTED = "(truth, extra_info, truth_size), which returns None or what is wrong"
 def load_check(spec: str) -> CheckTruth | None:
     """The function `check_NAME` at the top level of the file of a resolved reward "file.py:NAME"; None without one.
 
-    It is made for rows, before the run: it may be called from several threads, one at a time. A DataError that it
-    raises says what is wrong, as the text does that it returns. Runs nothing of a file without it.
-    Raises ConfigError if it cannot be loaded, and later if it raises anything else or returns no text.
+    It checks the truths of rows. Several threads may call the result, which runs the function once at a time. The text
+    that the function returns says what is wrong with a truth, and so does the text of a DataError that it raises.
+    Runs nothing of a file without such a function. Raises ConfigError if the file cannot be loaded. The result raises
+    ConfigError if the function raises anything else, or returns what is neither a text nor None.
     """
     path, _, name = spec.rpartition(":")
     if f"check_{name}" not in _top_level_names(Path(path)):

@@ -48,8 +48,9 @@ class RewardPool:
     - it ends its worker (a crash, os._exit) twice: "its worker died";
     - the function raises, or returns a score that is not finite or too large: the reason.
 
-    concurrency: answers that one worker scores at once, in threads. A late one then fails without the others, whose
-    worker is killed after them. If a worker dies or is stuck with several answers, each is scored again alone.
+    concurrency: answers that one worker scores at once, in threads. If one is late, only this one fails, and the worker
+    is killed when it has scored its others. If a worker dies or is stuck with several answers, each is scored again
+    alone.
     by_prompt: users' functions take a list of answers. An item that is a tuple is one call, an item that is an answer
     is a call with a list of one; what is said here of an answer then holds for the answers of a call together.
     on_start: called after each start of workers, in the thread that started them, which may be a thread of the pool.

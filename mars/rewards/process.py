@@ -29,7 +29,8 @@ class WorkerProcess:
 
     connection: sending and receiving raise OSError after `timeout_s` seconds, for example if the worker is suspended.
     assigned: numbers of the calls sent and not yet returned, in order; the worker runs the first `concurrency`.
-    retiring: a late call still runs in one of its threads: it gets no more calls, and is ended after its last one.
+    retiring: a late call still runs in one of its threads. So the worker gets no more calls, and is ended after the
+        last one that it has.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -90,7 +91,7 @@ class WorkerProcess:
         self.connection.send(calls)
 
     def finish(self, number: int) -> None:
-        """Takes a call that has returned or is late from the assigned ones."""
+        """Removes a call from the assigned ones: it has returned or is late."""
         self.assigned.remove(number)
         del self._deadlines[number]
         self._start_clocks()

@@ -9,8 +9,8 @@ from mars.answers.record import PromptLength
 from mars.types import RolloutRequest
 
 EXPECTED_SHARE = 0.5
-"""Of the most tokens that a response may have. A fixed number, so that the division follows from the call alone: a run
-that was resumed divides as one that was not, and its engines' caches hit as often."""
+"""Expected length of a response as a share of its max_response_tokens. A fixed number, so that the division follows
+from the call alone: a resumed run divides as an uninterrupted run does, and its engines' caches hit as often."""
 
 
 class Balancer:

@@ -109,7 +109,8 @@ class RolloutEngine(Protocol):
 def ended(call: Iterator[T]) -> Iterator[Iterator[T]]:
     """Gives the iterator of a `generate`, and closes it at the end of the block.
 
-    Without it an iterator that an exception has left lives as long as the exception, and the engine goes on.
+    An exception that leaves the block keeps the iterator alive. Without `ended` the engine would go on as long as the
+    exception lives.
     """
     try:
         yield call

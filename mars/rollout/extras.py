@@ -205,7 +205,7 @@ class ExtraPlan:
             raise self._wrong(f"{extra.name} has {wrong[0]}", prompt, wrong[1])
 
     def _check_messages(self, extra: Extra, prompt: Prompt, written: bool) -> None:
-        """written: by the hook alone. Otherwise it may hold a response, which may have a marker too much."""
+        """written: whether the hook alone wrote the messages. Otherwise a response in them may add image markers."""
         roles = [message.role for message in extra.messages if message.role not in MESSAGE_ROLES]
         if roles:
             raise self._wrong(f"{extra.name} has message role {roles[0]!r}", prompt, f"use {', '.join(MESSAGE_ROLES)}")

@@ -38,7 +38,7 @@ class RolloutPlan:
         return list(self.planned(prompts, step).requests)
 
     def planned(self, prompts: Sequence[Prompt], step: int) -> PlannedRequests:
-        """`requests`, and what a recipe adds that is not asked of the engine."""
+        """`requests`, and what a recipe adds without the engine: given texts, and requests that cannot be asked."""
         of_views = [self._prompt_requests(prompt, step) for prompt in prompts]
         parts = []
         for prompt, requests in zip(prompts, of_views, strict=True):

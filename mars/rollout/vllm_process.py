@@ -27,8 +27,8 @@ def executor(num_processes: int) -> str | None:
 def _leave_cores_open() -> None:
     """Let the operating system choose the cores of each of an engine's processes on a CPU, unless the user has.
 
-    vLLM would bind each process to a NUMA node of its own, and refuse more processes than nodes. Lists of cores would
-    be the same for every engine on the machine.
+    vLLM would bind each process to a NUMA node of its own, and refuse more processes than nodes. The variable can also
+    list cores, but then all engines on the machine would use the same ones.
     """
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 

@@ -41,7 +41,7 @@ class WorkerExtension:
 
     @torch.no_grad()
     def restore_plain_tensors(self) -> None:
-        """After the weights' memory is there again."""
+        """Write the kept tensors back. To be called when the weights' memory is there again."""
         for tensor, kept in zip(plain_tensors(self.model_runner.model), self._kept, strict=True):
             if kept is None:
                 tensor.zero_()

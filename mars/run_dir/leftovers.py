@@ -22,7 +22,8 @@ _SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_(\d+)")
 class LeftProcess:
     """A process on this machine that a run has started and that outlives it.
 
-    driver_host: host of the run's driver, if it is another machine. Only there is it certain that the driver has ended.
+    driver_host: host of the run's driver, if it is another machine. Whether the driver has ended can then be checked
+    for certain only on that host.
     """
 
     process: ProcessId

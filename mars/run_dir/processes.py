@@ -38,7 +38,7 @@ class ProcessId:
         return (self.host, self.pid) == (other.host, other.pid) and abs(self.started - other.started) < _TOLERANCE_S
 
     def is_alive(self) -> bool:
-        """Whether the process still runs on this machine. One that has ended and was not waited for does not."""
+        """Whether the process still runs on this machine. False for a zombie: it has ended, but was not waited for."""
         try:
             process = psutil.Process(self.pid)
             ended = process.status() == psutil.STATUS_ZOMBIE

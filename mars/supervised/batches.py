@@ -50,7 +50,7 @@ class Batches:
     def of_rows(self, rows: Sequence[Shown]) -> TrainBatch:
         """One update with these rows."""
         sft, prompts = self.sft, tuple(self._train_prompt(prompt, view) for prompt, view in rows)
-        # The order of padded rows is kept: they are for short rows, which fit into one forward.
+        # Padded rows are not sorted by length: sft.packing=padded is for short rows, which fit into one forward.
         updates = plan_updates(
             prompts, len(prompts), sft.num_workers, sft.tokens_per_forward, sft.forward_packing, by_length=False
         )

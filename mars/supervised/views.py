@@ -45,8 +45,8 @@ def usable_views(prompt: Prompt) -> tuple[View, ...]:
 def chosen_view(prompt: Prompt, mono_ratio: float, seed: int, epoch: int) -> View:
     """The view that an epoch shows of a row; None: all its images.
 
-    Of the rows with usable views the share `mono_ratio` is shown as one of these, all equally often. The choice depends
-    on the arguments alone, so that a resumed run makes it again.
+    Of the rows with usable views, the share `mono_ratio` is shown as one of its usable views, each with the same
+    probability. The choice depends on the arguments alone, so that a resumed run makes it again.
     """
     views = usable_views(prompt) if mono_ratio > 0 else ()
     if not views:

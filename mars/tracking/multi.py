@@ -120,7 +120,8 @@ class Copy:
             if self.failure is not None:
                 return
             self.failure = reason
-        # The thread closes the tracker once its call returns. It may find no call waiting then, and `offer` adds none.
+        # The thread closes the tracker when its current call returns. If it waits for the next call, this None wakes
+        # it, because `offer` adds no more calls.
         with suppress(queue.Full):
             self._calls.put_nowait(None)
         logger.warning("tracker %s is switched off: %s; metrics.jsonl is not affected", self._name, visible(reason))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mars.weights.store import LOOK_S, POLL_S, MemberStore
 
-_CONNECT_S = 5.0  # of gloo, which tries a few times, and goes on for so long after an abort
+_CONNECT_S = 5.0  # gloo's deadline for connecting: it tries a few times, and after an abort goes on for this long
 _NCCL_SLACK_S = 60.0
 
 
@@ -99,7 +99,7 @@ class SendGroup:
         errors: list[RuntimeError] = []
 
         def connect() -> None:
-            torch.cuda.set_device(self._device)  # the current device is one of the thread
+            torch.cuda.set_device(self._device)  # each thread has a current device of its own
             try:
                 self._broadcast(torch.zeros(1, device=self._device)).wait()
                 torch.cuda.current_stream().synchronize()

@@ -1,4 +1,4 @@
-"""What the transfers have in common for which the driver names the members of each send (`Meeting`)."""
+"""Common to all transfers with a `Meeting`: before each send, the driver names its members."""
 
 from __future__ import annotations
 

@@ -45,6 +45,8 @@ class TaskDeviation:
     moments: task -> moving averages of its scores and of their squares.
     """
 
+    ramps = ("decay", "min_std", "guard")
+
     def __init__(self) -> None:
         self.moments: dict[str, tuple[float, float]] = {}
 

@@ -77,6 +77,7 @@ def bonuses(accuracies: Sequence[float], logprobs: Sequence[float], settings: Se
 class Consistency:
     """The `bonuses` of the valid multi responses of a prompt."""
 
+    ramps = ("weight", "min_accuracy", "max_confidence", "margin")
     part, on, signals = "consistency", "multi", (CONFIDENCE,)
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:

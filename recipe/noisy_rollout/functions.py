@@ -47,6 +47,8 @@ class NoisyRollouts:
     Anchors stay clean.
     """
 
+    ramps = ("strength",)
+
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         images = noisy_images(prompt, facts)
         return (Extra(NAME, "guest", prompt.messages, images, prompt.truth, facts.settings.samples, bounded=True),)

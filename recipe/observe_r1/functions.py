@@ -68,6 +68,7 @@ def has_form(text: str) -> bool:
 class Concise:
     """The bonus for the shortest right response of a group; the first of those that are equally short."""
 
+    ramps = ("bonus", "min_tokens")
     part, on = "concise", "multi"
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
@@ -90,6 +91,8 @@ def weight(share: float, sigma: float) -> float:
 
 class UncertaintyWeight:
     """Multiplies the advantages of a prompt by `weight` of its share of right multi responses."""
+
+    ramps = ("sigma",)
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
         return scaled(base, kept, [weight(share_right(item), facts.settings.sigma) for item in kept])

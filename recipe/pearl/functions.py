@@ -130,6 +130,8 @@ class Gate:
     A prompt without a checklist, or with one of which nothing was sampled, is trained on.
     """
 
+    ramps = ("threshold",)
+
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
         opened = [opens(item, facts.settings.threshold) for item in kept for _ in item.trained]
         return replace(base, weights=base.weights * base.weights.new_tensor(opened))

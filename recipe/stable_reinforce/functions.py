@@ -111,6 +111,8 @@ class AdvantageFilter:
     advantage is 0 still count in the loss's denominator.
     """
 
+    ramps = ("deviations",)
+
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
         values = filtered(base.values, base.weights > 0, facts.settings)
         return replace(base, values=torch.where(base.weights > 0, values, 0.0))

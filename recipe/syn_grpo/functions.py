@@ -112,6 +112,8 @@ class DescriptionReward:
     d(x): running mean of the diversity of the rows made from x. m: that of all new rows.
     """
 
+    ramps = ("weight", "decay")
+
     def __init__(self) -> None:
         self.diversity: dict[str, float] = {}
         self.mean: float | None = None

@@ -86,6 +86,7 @@ def messages(prompt: Prompt, description: str) -> tuple[Message, ...]:
 class SelfReward:
     """weight * accuracy of the answer to the description alone; 0 without a description."""
 
+    ramps = ("weight",)
     part, on = NAME, "all"
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:

@@ -144,7 +144,7 @@ class CaptionAlone:
 class CaptionReward:
     """weight * accuracy of the answer to the caption alone; 0 without a caption."""
 
-    part, on = NAME, "all"
+    part, on, ramps = NAME, "all", ("weight",)
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
         return [facts.settings.weight * found for found in accuracy_about(item, NAME)]

@@ -105,6 +105,7 @@ class LengthOfWrong:
     In a group without a right one, the target length of the settings is the measure, and up to a quarter is lost.
     """
 
+    ramps = ("target_tokens", "limit_tokens")
     part, on = "length", "multi"
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:

@@ -59,6 +59,8 @@ def noise(settings: Settings) -> ImageTransform:
 class NoisyBranch:
     """Asks a prompt again with noise on its images, if this step trains its noisy branch. The responses are guests."""
 
+    ramps = ("noisy_share",)
+
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         images = tuple(source.image for source in prompt.sources)
         if not images or not is_noisy(prompt.prompt_id, facts):
@@ -99,6 +101,7 @@ class OneBranch:
 class NoisyBonus:
     """A token of a noisy response has advantage + uncertainty x min(u, max_uncertainty) + entropy x H."""
 
+    ramps = ("uncertainty", "entropy", "max_uncertainty")
     passes = (ScoringPass(NAME, TRANSFORM),)
     measures = False
 
@@ -110,8 +113,9 @@ class NoisyBonus:
 
     def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
         noisy, clean = facts.off_policy, facts.layout.mask & ~facts.off_policy
-        found = uncertainty(facts.old, facts.extra[NAME], noisy).clamp(max=self._now("max_uncertainty", facts))
-        bonus = self._now("uncertainty", facts) * found + self._now("entropy", facts) * facts.entropy
+        now = facts.now("vogue", self._settings)
+        found = uncertainty(facts.old, facts.extra[NAME], noisy).clamp(max=now.max_uncertainty)
+        bonus = now.uncertainty * found + now.entropy * facts.entropy
         return TokenTerms(
             advantages=facts.advantages + torch.where(noisy, bonus, 0.0),
             means={
@@ -119,10 +123,6 @@ class NoisyBonus:
                 "uncertainty_noisy": ((found * noisy).sum(), noisy.sum()),
             },
         )
-
-    def _now(self, name: str, facts: TokenFacts) -> float:
-        """The setting, or its value in the step if it is a ramp."""
-        return facts.settings.get(f"recipe.settings.vogue.{name}", getattr(self._settings, name))
 
 
 def uncertainty(clean: Tensor, noisy: Tensor, from_noisy: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ from scripts.bench.supervision import supervision
 from scripts.bench.trainer_cases import build_policy
 
 MODELS = {"tiny": 0, "large": 15}
-"""tiny: the quick start's model. large: the trainer benchmark's `mid` with so many layers."""
+"""Model -> number of layers. tiny: the quick start's model, as it is. large: the trainer benchmark's `mid`."""
 BLOCKED_TARGET = 0.10  # blocked / synchronous, of the large model
 SIZE_TARGET = 1.02  # bytes on disk / bytes of weights and optimizer, of the large model
 
@@ -115,7 +115,7 @@ def bench_model(name: str, rounds: int, folder: Path | None) -> dict[str, Any]:
                 save = saving.save_if_due if kind == "blocked" else saving.save_now
                 now = state(step)
                 seconds[kind].append(timed(lambda save=save, now=now: save(now)))
-                saving.save_now(now)  # waits for the one that was only started
+                saving.save_now(now)  # waits for the checkpoint if `save` only started it
             sys.stderr.write(f"{name}: round {number + 1} of {rounds}\n")
         newest = catalogue.path(catalogue.steps()[-1])
         size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())

@@ -52,8 +52,8 @@ VARIANTS: Mapping[str, Variant] = {
 def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
     """Bytes on the trainer's GPU by purpose, by mars/checks/memory.py, for forwards of as many groups as fit.
 
-    With cluster=local it has the engine as well, unless the two take turns. The activations of the vision tower, which
-    that module leaves out, are estimated by the same formula.
+    With cluster=local this GPU has the engine `hf` as well, unless engine and trainer take turns. The activations of
+    the vision tower, which mars/checks/memory.py leaves out, are estimated by the same formula.
     """
     actor, rollout, dtype = config.actor, config.rollout, config.model.dtype
     folder = Path(config.model.path)

@@ -3,8 +3,8 @@
     python scripts/bench.py images > bench_images.json
     python scripts/bench.py images --rounds 5 --images 64 --side 896 --trainings 0
 
-Two Ray nodes on this machine. First processes on the node without the driver read and decode images, in turns as files
-and from the node's store. Then whole trainings of two epochs run on both nodes, in turns with
+Two Ray nodes on this machine. In the first part, processes on the node without the driver read and decode images, in
+turns as files and from the node's store. Then whole trainings of two epochs run on both nodes, in turns with
 data.transport=path and object_store. One JSON object goes to stdout, progress to stderr. docs/performance.md explains
 the figures.
 """
@@ -93,9 +93,11 @@ def two_nodes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
-    """Seconds per image on another node: read and decoded as a file, from the reader, and from the node's store.
+    """Seconds per image, read and decoded on the node without the driver.
 
-    kept/file: of the medians of `PAIRS` readings. file_cpu, kept_cpu: processor time of the process that decodes.
+    first_file, file: as a file, the first time and later. sent: the first time, sent by the reader on the driver's
+    node. kept: later, from the node's own store. file and kept: medians of `PAIRS` readings; kept/file: their ratio.
+    file_cpu, kept_cpu: processor time of the process that decodes.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

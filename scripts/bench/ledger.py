@@ -73,7 +73,7 @@ class Ledger:
         self._wall, self._cpu, self._watchers = time.perf_counter(), time.process_time(), watchers_seconds()
 
     def _record(self) -> dict[str, Any]:
-        """Of the step that ends. cpu: of all threads of this process. watchers: of those threads."""
+        """Of the step that ends. cpu: of all threads of this process. watchers: of each of WATCHERS."""
         wall, cpu, watchers = time.perf_counter(), time.process_time(), watchers_seconds()
         return {
             "kind": kind(self._step),

@@ -40,7 +40,7 @@ HOOKS = (
     Hook("beats of the watchdog", ((watchdog, "beat"),), lambda: watchdog.beat(), lambda: None),
     Hook("checks of Ray's head", _HEAD_CHECKS, lambda: head.check_head(), lambda: None),
     Hook("deadlines of workers", ((WorkerGroup, "_named"),), _deadline_once, lambda *_: nullcontext()),
-    # The pool waits only for workers that have a deadline, so it cannot do without.
+    # No stub: the pool waits only for workers that have a deadline, and this function sets it.
     Hook(
         "deadlines of rewards",
         ((WorkerProcess, "restart_clock"),),

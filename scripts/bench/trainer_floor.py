@@ -68,7 +68,7 @@ def linear_work(module: nn.Module, tokens: int, passes: int) -> Work:
 
 
 def attention_work(width: int, pairs: int, layers: int, passes: int) -> Work:
-    """The work of scores and weighted values. width: heads * head size. The linear layers count their bytes."""
+    """The work of scores and weighted values. width: heads * head size. No bytes: `linear_work` counts them."""
     return Work(passes * 4.0 * width * pairs * layers, 0.0)
 
 

@@ -26,7 +26,8 @@ class Job:
 
     experiment: name of a file in bench/experiment.
     kill_after_last_step: the run has one step more and is killed in it, so that it writes neither checkpoint nor
-    policy; so is one that takes too long. Only for cluster=local: Ray's processes would stay for a while.
+    policy. If the run takes too long, it is killed at once too. Only for cluster=local: Ray's processes would stay for
+    a while.
     """
 
     name: str

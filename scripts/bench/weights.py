@@ -47,7 +47,7 @@ class TwoWayEngine(EngineWorker):
     """An engine with both transfers."""
 
     def use(self, way: str, config: TrainConfig) -> None:
-        """Keeps the other one, with its connections."""
+        """Use the transfer `way` from now on. The other transfer is kept, with its connections."""
         self._ways = getattr(self, "_ways", {config.rollout.weight_transfer: self._transfer})
         if way not in self._ways:
             self._ways[way] = build_transfer(self.name, _with_way(config, way).rollout, config.cluster)
@@ -184,5 +184,5 @@ def _with_way(config: TrainConfig, way: str) -> TrainConfig:
 
 
 def _prompt_length(request: RolloutRequest) -> int:
-    """Of prompts without images. Nothing is generated here, so it divides nothing."""
+    """Length of a prompt without images. Engines share requests by it, but here nothing is generated."""
     return len(request.prompt_token_ids)

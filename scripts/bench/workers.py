@@ -205,7 +205,7 @@ def _as_future(request: RolloutRequest) -> Future[RolloutRequest]:
 
 
 class FakeVllm:
-    """Each sample takes a random number of steps. No scheduler: all samples that it has run."""
+    """Each sample takes a random number of steps. It has no scheduler: all samples of its requests run at once."""
 
     def __init__(self, most_steps: int) -> None:
         self._most_steps, self._random = most_steps, random.Random(os.getpid())

@@ -98,7 +98,7 @@ def swaps(caption: str, kinds: Mapping[str, Sequence[str]]) -> list[tuple[tuple[
     """What can be replaced: the place of a word, the words that can replace it, and their kind.
 
     Words of the description are never used as replacements, so that the wrong word is in it once. After "a" and "an"
-    only words are that fit: "an orange car" never becomes "an red car".
+    only words that fit are used: "an orange car" never becomes "an red car".
 
     >>> swaps("A red car and a blue one", {"colour": ["red", "blue", "green"]})
     [((2, 5), ['green'], 'colour'), ((16, 20), ['green'], 'colour')]

@@ -80,7 +80,8 @@ class Jigsaw:
 def shuffled(count: int, chance: Generator) -> list[int]:
     """A permutation of 0 … count - 1, each with the same probability.
 
-    The identity is one of them: without it, two pieces would have one truth, which can be learned without looking.
+    The identity is one of them. Without it, a puzzle of two pieces would always have the same truth, which can be
+    learned without looking at the image.
     """
     return [int(place) for place in chance.permutation(count)]
 

@@ -23,9 +23,10 @@ Move = Callable[[Box], Box]
 
 
 def moved(prompt: Prompt, move: Move) -> str:
-    """The truth of a row with its boxes moved, which are in the frame of its first image; one without boxes as it is.
+    """The truth of a row with its boxes moved; a truth without boxes is returned unchanged.
 
-    Boxes in any form that the rewards read become JSON text. Raises RowError for a truth that they would refuse.
+    The boxes are in the frame of the row's first image. Boxes in any form that the rewards read become JSON
+    text. Raises RowError for a truth that they would refuse.
     """
     if not has_boxes(prompt.truth):
         return prompt.truth
@@ -44,8 +45,8 @@ def has_boxes(truth: str) -> bool:
 def moved_fields(prompt: Prompt, move: Move) -> dict[str, Any]:
     """The fields of extra_info that only a reward reads: those of BOXES are moved, the others stay.
 
-    Boxes are in pixels of the first image. Raises RowError for malformed boxes, for other places (PLACES) that would
-    have to be moved, and for a value that JSON cannot hold.
+    Boxes are in pixels of the first image. Raises RowError for malformed boxes, for a field of PLACES (points, masks …)
+    that would have to be moved, and for a value that JSON cannot hold.
     """
     fields = {
         name: value for name, value in prompt.extra_info.items() if name not in WRITTEN_FIELDS and value is not None
@@ -74,7 +75,8 @@ def moved_boxes(truth: str, move: Move, size: Size, frame: Size) -> str:
     """JSON text of the boxes of a truth, moved; other fields of an entry stay.
 
     size: of the image, in pixels. frame: (width, height) of what the boxes of `truth` are in. Boxes become pixels of
-    the changed image, with two decimals, or whole ones. Raises RowError for a truth that the rewards would refuse.
+    the changed image, rounded to two decimals; whole numbers have none. Raises RowError for a truth that the
+    rewards would refuse.
 
     >>> moved_boxes('[{"bbox_2d": [0, 0, 500, 200], "label": "car"}]', lambda box: box, (40, 20), (1000, 1000))
     '[{"bbox_2d": [0, 0, 20, 4], "label": "car"}]'

@@ -29,7 +29,8 @@ class Perturb:
 
     change: what is done to the images of a row. sources: which of them, see `chosen`; the others stay as they are.
 
-    All of them are changed alike: by one angle, or with the images of one other row, on one side or in one share.
+    The chosen images of a row get the same change: the same angle; or images of the same other row, on the same side
+    (distractor) or with the same share (mixup).
     side: of the distractor; "random" is drawn. size: sides of a mixture in pixels (256 in the paper's code); None: the
     image keeps its size and the other one is fitted into it. right_angles: rotations by 90, 180 or 270 degrees alone.
     """
@@ -88,8 +89,8 @@ def _stay(box: Box) -> Box:
 def beside(image: Image.Image, other: Image.Image, *, left: bool) -> tuple[Image.Image, Move]:
     """The image with another one on its left or right side, scaled to the image's height.
 
-    One that would then be wider than the image is scaled to the image's width, and put in the middle of white. Raises
-    RowError if the result is too large.
+    If the other image would then be wider than the image, it is scaled to the image's width, and put in the middle of a
+    white area. Raises RowError if the result is too large.
     """
     from PIL import Image
 

@@ -52,8 +52,8 @@ def built_set(
     ConfigError if the build would write over its source, or into it.
 
     Images go to OUT/images/<key>, where the key is a hash of the task, its settings, `options`, and the ids, truths,
-    image names and image sizes of the rows. Builds that differ in these do not meet; a build that finds another image
-    in the place of its own ends. limit: number of scenes to use, None for all.
+    image names and image sizes of the rows. So builds that differ in these write to different folders. A build stops
+    if the file of one of its images already holds another image. limit: number of scenes to use, None for all.
     """
     _refuse_own_output(source, out, options.split)
     scenes = Scenes(read_scenes(source, image_root), options.seed, task.name)

@@ -50,7 +50,7 @@ class PromptStream:
         return tuple(self._prompts[self._index(position)] for position in range(first, first + self.prompts_per_step))
 
     def probes(self, step: int, round: int) -> tuple[Prompt, ...]:
-        """None. This and what follows is for samplers that learn from rollouts (docs/extend.md)."""
+        """No prompts. This and the public methods below are for samplers that learn from rollouts (docs/extend.md)."""
         return ()
 
     def observe(

@@ -18,17 +18,17 @@ from mars.data.pixels.stored import BadImage, Place, encoded_image
 logger = logging.getLogger(__name__)
 
 _RECENT_BYTES = 2**26
-_PARTS = 16  # of a cache; it drops its oldest part at once
+_PARTS = 16  # parts of a cache; a full cache drops its whole oldest part
 
 
 class FirstContents:
-    """Reads images, and keeps to the content with which it has read each of them first.
+    """Reads images, and refuses an image whose content has changed since it was read first.
 
-    An image that is overwritten later is refused, so that no two processes of a run see different pixels. A file is
+    So no two processes of a run see different pixels. A file is
     read again only if its length or modification time changed. Safe to call from several threads.
-    read: gives the encoded bytes. recent_bytes: contents kept in memory, so that most are read once for their hash and
-    the first node that needs them. record: a file with what was read first, for the process that takes the place of
-    this one if it dies. None: it would not know.
+    read: gives the encoded bytes. recent_bytes: how many bytes of contents stay in memory. Then most images are read
+    only once, both for their hash and for the first node that needs them. record: a file with the hashes of what was
+    read first, for a process that replaces this one if it dies. None: that process would not know them.
     """
 
     def __init__(
@@ -92,9 +92,10 @@ _Known = tuple[tuple[int, int], bytes]
 
 
 class _Record:
-    """Lines with a place and what is known of it; a later line of a place counts. Each begins with the end of a line.
+    """A file of lines, each with a place and what is known of it. The last line of a place counts.
 
-    So a line that was cut off, by a full disk for example, costs itself alone.
+    A newline is written before each line. So a line that was cut off, by a full disk for example, does not damage the
+    next one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,7 +115,7 @@ class _Record:
         return found
 
     def add(self, place: Place, known: _Known) -> None:
-        """In the file when this returns, unless the disk is full."""
+        """Append a line; it is in the file when this returns, unless the disk is full."""
         line = json.dumps([*place, *known[0], known[1].hex()])
         try:
             if self._file is None:

@@ -57,7 +57,7 @@ class HeaderCache:
     ) -> None:
         if not self._new:
             return
-        # A full or read-only disk costs the next check time, nothing else.
+        # If the disk is full or read-only, the next check only takes longer.
         with suppress(OSError), replacing(self._path) as draft:
             draft.write_text(json.dumps(self._known), encoding="utf-8")
 

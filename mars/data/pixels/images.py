@@ -47,7 +47,7 @@ TIFF_BITS_PER_SAMPLE, TIFF_COMPRESSION, TIFF_SAMPLE_FORMAT, TIFF_SUBSAMPLING = 2
 def decode_image(ref: ImageRef, read: ReadImage = stored_image) -> Image.Image:
     """Decode to 8-bit RGB of size `decoded_size(ref)`. Raises BadImage (a DataError) with the file's name.
 
-    read: where the image is looked for, on a node that does not have it where the driver has.
+    read: gives the path or the encoded bytes; not `stored_image` on a node without the image at the driver's path.
     Raises TypeError for a transformed image: the transforms of a run are applied by its `TransformingDecoder`.
     """
     if isinstance(ref, TransformedImage):

@@ -19,7 +19,7 @@ from mars.types import IMAGE_MARKER, MESSAGE_ROLES, Message, TokenRules
 logger = logging.getLogger(__name__)
 
 CACHED_PROMPTS = 4096
-"""Views whose ids are kept at least. Each takes 1 kB or more."""
+"""The cache of prompt ids has room for at least this many views. Each view takes 1 kB or more."""
 
 
 class PromptEncoder:

@@ -60,7 +60,7 @@ def unlabelled(text: str, sources: Sequence[str], first_number: int) -> list[str
 
 
 def _all_labelled(gaps: Sequence[Gap]) -> tuple[bool, bool]:
-    """Whether all of several images have a label in front of them, and whether all have one behind them."""
+    """If there are several images: whether all have a label in front of them, and whether all have one behind them."""
     several = len(gaps) > 2
     return several and all(gap.head.text for gap in gaps[:-1]), several and all(gap.tail.text for gap in gaps[1:])
 

@@ -56,8 +56,8 @@ class PromptProcessor:
         from transformers import AutoImageProcessor
 
         self._processor = AutoImageProcessor.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-        # Given in each call: old preprocessor_config.json files have limits (min_pixels, max_pixels) that replace those
-        # given here.
+        # Passed in each call: old preprocessor_config.json files have limits (min_pixels, max_pixels) that would
+        # replace limits passed to from_pretrained.
         self._settings = budget.processor_settings()
         self._decode, self._budget, self._rules = decode, budget, rules
         self._free_bytes = cache_bytes

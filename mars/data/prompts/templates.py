@@ -1,7 +1,7 @@
 """Prompt templates add to a question how to answer it. Training and evaluation use the same ones.
 
-Templates are applied when prompts are loaded and not stored, so that the same rows work for models with other box
-spaces.
+Templates are applied when prompts are loaded. Rendered prompts are not stored, so the same rows work for models with
+other box spaces.
 """
 
 from __future__ import annotations

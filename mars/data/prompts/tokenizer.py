@@ -106,7 +106,7 @@ def _file(model_path: str, name: str) -> Path | None:
 def read_json_file(path: Path, key: str = "model.path") -> dict[str, Any]:
     """The object in one of the model's JSON files. key: the setting to name in errors. Raises SetupError."""
     try:
-        # The parser of tokenizer.json's own library keeps the last of two values, as json does.
+        # tokenizer.json may repeat a key: the library that reads it keeps the last value, as json does.
         pairs = None if path.name == "tokenizer.json" else _one_value_each
         value = json.loads(read_regular(path, MAX_BYTES), parse_constant=_no_number, object_pairs_hook=pairs)
     except (OSError, ValueError, RecursionError) as error:

@@ -58,8 +58,9 @@ def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
 
 
 def _unassigned(prompt: Prompt) -> str:
-    """The first words among the images that no rule gives to one of them, such as "is visible" of "<image> is visible,
-    <image> is infrared". Every view keeps them, also the one whose image they do not describe."""
+    """Of the words around the images, the first that no rule assigns to a single image, such as "is visible" of
+    "<image> is visible, <image> is infrared". Every view keeps these words, also a view whose image they do not
+    describe."""
     texts: list[str] = []
     first = 0
     for message in prompt.messages:
@@ -67,7 +68,7 @@ def _unassigned(prompt: Prompt) -> str:
         names = [source.name for source in prompt.sources[first : first + count]]
         pieces = unlabelled(message.text, names, first + 1) if count else [message.text]
         is_before, is_behind = first == 0, first + count == len(prompt.sources)
-        if count < len(prompt.sources) and count:  # images are in several messages: what is between those counts whole
+        if count < len(prompt.sources) and count:  # some images are in other messages: all text between images counts
             whole = message.text.split(IMAGE_MARKER)
             pieces = [pieces[0] if is_before else whole[0], *pieces[1:-1], pieces[-1] if is_behind else whole[-1]]
         elif not count and (is_before or is_behind):

@@ -206,7 +206,7 @@ def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
     chunk: list[Any] = []
     try:
         with open(file, "rb") as lines:
-            # One byte more than may be read, which tells a line that is too long.
+            # Reads one byte more than the limit, to recognise a line that is too long.
             while line := lines.readline(limits.MAX_TEXT_BYTES + 1):
                 chunk.append(_parse_line(line) if len(line) <= limits.MAX_TEXT_BYTES else _too_long(line, lines))
                 if len(chunk) == ROWS_PER_READ:
@@ -218,7 +218,7 @@ def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
 
 
 def _has_conversations(file: str) -> bool:
-    """Whether the first line that is not blank has a column of public chat files, and no question of a row."""
+    """Whether the first line that is not blank has a column of public chat files, but no "prompt" and no "problem"."""
     try:
         with open(file, "rb") as lines:
             line = lines.readline(limits.MAX_TEXT_BYTES)

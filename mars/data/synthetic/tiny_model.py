@@ -50,7 +50,7 @@ SPECIAL_TOKENS = (
 )
 MERGED_TOKENS = 640
 LONGEST_TOKEN = 12  # bytes of the tokens that are made up to fill a real vocabulary
-NUMBERS = 113  # the integers below are single tokens
+NUMBERS = 113  # the integers from 0 to 112 are single tokens
 # Larger than the usual 0.02, which is small next to the layers' outputs: the policy would learn slowly to use its own
 # last tokens.
 EMBEDDING_STD = 0.1

@@ -136,9 +136,9 @@ def test_a_reference_that_nothing_reads_is_warned_of(recipe, tmp_path, caplog, t
 
 def test_a_dry_run_refuses_a_pass_of_a_reference_that_is_not_loaded(recipe):
     algorithm = SimpleNamespace(loads_reference=False, kl_reference=None, kl_coefficient=0.0)
-    check_what_workers_load(SimpleNamespace(recipe=recipe(), algorithm=algorithm))
+    check_what_workers_load(SimpleNamespace(recipe=recipe(), algorithm=algorithm, ramps=[]))
     with pytest.raises(ConfigError, match="scores with the reference model, and none is loaded"):
-        check_what_workers_load(SimpleNamespace(recipe=recipe(tokens="OfReference"), algorithm=algorithm))
+        check_what_workers_load(SimpleNamespace(recipe=recipe(tokens="OfReference"), algorithm=algorithm, ramps=[]))
 
 
 def test_a_transform_that_takes_other_arguments_is_refused(recipe):

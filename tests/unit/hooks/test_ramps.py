@@ -174,7 +174,7 @@ def test_a_setting_that_no_hook_reads_is_refused(tmp_path):
     ]
     recipe = resolved(load_config("train", overrides, []).recipe)
     for key in ("recipe.settings.own.bonsu", "recipe.settings.other.bonus"):
-        with pytest.raises(ConfigError, match=rf"^ramps: {key}: no number that a hook of the step reads"):
+        with pytest.raises(ConfigError, match=rf"^ramps: {key}: no hook of the run reads it anew"):
             load_step_hooks(recipe, [], 1, [ramp(key)])
 
 
@@ -227,19 +227,19 @@ def rule_recipe(tmp_path, rule):
         (
             "Rule",
             [ramp("recipe.settings.own.share")],
-            r"share: not read by the rule .*; got 'share'; give one of weight, count",
+            r"share: no hook of the run reads it anew .*; got 'share'; give one of weight, count",
         ),
         (
             "Rule",
             [ramp("recipe.settings.own.weight"), ramp("recipe.settings.own.share")],
-            r"share: not read by the rule",
+            r"share: no hook of the run reads it",
         ),
-        ("Rule", [ramp("recipe.settings.own.wait")], r"wait: not read by the rule"),
+        ("Rule", [ramp("recipe.settings.own.wait")], r"wait: no hook of the run reads it"),
         ("Rule", [ramp("recipe.settings.own.weight", last=-1.0)], r"weight: weight must not be negative; got -1"),
         (
             "Fixed",
             [ramp("recipe.settings.own.weight")],
-            r"weight: not read by the rule .*; it has no attribute `ramps`",
+            r"weight: no hook of the run reads it .*; leave this ramp out",
         ),
     ],
 )

@@ -236,7 +236,7 @@ class Settings:
     bonus: float
 
 class Bonus:
-    part, on = "bonus", "multi"
+    part, on, ramps = "bonus", "multi", ("bonus",)
     def __call__(self, item, facts): return [facts.settings.bonus] * len(item.multi.rollouts)
 
 class Same(Bonus): ...

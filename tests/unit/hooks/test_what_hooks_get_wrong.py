@@ -28,6 +28,7 @@ class Settings:
             raise ValueError("power must be in 0..1")
 
 class InPlace:
+    ramps = ("power",)
     def __call__(self, base, kept, facts):
         base.values.mul_(0.5)
         return base
