@@ -85,7 +85,7 @@ def test_a_name_that_is_no_name_or_taken_is_refused(tmp_path, monkeypatch):
     [
         *(
             (name, "a configuration does not read it as text")
-            for name in "null on off yes no true false nan inf".split()
+            for name in ["null", "on", "off", "yes", "no", "true", "false", "nan", "inf"]
         ),
         ("quickstart", "mars has an experiment of this name"),
         ("vade", "mars has a recipe of this name"),
