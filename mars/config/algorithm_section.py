@@ -79,7 +79,7 @@ class AlgorithmConfig(Section):
         description="Prompts trained on: all, or those with a non-zero advantage (dynamic sampling)."
     )
     max_rounds: NonNegativeInt = Field(
-        description="Maximum number of sampling rounds per step. A round follows while too few prompts are kept."
+        description="Maximum sampling rounds per step, 1 or more. A round follows while too few prompts are kept."
     )
 
     @property

@@ -117,7 +117,8 @@ class RolloutConfig(Section):
     max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together, in tokens.")
     max_num_seqs: PositiveInt = Field(
-        description="Largest number of sequences generated at once; an engine has twice as many samples in flight."
+        description="Largest number of sequences that an engine generates at once. It takes up to twice as many, to "
+        "read images ahead."
     )
     schedule: Literal["synchronous", "asynchronous"] = Field(
         description="synchronous: a step samples and then updates; asynchronous: the next step's responses are sampled "
@@ -134,7 +135,7 @@ class RolloutConfig(Section):
     )
     weight_bucket_bytes: PositiveInt = Field(
         description="Size of the pieces in which weight_transfer=broadcast and cuda_ipc send the weights; a larger "
-        "tensor is a piece of its own. A rank that sends has two pieces and its shards of one in memory."
+        "tensor is a piece of its own. A rank that sends has two pieces in memory, and its own shards of one of them."
     )
     logprob_diff_alarm: PositiveFloat = Field(
         description="Warn if the log-probs of a token in engine and trainer differ by more than this, in nats. With "
