@@ -31,7 +31,7 @@ from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, 
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step, restored
-from mars.hooks.load import hooks_of_run, resolved, specs
+from mars.hooks.load import hooks_of_run, specs, with_resolved_recipe
 from mars.inputs import Inputs, evaluation_plan, load_inputs, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.output.files import write_atomically
@@ -67,7 +67,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
-    config = config.model_copy(update={"recipe": resolved(config.recipe)})
+    config = with_resolved_recipe(config)
     check_packages(config)
     check_what_workers_load(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)

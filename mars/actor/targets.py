@@ -13,11 +13,15 @@ from mars.train_types import MicroBatch, TrainBatch, TrainResponse
 
 @dataclass(frozen=True)
 class RowTarget:
-    """One row of a micro-batch. weight: that of the response; 0 for a filler. carried: sampled in the previous step."""
+    """One row of a micro-batch. weight: that of the response; 0 for a filler. carried: sampled in the previous step.
+
+    with_images: whether its prompt has an image.
+    """
 
     response: TrainResponse
     weight: float
     carried: bool
+    with_images: bool = True
 
 
 def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:
@@ -26,7 +30,8 @@ def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:
     for i, (p, k) in enumerate(micro.rows):
         prompt = batch.prompts[p]
         is_filler = i >= len(micro.rows) - micro.num_fillers
-        targets.append(RowTarget(prompt.responses[k], 0.0 if is_filler else prompt.responses[k].weight, prompt.carried))
+        weight = 0.0 if is_filler else prompt.responses[k].weight
+        targets.append(RowTarget(prompt.responses[k], weight, prompt.carried, bool(prompt.images)))
     return targets
 
 
@@ -47,7 +52,7 @@ class TokenTargets:
 
     trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt,
     in this step or an earlier one. fresh: those of them that were sampled in this step. unbounded: bool, tokens of
-    off-policy rows whose ratio is not bounded.
+    off-policy rows whose ratio is not bounded. with_images: bool, tokens of rows whose prompt has an image.
     weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.
     """
 
@@ -55,6 +60,7 @@ class TokenTargets:
     on_policy: TokenLayout
     fresh: TokenLayout
     unbounded: Tensor
+    with_images: Tensor
     advantages: Tensor
     weights: Tensor
     rollout_logprobs: Tensor
@@ -78,6 +84,7 @@ class TokenTargets:
             on_policy=layout(on_policy),
             fresh=layout(fresh),
             unbounded=layout(unbounded).mask,
+            with_images=layout([row.with_images for row in rows]).mask,
             advantages=packed.spread(torch.tensor([row.response.advantage for row in rows], **like)),
             weights=packed.spread(torch.tensor([row.weight for row in rows], **like)),
             rollout_logprobs=torch.tensor([x for row in rows for x in row.response.rollout_logprobs], **like),

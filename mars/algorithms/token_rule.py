@@ -58,7 +58,7 @@ class ScoringPass:
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """The tokens of one forward. Every tensor is float32 [T], with 0 where `layout.mask` is False; off_policy is bool.
+    """The tokens of one forward. Every tensor is float32 [T], with 0 where `layout.mask` is False; two are bool.
 
     logprobs: with the current weights, with gradient; in `measure` the old ones.
     old: with the weights before the step's first update. reference: of the reference model if the loss has a KL term,
@@ -66,6 +66,8 @@ class TokenFacts:
     extra: name of a `ScoringPass` -> its log-probs. In `measure` only those without gradient.
     advantages: that of the token's response. off_policy: whether the token's response is a guest of `recipe.requests`,
         which was not sampled from the prompt that it is trained with; False where `layout.mask` is False.
+    with_images: whether the token's prompt has an image; False where `layout.mask` is False. Without one, every pass
+        scores the prompt as it is, with the weights of that pass.
     layout: which response each token belongs to, and which tokens are trained on, without those that
         importance_mode=mask leaves out; the same in `measure` and `apply`. A forward may have none: then mask is False
         everywhere, or T is 0.
@@ -79,6 +81,7 @@ class TokenFacts:
     extra: Mapping[str, Tensor]
     advantages: Tensor
     off_policy: Tensor
+    with_images: Tensor
     layout: TokenLayout
     settings: Mapping[str, float]
 

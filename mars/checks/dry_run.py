@@ -27,7 +27,7 @@ from mars.data.prompts.tokenizer import read_json
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError
 from mars.fit import last_step
-from mars.hooks.load import hooks_of_run, resolved
+from mars.hooks.load import hooks_of_run, with_resolved_recipe
 from mars.hooks.of_workers import image_transforms, token_rule
 from mars.inputs import Inputs, load_inputs, prompt_processor, rewards_of
 from mars.output.text import visible
@@ -43,7 +43,7 @@ _ANSWERS = ("perfect", "empty")
 
 def report(config: TrainConfig) -> None:
     """Do the checks of a run, decode every image in full, and process and score some rows. Raises a run's errors."""
-    config = config.model_copy(update={"recipe": resolved(config.recipe)})
+    config = with_resolved_recipe(config)
     data = config.data.model_copy(update={"decode_at_start": True})
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)

@@ -45,6 +45,7 @@ class StepFacts:
 
     step: its number, from 1. progress: share of the run's planned steps before it, 0 in the first, always below 1.
     settings: the `Settings` of the hook's file; None if the file declares none.
+    seed: run.seed, which random numbers depend on.
     signals: only for a shaping that asks for some: name -> one number for each amount that it gives, in the same order.
     """
 
@@ -52,6 +53,7 @@ class StepFacts:
     progress: float
     settings: Any
     signals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    seed: int = 0
 
 
 class GroupShaping(Protocol):

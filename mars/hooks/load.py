@@ -33,6 +33,7 @@ from mars.hooks.contract import (
     Signal,
 )
 from mars.hooks.known_prompts import KnownPrompts
+from mars.hooks.needs import check_needs
 from mars.hooks.prompt_sampler import SampledRounds
 from mars.hooks.ramp_checks import check_ramps, ramped_settings
 from mars.hooks.requests import REQUESTS_MEMBERS
@@ -44,6 +45,19 @@ from mars.plugin import load, resolve
 _WANTED = "want path/to/file.py:name"
 _SAMPLES = "rollout.samples_per_prompt"
 _FUNCTIONS = "functions"  # a file of this name goes by its folder's name in recipe.settings
+
+
+def with_resolved_recipe(config: TrainConfig) -> TrainConfig:
+    """The configuration with `resolved` as its recipe. Runs the files of its hooks.
+
+    Raises ConfigError as `resolved` and `check_needs` do.
+    """
+    config = config.model_copy(update={"recipe": resolved(config.recipe)})
+    hooks = [(key, spec) for key, listed in specs(config.recipe).items() for spec in listed]
+    files = {spec.rpartition(":")[0]: (key, spec) for key, spec in hooks}
+    for key, spec in files.values():
+        check_needs(load(key, spec, _WANTED.removeprefix("want "), classes=True).module, config)
+    return config
 
 
 def resolved(recipe: RecipeConfig) -> RecipeConfig:
@@ -93,9 +107,10 @@ def settings_name(spec: str) -> str:
 def hooks_of_run(config: TrainConfig, num_steps: int) -> StepHooks:
     """`load_step_hooks` of a configuration whose recipe is `resolved`."""
     algorithm = config.algorithm
-    return load_step_hooks(
+    hooks = load_step_hooks(
         config.recipe, algorithm.part_weights, num_steps, config.ramps, with_reference=algorithm.loads_reference
     )
+    return replace(hooks, seed=config.run.seed)
 
 
 def load_step_hooks(

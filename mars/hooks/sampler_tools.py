@@ -13,21 +13,17 @@ from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
 from mars.types import Prompt, PromptRollouts
 
+AT_RANDOM = {"data.weights": None, "data.shuffle": True}
+
 
 class PromptTable:
     """All training prompts, each with a place from 0 on, so that a sampler keeps its numbers in arrays.
 
-    Raises ConfigError for `data.weights` and for `data.shuffle=false`, which such a sampler cannot follow, and for
-    fewer prompts than a step has.
+    A sampler that draws at random from all files together cannot follow `data.weights` and `data.shuffle=false`; its
+    file says so with `AT_RANDOM` among its `NEEDS`. Raises ConfigError for fewer prompts than a step has.
     """
 
-    def __init__(self, setup: SamplerSetup, name: str) -> None:
-        if setup.weights is not None:
-            raise ConfigError(
-                f"data.weights: {name} draws from all files together; got {list(setup.weights)}; set it to null"
-            )
-        if not setup.shuffle:
-            raise ConfigError(f"data.shuffle: {name} draws at random; got false; set it to true")
+    def __init__(self, setup: SamplerSetup) -> None:
         by_id = {prompt.prompt_id: prompt for prompts in setup.sets for prompt in prompts}
         if len(by_id) < setup.prompts_per_step:
             raise ConfigError(

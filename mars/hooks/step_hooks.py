@@ -37,7 +37,7 @@ class Named(Generic[Hook]):
 class StepHooks:
     """The hooks of a run, none by default. num_steps: planned for the run. initial: the `snapshot` of a new run.
 
-    ramps: of the run; they need no other hook.
+    ramps: of the run; they need no other hook. seed: run.seed.
     """
 
     shaping: tuple[Named[GroupShaping], ...] = ()
@@ -46,6 +46,7 @@ class StepHooks:
     initial: str | None = None
     requests: Named[ExtraRequests] | None = None
     ramps: tuple[Ramp, ...] = ()
+    seed: int = 0
 
     def scheduled(self, step: int) -> dict[str, float]:
         """Key -> value in the step, of every ramp."""
@@ -140,7 +141,8 @@ class StepHooks:
         return found["sampler"]
 
     def _facts(self, named: Named[Any], step: int) -> StepFacts:
-        return StepFacts(step, min(step - 1, self.num_steps - 1) / self.num_steps, self._settings(named, step))
+        progress = min(step - 1, self.num_steps - 1) / self.num_steps
+        return StepFacts(step, progress, self._settings(named, step), seed=self.seed)
 
     def _settings(self, named: Named[Any], step: int) -> Any:
         prefix = f"{SETTINGS}{named.name.partition(':')[0]}."

@@ -19,6 +19,8 @@ from mars.hooks.contract import StepFacts
 from mars.types import Prompt, PromptRollouts
 
 EPSILON = 1e-6
+# Advantages of score - mean: only one thing may divide.
+NEEDS = {"algorithm.estimator": "group_norm", "algorithm.normalize_std": False, "algorithm.part_weights": {}}
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,13 @@ def pool_of(item: PromptRollouts) -> list[float]:
 
 
 def check_centred(base: Advantages, kept: Sequence[PromptRollouts]) -> None:
-    """Raises ConfigError unless each value is score - mean of the pool, or 0: only one thing may divide."""
+    """Raises ConfigError unless each value is score - mean of the pool, or 0: another rule may have changed it."""
     scores = base.values.new_tensor([rollout.reward.score for item in kept for rollout in item.trained])
     means = base.mean.repeat_interleave(torch.tensor([len(item.trained) for item in kept], dtype=torch.int64))
     if bool(((base.values - (scores - means)).abs() > 1e-9).logical_and(base.values != 0).any()):
         raise ConfigError(
-            "recipe.advantage: ema_grpo:TaskDeviation wants score - mean as advantages; got other values; set "
-            "algorithm.estimator=group_norm, algorithm.normalize_std=false, algorithm.part_weights={} and name it first"
+            "recipe.advantage: ema_grpo:TaskDeviation wants score - mean as advantages; got those of another "
+            "rule; name it first"
         )
 
 

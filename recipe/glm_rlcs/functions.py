@@ -17,10 +17,11 @@ from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.selection import has_signal
 from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.sampler_tools import PromptTable, draw_without_replacement, generator, right_share
+from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, draw_without_replacement, generator, right_share
 from mars.types import Prompt, PromptRollouts
 
 NAME = "glm_rlcs"
+NEEDS = {"algorithm.selection": "nonzero_advantage", **AT_RANDOM}
 # Which advantages are 0 does not depend on how they are normalised.
 _PLAIN = AdvantageSettings("group_norm", False, "mean_and_std", True, 0.0, 0.0)
 
@@ -84,7 +85,7 @@ class CurriculumSampling:
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self._setup, self._settings = setup, settings
-        self._table = PromptTable(setup, NAME)
+        self._table = PromptTable(setup)
         self._first = [offline_rate(prompt, settings) for prompt in self._table.prompts]
         self.restore({"rates": {}, "invalid": None})
 

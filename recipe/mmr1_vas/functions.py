@@ -14,10 +14,11 @@ import numpy as np
 
 from mars.algorithms.diversity import distinct_ngrams, mean_edit_distance, self_bleu
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.sampler_tools import PromptTable, draw_without_replacement, generator, right_share
+from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, draw_without_replacement, generator, right_share
 from mars.types import Prompt, PromptRollouts
 
 NAME = "mmr1_vas"
+NEEDS = AT_RANDOM
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class VarianceAware:
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self._setup, self._settings = setup, settings
-        self._table = PromptTable(setup, NAME)
+        self._table = PromptTable(setup)
         self._order = generator(setup.seed, NAME).permutation(len(self._table)).tolist()
         self.restore({"scores": {}, "place": 0})
 

@@ -21,7 +21,7 @@ TRANSFORM = "noise"
 
 @dataclass(frozen=True)
 class Settings:
-    """samples: responses to the noisy images of a prompt. seed: of the noise, run.seed.
+    """samples: responses to the noisy images of a prompt.
 
     steps: diffusion steps of the noise, of 1000. strength: share of them, from 0 to 1; it falls with a ramp.
     """
@@ -29,7 +29,6 @@ class Settings:
     samples: int
     steps: int
     strength: float
-    seed: int
 
     def __post_init__(self) -> None:
         if self.samples < 1 or not 0 <= self.steps <= 1000 or not 0 <= self.strength <= 1:
@@ -62,4 +61,4 @@ def noisy_images(prompt: Prompt, facts: StepFacts) -> tuple[ImageRef, ...]:
     images, settings = tuple(source.image for source in prompt.sources), facts.settings
     if int(settings.steps * settings.strength) == 0:
         return images
-    return transformed(images, TRANSFORM, settings.strength, settings.seed, facts.step, prompt.prompt_id)
+    return transformed(images, TRANSFORM, settings.strength, facts.seed, facts.step, prompt.prompt_id)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from mars.algorithms.kl import capped_k3
 from mars.algorithms.token_rule import Measured, ScoringPass, TokenFacts, TokenTerms
 from mars.data.pixels.transforms import blank_patches
@@ -70,6 +72,8 @@ class PerceptionLoss:
     """Adds to the loss of each token, with p its log-prob and m its log-prob for the masked image:
 
     -gamma min(k3, cap) - entropy p - masked_entropy m,    k3 = exp(m - p) - (m - p) - 1
+
+    Without an image to mask there is only the term -entropy p.
     """
 
     measures = False
@@ -85,9 +89,11 @@ class PerceptionLoss:
 
     def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
         chosen, other = facts.now("papo", self.settings), facts.extra["masked"]
-        kl = capped_k3(facts.logprobs, other, chosen.cap)
-        loss = -chosen.gamma * kl - chosen.entropy * facts.logprobs - chosen.masked_entropy * other
-        measured, tokens = kl.detach(), facts.layout.mask.sum()
+        seen = facts.with_images
+        kl = torch.where(seen, capped_k3(facts.logprobs, other, chosen.cap), 0.0)
+        of_masked = torch.where(seen, other, 0.0)
+        loss = -chosen.gamma * kl - chosen.entropy * facts.logprobs - chosen.masked_entropy * of_masked
+        measured, tokens = kl.detach(), seen.sum()
         return TokenTerms(
             extra_loss=loss,
             means={

@@ -11,6 +11,7 @@ about that image alone.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ from mars.rewards.vqa import answer_accuracy, check_truth, score_vqa
 from mars.types import IMAGE_MARKER, Message, Prompt, PromptRollouts, RewardInput, RewardResult, View
 
 NAME = "perception"
+_ROUNDING = 1e-9  # a mean accuracy lower than the threshold by no more than this is not below it
 INSTRUCTION = (
     "Look at each of these questions first inside <think> and </think> tags. Then give all answers inside <answer> and "
     "</answer> tags, one on each line, in order, as short as possible."
@@ -147,4 +149,4 @@ def opens(item: PromptRollouts, threshold: float) -> float:
     """1 if a prompt is trained on, 0 if not."""
     groups = [group for group in item.extras if group.request.extra is not None and group.request.extra.name == NAME]
     shares = [one.reward.accuracy for group in groups for one in group.valid]
-    return float(not shares or sum(shares) / len(shares) >= threshold)
+    return float(not shares or math.fsum(shares) / len(shares) >= threshold - _ROUNDING)

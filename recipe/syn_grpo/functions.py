@@ -25,6 +25,8 @@ from mars.types import Prompt, PromptRollouts
 PARENT = "made_from"
 """extra_info of a new row: the id of the prompt whose response described it."""
 WANTED = "wanted"
+# With another selection the rule would not see rows whose answers are all alike.
+NEEDS = {"algorithm.selection": "all", "data.weights": None}
 
 
 @dataclass(frozen=True)

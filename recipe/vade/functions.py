@@ -13,10 +13,11 @@ import numpy as np
 
 from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.sampler_tools import PromptTable, generator, right_share
+from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, generator, right_share
 from mars.types import Prompt, PromptRollouts
 
 NAME = "vade"
+NEEDS = AT_RANDOM
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Vade:
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self._setup, self._settings = setup, settings
-        self._table = PromptTable(setup, NAME)
+        self._table = PromptTable(setup)
         if settings.candidates is not None and settings.candidates < setup.prompts_per_step:
             raise ConfigError(
                 f"recipe.settings.vade.candidates: fewer than a step has prompts; got {settings.candidates}; "

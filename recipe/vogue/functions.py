@@ -33,14 +33,13 @@ _MAX_LOG_RATIO = 20.0  # keeps exp finite in float32
 class Settings:
     """samples: responses to the noisy images. noisy_share: probability that a prompt is trained on them; a ramp.
 
-    steps: diffusion steps of the noise, of 1000. seed: of the noise and of the choice, run.seed.
+    steps: diffusion steps of the noise, of 1000.
     uncertainty, entropy: factors of the two bonuses. max_uncertainty: of a token, in nats. These may be ramps too.
     """
 
     samples: int
     noisy_share: float
     steps: int
-    seed: int
     uncertainty: float
     entropy: float
     max_uncertainty: float
@@ -66,7 +65,7 @@ class NoisyBranch:
         if not images or not is_noisy(prompt.prompt_id, facts):
             return ()
         # The key of the pass NAME, so that the trainer scores the responses with the same noise.
-        shown = transformed(images, TRANSFORM, 1.0, facts.settings.seed, facts.step, NAME, prompt.prompt_id)
+        shown = transformed(images, TRANSFORM, 1.0, facts.seed, facts.step, NAME, prompt.prompt_id)
         return (Extra(NAME, "guest", prompt.messages, shown, prompt.truth, facts.settings.samples, bounded=True),)
 
     def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra]:
@@ -75,20 +74,23 @@ class NoisyBranch:
 
 def is_noisy(prompt_id: str, facts: StepFacts) -> bool:
     """Whether the step trains the noisy branch of the prompt, with probability `noisy_share`."""
-    return transform_seed("branch", facts.settings.seed, facts.step, prompt_id) / 2**64 < facts.settings.noisy_share
+    return transform_seed("branch", facts.seed, facts.step, prompt_id) / 2**64 < facts.settings.noisy_share
 
 
 class OneBranch:
-    """Weight 0 for the responses to the clean images of a prompt that has some to the noisy ones.
+    """Weight 0 for the responses to the clean images of a prompt that trains some to the noisy ones.
 
-    All of them stay in the pool from which advantages are computed.
+    If all of those failed or are left out (algorithm.truncated_responses=mask), the clean ones are trained on. All of
+    them stay in the pool from which advantages are computed.
     """
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
-        factors = []
+        factors, weights = [], base.weights.tolist()
         for item in kept:
+            own = weights[len(factors) : len(factors) + len(item.trained)]
             noisy = [one.extra == NAME for one in item.trained]
-            factors += [float(one or not any(noisy)) for one in noisy]
+            any_noisy = any(one and weight > 0 for one, weight in zip(noisy, own, strict=True))
+            factors += [float(one or not any_noisy) for one in noisy]
         return replace(base, weights=base.weights * base.weights.new_tensor(factors))
 
     def state(self) -> Mapping[str, Any]:

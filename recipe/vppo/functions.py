@@ -24,6 +24,8 @@ from mars.types import RewardInput, RewardResult
 
 PATCH = 14
 """Pixels of a side of a patch."""
+_ROUNDING = 1e-9
+"""So that 0.6 x 25 tokens are 15, and not the next whole number above a rounding."""
 _SAME = 1e-6
 """Responses whose dependencies differ by at most this much all have weight 1."""
 
@@ -77,7 +79,8 @@ def largest(values: Tensor, layout: TokenLayout, share: float) -> Tensor:
     sizes = torch.bincount(layout.sequence_index, minlength=layout.num_sequences)
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    return layout.mask & (ranks < layout.spread((share * layout.lengths()).ceil()))
+    sizes = (share * layout.lengths().double() - _ROUNDING).ceil()
+    return layout.mask & (ranks < layout.spread(sizes))
 
 
 def response_weights(scores: Tensor, totals: Mapping[str, float], lowest: float) -> Tensor:
@@ -106,6 +109,7 @@ class SeeingTokens:
     def _dependencies(self, facts: TokenFacts) -> tuple[Tensor, Tensor]:
         """Of tokens, [T], and their mean in each response, [S]."""
         found = capped_k3(facts.old, facts.extra["masked"], facts.now("vppo", self.settings).cap)
+        found = torch.where(facts.with_images, found, 0.0)
         return found, facts.layout.sum_by_sequence(found) / facts.layout.lengths().clamp(min=1)
 
     def measure(self, facts: TokenFacts) -> Mapping[str, Measured]:

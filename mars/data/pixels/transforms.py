@@ -58,9 +58,10 @@ def blank_source() -> ImageTransform:
 def gaussian_diffusion(steps: int) -> ImageTransform:
     """Gaussian noise of the forward process of DDPM (arXiv 2006.11239) after t = int(steps x strength) of 1000 steps:
 
-        x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e,    a_t = product of 1 - beta_i over the first t steps
+        x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e,    a_t = product of 1 - beta_i for i = 0 to t
 
-    x in [0, 1], e normal, beta_i from 1e-5 to 5e-3 along a sigmoid over [-6, 6] (as in NoisyRollout, arXiv 2504.13055).
+    x in [0, 1], e normal, beta_i from 1e-5 to 5e-3 along a sigmoid over [-6, 6] (as in NoisyRollout, arXiv 2504.13055,
+    whose a_t has t + 1 factors too). At t = 0 the image stays as it is.
     """
     if not 0 <= steps <= _DIFFUSION_STEPS:
         raise ValueError(f"gaussian_diffusion: steps must be within 0 to {_DIFFUSION_STEPS}; got {steps}")
@@ -79,12 +80,12 @@ def gaussian_diffusion(steps: int) -> ImageTransform:
 def kept_signal(step: int) -> float:
     """a_t of `gaussian_diffusion`: 1 at step 0.
 
-    >>> round(kept_signal(450), 3)
-    0.831
+    >>> round(kept_signal(450), 4)
+    0.8294
     """
     import numpy as np
 
-    grid = np.linspace(-6.0, 6.0, _DIFFUSION_STEPS)[:step]
+    grid = np.linspace(-6.0, 6.0, _DIFFUSION_STEPS)[: step + 1 if step > 0 else 0]
     betas = (_LAST_BETA - _FIRST_BETA) / (1 + np.exp(-grid)) + _FIRST_BETA
     return float(np.prod(1 - betas))
 

@@ -103,3 +103,20 @@ def test_gradients_are_those_of_plain_transformers(world, pictures, tmp_path, ca
     batch = replace(world.batch(prompts, tokens_per_forward=1), step=STEP)
     (found,) = gradients(trainer, batch)
     assert distance(found, wanted) < 2e-4
+
+
+@pytest.mark.parametrize("changes", [{}, {"masked_entropy": 0.2, "through_masked": True}])
+def test_papo_changes_no_update_of_a_step_on_text_alone(world, changes):
+    """With two updates, the masked pass and the second one have different weights. The perception terms stay 0."""
+    prompts = [world.train_prompt("a", [], [5, 9]), world.train_prompt("bb", [], [4, 6])]
+    decode = TransformingDecoder(decode_image, lambda: {})
+    process = PromptProcessor(
+        str(world.folder), decode=decode, budget=world.budget, rules=world.rules, cache_bytes=0
+    ).process
+    found = []
+    for settings in (papo(**changes), papo(gamma=0.0)):
+        rule = PAPO.PerceptionLoss(settings)
+        trainer = FsdpTrainer(world.config(), world.rules, Rendezvous(SEED, 1, None, 60.0), process, in_memory(), rule)
+        found.append(gradients(trainer, replace(world.batch(prompts, per_update=1), step=STEP)))
+    assert [len(updates) for updates in found] == [2, 2]
+    assert [distance(one, other) for one, other in zip(*found, strict=True)] == [0.0, 0.0]

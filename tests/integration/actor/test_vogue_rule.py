@@ -21,9 +21,7 @@ from tests.unit.recipes.recipe_files import module_of
 
 VOGUE = module_of("vogue")
 STEP, SEED = 3, 0
-SETTINGS = VOGUE.Settings(
-    samples=1, noisy_share=1.0, steps=1000, seed=SEED, uncertainty=50.0, entropy=0.0, max_uncertainty=0.01
-)
+SETTINGS = VOGUE.Settings(samples=1, noisy_share=1.0, steps=1000, uncertainty=50.0, entropy=0.0, max_uncertainty=0.01)
 
 
 def with_guest(prompt):
@@ -34,7 +32,7 @@ def with_guest(prompt):
 
 def noisy_files(prompt, decode, folder):
     """The images that the request for noisy responses shows, as files."""
-    facts, found = StepFacts(STEP, 0.0, SETTINGS), []
+    facts, found = StepFacts(STEP, 0.0, SETTINGS, seed=SEED), []
     (extra,) = VOGUE.NoisyBranch().before(make_prompt(prompt.prompt_id, list(prompt.images)), facts)
     for number, ref in enumerate(extra.images):
         path = folder / f"{prompt.prompt_id}-{number}.png"

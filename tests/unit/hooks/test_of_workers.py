@@ -130,7 +130,7 @@ def test_a_reference_that_nothing_reads_is_warned_of(recipe, tmp_path, caplog, t
     (tmp_path / "asking.py").write_text(ASKING.replace("MODEL", signal))
     algorithm = SimpleNamespace(loads_reference=True, kl_reference=None, kl_coefficient=coefficient, part_weights={})
     given = recipe(tokens=tokens).model_copy(update={"shaping": [f"{tmp_path}/asking.py:Asking"]})
-    check_what_workers_load(SimpleNamespace(recipe=given, algorithm=algorithm, ramps=[]))
+    check_what_workers_load(SimpleNamespace(recipe=given, algorithm=algorithm, ramps=[], run=SimpleNamespace(seed=0)))
     assert ("algorithm.reference_update: the reference model costs memory" in caplog.text) == warned
 
 

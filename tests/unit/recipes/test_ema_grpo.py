@@ -104,10 +104,10 @@ def test_a_prompt_without_differences_stays_0_and_its_scores_count():
     assert found.weights.tolist() == [1, 1, 0, 1]
 
 
-def test_what_is_divided_already_is_refused():
+def test_what_another_rule_has_divided_is_refused():
     kept = [of_task("a", "x", [1.0, 0.5, 0.0])]
     for settings in (GRPO, replace(CENTRED, estimator="leave_one_out")):
-        with pytest.raises(ConfigError, match=r"normalize_std=false"):
+        with pytest.raises(ConfigError, match=r"^recipe\.advantage: .*; name it first$"):
             RECIPE.TaskDeviation()(advantages_of(kept, settings), kept, facts())
 
 

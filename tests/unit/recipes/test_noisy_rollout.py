@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mars.hooks.contract import StepFacts
+from mars.hooks.load import hooks_of_run, resolved
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.image_transform import TransformedImage
 from mars.types import RewardResult
@@ -22,11 +23,11 @@ from tests.unit.recipes.recipe_files import FOLDERS, compose, module_of
 
 RECIPE = module_of("noisy_rollout")
 FOLDER = next(folder for folder in FOLDERS if folder.name == "noisy_rollout")
-SETTINGS = RECIPE.Settings(samples=2, steps=450, strength=1.0, seed=7)
+SETTINGS = RECIPE.Settings(samples=2, steps=450, strength=1.0)
 
 
-def asked(prompt, step=1, **changes):
-    (extra,) = RECIPE.NoisyRollouts().before(prompt, StepFacts(step, 0.0, replace(SETTINGS, **changes)))
+def asked(prompt, step=1, seed=7, **changes):
+    (extra,) = RECIPE.NoisyRollouts().before(prompt, StepFacts(step, 0.0, replace(SETTINGS, **changes), seed=seed))
     return extra
 
 
@@ -65,17 +66,20 @@ def test_every_image_step_and_prompt_has_its_own_noise_and_the_same_when_asked_a
     assert asked(prompts[0]) == asked(prompts[0]) != asked(prompts[0], seed=8)
     (call,) = asked(prompts[0], strength=0.5).images[0].transforms
     assert (call.name, call.strength) == ("noise", 0.5)
-    config = compose(FOLDER, "noisy_rollout_tiny", "run.seed=5")
-    assert (list(config.recipe.transforms), config.recipe.settings["noisy_rollout"]["seed"]) == (["noise"], 5)
+    config = compose(FOLDER, "noisy_rollout_tiny", "run.seed=5", "ramps=[]")
+    hooks = hooks_of_run(config.model_copy(update={"recipe": resolved(config.recipe)}), 1)
+    (extra,) = hooks.asked_before(prompts[0], 1)
+    assert extra.images == asked(prompts[0], seed=5).images
+    assert list(config.recipe.transforms) == ["noise"]
 
 
 def test_the_noise_is_that_of_the_forward_process():
     """A grey image keeps its mean times sqrt(a_225), and gets a deviation of sqrt(1 - a_225).
 
-    a_225 is the product of 1 - (1e-5 + (5e-3 - 1e-5) / (1 + exp(6 - 12 i / 999))) for i = 0 .. 224, in a plain loop.
+    a_225 is the product of 1 - (1e-5 + (5e-3 - 1e-5) / (1 + exp(6 - 12 i / 999))) for i = 0 .. 225, in a plain loop.
     """
     kept = 1.0
-    for i in range(225):
+    for i in range(226):
         kept *= 1 - (1e-5 + (5e-3 - 1e-5) / (1 + math.exp(6 - 12 * i / 999)))
     grey = Image.new("RGB", (128, 128), (128, 128, 128))
     noisy = np.asarray(RECIPE.noise(SETTINGS)(grey, np.random.default_rng(0), 0.5), dtype=np.float64)
@@ -104,7 +108,7 @@ def test_clean_and_noisy_responses_are_one_group_of_the_clean_prompt():
     clean, noisy = made.engine.requests
     assert clean.prompt_token_ids[1:] == noisy.prompt_token_ids[1:]
     assert clean.images == (IMAGE, IMAGE)
-    assert noisy.images == asked(prompt).images
+    assert noisy.images == asked(prompt, seed=0).images
     assert noisy.num_samples == 2
     (trained,) = made.trainer.batches[0].prompts
     assert trained.images == (IMAGE, IMAGE)

@@ -46,6 +46,22 @@ def test_the_terms_by_hand():
     assert (terms.advantages, terms.pg_weights) == (None, None)
 
 
+def test_a_prompt_without_images_has_the_entropy_term_alone():
+    """Its masked pass has the log-prob before the first update, -1, and p is -1.2 by now: k3 = 0.021, which is no term.
+
+    A response with images beside it, of p = -1 and m = -2, has k3 = 1/e.
+    """
+    settings = replace(SETTINGS, masked_entropy=0.03, through_masked=True)
+    logprobs = torch.tensor([-1.2, -1.0], dtype=torch.float64, requires_grad=True)
+    masked = torch.tensor([-1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    terms = applied(logprobs, masked, [1, 1], settings, with_images=[False, True])
+    assert terms.extra_loss.tolist() == pytest.approx([0.05 * 1.2, -0.02 * exp(-1) + 0.05 * 1 + 0.03 * 2])
+    terms.extra_loss.sum().backward()
+    assert (float(logprobs.grad[0]), float(masked.grad[0])) == (pytest.approx(-0.05), 0.0)
+    means = {name: (float(total), int(count)) for name, (total, count) in terms.means.items()}
+    assert means == {"perception_kl": (pytest.approx(exp(-1)), 1), "perception_capped": (0.0, 1)}
+
+
 def test_the_terms_with_a_gradient_through_the_masked_image():
     """p = -1, m = -2, d = -1. Of -gamma k3: (exp(d) - 1) gamma to p, and -(exp(d) - 1) gamma to m."""
     settings = replace(SETTINGS, masked_entropy=0.03, through_masked=True)

@@ -147,6 +147,13 @@ def test_the_gate_by_hand():
     assert gated([guest, checked("a", [1])]) == [0, 0, 0, 1, 1], "guests are left out with their prompt"
 
 
+@given(st.permutations([7, 1, 6, 2, 5, 8, 9, 2]))
+def test_a_mean_of_exactly_the_threshold_opens(tenths):
+    """40 of 80 answers are right, in whatever order; 39 of 80 are not enough."""
+    assert gated([checked("p", [n / 10 for n in tenths])]) == [1, 1]
+    assert gated([checked("p", [(n - (i == 0)) / 10 for i, n in enumerate(tenths)])]) == [0, 0]
+
+
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1), min_size=1), st.floats(0, 1))
 def test_a_higher_threshold_opens_for_no_other_prompt(all_shares, threshold):
     rollouts = [checked(f"p{i}", shares) for i, shares in enumerate(all_shares)]

@@ -108,12 +108,6 @@ def test_rounds_differ_and_so_do_seeds(folder, experiment):
 
 
 @samplers
-def test_mixing_weights_are_refused_before_the_run(folder, experiment):
-    with pytest.raises(ConfigError, match=r"^data\.weights: \w+ draws from all files together; got \[1\.0, 2\.0\]"):
-        rounds_of(folder, experiment, replace(SETUP, weights=(1.0, 2.0)))
-
-
-@samplers
 def test_fewer_prompts_than_a_step_has_are_refused_before_the_run(folder, experiment):
     assert len(rounds_of(folder, experiment, replace(SETUP, prompts_per_step=len(PROMPTS))).batch(0)) == len(PROMPTS)
     with pytest.raises(ConfigError, match=r"^data\.prompts_per_step: .* got 11 with 10 prompts"):

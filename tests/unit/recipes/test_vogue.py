@@ -15,6 +15,7 @@ from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.token_layout import TokenLayout
 from mars.algorithms.token_rule import TokenFacts
 from mars.hooks.contract import StepFacts
+from mars.hooks.load import hooks_of_run, resolved
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.image_transform import TransformedImage
 from mars.rewards.contract import failed_result
@@ -27,13 +28,11 @@ from tests.unit.recipes.recipe_files import FOLDERS, compose, module_of
 
 RECIPE = module_of("vogue")
 FOLDER = next(folder for folder in FOLDERS if folder.name == "vogue")
-SETTINGS = RECIPE.Settings(
-    samples=2, noisy_share=1.0, steps=450, seed=7, uncertainty=0.1, entropy=0.01, max_uncertainty=1.0
-)
+SETTINGS = RECIPE.Settings(samples=2, noisy_share=1.0, steps=450, uncertainty=0.1, entropy=0.01, max_uncertainty=1.0)
 
 
 def asked(prompt, step=1, **changes):
-    return RECIPE.NoisyBranch().before(prompt, StepFacts(step, 0.0, replace(SETTINGS, **changes)))
+    return RECIPE.NoisyBranch().before(prompt, StepFacts(step, 0.0, replace(SETTINGS, **changes), seed=7))
 
 
 def test_the_uncertainty_of_a_token_by_hand():
@@ -75,7 +74,8 @@ def facts_of(clean, noisy, off_policy, mask, settings=None):
     return TokenFacts(
         logprobs=torch.tensor(clean), old=torch.tensor(clean), reference=None, entropy=torch.full((count,), 2.0),
         extra={"noisy": torch.tensor(noisy)}, advantages=torch.full((count,), -1.5),
-        off_policy=torch.tensor(off_policy, dtype=torch.bool), layout=layout, settings=settings or {},
+        off_policy=torch.tensor(off_policy, dtype=torch.bool), with_images=torch.tensor(mask, dtype=torch.bool),
+        layout=layout, settings=settings or {},
     )  # fmt: skip
 
 
@@ -137,10 +137,13 @@ def test_the_trainer_scores_responses_with_the_noise_that_they_were_sampled_with
     assert all(isinstance(image, TransformedImage) for image in extra.images)
     (one,) = RECIPE.NoisyBonus.passes
     batch = TrainBatch((TrainPrompt("p0", (1,), 1, (IMAGE, IMAGE), ()),), (), step=5)
-    changed = with_transform(batch, one.transform, one.strength, one.images, (SETTINGS.seed, batch.step, one.name))
+    changed = with_transform(batch, one.transform, one.strength, one.images, (7, batch.step, one.name))
     assert changed.prompts[0].images == extra.images
-    config = compose(FOLDER, "vogue_tiny", "run.seed=5")
-    assert config.recipe.settings["vogue"]["seed"] == 5, "the trainer's key has run.seed"
+    config = compose(FOLDER, "vogue_tiny", "run.seed=7")  # which the trainer's key has
+    hooks = hooks_of_run(config.model_copy(update={"recipe": resolved(config.recipe)}), 20)
+    (as_in_a_run,) = next(found for step in range(1, 99) if (found := hooks.asked_before(prompt, step)))
+    (wanted,) = next(found for step in range(1, 99) if (found := asked(prompt, step, noisy_share=0.25)))
+    assert as_in_a_run.images == wanted.images
 
 
 class ByImages(TableScorer):
@@ -186,6 +189,15 @@ def test_weights_that_responses_have_already_are_kept():
     found = RECIPE.OneBranch()(base, result.rollouts, StepFacts(1, 0.0, SETTINGS))
     assert found.weights.tolist() == [0.0, 0.0, 0.25, 0.0]
     assert found.values is base.values
+
+
+def test_where_all_noisy_responses_are_left_out_the_clean_ones_are_trained():
+    """As algorithm.truncated_responses=mask leaves out responses that are too long."""
+    _, result = stepped([make_prompt("p0", [IMAGE]), make_prompt("p1", [IMAGE])], anchor="none")
+    base = PooledRewards.of_rollouts(result.rollouts).advantages(GRPO)
+    base = replace(base, weights=base.weights.new_tensor([1.0, 0.5, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]))
+    found = RECIPE.OneBranch()(base, result.rollouts, StepFacts(1, 0.0, SETTINGS))
+    assert found.weights.tolist() == [1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
 
 
 def test_a_prompt_without_a_valid_noisy_response_trains_the_clean_ones():

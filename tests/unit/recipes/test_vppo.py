@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mars.actor.objective import Objective
 from mars.actor.rule_terms import RuleInputs, totals_of
 from mars.actor.targets import RowTarget
+from mars.algorithms.token_layout import TokenLayout
 from mars.hooks.load import resolved
 from mars.hooks.of_workers import image_transforms, token_rule
 from mars.train_types import TrainResponse
@@ -59,6 +60,15 @@ def test_the_terms_by_hand(process_group):
     assert [float(x) for x in terms.means["dependency_of_kept"]] == pytest.approx(
         [2 + exp(-3) + exp(1) - 2 + 6 + exp(-7), 3]
     )
+
+
+def test_a_prompt_without_images_depends_on_none(process_group):
+    """Log-probs of its pass differ by rounding, or by the weights: of two tokens the first stays all the same."""
+    old = torch.tensor([-1.0, -1.0, -1.0])
+    facts = facts_of(old, old + torch.tensor([0.0, 1e-3, 2.0]), [2, 1], with_images=[False, True])
+    terms, totals = applied(facts)
+    assert terms.pg_weights.tolist() == [1, 0, 1]
+    assert totals["low"] == 0
 
 
 def test_settings_of_the_step_are_those_of_its_ramps(process_group):
@@ -135,6 +145,21 @@ def test_the_terms_are_those_of_loops_for_any_division_into_forwards(process_gro
     wanted, kept = by_loops(responses, advantages, settings)
     assert [x for terms in both for x in terms.advantages.tolist()] == pytest.approx(wanted, abs=1e-9)
     assert [x for terms in both for x in terms.pg_weights.tolist()] == kept
+
+
+@given(st.integers(1, 100), st.integers(1, 400))
+def test_a_share_of_the_tokens_is_rounded_up_exactly(percent, count):
+    """Of 25 tokens a share of 0.6 keeps 15. Against whole numbers, which have no rounding."""
+    layout = TokenLayout.packed(torch.tensor([3, count]))
+    kept = RECIPE.largest(torch.arange(3.0 + count), layout, percent / 100)
+    assert kept.tolist() == [i >= n - (percent * n + 99) // 100 for n in (3, count) for i in range(n)], (
+        "the last ones are the largest"
+    )
+
+
+def test_three_fifths_of_25_tokens_are_15():
+    kept = RECIPE.largest(torch.arange(25.0), TokenLayout.packed(torch.tensor([25])), 0.6)
+    assert int(kept.sum()) == 15
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=20), st.floats(0, 1))

@@ -78,9 +78,11 @@ def test_diffusion_mixes_signal_and_noise_by_the_product_of_the_betas():
     first, second = 1 / (1 + math.exp(6)), 1 / (1 + math.exp(6 - 12 / 999))
     betas = [4.99e-3 * share + 1e-5 for share in (first, second)]
     assert kept_signal(0) == 1
-    assert kept_signal(2) == pytest.approx((1 - betas[0]) * (1 - betas[1]), rel=1e-12)
+    assert kept_signal(1) == pytest.approx((1 - betas[0]) * (1 - betas[1]), rel=1e-12)
     # The betas of all 1000 steps are symmetric about 2.505e-3, so their sum is 2.505.
     assert -math.log(kept_signal(1000)) == pytest.approx(2.505, rel=3e-3)
+    assert kept_signal(1000) == kept_signal(999)
+    assert kept_signal(450) == pytest.approx(0.8294, abs=5e-5), "that of NoisyRollout's code at t = 450"
     kept = kept_signal(300)
     wanted = 255 * (math.sqrt(kept) * 200 / 255 - math.sqrt(1 - kept) * 0.1)
     assert channel(gaussian_diffusion(600)(grey(1, 1), Scripted(-0.1), 0.5)) == [[round(wanted)]]
