@@ -12,6 +12,7 @@ from mars.data.prompts.prepare import prepare_rows
 from mars.data.rows.dataset import declared_id
 from mars.data.rows.files import fingerprint_of
 from mars.data.rows.problems import RowProblem, report
+from mars.data.rows.saved import FileError
 from mars.errors import ConfigError, DataError
 from mars.hooks.known_prompts import KnownPrompts, RowsFile
 from mars.hooks.prompt_sampler import SampledRounds
@@ -69,6 +70,6 @@ def _fingerprints(files: tuple[str, ...]) -> frozenset[str]:
     for file in files:
         try:
             found.add(fingerprint_of([file]))
-        except OSError as error:
+        except (OSError, FileError) as error:
             logger.warning("added rows are not compared with a training file: %s", error)
     return frozenset(found)

@@ -82,7 +82,8 @@ def batch_normalized(kept: Sequence[SampledPrompt], settings: AdvantageSettings)
 
 def _part(rollout: Rollout, part: str, rows: Mapping[str, str]) -> float:
     parts = rollout.reward.parts
-    where = f"a response to {rows[rollout.prompt_id]} ({view_name(rollout.view)})"
+    asked = view_name(rollout.view) if rollout.extra is None else f"extra request {rollout.extra}"
+    where = f"a response to {rows[rollout.prompt_id]} ({asked})"
     if part not in parts:
         raise ConfigError(
             f"algorithm.part_weights: the reward of {where} has no part {part}; "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +26,15 @@ def list_(
 
     folders = dict.fromkeys(path.resolve() for path in (shipped_folder().parent / "recipe", folder))
     found = [readme for path in folders for readme in sorted(path.glob("*/README.md"))]
-    rows = [(readme.parent.name, first_sentence(readme.read_text(encoding="utf-8"))) for readme in found]
+    rows = [(readme.parent.name, _described(readme)) for readme in found]
     typer.echo("\n".join(aligned([("recipe", "what it does"), *rows])))
+
+
+def _described(readme: Path) -> str:
+    try:
+        return first_sentence(readme.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        return f"README.md cannot be read: {error}"
 
 
 def first_sentence(readme: str) -> str:
@@ -50,11 +59,35 @@ def new(
 
     if not _NAME.fullmatch(name):
         raise ConfigError(f"NAME: not small letters, digits and _; got {name!r}; give a name such as my_method")
+    if (owner := _taken_by(name)) is not None:
+        raise ConfigError(f"NAME: {owner}; got {name!r}; give another name")
     home = folder / name
-    if home.exists():
+    if os.path.lexists(home):
         raise ConfigError(f"NAME: the folder is there already; got {home}; give another name")
     for path, text in recipe_files(name, home).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--dir: cannot write {path}: {error.strerror or error}; give another folder") from error
         typer.echo(f"wrote {path}")
-    typer.echo(f"next: mars train --config-dir {home} experiment={name} data.train_files=[rows.jsonl] --dry-run")
+    command = shlex.join(["mars", "train", "--config-dir", str(home), f"experiment={name}"])
+    typer.echo(f"next: {command} data.train_files=[rows.jsonl] --dry-run")
+
+
+def _taken_by(name: str) -> str | None:
+    """Why no recipe can have this name; None if one can."""
+    import yaml
+
+    from mars.config.folders import shipped_folder
+
+    shipped = shipped_folder()
+    if not isinstance(yaml.safe_load(name), str) or name in ("nan", "inf"):  # numbers on the command line
+        return "a configuration does not read it as text"
+    if (shipped / "experiment" / f"{name}.yaml").exists():
+        return "mars has an experiment of this name"
+    if any((shipped.parent / "recipe").glob(f"{name}/README.md")):  # it would hide the files of that recipe
+        return "mars has a recipe of this name"
+    if any((shipped.parent / "recipe").glob(f"*/experiment/{name}.yaml")):
+        return "a recipe of mars has an experiment of this name"
+    return None

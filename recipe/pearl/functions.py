@@ -26,6 +26,7 @@ from mars.rewards.vqa import answer_accuracy, check_truth, score_vqa
 from mars.types import IMAGE_MARKER, Message, Prompt, PromptRollouts, RewardInput, RewardResult, View
 
 NAME = "perception"
+NEEDS = {"algorithm.part_weights": {}}  # a checklist has no other part than its own
 _ROUNDING = 1e-9  # a mean accuracy lower than the threshold by no more than this is not below it
 INSTRUCTION = (
     "Look at each of these questions first inside <think> and </think> tags. Then give all answers inside <answer> and "
@@ -49,8 +50,7 @@ def score(item: RewardInput) -> RewardResult:
     """Of a checklist: the share of right answers. Else as the reward vqa: accuracy + format (0 to 0.5). DataError."""
     if item.extra != NAME:
         return score_vqa(item)
-    share = share_right(item)
-    return RewardResult(share, share, {"perception": share})
+    return RewardResult(share := share_right(item), share, {"perception": share})
 
 
 def share_right(item: RewardInput) -> float:
@@ -62,7 +62,7 @@ def share_right(item: RewardInput) -> float:
     lines = [line for line in (parse_response(item.response).answer or "").splitlines() if has_visible(line)]
     one = replace(item, extra_info={})  # whose choices are those of the main question
     right = [
-        answer_accuracy(replace(one, truth=truth), without_number(lines[i], i + 1) if i < len(lines) else None)
+        answer_accuracy(replace(one, truth=truth), without_number(lines[i].strip(), i + 1) if i < len(lines) else None)
         for i, truth in enumerate(truths)
     ]
     return sum(right) / len(truths)
@@ -70,7 +70,6 @@ def share_right(item: RewardInput) -> float:
 
 def without_number(line: str, number: int) -> str:
     """A line without the number of its question, if it begins with it: "2. red" is "red" as the second line."""
-    line = line.strip()
     marks = (f"{number}. ", f"{number}) ", f"({number}) ", f"{number}: ")
     return next((line[len(mark) :].strip() for mark in marks if line.startswith(mark)), line)
 
@@ -92,12 +91,12 @@ def read_checklist(extra_info: Mapping[str, Any], names: Sequence[str] | None) -
     for one in given if isinstance(given, list | tuple) else [given]:
         pair = tuple(one.get(key) for key in ("question", "answer")) if isinstance(one, Mapping) else (None, None)
         if not all(isinstance(text, str) and has_visible(text) for text in pair):
-            want = 'want a list of {"question": ..., "answer": ...}, both texts'
-            raise DataError(f"extra_info.checklist: got {str(one)[:80]}; {want}")
+            got = f"extra_info.checklist: got {str(one)[:80]}"
+            raise DataError(f'{got}; want a list of {{"question": ..., "answer": ...}}, both texts')
         source = one.get("source")
         if not (source is None or names is None or source in names):
-            sources = ", ".join(names) or "none"
-            raise DataError(f"extra_info.checklist: unknown source; got {source}; the row has {sources}")
+            has = f"the row has {', '.join(names) or 'none'}"
+            raise DataError(f"extra_info.checklist: unknown source; got {source}; {has}")
         found.setdefault(None if source is None else (str(source),), []).append(pair)
     return found
 
@@ -147,6 +146,5 @@ class Gate:
 
 def opens(item: PromptRollouts, threshold: float) -> float:
     """1 if a prompt is trained on, 0 if not."""
-    groups = [group for group in item.extras if group.request.extra is not None and group.request.extra.name == NAME]
-    shares = [one.reward.accuracy for group in groups for one in group.valid]
+    shares = [one.reward.accuracy for group in item.extras for one in group.valid if one.extra == NAME]
     return float(not shares or math.fsum(shares) / len(shares) >= threshold - _ROUNDING)

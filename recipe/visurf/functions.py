@@ -23,6 +23,7 @@ from mars.rewards.vqa import check_truth, perfect_answer, score_vqa
 from mars.types import Prompt, PromptRollouts, RewardInput, RewardResult
 
 NAME = "true_answer"
+NEEDS = {"algorithm.part_weights": {}}  # part by part, the true answer would be punished for having no format
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mars import faults, fit, watchdog
+from mars import faults, run, watchdog
 from mars.cluster import head, ray_launch, ray_trainer, worker_group
 from mars.cluster.engine_worker import EngineWorker
 from mars.cluster.ray_trainer import TrainerWorker
@@ -33,7 +33,11 @@ def _deadline_once() -> None:
         max(end - time.monotonic(), 0)
 
 
-_REWARD_WORKER: Any = SimpleNamespace(assigned=(1,), _timeout_s=1.0)
+def _reward_clock_once() -> None:
+    worker: Any = SimpleNamespace(running=(1,), _deadlines={}, _timeout_s=1.0)
+    WorkerProcess._start_clocks(worker)
+
+
 _HEAD_CHECKS = ((worker_group, "check_head"), (ray_trainer, "check_head"))
 HOOKS = (
     Hook("fault points", ((faults, "point"),), lambda: faults.point("engine.samples"), lambda name: None),
@@ -41,12 +45,7 @@ HOOKS = (
     Hook("checks of Ray's head", _HEAD_CHECKS, lambda: head.check_head(), lambda: None),
     Hook("deadlines of workers", ((WorkerGroup, "_named"),), _deadline_once, lambda *_: nullcontext()),
     # No stub: the pool waits only for workers that have a deadline, and this function sets it.
-    Hook(
-        "deadlines of rewards",
-        ((WorkerProcess, "restart_clock"),),
-        lambda: WorkerProcess.restart_clock(_REWARD_WORKER),
-        None,
-    ),
+    Hook("deadlines of rewards", ((WorkerProcess, "_start_clocks"),), _reward_clock_once, None),
 )
 
 
@@ -77,13 +76,13 @@ class LedgerTrainer(TrainerWorker):
 
 def main(folder: str, *arguments: str) -> None:
     os.environ[FOLDER] = folder  # for the workers too
-    ledger, train_step = _ledger("driver"), fit.train_step
+    ledger, train_step = _ledger("driver"), run.train_step
 
-    def step(*given: Any) -> Any:
+    def step(*given: Any, **named: Any) -> Any:
         ledger.turn()
-        return train_step(*given)
+        return train_step(*given, **named)
 
-    fit.train_step = step
+    run.train_step = step
     ray_launch.EngineWorker, ray_launch.TrainerWorker = LedgerEngine, LedgerTrainer
     run_command(lambda: import_module("mars.main").main(arguments))
 

@@ -17,7 +17,7 @@ from mars.algorithms.reward_parts import batch_normalized, part_advantages
 from mars.algorithms.selection import select_prompts
 from mars.errors import ConfigError
 from mars.types import MAX_SCORE, RewardResult, SampledPrompt
-from tests.builders import make_rollouts
+from tests.builders import make_rollouts, with_extra
 
 EXACT = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-300)
 
@@ -198,6 +198,7 @@ def test_a_prompt_without_weight_has_no_penalty_either():
     [
         (make_rollouts("p7", [parts(a=1.0, b=0.0), parts(a=1.0)]), "multi"),
         (make_rollouts("p7", ab((1, 0)), s0=[parts(a=1.0)]), "s0"),
+        (with_extra(make_rollouts("p7", ab((1, 0))), "told", "guest", [parts(a=1.0)]), "extra request told"),
     ],
 )
 def test_a_part_that_a_rollout_lacks_is_named(item, view):

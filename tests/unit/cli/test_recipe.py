@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,3 +78,54 @@ def test_a_name_that_is_no_name_or_taken_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"^NAME: the folder is there already; got recipe/mine; give another name$"):
         new("mine", Path("recipe"))
     assert (tmp_path / "recipe/mine/functions.py").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *(
+            (name, "a configuration does not read it as text")
+            for name in ["null", "on", "off", "yes", "no", "true", "false", "nan", "inf"]
+        ),
+        ("quickstart", "mars has an experiment of this name"),
+        ("vade", "mars has a recipe of this name"),
+        ("vade_tiny", "a recipe of mars has an experiment of this name"),
+    ],
+)
+def test_a_name_that_runs_nothing_or_hides_a_recipe_of_mars_is_refused(name, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^NAME: {reason}; got '{name}'; give another name$"):
+        new(name, Path("recipe"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_that_comes_next_is_quoted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    new("mine", Path("my dir"))
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[:6] == ["next:", "mars", "train", "--config-dir", "my dir/mine", "experiment=mine"]
+
+
+def test_readmes_that_cannot_be_read_are_said_and_the_others_listed(tmp_path, capsys):
+    for name in ("folder", "latin", "mine"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "folder" / "README.md").mkdir()
+    (tmp_path / "latin" / "README.md").write_bytes("# Größe\n\nEin Satz.".encode("latin-1"))
+    (tmp_path / "mine" / "README.md").write_text("# Mine\n\nThe third.")
+    list_(tmp_path)
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert rows["mine"] == "The third."
+    for name in ("folder", "latin"):
+        assert rows[name].startswith("README.md cannot be read: ")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"^--dir: cannot write file/z/README\.md: Not a directory; give another folder$"
+    ):
+        new("z", Path("file"))
+    Path("link").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"^NAME: the folder is there already; got link; give another name$"):
+        new("link", Path())

@@ -63,6 +63,8 @@ def test_recipes_that_depend_on_other_settings_say_so():
         "ema_grpo": [f"algorithm.{name}" for name in centred],
         "glm_rlcs": ["algorithm.selection", *order],
         "mmr1_vas": order,
+        "pearl": ["algorithm.part_weights"],
         "syn_grpo": ["algorithm.selection", "data.weights"],
         "vade": order,
+        "visurf": ["algorithm.part_weights"],
     }

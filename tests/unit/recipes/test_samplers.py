@@ -114,6 +114,16 @@ def test_fewer_prompts_than_a_step_has_are_refused_before_the_run(folder, experi
         rounds_of(folder, experiment, replace(SETUP, prompts_per_step=len(PROMPTS) + 1))
 
 
+@samplers
+def test_the_state_names_only_prompts_that_were_observed(folder, experiment):
+    sampler = sampler_of(folder, experiment)
+    sampler.batch(0, frozenset())
+    assert not any(f'"{prompt.prompt_id}"' in json.dumps(sampler.state()) for prompt in PROMPTS)
+    sampler.observe([observed(PROMPTS[3], [1, 0, 1, 0]), observed(PROMPTS[7], [None] * 4)], 1)
+    named = [prompt.prompt_id for prompt in PROMPTS if f'"{prompt.prompt_id}"' in json.dumps(sampler.state())]
+    assert named == ["p3"]
+
+
 def test_samplers_are_found():
     assert {"vade", "mmr1_vas", "glm_rlcs"} <= {folder.name for folder, _ in SAMPLERS}
     assert isinstance(rounds_of(*SAMPLERS[0]), SampledRounds)
