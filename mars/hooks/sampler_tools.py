@@ -3,8 +3,9 @@ that depend on a seed and a key alone."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
+from typing import Protocol
 
 import numpy as np
 
@@ -68,6 +69,29 @@ def draw_without_replacement(weights: np.ndarray, count: int, rng: np.random.Gen
     with np.errstate(over="ignore"):  # the wait for a tiny weight may be infinite: it still comes before weight 0
         waits = np.divide(times, weights, out=np.zeros(len(weights)), where=weights > 0)
     return np.lexsort((times, waits, weights == 0))[:count].tolist()
+
+
+class Endless(Protocol):
+    """A `PromptStream` of one prompt for each position."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, step: int, /) -> Sequence[Prompt]: ...
+
+
+def walk(stream: Endless, position: int, count: int, left_out: Collection[str]) -> tuple[list[Prompt], int]:
+    """The next `count` different prompts from a position on, and the position after them.
+
+    Prompts whose ids are in `left_out` are passed over. Fewer are found if there are not enough others.
+    """
+    found: dict[str, Prompt] = {}
+    end = position + 2 * len(stream)
+    while len(found) < count and position < end:
+        (prompt,) = stream.batch(position)
+        if prompt.prompt_id not in left_out:
+            found[prompt.prompt_id] = prompt
+        position += 1
+    return [*found.values()], position
 
 
 def right_share(item: PromptRollouts, right_from: float) -> float | None:

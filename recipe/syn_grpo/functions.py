@@ -17,6 +17,7 @@ from typing import Any
 from mars.algorithms.advantages import Advantages
 from mars.data.order.stream import PromptStream
 from mars.hooks.contract import SamplerSetup, StepFacts
+from mars.hooks.sampler_tools import walk
 from mars.output.files import write_atomically
 from mars.rewards.parsing import read_each
 from mars.types import Prompt, PromptRollouts
@@ -52,10 +53,8 @@ class GrowingSet:
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self.setup, self.settings = setup, settings
-        given = [prompt for prompts in setup.sets for prompt in prompts]
-        self.given = PromptStream(given, setup.prompts_per_step, setup.seed, setup.shuffle)
-        self.files: list[str] = []
-        self.new: list[Prompt] = []
+        self.given = PromptStream([one for prompts in setup.sets for one in prompts], 1, setup.seed, setup.shuffle)
+        self.files, self.new, self.position = list[str](), list[Prompt](), 0  # position: in the training files
 
     def batch(self, round: int, left_out: frozenset[str]) -> Sequence[Prompt]:
         for name in appeared(self.settings.folder, self.files)[: self.settings.files_per_round]:
@@ -63,8 +62,10 @@ class GrowingSet:
         size = self.setup.prompts_per_step
         readable = [prompt for prompt in self.new if prompt.prompt_id not in left_out]
         chosen = sorted(readable, key=lambda p: self._draw(round, p))[: int(self.settings.share * size)]
-        chosen += self.given.batch(round)[: size - len(chosen)]
-        return sorted(chosen, key=lambda p: self._draw(round, p))  # so that each update has its share of both
+        given, self.position = walk(self.given, self.position, size - len(chosen), left_out)
+        return sorted(
+            [*chosen, *given], key=lambda p: self._draw(round, p)
+        )  # so that each update has its share of both
 
     def probes(self, step: int) -> Sequence[Prompt]:
         return ()
@@ -81,10 +82,10 @@ class GrowingSet:
         return {"descriptions": len(lines)}
 
     def state(self) -> Mapping[str, Any]:
-        return {"files": self.files}
+        return {"files": self.files, "position": self.position}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.files, self.new = [], []
+        self.files, self.new, self.position = [], [], state["position"]
         for name in state["files"]:
             self._read(name)
 
@@ -121,17 +122,16 @@ class DescriptionReward:
         self.mean: float | None = None
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
-        weight, decay = facts.settings.weight, facts.settings.decay
         found = [(item, diversity(item)) for item in kept if item.prompt.extra_info.get(PARENT) and item.multi.valid]
         for item, value in found:
             parent = str(item.prompt.extra_info[PARENT])
-            self.diversity[parent] = smoothed(self.diversity.get(parent), value, decay)
+            self.diversity[parent] = smoothed(self.diversity.get(parent), value, facts.settings.decay)
         if found:
-            self.mean = smoothed(self.mean, sum(value for _, value in found) / len(found), decay)
+            self.mean = smoothed(self.mean, sum(value for _, value in found) / len(found), facts.settings.decay)
         amounts = []
         for item in kept:
             above = self.diversity.get(item.prompt.prompt_id, self.mean or 0.0) - (self.mean or 0.0)
-            amounts += [weight * above * (description_of(one.text) is not None) for one in item.trained]
+            amounts += [facts.settings.weight * above * (description_of(one.text) is not None) for one in item.trained]
         return replace(base, values=base.values + base.values.new_tensor(amounts))
 
     def state(self) -> Mapping[str, Any]:

@@ -30,14 +30,14 @@ def settings(folder="", **changes):
     )
 
 
-def sampler(folder, **changes):
+def sampler(folder, shuffle=True, **changes):
     """A file NAME has the prompts NAME/0, NAME/1 and NAME/2."""
 
     def read_rows(path):
         name = path.rpartition("/")[2]
         return tuple(make_prompt(f"{name}/{i}", [IMAGE]) for i in range(3))
 
-    setup = SamplerSetup((tuple(GIVEN[:5]), tuple(GIVEN[5:])), None, True, 6, 4, 3, read_rows)
+    setup = SamplerSetup((tuple(GIVEN[:5]), tuple(GIVEN[5:])), None, shuffle, 6, 4, 3, read_rows)
     return RECIPE.GrowingSet(setup, settings(folder, **changes))
 
 
@@ -83,6 +83,30 @@ def test_all_rows_come_and_none_twice_in_a_step(tmp_path):
     assert all(5 <= counts[prompt.prompt_id] <= 25 for prompt in GIVEN)
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_training_files_are_walked_without_gaps(tmp_path, shuffle):
+    """Each of the 12 prompts once in 4 rounds of 3, in order if it is not to be shuffled."""
+    (tmp_path / "a.jsonl").touch()
+    growing = sampler(tmp_path, shuffle)
+    for _ in range(5):
+        seen = [p.prompt_id for round in range(4) for p in growing.batch(round, frozenset()) if p in GIVEN]
+        assert sorted(seen) == sorted(prompt.prompt_id for prompt in GIVEN)
+        if not shuffle:
+            parts = [set(seen[start : start + 3]) for start in (0, 3, 6, 9)]
+            assert parts == [{f"p{i}" for i in range(start, start + 3)} for start in (0, 3, 6, 9)]
+
+
+def test_prompts_that_cannot_be_read_are_passed_over(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    growing = sampler(tmp_path, shuffle=False)
+    bad = frozenset(f"p{i}" for i in (0, 1, 4, 5))
+    found = [{p.prompt_id for p in growing.batch(round, bad) if p in GIVEN} for round in range(2)]
+    assert found == [{"p2", "p3", "p6"}, {"p7", "p8", "p9"}]
+    nearly_all = frozenset(f"p{i}" for i in range(11))
+    assert {p.prompt_id for p in growing.batch(2, nearly_all) if p in GIVEN} == {"p11"}
+    assert [p for p in growing.batch(3, nearly_all | {"p11"}) if p in GIVEN] == []
+
+
 @given(st.lists(st.sampled_from("abcdef"), unique=True, max_size=5), st.integers(0, 4))
 def test_a_resumed_sampler_goes_on_as_the_one_before(tmp_path_factory, names, stop):
     folder = tmp_path_factory.mktemp("rows")
@@ -102,8 +126,8 @@ def test_a_resumed_sampler_goes_on_as_the_one_before(tmp_path_factory, names, st
 def test_a_state_that_names_files_which_are_gone_is_restored(tmp_path):
     growing = sampler(tmp_path)
     growing.setup = SamplerSetup((tuple(GIVEN),), None, True, 6, 4, 3, lambda path: ())
-    growing.restore({"files": ["gone.jsonl"]})
-    assert (len(growing.batch(0, frozenset())), growing.state()) == (6, {"files": ["gone.jsonl"]})
+    growing.restore({"files": ["gone.jsonl"], "position": 4})
+    assert (len(growing.batch(0, frozenset())), growing.state()) == (6, {"files": ["gone.jsonl"], "position": 10})
 
 
 def test_descriptions_are_written_for_the_other_program(tmp_path):
