@@ -5,7 +5,7 @@
       settings: {my_method: {stage: s3}}
 
 A name stands for a class or a function that makes the hook: an object with the attributes and methods of the hook's
-Protocol. Files are run in the processes that call the hooks, and only there.
+Protocol. Files are run in the processes that call the hooks, and before that in the process that checks the settings.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def share_right(item: RewardInput) -> float:
     """
     truths = json.loads(item.truth)
     lines = [line for line in (parse_response(item.response).answer or "").splitlines() if has_visible(line)]
-    one = replace(item, extra_info={})  # whose choices are those of the main question
+    one = replace(item, extra_info={})  # without the choices in it, which are for the main question
     right = [
         answer_accuracy(replace(one, truth=truth), without_number(lines[i].strip(), i + 1) if i < len(lines) else None)
         for i, truth in enumerate(truths)

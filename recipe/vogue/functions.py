@@ -78,10 +78,10 @@ def is_noisy(prompt_id: str, facts: StepFacts) -> bool:
 
 
 class OneBranch:
-    """Weight 0 for the responses to the clean images of a prompt that trains some to the noisy ones.
+    """Weight 0 for a prompt's responses to its clean images, if it is trained on responses to its noisy ones.
 
-    If all of those failed or are left out (algorithm.truncated_responses=mask), the clean ones are trained on. All of
-    them stay in the pool from which advantages are computed.
+    If all noisy ones failed or are left out (algorithm.truncated_responses=mask), the clean ones are trained on. Clean
+    and noisy ones stay in the pool from which advantages are computed.
     """
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:

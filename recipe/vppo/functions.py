@@ -25,7 +25,7 @@ from mars.types import RewardInput, RewardResult
 PATCH = 14
 """Pixels of a side of a patch."""
 _ROUNDING = 1e-9
-"""So that 0.6 x 25 tokens are 15, and not the next whole number above a rounding."""
+"""Subtracted before rounding up, so that 0.55 x 100 tokens are 55: the product is 55.00000000000001."""
 _SAME = 1e-6
 """Responses whose dependencies differ by at most this much all have weight 1."""
 
