@@ -9,16 +9,24 @@ from typing import Any
 
 from mars.errors import ConfigError
 
-_PLAIN = "_settings_that_can_be_read"
+_PLAIN, _KEYS = "_settings_that_can_be_read", "_keys_of_ramps"
 
 
 def at_step(settings: Any, values: Mapping[str, float]) -> Any:
-    """The settings with these values, by name. A number that is an integer in `settings` stays one: it is rounded."""
-    settings = getattr(settings, _PLAIN, settings)
+    """The settings with these values, by name. A number that is an integer in `settings` stays one: it is rounded.
+
+    Without values a guard of `read_once` stays, so that a setting that changes is not read as if it did not.
+    """
     if not values:
         return settings
+    settings = getattr(settings, _PLAIN, settings)
     changed = {name: round(value) if type(getattr(settings, name)) is int else value for name, value in values.items()}
     return dataclasses.replace(settings, **changed)
+
+
+def changing_keys(settings: Any) -> tuple[str, ...]:
+    """The keys of the ramps that `read_once` guards; () for settings without a guard."""
+    return tuple(getattr(settings, _KEYS, ()))
 
 
 def read_once(settings: Any, ramped: Mapping[str, str], reader: str) -> Any:
@@ -43,4 +51,5 @@ def read_once(settings: Any, ramped: Mapping[str, str], reader: str) -> Any:
     for field in dataclasses.fields(settings):
         object.__setattr__(guarded, field.name, getattr(settings, field.name))
     object.__setattr__(guarded, _PLAIN, settings)
+    object.__setattr__(guarded, _KEYS, tuple(ramped.values()))
     return guarded

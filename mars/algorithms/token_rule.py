@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from mars.algorithms.changing_settings import at_step
+from mars.algorithms.changing_settings import at_step, changing_keys
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
@@ -88,9 +88,14 @@ class TokenFacts:
     def now(self, file: str, settings: Any) -> Any:
         """The `Settings` of a file with the values of this step's `ramps`. file: its name in `recipe.settings`.
 
+        Raises ConfigError if a ramp changes these settings, and they are those of another file.
         Example: with settings {"recipe.settings.own.weight": 0.2}, now("own", Settings(weight=1.0)) has weight 0.2.
         """
         prefix = f"recipe.settings.{file}."
+        for key in changing_keys(settings):
+            if not key.startswith(prefix):
+                wrong = "the token rule reads its settings with `TokenFacts.now` as those of another file"
+                raise ConfigError(f"ramps: {key}: {wrong}; got {file!r}; give the rule's own, or leave this ramp out")
         values = {key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)}
         return at_step(settings, values)
 

@@ -3,7 +3,9 @@ that depend on a seed and a key alone."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
@@ -79,19 +81,37 @@ class Endless(Protocol):
     def batch(self, step: int, /) -> Sequence[Prompt]: ...
 
 
-def walk(stream: Endless, position: int, count: int, left_out: Collection[str]) -> tuple[list[Prompt], int]:
-    """The next `count` different prompts from a position on, and the position after them.
+@dataclass(frozen=True)
+class Place:
+    """Where a `walk` goes on. position: the next one that it has not met.
 
-    Prompts whose ids are in `left_out` are passed over. Fewer are found if there are not enough others.
+    waiting: positions before it whose prompts come first: their round had the prompt already, from the epoch before.
+    """
+
+    position: int = 0
+    waiting: tuple[int, ...] = ()
+
+
+def walk(stream: Endless, place: Place, count: int, left_out: Collection[str]) -> tuple[list[Prompt], Place]:
+    """The next `count` different prompts, and the place after them. Each position of the stream gets its turn.
+
+    Prompts whose ids are in `left_out` are passed over. If there are not enough others, fewer are found: all others.
     """
     found: dict[str, Prompt] = {}
-    end = position + 2 * len(stream)
-    while len(found) < count and position < end:
-        (prompt,) = stream.batch(position)
-        if prompt.prompt_id not in left_out:
+    again, waiting, position = list[int](), deque(place.waiting), place.position
+    while len(found) < count and position < place.position + 2 * len(stream):
+        if waiting:
+            tried = waiting.popleft()
+        else:
+            tried, position = position, position + 1
+        (prompt,) = stream.batch(tried)
+        if prompt.prompt_id in found:
+            again.append(tried)
+        elif prompt.prompt_id not in left_out:
             found[prompt.prompt_id] = prompt
-        position += 1
-    return [*found.values()], position
+    if len(found) < count:
+        again = []  # the round has all prompts, so that none need wait
+    return [*found.values()], Place(position, (*again, *waiting))
 
 
 def right_share(item: PromptRollouts, right_from: float) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any
 from mars.algorithms.advantages import Advantages
 from mars.data.order.stream import PromptStream
 from mars.hooks.contract import SamplerSetup, StepFacts
-from mars.hooks.sampler_tools import walk
+from mars.hooks.sampler_tools import Place, walk
 from mars.output.files import write_atomically
 from mars.rewards.parsing import read_each
 from mars.types import Prompt, PromptRollouts
@@ -54,7 +54,7 @@ class GrowingSet:
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self.setup, self.settings = setup, settings
         self.given = PromptStream([one for prompts in setup.sets for one in prompts], 1, setup.seed, setup.shuffle)
-        self.files, self.new, self.position = list[str](), list[Prompt](), 0  # position: in the training files
+        self.files, self.new, self.place = list[str](), list[Prompt](), Place()  # place: in the training files
 
     def batch(self, round: int, left_out: frozenset[str]) -> Sequence[Prompt]:
         for name in appeared(self.settings.folder, self.files)[: self.settings.files_per_round]:
@@ -62,7 +62,7 @@ class GrowingSet:
         size = self.setup.prompts_per_step
         readable = [prompt for prompt in self.new if prompt.prompt_id not in left_out]
         chosen = sorted(readable, key=lambda p: self._draw(round, p))[: int(self.settings.share * size)]
-        given, self.position = walk(self.given, self.position, size - len(chosen), left_out)
+        given, self.place = walk(self.given, self.place, size - len(chosen), left_out)
         return sorted(
             [*chosen, *given], key=lambda p: self._draw(round, p)
         )  # so that each update has its share of both
@@ -82,10 +82,10 @@ class GrowingSet:
         return {"descriptions": len(lines)}
 
     def state(self) -> Mapping[str, Any]:
-        return {"files": self.files, "position": self.position}
+        return {"files": self.files, "position": self.place.position, "waiting": list(self.place.waiting)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.files, self.new, self.position = [], [], state["position"]
+        self.files, self.new, self.place = [], [], Place(state["position"], tuple(state["waiting"]))
         for name in state["files"]:
             self._read(name)
 

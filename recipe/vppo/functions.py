@@ -95,9 +95,17 @@ def response_weights(scores: Tensor, totals: Mapping[str, float], lowest: float)
     return lowest + (1 - lowest) * ((scores - totals["low"]) / width).clamp(0, 1) / (mean + 1e-8)
 
 
+def have_images(facts: TokenFacts) -> Tensor:
+    """Which responses have trained tokens and a prompt with an image: bool, [S]."""
+    return facts.layout.sum_by_sequence(facts.with_images.long()) > 0
+
+
 class SeeingTokens:
     """With s the dependency of a token on the image, min(exp(m - old) - (m - old) - 1, cap), m its log-prob for the
-    masked image: filters the tokens of the policy loss, multiplies advantages, and adds -entropy x log-prob."""
+    masked image: filters the tokens of the policy loss, multiplies advantages, and adds -entropy x log-prob.
+
+    A response to a prompt without an image keeps all its tokens and its advantages, and does not count in the totals.
+    """
 
     measures = True
     ramps = ("cap", "kept_share", "lowest_weight", "entropy")
@@ -113,7 +121,7 @@ class SeeingTokens:
         return found, facts.layout.sum_by_sequence(found) / facts.layout.lengths().clamp(min=1)
 
     def measure(self, facts: TokenFacts) -> Mapping[str, Measured]:
-        scores = self._dependencies(facts)[1][facts.layout.lengths() > 0]
+        scores = self._dependencies(facts)[1][have_images(facts)]
         low, high = scores.new_tensor([torch.inf]), scores.new_tensor([-torch.inf])  # of a forward without tokens
         return {
             "low": Measured("min", torch.cat([scores, low]).min()),
@@ -124,15 +132,16 @@ class SeeingTokens:
 
     def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
         chosen, (found, scores) = facts.now("vppo", self.settings), self._dependencies(facts)
-        kept = largest(found, facts.layout, chosen.kept_share)
+        kept = largest(found, facts.layout, chosen.kept_share) & facts.with_images
         weights = response_weights(scores, totals, chosen.lowest_weight)
+        weights = torch.where(have_images(facts), weights, 1.0)
         highest = response_weights(scores.new_tensor(totals["high"]), totals, chosen.lowest_weight)
         return TokenTerms(
             advantages=facts.advantages * facts.layout.spread(weights),
-            pg_weights=kept.to(found.dtype),
+            pg_weights=(kept | (facts.layout.mask & ~facts.with_images)).to(found.dtype),
             extra_loss=-chosen.entropy * facts.logprobs,
             means={
-                "dependency": (facts.layout.keep(found).sum(), facts.layout.mask.sum()),
+                "dependency": (found.sum(), facts.with_images.sum()),
                 "dependency_of_kept": ((found * kept).sum(), kept.sum()),
                 "highest_weight": (highest, torch.ones_like(highest)),
             },

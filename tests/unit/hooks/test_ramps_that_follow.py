@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from mars.hooks.load import load_sampler, load_step_hooks
 from mars.hooks.of_workers import image_transforms, token_rule
 from tests.builders import make_prompt
 from tests.unit.hooks.test_load import recipe
+from tests.unit.recipes.token_facts import facts_of
 
 FILE = """
 from dataclasses import dataclass
@@ -59,6 +61,13 @@ class Tokens:
 
 class AtOnce(Tokens):
     def __init__(self, settings): self.power = settings.power
+
+class Followed(Tokens):
+    ramps = ("power",)
+    def apply(self, facts, totals): return facts.now("own", self.settings).power
+
+class Copied(Followed):
+    def apply(self, facts, totals): return facts.now("first", self.settings).power
 
 class Dark:
     def __init__(self, settings): self.settings = settings
@@ -157,6 +166,23 @@ def test_what_reads_it_later_cannot_either(own):
     assert unchanged.apply(None, {}) == 1.0  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("others", [{}, {"recipe.settings.first.power": 0.5}], ids=["alone", "beside the first"])
+def test_a_rule_that_reads_with_the_name_of_another_file_is_refused(own, others):
+    """As a copy of a recipe in a folder of its own does, also if the run has a ramp of the first file too."""
+    rule = token_rule(own(tokens="Copied"), with_reference=False, ramps=[ramp()])
+    assert rule is not None
+    made = replace(facts_of(torch.zeros(1), torch.zeros(1), [1]), settings={POWER: 0.25, **others})
+    wrong = "reads its settings with `TokenFacts.now` as those of another file; got 'first'; give the rule's own"
+    with pytest.raises(ConfigError, match=f"^ramps: {POWER}: the token rule {wrong}"):
+        rule.apply(made, {})
+    followed = token_rule(own(tokens="Followed"), with_reference=False, ramps=[ramp()])
+    assert followed is not None
+    assert followed.apply(made, {}) == 0.25
+    unchanged = token_rule(own(tokens="Copied"), with_reference=False)
+    assert unchanged is not None
+    assert unchanged.apply(replace(made, settings={}), {}) == 1.0
+
+
 @pytest.mark.parametrize(
     ("key", "is_read"),
     [(POWER, True), ("recipe.settings.own.low", False), ("rollout.samples_per_prompt", True),
@@ -235,7 +261,7 @@ def test_a_guard_hides_one_setting_and_is_otherwise_the_same(kind, one, two, cha
     assert guarded.one == one
     found = at_step(guarded, {"two": changed})
     assert (type(found), found) == (kind, kind(one, round(changed)))
-    assert at_step(guarded, {}) is settings
+    assert at_step(guarded, {}) is guarded, "without values it would be read as if it did not change"
     for read in (lambda: guarded.two, lambda: replace(guarded, one=0.0), lambda: guarded.both):
         with pytest.raises(ConfigError, match="reads it once"):
             read()

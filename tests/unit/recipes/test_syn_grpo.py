@@ -30,14 +30,14 @@ def settings(folder="", **changes):
     )
 
 
-def sampler(folder, shuffle=True, **changes):
+def sampler(folder, shuffle=True, given=GIVEN, **changes):
     """A file NAME has the prompts NAME/0, NAME/1 and NAME/2."""
 
     def read_rows(path):
         name = path.rpartition("/")[2]
         return tuple(make_prompt(f"{name}/{i}", [IMAGE]) for i in range(3))
 
-    setup = SamplerSetup((tuple(GIVEN[:5]), tuple(GIVEN[5:])), None, shuffle, 6, 4, 3, read_rows)
+    setup = SamplerSetup((tuple(given[:5]), tuple(given[5:])), None, shuffle, 6, 4, 3, read_rows)
     return RECIPE.GrowingSet(setup, settings(folder, **changes))
 
 
@@ -96,6 +96,23 @@ def test_the_training_files_are_walked_without_gaps(tmp_path, shuffle):
             assert parts == [{f"p{i}" for i in range(start, start + 3)} for start in (0, 3, 6, 9)]
 
 
+def test_no_prompt_loses_its_turn_where_a_round_is_in_two_epochs(tmp_path):
+    """30 rounds of 6 and 11 prompts are 16 epochs and 4 prompts, whether the run is resumed after each round or not."""
+    whole, seen, state = sampler(tmp_path, given=GIVEN[:11]), Counter[str](), None
+    for round in range(30):
+        resumed = sampler(tmp_path, given=GIVEN[:11])
+        resumed.restore(json.loads(json.dumps(whole.state())))
+        batch = whole.batch(round, frozenset())
+        assert resumed.batch(round, frozenset()) == batch
+        seen.update(prompt.prompt_id for prompt in batch)
+        state = whole.state()
+        assert resumed.state() == state
+    assert state is not None
+    assert sum(seen.values()) == 180
+    assert state["position"] - len(state["waiting"]) == 180
+    assert set(seen.values()) <= {15, 16, 17}
+
+
 def test_prompts_that_cannot_be_read_are_passed_over(tmp_path):
     (tmp_path / "a.jsonl").touch()
     growing = sampler(tmp_path, shuffle=False)
@@ -126,8 +143,10 @@ def test_a_resumed_sampler_goes_on_as_the_one_before(tmp_path_factory, names, st
 def test_a_state_that_names_files_which_are_gone_is_restored(tmp_path):
     growing = sampler(tmp_path)
     growing.setup = SamplerSetup((tuple(GIVEN),), None, True, 6, 4, 3, lambda path: ())
-    growing.restore({"files": ["gone.jsonl"], "position": 4})
-    assert (len(growing.batch(0, frozenset())), growing.state()) == (6, {"files": ["gone.jsonl"], "position": 10})
+    growing.restore({"files": ["gone.jsonl"], "position": 4, "waiting": [2]})
+    batch = growing.batch(0, frozenset())
+    assert growing.given.batch(2)[0] in batch
+    assert (len(batch), growing.state()) == (6, {"files": ["gone.jsonl"], "position": 9, "waiting": []})
 
 
 def test_descriptions_are_written_for_the_other_program(tmp_path):

@@ -62,13 +62,36 @@ def test_the_terms_by_hand(process_group):
     )
 
 
-def test_a_prompt_without_images_depends_on_none(process_group):
-    """Log-probs of its pass differ by rounding, or by the weights: of two tokens the first stays all the same."""
+def test_responses_without_images_train_as_without_vppo_and_leave_the_others_as_they_are(process_group):
+    """A response of three tokens has no image. Log-probs of its pass differ all the same, by rounding or weights."""
+    old, masked = -torch.ones(5, dtype=torch.float64), torch.tensor([-1.0, 2, 1, -1, 0], dtype=torch.float64)
+    alone, totals_alone = applied(facts_of(old, masked, [3, 2], advantages=[1.0, -2.0]))
+    texts = torch.tensor([-1.0, 4.0, -1.0], dtype=torch.float64)
+    mixed = facts_of(
+        torch.cat([-torch.ones(3, dtype=torch.float64), old]), torch.cat([texts, masked]), [3, 3, 2],
+        advantages=[3.0, 1.0, -2.0], trained=[True, True, False] + [True] * 5, with_images=[False, True, True],
+    )  # fmt: skip
+    terms, totals = applied(mixed)
+    assert totals == totals_alone
+    assert terms.pg_weights.tolist() == [1, 1, 0, *alone.pg_weights.tolist()]
+    assert terms.advantages.tolist() == [3, 3, 0, *alone.advantages.tolist()]
+    assert {name: [float(x) for x in mean] for name, mean in terms.means.items()} == {
+        name: [float(x) for x in mean] for name, mean in alone.means.items()
+    }
+    assert terms.extra_loss.tolist() == pytest.approx([0.06] * 2 + [0] + [0.06] * 5)
+
+
+def test_an_update_without_any_image_has_no_filter_and_no_weights(process_group):
     old = torch.tensor([-1.0, -1.0, -1.0])
-    facts = facts_of(old, old + torch.tensor([0.0, 1e-3, 2.0]), [2, 1], with_images=[False, True])
-    terms, totals = applied(facts)
-    assert terms.pg_weights.tolist() == [1, 0, 1]
-    assert totals["low"] == 0
+    terms, totals = applied(
+        facts_of(old, old + torch.tensor([0.0, 1.0, 2.0]), [2, 1], advantages=[1.0, 2.0], with_images=[False, False])
+    )
+    assert (totals["responses"], totals["sum"]) == (0, 0)
+    assert terms.pg_weights.tolist() == [1, 1, 1]
+    assert terms.advantages.tolist() == [1, 1, 2]
+    assert [float(x) for x in terms.means["dependency"]] == [0, 0]
+    assert [float(x) for x in terms.means["dependency_of_kept"]] == [0, 0]
+    assert float(terms.means["highest_weight"][0]) == 1
 
 
 def test_settings_of_the_step_are_those_of_its_ramps(process_group):
