@@ -6,6 +6,7 @@ import ast
 import symtable
 import threading
 from collections.abc import Mapping
+from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def load_check(spec: str) -> CheckTruth | None:
 def _load(own: str) -> UserFunction | None:
     path, _, name = own.rpartition(":")
     try:
-        source = Path(path).read_bytes()
+        source = decode_source(Path(path).read_bytes())
         named = _gets_value(symtable.symtable(source, path, "exec"), name)
         if not named and not _imports_all(source):
             return None
@@ -81,7 +82,7 @@ def _gets_value(table: symtable.SymbolTable, name: str) -> bool:
     return any(_gets_value(child, name) for child in table.get_children())
 
 
-def _imports_all(source: bytes) -> bool:
+def _imports_all(source: str) -> bool:
     """Whether the file has `from ... import *`, which may give it any name."""
     imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     return any(alias.name == "*" for node in imports for alias in node.names)

@@ -97,7 +97,7 @@ REFUSING = "def refuse(truth, extra_info, truth_size): return 'refused'\n"
 @pytest.mark.parametrize(
     "text",
     [
-        "from typing import Any\n" + REFUSING + "check_score: Any = refuse",
+        "# coding: latin-1\nfrom typing import Any\n" + REFUSING + "check_score: Any = refuse",
         REFUSING + "if True:\n    check_score = refuse",
         REFUSING
         + "try:\n    import nothing_of_this_name as check_score\nexcept ImportError:\n    check_score = refuse",
