@@ -30,6 +30,10 @@ RECORD_FILE = "plugins.json"
 _PACKAGE = Path(__file__).resolve().parent
 
 
+class NameNotFound(ConfigError):
+    """A user's file was run, and has no such function."""
+
+
 def is_spec(text: str) -> bool:
     """Whether `text` has the form "path/to/file.py:function". Does not look for the file."""
     path, colon, name = text.rpartition(":")
@@ -94,15 +98,15 @@ def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_thre
         run later, and cannot import modules of the folder: the modules that they use must be imported before.
     in_threads: several threads may call the function at once. Then the modules of the file's folder stay importable in
         this process, so all functions that it loads must be in one folder.
-    Raises ConfigError if the file cannot be loaded or lacks the name, or if the name is not a plain function but a
-    class, an async function or a generator.
+    Raises ConfigError if the file cannot be loaded or lacks the name (NameNotFound), or if the name is not a plain
+    function but a class, an async function or a generator.
     """
     path, _, name = spec.rpartition(":")
     imports = _FolderImports(str(Path(path).parent))
     module = _run_file(setting, Path(path), imports)
     function = getattr(module, name, None)
     if function is None:
-        raise ConfigError(f"{setting}: {path} has no {name!r}")
+        raise NameNotFound(f"{setting}: {path} has no {name!r}")
     kind = None if classes and inspect.isclass(function) else _kind_refused(function)
     if kind is not None:
         raise ConfigError(f"{setting}: {spec} is not a plain function; got {kind}; want {wanted}")

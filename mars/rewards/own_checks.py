@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 import ast
+import symtable
 import threading
 from collections.abc import Mapping
+from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
 from mars.errors import ConfigError, DataError
-from mars.plugin import load
+from mars.plugin import NameNotFound, UserFunction, load
 from mars.rewards.contract import CheckTruth, Size
 
 _WANTED = "(truth, extra_info, truth_size), which returns None or what is wrong"
 
+# One lock for all checks: users' code that is loaded or called changes sys.path and sys.modules of the whole process.
+# A check may load and call the check of another file, so its thread can take the lock again.
+_LOCK = threading.RLock()
+
 
 def load_check(spec: str) -> CheckTruth | None:
-    """The function `check_NAME` at the top level of the file of a resolved reward "file.py:NAME"; None without one.
+    """The function `check_NAME` of the file of a resolved reward "file.py:NAME"; None without one.
 
-    It checks the truths of rows. Several threads may call the result, which runs the function once at a time. The text
-    that the function returns says what is wrong with a truth, and so does the text of a DataError that it raises.
-    Runs nothing of a file without such a function. Raises ConfigError if the file cannot be loaded. The result raises
-    ConfigError if the function raises anything else, or returns what is neither a text nor None.
+    It checks the truths of rows. Several threads may call the results: only one check at a time runs in this process.
+    The text that the function returns says what is wrong with a truth, and so does the text of a DataError that it
+    raises. A file that never gives the name a value, and has no `import *`, is not run.
+    Raises ConfigError if the file cannot be loaded, or if what it has with this name is not a plain function. The
+    result raises ConfigError if the function raises anything else, or returns what is neither a text nor None.
     """
     path, _, name = spec.rpartition(":")
-    if f"check_{name}" not in _top_level_names(Path(path)):
-        return None
     own = f"{path}:check_{name}"
-    function = load("reward.function", own, _WANTED)
+    function = _load(own)
+    if function is None:
+        return None
     function.check_call("", {}, None)
-    lock = threading.Lock()
 
     def check(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
         try:
-            with lock:
+            with _LOCK:
                 found = function.call(truth, extra_info, truth_size)
         except DataError as error:
             return str(error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"reward.function: {own} failed on the truth {truth[:80]!r}: {reason}") from error
         if found is not None and not isinstance(found, str):
@@ -47,21 +53,36 @@ def load_check(spec: str) -> CheckTruth | None:
     return check
 
 
-def _top_level_names(path: Path) -> set[str]:
-    """Names that a file defines or imports, outside of functions, classes and conditions. Runs nothing of it."""
+def _load(own: str) -> UserFunction | None:
+    path, _, name = own.rpartition(":")
     try:
-        body = ast.parse(path.read_bytes()).body
+        source = decode_source(Path(path).read_bytes())
+        named = _gets_value(symtable.symtable(source, path, "exec"), name)
+        if not named and not _imports_all(source):
+            return None
     except (OSError, SyntaxError, ValueError):
-        return set()  # loading the reward says so
-    found: set[str] = set()
-    for line in body:
-        match line:
-            case ast.FunctionDef(name=name):
-                found.add(name)
-            case ast.Assign(targets=targets):
-                found |= {one.id for one in targets if isinstance(one, ast.Name)}
-            case ast.ImportFrom(names=names):
-                found |= {one.asname or one.name for one in names}
-            case _:
-                pass
-    return found
+        return None  # loading the reward says so
+    try:
+        with _LOCK:
+            return load("reward.function", own, _WANTED)
+    except NameNotFound as error:
+        if not named:
+            return None
+        what = f"{path} names {name!r}, but it is None or not defined once the file has run"
+        raise ConfigError(f"reward.function: {what}; define it always, or remove it") from error
+
+
+def _gets_value(table: symtable.SymbolTable, name: str) -> bool:
+    """Whether code of the file gives this name of the module a value: any statement at the top level, also below `if`
+    or `try`, or a function with `global`."""
+    for symbol in table.get_symbols():
+        ours = table.get_type() == "module" or symbol.is_declared_global()
+        if symbol.get_name() == name and ours and (symbol.is_assigned() or symbol.is_imported()):
+            return True
+    return any(_gets_value(child, name) for child in table.get_children())
+
+
+def _imports_all(source: str) -> bool:
+    """Whether the file has `from ... import *`, which may give it any name."""
+    imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    return any(alias.name == "*" for node in imports for alias in node.names)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -29,6 +33,8 @@ def long(item):
 def check_long(truth, extra_info, truth_size):
     if truth == "raise":
         raise KeyError("no such thing")
+    if truth == "exit":
+        raise SystemExit(0)
     if truth == "number":
         return 3
     if len(truth) < 3:
@@ -75,6 +81,7 @@ def test_a_file_without_the_check_is_not_run(tmp_path):
     ("name", "truth", "message"),
     [
         ("long", "raise", r"own\.py:check_long failed on the truth 'raise': KeyError"),
+        ("long", "exit", r"own\.py:check_long failed on the truth 'exit': SystemExit: 0"),
         ("long", "number", r"own\.py:check_long returned int; want \(truth, extra_info, truth_size\)"),
         ("wide", "", r"own\.py:check_wide takes \(item\)"),
     ],
@@ -82,6 +89,114 @@ def test_a_file_without_the_check_is_not_run(tmp_path):
 def test_a_check_that_is_wrong_is_an_error_of_the_configuration(file, name, truth, message):
     with pytest.raises(ConfigError, match=message):
         truth_check(f"{file}:{name}")(truth, {}, None)
+
+
+REFUSING = "def refuse(truth, extra_info, truth_size): return 'refused'\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# coding: latin-1\nfrom typing import Any\n" + REFUSING + "check_score: Any = refuse",
+        REFUSING + "if True:\n    check_score = refuse",
+        REFUSING
+        + "try:\n    import nothing_of_this_name as check_score\nexcept ImportError:\n    check_score = refuse",
+        REFUSING + "check_score, other = refuse, None",
+        REFUSING + "with open(__file__):\n    for check_score in [refuse]: ...",
+        REFUSING + "def register():\n    global check_score\n    check_score = refuse\nregister()",
+        "from checks_of_this_folder import *",
+    ],
+)
+def test_a_check_is_found_however_the_file_defines_it(tmp_path, text):
+    (tmp_path / "checks_of_this_folder.py").write_text(REFUSING + "check_score = refuse")
+    (tmp_path / "own.py").write_text(text)
+    assert check_truth(f"{tmp_path / 'own.py'}:score", "", {}) == "refused"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("async def check_score(truth, extra_info, truth_size): ...", "not a plain function; got an async function"),
+        ("class check_score: ...", "not a plain function; got type"),
+        ("if False:\n    def check_score(*_): ...", "names 'check_score', but it is None or not defined once"),
+        ("check_score: int", "names 'check_score', but it is None or not defined once"),
+    ],
+)
+def test_a_check_that_cannot_be_called_is_refused(tmp_path, text, message):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        truth_check(f"{tmp_path / 'own.py'}:score")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "raise SystemExit('it was run')\ndef other():\n    check_score = None\n\nclass One:\n    check_score = None",
+        "raise SystemExit('it was run')\ndef other():\n    global check_score\n    return check_score",
+        "from math import *",
+    ],
+)
+def test_the_same_name_elsewhere_is_no_check(tmp_path, text):
+    (tmp_path / "own.py").write_text(text)
+    assert check_truth(f"{tmp_path / 'own.py'}:score", "", {}) is None
+
+
+@pytest.fixture
+def same_names(tmp_path):
+    """Two rewards in two folders with modules of the same names. Their checks call extra_info["visit"]."""
+    specs = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for helper in ("helper_of_checks", "late_helper_of_checks"):
+            (folder / f"{helper}.py").write_text(f"NAME = {name!r}\n")
+        (folder / "own.py").write_text(
+            "import helper_of_checks\n"
+            "def check_score(truth, extra_info, truth_size):\n"
+            "    extra_info['visit']()\n"
+            "    import helper_of_checks as again, late_helper_of_checks as late\n"
+            "    return again.NAME + late.NAME\n"
+        )
+        specs.append(f"{folder / 'own.py'}:score")
+    yield specs
+    assert not {"helper_of_checks", "late_helper_of_checks"} & set(sys.modules)
+
+
+def test_checks_of_different_files_run_one_after_the_other(same_names):
+    checks = [truth_check(spec) for spec in same_names]
+    met = threading.Barrier(2)
+
+    def visit():
+        with suppress(threading.BrokenBarrierError):  # the first one waits in vain, the second one does not wait
+            met.wait(0.2)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda check: check("", {"visit": visit}, None), checks))
+    assert found == ["aa", "bb"]
+    assert met.broken, "both ran at once"
+
+
+def test_a_file_is_not_loaded_while_a_check_runs(same_names):
+    first, second = same_names
+    loaded = []
+    other = threading.Thread(target=lambda: loaded.append(truth_check(second)))
+
+    def visit():
+        other.start()
+        other.join(0.2)
+        assert not loaded
+
+    assert truth_check(first)("", {"visit": visit}, None) == "aa"
+    other.join()
+    assert loaded[0]("", {"visit": lambda: None}, None) == "bb"
+
+
+def test_a_check_may_use_the_check_of_another_file(tmp_path, file):
+    (tmp_path / "outer.py").write_text(
+        "from mars.rewards.functions import check_truth\n"
+        f"def check_score(truth, extra_info, truth_size): return check_truth({file + ':long'!r}, truth, extra_info)\n"
+    )
+    assert check_truth(f"{tmp_path / 'outer.py'}:score", "x", {}) == "truth: got 'x'; want a long text"
 
 
 def test_rows_are_checked_with_the_reward_of_their_set(file):
