@@ -44,7 +44,7 @@ class RestartBudget:
         self.total += 1
 
     def count(self) -> None:
-        """Count a restart that has the cause of another one, such as a lost node."""
+        """Count a restart in `total` only, because its cause is counted already: a lost node, for example."""
         self.total += 1
 
     def progress(self) -> None:

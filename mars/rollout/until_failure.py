@@ -11,8 +11,8 @@ from mars.errors import TransferError
 class UntilFailure:
     """Yields the items of `items`, and ends without an error where these raise TransferError; `check` raises it then.
 
-    If an error interrupts a reload of vLLM, its layers keep the weights that they have got so far for their next
-    reload, which then mixes both. If the items only end early, without an error, the next reload starts from nothing.
+    If an error interrupts a reload of weights in vLLM, its layers keep the weights received so far. The next reload
+    then mixes them with its own. If the items only end early, without an error, the next reload starts from nothing.
     """
 
     def __init__(self, items: Iterable[tuple[str, Any]]) -> None:
