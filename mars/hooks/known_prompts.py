@@ -1,14 +1,15 @@
 """Rows that join the training set while a run trains: a sampler reads files that another program writes meanwhile.
 
 A file is read once. From then on its prompts are known as those of the training files are. A checkpoint names the files
-with a hash of their contents, and a resumed run reads them again.
+with a hash of their contents and the rows that were left out of them, and a resumed run reads them again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mars.types import Prompt
 
@@ -44,6 +45,7 @@ class KnownPrompts:
         self._read_file, self._declared_id = read_file, declared_id
         self._declared: set[Hashable] | None = None  # of `prompts`; looked up when a file is read
         self._files: dict[str, RowsFile] = {}  # all that this process has read
+        self._repeated: dict[str, tuple[str, ...]] = {}  # file -> ids of prompts whose `declared_id` another one has
         self._added: list[str] = []  # those that the sampler has asked for, in order
 
     def read(self, file: str) -> tuple[Prompt, ...]:
@@ -63,13 +65,17 @@ class KnownPrompts:
         added, refused = sum(len(file.prompts) for file in files), sum(file.refused for file in files)
         return {"rows_added": float(added), "rows_refused": float(refused)} if files else {}
 
-    def state(self) -> list[list[str]]:
-        """Name and fingerprint of each file, as JSON."""
-        return [[name, self._files[name].fingerprint] for name in self._added]
+    def state(self) -> list[list[Any]]:
+        """Of each file its name, its fingerprint, and the ids of prompts that another file's rows kept out; as JSON."""
+        return [[name, self._files[name].fingerprint, [*self._repeated[name]]] for name in self._added]
 
-    def recall(self, state: Iterable[Sequence[str]]) -> None:
-        """Know the prompts of a `state` again. Rows of a file that has changed are left out, with a warning."""
-        for name, fingerprint in state:
+    def recall(self, state: Iterable[Sequence[Any]]) -> None:
+        """Know the prompts of a `state` again. Rows of a file that has changed are left out, with a warning.
+
+        The same rows as before are kept out for their ids, even if the files come in another order or one is missing:
+        prompts that were sampled are still known.
+        """
+        for name, fingerprint, repeated in state:
             if name in self._files:
                 continue
             found = self._read_file(name) if fingerprint else RowsFile((), "", 0)
@@ -79,23 +85,30 @@ class KnownPrompts:
                     name,
                 )
                 found = RowsFile((), fingerprint, 0)
-            self._keep(name, found)
+            self._keep(name, found, repeated)
 
-    def restore(self, state: Sequence[Sequence[str]]) -> None:
+    def restore(self, state: Sequence[Sequence[Any]]) -> None:
         """`recall`, and count the files of `state` alone as added."""
         self.recall(state)
-        self._added = [name for name, _ in state]
+        self._added = [name for name, *_ in state]
 
-    def _keep(self, name: str, found: RowsFile) -> None:
+    def _keep(self, name: str, found: RowsFile, repeated: Collection[str] | None = None) -> None:
+        """repeated: ids of prompts to leave out; None: those whose `declared_id` is known already."""
         if self._declared is None:
             self._declared = {self._declared_id(prompt) for prompt in self.prompts.values()} - {None}
         fresh = [prompt for prompt in found.prompts if prompt.prompt_id not in self.prompts]
-        new = {prompt.prompt_id: prompt for prompt in fresh if self._declared_id(prompt) not in self._declared}
-        copied, repeated = len(found.prompts) - len(fresh), len(fresh) - len(new)
+        if repeated is None:
+            repeated = [prompt.prompt_id for prompt in fresh if self._declared_id(prompt) in self._declared]
+        left_out = frozenset(repeated)
+        new = {prompt.prompt_id: prompt for prompt in fresh if prompt.prompt_id not in left_out}
+        copied, num_repeated = len(found.prompts) - len(fresh), len(fresh) - len(new)
         if copied:
             logger.warning("%s: %d of its rows are in a file with the same contents; they are left out", name, copied)
-        if repeated:
-            logger.warning("%s: %d of its rows have the extra_info.id of another; they are left out", name, repeated)
+        if num_repeated:
+            logger.warning(
+                "%s: %d of its rows have the extra_info.id of another; they are left out", name, num_repeated
+            )
         self.prompts.update(new)
         self._declared |= {self._declared_id(prompt) for prompt in new.values()} - {None}
-        self._files[name] = RowsFile(tuple(new.values()), found.fingerprint, found.refused + copied + repeated)
+        self._files[name] = RowsFile(tuple(new.values()), found.fingerprint, found.refused + copied + num_repeated)
+        self._repeated[name] = tuple(repeated)

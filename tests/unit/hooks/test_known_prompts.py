@@ -58,7 +58,7 @@ def test_a_file_is_read_once_and_its_prompts_are_known():
     assert folder.asked == ["0.jsonl", "missing.jsonl"]
     assert list(known.prompts) == ["p0", "p1", "p2", "p3", "new00", "new01"]
     assert known.metrics() == {"rows_added": 2.0, "rows_refused": 1.0}
-    assert known.state() == [["0.jsonl", "contents of 0.jsonl"], ["missing.jsonl", ""]]
+    assert known.state() == [["0.jsonl", "contents of 0.jsonl", []], ["missing.jsonl", "", []]]
 
 
 def test_rows_of_a_file_with_the_same_contents_are_left_out(caplog):
@@ -129,6 +129,47 @@ def test_a_run_that_goes_back_counts_the_files_of_its_state_alone():
     assert (known.state(), known.metrics()["rows_added"]) == (older, 2.0)
     known.read("1.jsonl")
     assert folder.asked == ["0.jsonl", "1.jsonl"]
+
+
+def with_ids():
+    """A folder whose files have a row "a" each, and what knows no prompt yet."""
+    files = {
+        f"{k}.jsonl": [make_prompt(f"{k}a", extra_info={"id": "a"}), make_prompt(f"{k}b", extra_info={"id": f"{k}b"})]
+        for k in range(2)
+    }
+    folder = Folder(files)
+    return folder, KnownPrompts({}, folder.read, lambda prompt: prompt.extra_info.get("id"))
+
+
+def test_a_new_process_knows_the_rows_of_a_run_that_went_back_and_added_files_in_another_order():
+    """The run reads 0 and leaves row a of 1 out. It goes back to its start, and then 1 is the first to be added."""
+    _, known = with_ids()
+    known.read("0.jsonl")
+    known.read("1.jsonl")
+    known.restore([])
+    for name in ("1.jsonl", "0.jsonl"):
+        known.read(name)
+        _, resumed = with_ids()
+        resumed.restore(json.loads(json.dumps(known.state())))
+        assert resumed.state() == known.state()
+        assert resumed.metrics() == known.metrics()
+        assert resumed.read(name) == known.read(name)
+    assert set(resumed.prompts) == set(known.prompts) == {"0a", "0b", "1b"}
+
+
+def test_a_file_that_is_back_has_all_its_rows_again():
+    """While it is gone, no row of another file takes the id of one of its rows."""
+    _, known = with_ids()
+    known.read("0.jsonl")
+    known.read("1.jsonl")
+    folder, without = with_ids()
+    del folder.files["0.jsonl"]
+    without.restore(known.state())
+    assert list(without.prompts) == ["1b"]
+    _, back = with_ids()
+    back.restore(without.state())
+    assert list(back.prompts) == ["0a", "0b", "1b"]
+    assert back.state() == known.state()
 
 
 # --- rounds and runs
@@ -235,7 +276,7 @@ def test_files_that_are_read_when_the_sampler_is_made_belong_to_the_beginning():
     setup = SamplerSetup((tuple(GIVEN),), None, True, 2, 4, 3, known.read)
     rounds = SampledRounds("own:Early", Early(setup), setup, known)
     rounds.restore({})
-    assert rounds.state(0)["rows"] == [["3.jsonl", "contents of 3.jsonl"]]
+    assert rounds.state(0)["rows"] == [["3.jsonl", "contents of 3.jsonl", []]]
 
 
 def test_a_round_may_have_every_prompt_of_a_set_that_has_grown():
