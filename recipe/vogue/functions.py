@@ -26,6 +26,7 @@ from mars.types import Prompt, PromptRollouts
 NAME = "noisy"
 """Of the extra request, and of the pass that scores all responses with its images."""
 TRANSFORM = "noise"
+NEEDS = {"rollout.top_p": 1.0, "rollout.top_k": 0}  # with tokens cut off, the mean of the estimate is not u
 _MAX_LOG_RATIO = 20.0  # keeps exp finite in float32
 
 

@@ -20,6 +20,8 @@ OTHER = {
     "algorithm.part_weights": {"format": 1.0},
     "data.shuffle": False,
     "data.weights": [1.0],
+    "rollout.top_k": 50,
+    "rollout.top_p": 0.9,
 }
 SELECTIONS = {"all", "nonzero_advantage"}
 HOOKED = [(folder, name) for folder in FOLDERS for tiny in (True, False) for name in experiments(folder, tiny=tiny)]
@@ -67,4 +69,5 @@ def test_recipes_that_depend_on_other_settings_say_so():
         "syn_grpo": ["algorithm.selection", "data.weights"],
         "vade": order,
         "visurf": ["algorithm.part_weights"],
+        "vogue": ["rollout.top_k", "rollout.top_p"],
     }
