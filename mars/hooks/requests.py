@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -86,6 +86,25 @@ def without_images(prompt: Prompt, instruction: str) -> tuple[Message, ...]:
     plain = [replace(message, text=message.text.replace(IMAGE_MARKER, "").strip()) for message in prompt.messages]
     question, found, _ = plain[-1].text.rpartition(instruction)
     return (*plain[:-1], replace(plain[-1], text=question.strip()) if found else plain[-1])
+
+
+def asked_alone(
+    item: PromptRollouts,
+    name: str,
+    text_of: Callable[[str], str | None],
+    messages: Callable[[Prompt, str], tuple[Message, ...]],
+) -> list[Extra]:
+    """One request for each response, about a text within it: whether the text alone, without images, gives the answer.
+
+    Anchors are asked too, so that the pool compares the same reward. text_of: response -> the text, None to ask
+    nothing. messages: (prompt, text) -> what is asked, scored against the truth of the prompt.
+    """
+    return [
+        Extra(name, "signal", messages(item.prompt, text), (), item.prompt.truth, 1, view=one.view, about=one.index)
+        for group in (item.multi, *item.anchors)
+        for one in group.rollouts
+        if (text := text_of(one.text)) is not None
+    ]
 
 
 def accuracy_about(item: PromptRollouts, name: str) -> list[float]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mars.hooks.contract import StepFacts
-from mars.hooks.requests import Extra, accuracy_about, without_images
+from mars.hooks.requests import Extra, accuracy_about, asked_alone, without_images
 from mars.rewards.boxed import BOX, boxed_accuracy
 from mars.rewards.parsing import has_visible, read_blocks, read_each
 from mars.rewards.vqa import check_truth
@@ -56,21 +56,13 @@ def description_of(text: str) -> str | None:
 
 
 class DescriptionAlone:
-    """Asks the question of each response with its description in place of the images: once, sampled as the response.
-
-    Anchors are asked too, so that the pool compares the same reward.
-    """
+    """Asks the question of each response with its description in place of the images: once, sampled as the response."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         return ()
 
     def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra]:
-        return [
-            Extra(NAME, "signal", messages(item.prompt, text), (), item.prompt.truth, 1, view=one.view, about=one.index)
-            for group in (item.multi, *item.anchors)
-            for one in group.rollouts
-            if (text := description_of(one.text)) is not None
-        ]
+        return asked_alone(item, NAME, description_of, messages)
 
 
 def messages(prompt: Prompt, description: str) -> tuple[Message, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from mars.errors import DataError
 from mars.hooks.contract import StepFacts
-from mars.hooks.requests import Extra, accuracy_about, without_images
+from mars.hooks.requests import Extra, accuracy_about, asked_alone, without_images
 from mars.rewards.contract import Size
 from mars.rewards.parsing import has_visible, parse_truth, plain_minus, read_blocks, read_each
 from mars.rewards.text_metrics import edit_similarity, rouge_l, rouge_n
@@ -124,21 +124,13 @@ def messages(prompt: Prompt, caption: str) -> tuple[Message, ...]:
 
 
 class CaptionAlone:
-    """Asks the question of each response with its caption in place of the images: once, sampled as the response.
-
-    Anchors are asked too, so that the pool compares the same reward.
-    """
+    """Asks the question of each response with its caption in place of the images: once, sampled as the response."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         return ()
 
     def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra]:
-        return [
-            Extra(NAME, "signal", messages(item.prompt, text), (), item.prompt.truth, 1, view=one.view, about=one.index)
-            for group in (item.multi, *item.anchors)
-            for one in group.rollouts
-            if (text := caption_of(one.text)) is not None
-        ]
+        return asked_alone(item, NAME, caption_of, messages)
 
 
 class CaptionReward:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mars.errors import ConfigError, DataError
 from tests.unit.recipes.recipe_files import answer, item, module_of
-from tests.unit.rewards.judge_server import judge_server, says
+from tests.unit.recipes.recipe_judge import judge_of_recipe
+from tests.unit.rewards.judge_server import says
 
 FACTS = {"facts": ["There is a red car.", "It is  night.", "Two people walk.", "The road is wet."]}
 module = module_of("perception_r1")
@@ -16,13 +17,8 @@ module = module_of("perception_r1")
 
 @pytest.fixture
 def judge(monkeypatch):
-    with judge_server() as server:
-        monkeypatch.setenv("JUDGE_URL", server.url)
-        monkeypatch.setenv("JUDGE_MODEL", "a-judge")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        module.judge.cache_clear()
+    with judge_of_recipe(module, monkeypatch) as server:
         yield server
-        module.judge.cache_clear()
 
 
 def test_the_score_by_hand(judge):

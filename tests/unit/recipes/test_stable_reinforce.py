@@ -17,8 +17,9 @@ from mars.hooks.step_hooks import Named, StepHooks
 from tests.builders import make_rollouts
 from tests.fakes.step import one_step, parts
 from tests.unit.recipes.recipe_files import ROOT, answer, compose, item, module_of
+from tests.unit.recipes.recipe_judge import judge_of_recipe
 from tests.unit.recipes.rule_files import advantages_of, prompts_with
-from tests.unit.rewards.judge_server import judge_server, says
+from tests.unit.rewards.judge_server import says
 
 RECIPE = module_of("stable_reinforce")
 PAPER = RECIPE.Settings(deviations=3.0, subtract_mean=True)
@@ -26,13 +27,8 @@ PAPER = RECIPE.Settings(deviations=3.0, subtract_mean=True)
 
 @pytest.fixture
 def judge(monkeypatch):
-    with judge_server() as server:
-        monkeypatch.setenv("JUDGE_URL", server.url)
-        monkeypatch.setenv("JUDGE_MODEL", "a-judge")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        RECIPE.judge.cache_clear()
+    with judge_of_recipe(RECIPE, monkeypatch) as server:
         yield server
-        RECIPE.judge.cache_clear()
 
 
 @pytest.mark.parametrize(
