@@ -57,6 +57,12 @@ class Ramp(Section):
         return (1 - share) * self.first + share * self.last
 
 
+def ramped_settings(file: str, ramps: Sequence[Ramp]) -> dict[str, Ramp]:
+    """Name of a setting -> its ramp, for those of a file. file: its name in `recipe.settings`."""
+    prefix = f"{SETTINGS}{file}."
+    return {ramp.key.removeprefix(prefix): ramp for ramp in ramps if ramp.key.startswith(prefix)}
+
+
 def weights_at(
     weights: Sequence[float], ramps: Sequence[Ramp]
 ) -> tuple[Callable[[int], list[float]], list[float], list[float]] | None:

@@ -20,7 +20,7 @@ from typing import Any
 from mars.algorithms.changing_settings import read_once
 from mars.algorithms.penalties import KL_PART, OVERLONG_PART
 from mars.algorithms.scoring import ScoringSpec
-from mars.config.ramp_section import Ramp
+from mars.config.ramp_section import Ramp, ramped_settings
 from mars.config.recipe_section import RecipeConfig
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
@@ -35,7 +35,7 @@ from mars.hooks.contract import (
 from mars.hooks.known_prompts import KnownPrompts
 from mars.hooks.needs import check_needs
 from mars.hooks.prompt_sampler import SampledRounds
-from mars.hooks.ramp_checks import check_ramps, ramped_settings
+from mars.hooks.ramp_checks import check_ramps
 from mars.hooks.requests import REQUESTS_MEMBERS
 from mars.hooks.settings import read_settings
 from mars.hooks.signals import signals_of

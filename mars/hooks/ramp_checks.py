@@ -8,17 +8,11 @@ from dataclasses import fields
 from typing import Any
 
 from mars.algorithms.changing_settings import at_step
-from mars.config.ramp_section import SETTINGS, Ramp
+from mars.config.ramp_section import SETTINGS, Ramp, ramped_settings
 from mars.errors import ConfigError
 from mars.hooks.step_hooks import Named
 
 _MOST_STEPS = 10_000  # that are tried
-
-
-def ramped_settings(file: str, ramps: Sequence[Ramp]) -> dict[str, Ramp]:
-    """Name of a setting -> its ramp, for those of a file. file: its name in `recipe.settings`."""
-    prefix = f"{SETTINGS}{file}."
-    return {ramp.key.removeprefix(prefix): ramp for ramp in ramps if ramp.key.startswith(prefix)}
 
 
 def check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:

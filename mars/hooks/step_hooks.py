@@ -13,7 +13,7 @@ from mars.algorithms.advantages import Advantages, AdvantageSettings
 from mars.algorithms.changing_settings import at_step
 from mars.algorithms.penalties import add_to_scores, groups
 from mars.algorithms.pooled_rewards import PooledRewards, with_advantages
-from mars.config.ramp_section import SETTINGS, Ramp
+from mars.config.ramp_section import Ramp, ramped_settings
 from mars.errors import ConfigError
 from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts
 from mars.hooks.requests import Extra, ExtraRequests, Injected
@@ -145,9 +145,8 @@ class StepHooks:
         return StepFacts(step, progress, self._settings(named, step), seed=self.seed)
 
     def _settings(self, named: Named[Any], step: int) -> Any:
-        prefix = f"{SETTINGS}{named.name.partition(':')[0]}."
-        values = {ramp.key.removeprefix(prefix): ramp.at(step) for ramp in self.ramps if ramp.key.startswith(prefix)}
-        return at_step(named.settings, values)
+        changing = ramped_settings(named.name.partition(":")[0], self.ramps)
+        return at_step(named.settings, {name: ramp.at(step) for name, ramp in changing.items()})
 
 
 NO_HOOKS = StepHooks()
