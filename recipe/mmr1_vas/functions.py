@@ -11,8 +11,8 @@ from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
+from diversity import distinct_ngrams, mean_edit_distance, self_bleu
 
-from mars.algorithms.diversity import distinct_ngrams, mean_edit_distance, self_bleu
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, draw_without_replacement, generator, right_share
 from mars.types import Prompt, PromptRollouts

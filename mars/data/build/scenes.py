@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mars.data.convert.eval_json import read_json_rows
-from mars.data.pixels.images import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, BadImage, decode_image, probe_size
+from mars.data.pixels.images import BadImage, decode_image, probe_size, size_problem
 from mars.data.pixels.stored import Place, encoded_image
 from mars.data.rows.dataset import read_prompts
 from mars.data.rows.problems import RowError, RowProblem
@@ -193,13 +193,9 @@ def pixels(source: Source) -> Image.Image:
 
 def check_size(size: tuple[int, int], what: str) -> None:
     """Raises RowError if an image of this (width, height) could not be read again."""
-    short, long = min(size), max(size)
-    if short < MIN_SIDE or long > MAX_ASPECT * short or size[0] * size[1] > MAX_PIXELS:
-        raise RowError(
-            "image_size",
-            f"{what} would have {size[0]}x{size[1]} pixels; sides must be at least {MIN_SIDE}, within {MAX_ASPECT}:1 "
-            f"and {MAX_PIXELS} pixels",
-        )
+    limits = size_problem(size)
+    if limits is not None:
+        raise RowError("image_size", f"{what} would have {size[0]}x{size[1]} pixels; {limits}")
 
 
 def like(source: Source, scene: Scene) -> Source:

@@ -66,6 +66,14 @@ def decoded_size(ref: ImageRef) -> tuple[int, int]:
     return ref.size if ref.resized is None else ref.resized
 
 
+def size_problem(size: tuple[int, int]) -> str | None:
+    """What (width, height) must be, if an image of this size is refused; None if it is not."""
+    short, long = min(size), max(size)
+    if short >= MIN_SIDE and long <= MAX_ASPECT * short and short * long <= MAX_PIXELS:
+        return None
+    return f"sides must be at least {MIN_SIDE}, within {MAX_ASPECT}:1 and {MAX_PIXELS} pixels"
+
+
 def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header of a file (path) or of encoded bytes.
 
@@ -109,13 +117,9 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile
 
 def _check_header(image: Image.Image, encoding: str, name: str) -> None:
     width, height = image.size
-    short, long = min(width, height), max(width, height)
-    if short < MIN_SIDE or long > MAX_ASPECT * short or width * height > MAX_PIXELS:
-        raise BadImage(
-            "size",
-            f"{name}: unusable size; got {width}x{height}; sides must be at least {MIN_SIDE}, within {MAX_ASPECT}:1 "
-            f"and {MAX_PIXELS} pixels",
-        )
+    limits = size_problem((width, height))
+    if limits is not None:
+        raise BadImage("size", f"{name}: unusable size; got {width}x{height}; {limits}")
     depth = image.mode in DEEP_MODES
     if encoding == "rgb" and (depth or _stored_bits(image) > 8):
         raise BadImage(

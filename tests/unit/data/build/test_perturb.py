@@ -161,7 +161,7 @@ def test_a_distractor_is_never_wider_than_the_image():
 @pytest.mark.parametrize("change", ["distractor", "rotation"])
 def test_what_would_be_too_large_is_refused_before_it_is_made(monkeypatch, change):
     """As if an image could have 3000 pixels: 48 x 32 has 1536, but 96 x 32 has 3072, and 57 x 57 (45 degrees) 3249."""
-    monkeypatch.setattr("mars.data.build.scenes.MAX_PIXELS", 3000)
+    monkeypatch.setattr("mars.data.pixels.images.MAX_PIXELS", 3000)
     image = Image.fromarray(plane())
     assert rotated(image, 90)[0].size == (32, 48)
     for maker in ("new", "Image.rotate"):

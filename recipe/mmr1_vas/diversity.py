@@ -7,6 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
+from mars.rewards.text_metrics import edit_distance
+
 Tokens = Sequence[int]
 BLEU_ORDERS = 3
 _NO_MATCH = 0.1  # the count that stands for no matching n-gram of an order, in BLEU with smoothing method 1
@@ -53,34 +55,6 @@ def mean_edit_distance(responses: Sequence[Tokens]) -> float:
     into the other; 0 for fewer than two responses."""
     pairs = list(combinations(responses, 2))
     return sum(edit_distance(a, b) for a, b in pairs) / len(pairs) if pairs else 0.0
-
-
-def edit_distance(a: Tokens, b: Tokens) -> int:
-    """Levenshtein's distance. Bit-parallel (Myers 1999, in the form of Hyyrö 2001): bit i of an integer is row i of the
-    table, so that a column takes a dozen operations on integers of len(a) bits.
-
-    >>> edit_distance((1, 2, 3), (2, 3, 4))
-    2
-    """
-    if not a:
-        return len(b)
-    where: dict[int, int] = {}
-    for i, token in enumerate(a):
-        where[token] = where.get(token, 0) | 1 << i
-    full, last = (1 << len(a)) - 1, 1 << (len(a) - 1)
-    # Rows whose value is above (up) or below (down) that of the row before.
-    up, down, distance = full, 0, len(a)
-    for token in b:
-        equal = where.get(token, 0)
-        diagonal = (((equal & up) + up) ^ up) | equal | down
-        higher = down | (~(diagonal | up) & full)
-        lower = up & diagonal
-        distance += bool(higher & last) - bool(lower & last)
-        higher = (higher << 1 | 1) & full
-        lower = (lower << 1) & full
-        up = lower | (~(diagonal | higher) & full)
-        down = higher & diagonal
-    return distance
 
 
 def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:

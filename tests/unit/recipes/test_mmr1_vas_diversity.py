@@ -1,4 +1,4 @@
-"""How much responses differ: by hand, and against slow references."""
+"""recipe/mmr1_vas: how much responses differ, by hand and against slow references."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars.algorithms.diversity import distinct_ngrams, edit_distance, mean_edit_distance, self_bleu
+from tests.unit.recipes.recipe_files import module_of
+
+DIVERSITY = module_of("mmr1_vas", "diversity.py")
+distinct_ngrams, self_bleu = DIVERSITY.distinct_ngrams, DIVERSITY.self_bleu
+mean_edit_distance = DIVERSITY.mean_edit_distance
 
 TEXT = st.lists(st.sampled_from([0, 1, 2, 150_000]), max_size=9)
 TEXTS = st.lists(TEXT, min_size=2, max_size=5)
@@ -75,25 +79,7 @@ def test_self_bleu_is_that_of_a_slow_reference(responses):
     assert self_bleu(responses) == pytest.approx(sum(expected) / len(expected), rel=1e-12)
 
 
-def slow_distance(a, b):
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        above, row = row, [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (x != y)))
-    return row[-1]
-
-
-@given(TEXT, TEXT)
-def test_the_edit_distance_is_that_of_the_table(a, b):
-    assert edit_distance(a, b) == slow_distance(a, b)
-
-
-def test_edit_distances_by_hand():
-    assert edit_distance("kitten", "sitting") == 3
-    assert (edit_distance((), (1, 2)), edit_distance((1, 2), ()), edit_distance((), ())) == (2, 2, 0)
-    long = tuple(i * i % 7 for i in range(300))
-    assert edit_distance(long, (*long[:100], *long[101:], 8)) == 2
+def test_mean_edit_distances_by_hand():
     # 1 2 and 1 3: 1. 1 2 and nothing: 2. 1 3 and nothing: 2.
     assert mean_edit_distance([(1, 2), (1, 3), ()]) == (1 + 2 + 2) / 3
     assert mean_edit_distance([(1, 2)]) == 0
