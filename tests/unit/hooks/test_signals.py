@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -19,9 +20,10 @@ from mars.errors import ConfigError, DataError, WorkerLost
 from mars.hooks.contract import Signal
 from mars.hooks.load import hooks_of_run, load_step_hooks, resolved
 from mars.hooks.requests import Injected
-from mars.hooks.signals import TokenSpans
+from mars.hooks.signals import TokenSpans, block_span
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.quarantine import BadSamples, warn_of
+from mars.rewards.parsing import read_each
 from mars.sampling import SamplingState
 from mars.step import train_step
 from mars.step_async import Overlap, train_step_async
@@ -30,6 +32,7 @@ from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, Rounds, one_step, parts
 from tests.fakes.trainer import RecordingTrainer
 from tests.unit.hooks.test_load import recipe
+from tests.unit.rewards.test_reward_answer import CORPUS, corpus_text
 from tests.unit.test_step import make_table
 
 NOTHING = SamplingState(0, ())
@@ -83,6 +86,34 @@ def test_the_tokens_of_a_block_are_those_with_a_character_in_it(pieces):
     start, stop = span_of(spelled(pieces), len(pieces), "a")
     assert [i for i in range(start, stop) if pieces[i]] == wanted
     assert start == (wanted[0] if wanted else 0)
+
+
+def check_blocks(text, tag):
+    """A signal counts the tokens of the block that a reward reads last."""
+    span, blocks = block_span(text, tag), read_each(text, tag)
+    assert (None if span is None else text[slice(*span)]) == (blocks[-1] if blocks else None)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["<a>", "</a>", "<a", "</a", "<A>", "< a>", "<ab>", "</ab>", "<", "</", "a", "/", ">", "\n", "é", "4"]
+        ),
+        max_size=14,
+    )
+)
+def test_the_block_is_the_one_that_rewards_read(pieces):
+    for tag in ("a", "ab"):
+        check_blocks("".join(pieces), tag)
+
+
+def test_the_block_of_an_awkward_response_is_the_one_that_rewards_read():
+    texts = [corpus_text(json.loads(path.read_text(encoding="utf-8"))) for path in CORPUS]
+    for text in texts:
+        for tag in ("think", "answer"):
+            check_blocks(text, tag)
+    assert sum(block_span(text, "answer") is None for text in texts) > 5
+    assert sum(len(read_each(text, "answer")) > 1 for text in texts) > 2
 
 
 @given(st.text(alphabet="aé€😀", max_size=6), st.integers(1, 3), st.integers(1, 3))
