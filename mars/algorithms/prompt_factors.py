@@ -1,4 +1,4 @@
-"""Advantages times a factor for each prompt, such as one that depends on how many of its responses are right."""
+"""How many responses to a prompt are right, and advantages times a factor for each prompt, which may depend on it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import replace
 from mars.algorithms.advantages import Advantages
 from mars.types import PromptRollouts, Rollout
 
-RIGHT = 0.5
-"""A response is right if its accuracy is at least this: 1 for most answers, the mean IoU for boxes."""
+
+def is_right(rollout: Rollout, right_from: float) -> bool:
+    """Whether the accuracy is at least `right_from`. False for a response that could not be scored."""
+    return rollout.valid and rollout.reward.accuracy >= right_from
 
 
-def is_right(rollout: Rollout) -> bool:
-    """False for a response that could not be scored."""
-    return rollout.valid and rollout.reward.accuracy >= RIGHT
+def right_share(item: PromptRollouts, right_from: float) -> float | None:
+    """Share of the valid multi responses whose accuracy is at least `right_from`; None if no response is valid.
 
-
-def share_right(item: PromptRollouts) -> float:
-    """The share of right responses among the valid multi rollouts, without guests; 0 if none is valid."""
-    return sum(map(is_right, item.multi.valid)) / max(len(item.multi.valid), 1)
+    Anchors see less, and guests are not sampled like the others, so neither counts.
+    """
+    right = [is_right(rollout, right_from) for rollout in item.multi.valid]
+    return sum(right) / len(right) if right else None
 
 
 def scaled(base: Advantages, kept: Sequence[PromptRollouts], factors: Sequence[float]) -> Advantages:

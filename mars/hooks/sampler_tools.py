@@ -1,5 +1,5 @@
-"""What the samplers of recipes share: all training prompts with their places, how often responses are right, and draws
-that depend on a seed and a key alone."""
+"""What the samplers of recipes share: all training prompts with their places, and draws that depend on a seed and a key
+alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
-from mars.types import Prompt, PromptRollouts
+from mars.types import Prompt
 
 AT_RANDOM = {"data.weights": None, "data.shuffle": True}
 
@@ -68,12 +68,3 @@ def draw_without_replacement(weights: np.ndarray, count: int, rng: np.random.Gen
     with np.errstate(over="ignore"):  # the wait for a tiny weight may be infinite: it still comes before weight 0
         waits = np.divide(times, weights, out=np.zeros(len(weights)), where=weights > 0)
     return np.lexsort((times, waits, weights == 0))[:count].tolist()
-
-
-def right_share(item: PromptRollouts, right_from: float) -> float | None:
-    """Share of the valid multi responses whose accuracy is at least `right_from`; None if no response is valid.
-
-    Anchors see less, and guests are not sampled like the others, so neither counts.
-    """
-    right = [rollout.reward.accuracy >= right_from for rollout in item.multi.valid]
-    return sum(right) / len(right) if right else None

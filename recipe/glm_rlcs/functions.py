@@ -14,10 +14,11 @@ import numpy as np
 
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.pooled_rewards import PooledRewards
+from mars.algorithms.prompt_factors import right_share
 from mars.algorithms.selection import has_signal
 from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, draw_without_replacement, generator, right_share
+from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, draw_without_replacement, generator
 from mars.types import Prompt, PromptRollouts
 
 NAME = "glm_rlcs"

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from diversity import distinct_ngrams, mean_edit_distance, self_bleu
 
+from mars.algorithms.prompt_factors import right_share
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, draw_without_replacement, generator, right_share
+from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, draw_without_replacement, generator
 from mars.types import Prompt, PromptRollouts
 
 NAME = "mmr1_vas"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mars.algorithms.advantages import Advantages
-from mars.algorithms.prompt_factors import is_right, scaled, share_right
+from mars.algorithms.prompt_factors import is_right, right_share, scaled
 from mars.hooks.contract import StepFacts
 from mars.rewards.parsing import has_visible, parse_response, read_blocks, read_each
 from mars.rewards.vqa import answer_accuracy, check_truth
@@ -25,12 +25,14 @@ TAGS = ("observe", "think", "answer")
 class Settings:
     """bonus: for the shortest right response of a group, if it has more than min_tokens tokens.
 
-    sigma: the weight of a prompt whose responses are right half of the time.
+    sigma: the weight of a prompt whose responses are right half of the time. right_from: accuracy from which a response
+    is right.
     """
 
     bonus: float
     min_tokens: int
     sigma: float
+    right_from: float
 
 
 def score(item: RewardInput) -> RewardResult:
@@ -73,7 +75,8 @@ class Concise:
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
         rollouts = [rollout for group in item.multi_groups for rollout in group.rollouts]
-        right = [(len(r.completion.token_ids), place) for place, r in enumerate(rollouts) if is_right(r)]
+        right_from = facts.settings.right_from
+        right = [(len(r.completion.token_ids), place) for place, r in enumerate(rollouts) if is_right(r, right_from)]
         amounts = [0.0] * len(rollouts)
         if right and min(right)[0] > facts.settings.min_tokens:
             amounts[min(right)[1]] = facts.settings.bonus
@@ -95,7 +98,8 @@ class UncertaintyWeight:
     ramps = ("sigma",)
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
-        return scaled(base, kept, [weight(share_right(item), facts.settings.sigma) for item in kept])
+        shares = [right_share(item, facts.settings.right_from) or 0.0 for item in kept]
+        return scaled(base, kept, [weight(share, facts.settings.sigma) for share in shares])
 
     def state(self) -> Mapping[str, Any]:
         return {}

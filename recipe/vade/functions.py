@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mars.algorithms.prompt_factors import right_share
 from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, generator, right_share
+from mars.hooks.sampler_tools import AT_RANDOM, PromptTable, generator
 from mars.types import Prompt, PromptRollouts
 
 NAME = "vade"

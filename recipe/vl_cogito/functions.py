@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from mars.algorithms.advantages import Advantages
-from mars.algorithms.prompt_factors import is_right, scaled, share_right
+from mars.algorithms.prompt_factors import is_right, right_share, scaled
 from mars.hooks.contract import StepFacts
 from mars.rewards.parsing import parse_response, read_blocks
 from mars.rewards.text_metrics import repetition
@@ -33,13 +33,14 @@ class Settings:
     that s_1 gives to a prompt without a right response.
 
     target_tokens, limit_tokens: lengths that a wrong response to a prompt without a right one should reach, and should
-    stay below.
+    stay below. right_from: accuracy from which a response is right.
     """
 
     curve: Literal["s_3", "s_2", "s_1", "h_1", "h_2", "h_3"]
     all_wrong: float
     target_tokens: int
     limit_tokens: int
+    right_from: float
 
     def __post_init__(self) -> None:
         if not 0 < self.target_tokens <= self.limit_tokens:
@@ -68,7 +69,7 @@ check_score = check_score_last_stage = check_truth
 def weight(share: float, settings: Settings) -> float:
     """The weight of a prompt with this share of right responses, in 0 .. 1; `all_wrong` may be larger.
 
-    >>> weight(0.25, Settings("s_2", 0.25, 750, 4096)) == cos(pi * (0.25 - 0.5))
+    >>> weight(0.25, Settings("s_2", 0.25, 750, 4096, 0.5)) == cos(pi * (0.25 - 0.5))
     True
     """
     match settings.curve:
@@ -90,7 +91,8 @@ class DifficultyWeight:
     """Multiplies the advantages of a prompt by `weight` of its share of right multi responses."""
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
-        return scaled(base, kept, [weight(share_right(item), facts.settings) for item in kept])
+        shares = [right_share(item, facts.settings.right_from) or 0.0 for item in kept]
+        return scaled(base, kept, [weight(share, facts.settings) for share in shares])
 
     def state(self) -> Mapping[str, Any]:
         return {}
@@ -111,10 +113,11 @@ class LengthOfWrong:
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
         rollouts = [rollout for group in item.multi_groups for rollout in group.rollouts]
         lengths = [len(rollout.completion.token_ids) for rollout in rollouts]
-        right = [length for length, rollout in zip(lengths, rollouts, strict=True) if is_right(rollout)]
+        right_from = facts.settings.right_from
+        right = [length for length, rollout in zip(lengths, rollouts, strict=True) if is_right(rollout, right_from)]
         mean = fmean(right) if right else None
         return [
-            0.0 if is_right(rollout) else length_term(length, mean, facts.settings)
+            0.0 if is_right(rollout, right_from) else length_term(length, mean, facts.settings)
             for length, rollout in zip(lengths, rollouts, strict=True)
         ]
 
@@ -122,7 +125,7 @@ class LengthOfWrong:
 def length_term(tokens: int, right_tokens: float | None, settings: Settings) -> float:
     """What a wrong response of this length gets. right_tokens: mean length of its group's right ones, None without.
 
-    >>> settings = Settings("s_1", 0.25, 750, 4096)
+    >>> settings = Settings("s_1", 0.25, 750, 4096, 0.5)
     >>> [length_term(tokens, 100.0, settings) for tokens in (0, 100, 200, 900)]
     [-0.5, 0.0, -0.5, -0.5]
     >>> [length_term(tokens, None, settings) for tokens in (0, 750, 4095, 4096)]

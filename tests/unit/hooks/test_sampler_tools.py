@@ -1,4 +1,4 @@
-"""What samplers of recipes share: the table of prompts, repeatable draws, and how often responses are right."""
+"""What samplers of recipes share: the table of prompts, and repeatable draws."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.sampler_tools import PromptTable, draw_without_replacement, generator, right_share
-from mars.types import RewardResult
-from tests.builders import make_prompt, make_rollouts
+from mars.hooks.sampler_tools import PromptTable, draw_without_replacement, generator
+from tests.builders import make_prompt
 
 PROMPTS = tuple(make_prompt(f"p{i}") for i in range(5))
 SETUP = SamplerSetup((PROMPTS[:3], PROMPTS[3:]), None, True, 2, 4, 0)
@@ -63,13 +62,3 @@ def test_no_place_is_drawn_twice(weights, count, seed):
     assert set(drawn) <= set(range(len(weights)))
     first_zero = next((k for k, i in enumerate(drawn) if weights[i] == 0), len(drawn))
     assert all(weights[i] == 0 for i in drawn[first_zero:])
-
-
-def test_the_right_share_counts_valid_multi_responses_alone():
-    def at(accuracy):
-        return RewardResult(0.0, accuracy, {})
-
-    item = make_rollouts("p", [at(1.0), at(0.5), at(0.49), None], s0=[at(1.0), at(1.0)])
-    assert right_share(item, 0.5) == 2 / 3
-    assert right_share(item, 0.6) == 1 / 3
-    assert right_share(make_rollouts("p", [None, None], s0=[at(1.0)]), 0.5) is None

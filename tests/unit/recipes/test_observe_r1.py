@@ -18,7 +18,7 @@ from tests.unit.recipes.recipe_files import item, module_of, reward_of
 from tests.unit.recipes.rule_files import advantages_of, prompts_with
 
 RECIPE = module_of("observe_r1")
-PAPER = RECIPE.Settings(bonus=0.2, min_tokens=100, sigma=1.8)
+PAPER = RECIPE.Settings(bonus=0.2, min_tokens=100, sigma=1.8, right_from=0.5)
 RIGHT = RewardResult(1.0, 1.0, {})
 
 
@@ -122,6 +122,23 @@ def test_a_prompt_is_weighted_by_its_right_multi_responses():
     assert found.values.tolist() == pytest.approx([1.35 * a for a in base.values[:4].tolist()] + [0, 0])
     assert float(base.values[4]) > 0, "the anchor is wrong"
     assert torch.equal(found.weights, base.weights)
+
+
+def test_right_from_says_which_responses_are_right():
+    """Accuracies 0.6 and 0: with 0.5 the first is right and d = 1/2; with 0.7 none is."""
+    kept = [with_lengths([RewardResult(1.0, 0.6, {}), 0.0], [120, 130])]
+    base = advantages_of(kept)
+    for right_from, bonus, factor in ((0.5, 0.2, 1.8), (0.7, 0, 0)):
+        assert RECIPE.Concise()(kept[0], facts(right_from=right_from)) == [bonus, 0]
+        found = RECIPE.UncertaintyWeight()(base, kept, facts(right_from=right_from)).values
+        assert found.tolist() == pytest.approx((base.values * factor).tolist())
+
+
+def test_a_prompt_without_a_valid_response_has_the_weight_0():
+    kept = [with_extra(make_rollouts("a", [None, None]), "guest", "guest", [RIGHT, 0.0])]
+    base = advantages_of(kept)
+    assert float(base.values.abs().sum()) > 0
+    assert RECIPE.UncertaintyWeight()(base, kept, facts()).values.tolist() == [0, 0]
 
 
 def test_a_step_adds_the_bonus_before_the_advantages_and_the_weight_after_them():

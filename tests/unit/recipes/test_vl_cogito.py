@@ -20,7 +20,7 @@ from tests.unit.recipes.recipe_files import ROOT, answer, compose, item, module_
 from tests.unit.recipes.rule_files import advantages_of, prompts_with
 
 RECIPE = module_of("vl_cogito")
-LAST = RECIPE.Settings(curve="s_1", all_wrong=0.25, target_tokens=750, limit_tokens=4096)
+LAST = RECIPE.Settings(curve="s_1", all_wrong=0.25, target_tokens=750, limit_tokens=4096, right_from=0.5)
 CURVES = ("s_3", "s_2", "s_1", "h_1", "h_2", "h_3")
 
 
@@ -69,6 +69,24 @@ def test_a_prompt_is_weighted_by_its_right_multi_responses():
     last = RECIPE.DifficultyWeight()(base, [half, none], facts())
     assert torch.equal(last.values, base.values * torch.tensor([1.0, 1, 1, 0.25, 0.25]))
     assert float(base.values[3:].abs().sum()) > 0, "an anchor is right"
+
+
+def test_a_prompt_without_a_valid_response_counts_as_all_wrong():
+    kept = [with_extra(make_rollouts("a", [None, None]), "guest", "guest", [right(), 0.0])]
+    base = advantages_of(kept)
+    assert float(base.values.abs().sum()) > 0
+    assert torch.equal(RECIPE.DifficultyWeight()(base, kept, facts()).values, base.values * 0.25)
+
+
+def test_right_from_says_which_responses_are_right():
+    """Accuracies 0.6 and 0: with 0.5 the first is right and p = 1/2; with 0.7 none is."""
+    kept = [lengthened(make_rollouts("a", [RewardResult(1.0, 0.6, {}), 0.0]), [750, 750])]
+    strict = facts(replace(LAST, right_from=0.7))
+    base = advantages_of(kept)
+    assert torch.equal(RECIPE.DifficultyWeight()(base, kept, facts()).values, base.values)
+    assert torch.equal(RECIPE.DifficultyWeight()(base, kept, strict).values, base.values * 0.25)
+    assert RECIPE.LengthOfWrong()(lengthened(kept[0], [375, 750]), facts())[0] == 0
+    assert RECIPE.LengthOfWrong()(lengthened(kept[0], [375, 750]), strict)[0] == pytest.approx(-0.125)
 
 
 def scored(text, name="score_last_stage"):
@@ -154,6 +172,7 @@ def test_the_stages_follow_each_other():
             "all_wrong": 0.25,
             "target_tokens": 750,
             "limit_tokens": 4096,
+            "right_from": 0.5,
         }
 
 
