@@ -67,14 +67,16 @@ class SampledRounds:
         decided = {
             str(number): [p.prompt_id for p in chosen] for number, chosen in self._decided.items() if number >= round
         }
-        left_out, files = sorted(self._left_out), self._known.state() if self._known else []
-        state = {"name": self._name, "decided": decided, "left_out": left_out, "state": self._sampler.state()}
-        return {**state, "rows": files} if files else state
+        left_out, rows = sorted(self._left_out), self._known.state() if self._known else []
+        sampler = self._sampler.state()
+        return {"name": self._name, "decided": decided, "left_out": left_out, "state": sampler, "rows": rows}
 
     def read_added(self, snapshots: Iterable[str]) -> None:
+        if self._known is None:
+            return
         for snapshot in snapshots:
-            if self._known is not None:
-                self._known.recall(sampler_state(snapshot).get("rows", []))
+            if state := sampler_state(snapshot):
+                self._known.recall(state["rows"])
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """{}: begin anew. Raises ConfigError for the state of another sampler."""
@@ -86,7 +88,7 @@ class SampledRounds:
                 "resume with the sampler that the run was started with"
             )
         if self._known is not None:
-            self._known.restore(state.get("rows", []))
+            self._known.restore(state["rows"])
         # A prompt is missing only if the file that added it is gone or has changed: `known.restore` warns of that.
         self._decided = {
             int(number): tuple(self._prompts[name] for name in ids if name in self._prompts)

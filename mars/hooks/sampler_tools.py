@@ -3,11 +3,8 @@ that depend on a seed and a key alone."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from hashlib import blake2b
-from typing import Protocol
 
 import numpy as np
 
@@ -71,47 +68,6 @@ def draw_without_replacement(weights: np.ndarray, count: int, rng: np.random.Gen
     with np.errstate(over="ignore"):  # the wait for a tiny weight may be infinite: it still comes before weight 0
         waits = np.divide(times, weights, out=np.zeros(len(weights)), where=weights > 0)
     return np.lexsort((times, waits, weights == 0))[:count].tolist()
-
-
-class Endless(Protocol):
-    """A `PromptStream` of one prompt for each position."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, step: int, /) -> Sequence[Prompt]: ...
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a `walk` goes on. position: the next one that it has not met.
-
-    waiting: positions before it whose prompts come first: their round had the prompt already, from the epoch before.
-    """
-
-    position: int = 0
-    waiting: tuple[int, ...] = ()
-
-
-def walk(stream: Endless, place: Place, count: int, left_out: Collection[str]) -> tuple[list[Prompt], Place]:
-    """The next `count` different prompts, and the place after them. Each position of the stream gets its turn.
-
-    Prompts whose ids are in `left_out` are passed over. If there are not enough others, fewer are found: all others.
-    """
-    found: dict[str, Prompt] = {}
-    again, waiting, position = list[int](), deque(place.waiting), place.position
-    while len(found) < count and position < place.position + 2 * len(stream):
-        if waiting:
-            tried = waiting.popleft()
-        else:
-            tried, position = position, position + 1
-        (prompt,) = stream.batch(tried)
-        if prompt.prompt_id in found:
-            again.append(tried)
-        elif prompt.prompt_id not in left_out:
-            found[prompt.prompt_id] = prompt
-    if len(found) < count:
-        again = []  # the round has all prompts, so that none need wait
-    return [*found.values()], Place(position, (*again, *waiting))
 
 
 def right_share(item: PromptRollouts, right_from: float) -> float | None:

@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import pvariance
 from typing import Any
 
+from turns import Place, walk
+
 from mars.algorithms.advantages import Advantages
 from mars.data.order.stream import PromptStream
 from mars.hooks.contract import SamplerSetup, StepFacts
-from mars.hooks.sampler_tools import Place, walk
 from mars.output.files import write_atomically
 from mars.rewards.parsing import read_each
 from mars.types import Prompt, PromptRollouts
@@ -63,9 +64,8 @@ class GrowingSet:
         readable = [prompt for prompt in self.new if prompt.prompt_id not in left_out]
         chosen = sorted(readable, key=lambda p: self._draw(round, p))[: int(self.settings.share * size)]
         given, self.place = walk(self.given, self.place, size - len(chosen), left_out)
-        return sorted(
-            [*chosen, *given], key=lambda p: self._draw(round, p)
-        )  # so that each update has its share of both
+        # Sorted so that each update has its share of both.
+        return sorted([*chosen, *given], key=lambda p: self._draw(round, p))
 
     def probes(self, step: int) -> Sequence[Prompt]:
         return ()

@@ -263,7 +263,7 @@ def test_an_epoch_stays_that_of_the_training_files():
     rounds.batch(0)
     assert (len(rounds), rounds.num_prompts) == (4, 6)
     rounds.restore({})
-    assert (rounds.state(0)["state"], "rows" in rounds.state(0), known.metrics()) == ({"files": []}, False, {})
+    assert (rounds.state(0)["state"], rounds.state(0)["rows"], known.metrics()) == ({"files": []}, [], {})
 
 
 def test_files_that_are_read_when_the_sampler_is_made_belong_to_the_beginning():
