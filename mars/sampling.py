@@ -31,7 +31,6 @@ from mars.algorithms.reward_parts import batch_normalized, part_advantages
 from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.algorithms.selection import select_prompts
 from mars.answers.record import BoxFrames, PromptLength
-from mars.hooks.signals import measured
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
 from mars.quarantine import BadSamples, Quarantine
 from mars.rewards.contract import RewardScorer
@@ -40,6 +39,7 @@ from mars.rollout.engine import RolloutEngine, ended
 from mars.rollout.extras import PlannedRequests
 from mars.rollout.metrics import engine_metrics, extra_metrics, rollout_metrics
 from mars.rollout.plan import RolloutPlan
+from mars.signals import ScoringBatch, measured
 from mars.tracking.timer import StepTimer
 from mars.train_types import TrainBatch
 from mars.turns import NoTurns, Turns
@@ -81,7 +81,7 @@ class StepParts:
     frames: BoxFrames
     prompt_length: PromptLength
     collate: Callable[[Sequence[SampledPrompt]], TrainBatch]
-    scoring_batch: Callable[..., TrainBatch]
+    scoring_batch: ScoringBatch
     bad_samples: BadSamples
     by_prompt: bool = False
     reward_counts: Callable[[], Mapping[str, float]] = dict

@@ -5,39 +5,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from mars.algorithms.scoring import ScoringSpec, Span
+from mars.algorithms.scoring import Span
 from mars.hooks.contract import GroupShaping, Signal
-from mars.train_types import TrainBatch
 from mars.types import PromptRollouts, RolloutGroup
 
 Decode = Callable[[Sequence[int]], str]
-GroupsOf = Callable[[PromptRollouts], Sequence[RolloutGroup]]
 Asked = Mapping[Signal, Literal["multi", "all"]]
 """Each signal once, with the responses that it is for."""
-
-
-class Scores(Protocol):
-    """What `PolicyTrainer.score_responses` returns."""
-
-    @property
-    def values(self) -> Sequence[tuple[float, ...]]: ...
-
-    @property
-    def unreadable(self) -> Mapping[str, str]: ...
-
-
-class ResponseScorer(Protocol):
-    """A `PolicyTrainer`, or what stands for it."""
-
-    def score_responses(
-        self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None
-    ) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -77,41 +55,6 @@ def asked_signals(shapings: Iterable[GroupShaping]) -> Asked:
         for signal in signals_of(shaping):
             asked[signal] = "all" if "all" in (shaping.on, asked.get(signal)) else "multi"
     return asked
-
-
-def measured(
-    asked: Asked,
-    rollouts: Sequence[PromptRollouts],
-    step: int,
-    scoring_batch: Callable[[Sequence[PromptRollouts], GroupsOf], TrainBatch],
-    trainer: ResponseScorer,
-    decode: Decode,
-    stage: Callable[[], AbstractContextManager[Any]],
-) -> SignalValues:
-    """Let the trainer compute every signal of all valid rollouts, in as many passes as there are signals.
-
-    scoring_batch: (rollouts, their groups) -> a batch with each group that has a valid rollout, in order. decode:
-    response ids to text. stage: entered if anything is asked for.
-    """
-    if not asked or not rollouts:
-        return NO_SIGNALS
-    values: dict[Signal, dict[Any, Sequence[float]]] = {}
-    unreadable: dict[str, str] = {}
-    find = TokenSpans(decode)
-    with stage():
-        for signal, on in asked.items():
-            batch = replace(scoring_batch(rollouts, partial(shaped_groups, on=on)), step=step)
-            groups = [group for item in rollouts for group in shaped_groups(item, on) if group.valid]
-            spans = None
-            if signal.tag is not None:
-                spans = [[find.of(r.text, r.completion.token_ids, signal.tag) for r in g.valid] for g in groups]
-            scores = trainer.score_responses(batch, signal.spec, spans)
-            found = values[signal] = {}
-            for group, given in zip(groups, scores.values, strict=True):
-                number = iter(given)
-                found[group.request.key] = [next(number) if r.valid else math.nan for r in group.rollouts]
-            unreadable |= scores.unreadable
-    return SignalValues(values, unreadable)
 
 
 def block_span(text: str, tag: str) -> tuple[int, int] | None:

@@ -66,7 +66,8 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
     run_dir = Path(config.run.dir)
     catalogue = enter_run(config, lock)
     prompts = {prompt.prompt_id: prompt for prompt in rows.train.prompts}
-    data, last = data_fingerprint(prompts), last_step(config.run, stream)
+    data = data_fingerprint(prompt.prompt_id for prompt in rows.train.prompts)
+    last = last_step(config.run, stream)
     start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
     if start is None:
         return

@@ -66,8 +66,9 @@ MAY_IMPORT = {
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
+    "signals": BASE | {"actor", "hooks"},
     "sampling": BASE
-    | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "tracking", "turns"},
+    | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "signals", "tracking", "turns"},
     "staleness": BASE | {"sampling"},
     "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
     "step_async": BASE

@@ -1,0 +1,59 @@
+"""Has the trainer compute the numbers that shapings ask for, before they are called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+from mars.actor.trainer import PolicyTrainer
+from mars.hooks.contract import Signal
+from mars.hooks.signals import NO_SIGNALS, Asked, Decode, SignalValues, TokenSpans, shaped_groups
+from mars.train_types import TrainBatch
+from mars.types import PromptRollouts, RolloutGroup
+
+GroupsOf = Callable[[PromptRollouts], Sequence[RolloutGroup]]
+
+
+class ScoringBatch(Protocol):
+    """Makes a batch with each group of `groups_of` that has a valid rollout, in order; without `groups_of`, with each
+    group whose scores count."""
+
+    def __call__(self, rollouts: Sequence[PromptRollouts], groups_of: GroupsOf = ..., /) -> TrainBatch: ...
+
+
+def measured(
+    asked: Asked,
+    rollouts: Sequence[PromptRollouts],
+    step: int,
+    scoring_batch: ScoringBatch,
+    trainer: PolicyTrainer,
+    decode: Decode,
+    stage: Callable[[], AbstractContextManager[Any]],
+) -> SignalValues:
+    """Let the trainer compute every signal of all valid rollouts, in as many passes as there are signals.
+
+    decode: response ids to text. stage: entered if anything is asked for.
+    """
+    if not asked or not rollouts:
+        return NO_SIGNALS
+    values: dict[Signal, dict[Any, Sequence[float]]] = {}
+    unreadable: dict[str, str] = {}
+    find = TokenSpans(decode)
+    with stage():
+        for signal, on in asked.items():
+            batch = replace(scoring_batch(rollouts, partial(shaped_groups, on=on)), step=step)
+            groups = [group for item in rollouts for group in shaped_groups(item, on) if group.valid]
+            spans = None
+            if signal.tag is not None:
+                spans = [[find.of(r.text, r.completion.token_ids, signal.tag) for r in g.valid] for g in groups]
+            scores = trainer.score_responses(batch, signal.spec, spans)
+            found = values[signal] = {}
+            for group, given in zip(groups, scores.values, strict=True):
+                number = iter(given)
+                found[group.request.key] = [next(number) if r.valid else math.nan for r in group.rollouts]
+            unreadable |= scores.unreadable
+    return SignalValues(values, unreadable)
