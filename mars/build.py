@@ -29,7 +29,7 @@ from mars.quarantine import BadPromptReport, BadSamples, warn_of
 from mars.rewards.contract import PartsScorer, RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
-from mars.sampling import StepParts
+from mars.step_parts import StepParts
 from mars.tracking.console import ConsoleTracker
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 from mars.tracking.multi import MultiTracker

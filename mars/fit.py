@@ -17,9 +17,9 @@ from mars.config.run_sections import TrainRunConfig
 from mars.config.schema import TrainConfig
 from mars.errors import NumericalError
 from mars.hooks.step_hooks import StepHooks
-from mars.sampling import PromptRounds, SamplingState, StepParts
 from mars.staleness import renumbered
 from mars.step import TrainStep, train_step
+from mars.step_parts import PromptRounds, SamplingState, StepParts
 from mars.tracking.tracker import Tracker
 from mars.train_types import TrainBatch
 

@@ -46,9 +46,9 @@ from mars.run_dir.events import EventLog
 from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged
 from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
-from mars.sampling import PromptRounds
 from mars.step import TrainStep, train_step
 from mars.step_async import Overlap, train_step_async
+from mars.step_parts import PromptRounds
 from mars.tracking.multi import MultiTracker
 from mars.tracking.tracker import Tracker
 from mars.train import TrainingJob, start_unless_complete, train

@@ -12,7 +12,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from mars.errors import WorkerError
-from mars.sampling import SamplingState
+from mars.step_parts import SamplingState
 from mars.types import PromptRollouts, Rollout, RolloutGroup, SampledPrompt
 
 

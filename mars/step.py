@@ -24,7 +24,8 @@ from typing import Protocol
 from mars import faults
 from mars.answers.record import PromptLength
 from mars.rollout.metrics import anchor_share, processed_tokens
-from mars.sampling import PromptRounds, SamplingState, StepParts, sample
+from mars.sampling import sample
+from mars.step_parts import PromptRounds, SamplingState, StepParts
 from mars.tracking.timer import StepTimer
 from mars.types import PromptRollouts
 

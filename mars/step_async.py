@@ -32,9 +32,10 @@ from mars.actor.trainer import PolicyTrainer, ResponseScores
 from mars.algorithms.scoring import ScoringSpec, Span
 from mars.background import Background
 from mars.rollout.engine import FinishedSample, RolloutEngine, UnreadableRequest, ended
-from mars.sampling import PromptRounds, Sampled, SamplingState, StepParts, sample
+from mars.sampling import sample
 from mars.staleness import staleness_metrics, within_bound, without_too_old
 from mars.step import StepResult, perf_metrics
+from mars.step_parts import PromptRounds, Sampled, SamplingState, StepParts
 from mars.tracking.timer import StepTimer
 from mars.train_types import TrainBatch
 from mars.types import PromptRollouts, RolloutRequest

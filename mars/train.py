@@ -24,7 +24,7 @@ from mars.config.schema import SftConfig, TrainConfig
 from mars.errors import WorkerError, WorkerLost
 from mars.fit import is_finished, last_step
 from mars.run_dir.outcome import completed_step, finished_step
-from mars.sampling import PromptRounds
+from mars.step_parts import PromptRounds
 from mars.tracking.tracker import Tracker
 from mars.types import Prompt
 from mars.versions import package_versions

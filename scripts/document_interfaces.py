@@ -24,7 +24,7 @@ INTERFACES = {
     "RewardFn": "mars/rewards/contract.py",
     "RewardScorer": "mars/rewards/contract.py",
     "Tracker": "mars/tracking/tracker.py",
-    "PromptRounds": "mars/sampling.py",
+    "PromptRounds": "mars/step_parts.py",
 }
 SOURCES, FAKES = "mars", "tests/fakes"
 FIRST, LAST = "<!-- interfaces: python scripts/document_interfaces.py -->", "<!-- end of interfaces -->"

@@ -24,7 +24,7 @@ from mars.checkpoint.packed import PackedTokens, pack, unpack
 from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.image_transform import TransformCall, TransformedImage
 from mars.quarantine import Quarantine
-from mars.sampling import Sampled, SamplingState
+from mars.step_parts import Sampled, SamplingState
 from mars.types import ImageRef, Prompt, PromptRollouts, RolloutGroup, SampledPrompt
 
 STATE_FILE = "state.json"

@@ -14,7 +14,7 @@ from mars.config.schema import SftConfig
 from mars.data.order.stream import PromptStream
 from mars.data.prompts.prepare import PromptSet
 from mars.fit import last_step
-from mars.sampling import SamplingState
+from mars.step_parts import SamplingState
 from mars.supervised.batches import Batches
 from mars.tracking.tracker import Tracker
 from mars.train_types import TrainBatch

@@ -35,7 +35,7 @@ from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import RunState
 from mars.config.load import load_config
-from mars.sampling import SamplingState
+from mars.step_parts import SamplingState
 from scripts.bench.machine import busy_share, machine_facts
 from scripts.bench.summary import check, rounded
 from scripts.bench.supervision import supervision

@@ -41,8 +41,8 @@ from mars.data.synthetic.tiny_model import build_tiny
 from mars.inputs import Inputs, prompt_format, prompt_stream
 from mars.rewards.contract import RewardScorer
 from mars.rollout.engine import EngineCounts, FinishedSample, UnreadableRequest
-from mars.sampling import SamplingState
 from mars.step import StepResult, train_step
+from mars.step_parts import SamplingState
 from mars.tracking.multi import MultiTracker
 from mars.tracking.rollouts import RolloutFiles
 from mars.train_types import TrainBatch

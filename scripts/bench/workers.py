@@ -80,8 +80,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from mars.data.prompts.prepare import PromptSet
     from mars.data.synthetic.tiny_model import build_tiny
     from mars.inputs import Inputs, prompt_format, prompt_stream
-    from mars.sampling import SamplingState
     from mars.step import train_step
+    from mars.step_parts import SamplingState
     from scripts.bench.driver import Point, config_of, free_scorer, make_prompt
     from scripts.bench.launch import say
     from scripts.bench.machine import busy_share, machine_facts

@@ -11,8 +11,8 @@ from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import START, RunState
 from mars.config.schema import TrainConfig
 from mars.fit import fit
-from mars.sampling import PromptRounds, StepParts
 from mars.step import TrainStep, train_step
+from mars.step_parts import PromptRounds, StepParts
 from mars.tracking.tracker import Tracker
 
 

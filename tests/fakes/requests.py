@@ -7,7 +7,7 @@ from dataclasses import replace
 from mars.errors import DataError
 from mars.hooks.step_hooks import StepHooks
 from mars.rollout.extras import ExtraPlan
-from mars.sampling import StepParts
+from mars.step_parts import StepParts
 from tests.fakes.step import EOS
 
 

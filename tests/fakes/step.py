@@ -12,8 +12,8 @@ from mars.data.prompts.views import anchor_views, render_view
 from mars.quarantine import BadSamples, warn_of
 from mars.rewards.contract import failed_result
 from mars.rollout.plan import RolloutPlan
-from mars.sampling import SamplingState, StepParts
 from mars.step import train_step
+from mars.step_parts import SamplingState, StepParts
 from mars.types import ImageRef, Prompt, RewardResult, Sampling
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.trainer import RecordingTrainer

@@ -15,8 +15,8 @@ from mars.build import EngineSpec, TrainerSpec, build_scorer, step_parts
 from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
 from mars.inputs import load_inputs
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from mars.weights.object_store import in_memory
 
 ALGORITHMS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo", "cispo")

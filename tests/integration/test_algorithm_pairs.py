@@ -14,8 +14,8 @@ from mars.config.load import load_config
 from mars.data.prompts.boxes import BoxFrames
 from mars.inputs import Inputs
 from mars.rollout.scripted import ScriptedEngine
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from mars.types import RewardResult
 from tests.builders import altered, make_prompt
 from tests.fakes.engine import RecordingEngine

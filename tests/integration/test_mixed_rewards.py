@@ -21,8 +21,8 @@ from mars.rewards.functions import RewardsBySet
 from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
 from mars.run import _try_rewards
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from mars.types import RewardInput, RewardResult
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.trainer import RecordingTrainer

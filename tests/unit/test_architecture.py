@@ -67,22 +67,35 @@ MAY_IMPORT = {
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
     "signals": BASE | {"actor", "hooks"},
-    "sampling": BASE
-    | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "signals", "tracking", "turns"},
-    "staleness": BASE | {"sampling"},
-    "step": BASE | {"answers", "faults", "sampling", "rollout", "tracking"},
+    "step_parts": BASE
+    | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "signals", "turns"},
+    "scored_rollouts": BASE | {"algorithms", "rollout", "signals", "step_parts", "tracking"},
+    "sampling": BASE | {"quarantine", "algorithms", "rollout", "scored_rollouts", "step_parts", "tracking"},
+    "staleness": BASE | {"step_parts"},
+    "step": BASE | {"answers", "faults", "sampling", "step_parts", "rollout", "tracking"},
     "step_async": BASE
-    | {"actor", "algorithms", "background", "faults", "interrupts", "sampling", "staleness", "step", "rollout"}
+    | {
+        "actor",
+        "algorithms",
+        "background",
+        "faults",
+        "interrupts",
+        "sampling",
+        "step_parts",
+        "staleness",
+        "step",
+        "rollout",
+    }
     | {"tracking"},
     "checkpoint": BASE
     | {"image_transform", "quarantine"}
-    | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "sampling", "staleness"}
+    | {"actor", "config", "faults", "interrupts", "output", "process", "run_dir", "step_parts", "staleness"}
     | {"tracking"},
     "fit": BASE
-    | {"actor", "checkpoint", "config", "faults", "hooks", "interrupts", "sampling", "staleness", "step"}
+    | {"actor", "checkpoint", "config", "faults", "hooks", "interrupts", "step_parts", "staleness", "step"}
     | {"tracking"},
     "train": BASE
-    | {"actor", "checkpoint", "cluster", "config", "fit", "interrupts", "run_dir", "sampling"}
+    | {"actor", "checkpoint", "cluster", "config", "fit", "interrupts", "run_dir", "step_parts"}
     | {"tracking", "versions"},
     "job": BASE | {"checkpoint", "cluster", "config", "output", "report", "run_dir"},
     # What follows connects the parts.
@@ -90,18 +103,18 @@ MAY_IMPORT = {
     "added_rows": READING | {"config", "data.order", "data.prompts", "hooks", "inputs"},
     "build": READING
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "hooks", "inputs"}
-    | {"quarantine", "rewards", "rollout", "sampling", "tracking", "turns", "weights"},
+    | {"quarantine", "rewards", "rollout", "step_parts", "tracking", "turns", "weights"},
     "checks": READING
     | {"actor", "added_rows", "answers", "build", "config", "data.prompts", "families", "fit", "hooks", "inputs"}
     | {"rewards", "run_dir"},
     "run": BASE
     | {"added_rows", "answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "hooks", "inputs", "job", "output", "plugin", "report"}
-    | {"rewards", "rollout", "run_dir", "sampling", "step", "step_async", "watchdog"},
+    | {"rewards", "rollout", "run_dir", "step_parts", "step", "step_async", "watchdog"},
     "supervised": BASE
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}
     | {"data.prompts", "data.rows", "faults", "fit", "inputs", "interrupts", "job", "output", "report", "run_dir"}
-    | {"sampling", "tracking", "train", "watchdog"},
+    | {"step_parts", "tracking", "train", "watchdog"},
     "sft": BASE | {"checkpoint", "cluster", "config", "interrupts", "process", "run_dir", "supervised"},
     "main": BASE | {"checkpoint", "checks", "cluster", "config", "interrupts", "process", "run", "run_dir"},
     "chaos": BASE | {"output", "run_dir", "tracking"},
@@ -214,7 +227,12 @@ def test_settings_and_rewards_are_free_of_torch():
 
 
 def test_the_step_names_no_engine_cluster_or_configuration():
-    for path in (Path("mars/step.py"), Path("mars/step_async.py"), Path("mars/sampling.py")):
+    for path in (
+        Path("mars/step.py"),
+        Path("mars/step_async.py"),
+        Path("mars/sampling.py"),
+        Path("mars/scored_rollouts.py"),
+    ):
         names = {node.id for node in ast.walk(trees()[path]) if isinstance(node, ast.Name)}
         names |= {node.attr for node in ast.walk(trees()[path]) if isinstance(node, ast.Attribute)}
         modules = {module.split(".")[0] for module, _ in imports(path)} | {module for module, _ in imports(path)}

@@ -16,8 +16,8 @@ from mars.fit import fit
 from mars.quarantine import BadPrompt, BadSamples, Quarantine, num_allowed
 from mars.run_dir.bad_prompts import BadPromptEvents
 from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from mars.train import TrainingJob, train
 from tests.builders import make_prompt, train_config
 from tests.fakes.step import IMAGE, Rounds, parts

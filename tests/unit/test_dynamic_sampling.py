@@ -11,8 +11,8 @@ import pytest
 from mars.actor.trainer import ResponseScores
 from mars.algorithms.penalties import OverlongPenalty, overlong_penalty
 from mars.data.order.stream import PromptStream
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from mars.types import SampledPrompt
 from tests.builders import make_prompt, train_config
 from tests.fakes.fit import fit_new_run

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from tests.builders import make_prompt
 from tests.fakes.step import IMAGE, Rounds, one_step, parts
 from tests.unit.test_step import expected_advantages, make_table, seen_advantages

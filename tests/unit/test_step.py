@@ -10,8 +10,8 @@ import pytest
 
 from mars.data.prompts.views import anchor_views
 from mars.rewards.local import LocalScorer
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from tests.builders import make_prompt
 from tests.fakes.step import IMAGE, Rounds, one_step, parts
 from tests.fakes.trainer import RecordingTrainer

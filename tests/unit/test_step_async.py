@@ -15,9 +15,9 @@ from mars.data.order.stream import PromptStream
 from mars.errors import DataError, WorkerError, WorkerLost
 from mars.fit import fit, is_finished
 from mars.quarantine import BadPrompt, BadSamples, Quarantine, warn_of
-from mars.sampling import SamplingState
 from mars.staleness import renumbered
 from mars.step_async import Overlap, train_step_async
+from mars.step_parts import SamplingState
 from mars.types import WeightUpdate
 from tests.builders import make_prompt, train_config
 from tests.fakes.engine import RecordingEngine

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from mars.algorithms.penalties import OverlongPenalty
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from tests.builders import make_prompt
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.step import EOS, IMAGE, Rounds, one_step, parts, script

@@ -21,7 +21,7 @@ from mars.offload import storages_of
 from mars.quarantine import BadSamples, warn_of
 from mars.rollout.hf_engine import HfEngine
 from mars.rollout.plan import RolloutPlan
-from mars.sampling import StepParts
+from mars.step_parts import StepParts
 from mars.turns import turns_of
 from mars.types import RewardResult, Sampling
 from tests.builders import altered, make_prompt, train_config

@@ -15,7 +15,7 @@ from mars.actor.shards import ShardWriter, _Copies
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import RunState
-from mars.sampling import SamplingState
+from mars.step_parts import SamplingState
 from tests.builders import train_config
 from tests.fakes.trainer import RecordingTrainer
 

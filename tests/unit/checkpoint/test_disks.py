@@ -27,7 +27,7 @@ from mars.checkpoint.state import RunState
 from mars.errors import CheckpointError, SetupError
 from mars.output.files import replacing
 from mars.run_dir.events import EventLog, read_events
-from mars.sampling import SamplingState
+from mars.step_parts import SamplingState
 from mars.tracking.jsonl import JsonlTracker, read_metrics
 from tests.builders import train_config
 from tests.fakes.trainer import RecordingTrainer

@@ -21,7 +21,7 @@ from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.image_transform import TransformCall, transformed, transformed_image
 from mars.output.digests import write_durably
 from mars.quarantine import BadPrompt, Quarantine
-from mars.sampling import Sampled, SamplingState
+from mars.step_parts import Sampled, SamplingState
 from mars.types import Completion, SampledPrompt
 from tests.builders import IMAGE, make_prompt, make_rollouts, with_extra
 from tests.unit.rollout.test_extra_groups import everything, sampled

@@ -13,7 +13,7 @@ from mars.checkpoint.state import RunState
 from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
 from mars.hooks.step_hooks import NO_HOOKS
-from mars.sampling import SamplingState
+from mars.step_parts import SamplingState
 from tests.builders import train_config
 from tests.unit.hooks.test_prompt_sampler import PROMPTS
 

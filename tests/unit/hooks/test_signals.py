@@ -24,9 +24,9 @@ from mars.hooks.signals import TokenSpans, block_span
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.quarantine import BadSamples, warn_of
 from mars.rewards.parsing import read_each
-from mars.sampling import SamplingState
 from mars.step import train_step
 from mars.step_async import Overlap, train_step_async
+from mars.step_parts import SamplingState
 from tests.builders import make_prompt, train_config
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, Rounds, one_step, parts

@@ -15,8 +15,8 @@ from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.selection import select_prompts
 from mars.errors import ConfigError
 from mars.hooks.prompt_sampler import SampledRounds
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from tests.builders import make_prompt
 from tests.fakes.step import GRPO, parts
 from tests.unit.recipes.recipe_files import module_of

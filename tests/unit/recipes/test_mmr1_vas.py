@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.hooks.prompt_sampler import SampledRounds
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from mars.types import Completion
 from tests.builders import make_prompt
 from tests.fakes.step import parts

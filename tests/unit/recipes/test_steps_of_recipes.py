@@ -14,8 +14,8 @@ from mars.hooks.contract import SamplerSetup
 from mars.hooks.load import hooks_of_run, load_sampler, with_resolved_recipe
 from mars.hooks.step_hooks import as_json
 from mars.rewards.local import LocalScorer
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests

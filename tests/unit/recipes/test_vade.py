@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mars.errors import ConfigError
 from mars.hooks.prompt_sampler import SampledRounds
-from mars.sampling import SamplingState
 from mars.step import train_step
+from mars.step_parts import SamplingState
 from tests.fakes.step import parts
 from tests.unit.recipes.recipe_files import module_of
 from tests.unit.recipes.sampler_runs import PROMPTS, SETUP, observed

@@ -12,8 +12,8 @@ from mars.algorithms.pooled_rewards import PooledRewards, with_advantages, with_
 from mars.batching.collate import scoring_batch, train_batch
 from mars.rollout.collect import NOT_SCORED
 from mars.rollout.metrics import anchor_share, extra_metrics, processed_tokens, rollout_metrics
-from mars.sampling import SamplingState
 from mars.staleness import renumbered, staleness
+from mars.step_parts import SamplingState
 from mars.types import RewardResult, SampledPrompt
 from tests.builders import make_rollouts, with_extra
 
