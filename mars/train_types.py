@@ -36,8 +36,8 @@ class TrainResponse:
 class TrainPrompt:
     """A prompt with its responses. num_prompt_tokens: including image tokens.
 
+    temperature: its responses were sampled with it, and are scored with it; > 0.
     carried: was beyond the quota of the previous step, so this one trains on it first.
-    temperature: its responses were sampled with it, and are scored with it; None: `rollout.temperature`.
     """
 
     prompt_id: str
@@ -45,8 +45,8 @@ class TrainPrompt:
     num_prompt_tokens: int
     images: tuple[ImageRef, ...]
     responses: tuple[TrainResponse, ...]
+    temperature: float
     carried: bool = False
-    temperature: float | None = None
 
 
 @dataclass(frozen=True)

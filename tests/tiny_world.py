@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class TinyWorld:
         anchors: Sequence[float] = (), *, rollout_logprobs: Sequence[Sequence[float]] | None = None,
         advantage: AdvantageSettings = ADVANTAGE,
     ) -> TrainPrompt:  # fmt: skip
-        """A prompt with random responses of the given lengths, and the advantages of these rewards and anchors."""
+        """A prompt with random responses of these lengths, at temperature 1, and the advantages of these rewards."""
         rewards = [k + 0.25 * len(name) for k in range(len(lengths))] if rewards is None else rewards
         ids = self.prompt_ids(name, images)
         found = advantages_of(rewards, anchors, advantage)
@@ -76,7 +77,8 @@ class TinyWorld:
             logprobs = (-1.0,) * length if rollout_logprobs is None else tuple(rollout_logprobs[k])
             responses.append(TrainResponse(tokens, logprobs, value, weight))
         tokens_per_image = [num_image_tokens(image.size, self.budget) for image in images]
-        return TrainPrompt(name, ids, prompt_length(ids, tokens_per_image), tuple(images), tuple(responses))
+        length = prompt_length(ids, tokens_per_image)
+        return TrainPrompt(name, ids, length, tuple(images), tuple(responses), 1.0)
 
     def batch(
         self, prompts: Sequence[TrainPrompt], per_update: int = 100, tokens_per_forward: int = 600,
@@ -165,6 +167,11 @@ def advantages_of(
     return list(zip(found.values.tolist(), found.weights.tolist(), strict=True))
 
 
+def at_temperature(prompts: Iterable[TrainPrompt], temperature: float) -> list[TrainPrompt]:
+    """The prompts as if their responses had been sampled at this temperature."""
+    return [replace(prompt, temperature=temperature) for prompt in prompts]
+
+
 def response_logprobs(trainer: FsdpTrainer, prompts: Sequence[TrainPrompt]) -> list[list[float]]:
     """The log-probs of each response, prompt by prompt: the pass for old log-probs, each response in its own forward.
 
@@ -181,7 +188,7 @@ def sampled_prompt(request: RolloutRequest, responses: Sequence[Sequence[int]]) 
     """A prompt with the completions of an engine, for `response_logprobs`."""
     made = tuple(TrainResponse(tuple(ids), (0.0,) * len(ids), 0.0, 0.0) for ids in responses)
     ids = request.prompt_token_ids
-    return TrainPrompt(request.prompt_id, ids, len(ids), request.images, made)
+    return TrainPrompt(request.prompt_id, ids, len(ids), request.images, made, request.sampling.temperature)
 
 
 def with_algorithm(trainer: FsdpTrainer, algorithm: AlgorithmConfig) -> FsdpTrainer:

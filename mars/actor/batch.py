@@ -68,8 +68,7 @@ class ForwardBatch:
 
 def with_temperatures(forward: ForwardBatch, batch: TrainBatch, micro: MicroBatch, usual: float) -> ForwardBatch:
     """The forward with the temperature at which each response was sampled, where one differs from `usual`."""
-    given = [batch.prompts[prompt].temperature for prompt, _ in micro.rows]
-    found = [usual if temperature is None else temperature for temperature in given]
+    found = [batch.prompts[prompt].temperature for prompt, _ in micro.rows]
     if all(temperature == usual for temperature in found):
         return forward
     by_response = torch.tensor(found, dtype=torch.float32, device=forward.lengths.device)

@@ -21,7 +21,7 @@ class RowTarget:
     response: TrainResponse
     weight: float
     carried: bool
-    with_images: bool = True
+    with_images: bool
 
 
 def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:

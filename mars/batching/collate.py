@@ -109,6 +109,6 @@ def _prompt_of(
         num_prompt_tokens=prompt_length(request),
         images=request.images,
         responses=tuple(responses),
-        carried=carried,
         temperature=temperature,
+        carried=carried,
     )

@@ -67,4 +67,5 @@ class Batches:
             num_prompt_tokens=prompt_length(token_ids, sizes),
             images=images,
             responses=(TrainResponse(response, (), advantage=1.0, weight=1.0),),
+            temperature=1.0,  # the likelihood of the model itself
         )

@@ -10,7 +10,7 @@ import torch
 
 from mars.algorithms.scoring import KL_TO_REFERENCE
 from tests.builders import altered
-from tests.tiny_world import GRPO, distance, gradients, response_logprobs, with_algorithm
+from tests.tiny_world import GRPO, at_temperature, distance, gradients, response_logprobs, with_algorithm
 
 PACKINGS = ("shared_prefix", "padded")
 WITH_KL = altered(GRPO, kl_coefficient=0.3, entropy_coefficient=0.02)
@@ -39,7 +39,7 @@ def objective(world, **changes):
 def test_updates_are_those_of_rows(family, budget, checkpointing, pictures, request):
     """Budget 70 splits the group of four answers over packs."""
     world = request.getfixturevalue(family)
-    items, found = prompts(world, pictures), {}
+    items, found = at_temperature(prompts(world, pictures), 0.7), {}
     for packing in PACKINGS:
         trainer, batch = with_packing(
             world, items, packing, 4, budget,

@@ -29,9 +29,10 @@ from mars.weights.object_store import in_memory
 from tests.builders import altered
 from tests.fakes.token_rule import Contrast
 from tests.frozen import throw_away_gradients
-from tests.tiny_world import GRPO, TinyWorld, with_algorithm
+from tests.tiny_world import GRPO, TinyWorld, at_temperature, with_algorithm
 
 TOKENS_PER_FORWARD = {"padded": 300, "shared_prefix": 50}  # 50 splits a group, and its parts go to different ranks
+TEMPERATURE = 0.7
 EVERYTHING = {"entropy_coefficient": 0.2, "importance_cap": 1.1, "kl_coefficient": 0.3}
 
 
@@ -52,7 +53,7 @@ def prompts(world: TinyWorld, refs: list[ImageRef]) -> list[TrainPrompt]:
                 for response, weight in zip(prompt.responses, weights[prompt.prompt_id], strict=True)
             ),
         )
-        for prompt in made
+        for prompt in at_temperature(made, TEMPERATURE)
     ]
 
 
@@ -125,7 +126,7 @@ def main(folder: Path, rank: int, world_size: int, packing: str) -> None:
     meeting = None if world_size == 1 else f"file://{folder}/meeting-{packing}"
     loss = {"loss": "gspo", "clip_low": 3e-4, "clip_high": 4e-4}
     objective = altered(GRPO, **loss, kl_reference=str(folder / "reference"), **EVERYTHING)
-    config = world.config(objective=objective, temperature=0.7, packing=packing)
+    config = world.config(objective=objective, temperature=TEMPERATURE, packing=packing)
     rendezvous = Rendezvous(rank, world_size, meeting, timeout_s=120.0)
     lost: set[tuple[ImageRef, ...]] = set()
 

@@ -9,7 +9,7 @@ import torch
 
 from mars.actor import token_scores
 from mars.data.pixels.images import decode_image
-from tests.tiny_world import distance, full, real_processor, response_logprobs
+from tests.tiny_world import at_temperature, distance, full, real_processor, response_logprobs
 
 FAMILIES = ["world", "qwen3_world", "tied_world"]
 
@@ -32,6 +32,7 @@ def mixed_batch(world, pictures, tokens_per_forward):
 def test_logprobs_of_a_batch_equal_those_of_each_sequence_alone(family, tokens_per_forward, pictures, request):
     world = request.getfixturevalue(family)
     batch = mixed_batch(world, pictures, tokens_per_forward)
+    batch = replace(batch, prompts=tuple(at_temperature(batch.prompts, 0.7)))
     trainer, model = world.trainer(temperature=0.7, logprob_chunk_tokens=3), world.plain_model()
     with torch.no_grad():
         wanted = world.plain_batch_logprobs(model, batch, temperature=0.7)
@@ -51,8 +52,8 @@ def test_logprobs_of_a_batch_equal_those_of_each_sequence_alone(family, tokens_p
 
 @pytest.mark.parametrize("packing", ["shared_prefix", "padded"])
 def test_each_prompt_is_scored_at_the_temperature_of_its_responses(world, pictures, packing):
-    """Two other temperatures, the usual one, and none. Chunks of 3 tokens cut through responses."""
-    temperatures = (0.5, 1.3, 0.7, None, 0.5)
+    """Two other temperatures than the setting, and the setting. Chunks of 3 tokens cut through responses."""
+    temperatures = (0.5, 1.3, 0.7, 0.7, 0.5)
     prompts = mixed_batch(world, pictures, 100_000).prompts
     prompts = [replace(prompt, temperature=t) for prompt, t in zip(prompts, temperatures, strict=True)]
     batch = world.batch(prompts, tokens_per_forward=100_000, packing=packing)
@@ -60,7 +61,7 @@ def test_each_prompt_is_scored_at_the_temperature_of_its_responses(world, pictur
     found = trainer._old_logprobs(batch, batch.updates, trainer._reader.start(batch, batch.updates, rank=0))
     with torch.no_grad():
         wanted = {
-            (p, k): world.plain_logprobs(model, prompt.prompt_id, prompt.images, response.token_ids, t or 0.7)
+            (p, k): world.plain_logprobs(model, prompt.prompt_id, prompt.images, response.token_ids, t)
             for p, (prompt, t) in enumerate(zip(prompts, temperatures, strict=True))
             for k, response in enumerate(prompt.responses)
         }

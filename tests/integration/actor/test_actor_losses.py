@@ -13,7 +13,7 @@ from mars.actor.fsdp_trainer import FsdpTrainer
 from mars.data.synthetic.tiny_model import build_tiny
 from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, UpdatePlan
 from tests.builders import altered
-from tests.tiny_world import GRPO, TinyWorld, distance, gradients, with_algorithm
+from tests.tiny_world import GRPO, TinyWorld, at_temperature, distance, gradients, with_algorithm
 
 TEMPERATURE = 0.7
 KINDS = {
@@ -67,7 +67,7 @@ def scene(world, pictures, tmp_path_factory) -> Scene:
     ]
     model, ref_model = world.plain_model(), world.plain_model(reference)
     prompts, rows = [], {}
-    for p, prompt in enumerate(made):
+    for p, prompt in enumerate(at_temperature(made, TEMPERATURE)):
         responses = []
         for k, response in enumerate(prompt.responses):
             args = (prompt.prompt_id, prompt.images, response.token_ids, TEMPERATURE)

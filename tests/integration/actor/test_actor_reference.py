@@ -18,7 +18,7 @@ from mars.errors import ConfigError, SetupError
 from mars.train_types import MicroBatch, TrainBatch, UpdatePlan
 from tests.builders import altered
 from tests.fakes.trainer import RecordingTrainer
-from tests.tiny_world import GRPO
+from tests.tiny_world import GRPO, at_temperature
 
 IN_REWARD = altered(GRPO, kl_coefficient=0.1, kl_placement="reward")
 ESTIMATES = {"k1": lambda d: d, "abs": abs, "k2": lambda d: d * d / 2, "k3": lambda d: math.exp(-d) - 1 + d}
@@ -56,6 +56,7 @@ def plain_kl(world, model, ref_model, batch, estimator, temperature):
 @pytest.mark.parametrize("estimator", ESTIMATES)
 def test_kl_of_every_response_against_plain_transformers(world, batch, other, estimator):
     objective = altered(IN_REWARD, kl_estimator=estimator, kl_reference=str(other))
+    batch = replace(batch, prompts=tuple(at_temperature(batch.prompts, 0.7)))
     trainer = world.trainer(objective=objective, temperature=0.7, logprob_chunk_tokens=7)
     (rank,) = batch.updates[0].ranks
     filled = UpdatePlan((tuple(MicroBatch((*m.rows, (0, 1), (3, 0)), m.num_fillers + 2) for m in rank),))

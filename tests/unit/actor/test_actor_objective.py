@@ -21,7 +21,7 @@ GRPO = train_config(kl_reference=None).algorithm
 def row(advantage, rollout_logprobs, weight=1.0, off_policy=False, carried=False, bounded=False):
     tokens = (1,) * len(rollout_logprobs)
     response = TrainResponse(tokens, tuple(rollout_logprobs), advantage, weight, off_policy, bounded)
-    return RowTarget(response, weight, carried)
+    return RowTarget(response, weight, carried, with_images=True)
 
 
 def evaluate(rows, logprobs, old, ref=None, objective=GRPO, entropy=None, denominator=None, compare=True, nats=0.0):
@@ -195,7 +195,7 @@ def test_sums_are_reduced_over_the_ranks(process_group):
 def test_targets_of_rows_by_hand():
     def prompt(name, *responses, carried=False):
         made = tuple(TrainResponse((2,), (0.0,), advantage, weight) for advantage, weight in responses)
-        return TrainPrompt(name, (1,), 1, (), made, carried)
+        return TrainPrompt(name, (1,), 1, (), made, 1.0, carried)
 
     batch = TrainBatch(
         (prompt("x", (1.0, 1.0), (-1.0, 0.5)), prompt("y", (0.25, 0.0)), prompt("z", (0.75, 2.0), carried=True)), ()
@@ -300,7 +300,7 @@ def test_the_ratio_is_exactly_one_where_the_old_log_probs_are_the_same(kind):
 def test_the_compared_update_is_the_first_with_fresh_rows():
     def prompt(name, carried=False, weight=1.0, tokens=(2,), off_policy=False):
         response = TrainResponse(tokens, (0.0,) * len(tokens), 1.0, weight, off_policy)
-        return TrainPrompt(name, (1,), 1, (), (response, response), carried)
+        return TrainPrompt(name, (1,), 1, (), (response, response), 1.0, carried)
 
     def compared(*prompts):
         plans = tuple(

@@ -28,7 +28,9 @@ def objective(level, cap=2.0, floor=0.5, **changes):
 def row(advantage, ratios, old, weight=1.0, off_policy=False, carried=False):
     """A response whose importance weights are `ratios`."""
     rollout = tuple(o - math.log(r) for o, r in zip(old, ratios, strict=True))
-    return RowTarget(TrainResponse((1,) * len(old), rollout, advantage, weight, off_policy), weight, carried)
+    return RowTarget(
+        TrainResponse((1,) * len(old), rollout, advantage, weight, off_policy), weight, carried, with_images=True
+    )
 
 
 def update(made, micro_batches, logprobs, old, ref=None, entropy=None):

@@ -27,7 +27,9 @@ CPU = torch.device("cpu")
 
 
 def row(advantage, length, weight=1.0):
-    return RowTarget(TrainResponse((1,) * length, (-1.0,) * length, advantage, weight), weight, carried=False)
+    return RowTarget(
+        TrainResponse((1,) * length, (-1.0,) * length, advantage, weight), weight, carried=False, with_images=True
+    )
 
 
 def inputs(apply, extra=None, totals=None, settings=None):
@@ -111,7 +113,7 @@ def test_a_rule_knows_the_tokens_of_guests(process_group):
         TrainResponse((1,), (-9.0,), 1.0, 1.0, off_policy=True, bounded=True),
         TrainResponse((1,), (-9.0,), 1.0, 0.0, off_policy=True),
     ]
-    rows, seen = [RowTarget(response, response.weight, carried=False) for response in responses], []
+    rows, seen = [RowTarget(response, response.weight, carried=False, with_images=True) for response in responses], []
 
     def apply(facts, totals):
         seen.append((facts.layout.mask.int().tolist(), facts.off_policy.int().tolist()))
@@ -126,7 +128,7 @@ def test_a_rule_knows_the_tokens_of_guests(process_group):
 def test_a_masked_token_is_in_no_term_and_the_scale_counts_the_others(process_group):
     """importance_mode=mask leaves out the second token, exp(-1 + 3) = 7.4 times as likely as for the engine."""
     objective = altered(GRPO, importance_mode="mask", importance_cap=2.0)
-    rows = [RowTarget(TrainResponse((1, 1), (-1.0, -3.0), 1.0, 1.0), 1.0, carried=False)]
+    rows = [RowTarget(TrainResponse((1, 1), (-1.0, -3.0), 1.0, 1.0), 1.0, carried=False, with_images=True)]
 
     def apply(facts, totals):
         assert facts.layout.mask.tolist() == [True, False]
@@ -146,7 +148,7 @@ def test_measure_and_apply_see_the_same_tokens(process_group):
     response = TrainResponse((1, 1), (-1.0, -3.0), 1.0, 1.0)
     micro = MicroBatch(((0, 0),))
     plan = UpdatePlan(((micro,),))
-    batch = TrainBatch((TrainPrompt("p", (1,), 1, (), (response,)),), (plan,))
+    batch = TrainBatch((TrainPrompt("p", (1,), 1, (), (response,), 1.0),), (plan,))
     scores = {micro: (torch.tensor([-1.0, -1.0]), torch.zeros(2))}
     for cap, mode, wanted in [(2.0, "mask", (1, -1.0)), (2.0, "truncate", (2, -2.0)), (None, "truncate", (2, -2.0))]:
         objective = Objective(altered(GRPO, importance_mode=mode, importance_cap=cap), truncation_nats=0.0)
@@ -368,7 +370,7 @@ def test_totals_are_sums_minima_and_maxima_of_all_forwards(process_group):
 
 def test_which_images_a_pass_changes():
     images = tuple(ImageRef(f"{i}.png", (8, 8)) for i in range(3))
-    prompts = [TrainPrompt(str(i), (1,), 1, images[: i % 4], ()) for i in range(40)]
+    prompts = [TrainPrompt(str(i), (1,), 1, images[: i % 4], (), 1.0) for i in range(40)]
     batch = TrainBatch(tuple(prompts), ())
 
     def changed(which, key=(0, 1, "masked")):

@@ -169,7 +169,7 @@ def test_update_plans_hold_every_response_once(described, per_update, ranks, bud
     prompts = [
         TrainPrompt(
             str(i), (1,), length, image if pictured else (),
-            tuple(TrainResponse((7,) * n, (0.0,) * n, 0.0, 1.0) for n in responses),
+            tuple(TrainResponse((7,) * n, (0.0,) * n, 0.0, 1.0) for n in responses), 1.0,
         )
         for i, (length, responses, pictured) in enumerate(described)
     ]  # fmt: skip

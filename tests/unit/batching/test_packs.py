@@ -18,7 +18,7 @@ IMAGE = (ImageRef("a.png", (28, 28)),)
 
 def make(prompt_tokens, response_tokens, pictured=True, name="p"):
     responses = tuple(TrainResponse((7,) * n, (0.0,) * n, 0.0, 1.0) for n in response_tokens)
-    return TrainPrompt(name, (1,), prompt_tokens, IMAGE if pictured else (), responses)
+    return TrainPrompt(name, (1,), prompt_tokens, IMAGE if pictured else (), responses, 1.0)
 
 
 def weighted(micro):

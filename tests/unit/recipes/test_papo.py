@@ -111,7 +111,7 @@ def test_a_loss_with_the_terms_by_hand(process_group):
     algorithm = altered(train_config(kl_reference=None).algorithm, kl_coefficient=0.0)
     logprobs, masked = torch.tensor([-1.0, -2.0], requires_grad=True), torch.tensor([-2.0, -2.0])
     rule = RuleInputs(RECIPE.PerceptionLoss(SETTINGS), {"masked": masked}, {}, {})
-    row = RowTarget(TrainResponse((1, 1), (-1.0, -2.0), 2.0, 1.0), 1.0, carried=False)
+    row = RowTarget(TrainResponse((1, 1), (-1.0, -2.0), 2.0, 1.0), 1.0, carried=False, with_images=True)
     loss, sums = Objective(algorithm, 0.0).loss(
         logprobs, torch.ones(2), None, None, torch.tensor([2]), [row], 2.0, False, rule
     )

@@ -136,7 +136,7 @@ def test_the_trainer_scores_responses_with_the_noise_that_they_were_sampled_with
     (extra,) = asked(prompt, step=5)
     assert all(isinstance(image, TransformedImage) for image in extra.images)
     (one,) = RECIPE.NoisyBonus.passes
-    batch = TrainBatch((TrainPrompt("p0", (1,), 1, (IMAGE, IMAGE), ()),), (), step=5)
+    batch = TrainBatch((TrainPrompt("p0", (1,), 1, (IMAGE, IMAGE), (), 1.0),), (), step=5)
     changed = with_transform(batch, one.transform, one.strength, one.images, (7, batch.step, one.name))
     assert changed.prompts[0].images == extra.images
     config = compose(FOLDER, "vogue_tiny", "run.seed=7")  # which the trainer's key has

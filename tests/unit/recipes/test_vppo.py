@@ -117,7 +117,7 @@ def test_a_loss_counts_the_tokens_that_are_filtered_out(process_group):
     extra = {"masked": torch.tensor([-1.0, -3.0])}
     _, totals = applied(facts_of(logprobs.detach(), extra["masked"], [2]))
     rule = RuleInputs(RECIPE.SeeingTokens(SETTINGS), extra, totals, {})
-    row = RowTarget(TrainResponse((1, 1), (-1.0, -2.0), 2.0, 1.0), 1.0, carried=False)
+    row = RowTarget(TrainResponse((1, 1), (-1.0, -2.0), 2.0, 1.0), 1.0, carried=False, with_images=True)
     loss, sums = Objective(algorithm, 0.0).loss(
         logprobs, torch.ones(2), None, None, torch.tensor([2]), [row], 2.0, False, rule
     )

@@ -38,8 +38,10 @@ def response(*tokens, **fields):
 def a_batch():
     """Two updates; prompt b is in the second, and its first response has weight 0."""
     images = (ImageRef("a.png", (28, 28)), ImageRef("set.parquet", (28, 28), row=4, slot=1))
-    a = TrainPrompt("a", (1, 2), 6, images, (response(5, 6),))
-    b = TrainPrompt("b", (3,), 1, (), (response(7, weight=0.0), response(8, 9, advantage=-1.0, off_policy=True)), True)
+    a = TrainPrompt("a", (1, 2), 6, images, (response(5, 6),), 1.0)
+    b = TrainPrompt(
+        "b", (3,), 1, (), (response(7, weight=0.0), response(8, 9, advantage=-1.0, off_policy=True)), 1.0, True
+    )
     ranks = [((MicroBatch(((0, 0),)),),), ((MicroBatch(((1, 0),)),), (MicroBatch(((1, 1), (1, 0)), num_fillers=1),))]
     return TrainBatch((a, b), tuple(UpdatePlan(rank) for rank in ranks))
 

@@ -20,7 +20,7 @@ from tests.fakes.tracker import RecordingTracker
 def batch_of(*rows):
     """rows: (number of images, number of response tokens)."""
     prompts = [
-        TrainPrompt(f"p{i}", (1, 2), 2, (IMAGE,) * images, (TrainResponse((5,) * tokens, (), 1.0, 1.0),))
+        TrainPrompt(f"p{i}", (1, 2), 2, (IMAGE,) * images, (TrainResponse((5,) * tokens, (), 1.0, 1.0),), 1.0)
         for i, (images, tokens) in enumerate(rows)
     ]
     return TrainBatch(tuple(prompts), ())
