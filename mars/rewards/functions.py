@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from mars.errors import ConfigError
 from mars.plugin import load, resolve
 from mars.rewards.built_in import BUILT_IN, built_in_names, is_built_in, is_reward, wanted_rewards
-from mars.rewards.contract import ADDED_PARTS, CheckTruth, RewardFn, RewardListFn, ScorerName, failed_result
+from mars.rewards.contract import CheckTruth, RewardFn, RewardListFn, ScorerName
 from mars.rewards.own_checks import load_check
-from mars.types import MAX_SCORE, RewardInput, RewardResult
+from mars.rewards.returned import as_result, as_results
+from mars.types import RewardInput
 
 _VERL_NAMES = ("data_source", "solution_str", "ground_truth", "extra_info")
 _VERL_LISTS = ("data_sources", "solution_strs", "ground_truths", "extra_infos")
@@ -148,7 +147,7 @@ def load_list_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool =
         return lambda items: [reward(item) for item in items]
     _check_scorer(spec, scorer)
     call = _list_caller(spec, in_threads)
-    return lambda items: _as_results(call(items), len(items))
+    return lambda items: as_results(call(items), len(items))
 
 
 def truth_check(name: str) -> CheckTruth:
@@ -179,71 +178,6 @@ def _check_scorer(spec: str, scorer: ScorerName) -> None:
     if scorer != "strict":
         built_in = built_in_names(" and ")
         raise ConfigError(f"reward.scorer: only {built_in} have two scorers; got {scorer} with {spec}; give strict")
-
-
-def as_result(value: Any) -> RewardResult:
-    """What a user's function returned, as a result. Anything but finite numbers gives `failed` with the reason, and so
-    does a score that is not within -MAX_SCORE to MAX_SCORE.
-
-    - a number (int, float, NumPy's): the score; accuracy is the score clipped to [0, 1];
-    - a mapping with "score": the score; "accuracy" or "acc" is the accuracy (else as above), other numbers are parts,
-      everything else is ignored;
-    - a RewardResult: itself, if its numbers are finite and its accuracy is in [0, 1].
-    """
-    if isinstance(value, RewardResult):
-        if value.failed is not None:
-            return failed_result(_exact(str(value.failed)))
-        score, accuracy = value.score, value.accuracy
-        parts = {_part_name(key): number for key, number in value.parts.items()}
-    elif isinstance(value, Mapping) and "score" in value:
-        score = value["score"]
-        accuracy = value.get("accuracy", value.get("acc"))
-        parts = {key: number for key, number in value.items() if key != "score" and isinstance(number, Real)}
-        parts = {
-            _exact(str(key)): float(number) if isinstance(number, bool) else number for key, number in parts.items()
-        }
-        accuracy = float(accuracy) if isinstance(accuracy, bool) else accuracy
-    else:
-        score, accuracy, parts = value, None, {}
-    numbers = [("score", score), *([] if accuracy is None else [("accuracy", accuracy)]), *parts.items()]
-    for key, number in numbers:
-        problem = _not_finite(number)
-        if problem:
-            return failed_result(f"{key} {problem}")
-    if not parts.keys().isdisjoint(ADDED_PARTS):
-        return failed_result(f"a part has a name that mars reserves; got {sorted(parts)}; avoid {ADDED_PARTS}")
-    score = float(score)
-    if abs(score) > MAX_SCORE:
-        return failed_result(f"score is not in [-{MAX_SCORE:g}, {MAX_SCORE:g}]; got {score}")
-    accuracy = min(max(score, 0.0), 1.0) if accuracy is None else float(accuracy)
-    if not 0 <= accuracy <= 1:
-        return failed_result(f"accuracy is not in [0, 1]; got {accuracy}")
-    return RewardResult(score, accuracy, {key: float(number) for key, number in parts.items()})
-
-
-def _as_results(values: Any, count: int) -> list[RewardResult]:
-    if not isinstance(values, list | tuple) or len(values) != count:
-        got = f"{len(values)} values" if isinstance(values, list | tuple) else type(values).__name__
-        return [failed_result(f"want a list of {count} values, one for each answer; got {got}")] * count
-    return [as_result(value) for value in values]
-
-
-def _part_name(key: Any) -> str:
-    return _exact(key if isinstance(key, str) else str(key))
-
-
-def _exact(text: str) -> str:
-    """`text` as a plain str. It may be a member of an enumeration of a user's file, which the driver cannot load."""
-    return str.__str__(text)
-
-
-def _not_finite(number: Any) -> str | None:
-    if isinstance(number, bool) or not isinstance(number, Real):
-        return f"is not a number; got {type(number).__name__} {ascii(number)[:80]}"
-    try:
-        return None if math.isfinite(number) else f"is not a finite number; got {number}"
-    except OverflowError:
-        return f"is not a finite number; got one of {type(number).__name__} beyond the range of float"
 
 
 def _caller(spec: str, in_threads: bool) -> Callable[[RewardInput], Any]:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mars.errors import ConfigError
@@ -145,15 +144,6 @@ def test_bad_returns_are_failures_with_a_reason(name: str, reason: str) -> None:
     assert result.failed is not None
     assert reason in result.failed
     assert len(result.failed) <= 300
-
-
-def test_numpy_numbers_are_numbers() -> None:
-    assert as_result(np.float32(0.5)) == RewardResult(0.5, 0.5, {})
-    assert as_result(np.int64(1)) == RewardResult(1.0, 1.0, {})
-    assert type(as_result(np.float64(0.5)).score) is float
-    assert as_result(np.float32("nan")).failed is not None
-    assert as_result(np.bool_(True)).failed is not None
-    assert as_result(np.array([0.5])).failed is not None
 
 
 class Part(str, Enum):  # noqa: UP042 as many users write it
