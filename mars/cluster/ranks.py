@@ -68,7 +68,7 @@ class RayRanks:
         """End all ranks and build them anew, with the weights of model.path.
 
         All of them, because the ranks that are left would wait for the lost one. Those of a lost node start on others.
-        Raises WorkerError if not all have room within `timeout_s` of `start`.
+        Raises WorkerError if not all have found room after `timeout_s` seconds, the value that `start` got.
         """
         successors = {index: Successor(self._group, index) for index in range(len(self._group.workers))}
         timeout_s = self._started[1]

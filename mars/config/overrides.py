@@ -46,7 +46,10 @@ class Known:
         return keys
 
     def nested_in(self, key: str) -> str | None:
-        """The key of `nested` in whose mapping of mappings `key` names one value; None if there is none."""
+        """The key of `nested` that `key` lies two names below; None if there is none.
+
+        Example: "recipe.settings.vl_cogito.stage" -> "recipe.settings".
+        """
         return next((mapping for mapping in self.nested if re.fullmatch(rf"{mapping}(\.\w+){{2}}", key)), None)
 
 

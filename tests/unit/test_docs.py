@@ -275,6 +275,7 @@ def test_a_decision_is_one_short_page(page):
     lines = text_of(page).splitlines()
     assert len(lines) < 40
     assert lines[0].startswith(f"# {page.name[:4]} ")
+    assert lines[1] == "Words: [terms](../terms.md)."
     assert [line for line in lines if line.startswith("## ")] == ["## Context", "## Decision", "## Consequences"]
     assert f"decisions/{page.name}" in text_of(ROOT / "docs" / "architecture.md")
 

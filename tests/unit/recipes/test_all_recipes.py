@@ -76,7 +76,8 @@ def test_a_readme_begins_with_one_line_about_the_method(folder):
     lines = (folder / "README.md").read_text().splitlines()
     assert lines[0].startswith("# ")
     if folder.name not in OF_THE_PAPER:
-        assert (lines[1], lines[3]) == ("", "")
+        assert (lines[1], lines[3], lines[5]) == ("", "", "")
+        assert lines[4] == "Words of this project: [terms](../../docs/terms.md)."
         assert re.fullmatch(r"[A-Z].{20,118}\.", lines[2])
 
 
