@@ -1,7 +1,7 @@
 """`TokenRule`: a method's own terms in the loss of single tokens, from further forwards with changed images.
 
-The trainer calls a rule for each forward's tokens, T of them: those of several responses, one after the other. It works
-for any packing and any number of ranks, because a rule sees whole responses, and totals come from `measure`.
+The trainer calls a rule for each forward's tokens, T of them: those of several responses, one after the other. A rule
+works for any packing and any number of ranks, because it sees whole responses, and totals come from `measure`.
 """
 
 from __future__ import annotations

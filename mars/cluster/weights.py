@@ -1,4 +1,4 @@
-"""How weights reach engines on Ray workers: what each worker has for it, and what the driver has."""
+"""How weights reach engines on Ray workers: each worker's `WeightTransfer`, and the `WeightOffer`s of the driver."""
 
 from __future__ import annotations
 

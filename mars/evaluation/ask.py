@@ -120,7 +120,8 @@ def infer(
     views: Views,
     start_engine: Callable[[], AbstractContextManager[RolloutEngine]],
 ) -> list[Path]:
-    """Ask in one engine call all requests without answers in `paths`, write the public files, and return all files.
+    """Ask in one engine call all requests without answers in `paths`, write the files in the public format,
+    and return all files.
 
     The answers to a request are appended as soon as the request has all of them. If all requests have their answers, no
     engine is started. A question that cannot be read is left out with all its views, and named in the manifest; another

@@ -14,7 +14,10 @@ from mars.output.text import visible
 
 
 class _Unescaped:
-    """The file of a `VisibleConsole`, which sends its own colours and cursor movements to sys.stdout or sys.stderr."""
+    """Where a `VisibleConsole` writes: sys.stdout or sys.stderr, past the escaping of a `VisibleStream`.
+
+    The console has escaped the texts itself; its own colours and cursor movements must not be escaped.
+    """
 
     def __init__(self, *, stderr: bool) -> None:
         self._stderr = stderr

@@ -38,7 +38,7 @@ class EngineCounts:
     prompt_tokens: prompt tokens of all samples, including image tokens.
     cached_tokens: prompt tokens that came from the prefix cache instead of being computed.
     restarts: engines that were lost and replaced.
-    absences: how often a call of `generate` lacked a lost engine. A call that lacks two engines counts twice.
+    absences: how many lost engines each call of `generate` had to do without, summed over calls.
     """
 
     images: int = 0

@@ -1,4 +1,5 @@
-"""The store in the driver's process in which the members of a send say how far they are, and whether it has failed."""
+"""The store in the driver's process in which the ranks and engines of one sending of weights, its members, say how far
+they are. It also says whether the sending has failed."""
 
 from __future__ import annotations
 
@@ -115,7 +116,7 @@ class MemberStore:
         self._is_over = True
 
     def leave(self) -> None:
-        """End the send for all members, unless it is over for this one."""
+        """Make the send fail for all members, unless this member's part of it is complete (`finish`)."""
         if not self._is_over:
             with suppress(RuntimeError):  # the driver is gone, and with it all others
                 self._store.set(_key(self.meeting, "aborted"), "another member has left")

@@ -96,7 +96,7 @@ def packing_of(layout: Layout) -> Packing:
 
 
 def make_group(case: Case, config: Any) -> tuple[Prompt, list[tuple[int, ...]]]:
-    """Random words around two random square images; equal for equal cases."""
+    """A prompt of two random square images with random words after them, and its responses; equal for equal cases."""
     noise, pixels = random.Random(1), torch.Generator().manual_seed(1)
     words = range(config.text_config.vocab_size - 8 * NUM_IMAGES - 64)
     image_tokens = case.side**2 // config.vision_config.spatial_merge_size**2

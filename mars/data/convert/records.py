@@ -1,4 +1,4 @@
-"""Read the JSON files of a set: their records in order, and DEMON's metadata."""
+"""Read the JSON files of a set: their records in order, and the files' metadata (the set DEMON has some)."""
 
 from __future__ import annotations
 
