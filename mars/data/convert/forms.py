@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mars.data.convert.markers import count_tags, has_numbers
-from mars.data.rows.columns import extra_info_of, image_cells, messages_of, refuse_videos
+from mars.data.pixels.cells import IMAGE_COLUMNS, is_filled
+from mars.data.rows.columns import extra_info_of, image_cells, messages_of, wrong_part
+from mars.data.rows.media import refuse_media_of_turn, refuse_unread_images, refuse_videos
 from mars.data.rows.problems import RowError
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _ALPACA = ("user", "assistant")
+_DEMON_IMAGES = ("images_path", "image_path", "images")
 CHOICES = ("choice_list", "choices", "options")
 
 
@@ -65,6 +68,13 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
     if not isinstance(record, dict):
         raise RowError("json", f"a record must be a JSON object; got {type(record).__name__}")
     refuse_videos(record)
+    question = _read_form(record, number, metadata)
+    if not question.images and not any(is_filled(record.get(name)) for name in IMAGE_COLUMNS):
+        refuse_unread_images(record)
+    return question
+
+
+def _read_form(record: Mapping[str, Any], number: int, metadata: Mapping[str, Any]) -> Question:
     if _turns(record) is not None:
         return _conversation(record, number, metadata)
     if record.get("task_instance") is not None:
@@ -94,7 +104,9 @@ def _conversation(record: Mapping[str, Any], number: int, metadata: Mapping[str,
     own = record.get("metadata") if isinstance(record.get("metadata"), dict) else {}
     place = answers[number]
     _refuse_unread(record, turns[: place + 1])
-    images = _images(_first(record, "image", "images"))
+    for turn in turns[:place]:
+        refuse_media_of_turn(turn)
+    images = _images(image_cells(record, ()))
     if count_tags([text for _, text in texts]) == len(images):
         images = images[: count_tags([text for _, text in texts[:place]])]
     name = _first(record, "id", "sample_id", "question_id")
@@ -151,9 +163,13 @@ def _demon(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> Question:
     task = record["task_instance"]
     if not isinstance(task, dict) or not isinstance(task.get("context"), str):
         raise RowError("prompt", "task_instance must have a text under 'context'")
+    images = next((task[name] for name in _DEMON_IMAGES if is_filled(task.get(name))), None)
+    if images is None:
+        refuse_videos(task)
+        refuse_unread_images({**record, **task}, *IMAGE_COLUMNS)
     return Question(
         turns=(("user", task["context"]),),
-        images=_images(_first(task, "images_path", "image_path", "images")),
+        images=_images(images),
         answer=record.get("response"),
         identity=_first(record, "sample_id", "id"),
         instruction=_instruction(record, metadata),
@@ -176,11 +192,13 @@ def _evaluation(record: Mapping[str, Any]) -> Question:
         if is_image:
             images.append(_first(part, "image", "path", "url"))
             text += "" if tagged else f"{{image#{len(images)}}}"
-        elif isinstance(part.get("text"), str):
+        elif part.get("type", "text") == "text" and isinstance(part.get("text"), str):
             text += ("\n" if after_image and not tagged else "") + part["text"]
         else:
-            raise RowError("prompt", f"content parts must be of type image or text; got {part.get('type')!r:.80}")
+            raise wrong_part(part)
         after_image = is_image
+    if not images:
+        refuse_unread_images(record, *IMAGE_COLUMNS)
     extra = extra_info_of(record)
     return Question(
         turns=(("user", text),),
@@ -198,7 +216,7 @@ def _bench(record: Mapping[str, Any]) -> Question:
         raise RowError("prompt", f"question must be a text; got {question!r:.120}")
     return Question(
         turns=(("user", question),),
-        images=_images(_first(record, "image", "images")),
+        images=_images(image_cells(record, ())),
         answer=_first(record, "answer", "ground_truth"),
         identity=_first(record, "id", "question_id"),
         choices=_first(record, *CHOICES),

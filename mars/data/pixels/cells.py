@@ -39,12 +39,20 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
 def image_column(row: Mapping[str, Any]) -> str | None:
     """The column that holds the row's images, "images" or "image"; None if neither does. Rows of a file may differ."""
     given = [name for name in IMAGE_COLUMNS if row.get(name) is not None]
-    return next((name for name in given if _is_filled(row[name])), given[0] if given else None)
+    return next((name for name in given if is_filled(row[name])), given[0] if given else None)
 
 
-def _is_filled(cell: Any) -> bool:
-    items = cell if isinstance(cell, list) else [cell]
-    return any(any(item.values()) if isinstance(item, dict) else item for item in items)
+def is_filled(cell: Any, depth: int = 3) -> bool:
+    """Whether a cell holds anything. depth: how many lists and mappings in each other are looked into.
+
+    >>> is_filled({"bytes": None, "path": None}), is_filled([""]), is_filled(["a.png"])
+    (False, False, True)
+    """
+    if isinstance(cell, dict) and depth:
+        return any(is_filled(value, depth - 1) for value in cell.values())
+    if isinstance(cell, list) and depth:
+        return any(isinstance(value, int | float) or is_filled(value, depth - 1) for value in cell)
+    return bool(cell)
 
 
 def open_arrow(path: str) -> pyarrow.Table:

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mars.data.rows.columns import checked_text
 from mars.data.rows.problems import RowError
+from mars.data.rows.texts import checked_text
 from mars.errors import ConfigError
 from mars.types import IMAGE_MARKER, Message, Prompt
 

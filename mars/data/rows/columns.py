@@ -9,19 +9,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from mars.data.pixels.cells import image_column
+from mars.data.pixels.cells import IMAGE_COLUMNS, image_column, is_filled
 from mars.data.pixels.images import ENCODINGS
+from mars.data.rows.media import refuse_media_of_turn
 from mars.data.rows.problems import RowError
+from mars.data.rows.texts import checked_text, messages_in, parts_in
 from mars.types import IMAGE_MARKER, Message
 
 ROLES = ("system", "user", "assistant")
 BOX_SPACES = ("original_pixels", "norm_1000")
-CONTROL_TOKEN = re.compile(r"<\|[^\s<>|]{1,64}\|>")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-MEDIA_COLUMNS = ("videos", "video", "audios", "audio")
-MEDIA_MARKER = re.compile(r"<(?:video|audio)>")
-MESSAGES_TEXT = re.compile(r"\s*\[?\s*\{\s*[\"'](?:role|content)[\"']\s*:")
-PARTS_TEXT = re.compile(r"\s*\[\s*\{\s*[\"'](?:type|text|image)[\"']\s*:")
 WRAPPED_TRUTH = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:)")
@@ -44,7 +41,7 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
     """
     turns = row.get("prompt") if row.get("prompt") is not None else row.get("problem")
     if isinstance(turns, str):
-        turns = _listed(turns, MESSAGES_TEXT) or [{"role": "user", "content": turns}]
+        turns = messages_in(turns) or [{"role": "user", "content": turns}]
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         raise RowError("prompt", "needs a column prompt (a list of messages) or problem (a text)")
     inline: list[Any] = []
@@ -52,6 +49,7 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
     for turn in turns:
         if turn.get("role") not in ROLES:
             raise RowError("prompt", f"role must be one of {', '.join(ROLES)}; got {turn.get('role')!r}")
+        refuse_media_of_turn(turn)
         messages.append(Message(turn["role"], _text(turn.get("content"), inline)))
     if messages[-1].role != "user":
         raise RowError("prompt", f"the last message must be the user's; got role {messages[-1].role!r}")
@@ -63,7 +61,7 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
 def _text(content: Any, inline: list[Any]) -> str:
     """The text of a message, with image markers. The images of a list of parts are appended to `inline`."""
     if isinstance(content, str):
-        parts = _listed(content, PARTS_TEXT)
+        parts = parts_in(content)
         if parts is None:
             return checked_text(content)
         content = parts
@@ -77,8 +75,7 @@ def _text(content: Any, inline: list[Any]) -> str:
             texts.append(IMAGE_MARKER)
             inline.append(part.get("image"))
         elif part.get("type") != "text" or not isinstance(text, str):
-            reason = "video" if str(part.get("type")).startswith(("video", "audio")) else "prompt"
-            raise RowError(reason, f"content parts must be of type text or image; got {part.get('type')!r}")
+            raise wrong_part(part)
         elif has_images and IMAGE_MARKER in text:
             raise RowError("special_token", f"the text of a content list with images holds {IMAGE_MARKER}; remove it")
         else:
@@ -86,42 +83,12 @@ def _text(content: Any, inline: list[Any]) -> str:
     return checked_text("".join(texts))
 
 
-def _listed(text: str, start: re.Pattern[str]) -> list[Any] | None:
-    """The JSON list in a text that starts like a list of messages or of parts (`start`); else None."""
-    if not start.match(text):
-        return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError(
-            "prompt", f"the text starts like a list of messages but is no JSON ({error}); store the list itself"
-        ) from error
-    return found if isinstance(found, list) else [found]
-
-
-def refuse_videos(row: Row) -> None:
-    """Raises RowError ("video") for a row with a video or sound in a column of its own: the model would not get it."""
-    filled = [name for name in MEDIA_COLUMNS if row.get(name) not in (None, "", [], {})]
-    if filled:
-        raise RowError(
-            "video", f"the row has a value in the column {filled[0]}, which is not read; use rows with images"
-        )
-
-
-def checked_text(text: str) -> str:
-    """The text, unchanged. Raises RowError if it contains a special token or a marker of another medium ("<video>").
-
-    Raises it also if a special token or an "<image>" is left when all "<image>" markers are removed.
-    """
-    media = MEDIA_MARKER.search(text)
-    if media:
-        raise RowError("video", f"the text holds {media.group()}, but only images are read; use rows with images")
-    bare = text.replace(IMAGE_MARKER, "")
-    found = CONTROL_TOKEN.search(bare)
-    if found or IMAGE_MARKER in bare:
-        token = found.group() if found else IMAGE_MARKER
-        raise RowError("special_token", f"the text holds the special token {token!r}; remove it from the text")
-    return text
+def wrong_part(part: Row) -> RowError:
+    """Why a part of a content list is not read: it is neither an image nor a text."""
+    is_video = str(part.get("type")).startswith(("video", "audio"))
+    return RowError(
+        "video" if is_video else "prompt", f"content parts must be of type text or image; got {part.get('type')!r:.80}"
+    )
 
 
 def response_of(row: Row, required: bool) -> str | None:
@@ -164,11 +131,17 @@ def mono_responses_of(row: Row, names: Sequence[str]) -> dict[str, str]:
 def image_cells(row: Row, inline: Sequence[Any]) -> list[Any]:
     """The row's images as they are stored: paths, bytes, or {bytes, path}."""
     column = image_column(row)
-    cells = row[column] if column else None
-    if cells is None:
+    if column is None or not is_filled(row[column]):
         return list(inline)
+    filled = [_as_list(row[name]) for name in IMAGE_COLUMNS if is_filled(row.get(name))]
+    if any(found != filled[0] for found in filled):
+        raise RowError("sources", "different images in the columns images and image; keep one of the columns")
     if any(item is not None for item in inline):
         raise RowError("sources", f"images both in the column {column} and in the messages; keep one")
+    return filled[0]
+
+
+def _as_list(cells: Any) -> list[Any]:
     return list(cells) if isinstance(cells, list) else [cells]
 
 

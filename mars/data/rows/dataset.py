@@ -13,6 +13,7 @@ from mars.data.pixels.images import BadImage, decode_image, probe_size
 from mars.data.rows import columns as rows
 from mars.data.rows.choices import clear_letter, options_of, with_plain_choices
 from mars.data.rows.files import ReadJson, StoredRow, chunks, fingerprint_of, kind_of, unusable_files
+from mars.data.rows.media import refuse_image_tags, refuse_unread_images, refuse_videos
 from mars.data.rows.problems import RowError, RowProblem, report
 from mars.data.rows.saved import FileError
 from mars.errors import DataError
@@ -155,7 +156,7 @@ def read_row(
         problem = RowProblem(label, "json", "the line is not a JSON object of Unicode text")
         return RowReading(label, None, (), (problem,))
     question, answer = _Attempts(label), _Attempts(label)
-    question(rows.refuse_videos, columns)
+    question(refuse_videos, columns)
     data_source = question(rows.data_source_of, columns, stored.set_name)
     messages, inline = question(rows.messages_of, columns) or (None, [])
     extra = question(rows.extra_info_of, columns)
@@ -168,6 +169,9 @@ def read_row(
     cells = question(rows.image_cells, columns, inline)
     if messages is not None and cells is not None:
         question(_check_markers, messages, len(cells))
+    if messages is not None and cells == []:
+        question(refuse_unread_images, columns)
+        question(refuse_image_tags, "\n".join(message.text for message in messages))
     sources = () if cells is None else _read_sources(stored, image_root, cells, extra or {}, question, probe)
     if extra is None:  # 16-bit images need an encoding from extra_info, which is unreadable and reported already
         question.problems = [problem for problem in question.problems if problem.reason != "image_bit_depth"]

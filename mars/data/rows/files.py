@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from mars.data.pixels.cells import open_arrow
 from mars.data.rows import sizes as limits
-from mars.data.rows.columns import MEDIA_COLUMNS
+from mars.data.rows.media import MEDIA_COLUMNS
 from mars.data.rows.parquet import MAX_FILE_TEXT, ROWS_PER_READ, known_columns, parquet_chunks, rows_of
 from mars.data.rows.problems import RowError
 from mars.data.rows.saved import ROW_FILES, FileError, SavedSet, arrow_files, saved_set
@@ -193,7 +193,7 @@ def _arrow_chunks(file: str, index: int, saved: SavedSet) -> Iterator[list[Store
     try:
         for part in arrow_files(saved):
             table, row = open_arrow(part), 0
-            known = table.select(known_columns(table.column_names, COLUMNS))
+            known = table.select(known_columns(table.schema, COLUMNS))
             for batch in known.to_batches(max_chunksize=ROWS_PER_READ):
                 rows = rows_of(batch)
                 yield [_stored(file, index, number + i, found, (part, row + i)) for i, found in enumerate(rows)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mars.data.pixels.cells import IMAGE_COLUMNS, amplifies
 from mars.data.rows import sizes as limits
+from mars.data.rows.media import is_other_media
 from mars.data.rows.problems import RowError
 from mars.data.rows.saved import FileError
 from mars.data.rows.sizes import refusal, row_bytes
@@ -52,7 +53,7 @@ def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
             )
         with parquet.ParquetFile(file) as reader:
             _refuse_many_columns(reader)
-            known = known_columns(reader.schema_arrow.names, columns)
+            known = known_columns(reader.schema_arrow, columns)
             _refuse_encryption(reader, length, magic)
             _check_groups(reader, known)
             with parquet.ParquetFile(file, read_dictionary=_texts(reader, known)) as packed:
@@ -61,15 +62,34 @@ def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
         raise FileError(" ".join(str(error).split())) from error
 
 
-def known_columns(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Those of a file's columns that are wanted. Raises FileError if there are none, or two of one name."""
-    known = [name for name in names if name in wanted]
+def known_columns(schema: pyarrow.Schema, wanted: Sequence[str]) -> list[str]:
+    """Those of a file's columns that are wanted, and further ones with media, for which rows are refused.
+
+    Raises FileError if there are no wanted ones, or two of one name.
+    """
+    known = [name for name in schema.names if name in wanted]
     if not known:
         raise FileError(f"none of the columns {', '.join(wanted)}")
     twice = sorted({name for name in known if known.count(name) > 1})
     if twice:
         raise FileError(f"has several columns with the name {', '.join(twice)}; keep one of each")
-    return known
+    return known + _other_media(schema)
+
+
+def _other_media(schema: pyarrow.Schema) -> list[str]:
+    """The columns that are named like ones with media. Beside a column of images only those of texts, which are small:
+    rows without an image may name theirs there."""
+    has_images = any(name in schema.names for name in IMAGE_COLUMNS)
+    named = [name for name in schema.names if is_other_media(name) and schema.names.count(name) == 1]
+    return [name for name in named if not has_images or _is_text(schema.field(name).type)]
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _is_text(kind.value_type)
+    return types.is_string(kind) or types.is_large_string(kind)
 
 
 def _footer(file: str) -> tuple[int, bytes]:

@@ -1,0 +1,75 @@
+"""Refuse rows with pictures, videos or sound that the model would not get: a row is never trained on without them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mars.data.pixels.cells import IMAGE_COLUMNS, is_filled
+from mars.data.rows.problems import RowError
+from mars.types import IMAGE_MARKER
+
+MEDIA_COLUMNS = ("videos", "video", "audios", "audio")
+OTHER_MEDIA = re.compile(
+    r"(?:images?|imgs?|pictures?|photos?|videos?|audios?|frames?)"
+    r"(?:_?(?:paths?|urls?|files?|file_?names?|bytes|base64|list|\d{1,2}))?",
+    re.IGNORECASE,
+)
+"""Names of further columns that hold pictures, videos or sound in public sets, such as image_path and img."""
+
+_MARKER = re.compile(r"<(?:video|audio)s?[ _-]?\d{0,4}>|\{(?:video|audio)#\d{1,4}\}", re.IGNORECASE)
+_IMAGE_TAG = re.compile(r"<images?[ _-]?\d{0,4}>|\{image#\d{1,4}\}", re.IGNORECASE)
+
+Row = Mapping[str, Any]
+
+
+def is_other_media(column: str) -> bool:
+    """Whether a column is named like one with pictures, videos or sound, and is neither IMAGE_ nor MEDIA_COLUMNS."""
+    return column not in (*IMAGE_COLUMNS, *MEDIA_COLUMNS) and OTHER_MEDIA.fullmatch(column) is not None
+
+
+def refuse_videos(row: Row) -> None:
+    """Raises RowError ("video") for a row with a video or sound in a column of its own: the model would not get it."""
+    filled = [name for name in MEDIA_COLUMNS if is_filled(row.get(name))]
+    if filled:
+        raise RowError(
+            "video", f"the row has a value in the column {filled[0]}, which is not read; use rows with images"
+        )
+
+
+def refuse_media_of_turn(turn: Row) -> None:
+    """Raises RowError for a message with pictures, videos or sound beside its content, which are not read there."""
+    refuse_videos(turn)
+    filled = [name for name in IMAGE_COLUMNS if is_filled(turn.get(name))]
+    if filled:
+        raise RowError("sources", f"a message has a value under {filled[0]}; move it to the row's column images")
+
+
+def refuse_unread_images(row: Row, *unread: str) -> None:
+    """For a row without an image. Raises RowError if a column is named and filled like one with pictures or videos.
+
+    unread: names that are read in other forms of rows, but not in this one.
+    """
+    for name, value in row.items():
+        is_count = isinstance(value, int | float)
+        if (name in unread or is_other_media(name)) and not is_count and is_filled(value):
+            raise RowError(
+                "video" if name.lower().startswith(("video", "audio")) else "sources",
+                f"the row has no image, but a value in the column {name}, which is not read; "
+                "give the row its images in the column images, or remove the other column",
+            )
+
+
+def refuse_image_tags(text: str) -> None:
+    """For a row without an image. Raises RowError ("sources") for a tag such as "<image 1>", which stands for one."""
+    tag = _IMAGE_TAG.search(text.replace(IMAGE_MARKER, ""))
+    if tag:
+        raise RowError("sources", f"the text holds {tag.group()}, but the row has no image; add it, or remove the tag")
+
+
+def refuse_marker(text: str) -> None:
+    """Raises RowError ("video") for a marker of a video or of sound, such as "<video>", "<audio 1>" or "{video#1}"."""
+    media = _MARKER.search(text)
+    if media:
+        raise RowError("video", f"the text holds {media.group()}, but only images are read; use rows with images")

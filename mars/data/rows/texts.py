@@ -1,0 +1,93 @@
+"""Read the texts of a row: plain ones, and JSON texts of messages or of parts of a message."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from mars.data.rows.media import refuse_marker
+from mars.data.rows.problems import RowError
+from mars.types import IMAGE_MARKER
+
+CONTROL_TOKEN = re.compile(r"<\|[^\s<>|]{1,64}\|>")
+
+_LOOKED_AT = 4096  # characters in which a role or a type must stand
+# A list of objects, one object, or what Python and numpy print for them; possibly in a fence, or after image markers.
+_CONTAINER = re.compile(
+    rf"(?:\s|\ufeff|{IMAGE_MARKER}|```(?:json)?)*+(?:(?:np\.)?array\(\s*+)?[\"']?\s*+(?P<list>[\[(])?\s*+\{{"
+)
+_ROLE = re.compile(
+    r"\\?[\"'](?:role|from)\\?[\"']\s*:\s*\\?[\"'](?:system|user|assistant|human|gpt|tool|function)\\?[\"']"
+)
+_FIRST_KEY = re.compile(r"\\?[\"'](?:role|content)\\?[\"']\s*:")
+_TYPE = re.compile(r"\\?[\"']type\\?[\"']\s*:\s*\\?[\"'](?:input_)?(?:text|image|image_url|video|audio)\\?[\"']")
+_FIRST_PART_KEY = re.compile(r"\\?[\"'](?:type|text|image)\\?[\"']\s*:")
+
+
+def checked_text(text: str) -> str:
+    """The text, unchanged. Raises RowError if it contains a special token or a marker of another medium ("<video>").
+
+    Raises it also if a special token or an "<image>" is left when all "<image>" markers are removed.
+    """
+    refuse_marker(text)
+    bare = text.replace(IMAGE_MARKER, "")
+    found = CONTROL_TOKEN.search(bare)
+    if found or IMAGE_MARKER in bare:
+        token = found.group() if found else IMAGE_MARKER
+        raise RowError("special_token", f"the text holds the special token {token!r}; remove it from the text")
+    return text
+
+
+def messages_in(text: str) -> list[Any] | None:
+    """The messages in a JSON text of them; None for a text that is none, which is a question.
+
+    Raises RowError for a text that looks like messages but is no JSON list of them, such as Python's repr of a list:
+    it must not be asked as a question.
+
+    >>> messages_in('[{"role": "user", "content": "How many?"}]')
+    [{'role': 'user', 'content': 'How many?'}]
+    >>> messages_in('What is {"role": "user"}?') is None
+    True
+    """
+    start = _CONTAINER.match(text)
+    if start is None:
+        return None
+    head = text[start.end() : start.end() + _LOOKED_AT]
+    if not (_ROLE.search(head) or _FIRST_KEY.match(head.lstrip())):
+        return None
+    found = _loaded(text, "messages")
+    turns = found if isinstance(found, list) else [found]
+    if not all(isinstance(turn, dict) and "role" in turn for turn in turns):
+        raise RowError(
+            "prompt", "the text is JSON like messages, but no list of {role, content}; store such a list in prompt"
+        )
+    return turns
+
+
+def parts_in(text: str) -> list[Any] | None:
+    """The parts of a message's content in a JSON text of them; None for any other text.
+
+    Raises RowError for a text that looks like a list of parts but is no JSON, and for one of messages.
+    """
+    start = _CONTAINER.match(text)
+    if start is None:
+        return None
+    head = text[start.end() : start.end() + _LOOKED_AT]
+    if _ROLE.search(head):
+        raise RowError("prompt", "the content of a message is a text of messages; store the messages in prompt itself")
+    if not _TYPE.search(head) and not (start["list"] and _FIRST_PART_KEY.match(head.lstrip())):
+        return None
+    found = _loaded(text, "parts")
+    return found if isinstance(found, list) else [found]
+
+
+def _loaded(text: str, what: str) -> Any:
+    """The value of a JSON text, also of one that was written as JSON twice."""
+    try:
+        found = json.loads(text.lstrip("\ufeff \n\r\t"))
+        return json.loads(found) if isinstance(found, str) else found
+    except (ValueError, RecursionError) as error:
+        raise RowError(
+            "prompt", f"the text starts like a list of {what} but is no JSON ({error}); store the list itself"
+        ) from error

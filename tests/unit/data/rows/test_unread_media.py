@@ -1,0 +1,209 @@
+"""A row whose picture, video or sound the model would not get is refused by name, in whatever form it comes."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mars.data.convert.eval_json import read_json_rows
+from mars.data.rows.dataset import read_prompts
+from mars.types import Message
+
+TURNS = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "2"}]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, colour in (("a", 0), ("b", 99)):
+        Image.new("RGB", (32, 24), (colour, 9, 9)).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def row(text="How many?", **changes):
+    return {"prompt": [{"role": "user", "content": text}], "reward_model": {"ground_truth": "2"}} | changes
+
+
+def readings(file):
+    return read_prompts([str(file)], None, lambda prompt: None, read_json=read_json_rows).rows
+
+
+def one(folder, record, kind="jsonl"):
+    """(reason, detail) of a row's only problem, or ("", file names of its images)."""
+    file = folder / f"set.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([record]), file)
+    else:
+        file.write_text(json.dumps([record] if kind == "json" else record) + "\n")
+    (reading,) = readings(file)
+    if reading.prompt is not None and not reading.problems:
+        return "", [source.image.path.rpartition("/")[2] for source in reading.prompt.sources]
+    (problem,) = reading.problems
+    return problem.reason, problem.detail
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["image_path", "image_paths", "images_path", "image_url", "image_file", "img", "Image", "image_1", "picture"],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_an_image_under_a_name_that_is_not_read(folder, column, kind):
+    record = row(**{column: ["a.png"]}) if kind != "json" else {"conversations": TURNS, column: ["a.png"]}
+    reason, detail = one(folder, record, kind)
+    assert reason == "sources"
+    assert f"in the column {column}, which is not read" in detail
+
+
+@pytest.mark.parametrize("column", ["video_path", "video_urls", "audio_file", "videos_path"])
+def test_a_video_under_another_name(folder, column):
+    reason, detail = one(folder, row(**{column: "a.mp4"}))
+    assert reason == "video"
+    assert column in detail
+
+
+def test_columns_about_images_are_no_images(folder):
+    about = {"image_id": 7, "image_width": 32, "num_images": 0, "images_seen": "none", "frames": 12, "image_url": None}
+    assert one(folder, row(**about)) == ("", [])
+    assert one(folder, row("<image>q", images=["a.png"], image_path="old/a.png")) == ("", ["a.png"])
+    assert one(folder, row("<image>q", images=["a.png"], image_path="old/a.png"), "parquet") == ("", ["a.png"])
+
+
+def test_images_in_bytes_beside_the_column_of_images_are_not_read(folder):
+    """They could take gigabytes, and the rows have their images."""
+    thumbnail = {"bytes": b"x" * 100, "path": None}
+    assert one(folder, row("<image>q", images=["a.png"], picture=thumbnail), "parquet") == ("", ["a.png"])
+    reason, detail = one(folder, row(picture=thumbnail), "parquet")
+    assert (reason, "column picture" in detail) == ("sources", True)
+
+
+@pytest.mark.parametrize("text", ["<VIDEO>q", "<video 1>q", "<videos>q", "{video#1}q", "<audio_2> q"])
+def test_tags_of_videos_in_other_spellings(folder, text):
+    assert one(folder, row(text))[0] == "video"
+
+
+@pytest.mark.parametrize("text", ["<IMAGE>q", "<image 1>q", "<image_1>q", "<image1>q", "{image#1}q"])
+def test_a_tag_that_is_no_marker_stands_for_an_image_that_is_not_there(folder, text):
+    reason, detail = one(folder, row(text))
+    assert reason == "sources"
+    assert f"the text holds {text[:-1]}, but the row has no image" in detail
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"messages": [{"role": "user", "content": "q", "images": ["a.png"]}, TURNS[1]]}, "sources"),
+        ({"messages": [{"role": "user", "content": "q", "videos": ["a.mp4"]}, TURNS[1]]}, "video"),
+        ({"role": "user", "content": [{"type": "video", "text": ""}, {"type": "text", "text": "q"}]}, "video"),
+        ({"role": "user", "content": [{"type": "image_url", "text": "q"}]}, "prompt"),
+        ({"role": "user", "content": [{"type": "text", "text": "q"}], "images": ["a.png"]}, "sources"),
+        ({"task_instance": {"context": "q", "videos_path": ["a.mp4"]}, "response": "2"}, "video"),
+        ({"task_instance": {"context": "q", "video": "a.mp4"}, "response": "2"}, "video"),
+        ({"task_instance": {"context": "q"}, "images": ["a.png"], "response": "2"}, "sources"),
+        ({"question": "q", "answer": "2", "img": "a.png"}, "sources"),
+    ],
+)
+def test_media_where_a_public_form_does_not_look_for_it(folder, record, reason):
+    assert one(folder, {"ground_truth": "2"} | record, "json")[0] == reason
+
+
+def test_media_beside_a_messages_content(folder):
+    turn = {"role": "user", "content": "q", "images": ["a.png"]}
+    assert one(folder, row(prompt=[turn]))[0] == "sources"
+    assert one(folder, row(prompt=[turn | {"images": None, "videos": ["a.mp4"]}]))[0] == "video"
+
+
+def test_empty_cells_of_videos_and_images_hold_nothing(folder):
+    """As in a file of several sets, where a null is stored as a list or a mapping of nulls."""
+    nothing = {"bytes": None, "path": None}
+    assert one(folder, row(video=nothing, videos=[None], image=nothing, images=[None]), "parquet") == ("", [])
+
+
+@pytest.mark.parametrize("empty", [None, "", [], [None], [{"bytes": None, "path": None}]])
+@pytest.mark.parametrize("filled", ["image", "images"])
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        ({"conversations": TURNS}, "json"),
+        ({"question": "q", "answer": "2"}, "json"),
+        ({"problem": "<image>q", "answer": "2"}, "json"),
+        ({"problem": "<image>q", "answer": "2"}, "jsonl"),
+    ],
+)
+def test_either_column_may_be_filled_in_every_form(folder, form, kind, filled, empty):
+    other = "images" if filled == "image" else "image"
+    assert one(folder, form | {other: empty, filled: "a.png" if filled == "image" else ["a.png"]}, kind) == (
+        "", ["a.png"],
+    )  # fmt: skip
+
+
+def test_two_columns_with_different_images_are_refused(folder):
+    assert one(folder, row("<image>q", image="a.png", images=["a.png"])) == ("", ["a.png"])
+    for kind in ("jsonl", "json"):
+        reason, detail = one(folder, row("<image>q", image="a.png", images=["b.png"]), kind)
+        assert (reason, "different images in the columns" in detail) == ("sources", True)
+
+
+MESSAGES = [{"role": "user", "content": "How many?"}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(MESSAGES),
+        json.dumps([{"name": None, **MESSAGES[0]}]),
+        json.dumps(MESSAGES[0]),
+        json.dumps(json.dumps(MESSAGES)),
+        "\ufeff" + json.dumps(MESSAGES),
+        json.dumps([{"cache": 1, "type": "text", "text": "How many?"}]),
+        json.dumps({"type": "text", "text": "How many?"}),
+    ],
+)
+def test_json_texts_that_are_read(folder, text):
+    (folder / "set.jsonl").write_text("".join(json.dumps(row(**{key: text})) + "\n" for key in ("prompt",)))
+    (reading,) = readings(folder / "set.jsonl")
+    assert reading.prompt is not None
+    assert reading.prompt.messages == (Message("user", "How many?"),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(TURNS[:1]),
+        json.dumps({"messages": MESSAGES}),
+        json.dumps({"conversations": TURNS}),
+        str([{"name": None, **MESSAGES[0]}]),
+        f"array({MESSAGES}, dtype=object)",
+        f"({MESSAGES[0]},)",
+        f"```json\n{json.dumps(MESSAGES)}\n```",
+        f"<image>\n{json.dumps(MESSAGES)}",
+        f"{json.dumps(MESSAGES[0])}\n{json.dumps(MESSAGES[0])}",
+    ],
+)
+@pytest.mark.parametrize("place", ["prompt", "problem", "content", "question", "context", "instruction"])
+def test_json_texts_that_are_refused_wherever_a_question_is_read(folder, text, place):
+    records = {
+        "prompt": row(prompt=text),
+        "problem": {"problem": text, "answer": "2"},
+        "content": row(text),
+        "question": {"question": text, "answer": "2"},
+        "context": {"task_instance": {"context": text}, "response": "2"},
+        "instruction": {"instruction": text, "output": "2"},
+    }
+    kind = "jsonl" if place in ("prompt", "problem", "content") else "json"
+    assert one(folder, records[place], kind)[0] in ("prompt", "sources")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"a": 1}]: what is a?', '{"task": "count"}', "[0, 1] or {2}?", "{user} asks", 'Is {"role": "user"} JSON?'],
+)
+def test_questions_with_brackets_are_questions(folder, text):
+    (folder / "set.jsonl").write_text(json.dumps(row(prompt=text)))
+    assert readings(folder / "set.jsonl")[0].prompt.messages == (Message("user", text),)
+
+
+def test_blanks_before_a_bracket_take_linear_time(folder):
+    text = " " * 200_000 + "[" + " " * 200_000 + "x"
+    (folder / "set.jsonl").write_text(json.dumps(row(prompt=text)))
+    assert readings(folder / "set.jsonl")[0].prompt.messages[0].text == text
