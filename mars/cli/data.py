@@ -31,6 +31,7 @@ Licence = Annotated[str | None, typer.Option(help="Licence to name in the metada
 Depth = Annotated[
     Literal["spatialbot", "minmax", "colormap", "clip"], typer.Option(help="How 16-bit depth becomes RGB.")
 ]
+Family = Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_vl", "internvl"]
 Name = Annotated[str | None, typer.Option(help="data_source of rows that have none. Default: from the file's name.")]
 
 
@@ -38,40 +39,76 @@ Name = Annotated[str | None, typer.Option(help="data_source of rows that have no
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="Random seed: the same seed gives the same files.")],
+    scenes: Annotated[
+        Literal["quickstart", "benchmark"],
+        typer.Option(help="quickstart: persons, in LLVIP's layout. benchmark: three harder tasks, as parquet."),
+    ] = "quickstart",
     train: Annotated[int | None, typer.Option(help="Number of training scenes.")] = None,
     test: Annotated[int | None, typer.Option(help="Number of held-out scenes.")] = None,
     cold_start: Annotated[int | None, typer.Option(help="Number of rows for the supervised cold start.")] = None,
     bias: Annotated[
         float | None, typer.Option(help="Probability that a cold-start response follows the visible image.")
     ] = None,
+    task: Annotated[
+        Literal["where", "count", "box", "mixed"] | None, typer.Option(help="Task of the benchmark. Default: mixed.")
+    ] = None,
+    no_source_names: Annotated[
+        bool, typer.Option("--no-source-names", help="The benchmark's cold-start responses do not name their source.")
+    ] = False,
     model: Annotated[
         Literal["tiny", "real-vocabulary"] | None,
         typer.Option(help="Make a random model instead of scenes: a million parameters (tiny), or 151,936 token ids."),
     ] = None,
-    family: Annotated[
-        Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_vl", "internvl"],
-        typer.Option(help="Model family of --model."),
-    ] = "qwen2_5_vl",
+    family: Annotated[Family, typer.Option(help="Model family of --model.")] = "qwen2_5_vl",
 ) -> None:
-    """Small visible + infrared scenes in LLVIP's layout with rows for a cold start; or a small random model."""
+    """Small visible + infrared scenes with rows for a cold start; or a small random model that knows their words."""
     from mars.errors import ConfigError
 
     sizes = {"--train": train, "--test": test, "--cold-start": cold_start, "--bias": bias}
+    of_benchmark = {"--task": task, "--no-source-names": no_source_names or None}
+    if scenes != "benchmark" or model is not None:
+        given = [name for name, value in of_benchmark.items() if value is not None]
+        if given:
+            raise ConfigError(f"{', '.join(given)}: only for the benchmark's scenes; add --scenes benchmark")
     if model is not None:
         given = [name for name, value in sizes.items() if value is not None]
         if given:
             raise ConfigError(f"{', '.join(given)}: only for scenes; got --model {model} too; make scenes or a model")
-        from mars.data.synthetic.tiny_model import build_tiny
-
-        real = model == "real-vocabulary"
-        build_tiny(out, seed=seed, family=family, tie_word_embeddings=real, vocabulary="real" if real else "tiny")
+        _build_model(out, seed, model, family, scenes)
         return
     if train is None or test is None or cold_start is None or bias is None:
         missing = [name for name, value in sizes.items() if value is None]
         raise ConfigError(f"{', '.join(missing)}: not set; give them to make scenes, or --model to make a model")
     from mars.data.synthetic.write import SetSizes, write_synthetic
 
-    write_synthetic(out, seed=seed, sizes=SetSizes(train=train, test=test, cold_start=cold_start), bias=bias)
+    counts = SetSizes(train=train, test=test, cold_start=cold_start)
+    if scenes == "quickstart":
+        write_synthetic(out, seed=seed, sizes=counts, bias=bias)
+        return
+    from mars.data.synthetic.benchmark import TASKS
+    from mars.data.synthetic.benchmark_rows import Teacher, write_benchmark
+
+    teacher = Teacher(bias, names_source=not no_source_names)
+    tasks = TASKS if task in (None, "mixed") else (task,)
+    write_benchmark(out, seed=seed, sizes=counts, teacher=teacher, tasks=tasks)
+
+
+def _build_model(
+    out: Path,
+    seed: int,
+    model: Literal["tiny", "real-vocabulary"],
+    family: Family,
+    scenes: Literal["quickstart", "benchmark"],
+) -> None:
+    from mars.data.synthetic.tiny_model import build_tiny
+    from mars.errors import ConfigError
+
+    if model == "tiny":
+        build_tiny(out, seed=seed, family=family, vocabulary="benchmark" if scenes == "benchmark" else "tiny")
+        return
+    if scenes == "benchmark":
+        raise ConfigError("--scenes: a model of 151,936 ids has one vocabulary; got benchmark; leave --scenes out")
+    build_tiny(out, seed=seed, family=family, tie_word_embeddings=True, vocabulary="real")
 
 
 @convert.command()

@@ -8,7 +8,11 @@ words of `tiny_corpus.txt` are a few tokens each.
 With the vocabulary "real" the model has 151,936 ids, as Qwen2.5-VL has, and 15 million parameters, nearly all of them
 embeddings: for measuring what depends on the vocabulary.
 
+With the vocabulary "benchmark" the tokenizer knows the words of `benchmark_corpus.txt` instead: each question of the
+benchmark is a token or two, and an answer has six or nine tokens.
+
     mars data synth OUT --model tiny --seed 0
+    mars data synth OUT --model tiny --scenes benchmark --seed 0
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from mars.data.synthetic.tiny_families import (
     build_processor,
 )
 
-Vocabulary = Literal["tiny", "real"]
+Vocabulary = Literal["tiny", "real", "benchmark"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +52,7 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-MERGED_TOKENS = 640
+MERGED_TOKENS = 640  # at most, with the bytes
 LONGEST_TOKEN = 12  # bytes of the tokens that are made up to fill a real vocabulary
 NUMBERS = 113  # the integers from 0 to 112 are single tokens
 # Larger than the usual 0.02, which is small next to the layers' outputs: the policy would learn slowly to use its own
@@ -57,6 +61,9 @@ EMBEDDING_STD = 0.1
 # A piece is a tag, a number, a run of line ends, or a sentence between them, so that a frequent sentence becomes one
 # token.
 PIECES = r"</?\w+>|(?<!\w)\d+|\n+|(?:(?!</?\w+>|(?<!\w)\d)[^\n.])+(?:\. ?)?|."
+# Of the benchmark: a number may begin with a space, because its answers are numbers; a question ends a sentence too.
+BENCHMARK_PIECES = r"</?\w+>| ?\d+|\n+|(?:(?!</?\w+>| ?\d)[^\n.?])+(?:[.?] ?)?|."
+BENCHMARK_NUMBERS = 17
 
 QWEN3_5_PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|"
@@ -69,7 +76,8 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
 
     Normalises nothing: decode(encode(text)) == text for any text without special tokens. The integers 0 to 112, the
     words of the instructions and the fixed text around the boxes of a grounding answer are single tokens.
-    vocabulary: "real" is filled up to 151,936 ids with merges drawn from `seed`; "tiny" does not depend on the seed.
+    vocabulary: "real" is filled up to 151,936 ids with merges drawn from `seed`; the others do not depend on the seed.
+        "benchmark": the words of `benchmark_corpus.txt`; the integers 0 to 16 are single tokens, also after a space.
     family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, because
     transformers' Qwen3.5 tokenizer does so whatever the tokenizer's file says; numbers and sentences are then several
     tokens.
@@ -78,12 +86,11 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
     from transformers import PreTrainedTokenizerFast
 
     special = [*SPECIAL_TOKENS, *(INTERNVL_TOKENS.values() if family == "internvl" else ())]
-    text = (Path(__file__).parent / "tiny_corpus.txt").read_text(encoding="utf-8")
-    corpus = [text] + [str(number) for number in range(NUMBERS)] * 3
+    pieces, corpus = _benchmark_words() if vocabulary == "benchmark" else _words()
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN3_5_PIECES if family == "qwen3_5" else PIECES), behavior="isolated"),
+            pre_tokenizers.Split(Regex(QWEN3_5_PIECES if family == "qwen3_5" else pieces), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -111,6 +118,20 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
         model_max_length=MAX_POSITIONS,
         **({"extra_special_tokens": INTERNVL_TOKENS} if family == "internvl" else {}),
     )
+
+
+def _words() -> tuple[str, list[str]]:
+    """The pattern of pieces, and the texts to train on."""
+    return PIECES, [_corpus("tiny"), *[str(number) for number in range(NUMBERS)] * 3]
+
+
+def _benchmark_words() -> tuple[str, list[str]]:
+    numbers = [f"{space}{number}" for number in range(BENCHMARK_NUMBERS) for space in ("", " ")]
+    return BENCHMARK_PIECES, [_corpus("benchmark"), *numbers * 3]
+
+
+def _corpus(name: str) -> str:
+    return (Path(__file__).parent / f"{name}_corpus.txt").read_text(encoding="utf-8")
 
 
 def filled(

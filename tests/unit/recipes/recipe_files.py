@@ -14,7 +14,8 @@ from mars.plugin import load, resolve
 from mars.types import RewardInput, RewardResult
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = sorted(path.parent for path in ROOT.glob("recipe/*/README.md"))
+# recipe/effect is no method: it measures the effect of the settings of others.
+FOLDERS = sorted(path.parent for path in ROOT.glob("recipe/*/README.md") if path.parent.name != "effect")
 
 
 def experiments(folder: Path, *, tiny: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """The tiny models are complete: tokenizer, template, processor and weights load and fit together as real ones do."""
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from mars.config.templates import template_folder
 from mars.data.convert.llvip import QUESTION
 from mars.data.prompts.chat import PromptEncoder, expand
 from mars.data.synthetic import tiny_model
+from mars.data.synthetic.benchmark import QUESTIONS
+from mars.data.synthetic.benchmark_rows import response
 from mars.data.synthetic.scenes import make_scene
 from mars.data.synthetic.tiny_model import SPECIAL_TOKENS, build_tiny, build_tokenizer
 from mars.data.synthetic.write import worked_answer
@@ -76,6 +79,28 @@ def test_coordinates_are_single_tokens_and_answers_short():
         assert TOKENIZER.encode(f" [{number}, ") == before + own + after
     assert len(TOKENIZER.encode(worked_answer(make_scene(0, 0), ("visible", "infrared"), "infrared"))) <= 24
     assert len(TOKENIZER.encode(f"\n{PROMPT}")) <= 32
+
+
+def test_the_quick_starts_tokenizer_never_changes():
+    vocabulary = json.dumps(sorted(TOKENIZER.get_vocab().items()))
+    assert (
+        hashlib.sha256(vocabulary.encode()).hexdigest()
+        == "d57d8eda9d6dcbad65f6a73dd1c5acd29b551c6d093caf8b40d18ba1925c9f11"
+    )
+
+
+def test_the_benchmarks_tokenizer_makes_prompts_and_answers_short():
+    tokenizer = build_tokenizer("benchmark", seed=0)
+    pieces = {
+        text: [tokenizer.decode([token]) for token in tokenizer.encode(text)]
+        for text in (response("visible", "16"), response("looking", "2 1 6 4"))
+    }
+    assert pieces[response("visible", "16")] == ["<think>", "visible", "</think>", "<answer>", "16", "</answer>"]
+    assert pieces[response("looking", "2 1 6 4")][3:] == ["<answer>", "2", " 1", " 6", " 4", "</answer>"]
+    assert all(len(tokenizer.encode(question)) <= 2 for question in QUESTIONS.values())
+    assert len(tokenizer) < 512
+    for text in ("", " \n\n", "How many? 3.5 or 17", "Ünï, 東京 <think>< /think>"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_special_tokens_are_one_id_each_and_disappear_when_skipped():
@@ -198,4 +223,8 @@ def test_scenes_and_models_are_made_one_at_a_time(tmp_path):
         synth(tmp_path / "a", seed=0, train=3, model="tiny")
     with pytest.raises(ConfigError, match="--test, --cold-start, --bias: not set"):
         synth(tmp_path / "a", seed=0, train=3)
+    with pytest.raises(ConfigError, match="--task, --no-source-names: only for the benchmark's scenes"):
+        synth(tmp_path / "a", seed=0, train=3, test=1, cold_start=1, bias=0.5, task="box", no_source_names=True)
+    with pytest.raises(ConfigError, match="--scenes: a model of 151,936 ids has one vocabulary"):
+        synth(tmp_path / "a", seed=0, model="real-vocabulary", scenes="benchmark")
     assert not (tmp_path / "a").exists()

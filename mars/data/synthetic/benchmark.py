@@ -1,0 +1,171 @@
+"""Scenes of the benchmark: three tasks, and two images of which one often misleads.
+
+By day the visible image shows the scene, and the infrared image, with warm and noisy ground, shows a decoy: another
+scene with another answer. At night it is the other way round, and the visible image is dark and noisy. In the third
+kind of scene both images show the scene. Only brightness and noise of the ground tell which image to trust.
+
+    light   share   visible               infrared              truth is what is seen in
+    day     0.4     bright, the scene     warm, a decoy         visible
+    night   0.4     dark, a decoy         cold, the scene       infrared
+    both    0.2     bright, the scene     cold, the scene       both
+
+    task    scene                                        answer
+    where   one figure in a cell of a 4 x 4 grid         the cell's number, row by row from 1 to 16
+    count   one to four figures in different cells       their number
+    box     one filled box, its edges in eighths         "left top right bottom" in eighths, from 0 to 8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from mars.data.synthetic.scenes import (
+    INFRARED_FIGURE,
+    INFRARED_GROUND,
+    LIGHTS,
+    SHARES,
+    SIDE,
+    VISIBLE_FIGURE,
+    VISIBLE_GROUND,
+    Light,
+)
+
+Task = Literal["where", "count", "box"]
+Part = Literal["train", "test", "cold_start"]
+
+TASKS: tuple[Task, ...] = get_args(Task)
+PARTS: tuple[Part, ...] = get_args(Part)
+SOURCES = ("visible", "infrared")
+MISLEADING = {"day": "infrared", "night": "visible", "both": None}
+
+QUESTIONS: Mapping[Task, str] = {
+    "where": "In which cell of the four by four grid is the figure? Number the cells row by row, starting at one.",
+    "count": "How many figures are there?",
+    "box": "Where is the box? Give its left, top, right and bottom edges in eighths of the image.",
+}
+
+GRID = 4  # cells along a side
+CELL = SIDE // GRID  # pixels; also the side of a patch of Qwen2.5-VL
+MARGIN = 2  # pixels between a figure and the edge of its cell
+MOST_FIGURES = 4
+BINS = 8  # positions of a box's edges along a side
+BIN = SIDE // BINS  # pixels
+SMALLEST, LARGEST = 2, 6  # sides of a box in bins
+RIGHT_IOU = 0.5  # a box is right from this IoU on
+DECOY_IOU = 0.25  # largest IoU of a decoy's box with the true one: no box is right for both
+NOISE = {True: 8.0, False: 4.0}  # standard deviation of the pixel noise of an image that misleads or not, of 255 levels
+
+# A thing to draw: the answer, and the pixels of the figures as a mask bool [SIDE, SIDE].
+_Drawing = tuple[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question about one scene and its two images.
+
+    answer: the right one. decoy: the answer to the decoy; None if both images show the scene.
+    visible: uint8 [SIDE, SIDE, 3]; infrared: uint8 [SIDE, SIDE].
+    """
+
+    task: Task
+    light: Light
+    answer: str
+    decoy: str | None
+    visible: np.ndarray
+    infrared: np.ndarray
+
+    def seen_in(self, source: str) -> str:
+        """The answer to what the image of `source` shows: `answer` or `decoy`."""
+        return self.decoy if self.decoy is not None and source == MISLEADING[self.light] else self.answer
+
+
+def make_item(seed: int, part: Part, index: int, tasks: tuple[Task, ...] = TASKS) -> Item:
+    """Item `index` of a part of the set `seed`: one of `tasks`, each equally likely. Same arguments, same pixels.
+
+    Items of different seeds, parts or indices are independent.
+    """
+    rng = np.random.default_rng((seed, PARTS.index(part), index))
+    task = tasks[int(rng.integers(len(tasks)))]
+    light: Light = LIGHTS[int(rng.choice(len(LIGHTS), p=SHARES))]
+    draw = _DRAW[task]
+    scene = decoy = draw(rng)
+    if light != "both":
+        while not _differ(task, scene[0], decoy[0]):
+            decoy = draw(rng)
+    seen = {source: decoy if source == MISLEADING[light] else scene for source in SOURCES}
+    noise = {source: NOISE[source == MISLEADING[light]] for source in SOURCES}
+    visible = _render(rng, VISIBLE_GROUND[light], VISIBLE_FIGURE[light], seen["visible"][1], noise["visible"])
+    ground, figure = (INFRARED_GROUND[light],), (INFRARED_FIGURE[light],)
+    infrared = _render(rng, ground, figure, seen["infrared"][1], noise["infrared"])[:, :, 0]
+    return Item(task, light, scene[0], None if light == "both" else decoy[0], visible, infrared)
+
+
+def box_iou(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """IoU of two boxes (left, top, right, bottom), each with left < right and top < bottom.
+
+    >>> box_iou((0, 0, 2, 2), (1, 0, 3, 2))  # 2 of 6
+    0.3333333333333333
+    """
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(wide, 0) * max(high, 0)
+    return shared / (_area(one) + _area(other) - shared)
+
+
+def _area(box: tuple[int, ...]) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _differ(task: Task, one: str, other: str) -> bool:
+    """Whether no answer is right for both."""
+    if task != "box":
+        return one != other
+    first, second = (tuple(map(int, text.split())) for text in (one, other))
+    return box_iou(first, second) <= DECOY_IOU
+
+
+def _draw_where(rng: np.random.Generator) -> _Drawing:
+    cell = int(rng.integers(GRID**2))
+    return str(cell + 1), _figures([cell])
+
+
+def _draw_count(rng: np.random.Generator) -> _Drawing:
+    number = int(rng.integers(1, MOST_FIGURES + 1))
+    return str(number), _figures(rng.permutation(GRID**2)[:number].tolist())
+
+
+def _draw_box(rng: np.random.Generator) -> _Drawing:
+    width, height = (int(side) for side in rng.integers(SMALLEST, LARGEST + 1, size=2))
+    left, top = int(rng.integers(BINS - width + 1)), int(rng.integers(BINS - height + 1))
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[BIN * top : BIN * (top + height), BIN * left : BIN * (left + width)] = True
+    return f"{left} {top} {left + width} {top + height}", mask
+
+
+_DRAW: Mapping[Task, Callable[[np.random.Generator], _Drawing]] = {
+    "where": _draw_where,
+    "count": _draw_count,
+    "box": _draw_box,
+}
+
+
+def _figures(cells: list[int]) -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    for cell in cells:
+        y, x = (CELL * place + MARGIN for place in divmod(cell, GRID))
+        side = CELL - 2 * MARGIN
+        mask[y : y + side, x : x + side] = True
+    return mask
+
+
+def _render(
+    rng: np.random.Generator, ground: tuple[int, ...], figure: tuple[int, ...], mask: np.ndarray, noise: float
+) -> np.ndarray:
+    """An image uint8 [SIDE, SIDE, channels]: noisy ground, with the figure's colour where `mask` is true."""
+    image = np.where(mask[:, :, None], np.array(figure, dtype=np.float64), np.array(ground, dtype=np.float64))
+    image += rng.normal(0.0, noise, size=(SIDE, SIDE, 1))
+    return image.clip(0, 255).astype(np.uint8)
