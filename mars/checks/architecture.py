@@ -108,7 +108,7 @@ def _refuse_differences(found: Any, model: Any, headers: Mapping[str, TensorHead
     stored, wanted = sizes.get(names.get(id(embedding), ""), ((), ()))
     if stored and stored[1:] == wanted[1:]:
         raise SetupError(
-            f"{key}: {folder / 'config.json'}: vocab_size is {vocabulary}, but the embedding in the weights has "
+            f"{key}: {folder / 'config.json'}: {_key_of_vocabulary(folder, key)} is {vocabulary}, but the embedding in the weights has "
             f"{stored[0]} rows; set it to {stored[0]}, or use the weights of this configuration"
         )
     problems = []
@@ -131,6 +131,12 @@ def _refuse_differences(found: Any, model: Any, headers: Mapping[str, TensorHead
         )
 
 
+def _key_of_vocabulary(folder: Path, key: str) -> str:
+    """The key of config.json that counts: text_config's, although the top level may have one of this name, too."""
+    text = read_json_file(folder / "config.json", key).get("text_config")
+    return "text_config.vocab_size" if isinstance(text, dict) and "vocab_size" in text else "vocab_size"
+
+
 def check_added_tokens(config: Any, folder: Path, key: str) -> None:
     """Every token that the tokenizer's files declare must have a row in the embedding.
 
@@ -140,7 +146,7 @@ def check_added_tokens(config: Any, folder: Path, key: str) -> None:
     for file, token, id_ in _declared_tokens(folder, key):
         if type(id_) is not int or not 0 <= id_ < vocabulary:
             raise SetupError(
-                f"{key}: {folder / file}: the added token {token!r} must have an id below vocab_size {vocabulary}; "
+                f"{key}: {folder / file}: the added token {token!r} must have an id below {_key_of_vocabulary(folder, key)} {vocabulary}; "
                 f"got {id_!r}; use the tokenizer of this model"
             )
 

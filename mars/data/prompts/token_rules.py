@@ -21,7 +21,7 @@ def token_rules(
     model_path: str, tokenizer: Any, config: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> TokenRules:
     """config, generation: config.json and generation_config.json. Raises SetupError with the file and key."""
-    vocab_size, media = _vocab_size(model_path, config), _media_ids(model_path, config)
+    (vocab_size, key_of_size), media = _vocab_size(model_path, config), _media_ids(model_path, config)
     family = family_of(config.get("model_type"), f"model.path: {model_path}/config.json")
     words = tokenizer.get_vocab()
     known = set(words.values())
@@ -29,12 +29,12 @@ def token_rules(
         last = max(words, key=words.__getitem__)
         raise SetupError(
             f"model.path: the tokenizer's ids reach {max(known)} ({last!r}) but the model has {vocab_size} "
-            f"(config.json: vocab_size); got {model_path}; use the tokenizer of this model"
+            f"(config.json: {key_of_size}); got {model_path}; use the tokenizer of this model"
         )
     for key, id_ in media.items():
         if id_ >= vocab_size:
             raise SetupError(
-                f"model.path: {model_path}/config.json: {key} must be below vocab_size {vocab_size}; got {id_}; "
+                f"model.path: {model_path}/config.json: {key} must be below {key_of_size} {vocab_size}; got {id_}; "
                 "download the file again"
             )
     if media["image_token_id"] not in known:
@@ -60,8 +60,11 @@ def token_rules(
     )
 
 
-def _vocab_size(model_path: str, config: Mapping[str, Any]) -> int:
-    """The language model's vocabulary size: from text_config if it has one, else from the top level."""
+def _vocab_size(model_path: str, config: Mapping[str, Any]) -> tuple[int, str]:
+    """The language model's vocabulary size and its key: of text_config if it has one, else of the top level.
+
+    Tools that resize an embedding change text_config alone, so that an old number may be left at the top level.
+    """
     text = config.get("text_config")
     nested = isinstance(text, dict) and "vocab_size" in text
     found, key = (text["vocab_size"], "text_config.vocab_size") if nested else (config.get("vocab_size"), "vocab_size")
@@ -74,7 +77,7 @@ def _vocab_size(model_path: str, config: Mapping[str, Any]) -> int:
             f"model.path: {model_path}/config.json: {key} must be a whole number from 1 to {_MAX_VOCABULARY}; "
             f"got {found!r}; download the file again"
         )
-    return found
+    return found, key
 
 
 def _media_ids(model_path: str, config: Mapping[str, Any]) -> dict[str, int]:

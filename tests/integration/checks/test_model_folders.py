@@ -151,7 +151,7 @@ def test_values_of_the_configuration(broken):
     check_all(broken, {
         "vocabulary as text": (nested("text_config", vocab_size="640"), "config.json: text_config.vocab_size", "'640'"),
         "vocabulary 0": (nested("text_config", vocab_size=0), "config.json: text_config.vocab_size"),
-        "vocabulary too large": (nested("text_config", vocab_size=4096), "config.json: vocab_size is 4096", "640 rows"),
+        "vocabulary too large": (nested("text_config", vocab_size=4096), "text_config.vocab_size is 4096", "640 rows"),
         "image as text": (edit("config.json", lambda c: c.update(image_token_id="608")), "image_token_id", "'608'"),
         "image missing": (edit("config.json", lambda c: c.pop("image_token_id") and None), "image_token_id"),
         "image beyond": (edit("config.json", lambda c: c.update(image_token_id=640)), "image_token_id", "640"),

@@ -65,3 +65,11 @@ def test_layers_with_linear_attention_have_a_state_for_a_sequence_and_no_kv_cach
     assert one["linear attention"] == 4 * 4 * 1000 * backward
     assert every["linear attention"] == 4 * 4 * 1000 * (kept + backward)
     assert found == {"KV cache": 128 * 1000 // 2, "states of linear attention": 4 * 512 * 2 * 10 // 2}
+
+
+def test_the_vocabulary_of_a_resized_model_is_that_of_its_text_config(tmp_path):
+    header = b'{"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}'
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(24))
+    sizes = {"num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = {"model_type": "qwen2_5_vl", "vocab_size": 99, "text_config": {**sizes, "vocab_size": 6}}
+    assert read_shape(config, tmp_path).vocab_size == 6
