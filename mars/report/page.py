@@ -30,11 +30,11 @@ class Page:
     """The parts of one page, rendered until it is full.
 
     Every part whose number or size depends on data is rendered by `parts`, so that the page stays within its limit.
-    macros: the file in this folder that has the macros of the parts.
+    macros: the file that has the macros of the parts. folder: of the templates; that of this file by default.
     """
 
-    def __init__(self, macros: str) -> None:
-        self._environment = _environment()
+    def __init__(self, macros: str, folder: Path = Path(__file__).parent) -> None:
+        self._environment = _environment(folder)
         self._macros: Any = self._environment.get_template(macros).module
         self._bytes_left = MAX_PAGE_BYTES - _FRAME_BYTES
         self._image_bytes_left = IMAGE_BYTES
@@ -72,7 +72,7 @@ class Page:
         return uri
 
     def write(self, path: Path, template: str, **content: Any) -> None:
-        """Render `template`, a file in this folder, and write the page. Raises SetupError if that fails.
+        """Render `template`, a file in the templates' folder, and write the page. Raises SetupError if that fails.
 
         content: results of `parts`, and a few short values. Lists of texts from data or models must go through `parts`.
         """
@@ -83,7 +83,7 @@ def data_uri(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _environment() -> Any:
+def _environment(folder: Path) -> Any:
     """The templates' filter `shown` is for text from data and models: it makes control characters visible and cuts the
     text at MAX_CHARACTERS, or at the number that it is given."""
     import jinja2
@@ -92,7 +92,7 @@ def _environment() -> Any:
         return visible(shorten(str(text), limit), keep="\n\t")
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["shown"] = shown
     return environment

@@ -1,0 +1,107 @@
+"""Compare the arms of a study: the primary metric first, everything else as secondary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recipe.effect.statistics import Difference, Estimate, estimate, holm, paired_difference
+from recipe.effect.study import Study
+
+PRIMARY = "primary"
+# Key of a run's row -> what it is called. Keys that no run has are left out of the report.
+SECONDARY: Mapping[str, str] = {
+    "train/critic/score/mean/all": "training reward, mean of all steps",
+    "eval/multi": "evaluation: multi",
+    "eval/day/multi": "evaluation: multi, day",
+    "eval/night/multi": "evaluation: multi, night",
+    "eval/both/multi": "evaluation: multi, both",
+    "eval/mono/visible": "evaluation: visible alone",
+    "eval/mono/infrared": "evaluation: infrared alone",
+    "eval/union": "evaluation: union",
+    "eval/information_gain": "evaluation: information gain",
+    "eval/conflict_rate": "evaluation: conflict rate",
+    "train/day/reward": "training reward, day",
+    "train/night/reward": "training reward, night",
+    "train/both/reward": "training reward, both",
+    "train/night/all_wrong": "night prompts with all multi rollouts wrong",
+    "train/day/all_wrong": "day prompts with all multi rollouts wrong",
+    "train/mars/frac_zero_signal/window": "prompts without signal",
+    "train/reward/frac_zero_std/window": "prompts with equal multi rewards",
+    "train/mars/gain/mean/window": "training gain over the anchors",
+    "prompts_sampled": "prompts sampled",
+}
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """arm minus other at one dial. primary: whether it is one of the comparisons that were fixed beforehand.
+
+    p_holm: of a primary comparison, adjusted for the number of all of them (arms x dials).
+    """
+
+    dial: float
+    arm: str
+    other: str
+    metric: str
+    primary: bool
+    difference: Difference
+    p_holm: float | None = None
+
+
+def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
+    """Each arm minus the baseline and minus its controls, by the primary metric and by each secondary one.
+
+    rows: of finished runs, with the keys dial, arm, seed and cold_start. Pairs are runs of one dial and seed.
+    Primary is the primary metric against the baseline, except for arms that it does not compare (`not_comparable`).
+    """
+    found = [
+        Comparison(dial, arm, other, metric, _is_primary(study, arm, other, metric), difference)
+        for metric in (PRIMARY, *SECONDARY)
+        for dial in study.dials
+        for arm, other in _pairs_of_arms(study)
+        if (difference := _difference(rows, dial, arm, other, metric)) is not None
+    ]
+    primary = [comparison for comparison in found if comparison.primary]
+    adjusted = holm([comparison.difference.pairs.p for comparison in primary])
+    by_key = {(c.dial, c.arm): p for c, p in zip(primary, adjusted, strict=True)}
+    return [replace(c, p_holm=by_key[c.dial, c.arm]) if c.primary else c for c in found]
+
+
+def means(study: Study, rows: Sequence[Row], metric: str) -> dict[tuple[float, str], Estimate]:
+    """(dial, arm) -> mean of a metric over the runs, with its standard error and interval."""
+    found = {}
+    for dial in study.dials:
+        for arm in study.arms:
+            of_arm = estimate(list(values_by_seed(rows, dial, arm, metric).values()))
+            if of_arm is not None:
+                found[dial, arm] = of_arm
+    return found
+
+
+def values_by_seed(rows: Sequence[Row], dial: float, arm: str, metric: str) -> dict[int, float]:
+    """Seed -> value, of the runs that have the metric."""
+    of_arm = [row for row in rows if row["dial"] == dial and row["arm"] == arm]
+    return {row["seed"]: row[metric] for row in of_arm if row.get(metric) is not None}
+
+
+def _pairs_of_arms(study: Study) -> list[tuple[str, str]]:
+    own = {name: arm for name, arm in study.arms.items() if arm.same_as is None}
+    return [
+        (name, other)
+        for name, arm in own.items()
+        for other in dict.fromkeys([study.baseline, *arm.controls])
+        if other != name
+    ]
+
+
+def _is_primary(study: Study, arm: str, other: str, metric: str) -> bool:
+    return metric == PRIMARY and other == study.baseline and study.arms[arm].not_comparable is None
+
+
+def _difference(rows: Sequence[Row], dial: float, arm: str, other: str, metric: str) -> Difference | None:
+    start_of = {row["seed"]: row["cold_start"] for row in rows if row["dial"] == dial}
+    one, two = (values_by_seed(rows, dial, name, metric) for name in (arm, other))
+    return paired_difference(one, two, start_of)

@@ -1,0 +1,142 @@
+"""`python -m recipe.effect.report OUT`: the report of a study from the runs that are finished so far."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from mars import interrupts
+from mars.errors import DataError
+from mars.output.files import cannot_write, replacing
+from mars.report.page import Page, data_uri
+from recipe.effect.analysis import Row, comparisons
+from recipe.effect.figures import draw_study
+from recipe.effect.plan import StudyRun, planned_runs
+from recipe.effect.record import read_record
+from recipe.effect.report_tables import control_tables, primary_tables, secondary_tables
+from recipe.effect.results import row_of
+from recipe.effect.study import SEEDS_FOR_TUNING, STUDY_COPY, Study, load_study
+from recipe.effect.tables import write_differences, write_results
+
+REPORT, PICTURE, RESULTS, DIFFERENCES = "report.html", "report.png", "results.csv", "differences.csv"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study's folder has. rows: of its finished runs. missing, refused: of the planned runs; refused has a line
+    with the reason for each."""
+
+    rows: Sequence[Row]
+    missing: Sequence[StudyRun]
+    refused: Sequence[str]
+
+
+def write_study_report(out: Path, *, again: bool = False) -> Path:
+    """Write report.html, report.png, results.csv and differences.csv into the study's folder; returns the page's path.
+
+    again: read the numbers of each run from its metrics and answers anew, not from its record.
+    Raises DataError if no run is finished.
+    """
+    study = load_study(out / STUDY_COPY)
+    found = read_runs(study, out, again=again)
+    if not found.rows:
+        raise DataError(f"{out}: no run is finished yet; python -m recipe.effect.run {out} goes on with the study")
+    write_results(out / RESULTS, found.rows)
+    compared = comparisons(study, found.rows)
+    write_differences(out / DIFFERENCES, compared)
+    picture = draw_study(study, found.rows, compared)
+    try:
+        with replacing(out / PICTURE) as draft:
+            draft.write_bytes(picture)
+    except OSError as error:
+        raise cannot_write(out / PICTURE, error) from error
+    page = Page("study_parts.html.j2", Path(__file__).parent)
+    page.write(
+        out / REPORT,
+        "study_page.html.j2",
+        name=study.name,
+        summary=_summary(study, found),
+        primary=_primary(study),
+        figure=data_uri("image/png", picture),
+        notes=page.parts("note", notes(study, found)),
+        primary_tables=page.parts("table", primary_tables(study, found.rows, compared)),
+        control_tables=page.parts("table", control_tables(study, compared)),
+        secondary_tables=page.parts("table", secondary_tables(study, found.rows, compared)),
+    )
+    return out / REPORT
+
+
+def read_runs(study: Study, out: Path, *, again: bool = False) -> Found:
+    """The runs of the whole study as its folder has them."""
+    rows, missing, refused = [], [], []
+    for run in planned_runs(study, list(study.arms), study.dials):
+        record = read_record(out / run.name)
+        if record is None or record.state == "started":
+            missing.append(run)
+        elif record.state == "refused":
+            refused.append(f"{run.name}: {record.problem}")
+        else:
+            facts = {"dial": run.dial, "arm": run.arm, "seed": run.seed, "cold_start": run.start.number}
+            facts |= {"seconds": record.seconds, "rollouts_per_prompt": record.rollouts_per_prompt}
+            rows.append({**facts, **(row_of(study, run.arm, out / run.name) if again else record.row)})
+    return Found(rows, missing, refused)
+
+
+def notes(study: Study, found: Found) -> list[str]:
+    """What a reader must know before the numbers: which runs are missing or refused, and what arms are not."""
+    said = []
+    if found.missing:
+        names = ", ".join(run.name for run in found.missing[:20])
+        more = f" and {len(found.missing) - 20} more" if len(found.missing) > 20 else ""
+        said.append(f"{len(found.missing)} runs are not finished, so that differences have fewer pairs: {names}{more}.")
+    said += [f"Refused, and in no number below: {line}." for line in found.refused]
+    tuning = sorted({row["seed"] for row in found.rows if row["seed"] >= SEEDS_FOR_TUNING})
+    if tuning:
+        said.append(f"{len(tuning)} seeds from {SEEDS_FOR_TUNING} on are for choosing settings; do not report these.")
+
+    for name, arm in study.arms.items():
+        if arm.same_as is not None:
+            said.append(f"{name} has no runs of its own: they would be those of {arm.same_as}. {arm.note}")
+        elif arm.not_comparable is not None:
+            said.append(f"{name} has no primary comparison: {arm.not_comparable}")
+        if arm.metric is not None:
+            said.append(f"{name} is compared by {arm.metric}, in the place of {study.primary.metric}.")
+        if arm.rollouts is not None and arm.rollouts != study.budget:
+            said.append(f"{name} generates {arm.rollouts} rollouts per sampled prompt, the other arms {study.budget}.")
+        if arm.note is not None and arm.same_as is None:
+            said.append(f"{name}: {arm.note}")
+    return said
+
+
+def _summary(study: Study, found: Found) -> str:
+    planned = len(found.rows) + len(found.missing) + len(found.refused)
+    seeds = ", ".join(f"{study.seeds[dial]} at dial {dial:g}" for dial in study.dials)
+    return (
+        f"{len(found.rows)} of {planned} runs of {study.steps} steps; seeds {seeds}; {study.cold_starts} cold starts "
+        f"for each dial; {study.budget} rollouts per sampled prompt, anchors included, counted in every run"
+    )
+
+
+def _primary(study: Study) -> str:
+    primary = study.primary
+    return f"Mean of {primary.metric} over the steps {primary.first} to {primary.last}, against {study.baseline}."
+
+
+def main() -> NoReturn:
+    interrupts.end_at_once()
+    from mars.process import run_command
+
+    run_command(_command)
+
+
+def _command() -> int:
+    from recipe.effect.command_line import report_app
+
+    return report_app(sys.argv[1:], prog_name="python -m recipe.effect.report")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Carry out a study: start what is missing, check each run that has ended, and note it as finished or refused."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER
+from mars.errors import ConfigError, DataError
+from mars.output.files import write_atomically
+from mars.tracking.jsonl import METRICS_FILE
+from recipe.effect.counts import count_rollouts
+from recipe.effect.plan import DATA_FOLDER, StudyRun, cold_starts_of, overrides_of
+from recipe.effect.processes import Task, last_lines, run_tasks
+from recipe.effect.record import RunRecord, State, changed_settings, read_record, write_record
+from recipe.effect.results import row_of
+from recipe.effect.stages import POLICY_FOLDER, ROOT, Stages
+from recipe.effect.study import STUDY_COPY, Study, load_study
+
+CONSOLE_LOG = "console.log"
+_FIXED = ("primary", "baseline", "budget", "steps", "cold_starts", "experiment")
+TRAIN = (sys.executable, "-m", "mars.main")
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run, or a stage before it, ended. problem: None if it is finished; else what went wrong, with its log."""
+
+    name: str
+    seconds: float
+    problem: str | None
+
+
+class StudyRunner:
+    """Carries out the runs of a study in its folder.
+
+    settings: arm -> the settings of its runs (`settings_by_arm`). train: the command that gets the overrides of a run.
+    """
+
+    def __init__(self, stages: Stages, settings: Mapping[str, Mapping[str, Any]], train: Sequence[str] = TRAIN) -> None:
+        self._stages, self._settings, self._train = stages, settings, train
+        self._study, self._out = stages.study, stages.out
+
+    def missing(self, runs: Sequence[StudyRun]) -> list[StudyRun]:
+        """The runs that are not finished, in their order. Runs that are refused are not started again.
+
+        Raises ConfigError if a run was started with other settings than its arm has now.
+        """
+        found, problems = [], []
+        for run in runs:
+            record = read_record(self._out / run.name)
+            if record is not None and (changes := changed_settings(record, self._settings[run.arm])):
+                problems.append(f"{self._out / run.name}: was started with other settings: {'; '.join(changes[:5])}")
+            if record is None or record.state == "started":
+                found.append(run)
+        if problems:
+            remedy = "remove these folders to run them again, or give another OUT for the changed study"
+            raise ConfigError("\n".join([*problems[:10], f"{len(problems)} runs have other settings; {remedy}"]))
+        return found
+
+    def refused(self, runs: Sequence[StudyRun]) -> list[RunEnd]:
+        """The runs that ended, but are not part of the study, with the reason."""
+        records = [(run, read_record(self._out / run.name)) for run in runs]
+        return [RunEnd(run.name, 0.0, r.problem) for run, r in records if r is not None and r.state == "refused"]
+
+    def stages_before(self, runs: Sequence[StudyRun]) -> list[Task]:
+        """What the runs need and is not there: rows and cold starts."""
+        return self._stages.tasks(cold_starts_of(runs))
+
+    def carry_out(self, runs: Sequence[StudyRun], jobs: int) -> Generator[RunEnd]:
+        """Do the stages that are missing, then the runs; at most `jobs` processes at a time. Yields each end.
+
+        An interrupted run goes on from its newest checkpoint. If the caller stops, the processes are ended first.
+        """
+        by_name = {run.name: run for run in runs}
+        tasks = [*self.stages_before(runs), *map(self._task, runs)]
+        with closing(run_tasks(tasks, jobs, ROOT)) as ended:
+            for end in ended:
+                name, run = end.task.name, by_name.get(end.task.name)
+                if end.code is None:
+                    yield RunEnd(name, 0.0, f"not started, because {' or '.join(end.task.needs)} failed")
+                elif end.code:
+                    log = last_lines(end.task.log)
+                    yield RunEnd(name, end.seconds, f"exit code {end.code}; {end.task.log} ends with\n{log}")
+                else:
+                    yield RunEnd(name, end.seconds, None if run is None else self._finish(run, end.seconds))
+
+    def _task(self, run: StudyRun) -> Task:
+        folder = self._out / run.name
+        overrides = overrides_of(self._study, run, self._out, self._stages.policy(run.start))
+        begun = (folder / METRICS_FILE).exists() or (folder / CHECKPOINTS_FOLDER).exists()
+        resume = ["run.resume=true"] if begun else []
+        record = RunRecord("started", run.arm, run.dial, run.seed, run.start.number, self._settings[run.arm], overrides)
+        return Task(
+            run.name,
+            [*self._train, *overrides, *resume],
+            folder / CONSOLE_LOG,
+            needs=(DATA_FOLDER, run.start.name),
+            before=lambda: write_record(folder, record),
+        )
+
+    def _finish(self, run: StudyRun, seconds: float) -> str | None:
+        """Count the run's rollouts, and note how it ended. Returns what is wrong."""
+        folder, arm = self._out / run.name, self._study.arms[run.arm]
+        record = read_record(folder)
+        assert record is not None  # written when the run was started
+        try:
+            count = count_rollouts(folder)
+            problem = count.problem(self._study.rollouts(run.arm), uneven=arm.uneven)
+            row = row_of(self._study, run.arm, folder) if problem is None else {}
+        except DataError as error:
+            return str(error)
+        state: State = "finished" if problem is None else "refused"
+        counted = replace(record, rollouts_per_prompt=count.per_prompt, problem=problem)
+        write_record(folder, replace(counted, state=state, seconds=seconds, row=row))
+        if not self._study.keep_policies:
+            for name in (POLICY_FOLDER, CHECKPOINTS_FOLDER):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        return problem
+
+
+def keep_study(file: Path, study: Study, out: Path) -> None:
+    """Copy the file of a study into its folder, for the report.
+
+    Raises ConfigError if the folder is of a study that is decided otherwise: what counts as a result must not change
+    once there are runs.
+    """
+    copy = out / STUDY_COPY
+    if copy.exists():
+        before = load_study(copy)
+        changed = [name for name in _FIXED if getattr(before, name) != getattr(study, name)]
+        if changed:
+            raise ConfigError(f"{file}: {', '.join(changed)} differ from {copy}; give another OUT for another study")
+    write_atomically(copy, file.read_text(encoding="utf-8"))

@@ -1,0 +1,197 @@
+"""recipe/effect: runs are started once, resumed, checked and counted; a program stands in for mars.main."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from mars.errors import ConfigError, DataError
+from recipe.effect.counts import RolloutCount, count_rollouts, per_prompt
+from recipe.effect.plan import planned_runs
+from recipe.effect.processes import Task, last_lines, run_tasks
+from recipe.effect.record import read_record, settings_by_arm, write_record
+from recipe.effect.runs import StudyRunner, keep_study
+from recipe.effect.stages import Stages
+from recipe.effect.study import load_study
+from tests.fakes.effect_train import step_rollouts, write_run
+from tests.unit.recipes.effect_study import FAKE_TRAIN, GRPO, MARS, ROOT, runner, small_study, study_file
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def one_seed(tmp_path, **arms):
+    study = small_study(tmp_path, dials=[0.5], seeds={0.5: "1"}, arms={"grpo": GRPO, **arms})
+    return study, planned_runs(study, list(arms), [0.5])
+
+
+def calls(tmp_path, name):
+    return (tmp_path / "out" / "runs" / "0.5" / name / "1" / "calls.txt").read_text().split()
+
+
+def test_a_run_is_started_once_checked_and_noted(tmp_path):
+    study, runs = one_seed(tmp_path, mars=MARS)
+    studying = runner(study, tmp_path / "out")
+    assert [(end.name, end.problem) for end in studying.carry_out(studying.missing(runs), 1)] == [
+        ("runs/0.5/mars/1", None)
+    ]
+    record = read_record(tmp_path / "out" / runs[0].name)
+    assert record is not None
+    assert (record.state, record.rollouts_per_prompt, record.cold_start) == ("finished", 10.0, 2)
+    # 0.1 step + 0.01 + 0.05: the mean of 0.36 and 0.46.
+    assert record.row["primary"] == pytest.approx(0.41)
+    assert not (tmp_path / "out" / runs[0].name / "policy").exists()
+    assert studying.missing(runs) == []
+    assert calls(tmp_path, "mars") == ["started"]
+
+
+def test_a_failed_run_is_reported_with_its_log_and_the_others_go_on(tmp_path):
+    study, runs = one_seed(tmp_path, fails=GRPO, mars=MARS)
+    studying = runner(study, tmp_path / "out")
+    ends = {end.name: end.problem for end in studying.carry_out(studying.missing(runs), 2)}
+    assert ends["runs/0.5/mars/1"] is None
+    assert "exit code 3" in ends["runs/0.5/fails/1"]
+    assert "model.path: no such folder; got nowhere" in ends["runs/0.5/fails/1"]
+    assert studying.missing(runs) == [runs[0]], "a second call starts it again"
+
+
+def test_a_run_with_another_number_of_rollouts_is_refused(tmp_path):
+    study, runs = one_seed(tmp_path, wrong=MARS)
+    studying = runner(study, tmp_path / "out")
+    (end,) = studying.carry_out(runs, 1)
+    assert end.problem == "rollouts per prompt, anchors included: want 10; got 9 in step 1"
+    assert studying.missing(runs) == [], "it would be the same again"
+    assert [refused.problem for refused in studying.refused(runs)] == [end.problem]
+
+
+def test_an_arm_may_have_a_budget_of_its_own(tmp_path):
+    study, runs = one_seed(tmp_path, wrong={**MARS, "rollouts": 9})
+    (end,) = runner(study, tmp_path / "out").carry_out(runs, 1)
+    assert end.problem is None
+
+
+def test_an_interrupted_run_is_ended_in_order_and_resumed(tmp_path):
+    study, runs = one_seed(tmp_path, waits=MARS, mars=MARS)
+    studying = runner(study, tmp_path / "out")
+    with closing(studying.carry_out(runs, 2)) as ends:
+        # The other run ends, this one waits: the caller is interrupted now.
+        assert next(ends).name == "runs/0.5/mars/1"
+        log = tmp_path / "out" / "runs" / "0.5" / "waits" / "1" / "console.log"
+        while "waiting" not in log.read_text():
+            os.sched_yield()
+    assert [run.arm for run in studying.missing(runs)] == ["waits"]
+    again = runner(study, tmp_path / "out")
+    assert [end.problem for end in again.carry_out(again.missing(runs), 1)] == [None]
+    assert calls(tmp_path, "waits") == ["started", "resumed"]
+
+
+def test_changed_settings_of_a_run_are_refused_with_the_remedy(tmp_path):
+    study, runs = one_seed(tmp_path, mars=MARS)
+    list(runner(study, tmp_path / "out").carry_out(runs, 1))
+    other, _ = one_seed(tmp_path, mars={**MARS, "overrides": ["anchor=mono", "rollout.samples_per_prompt=6"]})
+    with pytest.raises(ConfigError, match=r"rollout\.samples_per_prompt: 8 -> 6(.|\n)*remove these folders"):
+        runner(other, tmp_path / "out").missing(runs)
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    study, runs = one_seed(tmp_path, mars=MARS)
+    (tmp_path / "out" / runs[0].name).mkdir(parents=True)
+    (tmp_path / "out" / runs[0].name / "study_run.json").write_text("{}")
+    with pytest.raises(DataError, match=r"study_run\.json: cannot be read"):
+        runner(study, tmp_path / "out").missing(runs)
+
+
+def test_rows_and_cold_starts_come_first_and_their_failure_spares_other_runs(tmp_path):
+    study = small_study(tmp_path, dials=[0.5], seeds={0.5: "0-1"})
+    runs = planned_runs(study, ["mars"], [0.5])
+    studying = runner(study, tmp_path / "out")
+    (tmp_path / "out" / "shipped" / "0.5_2").rmdir()
+    stages = Stages(study, tmp_path / "out", tmp_path / "out" / "shipped")
+    (task,) = studying.stages_before(runs)
+    assert task.name == "cold_starts/0.5/2"
+    assert stages.policy(runs[1].start) == tmp_path / "out" / "cold_starts" / "0.5" / "2" / "policy"
+
+    class Failing(Stages):
+        def tasks(self, starts):
+            return [
+                replace(task, command=[sys.executable, "-c", "raise SystemExit(4)"]) for task in super().tasks(starts)
+            ]
+
+    settings = settings_by_arm(study, ["mars"])
+    failing = StudyRunner(Failing(study, tmp_path / "out", tmp_path / "out" / "shipped"), settings, FAKE_TRAIN)
+    ends = {end.name: end.problem for end in failing.carry_out(runs, 1)}
+    assert ends["runs/0.5/mars/0"] is None
+    assert "exit code 4" in ends["cold_starts/0.5/2"]
+    assert "not started, because" in ends["runs/0.5/mars/1"]
+
+
+def test_what_decides_cannot_be_changed_once_a_study_has_begun(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    file = study_file(tmp_path)
+    keep_study(file, load_study(file), out)
+    file = study_file(tmp_path, seeds={0.5: "0-8", 1.0: "0-8"})
+    keep_study(file, load_study(file), out)
+    assert load_study(out / "study.yaml").seeds[1.0] == "0-8", "more seeds are fine"
+    file = study_file(tmp_path, primary={"metric": "critic/score/mean", "first": 1, "last": 4})
+    with pytest.raises(ConfigError, match="primary differ"):
+        keep_study(file, load_study(file), out)
+
+
+def test_rollouts_are_counted_per_prompt_and_step():
+    assert per_prompt(step_rollouts(1, multi=8, anchors=1, right=0)) == [10, 10, 10]
+    even = RolloutCount({1: [10, 10], 20: [10, 10]}, 4, 0)
+    uneven = RolloutCount({1: [10, 10], 20: [6, 14]}, 4, 0)
+    assert even.problem(10, uneven=False) is None
+    assert even.problem(8, uneven=True) == "rollouts per prompt, anchors included: want 8; got 10 in step 1"
+    assert uneven.problem(10, uneven=False) == "rollouts per prompt, anchors included: want 10; got 6, 14 in step 20"
+    assert uneven.problem(10, uneven=True) is None
+    assert uneven.per_prompt == 10
+
+
+def test_runs_that_cannot_be_counted_are_refused():
+    assert "none were written" in str(RolloutCount({}, 4, 0).problem(10, uneven=False))
+    assert "probes in 3 steps" in str(RolloutCount({1: [10]}, 1, 3).problem(10, uneven=False))
+
+
+def test_counts_of_a_run(tmp_path):
+    write_run(tmp_path, [0.1, 0.2], {1: step_rollouts(1, 8, 1, 0), 2: step_rollouts(2, 10, 0, 0)}, [])
+    found = count_rollouts(tmp_path)
+    assert (found.per_step, found.prompts_sampled, found.probes) == ({1: [10, 10, 10], 2: [10, 10, 10]}, 6, 0)
+
+
+def test_no_more_processes_than_jobs_and_the_order_of_starts(tmp_path):
+    """Each task notes when it starts and ends; with two jobs at most two are between the two at once."""
+    notes = tmp_path / "notes"
+    code = "import sys; f = open(sys.argv[1], 'a'); f.write('+'); f.flush(); f.write('-'); f.close()"
+    tasks = [Task(str(i), [sys.executable, "-c", code, str(notes)], tmp_path / f"{i}.log") for i in range(5)]
+    started = []
+    tasks = [replace(task, before=lambda name=task.name: started.append(name)) for task in tasks]
+    assert {ended.task.name for ended in run_tasks(tasks, 2, tmp_path)} == set("01234")
+    assert started == list("01234")
+    depth = [notes.read_text()[:end].count("+") - notes.read_text()[:end].count("-") for end in range(1, 11)]
+    assert max(depth) <= 2
+    assert depth[-1] == 0
+
+
+def test_processes_have_one_thread_and_their_log_shows_no_control_characters(tmp_path):
+    code = "import os; print(os.environ['OMP_NUM_THREADS'], chr(27) + '[2J')"
+    task = Task("a", [sys.executable, "-c", code], tmp_path / "a.log")
+    (ended,) = run_tasks([task], 1, tmp_path)
+    assert ended.code == 0
+    assert last_lines(task.log) == "1 \\x1b[2J"
+
+
+def test_a_record_is_read_back(tmp_path):
+    study, runs = one_seed(tmp_path, mars=MARS)
+    list(runner(study, tmp_path / "out").carry_out(runs, 1))
+    record = read_record(tmp_path / "out" / runs[0].name)
+    assert record is not None
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
