@@ -108,8 +108,8 @@ def _refuse_differences(found: Any, model: Any, headers: Mapping[str, TensorHead
     stored, wanted = sizes.get(names.get(id(embedding), ""), ((), ()))
     if stored and stored[1:] == wanted[1:]:
         raise SetupError(
-            f"{key}: {folder / 'config.json'}: {_key_of_vocabulary(folder, key)} is {vocabulary}, but the embedding in the weights has "
-            f"{stored[0]} rows; set it to {stored[0]}, or use the weights of this configuration"
+            f"{key}: {folder / 'config.json'}: {_key_of_vocabulary(folder, key)} is {vocabulary}, but the embedding in "
+            f"the weights has {stored[0]} rows; set it to {stored[0]}, or use the weights of this configuration"
         )
     problems = []
     if found.missing_keys:
@@ -142,11 +142,11 @@ def check_added_tokens(config: Any, folder: Path, key: str) -> None:
 
     If a declared id leaves a gap in the ids, the tokenizers library silently gives the token another id.
     """
-    vocabulary = config.get_text_config().vocab_size
+    vocabulary, name = config.get_text_config().vocab_size, _key_of_vocabulary(folder, key)
     for file, token, id_ in _declared_tokens(folder, key):
         if type(id_) is not int or not 0 <= id_ < vocabulary:
             raise SetupError(
-                f"{key}: {folder / file}: the added token {token!r} must have an id below {_key_of_vocabulary(folder, key)} {vocabulary}; "
+                f"{key}: {folder / file}: the added token {token!r} must have an id below {name} {vocabulary}; "
                 f"got {id_!r}; use the tokenizer of this model"
             )
 
