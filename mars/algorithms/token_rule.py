@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from mars.algorithms.changing_settings import at_step, changing_keys
 from mars.algorithms.token_layout import TokenLayout
+from mars.changing_settings import at_step, changing_keys
 from mars.errors import ConfigError
 
 

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mars.algorithms.changing_settings import read_once
 from mars.algorithms.penalties import KL_PART, OVERLONG_PART
 from mars.algorithms.scoring import ScoringSpec
+from mars.changing_settings import read_once
 from mars.config.ramp_section import Ramp, ramped_settings
 from mars.config.recipe_section import RecipeConfig
 from mars.config.schema import TrainConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from mars.algorithms.changing_settings import at_step
+from mars.changing_settings import at_step
 from mars.config.ramp_section import SETTINGS, Ramp, ramped_settings
 from mars.errors import ConfigError
 from mars.hooks.step_hooks import Named

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from mars.algorithms.advantages import Advantages, AdvantageSettings
-from mars.algorithms.changing_settings import at_step
 from mars.algorithms.penalties import add_to_scores, groups
 from mars.algorithms.pooled_rewards import PooledRewards, with_advantages
+from mars.changing_settings import at_step
 from mars.config.ramp_section import Ramp, ramped_settings
 from mars.errors import ConfigError
 from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts

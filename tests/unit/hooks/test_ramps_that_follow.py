@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars.algorithms.changing_settings import at_step, read_once
+from mars.changing_settings import at_step, read_once
 from mars.config.ramp_section import Ramp
 from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
