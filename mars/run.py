@@ -19,7 +19,7 @@ from mars.answers.record import reward_input
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
-from mars.checks.dry_run import check_what_workers_load
+from mars.checks.dry_run import checked_hooks
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.cluster.environment import gc_paused
@@ -31,7 +31,7 @@ from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, 
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step, restored
-from mars.hooks.load import hooks_of_run, specs, with_resolved_recipe
+from mars.hooks.load import specs, with_resolved_recipe
 from mars.inputs import Inputs, evaluation_plan, load_inputs, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.output.files import write_atomically
@@ -69,7 +69,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
     config = with_resolved_recipe(config)
     check_packages(config)
-    check_what_workers_load(config)
+    hooks = checked_hooks(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
     assert inputs.train is not None  # because of with_training_set=True
     stream, prompts = training_stream(config, inputs)
@@ -79,7 +79,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     start = start_unless_complete(config, catalogue, stream, prompts, data, run_dir / POLICY_FOLDER)
     if start is None:
         return
-    hooks = hooks_of_run(config, last)
+    hooks = hooks.for_steps(last)
     restored(hooks, stream, start.state.sampling, config.rollout.schedule)  # before anything is written
     tracker: MultiTracker | None = None
 

@@ -29,6 +29,7 @@ from mars.errors import DataError
 from mars.fit import last_step
 from mars.hooks.load import hooks_of_run, with_resolved_recipe
 from mars.hooks.of_workers import image_transforms, token_rule
+from mars.hooks.step_hooks import StepHooks
 from mars.inputs import Inputs, load_inputs, prompt_processor, rewards_of
 from mars.output.text import visible
 from mars.rewards.contract import check_parts
@@ -49,26 +50,27 @@ def report(config: TrainConfig) -> None:
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
     load = load_list_reward if config.reward.by_prompt else load_reward
     load(rewards_of(config), config.reward.scorer)
-    hooks_of_run(config, num_steps=1)
-    check_what_workers_load(config)
+    checked_hooks(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
     lines.append("dry run: settings, data and model files are in order")
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
 
 
-def check_what_workers_load(config: TrainConfig) -> None:
-    """Check the reference model, and the hooks that workers make; try the image transforms.
+def checked_hooks(config: TrainConfig) -> StepHooks:
+    """Make the hooks of a run, each once, and check them: try the image transforms, and check the reference model.
 
-    `config.recipe` must come from `resolved`. Warns of a reference model that nothing reads.
-    Raises ConfigError and SetupError.
+    Returns those that a step calls. A worker makes the image transforms and the token rule again, in its own process;
+    the sampler is made with the rows. `config.recipe` must come from `resolved`.
+    Warns of a reference model that nothing reads. Raises ConfigError and SetupError.
     """
     try_transforms(image_transforms(config.recipe, config.ramps))
     algorithm = config.algorithm
     reference = algorithm.kl_reference
     rule = token_rule(config.recipe, with_reference=algorithm.loads_reference, ramps=config.ramps)
-    read = algorithm.kl_coefficient > 0 or (rule is not None and any(one.model == "reference" for one in rule.passes))
-    if algorithm.loads_reference and not read:
-        read = any(signal.spec.needs_reference for signal in hooks_of_run(config, num_steps=1).signals)
+    hooks = hooks_of_run(config, rule)
+    in_passes = rule is not None and any(one.model == "reference" for one in rule.passes)
+    in_signals = any(signal.spec.needs_reference for signal in hooks.signals)
+    read = algorithm.kl_coefficient > 0 or in_passes or in_signals
     if algorithm.loads_reference and not read:
         logger.warning(
             "algorithm.reference_update: the reference model costs memory and time, and nothing reads it: "
@@ -78,6 +80,7 @@ def check_what_workers_load(config: TrainConfig) -> None:
         from mars.actor.reference import check_reference
 
         check_reference(reference, config.model.path, trust_remote_code=config.model.trust_remote_code)
+    return hooks
 
 
 def summary(config: TrainConfig, inputs: Inputs) -> list[str]:

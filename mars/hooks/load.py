@@ -19,6 +19,7 @@ from typing import Any
 
 from mars.algorithms.penalties import KL_PART, OVERLONG_PART
 from mars.algorithms.scoring import ScoringSpec
+from mars.algorithms.token_rule import TokenRule
 from mars.changing_settings import read_once
 from mars.config.ramp_section import Ramp, ramped_settings
 from mars.config.recipe_section import RecipeConfig
@@ -104,28 +105,15 @@ def settings_name(spec: str) -> str:
     return path.parent.name if path.stem == _FUNCTIONS else path.stem
 
 
-def hooks_of_run(config: TrainConfig, num_steps: int) -> StepHooks:
-    """`load_step_hooks` of a configuration whose recipe is `resolved`."""
-    algorithm = config.algorithm
-    hooks = load_step_hooks(
-        config.recipe, algorithm.part_weights, num_steps, config.ramps, with_reference=algorithm.loads_reference
-    )
-    return replace(hooks, seed=config.run.seed)
+def hooks_of_run(config: TrainConfig, rule: TokenRule | None) -> StepHooks:
+    """Make the hooks that a step calls in the driver. Their `num_steps` is None, because no row is read yet.
 
-
-def load_step_hooks(
-    recipe: RecipeConfig,
-    part_weights: Collection[str],
-    num_steps: int,
-    ramps: Sequence[Ramp] = (),
-    with_reference: bool = False,
-) -> StepHooks:
-    """The hooks that a step calls in the driver. recipe: `resolved`. num_steps: planned for the run.
-
-    part_weights: the parts of `algorithm.part_weights`. with_reference: whether a reference model is loaded. Raises
-    ConfigError for an object that is no hook, for a shaping whose part has a name that another shaping, `part_weights`
-    or mars itself uses, and for signals that the trainer cannot compute.
+    `config.recipe` must come from `resolved`. rule: that of `recipe.tokens`, which a ramp may change settings of.
+    Raises ConfigError for an object that is no hook, for a shaping whose part has a name that another shaping,
+    `algorithm.part_weights` or mars itself uses, for signals that the trainer cannot compute, and for ramps that
+    `check_ramps` refuses.
     """
+    recipe, ramps, part_weights = config.recipe, config.ramps, config.algorithm.part_weights
     shaping = tuple(_named(recipe, "recipe.shaping", spec, SHAPING_MEMBERS) for spec in recipe.shaping)
     taken = dict.fromkeys((OVERLONG_PART, KL_PART), "mars") | dict.fromkeys(part_weights, "algorithm.part_weights")
     for named in shaping:
@@ -137,11 +125,13 @@ def load_step_hooks(
         if part in taken:
             raise ConfigError(f"recipe.shaping: {named.name} adds the part {part}, a name of {taken[part]}; rename it")
         taken[part] = named.name
-        _check_signals(named, recipe.transforms, with_reference)
+        _check_signals(named, recipe.transforms, config.algorithm.loads_reference)
     rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
     requests = recipe.requests and _named(recipe, "recipe.requests", recipe.requests, REQUESTS_MEMBERS)
-    check_ramps(ramps, (*shaping, *rules, *([requests] if requests else []), *_token_rule(recipe, ramps)))
-    hooks = StepHooks(shaping, rules, num_steps, requests=requests or None, ramps=tuple(ramps))
+    check_ramps(ramps, (*shaping, *rules, *([requests] if requests else []), *_followed_rule(recipe, rule, ramps)))
+    hooks = StepHooks(
+        shaping, rules, num_steps=None, requests=requests or None, ramps=tuple(ramps), seed=config.run.seed
+    )
     return replace(hooks, initial=hooks.snapshot(sampler={}))
 
 
@@ -167,13 +157,12 @@ def _check_signals(named: Named[GroupShaping], transforms: Collection[str], with
             )
 
 
-def _token_rule(recipe: RecipeConfig, ramps: Sequence[Ramp]) -> list[Named[Any]]:
-    """The rule of `recipe.tokens`, if a ramp changes a setting of its file."""
+def _followed_rule(recipe: RecipeConfig, rule: TokenRule | None, ramps: Sequence[Ramp]) -> list[Named[TokenRule]]:
+    """The rule that was made of `recipe.tokens`, if a ramp changes a setting of its file."""
     spec, key = recipe.tokens, "recipe.tokens"
-    if spec is None or not ramped_settings(settings_name(spec), ramps):
+    if rule is None or spec is None or not ramped_settings(settings_name(spec), ramps):
         return []
-    rule, name = make_hook(recipe, key, spec, {}, ramps=ramps), settings_name(spec)
-    module = load(key, spec, "(settings: Settings)", classes=True).module
+    name, module = settings_name(spec), load(key, spec, "(settings: Settings)", classes=True).module
     settings = read_settings(f"recipe.settings.{name}", module, recipe.settings.get(name))
     return [Named(f"{name}:{spec.rpartition(':')[2]}", rule, settings)]
 

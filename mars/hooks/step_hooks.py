@@ -35,18 +35,23 @@ class Named(Generic[Hook]):
 
 @dataclass(frozen=True)
 class StepHooks:
-    """The hooks of a run, none by default. num_steps: planned for the run. initial: the `snapshot` of a new run.
+    """The hooks of a run, none by default. initial: the `snapshot` of a new run.
 
+    num_steps: planned for the run; None until its rows are read, and no hook is called before that.
     ramps: of the run; they need no other hook. seed: run.seed.
     """
 
     shaping: tuple[Named[GroupShaping], ...] = ()
     advantage: tuple[Named[AdvantageRule], ...] = ()
-    num_steps: int = 1
+    num_steps: int | None = 1
     initial: str | None = None
     requests: Named[ExtraRequests] | None = None
     ramps: tuple[Ramp, ...] = ()
     seed: int = 0
+
+    def for_steps(self, num_steps: int) -> StepHooks:
+        """The same hooks, for a run that is planned to have so many steps."""
+        return replace(self, num_steps=num_steps)
 
     def scheduled(self, step: int) -> dict[str, float]:
         """Key -> value in the step, of every ramp."""
@@ -141,6 +146,7 @@ class StepHooks:
         return found["sampler"]
 
     def _facts(self, named: Named[Any], step: int) -> StepFacts:
+        assert self.num_steps is not None, "the run's number of steps is not known yet"
         progress = min(step - 1, self.num_steps - 1) / self.num_steps
         return StepFacts(step, progress, self._settings(named, step), seed=self.seed)
 

@@ -15,7 +15,7 @@ from mars.actor.trainer import Rendezvous
 from mars.algorithms.scoring import ScoringSpec
 from mars.algorithms.token_rule import ScoringPass, TokenTerms
 from mars.build import EngineSpec, TrainerSpec
-from mars.checks.dry_run import check_what_workers_load
+from mars.checks.dry_run import checked_hooks
 from mars.data.pixels.images import BadImage, decode_image
 from mars.data.pixels.transforming import TransformingDecoder
 from mars.data.pixels.transforms import blank_patches, gaussian_diffusion
@@ -207,7 +207,7 @@ def test_the_rule_of_the_page_through_the_builders_of_a_run(world, pictures, tmp
     recipe = config.recipe.model_copy(update={**names, "settings": {"my_rule": {"share": 0.6, "weight": 0.01}}})
     rollout = config.rollout.model_copy(update={"engine": "hf"})
     config = config.model_copy(update={"recipe": resolved(recipe), "rollout": rollout})
-    check_what_workers_load(config)
+    checked_hooks(config)
     trainer = TrainerSpec(config, world.rules)(Rendezvous(0, 1, None, 60.0), in_memory())
     assert isinstance(trainer, FsdpTrainer)
     engine = EngineSpec(config, world.rules, 2)(lambda payload: list(payload.items()))

@@ -12,9 +12,10 @@ import pytest
 from mars.cli.recipe import first_sentence, list_, new
 from mars.config.load import load_config
 from mars.errors import ConfigError
-from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.load import resolved
 from tests.builders import make_prompt
 from tests.fakes.step import IMAGE, one_step, parts
+from tests.hook_builders import loaded_hooks
 from tests.unit.test_step import make_table
 
 SHIPPED = Path(__file__).parents[3] / "recipe"
@@ -61,7 +62,7 @@ def test_a_new_recipe_composes_and_its_hook_runs(folder, tmp_path, monkeypatch):
     assert config.run.name == "my_method"
     prompts = [make_prompt("p0", [IMAGE] * 2, extra_info={"name": "p0"})]
     table = {key: float(key[2] > 0) for key in make_table(prompts, random.Random(0))}  # all right but the shortest
-    hooks = load_step_hooks(resolved(config.recipe), [], num_steps=1)
+    hooks = loaded_hooks(resolved(config.recipe))
     result = one_step(replace(parts(table), hooks=hooks), prompts)
     (item,) = result.rollouts
     assert [rollout.reward.score for rollout in item.multi.rollouts] == [0.0, 1.2, 1.0, 1.0]

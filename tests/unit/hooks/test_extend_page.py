@@ -18,7 +18,7 @@ from mars.data.order.stream import PromptStream
 from mars.data.pixels.transforming import try_transforms
 from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.load import load_sampler, load_step_hooks, resolved
+from mars.hooks.load import load_sampler, resolved
 from mars.hooks.of_workers import image_transforms, token_rule
 from mars.quarantine import BadSamples, warn_of
 from mars.types import RewardResult
@@ -27,6 +27,7 @@ from tests.fakes.fit import fit_new_run
 from tests.fakes.requests import with_requests
 from tests.fakes.step import IMAGE, TableScorer, one_step, parts
 from tests.fakes.tracker import RecordingTracker
+from tests.hook_builders import loaded_hooks
 from tests.unit.recipes.token_facts import facts_of
 from tests.unit.test_step import make_table
 from tests.unit.test_step_async import settings
@@ -65,7 +66,7 @@ def test_the_requests_of_the_page_add_half_a_point_where_the_text_alone_is_enoug
     """The response of sample 1 of each view alone gives a right answer."""
     (prompt,) = [make_prompt("p0", [IMAGE] * 2, extra_info={"name": "p0"})]
     table = make_table([prompt], random.Random(0))
-    hooks = load_step_hooks(with_shaping(recipe, "blind"), [], num_steps=1)
+    hooks = loaded_hooks(with_shaping(recipe, "blind"))
     made = with_requests(parts(table), hooks)
 
     about = iter([k for size in (4, 2, 2) for k in range(size)])
@@ -90,8 +91,8 @@ def test_the_shaping_of_the_page_pays_right_answers_that_the_reference_finds_lik
     table = {key: float(key[2] != 2) for key in make_table([prompt], random.Random(0))}
     alone = with_shaping(recipe, "likely")
     with pytest.raises(ConfigError, match=r"likely:Likely\.signals: 'answer' needs a reference model"):
-        load_step_hooks(alone, [], num_steps=1)
-    hooks = load_step_hooks(alone, [], num_steps=1, with_reference=True)
+        loaded_hooks(alone)
+    hooks = loaded_hooks(alone, with_reference=True)
     made = replace(parts(table), hooks=replace(hooks, requests=None))
     made.trainer.number = lambda spec, prompt, k, span: -float(k) if k < 3 else math.nan
     (item,) = one_step(made, [prompt]).rollouts
@@ -128,7 +129,7 @@ def test_the_token_rule_of_the_page_doubles_what_depends_on_the_image(recipe):
 
 def test_the_rule_of_the_page_lowers_the_weight_of_what_comes_again(recipe):
     prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(2)]
-    hooks = load_step_hooks(with_shaping(recipe, "blind"), [], num_steps=3)
+    hooks = loaded_hooks(with_shaping(recipe, "blind"), num_steps=3)
     made = replace(parts(make_table(prompts, random.Random(0))), hooks=hooks)
     fit_new_run(made, PromptStream(prompts, 2, 0, True), RecordingTracker(), settings(3))
     weights = [[r.weight for prompt in batch.prompts for r in prompt.responses] for batch in made.trainer.batches]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
-from mars.checks.dry_run import check_what_workers_load
+from mars.checks.dry_run import checked_hooks
 from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
 from mars.hooks.load import resolved
 from mars.hooks.of_workers import image_transforms, token_rule
+from tests.builders import train_config
 
 ASKING = """
 from mars.algorithms.scoring import ScoringSpec
@@ -128,17 +127,17 @@ def test_a_rule_that_cannot_work_is_refused(recipe, given, message):
 )  # fmt: skip
 def test_a_reference_that_nothing_reads_is_warned_of(recipe, tmp_path, caplog, tokens, signal, coefficient, warned):
     (tmp_path / "asking.py").write_text(ASKING.replace("MODEL", signal))
-    algorithm = SimpleNamespace(loads_reference=True, kl_reference=None, kl_coefficient=coefficient, part_weights={})
     given = recipe(tokens=tokens).model_copy(update={"shaping": [f"{tmp_path}/asking.py:Asking"]})
-    check_what_workers_load(SimpleNamespace(recipe=given, algorithm=algorithm, ramps=[], run=SimpleNamespace(seed=0)))
+    config = train_config(kl_coefficient=coefficient, reference_update="ema", reference_decay=0.5, reference_every=1)
+    checked_hooks(config.model_copy(update={"recipe": given}))
     assert ("algorithm.reference_update: the reference model costs memory" in caplog.text) == warned
 
 
 def test_a_dry_run_refuses_a_pass_of_a_reference_that_is_not_loaded(recipe):
-    algorithm = SimpleNamespace(loads_reference=False, kl_reference=None, kl_coefficient=0.0)
-    check_what_workers_load(SimpleNamespace(recipe=recipe(), algorithm=algorithm, ramps=[]))
+    config = train_config()
+    checked_hooks(config.model_copy(update={"recipe": recipe()}))
     with pytest.raises(ConfigError, match="scores with the reference model, and none is loaded"):
-        check_what_workers_load(SimpleNamespace(recipe=recipe(tokens="OfReference"), algorithm=algorithm, ramps=[]))
+        checked_hooks(config.model_copy(update={"recipe": recipe(tokens="OfReference")}))
 
 
 def test_a_transform_that_takes_other_arguments_is_refused(recipe):

@@ -30,12 +30,11 @@ def test_it_is_refused_before_the_record_of_the_run_changes(monkeypatch, tmp_pat
     reached = []
     changed = {
         "check_packages": lambda config: None,
-        "check_what_workers_load": lambda config: None,
+        "checked_hooks": lambda config: NO_HOOKS,
         "_checked_inputs": lambda *given, **named: SimpleNamespace(train=SimpleNamespace(prompts=PROMPTS)),
         "training_stream": lambda config, inputs: (PromptStream(PROMPTS, 2, 0, True), {}),
         "enter_run": lambda config, lock: SimpleNamespace(events=None),
         "start_unless_complete": lambda *given: reached.append("start") or start,
-        "hooks_of_run": lambda *given: NO_HOOKS,
         "record_attempt": lambda *given: pytest.fail("the run's record is changed"),
     }
     for name, fake in changed.items():

@@ -18,13 +18,14 @@ from mars.config.load import load_config
 from mars.config.ramp_section import KEYS, Ramp, weights_at
 from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
-from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.load import resolved
 from mars.hooks.of_workers import token_rule
 from mars.hooks.step_hooks import StepHooks
 from mars.step import train_step
 from mars.step_async import Overlap, train_step_async
 from tests.builders import make_prompt, train_config
 from tests.fakes.step import IMAGE, Rounds, one_step, parts
+from tests.hook_builders import loaded_hooks
 from tests.unit.hooks.test_step_hooks import FILE
 from tests.unit.recipes.token_facts import facts_of
 from tests.unit.test_step import make_table
@@ -175,7 +176,7 @@ def test_a_setting_that_no_hook_reads_is_refused(tmp_path):
     recipe = resolved(load_config("train", overrides, []).recipe)
     for key in ("recipe.settings.own.bonsu", "recipe.settings.other.bonus"):
         with pytest.raises(ConfigError, match=rf"^ramps: {key}: no hook of the run reads it anew"):
-            load_step_hooks(recipe, [], 1, [ramp(key)])
+            loaded_hooks(recipe, ramps=[ramp(key)])
 
 
 RULE = """
@@ -245,7 +246,7 @@ def rule_recipe(tmp_path, rule):
 )
 def test_a_setting_that_a_token_rule_does_not_read_in_each_step_is_refused(tmp_path, rule, ramps, message):
     with pytest.raises(ConfigError, match=rf"^ramps: recipe\.settings\.own\.{message}"):
-        load_step_hooks(rule_recipe(tmp_path, rule), [], 1, ramps)
+        loaded_hooks(rule_recipe(tmp_path, rule), ramps=ramps)
 
 
 # --- where they arrive
@@ -253,7 +254,7 @@ def test_a_setting_that_a_token_rule_does_not_read_in_each_step_is_refused(tmp_p
 
 def test_a_token_rule_reads_the_value_of_its_step(tmp_path):
     recipe = rule_recipe(tmp_path, "Rule")
-    hooks = load_step_hooks(recipe, [], 1, [ramp("recipe.settings.own.weight", first=0.2)])
+    hooks = loaded_hooks(recipe, ramps=[ramp("recipe.settings.own.weight", first=0.2)])
     rule = token_rule(recipe, with_reference=False)
     assert rule is not None
     facts = facts_of(torch.zeros(1), torch.zeros(1), [1])
@@ -286,7 +287,7 @@ def test_a_hook_reads_the_value_of_its_step(tmp_path, prompts):
         "recipe.settings={own: {bonus: 9.0}}",
     ]
     recipe = resolved(load_config("train", overrides, []).recipe)
-    made = replace(parts(make_table(prompts, random.Random(0))), hooks=load_step_hooks(recipe, [], 1, [ramp(last=0.5)]))
+    made = replace(parts(make_table(prompts, random.Random(0))), hooks=loaded_hooks(recipe, ramps=[ramp(last=0.5)]))
     for step, bonus in ((1, 0.0), (3, 0.125), (7, 0.5)):
         result = one_step(made, prompts[:1], step)
         (item,) = result.rollouts

@@ -14,9 +14,10 @@ from mars.changing_settings import at_step, read_once
 from mars.config.ramp_section import Ramp
 from mars.errors import ConfigError
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.load import load_sampler, load_step_hooks
+from mars.hooks.load import load_sampler
 from mars.hooks.of_workers import image_transforms, token_rule
 from tests.builders import make_prompt
+from tests.hook_builders import loaded_hooks
 from tests.unit.hooks.test_load import recipe
 from tests.unit.recipes.token_facts import facts_of
 
@@ -127,14 +128,14 @@ def test_a_setting_that_no_hook_names_is_refused_whatever_other_hooks_are_in_the
     with pytest.raises(
         ConfigError, match=rf"^ramps: {POWER}: no hook of the run reads it .*; got 'power'; leave this ramp out$"
     ):
-        load_step_hooks(own(**hooks), [], 1, [ramp()])
+        loaded_hooks(own(**hooks), ramps=[ramp()])
 
 
 def test_a_setting_of_a_hook_that_the_run_does_not_have_is_refused(own):
     """`Following` is in the file and not in the run."""
     with pytest.raises(ConfigError, match=f"^ramps: {POWER}: no hook of the run reads it"):
-        load_step_hooks(own(shaping=["Shaping"]), [], 1, [ramp()])
-    assert load_step_hooks(own(shaping=["Following"]), [], 1, [ramp()]).scheduled(3) == {POWER: 0.5}
+        loaded_hooks(own(shaping=["Shaping"]), ramps=[ramp()])
+    assert loaded_hooks(own(shaping=["Following"]), ramps=[ramp()]).scheduled(3) == {POWER: 0.5}
 
 
 def test_what_reads_a_setting_once_cannot_read_one_that_changes(own):
@@ -142,17 +143,17 @@ def test_what_reads_a_setting_once_cannot_read_one_that_changes(own):
     given = own(shaping=["Following"], tokens="AtOnce", transforms={"dark": "dark", "flat": "flat"})
     reads_once = rf"^ramps: {POWER}: %s.* reads it once and not in each step, so that it would not follow; got a ramp"
     with pytest.raises(ConfigError, match=reads_once % r"recipe\.tokens: .*own\.py:AtOnce"):
-        load_step_hooks(given, [], 1, [ramp()])
+        loaded_hooks(given, ramps=[ramp()])
     with pytest.raises(ConfigError, match=reads_once % r"recipe\.transforms\.dark: .*own\.py:dark"):
         image_transforms(given, [ramp()])
     count = [ramp("recipe.settings.own.low")]
-    assert load_step_hooks(given, [], 1, count).ramps == tuple(count)
+    assert loaded_hooks(given, ramps=count).ramps == tuple(count)
     assert set(image_transforms(given, count)) == {"dark", "flat"}
 
 
 def test_what_reads_it_later_cannot_either(own):
     given = own(shaping=["Following"], tokens="Tokens", transforms={"dark": "Dark"})
-    load_step_hooks(given, [], 1, [ramp()])
+    loaded_hooks(given, ramps=[ramp()])
     rule = token_rule(given, with_reference=False, ramps=[ramp()])
     assert rule is not None
     for read in (
@@ -202,7 +203,7 @@ def test_a_sampler_cannot_read_what_changes(own, key, is_read):
 @pytest.mark.parametrize(("name", "got"), [("Typed", r"\('powr',\)"), ("Text", "'power'")])
 def test_names_that_are_none_are_refused(own, name, got):
     with pytest.raises(ConfigError, match=rf"^recipe: own:{name}\.ramps cannot be used; got {got}; give a tuple of"):
-        load_step_hooks(own(shaping=[name]), [], 1, [ramp()])
+        loaded_hooks(own(shaping=[name]), ramps=[ramp()])
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_names_that_are_none_are_refused(own, name, got):
 )
 def test_an_end_of_another_type_is_refused(own, one, message):
     with pytest.raises(ConfigError, match=rf"^ramps: recipe\.settings\.own\.{message}"):
-        load_step_hooks(own(shaping=["Following"]), [], 1, [one])
+        loaded_hooks(own(shaping=["Following"]), ramps=[one])
 
 
 def test_ramps_of_one_file_are_checked_together_in_each_step(own):
@@ -223,13 +224,13 @@ def test_ramps_of_one_file_are_checked_together_in_each_step(own):
     Both ends fit where low is 0 to 2 over the first 4 steps and high 1 to 3 from step 5 on; step 4 has 1.5 and 1."""
     low, high = "recipe.settings.own.low", "recipe.settings.own.high"
     together = [ramp(low, 0, 4), ramp(high, 3, 5)]
-    hooks = load_step_hooks(own(shaping=["Following"]), [], 1, together)
+    hooks = loaded_hooks(own(shaping=["Following"]), ramps=together)
     assert [hooks.scheduled(step) for step in (3, 5)] == [{low: 2.0, high: 4.0}, {low: 4.0, high: 5.0}]
     with pytest.raises(ConfigError, match=rf"^ramps: {low}, {high}: low must not be above high; got 4, 1; give"):
-        load_step_hooks(own(shaping=["Following"]), [], 1, [ramp(low, 0, 4), ramp(high, 3, 1)])
+        loaded_hooks(own(shaping=["Following"]), ramps=[ramp(low, 0, 4), ramp(high, 3, 1)])
     crossing = [ramp(low, 0, 2), ramp(high, 1, 3, start=5)]
     with pytest.raises(ConfigError, match=rf"^ramps: {low}, {high}: .* above high; got 1\.5, 1 in step 4; give"):
-        load_step_hooks(own(shaping=["Following"]), [], 1, crossing)
+        loaded_hooks(own(shaping=["Following"]), ramps=crossing)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mars.checkpoint.state import START
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, DataError, WorkerLost
 from mars.hooks.contract import Signal
-from mars.hooks.load import hooks_of_run, load_step_hooks, resolved
+from mars.hooks.load import resolved
 from mars.hooks.requests import Injected
 from mars.hooks.signals import TokenSpans, block_span
 from mars.hooks.step_hooks import Named, StepHooks
@@ -31,6 +31,7 @@ from tests.builders import make_prompt, train_config
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, Rounds, one_step, parts
 from tests.fakes.trainer import RecordingTrainer
+from tests.hook_builders import hooks_of_config, loaded_hooks
 from tests.unit.hooks.test_load import recipe
 from tests.unit.rewards.test_reward_answer import CORPUS, corpus_text
 from tests.unit.test_step import make_table
@@ -442,7 +443,7 @@ A = 'Signal(ScoringSpec("a", "mean"))'
 def loaded(tmp_path, signals, with_reference=False, **more):
     (tmp_path / "own.py").write_text(FILE.replace("SIGNALS", signals))
     given = recipe(shaping=[f"{tmp_path}/own.py:Bonus"], **more)
-    return load_step_hooks(given, [], num_steps=1, with_reference=with_reference)
+    return loaded_hooks(given, with_reference=with_reference)
 
 
 @pytest.mark.parametrize(
@@ -506,7 +507,7 @@ def test_a_run_knows_whether_a_reference_is_loaded(tmp_path, update, is_loaded):
     )
     config = config.model_copy(update={"recipe": resolved(config.recipe)})
     if is_loaded:
-        assert len(hooks_of_run(config, 1).signals) == 1
+        assert len(hooks_of_config(config).signals) == 1
     else:
         with pytest.raises(ConfigError, match="needs a reference model"):
-            hooks_of_run(config, 1)
+            hooks_of_config(config)

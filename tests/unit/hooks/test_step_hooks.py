@@ -10,11 +10,11 @@ import torch
 
 from mars.errors import ConfigError
 from mars.hooks.contract import StepFacts
-from mars.hooks.load import load_step_hooks
 from mars.hooks.step_hooks import NO_HOOKS, Named, StepHooks
 from mars.types import SampledPrompt
 from tests.builders import make_reward, make_rollouts
 from tests.fakes.step import GRPO
+from tests.hook_builders import loaded_hooks
 from tests.unit.hooks.test_load import recipe
 
 ITEM = make_rollouts("x", [1.0, None, 0.5], s0=[0.25], s1=[0.0])
@@ -259,12 +259,12 @@ def own(tmp_path):
 
 def test_hooks_are_made_from_the_files_of_the_recipe(own):
     given = recipe(shaping=[f"{own}:Bonus"], advantage=[f"{own}:Rule"], settings={"own": {"bonus": 0.5}})
-    hooks = load_step_hooks(given, [], num_steps=3)
+    hooks = loaded_hooks(given, num_steps=3)
     (shaped,) = hooks.shaped([ITEM], 1)
     assert scores(shaped)[0] == [1.5, 0.0, 1.0]
     assert (hooks.parts, hooks.num_steps) == (("bonus",), 3)
     assert hooks.initial == '{"sampler": {}, "advantage": {"own:Rule": {}}}'
-    assert load_step_hooks(recipe(), [], num_steps=1) == NO_HOOKS
+    assert loaded_hooks(recipe()) == NO_HOOKS
 
 
 @pytest.mark.parametrize(
@@ -280,9 +280,9 @@ def test_hooks_are_made_from_the_files_of_the_recipe(own):
 def test_wrong_shapings_are_refused_before_the_run(own, names, message):
     given = recipe(shaping=[f"{own}:{name}" for name in names], settings={"own": {"bonus": 0.5}})
     with pytest.raises(ConfigError, match=message):
-        load_step_hooks(given, ["format"], num_steps=1)
+        loaded_hooks(given, part_weights=["format"])
 
 
 def test_missing_settings_are_refused_before_the_run(own):
     with pytest.raises(ConfigError, match=r"^recipe\.settings\.own\.bonus: not set; give float"):
-        load_step_hooks(recipe(shaping=[f"{own}:Bonus"]), [], num_steps=1)
+        loaded_hooks(recipe(shaping=[f"{own}:Bonus"]))

@@ -10,10 +10,10 @@ import pytest
 
 from mars.config.ramp_section import Ramp
 from mars.errors import ConfigError
-from mars.hooks.load import load_step_hooks
 from mars.hooks.step_hooks import as_json
 from tests.builders import make_prompt
 from tests.fakes.step import IMAGE, one_step, parts
+from tests.hook_builders import loaded_hooks
 from tests.unit.hooks.test_load import recipe
 from tests.unit.test_step import make_table
 
@@ -43,7 +43,7 @@ class Nothing(InPlace):
 def hooks_of(tmp_path, name, power=0.5, ramps=()):
     (tmp_path / "own.py").write_text(FILE)
     given = recipe(advantage=[f"{tmp_path}/own.py:{name}"], settings={"own": {"power": power}})
-    return load_step_hooks(given, [], num_steps=1, ramps=ramps)
+    return loaded_hooks(given, ramps=ramps)
 
 
 def step_of(hooks):

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.errors import ConfigError
-from mars.hooks.load import hooks_of_run, resolved
+from mars.hooks.load import resolved
 from mars.rewards.contract import failed_result
 from mars.rewards.local import LocalScorer
 from tests.builders import make_prompt
 from tests.fakes.step import IMAGE, one_step, parts
+from tests.hook_builders import hooks_of_config
 from tests.unit.recipes.recipe_files import ROOT, answer, compose, item, module_of, reward_of
 
 FOLDER = ROOT / "recipe" / "grpo_care"
@@ -103,7 +104,7 @@ def test_a_step_asks_the_reference_for_the_answers_of_multi_responses(experiment
     texts = {0: answer("4"), 1: answer("4"), 2: answer("4"), 3: answer("5")}
     prompt = make_prompt("p0", [IMAGE] * 2, truth="4")
     scorer = FailingScorer(f"{FOLDER / 'functions.py'}:score", "strict")
-    made = replace(parts({}, anchor=anchor), scorer=scorer, hooks=hooks_of_run(config, 1))
+    made = replace(parts({}, anchor=anchor), scorer=scorer, hooks=hooks_of_config(config))
     # All of the text is that of the last token, 9.
     made = replace(made, decode=lambda ids: texts[list(ids).count(5) - 1] if {5, 9} <= set(ids) else "")
     made.trainer.number = lambda spec, prompt, k, span: (-0.1, -1.0, -2.0)[k] if span != (0, 0) else NONE
@@ -131,7 +132,7 @@ def test_without_a_reference_it_is_refused():
     config = compose(FOLDER, "grpo_care_tiny", "algorithm.reference_update=none", "algorithm.reference_every=null",
                      "algorithm.reference_decay=null")  # fmt: skip
     with pytest.raises(ConfigError, match="'confidence' needs a reference model"):
-        hooks_of_run(config.model_copy(update={"recipe": resolved(config.recipe)}), 1)
+        hooks_of_config(config.model_copy(update={"recipe": resolved(config.recipe)}))
 
 
 @pytest.mark.parametrize("changed", [{"min_accuracy": 1.5}, {"max_confidence": 0.0}, {"margin": -0.1}])

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars.hooks.load import load_step_hooks
 from tests.builders import make_prompt
 from tests.fakes.step import IMAGE, one_step, parts
+from tests.hook_builders import hooks_of_config
 from tests.unit.recipes.recipe_files import ROOT, compose, experiments
 from tests.unit.test_step import make_table
 
@@ -41,7 +41,7 @@ def test_the_coefficient_only_grows(ramp, steps):
 def test_the_loss_has_a_reference_and_the_coefficient_of_the_step(name, anchor):
     config = compose(FOLDER, name, f"anchor={anchor}")
     assert (config.algorithm.loads_reference, config.algorithm.kl_placement) == (True, "loss")
-    hooks = load_step_hooks(config.recipe, config.algorithm.part_weights, 1000, config.ramps)
+    hooks = hooks_of_config(config, 1000)
     prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(2)]
     made = replace(parts(make_table(prompts, random.Random(0), anchor=anchor), anchor=anchor), hooks=hooks)
     for step in (1, 2):

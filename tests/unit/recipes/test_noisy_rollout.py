@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mars.hooks.contract import StepFacts
-from mars.hooks.load import hooks_of_run, resolved
+from mars.hooks.load import resolved
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.image_transform import TransformedImage
 from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
 from tests.fakes.step import IMAGE, TableScorer, one_step, parts
+from tests.hook_builders import hooks_of_config
 from tests.unit.recipes.recipe_files import FOLDERS, compose, module_of
 
 RECIPE = module_of("noisy_rollout")
@@ -67,7 +68,7 @@ def test_every_image_step_and_prompt_has_its_own_noise_and_the_same_when_asked_a
     (call,) = asked(prompts[0], strength=0.5).images[0].transforms
     assert (call.name, call.strength) == ("noise", 0.5)
     config = compose(FOLDER, "noisy_rollout_tiny", "run.seed=5", "ramps=[]")
-    hooks = hooks_of_run(config.model_copy(update={"recipe": resolved(config.recipe)}), 1)
+    hooks = hooks_of_config(config.model_copy(update={"recipe": resolved(config.recipe)}))
     (extra,) = hooks.asked_before(prompts[0], 1)
     assert extra.images == asked(prompts[0], seed=5).images
     assert list(config.recipe.transforms) == ["noise"]

@@ -14,10 +14,11 @@ from mars.actor.objective import Objective
 from mars.actor.rule_terms import RuleInputs
 from mars.actor.targets import RowTarget
 from mars.config.ramp_section import Ramp
-from mars.hooks.load import load_step_hooks, resolved
+from mars.hooks.load import resolved
 from mars.hooks.of_workers import image_transforms, token_rule
 from mars.train_types import TrainResponse
 from tests.builders import altered, train_config
+from tests.hook_builders import loaded_hooks
 from tests.unit.recipes.recipe_files import ROOT, compose, item, module_of, reward_of
 from tests.unit.recipes.token_facts import facts_of
 
@@ -168,5 +169,5 @@ def test_a_run_makes_the_rule_and_the_transform_with_the_settings_of_the_experim
             key=f"recipe.settings.papo.{name}", first=0.5, last=0.5, start=1, steps=1, shape="linear", slope=None
         )
         if name != "masked_entropy":  # which needs through_masked
-            load_step_hooks(recipe, [], 1, [ramp])
+            loaded_hooks(recipe, ramps=[ramp])
     assert (config.algorithm.selection, config.algorithm.kl_coefficient) == ("nonzero_advantage", 0.0)

@@ -6,8 +6,9 @@ import pytest
 
 from mars.config.ramp_section import SETTINGS, Ramp
 from mars.errors import ConfigError
-from mars.hooks.load import load_step_hooks, resolved
-from mars.hooks.of_workers import image_transforms, token_rule
+from mars.hooks.load import resolved
+from mars.hooks.of_workers import image_transforms
+from tests.hook_builders import hooks_of_config
 from tests.unit.recipes.recipe_files import FOLDERS, compose, experiments
 
 MAY_CHANGE = {
@@ -28,10 +29,9 @@ MAY_CHANGE = {
 
 
 def all_made(config, ramps):
-    recipe = resolved(config.recipe)
-    load_step_hooks(recipe, config.algorithm.part_weights, 1, ramps, config.algorithm.loads_reference)
-    image_transforms(recipe, ramps)
-    token_rule(recipe, with_reference=config.algorithm.loads_reference, ramps=ramps)
+    config = config.model_copy(update={"recipe": resolved(config.recipe), "ramps": ramps})
+    hooks_of_config(config)  # with the token rule
+    image_transforms(config.recipe, config.ramps)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -11,7 +11,7 @@ import pytest
 
 from mars.build import _advantage_settings
 from mars.hooks.contract import SamplerSetup
-from mars.hooks.load import hooks_of_run, load_sampler, with_resolved_recipe
+from mars.hooks.load import load_sampler, with_resolved_recipe
 from mars.hooks.step_hooks import as_json
 from mars.rewards.local import LocalScorer
 from mars.step import train_step
@@ -20,6 +20,7 @@ from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, Rounds, parts
+from tests.hook_builders import hooks_of_config
 from tests.unit.recipes.recipe_files import FOLDERS, compose, experiments
 from tests.unit.recipes.test_all_recipes import rows_of, services  # noqa: F401  a fixture
 
@@ -72,7 +73,7 @@ def step_of(folder, name, *overrides):
         frames=lambda prompt, view: (SIZE, SIZE),
         by_prompt=config.reward.by_prompt,
     )
-    made = with_requests(made, hooks_of_run(config, 2))
+    made = with_requests(made, hooks_of_config(config, 2))
     extras = replace(made.plan.extras, encode_response=lambda text: (5, EOS))
     made = replace(made, plan=replace(made.plan, extras=extras))
     sampler = load_sampler(config.recipe, SamplerSetup((tuple(prompts),), None, True, 2, 4, 0, read_rows=lambda _: ()))

@@ -15,7 +15,7 @@ from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.token_layout import TokenLayout
 from mars.algorithms.token_rule import TokenFacts
 from mars.hooks.contract import StepFacts
-from mars.hooks.load import hooks_of_run, resolved
+from mars.hooks.load import resolved
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.image_transform import TransformedImage
 from mars.rewards.contract import failed_result
@@ -24,6 +24,7 @@ from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
 from tests.fakes.step import GRPO, IMAGE, TableScorer, one_step, parts
+from tests.hook_builders import hooks_of_config
 from tests.unit.recipes.recipe_files import FOLDERS, compose, module_of
 
 RECIPE = module_of("vogue")
@@ -140,7 +141,7 @@ def test_the_trainer_scores_responses_with_the_noise_that_they_were_sampled_with
     changed = with_transform(batch, one.transform, one.strength, one.images, (7, batch.step, one.name))
     assert changed.prompts[0].images == extra.images
     config = compose(FOLDER, "vogue_tiny", "run.seed=7")  # which the trainer's key has
-    hooks = hooks_of_run(config.model_copy(update={"recipe": resolved(config.recipe)}), 20)
+    hooks = hooks_of_config(config.model_copy(update={"recipe": resolved(config.recipe)}), 20)
     (as_in_a_run,) = next(found for step in range(1, 99) if (found := hooks.asked_before(prompt, step)))
     (wanted,) = next(found for step in range(1, 99) if (found := asked(prompt, step, noisy_share=0.25)))
     assert as_in_a_run.images == wanted.images
