@@ -48,8 +48,7 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
     check_weights(config, folder, key)
     check_added_tokens(config, folder, key)
     file, declared = _image_processor(folder, key)
-    hint = "set image_processor_type to a class that it knows, such as Qwen2VLImageProcessor"
-    with _naming(key, file, f"transformers cannot load the image processor {declared}", hint):
+    with _naming(key, file, f"transformers cannot load the image processor {declared}"):
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
         AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
     with _naming(key, file, "its settings fail on an image"):

@@ -120,6 +120,7 @@ class Family:
     media_tokens: special tokens of media, besides those that have "image", "video", "vision" or "audio" in their name.
     image_start, image_end: the tokens that the image processor puts before and after an image; none if the chat
         template does.
+    image_processor: transformers' class that makes the pixels, without the ending Fast or Pil of its variants.
     sizing_keys: settings of the image processor that `read_sizing` needs.
     read_sizing: (image processor's settings, processor_config.json or nothing, config.json, name of the settings' file)
         -> (patch_size, merge_size, sizing): the side of a vision patch in pixels, and the side of the square of patches
@@ -138,6 +139,7 @@ class Family:
     media_tokens: tuple[str, ...]
     image_start: tuple[str, ...]
     image_end: tuple[str, ...]
+    image_processor: str
     sizing_keys: tuple[str, ...]
     read_sizing: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], str], tuple[int, int, ImageSizing]]
     tokenizer_class: str | None

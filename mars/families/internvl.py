@@ -152,6 +152,7 @@ INTERNVL = Family(
     media_tokens=("<img>", "</img>", "<IMG_CONTEXT>"),
     image_start=_START,
     image_end=_END,
+    image_processor="GotOcr2ImageProcessor",
     sizing_keys=("size",),
     read_sizing=read_sizing,
     tokenizer_class=None,

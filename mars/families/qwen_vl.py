@@ -131,6 +131,7 @@ QWEN_VL = Family(
     media_tokens=(),
     image_start=(),  # <|vision_start|> and <|vision_end|> are the chat template's
     image_end=(),
+    image_processor="Qwen2VLImageProcessor",
     sizing_keys=("patch_size", "merge_size"),
     read_sizing=read_sizing,
     tokenizer_class=None,

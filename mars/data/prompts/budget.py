@@ -10,7 +10,7 @@ from mars.data.pixels.images import MAX_ASPECT
 from mars.data.prompts.tokenizer import read_json
 from mars.data.rows.problems import RowProblem
 from mars.errors import ConfigError, SetupError
-from mars.families.family import ImageSizing
+from mars.families.family import Family, ImageSizing
 from mars.families.qwen_vl import SMART_RESIZE
 from mars.families.table import family_of
 from mars.types import Prompt, Source
@@ -37,7 +37,8 @@ class ImageBudget:
     def from_pretrained(cls, model_path: str, min_pixels: int, max_pixels: int) -> ImageBudget:
         """Read the sizes of patches and tokens from the model's image processor file.
 
-        Raises SetupError if they are missing or invalid, or if the model's family is not supported.
+        Raises SetupError if they are missing or invalid, if the file names the image processor of another model, or if
+        the model's family is not supported.
         """
         config = read_json(model_path, "config.json")
         family = family_of(config.get("model_type"), f"model.path: {model_path}/config.json")
@@ -46,6 +47,7 @@ class ImageBudget:
             settings = processor if name == "processor_config.json" else read_json(model_path, name)
             settings = settings.get("image_processor", settings)
             if isinstance(settings, dict) and all(key in settings for key in family.sizing_keys):
+                check_image_processor(settings, family, f"{model_path}/{name}")
                 patch, merge, sizing = family.read_sizing(settings, processor, config, f"{model_path}/{name}")
                 return cls(min_pixels, max_pixels, patch, merge, sizing)
         raise SetupError(
@@ -61,6 +63,22 @@ class ImageBudget:
     def processor_settings(self) -> dict[str, Any]:
         """The arguments with which transformers' image processor keeps this budget."""
         return self.sizing.settings(self)
+
+
+def check_image_processor(settings: Mapping[str, Any], family: Family, file: str) -> None:
+    """Raises SetupError for a class that transformers does not know, or that makes other pixels than the model reads.
+
+    The first is common: folders of 2025 name Qwen2_5_VLImageProcessor, which transformers no longer has.
+    """
+    if "AutoImageProcessor" in str(settings.get("auto_map")):
+        return  # a class of the folder's own code, which is loaded only with model.trust_remote_code
+    named = settings.get("image_processor_type", family.image_processor)
+    if not isinstance(named, str) or named.removesuffix("Fast").removesuffix("Pil") != family.image_processor:
+        raise SetupError(
+            f"model.path: {file}: image_processor_type must be {family.image_processor}, which makes the images of "
+            f"{family.name}; got {named!r:.80}; write {family.image_processor} there, or use the processor files of "
+            "this model"
+        )
 
 
 def model_image_size(size: tuple[int, int], budget: ImageBudget) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mars.checks.model import check_files
-from mars.data.prompts.budget import ImageBudget
+from mars.data.prompts.budget import ImageBudget, check_image_processor
 from mars.errors import SetupError
 from mars.families.qwen_vl import SMART_RESIZE, read_sizing
 from mars.families.table import FAMILIES, check_language, family_of
@@ -67,3 +67,33 @@ def test_sizes_of_patches_are_read_and_compared_with_the_model():
         SetupError, match=r"f: patch_size must be 16, as config\.json's vision_config\.patch_size; got 14"
     ):
         read_sizing({"patch_size": 14, "merge_size": 2}, {}, {"vision_config": vision}, "f")
+
+
+OWN = {"auto_map": {"AutoImageProcessor": "code.Processor"}, "image_processor_type": "Processor"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "right", "wrong"),
+    [
+        (
+            "qwen2_5_vl",
+            "Qwen2VLImageProcessor",
+            ("Qwen2_5_VLImageProcessor", "CLIPImageProcessor", "Glm4vImageProcessor"),
+        ),
+        ("qwen3_vl", "Qwen2VLImageProcessor", ("Qwen3VLImageProcessor", "GotOcr2ImageProcessor", "")),
+        ("internvl", "GotOcr2ImageProcessor", ("InternVLImageProcessor", "Qwen2VLImageProcessor", 3)),
+    ],
+)
+def test_the_image_processor_must_be_the_familys(model_type, right, wrong):
+    """transformers does not know the first class of each row. It would load the second, and make other pixels."""
+    family = FAMILIES[model_type]
+    for accepted in ({}, {"image_processor_type": right}, {"image_processor_type": f"{right}Fast"}, OWN):
+        check_image_processor(accepted, family, "m/preprocessor_config.json")
+    for name in wrong:
+        with pytest.raises(SetupError) as caught:
+            check_image_processor({"image_processor_type": name}, family, "m/preprocessor_config.json")
+        assert caught.value.exit_code == 4
+        assert str(caught.value) == (
+            f"model.path: m/preprocessor_config.json: image_processor_type must be {right}, which makes the images of "
+            f"{family.name}; got {name!r}; write {right} there, or use the processor files of this model"
+        )
