@@ -89,7 +89,7 @@ class SharedMemory:
         self._awake = True
 
     def load(self, update: WeightUpdate) -> None:
-        """The engine gets the memory of its weights, and the weights; its KV cache has to wait for `to_engine`."""
+        """Load weights: the engine allocates memory for them. It gets its KV cache only in `to_engine`."""
         if self._awake:
             self.put_engine_to_sleep()
         self._offload()

@@ -58,9 +58,10 @@ def scoring_batch(
     tokens_per_forward: int,
     packing: Packing,
 ) -> TrainBatch:
-    """Every group of `groups_of` that has a valid rollout, as a prompt of its own in one plan over all ranks; without
-    `groups_of`, every group whose scores count. Guests are scored with the prompt that they are trained with, and all
-    responses at the temperature of the multi responses.
+    """A batch of one update over all ranks, in which every group that has a valid rollout is a prompt of its own.
+
+    groups_of: the groups of a prompt; by default all but signals. Log-probs of guests are computed after the prompt
+    that they are trained with, and those of all responses at the temperature of the multi responses.
 
     `PolicyTrainer.score_responses` scores all rollouts with it. Nothing is trained on it: every weight is 0.
     """

@@ -12,7 +12,7 @@ def request_seed(
 ) -> int:
     """48-bit seed of a request. Sample k uses seed + k.
 
-    extra: of an extra request its name, and the rollout that it is about.
+    extra: only for an extra request: its name, and the number of the rollout that it is about.
     All samples of a step get different seeds in practice: with a million samples, two are equal with probability 0.2 %.
     """
     key = repr((run_seed, step, prompt_id, view, *(extra or ()))).encode()

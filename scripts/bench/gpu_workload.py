@@ -92,7 +92,7 @@ def config_3b(tokenizer: Any) -> Any:
 
 
 def full_tokenizer() -> Any:
-    """The tiny tokenizer with as many words as the public one, so that special tokens have their public ids.
+    """The tiny tokenizer with as many words as that of the public Qwen2.5-VL, so that special tokens have the same ids.
 
     No text is encoded to the added words; they decode to letters.
     """
