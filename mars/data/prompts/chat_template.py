@@ -24,8 +24,8 @@ _TEXT = {"type": "text", "text": "Is there a bus?"}
 
 Turns = list[Mapping[str, Any]]
 
-# What rows can hold. The first must be rendered without an error; some templates refuse a system message, or turns
-# after the first, and then the rows that have them are refused.
+# What rows can hold. Some templates refuse a system message, or want one, or refuse turns after the first: then rows
+# that they refuse cannot be used. One of these must be rendered without an error.
 _CONVERSATIONS: tuple[Turns, ...] = (
     [{"role": "user", "content": [_IMAGE, _TEXT]}],
     [{"role": "user", "content": "Is there a bus?"}],
@@ -38,33 +38,37 @@ _CONVERSATIONS: tuple[Turns, ...] = (
 )
 
 
+class TemplateFailure(SetupError):
+    """The chat template does not take the messages of a row. If it takes those of others, only this row is bad."""
+
+
 def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
     """The text of a conversation with the generation prompt at its end.
 
     arguments: of the template, see `Family.template_arguments`.
-    Raises SetupError if the template fails. The template must have passed `try_template`.
+    Raises TemplateFailure if the template fails. The template must have passed `try_template`.
     """
     try:
         return tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True, **arguments)
     except Exception as error:
         roles = ", ".join(str(turn["role"]) for turn in turns)
-        raise SetupError(
+        raise TemplateFailure(
             f"model.path: {_template_file(tokenizer.name_or_path)}: {_failure(error)} for a conversation of {roles}; "
             "use a model whose template takes these messages, or correct the file"
         ) from error
 
 
 def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made: int, given: int) -> NoReturn:
-    """Always raises SetupError. For the caller that has found that the numbers of placeholders and images differ."""
+    """Always raises TemplateFailure. For the caller that has found that numbers of placeholders and images differ."""
     roles = ", ".join(str(turn["role"]) for turn in turns)
-    raise SetupError(
+    raise TemplateFailure(
         f"model.path: {_template_file(tokenizer.name_or_path)}: the chat template makes {made} image placeholders of "
         f"{given} images in a conversation of {roles}; use the template of a vision-language model"
     )
 
 
 def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> None:
-    """Render some conversations in a separate process. Raises SetupError if it fails or does not end."""
+    """Render some conversations in a separate process. Raises SetupError if all of them fail, or if it does not end."""
     template = tokenizer.chat_template
     key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)
     _try_once(_Template(key, model_path, tokenizer, arguments))
@@ -119,22 +123,23 @@ def _try_once(template: _Template) -> None:
 def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connection) -> None:
     """Runs in the child. Sends why the template fails, or None.
 
-    An error in the first conversation is a failure; in a later one, only lack of memory is. All conversations must end
-    within `_DEADLINE_S` seconds, or the parent kills the child.
+    It fails if it takes none of the conversations, or lacks memory. All must end within `_DEADLINE_S` seconds, or the
+    parent kills the child.
     """
     with suppress(OSError, ValueError):  # a system without /proc, or a lower limit
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + _MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    failure = None
-    for i, turns in enumerate(_CONVERSATIONS):
+    errors: list[Exception] = []
+    for turns in _CONVERSATIONS:
         try:
             tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
         except Exception as error:  # noqa: BLE001 - a template can raise anything
-            if i == 0 or isinstance(error, MemoryError):
-                failure = _failure(error)
+            errors.append(error)
+            if isinstance(error, MemoryError):
                 break
-    connection.send(failure)
+    fails = len(errors) == len(_CONVERSATIONS) or isinstance(next(reversed(errors), None), MemoryError)
+    connection.send(_failure(errors[0]) if fails else None)
 
 
 def _failure(error: Exception) -> str:

@@ -16,6 +16,7 @@ from mars.data.convert.eval_json import read_json_rows
 from mars.data.pixels.images import probe_size
 from mars.data.prompts.budget import ImageBudget, limit_images
 from mars.data.prompts.chat import PromptEncoder
+from mars.data.prompts.chat_template import TemplateFailure
 from mars.data.prompts.lengths import longest_view
 from mars.data.prompts.templates import TemplateOf, has_instruction
 from mars.data.prompts.views import ImageLayout, alone
@@ -110,7 +111,8 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     it meaningless: a row with a missing image has no length, so it cannot be overlong.
 
     probe: see mars.data.rows.dataset.Probe.
-    Raises DataError for files that cannot be read, and ConfigError for a template that cannot be rendered.
+    Raises DataError for files that cannot be read, ConfigError for a template that cannot be rendered, and
+    TemplateFailure if the model's chat template takes no row, or no row with images.
     """
     start = time.perf_counter()
     reading = read_prompts(
@@ -122,6 +124,7 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
         needs_response=settings.needs_response,
     )
     prepared = [_prepare(row, settings) for row in reading.rows]
+    _refuse_chat_template(prepared)
     seconds = time.perf_counter() - start
     damaged = undecodable(reading.rows) if settings.decode_images else []
     place = {row.label: i for i, row in enumerate(reading.rows)}
@@ -146,11 +149,26 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
 
 @dataclass(frozen=True)
 class _Prepared:
-    """One row. prompt: None if it cannot be read or rendered. length: tokens of the longest view, None if unknown."""
+    """One row. prompt: None if it cannot be read or rendered. length: tokens of the longest view, None if unknown.
+
+    has_images: of a row that the chat template was tried on. failure: why it does not take the row.
+    """
 
     prompt: Prompt | None
     length: int | None
     problems: Sequence[RowProblem]
+    has_images: bool | None = None
+    failure: TemplateFailure | None = None
+
+
+def _refuse_chat_template(prepared: Sequence[_Prepared]) -> None:
+    """Raises the first failure of the model's chat template if it takes no row, or no row with images: then it is the
+    template that is wrong, and not the rows."""
+    tried = [row for row in prepared if row.has_images is not None]
+    for some in (tried, [row for row in tried if row.has_images]):
+        failures = [row.failure for row in some if row.failure is not None]
+        if failures and len(failures) == len(some):
+            raise failures[0]
 
 
 def _prepare(row: RowReading, settings: RowSettings) -> _Prepared:
@@ -165,23 +183,37 @@ def _prepare(row: RowReading, settings: RowSettings) -> _Prepared:
     measurable = rendered is not None and not problems
     if refusal is not None:
         problems.append(refusal)
+    has_images, failure = None, None
     if refusal is None or refusal.reason != SPECIAL_TOKEN:
-        shown = prompt if rendered is None else rendered
-        refused = _special_tokens(row.label, settings.encoder.encode, shown.messages, len(shown.sources))
-        for view, messages in shown.view_messages.items():
-            refused = refused or _special_tokens(row.label, settings.encoder.encode, messages, len(view or ()))
+        try:
+            refused = _refused_texts(row.label, prompt if rendered is None else rendered, settings.encoder)
+            has_images = None if refused else bool(prompt.sources)
+        except TemplateFailure as error:
+            refused, failure = [RowProblem(row.label, "chat_template", str(error))], error
+            has_images = bool(prompt.sources)
         problems += refused
         measurable = measurable and not refused
     if settings.needs_response:
         for response in filter(None, (prompt.response, *prompt.mono_responses.values())):
             problems += _special_tokens(row.label, settings.encoder.encode_response, response)
     if rendered is None or not measurable:
-        return _Prepared(rendered, None, problems)
+        return _Prepared(rendered, None, problems, has_images, failure)
     length = longest_view(rendered, settings.encoder, settings.budget, settings.image_layout)
     if length > settings.max_prompt_tokens:
         detail = f"{length} tokens, {settings.max_prompt_tokens} are allowed (data.max_prompt_tokens)"
         problems.append(RowProblem(row.label, "overlong", detail))
-    return _Prepared(rendered, length, problems)
+    return _Prepared(rendered, length, problems, has_images)
+
+
+def _refused_texts(row: str, prompt: Prompt, encoder: PromptEncoder) -> list[RowProblem]:
+    """The problems of the prompt's messages, or of the first view with a wording of its own that has some.
+
+    Raises TemplateFailure if the model's chat template does not take them.
+    """
+    refused = _special_tokens(row, encoder.encode, prompt.messages, len(prompt.sources))
+    for view, messages in prompt.view_messages.items():
+        refused = refused or _special_tokens(row, encoder.encode, messages, len(view or ()))
+    return refused
 
 
 def _view_messages(

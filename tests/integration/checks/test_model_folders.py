@@ -325,6 +325,14 @@ def test_a_template_that_refuses_some_messages_is_named_when_a_row_has_them(brok
         encoder.encode((Message("system", "Be brief."), Message("user", "?")), 0)
 
 
+def test_a_template_may_want_a_system_message(broken):
+    wanting = "{% if messages[0].role != 'system' %}{{ ''.__class__.__mro__ }}{% endif %}{{ messages[0].content }}"
+    encoder = PromptEncoder.from_pretrained(str(broken("wanting", text("chat_template.jinja", wanting))))
+    assert encoder.encode((Message("system", "Be brief."), Message("user", "?")), 0)
+    with pytest.raises(SetupError, match=r"chat_template\.jinja: .* a conversation of user; "):
+        encoder.encode((Message("user", "?"),), 0)
+
+
 def test_a_template_that_ignores_images_is_named_when_a_row_has_them(broken):
     """A template of a language model renders the texts and drops the images."""
     ignoring = (
