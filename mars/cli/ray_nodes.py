@@ -165,9 +165,9 @@ def _start(node: Node, problems: Sequence[str], options: NodeOptions, then: str)
 
 
 def _check_folder_is_free(node: Node) -> None:
-    """Ray remembers one cluster in a folder. A job would find the newest one there, not always its own.
+    """Raises SetupError if a node of another cluster runs with this folder; for a new head, if any node does.
 
-    Raises SetupError.
+    In a folder Ray remembers only the cluster that was started last, so a job would find that one, not always its own.
     """
     for running in ray_node.running_nodes(node.folder):
         if node.is_head or running.address != node.head:

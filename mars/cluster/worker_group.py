@@ -166,7 +166,7 @@ class WorkerGroup:
             meanwhile()
 
     def _process(self, index: int) -> WorkerProcess | None:
-        """None until the worker has said which it is."""
+        """The process of a worker. None until the worker has said which process it is, or if it died before."""
         if index not in self._known:
             try:
                 self._known[index] = ray.get(self._processes[index], timeout=0)

@@ -59,11 +59,12 @@ class Injected:
 
 
 class ExtraRequests(Protocol):
-    """Asks more of a prompt than its views. Both methods are pure functions of their arguments, and may be called more
-    than once with the same: the images of the next step are read ahead.
+    """Asks more about a prompt than its views. Both methods are pure functions of their arguments, and may be called
+    more than once with the same: for example once more to read the images of the next step ahead of it.
 
-    What cannot be asked has a group without rollouts, and `extra/<name>/left_out` counts it: if the text contains a
-    special token, or if it has more than `data.max_prompt_tokens` (a given text: `rollout.max_response_tokens`) tokens.
+    A request cannot be asked if its text contains a special token, or has more than `data.max_prompt_tokens` tokens
+    (the text of an `Injected`: `rollout.max_response_tokens`). It has a group without rollouts then, and
+    `extra/<name>/left_out` counts it.
     """
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra | Injected]:

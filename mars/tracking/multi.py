@@ -48,8 +48,8 @@ class RemoteTracker(Protocol):
 class Copy:
     """A tracker in its own thread behind a bounded queue, so that it can neither block nor fail the caller.
 
-    An exception of the tracker, a full queue or a missed deadline (`RemoteTracker`) switches the copy off: `failure`
-    holds the reason, logged once.
+    A copy is any tracker of a run besides that of metrics.jsonl. An exception of the tracker, a full queue or a call
+    that takes longer than its `RemoteTracker` allows switches the copy off: `failure` holds the reason, logged once.
     make: builds the tracker. Called in the thread, because building may wait for a network.
     clock: seconds, monotonic.
     """

@@ -72,7 +72,7 @@ class MemberStore:
             self._store.set(_key(self.meeting, what), value)
 
     def take(self, what: str) -> str:
-        """Wait until it is set, and remove it."""
+        """The value of `what`. Waits until it is set, and removes it from the store."""
         value = self.get(what)
         self.forget(what)
         return value
