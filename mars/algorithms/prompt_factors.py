@@ -1,4 +1,4 @@
-"""How many responses to a prompt are right, and advantages times a factor for each prompt, which may depend on it."""
+"""Which responses to a prompt are right, and advantages times a factor for each prompt, which may depend on it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def right_share(item: PromptRollouts, right_from: float) -> float | None:
     """
     right = [is_right(rollout, right_from) for rollout in item.multi.valid]
     return sum(right) / len(right) if right else None
+
+
+def is_unsolved(item: PromptRollouts, right_from: float) -> bool:
+    """Whether no multi response is right: all are wrong or could not be scored."""
+    return not any(is_right(rollout, right_from) for rollout in item.multi.rollouts)
+
+
+def is_in_conflict(item: PromptRollouts, right_from: float) -> bool:
+    """Whether an anchor is right and no multi response is: one source shows the answer, and all together hide it."""
+    anchors = (rollout for group in item.anchors for rollout in group.rollouts)
+    return is_unsolved(item, right_from) and any(is_right(rollout, right_from) for rollout in anchors)
 
 
 def scaled(base: Advantages, kept: Sequence[PromptRollouts], factors: Sequence[float]) -> Advantages:

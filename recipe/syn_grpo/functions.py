@@ -14,10 +14,9 @@ from pathlib import Path
 from statistics import pvariance
 from typing import Any
 
-from turns import Place, walk
-
 from mars.algorithms.advantages import Advantages
 from mars.data.order.stream import PromptStream
+from mars.data.order.walk import Place, walk
 from mars.hooks.contract import SamplerSetup, StepFacts
 from mars.output.files import write_atomically
 from mars.rewards.parsing import read_each

@@ -1,4 +1,4 @@
-"""recipe/syn_grpo: each prompt of the training files gets its turn, whatever the sizes of rounds are."""
+"""Each prompt of the training files gets its turn, whatever the sizes of rounds are."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.order.stream import PromptStream
+from mars.data.order.walk import Place, walk
 from tests.builders import make_prompt
-from tests.unit.recipes.recipe_files import module_of
 
-TURNS = module_of("syn_grpo", "turns.py")
-Place, walk = TURNS.Place, TURNS.walk
 PROMPTS = tuple(make_prompt(f"p{i}") for i in range(5))
 
 
