@@ -168,3 +168,22 @@ def test_limits_in_an_old_processor_file_do_not_replace_those_of_the_run(request
     processor = PromptProcessor(str(folder), decode=decode_image, budget=budget, rules=rules, cache_bytes=0)
     assert len(processor.process((rules.image_id,), (image,)).input_ids) == num_image_tokens(image.size, budget) > 8
     check_model(str(folder))
+
+
+@pytest.mark.parametrize("tiny_model", ["tiny", "tiny_qwen3", "tiny_qwen3_5", "tiny_qwen2", "tiny_internvl"])
+@pytest.mark.parametrize("declared", [None, "<|endoftext|>"])
+def test_a_response_ends_as_in_the_chat_template_whatever_end_the_tokenizer_has(
+    request, tmp_path, tiny_model, declared
+):
+    folder = copied(request.getfixturevalue(tiny_model), tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    if declared is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": declared}))
+        (folder / "generation_config.json").unlink()
+    encoder = PromptEncoder.from_pretrained(str(folder))
+    turn_end = encoder.encode_response("yes")[-1]
+    assert (
+        encoder.encode((Message("user", "q"), Message("assistant", "yes"), Message("user", "q")), 0).count(turn_end) > 2
+    )
+    assert encoder.token_rules().eos_ids[0] == turn_end
+    assert len(encoder.token_rules().eos_ids) == 1 + (declared is not None)

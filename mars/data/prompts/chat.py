@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mars.data.prompts.chat_template import refuse_lost_images, render, try_template
-from mars.data.prompts.token_rules import token_rules
+from mars.data.prompts.token_rules import token_rules, with_turn_end
 from mars.data.prompts.tokenizer import has_file, load_tokenizer, read_json
 from mars.errors import DataError, SetupError
 from mars.families.table import FAMILIES
@@ -53,7 +53,7 @@ class PromptEncoder:
         rules = token_rules(model_path, tokenizer, config, generation)
         family = FAMILIES.get(str(config.get("model_type")))
         arguments = {} if family is None else family.template_arguments
-        try_template(tokenizer, model_path, arguments)
+        rules = with_turn_end(rules, tokenizer, try_template(tokenizer, model_path, arguments))
         return cls(tokenizer, rules, arguments, cached_prompts)
 
     def token_rules(self) -> TokenRules:
@@ -69,7 +69,10 @@ class PromptEncoder:
         return self._encode(tuple(messages), num_images)
 
     def encode_response(self, text: str) -> tuple[int, ...]:
-        """Ids of an assistant's response with the end-of-turn token: the target of supervised training."""
+        """Ids of an assistant's response with the token that ends its turn in the chat template (`with_turn_end`).
+
+        They are the target of supervised training.
+        """
         self._check_plain(text, "response")
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return (*ids, self._rules.eos_ids[0])

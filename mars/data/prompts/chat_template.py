@@ -21,6 +21,7 @@ _DEADLINE_S = 10.0  # a real template takes milliseconds; the rest is for a busy
 _MEMORY_BYTES = 2**30  # beyond what the process has when it starts
 _IMAGE = {"type": "image"}
 _TEXT = {"type": "text", "text": "Is there a bus?"}
+_RESPONSE = "The bus is red."
 
 Turns = list[Mapping[str, Any]]
 
@@ -67,11 +68,14 @@ def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made:
     )
 
 
-def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> None:
-    """Render some conversations in a separate process. Raises SetupError if all of them fail, or if it does not end."""
+def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> str:
+    """Render some conversations in a separate process, and return `text_after_response` of the template.
+
+    Raises SetupError if all of them fail, or if the process does not end.
+    """
     template = tokenizer.chat_template
     key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)
-    _try_once(_Template(key, model_path, tokenizer, arguments))
+    return _try_once(_Template(key, model_path, tokenizer, arguments))
 
 
 class _Template:
@@ -89,7 +93,7 @@ class _Template:
 
 
 @lru_cache(maxsize=8)
-def _try_once(template: _Template) -> None:
+def _try_once(template: _Template) -> str:
     file = _template_file(template.model_path)
     # Forked, because a new interpreter would need a second to import the tokenizer. The child renders and ends: it
     # takes no lock of a thread of this process and starts none.
@@ -105,7 +109,7 @@ def _try_once(template: _Template) -> None:
                 "it may loop for ever; correct it, or download the file again"
             )
         try:
-            failure = ours.recv()
+            failure, after = ours.recv()
         except EOFError:
             child.join()
             raise SetupError(
@@ -114,6 +118,7 @@ def _try_once(template: _Template) -> None:
             ) from None
         if failure:
             raise SetupError(f"model.path: {file}: {failure}; correct it, or download the file again")
+        return after
     finally:
         ours.close()
         child.kill()
@@ -121,7 +126,7 @@ def _try_once(template: _Template) -> None:
 
 
 def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connection) -> None:
-    """Runs in the child. Sends why the template fails, or None.
+    """Runs in the child. Sends why the template fails, or None, and `text_after_response`.
 
     It fails if it takes none of the conversations, or lacks memory. All must end within `_DEADLINE_S` seconds, or the
     parent kills the child.
@@ -139,7 +144,23 @@ def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connec
             if isinstance(error, MemoryError):
                 break
     fails = len(errors) == len(_CONVERSATIONS) or isinstance(next(reversed(errors), None), MemoryError)
-    connection.send(_failure(errors[0]) if fails else None)
+    connection.send((_failure(errors[0]), "") if fails else (None, text_after_response(tokenizer, arguments)))
+
+
+def text_after_response(tokenizer: Any, arguments: Mapping[str, Any]) -> str:
+    """What the chat template writes after the assistant's last text; "" if it refuses, changes or omits that text.
+
+    Example: "<|im_end|>\\n" for the templates of Qwen.
+    """
+    question, response = _TEXT["text"], {"type": "text", "text": _RESPONSE}
+    # Some templates take only texts, or only lists.
+    for asked, answered in (([_TEXT], _RESPONSE), ([_TEXT], [response]), (question, _RESPONSE)):
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        with suppress(Exception):
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False, **arguments)
+            if _RESPONSE in text:
+                return text.rpartition(_RESPONSE)[2]
+    return ""
 
 
 def _failure(error: Exception) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from mars.errors import SetupError
 from mars.families.family import Family
 from mars.families.table import family_of
 from mars.types import TokenRules
+
+logger = logging.getLogger(__name__)
 
 MEDIA_WORDS = ("image", "video", "vision", "audio")
 MEDIA_ID_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id")
@@ -57,6 +62,33 @@ def token_rules(
         blocked_ids=tuple(sorted(blocked)),
         image_start=_named(model_path, words, family.image_start),
         image_end=_named(model_path, words, family.image_end),
+    )
+
+
+def with_turn_end(rules: TokenRules, tokenizer: Any, after_response: str) -> TokenRules:
+    """The rules with the token that ends the chat template's turn of the assistant as the first of `eos_ids`.
+
+    The cold start teaches this token, so engines must stop at it, whatever the tokenizer's files say: those of base
+    models have <|endoftext|> as their end, and a template whose turns end with <|im_end|>.
+    after_response: `text_after_response`. If that does not begin with a special token, the rules are unchanged.
+    """
+    ids = tokenizer(after_response.lstrip(), add_special_tokens=False)["input_ids"]
+    token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    if token is None or not token.special or ids[0] in (rules.image_id, *rules.blocked_ids):
+        return rules
+    if ids[0] not in rules.eos_ids:
+        _warn_of_another_end(token.content, tokenizer.name_or_path)
+    return replace(rules, eos_ids=tuple(dict.fromkeys((ids[0], *rules.eos_ids))))
+
+
+@cache
+def _warn_of_another_end(token: str, model_path: str) -> None:
+    logger.warning(
+        "model.path: the chat template of %s ends a turn with %s, which neither its tokenizer_config.json nor its "
+        "generation_config.json names as an end; mars stops there, and other programs may not: add it to eos_token_id "
+        "of generation_config.json",
+        model_path,
+        token,
     )
 
 
