@@ -106,8 +106,8 @@ class RayEngine:
         given_out: set[tuple[int, int | None]],
         counts: list[EngineCounts],
     ) -> Generator[list[FinishedSample | UnreadableRequest], None, list[int]]:
-        """Yield the samples of the requests `left` that are not `given_out`, except those of engines that are lost
-        and do not come back; returns what is left of their requests. Adds the engines' counts to `counts`."""
+        """Yield the samples of the requests `left`, without those in `given_out`. Returns the unfinished requests of
+        engines that are lost and do not come back. Adds the engines' counts to `counts`."""
         parts = self._balancer.split([known[i] for i in left], self._absent)
         shares = [[left[i] for i in part] for part in parts]
         gap_s = message_gap_s(len(shares))

@@ -200,7 +200,7 @@ class _Connection:
     def close(self) -> None:
         """Shut Ray down. Does nothing if the process is ending early.
 
-        Ray may not answer then, and the guard stops a cluster that the run has started.
+        Ray may not answer then. A cluster that the run has started is stopped by its guard (mars/cluster/guard.py).
         """
         if interrupts.reason() is not None:
             return

@@ -219,9 +219,10 @@ def make_hook(
 ) -> Any:
     """Run the file of `spec` and call what it names with `arguments` and the file's settings, if it declares any.
 
-    recipe: `resolved`. key: that of `spec`, such as "recipe.advantage". members: what the hook must have: a method ->
-    the number of its arguments, or an attribute -> None. ramps: of the run; settings that they change cannot be read
-    from what the hook is made with (`read_once`). Raises ConfigError where a member is missing.
+    recipe: as `resolved` returns it. key: that of `spec`, such as "recipe.advantage". members: what the hook must
+    have: a method -> the number of its arguments, or an attribute -> None. ramps: of the run. If they change a setting
+    of the file, a hook that reads it from the settings that it is made with gets a ConfigError (`read_once`). Raises
+    ConfigError where a member is missing.
     """
     name = settings_name(spec)
     wanted = f"({', '.join([*(type(given).__name__ for given in arguments), 'settings: Settings'])})"

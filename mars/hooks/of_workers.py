@@ -17,7 +17,10 @@ from mars.image_transform import ImageTransform
 
 
 def image_transforms(recipe: RecipeConfig, ramps: Sequence[Ramp] = ()) -> dict[str, ImageTransform]:
-    """The transforms by name. recipe: `resolved`. ramps: of the run; a transform follows none. Raises ConfigError."""
+    """The transforms by name. ramps: of the run; a transform follows none. Raises ConfigError.
+
+    recipe: as `resolved` of mars/hooks/load.py returns it.
+    """
     return {
         name: make_hook(recipe, f"recipe.transforms.{name}", spec, {"__call__": 3}, ramps=ramps)
         for name, spec in recipe.transforms.items()

@@ -50,7 +50,7 @@ check_score = check_truth
 def text_of(prompt: Prompt) -> str:
     """The row's `response`; without one, the truth in answer tags.
 
-    If several choices are right, it is the first.
+    If the truth names several right choices, only the first is in the tags.
     """
     if prompt.response is not None:
         return prompt.response

@@ -134,8 +134,8 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
     """The letter of the option that an answer names by letter, text, or both; the answer itself if it names none.
 
     A letter means the option with this letter, even if the text of another option is the same letter. If any
-    option's text is the letter of another, answers with a text ("Law", "B. Law") are returned as they are, because a
-    letter alone could be read as an option's text.
+    option's text is the letter of another, answers with a text ("Law", "B. Law") are returned as they are, because the
+    letter returned for them could be read as the text of another option.
 
     >>> [letter_of(answer, ["Travel", "Law"]) for answer in ("law.", "(b)", "B. Law", "A. Law")]
     ['B', 'B', 'B', 'A. Law']
