@@ -12,6 +12,7 @@ from typing import Any
 
 from mars.actor.trainer import PolicyTrainer, RankTrainer, Rendezvous, SkippedReport, warn_of_skipped
 from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.anchor_use import AnchorUse
 from mars.algorithms.penalties import OverlongPenalty
 from mars.batching.collate import scoring_batch, train_batch
 from mars.cluster.node_facts import SharedFiles
@@ -21,6 +22,7 @@ from mars.config.schema import SftConfig, TrainConfig
 from mars.data.pixels.images import DecodeImage, decode_image
 from mars.data.pixels.transforming import TransformingDecoder
 from mars.evaluation.ask import EvaluationParts
+from mars.hooks.guest_filter import GuestCheck
 from mars.hooks.of_workers import image_transforms, token_rule
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
 from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of, training_plan
@@ -130,6 +132,12 @@ def _overlong_penalty(config: TrainConfig) -> OverlongPenalty | None:
     return None if buffer is None else OverlongPenalty(longest, buffer, config.algorithm.overlong_factor)
 
 
+def _anchor_use(config: TrainConfig, inputs: Inputs, hooks: StepHooks) -> AnchorUse:
+    anchor = config.anchor
+    guide = None if anchor.guide == "off" else GuestCheck(inputs.frames, hooks.guest_filter)
+    return AnchorUse(guide, anchor.shuffle, right_from=config.evaluation.iou_threshold)
+
+
 def _processor(config: TrainConfig, rules: TokenRules, decode: DecodeImage):
     return prompt_processor(config, rules, CACHED_IMAGES, decode).process
 
@@ -220,6 +228,7 @@ def step_parts(
         scoring_batch=partial(scoring_batch, **plan_settings),
         bad_samples=BadSamples(config.data.max_bad_fraction, config.data.bad_window, prompts, report_bad),
         hooks=hooks,
+        anchor_use=_anchor_use(config, inputs, hooks),
         by_prompt=config.reward.by_prompt,
         reward_counts=reward_counts,
         report_skipped=report_skipped,

@@ -19,6 +19,7 @@ class ExtraFacts:
     bounded: of a guest: whether the ratio of its tokens is bounded (`TrainResponse.bounded`).
     in_pool: of a guest: whether its reward counts in the mean and the deviation from which advantages are computed.
     injected: whether the response is a given text, which no engine has sampled. score: given with it, else None.
+    of_anchor: of a guest: whether its rollouts are in an anchor group too (`anchor.guide`).
     """
 
     name: str
@@ -29,3 +30,4 @@ class ExtraFacts:
     injected: bool = False
     score: float | None = None
     in_pool: bool = True
+    of_anchor: bool = False

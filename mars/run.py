@@ -31,7 +31,7 @@ from mars.evaluation.fingerprints import images_fingerprint, model_fingerprint, 
 from mars.evaluation.questions import convert_questions
 from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step, restored
-from mars.hooks.load import specs, with_resolved_recipe
+from mars.hooks.load import specs_of_run, with_resolved_recipe
 from mars.inputs import Inputs, evaluation_plan, load_inputs, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.output.files import write_atomically
@@ -123,7 +123,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
 
 def _record_functions(config: TrainConfig) -> Mapping[str, list[dict[str, str]]]:
     """The users' functions that the run uses, recorded as `mars.plugin.record` does."""
-    functions = {"reward.function": user_functions(rewards_of(config)), **specs(config.recipe)}
+    functions = {"reward.function": user_functions(rewards_of(config)), **specs_of_run(config)}
     return plugin.record(Path(config.run.dir), functions)
 
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 from functools import partial
 
 from mars.algorithms.advantages import Advantages
+from mars.algorithms.anchor_use import AnchorCounts
 from mars.algorithms.metrics import method_metrics
 from mars.algorithms.penalties import score_metrics
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards, truncated_rows, with_advantages, with_own_groups
@@ -48,18 +49,22 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     # The first part has no prompts, so that `Advantages.joined` works for a step that samples no round.
     rollouts, advantages = [], [PooledRewards.of_rollouts([]).advantages(parts.advantage)]
     kept, round_number, surplus = list(state.carried), state.round, state.surplus
+    counts = AnchorCounts()
     carried_ids = {item.rollouts.prompt.prompt_id for item in state.carried}
     while len(kept) < stream.prompts_per_step and round_number - state.round < parts.max_rounds:
         present = carried_ids | quarantine.prompt_ids | {item.prompt.prompt_id for item in rollouts}
         if len(present) == stream.num_prompts:
             break
-        drawn = stream.batch(round_number)
+        drawn, this_round = stream.batch(round_number), round_number
         fresh = [prompt for prompt in drawn if prompt.prompt_id not in present]
         round_number, surplus = round_number + 1, surplus + (len(drawn) - stream.prompts_per_step if drawn else 0)
         if not fresh:
             continue
         of_round, unreadable = scored_rollouts(parts, fresh, step, timer)
         quarantine = parts.bad_samples.tried(quarantine, fresh, unreadable, step)
+        # Before advantages and selection: guests are chosen once, and a prompt is kept, dropped or carried with them.
+        of_round, of_anchors = parts.anchor_use.applied(of_round, parts.plan.seed, step, this_round)
+        counts += of_anchors
         rewards = PooledRewards.of_rollouts(of_round)
         advantages.append(_advantages(parts, of_round))
         selection = select_prompts(advantages[-1], rewards.prompt_index, parts.selection)
@@ -79,6 +84,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     kept, rule_metrics = parts.hooks.weighted(kept, parts.advantage, step)
 
     metrics = _metrics(parts, rollouts, Advantages.joined(advantages)) | batch_metrics | rule_metrics
+    metrics |= parts.anchor_use.metrics(rollouts, counts)
     metrics |= {f"ramp/{key}": value for key, value in parts.hooks.scheduled(step).items()}
     metrics |= stream.observe(rollouts, step, quarantine.prompt_ids)
     metrics |= engine_metrics(parts.engine.counts() - counts_before)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 
+from mars.algorithms.guided_groups import with_candidates
 from mars.algorithms.penalties import with_kl_penalty, with_overlong_penalty
 from mars.algorithms.scoring import KL_TO_REFERENCE
 from mars.rollout.collect import ScoredStream, collect, score_stream, with_following
@@ -41,6 +42,8 @@ def scored_rollouts(
     unreadable = {**unreadable, **signals.unreadable}
     rollouts = [item for item in rollouts if item.prompt.prompt_id not in signals.unreadable]
     rollouts = parts.hooks.shaped(rollouts, step, signals)
+    if parts.anchor_use.guided:
+        rollouts = with_candidates(rollouts)  # before the KL, which is that of the multi prompt for a guest
     if (coefficient := parts.kl_in_reward_at(step)) > 0 and rollouts:
         batch = parts.scoring_batch(rollouts)
         with timer.stage("ref"):

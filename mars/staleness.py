@@ -68,8 +68,10 @@ def renumbered(state: SamplingState, version: int) -> SamplingState:
 
     def rollouts(item: PromptRollouts) -> PromptRollouts:
         if id(item) not in done:
-            anchors, extras = (tuple(_shifted(group, shift) for group in some) for some in (item.anchors, item.extras))
-            done[id(item)] = replace(item, multi=_shifted(item.multi, shift), anchors=anchors, extras=extras)
+            some = (item.anchors, item.extras, item.pool_anchors)
+            anchors, extras, pool = (tuple(_shifted(group, shift) for group in groups) for groups in some)
+            multi, other_pool = _shifted(item.multi, shift), None if item.other_pool is None else pool
+            done[id(item)] = replace(item, multi=multi, anchors=anchors, extras=extras, other_pool=other_pool)
         return done[id(item)]
 
     return _mapped(state, shift, rollouts) if shift else state

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from mars.actor.trainer import PolicyTrainer, SkippedReport, warn_of_skipped
 from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.anchor_use import POOLED, AnchorUse
 from mars.algorithms.penalties import OverlongPenalty
 from mars.answers.record import BoxFrames, PromptLength
 from mars.hooks.step_hooks import NO_HOOKS, StepHooks
@@ -29,7 +30,7 @@ class StepParts:
     mask_truncated: whether responses cut at the token limit get weight 0. Their rewards count in the statistics.
     overlong: penalty of long responses, None for none.
     kl_in_reward: every reward loses this many units per nat of KL to the reference model; 0: no KL is computed.
-    max_rounds: rounds of prompts that a step may sample.
+    max_rounds: rounds of prompts that a step may sample. anchor_use: what anchors are for, besides their pool.
     decode: response ids to text. frames: (prompt, view) -> the sizes to which truth and response boxes refer.
     prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
@@ -59,6 +60,7 @@ class StepParts:
     by_prompt: bool = False
     reward_counts: Callable[[], Mapping[str, float]] = dict
     hooks: StepHooks = NO_HOOKS
+    anchor_use: AnchorUse = POOLED
     report_skipped: SkippedReport = warn_of_skipped
     turns: Turns = field(default_factory=NoTurns)
 

@@ -17,6 +17,7 @@ class TrainResponse:
 
     off_policy: sampled with another prompt, or not at all; `rollout_logprobs` are then not used.
     bounded: of an off-policy response: whether the ratio of its tokens is bounded. Of an on-policy one it always is.
+    is_guest: of an off-policy response: whether it is an anchor's (`anchor.guide`), for mars/guide/logprob.
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 
@@ -26,6 +27,7 @@ class TrainResponse:
     weight: float
     off_policy: bool = False
     bounded: bool = False
+    is_guest: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):

@@ -217,19 +217,25 @@ class RolloutGroup:
         extra = self.request.extra
         return extra is None or (self.request.num_samples > 0 and not extra.injected)
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether its rollouts are in an anchor group too, where metrics of the cost count them."""
+        return self.request.extra is not None and self.request.extra.of_anchor
+
 
 @dataclass(frozen=True)
 class PromptRollouts:
     """A prompt with its multi group, its anchor groups and those of its extra requests. It is kept, dropped or carried
-    as a whole."""
+    as a whole. other_pool: the anchors whose rewards are in the pool, where they are not `anchors`; else None."""
 
     prompt: Prompt
     multi: RolloutGroup
     anchors: tuple[RolloutGroup, ...]
     extras: tuple[RolloutGroup, ...] = ()
+    other_pool: tuple[RolloutGroup, ...] | None = None
 
     def __post_init__(self) -> None:
-        for group in (self.multi, *self.anchors, *self.extras):
+        for group in (self.multi, *self.anchors, *self.extras, *(self.other_pool or ())):
             if group.request.prompt_id != self.prompt.prompt_id:
                 raise ValueError(f"group of prompt {group.request.prompt_id} under prompt {self.prompt.prompt_id}")
 
@@ -239,6 +245,11 @@ class PromptRollouts:
         return (self.multi, *(group for group in self.extras if group.role == "guest"))
 
     @property
+    def pool_anchors(self) -> tuple[RolloutGroup, ...]:
+        """The anchors in the pool. Metrics of the anchors are those of `anchors`."""
+        return self.anchors if self.other_pool is None else self.other_pool
+
+    @property
     def own_groups(self) -> tuple[RolloutGroup, ...]:
         """The extra groups that are trained with their own prompts."""
         return tuple(group for group in self.extras if group.role == "own_group")
@@ -246,11 +257,7 @@ class PromptRollouts:
     @property
     def trained(self) -> tuple[Rollout, ...]:
         """The valid rollouts of `multi_groups`: each has an advantage."""
-        return (
-            tuple(rollout for group in self.multi_groups for rollout in group.valid)
-            if self.extras
-            else self.multi.valid
-        )
+        return tuple(rollout for group in self.multi_groups for rollout in group.valid)
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ class Objective:
         return self._importance_weights(old, tokens)[2]
 
     def _rollout_sums(self, old: Tensor, tokens: TokenTargets, compare: bool) -> dict[str, Tensor]:
-        """How far the engine's log-probs are from the trainer's."""
+        """How far the engine's log-probs are from the trainer's, and what the trainer's are for guests."""
         rollout = tokens.rollout_logprobs
         compared = replace(tokens.fresh, mask=tokens.fresh.mask & compare)
         # Sampling with top_p renormalises the engine's probabilities: its log-probs may be higher by up to -ln(top_p).
@@ -197,6 +197,8 @@ class Objective:
             "rollout_kl": engine_kl(old, rollout, compared),
             "num_compared": difference.num_tokens,
             "difference_max": difference.max,
+            "guest_logprob": torch.where(tokens.guests, old, 0.0).sum(),
+            "num_guest_tokens": tokens.guests.sum(),
         }
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
@@ -214,6 +216,8 @@ class Objective:
         }
         if self.kl_in_loss:
             metrics["actor/kl_coef"] = algorithm.kl_coefficient
+        if sums["num_guest_tokens"]:
+            metrics["mars/guide/logprob"] = sums["guest_logprob"] / sums["num_guest_tokens"]
         return metrics | mean_metrics(sums) | self.rollout_metrics(sums)
 
     def rollout_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:

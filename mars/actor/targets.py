@@ -52,7 +52,8 @@ class TokenTargets:
 
     trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt,
     in this step or an earlier one. fresh: those of them that were sampled in this step. unbounded: bool, tokens of
-    off-policy rows whose ratio is not bounded. with_images: bool, tokens of rows whose prompt has an image.
+    off-policy rows whose ratio is not bounded. guests: bool, trained tokens of guests of `anchor.guide`.
+    with_images: bool, tokens of rows whose prompt has an image.
     weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.
     """
 
@@ -60,6 +61,7 @@ class TokenTargets:
     on_policy: TokenLayout
     fresh: TokenLayout
     unbounded: Tensor
+    guests: Tensor
     with_images: Tensor
     advantages: Tensor
     weights: Tensor
@@ -84,6 +86,7 @@ class TokenTargets:
             on_policy=layout(on_policy),
             fresh=layout(fresh),
             unbounded=layout(unbounded).mask,
+            guests=layout([t and row.response.is_guest for t, row in zip(trained, rows, strict=True)]).mask,
             with_images=layout([row.with_images for row in rows]).mask,
             advantages=packed.spread(torch.tensor([row.response.advantage for row in rows], **like)),
             weights=packed.spread(torch.tensor([row.weight for row in rows], **like)),

@@ -25,7 +25,8 @@ class UpdateSums:
     num_tokens, num_sequences: what is
     trained on, masked tokens left out. importance_weight: over `num_weights` tokens or responses; num_capped of these
     were cut to the cap, num_masked others are masked (`ImportanceWeights`). difference, rollout_kl: over the
-    `num_compared` tokens compared with the engine. means: those of a token rule, name -> [sum, count]. named: for
+    `num_compared` tokens compared with the engine. guest_logprob: old log-probs of the `num_guest_tokens` tokens of
+    guests of `anchor.guide`. means: those of a token rule, name -> [sum, count]. named: for
     each call of the rule, the sorted names of its means; empty without a rule.
     """
 
@@ -48,6 +49,8 @@ class UpdateSums:
     rollout_kl: Tensor
     num_compared: Tensor
     difference_max: Tensor
+    guest_logprob: Tensor
+    num_guest_tokens: Tensor
     means: Mapping[str, Tensor] = field(default_factory=dict)
     named: frozenset[tuple[str, ...]] = frozenset()
 

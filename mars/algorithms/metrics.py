@@ -13,8 +13,8 @@ from mars.algorithms.tolerance import SCORE_TOLERANCE
 
 def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advantages) -> dict[str, float]:
     """Metrics of one step, over all prompts that were sampled in it (before any selection). Shares are in [0, 1].
-    Rewards and means are equal if they differ by SCORE_TOLERANCE or less. Guests that are not in the pool count in
-    critic/advantages, mars/frac_zero_signal and mars/frac_undefined, and in nothing else.
+    Rewards and means are equal if they differ by SCORE_TOLERANCE or less. Guests that are not in the pool, and those of
+    `anchor.guide`, count in critic/advantages, mars/frac_zero_signal and mars/frac_undefined, and in nothing else.
 
     critic/rewards/mean|min|max       the rewards from which the multi rollouts' advantages are computed
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std
@@ -23,7 +23,8 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     mars/frac_undefined               share of prompts without an advantage: too few valid rewards, or no multi response
                                       of weight above 0
     and over the prompts that have both multi and anchor rewards:
-    mars/lambda                       mean share of the multi rewards in the pool, G / (G + M)
+    mars/lambda                       mean share of the multi rewards in the pool, G / (G + M); with `anchor.guide` M is
+                                      the number of guests
     mars/gain/mean|std                information gain: mean multi reward - mean anchor reward; std is unbiased
     mars/conflict_rate                share of prompts whose multi mean is below their best anchor view's mean
     mars/anchor/<view>/mean           mean reward of that view's rollouts
@@ -32,13 +33,13 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
 
     Example: multi 1, 0 (mean 0.5); infrared 1, visible 0: gain 0, conflict_rate 1, lambda 0.5.
     """
-    pool = rewards.of_pool()
-    metrics = _spread("critic/rewards", pool.rewards)
+    multi = rewards.of_multi()
+    metrics = _spread("critic/rewards", multi.rewards)
     metrics |= _spread("critic/advantages", advantages.values[advantages.weights > 0])
     if rewards.num_prompts:
         metrics["mars/frac_zero_signal"] = _mean(~has_signal(advantages, rewards.prompt_index))
         metrics["mars/frac_undefined"] = _mean(~with_advantage(advantages, rewards.prompt_index))
-    low, high = _extremes(pool.rewards, pool.prompt_index, pool.num_prompts)
+    low, high = _extremes(multi.rewards, multi.prompt_index, multi.num_prompts)
     sampled = low <= high
     if sampled.any():
         metrics["reward/frac_zero_std"] = _mean((high - low <= SCORE_TOLERANCE)[sampled])
@@ -49,7 +50,7 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
         metrics["mars/gain/mean"] = _mean(gain)
         if len(gain) > 1:
             metrics["mars/gain/std"] = float(gain.std())
-        metrics |= _view_metrics(pool, views, both)
+        metrics |= _view_metrics(multi, views, both)
     return metrics
 
 

@@ -18,7 +18,9 @@ class PooledRewards:
 
     rewards: float64 [N], of `PromptRollouts.trained`. prompt_index: int64 [N], the position of each rollout's prompt.
     Rows follow the order of the prompts and, within a prompt, of its rollouts. anchor_rewards, anchor_prompt_index:
-    [M], likewise. in_pool: bool [N], False for guests that are in no pool (`ExtraFacts.in_pool`).
+    [M], likewise. in_pool: bool [N], False for guests that are in no pool (`ExtraFacts.in_pool`). of_anchor: bool [N],
+    True for guests that are anchor rollouts (`anchor.guide`): metrics count them among the anchors.
+    pool_anchors: rewards and prompt indices of the anchors in the pool, where they are not those of `anchor_rewards`.
     """
 
     rewards: Tensor
@@ -27,6 +29,8 @@ class PooledRewards:
     anchor_prompt_index: Tensor
     num_prompts: int
     in_pool: Tensor
+    of_anchor: Tensor
+    pool_anchors: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.rewards.shape != self.prompt_index.shape or self.anchor_rewards.shape != self.anchor_prompt_index.shape:
@@ -40,33 +44,61 @@ class PooledRewards:
     def of_values(cls, prompts: Sequence[PromptRollouts], value: Callable[[Rollout], float]) -> PooledRewards:
         """As `of_rollouts`, but with `value(rollout)` in place of each valid rollout's score."""
         rewards, index = _flatten([[value(r) for r in prompt.trained] for prompt in prompts])
-        anchor_rewards, anchor_index = _flatten(
-            [[value(r) for group in prompt.anchors for r in group.valid] for prompt in prompts]
+
+        def of_anchors(anchors: Callable[[PromptRollouts], Sequence[RolloutGroup]]) -> tuple[Tensor, Tensor]:
+            return _flatten([[value(r) for group in anchors(prompt) for r in group.valid] for prompt in prompts])
+
+        groups = [group for prompt in prompts for group in prompt.multi_groups for _ in group.valid]
+        in_pool, of_anchor = (
+            torch.tensor([is_true(group) for group in groups], dtype=torch.bool) for is_true in (_in_pool, _is_copy)
         )
-        in_pool = [_in_pool(group) for prompt in prompts for group in prompt.multi_groups for _ in group.valid]
-        return cls(rewards, index, anchor_rewards, anchor_index, len(prompts), torch.tensor(in_pool, dtype=torch.bool))
+        differs = any(prompt.other_pool is not None for prompt in prompts)
+        pool_anchors = of_anchors(lambda prompt: prompt.pool_anchors) if differs else None
+        anchors = of_anchors(lambda prompt: prompt.anchors)
+        return cls(rewards, index, *anchors, len(prompts), in_pool, of_anchor, pool_anchors)
 
     def of_pool(self) -> PooledRewards:
         """Without the rewards that are in no pool."""
-        rows = self.in_pool
-        return replace(self, rewards=self.rewards[rows], prompt_index=self.prompt_index[rows], in_pool=rows[rows])
+        return self._rows(self.in_pool)
+
+    def of_multi(self) -> PooledRewards:
+        """Without the rewards that are in no pool, and without those of anchors."""
+        return self._rows(self.in_pool & ~self.of_anchor)
+
+    def _rows(self, rows: Tensor) -> PooledRewards:
+        names = ("rewards", "prompt_index", "in_pool", "of_anchor")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def advantages(self, settings: AdvantageSettings) -> Advantages:
-        """`group_advantages` of the rewards in the pool, with the others' `advantages_outside`: float64."""
+        """`group_advantages` of the rewards in the pool, with the others' `advantages_outside`: float64.
+
+        `gain` compares the multi rewards with all anchors; `multi_share` is the share of the multi rewards in the pool.
+        """
         pool = self.of_pool()
-        anchors = self.anchor_rewards, self.anchor_prompt_index
+        anchors = self.pool_anchors or (self.anchor_rewards, self.anchor_prompt_index)
         found = group_advantages(pool.rewards, pool.prompt_index, *anchors, self.num_prompts, settings)
+        if self.pool_anchors is not None:
+            found = replace(found, **self._of_multi_alone(*anchors))
         outside = ~self.in_pool
         if not bool(outside.any()):
             return found
         spread, index = pool.rewards, pool.prompt_index
         if settings.pooled_statistics == "mean_and_std":
-            spread, index = torch.cat([spread, self.anchor_rewards]), torch.cat([index, self.anchor_prompt_index])
+            spread, index = torch.cat([spread, anchors[0]]), torch.cat([index, anchors[1]])
         values = torch.zeros_like(self.rewards)
         values[self.in_pool] = found.values
         rows = self.rewards[outside], self.prompt_index[outside]
         values[outside] = advantages_outside(*rows, spread, index, found, settings)
         return replace(found, values=values, weights=found.defined[self.prompt_index].to(values.dtype))
+
+    def _of_multi_alone(self, anchor_rewards: Tensor, anchor_index: Tensor) -> dict[str, Tensor]:
+        """`gain` and `multi_share` of `Advantages` where the pool has other anchors, or some of them as guests."""
+        multi, pool = self.of_multi(), self.of_pool()
+        counts = [torch.bincount(i, minlength=self.num_prompts) for i in (multi.prompt_index, pool.prompt_index)]
+        in_pool = counts[1] + torch.bincount(anchor_index, minlength=self.num_prompts)
+        means = _means(multi.rewards, multi.prompt_index, self.num_prompts)
+        anchor_means = _means(self.anchor_rewards, self.anchor_prompt_index, self.num_prompts)
+        return {"gain": means - anchor_means, "multi_share": counts[0].double() / in_pool}
 
 
 def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -> list[SampledPrompt]:
@@ -121,6 +153,16 @@ class AnchorViews:
 def _in_pool(group: RolloutGroup) -> bool:
     extra = group.request.extra
     return extra is None or extra.in_pool
+
+
+def _is_copy(group: RolloutGroup) -> bool:
+    return group.is_copy
+
+
+def _means(values: Tensor, index: Tensor, num_groups: int) -> Tensor:
+    """The mean of each group, NaN for an empty one: float64."""
+    sums = torch.zeros(num_groups, dtype=torch.float64).index_add_(0, index, values)
+    return sums / torch.bincount(index, minlength=num_groups)
 
 
 def _flatten(groups: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:

@@ -204,7 +204,7 @@ def answers_of(
     answers = []
     for item in rollouts:
         number = numbers.setdefault(item.prompt.prompt_id, len(numbers))
-        for group in (item.multi, *item.anchors, *item.extras):
+        for group in (item.multi, *item.anchors, *(extra for extra in item.extras if not extra.is_copy)):
             request, key = group.request, group.request.key
             for rollout in group.rollouts:
                 sample = samples[key]

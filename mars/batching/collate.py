@@ -94,7 +94,7 @@ def _response(rollout: Rollout, advantage: float, weight: float, guest: ExtraFac
     tokens, logprobs = rollout.completion.token_ids, rollout.completion.logprobs
     if guest is None:
         return TrainResponse(tokens, logprobs, advantage, weight)
-    return TrainResponse(tokens, logprobs, advantage, weight, off_policy=True, bounded=guest.bounded)
+    return TrainResponse(tokens, logprobs, advantage, weight, True, guest.bounded, is_guest=guest.of_anchor)
 
 
 def _prompt_of(

@@ -5,10 +5,9 @@
     advantages of a prompt        a line for each: of carried prompts, then of those that the next step trains on, then
                                   of those that it carries on
 
-While a line is made no other thread of the process runs, so a line has one prompt at most.
-
-The order of the data depends on the seed and the step, and every request has its own seed, so neither has a state.
-Hooks have one: the text of `SamplingState.hooks`.
+While a line is made no other thread of the process runs, so a line has one prompt at most. The order of the data
+depends on the seed and the step, and every request has its own seed, so neither has a state. Hooks have one: the text
+of `SamplingState.hooks`.
 """
 
 from __future__ import annotations
@@ -46,10 +45,8 @@ class RunState:
 START = RunState(step=0, sampling=SamplingState(round=0, carried=()), metrics={}, logged=True)
 
 
-# The config of all pydantic classes below. It also applies to the plain dataclasses in their fields. Without it, NaN
-# would be written as null.
+# Of all pydantic classes below and of the plain dataclasses in their fields. Without it, NaN would be written as null.
 _AS_JSON = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
-
 
 _Transforms = tuple[tuple[tuple[TransformCall, ...], ...], ...]
 """Of each image of each group."""
@@ -60,7 +57,7 @@ class _Groups:
     """The rollouts of a prompt. Their completions have no tokens: `tokens` has those, in the order of the groups.
 
     Their images are written as `ImageRef`. transforms: those of the images, in the order of the groups; () and not
-    written if no image of the prompt has any.
+    written if no image of the prompt has any. other_pool: that of `PromptRollouts`.
     """
 
     prompt_id: str
@@ -69,6 +66,7 @@ class _Groups:
     extras: tuple[RolloutGroup, ...]
     tokens: PackedTokens
     transforms: _Transforms = ()
+    other_pool: tuple[RolloutGroup, ...] | None = None
 
 
 @validated(frozen=True, config=_AS_JSON)
@@ -175,7 +173,7 @@ def _plain(metrics: Mapping[str, int | float]) -> dict[str, int | float]:
 
 def _packed(item: PromptRollouts, version: int) -> _Groups:
     """version: the one that becomes 0."""
-    groups = (item.multi, *item.anchors, *item.extras)
+    groups = _groups_of(item)
     tokens = pack([rollout.completion for group in groups for rollout in group.rollouts])
     transforms = tuple(tuple(_transforms(image) for image in group.request.images) for group in groups)
 
@@ -188,8 +186,13 @@ def _packed(item: PromptRollouts, version: int) -> _Groups:
         ))  # fmt: skip
 
     multi, anchors, extras = plain(item.multi), tuple(map(plain, item.anchors)), tuple(map(plain, item.extras))
-    changed = any(calls for images in transforms for calls in images)
-    return _Groups(item.prompt.prompt_id, multi, anchors, extras, tokens, transforms if changed else ())
+    pool = item.other_pool and tuple(map(plain, item.other_pool))
+    transforms = transforms if any(calls for images in transforms for calls in images) else ()
+    return _Groups(item.prompt.prompt_id, multi, anchors, extras, tokens, transforms, pool)
+
+
+def _groups_of(item: PromptRollouts | _Groups) -> tuple[RolloutGroup, ...]:
+    return (item.multi, *item.anchors, *item.extras, *(item.other_pool or ()))
 
 
 def _transforms(image: ImageRef) -> tuple[TransformCall, ...]:
@@ -229,9 +232,8 @@ def stored_state(lines: Iterable[bytes]) -> StoredState:
 
 
 def _whole(item: _Groups) -> _Groups:
-    """The item with the tokens of its responses and the transforms of its images put back. Raises ValueError if their
-    numbers do not fit the responses and images."""
-    tokens, groups = iter(unpack(item.tokens)), (item.multi, *item.anchors, *item.extras)
+    """With the tokens of its responses and the transforms of its images. Raises ValueError if numbers do not fit."""
+    tokens, groups = iter(unpack(item.tokens)), _groups_of(item)
     transforms = item.transforms or tuple(((),) * len(group.request.images) for group in groups)
 
     def whole(group: RolloutGroup, calls: tuple[tuple[TransformCall, ...], ...]) -> RolloutGroup:
@@ -245,8 +247,9 @@ def _whole(item: _Groups) -> _Groups:
     multi, *others = (whole(group, calls) for group, calls in zip(groups, transforms, strict=True))
     if next(tokens, None) is not None:
         raise ValueError("more responses than rollouts")
-    anchors, extras = tuple(others[: len(item.anchors)]), tuple(others[len(item.anchors) :])
-    return replace(item, multi=multi, anchors=anchors, extras=extras)
+    left = iter(others)
+    anchors, extras = (tuple(islice(left, len(some))) for some in (item.anchors, item.extras))
+    return replace(item, multi=multi, anchors=anchors, extras=extras, other_pool=item.other_pool and tuple(left))
 
 
 def state_from_lines(lines: Iterable[bytes], prompts: Mapping[str, Prompt]) -> RunState:
@@ -263,7 +266,8 @@ def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState
             f"(first: {unknown[0]}); resume with the data that the run was started with"
         )
     head, kept = stored.head, iter(stored.kept)
-    rollouts = [PromptRollouts(prompts[i.prompt_id], i.multi, i.anchors, i.extras) for i in stored.rollouts]
+    some = stored.rollouts
+    rollouts = [PromptRollouts(prompts[i.prompt_id], i.multi, i.anchors, i.extras, i.other_pool) for i in some]
     before = {item.prompt.prompt_id: item for item in rollouts[: head.carried]}
     carried = _sampled(islice(kept, head.carried), before, {})
     ahead = None

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mars.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.section import Section
+
+
+def _off(value: Any) -> Any:
+    """YAML reads off as false."""
+    return "off" if value is False else value
+
+
+_Off = BeforeValidator(_off)
 
 
 class AlgorithmConfig(Section):
@@ -101,4 +109,15 @@ class AnchorConfig(Section):
     )
     pooled_statistics: Literal["mean_and_std", "mean"] = Field(
         description="Statistics that include the anchor rewards: mean and standard deviation, or only the mean."
+    )
+    guide: Annotated[Literal["off", "above_mean"], _Off] = Field(
+        description="Guided groups (experimental): anchor responses above the mean of the multi rewards are trained on "
+        "with the multi prompt, and the other anchors leave the pool."
+    )
+    guide_filter: str | None = Field(
+        description="Which anchor responses may be guests: `path/to/file.py:function`, called with the response, its "
+        "view and the prompt; null: the built-in checks alone."
+    )
+    shuffle: Annotated[Literal["off", "reward", "both"], _Off] = Field(
+        description="Control: anchors get the rewards of another prompt's, or are wholly those of another prompt."
     )

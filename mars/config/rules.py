@@ -78,12 +78,6 @@ def _prompt_for_each_rank(ranks: int, per_update: int) -> tuple[str, str] | None
     return None
 
 
-def _group_has_signal(samples: int, anchor: str) -> tuple[str, str] | None:
-    if samples < 2 and anchor == "none":
-        return "a single rollout has no advantage", "give 2 or more, or anchors (anchor=mono)"
-    return None
-
-
 def _context_holds_both(context: int, prompt: int, response: int) -> tuple[str, str] | None:
     if context < prompt + response:
         sum_of = f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response}"
@@ -106,35 +100,6 @@ def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
 def attention_on_cpu(attention: str, device: str) -> tuple[str, str] | None:
     if device == "cpu" and attention == "flash_attention_2":
         return "needs a GPU, and the device is cpu", "give sdpa"
-    return None
-
-
-def _layout_of_one_source(layout: str, anchor: str) -> tuple[str, str] | None:
-    if layout == "repeated" and anchor == "all_but_one":
-        return "repeated is for views of one image, but anchor.kind=all_but_one shows several", "give single"
-    return None
-
-
-def _wording_of_one_slot(wording: str, layout: str) -> tuple[str, str] | None:
-    if wording == "per_view" and layout == "repeated":
-        return (
-            "anchor.image_layout=repeated needs the text of the multi view",
-            "give same, or anchor.image_layout=single",
-        )
-    return None
-
-
-def _std_of_multi_rewards(
-    pooled_statistics: str, normalize_std: bool, std_floor: float, samples: int, anchor: str
-) -> tuple[str, str] | None:
-    if anchor == "none" or pooled_statistics != "mean" or not normalize_std:
-        return None
-    if samples < 2:
-        wrong = "a single multi rollout (rollout.samples_per_prompt=1) has no standard deviation to divide by"
-        return wrong, "give mean_and_std, or algorithm.normalize_std=false"
-    if std_floor == 0:
-        wrong = "if all multi rewards are equal, their standard deviation is 0 and the divisor is only epsilon"
-        return wrong, "set algorithm.std_floor (0.1, say), or algorithm.normalize_std=false"
     return None
 
 
@@ -173,12 +138,6 @@ def _dual_clip_of_clip(dual_clip: float | None, loss: str) -> tuple[str, str] | 
 def _buffer_in_response(buffer: int | None, longest: int) -> tuple[str, str] | None:
     if buffer is not None and buffer > longest:
         return f"longer than rollout.max_response_tokens={longest}", f"give at most {longest}"
-    return None
-
-
-def _greedy_once(samples: int, sampling: str, anchor: str) -> tuple[str, str] | None:
-    if sampling == "greedy" and samples > 1 and anchor != "none":
-        return "with anchor.sampling=greedy all rollouts of a view are equal", "give 1, or anchor.sampling=policy"
     return None
 
 
@@ -257,23 +216,9 @@ TRAIN_RULES = (
     Rule(("algorithm.kl_coefficient", "algorithm.kl_reference"), _reference_for_kl),
     Rule(("algorithm.overlong_buffer_tokens", "rollout.max_response_tokens"), _buffer_in_response),
     Rule(("algorithm.max_rounds", "algorithm.selection"), _rounds_of_selection),
-    Rule(("anchor.samples_per_view", "anchor.sampling", "anchor.kind"), _greedy_once),
-    Rule(("anchor.image_layout", "anchor.kind"), _layout_of_one_source),
-    Rule(("anchor.wording", "anchor.image_layout"), _wording_of_one_slot),
     Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_std),
-    Rule(
-        (
-            "anchor.pooled_statistics",
-            "algorithm.normalize_std",
-            "algorithm.std_floor",
-            "rollout.samples_per_prompt",
-            "anchor.kind",
-        ),
-        _std_of_multi_rewards,
-    ),
     Rule(("rollout.num_workers", "cluster.kind"), one_in_process),
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
-    Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
     Rule(("reward.function", "reward.functions"), _known_reward),
     Rule(("reward.functions",), _known_rewards),

@@ -12,6 +12,7 @@ from pydantic import Field
 from mars.config.actor_sections import ActorConfig, SftSettings
 from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.algorithm_section import AlgorithmConfig, AnchorConfig
+from mars.config.anchor_rules import ANCHOR_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.placement_rules import PLACEMENT_RULES
 from mars.config.recipe_section import RECIPE_RULES, Ramps, RecipeConfig
@@ -172,7 +173,9 @@ class EvaluationConfig(Section):
 class TrainConfig(Root):
     """What `python -m mars.main` takes."""
 
-    RULES = (*TRAIN_RULES, *ALGORITHM_RULES, *PLACEMENT_RULES, *SCHEDULE_RULES, *WEIGHT_RULES, *RECIPE_RULES)
+    RULES = (
+        *TRAIN_RULES, *ALGORITHM_RULES, *ANCHOR_RULES, *PLACEMENT_RULES, *SCHEDULE_RULES, *WEIGHT_RULES, *RECIPE_RULES
+    )  # fmt: skip
 
     run: TrainRunConfig
     model: ModelConfig

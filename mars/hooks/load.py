@@ -33,6 +33,7 @@ from mars.hooks.contract import (
     SamplerSetup,
     Signal,
 )
+from mars.hooks.guest_filter import FILTER, FILTER_WANTED, load_filter
 from mars.hooks.known_prompts import KnownPrompts
 from mars.hooks.needs import check_needs
 from mars.hooks.prompt_sampler import SampledRounds
@@ -49,11 +50,16 @@ _FUNCTIONS = "functions"  # a file of this name goes by its folder's name in rec
 
 
 def with_resolved_recipe(config: TrainConfig) -> TrainConfig:
-    """The configuration with `resolved` as its recipe. Runs the files of its hooks.
+    """The configuration with `resolved` as its recipe, and with the absolute path of `anchor.guide_filter`. Runs the
+    files of the recipe's hooks.
 
     Raises ConfigError as `resolved` and `check_needs` do.
     """
-    config = config.model_copy(update={"recipe": resolved(config.recipe)})
+    anchor = config.anchor
+    if anchor.guide_filter is not None:
+        path = resolve(FILTER, anchor.guide_filter, f"want {FILTER_WANTED}")
+        anchor = anchor.model_copy(update={"guide_filter": path})
+    config = config.model_copy(update={"recipe": resolved(config.recipe), "anchor": anchor})
     hooks = [(key, spec) for key, listed in specs(config.recipe).items() for spec in listed]
     files = {spec.rpartition(":")[0]: (key, spec) for key, spec in hooks}
     for key, spec in files.values():
@@ -95,6 +101,12 @@ def specs(recipe: RecipeConfig) -> dict[str, list[str]]:
     return {f"recipe.{hook}": found for hook, found in listed.items()}
 
 
+def specs_of_run(config: TrainConfig) -> dict[str, list[str]]:
+    """`specs` of the recipe, and the filter of guests."""
+    own = config.anchor.guide_filter
+    return {**specs(config.recipe), FILTER: [] if own is None else [own]}
+
+
 def settings_name(spec: str) -> str:
     """The name of a file in `recipe.settings`.
 
@@ -110,8 +122,8 @@ def hooks_of_run(config: TrainConfig, rule: TokenRule | None) -> StepHooks:
 
     `config.recipe` must come from `resolved`. rule: that of `recipe.tokens`, which a ramp may change settings of.
     Raises ConfigError for an object that is no hook, for a shaping whose part has a name that another shaping,
-    `algorithm.part_weights` or mars itself uses, for signals that the trainer cannot compute, and for ramps that
-    `check_ramps` refuses.
+    `algorithm.part_weights` or mars itself uses, for signals that the trainer cannot compute, for ramps that
+    `check_ramps` refuses, and for a filter of guests that `load_filter` refuses.
     """
     recipe, ramps, part_weights = config.recipe, config.ramps, config.algorithm.part_weights
     shaping = tuple(_named(recipe, "recipe.shaping", spec, SHAPING_MEMBERS) for spec in recipe.shaping)
@@ -132,7 +144,8 @@ def hooks_of_run(config: TrainConfig, rule: TokenRule | None) -> StepHooks:
     hooks = StepHooks(
         shaping, rules, num_steps=None, requests=requests or None, ramps=tuple(ramps), seed=config.run.seed
     )
-    return replace(hooks, initial=hooks.snapshot(sampler={}))
+    own_filter = load_filter(config.anchor.guide_filter)
+    return replace(hooks, initial=hooks.snapshot(sampler={}), guest_filter=own_filter)
 
 
 def _check_signals(named: Named[GroupShaping], transforms: Collection[str], with_reference: bool) -> None:

@@ -18,6 +18,7 @@ from mars.errors import ConfigError
 from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts
 from mars.hooks.requests import Extra, ExtraRequests, Injected
 from mars.hooks.signals import NO_SIGNALS, Asked, SignalValues, asked_signals, shaped_groups, signals_of
+from mars.plugin import UserFunction
 from mars.types import Prompt, PromptRollouts, SampledPrompt
 
 Hook = TypeVar("Hook")
@@ -38,7 +39,7 @@ class StepHooks:
     """The hooks of a run, none by default. initial: the `snapshot` of a new run.
 
     num_steps: planned for the run; None until its rows are read, and no hook is called before that.
-    ramps: of the run; they need no other hook. seed: run.seed.
+    ramps: of the run; they need no other hook. seed: run.seed. guest_filter: of `anchor.guide_filter`.
     """
 
     shaping: tuple[Named[GroupShaping], ...] = ()
@@ -48,6 +49,7 @@ class StepHooks:
     requests: Named[ExtraRequests] | None = None
     ramps: tuple[Ramp, ...] = ()
     seed: int = 0
+    guest_filter: UserFunction | None = None
 
     def for_steps(self, num_steps: int) -> StepHooks:
         """The same hooks, for a run that is planned to have so many steps."""

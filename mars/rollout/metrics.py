@@ -24,7 +24,7 @@ def rollout_metrics(
         return {}
     multi = [rollout for item in prompts for rollout in item.multi.rollouts]
     anchors = [rollout for item in prompts for group in item.anchors for rollout in group.rollouts]
-    extras = [rollout for item in prompts for group in item.extras if group.is_sampled for rollout in group.rollouts]
+    extras = [rollout for item in prompts for group in _sampled_extras(item) for rollout in group.rollouts]
     lengths = [len(rollout.completion.token_ids) for rollout in multi]
     metrics = {
         "response_length/mean": fmean(lengths),
@@ -45,14 +45,14 @@ def rollout_metrics(
 
 
 def extra_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
-    """For each name of extra requests: how many responses, their scores and lengths, what is left out.
+    """For each name of a recipe's extra requests: how many responses, their scores and lengths, what is left out.
 
     Means are over the responses that were scored; a key without any is left out. {} without extra requests.
     """
     by_name: dict[str, list[RolloutGroup]] = defaultdict(list)
     for item in prompts:
         for group in item.extras:
-            if group.request.extra is not None:
+            if group.request.extra is not None and not group.is_copy:
                 by_name[group.request.extra.name].append(group)
     metrics: dict[str, float] = {}
     for name, groups in sorted(by_name.items()):
@@ -109,7 +109,11 @@ def anchor_share(prompts: Sequence[PromptRollouts], prompt_length: Callable[[Rol
 
 
 def _sampled_groups(item: PromptRollouts) -> list[RolloutGroup]:
-    return [group for group in (item.multi, *item.anchors, *item.extras) if group.is_sampled]
+    return [item.multi, *item.anchors, *_sampled_extras(item)]
+
+
+def _sampled_extras(item: PromptRollouts) -> list[RolloutGroup]:
+    return [group for group in item.extras if group.is_sampled and not group.is_copy]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -99,7 +99,7 @@ def divided(values: torch.Tensor, std: float, pool: Sequence[float], guard: floa
 
 
 def pool_of(item: PromptRollouts) -> list[float]:
-    anchors = [rollout for group in item.anchors for rollout in group.valid]
+    anchors = [rollout for group in item.pool_anchors for rollout in group.valid]
     return [rollout.reward.score for rollout in (*item.trained, *anchors)]
 
 

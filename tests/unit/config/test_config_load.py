@@ -557,9 +557,9 @@ def test_configurations_are_frozen_and_checked_however_they_are_made():
         TrainConfig.model_validate(values)
 
 
-def test_at_most_150_leaves_and_every_one_has_a_description():
+def test_at_most_156_leaves_and_every_one_has_a_description():
     fields = dict(itertools.chain.from_iterable(leaves(schema).items() for schema in SCHEMAS.values()))
-    assert len(leaves(TrainConfig)) <= 150
+    assert len(leaves(TrainConfig)) <= 156
     assert [key for key, field in fields.items() if not field.description] == []
     assert [key for key, field in fields.items() if not field.is_required()] == []
 

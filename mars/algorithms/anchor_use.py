@@ -1,0 +1,59 @@
+"""What a step does with the anchors of a round, besides pooling their rewards: guided groups and shuffling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mars.algorithms.guided_groups import GuestFilter, guide_metrics, with_guests
+from mars.algorithms.shuffled_anchors import with_shuffled_anchors
+from mars.types import PromptRollouts
+
+
+@dataclass(frozen=True)
+class AnchorCounts:
+    """refused: `Guided.refused`. unshuffled: `Shuffled.unshuffled`. Both over the rounds of a step."""
+
+    refused: int = 0
+    unshuffled: int = 0
+
+    def __add__(self, other: AnchorCounts) -> AnchorCounts:
+        return AnchorCounts(self.refused + other.refused, self.unshuffled + other.unshuffled)
+
+
+@dataclass(frozen=True)
+class AnchorUse:
+    """guide: None: no guided groups; else which responses may be guests. shuffle: `anchor.shuffle`.
+
+    right_from: accuracy from which a response is right, for metrics.
+    """
+
+    guide: GuestFilter | None = None
+    shuffle: Literal["off", "reward", "both"] = "off"
+    right_from: float = 1.0
+
+    @property
+    def guided(self) -> bool:
+        return self.guide is not None
+
+    def applied(
+        self, rollouts: list[PromptRollouts], run_seed: int, step: int, round: int
+    ) -> tuple[list[PromptRollouts], AnchorCounts]:
+        """The prompts of a round with what is in their pools. rollouts: if guided, with their candidates."""
+        refused, unshuffled = 0, 0
+        if self.shuffle != "off":
+            shuffled = with_shuffled_anchors(rollouts, self.shuffle, self.guided, run_seed, step, round)
+            rollouts, unshuffled = shuffled.rollouts, shuffled.unshuffled
+        if self.guide is not None:
+            guided = with_guests(rollouts, self.guide)
+            rollouts, refused = guided.rollouts, guided.refused
+        return rollouts, AnchorCounts(refused, unshuffled)
+
+    def metrics(self, rollouts: Sequence[PromptRollouts], counts: AnchorCounts) -> dict[str, float]:
+        """Of the prompts that were sampled in a step; {} if anchors have no other use."""
+        metrics = {} if self.shuffle == "off" else {"mars/anchors_unshuffled": float(counts.unshuffled)}
+        return metrics | (guide_metrics(rollouts, counts.refused, self.right_from) if self.guided else {})
+
+
+POOLED = AnchorUse()

@@ -1,0 +1,83 @@
+"""Controls: anchors that come from another prompt of the round (`anchor.shuffle`).
+
+If a method with shuffled anchors is as good as with the right ones, their content does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from random import Random
+from typing import Literal
+
+from mars.types import PromptRollouts, RolloutGroup, View
+
+Shuffle = Literal["reward", "both"]
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """rollouts: the prompts with the anchors of others. unshuffled: prompts with an anchor view that no other has."""
+
+    rollouts: list[PromptRollouts]
+    unshuffled: int
+
+
+def with_shuffled_anchors(
+    items: Sequence[PromptRollouts], shuffle: Shuffle, guided: bool, run_seed: int, step: int, round: int
+) -> Shuffled:
+    """Replace what the pool gets of each anchor view: if `guided`, the candidates for guests (`with_candidates`), else
+    the anchors. `PromptRollouts.anchors` stay as they are, and so do the metrics that are computed from them.
+
+    "reward": each response gets the reward, with all penalties, of a response of another prompt to the same view.
+    "both": the responses come from there too.
+
+    The prompts are put in a random order, which depends on (run_seed, step, round) and their ids alone, and each takes
+    those of the next one that has the view: never its own, and all of its views from the same prompt where that has
+    all of them. A view that no other prompt of the round has is left out of the pool, and its prompt is counted.
+    """
+    order = sorted(items, key=lambda item: item.prompt.prompt_id)
+    key = blake2b(repr(("shuffle", run_seed, step, round)).encode(), digest_size=8).digest()
+    Random(int.from_bytes(key, "big")).shuffle(order)
+    sources: dict[tuple[str, View], RolloutGroup] = {}
+    alone: set[str] = set()
+    by_view: dict[View, list[RolloutGroup]] = {}
+    for item in order:
+        for group in _of_views(item, guided):
+            by_view.setdefault(group.request.view, []).append(group)
+    for view, having in by_view.items():
+        if len(having) == 1:
+            alone.add(having[0].request.prompt_id)
+            continue
+        for own, other in zip(having, [*having[1:], having[0]], strict=True):
+            sources[own.request.prompt_id, view] = other
+
+    def shuffled(groups: Iterable[RolloutGroup]) -> tuple[RolloutGroup, ...]:
+        pairs = ((group, sources.get((group.request.prompt_id, group.request.view))) for group in groups)
+        return tuple(_taken(group, source, shuffle) for group, source in pairs if source is not None)
+
+    def replaced(item: PromptRollouts) -> PromptRollouts:
+        found = shuffled(_of_views(item, guided))
+        if not guided:
+            return replace(item, other_pool=found)
+        return replace(item, extras=(*(group for group in item.extras if not group.is_copy), *found))
+
+    return Shuffled([replaced(item) for item in items], len(alone))
+
+
+def _of_views(item: PromptRollouts, guided: bool) -> list[RolloutGroup]:
+    """The groups to shuffle, without those that have no rollout."""
+    groups = (group for group in item.extras if group.is_copy) if guided else item.anchors
+    return [group for group in groups if group.rollouts]
+
+
+def _taken(own: RolloutGroup, source: RolloutGroup, shuffle: Shuffle) -> RolloutGroup:
+    """The group `own` with the rewards or rollouts of `source`. If `source` has fewer rewards, they are repeated."""
+    if shuffle == "reward":
+        rewards = [rollout.reward for rollout in source.rollouts]
+        given = (rewards[k % len(rewards)] for k in range(len(own.rollouts)))
+        rollouts = tuple(replace(rollout, reward=reward) for rollout, reward in zip(own.rollouts, given, strict=True))
+        return replace(own, rollouts=rollouts)
+    taken = tuple(replace(rollout, prompt_id=own.request.prompt_id) for rollout in source.rollouts)
+    return replace(own, request=replace(own.request, num_samples=len(taken)), rollouts=taken)

@@ -1,0 +1,124 @@
+"""Which anchor responses make sense as answers to the multi prompt, and may be guests (`anchor.guide`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mars.errors import ConfigError
+from mars.plugin import UserFunction, load
+from mars.types import ImageRef, Prompt, PromptRollouts, Rollout, RolloutGroup, View
+
+FILTER = "anchor.guide_filter"
+FILTER_WANTED = "a function (response, view, prompt) -> bool, named path/to/file.py:function"
+
+Frames = Callable[[Prompt, View], tuple[Any, Any]]
+"""(prompt, view) -> (frame of the truth's boxes, frame of the response's boxes)."""
+
+_ONE_TO_TEN = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {name: number for number, name in enumerate(_ONE_TO_TEN, 1)}
+_FIRST_TO_TENTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_ORDINALS = {name: number for number, name in enumerate(_FIRST_TO_TENTH, 1)}
+_IMAGE = r"(?:image|picture|photograph|photo|figure|img|pic)"
+_NUMBER = rf"(?:\d{{1,3}}|{'|'.join(_NUMBERS)})"
+_ORDINAL = rf"(?:\d{{1,3}}(?:st|nd|rd|th)|{'|'.join(_ORDINALS)}|last)"
+# "image 2", "Picture 1", "images 1 and 3", "image no. two"
+_NUMBERED = re.compile(
+    rf"\b{_IMAGE}s?[\s_-]{{0,3}}(?:#|no\.?|number)?\s{{0,2}}({_NUMBER}(?:\s?(?:,|and|&|or)\s?{_NUMBER})*)\b", re.I
+)
+# "the second image", "3rd infrared picture"
+_ORDERED = re.compile(rf"\b({_ORDINAL})\s(?:\w{{1,20}}\s)?{_IMAGE}\b", re.I)
+# "both images", "the two photos", "three infrared images"
+_COUNTED = re.compile(rf"\b(both|{_NUMBER})\s(?:of\s)?(?:the\s|these\s)?(?:\w{{1,20}}\s)?{_IMAGE}s\b", re.I)
+_ALONE = re.compile(rf"\b(?:only|sole|single)\s(?:one\s)?(?:\w{{1,20}}\s)?{_IMAGE}\b", re.I)
+# A point or a box: numbers in brackets.
+_COORDINATES = re.compile(r"[\[(]\s*+-?\d[\d.]*+\s*+(?:,\s*+-?\d[\d.]*+\s*+)+[\])]")
+
+
+@dataclass(frozen=True)
+class GuestCheck:
+    """The filter of a run. frames: of boxes in responses. own: the user's function, called last, or None."""
+
+    frames: Frames
+    own: UserFunction | None = None
+
+    def __call__(self, item: PromptRollouts, group: RolloutGroup, rollout: Rollout) -> bool:
+        """Whether a response of an anchor group may be trained on with the multi prompt. Not if
+
+        - it was cut at the token limit;
+        - it has coordinates in another frame than that of the multi view, because the first image differs in size;
+        - it refers to an image by a number, an order or a count that the multi prompt's images do not have, such as
+          "image 1" for what is image 2 there, or "the only image";
+        - the user's function says so.
+
+        It always fits into `rollout.max_model_len`: the multi prompt has at most `data.max_prompt_tokens` tokens and
+        the response at most `rollout.max_response_tokens`, which together fit.
+        Raises ConfigError if the user's function raises or returns no bool.
+        """
+        if rollout.completion.finish_reason == "length":
+            return False
+        shown, whole = group.request.images, item.multi.request.images
+        if shown[:1] != whole[:1] and _COORDINATES.search(rollout.text):
+            frames = (self.frames(item.prompt, view)[1] for view in (rollout.view, None))
+            if len(set(frames)) > 1:
+                return False
+        return refers_alike(rollout.text, shown, whole) and (self.own is None or self._asked(rollout, item.prompt))
+
+    def _asked(self, rollout: Rollout, prompt: Prompt) -> bool:
+        assert self.own is not None  # the caller has checked it
+        where = f"{FILTER}: {self.own.spec} on a response to {prompt.row}"
+        try:
+            allowed = self.own.call(rollout.text, rollout.view, prompt)
+        except Exception as error:
+            raise ConfigError(f"{where} raised {type(error).__name__}: {error}; correct the function") from error
+        if not isinstance(allowed, bool):
+            raise ConfigError(f"{where} is no bool; got {allowed!r}; return True or False")
+        return allowed
+
+
+def refers_alike(text: str, shown: Sequence[ImageRef], whole: Sequence[ImageRef]) -> bool:
+    """Whether each reference to an image by number, order or count means the same with the images `shown` and `whole`.
+
+    Example: an infrared image alone, and visible and infrared: "image 1" and "the only image" mean something else
+    there, "the infrared image" and "both images" do not.
+    """
+    if tuple(shown) == tuple(whole):
+        return True
+    if len(whole) > 1 and _ALONE.search(text):
+        return False
+    if any(count != len(whole) for count in _counts(text)):
+        return False
+    last = bool(shown) and shown[-1] == whole[-1]
+    alike = [one == other for one, other in zip(shown, whole, strict=False)]
+    return all(last if place is None else 0 < place <= len(alike) and alike[place - 1] for place in _places(text))
+
+
+def _counts(text: str) -> Iterator[int]:
+    for match in _COUNTED.finditer(text):
+        word = match[1].lower()
+        yield 2 if word == "both" else _number(word)
+
+
+def _places(text: str) -> Iterator[int | None]:
+    """The places of the images that the text names, from 1; None: the last one."""
+    for match in _NUMBERED.finditer(text):
+        for word in re.findall(_NUMBER, match[1], re.I):
+            yield _number(word.lower())
+    for match in _ORDERED.finditer(text):
+        word = match[1].lower()
+        yield None if word == "last" else _ORDINALS.get(word) or int(word[:-2])
+
+
+def _number(word: str) -> int:
+    return _NUMBERS[word] if word in _NUMBERS else int(word)
+
+
+def load_filter(spec: str | None) -> UserFunction | None:
+    """The function of a resolved `anchor.guide_filter`. Raises ConfigError for one that takes other arguments."""
+    if spec is None:
+        return None
+    function = load(FILTER, spec, FILTER_WANTED)
+    function.check_call("a response", ("a source",), None)
+    return function
