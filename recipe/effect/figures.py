@@ -20,17 +20,21 @@ _SMOOTHED = 10  # steps of a trailing mean
 
 
 def draw_study(study: Study, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> bytes:
-    """A PNG with a column for each dial: above, arm minus baseline by the primary metric; below, the metric by step."""
+    """A PNG with a column for each dial that has runs.
+
+    Above: arm minus baseline by the primary metric. Below: the metric by step.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     arms = [name for name, arm in study.arms.items() if arm.same_as is None]
     upper = 1.2 + _ARM_HEIGHT * len(arms)
     with rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
-        columns = len(study.dials)
+        dials = [dial for dial in study.dials if any(row["dial"] == dial for row in rows)]
+        columns = len(dials)
         figure = Figure(figsize=(1.6 + _WIDTH * columns, upper + _CURVES_HEIGHT + 1), layout="constrained", dpi=110)
         axes = figure.subplots(2, columns, squeeze=False, height_ratios=[upper, _CURVES_HEIGHT], sharey="row")
-        for column, dial in enumerate(study.dials):
+        for column, dial in enumerate(dials):
             shown = [c for c in comparisons if c.dial == dial and c.metric == PRIMARY and c.other == study.baseline]
             _differences(axes[0][column], arms, {c.arm: c for c in shown})
             axes[0][column].set_title(f"dial {dial:g}")
@@ -66,6 +70,8 @@ def _differences(axes: Axes, arms: Sequence[str], found: Mapping[str, Comparison
 
 def _curves(axes: Axes, study: Study, rows: Sequence[Row], arms: Sequence[str]) -> None:
     """Mean over an arm's runs, as a trailing mean over steps. The steps of the primary metric are shaded."""
+    from matplotlib.ticker import MaxNLocator
+
     for place, arm in enumerate(arms):
         series = [row[SERIES] for row in rows if row["arm"] == arm and row.get(SERIES)]
         if series:
@@ -78,6 +84,7 @@ def _curves(axes: Axes, study: Study, rows: Sequence[Row], arms: Sequence[str]) 
             )
     axes.axvspan(study.primary.first, study.primary.last, color="#f0f0f0", zorder=0)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -39,7 +39,7 @@ class Stages:
         data, folder = self.study.data, self.out / DATA_FOLDER
         sizes = ["--train", str(data.train), "--test", str(data.test), "--cold-start", "0"]
         command = [sys.executable, "-m", "mars.cli.main", "data", "synth", str(folder), "--scenes", "benchmark"]
-        return Task(DATA_FOLDER, [*command, "--seed", str(data.seed), *sizes], self.out / "data.log")
+        return Task(DATA_FOLDER, [*command, "--seed", str(data.seed), "--bias", "0.5", *sizes], self.out / "data.log")
 
     def _cold_start(self, start: ColdStart) -> Task:
         command = [sys.executable, "-m", "recipe.effect.cold_start", "--dial", f"{start.dial:g}"]
