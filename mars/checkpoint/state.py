@@ -288,7 +288,7 @@ def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState
 def _sampled(
     items: Iterable[_Kept], carried: Mapping[str, PromptRollouts], fresh: Mapping[str, PromptRollouts]
 ) -> tuple[SampledPrompt, ...]:
-    """carried, fresh: where the rollouts of carried and of other prompts are, by their ids."""
+    """carried, fresh: prompt id -> rollouts, to look up a carried prompt in and any other one."""
 
     def sampled(item: _Kept, rollouts: PromptRollouts) -> SampledPrompt:
         own = tuple(

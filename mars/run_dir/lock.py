@@ -90,7 +90,7 @@ class RunLock:
 
 
 def held_by(run_dir: Path) -> ProcessId | None:
-    """The process that writes to a run directory now, None if there is none. Takes nothing and writes nothing."""
+    """The process that writes to a run directory now, None if there is none. Keeps no lock and writes nothing."""
     path = run_dir / LOCK_FILE
     holder = _holder(path)
     if holder is None or (holder.is_here() and not holder.is_alive()):

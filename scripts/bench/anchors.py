@@ -159,7 +159,10 @@ def _job(variant: Variant, folder: Path, run_dir: Path, options: argparse.Namesp
 def _floors(
     variants: Iterable[Variant], folder: Path, options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Called after all runs: floors need torch, and this process must stay small while others are timed."""
+    """This machine's speed, and the floors of each variant's stages: the time of the work that cannot be avoided.
+
+    Called after all runs: floors need torch, and this process must stay small while others are timed.
+    """
     from scripts.bench.step_floor import measured_floors
 
     runs = {

@@ -27,7 +27,10 @@ def split_names(files: Sequence[RecordFile], keep_names: Collection[str]) -> dic
 
 
 def split_of(record: Any, file: RecordFile, name: str) -> str:
-    """The split in the record's own metadata (M4-Instruct). If it has none, `name`, the split of its file."""
+    """`name`, the split of the record's file, unless the record's own metadata (M4-Instruct) says another one.
+
+    Then it is the record's; with a `name` that is neither "train" nor "test", both: `<name>_<record's>`.
+    """
     declared = _declared(_metadata(record).get("split"))
     if declared is None or declared == _train_or_test(file):
         return name
