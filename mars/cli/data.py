@@ -76,6 +76,8 @@ def synth(
             raise ConfigError(f"{', '.join(given)}: only for scenes; got --model {model} too; make scenes or a model")
         _build_model(out, seed, model, family, scenes)
         return
+    if scenes == "benchmark" and cold_start == 0 and bias is None:
+        bias = 0.5  # of no row
     if train is None or test is None or cold_start is None or bias is None:
         missing = [name for name, value in sizes.items() if value is None]
         raise ConfigError(f"{', '.join(missing)}: not set; give them to make scenes, or --model to make a model")
