@@ -72,7 +72,7 @@ class ExtraRequests(Protocol):
         ...
 
     def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra | Injected]:
-        """What is asked when the responses to the views are there and scored, penalties left out; () for nothing.
+        """What is asked once the responses to the views have scores, which do not have penalties yet; () for nothing.
 
         If it is () for every prompt, there is no second engine call."""
         ...

@@ -20,7 +20,7 @@ class LabelledBox:
 
 @dataclass(frozen=True)
 class BoxReading:
-    """What an answer and a truth list.
+    """The boxes that an answer lists, and those of the truth.
 
     response: the parsed response. readable: whether the answer has exactly one list, with at most 100 entries more than
     the truth. entries: how many entries this list has. boxes: those that are well formed; none if it is not readable.

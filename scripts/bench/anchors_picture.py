@@ -20,7 +20,8 @@ _IMAGES = {"distinct_images": "distinct images", "encoder_runs": "encoder runs"}
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Seconds per stage (its floor in black), tokens and images of the engine, a bar per variant. Writes a PNG file."""
+    """Draw a bar for each variant: seconds of each stage (black: the least it can take, its floor), and tokens and
+    images of the engine. Writes a PNG file."""
     variants = report["variants"]
     places = list(range(len(variants)))
     figure, (seconds, tokens, images) = plt.subplots(

@@ -9,7 +9,7 @@ import torch
 
 
 def measured_rates() -> dict[str, float]:
-    """Both speeds with torch's current number of threads."""
+    """Speeds of a matrix product and of a copy of memory, with torch's current number of threads."""
     return {"operations_per_second": operations_per_second(), "bytes_per_second": bytes_per_second()}
 
 
