@@ -30,6 +30,9 @@ SECONDARY: Mapping[str, str] = {
     "train/mars/frac_zero_signal/window": "prompts without signal",
     "train/reward/frac_zero_std/window": "prompts with equal multi rewards",
     "train/mars/gain/mean/window": "training gain over the anchors",
+    "train/mars/conflict_rate/window": "prompts below their best anchor view",
+    "train/mars/guide/frac_groups/window": "prompts with a guest",
+    "train/mars/guide/rescued/window": "prompts without a right multi response that have a right guest",
     "prompts_sampled": "prompts sampled",
 }
 Row = Mapping[str, Any]
@@ -55,13 +58,15 @@ def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
     """Each arm minus the baseline and minus its controls, by the primary metric and by each secondary one.
 
     rows: of finished runs, with the keys dial, arm, seed and cold_start. Pairs are runs of one dial and seed.
-    Primary is the primary metric against the baseline, except for arms that it does not compare (`not_comparable`).
+    Primary is the primary metric against the baseline. An arm that chooses its training prompts (`not_comparable`) is
+    compared by the evaluation alone.
     """
     found = [
-        Comparison(dial, arm, other, metric, _is_primary(study, arm, other, metric), difference)
+        Comparison(dial, arm, other, metric, metric == PRIMARY and other == study.baseline, difference)
         for metric in (PRIMARY, *SECONDARY)
         for dial in study.dials
         for arm, other in _pairs_of_arms(study)
+        if metric.startswith("eval/") or not {arm, other} & _not_comparable(study)
         if (difference := _difference(rows, dial, arm, other, metric)) is not None
     ]
     primary = [comparison for comparison in found if comparison.primary]
@@ -97,8 +102,8 @@ def _pairs_of_arms(study: Study) -> list[tuple[str, str]]:
     ]
 
 
-def _is_primary(study: Study, arm: str, other: str, metric: str) -> bool:
-    return metric == PRIMARY and other == study.baseline and study.arms[arm].not_comparable is None
+def _not_comparable(study: Study) -> set[str]:
+    return {name for name, arm in study.arms.items() if arm.not_comparable is not None}
 
 
 def _difference(rows: Sequence[Row], dial: float, arm: str, other: str, metric: str) -> Difference | None:

@@ -27,7 +27,7 @@ def draw_study(study: Study, rows: Sequence[Row], comparisons: Sequence[Comparis
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    arms = [name for name, arm in study.arms.items() if arm.same_as is None]
+    arms = [name for name, arm in study.arms.items() if arm.same_as is None and arm.not_comparable is None]
     upper = 1.2 + _ARM_HEIGHT * len(arms)
     with rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
         dials = [dial for dial in study.dials if any(row["dial"] == dial for row in rows)]
@@ -52,15 +52,13 @@ def draw_study(study: Study, rows: Sequence[Row], comparisons: Sequence[Comparis
 
 
 def _differences(axes: Axes, arms: Sequence[str], found: Mapping[str, Comparison]) -> None:
-    """Primary comparisons are filled, others (arms that choose their prompts) are not."""
     for place, arm in enumerate(arms):
         if arm not in found:
             continue
-        pairs, primary = found[arm].difference.pairs, found[arm].primary
+        pairs = found[arm].difference.pairs
         if pairs.low is not None and pairs.high is not None:
             axes.plot([pairs.low, pairs.high], [place, place], color=_colour(place), linewidth=1.4)
-        face = _colour(place) if primary else "white"
-        axes.plot([pairs.mean], [place], "o", color=_colour(place), markerfacecolor=face, markersize=5)
+        axes.plot([pairs.mean], [place], "o", color=_colour(place), markersize=5)
     axes.axvline(0, color="#888888", linewidth=0.8)
     axes.set_yticks(range(len(arms)), list(arms))
     axes.set_ylim(len(arms) - 0.5, -0.5)

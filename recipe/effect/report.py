@@ -101,7 +101,7 @@ def notes(study: Study, found: Found) -> list[str]:
         if arm.same_as is not None:
             said.append(f"{name} has no runs of its own: they would be those of {arm.same_as}. {arm.note}")
         elif arm.not_comparable is not None:
-            said.append(f"{name} has no primary comparison: {arm.not_comparable}")
+            said.append(f"{name} is compared by the evaluation alone. {arm.not_comparable}")
         if arm.metric is not None:
             said.append(f"{name} is compared by {arm.metric}, in the place of {study.primary.metric}.")
         if arm.rollouts is not None and arm.rollouts != study.budget:

@@ -11,6 +11,7 @@ from recipe.effect.study import Study
 
 Table = dict[str, Any]
 _NONE = "–"
+_OF_CONTROLS = {PRIMARY: "primary", "eval/multi": SECONDARY["eval/multi"]}
 
 
 def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Comparison]) -> list[Table]:
@@ -20,7 +21,7 @@ def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compari
     columns += ["over cold starts", "p", "p (Holm)"]
     tables = []
     for dial in study.dials:
-        found = {c.arm: c for c in compared if c.metric == PRIMARY and c.other == study.baseline and c.dial == dial}
+        found = {c.arm: c for c in compared if c.primary and c.dial == dial}
         lines = []
         for name, arm in study.arms.items():
             if arm.same_as is not None:
@@ -34,12 +35,12 @@ def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compari
 
 
 def control_tables(study: Study, compared: Sequence[Comparison]) -> list[Table]:
-    """For each dial: the differences to other arms than the baseline."""
-    columns = ["arm", "minus", "difference", "over seeds", "pairs", "over cold starts", "p"]
+    """For each dial: the differences to other arms than the baseline, by the primary metric and in the evaluation."""
+    columns = ["metric", "arm", "minus", "difference", "over seeds", "pairs", "over cold starts", "p"]
     tables = []
     for dial in study.dials:
-        found = [c for c in compared if c.metric == PRIMARY and c.other != study.baseline and c.dial == dial]
-        lines = [[c.arm, c.other, *_cells(c)[:-1]] for c in found]
+        found = [c for c in compared if c.metric in _OF_CONTROLS and c.other != study.baseline and c.dial == dial]
+        lines = [[_OF_CONTROLS[c.metric], c.arm, c.other, *_cells(c)[:-1]] for c in found]
         if lines:
             tables.append({"title": f"Dial {dial:g}", "columns": columns, "rows": lines})
     return tables

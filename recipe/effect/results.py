@@ -27,6 +27,8 @@ _STEP_METRICS = (
     "reward/frac_zero_std",
     "mars/gain/mean",
     "mars/conflict_rate",
+    "mars/guide/frac_groups",
+    "mars/guide/rescued",
 )
 
 

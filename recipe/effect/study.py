@@ -45,8 +45,8 @@ class Arm(Section):
     controls: further arms that it is compared with, beside the study's baseline.
     uneven: prompts may have different numbers of rollouts, if their mean in each step is `rollouts`.
     metric: the arm's key of metrics.jsonl in place of the primary metric's, where that one does not mean the same.
-    not_comparable: why the primary metric does not compare the arm with the baseline, as for an arm that chooses the
-        prompts it trains on. It is then compared by the secondary metrics alone.
+    not_comparable: why metrics of the training do not compare the arm with others, as for an arm that chooses the
+        prompts it trains on. It is then compared by the evaluation alone.
     """
 
     title: str

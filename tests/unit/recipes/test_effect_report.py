@@ -86,12 +86,13 @@ def test_comparisons_are_paired_and_the_primary_ones_are_adjusted_together(tmp_p
     assert means(study, rows(study, {"a": [0.2, 0.4]}), "primary")[0.5, "a"].mean == pytest.approx(0.3)
 
 
-def test_controls_and_arms_that_do_not_compare_are_not_primary(tmp_path):
+def test_controls_are_not_primary_and_an_arm_that_chooses_its_prompts_is_compared_by_the_evaluation(tmp_path):
     arms = {"grpo": GRPO, "a": {**MARS, "controls": ["b"]}, "b": {**MARS, "not_comparable": "it replays prompts"}}
     study = small_study(tmp_path, dials=[0.5], seeds={0.5: "0-2"}, arms=arms)
     found = comparisons(study, rows(study, {name: [0.1, 0.2, 0.4] for name in arms}))
-    primary = {(c.arm, c.other): c.primary for c in found if c.metric == "primary"}
-    assert primary == {("a", "grpo"): True, ("a", "b"): False, ("b", "grpo"): False}
+    assert [(c.arm, c.other, c.primary) for c in found if c.metric == "primary"] == [("a", "grpo", True)]
+    evaluated = [(c.arm, c.other, c.primary) for c in found if c.metric == "eval/multi"]
+    assert evaluated == [("a", "grpo", False), ("a", "b", False), ("b", "grpo", False)]
 
 
 def test_seeds_that_only_one_arm_has_are_left_out(tmp_path):
