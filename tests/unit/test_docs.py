@@ -32,7 +32,7 @@ CODE_SPAN = re.compile(r"`([^`]+)`")
 ROOT_SECTIONS = "|".join(sorted(section for section in SECTIONS if "." not in section))
 KEY = re.compile(rf"(?<![\w./-])((?:{ROOT_SECTIONS})(?:\.\w+)+)(?![\w/(])")
 PATH = re.compile(rf"(?<![\w./<>$-])((?:{'|'.join(HOMES)})/[\w./-]*[\w/])(?:::(\w+))?")
-MODULE = re.compile(r"python -m (mars[\w.]*)")
+MODULE = re.compile(r"python -m ((?:mars|recipe)[\w.]*)")
 
 
 def name_of(page: Path) -> str:
@@ -85,7 +85,7 @@ def links_lead_somewhere(page):
 
 
 def settings_exist(page):
-    named = {name for name in KEY.findall(code_of(page)) if name.rpartition(".")[2] not in FILE_ENDINGS}
+    named = {name for name in KEY.findall(MODULE.sub("", code_of(page))) if name.rpartition(".")[2] not in FILE_ENDINGS}
     of_users_files = {name for name in named if name.startswith("recipe.settings.")}
     assert named - KEYS - SECTIONS - of_users_files == set()
 
