@@ -1,0 +1,107 @@
+"""Measures policies on the benchmark: what they see in each image, and how often a whole group is wrong at night.
+
+    python -m recipe.effect.skill recipe/effect/cold_starts/* --seed 5001 --out runs/effect/skill
+
+Prints a row of a Markdown table per policy. The answers stay in `--out`; a second call asks only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mars.data.synthetic.benchmark import SOURCES
+from mars.types import RewardInput
+from recipe.effect.reward import answer
+
+COLUMNS = ("multi", *SOURCES, "union", "day", "night", "both", "night_all_wrong")
+GROUP = 8
+
+
+def summarise(greedy: Iterable[Mapping[str, Any]], sampled: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers of COLUMNS, from records of answers (docs/evaluation.md, "The file of answers").
+
+    greedy: one answer to each view of each question. multi, visible, infrared: share of right answers. union: share of
+    questions with a right answer to one of the images alone. day, night, both: multi, by light.
+    sampled: several answers to the multi view. night_all_wrong: share of the night's questions without a right one.
+    """
+    by_view: dict[str, dict[int, float]] = defaultdict(dict)
+    lights: dict[str, list[float]] = defaultdict(list)
+    for record in greedy:
+        view = record["view"][0] if record["view"] else "multi"
+        by_view[view][record["number"]] = right(record)
+        if view == "multi":
+            lights[record["extra_info"]["light"]].append(right(record))
+    numbers = {view: fmean(found.values()) for view, found in by_view.items()}
+    numbers["union"] = fmean(max(by_view[source][number] for source in SOURCES) for number in by_view["multi"])
+    groups: dict[int, list[float]] = defaultdict(list)
+    for record in sampled:
+        if record["extra_info"]["light"] == "night":
+            groups[record["number"]].append(right(record))
+    wrong = fmean(float(not any(group)) for group in groups.values())
+    return numbers | {light: fmean(found) for light, found in lights.items()} | {"night_all_wrong": wrong}
+
+
+def right(record: Mapping[str, Any]) -> float:
+    """1 if the answer of a record is right, else 0."""
+    view = None if record["view"] is None else tuple(record["view"])
+    given = record["text"], record["truth"], None, None, record["extra_info"]
+    return answer(RewardInput(record["data_source"], view, *given)).accuracy
+
+
+def measure(policy: Path, questions: Path, out: Path, settings: Sequence[str] = ()) -> dict[str, float]:
+    """Ask a policy the questions in the folder `questions`: all of them greedily, those at night GROUP times."""
+    common = ["experiment=effect", "reward.function=recipe/effect/reward.py:answer", "data.train_files=[unused]"]
+    groups = [f"evaluation.samples_per_prompt={GROUP}", "evaluation.temperature=1.0", "--views", "multi"]
+    greedy = _ask(policy, questions / "test.parquet", out / "greedy", [*common, *settings])
+    night = _ask(
+        policy, questions / "night.parquet", out / "sampled", [*common, *groups, *settings, "--views", "multi"]
+    )
+    return summarise(greedy, night)
+
+
+def _ask(policy: Path, questions: Path, out: Path, arguments: Sequence[str]) -> list[dict[str, Any]]:
+    from mars.cli.app import app
+
+    app(["eval", "infer", str(policy), str(questions), str(out), *arguments], standalone_mode=False)
+    return [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+
+
+def write_questions(folder: Path, seed: int, number: int) -> None:
+    """Write `number` held-out rows, and those of them at night, unless they are there."""
+    from pyarrow import compute, parquet
+
+    from mars.data.synthetic.benchmark_rows import Teacher, write_benchmark
+    from mars.data.synthetic.write import SetSizes
+
+    if (folder / "night.parquet").exists():
+        return
+    write_benchmark(folder, seed=seed, sizes=SetSizes(train=0, test=number, cold_start=0), teacher=Teacher(0.5))
+    rows = parquet.read_table(folder / "test.parquet")
+    lights = compute.struct_field(rows["extra_info"], "light")
+    parquet.write_table(rows.filter(compute.equal(lights, "night")), folder / "night.parquet")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("policies", nargs="+", type=Path, help="model folders")
+    parser.add_argument("--seed", type=int, required=True, help="of the held-out scenes")
+    parser.add_argument("--number", type=int, default=400, help="of held-out scenes")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    questions = given.out / f"questions_{given.seed}_{given.number}"
+    write_questions(questions, given.seed, given.number)
+    for policy in given.policies:
+        found = measure(policy, questions, given.out / questions.name.replace("questions", policy.name))
+        cells = " | ".join(f"{found[name]:.3f}" for name in COLUMNS)
+        sys.stdout.write(f"| {policy.name} | {cells} |\n")
+
+
+if __name__ == "__main__":
+    main()
