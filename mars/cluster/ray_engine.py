@@ -83,7 +83,7 @@ class RayEngine:
         self._builds.finish_all(references, timeout_s)
 
     def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        """Waits for all requests: they are divided over the engines before the first is sent."""
+        """Reads `requests` to the end before it sends the first, because they are divided over the engines."""
         known: list[RolloutRequest] = []
         for request in requests:
             if request is None:

@@ -48,8 +48,8 @@ def without_secrets(text: str, key: str | None) -> str:
 def _of_proxies() -> set[str]:
     """Logins and passwords of the environment's proxies, and pieces of them.
 
-    Code that parses the url of a proxy takes a piece of a password with a "/", "?", "#", "@" or ":" for a host or a
-    port, and may quote it in a message.
+    If a password has a "/", "?", "#", "@" or ":", code that parses the url of the proxy may mistake a piece of it for
+    the host or the port, and quote that piece in a message.
     """
     found: set[str] = set()
     for proxy in getproxies_environment().values():

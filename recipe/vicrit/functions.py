@@ -37,7 +37,7 @@ def check_span(truth: str, extra_info: object = None, truth_size: object = None)
 
 
 def answer_text(answer: str | None) -> str:
-    """What the answer boxes, if it has one box; else the answer. "" for an answer of more than 300 characters.
+    """Text in \\boxed{} if the answer has one box, else the answer. "" for an answer of more than 300 characters.
 
     >>> answer_text("It is \\\\boxed{red}."), answer_text("red")
     ('red', 'red')

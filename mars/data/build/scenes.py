@@ -53,7 +53,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of a row that is made. name: of its source."""
+    """An image of the row that is made of a scene. name: that of the image's source."""
 
     name: str
     image: Image.Image
