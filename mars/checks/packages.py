@@ -1,12 +1,14 @@
-"""The optional packages that the settings need."""
+"""What the settings need of this machine: optional packages, and a folder for Ray's sockets."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 
 from mars.config.schema import SftConfig, TrainConfig
 from mars.errors import SetupError
 from mars.families.family import Family
+from mars.run_dir.ray_folder import ray_folder_parent
 
 # Packages whose kernels transformers takes for linear attention if they are installed: name for pip -> for Python, and
 # whether they compute in float32.
@@ -14,7 +16,8 @@ _KERNELS = {"flash-linear-attention": ("fla", False), "causal-conv1d": ("causal_
 
 
 def check_packages(config: TrainConfig) -> None:
-    """Raises SetupError if the settings need an optional package that is not installed on this machine.
+    """Raises SetupError if the settings need an optional package that is not installed on this machine, or if the run
+    is to start a Ray cluster and Ray cannot have its folder here.
 
     With cluster.address nothing is checked, because the cluster's nodes have their own packages. There a worker fails
     when it starts.
@@ -31,6 +34,8 @@ def check_packages(config: TrainConfig) -> None:
         if is_needed and config.cluster.address is None and importlib.util.find_spec(package) is None:
             other = "rollout=hf" if package == "vllm" else "model.attention=sdpa"
             raise SetupError(f"{setting}: the package {package} is not installed; {remedy}, or use {other}")
+    if config.cluster.kind == "ray" and config.cluster.address is None:
+        ray_folder_parent(os.environ)
 
 
 def check_kernels(config: TrainConfig | SftConfig, family: Family) -> None:

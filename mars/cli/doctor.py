@@ -21,8 +21,10 @@ from rich.table import Table
 from mars.checks.machine import Finding, gpus_without_torch, leftovers, machine_findings
 from mars.cli.runs import run_dirs
 from mars.config.folders import shipped_folder
+from mars.errors import SetupError
 from mars.evaluation.tables import print_table
 from mars.output.text import visible
+from mars.run_dir.ray_folder import ray_folder_parent
 from mars.versions import TESTED, installed_version, is_tested
 
 _NEEDED = ("torch", "transformers", "ray", "torchvision", "datasets", "pyarrow", "hydra-core", "pydantic", "wandb")
@@ -140,10 +142,11 @@ def _temporary_folder() -> Path:
 
 
 def _ray_folder() -> Finding:
-    """Check that Ray can write its sockets and logs, which are in $RAY_TMPDIR, else $TMPDIR, else /tmp."""
-    folder = _temporary_folder()
+    """Check that Ray can make its sockets and logs, which are in $RAY_TMPDIR, else $TMPDIR, else /tmp."""
+    remedy = "export RAY_TMPDIR=/tmp, or another short path that you may write to"
     try:
+        folder = ray_folder_parent(os.environ)
         with tempfile.NamedTemporaryFile(dir=folder):
             return Finding("Ray's folder", f"{folder}, writable")
-    except OSError as error:
-        return Finding("Ray's folder", str(error), "no", "export RAY_TMPDIR=a short path that you may write to")
+    except (SetupError, OSError) as error:
+        return Finding("Ray's folder", str(error).partition("; export")[0], "no", remedy)

@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -22,6 +21,7 @@ from mars.cluster.guard import MARK, Guard
 from mars.cluster.head import watch_head
 from mars.cluster.joined import watch_joined
 from mars.errors import SetupError, WorkerError
+from mars.run_dir.ray_folder import make_ray_folder
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ def ray_cluster(
 def _own_cluster(
     object_store_bytes: int, num_cpus: int, environment: Mapping[str, str], log_dir: Path | None
 ) -> Iterator[None]:
-    # Short: the paths of sockets in it may have 107 characters. Only the user can read it (mkdtemp).
-    folder = Path(tempfile.mkdtemp(prefix="mars-ray-", dir=os.environ.get("RAY_TMPDIR")))
+    folder = make_ray_folder(os.environ)
     guard = Guard(folder, log_dir)
     with ExitStack() as stack:
         token = folder / "token"
@@ -86,6 +85,8 @@ def _own_cluster(
         of_cluster = {
             MARK: str(folder),
             "RAY_AUTH_TOKEN_PATH": str(token),
+            # vLLM's processes have sockets too. Its own default is TMPDIR, which may be too long for them.
+            "VLLM_RPC_BASE_PATH": os.environ.get("VLLM_RPC_BASE_PATH", str(folder)),
             # Ray's agents end with the raylet at once, not when they next look for it.
             "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
         }
@@ -191,11 +192,13 @@ class _Connection:
         interrupts.rearm()
         if self._error is not None:
             reason = str(self._error).strip().partition("\n")[0]
-            raise SetupError(
-                f"cluster.address: no Ray cluster at {where}: {reason}; start one with `ray start --head`, "
-                "or set cluster.address=null to start one on this machine for the run (its folder is in RAY_TMPDIR, "
-                "else in TMPDIR, and needs a short path)"
-            ) from self._error
+            remedy = (
+                "see the logs of Ray in <run.dir>/logs, try again, or use cluster=local"
+                if options.get("address") == "local"
+                else "start one with `ray start --head`, or set cluster.address=null to start one on this machine for "
+                "the run"
+            )
+            raise SetupError(f"cluster.address: no Ray cluster at {where}: {reason}; {remedy}") from self._error
 
     def close(self) -> None:
         """Shut Ray down. Does nothing if the process is ending early.
@@ -213,7 +216,7 @@ class _Connection:
     def _run(self) -> None:
         try:
             ray.init(**self._options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 a slow start of Ray is a plain Exception; the main thread raises it
             self._error = error
             ray.shutdown()
             return

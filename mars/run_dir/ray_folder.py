@@ -1,0 +1,50 @@
+"""Where a run that starts its own Ray cluster has Ray's folder, whose path must be short."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from mars.errors import SetupError
+
+_MAX_SOCKET_BYTES = 107  # the longest path of a socket (Linux: sockaddr_un)
+_OWN = "/mars-ray-abcdefgh"  # the run's own folder, with a random name
+_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # the longest name that Ray gives
+MAX_PARENT_BYTES = _MAX_SOCKET_BYTES - len(_OWN + _SOCKET)
+"""The longest path of a folder for `make_ray_folder`."""
+
+
+def ray_folder_parent(environment: Mapping[str, str]) -> Path:
+    """The folder in which a run makes Ray's: RAY_TMPDIR, else TMPDIR, else /tmp.
+
+    Raises SetupError if its path is too long for Ray's sockets, or if nothing can be written there.
+    """
+    named = environment.get("RAY_TMPDIR")
+    variable, folder = ("RAY_TMPDIR", Path(named).absolute()) if named else ("TMPDIR", Path(tempfile.gettempdir()))
+    length = len(os.fsencode(folder))
+    if length > MAX_PARENT_BYTES:
+        raise SetupError(
+            f"{variable}: Ray's sockets are below this folder, and the path of a socket has at most "
+            f"{_MAX_SOCKET_BYTES} bytes; got {folder} of {length} bytes, at most {MAX_PARENT_BYTES} are possible; "
+            "export RAY_TMPDIR=/tmp, or another short path (TMPDIR may stay as it is), or use cluster=local"
+        )
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        why = "cannot be written to" if folder.is_dir() else "is not a folder" if folder.exists() else "is not there"
+        raise SetupError(
+            f"{variable}: Ray's files and sockets are below this folder, and it {why}; got {folder}; "
+            "export RAY_TMPDIR=/tmp, or another short path that you may write to"
+        )
+    return folder
+
+
+def make_ray_folder(environment: Mapping[str, str]) -> Path:
+    """A new folder that only the user can read. Raises SetupError, as `ray_folder_parent` does or for a full disk."""
+    parent = ray_folder_parent(environment)
+    try:
+        return Path(tempfile.mkdtemp(prefix="mars-ray-", dir=parent))
+    except OSError as error:
+        raise SetupError(
+            f"RAY_TMPDIR: {parent}: {error.strerror}; export RAY_TMPDIR=a short path with space that you may write to"
+        ) from error
