@@ -22,7 +22,7 @@ from mars.config.schema import ModelConfig, TrainConfig
 from mars.data.pixels.images import decoded_size
 from mars.data.pixels.transforming import try_transforms
 from mars.data.prompts.budget import num_image_tokens
-from mars.data.prompts.chat import prompt_length
+from mars.data.prompts.chat import PromptEncoder, prompt_length
 from mars.data.prompts.tokenizer import read_json
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError
@@ -102,6 +102,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
         f"held-out set      {held_out} prompts",
         f"sources           {histogram([len(prompt.sources) for prompt in prompts])}",
         f"prompt tokens     mean {fmean(lengths):.0f}, longest {max(lengths)} of {data.max_prompt_tokens} allowed",
+        *opening_lines(inputs.encoder),
         f"steps             {steps} = {steps * data.prompts_per_step / len(prompts):.2f} epochs",
         f"a prompt          {rollout.samples_per_prompt} multi + {anchors:g} anchor rollouts",
         f"a step            {data.prompts_per_step} prompts, {data.prompts_per_step * per_prompt:g} rollouts, "
@@ -109,6 +110,15 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
         f"updates per step  {data.prompts_per_step // actor.prompts_per_update} of {actor.prompts_per_update} prompts "
         f"over {actor.num_workers} rank(s)",
         f"a forward         {max(actor.tokens_per_forward // row_tokens, 1)} or more rows of up to {row_tokens} tokens",
+    ]
+
+
+def opening_lines(encoder: PromptEncoder) -> list[str]:
+    """For a thinking model: what its responses begin with, although it is in the prompt."""
+    if not encoder.opening:
+        return []
+    return [
+        f"responses         begin with {encoder.opening.strip()}, which the chat template puts at the end of the prompt"
     ]
 
 

@@ -75,11 +75,16 @@ def block_span(text: str, tag: str) -> tuple[int, int] | None:
 
 
 class TokenSpans:
-    """Finds the tokens of a block in responses. decode: response ids to text."""
+    """Finds the tokens of a block in responses.
+
+    decode: response ids to text. The text may begin with an opening that the prompt holds already, such as "<think>":
+        it has no tokens, and is what `decode` makes of no ids.
+    """
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
         self._pieces: dict[int, str] = {}
+        self._opening: str | None = None
 
     def of(self, text: str, token_ids: Sequence[int], tag: str) -> Span:
         """The tokens of the text in the last block <tag>...</tag> of a response; (0, 0) without text. A token with
@@ -93,18 +98,20 @@ class TokenSpans:
             return (0, 0)
         length = self._lengths(text, token_ids)
         counts = range(len(token_ids) + 1)
-        start = bisect_right(counts, block[0], key=length) - 1
+        start = max(bisect_right(counts, block[0], key=length) - 1, 0)  # 0 for a block that begins in the opening
         stop = bisect_right(counts, block[1], key=length) - 1  # the last count that has nothing of the closing tag
         return start, stop if length(stop) == block[1] else stop + 1
 
     def _lengths(self, text: str, token_ids: Sequence[int]) -> Callable[[int], int]:
         """A function k -> length of the text of the first k tokens, which never falls."""
+        if self._opening is None:
+            self._opening = self._decode(())
         for token_id in token_ids:
             if token_id not in self._pieces:
-                self._pieces[token_id] = self._decode((token_id,))
+                self._pieces[token_id] = self._decode((token_id,)).removeprefix(self._opening)
         pieces = [self._pieces[token_id] for token_id in token_ids]
-        if "".join(pieces) == text:
-            return [0, *accumulate(map(len, pieces))].__getitem__
+        if self._opening + "".join(pieces) == text:
+            return list(accumulate(map(len, pieces), initial=len(self._opening))).__getitem__
         # If a character has several tokens, none of them alone has its text. So decode the first `count` tokens. The
         # two searches in `of` do this about twenty times.
         return lambda count: len(self._decode(token_ids[:count]))

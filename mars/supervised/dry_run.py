@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from statistics import fmean
 
-from mars.checks.dry_run import histogram, rank_fit_lines, rank_memory_lines
+from mars.checks.dry_run import histogram, opening_lines, rank_fit_lines, rank_memory_lines
 from mars.checks.model import model_check
 from mars.config.schema import SftConfig
 from mars.data.prompts.prepare import PromptSet
@@ -42,6 +42,7 @@ def summary(config: SftConfig, rows: SupervisedRows) -> list[str]:
         f"mono views        {rows.num_mono} rows have one; a step shows {sft.mono_ratio:.0%} of them by one",
         f"prompt tokens     mean {fmean(lengths.values()):.0f}, longest {max(lengths.values())} of "
         f"{config.data.max_prompt_tokens} allowed",
+        *opening_lines(rows.form.encoder),
         f"response tokens   mean {fmean(responses.values()):.0f}, longest {max(responses.values())}",
         f"longest row       {longest} tokens; a forward has up to {sft.tokens_per_forward}",
         f"steps             {steps} = {steps * sft.batch_size / len(prompts):.2f} epochs",

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from mars.data.prompts.chat_template import refuse_lost_images, render, try_template
+from mars.data.prompts.chat_template import (
+    check_opening,
+    refuse_lost_images,
+    render,
+    try_template,
+    without_opening,
+)
 from mars.data.prompts.token_rules import token_rules, with_turn_end
 from mars.data.prompts.tokenizer import has_file, load_tokenizer, read_json
 from mars.errors import DataError, SetupError
@@ -22,8 +28,18 @@ CACHED_PROMPTS = 4096
 """The cache of prompt ids has room for at least this many views. Each view takes 1 kB or more."""
 
 
+class MissingOpening(DataError):
+    """A response lacks the beginning that the chat template gives to every response."""
+
+
 class PromptEncoder:
-    """A model's tokenizer and chat template, without the model. cached_prompts: views whose ids are kept."""
+    """A model's tokenizer and chat template, without the model.
+
+    cached_prompts: views whose ids are kept.
+    opening: the beginning of every response that the prompt holds already: "<think>" and a line break for a thinking
+        model whose generation prompt ends with it, "" for others. It is part of the text of a response, but not of its
+        tokens.
+    """
 
     def __init__(
         self,
@@ -31,7 +47,9 @@ class PromptEncoder:
         rules: TokenRules,
         template_arguments: Mapping[str, Any],
         cached_prompts: int = CACHED_PROMPTS,
+        opening: str = "",
     ) -> None:
+        self.opening = opening
         self._tokenizer = tokenizer
         self._rules = rules
         self._template_arguments = template_arguments
@@ -53,8 +71,9 @@ class PromptEncoder:
         rules = token_rules(model_path, tokenizer, config, generation)
         family = FAMILIES.get(str(config.get("model_type")))
         arguments = {} if family is None else family.template_arguments
-        rules = with_turn_end(rules, tokenizer, try_template(tokenizer, model_path, arguments))
-        return cls(tokenizer, rules, arguments, cached_prompts)
+        written = try_template(tokenizer, model_path, arguments)
+        rules = with_turn_end(rules, tokenizer, written.after_response)
+        return cls(tokenizer, rules, arguments, cached_prompts, written.opening)
 
     def token_rules(self) -> TokenRules:
         """The ids of images, end of sequence and padding, and the ids that may never be sampled."""
@@ -71,16 +90,28 @@ class PromptEncoder:
     def encode_response(self, text: str) -> tuple[int, ...]:
         """Ids of an assistant's response with the token that ends its turn in the chat template (`with_turn_end`).
 
-        They are the target of supervised training.
+        They are the target of supervised training, without the ids of `opening`. Raises MissingOpening if the text does
+        not begin with it, and DataError if it would produce a special token.
         """
         self._check_plain(text, "response")
+        written = without_opening(text, self.opening)
+        if written is None:
+            raise MissingOpening(
+                f"the chat template begins every response with {self.opening.strip()!r}, but the response begins with "
+                f"{text[:40]!r}; write the thought into the response, or use a model that does not think"
+            )
+        text = written
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return (*ids, self._rules.eos_ids[0])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of a response without special tokens."""
+        """The text of a response without special tokens, with `opening` at its beginning.
+
+        So rewards, evaluations and pages read the response of a thinking model as one with both of its tags.
+        """
         ids = np.asarray(token_ids, dtype=np.int64)  # the tokenizer would check every element of a list
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.opening + text
 
     def _encode_uncached(self, messages: tuple[Message, ...], num_images: int) -> tuple[int, ...]:
         for message in messages:
@@ -91,6 +122,7 @@ class PromptEncoder:
             )  # without markers, because views join the texts around them
         turns = [{"role": message.role, "content": _content(message.text)} for message in messages]
         rendered = render(self._tokenizer, turns, self._template_arguments)
+        check_opening(self._tokenizer, rendered, self.opening)
         ids = tuple(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
         placeholders = ids.count(self._rules.image_id)
         if placeholders != num_images and sum(message.text.count(IMAGE_MARKER) for message in messages) == num_images:

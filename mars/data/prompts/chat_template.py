@@ -10,6 +10,7 @@ import multiprocessing
 import resource
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,6 +20,7 @@ from mars.errors import SetupError
 
 _DEADLINE_S = 10.0  # a real template takes milliseconds; the rest is for a busy machine
 _MEMORY_BYTES = 2**30  # beyond what the process has when it starts
+_OPEN, _CLOSE = "<think>", "</think>"
 _IMAGE = {"type": "image"}
 _TEXT = {"type": "text", "text": "Is there a bus?"}
 _RESPONSE = "The bus is red."
@@ -68,8 +70,54 @@ def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made:
     )
 
 
-def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> str:
-    """Render some conversations in a separate process, and return `text_after_response` of the template.
+def opening_of(generation_prompt: str) -> str:
+    """The beginning of a response that the template of a thinking model writes itself: an open "<think>" at the end of
+    the generation prompt, with what follows it; "" for other templates.
+
+    >>> opening_of("<|im_start|>assistant\\n<think>\\n")
+    '<think>\\n'
+    >>> opening_of("<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n")
+    ''
+    """
+    start = generation_prompt.rfind(_OPEN)
+    return "" if start < 0 or _CLOSE in generation_prompt[start:] else generation_prompt[start:]
+
+
+def check_opening(tokenizer: Any, rendered: str, opening: str) -> None:
+    """rendered: a conversation with its generation prompt. opening: of the template, see `opening_of`.
+
+    Raises TemplateFailure if this conversation has another opening: its responses would be read wrongly.
+    """
+    if not rendered.endswith(opening) or (not opening and rendered.rstrip().endswith(_OPEN)):
+        raise TemplateFailure(
+            f"model.path: {_template_file(tokenizer.name_or_path)}: the chat template ends some prompts with {_OPEN} "
+            "and others not; use a model whose template always does the same, or correct the file"
+        )
+
+
+def without_opening(response: str, opening: str) -> str | None:
+    """What a model that gets `opening` with the prompt must write for the response; None if the response begins with
+    something else. White space after the opening may differ.
+
+    >>> without_opening("<think>a car</think>", "<think>\\n")
+    'a car</think>'
+    """
+    if response.startswith(opening):
+        return response[len(opening) :]
+    start = response.lstrip()
+    return start[len(opening.rstrip()) :].lstrip() if start.startswith(opening.rstrip()) else None
+
+
+@dataclass(frozen=True)
+class WrittenByTemplate:
+    """opening: of responses, see `opening_of`. after_response: see `text_after_response`."""
+
+    opening: str
+    after_response: str
+
+
+def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> WrittenByTemplate:
+    """Render some conversations in a separate process, and return what the template writes around responses.
 
     Raises SetupError if all of them fail, or if the process does not end.
     """
@@ -93,7 +141,7 @@ class _Template:
 
 
 @lru_cache(maxsize=8)
-def _try_once(template: _Template) -> str:
+def _try_once(template: _Template) -> WrittenByTemplate:
     file = _template_file(template.model_path)
     # Forked, because a new interpreter would need a second to import the tokenizer. The child renders and ends: it
     # takes no lock of a thread of this process and starts none.
@@ -109,7 +157,7 @@ def _try_once(template: _Template) -> str:
                 "it may loop for ever; correct it, or download the file again"
             )
         try:
-            failure, after = ours.recv()
+            failure, written = ours.recv()
         except EOFError:
             child.join()
             raise SetupError(
@@ -118,7 +166,7 @@ def _try_once(template: _Template) -> str:
             ) from None
         if failure:
             raise SetupError(f"model.path: {file}: {failure}; correct it, or download the file again")
-        return after
+        return written
     finally:
         ours.close()
         child.kill()
@@ -126,7 +174,7 @@ def _try_once(template: _Template) -> str:
 
 
 def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connection) -> None:
-    """Runs in the child. Sends why the template fails, or None, and `text_after_response`.
+    """Runs in the child. Sends why the template fails, or None, and what it writes around responses.
 
     It fails if it takes none of the conversations, or lacks memory. All must end within `_DEADLINE_S` seconds, or the
     parent kills the child.
@@ -136,15 +184,20 @@ def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connec
         limit = pages * resource.getpagesize() + _MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     errors: list[Exception] = []
+    openings: list[str] = []
     for turns in _CONVERSATIONS:
         try:
-            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
+            openings.append(opening_of(text.rpartition("?")[2]))  # behind the question that ends each conversation
         except Exception as error:  # noqa: BLE001 - a template can raise anything
             errors.append(error)
             if isinstance(error, MemoryError):
                 break
     fails = len(errors) == len(_CONVERSATIONS) or isinstance(next(reversed(errors), None), MemoryError)
-    connection.send((_failure(errors[0]), "") if fails else (None, text_after_response(tokenizer, arguments)))
+    if fails:
+        connection.send((_failure(errors[0]), None))
+    else:
+        connection.send((None, WrittenByTemplate(openings[0], text_after_response(tokenizer, arguments))))
 
 
 def text_after_response(tokenizer: Any, arguments: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from functools import partial
 from mars.data.convert.eval_json import read_json_rows
 from mars.data.pixels.images import probe_size
 from mars.data.prompts.budget import ImageBudget, limit_images
-from mars.data.prompts.chat import PromptEncoder
+from mars.data.prompts.chat import MissingOpening, PromptEncoder
 from mars.data.prompts.chat_template import TemplateFailure
 from mars.data.prompts.lengths import longest_view
 from mars.data.prompts.templates import TemplateOf, has_instruction
@@ -251,9 +251,12 @@ def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[P
 
 
 def _special_tokens(row: str, encode: Callable[..., object], *text: object) -> list[RowProblem]:
-    """A problem if the tokenizer turns text into special tokens. The reader has already refused `<|...|>`."""
+    """A problem if the tokenizer turns text into special tokens (the reader has already refused `<|...|>`), or if a
+    response does not begin as the chat template begins every response."""
     try:
         encode(*text)
+    except MissingOpening as error:
+        return [RowProblem(row, "response", str(error))]
     except DataError as error:
         return [RowProblem(row, SPECIAL_TOKEN, str(error))]
     return []

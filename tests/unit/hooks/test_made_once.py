@@ -66,6 +66,7 @@ EVERY = Counter(["Bonus", "Rule", "Asks", "Tokens", "Dark", "Sampler"])
 INPUTS = SimpleNamespace(
     train=SimpleNamespace(prompts=PROMPTS, dropped={}, lengths=dict.fromkeys((p.prompt_id for p in PROMPTS), 9)),
     evaluation=None,
+    encoder=SimpleNamespace(opening=""),
 )
 
 

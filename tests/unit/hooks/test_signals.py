@@ -140,7 +140,27 @@ def test_each_token_is_decoded_once_for_all_responses():
     spans = TokenSpans(decode)
     for _ in range(3):
         assert spans.of("<a>xy</a>", range(9), "a") == (3, 5)
-    assert decoded == [(i,) for i in range(9)]
+    assert decoded == [(), *((i,) for i in range(9))]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "tag", "span"),
+    [
+        (["a car", "</think>", "<answer>", "4", "</answer>"], "think", (0, 1)),
+        (["a", " car", "</think>", "<answer>", "4", "</answer>"], "think", (0, 2)),
+        (["a car", "</think>", "<answer>", "4", "</answer>"], "answer", (3, 4)),
+        (["</think>", "<answer>", "4", "</answer>"], "think", (0, 0)),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_tag_that_a_thinking_models_prompt_holds_has_no_tokens(pieces, tag, span, alone):
+    """alone: whether each token alone decodes to its piece. Otherwise prefixes of the response are decoded."""
+
+    def decode(ids):
+        text = "".join(pieces[i] for i in ids)
+        return "<think>\n" + (text.upper() if len(ids) == 1 and not alone else text)
+
+    assert span_of(decode, len(pieces), tag) == span
 
 
 # --- what a shaping gets

@@ -18,7 +18,7 @@ def rows_of(count, dropped):
 
 def lines_of(held_out, *overrides):
     config = load_config("sft", ["data.train_files=[x]", "sft.batch_size=2", "run.num_steps=4", *overrides], [])
-    form = SimpleNamespace(encoder=SimpleNamespace(encode_response=lambda text: (1, 2)))
+    form = SimpleNamespace(encoder=SimpleNamespace(encode_response=lambda text: (1, 2), opening=""))
     return dict(line.split(maxsplit=2)[::2] for line in summary(config, SupervisedRows(form, rows_of(4, {}), held_out)))
 
 
