@@ -96,7 +96,7 @@ class ModelParts:
         mars/actor/vision_attention.py.
     linear_attention: names of the classes of layers with linear attention. mars/actor/linear_attention.py changes
         these layers so that they accept packs.
-    not_loaded: how the names of weights begin that transformers leaves out of the model.
+    not_loaded: beginnings of names: transformers leaves the weights with such names out of the model.
     """
 
     vision: tuple[str, ...]

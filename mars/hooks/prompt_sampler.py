@@ -50,7 +50,9 @@ class SampledRounds:
         return self._decided[step]
 
     def probes(self, step: int, round: int) -> tuple[Prompt, ...]:
-        """round: the next one to be sampled. It is chosen before the probes, as in a run that reads images ahead."""
+        """The prompts to probe before `step`. round: the next one to be sampled. Its prompts are chosen before the
+        probes, because a run that reads images ahead has chosen them by then too.
+        """
         self.batch(round)
         return self._checked(self._sampler.probes(step), f"the probes of step {step}")
 

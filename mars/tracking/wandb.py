@@ -50,7 +50,8 @@ class WandbRun:
 
 class WandbTracker:
     """Sends the metrics of every step to one wandb run. A run that is resumed continues it: its id is kept in
-    <folder>/wandb/run_id. A new run makes a new id, also if the folder has one.
+    <folder>/wandb/run_id. A new run makes a new id, also if the folder has one. The environment
+    variable WANDB_RUN_ID, if set, is the id in both cases.
 
     If a setting or the run's name holds the value of a secret environment variable such as HF_TOKEN, the value is not
     sent: wandb gets the variable's name in its place.

@@ -1,4 +1,5 @@
-"""The workload of all contenders on disk: a tiny model whose responses never end early, and prompts with images."""
+"""Writes to disk what every contender (a framework or setting that the benchmark compares) runs: a tiny model whose
+responses never end early, and prompts with images."""
 
 from __future__ import annotations
 
