@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import json
 import logging
 import sys
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 RECORD_FILE = "plugins.json"
 _PACKAGE = Path(__file__).resolve().parent
+_LOADS = itertools.count()
 
 
 class NameNotFound(ConfigError):
@@ -90,8 +92,9 @@ class UserFunction:
 def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_threads: bool = False) -> UserFunction:
     """Runs the file of a resolved `spec` and returns its function.
 
-    The file may import modules from its own folder, at its top or inside its functions, whatever the current folder is.
-    Each load has its own copies of these modules: files in different folders may all `import helper`.
+    The file may import modules from its own folder, at its top or inside its functions, whatever the current folder is:
+    `import helper`, or `from .helper import name`. If the file is a link, they may also be beside the file that it
+    leads to. Each load has its own copies of these modules: files in different folders may all `import helper`.
 
     wanted: the parameters that the function should have, for messages.
     classes: whether the name may be a class, which is called to make an object. The methods of this object
@@ -102,7 +105,7 @@ def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_thre
     function but a class, an async function or a generator.
     """
     path, _, name = spec.rpartition(":")
-    imports = _FolderImports(str(Path(path).parent))
+    imports = _FolderImports(_folders(Path(path)))
     module = _run_file(setting, Path(path), imports)
     function = getattr(module, name, None)
     if function is None:
@@ -164,20 +167,32 @@ def _entry(setting: str, spec: str) -> dict[str, str]:
 
 
 def _run_file(setting: str, path: Path, imports: _FolderImports) -> ModuleType:
-    name = f"mars_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    package = f"mars_plugin_{next(_LOADS)}"  # another one for each load, so that each has its own relative imports
+    name = f"{package}.{path.stem if path.stem.isidentifier() else 'file'}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{setting}: {path} is not a Python file; want path/to/file.py:name")
     module = importlib.util.module_from_spec(spec)
+    parent = ModuleType(package)  # for `from .helper import name`
+    parent.__path__ = _folders(path)
+    sys.modules[package] = parent
     sys.modules[name] = module  # a dataclass in the file looks up its module in sys.modules
     importlib.invalidate_caches()  # finds also modules that were written to the folder a moment ago
     try:
         with imports:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        sys.modules.pop(name, None)
-        raise ConfigError(f"{setting}: {path} cannot be loaded: {type(error).__name__}: {error}") from error
+        for loaded in [key for key in sys.modules if key == package or key.startswith(f"{package}.")]:
+            del sys.modules[loaded]
+        beside = "; modules beside the file are imported by their names: import helper"
+        hint = beside if isinstance(error, ImportError) else ""
+        raise ConfigError(f"{setting}: {path} cannot be loaded: {type(error).__name__}: {error}{hint}") from error
     return module
+
+
+def _folders(path: Path) -> list[str]:
+    """The folder of a file, and if it is a link, that of the file it leads to."""
+    return list(dict.fromkeys((str(path.parent), str(path.resolve().parent))))
 
 
 def _kind_refused(function: Any) -> str | None:
@@ -195,20 +210,20 @@ def _kind_refused(function: Any) -> str | None:
 
 
 class _FolderImports:
-    """A context in which modules in `folder` can be imported by name, as if a script in it were run.
+    """A context in which modules in `folders` can be imported by name, as if a script in them were run.
 
     Python keeps one module for each name. So leaving the context removes these modules from `sys.modules` and restores
     the modules that had the same names before; entering it again puts these modules back.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, folders: Sequence[str]) -> None:
+        self._folders = folders
         self._modules: dict[str, ModuleType] = {}
         self._displaced: dict[str, ModuleType] = {}
         self._before: set[str] = set()
 
     def __enter__(self) -> None:
-        sys.path.insert(0, self._folder)
+        sys.path[:0] = self._folders
         self._displaced = {name: sys.modules[name] for name in self._modules if name in sys.modules}
         sys.modules.update(self._modules)
         self._before = set(sys.modules)
@@ -216,18 +231,19 @@ class _FolderImports:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with suppress(ValueError):  # the file may have changed sys.path
-            sys.path.remove(self._folder)
+        for folder in self._folders:
+            with suppress(ValueError):  # the file may have changed sys.path
+                sys.path.remove(folder)
         self._modules |= {name: sys.modules[name] for name in set(sys.modules) - self._before if self._is_ours(name)}
         for name in self._modules:
             sys.modules.pop(name, None)
         sys.modules.update(self._displaced)
 
     def _is_ours(self, name: str) -> bool:
-        """Whether a new module, or the package that contains it, was found in the folder."""
+        """Whether a new module, or the package that contains it, was found in the folders."""
         top = name.partition(".")[0]
         if top in self._before and top not in self._modules:
             return False  # loaded before, such as mars, whose package may be in this folder
         module = sys.modules.get(top)
         places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None)]
-        return places[0] is not None and str(Path(places[0]).parent) == self._folder
+        return places[0] is not None and str(Path(places[0]).parent) in self._folders

@@ -97,6 +97,35 @@ def test_a_helper_may_have_helpers_and_be_a_package(tmp_path):
     assert [f(3), f(4)] == [7, 9]
 
 
+def test_a_helper_may_be_imported_as_from_a_package(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    late = "def f(number):\n    from .helper import NAME\n    return NAME"
+    for name, code in {"early": "from .helper import NAME\ndef f(number): return NAME", "late": late}.items():
+        files = {"own-v2.0": code, "helper": "from .last import NAME\nfrom other import ONE", "other": "ONE = 1"}
+        for number in "12":
+            write(tmp_path / name / number, **files, last=f"NAME = {name + number!r}")
+        first, second = (call_of(tmp_path / name / number, file="own-v2.0") for number in "12")
+        assert [first(0), second(0), first(0)] == [f"{name}1", f"{name}2", f"{name}1"]
+
+
+@pytest.mark.parametrize("code", [AT_ONCE, LATER, "from .helper import NAME\ndef f(number): return NAME"])
+def test_a_file_that_is_a_link_has_the_modules_of_both_folders(tmp_path, code):
+    write(tmp_path / "theirs", own=code, helper="import shared\nNAME = shared.NAME", shared="NAME = 'theirs'")
+    write(tmp_path / "mine", shared="NAME = 'mine'")
+    (tmp_path / "mine" / "own.py").symlink_to("../theirs/own.py")
+    (tmp_path / "folder").symlink_to("theirs")
+    path = list(sys.path)
+    assert call_of(tmp_path / "mine")(0) == "mine"
+    assert call_of(tmp_path / "folder")(0) == "theirs"
+    assert (sys.path, {"helper", "shared"} & set(sys.modules)) == (path, set())
+
+
+def test_a_module_that_is_not_there_is_named_with_what_may_be_imported(tmp_path):
+    write(tmp_path, own="from rewards.helper import NAME", helper="NAME = 1")
+    with pytest.raises(ConfigError, match=r"No module named 'rewards'; modules beside the file .*: import helper"):
+        call_of(tmp_path)
+
+
 def test_a_helper_is_run_once_for_a_file_and_again_when_the_file_is_loaded_again(tmp_path):
     write(tmp_path, own=LATER.replace("NAME", "seen.append(0) or len(helper.seen)"), helper="seen = []")
     first = call_of(tmp_path)
