@@ -75,7 +75,8 @@ def _ask(policy: Path, questions: Path, out: Path, arguments: Sequence[str]) -> 
 
 def write_questions(folder: Path, seed: int, number: int) -> None:
     """Write `number` held-out rows, and those of them at night, unless they are there."""
-    from pyarrow import compute, parquet
+    import pyarrow as pa
+    from pyarrow import parquet
 
     from mars.data.synthetic.benchmark_rows import Teacher, write_benchmark
     from mars.data.synthetic.write import SetSizes
@@ -84,8 +85,8 @@ def write_questions(folder: Path, seed: int, number: int) -> None:
         return
     write_benchmark(folder, seed=seed, sizes=SetSizes(train=0, test=number, cold_start=0), teacher=Teacher(0.5))
     rows = parquet.read_table(folder / "test.parquet")
-    lights = compute.struct_field(rows["extra_info"], "light")
-    parquet.write_table(rows.filter(compute.equal(lights, "night")), folder / "night.parquet")
+    at_night = [info["light"] == "night" for info in rows["extra_info"].to_pylist()]
+    parquet.write_table(rows.filter(pa.array(at_night)), folder / "night.parquet")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
