@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mars.actor.trainer import PolicyTrainer, RankTrainer, Rendezvous, SkippedReport, warn_of_skipped
+from mars.actor.trainer import PolicyTrainer, RankTrainer, Rendezvous, SkippedReport
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.anchor_use import AnchorUse
 from mars.algorithms.penalties import OverlongPenalty
@@ -24,10 +24,10 @@ from mars.data.pixels.transforming import TransformingDecoder
 from mars.evaluation.ask import EvaluationParts
 from mars.hooks.guest_filter import GuestCheck
 from mars.hooks.of_workers import image_transforms, token_rule
-from mars.hooks.step_hooks import NO_HOOKS, StepHooks
+from mars.hooks.step_hooks import StepHooks
 from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of, training_plan
 from mars.output.console import VisibleConsole
-from mars.quarantine import BadPromptReport, BadSamples, warn_of
+from mars.quarantine import BadPromptReport, BadSamples
 from mars.rewards.contract import PartsScorer, RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
@@ -190,18 +190,16 @@ def step_parts(
     engine: RolloutEngine,
     trainer: PolicyTrainer,
     scorer: RewardScorer,
-    report_bad: BadPromptReport = warn_of,
-    report_skipped: SkippedReport = warn_of_skipped,
-    hooks: StepHooks = NO_HOOKS,
-    reward_counts: Callable[[], Mapping[str, float]] = dict,
-    prompts: Mapping[str, Prompt] | None = None,
+    report_bad: BadPromptReport,
+    report_skipped: SkippedReport,
+    hooks: StepHooks,
+    reward_counts: Callable[[], Mapping[str, float]],
+    prompts: Mapping[str, Prompt],
 ) -> StepParts:
     """report_bad: told of each prompt that cannot be read. report_skipped: of updates that were not finite.
     hooks: of the section `recipe`, loaded before any worker starts. reward_counts: `RewardPool.counts`.
-    prompts: those that a step may sample, by id; None: the training set.
+    prompts: those that a step may sample, by id.
     """
-    if prompts is None:
-        prompts = {} if inputs.train is None else {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
     algorithm = config.algorithm
     plan_settings: dict[str, Any] = {
         "prompt_length": inputs.prompt_length,

@@ -181,7 +181,7 @@ def prompt_processor(
 
 
 def prompt_stream(
-    config: TrainConfig, prompts: Sequence[Prompt], known: KnownPrompts | None = None
+    config: TrainConfig, prompts: Sequence[Prompt], known: KnownPrompts | None
 ) -> PromptStream | SampledRounds:
     """The order of the training prompts: all prompts once per epoch, the files mixed by data.weights, or as
     recipe.sampler chooses. config: its section `recipe` is `mars.hooks.load.resolved`. known: for a sampler that reads

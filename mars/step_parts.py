@@ -6,19 +6,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from mars.actor.trainer import PolicyTrainer, SkippedReport, warn_of_skipped
+from mars.actor.trainer import PolicyTrainer, SkippedReport
 from mars.algorithms.advantages import AdvantageSettings
-from mars.algorithms.anchor_use import POOLED, AnchorUse
+from mars.algorithms.anchor_use import AnchorUse
 from mars.algorithms.penalties import OverlongPenalty
 from mars.answers.record import BoxFrames, PromptLength
-from mars.hooks.step_hooks import NO_HOOKS, StepHooks
+from mars.hooks.step_hooks import StepHooks
 from mars.quarantine import BadSamples, Quarantine
 from mars.rewards.contract import RewardScorer
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.plan import RolloutPlan
 from mars.signals import ScoringBatch
 from mars.train_types import TrainBatch
-from mars.turns import NoTurns, Turns
+from mars.turns import Turns
 from mars.types import Prompt, PromptRollouts, SampledPrompt
 
 
@@ -57,12 +57,12 @@ class StepParts:
     collate: Callable[[Sequence[SampledPrompt]], TrainBatch]
     scoring_batch: ScoringBatch
     bad_samples: BadSamples
-    by_prompt: bool = False
-    reward_counts: Callable[[], Mapping[str, float]] = dict
-    hooks: StepHooks = NO_HOOKS
-    anchor_use: AnchorUse = POOLED
-    report_skipped: SkippedReport = warn_of_skipped
-    turns: Turns = field(default_factory=NoTurns)
+    by_prompt: bool
+    reward_counts: Callable[[], Mapping[str, float]]
+    hooks: StepHooks
+    anchor_use: AnchorUse
+    report_skipped: SkippedReport
+    turns: Turns
 
     def plan_at(self, step: int) -> RolloutPlan:
         """The plan with the values that `ramps` give the step."""

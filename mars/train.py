@@ -16,7 +16,7 @@ from typing import Protocol
 from mars import interrupts
 from mars.actor.trainer import CheckpointedTrainer, RestartableTrainer
 from mars.checkpoint.catalogue import Catalogue
-from mars.checkpoint.resume import StartingPoint, starting_point
+from mars.checkpoint.resume import StartingPoint, none_added, starting_point
 from mars.checkpoint.saver import Checkpoints
 from mars.checkpoint.state import RunState
 from mars.cluster.restarts import RestartBudget
@@ -56,7 +56,7 @@ class TrainingJob:
     data: str
 
     def newest(self) -> StartingPoint:
-        return starting_point(self.catalogue, True, self.prompts, self.data)
+        return starting_point(self.catalogue, True, self.prompts, self.data, none_added)
 
     def checkpoints(self) -> Checkpoints:
         config = self.config

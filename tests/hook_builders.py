@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from mars.config.ramp_section import Ramp
 from mars.config.recipe_section import RecipeConfig
 from mars.config.schema import TrainConfig
+from mars.hooks.contract import StepFacts
 from mars.hooks.load import hooks_of_run
 from mars.hooks.of_workers import token_rule
 from mars.hooks.step_hooks import StepHooks
@@ -28,3 +30,15 @@ def loaded_hooks(
     values = {"algorithm.part_weights": parts, "algorithm.kl_coefficient": 0.1 if with_reference else 0.0}
     config = train_config(values).model_copy(update={"recipe": recipe, "ramps": list(ramps)})
     return hooks_of_config(config, num_steps)
+
+
+def step_hooks(*, num_steps: int = 1, seed: int = 0, **fields: Any) -> StepHooks:
+    """fields: as in `StepHooks`."""
+    return StepHooks(num_steps, seed, **fields)
+
+
+NO_HOOKS = step_hooks()
+
+
+def step_facts(settings: Any, step: int = 1, progress: float = 0.0, seed: int = 0) -> StepFacts:
+    return StepFacts(step, progress, settings, seed)

@@ -52,8 +52,8 @@ class StepFacts:
     step: int
     progress: float
     settings: Any
+    seed: int
     signals: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    seed: int = 0
 
 
 class GroupShaping(Protocol):

@@ -141,9 +141,8 @@ def hooks_of_run(config: TrainConfig, rule: TokenRule | None) -> StepHooks:
     rules = tuple(_named(recipe, "recipe.advantage", spec, RULE_MEMBERS) for spec in recipe.advantage)
     requests = recipe.requests and _named(recipe, "recipe.requests", recipe.requests, REQUESTS_MEMBERS)
     check_ramps(ramps, (*shaping, *rules, *([requests] if requests else []), *_followed_rule(recipe, rule, ramps)))
-    hooks = StepHooks(
-        shaping, rules, num_steps=None, requests=requests or None, ramps=tuple(ramps), seed=config.run.seed
-    )
+    seed, followed = config.run.seed, tuple(ramps)
+    hooks = StepHooks(None, seed, shaping, rules, requests=requests or None, ramps=followed)
     own_filter = load_filter(config.anchor.guide_filter)
     return replace(hooks, initial=hooks.snapshot(sampler={}), guest_filter=own_filter)
 
@@ -181,11 +180,12 @@ def _followed_rule(recipe: RecipeConfig, rule: TokenRule | None, ramps: Sequence
 
 
 def load_sampler(
-    recipe: RecipeConfig, setup: SamplerSetup, known: KnownPrompts | None = None, ramps: Sequence[Ramp] = ()
+    recipe: RecipeConfig, setup: SamplerSetup, known: KnownPrompts | None, ramps: Sequence[Ramp]
 ) -> SampledRounds | None:
     """The rounds of prompts that `recipe.sampler` chooses; None if it is null. recipe: `resolved`.
 
-    known: for a sampler that reads further rows while the run trains. ramps: of the run; a sampler follows none.
+    known: for a sampler that reads further rows while the run trains; None: it reads none.
+    ramps: of the run; a sampler follows none.
     """
     spec = recipe.sampler
     if spec is None:
@@ -193,7 +193,7 @@ def load_sampler(
     setup = setup if known is None else replace(setup, read_rows=known.read)
     samples = {ramp.key.removeprefix("rollout."): ramp.key for ramp in ramps if ramp.key == _SAMPLES}
     given = read_once(setup, samples, f"recipe.sampler: {spec}")
-    sampler = make_hook(recipe, "recipe.sampler", spec, SAMPLER_MEMBERS, [given], ramps=ramps)
+    sampler = make_hook(recipe, "recipe.sampler", spec, SAMPLER_MEMBERS, [given], ramps)
     return SampledRounds(f"{settings_name(spec)}:{spec.rpartition(':')[2]}", sampler, setup, known)
 
 
@@ -227,8 +227,8 @@ def make_hook(
     key: str,
     spec: str,
     members: Mapping[str, int | None],
-    arguments: Sequence[Any] = (),
-    ramps: Sequence[Ramp] = (),
+    arguments: Sequence[Any],
+    ramps: Sequence[Ramp],
 ) -> Any:
     """Run the file of `spec` and call what it names with `arguments` and the file's settings, if it declares any.
 

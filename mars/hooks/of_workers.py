@@ -16,18 +16,18 @@ from mars.hooks.load import make_hook
 from mars.image_transform import ImageTransform
 
 
-def image_transforms(recipe: RecipeConfig, ramps: Sequence[Ramp] = ()) -> dict[str, ImageTransform]:
+def image_transforms(recipe: RecipeConfig, ramps: Sequence[Ramp]) -> dict[str, ImageTransform]:
     """The transforms by name. ramps: of the run; a transform follows none. Raises ConfigError.
 
     recipe: as `resolved` of mars/hooks/load.py returns it.
     """
     return {
-        name: make_hook(recipe, f"recipe.transforms.{name}", spec, {"__call__": 3}, ramps=ramps)
+        name: make_hook(recipe, f"recipe.transforms.{name}", spec, {"__call__": 3}, [], ramps)
         for name, spec in recipe.transforms.items()
     }
 
 
-def token_rule(recipe: RecipeConfig, *, with_reference: bool, ramps: Sequence[Ramp] = ()) -> TokenRule | None:
+def token_rule(recipe: RecipeConfig, *, with_reference: bool, ramps: Sequence[Ramp]) -> TokenRule | None:
     """The rule, None without one. recipe: `resolved`. with_reference: whether a reference model is loaded.
     ramps: of the run; the rule reads what they change with `TokenFacts.now`.
 
@@ -38,7 +38,7 @@ def token_rule(recipe: RecipeConfig, *, with_reference: bool, ramps: Sequence[Ra
         return None
     key = "recipe.tokens"
     members = {"passes": None, "measures": None, "measure": 1, "apply": 2}
-    rule: TokenRule = make_hook(recipe, key, recipe.tokens, members, ramps=ramps)
+    rule: TokenRule = make_hook(recipe, key, recipe.tokens, members, [], ramps)
     is_tuple = isinstance(rule.passes, tuple | list) and all(isinstance(one, ScoringPass) for one in rule.passes)
     if not is_tuple or not isinstance(rule.measures, bool):
         raise ConfigError(

@@ -39,16 +39,16 @@ class StepHooks:
     """The hooks of a run, none by default. initial: the `snapshot` of a new run.
 
     num_steps: planned for the run; None until its rows are read, and no hook is called before that.
-    ramps: of the run; they need no other hook. seed: run.seed. guest_filter: of `anchor.guide_filter`.
+    seed: run.seed. ramps: of the run; they need no other hook. guest_filter: of `anchor.guide_filter`.
     """
 
+    num_steps: int | None
+    seed: int
     shaping: tuple[Named[GroupShaping], ...] = ()
     advantage: tuple[Named[AdvantageRule], ...] = ()
-    num_steps: int | None = 1
     initial: str | None = None
     requests: Named[ExtraRequests] | None = None
     ramps: tuple[Ramp, ...] = ()
-    seed: int = 0
     guest_filter: UserFunction | None = None
 
     def for_steps(self, num_steps: int) -> StepHooks:
@@ -150,14 +150,11 @@ class StepHooks:
     def _facts(self, named: Named[Any], step: int) -> StepFacts:
         assert self.num_steps is not None, "the run's number of steps is not known yet"
         progress = min(step - 1, self.num_steps - 1) / self.num_steps
-        return StepFacts(step, progress, self._settings(named, step), seed=self.seed)
+        return StepFacts(step, progress, self._settings(named, step), self.seed)
 
     def _settings(self, named: Named[Any], step: int) -> Any:
         changing = ramped_settings(named.name.partition(":")[0], self.ramps)
         return at_step(named.settings, {name: ramp.at(step) for name, ramp in changing.items()})
-
-
-NO_HOOKS = StepHooks()
 
 
 def sampler_state(snapshot: str) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mars.actor.trainer import PolicyTrainer, ResponseScores, UpdateStats
-from mars.build import build_scorer, step_parts
+from mars.build import build_scorer
 from mars.checkpoint.state import RunState, state_lines
 from mars.cluster.environment import collect_rarely
 from mars.config.load import load_config
@@ -60,6 +60,7 @@ from mars.types import (
 from scripts.bench.launch import say
 from scripts.bench.machine import machine_facts
 from scripts.bench.memory import status_mib
+from scripts.bench.parts import parts_without_hooks
 from scripts.bench.training import BENCH
 
 FLAT_TARGET = 1.15  # microseconds and bytes for a rollout: most prompts / fewest prompts
@@ -118,8 +119,8 @@ def measure(point: Point, folder: Path, profile: Path | None) -> dict[str, Any]:
     scorer = build_scorer(config) if point.reward_processes else _Scorer(fakes)
     engine = _Engine(fakes, form.encoder.token_rules().eos_ids[0], point.tokens)
     trainer = cast(PolicyTrainer, _Trainer())
-    parts = step_parts(config, inputs, engine, trainer, cast(RewardScorer, scorer))
-    stream = prompt_stream(config, prompts)
+    parts = parts_without_hooks(config, inputs, engine, trainer, cast(RewardScorer, scorer))
+    stream = prompt_stream(config, prompts, None)
     rollouts = RolloutFiles(folder, inputs.frames, inputs.prompt_length)
     tracker = MultiTracker(rollouts, {}, rollouts_every=1, rollout_prompts=8, timeout_s=1.0)
     state = SamplingState(0, ())

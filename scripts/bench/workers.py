@@ -76,7 +76,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     # Imported here: the workers import this file, and need neither torch nor a tokenizer.
-    from mars.build import step_parts
     from mars.data.prompts.prepare import PromptSet
     from mars.data.synthetic.tiny_model import build_tiny
     from mars.inputs import Inputs, prompt_format, prompt_stream
@@ -85,6 +84,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from scripts.bench.driver import Point, config_of, free_scorer, make_prompt
     from scripts.bench.launch import say
     from scripts.bench.machine import busy_share, machine_facts
+    from scripts.bench.parts import parts_without_hooks
 
     busy = busy_share()
     build_tiny(folder / "model", seed=0)
@@ -92,13 +92,13 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     form = prompt_format(config)
     prompts = [make_prompt(i) for i in range((options.steps + 1) * options.prompts)]
     inputs = Inputs(form.encoder, form.budget, PromptSet(prompts, {}, "bench", {}), None, form.frames, config)
-    stream, state, rows = prompt_stream(config, prompts), SamplingState(0, ()), []
+    stream, state, rows = prompt_stream(config, prompts, None), SamplingState(0, ()), []
     profiler = cProfile.Profile()
     start = time.monotonic()
     with fake_workers(options, inputs.prompt_length, folder) as (engine, trainer):
         say(f"{options.engines} engines and {options.ranks} ranks started in {time.monotonic() - start:.0f} s")
         with gc_paused():  # this and the next as in a run
-            parts = step_parts(config, inputs, engine, trainer, free_scorer())
+            parts = parts_without_hooks(config, inputs, engine, trainer, free_scorer())
         collect_rarely()
         for step in range(1, options.steps + 1):
             if step == options.steps and options.profile is not None:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from mars.actor.trainer import warn_of_skipped
 from mars.algorithms.advantages import AdvantageSettings
+from mars.algorithms.anchor_use import POOLED
 from mars.batching.collate import scoring_batch, train_batch
 from mars.data.prompts.views import anchor_views, render_view
 from mars.quarantine import BadSamples, warn_of
@@ -14,9 +16,11 @@ from mars.rewards.contract import failed_result
 from mars.rollout.plan import RolloutPlan
 from mars.step import train_step
 from mars.step_parts import SamplingState, StepParts
+from mars.turns import NoTurns
 from mars.types import ImageRef, Prompt, RewardResult, Sampling
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.trainer import RecordingTrainer
+from tests.hook_builders import NO_HOOKS
 
 EOS = 9
 GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
@@ -87,6 +91,12 @@ def parts(
             scoring_batch, prompt_length=length, num_ranks=num_ranks, tokens_per_forward=30, packing="shared_prefix"
         ),
         bad_samples=BadSamples(0.05, 1000, {}, warn_of),
+        by_prompt=False,
+        reward_counts=dict,
+        hooks=NO_HOOKS,
+        anchor_use=POOLED,
+        report_skipped=warn_of_skipped,
+        turns=NoTurns(),
     )
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
 from mars.actor.trainer import Rendezvous
-from mars.build import EngineSpec, TrainerSpec, build_scorer, step_parts
+from mars.build import EngineSpec, TrainerSpec, build_scorer
 from mars.config.load import load_config
 from mars.data.order.stream import PromptStream
 from mars.inputs import load_inputs
 from mars.step import train_step
 from mars.step_parts import SamplingState
 from mars.weights.object_store import in_memory
+from tests.fakes.run import parts_of_run
 
 ALGORITHMS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo", "cispo")
 ANCHORS = ("none", "mono", "all_but_one")
@@ -47,7 +48,7 @@ def one_step(overrides: list[str], engine, scorer) -> dict:
     config = load_config("train", overrides, [])
     inputs = load_inputs(config, with_training_set=True)
     trainer = TrainerSpec(config, inputs.encoder.token_rules())(Rendezvous(0, 1, None, 60.0), in_memory())
-    parts = step_parts(config, inputs, engine, trainer, scorer)
+    parts = parts_of_run(config, inputs, engine, trainer, scorer)
     stream = PromptStream(inputs.train.prompts, config.data.prompts_per_step, config.run.seed, True)
     before = trainer.publish_weights()
     engine.load_weights(before)

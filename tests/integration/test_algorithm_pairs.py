@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from mars.actor.trainer import ResponseScores
-from mars.build import step_parts
 from mars.config.load import load_config
 from mars.data.prompts.boxes import BoxFrames
 from mars.inputs import Inputs
@@ -19,6 +18,7 @@ from mars.step_parts import SamplingState
 from mars.types import RewardResult
 from tests.builders import altered, make_prompt
 from tests.fakes.engine import RecordingEngine
+from tests.fakes.run import parts_of_run
 from tests.fakes.step import Rounds
 from tests.fakes.trainer import RecordingTrainer
 from tests.tiny_world import TinyWorld
@@ -111,7 +111,7 @@ def test_one_step_of_every_pair(world, pictures, algorithm, anchor):
         return (*[word] * ((request.seed + 7 * k) % 23), eos)
 
     engine = RecordingEngine(script, [eos])
-    parts = step_parts(config, inputs, engine, None, LengthScorer())
+    parts = parts_of_run(config, inputs, engine, None, LengthScorer())
     trainer = KlTrainer()
     parts = type(parts)(**{**vars(parts), "trainer": trainer})
     result = train_step(parts, Rounds(prompts, 6), SamplingState(0, ()), 1)
@@ -159,7 +159,7 @@ def test_the_mean_advantage_of_a_prompt_is_the_gain_over_the_spread(world, pictu
     def script(request, k):
         return (*[word] * lengths.get(request.view, [1, 1])[k], eos)
 
-    parts = step_parts(config, inputs, ScriptedEngine(script, [eos]), None, LengthScorer())
+    parts = parts_of_run(config, inputs, ScriptedEngine(script, [eos]), None, LengthScorer())
     parts = type(parts)(**{**vars(parts), "trainer": KlTrainer()})
     result = train_step(parts, Rounds([prompt], 1), SamplingState(0, ()), 1)
     item = result.rollouts[0]
@@ -184,7 +184,7 @@ def test_masks_and_part_weights_reach_the_step(world):
             return (*[word] * (k + 1), *([] if k == 4 else [eos]))
 
         set_up = config.model_copy(update={"algorithm": altered(config.algorithm, **algorithm)})
-        parts = step_parts(set_up, inputs, RecordingEngine(script, [eos]), KlTrainer(), PartScorer())
+        parts = parts_of_run(set_up, inputs, RecordingEngine(script, [eos]), KlTrainer(), PartScorer())
         train_step(parts, Rounds([make_prompt("p")], 1), SamplingState(0, ()), 1)
         (prompt,) = parts.trainer.batches[0].prompts
         return [response.advantage for response in prompt.responses]

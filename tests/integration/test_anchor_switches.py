@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from mars.build import step_parts
 from mars.config.load import load_config
 from mars.data.prompts.boxes import BoxFrames
 from mars.inputs import Inputs
 from mars.rollout.scripted import ScriptedEngine
 from tests.builders import make_prompt
+from tests.fakes.run import parts_of_run
 from tests.integration.test_algorithm_pairs import configure
 from tests.tiny_world import TinyWorld
 
@@ -29,7 +29,7 @@ def requests(world, pictures):
         config = configure(world.folder, "grpo", "mono")
         config = config.model_copy(update={"anchor": config.anchor.model_copy(update=changes)})
         inputs = Inputs(world.encoder, world.budget, None, None, BoxFrames("resized_pixels", world.budget), config)
-        parts = step_parts(config, inputs, ScriptedEngine(None, []), None, None)
+        parts = parts_of_run(config, inputs, ScriptedEngine(None, []), None, None)
         multi, *anchors = parts.plan.requests([make_prompt("p", pictures[:3])], 1)
         assert multi.view is None
         return multi, anchors

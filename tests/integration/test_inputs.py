@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from mars.build import step_parts
 from mars.checks.dry_run import report, summary
 from mars.checks.model import check_model
 from mars.config.load import load_config
@@ -16,6 +15,7 @@ from mars.inputs import evaluation_plan, load_inputs, prompt_stream
 from mars.rollout.scripted import ScriptedEngine
 from mars.run import _questions
 from mars.types import Message
+from tests.fakes.run import parts_of_run
 
 
 def row(images, truth="[[1, 2, 20, 30]]", question="Find the person.", **extra):
@@ -103,7 +103,7 @@ def test_views_in_a_wording_of_their_own(configure, pictures, world, tmp_path):
         ("a", "c"): "2 images of one scene: a, c.\nA: <image>\nC: <image>\nWho?",
         ("a", "b"): "2 images of one scene: a, b.\nA: <image>\nB: <image>\nWho?",
     }
-    training = step_parts(own.config, own, ScriptedEngine(None, []), None, None).plan
+    training = parts_of_run(own.config, own, ScriptedEngine(None, []), None, None).plan
     prompt, held_out = own.train.prompts[0], own.evaluation.prompts[0]
     asked = [*training.requests([prompt], 1), *evaluation_plan(own).requests([held_out], 0)]
     assert [request.view for request in asked] == [
@@ -236,7 +236,7 @@ def test_files_are_mixed_in_the_shares_of_their_weights(configure, pictures, tmp
     files = f"data.train_files=['{one}','{two}']"
     config = configure([], files, "data.weights=[3,1]", "data.prompts_per_step=4", "actor.prompts_per_update=4")
     inputs = load_inputs(config, with_training_set=True)
-    stream = prompt_stream(config, inputs.train.prompts)
+    stream = prompt_stream(config, inputs.train.prompts, None)
     for step in range(6):
         kinds = sorted(len(prompt.sources) for prompt in stream.batch(step))
         assert kinds[0] == 0
@@ -245,19 +245,19 @@ def test_files_are_mixed_in_the_shares_of_their_weights(configure, pictures, tmp
     config = configure(
         [], files, "data.weights=[1,1]", f"ramps=[{ramp}]", "data.prompts_per_step=4", "actor.prompts_per_update=4"
     )
-    stream = prompt_stream(config, inputs.train.prompts)
+    stream = prompt_stream(config, inputs.train.prompts, None)
     # The share of the words is 1/4, then 1/3, then 1/2: of 4 places 1, 4/3 and 2, which is 13/3 in three steps.
     words = [sum(not prompt.sources for prompt in stream.batch(step)) for step in range(4)]
     assert (words[0], sum(words[:3]), words[3]) in [(1, 4, 2), (1, 5, 2)]
     together = configure([], files, "data.prompts_per_step=13", "actor.prompts_per_update=13")
-    assert len({p.row for p in prompt_stream(together, inputs.train.prompts).batch(0)}) == 13
+    assert len({p.row for p in prompt_stream(together, inputs.train.prompts, None).batch(0)}) == 13
     with pytest.raises(ConfigError, match=r"data\.weights: 1 weights for the 2 data\.train_files"):
         configure([], files, "data.weights=[3]")
     with pytest.raises(ConfigError, match=r"data\.weights"):
         configure([], files, "data.weights=[3,0]")
     large = configure([], files, "data.weights=[1,9]", "data.prompts_per_step=8", "actor.prompts_per_update=8")
     with pytest.raises(ConfigError, match=r"data\.weights.*5 prompts"):
-        prompt_stream(large, inputs.train.prompts)
+        prompt_stream(large, inputs.train.prompts, None)
 
 
 def test_the_held_out_set_can_be_cut_and_used_alone(configure, pictures):

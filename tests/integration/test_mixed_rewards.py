@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mars.build import evaluation_parts, step_parts
+from mars.build import evaluation_parts
 from mars.checks.answers import answered_perfectly
 from mars.checks.data import check, check_lines
 from mars.checks.dry_run import report
@@ -25,6 +25,7 @@ from mars.step import train_step
 from mars.step_parts import SamplingState
 from mars.types import RewardInput, RewardResult
 from tests.fakes.engine import RecordingEngine
+from tests.fakes.run import parts_of_run
 from tests.fakes.trainer import RecordingTrainer
 
 BOXES = "[[1, 2, 20, 30], [30, 10, 40, 40]]"
@@ -95,9 +96,9 @@ def take_turns():
 def test_a_step_over_boxes_words_and_rows_without_images(configure, take_turns):
     config = configure(BY_SET)
     inputs = load_inputs(config, with_training_set=True)
-    stream = prompt_stream(config, inputs.train.prompts)
+    stream = prompt_stream(config, inputs.train.prompts, None)
     engine, scorer = take_turns(inputs), LocalScorer(rewards_of(config), "strict")
-    parts = step_parts(config, inputs, engine, None, scorer)
+    parts = parts_of_run(config, inputs, engine, None, scorer)
     parts = replace(parts, trainer=RecordingTrainer())
     result = train_step(parts, stream, SamplingState(0, ()), 1)
 

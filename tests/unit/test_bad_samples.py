@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
-from mars.checkpoint.resume import starting_point
+from mars.checkpoint.resume import none_added, starting_point
 from mars.data.order.stream import PromptStream
 from mars.errors import DataError
 from mars.fit import fit
@@ -237,7 +237,7 @@ def job_of(folder, prompts, num_steps, unreadable, max_fraction=0.5):
 def trained(folder, prompts, num_steps, unreadable, resume=False, **settings):
     folder.mkdir(exist_ok=True)
     job, tracker = job_of(folder, prompts, num_steps, unreadable, **settings)
-    end = train(job, starting_point(job.catalogue, resume, job.prompts, "data"))
+    end = train(job, starting_point(job.catalogue, resume, job.prompts, "data", none_added))
     return end, tracker
 
 

@@ -15,7 +15,7 @@ import pytest
 from mars import interrupts, process
 from mars.checkpoint import saver
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
-from mars.checkpoint.resume import starting_point
+from mars.checkpoint.resume import none_added, starting_point
 from mars.data.order.stream import PromptStream
 from mars.errors import CheckpointError, DataError, WorkerError, WorkerLost
 from mars.fit import fit
@@ -94,7 +94,7 @@ def job_of(folder, trainer, num_steps):
 def trained(folder, trainer, num_steps=4):
     folder.mkdir()
     job, tracker = job_of(folder, trainer, num_steps)
-    end = train(job, starting_point(job.catalogue, False, PROMPTS, "data"))
+    end = train(job, starting_point(job.catalogue, False, PROMPTS, "data", none_added))
     events = [(entry["event"], entry["step"]) for entry in read_events(folder)]
     last = {step: metrics["actor/pg_loss"] for step, metrics in tracker.metrics}
     return end, last, [event for event in events if event[0] != "checkpoint_saved"]
@@ -246,7 +246,7 @@ class Refusing(FragileTrainer):
 
 def test_failed_checkpoints_are_counted_on_when_the_trainer_is_built_again(tmp_path):
     job, tracker = job_of(tmp_path, Refusing({1}, lost_at=(3,)), num_steps=4)
-    train(job, starting_point(job.catalogue, False, PROMPTS, "data"))
+    train(job, starting_point(job.catalogue, False, PROMPTS, "data", none_added))
     assert job.trainer.restarts == 1
     assert {step: row["fault/checkpoint"] for step, row in tracker.metrics} == {1: 0, 2: 1, 3: 1, 4: 1}
     lost = Refusing({1, 2, 3}, lost_at=(3,))
@@ -357,7 +357,7 @@ def interrupted(folder, trainer, ended, monkeypatch):
 
 def resumed(folder, trainer):
     job, tracker = job_of(folder, trainer, num_steps=4)
-    start = starting_point(job.catalogue, True, PROMPTS, "data")
+    start = starting_point(job.catalogue, True, PROMPTS, "data", none_added)
     end = train(job, start)
     return start.state.step, end, {step: metrics["actor/pg_loss"] for step, metrics in tracker.metrics}
 

@@ -12,10 +12,10 @@ from mars.actor.trainer import Rendezvous
 from mars.data.pixels.images import decode_image
 from mars.data.pixels.transforming import TransformingDecoder
 from mars.data.prompts.processor import PromptProcessor
-from mars.hooks.contract import StepFacts
 from mars.types import ImageRef
 from mars.weights.object_store import in_memory
 from tests.builders import make_prompt
+from tests.hook_builders import step_facts
 from tests.tiny_world import distance, gradients
 from tests.unit.recipes.recipe_files import module_of
 
@@ -32,7 +32,7 @@ def with_guest(prompt):
 
 def noisy_files(prompt, decode, folder):
     """The images that the request for noisy responses shows, as files."""
-    facts, found = StepFacts(STEP, 0.0, SETTINGS, seed=SEED), []
+    facts, found = step_facts(SETTINGS, STEP, seed=SEED), []
     (extra,) = VOGUE.NoisyBranch().before(make_prompt(prompt.prompt_id, list(prompt.images)), facts)
     for number, ref in enumerate(extra.images):
         path = folder / f"{prompt.prompt_id}-{number}.png"

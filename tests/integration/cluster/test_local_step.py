@@ -8,6 +8,8 @@ from statistics import fmean
 import pytest
 import torch
 
+from mars.actor.trainer import warn_of_skipped
+from mars.algorithms.anchor_use import POOLED
 from mars.algorithms.scoring import ScoringSpec
 from mars.batching.collate import scoring_batch, train_batch
 from mars.cluster.local import local_workers
@@ -16,7 +18,7 @@ from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.views import anchor_views, render_view
 from mars.hooks.contract import Signal
 from mars.hooks.signals import TokenSpans
-from mars.hooks.step_hooks import NO_HOOKS, Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.offload import storages_of
 from mars.quarantine import BadSamples, warn_of
 from mars.rollout.hf_engine import HfEngine
@@ -27,6 +29,7 @@ from mars.types import RewardResult, Sampling
 from tests.builders import altered, make_prompt, train_config
 from tests.fakes.fit import fit_new_run
 from tests.fakes.tracker import RecordingTracker
+from tests.hook_builders import NO_HOOKS, step_hooks
 from tests.tiny_world import ADVANTAGE, GRPO, full
 
 
@@ -89,8 +92,12 @@ def run(
             collate=partial(train_batch, prompts_per_update=per_update, **plan_settings),
             scoring_batch=partial(scoring_batch, **plan_settings),
             bad_samples=BadSamples(0.05, 1000, {}, warn_of),
-            turns=turns_of(trainer),
+            by_prompt=False,
+            reward_counts=dict,
             hooks=hooks,
+            anchor_use=POOLED,
+            report_skipped=warn_of_skipped,
+            turns=turns_of(trainer),
         )
         fit_new_run(parts, PromptStream(prompts, 2, 1, True), tracker, config)
     return tracker
@@ -195,7 +202,7 @@ def test_signals_are_the_log_probs_that_the_engine_sampled_with(world, pictures)
     """On one device that both take in turns, in steps after the first too."""
     prompts = [make_prompt(f"p{i}", pictures[i : i + 2], ["visible", "infrared"]) for i in range(3)]
     agrees = EngineAgrees()
-    hooks = StepHooks(shaping=(Named("file:agrees", agrees, None),))
+    hooks = step_hooks(shaping=(Named("file:agrees", agrees, None),))
     tracker = run(world, prompts, pictures, 1, colocated=True, hooks=hooks)
     assert agrees.num_seen == 2 * 2 * (4 + 2)
     assert all(metrics["timing_s/signals"] > 0 for _, metrics in tracker.metrics)

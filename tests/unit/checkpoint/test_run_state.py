@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.manifest import Manifest
 from mars.checkpoint.packed import pack, unpack
-from mars.checkpoint.resume import data_fingerprint, starting_point
+from mars.checkpoint.resume import data_fingerprint, none_added, starting_point
 from mars.checkpoint.state import START, STATE_FILE, RunState, state_from_lines, state_lines, stored_state
 from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.image_transform import TransformCall, transformed, transformed_image
@@ -195,16 +195,16 @@ def saved_run(folder, contents):
 def test_a_state_that_cannot_be_read_is_left_out_for_an_older_one(tmp_path, caplog):
     good = b"".join(state_lines(replace(START, step=1)))
     catalogue = saved_run(tmp_path, {1: good, 2: good.replace(b"0", b"null"), 3: b"{}"})
-    assert starting_point(catalogue, True, {}, "rows").state.step == 1
+    assert starting_point(catalogue, True, {}, "rows", none_added).state.step == 1
     assert "step_000003/state.json: not the state of a run" in caplog.text
     assert catalogue.prune(1, None) == [], "another version of mars may read it"
     with pytest.raises(CheckpointError, match="other rows"):
-        starting_point(catalogue, True, {}, "other rows")
+        starting_point(catalogue, True, {}, "other rows", none_added)
 
 
 def test_without_a_state_that_can_be_read_no_run_starts(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint can be loaded: .*state.json: not the state of a run"):
-        starting_point(saved_run(tmp_path, {3: b"{}"}), True, {}, "rows")
+        starting_point(saved_run(tmp_path, {3: b"{}"}), True, {}, "rows", none_added)
 
 
 def test_what_a_sampler_had_read_is_read_again_before_prompts_are_looked_up(tmp_path):
@@ -220,7 +220,7 @@ def test_what_a_sampler_had_read_is_read_again_before_prompts_are_looked_up(tmp_
     assert starting_point(catalogue, True, prompts, "rows", read_added).state == before
     assert told == ["snapshot"]
     with pytest.raises(CheckpointError, match="not in the training set"):
-        starting_point(catalogue, True, {}, "rows")
+        starting_point(catalogue, True, {}, "rows", none_added)
 
 
 def test_carried_prompts_that_the_data_no_longer_has_are_refused():

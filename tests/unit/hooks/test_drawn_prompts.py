@@ -10,11 +10,12 @@ import pytest
 
 from mars.checkpoint.state import START
 from mars.fit import fit
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.run import _train_step
 from tests.fakes.requests import with_requests
 from tests.fakes.step import parts
 from tests.fakes.tracker import RecordingTracker
+from tests.hook_builders import step_hooks
 from tests.unit.hooks.test_prompt_sampler import PROMPTS, SETUP, Hardest, rounds_of
 from tests.unit.test_fit import without_times
 from tests.unit.test_step import make_table
@@ -98,5 +99,5 @@ def test_steps_are_not_bounded_by_drawn_prompts(schedule):
 def test_hooks_see_a_progress_below_1_in_a_run_with_more_steps_than_planned():
     seen = []
     hook = SimpleNamespace(before=lambda prompt, facts: seen.append(facts.progress) or (), after=lambda *given: ())
-    run([1], SYNCHRONOUS, hooks=StepHooks(requests=Named("own:Stages", hook, None), num_steps=4), num_epochs=1)
+    run([1], SYNCHRONOUS, hooks=step_hooks(requests=Named("own:Stages", hook, None), num_steps=4), num_epochs=1)
     assert sorted(set(seen)) == [0, 0.25, 0.5, 0.75]

@@ -118,13 +118,13 @@ def test_the_method_of_the_page_has_forty_lines():
 def test_the_token_rule_of_the_page_doubles_what_depends_on_the_image(recipe):
     """Differences to the log-probs for black patches: 0.25, 0, 3 and -1 nat."""
     old = torch.tensor([-1.0, -2.0, -0.5, -4.0])
-    rule = token_rule(recipe, with_reference=False)
+    rule = token_rule(recipe, with_reference=False, ramps=[])
     assert rule is not None
     terms = rule.apply(facts_of(old, old - torch.tensor([0.25, 0.0, 3.0, -1.0]), [3, 1]), {})
     assert terms.pg_weights.tolist() == [1.25, 1, 2, 1]
     assert (terms.advantages, terms.extra_loss, rule.measure(facts_of(old, old, [4]))) == (None, None, {})
-    try_transforms(image_transforms(recipe))
-    assert [one.transform for one in rule.passes] == [*image_transforms(recipe)] == ["masked"]
+    try_transforms(image_transforms(recipe, ramps=[]))
+    assert [one.transform for one in rule.passes] == [*image_transforms(recipe, ramps=[])] == ["masked"]
 
 
 def test_the_rule_of_the_page_lowers_the_weight_of_what_comes_again(recipe):
@@ -140,7 +140,7 @@ def test_the_sampler_of_the_page_comes_back_to_what_went_worst(recipe):
     """Every prompt once, then again and again the two of accuracy 0."""
     prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(6)]
     table = {key: float(key[0] not in ("p1", "p4")) for key in make_table(prompts, random.Random(0))}
-    rounds = load_sampler(recipe, SamplerSetup((tuple(prompts),), None, True, 2, 4, seed=0))
+    rounds = load_sampler(recipe, SamplerSetup((tuple(prompts),), None, True, 2, 4, seed=0), known=None, ramps=[])
     assert rounds is not None
     made, tracker = parts(table), RecordingTracker()
     fit_new_run(made, rounds, tracker, settings(6))
@@ -153,7 +153,7 @@ def test_the_sampler_of_the_page_comes_back_to_what_went_worst(recipe):
 def test_the_sampler_of_the_page_leaves_prompts_alone_that_cannot_be_read(recipe):
     """Two of six prompts are unreadable. It knows nothing of them, but does not come back to them."""
     prompts = [make_prompt(f"p{i}", [IMAGE] * 2, extra_info={"name": f"p{i}"}) for i in range(6)]
-    rounds = load_sampler(recipe, SamplerSetup((tuple(prompts),), None, True, 2, 4, seed=0))
+    rounds = load_sampler(recipe, SamplerSetup((tuple(prompts),), None, True, 2, 4, seed=0), known=None, ramps=[])
     assert rounds is not None
     made, tracker = parts(make_table(prompts, random.Random(0))), RecordingTracker()
     made.engine.unreadable = {("p1", None): "gone", ("p4", None): "gone"}

@@ -12,7 +12,7 @@ from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
 from mars.fit import fit
 from mars.hooks.requests import Extra, Injected
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.rollout.engine import UnreadableRequest
 from mars.rollout.seeds import request_seed
 from mars.step import train_step
@@ -22,6 +22,7 @@ from tests.fakes.engine import RecordingEngine
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, TableScorer, one_step, parts, script
 from tests.fakes.tracker import RecordingTracker
+from tests.hook_builders import step_hooks
 from tests.unit.test_fit import without_times
 from tests.unit.test_step import make_table
 from tests.unit.test_step_async import CheckpointsInMemory, ahead_of, saved_and_loaded, settings
@@ -95,7 +96,7 @@ def _extra_score(item):
 
 def asking(made, hook, max_prompt_tokens=99):
     """The parts of a step with the hook and a scorer that knows the extra requests."""
-    hooks = StepHooks(requests=Named("own:Asks", hook, None))
+    hooks = step_hooks(requests=Named("own:Asks", hook, None))
     return replace(with_requests(made, hooks, max_prompt_tokens), scorer=Scorer(made.scorer.table))
 
 

@@ -12,11 +12,12 @@ import pytest
 from mars.checkpoint.state import START
 from mars.data.order.stream import PromptStream
 from mars.fit import fit
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.step import train_step
 from tests.builders import make_prompt
 from tests.fakes.step import GRPO, IMAGE, one_step, parts
 from tests.fakes.tracker import RecordingTracker
+from tests.hook_builders import step_hooks
 from tests.unit.test_fit import without_times
 from tests.unit.test_step import make_table
 from tests.unit.test_step_async import CheckpointsInMemory, ahead_of, saved_and_loaded, settings
@@ -57,7 +58,7 @@ class Damped:
 
 def hooked(made, num_steps=6):
     rules = (Named("own:Damped", Damped(), None),)
-    hooks = StepHooks((Named("own:Longest", Longest(), None),), rules, num_steps)
+    hooks = step_hooks(shaping=(Named("own:Longest", Longest(), None),), advantage=rules, num_steps=num_steps)
     return replace(made, hooks=replace(hooks, initial=hooks.snapshot({})))
 
 

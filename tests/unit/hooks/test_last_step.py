@@ -9,11 +9,12 @@ import pytest
 from mars.checkpoint.state import START
 from mars.data.order.stream import PromptStream
 from mars.fit import fit
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.run import _train_step
 from tests.fakes.requests import with_requests
 from tests.fakes.step import parts
 from tests.fakes.tracker import RecordingTracker
+from tests.hook_builders import step_hooks
 from tests.unit.hooks.test_prompt_sampler import PROMPTS
 from tests.unit.test_step import make_table
 from tests.unit.test_step_async import CheckpointsInMemory, settings
@@ -41,7 +42,7 @@ SYNCHRONOUS = {"rollout.schedule": "synchronous", "rollout.max_staleness": None}
 def test_no_step_follows_the_last(schedule, length):
     """Eight prompts, four a step."""
     hook = Stages()
-    hooks = StepHooks(requests=Named("own:Stages", hook, None), num_steps=2)
+    hooks = step_hooks(requests=Named("own:Stages", hook, None), num_steps=2)
     made = with_requests(parts(make_table(PROMPTS, random.Random(1))), hooks)
     config, stream, asked = settings(2, **schedule, **length), PromptStream(PROMPTS, 4, 0, True), []
     batch = stream.batch

@@ -92,7 +92,7 @@ def test_settings_of_no_file_are_refused(own):
 @pytest.mark.parametrize(("name", "arguments", "result"), [("Rule", (), 7), ("rule", (3,), 19)])
 def test_a_class_and_a_function_make_a_hook_from_their_settings(own, name, arguments, result):
     given = recipe(settings={"own": {"scale": 2.0}})
-    assert make_hook(given, "recipe.shaping", f"{own}:{name}", MEMBERS, arguments)(1, 3) == result
+    assert make_hook(given, "recipe.shaping", f"{own}:{name}", MEMBERS, arguments, [])(1, 3) == result
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_a_class_and_a_function_make_a_hook_from_their_settings(own, name, argum
 )
 def test_what_is_no_hook_is_refused(own, name, message):
     with pytest.raises(ConfigError, match=message):
-        make_hook(recipe(settings={"own": {"scale": 2.0}}), "recipe.shaping", f"{own}:{name}", MEMBERS)
+        make_hook(recipe(settings={"own": {"scale": 2.0}}), "recipe.shaping", f"{own}:{name}", MEMBERS, [], [])
 
 
 def test_a_method_with_other_arguments_is_refused(own):
     with pytest.raises(ConfigError, match=r"__call__ takes \(first, second\), not 3 arguments"):
-        make_hook(recipe(settings={"own": {"scale": 2.0}}), "recipe.shaping", f"{own}:Rule", {"__call__": 3})
+        make_hook(recipe(settings={"own": {"scale": 2.0}}), "recipe.shaping", f"{own}:Rule", {"__call__": 3}, [], [])
 
 
 def test_the_section_is_strict_and_empty_by_default():

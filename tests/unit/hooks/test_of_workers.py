@@ -83,12 +83,12 @@ def recipe(tmp_path):
 
 
 def test_both_are_made_with_the_settings_of_their_file(recipe):
-    assert list(image_transforms(recipe())) == ["masked"]
-    rule = token_rule(recipe(), with_reference=False)
+    assert list(image_transforms(recipe(), ramps=[])) == ["masked"]
+    rule = token_rule(recipe(), with_reference=False, ramps=[])
     assert rule is not None
     assert [one.transform for one in rule.passes] == ["masked"]
-    assert token_rule(recipe(tokens=None), with_reference=False) is None
-    assert token_rule(recipe(tokens="OfReference"), with_reference=True) is not None
+    assert token_rule(recipe(tokens=None), with_reference=False, ramps=[]) is None
+    assert token_rule(recipe(tokens="OfReference"), with_reference=True, ramps=[]) is not None
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_both_are_made_with_the_settings_of_their_file(recipe):
 )
 def test_a_rule_that_cannot_work_is_refused(recipe, given, message):
     with pytest.raises(ConfigError, match=message):
-        token_rule(recipe(**given), with_reference=False)
+        token_rule(recipe(**given), with_reference=False, ramps=[])
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_a_dry_run_refuses_a_pass_of_a_reference_that_is_not_loaded(recipe):
 
 def test_a_transform_that_takes_other_arguments_is_refused(recipe):
     with pytest.raises(ConfigError, match=r"recipe\.transforms\.masked: .*__call__ takes \(image\), not 3 arguments"):
-        image_transforms(recipe(function="no_transform"))
+        image_transforms(recipe(function="no_transform"), ramps=[])

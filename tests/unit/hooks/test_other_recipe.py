@@ -12,9 +12,9 @@ from mars.checkpoint.resume import StartingPoint
 from mars.checkpoint.state import RunState
 from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
-from mars.hooks.step_hooks import NO_HOOKS
 from mars.step_parts import SamplingState
 from tests.builders import train_config
+from tests.hook_builders import NO_HOOKS
 from tests.unit.hooks.test_prompt_sampler import PROMPTS
 
 

@@ -16,12 +16,12 @@ from mars.fit import fit
 from mars.hooks.contract import SamplerSetup
 from mars.hooks.load import load_sampler
 from mars.hooks.prompt_sampler import SampledRounds
-from mars.hooks.step_hooks import NO_HOOKS
 from mars.quarantine import BadPrompt, Quarantine
 from mars.step import train_step
 from tests.builders import make_prompt
 from tests.fakes.step import IMAGE, parts
 from tests.fakes.tracker import RecordingTracker
+from tests.hook_builders import NO_HOOKS
 from tests.unit.hooks.test_load import recipe
 from tests.unit.test_fit import without_times
 from tests.unit.test_step import make_table
@@ -245,12 +245,12 @@ class Silent(Sampler):
 
 def test_a_sampler_is_made_from_its_file(tmp_path):
     (tmp_path / "own.py").write_text(FILE)
-    rounds = load_sampler(recipe(sampler=f"{tmp_path}/own.py:Sampler"), SETUP)
+    rounds = load_sampler(recipe(sampler=f"{tmp_path}/own.py:Sampler"), SETUP, known=None, ramps=[])
     assert rounds is not None
     assert rounds.batch(0) == tuple(PROMPTS[:2])
-    assert load_sampler(recipe(), SETUP) is None
+    assert load_sampler(recipe(), SETUP, known=None, ramps=[]) is None
     with pytest.raises(ConfigError, match=r"^recipe\.sampler: .*own\.py:Silent makes a Silent without 'observe'"):
-        load_sampler(recipe(sampler=f"{tmp_path}/own.py:Silent"), SETUP)
+        load_sampler(recipe(sampler=f"{tmp_path}/own.py:Silent"), SETUP, known=None, ramps=[])
 
 
 def test_a_run_without_sampler_and_rules_keeps_nothing():

@@ -20,12 +20,11 @@ from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
 from mars.hooks.load import resolved
 from mars.hooks.of_workers import token_rule
-from mars.hooks.step_hooks import StepHooks
 from mars.step import train_step
 from mars.step_async import Overlap, train_step_async
 from tests.builders import make_prompt, train_config
 from tests.fakes.step import IMAGE, Rounds, one_step, parts
-from tests.hook_builders import loaded_hooks
+from tests.hook_builders import loaded_hooks, step_hooks
 from tests.unit.hooks.test_step_hooks import FILE
 from tests.unit.recipes.token_facts import facts_of
 from tests.unit.test_step import make_table
@@ -255,7 +254,7 @@ def test_a_setting_that_a_token_rule_does_not_read_in_each_step_is_refused(tmp_p
 def test_a_token_rule_reads_the_value_of_its_step(tmp_path):
     recipe = rule_recipe(tmp_path, "Rule")
     hooks = loaded_hooks(recipe, ramps=[ramp("recipe.settings.own.weight", first=0.2)])
-    rule = token_rule(recipe, with_reference=False)
+    rule = token_rule(recipe, with_reference=False, ramps=[])
     assert rule is not None
     facts = facts_of(torch.zeros(1), torch.zeros(1), [1])
     for step, weight in ((1, 0.2), (4, 0.6), (9, 1.0)):
@@ -266,7 +265,7 @@ def test_a_token_rule_reads_the_value_of_its_step(tmp_path):
 
 def test_an_integer_of_a_token_rule_stays_one(tmp_path):
     """5, 6.25, 7.5 and so on, from 5 to 10."""
-    rule = token_rule(rule_recipe(tmp_path, "Rule"), with_reference=False)
+    rule = token_rule(rule_recipe(tmp_path, "Rule"), with_reference=False, ramps=[])
     assert rule is not None
     one = ramp("recipe.settings.own.count", first=5, last=10)
     facts = facts_of(torch.zeros(1), torch.zeros(1), [1])
@@ -302,7 +301,7 @@ def test_requests_and_the_trainer_get_the_values_of_their_step(prompts, schedule
         ramp("rollout.samples_per_prompt", 4, 2, 1, 2), ramp("rollout.max_response_tokens", 16, 8, 1, 2),
         ramp("algorithm.clip_high", 0.2, 0.4, 1, 2),
     )  # fmt: skip
-    made = replace(parts(make_table(prompts, random.Random(0))), hooks=StepHooks(ramps=ramps))
+    made = replace(parts(make_table(prompts, random.Random(0))), hooks=step_hooks(ramps=ramps))
     stream, state = PromptStream(prompts, 2, 0, True), START.sampling
     step_of = train_step
     if schedule == "asynchronous":
@@ -322,7 +321,7 @@ def test_requests_and_the_trainer_get_the_values_of_their_step(prompts, schedule
 def test_requests_have_the_temperature_of_their_step_and_greedy_anchors_none(prompts):
     made = replace(
         parts(make_table(prompts, random.Random(0))),
-        hooks=StepHooks(ramps=(ramp("rollout.temperature", 1.2, 0.8, 1, 2),)),
+        hooks=step_hooks(ramps=(ramp("rollout.temperature", 1.2, 0.8, 1, 2),)),
     )
     greedy = replace(made.plan.anchor_sampling, temperature=0.0)
     for anchors, wanted in ((made.plan.anchor_sampling, {0.8}), (greedy, {0.0})):
@@ -340,7 +339,7 @@ def test_a_carried_prompt_keeps_the_temperature_of_its_sampling(prompts):
             return [self.prompts[(3 * step + i) % 4] for i in range(3)]
 
     ramps = (ramp("rollout.temperature", 1.2, 0.8, 1, 2),)
-    made = replace(parts(make_table(prompts, random.Random(0))), hooks=StepHooks(ramps=ramps))
+    made = replace(parts(make_table(prompts, random.Random(0))), hooks=step_hooks(ramps=ramps))
     state = train_step(made, ThreeEach(prompts, 2), START.sampling, 1).state
     train_step(made, ThreeEach(prompts, 2), state, 2)
     found = [[(prompt.prompt_id, prompt.temperature) for prompt in batch.prompts] for batch in made.trainer.batches]
@@ -351,7 +350,7 @@ def test_the_kl_in_the_reward_has_the_coefficient_of_the_step(prompts):
     one = ramp("algorithm.kl_coefficient", 0.5, 0.0, 1, 2)
     made = parts(make_table(prompts, random.Random(0)), kl_in_reward=0.5)
     made.trainer.kl_per_token = {prompt.prompt_id: 1.0 for prompt in prompts}
-    made = replace(made, hooks=StepHooks(ramps=(one,)))
+    made = replace(made, hooks=step_hooks(ramps=(one,)))
     found = []
     for step in (1, 2, 3):
         (item,) = one_step(made, prompts[:1], step).rollouts

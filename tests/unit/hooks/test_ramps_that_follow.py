@@ -162,7 +162,7 @@ def test_what_reads_it_later_cannot_either(own):
     ):
         with pytest.raises(ConfigError, match=f"^ramps: {POWER}: .* reads it once"):
             read()
-    unchanged = token_rule(given, with_reference=False)
+    unchanged = token_rule(given, with_reference=False, ramps=[])
     assert unchanged is not None
     assert unchanged.apply(None, {}) == 1.0  # type: ignore[arg-type]
 
@@ -179,7 +179,7 @@ def test_a_rule_that_reads_with_the_name_of_another_file_is_refused(own, others)
     followed = token_rule(own(tokens="Followed"), with_reference=False, ramps=[ramp()])
     assert followed is not None
     assert followed.apply(made, {}) == 0.25
-    unchanged = token_rule(own(tokens="Copied"), with_reference=False)
+    unchanged = token_rule(own(tokens="Copied"), with_reference=False, ramps=[])
     assert unchanged is not None
     assert unchanged.apply(replace(made, settings={}), {}) == 1.0
 

@@ -21,7 +21,7 @@ from mars.hooks.contract import Signal
 from mars.hooks.load import resolved
 from mars.hooks.requests import Injected
 from mars.hooks.signals import TokenSpans, block_span
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.quarantine import BadSamples, warn_of
 from mars.rewards.parsing import read_each
 from mars.step import train_step
@@ -31,7 +31,7 @@ from tests.builders import make_prompt, train_config
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, Rounds, one_step, parts
 from tests.fakes.trainer import RecordingTrainer
-from tests.hook_builders import hooks_of_config, loaded_hooks
+from tests.hook_builders import hooks_of_config, loaded_hooks, step_hooks
 from tests.unit.hooks.test_load import recipe
 from tests.unit.rewards.test_reward_answer import CORPUS, corpus_text
 from tests.unit.test_step import make_table
@@ -193,7 +193,7 @@ def made_with(prompts, *shapings, trainer=None, table=None, **more):
     trainer.number = lambda spec, prompt, k, span: (
         len(prompt.responses[k].token_ids) + 100 * (spec.model == "reference") + 1000 * (span is not None)
     )
-    hooks = StepHooks(shaping=tuple(Named(f"file:{s.part}", s, None) for s in shapings))
+    hooks = step_hooks(shaping=tuple(Named(f"file:{s.part}", s, None) for s in shapings))
     table = table or make_table(prompts, random.Random(0))
     return replace(parts(table, trainer=trainer, **more), hooks=hooks)
 
@@ -270,7 +270,7 @@ def test_a_guest_is_scored_with_the_prompt_that_it_is_trained_with(prompts):
             return ()
 
     shaping = Seeing((SUM,))
-    hooks = StepHooks(shaping=(Named("file:seen", shaping, None),), requests=Named("file:Asks", Asks(), None))
+    hooks = step_hooks(shaping=(Named("file:seen", shaping, None),), requests=Named("file:Asks", Asks(), None))
     made = with_requests(made_with(prompts, shaping), hooks)
     one_step(made, prompts[1:2])
     (batch,) = made.trainer.scored

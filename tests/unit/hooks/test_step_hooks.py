@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from mars.errors import ConfigError
-from mars.hooks.contract import StepFacts
-from mars.hooks.step_hooks import NO_HOOKS, Named, StepHooks
+from mars.hooks.step_hooks import Named, StepHooks
 from mars.types import SampledPrompt
 from tests.builders import make_reward, make_rollouts
 from tests.fakes.step import GRPO
-from tests.hook_builders import loaded_hooks
+from tests.hook_builders import NO_HOOKS, loaded_hooks, step_facts, step_hooks
 from tests.unit.hooks.test_load import recipe
 
 ITEM = make_rollouts("x", [1.0, None, 0.5], s0=[0.25], s1=[0.0])
@@ -33,7 +32,7 @@ class Shaping:
 
 
 def hooks_of(*shaping) -> StepHooks:
-    return StepHooks(shaping=tuple(Named(f"file:{each.part}", each, None) for each in shaping))
+    return step_hooks(shaping=tuple(Named(f"file:{each.part}", each, None) for each in shaping))
 
 
 def scores(item):
@@ -76,10 +75,10 @@ def test_facts_tell_the_step_its_progress_and_the_settings():
             seen.append(facts)
             return (0.0, 0.0, 0.0)
 
-    hooks = StepHooks(shaping=(Named("file:a", Seeing(()), "settings"),), num_steps=4)
+    hooks = step_hooks(shaping=(Named("file:a", Seeing(()), "settings"),), num_steps=4)
     for step in (1, 2, 4):
         hooks.shaped([ITEM], step)
-    assert seen == [StepFacts(1, 0.0, "settings"), StepFacts(2, 0.25, "settings"), StepFacts(4, 0.75, "settings")]
+    assert seen == [step_facts("settings"), step_facts("settings", 2, 0.25), step_facts("settings", 4, 0.75)]
 
 
 def test_an_amount_that_is_no_number_fails_its_response_alone():
@@ -127,7 +126,7 @@ class Halved:
 
 
 def ruled_by(*rules) -> StepHooks:
-    return StepHooks(advantage=tuple(Named(f"file:{i}", rule, None) for i, rule in enumerate(rules)))
+    return step_hooks(advantage=tuple(Named(f"file:{i}", rule, None) for i, rule in enumerate(rules)))
 
 
 KEPT = [

@@ -40,7 +40,7 @@ def recipe_of(folder: Path, experiment: str) -> RecipeConfig:
 
 def rounds_of(folder: Path, experiment: str, setup: SamplerSetup = SETUP):
     """The rounds of a recipe's sampler with the settings of an experiment."""
-    rounds = load_sampler(recipe_of(folder, experiment), setup)
+    rounds = load_sampler(recipe_of(folder, experiment), setup, known=None, ramps=[])
     assert rounds is not None
     return rounds
 

@@ -207,7 +207,7 @@ def test_a_resumed_run_is_the_run_that_nobody_disturbed(schedule, selection):
     table = {key: float(rng.random() < (0.1 if key[1] is None else 0.4)) for key in make_table(PROMPTS, rng)}
 
     def run(start, last=6):
-        rounds = load_sampler(resolved(compose(FOLDER, "conflict_replay_tiny").recipe), SETUP)
+        rounds = load_sampler(resolved(compose(FOLDER, "conflict_replay_tiny").recipe), SETUP, known=None, ramps=[])
         assert isinstance(rounds, SampledRounds)
         checkpoints, tracker, config = CheckpointsInMemory(), RecordingTracker(), run_settings(last)
         made = parts(table, selection=selection, max_rounds=1 if selection == "all" else 3)

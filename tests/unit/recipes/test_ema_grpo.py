@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.errors import ConfigError, DataError
-from mars.hooks.contract import StepFacts
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.plugin import load, resolve
 from mars.rewards.text_metrics import edit_distance
 from tests.builders import make_prompt, make_rollouts, with_extra
 from tests.fakes.step import GRPO, one_step, parts
+from tests.hook_builders import step_facts, step_hooks
 from tests.unit.recipes.recipe_files import ROOT, answer, item, module_of
 from tests.unit.recipes.rule_files import advantages_of, prompts_with
 
@@ -29,7 +29,7 @@ CENTRED = replace(GRPO, normalize_std=False)
 
 
 def facts(**changes):
-    return StepFacts(1, 0.0, replace(PAPER, **changes))
+    return step_facts(replace(PAPER, **changes))
 
 
 def of_task(prompt_id, task, scores, **anchors):
@@ -171,7 +171,7 @@ def test_steps_hand_the_state_on_and_a_resumed_run_begins_there():
     prompts, table = prompts_with({"p0": [0, 1, 0, 1], "p1": [0, 0.5, 1, 0.25]})
 
     def made():
-        hooks = StepHooks(
+        hooks = step_hooks(
             advantage=(Named("ema_grpo:TaskDeviation", RECIPE.TaskDeviation(), replace(PAPER, task=None)),)
         )
         return replace(parts(table, anchor="none"), hooks=hooks, advantage=CENTRED)

@@ -11,15 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mars.hooks.contract import StepFacts
 from mars.hooks.load import resolved
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.image_transform import TransformedImage
 from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
 from tests.fakes.step import IMAGE, TableScorer, one_step, parts
-from tests.hook_builders import hooks_of_config
+from tests.hook_builders import hooks_of_config, step_facts, step_hooks
 from tests.unit.recipes.recipe_files import FOLDERS, compose, module_of
 
 RECIPE = module_of("noisy_rollout")
@@ -28,7 +27,7 @@ SETTINGS = RECIPE.Settings(samples=2, steps=450, strength=1.0)
 
 
 def asked(prompt, step=1, seed=7, **changes):
-    (extra,) = RECIPE.NoisyRollouts().before(prompt, StepFacts(step, 0.0, replace(SETTINGS, **changes), seed=seed))
+    (extra,) = RECIPE.NoisyRollouts().before(prompt, step_facts(replace(SETTINGS, **changes), step, seed=seed))
     return extra
 
 
@@ -97,7 +96,7 @@ class ByImages(TableScorer):
 
 
 def stepped(prompt, **given):
-    hooks = StepHooks(requests=Named("noisy_rollout:NoisyRollouts", RECIPE.NoisyRollouts(), SETTINGS))
+    hooks = step_hooks(requests=Named("noisy_rollout:NoisyRollouts", RECIPE.NoisyRollouts(), SETTINGS))
     made = replace(with_requests(parts({}, samples=2, **given), hooks), scorer=ByImages({}))
     return made, one_step(made, [prompt])
 

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars.hooks.contract import StepFacts
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.types import RewardResult
 from tests.builders import make_rollouts, with_extra
 from tests.fakes.step import one_step, parts
+from tests.hook_builders import step_facts, step_hooks
 from tests.unit.recipes.recipe_files import item, module_of, reward_of
 from tests.unit.recipes.rule_files import advantages_of, prompts_with
 
@@ -23,7 +23,7 @@ RIGHT = RewardResult(1.0, 1.0, {})
 
 
 def facts(**changes):
-    return StepFacts(1, 0.0, replace(PAPER, **changes))
+    return step_facts(replace(PAPER, **changes))
 
 
 OBSERVE, THINK, ANSWER = "<observe>a car</observe>", "<think>so</think>", "<answer>4</answer>"
@@ -145,7 +145,7 @@ def test_a_step_adds_the_bonus_before_the_advantages_and_the_weight_after_them()
     """p0: responses of 2, 3, 4, 5 tokens, the second and fourth are right: the second gets the bonus. d = 1/2."""
     prompts, table = prompts_with({"p0": [0, 1, 0, 1]})
     settings = replace(PAPER, min_tokens=2)
-    hooks = StepHooks(
+    hooks = step_hooks(
         shaping=(Named("observe_r1:Concise", RECIPE.Concise(), settings),),
         advantage=(Named("observe_r1:UncertaintyWeight", RECIPE.UncertaintyWeight(), settings),),
     )

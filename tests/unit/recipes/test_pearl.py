@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from mars.algorithms.advantages import AdvantageSettings
 from mars.algorithms.pooled_rewards import PooledRewards
 from mars.errors import ConfigError, DataError
-from mars.hooks.contract import StepFacts
 from mars.hooks.settings import read_settings
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.rewards.local import LocalScorer
 from mars.types import RewardResult
 from tests.builders import make_prompt, make_rollouts, with_extra
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, one_step, parts
+from tests.hook_builders import step_facts, step_hooks
 from tests.unit.recipes.recipe_files import ROOT, answer, item, module_of, reward_of
 
 RECIPE = module_of("pearl")
 SETTINGS = RECIPE.Settings(num_samples=3, threshold=0.5)
-FACTS = StepFacts(1, 0.0, SETTINGS)
+FACTS = step_facts(SETTINGS)
 CHECKLIST = [
     {"question": "Which colour is the bus?", "answer": "red"},
     {"question": "How many wheels?", "answer": "4", "source": None},
@@ -172,7 +172,7 @@ def test_it_keeps_nothing_between_steps():
 def test_a_step_trains_the_checklist_in_any_case(threshold, trained):
     """Responses to the prompt: 1.5, 0, 0, 0. To the checklist: 1 of 2 right, 0, 2 of 2: advantages 0, -1, 1."""
     settings = replace(SETTINGS, threshold=threshold)
-    hooks = StepHooks(
+    hooks = step_hooks(
         requests=Named("pearl:Checklist", RECIPE.Checklist(), settings),
         advantage=(Named("pearl:Gate", RECIPE.Gate(), settings),),
     )

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.token_layout import TokenLayout
-from mars.hooks.contract import StepFacts
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from tests.builders import make_rollouts
 from tests.fakes.step import one_step, parts
+from tests.hook_builders import step_facts, step_hooks
 from tests.unit.recipes.recipe_files import ROOT, answer, compose, item, module_of
 from tests.unit.recipes.recipe_judge import judge_of_recipe
 from tests.unit.recipes.rule_files import advantages_of, prompts_with
@@ -108,7 +108,7 @@ def test_alike_advantages_of_anchored_groups_stay_of_size_1():
     right = [make_rollouts(f"p{i}", [1.5] * 4, s0=[0.5], s1=[0.5]) for i in range(63)]
     base = advantages_of([*right, make_rollouts("q", [1.5, 1.5, 1.5, 1.0], s0=[0.5], s1=[0.5])])
     with_anchors = replace(PAPER, subtract_mean=False)
-    found = RECIPE.AdvantageFilter()(base, [], StepFacts(1, 0.0, with_anchors)).values
+    found = RECIPE.AdvantageFilter()(base, [], step_facts(with_anchors)).values
     assert found.abs().max() <= 3
     assert found[: 63 * 4].tolist() == pytest.approx([1] * 63 * 4, rel=0.02)
 
@@ -125,7 +125,7 @@ def test_the_rule_keeps_weights_and_leaves_out_responses_of_weight_0():
     kept = [make_rollouts("a", [1.0, 0.0], s0=[0.0]), make_rollouts("b", [1.0, 1.0, 0.0])]
     base = advantages_of(kept)
     base = replace(base, weights=torch.tensor([1.0, 1, 0, 1, 1], dtype=torch.float64))
-    found = RECIPE.AdvantageFilter()(base, kept, StepFacts(1, 0.0, PAPER))
+    found = RECIPE.AdvantageFilter()(base, kept, step_facts(PAPER))
     assert torch.equal(found.weights, base.weights)
     counted = np.delete(base.values.numpy(), 2)
     wanted = (base.values.numpy() - counted.mean()) / counted.std()
@@ -169,7 +169,7 @@ def test_a_step_drops_the_advantage_of_the_outlier_and_still_counts_it():
     """p0 has the only difference that is large: its last response is 3.9 deviations away."""
     prompts, table = prompts_with({"p0": [0, 0, 0, 100], **{f"p{i}": [0, 1, 0, 1] for i in range(1, 8)}})
     rule = RECIPE.AdvantageFilter()
-    hooks = StepHooks(advantage=(Named("stable_reinforce:AdvantageFilter", rule, PAPER),))
+    hooks = step_hooks(advantage=(Named("stable_reinforce:AdvantageFilter", rule, PAPER),))
     made = replace(parts(table, anchor="none", per_update=8), hooks=hooks)
     made = replace(made, advantage=replace(made.advantage, normalize_std=False))
     one_step(made, prompts)

@@ -76,7 +76,8 @@ def step_of(folder, name, *overrides):
     made = with_requests(made, hooks_of_config(config, 2))
     extras = replace(made.plan.extras, encode_response=lambda text: (5, EOS))
     made = replace(made, plan=replace(made.plan, extras=extras))
-    sampler = load_sampler(config.recipe, SamplerSetup((tuple(prompts),), None, True, 2, 4, 0, read_rows=lambda _: ()))
+    setup = SamplerSetup((tuple(prompts),), None, True, 2, 4, 0, read_rows=lambda _: ())
+    sampler = load_sampler(config.recipe, setup, known=None, ramps=[])
     return config, made, sampler or Rounds(prompts, 2)
 
 

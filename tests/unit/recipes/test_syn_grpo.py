@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mars.algorithms.advantages import Advantages
-from mars.hooks.contract import SamplerSetup, StepFacts
+from mars.hooks.contract import SamplerSetup
 from mars.types import PromptRollouts, RewardResult
 from tests.builders import make_group, make_prompt
 from tests.fakes.step import IMAGE
+from tests.hook_builders import step_facts
 from tests.unit.recipes.recipe_files import ROOT, compose, module_of
 
 RECIPE = module_of("syn_grpo")
@@ -198,7 +199,7 @@ def amounts(rule, items, **changes):
     ones = torch.ones(rows, dtype=torch.float64)
     per_prompt = torch.zeros(len(items), dtype=torch.float64)
     base = Advantages(ones, ones, per_prompt > 0, per_prompt, per_prompt, per_prompt, per_prompt)
-    found = rule(base, items, StepFacts(1, 0.0, settings(**changes)))
+    found = rule(base, items, step_facts(settings(**changes)))
     assert torch.equal(found.weights, base.weights)
     return (found.values - base.values).tolist()
 

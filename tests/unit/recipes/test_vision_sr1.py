@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from mars.hooks.contract import StepFacts
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.rewards.local import LocalScorer
 from mars.types import Message
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, one_step, parts
+from tests.hook_builders import step_facts, step_hooks
 from tests.unit.recipes.recipe_files import ROOT, item, module_of, reward_of
 
 RECIPE = module_of("vision_sr1")
@@ -76,7 +76,7 @@ def test_a_step_pays_for_descriptions_that_are_enough_anchors_included():
             return ((6 if request.extra.about == 2 else 8), EOS)
         return (*[5] * (k + 1), EOS)
 
-    hooks = StepHooks(
+    hooks = step_hooks(
         shaping=(Named("vision_sr1:SelfReward", RECIPE.SelfReward(), RECIPE.Settings(weight=1.0)),),
         requests=Named("vision_sr1:DescriptionAlone", RECIPE.DescriptionAlone(), RECIPE.Settings(weight=1.0)),
     )
@@ -96,7 +96,7 @@ def test_a_step_pays_for_descriptions_that_are_enough_anchors_included():
 
 
 def test_nothing_is_asked_without_one_description_and_before_the_responses():
-    facts = StepFacts(1, 0.0, RECIPE.Settings(weight=1.0))
+    facts = step_facts(RECIPE.Settings(weight=1.0))
     assert RECIPE.DescriptionAlone().before(make_prompt("p", [IMAGE]), facts) == ()
     for text in ("", "<description></description>", response() + response(), "<description>cut off"):
         assert RECIPE.description_of(text) is None

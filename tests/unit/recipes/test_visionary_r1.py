@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.errors import DataError
-from mars.hooks.contract import StepFacts
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.rewards.local import LocalScorer
 from mars.rewards.text_metrics import edit_similarity, rouge_n
 from mars.types import Message
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, one_step, parts
+from tests.hook_builders import step_facts, step_hooks
 from tests.unit.recipes.recipe_files import FOLDERS, ROOT, compose, item, module_of, reward_of
 
 RECIPE = module_of("visionary_r1")
@@ -138,7 +138,7 @@ def test_a_step_pays_a_tenth_for_captions_that_are_enough_anchors_included():
         return (*[5] * (k + 1), EOS)
 
     settings = RECIPE.Settings(weight=0.1)
-    hooks = StepHooks(
+    hooks = step_hooks(
         shaping=(Named("visionary_r1:CaptionReward", RECIPE.CaptionReward(), settings),),
         requests=Named("visionary_r1:CaptionAlone", RECIPE.CaptionAlone(), settings),
     )
@@ -169,7 +169,7 @@ def test_the_question_is_asked_with_the_caption_alone():
     assert "'Hacking Sample'" in check.text
     template = (ROOT / "recipe" / "visionary_r1" / "visionary_r1.jinja").read_text()
     assert template.count(f"\n{RECIPE.INSTRUCTION}") == 1
-    facts = StepFacts(1, 0.0, RECIPE.Settings(weight=0.1))
+    facts = step_facts(RECIPE.Settings(weight=0.1))
     assert RECIPE.CaptionAlone().before(prompt, facts) == ()
     for text in ("", "<info></info>", response() + response(), "<info>cut off"):
         assert RECIPE.caption_of(text) is None

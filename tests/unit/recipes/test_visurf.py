@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars.hooks.contract import StepFacts
 from mars.hooks.requests import Injected
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.rewards.local import LocalScorer
 from mars.types import RewardResult
 from tests.builders import make_prompt, make_rollouts
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, TableScorer, one_step, parts
+from tests.hook_builders import step_facts, step_hooks
 from tests.unit.recipes.recipe_files import ROOT, answer, item, module_of, reward_of
 
 RECIPE = module_of("visurf")
@@ -25,7 +25,7 @@ TEXTS = {0: answer("5"), 1: "<answer>5</answer>", 2: "none", 3: THOUGHT, 5: TRUE
 
 
 def facts(in_pool):
-    return StepFacts(1, 0.0, RECIPE.Settings(in_pool=in_pool))
+    return step_facts(RECIPE.Settings(in_pool=in_pool))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def step(in_pool, *responses, anchor="none", response=None, score=None):
     response: of the row. score: of another reward than the recipe's.
     """
     settings = RECIPE.Settings(in_pool=in_pool)
-    hooks = StepHooks(
+    hooks = step_hooks(
         requests=Named("visurf:TrueAnswer", RECIPE.TrueAnswer(), settings),
         advantage=(Named("visurf:NeverAgainst", RECIPE.NeverAgainst(), settings),),
     )

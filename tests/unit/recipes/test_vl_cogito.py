@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars.hooks.contract import StepFacts
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.types import RewardResult
 from tests.builders import make_rollouts, with_extra
 from tests.fakes.step import one_step, parts
+from tests.hook_builders import step_facts, step_hooks
 from tests.unit.recipes.recipe_files import ROOT, answer, compose, item, module_of, reward_of
 from tests.unit.recipes.rule_files import advantages_of, prompts_with
 
@@ -25,7 +25,7 @@ CURVES = ("s_3", "s_2", "s_1", "h_1", "h_2", "h_3")
 
 
 def facts(settings=LAST):
-    return StepFacts(1, 0.0, settings)
+    return step_facts(settings)
 
 
 def right(*, score=1.0):
@@ -180,7 +180,7 @@ def test_a_step_shapes_wrong_responses_and_weights_prompts():
     """p0: the longest of four is right. Lengths 2, 3, 4, 5 tokens; L = 5. p1: all wrong, the target is 4 tokens."""
     prompts, table = prompts_with({"p0": [0, 0, 0, 1], "p1": [0, 0, 0, 0]})
     settings = replace(LAST, target_tokens=4, limit_tokens=5)
-    hooks = StepHooks(
+    hooks = step_hooks(
         shaping=(Named("vl_cogito:LengthOfWrong", RECIPE.LengthOfWrong(), settings),),
         advantage=(Named("vl_cogito:DifficultyWeight", RECIPE.DifficultyWeight(), settings),),
     )

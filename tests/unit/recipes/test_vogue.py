@@ -14,9 +14,8 @@ from mars.actor.rule_passes import with_transform
 from mars.algorithms.pooled_rewards import PooledRewards
 from mars.algorithms.token_layout import TokenLayout
 from mars.algorithms.token_rule import TokenFacts
-from mars.hooks.contract import StepFacts
 from mars.hooks.load import resolved
-from mars.hooks.step_hooks import Named, StepHooks
+from mars.hooks.step_hooks import Named
 from mars.image_transform import TransformedImage
 from mars.rewards.contract import failed_result
 from mars.train_types import TrainBatch, TrainPrompt
@@ -24,7 +23,7 @@ from mars.types import RewardResult
 from tests.builders import make_prompt
 from tests.fakes.requests import with_requests
 from tests.fakes.step import GRPO, IMAGE, TableScorer, one_step, parts
-from tests.hook_builders import hooks_of_config
+from tests.hook_builders import hooks_of_config, step_facts, step_hooks
 from tests.unit.recipes.recipe_files import FOLDERS, compose, module_of
 
 RECIPE = module_of("vogue")
@@ -33,7 +32,7 @@ SETTINGS = RECIPE.Settings(samples=2, noisy_share=1.0, steps=450, uncertainty=0.
 
 
 def asked(prompt, step=1, **changes):
-    return RECIPE.NoisyBranch().before(prompt, StepFacts(step, 0.0, replace(SETTINGS, **changes), seed=7))
+    return RECIPE.NoisyBranch().before(prompt, step_facts(replace(SETTINGS, **changes), step, seed=7))
 
 
 def test_the_uncertainty_of_a_token_by_hand():
@@ -160,7 +159,7 @@ class ByImages(TableScorer):
 
 
 def stepped(prompts, settings=SETTINGS, noisy=3.0, **given):
-    hooks = StepHooks(
+    hooks = step_hooks(
         requests=Named("vogue:NoisyBranch", RECIPE.NoisyBranch(), settings),
         advantage=(Named("vogue:OneBranch", RECIPE.OneBranch(), settings),),
     )
@@ -187,7 +186,7 @@ def test_weights_that_responses_have_already_are_kept():
     _, result = stepped([make_prompt("p0", [IMAGE])], anchor="none")
     base = PooledRewards.of_rollouts(result.rollouts).advantages(GRPO)
     base = replace(base, weights=base.weights.new_tensor([0.5, 0.5, 0.25, 0.0]))
-    found = RECIPE.OneBranch()(base, result.rollouts, StepFacts(1, 0.0, SETTINGS))
+    found = RECIPE.OneBranch()(base, result.rollouts, step_facts(SETTINGS))
     assert found.weights.tolist() == [0.0, 0.0, 0.25, 0.0]
     assert found.values is base.values
 
@@ -197,7 +196,7 @@ def test_where_all_noisy_responses_are_left_out_the_clean_ones_are_trained():
     _, result = stepped([make_prompt("p0", [IMAGE]), make_prompt("p1", [IMAGE])], anchor="none")
     base = PooledRewards.of_rollouts(result.rollouts).advantages(GRPO)
     base = replace(base, weights=base.weights.new_tensor([1.0, 0.5, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]))
-    found = RECIPE.OneBranch()(base, result.rollouts, StepFacts(1, 0.0, SETTINGS))
+    found = RECIPE.OneBranch()(base, result.rollouts, step_facts(SETTINGS))
     assert found.weights.tolist() == [1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
 
 

@@ -220,8 +220,8 @@ def test_settings_that_cannot_be_are_refused(change, message):
 def test_a_run_makes_the_rule_and_the_transform_with_the_settings_of_the_experiment():
     config = compose(ROOT / "recipe" / "vppo", "vppo_qwen2_5_vl_7b", "recipe.settings.vppo.images=one")
     recipe = resolved(config.recipe)
-    rule = token_rule(recipe, with_reference=False)
+    rule = token_rule(recipe, with_reference=False, ramps=[])
     assert rule is not None
     assert rule.measures
     assert [(one.transform, one.images, one.gradient) for one in rule.passes] == [("masked", "one", False)]
-    assert set(image_transforms(recipe)) == {"masked"}
+    assert set(image_transforms(recipe, ramps=[])) == {"masked"}
