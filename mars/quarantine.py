@@ -61,8 +61,8 @@ class Quarantine:
     def followed_by(self, later: Quarantine) -> Quarantine:
         """This quarantine plus what only `later` has. No prompt is in the result twice.
 
-        later: from a sampling that began before the newest bad prompts of this quarantine were found. So that sampling
-        may have tried these prompts, and `later` may have them, too.
+        later: from a sampling that began before the newest bad prompts of this quarantine were found. It may have tried
+        these prompts, so `later` may have them, too.
         """
         known = self.prompt_ids
         return Quarantine(later.tried, (*self.bad, *(prompt for prompt in later.bad if prompt.prompt_id not in known)))

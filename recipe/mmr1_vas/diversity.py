@@ -77,7 +77,8 @@ def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:
 
 def _matches(names: list[np.ndarray]) -> tuple[list[int], list[int]]:
     """For each response: the number of its n-grams that occur in another response, and the number of all its n-grams.
-    In the first number an n-gram counts at most as often as in the other response that has it most often."""
+    In the first number an n-gram counts as often as this response has it, but at most as often as any one of the other
+    responses has it."""
     width = 1 + max((int(name.max()) for name in names if len(name)), default=0)
     counts = np.stack([np.bincount(name, minlength=width) for name in names])
     top = np.partition(counts, -2, axis=0)[-2:]  # the second largest and the largest count
