@@ -249,6 +249,7 @@ def training_plan(inputs: Inputs, hooks: StepHooks) -> RolloutPlan:
         encode=inputs.encode,
         seed=config.run.seed,
         extras=None if hooks.requests is None else _extra_plan(inputs, hooks, sampling),
+        allocation=anchor.allocation,
     )
 
 

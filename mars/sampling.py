@@ -21,6 +21,7 @@ from dataclasses import replace
 from functools import partial
 
 from mars.algorithms.advantages import Advantages
+from mars.algorithms.allocation import allocation_metrics
 from mars.algorithms.anchor_use import AnchorCounts
 from mars.algorithms.metrics import method_metrics
 from mars.algorithms.penalties import score_metrics
@@ -49,7 +50,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     # The first part has no prompts, so that `Advantages.joined` works for a step that samples no round.
     rollouts, advantages = [], [PooledRewards.of_rollouts([]).advantages(parts.advantage)]
     kept, round_number, surplus = list(state.carried), state.round, state.surplus
-    counts = AnchorCounts()
+    counts, targets = AnchorCounts(), frozenset[str]()
     carried_ids = {item.rollouts.prompt.prompt_id for item in state.carried}
     while len(kept) < stream.prompts_per_step and round_number - state.round < parts.max_rounds:
         present = carried_ids | quarantine.prompt_ids | {item.prompt.prompt_id for item in rollouts}
@@ -60,8 +61,9 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
         round_number, surplus = round_number + 1, surplus + (len(drawn) - stream.prompts_per_step if drawn else 0)
         if not fresh:
             continue
-        of_round, unreadable = scored_rollouts(parts, fresh, step, timer)
-        quarantine = parts.bad_samples.tried(quarantine, fresh, unreadable, step)
+        scored = scored_rollouts(parts, fresh, step, timer)
+        quarantine = parts.bad_samples.tried(quarantine, fresh, scored.unreadable, step)
+        of_round, targets = scored.rollouts, targets | scored.targets
         # Before advantages and selection: guests are chosen once, and a prompt is kept, dropped or carried with them.
         of_round, of_anchors = parts.anchor_use.applied(of_round, parts.plan.seed, step, this_round)
         counts += of_anchors
@@ -85,6 +87,8 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
 
     metrics = _metrics(parts, rollouts, Advantages.joined(advantages)) | batch_metrics | rule_metrics
     metrics |= parts.anchor_use.metrics(rollouts, counts)
+    if (plan := parts.plan_at(step)).allocation != "even":
+        metrics |= allocation_metrics(rollouts, targets, plan.first_samples)
     metrics |= {f"ramp/{key}": value for key, value in parts.hooks.scheduled(step).items()}
     metrics |= stream.observe(rollouts, step, quarantine.prompt_ids)
     metrics |= engine_metrics(parts.engine.counts() - counts_before)
@@ -105,9 +109,9 @@ def _probed(parts: StepParts, stream: PromptRounds, state: SamplingState, step: 
     with timer.stage("probe"):
         # Without shapings, which may need extra requests.
         probing = replace(parts, plan=parts.plan.of_probes(), hooks=replace(parts.hooks, shaping=()))
-        rollouts, unreadable = scored_rollouts(probing, probes, step, StepTimer())
-    quarantine = parts.bad_samples.tried(state.quarantine, probes, unreadable, step)
-    stream.observe(rollouts, step, quarantine.prompt_ids)
+        scored = scored_rollouts(probing, probes, step, StepTimer())
+    quarantine = parts.bad_samples.tried(state.quarantine, probes, scored.unreadable, step)
+    stream.observe(scored.rollouts, step, quarantine.prompt_ids)
     return quarantine
 
 

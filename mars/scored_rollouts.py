@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
+from mars.algorithms.allocation import is_target, second_half, seeded_order
 from mars.algorithms.guided_groups import with_candidates
 from mars.algorithms.penalties import with_kl_penalty, with_overlong_penalty
 from mars.algorithms.scoring import KL_TO_REFERENCE
-from mars.rollout.collect import ScoredStream, collect, score_stream, with_following
+from mars.rollout.collect import ScoredStream, collect, score_stream, with_following, with_further
 from mars.rollout.engine import ended
 from mars.rollout.extras import PlannedRequests
+from mars.rollout.plan import RolloutPlan
 from mars.signals import measured
 from mars.step_parts import StepParts
 from mars.tracking.timer import StepTimer
 from mars.types import Prompt, PromptRollouts
 
 
-def scored_rollouts(
-    parts: StepParts, prompts: Sequence[Prompt], step: int, timer: StepTimer
-) -> tuple[list[PromptRollouts], Mapping[str, str]]:
-    """The rollouts of each prompt with their rewards, penalties included; and prompt id -> why it cannot be read.
+@dataclass(frozen=True)
+class ScoredRound:
+    """rollouts: of each prompt that can be read. unreadable: prompt id -> why it cannot be.
+
+    targets: ids of the prompts that the second half of the multi rollouts was for; none with `anchor.allocation=even`.
+    """
+
+    rollouts: list[PromptRollouts]
+    unreadable: Mapping[str, str]
+    targets: frozenset[str] = frozenset()
+
+
+def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, timer: StepTimer) -> ScoredRound:
+    """The rollouts of each prompt with their rewards, penalties included.
 
     One engine call generates all views of all prompts, so that multi and mono views share the engine's caches. There is
-    a second one if a recipe asks more about the responses.
+    a further one if `anchor.allocation` decides on the second half of the multi rollouts by the first one, and another
+    if a recipe asks more about the responses.
     """
     plan = parts.plan_at(step)
     planned = plan.planned(prompts, step)
     scored = _answers(parts, prompts, planned, step, timer)
-    rollouts, unreadable = collect(prompts, planned.all, scored.samples, scored.unreadable), scored.unreadable
+    sampled = ScoredRound(collect(prompts, planned.all, scored.samples, scored.unreadable), scored.unreadable)
+    if plan.allocation != "even":
+        sampled = _with_second_half(parts, plan, sampled, step, timer)
+    rollouts, unreadable = sampled.rollouts, sampled.unreadable
     following = plan.following(rollouts, step)
     if following.all:
         scored = _answers(parts, prompts, following, step, timer)
@@ -51,7 +68,25 @@ def scored_rollouts(
         unreadable = {**unreadable, **kl.unreadable}
         rollouts = [item for item in rollouts if item.prompt.prompt_id not in kl.unreadable]
         rollouts = with_kl_penalty(rollouts, kl.readable(batch), coefficient)
-    return rollouts, unreadable
+    return ScoredRound(rollouts, unreadable, sampled.targets)
+
+
+def _with_second_half(
+    parts: StepParts, plan: RolloutPlan, half: ScoredRound, step: int, timer: StepTimer
+) -> ScoredRound:
+    """Sample the other multi rollouts, for the target prompts. Prompts that could not be read have no share of them."""
+    assert plan.allocation != "even"  # there is one half
+    ids = [item.prompt.prompt_id for item in half.rollouts]
+    targets = [is_target(item, plan.allocation) for item in half.rollouts]
+    order = seeded_order(ids, plan.seed, step)
+    counts = second_half(targets, order, plan.first_samples, plan.multi_samples)
+    further = plan.further(half.rollouts, counts)
+    scored = _answers(parts, [item.prompt for item in half.rollouts], further, step, timer)
+    return ScoredRound(
+        with_further(half.rollouts, further.all, scored.samples, scored.unreadable),
+        {**half.unreadable, **scored.unreadable},
+        frozenset(name for name, chosen in zip(ids, targets, strict=True) if chosen),
+    )
 
 
 def _answers(

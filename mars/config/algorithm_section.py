@@ -121,3 +121,7 @@ class AnchorConfig(Section):
     shuffle: Annotated[Literal["off", "reward", "both"], _Off] = Field(
         description="Control: anchors get the rewards of another prompt's, or are wholly those of another prompt."
     )
+    allocation: Literal["even", "conflict", "unsolved"] = Field(
+        description="Second half of a round's multi rollouts: for all prompts alike, for those that only anchors get "
+        "right, or for those that no multi rollout gets right; at most 4 x rollout.samples_per_prompt for a prompt."
+    )

@@ -75,6 +75,19 @@ def _shuffled_between_prompts(shuffle: str, anchor: str, guide: str, per_step: i
     return None
 
 
+def _second_half(allocation: str, samples: int, anchor: str, by_prompt: bool) -> tuple[str, str] | None:
+    if allocation == "even":
+        return None
+    if samples < 2:
+        return f"rollout.samples_per_prompt={samples} has no second half", "give even, or 2 or more samples"
+    if allocation == "conflict" and anchor == "none":
+        return "anchor.kind=none has no anchors to look at", "give unsolved or even, or anchors (anchor=mono)"
+    if by_prompt:
+        wrong = "reward.by_prompt=true scores all responses to a prompt at once, so that none is scored at half"
+        return wrong, "give even, or reward.by_prompt=false"
+    return None
+
+
 ANCHOR_RULES = (
     Rule(("anchor.samples_per_view", "anchor.sampling", "anchor.kind"), _greedy_once),
     Rule(("anchor.image_layout", "anchor.kind"), _layout_of_one_source),
@@ -93,4 +106,5 @@ ANCHOR_RULES = (
     Rule(("anchor.guide", "anchor.kind", "anchor.pooled_statistics"), _guided_by_anchors),
     Rule(("anchor.guide_filter", "anchor.guide"), _filter_of_guests),
     Rule(("anchor.shuffle", "anchor.kind", "anchor.guide", "data.prompts_per_step"), _shuffled_between_prompts),
+    Rule(("anchor.allocation", "rollout.samples_per_prompt", "anchor.kind", "reward.by_prompt"), _second_half),
 )

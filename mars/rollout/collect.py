@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Protocol
 
@@ -150,6 +150,27 @@ def collect(
     groups = _groups(requests, scored, unreadable)
     readable = (prompt for prompt in prompts if prompt.prompt_id not in unreadable)
     return [_prompt_rollouts(prompt, groups[prompt.prompt_id]) for prompt in readable]
+
+
+def with_further(
+    rollouts: Sequence[PromptRollouts],
+    requests: Sequence[RolloutRequest],
+    scored: Iterable[ScoredSample],
+    unreadable: Collection[str],
+) -> list[PromptRollouts]:
+    """The rollouts with further samples of multi views, in the same multi group and numbered on.
+
+    requests: at most one for each prompt (`RolloutPlan.further`). Other arguments and errors as of `collect`.
+    """
+    groups = _groups(requests, scored, unreadable)
+    readable = (item for item in rollouts if item.prompt.prompt_id not in unreadable)
+    return [replace(item, multi=_continued(item.multi, groups[item.prompt.prompt_id])) for item in readable]
+
+
+def _continued(multi: RolloutGroup, further: Sequence[RolloutGroup]) -> RolloutGroup:
+    first = len(multi.rollouts)
+    added = tuple(replace(rollout, index=first + rollout.index) for group in further for rollout in group.rollouts)
+    return RolloutGroup(replace(multi.request, num_samples=first + len(added)), (*multi.rollouts, *added))
 
 
 def with_following(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Literal
 
 from mars.rollout.extras import ExtraPlan, PlannedRequests
 from mars.rollout.seeds import request_seed
@@ -22,6 +23,8 @@ class RolloutPlan:
     anchor_views: prompt -> its anchor views. encode: (prompt, view) -> prompt ids and images.
     seed: seed of the run. A request's seed is a hash of it with step, prompt and view.
     extras: what a recipe asks besides; None for nothing.
+    allocation: `anchor.allocation`. Unless it is "even", `requests` ask for the first half of the multi responses, and
+        `further` for the second.
     """
 
     multi_samples: int
@@ -32,6 +35,12 @@ class RolloutPlan:
     encode: EncodeView
     seed: int
     extras: ExtraPlan | None = None
+    allocation: Literal["even", "conflict", "unsolved"] = "even"
+
+    @property
+    def first_samples(self) -> int:
+        """Multi responses to each prompt in the first engine call: all G, or the larger half, ceil(G / 2)."""
+        return self.multi_samples - (0 if self.allocation == "even" else self.multi_samples // 2)
 
     def requests(self, prompts: Sequence[Prompt], step: int) -> list[RolloutRequest]:
         """The engine's requests of all prompts in order: each prompt's multi view, its anchor views, and extra ones."""
@@ -46,6 +55,18 @@ class RolloutPlan:
             if self.extras is not None:
                 parts.append(self.extras.asked_before(prompt, requests[0], step))
         return PlannedRequests.joined(parts)
+
+    def further(self, rollouts: Sequence[PromptRollouts], counts: Sequence[int]) -> PlannedRequests:
+        """Ask for more multi responses, which continue the numbers and seeds of those in `rollouts`.
+
+        counts: how many to each prompt of `rollouts`. Sample k of a prompt is drawn with seed + k in either call.
+        """
+        requests = [
+            replace(item.multi.request, num_samples=count, seed=item.multi.request.seed + len(item.multi.rollouts))
+            for item, count in zip(rollouts, counts, strict=True)
+            if count
+        ]
+        return PlannedRequests(tuple(requests))
 
     def following(self, rollouts: Sequence[PromptRollouts], step: int) -> PlannedRequests:
         """What a recipe asks when the responses to the views are there."""
@@ -74,15 +95,15 @@ class RolloutPlan:
         return replace(self, multi_sampling=multi, anchor_sampling=anchor, extras=extras)
 
     def of_probes(self) -> RolloutPlan:
-        """The plan of probes: multi views alone, without extra requests.
+        """The plan of probes: multi views alone, in one engine call, without extra requests.
 
         Their seeds differ from those of the same prompts in the same step.
         """
         seed = int.from_bytes(blake2b(f"probes:{self.seed}".encode(), digest_size=6).digest(), "big")
-        return replace(self, anchor_views=_no_views, seed=seed, extras=None)
+        return replace(self, anchor_views=_no_views, seed=seed, extras=None, allocation="even")
 
     def _prompt_requests(self, prompt: Prompt, step: int) -> list[RolloutRequest]:
-        multi = self._request(prompt, None, step, self.multi_samples, self.multi_sampling)
+        multi = self._request(prompt, None, step, self.first_samples, self.multi_sampling)
         return [
             multi,
             *(

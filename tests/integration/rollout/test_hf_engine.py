@@ -121,6 +121,21 @@ def test_a_sample_depends_on_its_seed_alone_not_on_the_batch_around_it(world, en
     assert all(one != another for one, another in zip(together, other, strict=True))
 
 
+def test_two_calls_with_the_halves_of_a_prompt_give_the_samples_of_one(engine, requests):
+    """As `anchor.allocation` asks for them. Log-probs may differ by rounding, because the batch is another."""
+    whole = completions(engine, requests)
+    first = [replace(request, num_samples=2) for request in requests]
+    rest = [replace(r, num_samples=r.num_samples - 2, seed=r.seed + 2) for r in requests if r.num_samples > 2]
+    later = {
+        request.prompt_token_ids: samples for request, samples in zip(rest, completions(engine, rest), strict=True)
+    }
+    for request, samples, wanted in zip(requests, completions(engine, first), whole, strict=True):
+        found = [*samples, *later.get(request.prompt_token_ids, [])]
+        assert [c.token_ids for c in found] == [c.token_ids for c in wanted]
+        for one, other in zip(found, wanted, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
 def test_greedy_takes_the_most_likely_token(world, engine, requests):
     model = world.plain_model()
     (sample,) = completions(engine, [replace(requests[0], sampling=GREEDY, num_samples=1)])[0]

@@ -1,0 +1,84 @@
+"""Where the second half of a round's multi rollouts goes (`anchor.allocation`). Numbers in, numbers out.
+
+A round of P prompts with G multi rollouts each is sampled in two engine calls. The first has ceil(G / 2) multi rollouts
+of each prompt and all anchors. The second has the other P * floor(G / 2) multi rollouts, for the target prompts:
+
+    conflict   an anchor is right, and no multi rollout of the first half is
+    unsolved   no multi rollout of the first half is right, whatever the anchors are: the control
+
+All of them are ordinary samples of the policy. docs/method.md says what that means for the estimate of the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from hashlib import blake2b
+from typing import Literal
+
+from mars.algorithms.prompt_factors import is_in_conflict, is_right, is_unsolved
+from mars.types import PromptRollouts
+
+RIGHT_FROM = 0.5  # accuracy from which a response is right
+MOST = 4  # a prompt gets at most this many times G multi rollouts
+
+
+def is_target(item: PromptRollouts, allocation: Literal["conflict", "unsolved"]) -> bool:
+    """Whether the second half is for this prompt. item: the rollouts of the first half, and the anchors.
+
+    Responses that could not be scored are not right. So a prompt whose multi responses all failed may be a target.
+    """
+    return (is_in_conflict if allocation == "conflict" else is_unsolved)(item, RIGHT_FROM)
+
+
+def second_half(targets: Sequence[bool], order: Sequence[int], first: int, samples: int) -> list[int]:
+    """How many more multi rollouts each prompt gets: `len(targets) * (samples - first)` in all, whatever is a target.
+
+    targets: for each prompt, whether it is one. order: a permutation of the prompts; those that come first in it get
+    what cannot be divided evenly. samples: G. first: multi rollouts that each prompt has already, at most G.
+
+    The targets share all of it evenly. None gets more than `MOST` * G in all; what is left then is shared by the other
+    prompts, which get G at most. Without targets all prompts share it: each has G in the end, as with `even`.
+
+    Example: 4 prompts with 2 of G = 4 rollouts each, so 8 more. Targets 1 and 3 get [0, 4, 0, 4], and a single target 2
+    gets [0, 0, 8, 0]. Of 8 prompts with 16 more, a single target would get 16 - 2 = 14, and two others one each.
+    """
+    counts, budget = [0] * len(targets), len(targets) * (samples - first)
+    chosen = [i for i in order if targets[i]] or list(order)
+    given = min(budget, len(chosen) * (MOST * samples - first))
+    _share(given, chosen, counts)
+    _share(budget - given, [i for i in order if not targets[i]], counts)
+    return counts
+
+
+def _share(amount: int, among: Sequence[int], counts: list[int]) -> None:
+    """Add equal parts of `amount` to the counts of `among`, and one more to the first ones for the remainder."""
+    for number, i in enumerate(among):
+        counts[i] += amount // len(among) + (number < amount % len(among))
+
+
+def seeded_order(prompt_ids: Sequence[str], seed: int, step: int) -> list[int]:
+    """A permutation of the prompts, in the order of a hash of (seed, step, prompt id).
+
+    A step samples a prompt once, so rounds need no number of their own.
+    """
+    keys = [blake2b(repr((seed, step, "allocation", name)).encode(), digest_size=16).digest() for name in prompt_ids]
+    return sorted(range(len(keys)), key=lambda i: keys[i])
+
+
+def allocation_metrics(prompts: Sequence[PromptRollouts], targets: Collection[str], first: int) -> dict[str, float]:
+    """mars/allocation/frac_target|max_samples|rescued of the prompts of a step; {} without prompts.
+
+    targets: ids of the prompts that the second half was for. first: multi rollouts of each prompt in the first half.
+    `rescued` is the share of them with a right response in the second half; missing without targets.
+    """
+    if not prompts:
+        return {}
+    chosen = [item for item in prompts if item.prompt.prompt_id in targets]
+    metrics = {
+        "mars/allocation/frac_target": len(chosen) / len(prompts),
+        "mars/allocation/max_samples": float(max(len(item.multi.rollouts) for item in prompts)),
+    }
+    if chosen:
+        rescued = [any(is_right(rollout, RIGHT_FROM) for rollout in item.multi.rollouts[first:]) for item in chosen]
+        metrics["mars/allocation/rescued"] = sum(rescued) / len(chosen)
+    return metrics
