@@ -18,6 +18,7 @@ from mars.config.fields import check_fields
 from mars.config.folders import shipped_folder
 from mars.config.keys import leaves, sections_of
 from mars.config.overrides import EXPERIMENT, meant, unknown_key
+from mars.config.paths import path_problems, with_homes
 from mars.config.problem import Problem
 from mars.config.ramp_section import ramp_problems
 from mars.config.rules import broken_rules
@@ -131,6 +132,8 @@ def _validate(composition: Composition, config: DictConfig, schema: type[Root]) 
     """The checked configuration, or None and all problems but those that only follow from another one."""
     fields = leaves(schema)
     values, problems = resolved_leaves(config, composition.known.mappings)
+    values = with_homes(values)
+    problems += path_problems(values)
     strays = [unknown_key(key, value, composition.known) for key, value in values.items() if key not in fields]
     meant_otherwise = {key for stray in strays for key in (stray.key, *meant(stray.key, composition.known))}
     doubtful = {

@@ -20,6 +20,8 @@ from mars.config.verl_names import translation
 
 EXPERIMENT = "experiment"
 _KEY = re.compile(r"[+~]*([\w./]+)")
+# A home directory where a value begins: Hydra refuses "~" outside of quotes, and no shell replaces it there.
+_HOME = re.compile(r"(?<=[=\[,:])( *)(~[\w./@+-]*)(?= *[,\]}]| *$)", re.ASCII)
 _QUOTE = "write key=value; quote a value with special characters: 'run.name=\"a=b\"'"
 
 
@@ -73,7 +75,7 @@ class Overrides:
 def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
     """Sort the overrides into usable ones and problems. The last choice for a group wins."""
     result, choices = Overrides(), {}
-    for text in texts:
+    for text in map(_with_quoted_homes, texts):
         try:
             override = OverridesParser.create().parse_override(text)
             value = None if override.is_sweep_override() else override.value()
@@ -99,6 +101,15 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
             result.given |= set(flat(value, key))
     result.choices += choices.values()
     return result
+
+
+def _with_quoted_homes(text: str) -> str:
+    """An override that can be parsed if it has "~/…" as a value.
+
+    >>> _with_quoted_homes("data.train_files=[~/a.parquet,/b.parquet]")
+    "data.train_files=['~/a.parquet',/b.parquet]"
+    """
+    return text if "'" in text or '"' in text else _HOME.sub(r"\1'\2'", text)
 
 
 def set_values(accepted: Sequence[str]) -> Iterator[tuple[str, Any]]:

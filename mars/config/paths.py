@@ -1,0 +1,59 @@
+"""Paths in settings: "~" is the user's home, as in a shell, and a shell variable that no shell has replaced is refused.
+
+A shell replaces "~" at the beginning of a word only, so `run.dir=~/runs` and the files of a list arrive as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mars.config.problem import Problem
+
+PATH_KEYS = (
+    "run.dir", "model.path", "algorithm.kl_reference", "data.image_root", "data.train_files", "data.eval_files",
+    "data.template",
+)  # fmt: skip
+"""Keys with a path, or a list of paths. Functions in users' files are paths too: mars/plugin.py expands those."""
+
+_VARIABLE = re.compile(r"\$\w|\$\{")
+
+
+def with_homes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` (dotted key -> value) with "~" and "~name" at the beginning of a path replaced by that user's home.
+
+    Example, for the home /home/ann: {"run.dir": "~/runs/1"} -> {"run.dir": "/home/ann/runs/1"}.
+    """
+    return {key: _expanded(value) if key in PATH_KEYS else value for key, value in values.items()}
+
+
+def path_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """values: after `with_homes`. One problem for each key with a path that is not one."""
+    for key in PATH_KEYS:
+        value = values.get(key)
+        for path in value if isinstance(value, list) else [value]:
+            problem = _wrong(path) if isinstance(path, str) else None
+            if problem is not None:
+                yield Problem(key, *problem, got=path)
+                break
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
+def _wrong(path: str) -> tuple[str, str] | None:
+    """(what is wrong, what to do)."""
+    if path.startswith("~"):
+        return "no user has this home", "write the path from / on, or ./~… for a folder of this name"
+    if _VARIABLE.match(path):
+        return "a shell variable that no shell has replaced", "write ${oc.env:NAME} for it, ~ for $HOME, or the path"
+    if "\0" in path:
+        return "a zero byte, which no path has", "remove it"
+    if path != path.strip():
+        return "white space before or after the path", "remove it (a list with Windows line ends has \\r)"
+    return None

@@ -1,0 +1,75 @@
+"""Paths in settings as users write them: homes, shell variables, and what a list of files leaves at their ends."""
+
+import pytest
+import yaml
+
+from mars.config.load import load_config, load_saved_config
+from mars.errors import ConfigError
+
+FILES = "data.train_files=[/d/train.parquet]"
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return str(tmp_path)
+
+
+def load(*overrides):
+    return load_config("train", ["model.path=/m", "run.dir=/r", FILES, *overrides], [])
+
+
+def test_a_home_is_found_in_every_setting_that_is_a_path(home):
+    config = load(
+        "run.dir=~/runs/1",
+        "model.path=~/m-3.5_b",
+        "data.train_files=[~/a.parquet, /b.parquet,~/c@train]",
+        "data.eval_files=['~/d e.parquet']",
+        "data.image_root=~",
+        'data.template="~/t.jinja"',
+        "algorithm.kl_coefficient=0.1",
+        "algorithm.kl_reference=~/reference",
+        "run.name=~/not_a_path",
+    )
+    assert (config.run.dir, config.model.path) == (f"{home}/runs/1", f"{home}/m-3.5_b")
+    assert config.data.train_files == [f"{home}/a.parquet", "/b.parquet", f"{home}/c@train"]
+    assert config.data.eval_files == [f"{home}/d e.parquet"]
+    assert (config.data.image_root, config.data.template) == (home, f"{home}/t.jinja")
+    assert (config.algorithm.kl_reference, config.run.name) == (f"{home}/reference", "~/not_a_path")
+
+
+def test_a_home_in_a_file_of_settings_is_found_too(home, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndata:\n  image_root: ~/images\n")
+    config = load_config("train", ["model.path=/m", FILES, "experiment=mine"], [str(tmp_path)])
+    assert config.data.image_root == f"{home}/images"
+    saved = tmp_path / "config.yaml"
+    saved.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert load_saved_config(saved, ["data.image_root=~/other"]).data.image_root == f"{home}/other"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.dir='$HOME/runs'", "run.dir: a shell variable that no shell has replaced; got '.HOME/runs'; write"),
+        ("data.train_files=['$DATA/a.parquet']", "data.train_files: a shell variable .* ~ for \\$HOME, or the path"),
+        ("model.path=~nobody_here/m", "model.path: no user has this home; got '~nobody_here/m'"),
+        ("data.eval_files=['/a.parquet\\r']", "data.eval_files: white space .* Windows line ends"),
+        ("data.image_root='/images '", "data.image_root: white space before or after the path"),
+    ],
+)
+def test_what_is_no_path_is_refused_with_the_remedy(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(override.replace("\\r", "\r"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/a b/é [x] = ,y.parquet", "./~x", "a$b", "/d/it's.parquet", "rel/../a.parquet", "/d//a.parquet/"]
+)
+def test_any_other_name_is_left_as_it_is(path):
+    quoted = path.replace("'", "\\'")
+    assert load(f"data.train_files=['{quoted}']").data.train_files == [path]
+
+
+def test_an_environment_variable_is_written_as_the_remedy_says(home):
+    assert load("run.dir=${oc.env:HOME}/runs").run.dir == f"{home}/runs"
