@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
+from statistics import fmean
 from typing import Literal
 
+from mars.algorithms.penalties import KL_PART
 from mars.algorithms.prompt_factors import is_in_conflict, is_right, is_unsolved
 from mars.types import PromptRollouts
 
@@ -66,10 +68,11 @@ def seeded_order(prompt_ids: Sequence[str], seed: int, step: int) -> list[int]:
 
 
 def allocation_metrics(prompts: Sequence[PromptRollouts], targets: Collection[str], first: int) -> dict[str, float]:
-    """mars/allocation/frac_target|max_samples|rescued of the prompts of a step; {} without prompts.
+    """mars/allocation/frac_target|max_samples|rescued|first_score of the prompts of a step; {} without prompts.
 
     targets: ids of the prompts that the second half was for. first: multi rollouts of each prompt in the first half.
-    `rescued` is the share of them with a right response in the second half; missing without targets.
+    `rescued` is the share of them with a right response in the second half; missing without targets. `first_score` is
+    the mean score, as in critic/score/mean, of the first half: there all prompts have the same number of rollouts.
     """
     if not prompts:
         return {}
@@ -81,4 +84,6 @@ def allocation_metrics(prompts: Sequence[PromptRollouts], targets: Collection[st
     if chosen:
         rescued = [any(is_right(rollout, RIGHT_FROM) for rollout in item.multi.rollouts[first:]) for item in chosen]
         metrics["mars/allocation/rescued"] = sum(rescued) / len(chosen)
-    return metrics
+    halves = (rollout for item in prompts for rollout in item.multi.rollouts[:first] if rollout.valid)
+    scores = [rollout.reward.score - rollout.reward.parts.get(KL_PART, 0.0) for rollout in halves]
+    return metrics | ({"mars/allocation/first_score": fmean(scores)} if scores else {})

@@ -12,7 +12,7 @@ from recipe.effect.study import Study
 PRIMARY = "primary"
 # Key of a run's row -> what it is called. Keys that no run has are left out of the report.
 SECONDARY: Mapping[str, str] = {
-    "train/critic/score/mean/all": "training reward, mean of all steps",
+    "primary/all": "primary metric, mean of all steps",
     "eval/multi": "evaluation: multi",
     "eval/day/multi": "evaluation: multi, day",
     "eval/night/multi": "evaluation: multi, night",
@@ -59,14 +59,14 @@ def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
 
     rows: of finished runs, with the keys dial, arm, seed and cold_start. Pairs are runs of one dial and seed.
     Primary is the primary metric against the baseline. An arm that chooses its training prompts (`not_comparable`) is
-    compared by the evaluation alone.
+    compared by the evaluation alone, and one with more rollouts of some prompts (`uneven`) by the primary metric, too.
     """
     found = [
         Comparison(dial, arm, other, metric, metric == PRIMARY and other == study.baseline, difference)
         for metric in (PRIMARY, *SECONDARY)
         for dial in study.dials
         for arm, other in _pairs_of_arms(study)
-        if metric.startswith("eval/") or not {arm, other} & _not_comparable(study)
+        if _compares(study, arm, other, metric)
         if (difference := _difference(rows, dial, arm, other, metric)) is not None
     ]
     primary = [comparison for comparison in found if comparison.primary]
@@ -102,8 +102,15 @@ def _pairs_of_arms(study: Study) -> list[tuple[str, str]]:
     ]
 
 
-def _not_comparable(study: Study) -> set[str]:
-    return {name for name, arm in study.arms.items() if arm.not_comparable is not None}
+def _compares(study: Study, arm: str, other: str, metric: str) -> bool:
+    """Whether the metric means the same in both arms. Metrics of the training depend on which prompts are sampled, and
+    how often."""
+    arms = study.arms[arm], study.arms[other]
+    if metric.startswith("eval/"):
+        return True
+    if any(of_pair.not_comparable is not None for of_pair in arms):
+        return False
+    return metric.startswith(PRIMARY) or not any(of_pair.uneven for of_pair in arms)
 
 
 def _difference(rows: Sequence[Row], dial: float, arm: str, other: str, metric: str) -> Difference | None:

@@ -104,6 +104,8 @@ def notes(study: Study, found: Found) -> list[str]:
             said.append(f"{name} is compared by the evaluation alone. {arm.not_comparable}")
         if arm.metric is not None:
             said.append(f"{name} is compared by {arm.metric}, in the place of {study.primary.metric}.")
+        if arm.uneven:
+            said.append(f"{name} samples some prompts more often, so only its evaluation and that metric compare.")
         if arm.rollouts is not None and arm.rollouts != study.budget:
             said.append(f"{name} generates {arm.rollouts} rollouts per sampled prompt, the other arms {study.budget}.")
         if arm.note is not None and arm.same_as is None:

@@ -36,6 +36,7 @@ def row_of(study: Study, arm: str, run_dir: Path) -> Row:
     """The numbers of one finished run; a key is left out if the run does not have it.
 
     primary                    mean of the primary metric over its steps
+    primary/all                mean of the metric over all steps
     primary_series             the metric of each step, from step 1
     train/<metric>/all|window  means of step metrics over all steps, and over the steps of the primary metric
     train/<light>/reward, train/<light>/all_wrong
@@ -56,7 +57,7 @@ def row_of(study: Study, arm: str, run_dir: Path) -> Row:
     if missing:
         raise DataError(f"{run_dir / METRICS_FILE}: no {metric} in step {missing[0]}; want it in every step")
     series = [steps[number][metric] for number in sorted(steps)]
-    row: Row = {"primary": fmean(series[first - 1 : last]), "primary_series": series}
+    row: Row = {"primary": fmean(series[first - 1 : last]), "primary/all": fmean(series), "primary_series": series}
     for key in _STEP_METRICS:
         row |= _means(f"train/{key}", key, steps, first, last)
     row["prompts_sampled"] = sum(step.get("mars/prompts_sampled", 0) for step in steps.values())

@@ -107,6 +107,7 @@ def test_the_second_half_goes_to_the_prompts_that_only_an_anchor_gets_right():
         "mars/allocation/frac_target": 0.25,
         "mars/allocation/max_samples": 10.0,
         "mars/allocation/rescued": 1.0,
+        "mars/allocation/first_score": 1 / 8,  # response 1 of p3 alone; of all 16 multi responses, 2 are right
     }
 
 
@@ -150,6 +151,8 @@ def test_without_targets_the_responses_are_those_of_even_bit_for_bit(samples):
     assert result.rollouts == whole.rollouts
     assert halves.trainer.targets == even.trainer.targets
     only = {key: value for key, value in result.metrics.items() if "/allocation/" in key}
+    first = [table[p.prompt_id, None, k] for p in prompts for k in range(-(-samples // 2))]
+    assert only.pop("mars/allocation/first_score") == pytest.approx(sum(first) / len(first))
     assert only == {"mars/allocation/frac_target": 0.0, "mars/allocation/max_samples": samples}
     same = {k: v for k, v in whole.metrics.items() if not k.startswith(("timing_s/", "perf/"))}
     # Each engine call counts the images that it shows.

@@ -119,9 +119,27 @@ def test_metrics_by_hand():
         "mars/allocation/frac_target": 0.75,
         "mars/allocation/max_samples": 5.0,
         "mars/allocation/rescued": 1 / 3,
+        "mars/allocation/first_score": -1.0,
     }
     assert allocation_metrics(prompts, set(), 2) == {
         "mars/allocation/frac_target": 0.0,
         "mars/allocation/max_samples": 5.0,
+        "mars/allocation/first_score": -1.0,
     }
     assert allocation_metrics([], {"a"}, 2) == {}
+
+
+def test_the_first_score_counts_every_prompt_alike():
+    """Of the first two of each: 1, 0; 0, failed; 0.5 with a penalty of the KL term of 0.25. Their mean is 1.75 / 4."""
+    scored = [[RewardResult(score, score, {}) for score in scores] for scores in ([1.0, 0.0], [0.0, 0.0, 0.0, 0.0])]
+    penalised = RewardResult(0.5, 0.75, {"kl_penalty": -0.25})
+    prompts = [
+        make_rollouts("a", scored[0]),
+        make_rollouts("b", [scored[1][0], None, *scored[1]]),
+        make_rollouts("c", [penalised]),
+    ]
+    assert allocation_metrics(prompts, {"b"}, 2)["mars/allocation/first_score"] == 1.75 / 4
+
+
+def test_no_first_score_without_a_scored_response():
+    assert "mars/allocation/first_score" not in allocation_metrics([make_rollouts("a", [None, None])], set(), 2)

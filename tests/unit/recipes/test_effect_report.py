@@ -31,7 +31,7 @@ def test_the_numbers_of_a_run_by_hand(tmp_path):
     row = row_of(study, "mars", tmp_path / "run")
     assert row["primary"] == pytest.approx(0.4)  # steps 3 and 4
     assert row["primary_series"] == [0.1, 0.2, 0.3, 0.5]
-    assert row["train/critic/score/mean/all"] == pytest.approx(0.275)
+    assert row["primary/all"] == row["train/critic/score/mean/all"] == pytest.approx(0.275)
     assert row["train/mars/frac_zero_signal/window"] == pytest.approx(0.2)
     assert "train/mars/gain/mean/all" not in row
     assert (row["prompts_sampled"], row["rollout_tokens"]) == (12, 40)
@@ -93,6 +93,15 @@ def test_controls_are_not_primary_and_an_arm_that_chooses_its_prompts_is_compare
     assert [(c.arm, c.other, c.primary) for c in found if c.metric == "primary"] == [("a", "grpo", True)]
     evaluated = [(c.arm, c.other, c.primary) for c in found if c.metric == "eval/multi"]
     assert evaluated == [("a", "grpo", False), ("a", "b", False), ("b", "grpo", False)]
+
+
+def test_an_arm_with_more_rollouts_of_some_prompts_is_compared_by_its_metric_and_the_evaluation(tmp_path):
+    arms = {"grpo": GRPO, "a": {**MARS, "uneven": True, "metric": "mars/allocation/first_score"}, "b": MARS}
+    study = small_study(tmp_path, dials=[0.5], seeds={0.5: "0-2"}, arms=arms)
+    given = [row | {"train/night/reward": 0.5} for row in rows(study, {name: [0.1, 0.2, 0.4] for name in arms})]
+    found = comparisons(study, given)
+    assert [c.metric for c in found if c.arm == "a"] == ["primary", "eval/multi"]
+    assert [c.metric for c in found if c.arm == "b"] == ["primary", "eval/multi", "train/night/reward"]
 
 
 def test_seeds_that_only_one_arm_has_are_left_out(tmp_path):
