@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mars.actor.trainer import PolicyTrainer, RankTrainer, Rendezvous, SkippedReport
 from mars.algorithms.advantages import AdvantageSettings
@@ -31,6 +31,7 @@ from mars.quarantine import BadPromptReport, BadSamples
 from mars.rewards.contract import PartsScorer, RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
+from mars.rollout.forced_starts import ForcedStarts
 from mars.step_parts import StepParts
 from mars.tracking.console import ConsoleTracker
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
@@ -208,7 +209,7 @@ def step_parts(
         "packing": config.actor.packing,
     }
     return StepParts(
-        engine=engine,
+        engine=cast(RolloutEngine, ForcedStarts(engine)) if config.anchor.kind == "forced_source" else engine,
         trainer=trainer,
         scorer=PartsScorer(scorer, algorithm.part_weights) if algorithm.part_weights else scorer,
         plan=training_plan(inputs, hooks),

@@ -31,6 +31,7 @@ from mars.hooks.prompt_sampler import SampledRounds
 from mars.hooks.step_hooks import StepHooks
 from mars.rewards.functions import RewardsBySet, resolve_spec, truth_check
 from mars.rollout.extras import ExtraPlan
+from mars.rollout.forced_starts import start_of_sources
 from mars.rollout.plan import RolloutPlan
 from mars.types import ImageRef, Prompt, RolloutRequest, Sampling, TokenRules, View
 
@@ -113,8 +114,8 @@ def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
 
 
 def _cached_prompts(config: TrainConfig | SftConfig) -> int:
-    """For how many views to keep the prompt ids: those of two rounds, with four views for each prompt. Ids are needed
-    to read images ahead, and again for sampling. If prompts have more views, some are encoded twice."""
+    """For how many views to keep the prompt ids, which are needed to read images ahead and again for sampling: those of
+    two rounds, with four views for each prompt. If prompts have more views, some are encoded twice."""
     if isinstance(config, SftConfig):
         return CACHED_PROMPTS
     return max(CACHED_PROMPTS, 2 * 4 * config.data.prompts_per_step)
@@ -235,9 +236,8 @@ def prompt_templates(setting: str, rewards: RewardsBySet | None, box_space: str,
 
 
 def training_plan(inputs: Inputs, hooks: StepHooks) -> RolloutPlan:
-    """The plan of a step: the multi view and the anchors, as the sections `rollout` and `anchor` say, and what a recipe
-    adds."""
-    config = inputs.config
+    """The plan of a step: multi view and anchors as the sections `rollout` and `anchor` say, and what a recipe adds."""
+    config, prompts = inputs.config, () if inputs.train is None else inputs.train.prompts
     rollout, anchor = config.rollout, config.anchor
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
     return RolloutPlan(
@@ -250,6 +250,7 @@ def training_plan(inputs: Inputs, hooks: StepHooks) -> RolloutPlan:
         seed=config.run.seed,
         extras=None if hooks.requests is None else _extra_plan(inputs, hooks, sampling),
         allocation=anchor.allocation,
+        start_of_source=start_of_sources(anchor.forced_start, inputs.encoder.encode_response, sampling, prompts),
     )
 
 

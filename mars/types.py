@@ -106,6 +106,7 @@ class RolloutRequest:
 
     prompt_token_ids: with one placeholder per image, which the engine expands to the image's tokens.
     extra: facts of a request that a recipe adds, else None. Such a request may show something else than the view.
+    response_start: the first tokens of every response, given; with them the request shows all images, whatever `view`.
     """
 
     prompt_id: str
@@ -116,6 +117,7 @@ class RolloutRequest:
     seed: int
     sampling: Sampling
     extra: ExtraFacts | None = None
+    response_start: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, View, str | None, int | None]:

@@ -24,6 +24,8 @@ from mars.types import (
 )
 
 Size = tuple[int, int]
+FORCED = "forced_source"
+"""`Answer.extra` of responses with a given start: their view names one source, but they saw all of them."""
 BoxFrames = Callable[[Prompt, View], tuple[Size | None, Size | None]]
 """(truth_size, response_size) of a view, as in `RewardInput`."""
 
@@ -142,8 +144,9 @@ def _sizes(
     prompt: Prompt, view: View, frames: BoxFrames, request: RolloutRequest | None
 ) -> tuple[Size | None, Size | None]:
     """(truth_size, response_size) of an answer. An extra request with images of its own is answered in the frame of the
-    first of them. Its truth is in the frame of the row's; if the row has no images, in pixels of that first image."""
-    truth_size, response_size = frames(prompt, view)
+    first of them. Its truth is in the frame of the row's; if the row has no images, in pixels of that first image. A
+    request with a given start shows the images of the multi view."""
+    truth_size, response_size = frames(prompt, None if request is not None and request.response_start else view)
     if request is None or request.extra is None or not request.images:
         return truth_size, response_size
     messages, sources = (Message("user", IMAGE_MARKER),), (Source("shown", request.images[0]),)
@@ -186,7 +189,7 @@ def answer_of(
         response_tokens=len(completion.token_ids),
         question=prompt.messages,
         sources=prompt.sources,
-        extra=None if extra is None else extra.name,
+        extra=extra.name if extra is not None else FORCED if request.response_start else None,
         about=None if extra is None else extra.about,
     )
 

@@ -96,8 +96,8 @@ class AlgorithmConfig(Section):
 
 
 class AnchorConfig(Section):
-    kind: Literal["none", "mono", "all_but_one"] = Field(
-        description="Anchor views: none, each source alone, all but one."
+    kind: Literal["none", "mono", "all_but_one", "forced_source"] = Field(
+        description="Anchor views: none, each source alone, all but one; or all, the response beginning with a source."
     )
     samples_per_view: PositiveInt = Field(description="Rollouts of each anchor view (m; 1 in the paper).")
     sampling: Literal["policy", "greedy"] = Field(description="Sample anchors like the multi rollouts, or greedily.")
@@ -124,4 +124,7 @@ class AnchorConfig(Section):
     allocation: Literal["even", "conflict", "unsolved"] = Field(
         description="Second half of a round's multi rollouts: for all prompts alike, for those that only anchors get "
         "right, or for those that no multi rollout gets right; at most 4 x rollout.samples_per_prompt for a prompt."
+    )
+    forced_start: str | None = Field(
+        description="With anchor.kind=forced_source: how the responses begin; {source} is the name of the source."
     )

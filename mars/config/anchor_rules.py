@@ -88,6 +88,14 @@ def _second_half(allocation: str, samples: int, anchor: str, by_prompt: bool) ->
     return None
 
 
+def _start_of_sources(start: str | None, anchor: str) -> tuple[str, str] | None:
+    if anchor == "forced_source" and (start is None or "{source}" not in start):
+        return "anchor.kind=forced_source needs the start of its responses", 'give a text such as "<think> {source}"'
+    if anchor != "forced_source" and start is not None:
+        return f"has no effect with anchor.kind={anchor}", "set it to null"
+    return None
+
+
 ANCHOR_RULES = (
     Rule(("anchor.samples_per_view", "anchor.sampling", "anchor.kind"), _greedy_once),
     Rule(("anchor.image_layout", "anchor.kind"), _layout_of_one_source),
@@ -104,6 +112,7 @@ ANCHOR_RULES = (
     ),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
     Rule(("anchor.guide", "anchor.kind", "anchor.pooled_statistics"), _guided_by_anchors),
+    Rule(("anchor.forced_start", "anchor.kind"), _start_of_sources),
     Rule(("anchor.guide_filter", "anchor.guide"), _filter_of_guests),
     Rule(("anchor.shuffle", "anchor.kind", "anchor.guide", "data.prompts_per_step"), _shuffled_between_prompts),
     Rule(("anchor.allocation", "rollout.samples_per_prompt", "anchor.kind", "reward.by_prompt"), _second_half),

@@ -25,6 +25,7 @@ class RolloutPlan:
     extras: what a recipe asks besides; None for nothing.
     allocation: `anchor.allocation`. Unless it is "even", `requests` ask for the first half of the multi responses, and
         `further` for the second.
+    start_of_source: source -> first tokens of an anchor's responses (`anchor.kind=forced_source`); None: it has none.
     """
 
     multi_samples: int
@@ -36,6 +37,7 @@ class RolloutPlan:
     seed: int
     extras: ExtraPlan | None = None
     allocation: Literal["even", "conflict", "unsolved"] = "even"
+    start_of_source: Callable[[str], tuple[int, ...]] | None = None
 
     @property
     def first_samples(self) -> int:
@@ -113,7 +115,10 @@ class RolloutPlan:
         ]
 
     def _request(self, prompt: Prompt, view: View, step: int, num_samples: int, sampling: Sampling) -> RolloutRequest:
-        token_ids, images = self.encode(prompt, view)
+        start: tuple[int, ...] = ()
+        if view is not None and self.start_of_source is not None:
+            start = self.start_of_source(view[0])
+        token_ids, images = self.encode(prompt, None if start else view)
         return RolloutRequest(
             prompt_id=prompt.prompt_id,
             view=view,
@@ -122,6 +127,7 @@ class RolloutPlan:
             num_samples=num_samples,
             seed=request_seed(self.seed, step, prompt.prompt_id, view),
             sampling=sampling,
+            response_start=start,
         )
 
 

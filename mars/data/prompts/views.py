@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 from mars.data.prompts.labels import without_labels
 from mars.types import IMAGE_MARKER, ImageRef, Message, Prompt, View
 
 PUNCTUATION = tuple(".,;:!?)")
 
-AnchorKind = Literal["none", "mono", "all_but_one"]
+AnchorKind = Literal["none", "mono", "all_but_one", "forced_source"]
 ImageLayout = Literal["single", "repeated"]
 
 
 def anchor_views(prompt: Prompt, anchor_kind: AnchorKind) -> tuple[View, ...]:
     """The anchor views of a prompt, in source order. "mono" is the MARS paper's (arXiv 2605.25437).
 
-    none -> (). mono -> one view per source. all_but_one -> for each source, the view of all other sources.
+    none -> (). mono -> one view per source; so has forced_source, whose requests show all images, whatever the view
+    names (mars/rollout/forced_starts.py). all_but_one -> for each source, the view of all other sources.
     A prompt with fewer than two sources has no anchor views, because its only view is the multi view. Its advantages
     are computed without anchors.
 
@@ -26,11 +27,11 @@ def anchor_views(prompt: Prompt, anchor_kind: AnchorKind) -> tuple[View, ...]:
     (("infrared", "depth"), ("visible", "depth"), ("visible", "infrared")).
     """
     names = tuple(source.name for source in prompt.sources)
-    if anchor_kind not in ("none", "mono", "all_but_one"):
-        raise ValueError(f"anchor_kind must be none, mono or all_but_one; got {anchor_kind!r}")
+    if anchor_kind not in get_args(AnchorKind):
+        raise ValueError(f"anchor_kind must be one of {', '.join(get_args(AnchorKind))}; got {anchor_kind!r}")
     if anchor_kind == "none" or len(names) < 2:
         return ()
-    if anchor_kind == "mono":
+    if anchor_kind in ("mono", "forced_source"):
         return tuple((name,) for name in names)
     return tuple(tuple(other for other in names if other != name) for name in names)
 
