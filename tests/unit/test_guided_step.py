@@ -228,7 +228,7 @@ def test_a_rule_sees_guests_and_the_statistics_of_their_pool():
         def restore(self, state):
             pass
 
-    made = replace(guided(WRONG), hooks=StepHooks(advantage=(Named("own:Rule", Rule(), None),), num_steps=1))
+    made = replace(guided(WRONG), hooks=StepHooks(1, 0, advantage=(Named("own:Rule", Rule(), None),)))
     one_step(made, [two()])
     assert seen == [([0.2], [5], 5)]
     responses = made.trainer.batches[0].prompts[0].responses

@@ -20,7 +20,11 @@ SAMPLING = Sampling(1.0, 1.0, 0, 32)
 KL = 0.5
 # name -> (rewards and lengths of the multi rollouts, of the anchors of the first source, of those of the second)
 GROUPS = {
-    "a": ([(0.0, 5), (0.0, 3), (0.0, 7)], [(1.0, 4), (0.0, 6)], [(0.125, 8), (0.0, 2)]),  # two guests, one below mean(U)
+    "a": (
+        [(0.0, 5), (0.0, 3), (0.0, 7)],
+        [(1.0, 4), (0.0, 6)],
+        [(0.125, 8), (0.0, 2)],
+    ),  # two guests, one below mean(U)
     "bb": ([(1.0, 4), (0.0, 6)], [(1.0, 3)], [(0.5, 5)]),  # one guest: 0.5 is not above 0.5
     "ccc": ([(0.5, 2), (0.25, 3)], [(0.25, 9)], [(0.0, 4)]),  # no guest
 }
