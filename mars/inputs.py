@@ -272,8 +272,7 @@ def _extra_plan(inputs: Inputs, hooks: StepHooks, sampling: Sampling) -> ExtraPl
 
 def evaluation_plan(inputs: Inputs) -> RolloutPlan:
     """The plan of an evaluation: the multi view and each source alone, sampled as the section `evaluation` says."""
-    config = inputs.config
-    settings = config.evaluation
+    config, settings = inputs.config, inputs.config.evaluation
     sampling = Sampling(settings.temperature, settings.top_p, 0, config.rollout.max_response_tokens)
     return RolloutPlan(
         multi_samples=settings.samples_per_prompt,
