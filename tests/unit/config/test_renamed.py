@@ -79,8 +79,6 @@ def test_a_new_name_is_not_called_not_set_where_the_file_has_the_old_one(tmp_pat
     text = "mono_samples_per_source: 1\nkind: mono\nsampling: policy\nimage_layout: single\nwording: same\n"
     text += "pooled: mean_and_std\nguide: 'off'\nguide_filter: null\nshuffle: 'off'\nallocation: even\n"
     text += "forced_start: null\n"
-        "pooled: mean_and_std\nforced_start: null\nguide: 'off'\nguide_filter: null\nshuffle: 'off'\nallocation: even\n"
-    )
     write(tmp_path, "anchor/mine.yaml", text)
     assert refusal("anchor=mine", dirs=[str(tmp_path)]) == [
         "anchor.mono_samples_per_source: renamed; got 1; use anchor.samples_per_view",
