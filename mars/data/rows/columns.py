@@ -11,7 +11,7 @@ from typing import Any
 
 from mars.data.pixels.cells import IMAGE_COLUMNS, image_column, is_filled
 from mars.data.pixels.images import ENCODINGS
-from mars.data.rows.media import refuse_media_of_turn
+from mars.data.rows.media import refuse_limits, refuse_media_of_turn
 from mars.data.rows.problems import RowError
 from mars.data.rows.texts import checked_text, messages_in, parts_in
 from mars.types import IMAGE_MARKER, Message
@@ -72,6 +72,7 @@ def _text(content: Any, inline: list[Any]) -> str:
     for part in content:
         text = part.get("text")
         if part.get("type") == "image":
+            refuse_limits(part)
             texts.append(IMAGE_MARKER)
             inline.append(part.get("image"))
         elif part.get("type") != "text" or not isinstance(text, str):
@@ -130,6 +131,9 @@ def mono_responses_of(row: Row, names: Sequence[str]) -> dict[str, str]:
 
 def image_cells(row: Row, inline: Sequence[Any]) -> list[Any]:
     """The row's images as they are stored: paths, bytes, or {bytes, path}."""
+    for name in IMAGE_COLUMNS:
+        for cell in _as_list(row.get(name)):
+            refuse_limits(cell)
     column = image_column(row)
     if column is None or not is_filled(row[column]):
         return list(inline)

@@ -18,6 +18,12 @@ OTHER_MEDIA = re.compile(
 )
 """Names of further columns that hold pictures, videos or sound in public sets, such as image_path and img."""
 
+IMAGE_LIMITS = (
+    "min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width", "nframes", "fps", "min_frames",
+    "max_frames", "video_start", "video_end",
+)  # fmt: skip
+"""Keys of one image (or video) that qwen-vl-utils reads beside it."""
+
 _MARKER = re.compile(r"<(?:video|audio)s?[ _-]?\d{0,4}>|\{(?:video|audio)#\d{1,4}\}", re.IGNORECASE)
 _IMAGE_TAG = re.compile(r"<images?[ _-]?\d{0,4}>|\{image#\d{1,4}\}", re.IGNORECASE)
 
@@ -44,6 +50,22 @@ def refuse_media_of_turn(turn: Row) -> None:
     filled = [name for name in IMAGE_COLUMNS if is_filled(turn.get(name))]
     if filled:
         raise RowError("sources", f"a message has a value under {filled[0]}; move it to the row's column images")
+
+
+def refuse_limits(image: Any) -> None:
+    """Raises RowError ("image_limits") for an image with a size of its own beside it: all images of a source have one.
+
+    image: a content part, or a cell of the row's images. Anything but a mapping has no such key.
+    """
+    if not isinstance(image, Mapping):
+        return
+    found = [f"{key}={image[key]!r:.40}" for key in IMAGE_LIMITS if image.get(key) is not None]
+    if found:
+        raise RowError(
+            "image_limits",
+            f"an image has {', '.join(found)} beside it, which is not read; remove it, and set data.min_image_pixels "
+            "and data.max_image_pixels, or data.source_image_pixels for one source",
+        )
 
 
 def refuse_unread_images(row: Row, *unread: str) -> None:

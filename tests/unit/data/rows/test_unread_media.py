@@ -207,3 +207,35 @@ def test_blanks_before_a_bracket_take_linear_time(folder):
     text = " " * 200_000 + "[" + " " * 200_000 + "x"
     (folder / "set.jsonl").write_text(json.dumps(row(prompt=text)))
     assert readings(folder / "set.jsonl")[0].prompt.messages[0].text == text
+
+
+LIMITS = {
+    "max_pixels": 200_704, "min_pixels": 3136, "total_pixels": 10**6, "resized_height": 280, "resized_width": 420,
+    "nframes": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", LIMITS)
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("where", ["part", "column", "single"])
+def test_a_size_beside_an_image_is_refused_with_the_settings_to_use(folder, key, kind, where):
+    """qwen-vl-utils reads these keys of an image, so the same rows would be seen at other sizes there."""
+    image = {"path": "a.png", key: LIMITS[key]}
+    if where == "part":
+        part = {"type": "image", "image": "a.png", key: LIMITS[key]}
+        record = row(prompt=[{"role": "user", "content": [part, {"type": "text", "text": "q"}]}])
+    else:
+        record = row("<image>q", **({"images": [image]} if where == "column" else {"image": image}))
+    if kind == "json":
+        record = {"conversations": [{"from": "human", "value": "<image>q"}, TURNS[1]], "images": [image]}
+    reason, detail = one(folder, record, kind)
+    assert reason == "image_limits"
+    assert f"an image has {key}={LIMITS[key]} beside it, which is not read" in detail
+    assert "data.max_image_pixels" in detail
+    assert "data.source_image_pixels" in detail
+
+
+def test_a_size_that_is_null_says_nothing(folder):
+    """Parquet gives every image of a file the same keys."""
+    for kind in ("jsonl", "parquet"):
+        assert one(folder, row("<image>q", images=[{"path": "a.png", "max_pixels": None}]), kind) == ("", ["a.png"])
