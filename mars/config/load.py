@@ -18,7 +18,7 @@ from mars.config.fields import check_fields
 from mars.config.folders import shipped_folder
 from mars.config.keys import leaves, sections_of
 from mars.config.overrides import EXPERIMENT, meant, unknown_key
-from mars.config.paths import path_problems, with_homes
+from mars.config.paths import PATH_KEYS, path_problems, with_homes
 from mars.config.problem import Problem
 from mars.config.ramp_section import ramp_problems
 from mars.config.rules import broken_rules
@@ -98,7 +98,7 @@ def load_saved_config(path: Path, overrides: Sequence[str]) -> TrainConfig | Sft
     composition = compose_saved(root, SCHEMAS[root], content, overrides)
     problems = list(composition.problems)
     assert composition.config is not None  # the shipped files
-    config, found = _validate(composition, composition.config, SCHEMAS[root])
+    config, found = _validate(composition, composition.config, SCHEMAS[root], saved=True)
     problems += found
     if not isinstance(config, TrainConfig | SftConfig) or problems:
         raise _refusal(problems)
@@ -128,12 +128,18 @@ def _refusal(problems: Sequence[Problem]) -> ConfigError:
     return ConfigError("\n".join(dict.fromkeys(str(problem) for problem in problems)))
 
 
-def _validate(composition: Composition, config: DictConfig, schema: type[Root]) -> tuple[Root | None, list[Problem]]:
-    """The checked configuration, or None and all problems but those that only follow from another one."""
+def _validate(
+    composition: Composition, config: DictConfig, schema: type[Root], *, saved: bool = False
+) -> tuple[Root | None, list[Problem]]:
+    """The checked configuration, or None and all problems but those that only follow from another one.
+
+    saved: the paths are those of a run, except where an override gives another one.
+    """
     fields = leaves(schema)
     values, problems = resolved_leaves(config, composition.known.mappings)
-    values = with_homes(values)
-    problems += path_problems(values)
+    typed = {key for key in PATH_KEYS if not saved or key in composition.given}
+    values |= with_homes({key: values[key] for key in typed & values.keys()})
+    problems += path_problems({key: values[key] for key in typed & values.keys()})
     strays = [unknown_key(key, value, composition.known) for key, value in values.items() if key not in fields]
     meant_otherwise = {key for stray in strays for key in (stray.key, *meant(stray.key, composition.known))}
     doubtful = {

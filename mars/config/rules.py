@@ -11,6 +11,8 @@ from mars.config.templates import is_template, wanted
 from mars.rewards.built_in import built_in_names, is_built_in, is_reward, wanted_rewards
 from mars.rewards.functions import users_folders
 
+_LEAST_TEMPERATURE = 0.01  # vllm.sampling_params._MAX_TEMP
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -94,6 +96,15 @@ def one_in_process(workers: int, kind: str) -> tuple[str, str] | None:
 def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
     if engine == "hf" and size != 1:
         return "rollout.engine=hf has no tensor parallelism", "give 1, and more replicas (rollout.num_workers)"
+    return None
+
+
+def _temperature_of_vllm(temperature: float, engine: str) -> tuple[str, str] | None:
+    if engine == "vllm" and 0 < temperature < _LEAST_TEMPERATURE:
+        return (
+            f"vLLM samples with {_LEAST_TEMPERATURE} instead of a smaller temperature, and the trainer would not",
+            f"give {_LEAST_TEMPERATURE} or more, 0 for greedy answers in an evaluation, or rollout=hf",
+        )
     return None
 
 
@@ -219,6 +230,8 @@ TRAIN_RULES = (
     Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_std),
     Rule(("rollout.num_workers", "cluster.kind"), one_in_process),
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
+    Rule(("rollout.temperature", "rollout.engine"), _temperature_of_vllm),
+    Rule(("evaluation.temperature", "rollout.engine"), _temperature_of_vllm),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
     Rule(("reward.function", "reward.functions"), _known_reward),
     Rule(("reward.functions",), _known_rewards),

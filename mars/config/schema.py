@@ -112,7 +112,7 @@ class RolloutConfig(Section):
     num_workers: PositiveInt = Field(description="Engine replicas.")
     tensor_parallel_size: PositiveInt = Field(description="GPUs of one engine replica; on CPUs, its processes.")
     samples_per_prompt: PositiveInt = Field(description="Multi rollouts per prompt (G).")
-    temperature: PositiveFloat = Field(description="Sampling temperature of the rollouts.")
+    temperature: PositiveFloat = Field(description="Sampling temperature of the rollouts; vLLM takes 0.01 or more.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
     top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from this many most likely tokens; 0: all.")
     max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
@@ -165,7 +165,7 @@ class EvaluationConfig(Section):
     before_training: bool = Field(description="Evaluate before the first step.")
     max_samples: PositiveInt | None = Field(description="Number of rows to evaluate on, from the first; null: all.")
     samples_per_prompt: PositiveInt = Field(description="Responses for each view; their accuracies are averaged.")
-    temperature: NonNegativeFloat = Field(description="Sampling temperature; 0 is greedy.")
+    temperature: NonNegativeFloat = Field(description="Sampling temperature; 0 is greedy; vLLM takes 0 or >= 0.01.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
     iou_threshold: Fraction = Field(description="Mean IoU above which an answer with boxes counts as a hit.")
 

@@ -370,6 +370,33 @@ def test_pairs_that_do_not_fit(overrides, start):
     assert the_problem(*overrides).startswith(start)
 
 
+SMALL = "vLLM samples with 0.01 instead of a smaller temperature"
+
+
+@pytest.mark.parametrize("key", ["rollout.temperature", "evaluation.temperature"])
+def test_a_temperature_that_vllm_would_replace_is_refused(key):
+    for value in ("0.0099", "1e-6"):
+        assert the_problem(f"{key}={value}").startswith(f"{key}: {SMALL}")
+        assert load_config("train", [FILES, f"{key}={value}", "rollout=hf"], []).dotted()[key] == float(value)
+    assert load_config("train", [FILES, f"{key}=0.01"], []).dotted()[key] == 0.01
+    assert load_config("train", [FILES, "evaluation.temperature=0"], []).evaluation.temperature == 0  # greedy
+    ramp = "{key: rollout.temperature, first: 1.0, last: 0.001, start: 0, steps: 5, shape: linear, slope: null}"
+    assert SMALL in the_problem(f"ramps=[{ramp}]")
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("rollout.top_p=0", "rollout.top_p: out of range; got 0; give a number > 0 and <= 1"),
+        ("rollout.top_k=-1", "rollout.top_k: out of range; got -1; give an integer >= 0"),
+        ("rollout.temperature=0", "rollout.temperature: out of range; got 0; give a number > 0"),
+    ],
+)
+def test_sampling_settings_that_mean_something_else_in_an_engine_are_refused(override, line):
+    """vLLM reads top_p=0 as an error, top_k=-1 as all tokens, and temperature 0 as greedy, which explores nothing."""
+    assert the_problem(override) == line
+
+
 def test_anchors_give_a_single_rollout_its_signal():
     assert load_config("train", [FILES, "rollout.samples_per_prompt=1", "anchor=mono"], []).anchor.kind == "mono"
 
