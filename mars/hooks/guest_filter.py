@@ -9,6 +9,7 @@ from typing import Any
 
 from mars.errors import ConfigError
 from mars.plugin import UserFunction, load
+from mars.rewards.box_mentions import mentions_boxes
 from mars.types import ImageRef, Prompt, PromptRollouts, Rollout, RolloutGroup, View
 
 FILTER = "anchor.guide_filter"
@@ -33,8 +34,6 @@ _ORDERED = re.compile(rf"\b({_ORDINAL})\s(?:\w{{1,20}}\s)?{_IMAGE}\b", re.I)
 # "both images", "the two photos", "three infrared images"
 _COUNTED = re.compile(rf"\b(both|{_NUMBER})\s(?:of\s)?(?:the\s|these\s)?(?:\w{{1,20}}\s)?{_IMAGE}s\b", re.I)
 _ALONE = re.compile(rf"\b(?:only|sole|single)\s(?:one\s)?(?:\w{{1,20}}\s)?{_IMAGE}\b", re.I)
-# A point or a box: numbers in brackets.
-_COORDINATES = re.compile(r"[\[(]\s*+-?\d[\d.]*+\s*+(?:,\s*+-?\d[\d.]*+\s*+)+[\])]")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class GuestCheck:
         """Whether a response of an anchor group may be trained on with the multi prompt. Not if
 
         - it was cut at the token limit;
-        - it has coordinates in another frame than that of the multi view, because the first image differs in size;
+        - it may have boxes or points (`mentions_boxes`) in another frame than that of the multi view, because the first
+          image differs in size;
         - it refers to an image by a number, an order or a count that the multi prompt's images do not have, such as
           "image 1" for what is image 2 there, or "the only image";
         - the user's function says so.
@@ -60,7 +60,7 @@ class GuestCheck:
         if rollout.completion.finish_reason == "length":
             return False
         shown, whole = group.request.images, item.multi.request.images
-        if shown[:1] != whole[:1] and _COORDINATES.search(rollout.text):
+        if shown[:1] != whole[:1] and mentions_boxes(rollout.text):
             frames = (self.frames(item.prompt, view)[1] for view in (rollout.view, None))
             if len(set(frames)) > 1:
                 return False

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "data.pixels": BASE | {"image_transform", "output"},
     "rewards": BASE | {"background", "data.pixels", "output", "plugin", "watchdog"},
     "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
-    "hooks": BASE | {"algorithms", "changing_settings", "config", "image_transform", "plugin"},
+    "hooks": BASE | {"algorithms", "changing_settings", "config", "image_transform", "plugin", "rewards"},
     "answers": BASE | {"output"},
     "data.order": BASE,
     "data.rows": BASE | {"output", "data.pixels"},

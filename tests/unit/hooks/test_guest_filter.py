@@ -94,7 +94,10 @@ def test_a_response_that_was_cut_is_no_guest():
     assert not check()(*one("It is a dog.", reason="length"))
 
 
-@pytest.mark.parametrize("boxes", ['[{"bbox_2d": [1, 2, 3, 4]}]', "(10, 20)", "[ 1.5 ,2 , 3,4 ]", "[-1, 3]"])
+@pytest.mark.parametrize(
+    "boxes",
+    ['[{"bbox_2d": [1, 2, 3, 4]}]', '{"x1": 1, "y1": 2, "x2": 3, "y2": 4}', "<box>1, 2, 3, 4</box>", "(1, 2)"],
+)
 def test_boxes_in_the_frame_of_another_size_are_refused(boxes):
     assert not check()(*one(f"<answer>{boxes}</answer>"))
     assert check()(*one(f"<answer>{boxes}</answer>", source="visible"))  # the frame of the multi view
